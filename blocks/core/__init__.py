@@ -1,0 +1,1 @@
+"""What every block is written with: configs, operations and the builder they are lowered into."""

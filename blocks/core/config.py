@@ -1,0 +1,45 @@
+"""The base of everything a user can write: strict, frozen, and able to say what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from blocks.core.builder import Builder, Value
+
+
+class Config(BaseModel):
+    """A mapping of the spec: unknown keys are errors, values never change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One semantic fault of a config: the key at fault (dotted below the config), expected, got, a hint."""
+
+    key: str
+    expected: str
+    got: Any
+    hint: str = ""
+
+
+class BlockConfig(Config):
+    """The config of one block: its fields, its checks and how it lowers itself into operations.
+
+    A subclass sets `type: Literal["name"] = "name"`; the name is what a spec writes.
+    """
+
+    type: str
+
+    def problems(self, width: int) -> Iterator[Problem]:
+        """Yield what a schema cannot say, such as heads that kv_heads does not divide. `width` is d_model."""
+        yield from ()
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        """Add this block's operations to `build`, reading the normed input `x` [width]; return [width]."""
+        raise NotImplementedError

@@ -1,0 +1,61 @@
+"""Field types that understand human units: `30M`, `1.2G`, `8GiB`, `4Ki`.
+
+Decimal suffixes k, M, G, T are powers of 1000; Ki, Mi, Gi, Ti are powers of 1024; a byte quantity may
+end in B. A count must come out whole.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+_POWERS = {"": 1, **{unit: 1000**n for n, unit in enumerate("kMGT", start=1)}}
+_POWERS |= {f"{unit}i": 1024**n for n, unit in enumerate("KMGT", start=1)}
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([kMGT]|[KMGT]i)?(B)?\s*")
+
+COUNT_PATTERN = r"^\s*\d+(\.\d+)?([eE][+-]?\d+)?\s*([kMGT]|[KMGT]i)?\s*$"
+BYTES_PATTERN = COUNT_PATTERN.replace(r"\s*$", r"B?\s*$")
+
+
+def parse_quantity(text: str, *, byte: bool = False) -> int:
+    """Turn `4Ki` into 4096, or with `byte` also `8GiB` into 8589934592; ValueError where it is neither."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None or (match[3] and not byte):
+        raise ValueError(f"a {'size such as 8GiB' if byte else 'count such as 64, 4Ki or 30M'}")
+    value = float(match[1]) * _POWERS[match[2] or ""]
+    if not value.is_integer():
+        raise ValueError("a whole number")
+    return int(value)
+
+
+def _count(value: Any) -> Any:
+    if isinstance(value, str):
+        return parse_quantity(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _bytes(value: Any) -> Any:
+    return parse_quantity(value, byte=True) if isinstance(value, str) else _count(value)
+
+
+def _quantity_schema(pattern: str, minimum: int) -> WithJsonSchema:
+    whole = {"type": "integer", "minimum": minimum}
+    return WithJsonSchema({"anyOf": [whole, {"type": "string", "pattern": pattern}]})
+
+
+Count = Annotated[int, Field(gt=0), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 1)]
+"""A whole number above 0, units allowed."""
+
+Natural = Annotated[int, Field(ge=0), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 0)]
+"""A whole number, 0 allowed, units allowed."""
+
+Bytes = Annotated[int, Field(gt=0), BeforeValidator(_bytes), _quantity_schema(BYTES_PATTERN, 1)]
+"""A number of bytes, units allowed."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A finite number above 0."""
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A finite number, 0 allowed."""
