@@ -1,0 +1,1 @@
+"""Data: which tasks there are, their batches, and the Lightning data module that serves them."""

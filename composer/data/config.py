@@ -1,0 +1,74 @@
+"""The base of every data config: what a task must say about itself before torch or numpy are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from blocks.core.config import Config, Problem
+from blocks.core.fields import Count
+
+if TYPE_CHECKING:
+    from composer.data.stream import Stream
+
+Split = Literal["train", "eval"]
+
+
+class ModelSize(Protocol):
+    """What a task checks of the model."""
+
+    @property
+    def vocab(self) -> int:
+        """Number of token ids."""
+
+    @property
+    def context(self) -> int:
+        """Longest sequence, in tokens."""
+
+
+class DataConfig(Config):
+    """The config of one task or data set.
+
+    A subclass sets `task: Literal["name"] = "name"`; the name is what a spec writes.
+    """
+
+    task: str
+    length: Count
+    """Tokens per sequence."""
+
+    @property
+    def vocab_needed(self) -> int:
+        """How many token ids the batches use: ids are 0 .. vocab_needed - 1."""
+        raise NotImplementedError
+
+    @property
+    def group_names(self) -> Mapping[int, str] | None:
+        """Metric suffix of each group of sequences (`{4: "k4"}`); None if the task has no groups."""
+        return None
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes that one token stands for, which gives bits per byte; None if that has no meaning."""
+        return None
+
+    def problems(self, model: ModelSize) -> Iterator[Problem]:
+        """Yield what a schema cannot say: that the sequences fit the model's context and vocabulary."""
+        if self.length > model.context:
+            yield Problem(
+                "length", f"at most model.context ({model.context})", self.length, "raise model.context"
+            )
+        if self.vocab_needed > model.vocab:
+            yield Problem(
+                "task",
+                f"a task of at most model.vocab ({model.vocab}) tokens",
+                f"{self.task} with {self.vocab_needed} tokens",
+                f"set model.vocab to {self.vocab_needed} or more",
+            )
+
+    def stream(self, split: Split, seed: int) -> Stream:
+        """Open the batches of one split; no sequence of `train` is ever one of `eval`, whatever the seeds.
+
+        Raises:
+            DataError: the data is missing, malformed or too short.
+        """
+        raise NotImplementedError

@@ -1,0 +1,5 @@
+"""What goes wrong with data a user named."""
+
+
+class DataError(ValueError):
+    """The data cannot be used as asked; the message names the file and what would help."""
