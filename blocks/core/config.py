@@ -40,6 +40,10 @@ class BlockConfig(Config):
         """Yield what a schema cannot say, such as heads that kv_heads does not divide. `width` is d_model."""
         yield from ()
 
+    def canonical(self, width: int) -> dict[str, Any]:
+        """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
+        return self.model_dump()
+
     def lower(self, build: Builder, x: Value) -> Value:
         """Add this block's operations to `build`, reading the normed input `x` [width]; return [width]."""
         raise NotImplementedError

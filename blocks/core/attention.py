@@ -1,0 +1,47 @@
+"""Fields and checks that attention blocks share. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from blocks.core.config import BlockConfig, Problem
+from blocks.core.fields import Count
+
+
+class AttentionConfig(BlockConfig):
+    """Query heads that share fewer key and value heads (GQA, arXiv 2305.13245)."""
+
+    heads: Count
+    """Query heads."""
+    kv_heads: Count | None = None
+    """Key and value heads; must divide `heads`. Default: `heads`."""
+    head_dim: Count | None = None
+    """Elements of one head. Default: width / heads."""
+
+    def geometry(self, width: int) -> tuple[int, int, int]:
+        """Return (heads, kv_heads, head_dim) with the defaults filled in."""
+        return self.heads, self.kv_heads or self.heads, self.head_dim or width // self.heads
+
+    def canonical(self, width: int) -> dict[str, Any]:
+        """Return the fields with the defaults filled in."""
+        _, kv_heads, head_dim = self.geometry(width)
+        return {**super().canonical(width), "kv_heads": kv_heads, "head_dim": head_dim}
+
+    def rotates(self) -> bool:
+        """Return whether heads are rotated, which takes an even head_dim."""
+        return False
+
+    def problems(self, width: int) -> Iterator[Problem]:
+        """Check that heads divide as they must."""
+        heads, kv_heads, head_dim = self.geometry(width)
+        if heads % kv_heads:
+            divisors = [n for n in range(1, heads + 1) if heads % n == 0]
+            near = min(divisors, key=lambda n: abs(n - kv_heads))
+            yield Problem("kv_heads", f"a divisor of heads ({heads})", kv_heads, f"the nearest is {near}")
+        if self.head_dim is None and width % heads:
+            hint = "or give head_dim, which frees heads from the width"
+            yield Problem("heads", f"a divisor of the width ({width})", heads, hint)
+        elif self.rotates() and head_dim % 2:
+            source = "" if self.head_dim else f" (width {width} / heads {heads})"
+            yield Problem("head_dim", "an even number, since pairs are rotated", f"{head_dim}{source}")

@@ -1,0 +1,194 @@
+"""What an operation is: its shapes, weights, costs and kernels. Torch-free.
+
+Shapes are per token: a value of shape (4, 16) is a tensor [batch, sequence, 4, 16] once it runs.
+Operations are values (frozen dataclasses): a pass rewrites a graph by replacing them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+Shape = tuple[int, ...]
+
+
+class Value(NamedTuple):
+    """One output of one node of a graph."""
+
+    node: str
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """How a weight starts: `normal` (scale = standard deviation), `constant` (scale = value) or `eye`.
+
+    `eye` is [I, 0, ...]: the identity on the first columns, zero elsewhere.
+    """
+
+    kind: Literal["normal", "constant", "eye"]
+    scale: float = 1.0
+
+
+ZEROS = Init("constant", 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A trained tensor, or with `trained=False` a state that is kept beside the weights.
+
+    Attributes:
+        role: what it is within its block, such as `query`; the last part of its name.
+        decay: whether weight decay applies (not to norms and biases).
+        writes_residual: it projects into the residual stream, so its scale shrinks with depth.
+        active: the share of it that one token uses, as (numerator, denominator).
+        saved: whether it belongs into a checkpoint; a trained tensor always does.
+        block: name of the block it belongs to, set by the builder.
+    """
+
+    role: str
+    shape: Shape
+    init: Init
+    decay: bool = True
+    writes_residual: bool = False
+    active: tuple[int, int] = (1, 1)
+    trained: bool = True
+    saved: bool = True
+    block: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """An index that grows with the loops around it: base + sum of stride times loop index."""
+
+    base: int = 0
+    strides: tuple[tuple[str, int], ...] = ()
+
+    def mean(self, trips: Mapping[str, int]) -> float:
+        """Return the mean over all executions, exactly: each index runs over 0 .. trips - 1."""
+        return self.base + sum(stride * (trips[loop] - 1) / 2 for loop, stride in self.strides)
+
+    def last(self, trips: Mapping[str, int]) -> int:
+        """Return the largest value."""
+        return self.base + sum(stride * (trips[loop] - 1) for loop, stride in self.strides)
+
+    def __add__(self, offset: int) -> Affine:
+        return Affine(self.base + offset, self.strides)
+
+    def __str__(self) -> str:
+        terms = [loop if stride == 1 else f"{stride}*{loop}" for loop, stride in self.strides]
+        return " + ".join([*terms, str(self.base)] if self.base or not terms else terms)
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """The place a cost is asked for.
+
+    Attributes:
+        context: tokens of the sequence.
+        trips: trip count of each loop around the operation, by index name.
+        stream_bytes: bytes of an element of the residual stream (always fp32: 4).
+        compute_bytes: bytes of an element inside a block (4, or 2 under bf16).
+        full_mask: count causal attention as the full square, as FLOP counters do.
+    """
+
+    context: int
+    trips: Mapping[str, int] = field(default_factory=dict)
+    stream_bytes: int = 4
+    compute_bytes: int = 4
+    full_mask: bool = False
+
+
+class Saved(NamedTuple):
+    """What an operation keeps for its backward pass.
+
+    `inputs` and `outputs` are positions of values that are kept as they are (counted once however many
+    operations keep them); `extra` is bytes per token of tensors that nothing else sees.
+    """
+
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    extra: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a plan is made for: `device` is cpu or cuda, `dtype` is float32 or bfloat16."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One way to run an operation.
+
+    Attributes:
+        function: `package.module:name`, called with inputs, weights (or what `prepare` made of them) and
+            the operation's arguments; imported only when a module is emitted.
+        why: what speaks for it, in words for the plan.
+        unfit: returns why it cannot run an operation on a target, or "".
+        prepare: `package.module:name` of what is done to the weights once per forward pass, or "".
+    """
+
+    name: str
+    function: str
+    why: str
+    unfit: Callable[[Any, Target], str] = lambda operation, target: ""
+    prepare: str = ""
+
+
+class Operation:
+    """The base of operations. A subclass is a frozen dataclass of its sizes."""
+
+    kernels: ClassVar[tuple[Kernel, ...]] = ()
+    """Best first; the last is the plain-PyTorch reference and fits everything."""
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the output shapes; ValueError where the inputs do not fit."""
+        raise NotImplementedError
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the shapes of the weights it is called with, in order."""
+        return ()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the constant keyword arguments of its functions; an `Affine` becomes an index at run time."""
+        return {}
+
+    def flops(self, at: At) -> float:
+        """Return the FLOPs of its matrix products, forward, per token and execution."""
+        return 0.0
+
+    def backward_flops(self, at: At) -> float:
+        """Return the same for the backward pass: two products for each product forward."""
+        return 2 * self.flops(at)
+
+    def saved(self, at: At) -> Saved:
+        """Return what is kept for the backward pass."""
+        return Saved()
+
+    def output_bytes(self, at: At) -> int:
+        """Return the bytes of an element of its outputs."""
+        return at.compute_bytes
+
+    def sequence_cache(self) -> int:
+        """Return the elements per token that generation keeps for later tokens."""
+        return 0
+
+    def describe(self) -> str:
+        """Return the operation's name for plans and tables."""
+        return type(self).__name__
+
+
+def expect(operation: Operation, got: Sequence[Shape], *expected: Shape) -> None:
+    """Raise ValueError unless the input shapes are the expected ones."""
+    if tuple(got) != expected:
+        raise ValueError(f"{operation.describe()}: expected inputs {list(expected)}, got {list(got)}")

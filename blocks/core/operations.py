@@ -1,0 +1,212 @@
+"""Operations that many blocks share: norm, projections, rotation, sums. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from blocks.core.operation import Affine, At, Kernel, Operation, Saved, Shape, expect
+
+_REFERENCE = "blocks.core.reference"
+# a rotary table's shape stands for (cos, sin); it has no token axis
+TABLE: Shape = (-1,)
+
+
+@dataclass(frozen=True)
+class Input(Operation):
+    """A value that comes from outside its graph."""
+
+    shape: Shape
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the shape it was declared with."""
+        return (self.shape,)
+
+
+@dataclass(frozen=True)
+class Norm(Operation):
+    """RMSNorm over the last dimension (Zhang and Sennrich, arXiv 1910.07467), eps 1e-6."""
+
+    shape: Shape
+
+    kernels = (
+        Kernel("rms_norm", f"{_REFERENCE}:rms_norm", "torch's own RMSNorm"),
+        Kernel("rms_norm_plain", f"{_REFERENCE}:rms_norm_plain", "reference: mean of squares, rsqrt, gain"),
+    )
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the input's shape."""
+        expect(self, inputs, self.shape)
+        return (self.shape,)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the gain's shape."""
+        return (self.shape[-1:],)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the input, the normalised input and one scale for each row."""
+        return Saved(inputs=(0,), extra=at.stream_bytes * (prod(self.shape) + prod(self.shape[:-1])))
+
+    def output_bytes(self, at: At) -> int:
+        """Norms run in the precision of the residual stream."""
+        return at.stream_bytes
+
+
+@dataclass(frozen=True)
+class Project(Operation):
+    """One matrix product of the input [fan_in] into one or several outputs, each with a weight of its own.
+
+    Weights are [elements of the output, fan_in]. With several outputs the weights are joined once per
+    forward pass, and one product makes all outputs.
+    """
+
+    fan_in: int
+    outputs: tuple[Shape, ...]
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
+        """One product either way; only joined weights need preparation."""
+        if len(self.outputs) == 1:
+            return (Kernel("linear", f"{_REFERENCE}:project", "one product of the input and the weight"),)
+        why = f"{len(self.outputs)} projections of one input as one product; weights joined once per forward"
+        return (Kernel("linear_joined", f"{_REFERENCE}:project_joined", why, prepare=f"{_REFERENCE}:join"),)
+
+    @property
+    def width(self) -> int:
+        """Elements of all outputs together."""
+        return sum(prod(shape) for shape in self.outputs)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the outputs; the input may be split into heads, its elements count."""
+        if len(inputs) != 1 or prod(inputs[0]) != self.fan_in:
+            expect(self, inputs, (self.fan_in,))
+        return self.outputs
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [elements, fan_in] for each output."""
+        return tuple((prod(shape), self.fan_in) for shape in self.outputs)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the output shapes."""
+        return {"shape": self.outputs[0]} if len(self.outputs) == 1 else {"shapes": self.outputs}
+
+    def flops(self, at: At) -> float:
+        """Two per weight element."""
+        return 2 * self.fan_in * self.width
+
+    def saved(self, at: At) -> Saved:
+        """Keep the input."""
+        return Saved(inputs=(0,))
+
+
+@dataclass(frozen=True)
+class Rotate(Operation):
+    """Rotary position embedding (Su et al., arXiv 2104.09864) over the sequence: (x, table) -> x."""
+
+    shape: Shape
+
+    kernels = (Kernel("rotate", f"{_REFERENCE}:rotate", "halves rotated by the table's row of each token"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the input's shape."""
+        expect(self, inputs, self.shape, TABLE)
+        return (self.shape,)
+
+
+@dataclass(frozen=True)
+class RotateStep(Rotate):
+    """The same over depth: every token is rotated by the table's row of the current step."""
+
+    index: Affine = Affine()
+
+    kernels = (Kernel("rotate_step", f"{_REFERENCE}:rotate_step", "halves rotated by the step's row"),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step's index."""
+        return {"index": self.index}
+
+
+@dataclass(frozen=True)
+class SequenceTable(Operation):
+    """Cosines and sines for every position of the sequence; reads the token ids for their number."""
+
+    head_dim: int
+    base: float
+
+    kernels = (Kernel("sequence_table", f"{_REFERENCE}:sequence_table", "made once per forward, in fp32"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the table."""
+        return (TABLE,)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the size and base."""
+        return {"head_dim": self.head_dim, "base": self.base}
+
+
+@dataclass(frozen=True)
+class StepTable(Operation):
+    """Cosines and sines for every step of a depth scope; reads the token ids for their device."""
+
+    head_dim: int
+    base: float
+    steps: int
+
+    kernels = (Kernel("step_table", f"{_REFERENCE}:step_table", "made once per forward, in fp32"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the table."""
+        return (TABLE,)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the size, base and number of steps."""
+        return {"head_dim": self.head_dim, "base": self.base, "steps": self.steps}
+
+
+@dataclass(frozen=True)
+class AddStepBias(Operation):
+    """Add the current step's row of a learned bias [steps, width]."""
+
+    width: int
+    steps: int
+    index: Affine
+
+    kernels = (Kernel("add_step_bias", f"{_REFERENCE}:add_step_bias", "one row added to every token"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the input's shape."""
+        expect(self, inputs, (self.width,))
+        return ((self.width,),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return one row per step."""
+        return ((self.steps, self.width),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step's index."""
+        return {"index": self.index}
+
+    def output_bytes(self, at: At) -> int:
+        """Sums with a weight run in its precision."""
+        return at.stream_bytes
+
+
+@dataclass(frozen=True)
+class Sum(Operation):
+    """Add values of one shape: residuals, and the branches of a parallel mix."""
+
+    shape: Shape
+    terms: int = 2
+
+    kernels = (Kernel("add", f"{_REFERENCE}:add", "elementwise"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the common shape."""
+        expect(self, inputs, *[self.shape] * self.terms)
+        return (self.shape,)
+
+    def output_bytes(self, at: At) -> int:
+        """The residual stream keeps its precision."""
+        return at.stream_bytes

@@ -1,0 +1,86 @@
+"""Plain PyTorch for the operations that many blocks share.
+
+Tensors are [batch, sequence, ...]; `x` ends in the model width, heads are split as [..., heads, head_dim].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 1e-6
+Table = tuple[Tensor, Tensor]
+
+
+def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
+    """Return x / rms(x) * gain over the last dimension."""
+    return F.rms_norm(x, gain.shape, gain, EPS)
+
+
+def rms_norm_plain(x: Tensor, gain: Tensor) -> Tensor:
+    """Return the same, spelled out."""
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)
+    return (normed * gain).to(x.dtype)
+
+
+def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return x @ weight.T split into `shape`; x may come split into heads. weight: [prod(shape), fan_in]."""
+    return F.linear(x.flatten(2), weight).unflatten(-1, tuple(shape))
+
+
+def join(*weights: Tensor) -> Tensor:
+    """Stack the weights [n_i, fan_in] to one [sum n_i, fan_in]."""
+    return torch.cat(weights)
+
+
+def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+    """Return one output for each shape, made by one product with the joined weight."""
+    parts = F.linear(x.flatten(2), weight).split([prod(shape) for shape in shapes], -1)
+    return tuple(part.unflatten(-1, tuple(shape)) for part, shape in zip(parts, shapes, strict=True))
+
+
+def sequence_table(tokens: Tensor, head_dim: int, base: float) -> Table:
+    """Return cosines and sines [sequence, 1, head_dim / 2] for the positions of tokens [batch, sequence]."""
+    return _table(tokens.shape[1], head_dim, base, tokens.device)
+
+
+def step_table(tokens: Tensor, head_dim: int, base: float, steps: int) -> Table:
+    """Return cosines and sines [steps, 1, head_dim / 2] on the device of the tokens."""
+    return _table(steps, head_dim, base, tokens.device)
+
+
+def _table(length: int, head_dim: int, base: float, device: torch.device) -> Table:
+    half = torch.arange(head_dim // 2, device=device, dtype=torch.float32)
+    angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * base ** (-2 * half / head_dim)
+    return angle.cos()[:, None], angle.sin()[:, None]
+
+
+def rotate(x: Tensor, table: Table) -> Tensor:
+    """Rotate the pairs (i, i + head_dim / 2) of x [..., sequence, heads, head_dim] by each token's angle."""
+    cos, sin = table
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
+
+
+def rotate_step(x: Tensor, table: Table, index: int) -> Tensor:
+    """Rotate every token of x by the angle of step `index`."""
+    cos, sin = table
+    return rotate(x, (cos[index], sin[index]))
+
+
+def add_step_bias(x: Tensor, bias: Tensor, index: int) -> Tensor:
+    """Add row `index` of bias [steps, width] to every token."""
+    return x + bias[index]
+
+
+def add(*terms: Tensor) -> Tensor:
+    """Return the sum of the terms."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total

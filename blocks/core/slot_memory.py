@@ -1,0 +1,49 @@
+"""The memory that depth state lives in: preallocated slots, written and read by explicit index."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class SlotMemory:
+    """Keys and values of every step of one depth scope, for one forward pass.
+
+    `keys` and `values` are [count, batch, sequence, kv_heads, head_dim], allocated at the first write in
+    its dtype. Gradients of slots gather in fp32 during the backward pass and are handed out once.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device):
+        self._shape = shape
+        self._device = device
+        self.keys = self.values = torch.empty(0, device=device)
+        self._gradients: tuple[Tensor, Tensor] | None = None
+
+    def write(self, slot: int, key: Tensor, value: Tensor) -> None:
+        """Write one slot; writing the same values again changes nothing."""
+        if not self.keys.numel():
+            self.keys = torch.empty(self._shape, dtype=key.dtype, device=self._device)
+            self.values = torch.empty_like(self.keys)
+        self.keys[slot] = key
+        self.values[slot] = value
+
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """Return where gradients of keys and values gather, zero before the first."""
+        if self._gradients is None:
+            zeros = torch.zeros(self._shape, dtype=torch.float32, device=self._device)
+            self._gradients = (zeros, zeros.clone())
+        return self._gradients
+
+    def take_gradients(self, slot: int) -> tuple[Tensor, Tensor]:
+        """Return the gradients of one slot's key and value, and clear them for another backward pass."""
+        keys, values = self.gradients()
+        taken = keys[slot].clone(), values[slot].clone()
+        keys[slot].zero_()
+        values[slot].zero_()
+        return taken
+
+
+def slots(tokens: Tensor, count: int, kv_heads: int, head_dim: int) -> tuple[SlotMemory, Tensor]:
+    """Return empty slots for tokens [batch, sequence], and the first token of their order."""
+    memory = SlotMemory((count, *tokens.shape, kv_heads, head_dim), tokens.device)
+    return memory, torch.zeros((), device=tokens.device)

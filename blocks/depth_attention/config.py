@@ -1,0 +1,42 @@
+"""Config and lowering of depth attention. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from blocks.core.attention import AttentionConfig
+from blocks.core.builder import Builder
+from blocks.core.operation import Value
+from blocks.depth_attention.operations import Append, Attend
+
+
+class DepthAttention(AttentionConfig):
+    """Softmax attention of each token over its own keys and values of earlier steps (arXiv 2601.21582).
+
+    Slots are shared by the uses of one block name within the innermost `recur` around it.
+    """
+
+    type: Literal["depth_attention"] = "depth_attention"
+    rotary: bool = True
+    """Whether queries and keys are rotated by the index of their step."""
+    span: Literal["inclusive", "exclusive"] = "inclusive"
+    """Whether a step sees the slot it writes itself, or only those of earlier steps (then 0 at the first)."""
+
+    def rotates(self) -> bool:
+        """Return whether heads are rotated."""
+        return self.rotary
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        """Project, rotate by depth, append to the slots, attend over them, project back."""
+        heads, kv_heads, head_dim = self.geometry(build.width)
+        q = build.project(x, "query", (heads, head_dim))
+        k = build.project(x, "key", (kv_heads, head_dim))
+        v = build.project(x, "value", (kv_heads, head_dim))
+        if self.rotary:
+            q = build.rotate_step(q, "query_rotated", (heads, head_dim), 10000.0)
+            k = build.rotate_step(k, "key_rotated", (kv_heads, head_dim), 10000.0)
+        slots = build.depth_slots(kv_heads, head_dim)
+        token = build.op("append", Append(kv_heads, head_dim), k, v, build.depth_token(), slots)
+        build.set_depth_token(token)
+        y = build.op("attend", Attend(heads, kv_heads, head_dim, self.span), q, token, slots)
+        return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)

@@ -1,0 +1,64 @@
+"""The operations of depth attention. Torch-free. Which slot is which is filled in by the pass that numbers slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.core.operation import Affine, At, Kernel, Operation, Saved, Shape, expect
+from blocks.core.slots import SlotRead, SlotWrite
+
+_REFERENCE = "blocks.depth_attention.reference"
+
+
+@dataclass(frozen=True)
+class Append(SlotWrite):
+    """Write this step's keys and values into their slot: (k, v, token, slots) -> token."""
+
+    kv_heads: int
+    head_dim: int
+    slot: Affine = Affine()
+
+    kernels = (Kernel("slot_write", f"{_REFERENCE}:append", "written in place once, no list is stacked"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the token."""
+        kv = (self.kv_heads, self.head_dim)
+        expect(self, inputs, kv, kv, (), (inputs[-1][0], 2, *kv))
+        return ((),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the slot."""
+        return {"slot": self.slot}
+
+
+@dataclass(frozen=True)
+class Attend(SlotRead):
+    """softmax(q k^T / sqrt(head_dim)) v over the first slots, each token for itself: (q, token, slots) -> y."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    span: Literal["inclusive", "exclusive"]
+    reads: Affine = Affine()
+
+    kernels = (Kernel("slot_attend", f"{_REFERENCE}:attend", "elementwise over the slots; bound by bytes"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return one vector for each query head."""
+        q = (self.heads, self.head_dim)
+        expect(self, inputs, q, (), (inputs[-1][0], 2, self.kv_heads, self.head_dim))
+        return (q,)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of slots that are read."""
+        return {"reads": self.reads}
+
+    def flops(self, at: At) -> float:
+        """Two products of head_dim per slot read and head."""
+        return 4 * self.heads * self.head_dim * self.reads.mean(at.trips)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the queries and the fp32 weights of the slots."""
+        return Saved(inputs=(0,), extra=4 * self.heads * self.reads.mean(at.trips))

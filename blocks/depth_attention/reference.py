@@ -1,0 +1,96 @@
+"""Plain PyTorch for depth attention: an append into a slot and an attention over the slots so far.
+
+The slots are written in place, so both are autograd functions of their own: a read adds the gradients of the
+keys and values it saw to the slots' gradients, and the append of a slot hands them on. The scalar token that
+goes from append to read and to the next append makes autograd reach an append after all reads of its slot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from blocks.core.slot_memory import SlotMemory
+
+
+def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
+    """Write key and value [batch, sequence, kv_heads, head_dim] into a slot; return the next token."""
+    result: Tensor = _Append.apply(key, value, token, memory, slot)  # type: ignore[no-untyped-call]
+    return result
+
+
+def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
+    """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
+
+    With no slot to read the output is exactly 0.
+    """
+    result: Tensor = _Attend.apply(query, token, memory, reads)  # type: ignore[no-untyped-call]
+    return result
+
+
+def attend_stacked(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return the same from stacked keys and values [slots, batch, sequence, kv_heads, head_dim], in autograd."""
+    grouped, keys, values = _grouped(query, keys, values)
+    weights = _weights(grouped, keys)
+    return (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape).to(query.dtype)
+
+
+def _grouped(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return fp32 views [.., kv_heads, group, head_dim] of the query and [.., kv_heads, 1, head_dim] of the slots."""
+    batch, length, heads, head_dim = query.shape
+    kv_heads = keys.shape[3]
+    wide = torch.promote_types(query.dtype, torch.float32)
+    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim).to(wide)
+    return grouped, keys.unsqueeze(4).to(wide), values.unsqueeze(4).to(wide)
+
+
+def _weights(grouped: Tensor, keys: Tensor) -> Tensor:
+    scores = (grouped * keys).sum(-1) * grouped.shape[-1] ** -0.5  # [slots, B, S, kv_heads, group]
+    return scores.softmax(0)
+
+
+class _Append(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
+        memory.write(slot, key, value)
+        ctx.memory, ctx.slot, ctx.dtypes = memory, slot, (key.dtype, value.dtype)
+        return token.clone()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        key, value = ctx.memory.take_gradients(ctx.slot)
+        return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
+        ctx.memory, ctx.reads = memory, reads
+        if not reads:
+            ctx.save_for_backward(query, token)
+            return torch.zeros_like(query)
+        grouped, keys, values = _grouped(query, memory.keys[:reads], memory.values[:reads])
+        weights = _weights(grouped, keys)
+        ctx.save_for_backward(query, token, weights)
+        return (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape).to(query.dtype)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, token, *kept = ctx.saved_tensors
+        if not ctx.reads:
+            return torch.zeros_like(query), torch.zeros_like(token), None, None
+        (weights,), memory, reads = kept, ctx.memory, ctx.reads
+        grouped, keys, values = _grouped(query, memory.keys[:reads], memory.values[:reads])
+        gradient = gradient.reshape(grouped.shape).to(grouped.dtype)
+        key_gradients, value_gradients = memory.gradients()
+        value_gradients[:reads] += (weights.unsqueeze(-1) * gradient).sum(4)
+        by_weight = (gradient * values).sum(-1)
+        by_score = weights * (by_weight - (weights * by_weight).sum(0)) * query.shape[-1] ** -0.5
+        key_gradients[:reads] += (by_score.unsqueeze(-1) * grouped).sum(4)
+        by_query = (by_score.unsqueeze(-1) * keys).sum(0)
+        return by_query.reshape(query.shape).to(query.dtype), torch.zeros_like(token), None, None

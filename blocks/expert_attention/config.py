@@ -1,0 +1,59 @@
+"""Config and lowering of expert attention. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from blocks.core.builder import Builder
+from blocks.core.config import BlockConfig, Problem
+from blocks.core.fields import Count, NonNegative
+from blocks.core.operation import ZEROS, Init, Value, Weight
+from blocks.expert_attention.operations import Experts, Route
+
+
+class ExpertAttention(BlockConfig):
+    """Each token attends over learned expert keys; the chosen experts are its values (arXiv 2601.21582).
+
+    Experts are chosen by logits plus a balancing bias, weighted by the sigmoid of the bare logits,
+    renormalised over the chosen. The bias moves outside the gradient (arXiv 2408.15664).
+    """
+
+    type: Literal["expert_attention"] = "expert_attention"
+    experts: Count
+    """Number of experts."""
+    active: Count
+    """Experts that one token uses (top_k)."""
+    hidden: Count
+    """Width of one expert, a SwiGLU feed-forward layer (arXiv 2002.05202)."""
+    depth_code: Literal["none", "rotary", "bias"] = "rotary"
+    """What tells the router's query which step it is: nothing, a rotation, or a learned vector per step."""
+    balance_rate: NonNegative = 1e-3
+    """Size of the bias update after each optimizer step, towards equal loads; 0 switches balancing off."""
+
+    def problems(self, width: int) -> Iterator[Problem]:
+        """Check that experts suffice and that a rotation has pairs to rotate."""
+        if self.active > self.experts:
+            yield Problem("active", f"at most the number of experts ({self.experts})", self.active)
+        if self.depth_code == "rotary" and width % 2:
+            yield Problem("depth_code", f"none or bias, since an odd width ({width}) has no pairs to rotate", "rotary")
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        """Code the query by depth, route it, run the chosen experts."""
+        width, experts, hidden = build.width, self.experts, self.hidden
+        query = x
+        if self.depth_code == "rotary":
+            query = build.rotate_step(x, "query_rotated", (width,), 10000.0)
+        elif self.depth_code == "bias":
+            query = build.add_step_bias(x, "query_bias")
+        keys = Weight("keys", (experts, width), Init("normal"))
+        balance = Weight("balance", (experts,), ZEROS, trained=False)
+        load = Weight("load", (experts,), ZEROS, trained=False, saved=False)
+        route = Route(width, experts, self.active, self.balance_rate)
+        routed = build.op("route", route, query, weights=[keys, balance, load])
+        share = (self.active, experts)
+        gate_up = Weight("gate_up", (experts, width, 2 * hidden), Init("normal", width**-0.5), active=share)
+        down_init = Init("normal", hidden**-0.5)
+        down = Weight("down", (experts, hidden, width), down_init, active=share, writes_residual=True)
+        run = Experts(width, experts, self.active, hidden)
+        return build.op("experts", run, x, routed, Value(routed.node, 1), weights=[gate_up, down])

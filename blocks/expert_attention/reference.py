@@ -1,0 +1,71 @@
+"""Plain PyTorch for expert attention.
+
+x: [batch, sequence, width]; weights and indices of the chosen experts: [batch, sequence, active].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def route(
+    query: Tensor, keys: Tensor, balance: Tensor, load: Tensor | None, active: int
+) -> tuple[Tensor, Tensor]:
+    """Choose `active` experts by biased logits, weight them by renormalised sigmoids of the bare logits.
+
+    keys: [experts, width]; balance: [experts]; load: [experts], counted up in place, None outside training.
+    """
+    # fp32 whatever the autocast dtype: a rounded score can swap experts
+    with torch.autocast(query.device.type, enabled=False):
+        logits = F.linear(query.float(), keys.float()) * query.shape[-1] ** -0.5
+    indices = (logits.detach() + balance).topk(active, -1).indices
+    if load is not None:
+        load += torch.bincount(indices.flatten(), minlength=len(load))
+    scores = logits.sigmoid().gather(-1, indices)
+    return scores / scores.sum(-1, keepdim=True), indices
+
+
+@torch.no_grad()
+def update_balance(balance: Tensor, load: Tensor, rate: float) -> None:
+    """Raise the bias of experts below the mean load by `rate`, lower the others', and clear the load."""
+    balance += rate * (load.mean() - load).sign()
+    load.zero_()
+
+
+def cast(*weights: Tensor) -> tuple[Tensor, ...]:
+    """Cast the weights to the autocast dtype, once per forward: autocast does not reach grouped products."""
+    device = weights[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return weights
+    return tuple(weight.to(torch.get_autocast_dtype(device)) for weight in weights)
+
+
+def experts_grouped(x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Sort the tokens by expert, run all experts in two grouped products, sum each token's by weight.
+
+    gate_up: [experts, width, 2 * hidden]; down: [experts, hidden, width].
+    """
+    active = indices.shape[-1]
+    chosen = indices.flatten()
+    order = chosen.argsort(stable=True)
+    ends = torch.bincount(chosen, minlength=len(gate_up)).cumsum(0).to(torch.int32)
+    rows = x.flatten(0, 1).index_select(0, order // active).to(gate_up.dtype)
+    gate, up = F.grouped_mm(rows, gate_up, offs=ends).chunk(2, -1)
+    out = F.grouped_mm(F.silu(gate) * up, down, offs=ends)
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    each = out.index_select(0, place).unflatten(0, indices.shape)
+    return (each * weights.unsqueeze(-1)).sum(-2).to(out.dtype)
+
+
+def experts_plain(x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Run one expert after the other on the tokens that chose it."""
+    flat, y = x.flatten(0, 1), torch.zeros_like(x.flatten(0, 1))
+    chosen, share = indices.flatten(0, 1), weights.flatten(0, 1)
+    for expert in range(len(gate_up)):
+        token, place = (chosen == expert).nonzero(as_tuple=True)
+        gate, up = (flat[token] @ gate_up[expert]).chunk(2, -1)
+        out = (F.silu(gate) * up) @ down[expert] * share[token, place, None]
+        y = y.index_add(0, token, out.to(y.dtype))
+    return y.view(x.shape)

@@ -1,0 +1,31 @@
+"""Config and lowering of the feed-forward layer. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from blocks.core.builder import Builder
+from blocks.core.config import BlockConfig
+from blocks.core.fields import Count
+from blocks.core.operation import Value
+from blocks.feed_forward.operations import Gelu, SwiGLU
+
+
+class FeedForward(BlockConfig):
+    """Two layers without biases, with a gate between them (SwiGLU, arXiv 2002.05202) or GELU."""
+
+    type: Literal["feed_forward"] = "feed_forward"
+    hidden: Count
+    """Width between the layers."""
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    """SwiGLU has a third weight, the gate."""
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        """Project up, activate, project down."""
+        up = build.project(x, "up", (self.hidden,))
+        if self.activation == "swiglu":
+            gate = build.project(x, "gate", (self.hidden,))
+            y = build.op("swiglu", SwiGLU(self.hidden), gate, up)
+        else:
+            y = build.op("gelu", Gelu(self.hidden), up)
+        return build.project(y, "down", (build.width,), self.hidden, writes_residual=True)

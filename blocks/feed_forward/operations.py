@@ -1,0 +1,46 @@
+"""The activations of the feed-forward layer. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blocks.core.operation import At, Kernel, Operation, Saved, Shape, expect
+
+_REFERENCE = "blocks.feed_forward.reference"
+
+
+@dataclass(frozen=True)
+class SwiGLU(Operation):
+    """silu(gate) * up: (gate, up) -> y."""
+
+    hidden: int
+
+    kernels = (Kernel("swiglu", f"{_REFERENCE}:swiglu", "elementwise"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the hidden width."""
+        expect(self, inputs, (self.hidden,), (self.hidden,))
+        return ((self.hidden,),)
+
+    def saved(self, at: At) -> Saved:
+        """Keep both inputs and silu(gate)."""
+        return Saved(inputs=(0, 1), extra=at.compute_bytes * self.hidden)
+
+
+@dataclass(frozen=True)
+class Gelu(Operation):
+    """The exact GELU (arXiv 1606.08415): (x) -> y."""
+
+    hidden: int
+
+    kernels = (Kernel("gelu", f"{_REFERENCE}:gelu", "elementwise"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the hidden width."""
+        expect(self, inputs, (self.hidden,))
+        return ((self.hidden,),)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the input."""
+        return Saved(inputs=(0,))

@@ -1,0 +1,58 @@
+"""Config and lowering of sequence attention. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from blocks.core.attention import AttentionConfig
+from blocks.core.builder import Builder
+from blocks.core.config import Problem
+from blocks.core.fields import Count, Positive
+from blocks.core.operation import Value
+from blocks.sequence_attention.operations import Attend, WindowMask
+
+
+class SequenceAttention(AttentionConfig):
+    """Causal softmax attention over the tokens of the same step, with grouped heads and RoPE."""
+
+    type: Literal["sequence_attention"] = "sequence_attention"
+    rope: bool = True
+    """Whether queries and keys are rotated by position (RoPE, arXiv 2104.09864)."""
+    rope_base: Positive = 10000.0
+    """Base of the rotation's frequencies."""
+    window: Count | None = None
+    """Tokens each token sees, itself included. Default: all before it."""
+    qk_norm: bool = False
+    """Whether queries and keys are RMS-normed per head before the rotation."""
+
+    def rotates(self) -> bool:
+        """Return whether heads are rotated."""
+        return self.rope
+
+    def problems(self, width: int) -> Iterator[Problem]:
+        """Check the heads, and that no field is set that nothing reads."""
+        yield from super().problems(width)
+        if not self.rope and "rope_base" in self.model_fields_set:
+            yield Problem("rope_base", "no rope_base, since rope is false", self.rope_base)
+
+    def canonical(self, width: int) -> dict[str, Any]:
+        """Return the fields that say what is built."""
+        fields = super().canonical(width)
+        return fields if self.rope else {**fields, "rope_base": None}
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        """Project, norm, rotate, attend, project back."""
+        heads, kv_heads, head_dim = self.geometry(build.width)
+        q = build.project(x, "query", (heads, head_dim))
+        k = build.project(x, "key", (kv_heads, head_dim))
+        v = build.project(x, "value", (kv_heads, head_dim))
+        if self.qk_norm:
+            q = build.norm(q, "query_norm", (heads, head_dim))
+            k = build.norm(k, "key_norm", (kv_heads, head_dim))
+        if self.rope:
+            q = build.rotate(q, "query_rotated", (heads, head_dim), self.rope_base)
+            k = build.rotate(k, "key_rotated", (kv_heads, head_dim), self.rope_base)
+        mask = [build.shared(f"window_{self.window}", WindowMask(self.window))] if self.window else []
+        y = build.op("attend", Attend(heads, kv_heads, head_dim, self.window), q, k, v, *mask)
+        return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)

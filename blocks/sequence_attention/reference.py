@@ -1,0 +1,46 @@
+"""Plain PyTorch for sequence attention. q: [B, S, heads, head_dim]; k, v: [B, S, kv_heads, head_dim]."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def window_mask(tokens: Tensor, window: int) -> Tensor:
+    """Return [S, S], True where token i (row) sees token j: 0 <= i - j < window."""
+    position = torch.arange(tokens.shape[1], device=tokens.device)
+    distance = position[:, None] - position
+    return (distance >= 0) & (distance < window)
+
+
+def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend to all tokens up to each token, through torch's fused attention."""
+    return _sdpa(q, k, v, None)
+
+
+def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attend where the mask [S, S] is True."""
+    return _sdpa(q, k, v, mask)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    # rotation leaves q and k in the autocast dtype only where its input was; attention wants one dtype
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    grouped = q.shape[2] != k.shape[2]
+    y = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    return y.transpose(1, 2)
+
+
+def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attend as the equation says: scores of every pair, masked, softmax in fp32, weighted sum of values."""
+    batch, length, heads, head_dim = q.shape
+    kv_heads = k.shape[2]
+    if mask is None:
+        mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+    grouped = q.view(batch, length, kv_heads, heads // kv_heads, head_dim)
+    scores = torch.einsum("bqhgd,bkhd->bhgqk", grouped.float(), k.float()) * head_dim**-0.5
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    y = torch.einsum("bhgqk,bkhd->bqhgd", weights, v.float())
+    return y.reshape(batch, length, heads, head_dim).to(v.dtype)
