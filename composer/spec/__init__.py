@@ -1,0 +1,1 @@
+"""The spec language: reading YAML with places kept, merging, resolving, validating, identity, spaces."""

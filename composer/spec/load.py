@@ -1,0 +1,190 @@
+"""Loading a spec: read, extend, override, resolve, validate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from composer.spec.errors import Fault, SpecError, shown
+from composer.spec.merge import merge, override
+from composer.spec.models import Origins, Spec
+from composer.spec.resolve import Resolver
+from composer.spec.tree import NAME, Node, Place, join
+from composer.spec.validate import build, semantic
+from composer.spec.yaml12 import read
+
+_DEEPEST = 20
+
+
+def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
+    """Load the spec at `path`, with `overrides` such as `model.width=128` laid on top.
+
+    Raises:
+        SpecError: the file cannot be read, or it is not a valid spec.
+    """
+    return resolve_spec(read_tree(path, overrides))
+
+
+def loads(text: str, name: str = "<text>", overrides: Sequence[str] = ()) -> Spec:
+    """Load a spec from YAML text; `extends` is relative to the current directory.
+
+    Raises:
+        SpecError: it is not a valid spec.
+    """
+    return resolve_spec(overridden(_extended(read(text, name), name, "", ()), overrides))
+
+
+def read_tree(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Node:
+    """Read the file at `path` and those it extends into one tree, `overrides` on top.
+
+    Raises:
+        SpecError: a file cannot be read, is no YAML mapping, or extends itself.
+    """
+    return overridden(_file(os.fspath(path), (), None), overrides)
+
+
+def overridden(tree: Node, overrides: Sequence[str]) -> Node:
+    """Lay `path=value` options over a tree, in order."""
+    faults: list[Fault] = []
+    for option in overrides:
+        try:
+            tree = override(tree, option)
+        except SpecError as error:
+            faults += error.faults
+    if faults:
+        raise SpecError(faults)
+    return tree
+
+
+def _file(path: str, above: tuple[str, ...], asked: Fault | None) -> Node:
+    """Read one file and its parents; `asked` is the fault to raise at the place that named the file."""
+
+    def fault(expected: str, got: str) -> SpecError:
+        at = asked or Fault(path, 0, 0, "", "", "")
+        return SpecError([Fault(at.file, at.line, at.column, at.path, expected, got)])
+
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise fault("a file that can be read", f"{path}: {reason}" if asked else reason) from None
+    real = os.path.realpath(path)
+    if real in above:
+        raise fault("a file that does not extend itself", f"{path} again")
+    if len(above) >= _DEEPEST:
+        raise fault(f"at most {_DEEPEST} files extending each other", "more")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        byte = f"the byte 0x{data[error.start]:02x}"
+        raise SpecError([Fault(path, line, column, "", "UTF-8 text", byte)]) from None
+    return _extended(read(text, path), path, os.path.dirname(path), (*above, real))
+
+
+def _extended(tree: Node, path: str, folder: str, above: tuple[str, ...]) -> Node:
+    if not isinstance(tree.value, dict):
+        got = "an empty file" if tree.value is None else shown(tree.plain)
+        raise SpecError([Fault(*tree.place, "", "a mapping with the keys of a spec", got)])
+    extends = tree.value.get("extends")
+    own = Node({name: node for name, node in tree.value.items() if name != "extends"}, tree.place)
+    if extends is None:
+        return own
+    items = extends.value if isinstance(extends.value, list) else [extends]
+    faults: list[Fault] = []
+    below: Node | None = None
+    for item in items:
+        if not isinstance(item.value, str) or not item.value:
+            faults.append(item.fault("extends", "the path of a file or a list of them", shown(item.plain)))
+            continue
+        try:
+            parent = _file(
+                os.path.normpath(os.path.join(folder, item.value)), above, item.fault("extends", "", "")
+            )
+            below = parent if below is None else merge(below, parent)
+        except SpecError as error:
+            faults += error.faults
+    if faults:
+        raise SpecError(faults)
+    return own if below is None else merge(below, own)
+
+
+def resolve_spec(tree: Node) -> Spec:
+    """Make the spec of a merged tree that holds no choices.
+
+    Raises:
+        SpecError: with every fault of the tree.
+    """
+    assert isinstance(tree.value, dict)
+    top = dict(tree.value)
+    faults: list[Fault] = []
+    if "search" in top:
+        node = top.pop("search")
+        hint = "give it to `composer search`"
+        faults.append(node.fault("search", "a spec", "a space, which holds `search:`", hint, key=True))
+    if "extends" in top:
+        node = top.pop("extends")
+        faults.append(node.fault("extends", "extends in a file only", "an option"))
+    let, wrong = read_let(top.pop("let", None))
+    resolver = Resolver(let)
+    resolved = Node({name: resolver.resolve(node, name) for name, node in top.items()}, tree.place)
+    faults += [*wrong, *resolver.faults, *unused_let(let, resolver.names)]
+    return finish(resolved, faults, resolver.broken)
+
+
+def read_let(node: Node | None) -> tuple[dict[str, Node], list[Fault]]:
+    """Read the `let` section: its usable names, and the faults of the others."""
+    if node is None or node.value is None:
+        return {}, []
+    if not isinstance(node.value, dict):
+        return {}, [node.fault("let", "a mapping from names to values", shown(node.plain))]
+    good = {name: item for name, item in node.value.items() if NAME.fullmatch(name)}
+    expected = "a name of letters, digits and _"
+    strange = [item for item in node.value.items() if item[0] not in good]
+    return good, [item.fault(join("let", name), expected, shown(name), key=True) for name, item in strange]
+
+
+def unused_let(let: dict[str, Node], used: dict[str, Node] | set[str]) -> list[Fault]:
+    """Make the faults of names that no `${}` reads."""
+    unused = [(name, node) for name, node in let.items() if name not in used]
+    return [
+        node.fault(join("let", name), "a name that some ${..} reads", "an unused one", key=True)
+        for name, node in unused
+    ]
+
+
+def finish(tree: Node, faults: list[Fault], broken: Sequence[str] = ()) -> Spec:
+    """Validate a resolved tree; `faults` are those already found, `broken` the paths they made useless.
+
+    Raises:
+        SpecError: with all faults, in the order of the files.
+    """
+    spec = build(Spec, tree)
+    if isinstance(spec, Spec):
+        if not broken:
+            faults = faults + semantic(spec, tree)
+    else:
+        faults = faults + [
+            fault for fault in spec if not any(f"{fault.path}.".startswith(f"{path}.") for path in broken)
+        ]
+    if faults:
+        raise SpecError(sorted(faults, key=lambda fault: (fault.file, fault.line, fault.column)))
+    assert isinstance(spec, Spec)
+    spec._origins = Origins(_origins(tree, ()))
+    return spec
+
+
+def _origins(
+    node: Node, path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], tuple[Place, str]]]:
+    value = node.value
+    if isinstance(value, dict):
+        for name, child in value.items():
+            yield from _origins(child, (*path, name))
+    elif isinstance(value, list) and value:
+        for i, child in enumerate(value):
+            yield from _origins(child, (*path, i))
+    else:
+        yield path, (node.place, node.note)

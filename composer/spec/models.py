@@ -1,0 +1,320 @@
+"""What a spec says, as strict models: model, blocks, stages, caps, training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    PrivateAttr,
+    SerializeAsAny,
+    Strict,
+    Tag,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from blocks.core.config import BlockConfig, Config
+from blocks.core.fields import Bytes, Count, Natural, NonNegative, Positive
+from composer.spec.tree import Place
+
+T = TypeVar("T")
+Many: TypeAlias = Annotated[tuple[T, ...], Strict(False)]
+"""A list of any length."""
+
+
+class Said(str):
+    """What a type is in words, for errors; stands in its metadata."""
+
+    __slots__ = ()
+
+
+class Found(Generic[T]):
+    """A union over the configs that discovery finds, told apart by a tag field; made when first used."""
+
+    def __init__(self, tag: str, find: Callable[[], Mapping[str, type[Config]]]) -> None:
+        self.tag, self.find = tag, find
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {name: handler.generate_schema(config) for name, config in self.find().items()}
+        return core_schema.tagged_union_schema(choices, self.tag)
+
+
+def _block_types() -> Mapping[str, type[Config]]:
+    from blocks.find import block_types
+
+    return block_types()
+
+
+def _data_tasks() -> Mapping[str, type[Config]]:
+    from composer.data.find import data_tasks
+
+    return data_tasks()
+
+
+class Model(Config):
+    """What all stages share."""
+
+    width: Count
+    """The size of the hidden state."""
+    vocab: Count
+    """The number of token ids."""
+    context: Count
+    """The longest sequence, in tokens; also the length at which costs are stated."""
+    tie_embeddings: bool = True
+    """Whether the head reads the embedding's weights instead of its own."""
+
+
+BlockName: TypeAlias = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=60),
+    Said("a name of letters, digits, _ and - that begins with a letter"),
+]
+"""A block's name: letters, digits, _ and -."""
+
+
+def _entry_kind(value: Any) -> str | None:
+    match value:
+        case str():
+            return "block"
+        case Parallel():
+            return "parallel"
+        case Stage():
+            return "stage"
+        case {"parallel": _} | {"combine": _}:
+            return "parallel"
+        case {"recur": _} | {"stack": _} | {"step": _}:
+            return "stage"
+        case _:
+            return None
+
+
+Entry: TypeAlias = Annotated[
+    Annotated[BlockName, Tag("block")]
+    | Annotated["Parallel", Tag("parallel")]
+    | Annotated["Stage", Tag("stage")],
+    Discriminator(_entry_kind),
+    Said("a block's name, {parallel: [..]}, or a stage: recur or stack, and step"),
+]
+"""One place in a step: the name of a block, blocks in parallel, or a nested stage."""
+
+
+class Parallel(Config):
+    """Blocks that read the same normed input, their outputs combined into one residual update."""
+
+    parallel: Annotated[Many[BlockName], Field(min_length=2)]
+    """The names of the blocks, two or more."""
+    combine: Literal["sum", "mean", "gate"] = "sum"
+    """How outputs are combined; `gate` is a learned softmax over the branches per token."""
+
+
+class Stage(Config):
+    """Steps in order: `recur: N` shares one set of weights among them, `stack: N` gives each its own."""
+
+    recur: Count | None = None
+    """The number of steps that share their weights."""
+    stack: Count | None = None
+    """The number of layers with weights of their own."""
+    step: Annotated[Many[Entry], Field(min_length=1)]
+    """What one step runs, in order, each a pre-norm residual sublayer."""
+    inject: Literal["none", "add", "concat"] = "none"
+    """How the stage's input enters again before each step: added after step 0, or by a learned 2d -> d."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Stage:
+        if (self.recur is None) == (self.stack is None):
+            got = "neither" if self.recur is None else "both"
+            raise PydanticCustomError(
+                "expected", "{expected}", {"expected": "either recur or stack", "got": got}
+            )
+        return self
+
+    @property
+    def trips(self) -> int:
+        """How many steps run."""
+        trips = self.stack if self.recur is None else self.recur
+        assert trips is not None
+        return trips
+
+    @property
+    def tied(self) -> bool:
+        """Whether the steps share their weights."""
+        return self.recur is not None
+
+
+class Caps(Config):
+    """What the model may cost at most; a spec above a cap is refused before it is trained."""
+
+    params: Count | None = None
+    """Parameters, all of them."""
+    active_params: Count | None = None
+    """Parameters that one token touches."""
+    flops_per_token: Count | None = None
+    """FLOPs of the forward pass per token at the full context."""
+    train_flops: Count | None = None
+    """FLOPs of forward and backward over all training tokens."""
+    train_memory: Bytes | None = None
+    """Bytes at the peak of a training step of one micro-batch."""
+    cache_bytes_per_token: Bytes | None = None
+    """Bytes of keys and values kept per token of the sequence at generation."""
+    depth_cache_bytes: Bytes | None = None
+    """Bytes of depth slots kept per token while its steps run."""
+
+
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A share from 0 to 1."""
+
+
+class Schedule(Config):
+    """The learning rate over the run: warmup, stable, decay, as shares that add up to 1."""
+
+    warmup: Share = 0.05
+    """Share of the steps in which the rate rises from 0 to `lr`."""
+    stable: Share = 0.75
+    """Share of the steps at `lr`; a longer run continues this phase."""
+    decay: Share = 0.2
+    """Share of the steps in which the rate falls to 0."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Schedule:
+        total = self.warmup + self.stable + self.decay
+        if not math.isclose(total, 1, abs_tol=1e-6):
+            told = {"expected": "warmup + stable + decay = 1", "got": f"{total:g}"}
+            raise PydanticCustomError("expected", "{expected}", told)
+        return self
+
+
+class Eval(Config):
+    """When and on how much held-out data the model is scored; also always at the end."""
+
+    every: Count = 500_000
+    """Training tokens between two evaluations."""
+    tokens: Count = 65_536
+    """Held-out tokens that one evaluation reads, rounded up to whole batches."""
+
+
+class Checkpoint(Config):
+    """When the state of the run is saved; also always at the end."""
+
+    every: Count = 500_000
+    """Training tokens between two checkpoints."""
+
+
+def _precision(value: Any) -> Any:
+    return 32 if value == "32" else value
+
+
+Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+"""A decay rate from 0 up to, but not, 1."""
+
+
+class Train(Config):
+    """How the model is trained: AdamW under a warmup-stable-decay schedule."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    data: Annotated[SerializeAsAny[Config], Found("task", _data_tasks)]
+    """Where batches come from, told apart by `task`."""
+    tokens: Count
+    """Training tokens of the whole run."""
+    batch_tokens: Count = 4096
+    """Tokens per optimizer step, rounded down to whole sequences."""
+    lr: Positive = 3e-3
+    """The learning rate of the stable phase."""
+    schedule: Schedule = Schedule()
+    """The shape of the learning rate over the run."""
+    weight_decay: NonNegative = 0.1
+    """AdamW's decay, on matrices only: norms and biases are spared."""
+    betas: Annotated[tuple[Beta, Beta], Strict(False)] = (0.9, 0.95)
+    """AdamW's betas."""
+    clip: NonNegative = 1.0
+    """The largest norm of the gradient; 0 turns clipping off."""
+    precision: Annotated[Literal["auto", 32, "bf16-mixed"], BeforeValidator(_precision)] = "auto"
+    """The precision of the products; `auto` is bf16-mixed where the hardware has it, else 32."""
+    accumulate: Count = 1
+    """Micro-batches per optimizer step; has to divide the sequences of a batch."""
+    seed: Natural = 0
+    """The seed of weights and batches."""
+    eval: Eval = Eval()
+    """When and on how much the model is scored."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When the run is saved."""
+    devices: Literal["auto"] | Count = "auto"
+    """How many devices train; `auto` takes all there are."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices share the work."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in one sequence, as the data says."""
+        length: int = self.data.length  # type: ignore[attr-defined]
+        return length
+
+    @property
+    def batch_sequences(self) -> int:
+        """Whole sequences in one optimizer step."""
+        return self.batch_tokens // self.length
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step really reads."""
+        return self.batch_sequences * self.length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return -(-self.tokens // self.tokens_per_step)
+
+
+class Origins(dict[tuple[str | int, ...], tuple[Place, str]]):
+    """Per leaf key the place it came from and the expression it was computed by; not part of equality."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origins)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Spec(Config):
+    """One model and how it is trained, complete and valid."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    """The version of the spec language."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    """The name of the run folder: letters, digits, `.`, `_` and `-`."""
+    model: Model
+    """What all stages share."""
+    blocks: dict[BlockName, Annotated[SerializeAsAny[BlockConfig], Found("type", _block_types)]]
+    """The recipes of blocks by name; weights belong to the place of use."""
+    stages: Annotated[Many[Stage], Field(min_length=1)]
+    """The stages of the model, in order."""
+    caps: Caps = Caps()
+    """What the model may cost at most."""
+    train: Train | None = None
+    """How the model is trained; a model that is only costed or compiled needs none."""
+
+    _origins: Origins = PrivateAttr(default_factory=Origins)
+
+    def used(self) -> Iterator[str]:
+        """Yield the names of the blocks that stages use, in order of first use, each as often as used."""
+        for stage in self.stages:
+            yield from _names(stage)
+
+
+def _names(stage: Stage) -> Iterator[str]:
+    for entry in stage.step:
+        match entry:
+            case str():
+                yield entry
+            case Parallel():
+                yield from entry.parallel
+            case Stage():
+                yield from _names(entry)

@@ -1,0 +1,92 @@
+"""The tree between YAML and the validated spec: plain values, each with the place it came from."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple, TypeAlias
+
+from composer.spec.errors import Fault, shown
+
+Scalar: TypeAlias = str | int | float | bool | None
+
+CHOICE_KEYS = ("choice", "int", "float")
+"""Reserved keys: a mapping that holds one of them is a choice."""
+
+LIMIT = 100_000
+"""Nodes a tree may hold when written out, so that aliases and references cannot multiply without end."""
+
+
+class Place(NamedTuple):
+    """Where a value was written. Line and column count from 1, and are 0 for an option such as `--set`."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+
+class Node:
+    """A value with its place; never changed once made, so that trees can share parts.
+
+    `key` is the place of the key in front of it, `note` the expression it was computed from, `live` says
+    whether anything below still has to be resolved, `size` how many nodes it holds when written out.
+    """
+
+    __slots__ = ("_plain", "key", "live", "note", "place", "size", "value")
+
+    def __init__(
+        self,
+        value: dict[str, Node] | list[Node] | Scalar,
+        place: Place,
+        key: Place | None = None,
+        note: str = "",
+    ) -> None:
+        self.value, self.place, self.key, self.note = value, place, key, note
+        self._plain: Any = None
+        self.size = 1
+        if isinstance(value, dict):
+            self.live = form(value) is not None or any(child.live for child in value.values())
+            self.size += sum(child.size for child in value.values())
+        elif isinstance(value, list):
+            self.live = any(child.live for child in value)
+            self.size += sum(child.size for child in value)
+        else:
+            self.live = isinstance(value, str) and "${" in value
+
+    def __str__(self) -> str:
+        return shown(self.value)
+
+    def at(self, key: Place | None) -> Node:
+        """Give the same node behind another key."""
+        return self if key is self.key else Node(self.value, self.place, key, self.note)
+
+    @property
+    def plain(self) -> Any:
+        """The value alone, lists as tuples; made once and shared, so not to be changed."""
+        if isinstance(self.value, dict):
+            if self._plain is None:
+                self._plain = {name: child.plain for name, child in self.value.items()}
+            return self._plain
+        if isinstance(self.value, list):
+            if self._plain is None:
+                self._plain = tuple(child.plain for child in self.value)
+            return self._plain
+        return self.value
+
+    def fault(self, path: str, expected: str, got: str, hint: str = "", *, key: bool = False) -> Fault:
+        """Make a fault at this value, or at its key."""
+        place = (self.key if key else None) or self.place
+        return Fault(*place, path, expected, got, hint)
+
+
+def form(mapping: dict[str, Any]) -> str | None:
+    """Say which form of choice a mapping is, if any."""
+    return next((key for key in CHOICE_KEYS if key in mapping), None)
+
+
+def join(*steps: str | int) -> str:
+    """Write a path: `stages.0.recur`."""
+    return ".".join(str(step) for step in steps if step != "")
+
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""What `let` may name."""
