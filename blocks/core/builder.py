@@ -81,14 +81,14 @@ class Builder:
         for full, weight in zip(names, weights, strict=True):
             assert full not in self.graph.graph["weights"], f"two weights are called {full}"
             self.graph.graph["weights"][full] = replace(weight, block=self.block)
-        self.graph.add_node(node, op=operation, inputs=inputs, weights=names, block=self.block)
+        self.graph.add_node(node, op=operation, inputs=inputs, weights=names, blocks=(self.block,))
         self.graph.add_edges_from((value.node, node) for value in inputs)
         return Value(node)
 
     def input(self, name: str, shape: Shape) -> Value:
         """Add an input of the graph."""
         value = Value(self._fresh(name))
-        self.graph.add_node(value.node, op=Input(shape), inputs=(), weights=(), block="")
+        self.graph.add_node(value.node, op=Input(shape), inputs=(), weights=(), blocks=("",))
         self.graph.graph["inputs"].append(value.node)
         return value
 
@@ -127,8 +127,7 @@ class Builder:
 
     def rotate_step(self, x: Value, name: str, shape: Shape, base: float) -> Value:
         """Rotate `x` by the current step's index within its depth scope."""
-        steps = self.step_count()
-        table = self.shared(f"depth_rope_{shape[-1]}_{base:g}_{steps}", StepTable(shape[-1], base, steps))
+        table = self.shared(f"depth_rope_{shape[-1]}_{base:g}", StepTable(shape[-1], base))
         return self.op(name, RotateStep(shape, self.step_index()), x, table)
 
     def add_step_bias(self, x: Value, role: str) -> Value:
@@ -187,7 +186,7 @@ class Builder:
 
     def stage(self, name: str, trips: int, tied: bool, x: Value, fill: Callable[[Builder, Value], Value]) -> Value:
         """Add a loop over the body that `fill(builder of the body, its input)` makes; return the last state."""
-        index = f"{self._loop[0] if self._loop else 'n'}_{name.removeprefix('stages.')}"
+        index = f"{self._loop[0]}_{name}" if self._loop else f"n{name.removeprefix('stages.')}"
         body = Builder(self.width, self, (index, trips, tied))
         body._outer_x = x
         start = body.input("x", (self.width,))

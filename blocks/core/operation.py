@@ -44,7 +44,8 @@ class Weight:
         decay: whether weight decay applies (not to norms and biases).
         writes_residual: it projects into the residual stream, so its scale shrinks with depth.
         active: the share of it that one token uses, as (numerator, denominator).
-        saved: whether it belongs into a checkpoint; a trained tensor always does.
+        saved: whether it belongs into a checkpoint; a state that does not is a counter of the training
+            pass, and its operation gets None outside of it.
         block: name of the block it belongs to, set by the builder.
     """
 
@@ -136,6 +137,7 @@ class Kernel:
         why: what speaks for it, in words for the plan.
         unfit: returns why it cannot run an operation on a target, or "".
         prepare: `package.module:name` of what is done to the weights once per forward pass, or "".
+        prepared: how many tensors `prepare` returns.
     """
 
     name: str
@@ -143,6 +145,7 @@ class Kernel:
     why: str
     unfit: Callable[[Any, Target], str] = lambda operation, target: ""
     prepare: str = ""
+    prepared: int = 0
 
 
 class Operation:
@@ -150,6 +153,9 @@ class Operation:
 
     kernels: ClassVar[tuple[Kernel, ...]] = ()
     """Best first; the last is the plain-PyTorch reference and fits everything."""
+
+    update: ClassVar[str] = ""
+    """`package.module:name` of what happens to its states after each optimizer step, or ""."""
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the output shapes; ValueError where the inputs do not fit."""
@@ -161,6 +167,10 @@ class Operation:
 
     def arguments(self) -> dict[str, Any]:
         """Return the constant keyword arguments of its functions; an `Affine` becomes an index at run time."""
+        return {}
+
+    def update_arguments(self) -> dict[str, Any]:
+        """Return the constant keyword arguments of `update`, which is called with the untrained weights."""
         return {}
 
     def flops(self, at: At) -> float:

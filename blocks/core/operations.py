@@ -71,7 +71,7 @@ class Project(Operation):
         if len(self.outputs) == 1:
             return (Kernel("linear", f"{_REFERENCE}:project", "one product of the input and the weight"),)
         why = f"{len(self.outputs)} projections of one input as one product; weights joined once per forward"
-        return (Kernel("linear_joined", f"{_REFERENCE}:project_joined", why, prepare=f"{_REFERENCE}:join"),)
+        return (Kernel("linear_joined", f"{_REFERENCE}:project_joined", why, prepare=f"{_REFERENCE}:join", prepared=1),)
 
     @property
     def width(self) -> int:
@@ -117,11 +117,11 @@ class Rotate(Operation):
 
 @dataclass(frozen=True)
 class RotateStep(Rotate):
-    """The same over depth: every token is rotated by the table's row of the current step."""
+    """The same over depth: every token is rotated by the angles of the current step."""
 
     index: Affine = Affine()
 
-    kernels = (Kernel("rotate_step", f"{_REFERENCE}:rotate_step", "halves rotated by the step's row"),)
+    kernels = (Kernel("rotate_step", f"{_REFERENCE}:rotate_step", "halves rotated by the step's angles"),)
 
     def arguments(self) -> dict[str, Any]:
         """Return the step's index."""
@@ -148,11 +148,10 @@ class SequenceTable(Operation):
 
 @dataclass(frozen=True)
 class StepTable(Operation):
-    """Cosines and sines for every step of a depth scope; reads the token ids for their device."""
+    """The angle by which one step rotates each pair; reads the token ids for their device."""
 
     head_dim: int
     base: float
-    steps: int
 
     kernels = (Kernel("step_table", f"{_REFERENCE}:step_table", "made once per forward, in fp32"),)
 
@@ -161,8 +160,8 @@ class StepTable(Operation):
         return (TABLE,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the size, base and number of steps."""
-        return {"head_dim": self.head_dim, "base": self.base, "steps": self.steps}
+        """Return the size and base."""
+        return {"head_dim": self.head_dim, "base": self.base}
 
 
 @dataclass(frozen=True)

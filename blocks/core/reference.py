@@ -33,9 +33,9 @@ def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
     return F.linear(x.flatten(2), weight).unflatten(-1, tuple(shape))
 
 
-def join(*weights: Tensor) -> Tensor:
+def join(*weights: Tensor) -> tuple[Tensor]:
     """Stack the weights [n_i, fan_in] to one [sum n_i, fan_in]."""
-    return torch.cat(weights)
+    return (torch.cat(weights),)
 
 
 def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
@@ -46,18 +46,15 @@ def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -
 
 def sequence_table(tokens: Tensor, head_dim: int, base: float) -> Table:
     """Return cosines and sines [sequence, 1, head_dim / 2] for the positions of tokens [batch, sequence]."""
-    return _table(tokens.shape[1], head_dim, base, tokens.device)
+    position = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32)
+    angle = position[:, None, None] * step_table(tokens, head_dim, base)
+    return angle.cos(), angle.sin()
 
 
-def step_table(tokens: Tensor, head_dim: int, base: float, steps: int) -> Table:
-    """Return cosines and sines [steps, 1, head_dim / 2] on the device of the tokens."""
-    return _table(steps, head_dim, base, tokens.device)
-
-
-def _table(length: int, head_dim: int, base: float, device: torch.device) -> Table:
-    half = torch.arange(head_dim // 2, device=device, dtype=torch.float32)
-    angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * base ** (-2 * half / head_dim)
-    return angle.cos()[:, None], angle.sin()[:, None]
+def step_table(tokens: Tensor, head_dim: int, base: float) -> Tensor:
+    """Return the angle of one step [head_dim / 2], on the device of the tokens."""
+    half = torch.arange(head_dim // 2, device=tokens.device, dtype=torch.float32)
+    return base ** (-2 * half / head_dim)
 
 
 def rotate(x: Tensor, table: Table) -> Tensor:
@@ -67,10 +64,9 @@ def rotate(x: Tensor, table: Table) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
 
 
-def rotate_step(x: Tensor, table: Table, index: int) -> Tensor:
-    """Rotate every token of x by the angle of step `index`."""
-    cos, sin = table
-    return rotate(x, (cos[index], sin[index]))
+def rotate_step(x: Tensor, angle: Tensor, index: int) -> Tensor:
+    """Rotate every token of x [..., head_dim] by `index` steps of the angle [head_dim / 2]."""
+    return rotate(x, ((index * angle).cos(), (index * angle).sin()))
 
 
 def add_step_bias(x: Tensor, bias: Tensor, index: int) -> Tensor:

@@ -39,6 +39,10 @@ class Route(Operation):
         """Return the number of experts to choose."""
         return {"active": self.active}
 
+    def update_arguments(self) -> dict[str, Any]:
+        """Return the size of one update."""
+        return {"rate": self.balance_rate}
+
     def flops(self, at: At) -> float:
         """One score per expert."""
         return 2 * self.width * self.experts
@@ -73,6 +77,7 @@ class Experts(Operation):
             "tokens sorted by expert, one grouped product for all",
             _ungrouped,
             prepare=f"{_REFERENCE}:cast",
+            prepared=2,
         ),
         Kernel("experts_plain", f"{_REFERENCE}:experts_plain", "reference: one expert after the other"),
     )

@@ -1,0 +1,83 @@
+"""Compose, cost, train and search depth-recurrent language models from one YAML spec.
+
+Importing this package imports no torch; what needs it imports it when called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from composer.spec.errors import SpecError
+from composer.spec.load import load
+
+if TYPE_CHECKING:
+    from composer.costs.count import Costs
+    from composer.data.module import SpecData
+    from composer.module.model import ComposedModel
+    from composer.spec.models import Spec
+
+__all__ = ["SpecError", "compile", "cost", "datamodule", "load", "load_run"]
+
+
+def _spec(spec: Spec | str | Path, overrides: Sequence[str] = ()) -> Spec:
+    return load(spec, overrides) if isinstance(spec, (str, Path)) else spec
+
+
+def cost(spec: Spec | str | Path) -> Costs:
+    """Return what a spec costs: parameters, FLOPs, memory, caches; in total, by block and by operation.
+
+    Raises:
+        SpecError: the spec is not valid.
+    """
+    from composer.costs.count import count
+
+    return count(_spec(spec))
+
+
+def compile(spec: Spec | str | Path, kernels: Literal["auto", "reference"] = "auto") -> ComposedModel:
+    """Compile a spec into a LightningModule whose `forward(tokens [B, S])` gives logits [B, S, vocab].
+
+    `kernels="reference"` runs every operation in plain PyTorch.
+
+    Raises:
+        SpecError: the spec is not valid or over one of its caps.
+    """
+    from composer.costs.caps import check_caps
+    from composer.module.model import ComposedModel
+
+    spec = _spec(spec)
+    check_caps(spec)
+    return ComposedModel(spec, kernels)
+
+
+def datamodule(spec: Spec | str | Path) -> SpecData:
+    """Return the LightningDataModule of a spec's `train.data`.
+
+    Raises:
+        SpecError: the spec is not valid or has no `train` section.
+        ValueError: the data cannot be read.
+    """
+    from composer.data.module import datamodule as make
+
+    return make(_spec(spec))
+
+
+def load_run(folder: str | Path) -> ComposedModel:
+    """Return the trained module of a run folder, with its best weights, in evaluation mode.
+
+    Raises:
+        ValueError: the folder holds no finished checkpoint.
+    """
+    from composer.training.folder import load_run as read
+
+    return read(Path(folder))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("attention-composer")
+    raise AttributeError(f"module 'composer' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The graph of operations a spec stands for, and the passes that turn it into a plan."""

@@ -1,0 +1,127 @@
+"""Operations that belong to the model rather than to a block: embedding, injection, mixing, loss. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blocks.core.operation import Affine, At, Kernel, Operation, Saved, Shape, expect
+
+_REFERENCE = "composer.module.functions"
+
+
+@dataclass(frozen=True)
+class Embed(Operation):
+    """Look up the token's row and scale it to a root mean square of 1: (tokens) -> x."""
+
+    vocab: int
+    width: int
+
+    kernels = (Kernel("embed", f"{_REFERENCE}:embed", "a lookup; its gradient is no product"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the width."""
+        expect(self, inputs, ())
+        return ((self.width,),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [vocab, width]."""
+        return ((self.vocab, self.width),)
+
+    def output_bytes(self, at: At) -> int:
+        """The residual stream starts here."""
+        return at.stream_bytes
+
+
+@dataclass(frozen=True)
+class InjectAdd(Operation):
+    """Add the stage's input at every step but the first: (x, start) -> x."""
+
+    width: int
+    index: Affine
+
+    kernels = (Kernel("inject_add", f"{_REFERENCE}:inject_add", "elementwise, skipped at the first step"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.width,), (self.width,))
+        return ((self.width,),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step's index."""
+        return {"index": self.index}
+
+    def output_bytes(self, at: At) -> int:
+        """The residual stream keeps its precision."""
+        return at.stream_bytes
+
+
+@dataclass(frozen=True)
+class Concat(Operation):
+    """Put the state and the stage's input side by side: (x, start) -> [x, start]."""
+
+    width: int
+
+    kernels = (Kernel("concat", f"{_REFERENCE}:concat", "copied side by side for one product"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return twice the width."""
+        expect(self, inputs, (self.width,), (self.width,))
+        return ((2 * self.width,),)
+
+    def output_bytes(self, at: At) -> int:
+        """The residual stream keeps its precision."""
+        return at.stream_bytes
+
+
+@dataclass(frozen=True)
+class Mean(Operation):
+    """The mean of the branches."""
+
+    width: int
+    branches: int
+
+    kernels = (Kernel("mean", f"{_REFERENCE}:mean", "elementwise"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the width."""
+        expect(self, inputs, *[(self.width,)] * self.branches)
+        return ((self.width,),)
+
+
+@dataclass(frozen=True)
+class Gate(Operation):
+    """Weight the branches by a softmax over one logit each, per token: (logits, branches...) -> y."""
+
+    width: int
+    branches: int
+
+    kernels = (Kernel("gate", f"{_REFERENCE}:gate", "softmax over the branches, elementwise"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.branches,), *[(self.width,)] * self.branches)
+        return ((self.width,),)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the branches and the softmax."""
+        return Saved(inputs=tuple(range(1, 1 + self.branches)), extra=4 * self.branches)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Operation):
+    """Mean cross-entropy over the targets that are not -100: (logits, targets) -> loss."""
+
+    vocab: int
+
+    kernels = (Kernel("cross_entropy", f"{_REFERENCE}:cross_entropy", "log-softmax in fp32"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return a scalar."""
+        expect(self, inputs, (self.vocab,), ())
+        return ((),)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the fp32 log-softmax."""
+        return Saved(extra=4 * self.vocab)

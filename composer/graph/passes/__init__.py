@@ -1,0 +1,1 @@
+"""Passes: small functions over graphs, one in each file."""

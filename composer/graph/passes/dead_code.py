@@ -1,0 +1,26 @@
+"""Remove operations that no output depends on."""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from blocks.core.builder import Graph, Loop
+from composer.graph.walk import operations
+
+
+def dead_code(graph: Graph) -> Graph:
+    """Return the graph without operations that no output needs, here and in the loops below.
+
+    Inputs stay, and so do the weights that lost their user only with it removed.
+    """
+    outputs = {value.node for value in graph.graph["outputs"]}
+    alive = outputs.union(graph.graph["inputs"], *(nx.ancestors(graph, node) for node in outputs))
+    for _, operation, _ in operations(graph):
+        if isinstance(operation, Loop):
+            operation.body = dead_code(operation.body)
+    if len(alive) == len(graph):
+        return graph
+    kept = graph.subgraph(alive).copy()
+    used = {name for _, _, data in operations(kept) for name in data["weights"]}
+    kept.graph["weights"] = {name: weight for name, weight in graph.graph["weights"].items() if name in used}
+    return kept

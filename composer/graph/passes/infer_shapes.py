@@ -1,0 +1,25 @@
+"""Give every value its shape, and check that weights have the shapes their operations call for."""
+
+from __future__ import annotations
+
+from blocks.core.builder import Graph, Loop
+from blocks.core.operation import Shape
+from blocks.core.operations import Input
+from composer.graph.walk import operations
+
+
+def infer_shapes(graph: Graph) -> Graph:
+    """Set `shapes` on every node, here and in the loops below; ValueError where operations do not fit."""
+    shapes: dict[str, tuple[Shape, ...]] = {}
+    weights = graph.graph["weights"]
+    for node, operation, data in operations(graph):
+        inputs = [shapes[value.node][value.output] for value in data["inputs"]]
+        if isinstance(operation, Loop):
+            for name, shape in zip(operation.body.graph["inputs"], inputs, strict=True):
+                operation.body.nodes[name]["op"] = Input(shape)
+            infer_shapes(operation.body)
+        declared = tuple(weights[name].shape for name in data["weights"])
+        if declared != operation.weight_shapes():
+            raise ValueError(f"{node}: weights are {declared}, expected {operation.weight_shapes()}")
+        shapes[node] = data["shapes"] = operation.shapes(inputs)
+    return graph

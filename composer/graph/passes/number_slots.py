@@ -1,0 +1,91 @@
+"""Number the slots of depth state: who writes which, who reads how many.
+
+A slot is one append, in order of execution since the scope began. Appends of one block that stand side by
+side in a step share that step's depth index, which rotates their keys and queries; a span without the
+current step reads the slots of earlier indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from blocks.core.builder import Graph, Loop
+from blocks.core.operation import Affine, Value
+from blocks.core.operations import RotateStep
+from blocks.core.slots import SlotRead, Slots, SlotWrite
+from composer.graph.walk import operations
+
+
+def number_slots(graph: Graph) -> Graph:
+    """Fill in every append's slot, every read's length and the slots' number, here and in the loops below."""
+    for node, operation, data in list(operations(graph)):
+        if isinstance(operation, Slots):
+            scope, position = next(_readers(graph, Value(node)))
+            slots, steps = _count(scope.body, position)
+            data["op"] = replace(operation, count=slots * scope.trips)
+            _assign(scope, position, (Affine(), slots), (Affine(), steps))
+        elif isinstance(operation, Loop):
+            number_slots(operation.body)
+    return graph
+
+
+def _readers(graph: Graph, slots: Value) -> Iterator[tuple[Loop, int]]:
+    """Yield each loop that reads the slots, and as which of its inputs."""
+    for _, operation, data in operations(graph):
+        if isinstance(operation, Loop) and slots in data["inputs"]:
+            yield operation, data["inputs"].index(slots)
+
+
+def _events(body: Graph, position: int) -> Iterator[tuple[Any, dict[str, Any], int]]:
+    """Yield the operations that touch the slots which stand at an input position of the body."""
+    slots = Value(body.graph["inputs"][position])
+    for _, operation, data in operations(body):
+        if slots in data["inputs"]:
+            yield operation, data, data["inputs"].index(slots)
+
+
+def _count(body: Graph, position: int) -> tuple[int, int]:
+    """Return the slots and the depth indices that one run of the body takes."""
+    slots = steps = 0
+    beside = False
+    for operation, _, inner in _events(body, position):
+        if isinstance(operation, Loop):
+            inner_slots, inner_steps = _count(operation.body, inner)
+            slots, steps = slots + inner_slots * operation.trips, steps + inner_steps * operation.trips
+            beside = False
+        elif isinstance(operation, SlotWrite):
+            slots, steps = slots + 1, steps + (not beside)
+            beside = True
+    return slots, steps
+
+
+def _assign(loop: Loop, position: int, slot: tuple[Affine, int], step: tuple[Affine, int]) -> None:
+    """Write the indices into the body; `slot` and `step` are (index at the first run, growth per run)."""
+    next_slot, next_step = (Affine(base.base, (*base.strides, (loop.index, growth))) for base, growth in (slot, step))
+    group = next_slot
+    beside = False
+    for operation, data, inner in _events(loop.body, position):
+        if isinstance(operation, Loop):
+            slots, steps = _count(operation.body, inner)
+            _assign(operation, inner, (next_slot, slots), (next_step, steps))
+            next_slot, next_step = next_slot + slots * operation.trips, next_step + steps * operation.trips
+            beside = False
+        elif isinstance(operation, SlotWrite):
+            if not beside:
+                group, next_step = next_slot, next_step + 1
+            beside = True
+            data["op"] = replace(operation, slot=next_slot)  # type: ignore[type-var]
+            next_slot = next_slot + 1
+            _rotate_by(loop.body, data["inputs"][0], next_step + -1)
+        elif isinstance(operation, SlotRead):
+            reads = next_slot if operation.span == "inclusive" else group
+            data["op"] = replace(operation, reads=reads)  # type: ignore[type-var]
+            _rotate_by(loop.body, data["inputs"][0], next_step + -1)
+
+
+def _rotate_by(body: Graph, value: Value, index: Affine) -> None:
+    data = body.nodes[value.node]
+    if isinstance(data["op"], RotateStep):
+        data["op"] = replace(data["op"], index=index)

@@ -1,0 +1,22 @@
+"""Tie weights: one that is declared equal to another disappears, its users read the other."""
+
+from __future__ import annotations
+
+from blocks.core.builder import Graph
+from composer.graph.walk import operations
+
+
+def tie_weights(graph: Graph) -> Graph:
+    """Point every use of a tied weight at the weight it shares.
+
+    Raises:
+        ValueError: the two differ in shape.
+    """
+    weights, ties = graph.graph["weights"], graph.graph["ties"]
+    for name, shared in ties.items():
+        if weights[name].shape != weights[shared].shape:
+            raise ValueError(f"{name} {weights[name].shape} is tied to {shared} {weights[shared].shape}")
+        del weights[name]
+    for _, _, data in operations(graph):
+        data["weights"] = tuple(ties.get(name, name) for name in data["weights"])
+    return graph

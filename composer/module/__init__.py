@@ -1,0 +1,1 @@
+"""The module a graph is emitted as: code, weights, loops, training hooks."""

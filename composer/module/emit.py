@@ -1,0 +1,129 @@
+"""Emit a graph as readable torch.fx code, one call for each operation.
+
+The code takes the graph's inputs, the indices of the loops around it, and the prepared weights; an inner
+stage comes as an object whose `run` is called. Nothing is traced: nodes are made one by one, so autograd
+functions stay whole.
+"""
+
+from __future__ import annotations
+
+import operator
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import fx
+
+from blocks.core.builder import Graph, Loop
+from blocks.core.operation import Affine, Value
+from blocks.core.operations import Input
+from composer.graph.walk import Place, operations
+
+
+def resolve(path: str) -> Any:
+    """Import `package.module:name`."""
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def emit(graph: Graph, place: Place, outputs: list[Value], name: str) -> fx.GraphModule:
+    """Return the code that computes `outputs`; its parameters are inputs, loop indices, weights, in order.
+
+    Weights come node by node as `composer.module.weights.gather` returns them.
+    """
+    return fx.GraphModule(torch.nn.Module(), _Emitter(graph, place).emit(outputs), name)
+
+
+class _Emitter:
+    def __init__(self, graph: Graph, place: Place) -> None:
+        self.graph, self.place = graph, place
+        self.code = fx.Graph()
+        self.values: dict[Value, fx.Node] = {}
+        self.indices: dict[str, fx.Node] = {}
+        self.weights: dict[str, list[fx.Node]] = {}
+
+    def emit(self, outputs: list[Value]) -> fx.Graph:
+        for name in self.graph.graph["inputs"]:
+            self.values[Value(name)] = self._parameter(_readable(name))
+        for _, index, _, _ in self.place.loops:
+            self.indices[index] = self._parameter(index)
+        for node, operation, data in operations(self.graph):
+            self.weights[node] = [self._parameter(name) for name in _parameters(node, operation, data)]
+        for node, operation, data in operations(self.graph):
+            if isinstance(operation, Loop):
+                self._loop(node, operation, data)
+            elif not isinstance(operation, Input):
+                self._call(node, operation, data)
+        results = tuple(self._value(value) for value in outputs)
+        self.code.output(results[0] if len(results) == 1 else results)
+        self.code.eliminate_dead_code(_is_impure)
+        return self.code
+
+    def _parameter(self, name: str) -> fx.Node:
+        taken = {node.target for node in self.code.nodes}
+        names = (name, *(f"{name}_{n}" for n in range(2, len(taken) + 3)))
+        return self.code.placeholder(next(each for each in names if each not in taken))
+
+    def _call(self, node: str, operation: Any, data: dict[str, Any]) -> None:
+        function = resolve(data["kernel"].kernel.function)
+        arguments = {key: self._argument(value) for key, value in operation.arguments().items()}
+        inputs = [self._value(value) for value in data["inputs"]]
+        self._bind(node, self.code.call_function(function, (*inputs, *self.weights[node]), arguments), data)
+
+    def _loop(self, node: str, operation: Loop, data: dict[str, Any]) -> None:
+        inputs = [self._value(value) for value in data["inputs"]]
+        stage = self.weights[node][0]
+        self._bind(node, self.code.call_method("run", (stage, *inputs, *self.indices.values())), data)
+
+    def _bind(self, node: str, made: fx.Node, data: dict[str, Any]) -> None:
+        self.values[Value(node)] = made
+        made.meta["tuple"] = len(data["shapes"]) > 1
+        self._rename(made, node)
+
+    def _rename(self, made: fx.Node, node: str) -> None:
+        # the code reads better with the graph's names than with the functions'
+        made._rename(_readable(node))
+
+    def _value(self, value: Value) -> fx.Node:
+        whole = self.values[Value(value.node)]
+        if not whole.meta.get("tuple"):
+            return whole
+        key = Value(value.node, -1 - value.output)
+        if key not in self.values:
+            self.values[key] = self.code.call_function(operator.getitem, (whole, value.output))
+        return self.values[key]
+
+    def _argument(self, argument: Any) -> Any:
+        if not isinstance(argument, Affine):
+            return argument
+        total: Any = argument.base
+        for index, stride in argument.strides:
+            node: Any = self.indices[index]
+            term = node if stride == 1 else self.code.call_function(operator.mul, (node, stride))
+            total = self.code.call_function(operator.add, (term, total)) if total != 0 else term
+        return total
+
+
+def _parameters(node: str, operation: Any, data: dict[str, Any]) -> list[str]:
+    """Return the names of what the code is given for a node's weights."""
+    if isinstance(operation, Loop):
+        return [f"{_readable(node)}_weights"]
+    if isinstance(operation, Input) or not data["weights"]:
+        return []
+    prepared = data["kernel"].kernel.prepared
+    if prepared == 1:
+        return [f"{_readable(data['weights'][0])}_joined"]
+    return [f"{_readable(name)}_weight" for name in data["weights"]]
+
+
+def _readable(name: str) -> str:
+    """Turn `0.seq.query` into `seq_query`: positions only where nothing else tells parts apart."""
+    parts = name.replace("-", "_").split(".")
+    words = [part for part in parts if not part.isdigit()]
+    positions = [part for part in parts if part.isdigit()] if len(words) < 2 else []
+    return "_".join([*(words or ["stage"]), *positions])
+
+
+def _is_impure(node: fx.Node) -> bool:
+    # everything a node does is in its outputs: slots are ordered by tokens, loads by their weights
+    return node.op in ("placeholder", "output")

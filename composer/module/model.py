@@ -1,0 +1,125 @@
+"""What a spec compiles to: an ordinary LightningModule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from blocks.core.operation import Target
+from composer.graph.compile import compile_graph
+from composer.graph.passes.choose_kernels import Kernels
+from composer.graph.walk import Place, weights
+from composer.module.emit import emit, resolve
+from composer.module.optimizer import adamw, warmup_stable_decay
+from composer.module.scores import Scores
+from composer.module.stage import add_stages, gather, put, states
+from composer.module.weights import initial, residual_writers
+from composer.spec.errors import SpecError
+from composer.spec.load import loads
+from composer.spec.models import Spec, Train
+from composer.spec.show import resolved_yaml
+
+
+class ComposedModel(lightning.LightningModule):
+    """A model compiled from a spec; `model(tokens)` gives logits, a Trainer trains it as the spec says.
+
+    Attributes:
+        spec: what it was compiled from.
+        graph: the graph it was emitted from.
+    """
+
+    def __init__(self, spec: Spec | str, kernels: Kernels = "auto") -> None:
+        """Build the model with fresh weights, a function of `train.seed` (0 without a `train` section).
+
+        `spec` may be the text of a resolved spec, which is how a checkpoint keeps it.
+        """
+        super().__init__()
+        self.spec = spec if isinstance(spec, Spec) else loads(spec, "checkpoint")
+        self.save_hyperparameters({"spec": resolved_yaml(self.spec), "kernels": kernels})
+        self.graph = compile_graph(self.spec, Target(), kernels)
+        add_stages(self, self.graph, Place())
+        seed, writers = self.spec.train.seed if self.spec.train else 0, residual_writers(self.graph)
+        self._undecayed = set()
+        for name, weight, place in weights(self.graph):
+            put(self, name, weight, initial(name, weight, place, writers, seed))
+            if not weight.decay:
+                self._undecayed.add(name)
+        logits, loss = self.graph.graph["outputs"]
+        self.code = emit(self.graph, Place(), [logits], "Model")
+        self._loss = emit(self.graph, Place(), [loss], "Loss")
+        self._scores = Scores(self.spec)
+        # each rank counts its own loads until they are summed
+        counters = [name for name, weight, _ in weights(self.graph) if not weight.saved]
+        self._ddp_params_and_buffers_to_ignore = counters
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return logits [batch, sequence, vocab] for tokens, int64 [batch, sequence].
+
+        Raises:
+            ValueError: tokens are not two-dimensional or longer than `model.context`.
+        """
+        logits: Tensor = self.code(self._checked(tokens), None, *gather(self, self.graph))
+        return logits
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy over targets [batch, sequence] that are not -100."""
+        loss: Tensor = self._loss(self._checked(tokens), targets, *gather(self, self.graph))
+        return loss
+
+    def _checked(self, tokens: Tensor) -> Tensor:
+        context = self.spec.model.context
+        if tokens.ndim != 2 or tokens.shape[1] > context:
+            expected = f"expected tokens [batch, sequence] with a sequence of at most {context}"
+            raise ValueError(f"{expected} (model.context), got {list(tokens.shape)}")
+        return tokens
+
+    # what a Trainer calls
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of one micro-batch."""
+        loss = self.loss(batch["tokens"], batch["targets"])
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Score one batch."""
+        self._scores.add(self(batch["tokens"]), batch["targets"], batch.get("group"))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and accuracy over the whole evaluation, overall and per difficulty."""
+        self.log_dict(self._scores.take(self.trainer.strategy.reduce), prog_bar=True)
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its warmup-stable-decay schedule, one update per optimizer step."""
+        train = self._train()
+        optimizer = adamw(self.named_parameters(), self._undecayed, train)
+        schedule = warmup_stable_decay(optimizer, train)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the spec says, unless the Trainer was given a value of its own."""
+        self.clip_gradients(optimizer, gradient_clip_val or self._train().clip, gradient_clip_algorithm or "norm")
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then move what is updated outside the gradient (the balancing bias of experts)."""
+        super().optimizer_step(*args, **kwargs)
+        for operation, held, counters in states(self, self.graph):
+            for counter in counters:
+                counter.copy_(self.trainer.strategy.reduce(counter, reduce_op="sum"))
+            resolve(operation.update)(*held, **operation.update_arguments())
+
+    def _train(self) -> Train:
+        if self.spec.train is None:
+            raise SpecError.plain(f"{self.spec.name}: training needs a `train` section")
+        return self.spec.train

@@ -1,0 +1,35 @@
+"""AdamW and its schedule, as `train` says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from composer.spec.models import Train
+
+
+def adamw(parameters: Iterable[tuple[str, nn.Parameter]], undecayed: set[str], train: Train) -> Optimizer:
+    """Return AdamW (arXiv 1711.05101), without decay on norms and biases (`undecayed` names)."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in parameters:
+        (spared if name in undecayed else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas)
+
+
+def warmup_stable_decay(optimizer: Optimizer, train: Train) -> LambdaLR:
+    """Return the schedule: linear warmup, a stable phase, linear decay to 0 (arXiv 2404.06395)."""
+    warmup = round(train.schedule.warmup * train.steps)
+    decay = round(train.schedule.decay * train.steps)
+
+    def factor(step: int) -> float:
+        rising = (step + 1) / warmup if warmup else 1.0
+        falling = (train.steps - step) / decay if decay else 1.0
+        return max(0.0, min(1.0, rising, falling))
+
+    return LambdaLR(optimizer, factor)

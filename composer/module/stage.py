@@ -1,0 +1,139 @@
+"""A stage as a module: the code of one step, one set of weights or several, and a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from blocks.core.builder import Graph, Loop
+from blocks.core.operation import Operation, Weight
+from blocks.core.operations import Input
+from composer.graph.walk import Place, operations
+from composer.module.emit import emit, resolve
+
+
+class Layer(nn.Module):
+    """One set of weights of one step, with the stages nested in it."""
+
+    def __init__(self, graph: Graph, place: Place) -> None:
+        super().__init__()
+        add_stages(self, graph, place)
+
+
+class Stage(nn.Module):
+    """Steps in a row. `step` holds the weights that all steps share, or `layers` one set for each."""
+
+    def __init__(self, loop: Loop, place: Place) -> None:
+        """`place` is the place of the loop's body."""
+        super().__init__()
+        self.loop = loop
+        if loop.tied:
+            self.step = Layer(loop.body, place)
+        else:
+            self.layers = nn.ModuleList(Layer(loop.body, place) for _ in range(loop.trips))
+        self.code = emit(loop.body, place, loop.body.graph["outputs"], "Step")
+
+    def sets(self) -> list[nn.Module]:
+        """Return each set of weights once."""
+        return [self.step] if self.loop.tied else list(self.layers)
+
+    def prepare(self) -> Prepared:
+        """Prepare the weights for one forward pass."""
+        return Prepared(self, [gather(layer, self.loop.body) for layer in self.sets()])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A stage with its weights made ready: what the code around it runs."""
+
+    stage: Stage
+    weights: list[list[Any]]
+
+    def run(self, *values: Any) -> Any:
+        """Run all steps; `values` are carried values, then constant ones, then the indices of the loops around.
+
+        Returns the carried values after the last step: one, or a tuple.
+        """
+        graph = self.stage.loop.body.graph
+        count, inputs = graph["carried"], len(graph["inputs"])
+        carried, constant, indices = values[:count], values[count:inputs], values[inputs:]
+        for n in range(self.stage.loop.trips):
+            weights = self.weights[n % len(self.weights)]
+            result = self.stage.code(*carried, *constant, *indices, n, *weights)
+            carried = result if count > 1 else (result,)
+        return carried if count > 1 else carried[0]
+
+
+def add_stages(module: nn.Module, graph: Graph, place: Place) -> None:
+    """Give a module the stages of one graph, each under its node's name."""
+    for node, operation, _ in operations(graph):
+        if isinstance(operation, Loop):
+            parent, name = descend(module, node)
+            parent.add_module(name, Stage(operation, place.inside(node, operation)))
+
+
+def put(module: nn.Module, name: str, weight: Weight, tensor: Tensor) -> None:
+    """Hold a tensor under a dotted name, as a parameter or, untrained, as a buffer."""
+    parent, role = descend(module, name)
+    if weight.trained:
+        parent.register_parameter(role, nn.Parameter(tensor))
+    else:
+        parent.register_buffer(role, tensor, persistent=weight.saved)
+
+
+def descend(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the module that holds a dotted name, made where missing, and the name's last part."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    return module, last
+
+
+def gather(module: nn.Module, graph: Graph) -> list[Any]:
+    """Return what the graph's code takes for weights, node by node: prepared once, the same at every step."""
+    given: list[Any] = []
+    for node, operation, data in operations(graph):
+        if isinstance(operation, Loop):
+            given.append(_stage(module, node).prepare())
+        elif not isinstance(operation, Input):
+            tensors = [_given(module, name, graph.graph["weights"][name]) for name in data["weights"]]
+            prepare = data["kernel"].kernel.prepare
+            given += resolve(prepare)(*tensors) if prepare else tensors
+    return given
+
+
+def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Tensor], list[Tensor]]]:
+    """Yield every operation that updates states after an optimizer step, its states, and which are counters."""
+    for node, operation, data in operations(graph):
+        if isinstance(operation, Loop):
+            for layer in _stage(module, node).sets():
+                yield from states(layer, operation.body)
+        elif operation.update:
+            untrained = {
+                name: graph.graph["weights"][name]
+                for name in data["weights"]
+                if not graph.graph["weights"][name].trained
+            }
+            held = {name: _held(module, name) for name in untrained}
+            yield operation, list(held.values()), [held[name] for name in held if not untrained[name].saved]
+
+
+def _stage(module: nn.Module, node: str) -> Stage:
+    stage = module.get_submodule(node)
+    assert isinstance(stage, Stage)
+    return stage
+
+
+def _given(module: nn.Module, name: str, weight: Weight) -> Tensor | None:
+    return _held(module, name) if weight.saved or module.training else None
+
+
+def _held(module: nn.Module, name: str) -> Tensor:
+    path, _, role = name.rpartition(".")
+    tensor: Tensor = getattr(module.get_submodule(path), role)
+    return tensor

@@ -1,0 +1,43 @@
+"""How weights start: a function of the seed and the weight's name alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+from blocks.core.builder import Graph
+from blocks.core.operation import Init, Weight
+from composer.graph.walk import Place, graphs
+
+
+def residual_writers(graph: Graph) -> int:
+    """Return the number of tensors that project into the residual stream."""
+    return sum(
+        place.copies
+        for body, place in graphs(graph)
+        for weight in body.graph["weights"].values()
+        if weight.writes_residual
+    )
+
+
+def initial(name: str, weight: Weight, place: Place, writers: int, seed: int) -> Tensor:
+    """Return the first value of one weight.
+
+    A weight that writes into the residual stream is divided by (its uses x sqrt(writers)): what a tied
+    weight adds at each step points the same way and sums up, what different weights add does not, so the
+    state grows by about one unit over any depth.
+    """
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    start = _start(weight.init, weight.shape, generator)
+    uses = place.executions // place.copies
+    return start / (uses * math.sqrt(writers)) if weight.writes_residual else start
+
+
+def _start(init: Init, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if init.kind == "normal":
+        return torch.randn(shape, generator=generator) * init.scale
+    return torch.eye(*shape) * init.scale if init.kind == "eye" else torch.full(shape, init.scale)
