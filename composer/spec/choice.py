@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from blocks.core.fields import parse_quantity
 from composer.spec.errors import Fault, close, listed, shown
 from composer.spec.tree import Node, form
 
@@ -111,7 +112,7 @@ def _range(node: Node, name: str, kind: str) -> Choice | list[Fault]:
     assert isinstance(node.value, dict)
     faults: list[Fault] = []
     body = node.value[kind]
-    bounds = body.plain
+    bounds = tuple(map(_whole, body.plain)) if kind == "int" and isinstance(body.value, list) else body.plain
     types = (int,) if kind == "int" else (int, float)
     good = isinstance(bounds, tuple) and len(bounds) == 2 and all(type(bound) in types for bound in bounds)
     what = "two whole numbers" if kind == "int" else "two numbers"
@@ -121,7 +122,7 @@ def _range(node: Node, name: str, kind: str) -> Choice | list[Fault]:
     low, high = bounds
     if low > high:
         faults.append(body.fault(f"{name}.{kind}", "low before high", _flow(bounds)))
-    step = node.value["step"].plain if "step" in node.value else 1
+    step = _whole(node.value["step"].plain) if "step" in node.value else 1
     log = node.value["log"].plain if "log" in node.value else False
     if type(step) is not int or step < 1:
         faults.append(node.value["step"].fault(f"{name}.step", "a whole number above 0", shown(step)))
@@ -140,6 +141,13 @@ def _range(node: Node, name: str, kind: str) -> Choice | list[Fault]:
     if kind == "float":
         return Choice(Knob(name, "float", low=float(low), high=float(high), log=log), {}, node)
     return Choice(Knob(name, "int", low=low, high=high, step=step, log=log), {}, node)
+
+
+def _whole(value: object) -> object:
+    try:
+        return parse_quantity(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _text(value: Value) -> str:

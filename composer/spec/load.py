@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from composer.spec.errors import Fault, SpecError, shown
 from composer.spec.merge import merge, override
-from composer.spec.models import Origins, Spec
+from composer.spec.models import Provenance, Spec
 from composer.spec.resolve import Resolver
 from composer.spec.tree import NAME, Node, Place, join
 from composer.spec.validate import build, semantic
@@ -130,8 +130,8 @@ def resolve_spec(tree: Node) -> Spec:
     let, wrong = read_let(top.pop("let", None))
     resolver = Resolver(let)
     resolved = Node({name: resolver.resolve(node, name) for name, node in top.items()}, tree.place)
-    faults += [*wrong, *resolver.faults, *unused_let(let, resolver.names)]
-    return finish(resolved, faults, resolver.broken)
+    faults += [*wrong, *unused_let(let, resolver.names)]
+    return finish(resolved, resolver, faults)
 
 
 def read_let(node: Node | None) -> tuple[dict[str, Node], list[Fault]]:
@@ -155,36 +155,25 @@ def unused_let(let: dict[str, Node], used: dict[str, Node] | set[str]) -> list[F
     ]
 
 
-def finish(tree: Node, faults: list[Fault], broken: Sequence[str] = ()) -> Spec:
-    """Validate a resolved tree; `faults` are those already found, `broken` the paths they made useless.
+def finish(tree: Node, resolver: Resolver, faults: Sequence[Fault] = ()) -> Spec:
+    """Validate the tree that `resolver` resolved; `faults` are those already found elsewhere.
 
     Raises:
         SpecError: with all faults, in the order of the files.
     """
     spec = build(Spec, tree)
-    if isinstance(spec, Spec):
-        if not broken:
-            faults = faults + semantic(spec, tree)
-    else:
-        faults = faults + [
-            fault for fault in spec if not any(f"{fault.path}.".startswith(f"{path}.") for path in broken)
-        ]
-    if faults:
-        raise SpecError(sorted(faults, key=lambda fault: (fault.file, fault.line, fault.column)))
+    found = [*faults, *resolver.faults]
+    if not isinstance(spec, Spec):
+        found += [fault for fault in spec if not resolver.hides(fault.path)]
+    elif not resolver.broken:
+        found += semantic(spec, tree)
+    if found:
+        raise SpecError(in_order(found))
     assert isinstance(spec, Spec)
-    spec._origins = Origins(_origins(tree, ()))
+    spec._provenance = Provenance(tree)
     return spec
 
 
-def _origins(
-    node: Node, path: tuple[str | int, ...]
-) -> Iterator[tuple[tuple[str | int, ...], tuple[Place, str]]]:
-    value = node.value
-    if isinstance(value, dict):
-        for name, child in value.items():
-            yield from _origins(child, (*path, name))
-    elif isinstance(value, list) and value:
-        for i, child in enumerate(value):
-            yield from _origins(child, (*path, i))
-    else:
-        yield path, (node.place, node.note)
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Sort faults by place, each once."""
+    return sorted(dict.fromkeys(faults), key=lambda fault: (fault.file, fault.line, fault.column))

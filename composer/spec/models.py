@@ -22,7 +22,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from blocks.core.config import BlockConfig, Config
 from blocks.core.fields import Bytes, Count, Natural, NonNegative, Positive
-from composer.spec.tree import Place
+from composer.data.config import DataConfig
+from composer.spec.tree import Node
 
 T = TypeVar("T")
 Many: TypeAlias = Annotated[tuple[T, ...], Strict(False)]
@@ -219,7 +220,7 @@ class Train(Config):
 
     model_config = ConfigDict(defer_build=True)
 
-    data: Annotated[SerializeAsAny[Config], Found("task", _data_tasks)]
+    data: Annotated[SerializeAsAny[DataConfig], Found("task", _data_tasks)]
     """Where batches come from, told apart by `task`."""
     tokens: Count
     """Training tokens of the whole run."""
@@ -253,8 +254,7 @@ class Train(Config):
     @property
     def length(self) -> int:
         """Tokens in one sequence, as the data says."""
-        length: int = self.data.length  # type: ignore[attr-defined]
-        return length
+        return self.data.length
 
     @property
     def batch_sequences(self) -> int:
@@ -272,13 +272,27 @@ class Train(Config):
         return -(-self.tokens // self.tokens_per_step)
 
 
-class Origins(dict[tuple[str | int, ...], tuple[Place, str]]):
-    """Per leaf key the place it came from and the expression it was computed by; not part of equality."""
+class Provenance:
+    """The resolved tree a spec was made from, which knows its places; not part of a spec's equality."""
+
+    def __init__(self, tree: Node | None = None) -> None:
+        self.tree = tree
+
+    def origin(self, path: tuple[str | int, ...]) -> str:
+        """Say where the value at `path` came from: `file:line`, an option, or `default`."""
+        node = self.tree
+        for step in path:
+            node = node.child(step) if node else None
+        if node is None:
+            return "default"
+        where = f"{node.place.file}:{node.place.line}" if node.place.line else node.place.file
+        return f"{where} = {node.note}" if node.note else where
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Origins)
+        return isinstance(other, Provenance)
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return 0
 
 
 class Spec(Config):
@@ -301,7 +315,11 @@ class Spec(Config):
     train: Train | None = None
     """How the model is trained; a model that is only costed or compiled needs none."""
 
-    _origins: Origins = PrivateAttr(default_factory=Origins)
+    _provenance: Provenance = PrivateAttr(default_factory=Provenance)
+
+    def origin(self, *path: str | int) -> str:
+        """Say where the value at `path` came from: `file:line`, an option, or `default`."""
+        return self._provenance.origin(path)
 
     def used(self) -> Iterator[str]:
         """Yield the names of the blocks that stages use, in order of first use, each as often as used."""

@@ -19,15 +19,20 @@ _DEPTH = 30
 class Resolver:
     """Resolves the parts of one tree, asking each knob that a taken branch holds, once.
 
-    `let` holds the names that `${}` may use; `ask` answers knobs, and without it a choice is a fault.
+    `let` holds the names that `${}` may use; `ask` answers knobs, and without it a choice is a fault
+    with the hint `refusal`.
     `choices` remembers parsed choices by knob name across the points of a space. Faults gather in
     `faults`; the parts they leave unresolved come out as null, their paths in `broken`.
     """
 
     def __init__(
-        self, let: Mapping[str, Node], ask: Ask | None = None, choices: dict[str, Choice] | None = None
+        self,
+        let: Mapping[str, Node],
+        ask: Ask | None = None,
+        choices: dict[str, Choice] | None = None,
+        refusal: str = "only a space, which has `search:`, may hold choices",
     ) -> None:
-        self.let, self.ask = let, ask
+        self.let, self.ask, self.refusal = let, ask, refusal
         self.choices = {} if choices is None else choices
         self.params: dict[str, Value] = {}
         self.names: dict[str, Node] = {}
@@ -60,8 +65,7 @@ class Resolver:
             self.faults += choice
             return None
         if self.ask is None:
-            hint = "only a space, which has `search:`, may hold choices"
-            self.faults.append(node.fault(path, "one value", "a choice", hint))
+            self.faults.append(node.fault(path, "one value", "a choice", self.refusal))
             return None
         self.choices[knob] = choice
         answer = self.params[knob] if knob in self.params else self.ask(choice.knob)
@@ -80,6 +84,10 @@ class Resolver:
                 return self._break(node, path), knob
             node, knob = taken
         return (self.resolve(node, path, knob), knob) if isinstance(node.value, str) else (node, knob)
+
+    def hides(self, path: str) -> bool:
+        """Whether `path` lies in a part left unresolved, so that faults there say nothing."""
+        return any(f"{path}.".startswith(f"{broken}.") for broken in self.broken)
 
     def _break(self, node: Node, path: str) -> Node:
         self.broken.append(path)
@@ -139,7 +147,7 @@ class Resolver:
             self._open.append(name)
             self.names[name] = self.resolve(self.let[name], path)
             self._open.pop()
-        if any(broken == path or broken.startswith(f"{path}.") for broken in self.broken):
+        if any(f"{broken}.".startswith(f"{path}.") for broken in self.broken):
             raise _Reported
         return self.names[name]
 

@@ -43,6 +43,7 @@ class Node:
         self.value, self.place, self.key, self.note = value, place, key, note
         self._plain: Any = None
         self.size = 1
+        self.live: bool
         if isinstance(value, dict):
             self.live = form(value) is not None or any(child.live for child in value.values())
             self.size += sum(child.size for child in value.values())
@@ -54,6 +55,14 @@ class Node:
 
     def __str__(self) -> str:
         return shown(self.value)
+
+    def child(self, step: str | int) -> Node | None:
+        """Give the node below at a key or index, if there is one."""
+        if isinstance(self.value, dict):
+            return self.value.get(str(step))
+        if isinstance(self.value, list) and isinstance(step, int) and step < len(self.value):
+            return self.value[step]
+        return None
 
     def at(self, key: Place | None) -> Node:
         """Give the same node behind another key."""

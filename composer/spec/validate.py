@@ -39,7 +39,7 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         if not written:
             continue
         path = join(path, step)
-        child = _child(node, step)
+        child = node.child(step)
         if child is None:
             parent = node.key or node.place
             return Fault(*parent, path, words(hint), "nothing", "the key is missing")
@@ -48,7 +48,7 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         case "extra_forbidden":
             name = str(steps[0])
             known = keys(hint)
-            child = _child(node, name) or node
+            child = node.child(name) or node
             near = close(name, known) or f"known: {', '.join(known)}"
             return child.fault(join(path, name), "a known key", name, near, key=True)
         case "union_tag_invalid" | "union_tag_not_found":
@@ -58,8 +58,7 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         case "value_error" | "assertion_error" if isinstance(hint, type) and issubclass(hint, Config):
             return node.fault(path, str(detail["ctx"]["error"]), shown(node.plain))
     if steps[-1:] == ["[key]"]:
-        name = str(steps[0])
-        return (_child(node, name) or node).fault(join(path, name), words(BlockName), shown(name), key=True)
+        return node.fault(path, words(BlockName), shown(path.rpartition(".")[2]), key=True)
     got = str(len(node.plain)) if kind == "too_short" and node.plain else shown(node.plain)
     near = (
         close(node.plain, detail["ctx"]["expected"].replace("'", " ").split())
@@ -67,14 +66,6 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         else ""
     )
     return node.fault(path, words(hint), got, near)
-
-
-def _child(node: Node, step: str | int) -> Node | None:
-    if isinstance(node.value, dict):
-        return node.value.get(str(step))
-    if isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
-        return node.value[step]
-    return None
 
 
 def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fault:
@@ -93,14 +84,23 @@ def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fa
 
 def semantic(spec: Spec, tree: Node) -> list[Fault]:
     """Check what types cannot say: names, blocks against the width, data against the model, batches."""
-    return [*_names(spec, tree), *_blocks(spec, tree), *(_train(spec, tree) if spec.train else ())]
+    return [
+        *undefined(spec, tree),
+        *_unused(spec, tree),
+        *_blocks(spec, tree),
+        *(_train(spec, tree) if spec.train else ()),
+    ]
 
 
-def _names(spec: Spec, tree: Node) -> Iterator[Fault]:
-    used = set(spec.used())
-    if not used <= spec.blocks.keys():
+def undefined(spec: Spec, tree: Node) -> Iterator[Fault]:
+    """Find the names in stages that no block has."""
+    if not set(spec.used()) <= spec.blocks.keys():
         for i, stage in enumerate(spec.stages):
             yield from _undefined(spec, stage, tree, ("stages", i))
+
+
+def _unused(spec: Spec, tree: Node) -> Iterator[Fault]:
+    used = set(spec.used())
     for name in spec.blocks:
         if name not in used:
             yield fault_at(tree, ("blocks", name), "a block that some stage uses", "an unused one", key=True)
@@ -132,7 +132,7 @@ def _blocks(spec: Spec, tree: Node) -> Iterator[Fault]:
 def _train(spec: Spec, tree: Node) -> Iterator[Fault]:
     train = spec.train
     assert train is not None
-    for problem in train.data.problems(spec.model):  # type: ignore[attr-defined]
+    for problem in train.data.problems(spec.model):
         yield problem_at(tree, ("train", "data"), problem)
     if train.batch_sequences < 1:
         yield fault_at(
@@ -164,7 +164,7 @@ def fault_at(
     """Make a fault at a path of the tree; where the key is not written, at the innermost that is."""
     node = tree
     for step in path:
-        child = _child(node, int(step) if isinstance(node.value, list) else step)
+        child = node.child(int(step) if isinstance(node.value, list) else step)
         if child is None:
             place: Place = node.key or node.place
             return Fault(*place, join(*path), expected, got, hint)

@@ -75,16 +75,20 @@ def _flat(metadata: list[Any]) -> Iterator[Any]:
 
 def _bounds(extra: tuple[Any, ...]) -> str:
     found = []
+    low = next((item.ge for item in extra if isinstance(item, Ge)), None)
+    high = next((item.le for item in extra if isinstance(item, Le)), None)
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
     for item in extra:
         match item:
-            case Gt(gt=low):
-                found.append(f"above {low}")
-            case Ge(ge=low):
-                found.append(f"at least {low}")
-            case Lt(lt=high):
-                found.append(f"below {high}")
-            case Le(le=high):
-                found.append(f"at most {high}")
+            case Gt():
+                found.append(f"above {item.gt}")
+            case Ge():
+                found.append(f"at least {item.ge}")
+            case Lt():
+                found.append(f"below {item.lt}")
+            case Le():
+                found.append(f"at most {item.le}")
             case MinLen(min_length=1):
                 found.append("that is not empty")
     return f" {listed(found, 'and')}" if found else ""

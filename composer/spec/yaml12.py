@@ -57,10 +57,10 @@ def read(text: str, file: str) -> Node:
     try:
         root = reader.document(iter(_events(text)))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        mark: Any = error.problem_mark or error.context_mark
+        place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file)
         problem = " ".join(filter(None, (error.context, error.problem)))
-        raise SpecError([*reader.faults, Fault(file, *place, "", "valid YAML", problem)]) from None
+        raise SpecError([*reader.faults, Fault(*place, "", "valid YAML", problem)]) from None
     except (yaml.YAMLError, UnicodeError) as error:
         problem = str(error).splitlines()[0] if str(error) else "an unreadable character"
         raise SpecError([*reader.faults, Fault(file, 0, 0, "", "valid YAML", problem)]) from None
@@ -76,6 +76,10 @@ def _events(text: str) -> Iterator[Any]:
             yield loader.get_event()
     finally:
         loader.dispose()
+
+
+def _mark(event: Any) -> Any:
+    return event.start_mark
 
 
 class _Stop(yaml.MarkedYAMLError):
@@ -96,7 +100,7 @@ class _Reader:
         root = self.node(events, next(events), "", 0)
         next(events)
         if not isinstance(event := next(events), yaml.StreamEndEvent):
-            raise _Stop(problem="a second document", problem_mark=event.start_mark)
+            raise _Stop(problem="a second document", problem_mark=_mark(event))
         return root
 
     def place(self, event: Any) -> Place:
@@ -106,15 +110,15 @@ class _Reader:
         place, anchor = self.place(event), event.anchor if isinstance(event, _ANCHORED) else None
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
-                raise _Stop(problem=f"the undefined alias *{event.anchor}", problem_mark=event.start_mark)
+                raise _Stop(problem=f"the undefined alias *{event.anchor}", problem_mark=_mark(event))
             node = self.anchors[event.anchor]
         elif depth > _DEPTH:
-            raise _Stop(problem=f"more than {_DEPTH} levels", problem_mark=event.start_mark)
+            raise _Stop(problem=f"more than {_DEPTH} levels", problem_mark=_mark(event))
         elif isinstance(event, yaml.ScalarEvent):
             node = Node(self.scalar(event, place, path), place)
         elif isinstance(event, yaml.SequenceStartEvent):
             self.tag(event, place, path, "seq")
-            items = []
+            items: list[Node] = []
             while not isinstance(event := next(events), yaml.SequenceEndEvent):
                 items.append(self.node(events, event, join(path, len(items)), depth + 1))
             node = Node(items, place)

@@ -1,0 +1,298 @@
+"""Spaces: specs in which values may be choices, and the points they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from composer.spec.choice import Choice, Knob, Value
+from composer.spec.errors import Fault, SpecError, shown
+from composer.spec.load import finish, in_order, load, read_let, read_tree, unused_let
+from composer.spec.models import Spec
+from composer.spec.resolve import Resolver
+from composer.spec.search_config import SearchConfig
+from composer.spec.tree import Node, form, join
+from composer.spec.validate import build, fault_at, undefined
+
+Ask: TypeAlias = Callable[[Knob], Value]
+
+_DIGITS = 12
+_MOST = 20_000
+_TRIES = 500
+_VARIABLE = ("model", "blocks", "stages", "train")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One spec of a space, and the answers that lead to it."""
+
+    params: dict[str, Value]
+    spec: Spec
+
+
+class InvalidPoint(SpecError):
+    """Answers that lead to no valid spec; `params` holds them."""
+
+    def __init__(self, faults: Sequence[Fault], params: Mapping[str, Value]) -> None:
+        super().__init__(faults)
+        self.params = dict(params)
+
+    def __str__(self) -> str:
+        answers = ", ".join(f"{name}={value}" for name, value in self.params.items())
+        return f"{super().__str__()}\nat the point {answers}" if answers else super().__str__()
+
+
+class Space:
+    """A space, read once; its points are resolved from the tree in memory.
+
+    Attributes: `name`, `search` (its config), `baselines` (path and spec), `knobs` (all of them, in the
+    order in which they are met).
+    """
+
+    def __init__(self, tree: Node) -> None:
+        """Check the space and every alternative in it; SpecError names all faults found."""
+        assert isinstance(tree.value, dict)
+        self._tree = tree
+        self._top = tree.value
+        self._choices: dict[str, Choice] = {}
+        self.search, faults = _search(tree)
+        self._let, wrong = read_let(self._top.get("let"))
+        self._fixed, more = self._fixed_part()
+        faults += [*wrong, *more]
+        self.knobs, reached = self._explore()
+        faults += reached
+        if not faults and not self.knobs:
+            faults.append(
+                fault_at(tree, (), "at least one choice", "none", "{choice: [..]} in place of a value")
+            )
+        self.baselines, missing = _baselines(tree, self.search)
+        faults += missing
+        if faults:
+            raise SpecError(in_order(faults))
+        self.name: str = self._fixed["name"].plain
+
+    def point(self, ask: Ask) -> Point:
+        """Resolve the point that `ask` chooses, which is asked once for each knob of a taken branch.
+
+        Raises:
+            InvalidPoint: the answers make no valid spec.
+        """
+        tree, resolver = self._resolve(ask)
+        try:
+            spec = finish(tree, resolver)
+        except SpecError as error:
+            raise InvalidPoint(error.faults, resolver.params) from None
+        if faults := self._against_rungs(spec, tree):
+            raise InvalidPoint(faults, resolver.params)
+        return Point(resolver.params, spec)
+
+    def example(self, seed: int = 0) -> Point:
+        """Give some valid point, the first one where it is valid.
+
+        Raises:
+            InvalidPoint: none of a few hundred tried is valid; the faults are those of the first.
+        """
+        try:
+            return self.point(lambda knob: knob.choices[0] if knob.choices else _number(knob, knob.low))
+        except InvalidPoint as error:
+            first = error
+        rng = random.Random(seed)
+        for _ in range(_TRIES):
+            try:
+                return self.point(lambda knob: draw(knob, rng))
+            except InvalidPoint:
+                pass
+        raise first
+
+    def describe(self) -> str:
+        """List the knobs, one a line."""
+        return "\n".join(map(str, self.knobs))
+
+    def lines(self) -> list[str]:
+        """Write all that decides what a trial is and how it is judged, one `path: value` a line."""
+        sections = {name: self._top[name].plain for name in ("let", *_VARIABLE, "caps") if name in self._top}
+        assert self.search is not None
+        judged = self.search.model_dump(mode="json", include={"objectives", "rungs", "keep", "sampler"})
+        return list(_lines(sections | {"search": judged}, ""))
+
+    def identity(self) -> str:
+        """Hash `lines`: two spaces with the same identity can share a study."""
+        return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()[:_DIGITS]
+
+    def _fixed_part(self) -> tuple[dict[str, Node], list[Fault]]:
+        resolver = Resolver({}, refusal="only model, blocks, stages, train and let may hold choices")
+        names = [name for name in self._top if name not in ("let", "search", *_VARIABLE)]
+        return {name: resolver.resolve(self._top[name], name) for name in names}, resolver.faults
+
+    def _resolve(self, ask: Ask) -> tuple[Node, Resolver]:
+        resolver = Resolver(self._let, ask, self._choices)
+        top = self._top
+        found = dict(self._fixed)
+        if "stages" in top:
+            found["stages"] = resolver.resolve(top["stages"], "stages")
+        if "blocks" in top:
+            found["blocks"] = self._used_blocks(resolver, set(_used(found.get("stages"))))
+        for name in ("model", "train"):
+            if name in top:
+                found[name] = resolver.resolve(top[name], name)
+        return Node(found, self._tree.place), resolver
+
+    def _used_blocks(self, resolver: Resolver, used: set[str]) -> Node:
+        node, knob = resolver.outer(self._top["blocks"], "blocks", "blocks")
+        if not isinstance(node.value, dict):
+            return node
+        kept = {
+            name: resolver.resolve(block, join("blocks", name), join(knob, name))
+            for name, block in node.value.items()
+            if name in used
+        }
+        return Node(kept, node.place, node.key)
+
+    def _against_rungs(self, spec: Spec, tree: Node) -> list[Fault]:
+        if spec.train is None:
+            return [fault_at(tree, ("train",), "training, since a search trains", "nothing", "add train:")]
+        assert self.search is not None
+        if self.search.rungs and self.search.rungs[-1] > spec.train.tokens:
+            expected = f"rungs up to train.tokens ({spec.train.tokens})"
+            return [fault_at(self._tree, ("search", "rungs"), expected, shown(self.search.rungs[-1]))]
+        return []
+
+    def _explore(self) -> tuple[tuple[Knob, ...], list[Fault]]:
+        """Take each alternative of each knob once; collect what is wrong whatever else is chosen."""
+        knobs: dict[str, Knob] = {}
+        faults: list[Fault] = []
+        lets: set[str] = set()
+        used: set[str] = set()
+        waiting: list[dict[str, Value]] = [{}]
+        for count, wanted in enumerate(waiting):
+            if count > _MOST:
+                faults.append(fault_at(self._tree, (), f"at most {_MOST} alternatives", "more"))
+                break
+            tree, resolver = self._resolve(partial(_wanted, wanted))
+            lets |= resolver.names.keys()
+            used.update(_used(tree.child("stages")))
+            faults += self._always_wrong(tree, resolver)
+            for name, answer in resolver.params.items():
+                if name not in knobs:
+                    knobs[name] = self._choices[name].knob
+                    others = (other for other in _ends(knobs[name]) if other != answer)
+                    waiting += [{**resolver.params, name: other} for other in others]
+        faults += unused_let(self._let, lets)
+        written = self._top["blocks"].value if "blocks" in self._top else None
+        if isinstance(written, dict) and form(written) is None:
+            faults += [
+                node.fault(
+                    join("blocks", name), "a block that some alternative uses", "an unused one", key=True
+                )
+                for name, node in written.items()
+                if name not in used
+            ]
+        return tuple(knobs.values()), faults
+
+    def _always_wrong(self, tree: Node, resolver: Resolver) -> Iterator[Fault]:
+        yield from resolver.faults
+        spec = build(Spec, tree)
+        if not isinstance(spec, Spec):
+            yield from (fault for fault in spec if not resolver.hides(fault.path))
+        elif not resolver.broken:
+            yield from undefined(spec, tree)
+            if self.search is not None:
+                yield from self._against_rungs(spec, tree)
+
+
+def load_space(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Space:
+    """Load the space at `path`, with `overrides` such as `search.trials=8` laid on top.
+
+    Raises:
+        SpecError: the file cannot be read, or it is not a valid space.
+    """
+    return Space(read_tree(path, overrides))
+
+
+def is_space(tree: Node) -> bool:
+    """Whether a merged tree is that of a space."""
+    return isinstance(tree.value, dict) and "search" in tree.value
+
+
+def draw(knob: Knob, rng: random.Random) -> Value:
+    """Draw a uniform answer to a knob."""
+    if knob.choices:
+        return rng.choice(knob.choices)
+    if knob.kind == "int":
+        return rng.randrange(int(knob.low), int(knob.high) + 1, knob.step)
+    return rng.uniform(knob.low, knob.high)
+
+
+def _wanted(wanted: Mapping[str, Value], knob: Knob) -> Value:
+    return wanted.get(knob.name, _ends(knob)[0])
+
+
+def _ends(knob: Knob) -> Sequence[Value]:
+    """Give the answers that stand for all: every choice, or both bounds."""
+    return knob.choices or [_number(knob, knob.low), _number(knob, knob.high)]
+
+
+def _number(knob: Knob, value: float) -> Value:
+    return int(value) if knob.kind == "int" else value
+
+
+def _search(tree: Node) -> tuple[SearchConfig | None, list[Fault]]:
+    assert isinstance(tree.value, dict)
+    node = tree.value.get("search")
+    if node is None:
+        return None, [tree.fault("search", "a space, which holds `search:`", "nothing", "the key is missing")]
+    if node.live:
+        return None, [node.fault("search", "plain values", "a choice or ${..}")]
+    found = build(SearchConfig, node, "search")
+    return (found, []) if isinstance(found, SearchConfig) else (None, found)
+
+
+def _baselines(tree: Node, search: SearchConfig | None) -> tuple[tuple[tuple[str, Spec], ...], list[Fault]]:
+    found: list[tuple[str, Spec]] = []
+    faults: list[Fault] = []
+    for i, name in enumerate(search.baselines if search else ()):
+        asked = fault_at(tree, ("search", "baselines", i), "a spec that can be trained", name)
+        folder = os.path.dirname(asked.file) if asked.line else ""
+        path = os.path.normpath(os.path.join(folder, name))
+        try:
+            spec = load(path)
+            if spec.train is None:
+                faults.append(asked)
+            found.append((path, spec))
+        except SpecError as error:
+            faults += error.faults if os.path.exists(path) else [asked]
+    return tuple(found), faults
+
+
+def _used(node: Node | None) -> Iterator[str]:
+    """Yield the names of blocks in a tree of stages, which need not be valid."""
+    for stage in _items(node):
+        for entry in _items(stage.child("step")):
+            yield from (
+                item.value
+                for item in [entry, *_items(entry.child("parallel"))]
+                if isinstance(item.value, str)
+            )
+            if isinstance(entry.value, dict) and "step" in entry.value:
+                yield from _used(Node([entry], entry.place))
+
+
+def _items(node: Node | None) -> list[Node]:
+    return node.value if node is not None and isinstance(node.value, list) else []
+
+
+def _lines(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for key in sorted(value):
+            yield from _lines(value[key], join(path, key))
+    elif isinstance(value, list | tuple) and any(isinstance(item, dict | list | tuple) for item in value):
+        for i, item in enumerate(value):
+            yield from _lines(item, join(path, i))
+    else:
+        yield f"{path}: {json.dumps(value)}"
