@@ -1,4 +1,4 @@
-"""The Lightning data module of a spec: its task's batches, cut into micro-batches, from the trainer's step on.
+"""The Lightning data module of a spec: its task's batches, cut into micro-batches.
 
 The loaders are plain iterables, not `torch.utils.data.DataLoader`: a batch is made in well under the time
 of a training step, so worker processes would only add their cost.
@@ -6,15 +6,16 @@ of a training step, so worker processes would only add their cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import lightning
 import torch
 
+from composer.data.config import DataConfig
 from composer.data.errors import DataError
-from composer.data.stream import Batch, Stream
+from composer.data.stream import Stream
 
 if TYPE_CHECKING:
     from composer.spec.models import Spec, Train
@@ -25,13 +26,18 @@ EVAL_SEED = 0
 TensorBatch = dict[str, torch.Tensor]
 """`tokens` and `targets` [sequences, length] and `group` [sequences], int64."""
 
+# Lightning 2.6 flattens loaders by a class that torch 2.11 and later calls deprecated, whatever is loaded
+warnings.filterwarnings("ignore", r".isinstance\(treespec, LeafSpec\). is deprecated", FutureWarning)
+
 
 def datamodule(spec: Spec) -> SpecData:
     """Build the data module of `spec.train`.
 
     Raises:
-        DataError: the data is missing, malformed or too short.
+        DataError: the spec has no `train`, or its data is missing, malformed or too short.
     """
+    if spec.train is None:
+        raise DataError(f"{spec.name}: the spec has no `train`, which says what the data is")
     return SpecData(spec.train)
 
 
@@ -55,15 +61,13 @@ class SpecData(lightning.LightningDataModule):
                 f"a batch of {train.batch_sequences} sequences does not divide into "
                 f"accumulate = {train.accumulate} micro-batches"
             )
+        assert isinstance(train.data, DataConfig)
         self.plan = train
-        self.streams: dict[str, Stream] = {
-            "train": train.data.stream("train", train.seed),
-            "eval": train.data.stream("eval", EVAL_SEED),
-        }
-        self._pending = 0
+        self._train = train.data.stream("train", train.seed)
+        self._eval = train.data.stream("eval", EVAL_SEED)
 
-    def train_dataloader(self) -> TrainBatches:
-        """Give the micro-batches of this rank.
+    def train_dataloader(self) -> Iterable[TensorBatch]:
+        """Give this rank's micro-batches of the steps that are left.
 
         Raises:
             DataError: the trainer's ranks or accumulation do not fit the spec.
@@ -72,45 +76,60 @@ class SpecData(lightning.LightningDataModule):
             self._accumulate_as_planned(self.trainer)
         return TrainBatches(self)
 
-    def val_dataloader(self) -> EvalBatches:
-        """Give this rank's share of the evaluation, the same sequences each time."""
+    def val_dataloader(self) -> Iterable[TensorBatch]:
+        """Give this rank's micro-batches of the evaluation, the same sequences each time."""
         return EvalBatches(self)
-
-    def share(self, sequences: int) -> slice:
-        """Say which of `sequences` rows are this rank's: an equal, contiguous share of them.
-
-        Raises:
-            DataError: they do not divide among the ranks.
-        """
-        ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-        if sequences % ranks:
-            raise DataError(f"{sequences} sequences do not divide among {ranks} devices")
-        return slice(rank * sequences // ranks, (rank + 1) * sequences // ranks)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Note for a checkpoint how many micro-batches await their optimizer step."""
-        assert self.trainer is not None
-        given = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return {"pending": given % self.plan.accumulate}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the note of a checkpoint."""
-        self._pending = state_dict["pending"]
 
     def start(self) -> int:
         """Return the optimizer step from which batches are to be given.
 
         Raises:
-            DataError: the checkpoint stands amid an optimizer step, whose gradients are lost.
+            DataError: the trainer stands amid an optimizer step, whose gradients a checkpoint does not hold.
         """
-        if self._pending:
+        if self.trainer is None:
+            return 0
+        # micro-batches given so far, restored from a checkpoint before the loaders are asked for
+        pending = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready % self.plan.accumulate
+        if pending:
             raise DataError(
-                f"the checkpoint was saved after {self._pending} of the {self.plan.accumulate} micro-batches "
-                "of an optimizer step; resume from one saved at the end of a step"
+                f"the checkpoint was saved after {pending} of the {self.plan.accumulate} micro-batches of an "
+                "optimizer step, whose gradients are lost; resume from one saved at the end of a step"
             )
-        return 0 if self.trainer is None else int(self.trainer.global_step)
+        return int(self.trainer.global_step)
+
+    def train_batches(self) -> Iterator[TensorBatch]:
+        """Yield the micro-batches of the steps that are left, then ask the trainer to stop."""
+        for step in range(self.start(), self.plan.steps):
+            yield from self._micro_batches(self._train, step)
+        if self.trainer is not None:
+            self.trainer.should_stop = True
+
+    def eval_batches(self) -> Iterator[TensorBatch]:
+        """Yield the micro-batches of one evaluation."""
+        for step in range(self.eval_steps):
+            yield from self._micro_batches(self._eval, step)
+
+    @property
+    def eval_steps(self) -> int:
+        """How many whole batches one evaluation reads."""
+        return -(-self.plan.eval.tokens // self.plan.tokens_per_step)
+
+    def _micro_batches(self, stream: Stream, step: int) -> Iterator[TensorBatch]:
+        """Cut batch `step` into micro-batches, and each of them into the equal shares of the ranks."""
+        size = self.plan.batch_sequences
+        rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        if size // self.plan.accumulate % ranks:
+            raise DataError(
+                f"a micro-batch of {size // self.plan.accumulate} sequences does not divide among "
+                f"{ranks} devices; change batch_tokens, accumulate or devices"
+            )
+        share = size // self.plan.accumulate // ranks
+        batch = stream.batch(step, size)
+        for first in range(rank * share, size, ranks * share):
+            yield {name: torch.tensor(rows[first : first + share]) for name, rows in batch._asdict().items()}
 
     def _accumulate_as_planned(self, trainer: lightning.Trainer) -> None:
+        """Make a Trainer that was not told otherwise accumulate as the spec says."""
         if trainer.accumulate_grad_batches not in (1, self.plan.accumulate):
             raise DataError(
                 f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}), "
@@ -120,42 +139,23 @@ class SpecData(lightning.LightningDataModule):
 
 
 class TrainBatches:
-    """The micro-batches left of the training. It has no length: Lightning would take it for an epoch's."""
+    """What is left of the training; without a length, which Lightning would take for that of an epoch."""
 
     def __init__(self, data: SpecData) -> None:
         self.data = data
 
     def __iter__(self) -> Iterator[TensorBatch]:
-        plan, data = self.data.plan, self.data
-        stream = data.streams["train"]
-        micro = plan.batch_sequences // plan.accumulate
-        share = data.share(micro)
-        for step in range(data.start(), plan.steps):
-            batch = stream.batch(step, plan.batch_sequences)
-            for first in range(0, plan.batch_sequences, micro):
-                yield _tensors(batch, first + share.start, first + share.stop)
-        if data.trainer is not None:
-            data.trainer.should_stop = True
+        return self.data.train_batches()
 
 
 class EvalBatches:
-    """The evaluation in batches of the micro-batch's size, the last one of what is left."""
+    """One evaluation, as often as it is asked for."""
 
     def __init__(self, data: SpecData) -> None:
-        plan = data.plan
-        share = data.share(data.eval_sequences)
-        self.rows = range(share.start, share.stop)
-        self.size = len(range(plan.batch_sequences)[data.share(plan.batch_sequences // plan.accumulate)])
         self.data = data
 
     def __len__(self) -> int:
-        return len(range(0, len(self.rows), self.size))
+        return self.data.eval_steps * self.data.plan.accumulate
 
     def __iter__(self) -> Iterator[TensorBatch]:
-        for first in self.rows[:: self.size]:
-            yield _tensors(self.data.eval_batch, first, min(first + self.size, self.rows.stop))
-
-
-def _tensors(batch: Batch, start: int, stop: int) -> TensorBatch:
-    """Copy the sequences `start` .. `stop - 1` of a batch."""
-    return {name: torch.tensor(rows[start:stop]) for name, rows in batch._asdict().items()}
+        return self.data.eval_batches()

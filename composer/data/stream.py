@@ -53,7 +53,8 @@ def held_out(sequences: Ints) -> NDArray[np.bool_]:
     places = np.arange(1, sequences.shape[1] + 1, dtype=np.uint64)
     weights = _mix(places * np.uint64(0x9E3779B97F4A7C15))
     digests = _mix((sequences.astype(np.uint64) * weights).sum(axis=1, dtype=np.uint64))
-    return (digests >> np.uint64(64 - _HELD_OUT_BITS)) == 0
+    mask: NDArray[np.bool_] = digests >> np.uint64(64 - _HELD_OUT_BITS) == 0
+    return mask
 
 
 def sample(split: Split, size: int, draw: Callable[[int], Ints]) -> Ints:
