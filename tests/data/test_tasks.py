@@ -1,0 +1,83 @@
+import re
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import yaml
+from data_conformance import check_batches, check_disjoint_by_hash
+from pydantic import ValidationError
+
+import composer.data.tasks
+from composer.data.config import DataConfig
+from composer.data.find import data_tasks
+
+ROOT = Path(__file__).parents[2]
+DOC = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", DOC, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def fresh():
+    data_tasks.cache_clear()
+    yield
+    data_tasks.cache_clear()
+
+
+def check_copy(task):
+    check_batches(task())
+    check_disjoint_by_hash(task(), lambda tokens: tokens[:, :16])
+    tokens, targets, _ = task().stream("train", 0).batch(0, 1)
+    assert targets[0, 16:].tolist() == tokens[0, :16].tolist()
+    with pytest.raises(ValidationError):
+        task(length=17)
+
+
+def test_the_documented_task_works_as_one_more_file(tmp_path, monkeypatch, fresh):
+    (source,) = blocks("python")
+    (tmp_path / "copy.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(composer.data.tasks, "__path__", [*composer.data.tasks.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "composer.data.tasks.copy", raising=False)
+    assert list(data_tasks()) == ["copy", "hop", "text"]
+    check_copy(data_tasks()["copy"])
+    monkeypatch.delitem(sys.modules, "composer.data.tasks.copy")
+
+
+def test_the_documented_task_works_through_the_documented_entry_point(tmp_path, monkeypatch, fresh):
+    (source,), (points,) = blocks("python"), blocks("toml")
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/copy.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    group, name, value = re.fullmatch(r'\[project.entry-points."(.+)"\]\n(\w+) = "(.+)"\n', points).groups()
+    found = [EntryPoint(name=name, value=value, group=group)]
+    monkeypatch.setattr(
+        "blocks.core.discover.entry_points", lambda *, group: [p for p in found if p.group == group]
+    )
+    check_copy(data_tasks()["copy"])
+
+
+def test_documented_specs_are_valid():
+    examples = [yaml.safe_load(block)["data"] for block in blocks("yaml")]
+    assert [example["task"] for example in examples] == ["hop", "text"] == list(data_tasks())
+    for example in examples:
+        assert data_tasks()[example["task"]](**example).model_dump(include=set(example)) == example
+
+
+def test_the_base_of_all_tasks_promises_nothing():
+    config = DataConfig(task="none", length=4)
+    assert config.group_names is None
+    assert config.bytes_per_token is None
+    for ask in (lambda: config.vocab_needed, lambda: config.stream("train", 0)):
+        with pytest.raises(NotImplementedError):
+            ask()
+
+
+def test_finding_tasks_imports_nothing_heavy():
+    code = "import sys; from composer.data.find import data_tasks; data_tasks(); print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"numpy", "torch", "lightning"} & set(ran.stdout.split())
+    assert "composer.data.tasks.text" in ran.stdout
