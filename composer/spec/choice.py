@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from blocks.core.fields import parse_quantity
 from composer.spec.errors import Fault, close, listed, shown
@@ -143,7 +143,7 @@ def _range(node: Node, name: str, kind: str) -> Choice | list[Fault]:
     return Choice(Knob(name, "int", low=low, high=high, step=step, log=log), {}, node)
 
 
-def _whole(value: object) -> object:
+def _whole(value: Any) -> Any:
     try:
         return parse_quantity(value) if isinstance(value, str) else value
     except ValueError:

@@ -10,7 +10,7 @@ from composer.spec.errors import Fault, SpecError, shown
 from composer.spec.merge import merge, override
 from composer.spec.models import Provenance, Spec
 from composer.spec.resolve import Resolver
-from composer.spec.tree import NAME, Node, Place, join
+from composer.spec.tree import NAME, Node, join
 from composer.spec.validate import build, semantic
 from composer.spec.yaml12 import read
 

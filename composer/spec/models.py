@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import (
@@ -23,7 +23,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from blocks.core.config import BlockConfig, Config
 from blocks.core.fields import Bytes, Count, Natural, NonNegative, Positive
 from composer.data.config import DataConfig
-from composer.spec.tree import Node
+from composer.spec.errors import Fault
+from composer.spec.tree import Node, fault_at, join
 
 T = TypeVar("T")
 Many: TypeAlias = Annotated[tuple[T, ...], Strict(False)]
@@ -320,6 +321,23 @@ class Spec(Config):
     def origin(self, *path: str | int) -> str:
         """Say where the value at `path` came from: `file:line`, an option, or `default`."""
         return self._provenance.origin(path)
+
+    def fault(self, path: Sequence[str | int], expected: str, got: str, hint: str = "") -> Fault:
+        """Make a fault at the value at `path`, for what only shows once the spec is built or costed."""
+        node = self._provenance.tree
+        for step in path:
+            node = node.child(step) if node else None
+        dotted = ".".join(map(str, path))
+        if node is None:
+            return Fault(self.name, 0, 0, dotted, expected, got, hint)
+        return node.fault(dotted, expected, got, hint)
+
+    def fault_at(self, path: tuple[str | int, ...], expected: str, got: str, hint: str = "") -> Fault:
+        """Make a fault at a key of this spec, with its place where the spec was read from a file."""
+        tree = self._provenance.tree
+        if tree is None:
+            return Fault(self.name, 0, 0, join(*path), expected, got, hint)
+        return fault_at(tree, path, expected, got, hint)
 
     def used(self) -> Iterator[str]:
         """Yield the names of the blocks that stages use, in order of first use, each as often as used."""

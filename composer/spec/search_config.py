@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -125,7 +126,7 @@ class SearchConfig(Config):
 
     @model_validator(mode="after")
     def _sound(self) -> SearchConfig:
-        if any(low >= high for low, high in zip(self.rungs, self.rungs[1:], strict=False)):
+        if any(low >= high for low, high in pairwise(self.rungs)):
             told = {"expected": "rungs that ascend", "got": ", ".join(map(str, self.rungs))}
             raise PydanticCustomError("expected", "{expected}", told)
         metrics = [objective.metric for objective in self.objectives]

@@ -17,8 +17,8 @@ from composer.spec.load import finish, in_order, load, read_let, read_tree, unus
 from composer.spec.models import Spec
 from composer.spec.resolve import Resolver
 from composer.spec.search_config import SearchConfig
-from composer.spec.tree import Node, form, join
-from composer.spec.validate import build, fault_at, undefined
+from composer.spec.tree import Node, fault_at, form, join
+from composer.spec.validate import build, undefined
 
 Ask: TypeAlias = Callable[[Knob], Value]
 

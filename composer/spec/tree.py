@@ -87,6 +87,25 @@ class Node:
         return Fault(*place, path, expected, got, hint)
 
 
+def fault_at(
+    tree: Node,
+    path: tuple[str | int, ...],
+    expected: str,
+    got: str,
+    hint: str = "",
+    *,
+    key: bool = False,
+) -> Fault:
+    """Make a fault at a path of the tree; where the key is not written, at the innermost that is."""
+    node = tree
+    for step in path:
+        child = node.child(int(step) if isinstance(node.value, list) else step)
+        if child is None:
+            return Fault(*(node.key or node.place), join(*path), expected, got, hint)
+        node = child
+    return node.fault(join(*path), expected, got, hint, key=key)
+
+
 def form(mapping: dict[str, Any]) -> str | None:
     """Say which form of choice a mapping is, if any."""
     return next((key for key in CHOICE_KEYS if key in mapping), None)

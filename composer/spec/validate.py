@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from blocks.core.config import Config, Problem
 from composer.spec.errors import Fault, close, shown
 from composer.spec.models import BlockName, Found, Parallel, Spec, Stage
-from composer.spec.tree import Node, Place, join
+from composer.spec.tree import Node, fault_at, join
 
 C = TypeVar("C", bound=Config)
 
@@ -129,9 +129,17 @@ def _blocks(spec: Spec, tree: Node) -> Iterator[Fault]:
             yield problem_at(tree, ("blocks", name), problem)
 
 
+def _caps(spec: Spec, tree: Node) -> Iterator[Fault]:
+    if spec.caps.train_flops is not None and spec.train is None:
+        yield fault_at(
+            tree, ("caps", "train_flops"), "no such cap without train", shown(spec.caps.train_flops)
+        )
+
+
 def _train(spec: Spec, tree: Node) -> Iterator[Fault]:
     train = spec.train
-    assert train is not None
+    if train is None:
+        return
     for problem in train.data.problems(spec.model):
         yield problem_at(tree, ("train", "data"), problem)
     if train.batch_sequences < 1:
@@ -150,23 +158,3 @@ def problem_at(tree: Node, path: tuple[str | int, ...], problem: Problem) -> Fau
     """Give a config's own problem its place."""
     steps = problem.key.split(".") if problem.key else []
     return fault_at(tree, (*path, *steps), problem.expected, shown(problem.got), problem.hint)
-
-
-def fault_at(
-    tree: Node,
-    path: tuple[str | int, ...],
-    expected: str,
-    got: str,
-    hint: str = "",
-    *,
-    key: bool = False,
-) -> Fault:
-    """Make a fault at a path of the tree; where the key is not written, at the innermost that is."""
-    node = tree
-    for step in path:
-        child = node.child(int(step) if isinstance(node.value, list) else step)
-        if child is None:
-            place: Place = node.key or node.place
-            return Fault(*place, join(*path), expected, got, hint)
-        node = child
-    return node.fault(join(*path), expected, got, hint, key=key)

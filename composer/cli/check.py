@@ -1,0 +1,77 @@
+"""`composer check`: is this spec, or space, valid, and within its caps?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from composer.cli.options import Set, SpecFile
+
+if TYPE_CHECKING:
+    from composer.spec.models import Parallel, Spec, Stage
+    from composer.spec.space import Space
+
+
+def check(file: SpecFile, settings: Set = None) -> None:
+    """Check a spec or a space, and say in a line what it describes.
+
+    All faults of a file are reported at once, each with its place. A spec above one of its caps is
+    refused. Of a space every alternative is checked, and one whole point.
+    """
+    from composer.spec.load import read_tree, resolve_spec
+    from composer.spec.space import Space, is_space
+
+    tree = read_tree(file, settings or ())
+    print(told_space(Space(tree)) if is_space(tree) else told(resolve_spec(tree)))
+
+
+def told(spec: Spec) -> str:
+    """Check the caps of a spec, and tell it in a line or two.
+
+    Raises:
+        SpecError: a cap is exceeded.
+    """
+    from composer.costs.caps import check_caps
+    from composer.costs.units import count_text
+    from composer.spec.identity import arch_hash
+
+    costs = check_caps(spec)
+    stages = "; then ".join(map(stage_words, spec.stages))
+    flops = costs.flops_per_token["forward"]
+    size = f"{count_text(costs.params)} parameters, {count_text(flops)} FLOPs per token"
+    return f"{spec.name} is valid: {stages}\n{size}, arch {arch_hash(spec)}"
+
+
+def told_space(space: Space) -> str:
+    """Tell a space in a line or two."""
+    from composer.spec.identity import arch_hash
+
+    point = space.example()
+    knobs = "1 knob" if len(space.knobs) == 1 else f"{len(space.knobs)} knobs"
+    assert space.search is not None
+    goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in space.search.objectives)
+    return (
+        f"{space.name} is a valid space of {knobs}: {goals}, {space.search.trials} trials\n"
+        f"one of its points: {stage_words(point.spec.stages[0])}, arch {arch_hash(point.spec)}"
+    )
+
+
+def stage_words(stage: Stage) -> str:
+    """Tell a stage: `8 steps of [seq, depth, expert] with shared weights`."""
+    mix = ", ".join(map(entry_words, stage.step))
+    noun = ("step" if stage.tied else "layer") + ("" if stage.trips == 1 else "s")
+    return f"{stage.trips} {noun} of [{mix}]" + (
+        " with shared weights" if stage.tied and stage.trips > 1 else ""
+    )
+
+
+def entry_words(entry: str | Parallel | Stage) -> str:
+    """Tell an entry of a step."""
+    from composer.spec.models import Parallel, Stage
+
+    match entry:
+        case Stage():
+            return f"({stage_words(entry)})"
+        case Parallel():
+            return " | ".join(entry.parallel)
+        case _:
+            return entry

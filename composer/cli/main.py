@@ -1,0 +1,61 @@
+"""The entry point `composer`: its commands, and what ends as which exit code."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 fine, 1 the user's input, 2 usage, 130 interrupted."""
+    from composer.cli.guard import foreign_packages
+
+    if told := foreign_packages():
+        print(f"composer: {told}", file=sys.stderr)
+        return 1
+    # start-up makes many objects that stay; collecting among them costs a good part of a short command
+    gc.disable()
+    from composer.cli.report import report
+    from composer.data.errors import DataError
+    from composer.spec.errors import SpecError
+
+    try:
+        code = _run(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+        return code
+    except (SpecError, DataError) as error:
+        report(error)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of a pipe, such as head, has gone; keep the interpreter from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    import typer
+
+    from composer.cli.check import check
+    from composer.cli.schema import schema
+    from composer.cli.show import show
+
+    app = typer.Typer(
+        help="Compose, cost, train and search depth-recurrent language models from one YAML spec.",
+        epilog="Exit codes: 0 fine, 1 something in your files, 2 wrong usage, 130 interrupted.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+    for command in (check, show, schema):
+        app.command()(command)
+    try:
+        app(arguments, prog_name="composer")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0

@@ -1,0 +1,23 @@
+"""What every command takes: the file first, and `--set`."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+SpecFile: TypeAlias = Annotated[
+    str, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)
+]
+"""The path of a spec."""
+
+Set: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Set one value, such as model.width=128 or stages.0.recur=4. May be repeated.",
+        show_default=False,
+    ),
+]
+"""Values laid over the file, one an option."""
