@@ -6,7 +6,6 @@ of a training step, so worker processes would only add their cost.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -25,9 +24,6 @@ EVAL_SEED = 0
 
 TensorBatch = dict[str, torch.Tensor]
 """`tokens` and `targets` [sequences, length] and `group` [sequences], int64."""
-
-# Lightning 2.6 flattens loaders by a class that torch 2.11 and later calls deprecated, whatever is loaded
-warnings.filterwarnings("ignore", r".isinstance\(treespec, LeafSpec\). is deprecated", FutureWarning)
 
 
 def datamodule(spec: Spec) -> SpecData:

@@ -64,6 +64,30 @@ def test_splits_read_disjoint_ranges_that_cover_the_text(tmp_path, fraction):
     assert len(places["eval"]) > 6000 - boundary - 6
 
 
+def test_training_reaches_every_window_of_its_range(tmp_path):
+    stream = Text(path=write(tmp_path, {"text.txt": PROSE[:80]}), length=9, eval_fraction=0.5).stream(
+        "train", 0
+    )
+    rows = stream.batch(0, 2000)
+    seen = {
+        bytes([*row, last])
+        for row, last in zip(rows.tokens.tolist(), rows.targets[:, -1].tolist(), strict=True)
+    }
+    part = stream.text.tobytes()
+    assert seen == {part[i : i + 10] for i in range(len(part) - 9)}
+
+
+def test_one_window_in_each_split_is_enough_and_a_byte_less_is_not(tmp_path):
+    write(tmp_path, {"enough.txt": "a" * 20, "less.txt": "a" * 19})
+    enough, less = (
+        Text(path=str(tmp_path / name), length=9, eval_fraction=0.5) for name in ("enough.txt", "less.txt")
+    )
+    for split in ("train", "eval"):
+        assert enough.stream(split, 0).batch(1, 3).targets.tolist() == [[97] * 9] * 3
+    with pytest.raises(DataError, match=r"19 bytes leave 9 for train|19 bytes leave 9 for eval"):
+        [less.stream(split, 0) for split in ("train", "eval")]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 16, 89, 90, 500])
 def test_eval_takes_each_window_once_before_any_again_and_spreads_its_beginning(tmp_path, count):
     length = 8
