@@ -1,19 +1,16 @@
-"""The builder a block lowers itself into: it adds operations to a networkx graph, node by node.
+"""The builder a block lowers itself into: it adds operations to a graph, node by node.
 
-Every graph has inputs and outputs; nodes stand in the order they run in. The body of a loop is a graph of
-its own, built by a child builder: what it reads from outside becomes an input (captured), what it hands from
-step to step is carried. Graph attributes: `inputs` (node names), `outputs` (values), `carried` (how many of
-both are carried, first), `weights` (name -> Weight), `ties` (name -> name of the weight it shares).
+The body of a loop is a graph of its own, built by a child builder: what it reads from outside becomes an
+input (captured), what it hands from step to step is carried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
-import networkx as nx
-
+from blocks.core.graph import Graph, Loop
 from blocks.core.operation import ZEROS, Affine, Init, Operation, Shape, Value, Weight
 from blocks.core.operations import (
     AddStepBias,
@@ -26,26 +23,6 @@ from blocks.core.operations import (
     StepTable,
 )
 from blocks.core.slots import Slots
-
-Graph = nx.DiGraph
-
-
-@dataclass
-class Loop(Operation):
-    """A stage: its body runs `trips` times; with `tied` weights they are one set, else one per trip."""
-
-    index: str
-    trips: int
-    tied: bool
-    body: Graph
-
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
-        """Return the shapes of the carried values."""
-        return tuple(inputs[: self.body.graph["carried"]])
-
-    def describe(self) -> str:
-        """Return `recur x 8` or `stack x 8`."""
-        return f"{'recur' if self.tied else 'stack'} x {self.trips}"
 
 
 class Builder:
@@ -60,7 +37,7 @@ class Builder:
     def __init__(self, width: int, parent: Builder | None = None, loop: tuple[str, int, bool] | None = None):
         """`loop` is (index name, trips, tied) of the stage whose body this builder fills."""
         self.width = width
-        self.graph: Graph = nx.DiGraph(inputs=[], outputs=[], carried=0, weights={}, ties={})
+        self.graph = Graph(inputs=[], outputs=[], carried=0, weights={}, ties={})
         self.prefix = ""
         self.block = ""
         self._parent = parent
@@ -184,8 +161,10 @@ class Builder:
 
     # stages
 
-    def stage(self, name: str, trips: int, tied: bool, x: Value, fill: Callable[[Builder, Value], Value]) -> Value:
-        """Add a loop over the body that `fill(builder of the body, its input)` makes; return the last state."""
+    def stage(
+        self, name: str, trips: int, tied: bool, x: Value, fill: Callable[[Builder, Value], Value]
+    ) -> Value:
+        """Add a loop over the body that `fill(its builder, its input)` makes; return the last state."""
         index = f"{self._loop[0]}_{name}" if self._loop else f"n{name.removeprefix('stages.')}"
         body = Builder(self.width, self, (index, trips, tied))
         body._outer_x = x
@@ -197,7 +176,11 @@ class Builder:
             outer_tokens.append(fresh if scope is body else self._token(block, scope))
         captured = body._captured
         body.graph.graph.update(
-            inputs=[start.node, *(token.node for _, token, _ in body._carried), *(v.node for v in captured.values())],
+            inputs=[
+                start.node,
+                *(token.node for _, token, _ in body._carried),
+                *(value.node for value in captured.values()),
+            ],
             outputs=[result, *(body._tokens[block] for block, _, _ in body._carried)],
             carried=1 + len(body._carried),
         )
@@ -209,7 +192,8 @@ class Builder:
 
     def stage_input(self) -> Value:
         """Return the input of the stage whose body this is: the same value at every step."""
-        assert self._outer_x is not None and self._parent is not None
+        assert self._outer_x is not None
+        assert self._parent is not None
         return self._capture(self._outer_x, self._parent, "start")
 
     def trip(self) -> Affine:
@@ -258,7 +242,8 @@ class Builder:
         loops = []
         builder, scope = self, self._scope()
         while True:
-            assert builder._loop is not None and builder._parent is not None
+            assert builder._loop is not None
+            assert builder._parent is not None
             loops.append(builder._loop)
             if builder is scope:
                 return loops

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 if TYPE_CHECKING:
-    from blocks.core.builder import Builder, Value
+    from blocks.core.builder import Builder
+    from blocks.core.operation import Value
 
 
 class Config(BaseModel):

@@ -88,6 +88,10 @@ class Affine:
         return " + ".join([*terms, str(self.base)] if self.base or not terms else terms)
 
 
+ORIGIN = Affine()
+"""Where an index stands before the pass that numbers slots has run."""
+
+
 @dataclass(frozen=True, slots=True)
 class At:
     """The place a cost is asked for.
@@ -166,7 +170,7 @@ class Operation:
         return ()
 
     def arguments(self) -> dict[str, Any]:
-        """Return the constant keyword arguments of its functions; an `Affine` becomes an index at run time."""
+        """Return its functions' constant keyword arguments; an `Affine` becomes an index at run time."""
         return {}
 
     def update_arguments(self) -> dict[str, Any]:

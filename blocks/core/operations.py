@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from blocks.core.operation import Affine, At, Kernel, Operation, Saved, Shape, expect
+from blocks.core.operation import ORIGIN, Affine, At, Kernel, Operation, Saved, Shape, expect
 
 _REFERENCE = "blocks.core.reference"
 # a rotary table's shape stands for (cos, sin); it has no token axis
@@ -71,7 +71,11 @@ class Project(Operation):
         if len(self.outputs) == 1:
             return (Kernel("linear", f"{_REFERENCE}:project", "one product of the input and the weight"),)
         why = f"{len(self.outputs)} projections of one input as one product; weights joined once per forward"
-        return (Kernel("linear_joined", f"{_REFERENCE}:project_joined", why, prepare=f"{_REFERENCE}:join", prepared=1),)
+        return (
+            Kernel(
+                "linear_joined", f"{_REFERENCE}:project_joined", why, prepare=f"{_REFERENCE}:join", prepared=1
+            ),
+        )
 
     @property
     def width(self) -> int:
@@ -119,7 +123,7 @@ class Rotate(Operation):
 class RotateStep(Rotate):
     """The same over depth: every token is rotated by the angles of the current step."""
 
-    index: Affine = Affine()
+    index: Affine = ORIGIN
 
     kernels = (Kernel("rotate_step", f"{_REFERENCE}:rotate_step", "halves rotated by the step's angles"),)
 

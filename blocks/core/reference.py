@@ -30,7 +30,8 @@ def rms_norm_plain(x: Tensor, gain: Tensor) -> Tensor:
 
 def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
     """Return x @ weight.T split into `shape`; x may come split into heads. weight: [prod(shape), fan_in]."""
-    return F.linear(x.flatten(2), weight).unflatten(-1, tuple(shape))
+    y: Tensor = F.linear(x.flatten(2), weight)
+    return y.view(*y.shape[:2], *shape)
 
 
 def join(*weights: Tensor) -> tuple[Tensor]:
@@ -40,8 +41,9 @@ def join(*weights: Tensor) -> tuple[Tensor]:
 
 def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """Return one output for each shape, made by one product with the joined weight."""
-    parts = F.linear(x.flatten(2), weight).split([prod(shape) for shape in shapes], -1)
-    return tuple(part.unflatten(-1, tuple(shape)) for part, shape in zip(parts, shapes, strict=True))
+    y: Tensor = F.linear(x.flatten(2), weight)
+    parts = torch.split(y, [prod(shape) for shape in shapes], -1)
+    return tuple(part.view(*y.shape[:2], *shape) for part, shape in zip(parts, shapes, strict=True))
 
 
 def sequence_table(tokens: Tensor, head_dim: int, base: float) -> Table:

@@ -21,7 +21,9 @@ class Slots(Operation):
     head_dim: int
     count: int = 0
 
-    kernels = (Kernel("slots", "blocks.core.slot_memory:slots", "allocated once per forward, indexed explicitly"),)
+    kernels = (
+        Kernel("slots", "blocks.core.slot_memory:slots", "allocated once per forward, indexed explicitly"),
+    )
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the slots [count, 2 (key, value), kv_heads, head_dim] and the token."""
@@ -37,7 +39,7 @@ class Slots(Operation):
 
 
 class SlotWrite(Operation):
-    """An operation that writes one slot: its last inputs are (.., token, slots), its output the next token."""
+    """An operation that writes one slot: last inputs (.., token, slots), output the next token."""
 
     slot: Affine
 

@@ -1,4 +1,4 @@
-"""The operations of depth attention. Torch-free. Which slot is which is filled in by the pass that numbers slots."""
+"""The operations of depth attention. Torch-free. A later pass fills in which slot is which."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from blocks.core.operation import Affine, At, Kernel, Operation, Saved, Shape, expect
+from blocks.core.operation import ORIGIN, Affine, At, Kernel, Saved, Shape, expect
 from blocks.core.slots import SlotRead, SlotWrite
 
 _REFERENCE = "blocks.depth_attention.reference"
@@ -18,7 +18,7 @@ class Append(SlotWrite):
 
     kv_heads: int
     head_dim: int
-    slot: Affine = Affine()
+    slot: Affine = ORIGIN
 
     kernels = (Kernel("slot_write", f"{_REFERENCE}:append", "written in place once, no list is stacked"),)
 
@@ -35,13 +35,13 @@ class Append(SlotWrite):
 
 @dataclass(frozen=True)
 class Attend(SlotRead):
-    """softmax(q k^T / sqrt(head_dim)) v over the first slots, each token for itself: (q, token, slots) -> y."""
+    """softmax(q k^T / sqrt(head_dim)) v over each token's first slots: (q, token, slots) -> y."""
 
     heads: int
     kv_heads: int
     head_dim: int
     span: Literal["inclusive", "exclusive"]
-    reads: Affine = Affine()
+    reads: Affine = ORIGIN
 
     kernels = (Kernel("slot_attend", f"{_REFERENCE}:attend", "elementwise over the slots; bound by bytes"),)
 

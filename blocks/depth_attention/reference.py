@@ -32,14 +32,15 @@ def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tens
 
 
 def attend_stacked(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return the same from stacked keys and values [slots, batch, sequence, kv_heads, head_dim], in autograd."""
+    """Return the same in autograd, from keys and values [slots, batch, sequence, kv_heads, head_dim]."""
     grouped, keys, values = _grouped(query, keys, values)
     weights = _weights(grouped, keys)
-    return (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape).to(query.dtype)
+    y: Tensor = (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape)
+    return y.to(query.dtype)
 
 
 def _grouped(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return fp32 views [.., kv_heads, group, head_dim] of the query and [.., kv_heads, 1, head_dim] of the slots."""
+    """Return the query [.., kv_heads, group, head_dim] and the slots [.., kv_heads, 1, head_dim], in fp32."""
     batch, length, heads, head_dim = query.shape
     kv_heads = keys.shape[3]
     wide = torch.promote_types(query.dtype, torch.float32)
@@ -48,7 +49,7 @@ def _grouped(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
 
 
 def _weights(grouped: Tensor, keys: Tensor) -> Tensor:
-    scores = (grouped * keys).sum(-1) * grouped.shape[-1] ** -0.5  # [slots, B, S, kv_heads, group]
+    scores: Tensor = (grouped * keys).sum(-1) * grouped.shape[-1] ** -0.5  # [slots, B, S, kv_heads, group]
     return scores.softmax(0)
 
 
@@ -60,7 +61,7 @@ class _Append(torch.autograd.Function):
         return token.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
         key, value = ctx.memory.take_gradients(ctx.slot)
         return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None
@@ -79,7 +80,7 @@ class _Attend(torch.autograd.Function):
         return (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape).to(query.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, token, *kept = ctx.saved_tensors
         if not ctx.reads:

@@ -36,7 +36,9 @@ class ExpertAttention(BlockConfig):
         if self.active > self.experts:
             yield Problem("active", f"at most the number of experts ({self.experts})", self.active)
         if self.depth_code == "rotary" and width % 2:
-            yield Problem("depth_code", f"none or bias, since an odd width ({width}) has no pairs to rotate", "rotary")
+            yield Problem(
+                "depth_code", f"none or bias, since an odd width ({width}) has no pairs to rotate", "rotary"
+            )
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Code the query by depth, route it, run the chosen experts."""

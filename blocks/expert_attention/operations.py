@@ -23,7 +23,9 @@ class Route(Operation):
     active: int
     balance_rate: float
 
-    kernels = (Kernel("route", f"{_REFERENCE}:route", "scores, top-k by biased logits, renormalised sigmoids"),)
+    kernels = (
+        Kernel("route", f"{_REFERENCE}:route", "scores, top-k by biased logits, renormalised sigmoids"),
+    )
     update = f"{_REFERENCE}:update_balance"
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:

@@ -55,8 +55,9 @@ def experts_grouped(x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor
     gate, up = F.grouped_mm(rows, gate_up, offs=ends).chunk(2, -1)
     out = F.grouped_mm(F.silu(gate) * up, down, offs=ends)
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-    each = out.index_select(0, place).unflatten(0, indices.shape)
-    return (each * weights.unsqueeze(-1)).sum(-2).to(out.dtype)
+    each = out.index_select(0, place).view(*indices.shape, -1)
+    y: Tensor = (each * weights.unsqueeze(-1)).sum(-2)
+    return y.to(out.dtype)
 
 
 def experts_plain(x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -48,7 +48,9 @@ class Attend(Operation):
 
     kernels = (
         Kernel("sdpa", f"{_REFERENCE}:attend_causal", "torch's fused causal attention", _no_window),
-        Kernel("sdpa_masked", f"{_REFERENCE}:attend_masked", "torch's attention under the window's mask", _window),
+        Kernel(
+            "sdpa_masked", f"{_REFERENCE}:attend_masked", "torch's attention under the window's mask", _window
+        ),
         Kernel("attend_plain", f"{_REFERENCE}:attend_plain", "reference: scores, mask, softmax, sum"),
     )
 

@@ -27,9 +27,11 @@ def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     # rotation leaves q and k in the autocast dtype only where its input was; attention wants one dtype
     q, k = q.to(v.dtype), k.to(v.dtype)
-    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    first, second, third = (x.transpose(1, 2) for x in (q, k, v))
     grouped = q.shape[2] != k.shape[2]
-    y = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    y = F.scaled_dot_product_attention(
+        first, second, third, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+    )
     return y.transpose(1, 2)
 
 

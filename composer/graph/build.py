@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from blocks.core.builder import Builder, Graph
+from blocks.core.builder import Builder
 from blocks.core.config import BlockConfig
+from blocks.core.graph import Graph
 from blocks.core.operation import ZEROS, Init, Value, Weight
 from blocks.core.operations import Sum
 from composer.graph.operations import Concat, CrossEntropy, Embed, Gate, InjectAdd, Mean

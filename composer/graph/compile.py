@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blocks.core.builder import Graph
+from blocks.core.graph import Graph
 from blocks.core.operation import Target
 from composer.graph.build import build
 from composer.graph.passes.choose_kernels import Kernels, choose_kernels

@@ -1,4 +1,4 @@
-"""Operations that belong to the model rather than to a block: embedding, injection, mixing, loss. Torch-free."""
+"""Operations of the model rather than of a block: embedding, injection, mixing, loss. Torch-free."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from blocks.core.builder import Graph, Loop
+from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Operation, Value, Weight
 
 

@@ -8,16 +8,25 @@ functions stay whole.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import fx
 
-from blocks.core.builder import Graph, Loop
+from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Affine, Value
-from blocks.core.operations import Input
+from blocks.core.operations import Input, Project
 from composer.graph.walk import Place, operations
+
+
+def source(model: torch.nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield (name, code) of a model and of each of its stages, as it would be written by hand."""
+    for name, module in model.named_modules():
+        if isinstance(module, fx.GraphModule):
+            lines = (line.split(";  ")[0].rstrip() for line in module.code.strip().splitlines())
+            yield name, "".join(f"{line}\n" for line in lines)
 
 
 def resolve(path: str) -> Any:
@@ -78,11 +87,9 @@ class _Emitter:
     def _bind(self, node: str, made: fx.Node, data: dict[str, Any]) -> None:
         self.values[Value(node)] = made
         made.meta["tuple"] = len(data["shapes"]) > 1
-        self._rename(made, node)
-
-    def _rename(self, made: fx.Node, node: str) -> None:
+        joined = made.meta["tuple"] and isinstance(data["op"], Project)
         # the code reads better with the graph's names than with the functions'
-        made._rename(_readable(node))
+        made._rename(f"{_readable(node)}_and_more" if joined else _readable(node))
 
     def _value(self, value: Value) -> fx.Node:
         whole = self.values[Value(value.node)]
@@ -91,7 +98,14 @@ class _Emitter:
         key = Value(value.node, -1 - value.output)
         if key not in self.values:
             self.values[key] = self.code.call_function(operator.getitem, (whole, value.output))
+            self.values[key]._rename(_readable(self._part(value)))
         return self.values[key]
+
+    def _part(self, value: Value) -> str:
+        """Name one of several outputs: a merged projection's by its weight, others by number."""
+        data = self.graph.nodes[value.node]
+        names: tuple[str, ...] = data["weights"]
+        return names[value.output] if isinstance(data["op"], Project) else f"{value.node}_{value.output}"
 
     def _argument(self, argument: Any) -> Any:
         if not isinstance(argument, Affine):

@@ -1,6 +1,8 @@
-"""Plain PyTorch for the operations of the model itself. x: [batch, sequence, width]; tokens: [batch, sequence]."""
+"""Plain PyTorch for the model's own operations. x: [batch, sequence, width]; tokens: [batch, sequence]."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import Tensor
 
 def embed(tokens: Tensor, weight: Tensor) -> Tensor:
     """Return the tokens' rows of weight [vocab, width], times sqrt(width)."""
-    return F.embedding(tokens, weight) * weight.shape[1] ** 0.5
+    return F.embedding(tokens, weight) * math.sqrt(weight.shape[1])
 
 
 def inject_add(x: Tensor, start: Tensor, index: int) -> Tensor:
@@ -38,5 +40,7 @@ def gate(logits: Tensor, *branches: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the mean loss over the targets [batch, sequence] that are not -100, in fp32; 0 where none is."""
-    total = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    total = F.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+    )
     return total / (targets != -100).sum().clamp(min=1)

@@ -109,7 +109,9 @@ class ComposedModel(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip as the spec says, unless the Trainer was given a value of its own."""
-        self.clip_gradients(optimizer, gradient_clip_val or self._train().clip, gradient_clip_algorithm or "norm")
+        self.clip_gradients(
+            optimizer, gradient_clip_val or self._train().clip, gradient_clip_algorithm or "norm"
+        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move what is updated outside the gradient (the balancing bias of experts)."""
@@ -121,5 +123,5 @@ class ComposedModel(lightning.LightningModule):
 
     def _train(self) -> Train:
         if self.spec.train is None:
-            raise SpecError.plain(f"{self.spec.name}: training needs a `train` section")
+            raise SpecError([self.spec.fault((), "a `train` section to train by", "none")])
         return self.spec.train

@@ -18,7 +18,10 @@ def adamw(parameters: Iterable[tuple[str, nn.Parameter]], undecayed: set[str], t
     spared: list[nn.Parameter] = []
     for name, parameter in parameters:
         (spared if name in undecayed else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": train.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas)
 
 

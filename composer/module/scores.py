@@ -26,7 +26,9 @@ class Scores:
     def add(self, logits: Tensor, targets: Tensor, group: Tensor | None) -> None:
         """Add logits [batch, sequence, vocab] against targets [batch, sequence]; group is [batch] or None."""
         rows = max(self.names, default=-1) + 2
-        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
+        loss = F.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none"
+        )
         scored = targets != -100
         correct = (logits.argmax(-1) == targets) & scored
         each = torch.stack([loss.view_as(targets).sum(1), correct.sum(1), scored.sum(1)], 1).double()

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from blocks.core.builder import Graph, Loop
+from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Operation, Weight
 from blocks.core.operations import Input
 from composer.graph.walk import Place, operations
@@ -53,7 +53,7 @@ class Prepared:
     weights: list[list[Any]]
 
     def run(self, *values: Any) -> Any:
-        """Run all steps; `values` are carried values, then constant ones, then the indices of the loops around.
+        """Run all steps; `values` are carried ones, then constant ones, then the indices of the loops around.
 
         Returns the carried values after the last step: one, or a tuple.
         """
@@ -108,7 +108,7 @@ def gather(module: nn.Module, graph: Graph) -> list[Any]:
 
 
 def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Tensor], list[Tensor]]]:
-    """Yield every operation that updates states after an optimizer step, its states, and which are counters."""
+    """Yield each operation that updates states after an optimizer step, its states, and its counters."""
     for node, operation, data in operations(graph):
         if isinstance(operation, Loop):
             for layer in _stage(module, node).sets():

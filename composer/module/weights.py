@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from blocks.core.builder import Graph
+from blocks.core.graph import Graph
 from blocks.core.operation import Init, Weight
 from composer.graph.walk import Place, graphs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from blocks.core.builder import Graph, Loop
+from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Kernel, Operation, Target
 from blocks.core.operations import Input
 from composer.graph.walk import operations
@@ -33,7 +33,7 @@ def _choose(operation: Operation, target: Target, kernels: Kernels) -> Choice:
     if kernels == "reference":
         kernel = operation.kernels[-1]
         return Choice(kernel, kernel.why)
-    refused = []
+    refused: list[str] = []
     for kernel in operation.kernels:
         reason = kernel.unfit(operation, target)
         if not reason:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import networkx as nx
 
-from blocks.core.builder import Graph, Loop
+from blocks.core.graph import Graph, Loop
 from composer.graph.walk import operations
 
 

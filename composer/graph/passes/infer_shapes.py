@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blocks.core.builder import Graph, Loop
+from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Shape
 from blocks.core.operations import Input
 from composer.graph.walk import operations

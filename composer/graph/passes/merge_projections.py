@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blocks.core.builder import Graph, Loop
+from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Value
 from blocks.core.operations import Project
 from composer.graph.walk import operations
@@ -27,7 +27,7 @@ def merge_projections(graph: Graph) -> Graph:
     first = {nodes[0]: nodes for nodes in groups.values()}
     place = {node: Value(nodes[0], n) for nodes in groups.values() for n, node in enumerate(nodes)}
     merged = Graph(**graph.graph)
-    for node, operation, data in operations(graph):
+    for node, _, data in operations(graph):
         if node in first:
             data = _joined([graph.nodes[each] for each in first[node]])
         elif node in place:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from blocks.core.builder import Graph, Loop
+from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Affine, Value
 from blocks.core.operations import RotateStep
 from blocks.core.slots import SlotRead, Slots, SlotWrite
@@ -63,7 +63,9 @@ def _count(body: Graph, position: int) -> tuple[int, int]:
 
 def _assign(loop: Loop, position: int, slot: tuple[Affine, int], step: tuple[Affine, int]) -> None:
     """Write the indices into the body; `slot` and `step` are (index at the first run, growth per run)."""
-    next_slot, next_step = (Affine(base.base, (*base.strides, (loop.index, growth))) for base, growth in (slot, step))
+    next_slot, next_step = (
+        Affine(base.base, (*base.strides, (loop.index, growth))) for base, growth in (slot, step)
+    )
     group = next_slot
     beside = False
     for operation, data, inner in _events(loop.body, position):

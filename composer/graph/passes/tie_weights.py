@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blocks.core.builder import Graph
+from blocks.core.graph import Graph
 from composer.graph.walk import operations
 
 

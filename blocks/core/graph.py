@@ -1,0 +1,46 @@
+"""The graph of operations, and the loop: an operation whose body is a graph of its own. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from blocks.core.operation import Operation, Shape
+
+if TYPE_CHECKING:
+    _DiGraph = nx.DiGraph[str]
+else:
+    _DiGraph = nx.DiGraph
+
+
+class Graph(_DiGraph):
+    """Operations as nodes, in the order they run; an edge wherever one reads another's output.
+
+    Node attributes: `op`, `inputs` (values), `weights` (names), `blocks` (who it belongs to), and once the
+    passes ran `shapes` and `kernel`. Graph attributes: `inputs` (node names), `outputs` (values), `carried`
+    (how many of both, first, go from step to step), `weights` (name -> Weight), `ties` (name -> shared name).
+    """
+
+
+@dataclass
+class Loop(Operation):
+    """A stage: its body runs `trips` times; with `tied` weights they are one set, else one per trip.
+
+    `index` names the step's number in affine indices.
+    """
+
+    index: str
+    trips: int
+    tied: bool
+    body: Graph
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the shapes of the carried values."""
+        return tuple(inputs[: self.body.graph["carried"]])
+
+    def describe(self) -> str:
+        """Return `recur x 8` or `stack x 8`."""
+        return f"{'recur' if self.tied else 'stack'} x {self.trips}"

@@ -1,0 +1,40 @@
+"""`composer compile`: the plan of a spec, and on request the code it is emitted as."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from composer.cli.options import Set, SpecFile
+
+
+def compile(
+    file: SpecFile,
+    settings: Set = None,
+    code: Annotated[
+        bool, typer.Option("--code", help="Print the PyTorch code of every step as well.")
+    ] = False,
+    kernels: Annotated[
+        Literal["auto", "reference"],
+        typer.Option(help="Fused kernels where there are, or plain PyTorch only."),
+    ] = "auto",
+) -> None:
+    """Print the plan: operation, shape, weights, kernel and why it was chosen.
+
+    Shapes are [B, S, ...] for a batch of B sequences of S tokens.
+    """
+    from composer import load
+    from composer.costs.caps import check_caps
+    from composer.graph.passes.plan import plan
+
+    spec = load(file, settings or ())
+    check_caps(spec)
+    print(plan(spec, kernels), end="")
+    if code:
+        from composer.module.emit import source
+        from composer.module.model import ComposedModel
+
+        model = ComposedModel(spec, kernels)
+        for name, text in source(model):
+            print(f"\n# {name}\n{text}", end="")

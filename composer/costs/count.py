@@ -1,0 +1,187 @@
+"""Count parameters, FLOPs, memory and caches over a spec's graph.
+
+Conventions: causal attention over T tokens is T (T + 1) / 2 pairs, windows clipped; a product of [m, k] and
+[k, n] is 2 m k n FLOPs; the backward pass has two products for each product forward and none into the
+embedding's lookup; elementwise work counts 0. FLOPs per token are stated at `model.context`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from blocks.core.graph import Graph, Loop
+from blocks.core.operation import At, Operation
+from blocks.core.operations import Project
+from blocks.core.slots import Slots
+from composer.costs.memory import Memory, train_memory
+from composer.graph.compile import compile_graph
+from composer.graph.walk import Place, graphs, operations
+from composer.spec.models import Spec
+
+MODEL = "model"
+"""What belongs to no block: embedding, norms, residuals, head and loss."""
+
+
+@dataclass
+class Share:
+    """What one block or operation costs: parameters, and FLOPs per token."""
+
+    params: int = 0
+    active_params: int = 0
+    forward: float = 0
+    backward: float = 0
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of matrix products."""
+
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation of the graph: where it stands, how often it runs, what it costs in all."""
+
+    place: str
+    operation: str
+    block: str
+    executions: int
+    share: Share
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a spec costs.
+
+    Attributes:
+        flops_per_token: forward and backward, at `model.context`.
+        train_flops: forward and backward over `train.tokens`; None without a `train` section.
+        train_memory: bytes of one training step on a micro-batch, by term and `total`.
+        cache_bytes_per_token: keys and values that generation keeps for each token of the sequence.
+        depth_cache_bytes: depth slots of one token, alive only while its steps run.
+        by_block: shares by block name; `model` is what belongs to no block.
+        by_operation: the same, operation by operation.
+    """
+
+    params: int
+    active_params: int
+    flops_per_token: Flops
+    train_flops: int | None
+    train_memory: Memory
+    cache_bytes_per_token: int
+    depth_cache_bytes: int
+    by_block: dict[str, Share]
+    by_operation: list[Row]
+
+    def measure(self, name: str) -> int | None:
+        """Return the number a cap or an objective of that name is about (FLOPs per token: forward)."""
+        if name == "flops_per_token":
+            return self.flops_per_token.forward
+        if name == "train_memory":
+            return self.train_memory.total
+        value: int | None = getattr(self, name)
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        plain = asdict(self)
+        plain["train_memory"] = self.train_memory.to_dict()
+        return plain
+
+
+def count(spec: Spec, graph: Graph | None = None) -> Costs:
+    """Count a spec, on its graph where the caller has it already."""
+    graph = graph or compile_graph(spec)
+    compute = 2 if spec.train and spec.train.precision == "bf16-mixed" else 4
+    rows = list(_rows(graph, spec.model.context, compute))
+    blocks: dict[str, Share] = defaultdict(Share)
+    for row in rows:
+        _add(blocks[row.block or MODEL], row.share)
+    total = Share()
+    for share in blocks.values():
+        _add(total, share)
+    forward, backward = round(total.forward), round(total.backward)
+    sequence, depth = _caches(graph, compute)
+    return Costs(
+        params=total.params,
+        active_params=total.active_params,
+        flops_per_token=Flops(forward, backward),
+        train_flops=_train_flops(spec, graph),
+        train_memory=train_memory(spec, graph, total.params, compute),
+        cache_bytes_per_token=sequence,
+        depth_cache_bytes=depth,
+        by_block=dict(blocks),
+        by_operation=rows,
+    )
+
+
+def _train_flops(spec: Spec, graph: Graph) -> int | None:
+    """Return forward and backward FLOPs over all steps, at the length that is trained."""
+    if spec.train is None:
+        return None
+    rows = _rows(graph, spec.train.length, 4)
+    per_token = sum(row.share.forward + row.share.backward for row in rows)
+    return round(per_token * spec.train.steps * spec.train.tokens_per_step)
+
+
+def _add(total: Share, part: Share) -> None:
+    total.params += part.params
+    total.active_params += part.active_params
+    total.forward += part.forward
+    total.backward += part.backward
+
+
+def _rows(graph: Graph, context: int, compute: int) -> Iterator[Row]:
+    seen: set[tuple[int, str]] = set()
+    for body, place in graphs(graph):
+        at = At(context, place.trips, compute_bytes=compute)
+        path = ".".join(node for node, *_ in place.loops)
+        for node, operation, data in operations(body):
+            if isinstance(operation, Loop):
+                continue
+            for block, share in _shares(body, operation, data, at, place, seen):
+                name = f"{path}.{node}" if path else node
+                yield Row(name, operation.describe(), block, place.executions, share)
+
+
+def _shares(
+    body: Graph, operation: Operation, data: dict[str, Any], at: At, place: Place, seen: set[tuple[int, str]]
+) -> Iterator[tuple[str, Share]]:
+    """Yield each block's share of one operation; merged projections belong to several blocks."""
+    forward, backward = (
+        operation.flops(at) * place.executions,
+        operation.backward_flops(at) * place.executions,
+    )
+    blocks = data["blocks"]
+    shares = {block: Share() for block in blocks}
+    if isinstance(operation, Project):
+        for block, shape in zip(blocks, operation.outputs, strict=True):
+            part = prod(shape) / operation.width
+            _add(shares[block], Share(forward=forward * part, backward=backward * part))
+    else:
+        shares[blocks[0]] = Share(forward=forward, backward=backward)
+    for name in data["weights"]:
+        weight = body.graph["weights"][name]
+        # a tied weight is counted where it is used first
+        if weight.trained and (id(body), name) not in seen:
+            seen.add((id(body), name))
+            size = weight.size * place.copies
+            _add(shares[weight.block], Share(size, size * weight.active[0] // weight.active[1]))
+    yield from shares.items()
+
+
+def _caches(graph: Graph, compute: int) -> tuple[int, int]:
+    """Return bytes per token of the sequence cache, and of the depth slots that are alive at once."""
+    sequence = depth = 0
+    for body, place in graphs(graph):
+        for _, operation, _ in operations(body):
+            sequence += compute * operation.sequence_cache() * place.executions
+            if isinstance(operation, Slots):
+                depth += compute * operation.elements()
+    return sequence, depth

@@ -1,0 +1,139 @@
+"""Training memory by term: what stands in memory when the backward pass of one micro-batch begins.
+
+The terms are summed, which bounds the peak from above except for short-lived buffers of single operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+
+from blocks.core.graph import Graph, Loop
+from blocks.core.operation import At
+from blocks.core.operations import Input
+from blocks.core.slots import Slots
+from composer.graph.walk import Place, graphs, operations
+from composer.spec.models import Spec
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one training step, by term.
+
+    Attributes:
+        weights: parameters, fp32.
+        gradients: as many.
+        optimizer: AdamW's two moments.
+        prepared: weights joined or cast once per forward pass.
+        activations: what operations keep for the backward pass.
+        depth_slots: keys and values of every step, and their fp32 gradients.
+        loss: logits, and the gradient that the loss sends back.
+        tokens: of the micro-batch these are for.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    prepared: int
+    activations: int
+    depth_slots: int
+    loss: int
+    tokens: int
+
+    @property
+    def terms(self) -> dict[str, int]:
+        """The terms in bytes, heaviest first."""
+        terms = {name: size for name, size in asdict(self).items() if name != "tokens"}
+        return dict(sorted(terms.items(), key=lambda term: -term[1]))
+
+    @property
+    def total(self) -> int:
+        """All terms together."""
+        return sum(self.terms.values())
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the terms with their total."""
+        return {"total": self.total, **asdict(self)}
+
+
+def micro_batch_tokens(spec: Spec) -> int:
+    """Return the tokens of one micro-batch; without a `train` section, of one sequence."""
+    if spec.train is None:
+        return spec.model.context
+    return spec.train.tokens_per_step // spec.train.accumulate
+
+
+def train_memory(spec: Spec, graph: Graph, params: int, compute: int) -> Memory:
+    """Return the terms for the spec's micro-batch; `compute` is bytes of an element inside blocks."""
+    tokens = micro_batch_tokens(spec)
+    length = spec.train.length if spec.train else spec.model.context
+    slots = sum(
+        operation.elements()
+        for body, _ in graphs(graph)
+        for _, operation, _ in operations(body)
+        if isinstance(operation, Slots)
+    )
+    return Memory(
+        weights=4 * params,
+        gradients=4 * params,
+        optimizer=8 * params,
+        prepared=_prepared(graph, compute),
+        activations=round(saved_per_token(graph, length, compute) * tokens),
+        depth_slots=slots * (compute + 4) * tokens,
+        loss=2 * 4 * spec.model.vocab * tokens,
+        tokens=tokens,
+    )
+
+
+def _prepared(graph: Graph, compute: int) -> int:
+    total = 0
+    for body, place in graphs(graph):
+        for _, operation, data in operations(body):
+            if isinstance(operation, (Loop, Input)):
+                continue
+            kernel = data["kernel"].kernel
+            joined = kernel.prepared == 1
+            if joined or (kernel.prepare and compute < 4):
+                size = sum(body.graph["weights"][name].size for name in data["weights"])
+                total += size * place.copies * (4 if joined else compute)
+    return total
+
+
+def saved_per_token(graph: Graph, length: int, compute: int) -> float:
+    """Return the bytes per token that operations keep for the backward pass, at sequences of `length`."""
+    total, captured = _saved(graph, Place(), length, compute)
+    assert not captured, "the model's own graph captures nothing"
+    return total
+
+
+def _saved(graph: Graph, place: Place, length: int, compute: int) -> tuple[float, set[int]]:
+    """Return bytes per token for all executions of a graph, and which of its captured inputs are kept."""
+    at = At(length, place.trips, compute_bytes=compute)
+    kept: set[str] = set()
+    total = 0.0
+    for node, operation, data in operations(graph):
+        if isinstance(operation, Loop):
+            inner, captured = _saved(operation.body, place.inside(node, operation), length, compute)
+            total += inner
+            kept.update(data["inputs"][position].node for position in captured)
+            continue
+        saved = operation.saved(at)
+        total += saved.extra * place.executions
+        kept.update(data["inputs"][position].node for position in saved.inputs)
+        kept.update(node for _ in saved.outputs)
+    inputs, carried = graph.graph["inputs"], graph.graph["carried"]
+    captured = {position for position, name in enumerate(inputs) if name in kept and position >= carried}
+    if place.loops:
+        kept -= {inputs[position] for position in captured}
+    else:
+        captured = set()
+    total += sum(_bytes(graph, node, at) for node in kept) * place.executions
+    return total, captured
+
+
+def _bytes(graph: Graph, node: str, at: At) -> float:
+    """Return the bytes per token of what a node makes: all its outputs share one storage."""
+    data = graph.nodes[node]
+    elements: int = sum(prod(shape) for shape in data["shapes"] if min(shape, default=0) > 0)
+    bytes_each: int = data["op"].output_bytes(at)
+    return elements * bytes_each

@@ -1,0 +1,74 @@
+"""The plan: every operation with its shape, weights and kernel, as text and as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from blocks.core.graph import Graph, Loop
+from blocks.core.operation import Shape
+from blocks.core.operations import Input
+from composer.graph.compile import compile_graph
+from composer.graph.passes.choose_kernels import Kernels
+from composer.graph.walk import operations
+from composer.spec.models import Spec
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plan; `depth` says how many loops stand around it, `why` is empty for a loop's head."""
+
+    depth: int
+    operation: str
+    shape: str
+    weights: str
+    kernel: str
+    why: str
+
+
+def plan_lines(graph: Graph, depth: int = 0) -> Iterator[Line]:
+    """Yield the plan of a compiled graph in the order it runs."""
+    for node, operation, data in operations(graph):
+        if isinstance(operation, Loop):
+            sets = "one set of weights" if operation.tied else f"{operation.trips} sets of weights"
+            yield Line(depth, f"{node}: {operation.describe()}", "", sets, "loop", "")
+            yield from plan_lines(operation.body, depth + 1)
+        elif not isinstance(operation, Input):
+            kernel, why = data["kernel"]
+            yield Line(
+                depth, node, _shapes(data["shapes"]), _weights(graph, data["weights"]), kernel.name, why
+            )
+
+
+def plan(spec: Spec, kernels: Kernels = "auto") -> str:
+    """Return the plan of a spec as plain text, one operation a line."""
+    lines = list(plan_lines(compile_graph(spec, kernels=kernels)))
+    rows = [["operation", "shape", "weights", "kernel", "why"]]
+    rows += [
+        ["  " * line.depth + line.operation, line.shape, line.weights, line.kernel, line.why]
+        for line in lines
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    padded = (
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]])
+        for row in rows
+    )
+    return "".join(f"{line.rstrip()}\n" for line in padded)
+
+
+def _shapes(shapes: tuple[Shape, ...]) -> str:
+    return " ".join(_shape(shape) for shape in shapes)
+
+
+def _shape(shape: Shape) -> str:
+    if any(size < 0 for size in shape):
+        return "table"
+    return "[" + ", ".join(["B", "S", *map(str, shape)]) + "]" if shape else "scalar"
+
+
+def _weights(graph: Graph, names: tuple[str, ...]) -> str:
+    weights = [graph.graph["weights"][name] for name in names]
+    return ", ".join(
+        f"{weight.role} {'x'.join(map(str, weight.shape))}" for weight in weights if prod(weight.shape)
+    )
