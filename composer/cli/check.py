@@ -36,7 +36,7 @@ def told(spec: Spec) -> str:
 
     costs = check_caps(spec)
     stages = "; then ".join(map(stage_words, spec.stages))
-    flops = costs.flops_per_token["forward"]
+    flops = costs.flops_per_token.forward
     size = f"{count_text(costs.params)} parameters, {count_text(flops)} FLOPs per token"
     return f"{spec.name} is valid: {stages}\n{size}, arch {arch_hash(spec)}"
 
@@ -47,7 +47,6 @@ def told_space(space: Space) -> str:
 
     point = space.example()
     knobs = "1 knob" if len(space.knobs) == 1 else f"{len(space.knobs)} knobs"
-    assert space.search is not None
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in space.search.objectives)
     return (
         f"{space.name} is a valid space of {knobs}: {goals}, {space.search.trials} trials\n"

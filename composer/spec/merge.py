@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from composer.spec.errors import Fault, SpecError, shown
@@ -51,7 +52,10 @@ def override(tree: Node, option: str) -> Node:
     path, file = path.strip(), f"--set {option}"
     if not equals or not path:
         raise SpecError([Fault(file, 0, 0, "", "path=value, such as model.width=128", shown(option))])
-    value = placed(read(text, file), Place(file))
+    try:
+        value = placed(read(text, file), Place(file))
+    except SpecError as error:
+        raise SpecError(replace(fault, line=0, column=0, path=path) for fault in error.faults) from None
     return _set(tree, path.split("."), value, 0)
 
 

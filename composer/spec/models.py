@@ -303,7 +303,11 @@ class Spec(Config):
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
     """The version of the spec language."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100),
+        Said("letters, digits, `.`, `_` and `-`, up to 100"),
+    ]
     """The name of the run folder: letters, digits, `.`, `_` and `-`."""
     model: Model
     """What all stages share."""

@@ -61,7 +61,8 @@ class Space:
         self._tree = tree
         self._top = tree.value
         self._choices: dict[str, Choice] = {}
-        self.search, faults = _search(tree)
+        search, faults = _search(tree)
+        self._rungs = search.rungs if search else ()
         self._let, wrong = read_let(self._top.get("let"))
         self._fixed, more = self._fixed_part()
         faults += [*wrong, *more]
@@ -71,10 +72,12 @@ class Space:
             faults.append(
                 fault_at(tree, (), "at least one choice", "none", "{choice: [..]} in place of a value")
             )
-        self.baselines, missing = _baselines(tree, self.search)
+        self.baselines, missing = _baselines(tree, search)
         faults += missing
         if faults:
             raise SpecError(in_order(faults))
+        assert search is not None
+        self.search: SearchConfig = search
         self.name: str = self._fixed["name"].plain
 
     def point(self, ask: Ask) -> Point:
@@ -117,7 +120,6 @@ class Space:
     def lines(self) -> list[str]:
         """Write all that decides what a trial is and how it is judged, one `path: value` a line."""
         sections = {name: self._top[name].plain for name in ("let", *_VARIABLE, "caps") if name in self._top}
-        assert self.search is not None
         judged = self.search.model_dump(mode="json", include={"objectives", "rungs", "keep", "sampler"})
         return list(_lines(sections | {"search": judged}, ""))
 
@@ -157,10 +159,9 @@ class Space:
     def _against_rungs(self, spec: Spec, tree: Node) -> list[Fault]:
         if spec.train is None:
             return [fault_at(tree, ("train",), "training, since a search trains", "nothing", "add train:")]
-        assert self.search is not None
-        if self.search.rungs and self.search.rungs[-1] > spec.train.tokens:
+        if self._rungs and self._rungs[-1] > spec.train.tokens:
             expected = f"rungs up to train.tokens ({spec.train.tokens})"
-            return [fault_at(self._tree, ("search", "rungs"), expected, shown(self.search.rungs[-1]))]
+            return [fault_at(self._tree, ("search", "rungs"), expected, shown(self._rungs[-1]))]
         return []
 
     def _explore(self) -> tuple[tuple[Knob, ...], list[Fault]]:
@@ -202,8 +203,7 @@ class Space:
             yield from (fault for fault in spec if not resolver.hides(fault.path))
         elif not resolver.broken:
             yield from undefined(spec, tree)
-            if self.search is not None:
-                yield from self._against_rungs(spec, tree)
+            yield from self._against_rungs(spec, tree)
 
 
 def load_space(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Space:

@@ -23,49 +23,53 @@ def build(config: type[C], tree: Node, path: str = "") -> C | list[Fault]:
         details = error.errors(include_url=False)
         inside = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
         # a list whose items failed is also called too short
-        real = (d for d in details if not (d["type"] == "too_short" and d["loc"] in inside))
+        real = [d for d in details if not (d["type"] == "too_short" and d["loc"] in inside)]
+        strange = [d["loc"] for d in real if d["type"] == "extra_forbidden"]
+        # a misspelt key is one mistake, not also a missing one
+        real = [d for d in real if not (d["type"] == "missing" and _misspelt(d["loc"], strange))]
         found = (_translate(config, tree, path, detail) for detail in real)
         return list({(fault.path, fault.line): fault for fault in found}.values())
 
 
+def _misspelt(missing: tuple[Any, ...], strange: list[tuple[Any, ...]]) -> bool:
+    return any(loc[:-1] == missing[:-1] and close(missing[-1], [str(loc[-1])]) for loc in strange)
+
+
 def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str, Any]) -> Fault:
-    from composer.spec.words import keys, step_into, words
+    from composer.spec.words import keys, quantity, step_into, words
 
     hint: Any = config
     node, steps, kind = tree, list(detail["loc"]), detail["type"]
     while steps and (next_hint := step_into(hint, steps[0])) is not None:
-        step = steps.pop(0)
+        step, before = steps.pop(0), hint
         hint, written = next_hint
         if not written:
             continue
-        path = join(path, step)
         child = node.child(step)
+        if child is None and isinstance(step, int):
+            hint = before
+            break
+        path = join(path, step)
         if child is None:
             parent = node.key or node.place
             return Fault(*parent, path, words(hint), "nothing", "the key is missing")
         node = child
     match kind:
         case "extra_forbidden":
-            name = str(steps[0])
-            known = keys(hint)
-            child = node.child(name) or node
+            name, known = str(steps[0]), keys(hint)
             near = close(name, known) or f"known: {', '.join(known)}"
-            return child.fault(join(path, name), "a known key", name, near, key=True)
+            return (node.child(name) or node).fault(join(path, name), "a known key", name, near, key=True)
         case "union_tag_invalid" | "union_tag_not_found":
             return _untagged(hint, node, path, detail)
         case "expected":
             return node.fault(path, detail["ctx"]["expected"], detail["ctx"]["got"])
-        case "value_error" | "assertion_error" if isinstance(hint, type) and issubclass(hint, Config):
+        case "value_error" | "assertion_error" if not quantity(hint):
             return node.fault(path, str(detail["ctx"]["error"]), shown(node.plain))
     if steps[-1:] == ["[key]"]:
         return node.fault(path, words(BlockName), shown(path.rpartition(".")[2]), key=True)
     got = str(len(node.plain)) if kind == "too_short" and node.plain else shown(node.plain)
-    near = (
-        close(node.plain, detail["ctx"]["expected"].replace("'", " ").split())
-        if kind == "literal_error"
-        else ""
-    )
-    return node.fault(path, words(hint), got, near)
+    allowed = detail["ctx"]["expected"].replace("'", " ").split() if kind == "literal_error" else []
+    return node.fault(path, words(hint), got, close(node.plain, allowed))
 
 
 def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fault:

@@ -98,6 +98,13 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def quantity(hint: Any) -> bool:
+    """Whether a hint is, or may be, a number with units, or has words of its own."""
+    if _named(hint) or any(isinstance(item, Said) for item in getattr(hint, "__metadata__", ())):
+        return True
+    return get_origin(hint) in (Union, types.UnionType) and any(map(quantity, get_args(hint)))
+
+
 def keys(hint: Any) -> list[str]:
     """List the keys of the config that a hint holds, through `Annotated` and `| None`."""
     if isinstance(hint, type) and issubclass(hint, Config):

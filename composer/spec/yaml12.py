@@ -60,13 +60,18 @@ def read(text: str, file: str) -> Node:
         mark: Any = error.problem_mark or error.context_mark
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file)
         problem = " ".join(filter(None, (error.context, error.problem)))
-        raise SpecError([*reader.faults, Fault(*place, "", "valid YAML", problem)]) from None
+        hint = 'inside {} or [] put quotes around "${..}"' if "${" in _line(text, place) else ""
+        raise SpecError([*reader.faults, Fault(*place, "", "valid YAML", problem, hint)]) from None
     except (yaml.YAMLError, UnicodeError) as error:
         problem = str(error).splitlines()[0] if str(error) else "an unreadable character"
         raise SpecError([*reader.faults, Fault(file, 0, 0, "", "valid YAML", problem)]) from None
     if reader.faults:
         raise SpecError(reader.faults)
     return root
+
+
+def _line(text: str, place: Place) -> str:
+    return "\n".join(text.split("\n")[max(place.line - 2, 0) : place.line])
 
 
 def _events(text: str) -> Iterator[Any]:
