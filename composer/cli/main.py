@@ -20,12 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from composer.cli.report import report
     from composer.data.errors import DataError
     from composer.spec.errors import SpecError
+    from composer.training.errors import TrainingError
 
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
         return code
-    except (SpecError, DataError) as error:
+    except (SpecError, DataError, TrainingError) as error:
         report(error)
         return 1
     except KeyboardInterrupt:
@@ -41,8 +42,10 @@ def _run(arguments: list[str]) -> int:
     import typer
 
     from composer.cli.check import check
+    from composer.cli.eval import eval
     from composer.cli.schema import schema
     from composer.cli.show import show
+    from composer.cli.train import train
 
     app = typer.Typer(
         help="Compose, cost, train and search depth-recurrent language models from one YAML spec.",
@@ -52,7 +55,7 @@ def _run(arguments: list[str]) -> int:
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
-    for command in (check, show, schema):
+    for command in (check, show, schema, train, eval):
         app.command()(command)
     try:
         app(arguments, prog_name="composer")

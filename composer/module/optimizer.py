@@ -25,14 +25,15 @@ def adamw(parameters: Iterable[tuple[str, nn.Parameter]], undecayed: set[str], t
     return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas)
 
 
-def warmup_stable_decay(optimizer: Optimizer, train: Train) -> LambdaLR:
-    """Return the schedule: linear warmup, a stable phase, linear decay to 0 (arXiv 2404.06395)."""
+def schedule(train: Train, step: int) -> float:
+    """Return the share of `lr` at optimizer step `step`, from 0: linear warmup, stable, linear decay to 0."""
     warmup = round(train.schedule.warmup * train.steps)
     decay = round(train.schedule.decay * train.steps)
+    rising = (step + 1) / warmup if warmup else 1.0
+    falling = (train.steps - step) / decay if decay else 1.0
+    return max(0.0, min(1.0, rising, falling))
 
-    def factor(step: int) -> float:
-        rising = (step + 1) / warmup if warmup else 1.0
-        falling = (train.steps - step) / decay if decay else 1.0
-        return max(0.0, min(1.0, rising, falling))
 
-    return LambdaLR(optimizer, factor)
+def warmup_stable_decay(optimizer: Optimizer, train: Train) -> LambdaLR:
+    """Return the warmup-stable-decay schedule (arXiv 2404.06395)."""
+    return LambdaLR(optimizer, lambda step: schedule(train, step))

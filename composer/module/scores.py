@@ -23,6 +23,12 @@ class Scores:
         self.bytes_per_token: float | None = data.bytes_per_token if data else None
         self.sums: Tensor | None = None
 
+    @property
+    def metrics(self) -> list[str]:
+        """The names of what `take` returns, in order."""
+        per_byte = ["bits_per_byte"] if self.bytes_per_token else []
+        return ["loss", "accuracy", *per_byte, *(f"accuracy_{name}" for name in self.names.values())]
+
     def add(self, logits: Tensor, targets: Tensor, group: Tensor | None) -> None:
         """Add logits [batch, sequence, vocab] against targets [batch, sequence]; group is [batch] or None."""
         rows = max(self.names, default=-1) + 2

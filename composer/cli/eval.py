@@ -1,0 +1,86 @@
+"""`composer eval`: score what was trained, also at other numbers of recurrent steps."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from composer.cli.options import Set
+
+if TYPE_CHECKING:
+    from composer.training.score import Saved
+
+
+class Which(StrEnum):
+    """Which weights of a run folder."""
+
+    best = "best"
+    last = "last"
+
+
+def eval(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Run folders, or files of weights.", show_default=False),
+    ],
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps", metavar="N,...", help="Run the recurrent stage for N steps; several make a table."
+        ),
+    ] = None,
+    settings: Set = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option("--tokens", metavar="N", help="How many held-out tokens to score, such as 1M."),
+    ] = None,
+    checkpoint: Annotated[
+        Which, typer.Option("--checkpoint", help="Which weights of a run folder.")
+    ] = Which.best,
+    json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False,
+) -> None:
+    """Score trained weights on held-out data.
+
+    The sequences are the same each time and none of them was trained on. With --steps the weights run in
+    the model of another depth; weights that belong to single steps do not fit there and are refused.
+    """
+    from composer.cli.train import score_table
+    from composer.training.score import read, score
+
+    counts = _counts(steps)
+    extra = [*(settings or ()), *([f"train.eval.tokens={tokens}"] if tokens else ())]
+    rows: dict[str, dict[str, float]] = {}
+    for run in runs:
+        saved = read(Path(run), checkpoint.value)
+        for count in counts:
+            rows[_name(run, count)] = score(saved, [*_depth(saved, count), *extra])
+    if json:
+        from json import dumps
+
+        print(dumps(rows if len(rows) > 1 else next(iter(rows.values())), indent=2))
+        return
+    from composer.cli.console import console
+
+    console().print(score_table("held-out scores", rows))
+
+
+def _counts(steps: str | None) -> list[int | None]:
+    if steps is None:
+        return [None]
+    words = [word.strip() for word in steps.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+        raise typer.BadParameter(f"expected numbers of steps such as 8 or 4,8,16, got {steps!r}")
+    return [int(word) for word in words]
+
+
+def _depth(saved: Saved, count: int | None) -> list[str]:
+    from composer.training.score import at_steps
+
+    return [] if count is None else [at_steps(saved.spec, count)]
+
+
+def _name(run: str, count: int | None) -> str:
+    return run if count is None else f"{run}, {count} step{'s' if count > 1 else ''}"

@@ -1,0 +1,101 @@
+"""`composer train`: train a spec, or go on where it stopped."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from composer.cli.options import Set, SpecFile
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from composer.spec.models import Spec
+    from composer.training.run import Result
+
+
+def train(
+    file: SpecFile,
+    settings: Set = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="The run folder, instead of runs/<name>-<run hash>."),
+    ] = None,
+) -> None:
+    """Train a spec. Given again after it was stopped or killed, it goes on from the last checkpoint.
+
+    The run folder keeps the resolved spec, its costs and plan, metrics.csv, the last and the best checkpoint,
+    and the best weights as safetensors. Ctrl-C saves and stops; a second one stops at once.
+    """
+    from composer import load
+    from composer.cli.console import console
+
+    spec = load(file, settings or ())
+    folder = Path(out) if out else None
+    print(told(spec, folder), flush=True)
+    try:
+        result = _trained(spec, folder)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if not result.trained:
+        print("this run is finished; what follows is its result")
+    table = console()
+    table.print(_result_table(result))
+    table.print(
+        f"score it:  composer eval {result.folder}\nin Python: composer.load_run({str(result.folder)!r})"
+    )
+
+
+def told(spec: Spec, folder: Path | None) -> str:
+    """Tell what is about to be trained, in a few lines.
+
+    Raises:
+        SpecError: the spec is over a cap, or has no `train` section.
+    """
+    from composer.costs.caps import check_caps
+    from composer.costs.units import count_text
+    from composer.spec.errors import SpecError
+    from composer.training.folder import default_folder
+
+    plan, costs = spec.train, check_caps(spec)
+    if plan is None:
+        raise SpecError([spec.fault((), "a `train` section to train by", "none")])
+    total = plan.steps * plan.tokens_per_step
+    return (
+        f"{spec.name}: {count_text(costs.params)} parameters, "
+        f"{count_text(costs.flops_per_token.forward)} FLOPs per token forward\n"
+        f"{plan.data.task}: {count_text(total)} tokens in {plan.steps:,} steps of {plan.tokens_per_step:,}\n"
+        f"folder: {folder or default_folder(spec)}"
+    )
+
+
+def _trained(spec: Spec, folder: Path | None) -> Result:
+    from composer.cli.progress import shown
+    from composer.training.run import run_training
+
+    with shown() as report:
+        return run_training(spec, folder, report=report)
+
+
+def score_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
+    """Return a table of scores, one row for each name."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
+    for name in names:
+        table.add_column(name.removeprefix("accuracy_"), justify="right")
+    for row, scores in rows.items():
+        table.add_row(row, *(f"{scores[name]:.4f}" if name in scores else "" for name in names))
+    return table
+
+
+def _result_table(result: Result) -> Table:
+    title = f"{result.tokens:,} tokens" + ("" if result.finished else ", not finished")
+    return score_table(title, {"last": result.metrics, "best": result.best})

@@ -1,0 +1,1 @@
+"""Training: a run is a folder, and whatever is killed goes on from it."""

@@ -1,0 +1,89 @@
+"""Checkpoints: saved whole, read without unpickling anything but tensors and plain containers."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from composer.training.errors import TrainingError
+from composer.training.files import replacing
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, each written aside and then put in place."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save `checkpoint` as the whole content of `path`."""
+        with replacing(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, its tensors mapped from the file.
+
+    Raises:
+        TrainingError: it cannot be read, or holds anything but tensors and plain containers.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise TrainingError(f"{path}: there is no such checkpoint") from None
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(f"{path}: this checkpoint cannot be read ({reason})") from None
+    if not isinstance(found, dict) or not {"state_dict", "hyper_parameters"} <= found.keys():
+        raise TrainingError(f"{path}: expected a checkpoint of a composed model, got something else")
+    return found
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], spec: str) -> None:
+    """Save weights as safetensors, with the text of their resolved spec as metadata."""
+    from safetensors.torch import save
+
+    data = save(
+        {name: weight.contiguous() for name, weight in weights.items()}, {"format": "pt", "spec": spec}
+    )
+    with replacing(path) as file:
+        file.write(data)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Read safetensors: the weights by name, and the text of their spec if they hold it.
+
+    Raises:
+        TrainingError: the file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            names, about = list(file.keys()), file.metadata() or {}
+            return {name: file.get_tensor(name) for name in names}, about.get("spec")
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"{path}: these weights cannot be read ({error})") from None
+
+
+def put_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Load weights into a model: each one it has, of the same shape, and no other.
+
+    Raises:
+        TrainingError: they are those of another model.
+    """
+    own = model.state_dict()
+    wrong = [f"{name}: the model has it, the file does not" for name in own.keys() - weights.keys()]
+    wrong += [f"{name}: the file has it, the model does not" for name in weights.keys() - own.keys()]
+    wrong += [
+        f"{name}: {list(weights[name].shape)} in the file, {list(tensor.shape)} in the model"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if wrong:
+        told = "\n  ".join(sorted(wrong)[:5]) + (f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise TrainingError(f"{source}: these weights do not fit the model\n  {told}")
+    model.load_state_dict(dict(weights))

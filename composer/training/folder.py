@@ -1,0 +1,150 @@
+"""The folder of a run: what stands in it, who may write to it, and how a trained model is read from it.
+
+spec.yaml           the resolved spec
+cost.json plan.txt  what it costs, and which kernel runs what and why
+metrics.csv         losses and scores over the steps
+last.ckpt           where the run goes on from
+best.ckpt           the weights with the lowest evaluation loss, as a Lightning checkpoint
+model.safetensors   the same weights alone
+lock                held by the process that trains
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from composer.spec.errors import SpecError, shown
+from composer.spec.identity import run_hash
+from composer.spec.load import load
+from composer.spec.models import Spec
+from composer.spec.show import document, resolved_yaml
+from composer.training.errors import TrainingError
+from composer.training.files import ASIDE, write_text
+
+if TYPE_CHECKING:
+    from composer.module.model import ComposedModel
+
+SPEC, COST, PLAN, METRICS = "spec.yaml", "cost.json", "plan.txt", "metrics.csv"
+LAST, BEST, WEIGHTS, LOCK = "last.ckpt", "best.ckpt", "model.safetensors", "lock"
+
+
+def default_folder(spec: Spec) -> Path:
+    """Return `runs/<name>-<run hash>`, where a run stands unless told otherwise."""
+    return Path("runs") / f"{spec.name}-{run_hash(spec)}"
+
+
+@contextmanager
+def held(folder: Path, spec: Spec) -> Iterator[None]:
+    """Make the run folder of `spec`, or enter the one that stands there, and keep others out of it.
+
+    Raises:
+        TrainingError: the folder is used by another process, is none of a run, or that of another spec.
+        OSError: it cannot be made or written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder}: expected a folder for the run, got a file")
+    if folder.is_dir() and not (folder / SPEC).exists():
+        others = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, SPEC + ASIDE))
+        if others:
+            raise TrainingError(
+                f"{folder}: this is no run folder, it holds {others[0]}; choose another with --out"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if (folder / SPEC).exists():
+            _refuse_another(folder, spec)
+        else:
+            write_text(folder / SPEC, resolved_yaml(spec))
+        for leftover in folder.glob(f"*{ASIDE}"):
+            leftover.unlink()
+        _describe(folder, spec)
+        yield
+
+
+def read_spec(folder: Path) -> Spec:
+    """Return the spec of a run folder.
+
+    Raises:
+        TrainingError: it has none that can be read.
+    """
+    path = folder / SPEC
+    if not path.is_file():
+        raise TrainingError(f"{folder}: expected a run folder, but there is no {SPEC} in it")
+    try:
+        return load(path)
+    except SpecError as error:
+        raise TrainingError(f"{path}: the spec of this run cannot be read:\n{error}") from None
+
+
+def load_run(folder: Path) -> ComposedModel:
+    """Return the model of a run folder with its best weights, on the CPU, in evaluation mode.
+
+    Raises:
+        TrainingError: the folder is no run's, or holds no weights yet.
+    """
+    from composer.module.model import ComposedModel
+    from composer.training.checkpoint import put_weights, read_weights
+
+    spec, path = read_spec(folder), folder / WEIGHTS
+    if not path.exists():
+        raise TrainingError(f"{folder}: this run has no weights yet, it was never evaluated")
+    model = ComposedModel(spec)
+    put_weights(model, read_weights(path)[0], path)
+    return model.eval()
+
+
+def _describe(folder: Path, spec: Spec) -> None:
+    """Write what the spec costs and is planned as, where a killed run has not."""
+    from composer import cost
+    from composer.graph.passes.plan import plan
+
+    if not (folder / COST).exists():
+        write_text(folder / COST, json.dumps(cost(spec).to_dict(), indent=2) + "\n")
+    if not (folder / PLAN).exists():
+        write_text(folder / PLAN, plan(spec).rstrip() + "\n")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # the system drops the lock when its holder dies, however that happens
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip() or "unknown"
+            raise TrainingError(f"{folder}: process {pid} is training here; wait for it or stop it") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _refuse_another(folder: Path, spec: Spec) -> None:
+    old, new = _flat(read_spec(folder)), _flat(spec)
+    keys = (key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key))
+    changes = [f"  {key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in keys]
+    if changes:
+        told = "\n".join(["the run in this folder is of another spec (there -> now):", *changes])
+        raise TrainingError(f"{folder}: {told}\nchoose another folder with --out")
+
+
+def _flat(spec: Spec) -> dict[str, str]:
+    """Write what makes a run as dotted keys with values in words: not its name, nor what it may cost."""
+
+    def walk(value: Any, path: str) -> Iterator[tuple[str, str]]:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            here = f"{path}.{key}" if path else str(key)
+            if isinstance(item, dict | list | tuple):
+                yield from walk(item, here)
+            else:
+                yield here, shown(item)
+
+    return dict(walk({key: part for key, part in document(spec).items() if key not in ("name", "caps")}, ""))

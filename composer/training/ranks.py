@@ -1,0 +1,119 @@
+"""Several processes that train one run on one machine.
+
+The process that was started is rank 0, whatever program it is; the others are started here and run nothing
+but the training, so a search or a notebook can use several devices too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+
+class OneMachine(LightningEnvironment):
+    """Tells Lightning the ranks, which it neither starts nor looks for in environment variables."""
+
+    def __init__(self, rank: int, ranks: int, port: int) -> None:
+        super().__init__()
+        self._rank, self._ranks, self._main_port = rank, ranks, port
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Whether the ranks are started by others than Lightning."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Where rank 0 listens."""
+        return "127.0.0.1"
+
+    def world_size(self) -> int:
+        """Return the number of ranks."""
+        return self._ranks
+
+    def set_world_size(self, size: int) -> None:
+        """Nothing to set: the number is known."""
+        assert size == self._ranks
+
+    def local_rank(self) -> int:
+        """Return this process's rank, which is also the number of its device."""
+        return self._rank
+
+    def node_rank(self) -> int:
+        """Return 0: there is one machine."""
+        return 0
+
+    def teardown(self) -> None:
+        """Leave the environment variables as they are."""
+
+
+@contextmanager
+def started(folder: Path, until_tokens: int | None, ranks: int) -> Iterator[OneMachine]:
+    """Start ranks 1 and up for the run in `folder`, and end them with the context."""
+    port = _free_port() if ranks > 1 else 0
+    until = [] if until_tokens is None else [str(until_tokens)]
+    # they see by the end of their standard input that this process is gone
+    others = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "composer.training.ranks",
+                str(folder),
+                str(rank),
+                str(ranks),
+                str(port),
+                *until,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        for rank in range(1, ranks)
+    ]
+    try:
+        yield OneMachine(0, ranks, port)
+    except BaseException:
+        for process in others:
+            process.kill()
+        raise
+    finally:
+        for process in others:
+            process.wait()
+
+
+def _free_port() -> int:
+    with contextlib.closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _leave_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _main(folder: str, rank: str, ranks: str, port: str, until_tokens: str | None = None) -> None:
+    from composer.training.folder import read_spec
+    from composer.training.run import fit
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    environment = OneMachine(int(rank), int(ranks), int(port))
+    until = None if until_tokens is None else int(until_tokens)
+    fit(read_spec(Path(folder)), Path(folder), until, environment, None)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

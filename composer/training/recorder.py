@@ -1,0 +1,246 @@
+"""The callback of a run: logs, evaluates, saves, reports and stops, all at the end of optimizer steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from composer.module.model import ComposedModel
+from composer.module.optimizer import schedule
+from composer.spec.models import Train
+from composer.training.checkpoint import save_weights
+from composer.training.errors import TrainingError
+from composer.training.evaluate import evaluate
+from composer.training.folder import BEST, LAST, METRICS, WEIGHTS
+from composer.training.metrics import MetricsFile
+
+_ROWS = 200  # about as many rows in metrics.csv as the whole run logs
+_REPORT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: optimizer steps done, of `steps` until it ends or pauses.
+        tokens: training tokens read.
+        loss: training loss of the last step; None before the first.
+        tokens_per_second: over the last few seconds; None before there are two reports.
+        seconds_left: until the end or pause, at this speed.
+        metrics: the last evaluation; empty before the first.
+    """
+
+    step: int
+    steps: int
+    tokens: int
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+    metrics: dict[str, float] | None = None
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and stands at the end of a step."""
+
+
+class Plan:
+    """At which optimizer steps a run logs, evaluates, saves and ends; functions of the spec alone."""
+
+    def __init__(self, train: Train, until_tokens: int | None) -> None:
+        """`until_tokens` is where to pause; the run's end is the latest."""
+        self.train = train
+        pause = train.steps if until_tokens is None else -(-until_tokens // train.tokens_per_step)
+        self.last = max(1, min(train.steps, pause))
+        self._log = max(1, train.steps // _ROWS)
+        self._evaluate = max(1, round(train.eval.every / train.tokens_per_step))
+        self._save = max(1, round(train.checkpoint.every / train.tokens_per_step))
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of the step, counted from 1."""
+        return self.train.lr * schedule(self.train, step - 1)
+
+    def logs(self, step: int) -> bool:
+        """Whether a row of metrics is due."""
+        return step % self._log == 0 or self.evaluates(step)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation is due."""
+        return step % self._evaluate == 0 or step == self.last
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due."""
+        return step % self._save == 0 or step == self.last
+
+
+class Recorder(lightning.Callback):
+    """Does at each step what the plan says, in one order: log, evaluate, keep the best, save.
+
+    Lightning's own loops of validation and checkpoints are off: theirs run in an order in which a resumed
+    run would repeat or skip an evaluation.
+
+    Attributes:
+        metrics: of the last evaluation, made at step `evaluated`; empty before the first.
+        best: metrics of the evaluation with the lowest loss.
+        stop: set from outside to end after the current step.
+    """
+
+    def __init__(
+        self, folder: Path, plan: Plan, scores: list[str], report: Callable[[Progress], None] | None
+    ) -> None:
+        self.folder, self.plan, self.report = folder, plan, report
+        self.file = MetricsFile(folder / METRICS, scores)
+        self.metrics: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.evaluated = 0
+        self.stop = False
+        self._micro: list[Tensor] = []
+        self._steps: list[Tensor] = []  # losses of steps not yet looked at: a look waits for the device
+        self._losses: list[float] = []  # losses of steps since the last row
+        self._times: deque[tuple[float, int]] = deque(maxlen=25)
+        self._last_report = 0.0
+
+    # what Lightning calls
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to write the same rows; plain values only."""
+        return {
+            "metrics": self.metrics,
+            "best": self.best,
+            "evaluated": self.evaluated,
+            "losses": self._losses,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.metrics, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
+        self.evaluated, self._losses = state_dict["evaluated"], list(state_dict["losses"])
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Cut the metrics back to where the run goes on, and report that."""
+        if trainer.is_global_zero:
+            self.file.cut(trainer.global_step)
+        self._report(trainer.global_step)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Take the loss of a micro-batch; after the last one of a step, do what is due."""
+        self._micro.append(outputs["loss"])
+        if len(self._micro) < self.plan.train.accumulate:
+            return
+        self._steps.append(torch.stack(self._micro).mean() if len(self._micro) > 1 else self._micro[0])
+        self._micro.clear()
+        assert isinstance(pl_module, ComposedModel)
+        step = trainer.global_step
+        if self.plan.logs(step):
+            self._row(trainer, pl_module, step)
+        if self.plan.saves(step):
+            self._save(trainer)
+        elif self.stop:
+            self._interrupt(trainer)
+        if self.report is not None and time.monotonic() - self._last_report > _REPORT_SECONDS:
+            self._look(step)
+            self._report(step)
+        if self.stop and step < self.plan.last:
+            raise Interrupted
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Report the end."""
+        self._report(trainer.global_step)
+
+    # what is done at a step
+
+    def _row(self, trainer: lightning.Trainer, model: ComposedModel, step: int) -> None:
+        self._look(step)
+        mean = torch.tensor(
+            math.fsum(self._losses) / len(self._losses), dtype=torch.float64, device=model.device
+        )
+        row = {
+            "step": step,
+            "tokens": step * self.plan.train.tokens_per_step,
+            "lr": self.plan.rate(step),
+            "train_loss": float(trainer.strategy.reduce(mean, reduce_op="mean")),
+        }
+        self._losses.clear()
+        scored = self._evaluate(trainer, model, step) if self.plan.evaluates(step) else {}
+        if trainer.is_global_zero:
+            self.file.append(row | scored)
+        if scored and scored["loss"] < self.best.get("loss", math.inf):
+            self.best = scored
+            trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+            if trainer.is_global_zero:
+                save_weights(self.folder / WEIGHTS, model.state_dict(), model.hparams["spec"])
+
+    def _evaluate(self, trainer: lightning.Trainer, model: ComposedModel, step: int) -> dict[str, float]:
+        batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        precision, reduce = trainer.precision_plugin.forward_context, trainer.strategy.reduce
+        self.metrics, self.evaluated = evaluate(model, batches, precision, reduce), step
+        if not math.isfinite(self.metrics["loss"]):
+            raise self._diverged("the evaluation loss", self.metrics["loss"], step)
+        return self.metrics
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        self._look(trainer.global_step)
+        if trainer.is_global_zero:
+            self.file.sync()
+        trainer.save_checkpoint(self.folder / LAST)
+
+    def _interrupt(self, trainer: lightning.Trainer) -> None:
+        # other ranks do not know of the stop and would not join in saving; the last checkpoint stands
+        if trainer.world_size == 1:
+            self._save(trainer)
+
+    def _look(self, step: int) -> None:
+        """Read the losses of the steps up to `step`; the run ends where one is not finite."""
+        if not self._steps:
+            return
+        losses = torch.stack(self._steps).tolist()
+        self._steps.clear()
+        for at, loss in enumerate(losses, start=step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise self._diverged("the training loss", loss, at)
+        self._losses += losses
+
+    def _diverged(self, what: str, value: float, step: int) -> TrainingError:
+        rate = self.plan.rate(step)
+        return TrainingError(
+            f"{self.folder}: {what} became {value} at step {step}, learning rate {rate:.3g}; "
+            f"lower train.lr ({self.plan.train.lr:g}) or train.clip ({self.plan.train.clip:g})"
+        )
+
+    def _report(self, step: int) -> None:
+        if self.report is None:
+            return
+        self._last_report = now = time.monotonic()
+        tokens = step * self.plan.train.tokens_per_step
+        self._times.append((now, tokens))
+        (then, before), speed = self._times[0], None
+        if now > then and tokens > before:
+            speed = (tokens - before) / (now - then)
+        left = (self.plan.last - step) * self.plan.train.tokens_per_step
+        self.report(
+            Progress(
+                step,
+                self.plan.last,
+                tokens,
+                self._losses[-1] if self._losses else None,
+                speed,
+                left / speed if speed else None,
+                self.metrics,
+            )
+        )

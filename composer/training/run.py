@@ -1,0 +1,189 @@
+"""Running a spec's training in its folder: made, resumed, paused, finished."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from composer.costs.caps import check_caps
+from composer.data.module import datamodule
+from composer.module.model import ComposedModel
+from composer.module.scores import Scores
+from composer.spec.models import Spec, Train
+from composer.training.checkpoint import put_weights, read_checkpoint
+from composer.training.errors import TrainingError
+from composer.training.evaluate import autocast, evaluate
+from composer.training.folder import LAST, default_folder, held
+from composer.training.memory import keep_freed_memory
+from composer.training.ranks import OneMachine, started
+from composer.training.recorder import Interrupted, Plan, Progress, Recorder
+from composer.training.trainer import deterministic, device_count, device_kind, quiet, trainer
+
+__all__ = ["Progress", "Result", "run_training"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a run stands.
+
+    Attributes:
+        folder: the run folder.
+        metrics: of the last evaluation, at `tokens`.
+        best: of the evaluation with the lowest loss, whose weights `load_run` gives.
+        tokens: training tokens read.
+        finished: whether the whole run is done.
+        trained: whether this call trained at all, or found everything done.
+    """
+
+    folder: Path
+    metrics: dict[str, float]
+    best: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    finished: bool = False
+    trained: bool = True
+
+
+def run_training(
+    spec: Spec,
+    out: Path | None = None,
+    *,
+    until_tokens: int | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Train a spec in its folder (`runs/<name>-<run hash>` or `out`), from where that stands, to the end.
+
+    With `until_tokens` it pauses there, evaluated and saved, on the schedule of the whole run; a later call
+    goes on. `report` is told how far it is, some times a second.
+
+    Raises:
+        SpecError: the spec is over a cap.
+        TrainingError: the folder is another run's or in use, the loss is not finite, memory or disk is full,
+            or a file cannot be written.
+        DataError: the data cannot be used.
+        KeyboardInterrupt: it was interrupted; the folder is saved as of the last whole step.
+    """
+    train = _train(spec)
+    check_caps(spec)
+    folder = out or default_folder(spec)
+    datamodule(spec)  # bad data is told before a folder is made
+    ranks = device_count(train)
+    with _told(folder, train), held(folder, spec):
+        plan = Plan(train, until_tokens)
+        if (stored := _stored(spec, folder, plan)) is not None:
+            return stored
+        with started(folder, until_tokens, ranks) as environment:
+            recorder = fit(spec, folder, until_tokens, environment, report)
+        tokens = plan.last * train.tokens_per_step
+        return Result(folder, recorder.metrics, recorder.best, tokens, plan.last == train.steps)
+
+
+def fit(
+    spec: Spec,
+    folder: Path,
+    until_tokens: int | None,
+    environment: OneMachine,
+    report: Callable[[Progress], None] | None,
+) -> Recorder:
+    """Train as one of the ranks, from the folder's checkpoint on."""
+    train = _train(spec)
+    recorder = Recorder(folder, Plan(train, until_tokens), Scores(spec).metrics, report)
+    last = folder / LAST
+    keep_freed_memory()
+    with quiet(), deterministic(device_kind()), _stopping(recorder):
+        model = ComposedModel(spec)
+        trainer(train, recorder, environment).fit(
+            model,
+            datamodule=datamodule(spec),
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+    return recorder
+
+
+def _train(spec: Spec) -> Train:
+    if spec.train is None:
+        raise TrainingError(f"{spec.name}: expected a `train` section to train by, got none")
+    return spec.train
+
+
+def _stored(spec: Spec, folder: Path, plan: Plan) -> Result | None:
+    """Return the result of a run that has come as far as planned, or nothing."""
+    path, train = folder / LAST, plan.train
+    if not path.exists():
+        return None
+    checkpoint = read_checkpoint(path)
+    step = checkpoint["global_step"]
+    if step < plan.last:
+        return None
+    state = checkpoint["callbacks"][Recorder.__qualname__]
+    metrics = dict(state["metrics"])
+    if state["evaluated"] != step:
+        # saved there in passing, on the way to a later end
+        model = ComposedModel(spec).to(device_kind())
+        put_weights(model, checkpoint["state_dict"], path)
+        metrics = evaluate(model, datamodule(spec).val_dataloader(), lambda: autocast(model))
+    tokens = step * train.tokens_per_step
+    return Result(folder, metrics, dict(state["best"]) or metrics, tokens, step >= train.steps, trained=False)
+
+
+@contextmanager
+def _stopping(recorder: Recorder) -> Iterator[None]:
+    """Turn a first interrupt or termination into a stop after the current step; a second acts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        recorder.stop = True
+        signal.signal(number, before[number])
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        yield
+    except (Interrupted, SystemExit):
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _told(folder: Path, train: Train) -> Iterator[None]:
+    """Say in words what the system refused."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise TrainingError(
+                f"{folder}: no room left to write ({error.strerror}); what was saved before is whole, "
+                "free some space and start again"
+            ) from None
+        raise TrainingError(f"{error.filename or folder}: {error.strerror or error}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        micro = train.batch_sequences // train.accumulate
+        raise TrainingError(
+            f"out of memory with {micro} sequences of {train.length} tokens at once; "
+            f"raise train.accumulate ({train.accumulate}) or lower train.batch_tokens ({train.batch_tokens})"
+        ) from None
+
+
+def _is_out_of_memory(error: Any) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

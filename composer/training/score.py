@@ -1,0 +1,95 @@
+"""Scoring a saved model, also at other numbers of recurrent steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from composer.data.module import datamodule
+from composer.module.model import ComposedModel
+from composer.spec.load import loads
+from composer.spec.models import Spec
+from composer.spec.show import resolved_yaml
+from composer.training.checkpoint import put_weights, read_checkpoint, read_weights
+from composer.training.errors import TrainingError
+from composer.training.evaluate import autocast, evaluate
+from composer.training.folder import LAST, WEIGHTS, read_spec
+from composer.training.trainer import device_kind
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Weights and the spec they were trained by.
+
+    Attributes:
+        path: the file the weights are from.
+    """
+
+    path: Path
+    spec: Spec
+    weights: dict[str, Tensor]
+
+
+def read(path: Path, which: Literal["best", "last"] = "best") -> Saved:
+    """Read a run folder's best or last weights, or one file of weights.
+
+    Raises:
+        TrainingError: there are none, or they cannot be read.
+    """
+    if not path.exists():
+        raise TrainingError(f"{path}: there is no such run or checkpoint")
+    if path.is_dir():
+        spec, file = read_spec(path), path / (WEIGHTS if which == "best" else LAST)
+        if not file.exists():
+            raise TrainingError(f"{path}: this run has no {which} weights yet")
+        return Saved(file, spec, _weights(file)[0])
+    weights, text = _weights(path)
+    if text is None:
+        raise TrainingError(f"{path}: expected weights that hold their spec, got weights alone")
+    return Saved(path, loads(text, str(path)), weights)
+
+
+def score(saved: Saved, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Return the scores of saved weights in the model of their spec, `overrides` laid over that.
+
+    Raises:
+        SpecError: the overrides do not make a valid spec.
+        TrainingError: the weights do not fit it, or it has no data.
+        DataError: the data cannot be used.
+    """
+    spec = loads(resolved_yaml(saved.spec), str(saved.path), overrides)
+    if spec.train is None:
+        raise TrainingError(f"{saved.path}: expected a spec with a `train` section, whose data to score on")
+    model = ComposedModel(spec)
+    put_weights(model, saved.weights, saved.path)
+    model.to(device_kind()).eval()
+    return evaluate(model, datamodule(spec).val_dataloader(), lambda: autocast(model))
+
+
+def at_steps(spec: Spec, steps: int) -> str:
+    """Return the override that has the spec's one recurrent stage run `steps` steps.
+
+    Raises:
+        TrainingError: it has none at the top, or several.
+    """
+    stages = [n for n, stage in enumerate(spec.stages) if stage.tied]
+    if len(stages) != 1:
+        many = " and ".join(f"stages.{n}" for n in stages) or "none"
+        hint = (
+            f"use --set stages.{stages[-1]}.recur={steps}"
+            if stages
+            else "its layers have weights of their own"
+        )
+        raise TrainingError(f"{spec.name}: --steps expects one `recur` stage, got {many}; {hint}")
+    return f"stages.{stages[0]}.recur={steps}"
+
+
+def _weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    if path.suffix == ".safetensors":
+        return read_weights(path)
+    checkpoint = read_checkpoint(path)
+    return checkpoint["state_dict"], checkpoint["hyper_parameters"].get("spec")

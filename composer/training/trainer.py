@@ -1,0 +1,99 @@
+"""The lightning.Trainer of a run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning
+import torch
+
+from composer.spec.models import Train
+from composer.training.checkpoint import WholeCheckpoints
+from composer.training.errors import TrainingError
+from composer.training.evaluate import lightning_precision
+from composer.training.ranks import OneMachine
+from composer.training.recorder import Recorder
+
+
+def device_kind() -> str:
+    """Return `cuda` where there is one, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_count(train: Train) -> int:
+    """Return on how many devices to train.
+
+    Raises:
+        TrainingError: the machine has fewer than the spec asks for.
+    """
+    have = torch.cuda.device_count() if device_kind() == "cuda" else None
+    if train.devices == "auto":
+        return have or 1
+    if have is not None and train.devices > have:
+        raise TrainingError(
+            f"train.devices: expected at most the {have} GPUs of this machine, got {train.devices}"
+        )
+    return train.devices
+
+
+def trainer(train: Train, recorder: Recorder, environment: OneMachine) -> lightning.Trainer:
+    """Return a Trainer that runs up to the recorder's last step and writes nothing of its own."""
+    kind = device_kind()
+    strategy: Any = "auto"
+    if environment.world_size() > 1:
+        from lightning.pytorch.strategies import DDPStrategy
+
+        strategy = DDPStrategy(process_group_backend="nccl" if kind == "cuda" else "gloo")
+    return lightning.Trainer(
+        accelerator=kind,
+        devices=environment.world_size(),
+        strategy=strategy,
+        precision=lightning_precision(train.precision, torch.device(kind)),  # type: ignore[arg-type]
+        max_epochs=-1,
+        max_steps=recorder.plan.last,
+        accumulate_grad_batches=train.accumulate,
+        callbacks=[recorder],
+        plugins=[WholeCheckpoints(), environment],
+        default_root_dir=recorder.folder,
+        # the recorder evaluates, saves and logs
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@contextmanager
+def deterministic(kind: str) -> Iterator[None]:
+    """Have torch choose deterministic algorithms on a CPU, where they cost nothing."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or kind == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's tips and lines of information from the terminal, not its warnings."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 under torch 2.11 and later, on every fit
+            warnings.filterwarnings(
+                "ignore", r".isinstance\(treespec, LeafSpec\). is deprecated", FutureWarning
+            )
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
