@@ -10,7 +10,7 @@ from typing import Any
 from blocks.core.operation import ORIGIN, Affine, At, Kernel, Operation, Saved, Shape, expect
 
 _REFERENCE = "blocks.core.reference"
-# a rotary table's shape stands for (cos, sin); it has no token axis
+# the shape that stands for a rotary table, which has no batch axis
 TABLE: Shape = (-1,)
 
 
@@ -111,7 +111,7 @@ class Rotate(Operation):
 
     shape: Shape
 
-    kernels = (Kernel("rotate", f"{_REFERENCE}:rotate", "halves rotated by the table's row of each token"),)
+    kernels = (Kernel("rotate", f"{_REFERENCE}:rotate", "pairs turned by each token's row of the table"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the input's shape."""
@@ -125,7 +125,7 @@ class RotateStep(Rotate):
 
     index: Affine = ORIGIN
 
-    kernels = (Kernel("rotate_step", f"{_REFERENCE}:rotate_step", "halves rotated by the step's angles"),)
+    kernels = (Kernel("rotate_step", f"{_REFERENCE}:rotate_step", "pairs turned by the step's angles"),)
 
     def arguments(self) -> dict[str, Any]:
         """Return the step's index."""
@@ -134,7 +134,7 @@ class RotateStep(Rotate):
 
 @dataclass(frozen=True)
 class SequenceTable(Operation):
-    """Cosines and sines for every position of the sequence; reads the token ids for their number."""
+    """The rotation of every position of the sequence; reads the token ids for their number."""
 
     head_dim: int
     base: float

@@ -19,7 +19,8 @@ def route(
     """
     # fp32 whatever the autocast dtype: a rounded score can swap experts
     with torch.autocast(query.device.type, enabled=False):
-        logits = F.linear(query.float(), keys.float()) * query.shape[-1] ** -0.5
+        wide = torch.promote_types(query.dtype, torch.float32)
+        logits = F.linear(query.to(wide), keys.to(wide)) * query.shape[-1] ** -0.5
     indices = (logits.detach() + balance).topk(active, -1).indices
     if load is not None:
         load += torch.bincount(indices.flatten(), minlength=len(load))
@@ -47,6 +48,9 @@ def experts_grouped(x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor
 
     gate_up: [experts, width, 2 * hidden]; down: [experts, hidden, width].
     """
+    if gate_up.dtype == torch.float64:
+        # grouped_mm has no float64
+        return experts_plain(x, weights, indices, gate_up, down)
     active = indices.shape[-1]
     chosen = indices.flatten()
     order = chosen.argsort(stable=True)
