@@ -42,6 +42,8 @@ def _run(arguments: list[str]) -> int:
     import typer
 
     from composer.cli.check import check
+    from composer.cli.compile import compile
+    from composer.cli.cost import cost
     from composer.cli.eval import eval
     from composer.cli.schema import schema
     from composer.cli.show import show
@@ -55,7 +57,7 @@ def _run(arguments: list[str]) -> int:
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
-    for command in (check, show, schema, train, eval):
+    for command in (check, show, schema, cost, compile, train, eval):
         app.command()(command)
     try:
         app(arguments, prog_name="composer")
