@@ -88,9 +88,11 @@ def descend(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     """Return the module that holds a dotted name, made where missing, and the name's last part."""
     *path, last = name.split(".")
     for part in path:
-        if part not in module._modules:
-            module.add_module(part, nn.Module())
-        module = module.get_submodule(part)
+        # straight in the table: a block may be called like a method of modules, such as `eval`
+        held = module._modules.get(part)
+        if held is None:
+            held = module._modules[part] = nn.Module()
+        module = held
     return module, last
 
 
@@ -124,7 +126,8 @@ def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Te
 
 
 def _stage(module: nn.Module, node: str) -> Stage:
-    stage = module.get_submodule(node)
+    parent, name = descend(module, node)
+    stage = parent._modules[name]
     assert isinstance(stage, Stage)
     return stage
 
@@ -134,6 +137,6 @@ def _given(module: nn.Module, name: str, weight: Weight) -> Tensor | None:
 
 
 def _held(module: nn.Module, name: str) -> Tensor:
-    path, _, role = name.rpartition(".")
-    tensor: Tensor = getattr(module.get_submodule(path), role)
+    parent, role = descend(module, name)
+    tensor: Tensor = getattr(parent, role)
     return tensor
