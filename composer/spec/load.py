@@ -32,7 +32,7 @@ def loads(text: str, name: str = "<text>", overrides: Sequence[str] = ()) -> Spe
     Raises:
         SpecError: it is not a valid spec.
     """
-    return resolve_spec(overridden(_extended(read(text, name), name, "", ()), overrides))
+    return resolve_spec(read_text(text, name, overrides))
 
 
 def read_tree(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Node:
@@ -42,6 +42,11 @@ def read_tree(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> No
         SpecError: a file cannot be read, is no YAML mapping, or extends itself.
     """
     return overridden(_file(os.fspath(path), (), None), overrides)
+
+
+def read_text(text: str, name: str = "<text>", overrides: Sequence[str] = ()) -> Node:
+    """Read YAML text, and the files it extends, into one tree; see `read_tree`."""
+    return overridden(_extended(read(text, name), "", ()), overrides)
 
 
 def overridden(tree: Node, overrides: Sequence[str]) -> Node:
@@ -81,10 +86,10 @@ def _file(path: str, above: tuple[str, ...], asked: Fault | None) -> Node:
         column = error.start - data.rfind(b"\n", 0, error.start)
         byte = f"the byte 0x{data[error.start]:02x}"
         raise SpecError([Fault(path, line, column, "", "UTF-8 text", byte)]) from None
-    return _extended(read(text, path), path, os.path.dirname(path), (*above, real))
+    return _extended(read(text, path), os.path.dirname(path), (*above, real))
 
 
-def _extended(tree: Node, path: str, folder: str, above: tuple[str, ...]) -> Node:
+def _extended(tree: Node, folder: str, above: tuple[str, ...]) -> Node:
     if not isinstance(tree.value, dict):
         got = "an empty file" if tree.value is None else shown(tree.plain)
         raise SpecError([Fault(*tree.place, "", "a mapping with the keys of a spec", got)])

@@ -16,6 +16,7 @@ from pydantic import (
     SerializeAsAny,
     Strict,
     Tag,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -237,7 +238,11 @@ class Train(Config):
     """AdamW's betas."""
     clip: NonNegative = 1.0
     """The largest norm of the gradient; 0 turns clipping off."""
-    precision: Annotated[Literal["auto", 32, "bf16-mixed"], BeforeValidator(_precision)] = "auto"
+    precision: Annotated[
+        Literal["auto", 32, "bf16-mixed"],
+        BeforeValidator(_precision),
+        WithJsonSchema({"enum": ["auto", 32, "32", "bf16-mixed"]}),
+    ] = "auto"
     """The precision of the products; `auto` is bf16-mixed where the hardware has it, else 32."""
     accumulate: Count = 1
     """Micro-batches per optimizer step; has to divide the sequences of a batch."""

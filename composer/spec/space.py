@@ -39,13 +39,13 @@ class Point:
 class InvalidPoint(SpecError):
     """Answers that lead to no valid spec; `params` holds them."""
 
-    def __init__(self, faults: Sequence[Fault], params: Mapping[str, Value]) -> None:
+    def __init__(self, faults: Sequence[Fault], params: Mapping[str, Value], note: str = "") -> None:
         super().__init__(faults)
-        self.params = dict(params)
+        self.params, self.note = dict(params), note
 
     def __str__(self) -> str:
         answers = ", ".join(f"{name}={value}" for name, value in self.params.items())
-        return f"{super().__str__()}\nat the point {answers}" if answers else super().__str__()
+        return f"{super().__str__()}\nat the point {answers or 'without knobs'}{self.note}"
 
 
 class Space:
@@ -111,7 +111,8 @@ class Space:
                 return self.point(lambda knob: draw(knob, rng))
             except InvalidPoint:
                 pass
-        raise first
+        note = f"; of {_TRIES} other points tried none is valid either"
+        raise InvalidPoint(first.faults, first.params, note)
 
     def describe(self) -> str:
         """List the knobs, one a line."""

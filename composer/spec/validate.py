@@ -88,12 +88,8 @@ def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fa
 
 def semantic(spec: Spec, tree: Node) -> list[Fault]:
     """Check what types cannot say: names, blocks against the width, data against the model, batches."""
-    return [
-        *undefined(spec, tree),
-        *_unused(spec, tree),
-        *_blocks(spec, tree),
-        *(_train(spec, tree) if spec.train else ()),
-    ]
+    checks = (undefined, _unused, _blocks, _caps, _train)
+    return [fault for check in checks for fault in check(spec, tree)]
 
 
 def undefined(spec: Spec, tree: Node) -> Iterator[Fault]:
