@@ -20,9 +20,9 @@ def compile(
         typer.Option(help="Fused kernels where there are, or plain PyTorch only."),
     ] = "auto",
 ) -> None:
-    """Print the plan: operation, shape, weights, kernel and why it was chosen.
+    """Print the plan: each operation with its shape per token, its weights, its kernel and why.
 
-    Shapes are [B, S, ...] for a batch of B sequences of S tokens.
+    A value of shape 4x16 is a tensor [batch, sequence, 4, 16].
     """
     from composer import load
     from composer.costs.caps import check_caps

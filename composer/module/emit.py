@@ -26,7 +26,7 @@ def source(model: torch.nn.Module) -> Iterator[tuple[str, str]]:
     for name, module in model.named_modules():
         if isinstance(module, fx.GraphModule):
             lines = (line.split(";  ")[0].rstrip() for line in module.code.strip().splitlines())
-            yield name, "".join(f"{line}\n" for line in lines)
+            yield name.removesuffix("code").strip("._") or "model", "".join(f"{line}\n" for line in lines)
 
 
 def resolve(path: str) -> Any:
@@ -75,7 +75,7 @@ class _Emitter:
 
     def _call(self, node: str, operation: Any, data: dict[str, Any]) -> None:
         function = resolve(data["kernel"].kernel.function)
-        arguments = {key: self._argument(value) for key, value in operation.arguments().items()}
+        arguments = {key: self._argument(key, value) for key, value in operation.arguments().items()}
         inputs = [self._value(value) for value in data["inputs"]]
         self._bind(node, self.code.call_function(function, (*inputs, *self.weights[node]), arguments), data)
 
@@ -97,8 +97,8 @@ class _Emitter:
             return whole
         key = Value(value.node, -1 - value.output)
         if key not in self.values:
-            self.values[key] = self.code.call_function(operator.getitem, (whole, value.output))
-            self.values[key]._rename(_readable(self._part(value)))
+            name = _readable(self._part(value))
+            self.values[key] = self._named(name, operator.getitem, (whole, value.output))
         return self.values[key]
 
     def _part(self, value: Value) -> str:
@@ -107,15 +107,20 @@ class _Emitter:
         names: tuple[str, ...] = data["weights"]
         return names[value.output] if isinstance(data["op"], Project) else f"{value.node}_{value.output}"
 
-    def _argument(self, argument: Any) -> Any:
+    def _argument(self, key: str, argument: Any) -> Any:
         if not isinstance(argument, Affine):
             return argument
         total: Any = argument.base
         for index, stride in argument.strides:
             node: Any = self.indices[index]
-            term = node if stride == 1 else self.code.call_function(operator.mul, (node, stride))
-            total = self.code.call_function(operator.add, (term, total)) if total != 0 else term
+            term = node if stride == 1 else self._named(key, operator.mul, (node, stride))
+            total = self._named(key, operator.add, (term, total)) if total != 0 else term
         return total
+
+    def _named(self, name: str, function: Any, arguments: tuple[Any, ...]) -> fx.Node:
+        made = self.code.call_function(function, arguments)
+        made._rename(name)
+        return made
 
 
 def _parameters(node: str, operation: Any, data: dict[str, Any]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 
 from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Shape
@@ -13,6 +12,8 @@ from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.walk import operations
 from composer.spec.models import Spec
+
+HEADINGS = ("operation", "per token", "weights", "kernel", "why")
 
 
 @dataclass(frozen=True)
@@ -43,32 +44,29 @@ def plan_lines(graph: Graph, depth: int = 0) -> Iterator[Line]:
 
 def plan(spec: Spec, kernels: Kernels = "auto") -> str:
     """Return the plan of a spec as plain text, one operation a line."""
-    lines = list(plan_lines(compile_graph(spec, kernels=kernels)))
-    rows = [["operation", "shape", "weights", "kernel", "why"]]
-    rows += [
-        ["  " * line.depth + line.operation, line.shape, line.weights, line.kernel, line.why]
-        for line in lines
-    ]
+    rows = [[*HEADINGS]]
+    for line in plan_lines(compile_graph(spec, kernels=kernels)):
+        rows.append(["  " * line.depth + line.operation, line.shape, line.weights, line.kernel, line.why])
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    padded = (
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]])
-        for row in rows
-    )
-    return "".join(f"{line.rstrip()}\n" for line in padded)
+    padded = ([*map(str.ljust, row, widths), row[4]] for row in rows)
+    return "".join(f"{'  '.join(row).rstrip()}\n" for row in padded)
 
 
 def _shapes(shapes: tuple[Shape, ...]) -> str:
-    return " ".join(_shape(shape) for shape in shapes)
+    return ", ".join(_shape(shape) for shape in shapes)
 
 
 def _shape(shape: Shape) -> str:
-    if any(size < 0 for size in shape):
-        return "table"
-    return "[" + ", ".join(["B", "S", *map(str, shape)]) + "]" if shape else "scalar"
+    if not shape:
+        return "scalar"
+    return "table" if min(shape) < 0 else "x".join(map(str, shape))
 
 
 def _weights(graph: Graph, names: tuple[str, ...]) -> str:
+    """Name weights with their shapes; those of one shape but for the rows, which are joined, share one."""
     weights = [graph.graph["weights"][name] for name in names]
-    return ", ".join(
-        f"{weight.role} {'x'.join(map(str, weight.shape))}" for weight in weights if prod(weight.shape)
-    )
+    roles = [weight.role.rpartition(".")[2] for weight in weights]
+    if len(weights) > 1 and len({(weight.shape[1:], len(weight.shape)) for weight in weights}) == 1:
+        rows = sum(weight.shape[0] for weight in weights)
+        return f"{', '.join(roles)} {_shape((rows, *weights[0].shape[1:]))}"
+    return ", ".join(f"{role} {_shape(weight.shape)}" for role, weight in zip(roles, weights, strict=True))
