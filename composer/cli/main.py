@@ -21,12 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from composer.data.errors import DataError
     from composer.spec.errors import SpecError
     from composer.training.errors import TrainingError
+    from search.errors import SearchError
 
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
         return code
-    except (SpecError, DataError, TrainingError) as error:
+    except (SpecError, DataError, TrainingError, SearchError) as error:
         report(error)
         return 1
     except KeyboardInterrupt:
@@ -46,6 +47,7 @@ def _run(arguments: list[str]) -> int:
     from composer.cli.cost import cost
     from composer.cli.eval import eval
     from composer.cli.schema import schema
+    from composer.cli.search import search
     from composer.cli.show import show
     from composer.cli.train import train
 
@@ -57,7 +59,7 @@ def _run(arguments: list[str]) -> int:
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
-    for command in (check, show, schema, cost, compile, train, eval):
+    for command in (check, show, schema, cost, compile, train, eval, search):
         app.command()(command)
     try:
         app(arguments, prog_name="composer")

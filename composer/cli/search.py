@@ -1,0 +1,40 @@
+"""`composer search`: search a space, or go on with a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from composer.cli.options import Set
+
+
+def search(
+    file: Annotated[str, typer.Argument(metavar="SPACE", help="The space, a YAML file.", show_default=False)],
+    settings: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The search folder. Default: runs/<name>-<identity>."),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials, in place of search.trials.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result only.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Cost random points and train nothing.")] = False,
+) -> None:
+    """Search a space for its best specs: propose, cost, train in rungs, keep the best.
+
+    The same command goes on with a search that was interrupted or killed. The folder holds every trial,
+    `leaderboard.csv` and the winner in `best/`.
+    """
+    from composer.spec.space import load_space
+
+    chosen = [*(settings or ()), *([] if trials is None else [f"search.trials={trials}"])]
+    space = load_space(file, chosen)
+    if dry_run:
+        from search.preview import preview
+
+        print("\n".join(preview(space, trials or 300).lines()))
+        return
+    from search.command import run
+
+    run(space, out, quiet)

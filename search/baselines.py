@@ -1,0 +1,51 @@
+"""Baselines: specs that enter first, as they are, to be beaten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from composer import cost
+from composer.costs.caps import check_caps, excesses
+from composer.spec.identity import run_hash
+from composer.spec.models import Spec
+from composer.spec.space import Space
+from search.candidates import measures
+from search.errors import SearchError
+from search.ledger import Ledger, Record
+
+
+def check_baselines(space: Space) -> None:
+    """Refuse baselines that could not be compared with the candidates.
+
+    Raises:
+        SpecError: one is over a cap of its own.
+        SearchError: one is over a cap of the space, or is trained for less than the last rung.
+    """
+    assert space.search is not None
+    caps = space.example().spec.caps
+    rungs = space.search.rungs
+    for path, spec in space.baselines:
+        assert spec.train is not None
+        check_caps(spec)
+        for excess in excesses(spec.model_copy(update={"caps": caps}), cost(spec)):
+            raise SearchError(
+                f"{path}: expected a baseline within the caps of {space.name}, got {excess.cap} {excess}\n"
+                "candidates are held to these caps; raise the cap, or take a smaller baseline"
+            )
+        if rungs and rungs[-1] > spec.train.tokens:
+            raise SearchError(
+                f"{path}: expected train.tokens of at least the last rung ({rungs[-1]}), "
+                f"got {spec.train.tokens}"
+            )
+
+
+def claim_baselines(space: Space, ledger: Ledger) -> list[tuple[Record, Spec]]:
+    """Find or make the record of each baseline; equal ones share one."""
+    found: dict[str, tuple[Record, Spec]] = {}
+    for path, spec in space.baselines:
+        identity = run_hash(spec)
+        record = ledger.find(identity)
+        if record is None:
+            record = ledger.claim_baseline(Path(path).stem, identity, measures(cost(spec)))
+        found[identity] = (record, spec)
+    return list(found.values())

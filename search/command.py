@@ -1,0 +1,41 @@
+"""A search from the command line: watched, then summed up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+
+from composer.cli.console import console
+from composer.spec.space import Space
+from search.folder import default_folder
+from search.state import silent
+from search.study import Outcome, run_search
+from search.table import Lines, LiveTable, results, summary
+from search.trainer import check_metrics
+
+_ROWS = 20
+
+
+def run(space: Space, out: Path | None, quiet: bool) -> None:
+    """Search `space` in `out` or its own folder, and print how it ended."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check_metrics(space)
+    folder, screen = out or default_folder(space), console()
+    if not quiet:
+        print(f"searching in {folder}")
+    if quiet:
+        ended = run_search(space, folder, watch=silent)
+    elif screen.is_terminal:
+        with LiveTable(screen) as table:
+            ended = run_search(space, folder, watch=table)
+    else:
+        ended = run_search(space, folder, watch=Lines(screen))
+    _print(ended)
+
+
+def _print(ended: Outcome) -> None:
+    screen = console()
+    screen.print(results(ended.state, _ROWS))
+    for line in summary(ended.folder, ended.state, ended.reason):
+        screen.print(line, soft_wrap=True, markup=False)

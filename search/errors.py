@@ -1,0 +1,11 @@
+"""What can go wrong with a search, in the user's words."""
+
+from __future__ import annotations
+
+
+class SearchError(ValueError):
+    """A search cannot start or go on; the message says why, where, and what would help."""
+
+
+class Crash(Exception):
+    """A candidate that cannot be trained, which is no fault of the search; the message is its reason."""

@@ -1,0 +1,105 @@
+"""The folder of a search: what stands in it, and who may write to it.
+
+space.txt             what decides a trial and its worth, one value a line
+study.journal         Optuna's study
+records/              one file for each spec trained: who works on what, and what came out
+trials/<number>/      run folders
+baselines/<name>/     run folders
+leaderboard.csv       all of them, the best first
+best/                 spec and checkpoints of the winner
+lock                  held by the process that searches
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from composer.spec.space import Space
+from composer.training.files import write_text
+from search.errors import SearchError
+
+SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK = (
+    "space.txt",
+    "study.journal",
+    "records",
+    "leaderboard.csv",
+    "best",
+    "lock",
+)
+
+
+def default_folder(space: Space) -> Path:
+    """Return `runs/<name>-<identity>`, where a search stands unless told otherwise."""
+    return Path("runs") / f"{space.name}-{space.identity()}"
+
+
+@contextmanager
+def held(folder: Path, space: Space) -> Iterator[None]:
+    """Make the folder of a search, or enter the one that stands there, and keep others out of it.
+
+    Raises:
+        SearchError: another process searches there, it is the folder of another space or of something
+            else, or it cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SearchError(f"{folder}: expected a folder for the search, got a file")
+    if folder.is_dir() and not (folder / SPACE).exists():
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith((LOCK, SPACE)))
+        if others:
+            raise SearchError(
+                f"{folder}: this is no search folder, it holds {others[0]}; choose another with --out"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SearchError(f"{folder}: expected a folder that can be made, got: {error.strerror}") from None
+    with _locked(folder):
+        if (folder / SPACE).exists():
+            _refuse_another(folder, space)
+        else:
+            write_text(folder / SPACE, _text(space))
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # the system drops the lock when its holder dies, however that happens
+    try:
+        file = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise SearchError(f"{folder}: expected a folder to write to, got: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip() or "unknown"
+            raise SearchError(f"{folder}: process {pid} is searching here; wait for it or stop it") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _text(space: Space) -> str:
+    return "".join(f"{line}\n" for line in space.lines())
+
+
+def _refuse_another(folder: Path, space: Space) -> None:
+    old = (folder / SPACE).read_text(encoding="utf-8").splitlines()
+    changed = [
+        f"  {line}"
+        for line in difflib.unified_diff(old, space.lines(), n=0, lineterm="")
+        if line[0] in "+-" and not line.startswith(("---", "+++"))
+    ]
+    if changed:
+        raise SearchError(
+            f"{folder}: the search in this folder is of another space (- there, + now):\n"
+            + "\n".join(changed)
+            + "\nrestore the space, or choose another folder with --out"
+        )

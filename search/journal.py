@@ -1,0 +1,98 @@
+"""Optuna's journal on a file: mended where a killed writer tore it, opened as the study of a space."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import warnings
+from io import TextIOWrapper
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import Trial, TrialState
+
+from search.errors import SearchError
+from search.goals import Goals
+
+
+class KernelLock(JournalFileOpenLock):
+    """A lock that the system drops when its holder dies; Optuna's own would stay behind."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), grace_period=None)
+        self._path = path
+        self._file: TextIOWrapper | None = None
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        self._file = self._path.open("a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Let it go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def open_study(path: Path, name: str, goals: Goals, sampler: BaseSampler) -> optuna.Study:
+    """Open the study kept in the journal at `path`, made where there is none; the caller holds the folder.
+
+    Raises:
+        SearchError: the journal is damaged before its last record.
+    """
+    mend(path)
+    path = path.resolve()
+    storage = JournalStorage(JournalFileBackend(str(path), KernelLock(path.with_name(path.name + ".lock"))))
+    study = optuna.create_study(
+        storage=storage,
+        sampler=sampler,
+        study_name=name,
+        directions=list(goals.directions),
+        load_if_exists=True,
+    )
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(goals.names))
+    return study
+
+
+def unfinished(study: optuna.Study) -> list[Trial]:
+    """Return the trials that were asked for and never told, the oldest first."""
+    # there is no public way back to a running trial; what it was given already it is given again
+    found = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [Trial(study, trial._trial_id) for trial in sorted(found, key=lambda trial: trial.number)]
+
+
+def mend(path: Path) -> None:
+    """Cut off a last record that was not written whole, at which Optuna would fail later.
+
+    Raises:
+        SearchError: a record before the last one is damaged.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    good = next((n for n, line in enumerate(lines) if not _whole(line)), len(lines))
+    if good < len(lines) - 1:
+        raise SearchError(
+            f"{path}:{good + 1}: expected a record of the study, got damage in the middle of the file\n"
+            "restore the file from a copy; or delete it, and the search goes on with the trials in "
+            "records/, its sampler learning anew"
+        )
+    if good < len(lines):
+        with path.open("r+b") as file:
+            file.truncate(sum(map(len, lines[:good])))
+
+
+def _whole(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

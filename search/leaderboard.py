@@ -1,0 +1,96 @@
+"""What a search leaves: `leaderboard.csv`, and the winner's spec and checkpoints in `best/`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from composer.spec.search_config import COSTS
+from composer.training.files import write_text
+from search.folder import BEST, LEADERBOARD
+from search.ledger import Record
+from search.rungs import fronts
+from search.state import State
+
+_COPIED = ("spec.yaml", "cost.json", "plan.txt", "metrics.csv", "best.ckpt", "last.ckpt", "model.safetensors")
+_FROM = "from.txt"
+_ORDER = ("finished", "stopped", "crashed", "running")
+
+
+def publish(folder: Path, state: State) -> None:
+    """Write the leaderboard, and `best/` where the winner is another one than before; each file whole."""
+    write_text(folder / LEADERBOARD, leaderboard(state))
+    winner = state.winner()
+    if winner is not None:
+        _put_best(folder, winner)
+
+
+def leaderboard(state: State) -> str:
+    """Write all records as CSV, the best first; `front` is 1 for those trained in full that none beats."""
+    front = {record.identity for record in state.front()}
+    knobs = list(dict.fromkeys(name for record in state.ledger for name in record.params))
+    costs = [name for name in COSTS if name not in state.goals.names]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = ["trial", "kind", "status", "front", "rung", "tokens", *state.goals.names]
+    writer.writerow([*head, *costs, "seconds", *knobs, "folder", "reason"])
+    for record in ranked(state):
+        values = record.values or ("",) * len(state.goals.names)
+        kind = "baseline" if record.identity in state.baselines else record.kind
+        cells: list[Any] = [record.name, kind, record.status, int(record.identity in front)]
+        cells += [len(record.seen), record.tokens, *values]
+        cells += [record.costs.get(name, "") for name in costs]
+        cells += [f"{record.seconds:.1f}", *(record.params.get(name, "") for name in knobs)]
+        writer.writerow([*cells, record.folder, " ".join(record.reason.split())])
+    return out.getvalue()
+
+
+def ranked(state: State) -> list[Record]:
+    """Sort records: trained in full before stopped, then by front, then by the first objective."""
+    found: list[Record] = []
+    for status in _ORDER:
+        group = [record for record in state.ledger if record.status == status]
+        found += _ranked(state, group)
+    return found
+
+
+def _ranked(state: State, group: list[Record]) -> Iterator[Record]:
+    """Sort records of one status; those that came further come first."""
+    for reached in sorted({len(record.seen) for record in group}, reverse=True):
+        level = [record for record in group if len(record.seen) == reached]
+        if not reached:
+            yield from level
+            continue
+        values = [state.goals.ascending(record.seen[-1].values) for record in level]
+        order = sorted(zip(fronts(values), values, range(len(level)), strict=True), key=_by_front)
+        yield from (level[i] for _, _, i in order)
+
+
+def _by_front(item: tuple[int, tuple[float, ...], int]) -> tuple[Any, ...]:
+    front, values, i = item
+    return (front, *(-value for value in values), i)
+
+
+def _put_best(folder: Path, winner: Record) -> None:
+    """Make `best/` a copy of the winner's run folder, seen in full or not at all."""
+    best, aside, old = (folder / name for name in (BEST, f"{BEST}.new", f"{BEST}.old"))
+    mark = f"{winner.folder}\n"
+    if (best / _FROM).exists() and (best / _FROM).read_text(encoding="utf-8") == mark:
+        return
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir()
+    for name in _COPIED:
+        source = folder / winner.folder / name
+        if source.exists():
+            shutil.copy2(source, aside / name)
+    write_text(aside / _FROM, mark)
+    if best.exists():
+        os.replace(best, old)
+    os.replace(aside, best)
+    shutil.rmtree(old, ignore_errors=True)

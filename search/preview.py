@@ -1,0 +1,51 @@
+"""What a space holds, before anything is trained: random points, costed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+
+from composer.costs.units import amount
+from composer.spec.search_config import COSTS
+from composer.spec.space import Space, draw
+from search.candidates import Candidate, candidate
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Random points of a space."""
+
+    space: Space
+    points: list[Candidate]
+
+    def lines(self) -> Iterator[str]:
+        """Say how many are feasible, which caps refuse the others, and the range of each cost."""
+        total = len(self.points)
+        verdicts = Counter(point.verdict for point in self.points)
+        feasible = [point for point in self.points if point.verdict == "feasible"]
+        different = len({point.identity for point in feasible})
+        yield f"{self.space.name}: {total} random points of {len(self.space.knobs)} knobs, none trained"
+        share = f"{verdicts['feasible']} ({100 * verdicts['feasible'] / total:.0f} %)"
+        yield f"feasible {share}, {different} of them different; invalid {verdicts['invalid']}"
+        over = Counter(
+            name for point in self.points for name, value in point.constraints.items() if value > 0
+        )
+        for name, count in over.most_common():
+            if name != "invalid":
+                yield f"over caps.{name}: {count} ({100 * count / total:.0f} %)"
+        yield "costs of the feasible ones: lowest, median, highest"
+        for name in COSTS:
+            found = [point.costs[name] for point in feasible if name in point.costs]
+            if found:
+                told = (amount(name, value) for value in (min(found), median(found), max(found)))
+                yield f"  {name:22}" + "".join(f"{text:>12}" for text in told)
+
+
+def preview(space: Space, count: int) -> Preview:
+    """Draw and cost `count` random points, a function of the search's seed."""
+    assert space.search is not None
+    rng = random.Random(space.search.seed)
+    return Preview(space, [candidate(space, lambda knob: draw(knob, rng)) for _ in range(count)])

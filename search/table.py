@@ -1,0 +1,218 @@
+"""A search on the terminal: a live table, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from composer.costs.units import amount, count_text
+from composer.spec.search_config import COSTS
+from search.leaderboard import ranked
+from search.ledger import Record
+from search.state import Event, State
+
+_REFRESH = 0.25
+_ROWS = 10
+
+
+class Lines:
+    """Watches a search in plain lines: one for each run that ends."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, event: Event, state: State) -> None:
+        """Print what ended."""
+        if event == "begin":
+            done = len(state.done())
+            self._print(f"{done} of {state.config.trials} trials are done" if done else _goals(state))
+        elif event == "started" and state.running is not None:
+            self._print(f"{_title(state, state.running)}: {_knobs(state.running)}")
+        elif event == "ended" and state.running is not None:
+            record = state.running
+            self._print(f"{_title(state, record)}: {_result(state, record)}; {_progress(state)}")
+
+    def _print(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+
+class LiveTable:
+    """Watches a search in a table that is drawn again as it goes; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._drawn = 0.0
+
+    def __enter__(self) -> LiveTable:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def __call__(self, event: Event, state: State) -> None:
+        """Draw, some times a second at most while a run goes on."""
+        now = time.monotonic()
+        if event in ("progress", "proposed") and now - self._drawn < _REFRESH:
+            return
+        self._drawn = now
+        self._live.update(picture(state), refresh=True)
+
+
+def picture(state: State) -> Group:
+    """Draw the state: the run in progress, the best so far, counts and time left."""
+    return Group(*_running(state), results(state, _ROWS), Text(_progress(state)), Text(counts(state), "dim"))
+
+
+def results(state: State, rows: int) -> Table:
+    """Draw the best records as a table; those on the front are marked."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("trial")
+    table.add_column("status")
+    for name in ["tokens", *state.goals.names, "params"]:
+        table.add_column(name, justify="right")
+    table.add_column("knobs", overflow="ellipsis", no_wrap=True)
+    front = {record.identity for record in state.front()}
+    shown = [record for record in ranked(state) if record.status != "running"]
+    for record in shown[:rows]:
+        best = record.identity in front
+        name = f"{'*' if best else ' '} {_name(state, record)}"
+        values = [_value(*pair) for pair in zip(state.goals.names, record.values or (), strict=False)]
+        values += ["-"] * (len(state.goals.names) - len(values))
+        cells = [name, record.status, count_text(record.tokens), *values]
+        table.add_row(
+            *cells,
+            count_text(record.costs["params"]),
+            _knobs(record),
+            style="bold" if best else "red" if record.status == "crashed" else "",
+        )
+    return table
+
+
+def counts(state: State) -> str:
+    """Say how many candidates were costed, and what became of them."""
+    outcomes = state.outcomes
+    total = sum(outcomes.values())
+    refused = outcomes["over"] + outcomes["invalid"]
+    done = state.done()
+    ends = {status: sum(record.status == status for record in done) for status in ("finished", "stopped")}
+    crashed = sum(record.status == "crashed" for record in done)
+    told = f", {crashed} crashed" if crashed else ""
+    return (
+        f"{len(done)} trials: {ends['finished']} trained in full, {ends['stopped']} stopped at a rung{told}; "
+        f"{total} candidates costed: {outcomes['over']} over a cap, "
+        f"{outcomes['invalid']} invalid ({100 * refused / total if total else 0:.0f} % refused), "
+        f"{outcomes['repeat']} repeated"
+    )
+
+
+def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
+    """Say how a search ended: counts, the winner against the best baseline, how to train it longer."""
+    yield f"{reason[0].upper()}{reason[1:]}."
+    yield counts(state)
+    winner = state.winner()
+    if winner is None:
+        yield "no trial was trained in full, so there is no winner"
+        return
+    yield f"winner: {_name(state, winner)} with {_values(state, winner)}: {_knobs(winner)}"
+    yield _against(state, winner)
+    spec = folder / "best" / "spec.yaml"
+    tokens = count_text(4 * winner.tokens)
+    yield f"leaderboard: {folder / 'leaderboard.csv'}"
+    yield f"train it longer: composer train {spec} --set train.tokens={tokens}"
+
+
+def _against(state: State, winner: Record) -> str:
+    baselines = state.front("baseline")
+    if not baselines:
+        return "no baseline was trained in full, so there is nothing to compare it with"
+    best = baselines[0]
+    assert winner.values is not None
+    assert best.values is not None
+    name = state.goals.names[0]
+    difference = state.goals.ascending(winner.values)[0] - state.goals.ascending(best.values)[0]
+    word = "better than" if difference > 0 else "worse than" if difference < 0 else "equal to"
+    size = f"{abs(difference):.4g} " if difference else ""
+    return (
+        f"in {name} that is {size}{word} the best baseline, {best.name} with {_values(state, best)}; "
+        "one seed each, so how much of the difference is chance is not known"
+    )
+
+
+def _running(state: State) -> Iterator[Text]:
+    record = state.running
+    if record is None:
+        yield Text("proposing and costing candidates")
+        return
+    step = state.step
+    loss = "" if step.loss is None else f", loss {step.loss:.3f}"
+    rung = f"{len(record.seen)} rungs passed" if record.seen else "first rung"
+    tokens = f"{count_text(step.tokens)} of {count_text(state.target)} tokens"
+    yield Text(f"{_title(state, record)}: {tokens}{loss}, {rung}", "bold")
+    yield Text(_knobs(record), "dim", overflow="ellipsis", no_wrap=True)
+
+
+def _progress(state: State) -> str:
+    left = state.seconds_left()
+    told = "" if left is None else f", about {duration(left)} left"
+    return f"{len(state.done())} of {state.config.trials} trials{told}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as one reads it: 40s, 12min, 3.4h."""
+    if seconds < 90:
+        return f"{seconds:.0f}s"
+    return f"{seconds / 60:.0f}min" if seconds < 5400 else f"{seconds / 3600:.1f}h"
+
+
+def _goals(state: State) -> str:
+    goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in state.goals.objectives)
+    return f"{goals} in {state.config.trials} trials"
+
+
+def _title(state: State, record: Record) -> str:
+    return _name(state, record) if record.kind == "baseline" else f"trial {record.name}"
+
+
+def _name(state: State, record: Record) -> str:
+    return f"baseline {record.name}" if record.identity in state.baselines else record.name
+
+
+def _result(state: State, record: Record) -> str:
+    if record.status == "crashed":
+        return f"crashed: {record.reason}"
+    words = {"finished": "trained in full", "stopped": "stopped at a rung"}
+    told = words.get(record.status, record.status)
+    tokens = count_text(record.tokens)
+    return f"{told} after {tokens} tokens, {_values(state, record)}, {duration(record.seconds)}"
+
+
+def _values(state: State, record: Record) -> str:
+    pairs = zip(state.goals.names, record.values or (), strict=False)
+    return ", ".join(f"{name} {_value(name, value)}" for name, value in pairs)
+
+
+def _value(name: str, value: float) -> str:
+    return amount(name, value) if name in COSTS else f"{value:.4g}"
+
+
+def _knobs(record: Record) -> str:
+    """Write the answers that made a record, by the last part of each knob's name."""
+    if not record.params:
+        return "as its spec says"
+    return " ".join(f"{_short(name)}={value}" for name, value in record.params.items())
+
+
+def _short(name: str) -> str:
+    parts = name.split(".")
+    return ".".join(part for part in parts[-2:] if not part.isdecimal()) or name
