@@ -1,10 +1,11 @@
-"""Reading the docstrings of fields from source; milliseconds a class, so only when a schema is asked for."""
+"""Reading the docstrings of fields from source; milliseconds a file, so only when a schema is asked for."""
 
 from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
+import sys
+from functools import cache
 from itertools import pairwise
 
 
@@ -12,15 +13,24 @@ def field_docs(config: type) -> dict[str, str]:
     """Map each annotated field of a class and its bases to the string that follows it in the source."""
     found: dict[str, str] = {}
     for base in reversed(config.__mro__):
-        if "__annotations__" not in vars(base):
-            continue
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError):
-            continue
-        body = tree.body[0].body if tree.body and isinstance(tree.body[0], ast.ClassDef) else []
-        for field, text in pairwise(body):
-            match field, text:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
-                    found[name] = inspect.cleandoc(words)
+        found |= _module_docs(base.__module__).get(base.__qualname__, {})
+    return found
+
+
+@cache
+def _module_docs(module: str) -> dict[str, dict[str, str]]:
+    """Map each class at the top of a module to the strings behind its fields; none without source."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (KeyError, OSError, TypeError, SyntaxError):
+        return {}
+    return {node.name: _class_docs(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _class_docs(node: ast.ClassDef) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for field, text in pairwise(node.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                found[name] = inspect.cleandoc(words)
     return found
