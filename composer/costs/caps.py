@@ -26,7 +26,9 @@ class Excess:
 
     def __str__(self) -> str:
         term, size = self.heaviest
-        over = f"{amount(self.cap, self.value)}, {100 * (self.value / self.limit - 1):.3g} % over"
+        ratio = self.value / self.limit
+        far = f"{100 * (ratio - 1):.3g} % over" if ratio < 3 else f"{ratio:.3g} times the cap"
+        over = f"{amount(self.cap, self.value)}, {far}"
         share = f"{100 * size / self.value:.0f} %" if self.value else "0 %"
         return f"{over}; heaviest: {term} with {amount(self.cap, size)} ({share})"
 
