@@ -10,7 +10,7 @@ from blocks.core.config import BlockConfig
 from blocks.core.graph import Graph
 from blocks.core.operation import ZEROS, Init, Value, Weight
 from blocks.core.operations import Sum
-from composer.graph.operations import Concat, CrossEntropy, Embed, Gate, InjectAdd, Mean
+from composer.graph.operations import CrossEntropy, Embed, Gate, InjectAdd, InjectConcat, Mean
 from composer.spec.models import Parallel, Spec, Stage
 
 Blocks = Mapping[str, BlockConfig]
@@ -56,8 +56,9 @@ def _inject(build: Builder, inject: str, x: Value) -> Value:
     if inject == "add":
         return build.op("inject", InjectAdd(build.width, build.trip()), x, build.stage_input())
     if inject == "concat":
-        both = build.op("inject.both", Concat(build.width), x, build.stage_input())
-        return build.project(both, "inject", (build.width,), 2 * build.width, init=Init("eye"))
+        operation = InjectConcat(build.width)
+        weight = Weight("inject", operation.weight_shapes()[0], Init("eye"))
+        return build.op("inject", operation, x, build.stage_input(), weights=[weight])
     return x
 
 

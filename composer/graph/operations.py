@@ -58,17 +58,29 @@ class InjectAdd(Operation):
 
 
 @dataclass(frozen=True)
-class Concat(Operation):
-    """Put the state and the stage's input side by side: (x, start) -> [x, start]."""
+class InjectConcat(Operation):
+    """Project the state and the stage's input side by side back to the width: (x, start) -> x."""
 
     width: int
 
-    kernels = (Kernel("concat", f"{_REFERENCE}:concat", "copied side by side for one product"),)
+    kernels = (Kernel("inject_concat", f"{_REFERENCE}:inject_concat", "copied side by side for one product"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
-        """Return twice the width."""
+        """Return the width."""
         expect(self, inputs, (self.width,), (self.width,))
-        return ((2 * self.width,),)
+        return ((self.width,),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [width, 2 * width]."""
+        return ((self.width, 2 * self.width),)
+
+    def flops(self, at: At) -> float:
+        """Two per weight element."""
+        return 4 * self.width * self.width
+
+    def saved(self, at: At) -> Saved:
+        """Keep both inputs as one copy."""
+        return Saved(extra=at.compute_bytes * 2 * self.width)
 
     def output_bytes(self, at: At) -> int:
         """The residual stream keeps its precision."""

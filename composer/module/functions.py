@@ -19,9 +19,9 @@ def inject_add(x: Tensor, start: Tensor, index: int) -> Tensor:
     return x + start if index else x
 
 
-def concat(x: Tensor, start: Tensor) -> Tensor:
-    """Return [x, start] along the last dimension."""
-    return torch.cat((x, start), -1)
+def inject_concat(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
+    """Return [x, start] times weight [width, 2 * width], in the precision of x."""
+    return F.linear(torch.cat((x, start), -1), weight).to(x.dtype)
 
 
 def mean(*branches: Tensor) -> Tensor:

@@ -29,7 +29,10 @@ class ComposedModel(lightning.LightningModule):
     Attributes:
         spec: what it was compiled from.
         graph: the graph it was emitted from.
+        logs_steps: whether each training step logs `train_loss`; that takes a Trainer about a millisecond.
     """
+
+    logs_steps = True
 
     def __init__(self, spec: Spec | str, kernels: Kernels = "auto") -> None:
         """Build the model with fresh weights, a function of `train.seed` (0 without a `train` section).
@@ -81,7 +84,8 @@ class ComposedModel(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one micro-batch."""
         loss = self.loss(batch["tokens"], batch["targets"])
-        self.log("train_loss", loss, prog_bar=True)
+        if self.logs_steps:
+            self.log("train_loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
