@@ -36,7 +36,7 @@ class AttentionConfig(BlockConfig):
         """Check that heads divide as they must."""
         heads, kv_heads, head_dim = self.geometry(width)
         if heads % kv_heads:
-            divisors = [n for n in range(1, heads + 1) if heads % n == 0]
+            divisors = [n for n in range(1, min(heads, 4096) + 1) if heads % n == 0]
             near = min(divisors, key=lambda n: abs(n - kv_heads))
             yield Problem("kv_heads", f"a divisor of heads ({heads})", kv_heads, f"the nearest is {near}")
         if self.head_dim is None and width % heads:

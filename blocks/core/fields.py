@@ -15,6 +15,9 @@ _POWERS = {"": 1, **{unit: 1000**n for n, unit in enumerate("kMGT", start=1)}}
 _POWERS |= {f"{unit}i": 1024**n for n, unit in enumerate("KMGT", start=1)}
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([kMGT]|[KMGT]i)?(B)?\s*")
 
+_DIGITS = 40
+_LARGEST = 10**18
+
 COUNT_PATTERN = r"^\s*\d+(\.\d+)?([eE][+-]?\d+)?\s*([kMGT]|[KMGT]i)?\s*$"
 BYTES_PATTERN = COUNT_PATTERN.replace(r"\s*$", r"B?\s*$")
 
@@ -24,10 +27,19 @@ def parse_quantity(text: str, *, byte: bool = False) -> int:
     match = _QUANTITY.fullmatch(text)
     if match is None or (match[3] and not byte):
         raise ValueError(f"a {'size such as 8GiB' if byte else 'count such as 64, 4Ki or 30M'}")
-    value = float(match[1]) * _POWERS[match[2] or ""]
-    if not value.is_integer():
+    mantissa, _, exponent = match[1].lower().partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    shift = int(exponent or 0) - len(fraction)
+    if len(mantissa) > _DIGITS or abs(shift) > _DIGITS:
+        raise ValueError("a number of ordinary size")
+    # in whole numbers, since 1.001 * 1e6 is no whole number in floating point
+    value: int
+    value, rest = divmod(
+        int(whole + fraction) * _POWERS[match[2] or ""] * 10 ** max(shift, 0), 10 ** max(-shift, 0)
+    )
+    if rest:
         raise ValueError("a whole number")
-    return int(value)
+    return value
 
 
 def _count(value: Any) -> Any:
@@ -45,13 +57,15 @@ def _quantity_schema(pattern: str, minimum: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [whole, {"type": "string", "pattern": pattern}]})
 
 
-Count = Annotated[int, Field(gt=0), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 1)]
+Count = Annotated[int, Field(gt=0, le=_LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 1)]
 """A whole number above 0, units allowed."""
 
-Natural = Annotated[int, Field(ge=0), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 0)]
+Natural = Annotated[
+    int, Field(ge=0, le=_LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 0)
+]
 """A whole number, 0 allowed, units allowed."""
 
-Bytes = Annotated[int, Field(gt=0), BeforeValidator(_bytes), _quantity_schema(BYTES_PATTERN, 1)]
+Bytes = Annotated[int, Field(gt=0, le=_LARGEST), BeforeValidator(_bytes), _quantity_schema(BYTES_PATTERN, 1)]
 """A number of bytes, units allowed."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -14,6 +14,8 @@ from composer.spec.tree import Node, fault_at, join
 
 C = TypeVar("C", bound=Config)
 
+_STEPS = 1_000_000
+
 
 def build(config: type[C], tree: Node, path: str = "") -> C | list[Fault]:
     """Validate a tree against a config class; `path` is where the tree stands in its file."""
@@ -63,6 +65,8 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
             return _untagged(hint, node, path, detail)
         case "expected":
             return node.fault(path, detail["ctx"]["expected"], detail["ctx"]["got"])
+        case "less_than_equal" if quantity(hint):
+            return node.fault(path, f"at most {detail['ctx']['le']:g}", shown(node.plain))
         case "value_error" | "assertion_error" if not quantity(hint):
             return node.fault(path, str(detail["ctx"]["error"]), shown(node.plain))
     if steps[-1:] == ["[key]"]:
@@ -88,7 +92,7 @@ def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fa
 
 def semantic(spec: Spec, tree: Node) -> list[Fault]:
     """Check what types cannot say: names, blocks against the width, data against the model, batches."""
-    checks = (undefined, _unused, _blocks, _caps, _train)
+    checks = (undefined, _unused, _steps, _blocks, _caps, _train)
     return [fault for check in checks for fault in check(spec, tree)]
 
 
@@ -121,6 +125,20 @@ def _undefined(spec: Spec, stage: Stage, tree: Node, path: tuple[str | int, ...]
             if name not in spec.blocks:
                 known = f"one of {', '.join(spec.blocks)}" if spec.blocks else "a block; there are none"
                 yield fault_at(tree, place, known, shown(name), close(name, spec.blocks))
+
+
+def _steps(spec: Spec, tree: Node) -> Iterator[Fault]:
+    for i, stage in enumerate(spec.stages):
+        if (steps := _most_steps(stage)) > _STEPS:
+            yield fault_at(
+                tree, ("stages", i), f"at most {_STEPS} steps, nested ones multiplied", shown(steps)
+            )
+
+
+def _most_steps(stage: Stage) -> int:
+    return stage.trips * max(
+        (_most_steps(entry) for entry in stage.step if isinstance(entry, Stage)), default=1
+    )
 
 
 def _blocks(spec: Spec, tree: Node) -> Iterator[Fault]:
