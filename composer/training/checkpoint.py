@@ -46,9 +46,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], spec: str) -> None:
     """Save weights as safetensors, with the text of their resolved spec as metadata."""
     from safetensors.torch import save
 
-    data = save(
-        {name: weight.contiguous() for name, weight in weights.items()}, {"format": "pt", "spec": spec}
-    )
+    data = save({name: weight.contiguous() for name, weight in weights.items()}, {"spec": spec})
     with replacing(path) as file:
         file.write(data)
 

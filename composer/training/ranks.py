@@ -17,7 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+from composer.data.errors import DataError
+from composer.training.errors import TrainingError
 
 
 class OneMachine(LightningEnvironment):
@@ -83,13 +87,24 @@ def started(folder: Path, until_tokens: int | None, ranks: int) -> Iterator[OneM
     ]
     try:
         yield OneMachine(0, ranks, port)
-    except BaseException:
-        for process in others:
-            process.kill()
+    except RuntimeError as error:
+        # a rank that fails takes the connections of the others with it
+        if failed := [rank for rank, process in enumerate(others, start=1) if _ended(process)]:
+            raise TrainingError(f"{folder}: rank {failed[0]} failed, as it says above") from error
         raise
     finally:
         for process in others:
+            assert process.stdin is not None
+            process.stdin.close()
             process.wait()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout=5) != 0
+    return False
 
 
 def _free_port() -> int:
@@ -100,7 +115,7 @@ def _free_port() -> int:
 
 
 def _leave_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # returns when the other end is gone
     os._exit(1)
 
 
@@ -112,7 +127,12 @@ def _main(folder: str, rank: str, ranks: str, port: str, until_tokens: str | Non
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     environment = OneMachine(int(rank), int(ranks), int(port))
     until = None if until_tokens is None else int(until_tokens)
-    fit(read_spec(Path(folder)), Path(folder), until, environment, None)
+    try:
+        fit(read_spec(Path(folder)), Path(folder), until, environment, None)
+    except (TrainingError, DataError, OSError, RuntimeError) as error:
+        sys.exit(f"rank {rank}: {error}")
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ class Recorder(lightning.Callback):
         self._micro: list[Tensor] = []
         self._steps: list[Tensor] = []  # losses of steps not yet looked at: a look waits for the device
         self._losses: list[float] = []  # losses of steps since the last row
+        self._loss: float | None = None
         self._times: deque[tuple[float, int]] = deque(maxlen=25)
         self._last_report = 0.0
 
@@ -215,6 +216,7 @@ class Recorder(lightning.Callback):
             if not math.isfinite(loss):
                 raise self._diverged("the training loss", loss, at)
         self._losses += losses
+        self._loss = losses[-1]
 
     def _diverged(self, what: str, value: float, step: int) -> TrainingError:
         rate = self.plan.rate(step)
@@ -238,7 +240,7 @@ class Recorder(lightning.Callback):
                 step,
                 self.plan.last,
                 tokens,
-                self._losses[-1] if self._losses else None,
+                self._loss,
                 speed,
                 left / speed if speed else None,
                 self.metrics,

@@ -102,6 +102,7 @@ def fit(
     keep_freed_memory()
     with quiet(), deterministic(device_kind()), _stopping(recorder):
         model = ComposedModel(spec)
+        model.logs_steps = False  # the recorder takes the losses
         trainer(train, recorder, environment).fit(
             model,
             datamodule=datamodule(spec),
