@@ -15,6 +15,11 @@ from torch import Tensor
 EPS = 1e-6
 
 
+def wide(x: Tensor) -> Tensor:
+    """Return x in fp32, or as it is where it is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
     """Return x / rms(x) * gain over the last dimension."""
     return F.rms_norm(x, gain.shape, gain, EPS)
@@ -22,8 +27,8 @@ def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
 
 def rms_norm_plain(x: Tensor, gain: Tensor) -> Tensor:
     """Return the same, spelled out."""
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)
+    full = wide(x)
+    normed = full * torch.rsqrt(full.square().mean(-1, keepdim=True) + EPS)
     return (normed * gain).to(x.dtype)
 
 
@@ -64,8 +69,11 @@ def _turn(angle: Tensor) -> Tensor:
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i + 1) of x [..., sequence, heads, head_dim] by each token's rotation."""
     # one complex product instead of four real ones, two sums and a copy
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    pairs = torch.view_as_complex(torch.unflatten(wide, -1, (-1, 2)))
+    full = wide(x)
+    if any(step % 2 for step in (*full.stride()[:-1], full.storage_offset())):
+        # a slice of a joined product need not lie as complex numbers must
+        full = full.clone(memory_format=torch.contiguous_format)
+    pairs = torch.view_as_complex(torch.unflatten(full, -1, (-1, 2)))
     return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
 
 

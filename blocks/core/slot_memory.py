@@ -10,7 +10,7 @@ class SlotMemory:
     """Keys and values of every step of one depth scope, for one forward pass.
 
     `keys` and `values` are [count, batch, sequence, kv_heads, head_dim], allocated at the first write in
-    its dtype. Gradients of slots gather in fp32 during the backward pass and are handed out once.
+    its dtype. Gradients of slots gather at least in fp32 during the backward pass and are handed out once.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device):
@@ -30,7 +30,8 @@ class SlotMemory:
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Return where gradients of keys and values gather, zero before the first."""
         if self._gradients is None:
-            zeros = torch.zeros(self._shape, dtype=torch.float32, device=self._device)
+            dtype = torch.promote_types(self.keys.dtype, torch.float32)
+            zeros = torch.zeros(self._shape, dtype=dtype, device=self._device)
             self._gradients = (zeros, zeros.clone())
         return self._gradients
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.core.reference import wide
 from blocks.core.slot_memory import SlotMemory
 
 
@@ -43,9 +44,8 @@ def _grouped(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
     """Return the query [.., kv_heads, group, head_dim] and the slots [.., kv_heads, 1, head_dim], in fp32."""
     batch, length, heads, head_dim = query.shape
     kv_heads = keys.shape[3]
-    wide = torch.promote_types(query.dtype, torch.float32)
-    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim).to(wide)
-    return grouped, keys.unsqueeze(4).to(wide), values.unsqueeze(4).to(wide)
+    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    return wide(grouped), wide(keys.unsqueeze(4)), wide(values.unsqueeze(4))
 
 
 def _weights(grouped: Tensor, keys: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blocks.core.reference import wide
+
 
 def window_mask(tokens: Tensor, window: int) -> Tensor:
     """Return [S, S], True where token i (row) sees token j: 0 <= i - j < window."""
@@ -36,13 +38,13 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend as the equation says: scores of every pair, masked, softmax in fp32, weighted sum of values."""
+    """Attend as the equation says: scores of every pair, softmax at least in fp32, weighted sum of values."""
     batch, length, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
     grouped = q.view(batch, length, kv_heads, heads // kv_heads, head_dim)
-    scores = torch.einsum("bqhgd,bkhd->bhgqk", grouped.float(), k.float()) * head_dim**-0.5
+    scores = torch.einsum("bqhgd,bkhd->bhgqk", wide(grouped), wide(k)) * head_dim**-0.5
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-    y = torch.einsum("bhgqk,bkhd->bqhgd", weights, v.float())
+    y = torch.einsum("bhgqk,bkhd->bqhgd", weights, wide(v))
     return y.reshape(batch, length, heads, head_dim).to(v.dtype)

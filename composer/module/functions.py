@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blocks.core.reference import wide
+
 
 def embed(tokens: Tensor, weight: Tensor) -> Tensor:
     """Return the tokens' rows of weight [vocab, width], times sqrt(width)."""
@@ -31,7 +33,7 @@ def mean(*branches: Tensor) -> Tensor:
 
 def gate(logits: Tensor, *branches: Tensor) -> Tensor:
     """Return the branches weighted by the softmax of logits [batch, sequence, branches]."""
-    weights = logits.float().softmax(-1).to(branches[0].dtype)
+    weights = wide(logits).softmax(-1).to(branches[0].dtype)
     total = weights[..., :1] * branches[0]
     for n, branch in enumerate(branches[1:], start=1):
         total = total + weights[..., n : n + 1] * branch
@@ -40,7 +42,5 @@ def gate(logits: Tensor, *branches: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the mean loss over the targets [batch, sequence] that are not -100, in fp32; 0 where none is."""
-    total = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
-    )
+    total = F.cross_entropy(wide(logits).flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
     return total / (targets != -100).sum().clamp(min=1)
