@@ -1,0 +1,28 @@
+"""What all tests share: one torch thread, no GPU unless a test asks for it, hypothesis profiles."""
+
+import os
+import sys
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# read by torch when it is imported, which torch-free tests never do
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("here", deadline=None, suppress_health_check=_QUIET, print_blob=True)
+settings.register_profile("ci", settings.get_profile("here"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(autouse=True)
+def device(request, monkeypatch):
+    """Tests marked `gpu` are skipped without one; to all others there is none."""
+    if request.node.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+    elif "torch" in sys.modules:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 0)

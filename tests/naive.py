@@ -1,0 +1,192 @@
+"""The model written from its equations, as plainly as possible: loops over rows, steps, tokens and heads.
+
+Nothing here is shared with the code under test but the names of weights in a state_dict. Vectors are 1-D;
+the past is kept in Python lists that grow.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def logits(spec, weights, tokens):
+    """Return logits [batch, sequence, vocab]; `weights` maps the names of a state_dict to tensors."""
+    return torch.stack([_Row(spec, weights).logits(row.tolist()) for row in tokens])
+
+
+def rms_norm(x, gain):
+    return x / torch.sqrt((x * x).mean() + 1e-6) * gain
+
+
+def rotated(x, position, base=10000.0):
+    """Turn the pair (2i, 2i + 1) by position * base ** (-2i / size)."""
+    out = []
+    for i in range(0, len(x), 2):
+        angle = position * base ** (-i / len(x))
+        c, s = math.cos(angle), math.sin(angle)
+        out += [x[i] * c - x[i + 1] * s, x[i] * s + x[i + 1] * c]
+    return torch.stack(out)
+
+
+def softmax_mix(query, keys, values):
+    """softmax(q k / sqrt(d)) v over lists of keys and values."""
+    scores = torch.stack([query @ key for key in keys]) / math.sqrt(len(query))
+    return sum(share * value for share, value in zip(scores.softmax(0), values, strict=True))
+
+
+class _Step:
+    """One run of a step: the loops around it as (number, trips, tied), and the depth memory of its scope."""
+
+    def __init__(self, loops, memory):
+        self.loops, self.memory = loops, memory
+
+    def index(self):
+        """The number of this step within the innermost recur around it, else within its own stage."""
+        scope = max((n for n, loop in enumerate(self.loops) if loop[2]), default=len(self.loops) - 1)
+        index = 0
+        for number, trips, _ in self.loops[scope:]:
+            index = index * trips + number
+        return index
+
+
+class _Row:
+    """One row of a batch; a state is a list with one vector for each token."""
+
+    def __init__(self, spec, weights):
+        self.spec, self.w, self.width = spec, weights, spec.model.width
+
+    def logits(self, ids):
+        table = self.w["embedding"]
+        head = table if self.spec.model.tie_embeddings else self.w["head"]
+        x = [table[i] * math.sqrt(self.width) for i in ids]
+        for number, stage in enumerate(self.spec.stages):
+            x = self.stage(stage, f"stages.{number}", x, [], None)
+        return torch.stack([head @ rms_norm(vector, self.w["norm"]) for vector in x])
+
+    def stage(self, stage, path, x, loops, memory):
+        trips, tied = (stage.recur, True) if stage.recur else (stage.stack, False)
+        start = x
+        in_recur = any(loop[2] for loop in loops)
+        if tied or not in_recur:  # else the memory of the innermost recur around it goes on
+            memory = {}
+        for n in range(trips):
+            at = f"{path}.step" if tied else f"{path}.layers.{n}"
+            step = _Step([*loops, (n, trips, tied)], memory)
+            if stage.inject == "add" and n > 0:
+                x = [a + b for a, b in zip(x, start, strict=True)]
+            if stage.inject == "concat":
+                x = [self.w[f"{at}.inject"] @ torch.cat([a, b]) for a, b in zip(x, start, strict=True)]
+            for place, entry in enumerate(stage.step):
+                if hasattr(entry, "step"):
+                    x = self.stage(entry, f"{at}.{place}", x, step.loops, memory)
+                else:
+                    x = self.sublayer(entry, f"{at}.{place}", x, step)
+        return x
+
+    def sublayer(self, entry, at, x, step):
+        normed = [rms_norm(vector, self.w[f"{at}.norm"]) for vector in x]
+        if isinstance(entry, str):
+            y = self.block(entry, f"{at}.{entry}", normed, step)
+        else:
+            branches = [
+                self.block(name, f"{at}.{n}.{name}", normed, step) for n, name in enumerate(entry.parallel)
+            ]
+            y = []
+            for t, vector in enumerate(normed):
+                outs = [branch[t] for branch in branches]
+                if entry.combine == "gate":
+                    shares = (self.w[f"{at}.gate"] @ vector).softmax(0)
+                    y.append(sum(share * out for share, out in zip(shares, outs, strict=True)))
+                else:
+                    y.append(sum(outs) / (len(outs) if entry.combine == "mean" else 1))
+        return [a + b for a, b in zip(x, y, strict=True)]
+
+    def block(self, name, at, x, step):
+        config = self.spec.blocks[name]
+        return getattr(self, config.type)(config, name, at, x, step)
+
+    def heads(self, config, at, role, x):
+        """Project and cut into heads; also the number of query heads that share one."""
+        vector = self.w[f"{at}.{role}"] @ x
+        size = config.head_dim or self.width // config.heads
+        return [vector[i : i + size] for i in range(0, len(vector), size)]
+
+    def sequence_attention(self, config, name, at, x, step):
+        def made(role, t, vector):
+            heads = self.heads(config, at, role, vector)
+            if config.qk_norm:
+                heads = [rms_norm(head, self.w[f"{at}.{role}_norm"]) for head in heads]
+            return [rotated(head, t, config.rope_base) for head in heads] if config.rope else heads
+
+        q = [made("query", t, vector) for t, vector in enumerate(x)]
+        k = [made("key", t, vector) for t, vector in enumerate(x)]
+        v = [self.heads(config, at, "value", vector) for vector in x]
+        shared = config.heads // (config.kv_heads or config.heads)
+        out = []
+        for t in range(len(x)):
+            first = max(0, t + 1 - (config.window or len(x)))
+            mixed = []
+            for h in range(config.heads):
+                keys = [k[s][h // shared] for s in range(first, t + 1)]
+                values = [v[s][h // shared] for s in range(first, t + 1)]
+                mixed.append(softmax_mix(q[t][h], keys, values))
+            out.append(self.w[f"{at}.out"] @ torch.cat(mixed))
+        return out
+
+    def depth_attention(self, config, name, at, x, step):
+        past = step.memory.setdefault(name, [])  # (the step it was in, its index, keys, values per token)
+        same = bool(past) and past[-1][0] is step
+        index = 0 if not past else past[-1][1] + (0 if same else 1)
+
+        def made(role, vector):
+            heads = self.heads(config, at, role, vector)
+            return [rotated(head, index) for head in heads] if config.rotary else heads
+
+        keys = [made("key", vector) for vector in x]
+        values = [self.heads(config, at, "value", vector) for vector in x]
+        past.append((step, index, keys, values))
+        seen = [each for each in past if config.span == "inclusive" or each[1] < index]
+        shared = config.heads // (config.kv_heads or config.heads)
+        out = []
+        for t, vector in enumerate(x):
+            if not seen:
+                out.append(torch.zeros_like(vector) * self.w[f"{at}.out"].sum())
+                continue
+            mixed = []
+            for h, query in enumerate(made("query", vector)):
+                theirs = [each[2][t][h // shared] for each in seen]
+                mixed.append(softmax_mix(query, theirs, [each[3][t][h // shared] for each in seen]))
+            out.append(self.w[f"{at}.out"] @ torch.cat(mixed))
+        return out
+
+    def expert_attention(self, config, name, at, x, step):
+        out = []
+        for vector in x:
+            query = vector
+            if config.depth_code == "rotary":
+                query = rotated(vector, step.index())
+            elif config.depth_code == "bias":
+                query = vector + self.w[f"{at}.query_bias"][step.index()]
+            scores = self.w[f"{at}.keys"] @ query / math.sqrt(self.width)
+            ranked = (scores + self.w[f"{at}.balance"]).argsort(descending=True)[: config.active].tolist()
+            total = sum(scores[e].sigmoid() for e in ranked)
+            y = 0
+            for e in ranked:
+                both = vector @ self.w[f"{at}.gate_up"][e]
+                hidden = F.silu(both[: config.hidden]) * both[config.hidden :]
+                y = y + scores[e].sigmoid() / total * (hidden @ self.w[f"{at}.down"][e])
+            out.append(y)
+        return out
+
+    def feed_forward(self, config, name, at, x, step):
+        out = []
+        for vector in x:
+            up = self.w[f"{at}.up"] @ vector
+            if config.activation == "swiglu":
+                gate = self.w[f"{at}.gate"] @ vector
+                hidden = gate / (1 + torch.exp(-gate)) * up
+            else:
+                hidden = up * 0.5 * (1 + torch.erf(up / math.sqrt(2)))
+            out.append(self.w[f"{at}.down"] @ hidden)
+        return out
