@@ -10,8 +10,9 @@ from composer.spec.errors import Fault, SpecError, shown
 from composer.spec.merge import merge, override
 from composer.spec.models import Provenance, Spec
 from composer.spec.resolve import Resolver
+from composer.spec.semantic import semantic
 from composer.spec.tree import NAME, Node, join
-from composer.spec.validate import build, semantic
+from composer.spec.validate import build
 from composer.spec.yaml12 import read
 
 _DEEPEST = 20
@@ -170,8 +171,9 @@ def finish(tree: Node, resolver: Resolver, faults: Sequence[Fault] = ()) -> Spec
     found = [*faults, *resolver.faults]
     if not isinstance(spec, Spec):
         found += [fault for fault in spec if not resolver.hides(fault.path)]
-    elif not resolver.broken:
-        found += semantic(spec, tree)
+        found += [fault for fault in semantic(tree, None) if not resolver.hides(fault.path)]
+    else:
+        found += semantic(tree, None if resolver.broken else spec)
     if found:
         raise SpecError(in_order(found))
     assert isinstance(spec, Spec)

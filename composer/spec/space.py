@@ -17,8 +17,9 @@ from composer.spec.load import finish, in_order, load, read_let, read_tree, unus
 from composer.spec.models import Spec
 from composer.spec.resolve import Resolver
 from composer.spec.search_config import SearchConfig
+from composer.spec.semantic import undefined, uses
 from composer.spec.tree import Node, fault_at, form, join
-from composer.spec.validate import build, undefined
+from composer.spec.validate import build
 
 Ask: TypeAlias = Callable[[Knob], Value]
 
@@ -140,13 +141,15 @@ class Space:
         if "stages" in top:
             found["stages"] = resolver.resolve(top["stages"], "stages")
         if "blocks" in top:
-            found["blocks"] = self._used_blocks(resolver, set(_used(found.get("stages"))))
+            found["blocks"] = self._used_blocks(
+                resolver, {node.value for _, node in uses(found.get("stages"))}
+            )
         for name in ("model", "train"):
             if name in top:
                 found[name] = resolver.resolve(top[name], name)
         return Node(found, self._tree.place), resolver
 
-    def _used_blocks(self, resolver: Resolver, used: set[str]) -> Node:
+    def _used_blocks(self, resolver: Resolver, used: set[object]) -> Node:
         node, knob = resolver.outer(self._top["blocks"], "blocks", "blocks")
         if not isinstance(node.value, dict):
             return node
@@ -170,7 +173,7 @@ class Space:
         knobs: dict[str, Knob] = {}
         faults: list[Fault] = []
         lets: set[str] = set()
-        used: set[str] = set()
+        used: set[object] = set()
         waiting: list[dict[str, Value]] = [{}]
         for count, wanted in enumerate(waiting):
             if count > _MOST:
@@ -178,7 +181,7 @@ class Space:
                 break
             tree, resolver = self._resolve(partial(_wanted, wanted))
             lets |= resolver.names.keys()
-            used.update(_used(tree.child("stages")))
+            used.update(node.value for _, node in uses(tree.child("stages")))
             faults += self._always_wrong(tree, resolver)
             for name, answer in resolver.params.items():
                 if name not in knobs:
@@ -203,7 +206,7 @@ class Space:
         if not isinstance(spec, Spec):
             yield from (fault for fault in spec if not resolver.hides(fault.path))
         elif not resolver.broken:
-            yield from undefined(spec, tree)
+            yield from undefined(tree)
             yield from self._against_rungs(spec, tree)
 
 
@@ -269,23 +272,6 @@ def _baselines(tree: Node, search: SearchConfig | None) -> tuple[tuple[tuple[str
         except SpecError as error:
             faults += error.faults if os.path.exists(path) else [asked]
     return tuple(found), faults
-
-
-def _used(node: Node | None) -> Iterator[str]:
-    """Yield the names of blocks in a tree of stages, which need not be valid."""
-    for stage in _items(node):
-        for entry in _items(stage.child("step")):
-            yield from (
-                item.value
-                for item in [entry, *_items(entry.child("parallel"))]
-                if isinstance(item.value, str)
-            )
-            if isinstance(entry.value, dict) and "step" in entry.value:
-                yield from _used(Node([entry], entry.place))
-
-
-def _items(node: Node | None) -> list[Node]:
-    return node.value if node is not None and isinstance(node.value, list) else []
 
 
 def _lines(value: Any, path: str) -> Iterator[str]:
