@@ -18,6 +18,7 @@ class SlotMemory:
         self._device = device
         self.keys = self.values = torch.empty(0, device=device)
         self._gradients: tuple[Tensor, Tensor] | None = None
+        self._pass = -1
 
     def write(self, slot: int, key: Tensor, value: Tensor) -> None:
         """Write one slot; writing the same values again changes nothing."""
@@ -28,20 +29,19 @@ class SlotMemory:
         self.values[slot] = value
 
     def gradients(self) -> tuple[Tensor, Tensor]:
-        """Return where gradients of keys and values gather, zero before the first."""
-        if self._gradients is None:
+        """Return where the running backward pass gathers gradients of keys and values, zero at its start."""
+        # a pass that asked only for some weights' gradients may have left some behind
+        running = torch._C._current_graph_task_id()
+        if self._gradients is None or self._pass != running:
             dtype = torch.promote_types(self.keys.dtype, torch.float32)
             zeros = torch.zeros(self._shape, dtype=dtype, device=self._device)
-            self._gradients = (zeros, zeros.clone())
+            self._gradients, self._pass = (zeros, zeros.clone()), running
         return self._gradients
 
-    def take_gradients(self, slot: int) -> tuple[Tensor, Tensor]:
-        """Return the gradients of one slot's key and value, and clear them for another backward pass."""
+    def gradient(self, slot: int) -> tuple[Tensor, Tensor]:
+        """Return the gradients of one slot's key and value."""
         keys, values = self.gradients()
-        taken = keys[slot].clone(), values[slot].clone()
-        keys[slot].zero_()
-        values[slot].zero_()
-        return taken
+        return keys[slot].clone(), values[slot].clone()
 
 
 def slots(tokens: Tensor, count: int, kv_heads: int, head_dim: int) -> tuple[SlotMemory, Tensor]:

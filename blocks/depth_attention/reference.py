@@ -63,7 +63,7 @@ class _Append(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        key, value = ctx.memory.take_gradients(ctx.slot)
+        key, value = ctx.memory.gradient(ctx.slot)
         return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None
 
 
