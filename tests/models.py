@@ -1,9 +1,11 @@
 """Small helpers for tests that run models."""
 
+from pathlib import Path
+
 import torch
+from strategies import make
 
 import composer
-from strategies import make
 
 
 def compiled(tree, kernels="auto", shaken=0):
@@ -53,3 +55,16 @@ def close(got, expected, tolerance=1e-5):
     for name, tensor in got.items():
         far = float((tensor - expected[name]).detach().abs().max()) / max(largest[name], floor)
         assert far <= tolerance, f"{name}: off by {far:.2g} of its largest element"
+
+
+def shipped():
+    """Map the name of every shipped spec (not spaces) to it."""
+    files = sorted((Path(__file__).parents[1] / "specs").glob("*.yaml"))
+    specs = (file for file in files if "\nsearch:" not in file.read_text(encoding="utf-8"))
+    return {file.stem: composer.load(file) for file in specs}
+
+
+def shortened(spec, context):
+    """The same architecture at a shorter context, without training."""
+    model = spec.model.model_copy(update={"context": min(context, spec.model.context)})
+    return spec.model_copy(update={"model": model, "train": None})

@@ -3,113 +3,10 @@
 import naive
 import pytest
 import torch
+from cases import CASES, DREAMER
 from hypothesis import given, settings
 from models import close, compiled, gradients, probe, tokens_for
 from strategies import specs
-
-SEQ = {"type": "sequence_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
-DEPTH = {"type": "depth_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
-EXPERT = {"type": "expert_attention", "experts": 5, "active": 2, "hidden": 7}
-FFN = {"type": "feed_forward", "hidden": 9}
-ALL = {"seq": SEQ, "depth": DEPTH, "expert": EXPERT, "ffn": FFN}
-GROUPED = {**EXPERT, "hidden": 8}
-
-
-def tree(blocks, *stages, width=10, tie=True):
-    model = {"width": width, "vocab": 11, "context": 8, "tie_embeddings": tie}
-    return {"schema": 1, "name": "t", "model": model, "blocks": blocks, "stages": list(stages)}
-
-
-def one(block, *, width=10, **stage):
-    return tree({"b": block}, {"recur": 3, "step": ["b"], **stage}, width=width)
-
-
-def mix(combine):
-    return tree(ALL, {"recur": 2, "step": [{"parallel": list(ALL), "combine": combine}]})
-
-
-DREAMER = tree(
-    {"seq": SEQ, "depth": DEPTH, "expert": EXPERT}, {"recur": 3, "step": ["seq", "depth", "expert"]}
-)
-CASES = {
-    "sequence": one(SEQ),
-    "sequence, as many kv heads": one({**SEQ, "kv_heads": 3}),
-    "sequence, head_dim from the width": one({"type": "sequence_attention", "heads": 5}),
-    "sequence, 10 wide heads": one({**SEQ, "heads": 4, "kv_heads": 2, "head_dim": 10}),
-    "sequence, qk_norm": one({**SEQ, "qk_norm": True}),
-    "sequence, rope off, odd heads": one({**SEQ, "rope": False, "head_dim": 5}),
-    "sequence, rope base": one({**SEQ, "rope_base": 50.0}),
-    "sequence, window 1": one({**SEQ, "window": 1}),
-    "sequence, window 3 and qk_norm": one({**SEQ, "window": 3, "qk_norm": True}),
-    "sequence, two windows": tree(
-        {"near": {**SEQ, "window": 2}, "far": {**SEQ, "window": 4}}, {"recur": 2, "step": ["near", "far"]}
-    ),
-    "depth": one(DEPTH),
-    "depth, as many kv heads": one({**DEPTH, "kv_heads": 3}),
-    "depth, exclusive": one({**DEPTH, "span": "exclusive"}),
-    "depth, rotary off, odd heads": one({**DEPTH, "rotary": False, "head_dim": 5}),
-    "depth, exclusive, one step": tree({"b": {**DEPTH, "span": "exclusive"}}, {"recur": 1, "step": ["b"]}),
-    "depth in a stack": tree({"b": DEPTH}, {"stack": 3, "step": ["b"]}),
-    "expert": one(EXPERT),
-    "expert, grouped": one(GROUPED, width=16),
-    "expert, one active": one({**EXPERT, "active": 1}),
-    "expert, all active": one({**EXPERT, "active": 5}),
-    "expert, no depth code": one({**EXPERT, "depth_code": "none"}),
-    "expert, depth bias": one({**EXPERT, "depth_code": "bias"}),
-    "expert, odd width": one({**EXPERT, "depth_code": "bias"}, width=9),
-    "expert codes through nested loops": tree(
-        {"r": EXPERT, "b": {**EXPERT, "depth_code": "bias"}},
-        {"recur": 2, "step": ["r", {"stack": 3, "step": ["r", "b"]}, {"recur": 2, "step": ["b", "r"]}]},
-    ),
-    "feed forward, swiglu": one(FFN),
-    "feed forward, gelu": one({**FFN, "activation": "gelu"}),
-    "parallel, sum": mix("sum"),
-    "parallel, mean": mix("mean"),
-    "parallel, gate": mix("gate"),
-    "parallel, twice the same": tree(
-        {"d": {**DEPTH, "span": "exclusive"}},
-        {"recur": 3, "step": [{"parallel": ["d", "d"], "combine": "gate"}]},
-    ),
-    "inject add": one(FFN, inject="add"),
-    "inject concat": one(FFN, inject="concat"),
-    "inject in a stack": tree({"f": FFN}, {"stack": 3, "step": ["f"], "inject": "concat"}),
-    "inject inside and outside": tree(
-        {"f": FFN}, {"recur": 2, "step": [{"stack": 2, "step": ["f"], "inject": "add"}], "inject": "concat"}
-    ),
-    "the same block twice in a step": tree(
-        {"d": DEPTH, "e": {**DEPTH, "span": "exclusive"}}, {"recur": 3, "step": ["d", "e", "d", "e"]}
-    ),
-    "depth across the layers of a looped stack": tree(
-        {"d": DEPTH, "f": FFN}, {"recur": 3, "step": [{"stack": 2, "step": ["d", "f"]}]}
-    ),
-    "depth before, in and after a nested stack": tree(
-        {"d": {**DEPTH, "span": "exclusive"}},
-        {"recur": 2, "step": ["d", {"stack": 2, "step": ["d", "d"]}, "d", "d"]},
-    ),
-    "depth scopes of a nested recur end with it": tree(
-        {"d": DEPTH}, {"recur": 2, "step": ["d", {"recur": 2, "step": ["d"]}, "d"]}
-    ),
-    "stack in a stack has a scope of its own": tree(
-        {"d": DEPTH}, {"stack": 2, "step": ["d", {"stack": 2, "step": ["d"]}, "d"]}
-    ),
-    "three levels": tree(
-        {"d": DEPTH, "s": SEQ},
-        {"recur": 2, "step": [{"stack": 2, "step": ["d", {"stack": 2, "step": ["s", "d"]}]}]},
-    ),
-    "prelude, core, coda, untied": tree(
-        ALL,
-        {"stack": 2, "step": ["seq", "ffn"]},
-        {"recur": 3, "step": ["seq", "depth", "expert"], "inject": "concat"},
-        {"stack": 1, "step": ["ffn", "depth"]},
-        tie=False,
-    ),
-    "dreamer": DREAMER,
-    "dreamer, grouped": tree(
-        {"seq": SEQ, "depth": DEPTH, "expert": GROUPED},
-        {"recur": 3, "step": ["seq", "depth", "expert"]},
-        width=16,
-    ),
-}
 
 
 def compare(model, tokens, dtype, tolerance):
@@ -124,9 +21,7 @@ def compare(model, tokens, dtype, tolerance):
     }
     expected = naive.logits(model.spec, weights, tokens)
     probe(expected).backward()
-    theirs = {
-        n: torch.zeros_like(weights[n]) if weights[n].grad is None else weights[n].grad for n in named
-    }
+    theirs = {n: torch.zeros_like(weights[n]) if weights[n].grad is None else weights[n].grad for n in named}
     close({"logits": model(tokens).double()}, {"logits": expected}, tolerance)
     close({name: grad.double() for name, grad in ours.items()}, theirs, tolerance)
 
