@@ -15,6 +15,9 @@ from composer.spec.models import Spec
 from composer.spec.search_config import COSTS
 from composer.spec.space import InvalidPoint, Space
 
+INVALID = "invalid"
+"""The constraint that an invalid point violates; the others are named after caps."""
+
 Verdict: TypeAlias = Literal["feasible", "over", "invalid"]
 
 
@@ -50,7 +53,7 @@ def candidate(space: Space, ask: Callable[[Knob], Value]) -> Candidate:
     try:
         point = space.point(ask)
     except InvalidPoint as error:
-        return Candidate("invalid", error.params, str(error.faults[0]), {"invalid": 1.0})
+        return Candidate("invalid", error.params, str(error.faults[0]), {INVALID: 1.0})
     costs = cost(point.spec)
     over = excesses(point.spec, costs)
     return Candidate(

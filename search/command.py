@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import optuna
@@ -20,6 +21,8 @@ _ROWS = 20
 def run(space: Space, out: Path | None, quiet: bool) -> None:
     """Search `space` in `out` or its own folder, and print how it ended."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # the command line starts without; a search makes and drops many models
+    gc.enable()
     check_metrics(space)
     folder, screen = out or default_folder(space), console()
     if not quiet:

@@ -93,7 +93,7 @@ def _text(space: Space) -> str:
 def _refuse_another(folder: Path, space: Space) -> None:
     old = (folder / SPACE).read_text(encoding="utf-8").splitlines()
     changed = [
-        f"  {line}"
+        f"  {line[0]} {line[1:]}"
         for line in difflib.unified_diff(old, space.lines(), n=0, lineterm="")
         if line[0] in "+-" and not line.startswith(("---", "+++"))
     ]

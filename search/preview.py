@@ -11,7 +11,7 @@ from statistics import median
 from composer.costs.units import amount
 from composer.spec.search_config import COSTS
 from composer.spec.space import Space, draw
-from search.candidates import Candidate, candidate
+from search.candidates import INVALID, Candidate, candidate
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Preview:
             name for point in self.points for name, value in point.constraints.items() if value > 0
         )
         for name, count in over.most_common():
-            if name != "invalid":
+            if name != INVALID:
                 yield f"over caps.{name}: {count} ({100 * count / total:.0f} %)"
         yield "costs of the feasible ones: lowest, median, highest"
         for name in COSTS:

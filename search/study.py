@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from composer.spec.models import Spec
 from composer.spec.space import Space
 from composer.training.files import write_text
 from search.baselines import check_baselines, claim_baselines
-from search.candidates import Candidate, candidate
+from search.candidates import INVALID, Candidate, candidate
 from search.errors import Crash, SearchError
 from search.folder import JOURNAL, RECORDS, held
 from search.goals import Goals
@@ -62,12 +63,17 @@ def run_search(space: Space, folder: Path, train: Train = train, watch: Watch = 
     assert space.search is not None
     _refuse_seed_knob(space)
     check_baselines(space)
-    with held(folder, space):
-        search = _Search(space, folder, train, watch)
-        reason = search.run()
-        publish(folder, search.state)
-        watch("end", search.state)
-        return Outcome(folder, search.state, reason)
+    try:
+        with held(folder, space):
+            search = _Search(space, folder, train, watch)
+            reason = search.run()
+            watch("end", search.state)
+            return Outcome(folder, search.state, reason)
+    except OSError as error:
+        raise SearchError(
+            f"{error.filename or folder}: {error.strerror or error}\n"
+            "what was written before is whole; the same command goes on from there"
+        ) from None
 
 
 class _Search:
@@ -215,28 +221,26 @@ class _Search:
     def _hopeless(self) -> str:
         """Say why no point of the space is feasible: the cap that most exceed, and the nearest miss."""
         trials = [trial for trial in self.study.get_trials(deepcopy=False) if trial.constraints]
-        violated = [name for trial in trials for name, value in trial.constraints.items() if value > 0]
-        worst = max(sorted(set(violated)), key=violated.count)
+        costed = [trial for trial in trials if INVALID not in trial.constraints]
         told = f"{self.space.name}: none of {len(trials)} candidates is feasible"
-        costed = [trial for trial in trials if "invalid" not in trial.constraints]
-        if worst == "invalid" or not costed:
-            return f"{told}; most are no valid specs: {_first_fault(self.space, trials)}"
+        if not costed:
+            params = trials[0].params
+            fault = candidate(self.space, lambda knob: params[knob.name]).why
+            return f"{told}, for none is a valid spec; the first one: {fault}"
+        exceeded = Counter(cap for trial in costed for cap in _violated(trial))
+        cap, times = exceeded.most_common(1)[0]
         nearest = min(costed, key=lambda trial: max(trial.constraints.values()))
-        over = {name: value for name, value in nearest.constraints.items() if value > 0}
-        missed = ", ".join(f"{name} by {100 * value:.3g} %" for name, value in over.items())
+        missed = ", ".join(f"{cap} by {100 * value:.3g} %" for cap, value in _violated(nearest).items())
         answers = ", ".join(f"{name}={value}" for name, value in nearest.params.items())
-        share = 100 * violated.count(worst) / len(trials)
         return (
-            f"{told}; the cap {worst} is exceeded by {share:.0f} % of them\n"
+            f"{told}; {len(costed)} are valid specs, and {times} of these are over caps.{cap}\n"
             f"the nearest miss exceeds {missed}: {answers}\n"
-            f"raise caps.{worst}, or widen the space towards smaller models"
+            f"raise caps.{cap}, or widen the space towards smaller models"
         )
 
 
-def _first_fault(space: Space, trials: list[FrozenTrial]) -> str:
-    """Say what is wrong with the first invalid point among `trials`."""
-    params = next(trial.params for trial in trials if "invalid" in trial.constraints)
-    return candidate(space, lambda knob: params[knob.name]).why
+def _violated(trial: FrozenTrial) -> dict[str, float]:
+    return {name: value for name, value in trial.constraints.items() if value > 0}
 
 
 def _suggest(trial: Trial, knob: Knob) -> Value:

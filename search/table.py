@@ -13,12 +13,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from blocks.core.fields import parse_quantity
 from composer.costs.units import amount, count_text
+from composer.spec.load import load
 from composer.spec.search_config import COSTS
+from search.folder import BEST, LEADERBOARD
 from search.leaderboard import ranked
 from search.ledger import Record
 from search.state import Event, State
 
+LONGER = 4
+"""How many times as many tokens the command for the winner proposes."""
 _REFRESH = 0.25
 _ROWS = 10
 
@@ -77,10 +82,10 @@ def picture(state: State) -> Group:
 def results(state: State, rows: int) -> Table:
     """Draw the best records as a table; those on the front are marked."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("trial")
-    table.add_column("status")
+    table.add_column("trial", no_wrap=True)
+    table.add_column("status", no_wrap=True)
     for name in ["tokens", *state.goals.names, "params"]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("knobs", overflow="ellipsis", no_wrap=True)
     front = {record.identity for record in state.front()}
     shown = [record for record in ranked(state) if record.status != "running"]
@@ -126,10 +131,14 @@ def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
         return
     yield f"winner: {_name(state, winner)} with {_values(state, winner)}: {_knobs(winner)}"
     yield _against(state, winner)
-    spec = folder / "best" / "spec.yaml"
-    tokens = count_text(4 * winner.tokens)
-    yield f"leaderboard: {folder / 'leaderboard.csv'}"
-    yield f"train it longer: composer train {spec} --set train.tokens={tokens}"
+    spec = folder / BEST / "spec.yaml"
+    train = load(spec).train
+    assert train is not None
+    tokens = LONGER * train.tokens
+    short = count_text(tokens)
+    exact = short if parse_quantity(short) == tokens else str(tokens)
+    yield f"leaderboard: {folder / LEADERBOARD}"
+    yield f"train it longer: composer train {spec} --set train.tokens={exact}"
 
 
 def _against(state: State, winner: Record) -> str:

@@ -1,0 +1,110 @@
+"""Kill a search at each of its durable steps in turn, repeat it, and compare with one left alone.
+
+A process of its own, since it forks: `kill_everywhere.py FOLDER STRIDE` takes every STRIDE-th step and
+prints how many there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import optuna
+from fake_training import TWO, FakeTraining, toy
+from optuna.storages.journal import JournalFileBackend
+
+from search.journal import Journal
+from search.study import run_search
+
+_append, _replace = Journal.append_logs, os.replace
+
+
+class Killer:
+    """Counts durable steps; at number `at` the process dies, before it, after it or amid it."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+        self.stage = at % 3
+        os.fsync = lambda file: None  # a kill does not lose what the system holds
+        os.replace = self.replace
+        Journal.append_logs = lambda backend, logs: self.append(backend, logs)
+
+    def due(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+    def replace(self, old, new) -> None:
+        due = self.due()
+        if not due or self.stage:
+            _replace(old, new)
+        if due:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def append(self, backend, logs) -> None:
+        due = self.due()
+        if not due or self.stage:
+            _append(backend, logs)
+        if due and self.stage == 2:
+            os.truncate(backend.path, os.path.getsize(backend.path) - 7)
+        if due:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def search(root: Path, at: int) -> int:
+    """Search in a child that dies at step `at` (0: never); give its wait status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(KeyboardInterrupt):
+            Killer(at)
+            run_search(toy(root, TWO, "search.trials=4", baseline="rival.yaml"), root / "run", FakeTraining())
+            status = 0
+        os._exit(status)
+    return os.waitpid(child, 0)[1]
+
+
+def left_behind(root: Path) -> dict[str, object]:
+    """All that decides: the table without its clock, the study, the winner, and the work done."""
+    rows = [line.split(",") for line in (root / "run" / "leaderboard.csv").read_text().splitlines()]
+    clock = rows[0].index("seconds")
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(root / "run" / "study.journal")))
+    study = optuna.load_study(study_name="toy", storage=storage)
+    return {
+        "table": [row[:clock] + row[clock + 1 :] for row in rows],
+        "study": [(t.state, t.params, t.values, t.constraints, t.user_attrs) for t in study.get_trials()],
+        "best": (root / "run" / "best" / "best.ckpt").read_text(),
+        "work": (root / "run" / "work.log").read_text().splitlines(),
+    }
+
+
+def main(root: Path, stride: int) -> None:
+    """Kill at every `stride`-th step until a search gets through unharmed."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    alone, killed = root / "alone", root / "killed"
+    alone.mkdir()
+    assert search(alone, 0) == 0
+    expected = left_behind(alone)
+    for at in range(1, 10_000, stride):
+        shutil.rmtree(killed, ignore_errors=True)
+        killed.mkdir()
+        first = search(killed, at)
+        if first == 0:
+            print(at - stride, "steps")
+            return
+        assert first == signal.SIGKILL, f"step {at}: ended with {first}"
+        again = search(killed, 0)
+        assert again == 0, f"step {at}: the second start ended with {again}"
+        found = left_behind(killed)
+        # a run killed between two checkpoints repeats that piece and no other
+        assert len(found["work"]) - len(expected["work"]) in (0, 1), f"step {at}: {found['work']}"
+        found["work"] = list(dict.fromkeys(found["work"]))
+        for what, value in expected.items():
+            assert found[what] == value, f"step {at}: {what}\n{found[what]}\n{value}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
