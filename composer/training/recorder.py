@@ -144,7 +144,8 @@ class Recorder(lightning.Callback):
         self._micro.append(outputs["loss"])
         if len(self._micro) < self.plan.train.accumulate:
             return
-        self._steps.append(torch.stack(self._micro).mean() if len(self._micro) > 1 else self._micro[0])
+        # Lightning has divided them by their number
+        self._steps.append(torch.stack(self._micro).sum() if len(self._micro) > 1 else self._micro[0])
         self._micro.clear()
         assert isinstance(pl_module, ComposedModel)
         step = trainer.global_step
@@ -152,13 +153,11 @@ class Recorder(lightning.Callback):
             self._row(trainer, pl_module, step)
         if self.plan.saves(step):
             self._save(trainer)
-        elif self.stop:
-            self._interrupt(trainer)
         if self.report is not None and time.monotonic() - self._last_report > _REPORT_SECONDS:
             self._look(step)
             self._report(step)
         if self.stop and step < self.plan.last:
-            raise Interrupted
+            self._interrupt(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Report the end."""
@@ -205,6 +204,7 @@ class Recorder(lightning.Callback):
         # other ranks do not know of the stop and would not join in saving; the last checkpoint stands
         if trainer.world_size == 1:
             self._save(trainer)
+        raise Interrupted
 
     def _look(self, step: int) -> None:
         """Read the losses of the steps up to `step`; the run ends where one is not finite."""

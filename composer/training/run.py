@@ -124,11 +124,12 @@ def _stored(spec: Spec, folder: Path, plan: Plan) -> Result | None:
     if not path.exists():
         return None
     checkpoint = read_checkpoint(path)
-    step = checkpoint["global_step"]
+    state = checkpoint.get("callbacks", {}).get(Recorder.__qualname__)
+    if state is None:
+        raise TrainingError(f"{path}: expected the checkpoint of a run, got one of another Trainer")
+    step, metrics = checkpoint["global_step"], dict(state["metrics"])
     if step < plan.last:
         return None
-    state = checkpoint["callbacks"][Recorder.__qualname__]
-    metrics = dict(state["metrics"])
     if state["evaluated"] != step:
         # saved there in passing, on the way to a later end
         model = ComposedModel(spec).to(device_kind())
