@@ -16,7 +16,8 @@ _POWERS |= {f"{unit}i": 1024**n for n, unit in enumerate("KMGT", start=1)}
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([kMGT]|[KMGT]i)?(B)?\s*")
 
 _DIGITS = 40
-_LARGEST = 10**18
+LARGEST = 10**18
+"""The largest count and size there is."""
 
 COUNT_PATTERN = r"^\s*\d+(\.\d+)?([eE][+-]?\d+)?\s*([kMGT]|[KMGT]i)?\s*$"
 BYTES_PATTERN = COUNT_PATTERN.replace(r"\s*$", r"B?\s*$")
@@ -57,15 +58,13 @@ def _quantity_schema(pattern: str, minimum: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [whole, {"type": "string", "pattern": pattern}]})
 
 
-Count = Annotated[int, Field(gt=0, le=_LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 1)]
+Count = Annotated[int, Field(gt=0, le=LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 1)]
 """A whole number above 0, units allowed."""
 
-Natural = Annotated[
-    int, Field(ge=0, le=_LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 0)
-]
+Natural = Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 0)]
 """A whole number, 0 allowed, units allowed."""
 
-Bytes = Annotated[int, Field(gt=0, le=_LARGEST), BeforeValidator(_bytes), _quantity_schema(BYTES_PATTERN, 1)]
+Bytes = Annotated[int, Field(gt=0, le=LARGEST), BeforeValidator(_bytes), _quantity_schema(BYTES_PATTERN, 1)]
 """A number of bytes, units allowed."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -12,7 +12,7 @@ from pydantic import Tag
 from pydantic.fields import FieldInfo
 
 from blocks.core.config import Config
-from blocks.core.fields import Bytes, Count, Natural
+from blocks.core.fields import LARGEST, Bytes, Count, Natural
 from composer.spec.errors import listed
 from composer.spec.models import Found, Said
 
@@ -76,6 +76,8 @@ def _flat(metadata: list[Any]) -> Iterator[Any]:
 def _bounds(extra: tuple[Any, ...]) -> str:
     found = []
     low = next((item.ge for item in extra if isinstance(item, Ge)), None)
+    # the bound on all counts says nothing worth reading
+    extra = tuple(item for item in extra if not (isinstance(item, Le) and item.le == LARGEST))
     high = next((item.le for item in extra if isinstance(item, Le)), None)
     if low is not None and high is not None:
         return f" from {low} to {high}"
