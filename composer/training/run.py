@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -100,6 +101,7 @@ def fit(
     recorder = Recorder(folder, Plan(train, until_tokens), Scores(spec).metrics, report)
     last = folder / LAST
     keep_freed_memory()
+    gc.enable()  # short commands run without; a trained model is a circle of references
     with quiet(), deterministic(device_kind()), _stopping(recorder):
         model = ComposedModel(spec)
         model.logs_steps = False  # the recorder takes the losses

@@ -72,7 +72,7 @@ def trainer(train: Train, recorder: Recorder, environment: OneMachine) -> lightn
 @contextmanager
 def deterministic(kind: str) -> Iterator[None]:
     """Have torch choose deterministic algorithms on a CPU, where they cost nothing."""
-    settings = torch.utils.deterministic
+    settings: Any = torch.utils.deterministic
     before, fill = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(before or kind == "cpu")
     settings.fill_uninitialized_memory = fill and before  # costs time, and nothing reads such memory
