@@ -5,24 +5,24 @@ Importing this package imports no torch; what needs it imports it when called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-from composer.spec.errors import SpecError
-from composer.spec.load import load
 
 if TYPE_CHECKING:
     from composer.costs.count import Costs
     from composer.data.module import SpecData
     from composer.module.model import ComposedModel
+    from composer.spec.errors import SpecError
+    from composer.spec.load import load
     from composer.spec.models import Spec
 
 __all__ = ["SpecError", "compile", "cost", "datamodule", "load", "load_run"]
 
 
-def _spec(spec: Spec | str | Path, overrides: Sequence[str] = ()) -> Spec:
-    return load(spec, overrides) if isinstance(spec, (str, Path)) else spec
+def _spec(spec: Spec | str | Path) -> Spec:
+    from composer.spec.load import load
+
+    return load(spec) if isinstance(spec, (str, Path)) else spec
 
 
 def cost(spec: Spec | str | Path) -> Costs:
@@ -76,8 +76,17 @@ def load_run(folder: str | Path) -> ComposedModel:
 
 
 def __getattr__(name: str) -> Any:
+    # what the command line's start need not wait for
     if name == "__version__":
         from importlib.metadata import version
 
         return version("attention-composer")
+    if name == "load":
+        from composer.spec.load import load
+
+        return load
+    if name == "SpecError":
+        from composer.spec.errors import SpecError
+
+        return SpecError
     raise AttributeError(f"module 'composer' has no attribute {name!r}")

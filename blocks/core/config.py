@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Config(BaseModel):
     """A mapping of the spec: unknown keys are errors, values never change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     @classmethod
     def __get_pydantic_json_schema__(
