@@ -40,7 +40,9 @@ def leaderboard(state: State) -> str:
     head = ["trial", "kind", "status", "front", "rung", "tokens", *state.goals.names]
     writer.writerow([*head, *costs, "seconds", *knobs, "folder", "reason"])
     for record in ranked(state):
-        values = record.values or ("",) * len(state.goals.names)
+        pairs = zip(state.goals.names, record.values or (), strict=False)
+        values: list[Any] = [int(value) if name in COSTS else value for name, value in pairs]
+        values = values or [""] * len(state.goals.names)
         kind = "baseline" if record.identity in state.baselines else record.kind
         cells: list[Any] = [record.name, kind, record.status, int(record.identity in front)]
         cells += [len(record.seen), record.tokens, *values]
