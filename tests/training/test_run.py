@@ -1,17 +1,15 @@
 import csv
 import json
-import math
 import multiprocessing
 import os
 import signal
 from pathlib import Path
 
-import lightning
 import pytest
 import torch
 from runs import STEPS, TOKENS, contents, killed, on_a_small_disk, spec
 
-from composer import SpecError, compile, datamodule, load_run
+from composer import SpecError, compile, load_run
 from composer.data.errors import DataError
 from composer.training import checkpoint, files, recorder
 from composer.training.checkpoint import read_checkpoint, read_weights
@@ -21,21 +19,7 @@ from composer.training.memory import keep_freed_memory
 from composer.training.metrics import read_metrics
 from composer.training.recorder import Plan
 from composer.training.run import run_training
-from composer.training.score import at_steps, read, score
-
-
-@pytest.fixture(autouse=True)
-def few_rows(monkeypatch):
-    monkeypatch.setattr(recorder, "_ROWS", 8)  # one row in 3 steps
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The uninterrupted run."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorder, "_ROWS", 8)
-        return run_training(spec(), folder)
+from composer.training.score import read, score
 
 
 def fresh(*args):
@@ -339,82 +323,3 @@ def test_two_processes_train_as_one(whole, tmp_path):
 
 def test_memory_is_kept_where_malloc_is_glibcs():
     assert keep_freed_memory() == (os.confstr("CS_GNU_LIBC_VERSION") is not None)
-
-
-# trained models
-
-
-def test_load_run_gives_the_best_weights_ready_to_use(whole):
-    model = load_run(whole.folder)
-    assert not model.training
-    data = datamodule(spec())
-    losses = [model.loss(batch["tokens"], batch["targets"]).item() for batch in data.val_dataloader()]
-    assert math.fsum(losses) / len(losses) == pytest.approx(whole.best["loss"])
-
-
-def test_checkpoints_load_by_lightnings_own_means(whole):
-    model = type(compile(spec())).load_from_checkpoint(whole.folder / "best.ckpt", weights_only=True)
-    assert model.spec == spec()
-    best = read_weights(whole.folder / "model.safetensors")[0]
-    assert all(weight.equal(best[name]) for name, weight in model.state_dict().items())
-
-
-@pytest.mark.parametrize("name", ["", "best.ckpt", "model.safetensors"])
-def test_saved_weights_score_as_they_did_in_training(whole, name):
-    assert score(read(whole.folder / name)) == whole.best
-
-
-def test_the_last_weights_can_be_scored_too(whole):
-    assert score(read(whole.folder, "last")) == whole.metrics
-    assert score(read(whole.folder / "last.ckpt")) == whole.metrics
-
-
-def test_other_numbers_of_steps_run_the_same_weights_deeper(whole):
-    saved = read(whole.folder)
-    losses = [score(saved, [at_steps(saved.spec, steps)])["loss"] for steps in (1, 2, 3)]
-    assert losses[1] == whole.best["loss"]
-    assert len(set(losses)) == 3
-
-
-def test_weights_of_single_steps_do_not_fit_another_depth(tmp_path):
-    run_training(spec("train.tokens=256", "blocks.expert.depth_code=bias"), tmp_path)
-    with pytest.raises(
-        TrainingError, match=r"do not fit the model\n  stages\.0\.step\.2\.expert\..*: \[2, 16\]"
-    ):
-        score(read(tmp_path), ["stages.0.recur=3"])
-
-
-def test_steps_need_one_recurrent_stage():
-    two = "stages=[{recur: 2, step: [seq, depth]}, {stack: 1, step: [seq]}, {recur: 2, step: [expert]}]"
-    with pytest.raises(TrainingError, match=r"stages\.0 and stages\.2; use --set stages\.2\.recur=8"):
-        at_steps(spec(two), 8)
-    with pytest.raises(TrainingError, match="got none"):
-        at_steps(spec("stages=[{stack: 2, step: [seq, depth, expert]}]"), 8)
-    assert at_steps(spec("stages=[{stack: 2, step: [seq]}, {recur: 2, step: [depth, expert]}]"), 8) == (
-        "stages.1.recur=8"
-    )
-
-
-def test_what_is_no_run_cannot_be_scored(tmp_path, whole):
-    with pytest.raises(TrainingError, match="no such run or checkpoint"):
-        read(tmp_path / "nowhere")
-    with held(tmp_path, spec()), pytest.raises(TrainingError, match="no best weights yet"):
-        read(tmp_path)
-    with pytest.raises(TrainingError, match="no weights yet"):
-        load_run(tmp_path)
-
-
-# a Trainer of one's own
-
-
-@pytest.mark.filterwarnings("ignore:.*(tensorboard|litlogger|deprecated|max_epochs. was not set)")
-@pytest.mark.parametrize("options", [{"max_epochs": 1}, {}], ids=str)
-def test_a_compiled_spec_is_an_ordinary_lightning_module(tmp_path, options):
-    wanted = spec("train.tokens=1280")
-    trainer = lightning.Trainer(default_root_dir=tmp_path, accelerator="cpu", **options)
-    trainer.fit(compile(wanted), composer_data := datamodule(wanted))
-    assert trainer.global_step == wanted.train.steps == 5
-    assert trainer.callback_metrics["train_loss"] > 0
-    ours = run_training(wanted, tmp_path / "ours").metrics
-    theirs = trainer.validate(trainer.lightning_module, composer_data, verbose=False)[0]
-    assert theirs == pytest.approx(ours, rel=1e-6)
