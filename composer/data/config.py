@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blocks.core.config import Config, Problem
 from blocks.core.fields import Count
+from composer.data.split import Split
 
 if TYPE_CHECKING:
     from composer.data.stream import Stream
-
-Split = Literal["train", "eval"]
 
 
 class ModelSize(Protocol):

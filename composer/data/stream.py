@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from composer.data.config import Split
 from composer.data.errors import DataError
+from composer.data.split import Split
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]

@@ -101,11 +101,11 @@ def load_run(folder: Path) -> ComposedModel:
 
 def _describe(folder: Path, spec: Spec) -> None:
     """Write what the spec costs and is planned as, where a killed run has not."""
-    from composer import cost
+    from composer.costs.count import count
     from composer.graph.passes.plan import plan
 
     if not (folder / COST).exists():
-        write_text(folder / COST, json.dumps(cost(spec).to_dict(), indent=2) + "\n")
+        write_text(folder / COST, json.dumps(count(spec).to_dict(), indent=2) + "\n")
     if not (folder / PLAN).exists():
         write_text(folder / PLAN, plan(spec).rstrip() + "\n")
 

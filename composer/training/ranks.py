@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,6 @@ from pathlib import Path
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from composer.data.errors import DataError
 from composer.training.errors import TrainingError
 
 
@@ -72,7 +69,7 @@ def started(folder: Path, until_tokens: int | None, ranks: int) -> Iterator[OneM
             [
                 sys.executable,
                 "-m",
-                "composer.training.ranks",
+                "composer.training.rank",
                 str(folder),
                 str(rank),
                 str(ranks),
@@ -112,28 +109,3 @@ def _free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
-
-
-def _leave_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # returns when the other end is gone
-    os._exit(1)
-
-
-def _main(folder: str, rank: str, ranks: str, port: str, until_tokens: str | None = None) -> None:
-    from composer.training.folder import read_spec
-    from composer.training.run import fit
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    environment = OneMachine(int(rank), int(ranks), int(port))
-    until = None if until_tokens is None else int(until_tokens)
-    try:
-        fit(read_spec(Path(folder)), Path(folder), until, environment, None)
-    except (TrainingError, DataError, OSError, RuntimeError) as error:
-        sys.exit(f"rank {rank}: {error}")
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

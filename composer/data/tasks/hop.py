@@ -17,7 +17,8 @@ from pydantic import Field
 
 from blocks.core.config import Problem
 from blocks.core.fields import Count, Natural
-from composer.data.config import DataConfig, ModelSize, Split
+from composer.data.config import DataConfig, ModelSize
+from composer.data.split import Split
 
 if TYPE_CHECKING:
     import numpy as np

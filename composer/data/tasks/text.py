@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from composer.data.config import DataConfig, Split
+from composer.data.config import DataConfig
 from composer.data.errors import DataError
+from composer.data.split import Split
 
 if TYPE_CHECKING:
     from composer.data.stream import Batch, Bytes, Ints, Stream

@@ -1,0 +1,5 @@
+"""The two splits of every task."""
+
+from typing import Literal
+
+Split = Literal["train", "eval"]

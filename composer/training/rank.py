@@ -1,0 +1,39 @@
+"""The program that ranks 1 and up of a run are: it trains with the others, and ends with rank 0."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import torch
+
+from composer.data.errors import DataError
+from composer.training.errors import TrainingError
+from composer.training.folder import read_spec
+from composer.training.ranks import OneMachine
+from composer.training.run import fit
+
+
+def _leave_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # returns when the other end is gone
+    os._exit(1)
+
+
+def _main(folder: str, rank: str, ranks: str, port: str, until_tokens: str | None = None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    environment = OneMachine(int(rank), int(ranks), int(port))
+    until = None if until_tokens is None else int(until_tokens)
+    try:
+        fit(read_spec(Path(folder)), Path(folder), until, environment, None)
+    except (TrainingError, DataError, OSError, RuntimeError) as error:
+        sys.exit(f"rank {rank}: {error}")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
