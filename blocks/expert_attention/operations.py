@@ -98,6 +98,8 @@ class Experts(Operation):
         return 6 * self.active * self.width * self.hidden
 
     def saved(self, at: At) -> Saved:
-        """Keep the sorted inputs, both halves, silu, their product, the outputs, and three index lists."""
-        rows = self.active * (2 * self.width + 4 * self.hidden)
-        return Saved(inputs=(1,), extra=at.compute_bytes * rows + 24 * self.active)
+        """Keep the sorted inputs, both halves, silu, their product, the outputs, weights, two index lists."""
+        # one expert after the other, the weighted outputs are kept too
+        copies = 3 if self.width % 8 or self.hidden % 8 else 2
+        rows = self.active * (copies * self.width + 4 * self.hidden)
+        return Saved(extra=at.compute_bytes * rows + (4 + 16) * self.active)

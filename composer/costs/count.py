@@ -95,11 +95,14 @@ class Costs:
         return plain
 
 
-def count(spec: Spec, graph: Graph | None = None) -> Costs:
-    """Count a spec, on its graph where the caller has it already."""
+def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) -> Costs:
+    """Count a spec, on its graph where the caller has it already.
+
+    `full_mask` counts attention as T * T pairs, as FLOP counters do that see no mask.
+    """
     graph = graph or compile_graph(spec)
     compute = 2 if spec.train and spec.train.precision == "bf16-mixed" else 4
-    rows = list(_rows(graph, spec.model.context, compute))
+    rows = list(_rows(graph, spec.model.context, full_mask))
     blocks: dict[str, Share] = defaultdict(Share)
     for row in rows:
         _add(blocks[row.block or MODEL], row.share)
@@ -125,7 +128,7 @@ def _train_flops(spec: Spec, graph: Graph) -> int | None:
     """Return forward and backward FLOPs over all steps, at the length that is trained."""
     if spec.train is None:
         return None
-    rows = _rows(graph, spec.train.length, 4)
+    rows = _rows(graph, spec.train.length)
     per_token = sum(row.share.forward + row.share.backward for row in rows)
     return round(per_token * spec.train.steps * spec.train.tokens_per_step)
 
@@ -137,10 +140,10 @@ def _add(total: Share, part: Share) -> None:
     total.backward += part.backward
 
 
-def _rows(graph: Graph, context: int, compute: int) -> Iterator[Row]:
+def _rows(graph: Graph, context: int, full_mask: bool = False) -> Iterator[Row]:
     seen: set[tuple[int, str]] = set()
     for body, place in graphs(graph):
-        at = At(context, place.trips, compute_bytes=compute)
+        at = At(context, place.trips, full_mask=full_mask)
         path = ".".join(node for node, *_ in place.loops)
         for node, operation, data in operations(body):
             if isinstance(operation, Loop):
@@ -178,10 +181,20 @@ def _shares(
 
 def _caches(graph: Graph, compute: int) -> tuple[int, int]:
     """Return bytes per token of the sequence cache, and of the depth slots that are alive at once."""
-    sequence = depth = 0
-    for body, place in graphs(graph):
-        for _, operation, _ in operations(body):
-            sequence += compute * operation.sequence_cache() * place.executions
-            if isinstance(operation, Slots):
-                depth += compute * operation.elements()
-    return sequence, depth
+    sequence = sum(
+        operation.sequence_cache() * place.executions
+        for body, place in graphs(graph)
+        for _, operation, _ in operations(body)
+    )
+    return compute * sequence, compute * _alive(graph)
+
+
+def _alive(graph: Graph) -> int:
+    """Return the elements per token of slots that are alive at once: a stage's own and those inside it."""
+    most = 0
+    for _, operation, data in operations(graph):
+        if isinstance(operation, Loop):
+            held = (graph.nodes[value.node]["op"] for value in data["inputs"] if not value.output)
+            own = sum(slots.elements() for slots in held if isinstance(slots, Slots))
+            most = max(most, own + _alive(operation.body))
+    return most

@@ -68,8 +68,8 @@ def train_memory(spec: Spec, graph: Graph, params: int, compute: int) -> Memory:
     tokens = micro_batch_tokens(spec)
     length = spec.train.length if spec.train else spec.model.context
     slots = sum(
-        operation.elements()
-        for body, _ in graphs(graph)
+        operation.elements() * place.executions
+        for body, place in graphs(graph)
         for _, operation, _ in operations(body)
         if isinstance(operation, Slots)
     )

@@ -29,6 +29,10 @@ class Embed(Operation):
         """Return [vocab, width]."""
         return ((self.vocab, self.width),)
 
+    def saved(self, at: At) -> Saved:
+        """Keep the token ids, int64."""
+        return Saved(extra=8)
+
     def output_bytes(self, at: At) -> int:
         """The residual stream starts here."""
         return at.stream_bytes
@@ -135,5 +139,5 @@ class CrossEntropy(Operation):
         return ((),)
 
     def saved(self, at: At) -> Saved:
-        """Keep the fp32 log-softmax."""
-        return Saved(extra=4 * self.vocab)
+        """Keep the fp32 log-softmax and the targets, int64."""
+        return Saved(extra=4 * self.vocab + 8)
