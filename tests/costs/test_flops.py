@@ -1,0 +1,133 @@
+"""FLOPs and pairs against what really runs, counted by torch on the built module and by brute force."""
+
+import pytest
+import torch
+from cases import CASES, DEPTH, FFN, SEQ, tree
+from hypothesis import given, settings
+from models import shipped, shortened, tokens_for
+from strategies import make, specs
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import composer
+from composer.costs.count import count
+
+
+def grouped(a, b, *rest, out_shape=None, **named):
+    """[m, k] x [groups, k, n] is 2 m k n; [m, k] x [k, n], cut into groups along k, is the same."""
+    return 2 * a[0] * a[1] * b[-1]
+
+
+def counted(spec, batch=2):
+    """Return forward and backward FLOPs of one training step, counted by torch as it runs."""
+    model = composer.compile(spec)
+    tokens = tokens_for(spec, batch)
+    formulas = {torch.ops.aten._grouped_mm: grouped}
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False, custom_mapping=formulas) as counter,
+    ):
+        loss = model.loss(tokens, tokens)
+        forward = counter.get_total_flops()
+        loss.backward()
+    return forward, counter.get_total_flops() - forward
+
+
+def declared(spec, batch=2):
+    """Return the same as declared, less the elementwise products of depth attention."""
+    forward = backward = 0.0
+    for row in count(spec, full_mask=True).by_operation:
+        block = spec.blocks.get(row.block)
+        if block is not None and block.type == "depth_attention" and row.place.endswith("attend"):
+            continue
+        forward, backward = forward + row.share.forward, backward + row.share.backward
+    tokens = batch * spec.model.context
+    return forward * tokens, backward * tokens
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_specs_cost_what_runs(name):
+    spec = shortened(shipped()[name], 4)
+    assert declared(spec, 1) == pytest.approx(counted(spec, 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_option_costs_what_runs(case):
+    spec = make(CASES[case])
+    assert declared(spec) == pytest.approx(counted(spec), rel=1e-12)
+
+
+@settings(max_examples=60)
+@given(specs(room=3))
+def test_generated_specs_cost_what_runs(spec):
+    assert declared(spec) == pytest.approx(counted(spec), rel=1e-12)
+
+
+@pytest.mark.parametrize("context", [1, 2, 7, 8])
+@pytest.mark.parametrize("window", [None, 1, 3, 7, 8, 30])
+def test_sequence_pairs_are_those_of_the_mask(context, window):
+    block = {**SEQ, "window": window} if window else SEQ
+    spec = tree({"s": block}, {"recur": 2, "step": ["s"]})
+    spec["model"]["context"] = context
+    pairs = sum(0 <= i - j < (window or context) for i in range(context) for j in range(context))
+    (row,) = (row for row in count(make(spec)).by_operation if row.place.endswith("attend"))
+    assert row.share.forward * context == pytest.approx(2 * 4 * 3 * 6 * pairs)
+    assert row.share.backward == 2 * row.share.forward
+
+
+NESTED = [
+    [{"recur": 5, "step": ["d"]}],
+    [{"stack": 4, "step": ["d", "f", "d"]}],
+    [{"recur": 3, "step": ["d", {"stack": 2, "step": ["d", {"stack": 2, "step": ["d"]}]}, "d"]}],
+    [{"recur": 2, "step": [{"recur": 3, "step": ["d"]}, "d"]}, {"stack": 2, "step": ["f"]}],
+    [{"recur": 3, "step": [{"parallel": ["d", "d"]}]}],
+]
+
+
+@pytest.mark.parametrize("stages", NESTED)
+@pytest.mark.parametrize("span", ["inclusive", "exclusive"])
+def test_depth_pairs_are_the_slots_that_are_read(span, stages, monkeypatch):
+    from blocks.depth_attention import reference
+
+    used = {"d": {**DEPTH, "span": span}, "f": FFN}
+    spec = make(tree({name: used[name] for name in used if f"'{name}'" in str(stages)}, *stages))
+    read, attend = [], reference.attend
+
+    def spied(query, token, memory, reads):
+        read.append(reads)
+        return attend(query, token, memory, reads)
+
+    monkeypatch.setattr(reference, "attend", spied)
+    composer.compile(spec)(tokens_for(spec, 1, 3))
+    rows = [row for row in count(spec).by_operation if row.place.endswith("d.attend")]
+    assert sum(row.executions for row in rows) == len(read)
+    assert sum(row.share.forward for row in rows) == pytest.approx(4 * 3 * 6 * sum(read))
+    assert sum(row.share.backward for row in rows) == pytest.approx(8 * 3 * 6 * sum(read))
+
+
+@settings(max_examples=40)
+@given(specs())
+def test_shares_sum_up_to_the_totals(spec):
+    costs = count(spec)
+    flops = costs.flops_per_token
+    for shares in (costs.by_block.values(), [row.share for row in costs.by_operation]):
+        assert sum(share.params for share in shares) == costs.params
+        assert sum(share.active_params for share in shares) == costs.active_params
+        assert sum(share.forward for share in shares) == pytest.approx(
+            costs.flops_per_token.forward, abs=0.51
+        )
+        assert sum(share.backward for share in shares) == pytest.approx(flops.backward, abs=0.51)
+    assert set(costs.by_block) == {"model", *spec.blocks}
+
+
+def test_training_flops_are_at_the_length_that_is_trained():
+    plain = tree({"s": SEQ}, {"recur": 2, "step": ["s"]})
+    data = {"task": "hop", "length": 24, "symbols": 3, "hops": 1}
+    train = {"data": data, "tokens": 1000, "batch_tokens": 100}
+    model = {**plain["model"], "context": 32}
+    long = make({**plain, "model": model, "train": train})
+    short = make({**plain, "model": {**model, "context": 24}})
+    per_token = sum(vars(count(short).flops_per_token).values())
+    assert long.train.steps == 11
+    assert count(long).train_flops == pytest.approx(per_token * 11 * 96, rel=1e-4)
+    assert count(short).train_flops is None
