@@ -63,7 +63,7 @@ class State:
 
     def seconds_left(self) -> float | None:
         """Estimate how long the trials left will take, from the mean of those done."""
-        done = [record for record in self.ledger if record.status != "running"]
+        done = self.done() or [record for record in self.ledger if record.status != "running"]
         if not done:
             return None
         mean = sum(record.seconds for record in done) / len(done)

@@ -86,7 +86,8 @@ def results(state: State, rows: int) -> Table:
     table.add_column("status", no_wrap=True)
     for name in ["tokens", *state.goals.names, "params"]:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("knobs", overflow="ellipsis", no_wrap=True)
+    # the one column that may give way, so the others stay readable
+    table.add_column("knobs")
     front = {record.identity for record in state.front()}
     shown = [record for record in ranked(state) if record.status != "running"]
     for record in shown[:rows]:
@@ -98,7 +99,7 @@ def results(state: State, rows: int) -> Table:
         table.add_row(
             *cells,
             count_text(record.costs["params"]),
-            _knobs(record),
+            Text(_knobs(record), no_wrap=True, overflow="ellipsis"),
             style="bold" if best else "red" if record.status == "crashed" else "",
         )
     return table
