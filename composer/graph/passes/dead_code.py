@@ -20,7 +20,12 @@ def dead_code(graph: Graph) -> Graph:
             operation.body = dead_code(operation.body)
     if len(alive) == len(graph):
         return graph
-    kept = graph.subgraph(alive).copy()
+    # in the order they run, which a subgraph of networkx does not promise
+    kept = Graph(**graph.graph)
+    for node, _, data in operations(graph):
+        if node in alive:
+            kept.add_node(node, **data)
+            kept.add_edges_from((value.node, node) for value in data["inputs"])
     used = {name for _, _, data in operations(kept) for name in data["weights"]}
     kept.graph["weights"] = {name: weight for name, weight in graph.graph["weights"].items() if name in used}
     return kept
