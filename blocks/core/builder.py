@@ -250,5 +250,7 @@ class Builder:
             builder = builder._parent
 
     def _fresh(self, name: str) -> str:
-        candidates = (name, *(f"{name}_{number}" for number in range(2, len(self.graph) + 3)))
+        if name not in self.graph:
+            return name
+        candidates = (f"{name}_{number}" for number in range(2, len(self.graph) + 3))
         return next(candidate for candidate in candidates if candidate not in self.graph)

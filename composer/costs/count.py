@@ -128,8 +128,11 @@ def _train_flops(spec: Spec, graph: Graph) -> int | None:
     """Return forward and backward FLOPs over all steps, at the length that is trained."""
     if spec.train is None:
         return None
-    rows = _rows(graph, spec.train.length)
-    per_token = sum(row.share.forward + row.share.backward for row in rows)
+    per_token = 0.0
+    for body, place in graphs(graph):
+        at = At(spec.train.length, place.trips)
+        each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
+        per_token += place.executions * sum(each)
     return round(per_token * spec.train.steps * spec.train.tokens_per_step)
 
 
@@ -157,25 +160,24 @@ def _shares(
     body: Graph, operation: Operation, data: dict[str, Any], at: At, place: Place, seen: set[tuple[int, str]]
 ) -> Iterator[tuple[str, Share]]:
     """Yield each block's share of one operation; merged projections belong to several blocks."""
-    forward, backward = (
-        operation.flops(at) * place.executions,
-        operation.backward_flops(at) * place.executions,
-    )
+    forward = operation.flops(at) * place.executions
+    backward = operation.backward_flops(at) * place.executions
     blocks = data["blocks"]
     shares = {block: Share() for block in blocks}
+    parts = [1.0]
     if isinstance(operation, Project):
-        for block, shape in zip(blocks, operation.outputs, strict=True):
-            part = prod(shape) / operation.width
-            _add(shares[block], Share(forward=forward * part, backward=backward * part))
-    else:
-        shares[blocks[0]] = Share(forward=forward, backward=backward)
+        parts = [prod(shape) / operation.width for shape in operation.outputs]
+    for block, part in zip(blocks, parts, strict=True):
+        shares[block].forward += forward * part
+        shares[block].backward += backward * part
     for name in data["weights"]:
         weight = body.graph["weights"][name]
         # a tied weight is counted where it is used first
         if weight.trained and (id(body), name) not in seen:
             seen.add((id(body), name))
             size = weight.size * place.copies
-            _add(shares[weight.block], Share(size, size * weight.active[0] // weight.active[1]))
+            shares[weight.block].params += size
+            shares[weight.block].active_params += size * weight.active[0] // weight.active[1]
     yield from shares.items()
 
 

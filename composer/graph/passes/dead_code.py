@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import networkx as nx
-
 from blocks.core.graph import Graph, Loop
 from composer.graph.walk import operations
 
@@ -11,11 +9,12 @@ from composer.graph.walk import operations
 def dead_code(graph: Graph) -> Graph:
     """Return the graph without operations that no output needs, here and in the loops below.
 
-    Inputs stay, and so do the weights that lost their user only with it removed.
+    Inputs stay; weights go with their last user.
     """
-    outputs = {value.node for value in graph.graph["outputs"]}
-    alive = outputs.union(graph.graph["inputs"], *(nx.ancestors(graph, node) for node in outputs))
-    for _, operation, _ in operations(graph):
+    alive = {*graph.graph["inputs"], *(value.node for value in graph.graph["outputs"])}
+    for node, operation, data in reversed(list(operations(graph))):
+        if node in alive:
+            alive.update(value.node for value in data["inputs"])
         if isinstance(operation, Loop):
             operation.body = dead_code(operation.body)
     if len(alive) == len(graph):
