@@ -1,0 +1,119 @@
+"""Slots, reads and depth indices equal those of a simulation that executes the spec step by step."""
+
+import pytest
+from cases import CASES, DEPTH, FFN, tree
+from hypothesis import given, settings
+from strategies import make, specs
+
+from blocks.core.graph import Loop
+from blocks.core.operations import RotateStep
+from blocks.core.slots import SlotRead, Slots, SlotWrite
+from composer.graph.compile import compile_graph
+from composer.graph.walk import operations
+
+
+class Simulation:
+    """Runs the depth blocks of a spec; an event is (block, slot, slots read, depth index)."""
+
+    def __init__(self, spec):
+        self.blocks = spec.blocks
+        self.events, self.memories = [], []
+        for stage in spec.stages:
+            self.stage(stage, None, in_recur=False)
+        self.sizes = sorted((name, len(slots)) for name, slots in self.memories)
+
+    def stage(self, stage, scope, in_recur):
+        if stage.recur or not in_recur:
+            scope = {}
+        for _ in range(stage.recur or stage.stack):
+            run = object()
+            for entry in stage.step:
+                if hasattr(entry, "step"):
+                    self.stage(entry, scope, in_recur or bool(stage.recur))
+                else:
+                    for name in getattr(entry, "parallel", [entry]):
+                        if self.blocks[name].type == "depth_attention":
+                            self.depth(name, scope, run)
+
+    def depth(self, name, scope, run):
+        if name not in scope:
+            scope[name] = []
+            self.memories.append((name, scope[name]))
+        slots = scope[name]
+        if not slots:
+            index = 0
+        elif slots[-1][0] is run:
+            index = slots[-1][1]
+        else:
+            index = slots[-1][1] + 1
+        slots.append((run, index))
+        inclusive = self.blocks[name].span == "inclusive"
+        reads = len(slots) if inclusive else sum(other < index for _, other in slots)
+        self.events.append((name, len(slots) - 1, reads, index))
+
+
+class Execution:
+    """Runs the numbered graph itself, loop by loop, and gathers the same."""
+
+    def __init__(self, spec):
+        self.spec = spec
+        self.events, self.sizes = [], []
+        self.run(compile_graph(spec), {})
+        self.sizes.sort()
+
+    def run(self, graph, indices):
+        for _, operation, data in operations(graph):
+            block = data["blocks"][0]
+            if isinstance(operation, Loop):
+                for n in range(operation.trips):
+                    self.run(operation.body, {**indices, operation.index: n})
+            elif isinstance(operation, Slots):
+                self.sizes.append((block, operation.count))
+            elif isinstance(operation, SlotWrite):
+                self.slot, self.key = at(operation.slot, indices), index(graph, data, indices)
+            elif isinstance(operation, SlotRead):
+                query = index(graph, data, indices)
+                assert query == self.key, "query and key of one step are rotated by the same index"
+                self.events.append((block, self.slot, at(operation.reads, indices), query))
+
+
+def at(affine, indices):
+    return affine.base + sum(stride * indices[name] for name, stride in affine.strides)
+
+
+def index(graph, data, indices):
+    rotation = graph.nodes[data["inputs"][0].node]["op"]
+    return at(rotation.index, indices) if isinstance(rotation, RotateStep) else None
+
+
+def check(spec):
+    found, expected = Execution(spec), Simulation(spec)
+    rotary = {name: getattr(block, "rotary", False) for name, block in spec.blocks.items()}
+    assert found.events == [
+        (name, slot, reads, step if rotary[name] else None) for name, slot, reads, step in expected.events
+    ]
+    assert found.sizes == expected.sizes
+
+
+@settings(max_examples=150)
+@given(specs(room=12))
+def test_generated_specs_number_slots_as_they_execute(spec):
+    check(spec)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "depth" in str(CASES[case])])
+def test_each_case_numbers_slots_as_it_executes(case):
+    check(make(CASES[case]))
+
+
+def test_a_looped_stack_counts_on_through_its_layers():
+    spec = make(tree({"d": DEPTH, "f": FFN}, {"recur": 2, "step": [{"stack": 3, "step": ["d", "f"]}]}))
+    found = Execution(spec)
+    assert found.events == [("d", n, n + 1, n) for n in range(6)]
+    assert found.sizes == [("d", 6)]
+
+
+def test_side_by_side_in_a_step_is_one_depth():
+    exclusive = {**DEPTH, "span": "exclusive"}
+    spec = make(tree({"d": exclusive}, {"recur": 2, "step": [{"parallel": ["d", "d"]}]}))
+    assert Execution(spec).events == [("d", 0, 0, 0), ("d", 1, 0, 0), ("d", 2, 2, 1), ("d", 3, 2, 1)]
