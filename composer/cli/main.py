@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,13 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from composer.data.errors import DataError
     from composer.spec.errors import SpecError
     from composer.training.errors import TrainingError
-    from search.errors import SearchError
 
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
         return code
-    except (SpecError, DataError, TrainingError, SearchError) as error:
+    except (SpecError, DataError, TrainingError) as error:
         report(error)
         return 1
     except KeyboardInterrupt:
@@ -50,6 +49,7 @@ def _run(arguments: list[str]) -> int:
     from composer.cli.search import search
     from composer.cli.show import show
     from composer.cli.train import train
+    from composer.cli.version import composer
 
     app = typer.Typer(
         help="Compose, cost, train and search depth-recurrent language models from one YAML spec.",
@@ -59,8 +59,19 @@ def _run(arguments: list[str]) -> int:
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
-    for command in (check, show, schema, cost, compile, train, eval, search):
-        app.command()(command)
+    app.callback()(composer)
+    examples: dict[Callable[..., None], str] = {
+        check: "composer check specs/dreamer-tiny.yaml --set stages.0.recur=4",
+        show: "composer show specs/looped.yaml --resolved",
+        schema: "composer schema --out specs/composer.schema.json",
+        cost: "composer cost specs/dreamer-small.yaml --operations",
+        compile: "composer compile specs/nested.yaml --code",
+        train: "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first",
+        eval: "composer eval runs/first --steps 4,6,8",
+        search: "composer search specs/space.yaml --trials 8",
+    }
+    for command, example in examples.items():
+        app.command(epilog=f"Example: `{example}`")(command)
     try:
         app(arguments, prog_name="composer")
     except SystemExit as stop:

@@ -16,7 +16,7 @@ def search(
     settings: Set = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The search folder. Default: runs/<name>-<identity>."),
+        typer.Option(metavar="DIR", help="The search folder, instead of `runs/<name>-<identity>`."),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials, in place of search.trials.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the result only.")] = False,
@@ -36,10 +36,15 @@ def search(
 
         print("\n".join(preview(space, trials or 300).lines()))
         return
+    from composer.cli.report import report
     from search.command import run
+    from search.errors import SearchError
 
     try:
         run(space, out, quiet)
+    except SearchError as error:
+        report(error)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None

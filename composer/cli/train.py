@@ -22,7 +22,7 @@ def train(
     settings: Set = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="DIR", help="The run folder, instead of runs/<name>-<run hash>."),
+        typer.Option("--out", metavar="DIR", help="The run folder, instead of `runs/<name>-<run hash>`."),
     ] = None,
 ) -> None:
     """Train a spec. Given again after it was stopped or killed, it goes on from the last checkpoint.

@@ -1,0 +1,188 @@
+"""How commands end: 0 fine, 1 something in the user's files, 2 wrong usage; never with a traceback."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from composer.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+READERS = ("check", "show", "cost", "compile", "train", "search")
+COMMANDS = (*READERS, "eval", "schema")
+SPEC = """\
+schema: 1
+name: tiny
+model: {width: 8, vocab: 8, context: 16}
+blocks: {seq: {type: sequence_attention, heads: 2}}
+stages: [{recur: 2, step: [seq]}]
+train:
+  data: {task: hop, length: 16, symbols: 4, hops: 2}
+  tokens: 640
+  batch_tokens: 160
+  eval: {tokens: 160}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    (tmp_path / "space.yaml").write_text(
+        "extends: tiny.yaml\nname: space\nmodel: {width: {choice: [8, 16]}}\n"
+        "search: {objectives: [{maximize: accuracy}], trials: 2}\n"
+    )
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "something.txt").touch()
+    (tmp_path / "empty").touch()
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    (tmp_path / "broken.yaml").write_text("schema: [1\n")
+    return tmp_path
+
+
+def ended(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = main(shlex.split(line))
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    return code, out, err
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("none.yaml", "No such file or directory"),
+        ("folder", "Is a directory"),
+        ("tiny.yaml/under", "Not a directory"),
+        ("empty", "an empty file"),
+        ("binary", "expected valid YAML|expected UTF-8 text"),
+        ("list.yaml", "got a list"),
+        ("broken.yaml", "broken.yaml:[12]:1 .*expected valid YAML"),
+        ("'nul\0byte'", "null byte"),
+    ],
+)
+def test_a_file_that_is_no_spec_ends_with_1_and_its_name(
+    command: str, path: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = ended(f"{command} {path}", capsys)
+    assert (code, out) == (1, "")
+    assert shlex.split(path)[0].split("\0")[0] in err
+    assert re.search(reason, err), err
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_file_that_may_not_be_read_ends_with_1(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    # whoever runs the tests may be allowed to read everything
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    code, out, err = ended(f"{command} tiny.yaml", capsys)
+    assert (code, out) == (1, "")
+    assert err == "tiny.yaml  expected a file that can be read, got Permission denied\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("search tiny.yaml", "expected a space"),
+        ("train space.yaml", "got a space"),
+        ("cost space.yaml", "got a space"),
+        ("train tiny.yaml --set train=null", "expected a `train` section"),
+        ("check tiny.yaml --set nonsense", "expected path=value"),
+        ("check tiny.yaml --set caps.params=10", "caps.params: expected at most 10"),
+        ("compile tiny.yaml --set caps.params=10", "caps.params: expected at most 10"),
+        ("train tiny.yaml --set caps.params=10", "caps.params: expected at most 10"),
+        ("train tiny.yaml --out empty", "expected a folder for the run, got a file"),
+        ("train tiny.yaml --out folder", "this is no run folder"),
+        ("search space.yaml --out empty", "expected a folder for the search, got a file"),
+        ("search space.yaml --out folder", "this is no search folder"),
+        ("schema --out folder", "Is a directory"),
+        ("schema --out none/schema.json", "No such file or directory"),
+        ("eval none", "there is no such run"),
+        ("eval folder", "expected a run folder"),
+        ("eval binary", "binary"),
+        ("eval empty", "empty"),
+        ("eval tiny.yaml", "tiny.yaml"),
+    ],
+)
+def test_the_users_mistakes_end_with_1(line: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = ended(line, capsys)
+    assert code == 1
+    assert reason in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "chek tiny.yaml",
+        "--nonsense",
+        *COMMANDS[:-1],
+        *(f"{command} tiny.yaml --nonsense" for command in COMMANDS),
+        *(f"{command} tiny.yaml another.yaml" for command in READERS),
+        "check tiny.yaml --set",
+        "compile tiny.yaml --kernels fast",
+        "search space.yaml --trials 0",
+        "eval folder --checkpoint first",
+        "eval folder --steps many",
+        "schema tiny.yaml",
+    ],
+)
+def test_wrong_usage_ends_with_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(line, capsys)[0] == 2
+
+
+def test_what_is_right_ends_with_0(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in (
+        "check tiny.yaml",
+        "check space.yaml",
+        "show tiny.yaml --resolved",
+        "schema",
+        "cost tiny.yaml",
+        "cost tiny.yaml --operations",
+        "cost tiny.yaml --json",
+        "compile tiny.yaml --code --kernels reference",
+        "train tiny.yaml --out run",
+        "train tiny.yaml --out run",
+        "eval run",
+        "eval run --steps 1,2,3 --tokens 320 --checkpoint last --json",
+        "search space.yaml --dry-run",
+        "search space.yaml --out found --quiet",
+        "--version",
+        "--help",
+    ):
+        code, out, err = ended(line, capsys)
+        assert (code, err) == (0, "") or (line.startswith(("train", "search")) and code == 0), (line, err)
+        assert out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_tells_all_it_takes_and_an_example_that_runs(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    code, out, err = ended(f"{command} --help", capsys)
+    assert (code, err) == (0, "")
+    assert f"Usage: composer {command} " in out
+    assert ("--set" in out) == (command != "schema")
+    # markup that ate a placeholder leaves a hole
+    assert not re.search(r"runs/[^<\w]", out)
+    example = re.search(r"Example: composer (.*)", out)
+    assert example is not None
+    if command in ("check", "show", "cost", "compile"):
+        monkeypatch.chdir(ROOT)
+        assert ended(example[1], capsys)[0] == 0
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ended("--help", capsys)
+    listed = re.findall(r"^│ (\w+) ", out, re.MULTILINE)
+    assert set(listed) == set(COMMANDS)
+    assert "Exit codes: 0 fine, 1 something in your files, 2 wrong usage" in out
