@@ -1,0 +1,200 @@
+"""Everything in the tree that is generated: golden files, the schema, and parts of the documentation.
+
+`make golden` writes it; tests/test_generated.py holds the tree to it. In a Markdown file the text between
+`<!-- generated: KIND ARGUMENT -->` and `<!-- end -->` is made by the function of that kind below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from blocks.core.config import Config
+from blocks.core.docs import field_docs
+from composer import compile, cost
+from composer.cli.main import main
+from composer.costs.units import bytes_text, count_text
+from composer.graph.passes.plan import plan
+from composer.module.emit import source
+from composer.spec.identity import arch_hash, run_hash
+from composer.spec.json_schema import schema_text
+from composer.spec.load import load, read_tree
+from composer.spec.models import Spec
+from composer.spec.show import resolved_yaml
+from composer.spec.space import Space, is_space
+from composer.spec.words import fields, words
+from composer.training.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+SPECS = sorted(path for path in (ROOT / "specs").glob("*.yaml") if not is_space(read_tree(path)))
+SPACES = sorted(path for path in (ROOT / "specs").glob("*.yaml") if is_space(read_tree(path)))
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "blocks/*/README.md")
+
+_REGION = re.compile(r"(<!-- generated: (\w+) ?([^\n]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+_DIGITS = 6
+
+
+def files() -> dict[Path, str]:
+    """Map every generated file to what it should hold now."""
+    found = {ROOT / "specs" / "composer.schema.json": schema_text()}
+    for path in SPECS:
+        found |= {GOLDEN / path.stem / name: text for name, text in golden(load(path)).items()}
+    for path in SPACES:
+        found |= {GOLDEN / path.stem / name: text for name, text in golden_space(path).items()}
+    for pattern in PAGES:
+        found |= {page: refreshed(page.read_text(encoding="utf-8")) for page in sorted(ROOT.glob(pattern))}
+    return found
+
+
+def golden(spec: Spec) -> dict[str, str]:
+    """Make the golden files of a spec: resolved form, costs, plan, hashes."""
+    costs = json.dumps(_rounded(cost(spec).to_dict()), indent=1)
+    return {
+        "resolved.yaml": resolved_yaml(spec),
+        "cost.json": f"{costs}\n",
+        "plan.txt": plan(spec),
+        "identity.txt": f"arch {arch_hash(spec)}\nrun  {run_hash(spec)}\n",
+    }
+
+
+def golden_space(path: Path) -> dict[str, str]:
+    """Make the golden files of a space: its knobs, and its first point resolved."""
+    space = Space(read_tree(path))
+    return {"knobs.txt": f"{space.describe()}\n", "point.yaml": resolved_yaml(space.example().spec)}
+
+
+def refreshed(page: str) -> str:
+    """Return a Markdown page with its generated parts made again."""
+
+    def made(match: re.Match[str]) -> str:
+        head, kind, argument, end = match.groups()
+        return f"{head}\n{KINDS[kind](argument)}\n{end}"
+
+    return _REGION.sub(made, page)
+
+
+def field_table(argument: str) -> str:
+    """Make the table of a config's fields, of `module:Class`."""
+    module, name = argument.split(":")
+    config: type[Config] = getattr(import_module(module), name)
+    docs, hints = field_docs(config), fields(config)
+    rows = [["field", "value", "default", "meaning"]]
+    for field, info in config.model_fields.items():
+        if field in ("type", "task"):
+            continue
+        key = info.alias or field
+        meaning, _, computed = " ".join(docs[field].split()).partition(" Default: ")
+        rows.append([f"`{key}`", _value(hints[key]), computed.rstrip(".") or _default(info), meaning])
+    return _table(rows)
+
+
+def costs_table(_: str) -> str:
+    """Make the table of what every shipped spec costs."""
+    names = ["spec", "parameters", "active", "FLOPs per token", "training memory", "cache per token"]
+    rows = [names]
+    for path in SPECS:
+        spec = load(path)
+        costs = cost(spec)
+        flops = costs.flops_per_token
+        numbers = (costs.params, costs.active_params, flops.forward)
+        sizes = (costs.train_memory.total, costs.cache_bytes_per_token)
+        rows.append([f"[{path.stem}](specs/{path.name})", *map(count_text, numbers), *map(bytes_text, sizes)])
+    return _table(rows, right=range(1, len(names)))
+
+
+def file_copy(argument: str) -> str:
+    """Show a file of the tree as it is, but for an editor's modeline."""
+    lines = (ROOT / argument).read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not line.startswith("# yaml-language-server")]
+    return _fenced(Path(argument).suffix.lstrip("."), "\n".join(kept))
+
+
+def step_code(argument: str) -> str:
+    """Show the code that a stage of a spec is emitted as, of `spec stage`."""
+    path, stage = argument.split()
+    code = dict(source(compile(ROOT / path)))[stage]
+    command = [sys.executable, "-m", "ruff", "format", "--line-length=110", "-"]
+    shaped = subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout
+    return _fenced("python", shaped.rstrip())
+
+
+def output(argument: str) -> str:
+    """Show a command and what it prints to a pipe."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.chdir(ROOT):
+        main(shlex.split(argument)[1:])
+    printed = "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
+    return _fenced("console", f"$ {argument}\n{printed}")
+
+
+KINDS = {"fields": field_table, "costs": costs_table, "file": file_copy, "code": step_code, "run": output}
+
+
+def _value(hint: Any) -> str:
+    told = words(hint).partition(", such as")[0]
+    told = "a mapping" if told.startswith("a mapping of") else told
+    return told.replace("|", "\\|").replace("{", "`{").replace("}", "}`")
+
+
+def _default(info: Any) -> str:
+    if info.is_required():
+        return "required"
+    if isinstance(info.default, Config):
+        return "below"
+    if info.default in (None, ()):
+        return ""
+    return f"`{json.dumps(info.default)}`".replace('"', "")
+
+
+def _table(rows: list[list[str]], right: range = range(0)) -> str:
+    rule = ["---:" if column in right else "---" for column in range(len(rows[0]))]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])
+
+
+def _fenced(language: str, text: str) -> str:
+    return f"```{language}\n{text}\n```\n"
+
+
+def _rounded(value: Any) -> Any:
+    """Round floats, so that the order of a sum does not show."""
+    match value:
+        case dict():
+            return {key: _rounded(item) for key, item in value.items()}
+        case list():
+            return [_rounded(item) for item in value]
+        case float():
+            return float(f"{value:.{_DIGITS}g}")
+        case _:
+            return value
+
+
+def stale(folder: Path = GOLDEN) -> Iterator[Path]:
+    """Yield golden files that nothing makes any more."""
+    wanted = files()
+    yield from (path for path in sorted(folder.rglob("*")) if path.is_file() and path not in wanted)
+
+
+def refresh() -> None:
+    """Write what is not current, remove what is stale, and say so."""
+    for path, text in files().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
+            print(f"wrote {path.relative_to(ROOT)}")
+    for path in stale():
+        path.unlink()
+        print(f"removed {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    sys.exit(refresh())
