@@ -47,4 +47,4 @@ def test_chosen_kernels_equal_the_equations(case):
 @settings(max_examples=25)
 @given(specs(room=4))
 def test_generated_specs_equal_the_equations(spec):
-    compare(compiled(spec, "reference"), tokens_for(spec, 1, 4), torch.float64, 1e-6)
+    compare(compiled(spec, "reference"), tokens_for(spec, 1, 4), torch.float64, 1e-5)
