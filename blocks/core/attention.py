@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from blocks.core.builder import Builder
 from blocks.core.config import BlockConfig, Problem
 from blocks.core.fields import Count
+from blocks.core.operation import Value
 
 
 class AttentionConfig(BlockConfig):
@@ -31,6 +33,13 @@ class AttentionConfig(BlockConfig):
     def rotates(self) -> bool:
         """Return whether heads are rotated, which takes an even head_dim."""
         return False
+
+    def projections(self, build: Builder, x: Value) -> tuple[Value, Value, Value]:
+        """Add projections of `x` to queries [heads, head_dim], keys and values [kv_heads, head_dim]."""
+        heads, kv_heads, head_dim = self.geometry(build.width)
+        q = build.project(x, "query", (heads, head_dim))
+        k = build.project(x, "key", (kv_heads, head_dim))
+        return q, k, build.project(x, "value", (kv_heads, head_dim))
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that heads divide as they must."""

@@ -29,9 +29,7 @@ class DepthAttention(AttentionConfig):
     def lower(self, build: Builder, x: Value) -> Value:
         """Project, rotate by depth, append to the slots, attend over them, project back."""
         heads, kv_heads, head_dim = self.geometry(build.width)
-        q = build.project(x, "query", (heads, head_dim))
-        k = build.project(x, "key", (kv_heads, head_dim))
-        v = build.project(x, "value", (kv_heads, head_dim))
+        q, k, v = self.projections(build, x)
         if self.rotary:
             q = build.rotate_step(q, "query_rotated", (heads, head_dim), 10000.0)
             k = build.rotate_step(k, "key_rotated", (kv_heads, head_dim), 10000.0)

@@ -44,9 +44,7 @@ class SequenceAttention(AttentionConfig):
     def lower(self, build: Builder, x: Value) -> Value:
         """Project, norm, rotate, attend, project back."""
         heads, kv_heads, head_dim = self.geometry(build.width)
-        q = build.project(x, "query", (heads, head_dim))
-        k = build.project(x, "key", (kv_heads, head_dim))
-        v = build.project(x, "value", (kv_heads, head_dim))
+        q, k, v = self.projections(build, x)
         if self.qk_norm:
             q = build.norm(q, "query_norm", (heads, head_dim))
             k = build.norm(k, "key_norm", (kv_heads, head_dim))
