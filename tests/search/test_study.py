@@ -390,6 +390,7 @@ def test_killed_at_any_moment_and_repeated_it_ends_as_if_it_had_not_been(tmp_pat
     """Each durable step (a record of the journal, half of one, a file put in place) is once the last."""
     script = Path(__file__).with_name("kill_everywhere.py")
     command = [sys.executable, script, tmp_path, str(stride)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | paths)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split()[0]) > 100
