@@ -6,8 +6,8 @@ import gc
 from pathlib import Path
 
 import optuna
+from rich.console import Console
 
-from composer.cli.console import console
 from composer.spec.space import Space
 from search.folder import default_folder
 from search.state import silent
@@ -18,13 +18,13 @@ from search.trainer import check_metrics
 _ROWS = 20
 
 
-def run(space: Space, out: Path | None, quiet: bool) -> None:
-    """Search `space` in `out` or its own folder, and print how it ended."""
+def run(space: Space, out: Path | None, quiet: bool, screen: Console) -> None:
+    """Search `space` in `out` or its own folder, and print to `screen` how it ended."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # the command line starts without; a search makes and drops many models
     gc.enable()
     check_metrics(space)
-    folder, screen = out or default_folder(space), console()
+    folder = out or default_folder(space)
     if not quiet:
         print(f"searching in {folder}")
     if quiet:
@@ -34,11 +34,10 @@ def run(space: Space, out: Path | None, quiet: bool) -> None:
             ended = run_search(space, folder, watch=table)
     else:
         ended = run_search(space, folder, watch=Lines(screen))
-    _print(ended)
+    _print(ended, screen)
 
 
-def _print(ended: Outcome) -> None:
-    screen = console()
+def _print(ended: Outcome, screen: Console) -> None:
     screen.print(results(ended.state, _ROWS))
     for line in summary(ended.folder, ended.state, ended.reason):
         screen.print(line, soft_wrap=True, markup=False)

@@ -13,14 +13,12 @@ lock                  held by the process that searches
 from __future__ import annotations
 
 import difflib
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from composer.spec.space import Space
-from composer.training.files import write_text
+from composer.training.files import locked, write_text
 from search.errors import SearchError
 
 SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK = (
@@ -56,33 +54,18 @@ def held(folder: Path, space: Space) -> Iterator[None]:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).touch()
     except OSError as error:
-        raise SearchError(f"{folder}: expected a folder that can be made, got: {error.strerror}") from None
-    with _locked(folder):
+        raise SearchError(f"{folder}: expected a folder to write to, got: {error.strerror}") from None
+
+    def busy(pid: str) -> SearchError:
+        return SearchError(f"{folder}: process {pid} is searching here; wait for it or stop it")
+
+    with locked(folder / LOCK, busy):
         if (folder / SPACE).exists():
             _refuse_another(folder, space)
         else:
             write_text(folder / SPACE, _text(space))
-        yield
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # the system drops the lock when its holder dies, however that happens
-    try:
-        file = (folder / LOCK).open("a+")
-    except OSError as error:
-        raise SearchError(f"{folder}: expected a folder to write to, got: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip() or "unknown"
-            raise SearchError(f"{folder}: process {pid} is searching here; wait for it or stop it") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
         yield
 
 

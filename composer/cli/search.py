@@ -36,12 +36,13 @@ def search(
 
         print("\n".join(preview(space, trials or 300).lines()))
         return
+    from composer.cli.console import console
     from composer.cli.report import report
     from search.command import run
     from search.errors import SearchError
 
     try:
-        run(space, out, quiet)
+        run(space, out, quiet, console())
     except SearchError as error:
         report(error)
         raise typer.Exit(1) from None

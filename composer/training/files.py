@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -41,3 +42,23 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as the whole content of `path`."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+@contextmanager
+def locked(path: Path, busy: Callable[[str], Exception]) -> Iterator[None]:
+    """Hold the lock file at `path`, which names its holder; raise `busy(its pid)` where another holds it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    # the system drops the lock when its holder dies, however that happens
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise busy(file.read().strip() or "unknown") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

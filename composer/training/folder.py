@@ -11,9 +11,7 @@ lock                held by the process that trains
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +23,7 @@ from composer.spec.load import load
 from composer.spec.models import Spec
 from composer.spec.show import document, resolved_yaml
 from composer.training.errors import TrainingError
-from composer.training.files import ASIDE, write_text
+from composer.training.files import ASIDE, locked, write_text
 
 if TYPE_CHECKING:
     from composer.module.model import ComposedModel
@@ -56,7 +54,11 @@ def held(folder: Path, spec: Spec) -> Iterator[None]:
                 f"{folder}: this is no run folder, it holds {others[0]}; choose another with --out"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+
+    def busy(pid: str) -> TrainingError:
+        return TrainingError(f"{folder}: process {pid} is training here; wait for it or stop it")
+
+    with locked(folder / LOCK, busy):
         if (folder / SPEC).exists():
             _refuse_another(folder, spec)
         else:
@@ -108,22 +110,6 @@ def _describe(folder: Path, spec: Spec) -> None:
         write_text(folder / COST, json.dumps(count(spec).to_dict(), indent=2) + "\n")
     if not (folder / PLAN).exists():
         write_text(folder / PLAN, plan(spec).rstrip() + "\n")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # the system drops the lock when its holder dies, however that happens
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip() or "unknown"
-            raise TrainingError(f"{folder}: process {pid} is training here; wait for it or stop it") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
 
 
 def _refuse_another(folder: Path, spec: Spec) -> None:

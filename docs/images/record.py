@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-import search.command
 from composer.spec.space import load_space
 from composer.training.files import write_text
+from search.command import run
 
 COMMAND = "composer search specs/space.yaml"
 PICTURE = Path(__file__).with_name("search.svg")
@@ -36,10 +36,8 @@ def record(folder: Path | None) -> str:
     """Run the search, quietly, and return its last screen."""
     screen = Screen(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
     screen.print(f"[bold]$ {COMMAND}[/bold]")
-    module: Any = search.command
-    module.console = lambda: screen
     with contextlib.redirect_stdout(io.StringIO()):
-        search.command.run(load_space(COMMAND.split()[-1]), folder, quiet=True)
+        run(load_space(COMMAND.split()[-1]), folder, True, screen)
     svg = screen.export_svg(title=COMMAND, theme=MONOKAI, unique_id="search")
     # a picture in a README loads no fonts
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
