@@ -123,7 +123,7 @@ def counts(state: State) -> str:
 
 
 def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
-    """Say how a search ended: counts, the winner against the best baseline, how to train it longer."""
+    """Say how a search ended: counts, the winner against the best baseline, how to train it again, longer."""
     yield f"{reason[0].upper()}{reason[1:]}."
     yield counts(state)
     winner = state.winner()
@@ -139,7 +139,7 @@ def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
     short = count_text(tokens)
     exact = short if parse_quantity(short) == tokens else str(tokens)
     yield f"leaderboard: {folder / LEADERBOARD}"
-    yield f"train it longer: composer train {spec} --set train.tokens={exact}"
+    yield f"train it again, longer: composer train {spec} --set train.tokens={exact}"
 
 
 def _against(state: State, winner: Record) -> str:

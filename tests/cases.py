@@ -32,6 +32,11 @@ CASES = {
     "sequence, qk_norm": one({**SEQ, "qk_norm": True}),
     "sequence, rope off, odd heads": one({**SEQ, "rope": False, "head_dim": 5}),
     "sequence, rope base": one({**SEQ, "rope_base": 50.0}),
+    "sequence, long rope base": one({**SEQ, "rope_base": 1e6}),
+    "sequence, two bases alike in six digits": tree(
+        {"a": {**SEQ, "rope_base": 123456.1}, "b": {**SEQ, "rope_base": 123456.4}},
+        {"recur": 2, "step": ["a", "b"]},
+    ),
     "sequence, window 1": one({**SEQ, "window": 1}),
     "sequence, window 3 and qk_norm": one({**SEQ, "window": 3, "qk_norm": True}),
     "sequence, two windows": tree(

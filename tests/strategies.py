@@ -30,7 +30,7 @@ def sequence_attention(draw, width):
     rope = draw(st.booleans())
     config = {"type": "sequence_attention", "rope": rope, **draw(attention(width, rope))}
     if rope and draw(st.booleans()):
-        config["rope_base"] = 500.0
+        config["rope_base"] = draw(st.sampled_from([500.0, 1e6, 123456.1, 123456.4]))
     if draw(st.booleans()):
         config["window"] = draw(st.integers(1, 9))
     config["qk_norm"] = draw(st.booleans())

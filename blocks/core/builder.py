@@ -43,7 +43,7 @@ class Builder:
         self._parent = parent
         self._loop = loop
         self._captured: dict[Value, Value] = {}  # value of the parent's graph -> input here
-        self._shared: dict[str, Value] = {}  # values of the model's own graph, made once
+        self._shared: dict[Operation, Value] = {}  # values of the model's own graph, made once
         self._slots: dict[str, Value] = {}  # depth caches whose scope is this loop, in the parent's graph
         self._carried: list[tuple[str, Value, Builder]] = []  # (block, token input, scope)
         self._tokens: dict[str, Value] = {}  # the latest token of each depth cache
@@ -99,12 +99,12 @@ class Builder:
 
     def rotate(self, x: Value, name: str, shape: Shape, base: float) -> Value:
         """Rotate `x` by its token's position."""
-        table = self.shared(f"rope_{shape[-1]}_{base:g}", SequenceTable(shape[-1], base))
+        table = self.shared(f"rope_{shape[-1]}", SequenceTable(shape[-1], base))
         return self.op(name, Rotate(shape), x, table)
 
     def rotate_step(self, x: Value, name: str, shape: Shape, base: float) -> Value:
         """Rotate `x` by the current step's index within its depth scope."""
-        table = self.shared(f"depth_rope_{shape[-1]}_{base:g}", StepTable(shape[-1], base))
+        table = self.shared(f"depth_rope_{shape[-1]}", StepTable(shape[-1], base))
         return self.op(name, RotateStep(shape, self.step_index()), x, table)
 
     def add_step_bias(self, x: Value, role: str) -> Value:
@@ -213,14 +213,17 @@ class Builder:
             self._captured[outer] = self.input(name or value.node, ())
         return self._captured[outer]
 
-    def shared(self, key: str, operation: Operation) -> Value:
-        """Return a value made once per forward pass from the token ids, such as a table of positions."""
+    def shared(self, name: str, operation: Operation) -> Value:
+        """Return a value made once per forward pass from the token ids, such as a table of positions.
+
+        Equal operations share one value; `name` is for people.
+        """
         root = self
         while root._parent is not None:
             root = root._parent
-        if key not in root._shared:
-            root._shared[key] = root.op(key, operation, root._tokens_read())
-        return self._capture(root._shared[key], root)
+        if operation not in root._shared:
+            root._shared[operation] = root.op(name, operation, root._tokens_read())
+        return self._capture(root._shared[operation], root)
 
     def _tokens_read(self) -> Value:
         root = self

@@ -8,6 +8,7 @@ functions stay whole.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -137,7 +138,7 @@ def _parameters(node: str, operation: Any, data: dict[str, Any]) -> list[str]:
 
 def _readable(name: str) -> str:
     """Turn `0.seq.query` into `seq_query`: positions only where nothing else tells parts apart."""
-    parts = name.replace("-", "_").split(".")
+    parts = re.sub(r"[^\w.]", "_", name).split(".")
     words = [part for part in parts if not part.isdigit()]
     positions = [part for part in parts if part.isdigit()] if len(words) < 2 else []
     return "_".join([*(words or ["stage"]), *positions])

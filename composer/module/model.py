@@ -81,6 +81,17 @@ class ComposedModel(lightning.LightningModule):
 
     # what a Trainer calls
 
+    def on_fit_start(self) -> None:
+        """Refuse a Trainer whose precision is not the one the spec asks for.
+
+        Raises:
+            ValueError: they differ.
+        """
+        wanted = {32: "32-true", "bf16-mixed": "bf16-mixed"}.get(self._train().precision, self.trainer.precision)
+        if wanted != self.trainer.precision:
+            told = f"{self.spec.name}: the spec says train.precision: {self._train().precision}"
+            raise ValueError(f"{told}, the Trainer runs {self.trainer.precision}; give it precision={wanted!r}")
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one micro-batch."""
         loss = self.loss(batch["tokens"], batch["targets"])

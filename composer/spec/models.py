@@ -180,7 +180,7 @@ class Schedule(Config):
     warmup: Share = 0.05
     """Share of the steps in which the rate rises from 0 to `lr`."""
     stable: Share = 0.75
-    """Share of the steps at `lr`; a longer run continues this phase."""
+    """Share of the steps at `lr`."""
     decay: Share = 0.2
     """Share of the steps in which the rate falls to 0."""
 

@@ -61,7 +61,7 @@ class OneMachine(LightningEnvironment):
 @contextmanager
 def started(folder: Path, until_tokens: int | None, ranks: int) -> Iterator[OneMachine]:
     """Start ranks 1 and up for the run in `folder`, and end them with the context."""
-    port = _free_port() if ranks > 1 else 0
+    port = _free_port()
     until = [] if until_tokens is None else [str(until_tokens)]
     # they see by the end of their standard input that this process is gone
     others = [

@@ -44,7 +44,7 @@ def trainer(train: Train, recorder: Recorder, environment: OneMachine) -> lightn
     """Return a Trainer that runs up to the recorder's last step and writes nothing of its own."""
     kind = device_kind()
     strategy: Any = "auto"
-    if environment.world_size() > 1:
+    if train.strategy == "ddp" or environment.world_size() > 1:
         from lightning.pytorch.strategies import DDPStrategy
 
         strategy = DDPStrategy(process_group_backend="nccl" if kind == "cuda" else "gloo")

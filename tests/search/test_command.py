@@ -54,7 +54,7 @@ def test_a_small_search_trains_and_leaves_a_winner_one_can_load_and_train_longer
     assert main(["search", small, "--out", str(out)]) == 0
     told = capsys.readouterr().out
     assert "2 trials: " in told
-    assert f"train it longer: composer train {out}/best/spec.yaml --set train.tokens=8192" in told
+    assert f"train it again, longer: composer train {out}/best/spec.yaml --set train.tokens=8192" in told
     rows = board(out)
     winner = next(row for row in rows if row["status"] == "finished")
     model = load_run(out / winner["folder"])

@@ -5,11 +5,12 @@ import os
 import signal
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 from runs import STEPS, TOKENS, contents, killed, on_a_small_disk, spec
 
-from composer import SpecError, compile, load_run
+from composer import SpecError, compile, datamodule, load_run
 from composer.data.errors import DataError
 from composer.training import checkpoint, files, recorder
 from composer.training.checkpoint import read_checkpoint, read_weights
@@ -299,6 +300,29 @@ def test_precision_reaches_the_products(whole, tmp_path):
     assert mixed.metrics["loss"] != whole.metrics["loss"]
     assert mixed.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=0.1)
     assert score(read(tmp_path)) == mixed.best
+
+
+def test_a_trainer_of_another_precision_is_refused(tmp_path):
+    wanted = spec("train.precision=bf16-mixed")
+    trainer = lightning.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path, max_epochs=-1
+    )
+    with pytest.raises(ValueError, match="bf16-mixed, the Trainer runs 32-true"):
+        trainer.fit(compile(wanted), datamodule(wanted))
+
+
+@pytest.mark.parametrize(("strategy", "expected"), [("ddp", "DDPStrategy"), ("auto", "SingleDeviceStrategy")])
+def test_the_strategy_is_the_one_the_spec_asks_for(strategy, expected, tmp_path, monkeypatch):
+    seen = []
+    real = recorder.Recorder.on_train_start
+
+    def look(self, trainer, module):
+        seen.append(type(trainer.strategy).__name__)
+        real(self, trainer, module)
+
+    monkeypatch.setattr(recorder.Recorder, "on_train_start", look)
+    run_training(spec(f"train.strategy={strategy}", "train.tokens=512"), tmp_path)
+    assert seen == [expected]
 
 
 def test_accumulated_micro_batches_make_one_step(whole, tmp_path):
