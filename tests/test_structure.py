@@ -56,7 +56,6 @@ MAY_IMPORT = {
         "blocks",
         "blocks.core",
         "composer",
-        "composer.cli",
         "composer.costs",
         "composer.data",
         "composer.module",
