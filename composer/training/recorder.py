@@ -107,6 +107,7 @@ class Recorder(lightning.Callback):
         self._steps: list[Tensor] = []  # losses of steps not yet looked at: a look waits for the device
         self._losses: list[float] = []  # losses of steps since the last row
         self._loss: float | None = None
+        self._rate = 0.0  # of the last step; the schedule has moved on when a row is written
         self._times: deque[tuple[float, int]] = deque(maxlen=25)
         self._last_report = 0.0
 
@@ -131,6 +132,15 @@ class Recorder(lightning.Callback):
         if trainer.is_global_zero:
             self.file.cut(trainer.global_step)
         self._report(trainer.global_step)
+
+    def on_before_optimizer_step(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Note the learning rate that the step is taken with."""
+        self._rate = float(optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(
         self,
@@ -173,7 +183,7 @@ class Recorder(lightning.Callback):
         row = {
             "step": step,
             "tokens": step * self.plan.train.tokens_per_step,
-            "lr": self.plan.rate(step),
+            "lr": self._rate,
             "train_loss": float(trainer.strategy.reduce(mean, reduce_op="mean")),
         }
         self._losses.clear()
