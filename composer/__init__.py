@@ -43,13 +43,14 @@ def compile(spec: Spec | str | Path, kernels: Literal["auto", "reference"] = "au
 
     Raises:
         SpecError: the spec is not valid or over one of its caps.
+        ValueError: its weights do not fit in memory.
     """
     from composer.costs.caps import check_caps
-    from composer.module.model import ComposedModel
+    from composer.training.build import build
 
     spec = _spec(spec)
     check_caps(spec)
-    return ComposedModel(spec, kernels)
+    return build(spec, kernels)
 
 
 def datamodule(spec: Spec | str | Path) -> SpecData:

@@ -74,7 +74,13 @@ def _text(space: Space) -> str:
 
 
 def _refuse_another(folder: Path, space: Space) -> None:
-    old = (folder / SPACE).read_text(encoding="utf-8").splitlines()
+    path = folder / SPACE
+    try:
+        old = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SearchError(
+            f"{path}: expected the space of a search, but it cannot be read ({error})"
+        ) from None
     changed = [
         f"  {line[0]} {line[1:]}"
         for line in difflib.unified_diff(old, space.lines(), n=0, lineterm="")

@@ -130,7 +130,7 @@ def _read(path: Path) -> Record:
         fields = json.loads(path.read_text(encoding="utf-8"))
         seen = [Seen(item["tokens"], tuple(item["values"]), item["metrics"]) for item in fields.pop("seen")]
         return Record(**fields, seen=seen)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SearchError(
             f"{path}: expected the record of a trial, but it cannot be read ({error}); "
             "delete it to forget that trial"

@@ -33,8 +33,8 @@ def compile(
     print(plan(spec, kernels), end="")
     if code:
         from composer.module.emit import source
-        from composer.module.model import ComposedModel
+        from composer.training.build import build
 
-        model = ComposedModel(spec, kernels)
+        model = build(spec, kernels)
         for name, text in source(model):
             print(f"\n# {name}\n{text}", end="")

@@ -76,6 +76,10 @@ class SpecData(lightning.LightningDataModule):
         """Give this rank's micro-batches of the evaluation, the same sequences each time."""
         return EvalBatches(self)
 
+    def test_dataloader(self) -> Iterable[TensorBatch]:
+        """Give the evaluation's micro-batches: what is held out is one set."""
+        return self.val_dataloader()
+
     def start(self) -> int:
         """Return the optimizer step from which batches are to be given.
 

@@ -68,8 +68,10 @@ def _file(path: str, above: tuple[str, ...], asked: Fault | None) -> Node:
 
     def fault(expected: str, got: str) -> SpecError:
         at = asked or Fault(path, 0, 0, "", "", "")
-        return SpecError([Fault(at.file, at.line, at.column, at.path, expected, got)])
+        return SpecError([Fault(at.file or "''", at.line, at.column, at.path, expected, got)])
 
+    if not path:
+        raise fault("the path of a file", "an empty one")
     try:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:

@@ -116,6 +116,9 @@ def _train(parts: _Parts, tree: Node) -> Iterator[Fault]:
     elif train.batch_sequences % train.accumulate:
         expected = f"a divisor of the {train.batch_sequences} sequences of a batch"
         yield fault_at(tree, ("train", "accumulate"), expected, shown(train.accumulate))
+    elif train.devices != "auto" and train.batch_sequences // train.accumulate % train.devices:
+        expected = f"a divisor of the {train.batch_sequences // train.accumulate} sequences of a micro-batch"
+        yield fault_at(tree, ("train", "devices"), expected, shown(train.devices))
 
 
 def _problem(tree: Node, path: tuple[str | int, ...], problem: Problem) -> Fault:

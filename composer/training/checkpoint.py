@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,43 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, its tensors mapped from the file.
 
     Raises:
-        TrainingError: it cannot be read, or holds anything but tensors and plain containers.
+        TrainingError: it cannot be read, holds anything but tensors and plain containers, or is not that
+            of a composed model.
     """
+    if not path.exists():
+        raise TrainingError(f"{path}: there is no such checkpoint")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise TrainingError(f"{path}: there is no such checkpoint") from None
-    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise TrainingError(f"{path}: this checkpoint cannot be read ({reason})") from None
-    if not isinstance(found, dict) or not {"state_dict", "hyper_parameters"} <= found.keys():
-        raise TrainingError(f"{path}: expected a checkpoint of a composed model, got something else")
-    return found
+        whole = zipfile.is_zipfile(path)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if whole else None
+    except OSError as error:
+        raise _refused(path, error.strerror or "an unreadable file") from None
+    except Exception:  # a damaged pickle may fail in any way, and torch's advice is to trust the file
+        raise _refused(path, "a damaged one or one with other objects than tensors") from None
+    if not whole:
+        raise _refused(path, "a file that is cut short or of another kind")
+    if fault := _fault(found):
+        raise _refused(path, fault)
+    checkpoint: dict[str, Any] = found
+    return checkpoint
+
+
+def _refused(path: Path, got: str) -> TrainingError:
+    return TrainingError(
+        f"{path}: this checkpoint cannot be read: expected a checkpoint of composer, got {got}"
+    )
+
+
+def _fault(found: Any) -> str | None:
+    """Say what makes the content of a file no checkpoint of a composed model, or nothing."""
+    match found:
+        case {"state_dict": dict(weights), "hyper_parameters": {"spec": str()}}:
+            wrong = [
+                n for n, weight in weights.items() if not (isinstance(n, str) and torch.is_tensor(weight))
+            ]
+            return f"{wrong[0]!r} in its `state_dict`, which is no tensor with a name" if wrong else None
+        case {"state_dict": dict()}:
+            return "one without the text of a spec in its `hyper_parameters`"
+    return "one without a `state_dict` of weights"
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], spec: str) -> None:

@@ -42,8 +42,9 @@ def held(folder: Path, spec: Spec) -> Iterator[None]:
     """Make the run folder of `spec`, or enter the one that stands there, and keep others out of it.
 
     Raises:
-        TrainingError: the folder is used by another process, is none of a run, or that of another spec.
-        OSError: it cannot be made or written to.
+        TrainingError: the folder is used by another process, is none of a run, that of another spec, or
+            cannot be made.
+        OSError: it cannot be written to.
     """
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder}: expected a folder for the run, got a file")
@@ -53,7 +54,10 @@ def held(folder: Path, spec: Spec) -> Iterator[None]:
             raise TrainingError(
                 f"{folder}: this is no run folder, it holds {others[0]}; choose another with --out"
             )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{folder}: expected a folder that can be made, got: {error.strerror}") from None
 
     def busy(pid: str) -> TrainingError:
         return TrainingError(f"{folder}: process {pid} is training here; wait for it or stop it")
@@ -88,15 +92,15 @@ def load_run(folder: Path) -> ComposedModel:
     """Return the model of a run folder with its best weights, on the CPU, in evaluation mode.
 
     Raises:
-        TrainingError: the folder is no run's, or holds no weights yet.
+        TrainingError: the folder is no run's, holds no weights yet, or the model is too large.
     """
-    from composer.module.model import ComposedModel
+    from composer.training.build import build
     from composer.training.checkpoint import put_weights, read_weights
 
     spec, path = read_spec(folder), folder / WEIGHTS
     if not path.exists():
         raise TrainingError(f"{folder}: this run has no weights yet, it was never evaluated")
-    model = ComposedModel(spec)
+    model = build(spec)
     put_weights(model, read_weights(path)[0], path)
     return model.eval()
 

@@ -6,11 +6,11 @@ cut off when it goes on. No column depends on the clock, so the same run writes 
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from composer.training.errors import TrainingError
 from composer.training.files import write_text
 
 PROGRESS = ("step", "tokens", "lr", "train_loss")
@@ -25,8 +25,14 @@ class MetricsFile:
         self.path, self.columns = path, [*PROGRESS, *scores]
 
     def cut(self, step: int) -> None:
-        """Keep the header and the rows up to optimizer step `step`."""
+        """Keep the header and the rows up to optimizer step `step`.
+
+        Raises:
+            TrainingError: the file is damaged.
+        """
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        if unknown := sorted({name for row in kept for name in row} - set(self.columns)):
+            raise _damaged(self.path, 1, f"the columns {', '.join(self.columns)}", f"{unknown[0]!r}")
         write_text(self.path, "".join([_line(self.columns), *map(self._row, kept)]))
 
     def append(self, row: Mapping[str, float]) -> None:
@@ -45,16 +51,42 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read the whole rows of a `metrics.csv`, each without its empty columns; no file is no rows."""
+    """Read the whole rows of a `metrics.csv`, each without its empty columns; no file is no rows.
+
+    Raises:
+        TrainingError: the file is damaged; with the line.
+    """
     try:
-        text = path.read_text()
+        data = path.read_bytes()
     except FileNotFoundError:
         return []
-    whole = text[: text.rfind("\n") + 1]
-    return [
-        {name: _number(cell) for name, cell in row.items() if cell}
-        for row in csv.DictReader(whole.splitlines())
-    ]
+    whole = data[: data.rfind(b"\n") + 1]
+    try:
+        header, *lines = whole.decode().splitlines() or [""]
+    except UnicodeDecodeError as error:
+        line = whole.count(b"\n", 0, error.start) + 1
+        raise _damaged(path, line, "UTF-8 text", f"the byte 0x{whole[error.start]:02x}") from None
+    names = header.split(",")
+    return [_read_row(path, number, names, line) for number, line in enumerate(lines, start=2) if line]
+
+
+def _read_row(path: Path, number: int, names: Sequence[str], line: str) -> dict[str, float]:
+    cells = line.split(",")
+    if len(cells) != len(names):
+        raise _damaged(path, number, f"{len(names)} cells", str(len(cells)))
+    row = {}
+    for name, cell in zip(names, cells, strict=True):
+        try:
+            row.update({name: _number(cell)} if cell else {})
+        except ValueError:
+            raise _damaged(path, number, f"a number for {name}", repr(cell)) from None
+    if "step" not in row:
+        raise _damaged(path, number, "a `step`", "none")
+    return row
+
+
+def _damaged(path: Path, line: int, expected: str, got: str) -> TrainingError:
+    return TrainingError(f"{path}:{line}: these metrics cannot be read: expected {expected}, got {got}")
 
 
 def _number(cell: str) -> float:

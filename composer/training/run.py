@@ -13,13 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from composer.costs.caps import check_caps
+from composer.costs.count import count
+from composer.costs.units import bytes_text
 from composer.data.module import datamodule
-from composer.module.model import ComposedModel
 from composer.module.scores import Scores
 from composer.spec.models import Spec, Train
+from composer.training.build import build, is_out_of_memory
 from composer.training.checkpoint import put_weights, read_checkpoint
 from composer.training.errors import TrainingError
 from composer.training.evaluate import autocast, evaluate
@@ -27,7 +27,8 @@ from composer.training.folder import LAST, default_folder, held
 from composer.training.memory import keep_freed_memory
 from composer.training.ranks import OneMachine, started
 from composer.training.recorder import Interrupted, Plan, Progress, Recorder
-from composer.training.trainer import deterministic, device_count, device_kind, quiet, trainer
+from composer.training.threads import use_fitting_threads
+from composer.training.trainer import deterministic, device_count, device_kind, device_memory, quiet, trainer
 
 __all__ = ["Progress", "Result", "run_training"]
 
@@ -79,7 +80,7 @@ def run_training(
     folder = out or default_folder(spec)
     datamodule(spec)  # bad data is told before a folder is made
     ranks = device_count(train)
-    with _told(folder, train), held(folder, spec):
+    with _told(folder, spec), held(folder, spec):
         plan = Plan(train, until_tokens)
         if (stored := _stored(spec, folder, plan)) is not None:
             return stored
@@ -101,9 +102,10 @@ def fit(
     recorder = Recorder(folder, Plan(train, until_tokens), Scores(spec).metrics, report)
     last = folder / LAST
     keep_freed_memory()
+    use_fitting_threads(train.tokens_per_step // train.accumulate * spec.model.width)
     gc.enable()  # short commands run without; a trained model is a circle of references
     with quiet(), deterministic(device_kind()), _stopping(recorder):
-        model = ComposedModel(spec)
+        model = build(spec)
         model.logs_steps = False  # the recorder takes the losses
         trainer(train, recorder, environment).fit(
             model,
@@ -126,15 +128,16 @@ def _stored(spec: Spec, folder: Path, plan: Plan) -> Result | None:
     if not path.exists():
         return None
     checkpoint = read_checkpoint(path)
-    state = checkpoint.get("callbacks", {}).get(Recorder.__qualname__)
-    if state is None:
-        raise TrainingError(f"{path}: expected the checkpoint of a run, got one of another Trainer")
-    step, metrics = checkpoint["global_step"], dict(state["metrics"])
+    match checkpoint:
+        case {"global_step": int(step), "callbacks": {Recorder.__qualname__: dict(state)}}:
+            metrics = dict(state["metrics"])
+        case _:
+            raise TrainingError(f"{path}: expected the checkpoint of a run, got one of another Trainer")
     if step < plan.last:
         return None
     if state["evaluated"] != step:
         # saved there in passing, on the way to a later end
-        model = ComposedModel(spec).to(device_kind())
+        model = build(spec).to(device_kind())
         put_weights(model, checkpoint["state_dict"], path)
         metrics = evaluate(model, datamodule(spec).val_dataloader(), lambda: autocast(model))
     tokens = step * train.tokens_per_step
@@ -166,7 +169,7 @@ def _stopping(recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
-def _told(folder: Path, train: Train) -> Iterator[None]:
+def _told(folder: Path, spec: Spec) -> Iterator[None]:
     """Say in words what the system refused."""
     try:
         yield
@@ -178,16 +181,17 @@ def _told(folder: Path, train: Train) -> Iterator[None]:
             ) from None
         raise TrainingError(f"{error.filename or folder}: {error.strerror or error}") from None
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
+        memory, train = count(spec).train_memory, _train(spec)
+        kept = memory.weights + memory.gradients + memory.optimizer
+        if kept > (room := device_memory()):
+            raise TrainingError(
+                f"out of memory: weights, gradients and optimizer take {bytes_text(kept)} of the "
+                f"{bytes_text(room)} there are; choose a smaller model"
+            ) from None
         micro = train.batch_sequences // train.accumulate
         raise TrainingError(
             f"out of memory with {micro} sequences of {train.length} tokens at once; "
             f"raise train.accumulate ({train.accumulate}) or lower train.batch_tokens ({train.batch_tokens})"
         ) from None
-
-
-def _is_out_of_memory(error: Any) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -10,10 +10,10 @@ from typing import Literal
 from torch import Tensor
 
 from composer.data.module import datamodule
-from composer.module.model import ComposedModel
 from composer.spec.load import loads
 from composer.spec.models import Spec
 from composer.spec.show import resolved_yaml
+from composer.training.build import build
 from composer.training.checkpoint import put_weights, read_checkpoint, read_weights
 from composer.training.errors import TrainingError
 from composer.training.evaluate import autocast, evaluate
@@ -58,13 +58,13 @@ def score(saved: Saved, overrides: Sequence[str] = ()) -> dict[str, float]:
 
     Raises:
         SpecError: the overrides do not make a valid spec.
-        TrainingError: the weights do not fit it, or it has no data.
+        TrainingError: the weights do not fit it, it has no data, or the model is too large.
         DataError: the data cannot be used.
     """
     spec = loads(resolved_yaml(saved.spec), str(saved.path), overrides)
     if spec.train is None:
         raise TrainingError(f"{saved.path}: expected a spec with a `train` section, whose data to score on")
-    model = ComposedModel(spec)
+    model = build(spec)
     put_weights(model, saved.weights, saved.path)
     model.to(device_kind()).eval()
     return evaluate(model, datamodule(spec).val_dataloader(), lambda: autocast(model))
@@ -92,4 +92,4 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
     if path.suffix == ".safetensors":
         return read_weights(path)
     checkpoint = read_checkpoint(path)
-    return checkpoint["state_dict"], checkpoint["hyper_parameters"].get("spec")
+    return checkpoint["state_dict"], checkpoint["hyper_parameters"]["spec"]

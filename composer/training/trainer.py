@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,18 +25,27 @@ def device_kind() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device_memory() -> int:
+    """Return the bytes of memory of one device."""
+    if device_kind() == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def device_count(train: Train) -> int:
     """Return on how many devices to train.
 
     Raises:
         TrainingError: the machine has fewer than the spec asks for.
     """
-    have = torch.cuda.device_count() if device_kind() == "cuda" else None
+    cuda = device_kind() == "cuda"
+    have = torch.cuda.device_count() if cuda else os.cpu_count() or 1
     if train.devices == "auto":
-        return have or 1
-    if have is not None and train.devices > have:
+        return have if cuda else 1
+    if train.devices > have:
+        noun = "GPUs" if cuda else "CPU cores"
         raise TrainingError(
-            f"train.devices: expected at most the {have} GPUs of this machine, got {train.devices}"
+            f"train.devices: expected at most the {have} {noun} of this machine, got {train.devices}"
         )
     return train.devices
 
