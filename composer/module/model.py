@@ -87,10 +87,11 @@ class ComposedModel(lightning.LightningModule):
         Raises:
             ValueError: they differ.
         """
-        wanted = {32: "32-true", "bf16-mixed": "bf16-mixed"}.get(self._train().precision, self.trainer.precision)
-        if wanted != self.trainer.precision:
-            told = f"{self.spec.name}: the spec says train.precision: {self._train().precision}"
-            raise ValueError(f"{told}, the Trainer runs {self.trainer.precision}; give it precision={wanted!r}")
+        said, runs = self._train().precision, self.trainer.precision
+        wanted = {32: "32-true", "bf16-mixed": "bf16-mixed"}.get(said, runs)
+        if wanted != runs:
+            told = f"{self.spec.name}: the spec says train.precision: {said}"
+            raise ValueError(f"{told}, the Trainer runs {runs}; give it precision={wanted!r}")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one micro-batch."""
