@@ -85,8 +85,12 @@ def test_the_two_commands_are_make_targets() -> None:
     assert {"search", "test"} <= named <= targets
 
 
-def test_the_readme_keeps_a_place_for_results() -> None:
-    assert README.index("<!-- results -->") < README.index("<!-- /results -->")
+def test_the_results_have_a_row_for_each_arm_that_is_measured() -> None:
+    table = README.partition("<!-- results -->")[2].partition("<!-- /results -->")[0]
+    measured = re.findall(r'^    "([a-z-]+(?::1)?)": \[', (ROOT / "docs/results.py").read_text(), re.M)
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(measured) >= 5
+    assert all(any(arm.partition(":")[0] in row for row in rows) for arm in measured)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
