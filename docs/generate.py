@@ -27,10 +27,10 @@ from composer.graph.passes.plan import plan
 from composer.module.emit import source
 from composer.spec.identity import arch_hash, run_hash
 from composer.spec.json_schema import schema_text
-from composer.spec.load import load, read_tree
+from composer.spec.load import is_space, load, read_tree
 from composer.spec.models import Spec
 from composer.spec.show import resolved_yaml
-from composer.spec.space import Space, is_space
+from composer.spec.space import Space
 from composer.spec.words import fields, words
 from composer.training.files import write_text
 

@@ -8,7 +8,7 @@ from composer.cli.options import Set, SpecFile
 
 if TYPE_CHECKING:
     from composer.spec.models import Parallel, Spec, Stage
-    from composer.spec.space import Space
+    from composer.spec.tree import Node
 
 
 def check(file: SpecFile, settings: Set = None) -> None:
@@ -17,11 +17,10 @@ def check(file: SpecFile, settings: Set = None) -> None:
     All faults of a file are reported at once, each with its place. A spec above one of its caps is
     refused. Of a space every alternative is checked, and one whole point.
     """
-    from composer.spec.load import read_tree, resolve_spec
-    from composer.spec.space import Space, is_space
+    from composer.spec.load import is_space, read_tree, resolve_spec
 
     tree = read_tree(file, settings or ())
-    print(told_space(Space(tree)) if is_space(tree) else told(resolve_spec(tree)))
+    print(told_space(tree) if is_space(tree) else told(resolve_spec(tree)))
 
 
 def told(spec: Spec) -> str:
@@ -41,10 +40,12 @@ def told(spec: Spec) -> str:
     return f"{spec.name} is valid: {stages}\n{size}, arch {arch_hash(spec)}"
 
 
-def told_space(space: Space) -> str:
+def told_space(tree: Node) -> str:
     """Tell a space in a line or two."""
     from composer.spec.identity import arch_hash
+    from composer.spec.space import Space
 
+    space = Space(tree)
     point = space.example()
     knobs = "1 knob" if len(space.knobs) == 1 else f"{len(space.knobs)} knobs"
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in space.search.objectives)

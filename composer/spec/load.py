@@ -119,6 +119,11 @@ def _extended(tree: Node, folder: str, above: tuple[str, ...]) -> Node:
     return own if below is None else merge(below, own)
 
 
+def is_space(tree: Node) -> bool:
+    """Whether a merged tree is that of a space."""
+    return isinstance(tree.value, dict) and "search" in tree.value
+
+
 def resolve_spec(tree: Node) -> Spec:
     """Make the spec of a merged tree that holds no choices.
 

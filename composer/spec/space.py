@@ -219,11 +219,6 @@ def load_space(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
     return Space(read_tree(path, overrides))
 
 
-def is_space(tree: Node) -> bool:
-    """Whether a merged tree is that of a space."""
-    return isinstance(tree.value, dict) and "search" in tree.value
-
-
 def draw(knob: Knob, rng: random.Random) -> Value:
     """Draw a uniform answer to a knob."""
     if knob.choices:
