@@ -134,9 +134,9 @@ def resolve_spec(tree: Node) -> Spec:
     top = dict(tree.value)
     faults: list[Fault] = []
     if "search" in top:
-        node = top.pop("search")
-        hint = "give it to `composer search`"
-        faults.append(node.fault("search", "a spec", "a space, which holds `search:`", hint, key=True))
+        got, hint = "a space, which holds `search:`", "give it to `composer search`"
+        # its choices are right where they belong
+        raise SpecError([top["search"].fault("search", "a spec", got, hint, key=True)])
     if "extends" in top:
         node = top.pop("extends")
         faults.append(node.fault("extends", "extends in a file only", "an option"))
