@@ -10,8 +10,6 @@ READY := .venv/.ready
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# models this small gain nothing from a second thread, and lose much where the cores are shared
-search: export OMP_NUM_THREADS ?= 1
 search: $(READY) ## search the shipped space; given again after a stop, it goes on
 	$(BIN)/composer search specs/space.yaml
 

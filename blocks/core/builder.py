@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
-from blocks.core.graph import Graph, Loop
+from blocks.core.graph import Graph, Loop, fresh
 from blocks.core.operation import ZEROS, Affine, Init, Operation, Shape, Value, Weight
 from blocks.core.operations import (
     AddStepBias,
@@ -53,7 +53,7 @@ class Builder:
 
     def op(self, name: str, operation: Operation, *inputs: Value, weights: Sequence[Weight] = ()) -> Value:
         """Add one operation under `<place>.<name>`; return its first output."""
-        node = self._fresh(f"{self.prefix}{name}")
+        node = fresh(f"{self.prefix}{name}", self.graph)
         names = tuple(f"{self.prefix}{weight.role}" for weight in weights)
         for full, weight in zip(names, weights, strict=True):
             assert full not in self.graph.graph["weights"], f"two weights are called {full}"
@@ -64,7 +64,7 @@ class Builder:
 
     def input(self, name: str, shape: Shape) -> Value:
         """Add an input of the graph."""
-        value = Value(self._fresh(name))
+        value = Value(fresh(name, self.graph))
         self.graph.add_node(value.node, op=Input(shape), inputs=(), weights=(), blocks=("",))
         self.graph.graph["inputs"].append(value.node)
         return value
@@ -251,9 +251,3 @@ class Builder:
             if builder is scope:
                 return loops
             builder = builder._parent
-
-    def _fresh(self, name: str) -> str:
-        if name not in self.graph:
-            return name
-        candidates = (f"{name}_{number}" for number in range(2, len(self.graph) + 3))
-        return next(candidate for candidate in candidates if candidate not in self.graph)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     _DiGraph = nx.DiGraph[str]
 else:
     _DiGraph = nx.DiGraph
+
+
+def fresh(name: str, taken: Container[object]) -> str:
+    """Return `name`, or where that is taken `name_2`, `name_3`, ..."""
+    names = chain([name], (f"{name}_{number}" for number in count(2)))
+    return next(each for each in names if each not in taken)
 
 
 class Graph(_DiGraph):

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blocks.core.reference import wide
+
 
 def route(
     query: Tensor, keys: Tensor, balance: Tensor, load: Tensor | None, active: int
@@ -19,8 +21,7 @@ def route(
     """
     # fp32 whatever the autocast dtype: a rounded score can swap experts
     with torch.autocast(query.device.type, enabled=False):
-        wide = torch.promote_types(query.dtype, torch.float32)
-        logits = F.linear(query.to(wide), keys.to(wide)) * query.shape[-1] ** -0.5
+        logits = F.linear(wide(query), wide(keys)) * query.shape[-1] ** -0.5
     indices = (logits.detach() + balance).topk(active, -1).indices
     if load is not None:
         load += torch.bincount(indices.flatten(), minlength=len(load))

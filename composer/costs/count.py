@@ -147,7 +147,7 @@ def _rows(graph: Graph, context: int, full_mask: bool = False) -> Iterator[Row]:
     seen: set[tuple[int, str]] = set()
     for body, place in graphs(graph):
         at = At(context, place.trips, full_mask=full_mask)
-        path = ".".join(node for node, *_ in place.loops)
+        path = ".".join(node for node, _ in place.loops)
         for node, operation, data in operations(body):
             if isinstance(operation, Loop):
                 continue

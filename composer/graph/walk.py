@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blocks.core.graph import Graph, Loop
-from blocks.core.operation import Operation, Value, Weight
+from blocks.core.operation import Operation, Weight
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,13 @@ class Place:
     """Where a graph stands: the loops around it, outermost first.
 
     Attributes:
-        loops: (name of the loop's node, index name, trips, tied) of each.
+        loops: (name of the loop's node, index name) of each.
+        trips: trip count of each, by index name.
         executions: how often the graph runs in one forward pass.
         copies: how many sets of its weights there are.
     """
 
-    loops: tuple[tuple[str, str, int, bool], ...] = ()
+    loops: tuple[tuple[str, str], ...] = ()
     trips: dict[str, int] = field(default_factory=dict)
     executions: int = 1
     copies: int = 1
@@ -28,7 +29,7 @@ class Place:
     def inside(self, node: str, loop: Loop) -> Place:
         """Return the place of the loop's body."""
         return Place(
-            (*self.loops, (node, loop.index, loop.trips, loop.tied)),
+            (*self.loops, (node, loop.index)),
             {**self.trips, loop.index: loop.trips},
             self.executions * loop.trips,
             self.copies * (1 if loop.tied else loop.trips),
@@ -60,9 +61,3 @@ def weights(graph: Graph, place: Place | None = None, path: str = "") -> Iterato
             sets = ["step"] if operation.tied else [f"layers.{n}" for n in range(operation.trips)]
             for each in sets:
                 yield from weights(operation.body, place.inside(node, operation), f"{path}{node}.{each}.")
-
-
-def shape_of(graph: Graph, value: Value) -> tuple[int, ...]:
-    """Return the shape that inference gave a value."""
-    shape: tuple[int, ...] = graph.nodes[value.node]["shapes"][value.output]
-    return shape

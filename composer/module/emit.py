@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from blocks.core.graph import Graph, Loop
+from blocks.core.graph import Graph, Loop, fresh
 from blocks.core.operation import Affine, Value
 from blocks.core.operations import Input, Project
 from composer.graph.walk import Place, operations
@@ -39,7 +39,7 @@ def resolve(path: str) -> Any:
 def emit(graph: Graph, place: Place, outputs: list[Value], name: str) -> fx.GraphModule:
     """Return the code that computes `outputs`; its parameters are inputs, loop indices, weights, in order.
 
-    Weights come node by node as `composer.module.weights.gather` returns them.
+    Weights come node by node as `composer.module.stage.gather` returns them.
     """
     return fx.GraphModule(torch.nn.Module(), _Emitter(graph, place).emit(outputs), name)
 
@@ -55,7 +55,7 @@ class _Emitter:
     def emit(self, outputs: list[Value]) -> fx.Graph:
         for name in self.graph.graph["inputs"]:
             self.values[Value(name)] = self._parameter(_readable(name))
-        for _, index, _, _ in self.place.loops:
+        for _, index in self.place.loops:
             self.indices[index] = self._parameter(index)
         for node, operation, data in operations(self.graph):
             self.weights[node] = [self._parameter(name) for name in _parameters(node, operation, data)]
@@ -70,9 +70,7 @@ class _Emitter:
         return self.code
 
     def _parameter(self, name: str) -> fx.Node:
-        taken = {node.target for node in self.code.nodes}
-        names = (name, *(f"{name}_{n}" for n in range(2, len(taken) + 3)))
-        return self.code.placeholder(next(each for each in names if each not in taken))
+        return self.code.placeholder(fresh(name, {node.target for node in self.code.nodes}))
 
     def _call(self, node: str, operation: Any, data: dict[str, Any]) -> None:
         function = resolve(data["kernel"].kernel.function)

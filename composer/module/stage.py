@@ -116,13 +116,10 @@ def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Te
             for layer in _stage(module, node).sets():
                 yield from states(layer, operation.body)
         elif operation.update:
-            untrained = {
-                name: graph.graph["weights"][name]
-                for name in data["weights"]
-                if not graph.graph["weights"][name].trained
-            }
-            held = {name: _held(module, name) for name in untrained}
-            yield operation, list(held.values()), [held[name] for name in held if not untrained[name].saved]
+            named = ((graph.graph["weights"][name], name) for name in data["weights"])
+            held = [(weight, _held(module, name)) for weight, name in named if not weight.trained]
+            counters = [tensor for weight, tensor in held if not weight.saved]
+            yield operation, [tensor for _, tensor in held], counters
 
 
 def _stage(module: nn.Module, node: str) -> Stage:

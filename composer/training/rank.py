@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from composer.data.errors import DataError
+from composer.data.module import datamodule
 from composer.training.errors import TrainingError
 from composer.training.folder import read_spec
 from composer.training.ranks import OneMachine
@@ -28,7 +29,8 @@ def _main(folder: str, rank: str, ranks: str, port: str, until_tokens: str | Non
     environment = OneMachine(int(rank), int(ranks), int(port))
     until = None if until_tokens is None else int(until_tokens)
     try:
-        fit(read_spec(Path(folder)), Path(folder), until, environment, None)
+        spec = read_spec(Path(folder))
+        fit(spec, Path(folder), until, environment, datamodule(spec), None)
     except (TrainingError, DataError, OSError, RuntimeError) as error:
         sys.exit(f"rank {rank}: {error}")
     finally:

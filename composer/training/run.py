@@ -16,7 +16,7 @@ from typing import Any
 from composer.costs.caps import check_caps
 from composer.costs.count import count
 from composer.costs.units import bytes_text
-from composer.data.module import datamodule
+from composer.data.module import SpecData, datamodule
 from composer.module.scores import Scores
 from composer.spec.models import Spec, Train
 from composer.training.build import build, is_out_of_memory
@@ -78,14 +78,14 @@ def run_training(
     train = _train(spec)
     check_caps(spec)
     folder = out or default_folder(spec)
-    datamodule(spec)  # bad data is told before a folder is made
+    data = datamodule(spec)  # bad data is told before a folder is made
     ranks = device_count(train)
     with _told(folder, spec), held(folder, spec):
         plan = Plan(train, until_tokens)
-        if (stored := _stored(spec, folder, plan)) is not None:
+        if (stored := _stored(spec, folder, plan, data)) is not None:
             return stored
         with started(folder, until_tokens, ranks) as environment:
-            recorder = fit(spec, folder, until_tokens, environment, report)
+            recorder = fit(spec, folder, until_tokens, environment, data, report)
         tokens = plan.last * train.tokens_per_step
         return Result(folder, recorder.metrics, recorder.best, tokens, plan.last == train.steps)
 
@@ -95,9 +95,10 @@ def fit(
     folder: Path,
     until_tokens: int | None,
     environment: OneMachine,
+    data: SpecData,
     report: Callable[[Progress], None] | None,
 ) -> Recorder:
-    """Train as one of the ranks, from the folder's checkpoint on."""
+    """Train as one of the ranks on its `data`, from the folder's checkpoint on."""
     train = _train(spec)
     recorder = Recorder(folder, Plan(train, until_tokens), Scores(spec).metrics, report)
     last = folder / LAST
@@ -109,7 +110,7 @@ def fit(
         model.logs_steps = False  # the recorder takes the losses
         trainer(train, recorder, environment).fit(
             model,
-            datamodule=datamodule(spec),
+            datamodule=data,
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )
@@ -122,7 +123,7 @@ def _train(spec: Spec) -> Train:
     return spec.train
 
 
-def _stored(spec: Spec, folder: Path, plan: Plan) -> Result | None:
+def _stored(spec: Spec, folder: Path, plan: Plan, data: SpecData) -> Result | None:
     """Return the result of a run that has come as far as planned, or nothing."""
     path, train = folder / LAST, plan.train
     if not path.exists():
@@ -139,7 +140,7 @@ def _stored(spec: Spec, folder: Path, plan: Plan) -> Result | None:
         # saved there in passing, on the way to a later end
         model = build(spec).to(device_kind())
         put_weights(model, checkpoint["state_dict"], path)
-        metrics = evaluate(model, datamodule(spec).val_dataloader(), lambda: autocast(model))
+        metrics = evaluate(model, data.val_dataloader(), lambda: autocast(model))
     tokens = step * train.tokens_per_step
     return Result(folder, metrics, dict(state["best"]) or metrics, tokens, step >= train.steps, trained=False)
 
