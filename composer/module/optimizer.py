@@ -22,7 +22,11 @@ def adamw(parameters: Iterable[tuple[str, nn.Parameter]], undecayed: set[str], t
         {"params": decayed, "weight_decay": train.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas)
+    # fused, so that a step needs no memory of its own
+    optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
+    # Lightning takes this for a gradient scaler, and would refuse to clip; there is none in bf16
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def schedule(train: Train, step: int) -> float:

@@ -1,0 +1,33 @@
+"""How many bytes an element takes, by the precision that trains."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from composer.spec.models import Spec
+
+
+class Precision(NamedTuple):
+    """Bytes of an element.
+
+    Attributes:
+        weight: of parameters, their gradients and AdamW's moments.
+        stream: of the residual stream and of norms.
+        compute: of products and of what blocks keep.
+    """
+
+    weight: int
+    stream: int
+    compute: int
+
+
+FULL = Precision(4, 4, 4)
+MIXED = Precision(4, 4, 2)
+"""bf16-mixed: autocast casts the inputs of products."""
+BF16 = Precision(2, 2, 2)
+"""A module cast to bf16 as a whole, which no spec asks for; measurements do."""
+
+
+def precision(spec: Spec) -> Precision:
+    """Return the precision a spec states; `auto` is stated as fp32."""
+    return MIXED if spec.train and spec.train.precision == "bf16-mixed" else FULL
