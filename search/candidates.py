@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from composer import cost
 from composer.costs.caps import excesses
@@ -39,7 +39,7 @@ class Candidate:
     why: str = ""
     constraints: dict[str, float] = field(default_factory=dict)
     spec: Spec | None = None
-    costs: dict[str, int] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -66,7 +66,7 @@ def candidate(space: Space, ask: Callable[[Knob], Value]) -> Candidate:
     )
 
 
-def measures(costs: Costs) -> dict[str, int]:
+def measures(costs: Costs) -> dict[str, float]:
     """Return costs by the names that objectives use."""
     found = {name: costs.measure(name) for name in COSTS}
     return {name: value for name, value in found.items() if value is not None}
@@ -74,6 +74,6 @@ def measures(costs: Costs) -> dict[str, int]:
 
 def constraints(spec: Spec, costs: Costs) -> dict[str, float]:
     """Return by how much each cap is exceeded, as a share of it; 0 or below where it holds."""
-    limits: dict[str, Any] = spec.caps.model_dump(exclude_none=True)
+    limits = spec.caps.limits()
     values = {cap: costs.measure(cap) for cap in limits}
     return {cap: value / limits[cap] - 1 for cap, value in values.items() if value is not None}

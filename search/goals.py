@@ -24,7 +24,7 @@ class Goals:
         self.names = tuple(objective.metric for objective in objectives)
         self.directions = tuple(objective.direction for objective in objectives)
 
-    def measured(self, metrics: Mapping[str, float], costs: Mapping[str, int]) -> Values:
+    def measured(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> Values:
         """Read the objectives from what training measured and what the spec costs.
 
         Raises:
@@ -46,7 +46,7 @@ class Goals:
         signs = (1 if direction == "maximize" else -1 for direction in self.directions)
         return tuple(sign * value for sign, value in zip(signs, values, strict=True))
 
-    def worst(self, seen: Iterable[Values], costs: Mapping[str, int]) -> Values:
+    def worst(self, seen: Iterable[Values], costs: Mapping[str, float]) -> Values:
         """Give finite values for a candidate that has none: its own costs, else the worst seen, else 0."""
         known = list(seen)
         found = []

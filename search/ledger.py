@@ -49,7 +49,7 @@ class Record:
     identity: str
     asked: int | None
     params: dict[str, Any]
-    costs: dict[str, int]
+    costs: dict[str, float]
     folder: str
     status: Status = "running"
     seen: list[Seen] = field(default_factory=list)
@@ -95,12 +95,12 @@ class Ledger:
         """Return the records that count as trials."""
         return [record for record in self if record.kind == "trial"]
 
-    def claim(self, identity: str, asked: int, params: dict[str, Any], costs: dict[str, int]) -> Record:
+    def claim(self, identity: str, asked: int, params: dict[str, Any], costs: dict[str, float]) -> Record:
         """Take on a spec as the next trial."""
         number = str(1 + max((int(record.name) for record in self.trials()), default=-1))
         return self._add(Record(number, "trial", identity, asked, params, costs, f"trials/{number}"))
 
-    def claim_baseline(self, stem: str, identity: str, costs: dict[str, int]) -> Record:
+    def claim_baseline(self, stem: str, identity: str, costs: dict[str, float]) -> Record:
         """Take on a spec as a baseline, named after its file."""
         taken = {record.name for record in self}
         names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(taken) + 2))

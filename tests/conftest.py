@@ -16,6 +16,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture(autouse=True)
+def uncalibrated(tmp_path_factory, monkeypatch):
+    """No device that somebody calibrated on this account."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "nobody"))
+
+
+@pytest.fixture(autouse=True)
 def device(request, monkeypatch):
     """Tests marked `gpu` are skipped without one; to all others there is none."""
     if request.node.get_closest_marker("gpu"):

@@ -189,6 +189,13 @@ class Operation:
         """Return what is kept for the backward pass."""
         return Saved()
 
+    def traffic(self, at: At, given: float, made: float) -> float:
+        """Return the bytes per token that it reads and writes forward, `given` and `made` by its values.
+
+        Weights come on top, once per execution.
+        """
+        return given + made
+
     def output_bytes(self, at: At) -> int:
         """Return the bytes of an element of its outputs."""
         return at.compute_bytes

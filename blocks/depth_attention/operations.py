@@ -28,6 +28,10 @@ class Append(SlotWrite):
         expect(self, inputs, kv, kv, (), (inputs[-1][0], 2, *kv))
         return ((),)
 
+    def traffic(self, at: At, given: float, made: float) -> float:
+        """Read keys and values, write them into the slot."""
+        return 2 * at.compute_bytes * 2 * self.kv_heads * self.head_dim
+
     def arguments(self) -> dict[str, Any]:
         """Return the slot."""
         return {"slot": self.slot}
@@ -58,6 +62,11 @@ class Attend(SlotRead):
     def flops(self, at: At) -> float:
         """Two products of head_dim per slot read and head."""
         return 4 * self.heads * self.head_dim * self.reads.mean(at.trips)
+
+    def traffic(self, at: At, given: float, made: float) -> float:
+        """Read the queries and every slot up to its own, write one vector for each query head."""
+        slots = self.reads.mean(at.trips) * 2 * self.kv_heads * self.head_dim
+        return at.compute_bytes * (2 * self.heads * self.head_dim + slots)
 
     def saved(self, at: At) -> Saved:
         """Keep the queries and the fp32 weights of the slots."""

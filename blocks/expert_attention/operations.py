@@ -97,6 +97,12 @@ class Experts(Operation):
         """Three products of width x hidden for each chosen expert."""
         return 6 * self.active * self.width * self.hidden
 
+    def traffic(self, at: At, given: float, made: float) -> float:
+        """Gather rows, and write and read again what stands between the products, then scatter."""
+        # rows, both halves, their product and the outputs: each written once and read once
+        inner = self.active * (2 * self.width + 4 * self.hidden + 2 * self.hidden + 2 * self.width)
+        return given + at.compute_bytes * inner + made
+
     def saved(self, at: At) -> Saved:
         """Keep the sorted inputs, both halves, silu, their product, the outputs, weights, two index lists."""
         # one expert after the other, the weighted outputs are kept too

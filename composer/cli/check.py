@@ -29,15 +29,16 @@ def told(spec: Spec) -> str:
     Raises:
         SpecError: a cap is exceeded.
     """
-    from composer.costs.caps import check_caps
+    from composer.costs.caps import check_caps, warnings
     from composer.costs.units import count_text
     from composer.spec.identity import arch_hash
 
     costs = check_caps(spec)
+    notes = "".join(f"\nnote: {told}" for told in warnings(spec, costs))
     stages = "; then ".join(map(stage_words, spec.stages))
     flops = costs.flops_per_token.forward
     size = f"{count_text(costs.params)} parameters, {count_text(flops)} FLOPs per token"
-    return f"{spec.name} is valid: {stages}\n{size}, arch {arch_hash(spec)}"
+    return f"{spec.name} is valid: {stages}\n{size}, arch {arch_hash(spec)}{notes}"
 
 
 def told_space(tree: Node) -> str:

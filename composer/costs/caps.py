@@ -7,22 +7,23 @@ from dataclasses import dataclass
 
 from composer.costs.count import Costs, count
 from composer.costs.units import amount
+from composer.spec.caps import Caps, Kind
 from composer.spec.errors import Fault, SpecError
-from composer.spec.models import Caps, Spec
+from composer.spec.models import Spec
 
 
 @dataclass(frozen=True)
 class Excess:
-    """One cap that a spec is over.
+    """One cap that a spec is over: its hard limit, or only its soft one.
 
     Attributes:
         heaviest: the term that weighs most, and its size.
     """
 
     cap: str
-    limit: int
-    value: int
-    heaviest: tuple[str, int]
+    limit: float
+    value: float
+    heaviest: tuple[str, float]
 
     def __str__(self) -> str:
         term, size = self.heaviest
@@ -33,9 +34,17 @@ class Excess:
         return f"{over}; heaviest: {term} with {amount(self.cap, size)} ({share})"
 
 
-def excesses(spec: Spec, costs: Costs) -> list[Excess]:
-    """Return every cap the spec is over, in the order caps are declared."""
-    return list(_excesses(spec.caps, costs))
+def excesses(spec: Spec, costs: Costs, kind: Kind = "hard") -> list[Excess]:
+    """Return every cap whose hard, or soft, limit the spec is over, in the order caps are declared."""
+    return list(_excesses(spec.caps, costs, kind))
+
+
+def warnings(spec: Spec, costs: Costs) -> list[str]:
+    """Return in words every soft limit that the spec is over."""
+    return [
+        f"caps.{each.cap}: the soft limit is {amount(each.cap, each.limit)}, this is {each}"
+        for each in excesses(spec, costs, "soft")
+    ]
 
 
 def check_caps(spec: Spec, costs: Costs | None = None) -> Costs:
@@ -54,15 +63,14 @@ def check_caps(spec: Spec, costs: Costs | None = None) -> Costs:
     return costs
 
 
-def _excesses(caps: Caps, costs: Costs) -> Iterator[Excess]:
-    for cap in type(caps).model_fields:
-        limit = getattr(caps, cap)
+def _excesses(caps: Caps, costs: Costs, kind: Kind) -> Iterator[Excess]:
+    for cap, limit in caps.limits(kind).items():
         value = costs.measure(cap)
-        if limit is not None and value is not None and value > limit:
+        if value is not None and value > limit:
             yield Excess(cap, limit, value, _heaviest(cap, costs))
 
 
-def _heaviest(cap: str, costs: Costs) -> tuple[str, int]:
+def _heaviest(cap: str, costs: Costs) -> tuple[str, float]:
     if cap == "train_memory":
         return max(costs.train_memory.terms.items(), key=lambda term: term[1])
     if cap in ("params", "active_params"):
@@ -74,9 +82,10 @@ def _heaviest(cap: str, costs: Costs) -> tuple[str, int]:
     elif cap == "flops_per_token":
         sizes = {name: share.forward for name, share in costs.by_block.items()}
     else:
-        sizes = {"keys and values": costs.measure(cap) or 0}
+        term = "the step" if cap == "step_time" else "keys and values"
+        sizes = {term: costs.measure(cap) or 0}
     name, size = max(sizes.items(), key=lambda item: item[1])
-    return name, round(size)
+    return name, size if cap == "step_time" else round(size)
 
 
 def _fault(spec: Spec, excess: Excess) -> Fault:

@@ -17,9 +17,12 @@ from blocks.core.graph import Graph, Loop
 from blocks.core.operation import At, Operation
 from blocks.core.operations import Project
 from blocks.core.slots import Slots
+from composer.costs.devices import device
 from composer.costs.memory import Memory, train_memory
+from composer.costs.time import step_time
 from composer.graph.compile import compile_graph
 from composer.graph.walk import Place, graphs, operations
+from composer.spec.errors import SpecError
 from composer.spec.models import Spec
 
 MODEL = "model"
@@ -65,6 +68,7 @@ class Costs:
         train_memory: bytes of one training step on a micro-batch, by term and `total`.
         cache_bytes_per_token: keys and values that generation keeps for each token of the sequence.
         depth_cache_bytes: depth slots of one token, alive only while its steps run.
+        step_time: estimated seconds of an optimizer step on the device of that cap; None without the cap.
         by_block: shares by block name; `model` is what belongs to no block.
         by_operation: the same, operation by operation.
     """
@@ -76,16 +80,17 @@ class Costs:
     train_memory: Memory
     cache_bytes_per_token: int
     depth_cache_bytes: int
+    step_time: float | None
     by_block: dict[str, Share]
     by_operation: list[Row]
 
-    def measure(self, name: str) -> int | None:
+    def measure(self, name: str) -> float | None:
         """Return the number a cap or an objective of that name is about (FLOPs per token: forward)."""
         if name == "flops_per_token":
             return self.flops_per_token.forward
         if name == "train_memory":
             return self.train_memory.total
-        value: int | None = getattr(self, name)
+        value: float | None = getattr(self, name)
         return value
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,6 +124,7 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
         train_memory=train_memory(spec, graph, total.params, compute),
         cache_bytes_per_token=sequence,
         depth_cache_bytes=depth,
+        step_time=_step_time(spec, graph),
         by_block=dict(blocks),
         by_operation=rows,
     )
@@ -134,6 +140,18 @@ def _train_flops(spec: Spec, graph: Graph) -> int | None:
         each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
         per_token += place.executions * sum(each)
     return round(per_token * spec.train.steps * spec.train.tokens_per_step)
+
+
+def _step_time(spec: Spec, graph: Graph) -> float | None:
+    cap = spec.caps.step_time
+    if cap is None:
+        return None
+    try:
+        return step_time(spec, graph, device(cap.device)).seconds
+    except ValueError as error:
+        expected, _, got = str(error).removeprefix("expected ").partition(", got ")
+        fault = spec.fault(("caps", "step_time", "device"), expected, got)
+        raise SpecError([fault]) from None
 
 
 def _add(total: Share, part: Share) -> None:

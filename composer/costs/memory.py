@@ -6,13 +6,14 @@ The terms are summed, which bounds the peak from above except for short-lived bu
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import prod
 
 from blocks.core.graph import Graph, Loop
-from blocks.core.operation import At
 from blocks.core.operations import Input
 from blocks.core.slots import Slots
-from composer.graph.walk import Place, graphs, operations
+from composer.costs.kept import saved_per_token
+from composer.costs.precision import precision
+from composer.graph.walk import graphs, operations
+from composer.spec.caps import MemoryLimits
 from composer.spec.models import Spec
 
 
@@ -57,9 +58,11 @@ class Memory:
 
 
 def micro_batch_tokens(spec: Spec) -> int:
-    """Return the tokens of one micro-batch; without a `train` section, of one sequence."""
+    """Return the tokens of one micro-batch: as `train` says, else as the cap does, else one sequence."""
     if spec.train is None:
-        return spec.model.context
+        cap = spec.caps.train_memory
+        stated = cap.batch_tokens if isinstance(cap, MemoryLimits) else None
+        return stated or spec.model.context
     return spec.train.tokens_per_step // spec.train.accumulate
 
 
@@ -78,7 +81,7 @@ def train_memory(spec: Spec, graph: Graph, params: int, compute: int) -> Memory:
         gradients=4 * params,
         optimizer=8 * params,
         prepared=_prepared(graph, compute),
-        activations=round(saved_per_token(graph, length, compute) * tokens),
+        activations=round(saved_per_token(graph, length, precision(spec)) * tokens),
         depth_slots=slots * (compute + 4) * tokens,
         loss=2 * 4 * spec.model.vocab * tokens,
         tokens=tokens,
@@ -97,43 +100,3 @@ def _prepared(graph: Graph, compute: int) -> int:
                 size = sum(body.graph["weights"][name].size for name in data["weights"])
                 total += size * place.copies * (4 if joined else compute)
     return total
-
-
-def saved_per_token(graph: Graph, length: int, compute: int) -> float:
-    """Return the bytes per token that operations keep for the backward pass, at sequences of `length`."""
-    total, captured = _saved(graph, Place(), length, compute)
-    assert not captured, "the model's own graph captures nothing"
-    return total
-
-
-def _saved(graph: Graph, place: Place, length: int, compute: int) -> tuple[float, set[int]]:
-    """Return bytes per token for all executions of a graph, and which of its captured inputs are kept."""
-    at = At(length, place.trips, compute_bytes=compute)
-    kept: set[str] = set()
-    total = 0.0
-    for node, operation, data in operations(graph):
-        if isinstance(operation, Loop):
-            inner, captured = _saved(operation.body, place.inside(node, operation), length, compute)
-            total += inner
-            kept.update(data["inputs"][position].node for position in captured)
-            continue
-        saved = operation.saved(at)
-        total += saved.extra * place.executions
-        kept.update(data["inputs"][position].node for position in saved.inputs)
-        kept.update(node for _ in saved.outputs)
-    inputs, carried = graph.graph["inputs"], graph.graph["carried"]
-    captured = {position for position, name in enumerate(inputs) if name in kept and position >= carried}
-    if place.loops:
-        kept -= {inputs[position] for position in captured}
-    else:
-        captured = set()
-    total += sum(_bytes(graph, node, at) for node in kept) * place.executions
-    return total, captured
-
-
-def _bytes(graph: Graph, node: str, at: At) -> float:
-    """Return the bytes per token of what a node makes: all its outputs share one storage."""
-    data = graph.nodes[node]
-    elements: int = sum(prod(shape) for shape in data["shapes"] if min(shape, default=0) > 0)
-    bytes_each: int = data["op"].output_bytes(at)
-    return elements * bytes_each

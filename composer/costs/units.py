@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+_TIMES = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
+
 
 def amount(name: str, value: float) -> str:
     """Return a measure with its unit: bytes where its name says so, else counts."""
+    if name == "step_time":
+        return seconds_text(value)
     return bytes_text(value) if "memory" in name or "bytes" in name else count_text(value)
+
+
+def seconds_text(value: float) -> str:
+    """Return 0.00152 as `1.52 ms`."""
+    unit, size = next((unit for unit in _TIMES if value >= unit[1]), _TIMES[-1])
+    return f"{value / size:.3g} {unit}"
 
 
 def count_text(value: float) -> str:

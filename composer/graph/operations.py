@@ -29,9 +29,13 @@ class Embed(Operation):
         """Return [vocab, width]."""
         return ((self.vocab, self.width),)
 
+    def traffic(self, at: At, given: float, made: float) -> float:
+        """Read the rows that are looked up, write them scaled."""
+        return 2 * made
+
     def saved(self, at: At) -> Saved:
         """Keep the token ids, int64."""
-        return Saved(extra=8)
+        return Saved(inputs=(0,))
 
     def output_bytes(self, at: At) -> int:
         """The residual stream starts here."""
@@ -140,4 +144,4 @@ class CrossEntropy(Operation):
 
     def saved(self, at: At) -> Saved:
         """Keep the fp32 log-softmax and the targets, int64."""
-        return Saved(extra=4 * self.vocab + 8)
+        return Saved(inputs=(1,), extra=4 * self.vocab)

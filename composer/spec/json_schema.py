@@ -112,7 +112,7 @@ class _Widen:
         if "properties" not in schema:
             self.defs[name] = schema
             return
-        choices = name != "Caps"
+        choices = not name.endswith(("Caps", "Limits"))
         found = {key: value for key, value in schema.items() if key not in ("required", "title")}
         found["properties"] = {
             key: self.described(value, self.either(value, f"{name}.{key}", choices=choices))

@@ -22,20 +22,14 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from blocks.core.config import BlockConfig, Config
-from blocks.core.fields import Bytes, Count, Natural, NonNegative, Positive
+from blocks.core.fields import Count, Natural, NonNegative, Positive
 from composer.data.config import DataConfig
+from composer.spec.caps import Caps
 from composer.spec.errors import Fault
 from composer.spec.tree import Node, fault_at, join
+from composer.spec.types import Many, Said
 
 T = TypeVar("T")
-Many: TypeAlias = Annotated[tuple[T, ...], Strict(False)]
-"""A list of any length."""
-
-
-class Said(str):
-    """What a type is in words, for errors; stands in its metadata."""
-
-    __slots__ = ()
 
 
 class Found(Generic[T]):
@@ -149,25 +143,6 @@ class Stage(Config):
     def tied(self) -> bool:
         """Whether the steps share their weights."""
         return self.recur is not None
-
-
-class Caps(Config):
-    """What the model may cost at most; a spec above a cap is refused before it is trained."""
-
-    params: Count | None = None
-    """Parameters, all of them."""
-    active_params: Count | None = None
-    """Parameters that one token touches."""
-    flops_per_token: Count | None = None
-    """FLOPs of the forward pass per token at the full context."""
-    train_flops: Count | None = None
-    """FLOPs of forward and backward over all training tokens."""
-    train_memory: Bytes | None = None
-    """Bytes at the peak of a training step of one micro-batch."""
-    cache_bytes_per_token: Bytes | None = None
-    """Bytes of keys and values kept per token of the sequence at generation."""
-    depth_cache_bytes: Bytes | None = None
-    """Bytes of depth slots kept per token while its steps run."""
 
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

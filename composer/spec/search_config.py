@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from blocks.core.config import Config
 from blocks.core.fields import Count, Natural
-from composer.spec.models import Many, Said
+from composer.spec.types import Duration, Many, Said
 
 COSTS = (
     "params",
@@ -25,35 +24,6 @@ COSTS = (
 """Metrics that are known before training; any other name is one that training logs."""
 
 _LATER = ("nsga2", "gp", "evolution")
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*")
-_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-
-
-def _seconds(value: Any) -> Any:
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value)
-        if match is None:
-            raise ValueError("a duration such as 90s, 15min or 2h")
-        return float(match[1]) * _SECONDS[match[2]]
-    return value
-
-
-Duration: TypeAlias = Annotated[
-    float,
-    Field(gt=0, allow_inf_nan=False),
-    BeforeValidator(_seconds),
-    Said("a duration such as 90s, 15min or 2h"),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": _DURATION.pattern.join("^$")},
-            ]
-        }
-    ),
-]
-"""A time above 0; a bare number is seconds."""
-
 Metric: TypeAlias = Annotated[
     str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*$"), Said("the name of a metric or cost")
 ]

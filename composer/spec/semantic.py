@@ -12,8 +12,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from blocks.core.config import BlockConfig, Config, Problem
+from composer.spec.caps import Caps, MemoryLimits
 from composer.spec.errors import Fault, close, shown
-from composer.spec.models import Caps, Model, Spec, Stage, Train
+from composer.spec.models import Model, Spec, Stage, Train
 from composer.spec.tree import Node, fault_at, join
 
 C = TypeVar("C", bound=Config)
@@ -40,9 +41,8 @@ def semantic(tree: Node, spec: Spec | None) -> list[Fault]:
     faults = [*undefined(tree), *_steps(parts, tree), *_blocks(parts, tree), *_train(parts, tree)]
     if parts.stages and None not in parts.stages:
         faults += _unused(tree)
-    if parts.caps and parts.caps.train_flops is not None and _absent(tree.child("train")):
-        got = shown(parts.caps.train_flops)
-        faults.append(fault_at(tree, ("caps", "train_flops"), "no such cap without train", got))
+    if parts.caps:
+        faults += _caps(parts.caps, tree)
     return faults
 
 
@@ -119,6 +119,17 @@ def _train(parts: _Parts, tree: Node) -> Iterator[Fault]:
     elif train.devices != "auto" and train.batch_sequences // train.accumulate % train.devices:
         expected = f"a divisor of the {train.batch_sequences // train.accumulate} sequences of a micro-batch"
         yield fault_at(tree, ("train", "devices"), expected, shown(train.devices))
+
+
+def _caps(caps: Caps, tree: Node) -> Iterator[Fault]:
+    trained = not _absent(tree.child("train"))
+    memory = caps.train_memory
+    if caps.train_flops is not None and not trained:
+        limit = caps.limit("train_flops") or caps.limit("train_flops", "soft")
+        yield fault_at(tree, ("caps", "train_flops"), "no such cap without train", shown(limit))
+    if trained and isinstance(memory, MemoryLimits) and memory.batch_tokens is not None:
+        path, got = ("caps", "train_memory", "batch_tokens"), shown(memory.batch_tokens)
+        yield fault_at(tree, path, "no such key, since train says the micro-batch", got)
 
 
 def _problem(tree: Node, path: tuple[str | int, ...], problem: Problem) -> Fault:

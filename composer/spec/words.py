@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 from blocks.core.config import Config
 from blocks.core.fields import LARGEST, Bytes, Count, Natural
 from composer.spec.errors import listed
-from composer.spec.models import Found, Said
+from composer.spec.models import Found
+from composer.spec.types import Said
 
 _NAMED = {
     Count: "a whole number above 0, such as 64 or 4Ki",
@@ -137,7 +138,12 @@ def step_into(hint: Any, step: str | int) -> tuple[Any, bool] | None:
     if origin in (Union, types.UnionType):
         tagged = next((arg for arg in args if Tag(str(step)) in getattr(arg, "__metadata__", ())), None)
         if tagged:
-            return get_args(tagged)[0], False
+            inner, *metadata = get_args(tagged)
+            rest = [item for item in metadata if not isinstance(item, Tag)]
+            return (Annotated[inner, *rest] if rest else inner), False
+        some = [arg for arg in args if arg is not type(None)]
+        if len(some) == 1 and get_origin(some[0]) is Annotated:
+            return step_into(some[0], step)
         models = [arg for arg in args if isinstance(arg, type) and issubclass(arg, Config)]
         return step_into(models[0], step) if len(models) == 1 else None
     if origin is dict:

@@ -1,0 +1,136 @@
+"""Where the time of a training step goes: a roofline per operation.
+
+An operation takes the longer of its FLOPs at the device's rate and its bytes at the device's bandwidth
+(Williams et al., 2009), and at least the overhead of starting it. Its backward pass moves twice the bytes of
+its forward pass: it reads gradients beside what was kept, and writes gradients. What is recomputed runs
+forward once more. Estimates are floors: they know no cache and no temporary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+from blocks.core.graph import Graph, Loop
+from blocks.core.numbers import largest
+from blocks.core.operation import At, Operation, Value
+from blocks.core.operations import Input
+from blocks.core.slots import Slots
+from composer.costs.devices import Device
+from composer.costs.memory import micro_batch_tokens
+from composer.costs.precision import precision
+from composer.graph.operations import Embed
+from composer.graph.walk import Place, graphs, operations
+from composer.spec.models import Spec
+
+Bound = Literal["flops", "bytes", "overhead"]
+
+OPTIMIZER_PASSES = 10
+"""Reads and writes as large as the weights: 1 for the norm of gradients, 2 to clip them, 7 in AdamW."""
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """One operation in all its executions of an optimizer step.
+
+    Attributes:
+        place: where it stands, as in the costs by operation.
+        forward: seconds, what is recomputed included.
+        backward: seconds.
+        bound: what its forward pass waits for.
+        intensity: FLOPs per byte of its forward pass.
+    """
+
+    place: str
+    operation: str
+    block: str
+    executions: int
+    forward: float
+    backward: float
+    bound: Bound
+    intensity: float
+
+    @property
+    def seconds(self) -> float:
+        """Forward and backward together."""
+        return self.forward + self.backward
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """The estimated time of one optimizer step: its micro-batches and the update.
+
+    Attributes:
+        tokens: of the whole step.
+        optimizer: seconds of clipping and AdamW.
+    """
+
+    tokens: int
+    rows: list[TimeRow]
+    optimizer: float
+
+    @property
+    def seconds(self) -> float:
+        """The whole step."""
+        return sum(row.seconds for row in self.rows) + self.optimizer
+
+
+def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
+    """Estimate an optimizer step of a spec, on its compiled graph."""
+    tokens = micro_batch_tokens(spec)
+    repeats = spec.train.accumulate if spec.train else 1
+    length = spec.train.length if spec.train else spec.model.context
+    rows, elements, size = [], 0, precision(spec)
+    for body, place in graphs(graph):
+        at = At(length, place.trips, stream_bytes=size.stream, compute_bytes=size.compute)
+        for node, operation, _ in operations(body):
+            if not isinstance(operation, Input | Loop | Slots):
+                path = ".".join([*(name for name, _ in place.loops), node])
+                rows.append(_row(path, body, node, at, place, tokens, repeats, device))
+        held = body.graph["weights"].values()
+        elements += place.copies * sum(weight.size for weight in held if weight.trained)
+    update = OPTIMIZER_PASSES * size.weight * elements / device.bandwidth
+    return StepTime(tokens * repeats, rows, update)
+
+
+def _row(
+    path: str, body: Graph, node: str, at: At, place: Place, tokens: int, repeats: int, device: Device
+) -> TimeRow:
+    data: dict[str, Any] = body.nodes[node]
+    operation: Operation = data["op"]
+    given = sum(_bytes(body, value, at) for value in data["inputs"])
+    made = sum(_bytes(body, Value(node, n), at) for n in range(len(data["shapes"])))
+    # an embedding reads the rows it looks up, not the table
+    read = () if isinstance(operation, Embed) else data["weights"]
+    weights = at.compute_bytes * sum(body.graph["weights"][name].size for name in read)
+    moved = tokens * operation.traffic(at, given, made) + weights
+    flops, backward = tokens * operation.flops(at), tokens * operation.backward_flops(at)
+    rate = device.bf16 if at.compute_bytes == 2 else device.fp32
+    times = {"bytes": moved / device.bandwidth, "flops": flops / rate, "overhead": device.overhead}
+    bound: Bound = max(times, key=times.__getitem__)  # type: ignore[arg-type]
+    runs = repeats * place.executions
+    forward = largest(*times.values())
+    after = largest(backward / rate, 2 * moved / device.bandwidth, device.overhead)
+    again = 2 if data.get("recompute") else 1
+    blocks = ", ".join(dict.fromkeys(block for block in data["blocks"] if block))
+    return TimeRow(
+        path,
+        operation.describe(),
+        blocks,
+        runs,
+        runs * again * forward,
+        runs * after,
+        bound,
+        flops / moved if moved else 0.0,
+    )
+
+
+def _bytes(body: Graph, value: Value, at: At) -> float:
+    """Return the bytes per token of one value; tables and slots as a whole are none."""
+    data = body.nodes[value.node]
+    shape = data["shapes"][value.output]
+    if isinstance(data["op"], Slots) or not shape or min(shape) < 0:
+        return 0.0
+    size: int = data["op"].output_bytes(at)
+    return float(prod(shape) * size)
