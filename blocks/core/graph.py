@@ -44,6 +44,8 @@ class Loop(Operation):
     tied: bool
     body: Graph
 
+    recomputable = False
+
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the shapes of the carried values."""
         return tuple(inputs[: self.body.graph["carried"]])

@@ -161,6 +161,9 @@ class Operation:
     update: ClassVar[str] = ""
     """`package.module:name` of what happens to its states after each optimizer step, or ""."""
 
+    recomputable: ClassVar[bool] = True
+    """Whether it may be run again in the backward pass: a function of its inputs and weights alone."""
+
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the output shapes; ValueError where the inputs do not fit."""
         raise NotImplementedError

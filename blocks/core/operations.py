@@ -20,6 +20,8 @@ class Input(Operation):
 
     shape: Shape
 
+    recomputable = False
+
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the shape it was declared with."""
         return (self.shape,)
@@ -140,6 +142,7 @@ class SequenceTable(Operation):
     base: float
 
     kernels = (Kernel("sequence_table", f"{_REFERENCE}:sequence_table", "made once per forward, in fp32"),)
+    recomputable = False
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the table."""
@@ -158,6 +161,7 @@ class StepTable(Operation):
     base: float
 
     kernels = (Kernel("step_table", f"{_REFERENCE}:step_table", "made once per forward, in fp32"),)
+    recomputable = False
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the table."""

@@ -21,6 +21,7 @@ class Slots(Operation):
     head_dim: int
     count: int = 0
 
+    recomputable = False
     kernels = (
         Kernel("slots", "blocks.core.slot_memory:slots", "allocated once per forward, indexed explicitly"),
     )
@@ -43,9 +44,13 @@ class SlotWrite(Operation):
 
     slot: Affine
 
+    recomputable = False
+
 
 class SlotRead(Operation):
     """An operation that reads the first `reads` slots: its last inputs are (.., token, slots)."""
 
     span: Literal["inclusive", "exclusive"]
     reads: Affine
+
+    recomputable = False

@@ -27,6 +27,7 @@ class WindowMask(Operation):
     window: int
 
     kernels = (Kernel("window_mask", f"{_REFERENCE}:window_mask", "made once per forward"),)
+    recomputable = False
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the mask, which has no token axis of its own."""

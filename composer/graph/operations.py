@@ -19,6 +19,8 @@ class Embed(Operation):
     width: int
 
     kernels = (Kernel("embed", f"{_REFERENCE}:embed", "a lookup; its gradient is no product"),)
+    # what it makes is carried into the first stage, and it keeps nothing but the tokens
+    recomputable = False
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the width."""
