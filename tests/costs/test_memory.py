@@ -14,7 +14,8 @@ import composer
 from blocks.core import slot_memory
 from blocks.sequence_attention import reference
 from composer.costs.count import count
-from composer.costs.memory import saved_per_token
+from composer.costs.kept import saved_per_token
+from composer.costs.precision import FULL
 
 
 def kept(model, batch):
@@ -39,7 +40,7 @@ def check_saved(spec):
     model = composer.compile(spec)
     length = spec.model.context
     found = (kept(model, 5) - kept(model, 2)) / (3 * length)
-    assert saved_per_token(model.graph, length, 4) == pytest.approx(found, rel=1e-12)
+    assert saved_per_token(model.graph, length, FULL) == pytest.approx(found, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", [name for name in shipped() if name != "dreamer-small"])
