@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch's threads wait by spinning: beside any other busy process a small model trains 30 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from composer.cli.report import report
+    from composer.costs.devices import DeviceError
     from composer.data.errors import DataError
     from composer.spec.errors import SpecError
     from composer.training.errors import TrainingError
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
         return code
-    except (SpecError, DataError, TrainingError) as error:
+    except (SpecError, DataError, TrainingError, DeviceError) as error:
         report(error)
         return 1
     except KeyboardInterrupt:
@@ -43,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     import typer
 
+    from composer.cli.calibrate import calibrate
     from composer.cli.check import check
     from composer.cli.compile import compile
     from composer.cli.cost import cost
+    from composer.cli.diff import diff
     from composer.cli.eval import eval
     from composer.cli.schema import schema
     from composer.cli.search import search
@@ -67,6 +70,8 @@ def _run(arguments: list[str]) -> int:
         show: "composer show specs/looped.yaml --resolved",
         schema: "composer schema --out specs/composer.schema.json",
         cost: "composer cost specs/dreamer-small.yaml --operations",
+        diff: "composer diff specs/dreamer-tiny.yaml specs/recurrent-tiny.yaml",
+        calibrate: "composer calibrate",
         compile: "composer compile specs/nested.yaml --code",
         train: "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first",
         eval: "composer eval runs/first --steps 4,6,8",
