@@ -46,7 +46,7 @@ def block_pairs(a: Spec, b: Spec) -> dict[str, str]:
 def _likeness(a: Spec, b: Spec, x: str, y: str) -> float:
     """Return how alike two blocks of one type are: the share of equal fields, and of places of use."""
     one, two = a.blocks[x].model_dump(), b.blocks[y].model_dump()
-    fields = sum(one[key] == two.get(key) for key in one) / len(one)
+    fields: float = sum(one[key] == two.get(key) for key in one) / len(one)
     here, there = ({n for n, name in enumerate(s.used()) if name == w} for s, w in ((a, x), (b, y)))
     return fields + len(here & there) / len(here | there)
 

@@ -28,7 +28,7 @@ class Difference:
 
 
 def relation(a: Spec, b: Spec) -> str:
-    """Say how two specs relate: the same spec, the same architecture trained alike or otherwise, or neither."""
+    """Say how two specs relate: one spec, one architecture trained alike or otherwise, or two."""
     same = arch_hash(a) == arch_hash(b)
     words = "the same architecture" if same else "different architectures"
     found = list(differences(a, b))
@@ -140,12 +140,10 @@ class _Architecture:
             yield place, f"taken out of {_head(one)}"
             yield from self._stage(without, two, place)
             return
-        if (one.tied, one.trips) != (two.tied, two.trips):
-            before, after = (
-                f"{trips_words(one)} {weights_words(one)}",
-                f"{trips_words(two)} {weights_words(two)}",
-            )
-            yield place, f"{before} -> {after}"
+        if one.tied != two.tied:
+            yield place, f"{_trips(one)} -> {_trips(two)}"
+        elif one.trips != two.trips:
+            yield place, f"{one.trips} -> {trips_words(two)} {weights_words(max(one, two, key=_many))}"
         skipped = {"recur", "stack", "step"}
         for key, words in _fields(one.model_dump(exclude=skipped), two.model_dump(exclude=skipped), ""):
             yield place, f"{key} {words}"
@@ -187,6 +185,10 @@ class _Architecture:
                 yield from self._parallel(one, two, inner)
             case str(), str() if self.names.get(one) == two:
                 pass
+            case str(), Parallel() if self.names.get(one) in two.parallel:
+                yield place, f"{one} -> {self._new(two)}"
+            case Parallel(), str() if two in (self.names.get(name) for name in one.parallel):
+                yield place, f"{_mix(one)} -> {two} alone"
             case _:
                 yield place, f"{_mix(one)} replaced by {self._new(two)}"
 
@@ -219,9 +221,16 @@ def _only(stage: Stage) -> Stage | None:
     return inner if len(stage.step) == 1 and isinstance(inner, Stage) else None
 
 
+def _trips(stage: Stage) -> str:
+    return f"{trips_words(stage)} {weights_words(stage)}"
+
+
+def _many(stage: Stage) -> int:
+    return stage.trips
+
+
 def _head(stage: Stage) -> str:
-    words = f"{trips_words(stage)} {weights_words(stage)}"
-    return words if stage.inject == "none" else f"{words}, inject {stage.inject}"
+    return _trips(stage) if stage.inject == "none" else f"{_trips(stage)}, inject {stage.inject}"
 
 
 def _mix(entry: Entry) -> str:
