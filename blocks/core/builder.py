@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import prod
 
 from blocks.core.graph import Graph, Loop, fresh
+from blocks.core.numbers import label
 from blocks.core.operation import ZEROS, Affine, Init, Operation, Shape, Value, Weight
 from blocks.core.operations import (
     AddStepBias,
@@ -43,7 +44,8 @@ class Builder:
         self._parent = parent
         self._loop = loop
         self._captured: dict[Value, Value] = {}  # value of the parent's graph -> input here
-        self._shared: dict[Operation, Value] = {}  # values of the model's own graph, made once
+        # values of the model's own graph, made once; compared, since a hash would pin traced numbers
+        self._shared: list[tuple[Operation, Value]] = []
         self._slots: dict[str, Value] = {}  # depth caches whose scope is this loop, in the parent's graph
         self._carried: list[tuple[str, Value, Builder]] = []  # (block, token input, scope)
         self._tokens: dict[str, Value] = {}  # the latest token of each depth cache
@@ -99,12 +101,12 @@ class Builder:
 
     def rotate(self, x: Value, name: str, shape: Shape, base: float) -> Value:
         """Rotate `x` by its token's position."""
-        table = self.shared(f"rope_{shape[-1]}", SequenceTable(shape[-1], base))
+        table = self.shared(f"rope_{label(shape[-1])}", SequenceTable(shape[-1], base))
         return self.op(name, Rotate(shape), x, table)
 
     def rotate_step(self, x: Value, name: str, shape: Shape, base: float) -> Value:
         """Rotate `x` by the current step's index within its depth scope."""
-        table = self.shared(f"depth_rope_{shape[-1]}", StepTable(shape[-1], base))
+        table = self.shared(f"depth_rope_{label(shape[-1])}", StepTable(shape[-1], base))
         return self.op(name, RotateStep(shape, self.step_index()), x, table)
 
     def add_step_bias(self, x: Value, role: str) -> Value:
@@ -221,9 +223,11 @@ class Builder:
         root = self
         while root._parent is not None:
             root = root._parent
-        if operation not in root._shared:
-            root._shared[operation] = root.op(name, operation, root._tokens_read())
-        return self._capture(root._shared[operation], root)
+        value = next((made for known, made in root._shared if known == operation), None)
+        if value is None:
+            value = root.op(name, operation, root._tokens_read())
+            root._shared.append((operation, value))
+        return self._capture(value, root)
 
     def _tokens_read(self) -> Value:
         root = self

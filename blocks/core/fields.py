@@ -58,6 +58,9 @@ def _quantity_schema(pattern: str, minimum: int) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [whole, {"type": "string", "pattern": pattern}]})
 
 
+UNITS = (BeforeValidator(_count), BeforeValidator(_bytes))
+"""The validators that read units; a whole number passes them as it is."""
+
 Count = Annotated[int, Field(gt=0, le=LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 1)]
 """A whole number above 0, units allowed."""
 

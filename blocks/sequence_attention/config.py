@@ -9,6 +9,7 @@ from blocks.core.attention import AttentionConfig
 from blocks.core.builder import Builder
 from blocks.core.config import Problem
 from blocks.core.fields import Count, Positive
+from blocks.core.numbers import label
 from blocks.core.operation import Value
 from blocks.sequence_attention.operations import Attend, WindowMask
 
@@ -51,6 +52,8 @@ class SequenceAttention(AttentionConfig):
         if self.rope:
             q = build.rotate(q, "query_rotated", (heads, head_dim), self.rope_base)
             k = build.rotate(k, "key_rotated", (kv_heads, head_dim), self.rope_base)
-        mask = [build.shared(f"window_{self.window}", WindowMask(self.window))] if self.window else []
+        mask = []
+        if self.window:
+            mask.append(build.shared(f"window_{label(self.window)}", WindowMask(self.window)))
         y = build.op("attend", Attend(heads, kv_heads, head_dim, self.window), q, k, v, *mask)
         return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)

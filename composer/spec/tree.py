@@ -87,6 +87,15 @@ class Node:
         return Fault(*place, path, expected, got, hint)
 
 
+def planted(value: Any, place: Place) -> Node:
+    """Give plain data as a tree that stands at one place."""
+    if isinstance(value, dict):
+        return Node({str(name): planted(child, place) for name, child in value.items()}, place)
+    if isinstance(value, list | tuple):
+        return Node([planted(child, place) for child in value], place)
+    return Node(value, place)
+
+
 def fault_at(
     tree: Node,
     path: tuple[str | int, ...],
