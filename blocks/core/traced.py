@@ -1,0 +1,178 @@
+"""Numbers that remember how they were computed, so that a formula run once can be run again as a function.
+
+A traced number is worth a plain number and stands for an expression over leaves. Arithmetic makes new
+expressions. Whatever decides by its value, be it a comparison, a truth test, a hash or a text, gets the plain
+answer and leaves a guard behind: what was run holds for other leaves as long as all guards come out alike.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+Number: TypeAlias = int | float
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "max": max,
+    "min": min,
+    "abs": abs,
+    "round": round,
+    "trunc": math.trunc,
+    "floor": math.floor,
+    "ceil": math.ceil,
+}
+"""What an expression calls by name."""
+
+_BINARY = {
+    "+": ("add", operator.add),
+    "-": ("sub", operator.sub),
+    "*": ("mul", operator.mul),
+    "/": ("truediv", operator.truediv),
+    "//": ("floordiv", operator.floordiv),
+    "%": ("mod", operator.mod),
+    "**": ("pow", operator.pow),
+}
+_COMPARISONS = {
+    "<": ("lt", operator.lt),
+    "<=": ("le", operator.le),
+    ">": ("gt", operator.gt),
+    ">=": ("ge", operator.ge),
+    "==": ("eq", operator.eq),
+    "!=": ("ne", operator.ne),
+}
+_APPLY = {
+    **{symbol: function for symbol, (_, function) in (_BINARY | _COMPARISONS).items()},
+    **FUNCTIONS,
+    "neg": operator.neg,
+    "bool": bool,
+}
+_NEUTRAL = {("*", 1), ("+", 0)}
+
+
+class Trace:
+    """The expressions of one run, each made once, and its guards in order.
+
+    Attributes:
+        guards: (expression, what it came out as), by the identity of the expression.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Any, ...], Traced] = {}
+        self.guards: dict[int, tuple[Traced, Any]] = {}
+
+    def leaf(self, name: str, value: Number) -> Traced:
+        """Return the number that `name` stands for, worth `value` in this run."""
+        return self._expression("leaf", (name,), value)
+
+    def apply(self, op: str, *args: Any) -> Traced:
+        """Return the expression that applies an operator or a function to numbers, traced or plain."""
+        return self._expression(op, args)
+
+    def guard(self, op: str, *args: Any) -> Any:
+        """Return what a question about numbers comes out as, and note it; "" asks for the number itself."""
+        asked = self.apply(op, *args) if op else args[0]
+        self.guards.setdefault(id(asked), (asked, asked.value))
+        return asked.value
+
+    def _expression(self, op: str, args: tuple[Any, ...], value: Any = None) -> Traced:
+        # equal numbers of different types are different expressions: 2 / 1 is not 2
+        key = (op, *(id(arg) if type(arg) is Traced else (type(arg), arg) for arg in args))
+        found = self._made.get(key)
+        if found is None:
+            if op != "leaf":
+                value = _APPLY[op](*(arg.value if type(arg) is Traced else arg for arg in args))
+            found = self._made[key] = Traced(self, value, op, args)
+        return found
+
+
+class Traced:
+    """A number with the expression it comes from; not a subclass of int, which arithmetic would see through.
+
+    Attributes:
+        value: what it is worth in this run.
+        op: `leaf`, an operator or the name of a function.
+        args: the operands, traced or plain; of a leaf its name.
+    """
+
+    __slots__ = ("args", "op", "trace", "value")
+
+    def __init__(self, trace: Trace, value: Any, op: str, args: tuple[Any, ...]) -> None:
+        self.trace, self.value, self.op, self.args = trace, value, op, args
+
+    # code that tells numbers apart by type has to find the one it stands for
+    __class__ = property(lambda self: type(self.value))
+
+    def __bool__(self) -> bool:
+        return bool(self.trace.guard("bool", self))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.trace.guard("", self), name)
+
+    def __copy__(self) -> Traced:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Traced:
+        return self
+
+    def __round__(self, digits: Any = None) -> Traced:
+        return self.trace.apply("round", self, *([] if digits is None else [digits]))
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number that arithmetic may be traced through."""
+    return type(value) in (Traced, int, float, bool)
+
+
+def _operation(symbol: str, reflected: bool) -> Callable[[Traced, Any], Any]:
+    def operation(self: Traced, other: Any) -> Any:
+        if not is_number(other):
+            return NotImplemented
+        # whole neutral numbers change neither the value nor its type
+        if type(other) in (int, bool) and (symbol, other) in _NEUTRAL:
+            return self
+        return self.trace.apply(symbol, other, self) if reflected else self.trace.apply(symbol, self, other)
+
+    return operation
+
+
+def _comparison(symbol: str) -> Callable[[Traced, Any], Any]:
+    def comparison(self: Traced, other: Any) -> Any:
+        if not is_number(other):
+            return NotImplemented
+        if other is self:
+            return symbol in ("==", "<=", ">=")
+        return self.trace.guard(symbol, self, other)
+
+    return comparison
+
+
+def _unary(op: str) -> Callable[[Traced], Traced]:
+    return lambda self: self.trace.apply(op, self)
+
+
+def _pinned(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *args: function(self.trace.guard("", self), *args)
+
+
+def _overload() -> None:
+    for symbol, (name, _) in _BINARY.items():
+        setattr(Traced, f"__{name}__", _operation(symbol, False))
+        setattr(Traced, f"__r{name}__", _operation(symbol, True))
+    for symbol, (name, _) in _COMPARISONS.items():
+        setattr(Traced, f"__{name}__", _comparison(symbol))
+    for name in ("neg", "abs", "trunc", "floor", "ceil"):
+        setattr(Traced, f"__{name}__", _unary(name))
+    for function in (hash, str, repr, format, int, float, complex, operator.index):
+        setattr(Traced, f"__{function.__name__}__", _pinned(function))
+    others: dict[str, Callable[..., Any]] = {
+        "pos": lambda self: self,
+        "divmod": lambda self, other: (self // other, self % other),
+        "rdivmod": lambda self, other: (other // self, other % self),
+    }
+    for name, function in others.items():
+        setattr(Traced, f"__{name}__", function)
+
+
+_overload()

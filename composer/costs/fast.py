@@ -1,0 +1,94 @@
+"""The costs of many candidates: what was counted once for a structure is run again with other numbers.
+
+The first tree of a structure is loaded and counted as any spec. With the second, checks and counting run on
+traced numbers and become a plain function, which answers for every later tree that passes its guards; a tree
+that does not is loaded and traced again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from blocks.core.traced import Number, Trace
+from composer.costs.code import Compiled, compiled
+from composer.costs.count import Costs, count
+from composer.spec.load import resolve_spec
+from composer.spec.models import Spec
+from composer.spec.search_config import COSTS
+from composer.spec.semantic import semantic
+from composer.spec.skeleton import Structure, joined, split, traced_spec
+from composer.spec.tree import Place, planted
+
+_MOST = 64
+_PLACE = Place("<tree>")
+
+
+def measures(costs: Costs) -> dict[str, Number]:
+    """Return costs by the names that caps and objectives use, without those that do not apply."""
+    found = {name: costs.measure(name) for name in COSTS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+class Coster:
+    """Costs trees: specs as plain data, resolved, without `let` and `extends`."""
+
+    def __init__(self) -> None:
+        # functions by structure, the latest first; None where none will be made any more
+        self._known: dict[Structure, list[Compiled] | None] = {}
+
+    def __call__(self, tree: Mapping[str, Any]) -> dict[str, Number]:
+        """Return the measures of a tree, exactly those of the spec it makes.
+
+        Raises:
+            SpecError: the tree is no valid spec.
+        """
+        structure, numbers = split(tree)
+        for run in self._known.get(structure) or ():
+            try:
+                found = run(numbers)
+            except ArithmeticError:
+                continue
+            if found is not None:
+                return found
+        spec = resolve_spec(planted(tree, _PLACE))
+        found = measures(count(spec))
+        self._learn(spec, tree, structure, numbers, found)
+        return found
+
+    def _learn(
+        self,
+        spec: Spec,
+        tree: Mapping[str, Any],
+        structure: Structure,
+        numbers: list[Number],
+        found: dict[str, Number],
+    ) -> None:
+        """Make a function for the tree's structure, unless this is its first tree."""
+        if structure not in self._known:
+            self._known[structure] = []
+            return
+        known = self._known[structure]
+        if known is None:
+            return
+        run = traced(spec, tree, numbers)
+        if run is None or run(numbers) != found or len(known) == _MOST:
+            self._known[structure] = None
+        else:
+            known.insert(0, run)
+
+
+def traced(spec: Spec, tree: Mapping[str, Any], numbers: list[Number]) -> Compiled | None:
+    """Return a function of the numbers of a tree, from a run with those of `spec`, which it makes.
+
+    None where a check or a formula cannot be traced.
+    """
+    trace = Trace()
+    leaves = [trace.leaf(f"n{position}", number) for position, number in enumerate(numbers)]
+    plain = joined(tree, iter(leaves))
+    try:
+        copy = traced_spec(spec, plain)
+        assert not semantic(planted(plain, _PLACE), copy)
+        return compiled(trace, leaves, measures(count(copy)))
+    except (TypeError, AttributeError, ValueError, ArithmeticError):
+        return None
