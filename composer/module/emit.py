@@ -2,7 +2,8 @@
 
 The code takes the graph's inputs, the indices of the loops around it, and the prepared weights; an inner
 stage comes as an object whose `run` is called. Nothing is traced: nodes are made one by one, so autograd
-functions stay whole.
+functions stay whole. Operations that are marked to be recomputed, and those that read them, are called
+through `composer.module.recompute`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from blocks.core.graph import Graph, Loop, fresh
 from blocks.core.operation import Affine, Value
 from blocks.core.operations import Input, Project
 from composer.graph.walk import Place, operations
+from composer.module.recompute import Reading, Recomputed, plain
 
 
 def source(model: torch.nn.Module) -> Iterator[tuple[str, str]]:
@@ -41,7 +43,9 @@ def emit(graph: Graph, place: Place, outputs: list[Value], name: str) -> fx.Grap
 
     Weights come node by node as `composer.module.stage.gather` returns them.
     """
-    return fx.GraphModule(torch.nn.Module(), _Emitter(graph, place).emit(outputs), name)
+    emitter = _Emitter(graph, place)
+    code = emitter.emit(outputs)
+    return fx.GraphModule(emitter.root, code, name)
 
 
 class _Emitter:
@@ -51,6 +55,8 @@ class _Emitter:
         self.values: dict[Value, fx.Node] = {}
         self.indices: dict[str, fx.Node] = {}
         self.weights: dict[str, list[fx.Node]] = {}
+        self.root = torch.nn.Module()
+        self.callers: dict[tuple[Any, ...], str] = {}
 
     def emit(self, outputs: list[Value]) -> fx.Graph:
         for name in self.graph.graph["inputs"]:
@@ -75,11 +81,36 @@ class _Emitter:
     def _call(self, node: str, operation: Any, data: dict[str, Any]) -> None:
         function = resolve(data["kernel"].kernel.function)
         arguments = {key: self._argument(key, value) for key, value in operation.arguments().items()}
-        inputs = [self._value(value) for value in data["inputs"]]
-        self._bind(node, self.code.call_function(function, (*inputs, *self.weights[node]), arguments), data)
+        given = (*(self._value(value) for value in data["inputs"]), *self.weights[node])
+        caller = self._caller(function, data)
+        if caller is None:
+            made = self.code.call_function(function, given, arguments)
+        else:
+            made = self.code.call_module(caller, given, arguments)
+        self._bind(node, made, data)
+
+    def _caller(self, function: Any, data: dict[str, Any]) -> str | None:
+        """Return the name of the module that calls a function which is recomputed, or reads what is."""
+        if data.get("recompute"):
+            inputs, weights = len(data["inputs"]), self.graph.graph["weights"]
+            counters = [n for n, name in enumerate(data["weights"], inputs) if not weights[name].saved]
+            return self._called("recomputed", Recomputed, function, inputs, *counters)
+        if any(self._recomputed(value) for value in data["inputs"]):
+            return self._called("reading", Reading, function)
+        return None
+
+    def _called(self, prefix: str, kind: type[torch.nn.Module], function: Any, *settings: int) -> str:
+        key = (kind, function, *settings)
+        if key not in self.callers:
+            self.callers[key] = fresh(f"{prefix}_{function.__name__}", self.root._modules)
+            self.root.add_module(self.callers[key], kind(function, *settings))
+        return self.callers[key]
+
+    def _recomputed(self, value: Value) -> bool:
+        return bool(self.graph.nodes[value.node].get("recompute"))
 
     def _loop(self, node: str, operation: Loop, data: dict[str, Any]) -> None:
-        inputs = [self._value(value) for value in data["inputs"]]
+        inputs = [self._tensor(value) for value in data["inputs"]]
         stage = self.weights[node][0]
         self._bind(node, self.code.call_method("run", (stage, *inputs, *self.indices.values())), data)
 
@@ -99,6 +130,11 @@ class _Emitter:
             name = _readable(self._part(value))
             self.values[key] = self._named(name, operator.getitem, (whole, value.output))
         return self.values[key]
+
+    def _tensor(self, value: Value) -> fx.Node:
+        """Return a value for a stage, which keeps what it is given."""
+        node = self._value(value)
+        return self.code.call_function(plain, (node,)) if self._recomputed(value) else node
 
     def _part(self, value: Value) -> str:
         """Name one of several outputs: a merged projection's by its weight, others by number."""

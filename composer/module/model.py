@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import lightning
@@ -11,6 +12,7 @@ from torch import Tensor
 from blocks.core.operation import Target
 from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
+from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.graph.walk import Place, weights
 from composer.module.emit import emit, resolve
 from composer.module.optimizer import adamw, warmup_stable_decay
@@ -34,15 +36,22 @@ class ComposedModel(lightning.LightningModule):
 
     logs_steps = True
 
-    def __init__(self, spec: Spec | str, kernels: Kernels = "auto") -> None:
+    def __init__(
+        self, spec: Spec | str, kernels: Kernels = "auto", recompute: Collection[str] | None = None
+    ) -> None:
         """Build the model with fresh weights, a function of `train.seed` (0 without a `train` section).
 
-        `spec` may be the text of a resolved spec, which is how a checkpoint keeps it.
+        `spec` may be the text of a resolved spec, which is how a checkpoint keeps it. `recompute` names the
+        operations that run again in the backward pass (places as in `Costs.by_operation`), by default none.
+
+        Raises:
+            ValueError: an operation cannot be recomputed.
         """
         super().__init__()
         self.spec = spec if isinstance(spec, Spec) else loads(spec, "checkpoint")
-        self.save_hyperparameters({"spec": resolved_yaml(self.spec), "kernels": kernels})
-        self.graph = compile_graph(self.spec, Target(), kernels)
+        self.graph = mark_recompute(compile_graph(self.spec, Target(), kernels), recompute or ())
+        plan = {"kernels": kernels, "recompute": [*recomputed(self.graph)]}
+        self.save_hyperparameters({"spec": resolved_yaml(self.spec), **plan})
         add_stages(self, self.graph, Place())
         seed, writers = self.spec.train.seed if self.spec.train else 0, residual_writers(self.graph)
         self._undecayed = set()

@@ -1,0 +1,277 @@
+"""Run operations again in the backward pass instead of keeping what it needs of them.
+
+A marked operation keeps its inputs at most. Where autograd would keep something of its inside, or of its
+outputs in whoever reads them, stands a handle; the first handle that is opened runs the operation again and
+fills all of them. An input that another marked operation makes is a handle as well, so operations run again
+in chains. They are functions of their inputs and weights, and make the same values again, bit for bit.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+
+class Recomputed(nn.Module):
+    """Calls the function of a marked operation and returns its outputs as `Recomputable`.
+
+    Without gradients it is a plain call.
+
+    Attributes:
+        inputs: how many arguments, first, are values; the others are weights.
+        counters: positions of weights that are counted up in place, and are None when it runs again.
+    """
+
+    def __init__(self, function: Callable[..., Any], inputs: int, *counters: int) -> None:
+        super().__init__()
+        self.function = function
+        self.inputs, self.counters = inputs, frozenset(counters)
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """Return what the function returns."""
+        tensors = [plain(argument) for argument in arguments]
+        if not torch.is_grad_enabled():
+            return self.function(*tensors, **named)
+        run = _Run(self.function, [*map(_given, arguments)], named, _autocast(tensors))
+        for place in self.counters:
+            run.arguments[place] = _Given(None)
+        sources, weights = _sources(arguments), _tensors(arguments[self.inputs :])
+        own = {_memory(tensor) for tensor in _tensors(arguments)}
+
+        def pack(tensor: Tensor) -> _Kept | _Handle:
+            run.packed += 1
+            if (handle := _read(tensor, sources)) is not None:
+                return handle
+            if _memory(tensor) in own or _is_cast(tensor, weights):
+                return _Kept(tensor)
+            return _Handle(run, run.packed - 1)
+
+        with saved_tensors_hooks(pack, _open):
+            made = self.function(*tensors, **named)
+        if isinstance(made, tuple):
+            return tuple(Recomputable(tensor, run, place) for place, tensor in enumerate(made))
+        return Recomputable(made, run, 0)
+
+
+class Reading(nn.Module):
+    """Calls the function of an operation that keeps what it needs, except for recomputable inputs."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """Return what the function returns."""
+        sources = _sources(arguments)
+        if not sources:
+            return self.function(*arguments, **named)
+        with saved_tensors_hooks(lambda tensor: _read(tensor, sources) or _Kept(tensor), _open):
+            return self.function(*map(plain, arguments), **named)
+
+
+@dataclass(slots=True)
+class Recomputable:
+    """Output number `place` of a marked operation on its way to its readers, and the run that made it."""
+
+    tensor: Tensor
+    run: _Run
+    place: int
+
+
+def plain(value: Any) -> Any:
+    """Return the tensor alone, for those who keep what they read."""
+    return value.tensor if isinstance(value, Recomputable) else value
+
+
+class _Kept:
+    """A tensor that is kept as it is."""
+
+    __slots__ = ("tensor", "version")
+
+    def __init__(self, tensor: Tensor) -> None:
+        # detached, for its history would hold whoever keeps it
+        self.tensor, self.version = tensor.detach(), tensor._version
+
+    def take(self) -> Tensor:
+        if self.tensor._version != self.version:
+            raise RuntimeError(
+                "a tensor needed by the backward pass was changed in place since the forward pass"
+            )
+        return self.tensor
+
+
+class _View(NamedTuple):
+    """How a tensor lies in the memory of output number `place`."""
+
+    place: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: Any
+
+
+class _Handle:
+    """A tensor that a run makes again: a view of an output, or what its function packs at a position."""
+
+    __slots__ = ("__weakref__", "made", "run", "what")
+
+    def __init__(self, run: _Run, what: _View | int) -> None:
+        self.run, self.what = run, what
+        self.made: Tensor | None = None
+        run.handles.append(weakref.ref(self))
+
+    def fill(self, outputs: list[Tensor], packed: list[Tensor]) -> None:
+        if isinstance(self.what, int):
+            self.made = packed[self.what]
+        else:
+            place, size, stride, offset = self.what
+            self.made = outputs[place].as_strided(size, stride, offset)
+
+    def take(self) -> Tensor:
+        if self.made is None:
+            self.run.again()
+        made, self.made = self.made, None  # a second backward pass over a kept graph makes it again
+        assert made is not None
+        return made
+
+
+class _Given(NamedTuple):
+    """An argument as a run keeps it."""
+
+    value: Any
+    requires_grad: bool = False
+
+    def take(self) -> Any:
+        if isinstance(self.value, (_Kept, _Handle)):
+            return self.value.take().detach().requires_grad_(self.requires_grad)
+        return self.value
+
+
+class _Run:
+    """A call of a marked operation. The handles on what it makes hold it, not the other way round."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        arguments: list[_Given],
+        named: dict[str, Any],
+        autocast: _Autocast,
+    ) -> None:
+        self.function, self.arguments, self.named, self.autocast = function, arguments, named, autocast
+        self.handles: list[weakref.ref[_Handle]] = []
+        self.packed = 0
+
+    def again(self) -> None:
+        """Call the function as it was called before and fill all handles.
+
+        Raises:
+            RuntimeError: it does not make what it made before.
+        """
+        arguments = [argument.take() for argument in self.arguments]
+        packed: list[Tensor] = []
+        hooks = saved_tensors_hooks(lambda tensor: packed.append(tensor.detach()), _open)
+        with _like(self.autocast), torch.enable_grad(), hooks:
+            made = self.function(*arguments, **self.named)
+        if len(packed) != self.packed:
+            raise RuntimeError(
+                f"{self.function.__name__}, run again by the backward pass, keeps {len(packed)} tensors, not "
+                f"{self.packed}: both passes must run alike, under one choice of attention backends too"
+            )
+        outputs = [tensor.detach() for tensor in (made if isinstance(made, tuple) else (made,))]
+        for handle in self._alive():
+            handle.fill(outputs, packed)
+        if torch._C._current_graph_task_id() >= 0:
+            # a pass over a part of the graph opens only some of them
+            torch.autograd.Variable._execution_engine.queue_callback(partial(_forget, weakref.ref(self)))
+
+    def forget(self) -> None:
+        """Drop what handles were filled with and nobody took."""
+        for handle in self._alive():
+            handle.made = None
+
+    def _alive(self) -> list[_Handle]:
+        return [handle for reference in self.handles if (handle := reference()) is not None]
+
+
+class _Autocast(NamedTuple):
+    """Whether products are cast on a device, and to what."""
+
+    device: str
+    enabled: bool
+    dtype: torch.dtype
+
+
+def _autocast(values: list[Any]) -> _Autocast:
+    device = _tensors(values)[0].device.type
+    return _Autocast(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+
+
+def _like(autocast: _Autocast) -> AbstractContextManager[Any]:
+    device, enabled, dtype = autocast
+    if not enabled and not torch.is_autocast_enabled(device):
+        return nullcontext()
+    # nothing cast now is of use to anyone later
+    return torch.autocast(device, dtype, enabled, cache_enabled=False)
+
+
+def _forget(reference: weakref.ref[_Run]) -> None:
+    if (run := reference()) is not None:
+        run.forget()
+
+
+def _open(kept: _Kept | _Handle) -> Tensor:
+    return kept.take()
+
+
+def _memory(tensor: Tensor) -> int:
+    """Return what tells the memory of a tensor from that of others, the same for all views."""
+    address: int = tensor.untyped_storage()._cdata
+    return address
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _sources(arguments: Iterable[Any]) -> dict[int, Recomputable]:
+    """Map the memory of each recomputable argument to it."""
+    return {_memory(each.tensor): each for each in arguments if isinstance(each, Recomputable)}
+
+
+def _read(tensor: Tensor, sources: dict[int, Recomputable]) -> _Handle | None:
+    """Return a handle on a tensor that lies in the memory of a source, None if it lies elsewhere."""
+    source = sources.get(_memory(tensor))
+    if source is None or tensor.dtype != source.tensor.dtype or tensor.is_conj() or tensor.is_neg():
+        return None
+    return _Handle(source.run, _View(source.place, tensor.size(), tensor.stride(), tensor.storage_offset()))
+
+
+def _given(argument: Any) -> _Given:
+    if isinstance(argument, Recomputable):
+        handle = _read(argument.tensor, {_memory(argument.tensor): argument})
+        return _Given(handle, argument.tensor.requires_grad)
+    if isinstance(argument, Tensor):
+        return _Given(_Kept(argument), argument.requires_grad)
+    return _Given(argument)
+
+
+def _is_cast(tensor: Tensor, weights: list[Tensor]) -> bool:
+    """Return whether autocast made a tensor from a weight, which it may have done once for all steps."""
+    made = tensor.grad_fn if torch.is_autocast_enabled(tensor.device.type) else None
+    while made is not None and len(made.next_functions) == 1:
+        made = made.next_functions[0][0]
+        if made is not None and any(made is _origin(weight) for weight in weights):
+            return True
+    return False
+
+
+def _origin(weight: Tensor) -> Any:
+    """Return where the history of a weight begins."""
+    return torch.autograd.graph.get_gradient_edge(weight).node if weight.requires_grad else None
