@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from composer.costs.count import Costs
+    from composer.costs.time import StepTime
     from composer.spec.models import Spec
 
 
@@ -20,6 +22,10 @@ def cost(
     settings: Set = None,
     json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False,
     operations: Annotated[bool, typer.Option("--operations", help="One row for each operation.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where would the time of a training step go: on h100, h200, a100, cpu, ...?"),
+    ] = None,
 ) -> None:
     """Count what a spec costs, by block and in total, and hold it against its caps.
 
@@ -28,15 +34,24 @@ def cost(
     from composer import load
     from composer.cli.console import console
     from composer.costs.count import count
+    from composer.costs.devices import device as find
+    from composer.costs.time import step_time
+    from composer.graph.compile import compile_graph
 
     spec = load(file, settings or ())
-    costs = count(spec)
+    graph = compile_graph(spec)
+    costs = count(spec, graph)
+    time = step_time(spec, graph, find(device)) if device else None
     if json:
         from json import dumps
 
-        print(dumps(costs.to_dict(), indent=2))
+        told = costs.to_dict() | ({"step": time.to_dict()} if time else {})
+        print(dumps(told, indent=2))
         return
     out = console()
+    if time:
+        out.print(_by_time(spec, str(device), time))
+        return
     out.print(_by_operation(costs) if operations else _by_block(spec, costs))
     out.print(_totals(spec, costs))
 
@@ -73,14 +88,38 @@ def _by_operation(costs: Costs) -> Table:
     return table
 
 
-def _table(title: str, names: list[str]) -> Table:
+def _by_time(spec: Spec, name: str, time: StepTime) -> Table:
+    from composer.costs.units import count_text, seconds_text
+
+    title = f"{spec.name}, a training step of {count_text(time.tokens)} tokens on {name}, at least"
+    table = _table(title, ["place", "operation", "runs"], ["forward", "backward", "share", "bound by"])
+    whole = time.seconds
+    for row in sorted(time.rows, key=lambda row: -row.seconds):
+        if row.seconds >= whole / 200:
+            share = f"{100 * row.seconds / whole:.1f} %"
+            times = (seconds_text(row.forward), seconds_text(row.backward), share, row.bound)
+            table.add_row(row.place, row.operation, str(row.executions), *times)
+    share = f"{100 * time.optimizer / whole:.1f} %"
+    table.add_row("", "optimizer", "1", seconds_text(time.optimizer), "", share, "bytes")
+    table.add_section()
+    speed = f"{count_text(time.tokens / whole)} tokens/s"
+    share = f"{100 * time.bytes_share:.0f} %"
+    table.add_row("step", speed, "", seconds_text(whole), "", share, "bytes", style="bold")
+    return table
+
+
+_KINDS: tuple[tuple[Literal["hard", "soft"], str], ...] = (("hard", ""), ("soft", " soft"))
+_COSTS = ("params", "active", "FLOPs forward", "backward")
+
+
+def _table(title: str, names: list[str], numbers: Sequence[str] = _COSTS) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
         table.add_column(name)
-    for name in ("params", "active", "FLOPs forward", "backward"):
+    for name in numbers:
         table.add_column(name, justify="right")
     return table
 
@@ -95,13 +134,14 @@ def _totals(spec: Spec, costs: Costs) -> Any:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("measure", "value", "cap", ""):
         table.add_column(name, justify="right" if name in ("value", "cap") else "left")
-    over = {excess.cap for excess in excesses(spec, costs)}
+    hard, soft = ({excess.cap for excess in excesses(spec, costs, kind)} for kind in ("hard", "soft"))
     for name in type(spec.caps).model_fields:
-        value, cap = costs.measure(name), getattr(spec.caps, name)
+        value = costs.measure(name)
         if value is not None:
-            said = "" if cap is None else amount(name, cap)
-            mark = "" if cap is None else "[red]over[/red]" if name in over else "[green]fits[/green]"
-            table.add_row(name, amount(name, value), said, mark)
+            caps = [(limit, word) for kind, word in _KINDS if (limit := spec.caps.limit(name, kind))]
+            said = ", ".join(f"{amount(name, limit)}{word}" for limit, word in caps)
+            mark = "[red]over[/red]" if name in hard else "[yellow]over[/yellow]" if name in soft else ""
+            table.add_row(name, amount(name, value), said, mark or ("[green]fits[/green]" if said else ""))
     memory = costs.train_memory
     table.add_section()
     for term, size in memory.terms.items():

@@ -17,7 +17,7 @@ from blocks.core.graph import Graph, Loop
 from blocks.core.operation import At, Operation
 from blocks.core.operations import Project
 from blocks.core.slots import Slots
-from composer.costs.devices import device
+from composer.costs.devices import DeviceError, device
 from composer.costs.memory import Memory, train_memory
 from composer.costs.time import step_time
 from composer.graph.compile import compile_graph
@@ -148,7 +148,7 @@ def _step_time(spec: Spec, graph: Graph) -> float | None:
         return None
     try:
         return step_time(spec, graph, device(cap.device)).seconds
-    except ValueError as error:
+    except DeviceError as error:
         expected, _, got = str(error).removeprefix("expected ").partition(", got ")
         fault = spec.fault(("caps", "step_time", "device"), expected, got)
         raise SpecError([fault]) from None

@@ -9,6 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 
+class DeviceError(ValueError):
+    """A device that is not known, or not there, in words."""
+
+
 @dataclass(frozen=True)
 class Device:
     """What a device can do at best.
@@ -41,7 +45,7 @@ def devices() -> dict[str, Device]:
     """Return all devices by name; what was calibrated on this account replaces what is named here.
 
     Raises:
-        ValueError: the file of calibrated devices cannot be read.
+        DeviceError: the file of calibrated devices cannot be read.
     """
     return {**NAMED, **_calibrated(calibrations())}
 
@@ -50,13 +54,13 @@ def device(name: str) -> Device:
     """Return a device by name.
 
     Raises:
-        ValueError: there is none of that name.
+        DeviceError: there is none of that name.
     """
     known = devices()
     if name not in known:
         near = get_close_matches(name, known, 1)
         hint = f" (did you mean {near[0]}?)" if near else "; `composer calibrate --name` adds one"
-        raise ValueError(f"expected a device, one of {', '.join(known)}, got {name!r}{hint}")
+        raise DeviceError(f"expected a device, one of {', '.join(known)}, got {name!r}{hint}")
     return known[name]
 
 
@@ -78,11 +82,11 @@ def _calibrated(path: Path) -> dict[str, Device]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ValueError(f"{path}: the calibrated devices cannot be read: {error.strerror}") from None
+        raise DeviceError(f"{path}: the calibrated devices cannot be read: {error.strerror}") from None
     try:
         found = {name: Device(**fields) for name, fields in json.loads(text).items()}
         if all(min(each.fp32, each.bf16, each.bandwidth) > 0 <= each.overhead for each in found.values()):
             return found
     except (ValueError, TypeError, AttributeError):
         pass
-    raise ValueError(f"{path}: expected devices as `composer calibrate` writes them; remove the file")
+    raise DeviceError(f"{path}: expected devices as `composer calibrate` writes them; remove the file")

@@ -28,6 +28,7 @@ BF16 = Precision(2, 2, 2)
 """A module cast to bf16 as a whole, which no spec asks for; measurements do."""
 
 
-def precision(spec: Spec) -> Precision:
-    """Return the precision a spec states; `auto` is stated as fp32."""
-    return MIXED if spec.train and spec.train.precision == "bf16-mixed" else FULL
+def precision(spec: Spec, auto: Precision = FULL) -> Precision:
+    """Return the precision a spec trains in; `auto` is what stands for "auto", fp32 unless told otherwise."""
+    said = spec.train.precision if spec.train else "auto"
+    return {32: FULL, "bf16-mixed": MIXED}.get(said, auto)
