@@ -144,7 +144,9 @@ def resolve_spec(tree: Node) -> Spec:
     resolver = Resolver(let)
     resolved = Node({name: resolver.resolve(node, name) for name, node in top.items()}, tree.place)
     faults += [*wrong, *unused_let(let, resolver.names)]
-    return finish(resolved, resolver, faults)
+    spec = finish(resolved, resolver, faults)
+    spec._provenance = Provenance(resolved, tree)
+    return spec
 
 
 def read_let(node: Node | None) -> tuple[dict[str, Node], list[Fault]]:

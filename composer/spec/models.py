@@ -262,10 +262,13 @@ class Train(Config):
 
 
 class Provenance:
-    """The resolved tree a spec was made from, which knows its places; not part of a spec's equality."""
+    """The trees a spec was made from, which know their places; not part of a spec's equality.
 
-    def __init__(self, tree: Node | None = None) -> None:
-        self.tree = tree
+    `tree` is the resolved one, `source` the merged one, in which `let` and `${..}` still stand.
+    """
+
+    def __init__(self, tree: Node | None = None, source: Node | None = None) -> None:
+        self.tree, self.source = tree, source
 
     def origin(self, path: tuple[str | int, ...]) -> str:
         """Say where the value at `path` came from: `file:line`, an option, or `default`."""
