@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from blocks.core.numbers import smallest
 from blocks.core.operation import At, Kernel, Operation, Saved, Shape, Target, expect
 
 _REFERENCE = "blocks.sequence_attention.reference"
@@ -65,7 +66,7 @@ class Attend(Operation):
         """Return the (query, key) pairs per token: T (T + 1) / 2 in all, clipped by the window."""
         if at.full_mask:
             return at.context
-        seen = min(self.window or at.context, at.context)
+        seen = smallest(self.window or at.context, at.context)
         return seen - seen * (seen - 1) / (2 * at.context)
 
     def flops(self, at: At) -> float:

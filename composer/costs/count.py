@@ -14,6 +14,7 @@ from math import prod
 from typing import Any
 
 from blocks.core.graph import Graph, Loop
+from blocks.core.numbers import largest, total
 from blocks.core.operation import At, Operation
 from blocks.core.operations import Project
 from blocks.core.slots import Slots
@@ -138,7 +139,7 @@ def _train_flops(spec: Spec, graph: Graph) -> int | None:
     for body, place in graphs(graph):
         at = At(spec.train.length, place.trips)
         each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
-        per_token += place.executions * sum(each)
+        per_token += place.executions * total(each)
     return round(per_token * spec.train.steps * spec.train.tokens_per_step)
 
 
@@ -216,5 +217,5 @@ def _alive(graph: Graph) -> int:
         if isinstance(operation, Loop):
             held = (graph.nodes[value.node]["op"] for value in data["inputs"] if not value.output)
             own = sum(slots.elements() for slots in held if isinstance(slots, Slots))
-            most = max(most, own + _alive(operation.body))
+            most = largest(most, own + _alive(operation.body))
     return most

@@ -83,7 +83,7 @@ def bytes_of(graph: Graph, node: str, at: At) -> float:
         return 0.0
     if isinstance(operation, Input) and not graph.graph["carried"]:
         return IDS
-    elements: int = sum(prod(shape) for shape in data["shapes"] if min(shape, default=0) > 0)
+    elements: int = sum(prod(shape) for shape in data["shapes"] if shape and shape[0] > 0)
     return elements * element_bytes(graph, node, at)
 
 

@@ -50,7 +50,8 @@ class Memory:
     @property
     def total(self) -> int:
         """All terms together."""
-        return sum(self.terms.values())
+        # not of the sorted terms: their order must not decide anything
+        return sum(size for name, size in asdict(self).items() if name != "tokens")
 
     def to_dict(self) -> dict[str, int]:
         """Return the terms with their total."""

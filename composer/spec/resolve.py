@@ -8,7 +8,7 @@ from typing import TypeAlias
 from composer.spec.choice import Choice, Knob, Value, read_choice
 from composer.spec.errors import Fault, close, shown
 from composer.spec.expression import REFERENCE, ExpressionError, parse
-from composer.spec.tree import LIMIT, Node, form, join
+from composer.spec.tree import LIMIT, Node, below, form, join
 
 Ask: TypeAlias = Callable[[Knob], Value]
 
@@ -49,13 +49,19 @@ class Resolver:
         if isinstance(value, str):
             return self._text(node, value, path)
         if isinstance(value, list):
-            items = [self.resolve(item, join(path, i), join(knob, i)) for i, item in enumerate(value)]
+            items = [
+                self.resolve(item, below(path, i), below(knob, i)) if item.live else item
+                for i, item in enumerate(value)
+            ]
             return self._bounded(Node(items, node.place, node.key), path)
         assert isinstance(value, dict)
         if form(value):
             taken = self.take(node, path, knob)
             return self.resolve(taken[0], path, taken[1]) if taken else self._break(node, path)
-        found = {name: self.resolve(item, join(path, name), join(knob, name)) for name, item in value.items()}
+        found = {
+            name: self.resolve(item, below(path, name), below(knob, name)) if item.live else item
+            for name, item in value.items()
+        }
         return self._bounded(Node(found, node.place, node.key), path)
 
     def take(self, node: Node, path: str, knob: str) -> tuple[Node, str] | None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from blocks.core.config import BlockConfig, Config, Problem
+from blocks.core.numbers import largest
 from composer.spec.caps import Caps, MemoryLimits
 from composer.spec.errors import Fault, close, shown
 from composer.spec.models import Model, Spec, Stage, Train
@@ -93,7 +94,7 @@ def _steps(parts: _Parts, tree: Node) -> Iterator[Fault]:
 
 def _most_steps(stage: Stage) -> int:
     inner = (_most_steps(entry) for entry in stage.step if isinstance(entry, Stage))
-    return stage.trips * max(inner, default=1)
+    return stage.trips * largest(1, *inner)
 
 
 def _blocks(parts: _Parts, tree: Node) -> Iterator[Fault]:

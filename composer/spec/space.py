@@ -96,6 +96,19 @@ class Space:
             raise InvalidPoint(faults, resolver.params)
         return Point(resolver.params, spec)
 
+    def tree(self, ask: Ask) -> tuple[dict[str, Value], dict[str, Any]]:
+        """Resolve the point that `ask` chooses to its answers and to plain data, which no check has seen.
+
+        The data is shared between points, so not to be changed.
+
+        Raises:
+            InvalidPoint: the answers lead to what cannot be resolved.
+        """
+        tree, resolver = self._resolve(ask)
+        if resolver.faults:
+            raise InvalidPoint(in_order(resolver.faults), resolver.params)
+        return resolver.params, tree.plain
+
     def example(self, seed: int = 0) -> Point:
         """Give some valid point, the first one where it is valid.
 

@@ -42,16 +42,14 @@ class Node:
     ) -> None:
         self.value, self.place, self.key, self.note = value, place, key, note
         self._plain: Any = None
-        self.size = 1
-        self.live: bool
-        if isinstance(value, dict):
-            self.live = form(value) is not None or any(child.live for child in value.values())
-            self.size += sum(child.size for child in value.values())
-        elif isinstance(value, list):
-            self.live = any(child.live for child in value)
-            self.size += sum(child.size for child in value)
-        else:
-            self.live = isinstance(value, str) and "${" in value
+        self.size, self.live = 1, False
+        if isinstance(value, str):
+            self.live = "${" in value
+        elif isinstance(value, dict | list):
+            self.live = isinstance(value, dict) and form(value) is not None
+            for child in value.values() if isinstance(value, dict) else value:
+                self.size += child.size
+                self.live = self.live or child.live
 
     def __str__(self) -> str:
         return shown(self.value)
@@ -66,7 +64,12 @@ class Node:
 
     def at(self, key: Place | None) -> Node:
         """Give the same node behind another key."""
-        return self if key is self.key else Node(self.value, self.place, key, self.note)
+        if key is self.key:
+            return self
+        found = Node.__new__(Node)
+        found.value, found.place, found.key, found.note = self.value, self.place, key, self.note
+        found.live, found.size, found._plain = self.live, self.size, self._plain
+        return found
 
     @property
     def plain(self) -> Any:
@@ -117,12 +120,20 @@ def fault_at(
 
 def form(mapping: dict[str, Any]) -> str | None:
     """Say which form of choice a mapping is, if any."""
-    return next((key for key in CHOICE_KEYS if key in mapping), None)
+    for key in CHOICE_KEYS:
+        if key in mapping:
+            return key
+    return None
 
 
 def join(*steps: str | int) -> str:
     """Write a path: `stages.0.recur`."""
-    return ".".join(str(step) for step in steps if step != "")
+    return ".".join([str(step) for step in steps if step != ""])
+
+
+def below(path: str, step: str | int) -> str:
+    """Write one step more of a path that is not empty: `join`, in a hurry."""
+    return f"{path}.{step}" if step != "" else path
 
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -1,41 +1,62 @@
-"""How many candidates a second are resolved, built as graphs and costed, on one core."""
+"""How many candidates a second are resolved and costed on one core, the slow way and the fast one."""
 
 import random
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from composer.costs.count import count
-from composer.graph.build import build
+from composer.costs.fast import Coster, measures
 from composer.graph.compile import compile_graph
+from composer.spec.skeleton import split
 from composer.spec.space import draw, load_space
 
 SPACE = Path(__file__).parents[2] / "specs/space.yaml"
-SECONDS = 2.0
+SLOW, FAST = 500, 20_000
+
+
+class Clock:
+    """Seconds by part."""
+
+    def __init__(self):
+        self.spent = {}
+
+    @contextmanager
+    def part(self, name):
+        begin = time.process_time()
+        yield
+        self.spent[name] = self.spent.get(name, 0.0) + time.process_time() - begin
+
+    def told(self, title, number):
+        total = sum(self.spent.values())
+        parts = ", ".join(f"{name} {1e6 * each / number:.0f} us" for name, each in self.spent.items())
+        return f"\n{title}: {number / total:.0f} candidates/s ({parts})"
 
 
 @pytest.mark.benchmark
 def test_candidates_per_second(capsys):
-    space, answers = load_space(SPACE), random.Random(0)
-    spent = {"resolve": 0.0, "build": 0.0, "compile": 0.0, "cost": 0.0}
-    number = 0
-    while sum(spent.values()) < SECONDS:
-        marks = [time.perf_counter()]
-        spec = space.point(lambda knob: draw(knob, answers)).spec
-        marks.append(time.perf_counter())
-        build(spec)
-        marks.append(time.perf_counter())
-        graph = compile_graph(spec)
-        marks.append(time.perf_counter())
-        assert count(spec, graph).params > 0
-        marks.append(time.perf_counter())
-        for name, begin, end in zip(spent, marks, marks[1:], strict=False):
-            spent[name] += end - begin
-        number += 1
-    # building is a part of compiling, timed once more to tell it from the passes
-    total = sum(spent.values()) - spent["build"]
+    space, coster = load_space(SPACE), Coster()
+    slow, fast, numbers = Clock(), Clock(), random.Random(0)
+    for _ in range(SLOW):
+        with slow.part("resolve and check"):
+            point = space.point(lambda knob: draw(knob, numbers))
+        with slow.part("compile"):
+            graph = compile_graph(point.spec)
+        with slow.part("count"):
+            found = count(point.spec, graph)
+        # structures are met and traced here, so that they take no part of the time below
+        for _ in range(2):
+            assert coster(space.tree(lambda knob, point=point: point.params[knob.name])[1]) == measures(found)
+    for _ in range(FAST):
+        with fast.part("resolve"):
+            _, tree = space.tree(lambda knob: draw(knob, numbers))
+        with fast.part("cost"):
+            coster(tree)
     with capsys.disabled():
-        print(f"\n{number / total:.0f} candidates/s resolved, compiled to graphs and costed, on one core")
-        for name, seconds in spent.items():
-            print(f"  {name:8}{1e3 * seconds / number:6.2f} ms")
+        print(slow.told("slow", SLOW), fast.told("fast", FAST))
+        begin = time.process_time()
+        for _ in range(FAST):
+            split(tree)
+        print(f"of the cost, {1e6 * (time.process_time() - begin) / FAST:.0f} us tell structure from numbers")

@@ -4,22 +4,18 @@ import json
 import random
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.strategies import trees
 
 from composer.costs.count import count
 from composer.costs.fast import Coster, measures
 from composer.spec.errors import SpecError
-from composer.spec.load import load, loads
-from composer.spec.show import document
+from composer.spec.load import loads
 from composer.spec.skeleton import joined, split
-from composer.spec.space import draw, load_space
-from tests.cases import CASES
-from tests.strategies import trees
 
 SPECS = Path(__file__).parents[2] / "specs"
-SHIPPED = [path for path in sorted(SPECS.glob("*.yaml")) if "space.yaml" != path.name]
+SHIPPED = [path for path in sorted(SPECS.glob("*.yaml")) if path.name != "space.yaml"]
 
 
 def slow(tree):
