@@ -55,7 +55,7 @@ def check_caps(spec: Spec, costs: Costs | None = None) -> Costs:
             without a `train` section.
     """
     costs = costs or count(spec)
-    faults = [_fault(spec, excess) for excess in excesses(spec, costs)]
+    faults = list(_faults(spec, excesses(spec, costs)))
     if spec.caps.train_flops is not None and costs.train_flops is None:
         faults.append(spec.fault(("caps", "train_flops"), "a `train` section that says the tokens", "none"))
     if faults:
@@ -88,5 +88,15 @@ def _heaviest(cap: str, costs: Costs) -> tuple[str, float]:
     return name, size if cap == "step_time" else round(size)
 
 
-def _fault(spec: Spec, excess: Excess) -> Fault:
-    return spec.fault(("caps", excess.cap), f"at most {amount(excess.cap, excess.limit)}", str(excess))
+def _faults(spec: Spec, over: list[Excess]) -> Iterator[Fault]:
+    """Make a fault of each excess, with the knobs that would mend it."""
+    if not over:
+        return
+    from composer.costs.fit import suggestions
+
+    tries = suggestions(spec, [excess.cap for excess in over])
+    for excess in over:
+        found = ", ".join(map(str, tries.get(excess.cap, ())))
+        expected = f"at most {amount(excess.cap, excess.limit)}"
+        hint = f"try: {found}" if found else "no single knob brings it below"
+        yield spec.fault(("caps", excess.cap), expected, str(excess), hint)

@@ -1,0 +1,265 @@
+"""The nearest spec that fits its caps: which single knobs would do, and the least change that does."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import inf, log
+
+from composer.costs.count import count
+from composer.costs.fast import Coster
+from composer.costs.knobs import Knob, Knobs, Tree
+from composer.costs.units import amount
+from composer.spec.errors import Fault, SpecError
+from composer.spec.load import resolve_spec
+from composer.spec.models import Spec
+from composer.spec.tree import Place, planted
+
+Measures = Callable[[Tree], Mapping[str, float]]
+"""What gives a tree's costs by measure; SpecError where it is no valid spec."""
+
+_MOST_KNOBS = 3
+"""Sets of up to this many knobs are all tried; then only all knobs together."""
+_HALVINGS = 10
+_TRIES = 8
+# accumulating changes nothing that is learned; the size of a batch and the length of a run change no model
+_WEIGHT = {"train.accumulate": 0.05, "train.batch_tokens": 2.0, "train.tokens": 2.0}
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One change of one knob."""
+
+    label: str
+    old: int
+    new: int
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.old} -> {self.new}"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A spec that fits its caps, and what was changed for it."""
+
+    spec: Spec
+    changes: tuple[Suggestion, ...]
+
+
+class Fitting:
+    """A spec's knobs against its hard caps."""
+
+    def __init__(self, spec: Spec, measures: Measures | None = None) -> None:
+        self.spec = spec
+        self.limits = spec.caps.limits()
+        self.knobs = Knobs(spec)
+        self._measures = measures or measured_by(spec)
+        self._known: dict[tuple[tuple[str, int], ...], Mapping[str, float] | None] = {}
+
+    def costs(self, values: Mapping[str, int]) -> Mapping[str, float] | None:
+        """Return the costs with other values of some knobs; None where they make no valid spec."""
+        key = tuple(sorted(values.items()))
+        if key not in self._known:
+            try:
+                self._known[key] = self._measures(self.knobs.tree(values))
+            except SpecError:
+                self._known[key] = None
+        return self._known[key]
+
+    def over(self, values: Mapping[str, int]) -> list[str]:
+        """Return the caps exceeded with these values, which make a valid spec."""
+        costs = self.costs(values)
+        assert costs is not None
+        return [cap for cap, limit in self.limits.items() if costs.get(cap, 0) > limit]
+
+    def helps(self, knob: Knob) -> bool:
+        """Whether moving a knob all its way lowers a cost that is above its cap."""
+        here, far = self.costs({}), self._far(knob, cheaper(self.spec, knob))
+        there = None if far is None else self.costs({knob.path: cheaper(self.spec, knob)[far]})
+        if here is None or there is None:
+            return False
+        return any(there.get(cap, inf) < here[cap] for cap in self.over({}))
+
+    def _far(self, knob: Knob, choices: Sequence[int]) -> int | None:
+        """Return the place of the farthest valid value."""
+        places = reversed(range(len(choices)))
+        return next((i for i in places if self.costs({knob.path: choices[i]}) is not None), None)
+
+    def nearest(self, knob: Knob, caps: Sequence[str]) -> int | None:
+        """Return the value of a knob nearest to the present one at which none of `caps` is exceeded.
+
+        Costs are taken to fall along the way, so that halving finds it; the value itself is costed.
+        """
+        choices = cheaper(self.spec, knob)
+
+        def fits(i: int) -> bool | None:
+            values = {knob.path: choices[i]}
+            return None if self.costs(values) is None else not set(caps) & set(self.over(values))
+
+        far = self._far(knob, choices)
+        if far is None or not fits(far):
+            return None
+        near = -1
+        while far - near > 1:
+            middle = (near + far) // 2
+            around = sorted(range(near + 1, far), key=lambda i: abs(i - middle))
+            found = next((i for i in around if fits(i) is not None), None)
+            if found is None:
+                break
+            near, far = (near, found) if fits(found) else (found, far)
+        return choices[far]
+
+
+def measured_by(spec: Spec) -> Measures:
+    """Return what costs the trees of a spec: fast, unless a cap is about time, which only counting knows."""
+    if spec.caps.step_time is None:
+        return Coster()
+
+    def counted(tree: Tree) -> Mapping[str, float]:
+        costs = count(made(tree))
+        found = {cap: costs.measure(cap) for cap in spec.caps.limits()}
+        return {cap: value for cap, value in found.items() if value is not None}
+
+    return counted
+
+
+def made(tree: Tree) -> Spec:
+    """Return the spec of a plain tree."""
+    return resolve_spec(planted(tree, Place(str(tree["name"]))))
+
+
+def cheaper(spec: Spec, knob: Knob) -> Sequence[int]:
+    """Return the values of a knob that could cost less, from the nearest on."""
+    if knob.path == "train.accumulate":
+        assert spec.train is not None
+        sequences = spec.train.batch_sequences
+        return [n for n in range(knob.value + 1, sequences + 1) if sequences % n == 0]
+    return range((knob.value - 1) // knob.grain * knob.grain, 0, -knob.grain)
+
+
+def suggestions(spec: Spec, over: Sequence[str]) -> dict[str, list[Suggestion]]:
+    """Return for each cap of `over` the knobs that alone could mend it, each at the nearest value that does.
+
+    A value that fits all caps is preferred to one that fits this cap alone. Nearest changes come first.
+    """
+    fitting = Fitting(spec)
+    if fitting.costs({}) is None:
+        return {}
+    caps = list(fitting.limits)
+    found: dict[str, list[Suggestion]] = {}
+    for cap in over:
+        each = (
+            (knob, fitting.nearest(knob, caps) or fitting.nearest(knob, [cap])) for knob in fitting.knobs.all
+        )
+        changes = [_change(knob, value) for knob, value in each if value is not None]
+        found[cap] = sorted(changes, key=_distance)
+    return found
+
+
+def fit(spec: Spec) -> Fitted:
+    """Return the nearest spec that fits its caps: the fewest knobs changed, and those the least.
+
+    Raises:
+        SpecError: no values of its knobs fit; says which cap cannot be met and the best that was reached.
+    """
+    fitting = Fitting(spec)
+    if not fitting.over({}):
+        return Fitted(spec, ())
+    changes = _least(fitting)
+    if changes is None:
+        raise SpecError(_unreachable(fitting))
+    tree = fitting.knobs.tree({change.path: change.new for change in changes})
+    return Fitted(made({**tree, "name": f"{spec.name[:95]}-fit"}), tuple(changes))
+
+
+def _least(fitting: Fitting) -> list[Suggestion] | None:
+    knobs = [knob for knob in fitting.knobs.all if fitting.helps(knob)]
+    for size in range(1, min(_MOST_KNOBS, len(knobs)) + 1):
+        if best := _best(fitting, combinations(knobs, size)):
+            return best
+    return _best(fitting, [knobs])
+
+
+def _best(fitting: Fitting, sets: Iterable[Sequence[Knob]]) -> list[Suggestion] | None:
+    found = [changes for knobs in sets if (changes := _shrunk(fitting, knobs))]
+    return min(found, key=lambda changes: (len(changes), sum(map(_distance, changes))), default=None)
+
+
+def _shrunk(fitting: Fitting, knobs: Sequence[Knob]) -> list[Suggestion] | None:
+    """Move knobs together until all caps hold, then give back to each what it need not have moved."""
+    if len(knobs) == 1:
+        value = fitting.nearest(knobs[0], list(fitting.limits))
+        return None if value is None else [_change(knobs[0], value)]
+    low, high = 0.0, 1.0
+    best = _moved(fitting, knobs, high)
+    if fitting.over(best):
+        return None
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        values = _moved(fitting, knobs, middle)
+        if fitting.over(values):
+            low = middle
+        else:
+            high, best = middle, values
+    for knob in knobs:
+        best = _given_back(fitting, best, knob)
+    return [_change(knob, best[knob.path]) for knob in knobs if knob.path in best]
+
+
+def _moved(fitting: Fitting, knobs: Sequence[Knob], share: float) -> dict[str, int]:
+    """Move each knob by a share of its way, measured in ratios, to where the spec is still valid."""
+    values: dict[str, int] = {}
+    for knob in knobs:
+        choices = cheaper(fitting.spec, knob)
+        wanted = _reaching(knob, choices, abs(log(choices[-1] / knob.value)) * share)
+        # the value wanted, else the nearest that is valid with the others
+        for i in sorted(range(len(choices)), key=lambda i: abs(i - wanted + 1))[:_TRIES] if wanted else ():
+            if fitting.costs({**values, knob.path: choices[i]}) is not None:
+                values[knob.path] = choices[i]
+                break
+    return values
+
+
+def _reaching(knob: Knob, choices: Sequence[int], way: float) -> int:
+    """Return how many choices lie within a way from the present value, measured in ratios."""
+    return bisect_right(choices, way + 1e-12, key=lambda choice: abs(log(choice / knob.value)))
+
+
+def _given_back(fitting: Fitting, values: dict[str, int], knob: Knob) -> dict[str, int]:
+    """Return the values with one knob as near to its present value as the caps allow."""
+    if knob.path not in values:
+        return values
+    rest = {path: value for path, value in values.items() if path != knob.path}
+    choices = cheaper(fitting.spec, knob)
+    before = choices[: choices.index(values[knob.path])]
+    for trial in (rest, *({**rest, knob.path: choice} for choice in before)):
+        if fitting.costs(trial) is not None and not fitting.over(trial):
+            return trial
+    return values
+
+
+def _unreachable(fitting: Fitting) -> Iterator[Fault]:
+    """Say of each cap that cannot be met how far one comes."""
+    knobs = [knob for knob in fitting.knobs.all if fitting.helps(knob)]
+    least = _moved(fitting, knobs, 1.0)
+    costs = fitting.costs(least)
+    assert costs is not None
+    # where a set of knobs fits none at a time, each cap alone may still be met
+    for cap in fitting.over(least) or fitting.over({}):
+        told = ", ".join(f"{knob.label} {least[knob.path]}" for knob in knobs if knob.path in least)
+        got = f"{amount(cap, costs[cap])} as the best reached" + (f", with {told}" if told else "")
+        limit = fitting.limits[cap]
+        yield fitting.spec.fault(
+            ("caps", cap), f"at most {amount(cap, limit)}", got, "no values of its knobs fit"
+        )
+
+
+def _change(knob: Knob, value: int) -> Suggestion:
+    return Suggestion(knob.label, knob.value, value, knob.path)
+
+
+def _distance(change: Suggestion) -> float:
+    return abs(log(change.new / change.old)) * _WEIGHT.get(change.path, 1.0)
