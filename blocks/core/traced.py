@@ -47,6 +47,7 @@ _APPLY = {
     **FUNCTIONS,
     "neg": operator.neg,
     "bool": bool,
+    "type": type,
 }
 _NEUTRAL = {("*", 1), ("+", 0)}
 
@@ -101,8 +102,12 @@ class Traced:
     def __init__(self, trace: Trace, value: Any, op: str, args: tuple[Any, ...]) -> None:
         self.trace, self.value, self.op, self.args = trace, value, op, args
 
+    def _type(self) -> Any:
+        # a leaf's never changes
+        return type(self.value) if self.op == "leaf" else self.trace.guard("type", self)
+
     # code that tells numbers apart by type has to find the one it stands for
-    __class__ = property(lambda self: type(self.value))
+    __class__ = property(_type)
 
     def __bool__(self) -> bool:
         return bool(self.trace.guard("bool", self))

@@ -105,6 +105,8 @@ def _operands(node: Traced) -> Iterator[Traced]:
 
 
 def _plain(value: Any) -> _Text:
+    if isinstance(value, type):
+        return _Text(value.__name__)
     return _Text(repr(value), _ATOM if value is None or not value < 0 else 0)
 
 

@@ -17,7 +17,7 @@ from composer.spec.load import resolve_spec
 from composer.spec.models import Spec
 from composer.spec.search_config import COSTS
 from composer.spec.semantic import semantic
-from composer.spec.skeleton import Structure, joined, split, traced_spec
+from composer.spec.skeleton import Structure, joined, split, traced
 from composer.spec.tree import Place, planted
 
 _MOST = 64
@@ -71,14 +71,14 @@ class Coster:
         known = self._known[structure]
         if known is None:
             return
-        run = traced(spec, tree, numbers)
+        run = _function(spec, tree, numbers)
         if run is None or run(numbers) != found or len(known) == _MOST:
             self._known[structure] = None
         else:
             known.insert(0, run)
 
 
-def traced(spec: Spec, tree: Mapping[str, Any], numbers: list[Number]) -> Compiled | None:
+def _function(spec: Spec, tree: Mapping[str, Any], numbers: list[Number]) -> Compiled | None:
     """Return a function of the numbers of a tree, from a run with those of `spec`, which it makes.
 
     None where a check or a formula cannot be traced.
@@ -87,8 +87,9 @@ def traced(spec: Spec, tree: Mapping[str, Any], numbers: list[Number]) -> Compil
     leaves = [trace.leaf(f"n{position}", number) for position, number in enumerate(numbers)]
     plain = joined(tree, iter(leaves))
     try:
-        copy = traced_spec(spec, plain)
+        copy = traced(spec, plain)
         assert not semantic(planted(plain, _PLACE), copy)
         return compiled(trace, leaves, measures(count(copy)))
-    except (TypeError, AttributeError, ValueError, ArithmeticError):
+    except Exception:
+        # blocks from elsewhere may do anything with a number that is not quite one
         return None

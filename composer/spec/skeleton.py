@@ -10,7 +10,7 @@ import sys
 import types
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import WithJsonSchema
@@ -19,9 +19,9 @@ from pydantic.fields import FieldInfo
 from blocks.core.config import Config
 from blocks.core.fields import UNITS
 from blocks.core.traced import Number, Traced
-from composer.spec.models import Spec
 from composer.spec.types import Said
 
+C = TypeVar("C", bound=Config)
 Plain = Mapping[str, Any]
 Structure = tuple[Any, ...]
 Limits = tuple[tuple[str, Any], ...]
@@ -45,7 +45,7 @@ def _split(tree: Any, structure: list[Any], numbers: list[Number]) -> None:
         structure.append(tuple(tree))
         children = tree.values()
     elif kind is tuple or kind is list:
-        structure.append((len(tree),))
+        structure.append((list, len(tree)))
         children = tree
     else:
         raise TypeError(f"expected plain data, got {kind.__name__}")
@@ -71,14 +71,14 @@ def joined(tree: Any, numbers: Iterator[Any]) -> Any:
     return tree
 
 
-def traced_spec(spec: Spec, tree: Plain) -> Spec:
-    """Return a spec with the traced numbers of `tree`, which is the tree the spec was made from.
+def traced(config: C, tree: Plain) -> C:
+    """Return a config with the traced numbers of `tree`, which is the tree the config was made from.
 
     Guards see to it that other numbers pass the same checks. A number with a check that cannot be traced
     stays as it is, and is guarded not to change.
     """
-    found = _traced(spec, tree)
-    assert isinstance(found, Spec)
+    found = _traced(config, tree)
+    assert isinstance(found, type(config))
     return found
 
 
