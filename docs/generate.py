@@ -22,6 +22,7 @@ from blocks.core.config import Config
 from blocks.core.docs import field_docs
 from composer import compile, cost
 from composer.cli.main import main
+from composer.costs.formulas import formulas
 from composer.costs.units import bytes_text, count_text
 from composer.graph.passes.plan import plan
 from composer.module.emit import source
@@ -32,6 +33,7 @@ from composer.spec.models import Spec
 from composer.spec.show import resolved_yaml
 from composer.spec.space import Space
 from composer.spec.words import fields, words
+from composer.spec.yaml12 import scalar
 from composer.training.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,7 +139,50 @@ def output(argument: str) -> str:
     return _fenced("console", f"$ {argument}\n{printed}")
 
 
-KINDS = {"fields": field_table, "costs": costs_table, "file": file_copy, "code": step_code, "run": output}
+def formula_table(argument: str) -> str:
+    """Make the table of what the operations of a block cost, of its type and fields, or of `model`.
+
+    `depth_attention span=exclusive`: numbers become symbols, so that only which fields are given matters.
+    """
+    name, *options = argument.split()
+    given = {key: scalar(value) for key, _, value in (option.partition("=") for option in options)}
+    kind = "feed_forward" if name == "model" else name
+    tree = {
+        "schema": 1,
+        "name": "formulas",
+        "model": {"width": 64, "vocab": 256, "context": 128},
+        "blocks": {"block": {"type": kind, **SIZES[kind], **({} if name == "model" else given)}},
+        "stages": [{"recur": 4, "step": ["block"], "inject": "concat"}],
+    }
+    rows: dict[str, dict[str, str]] = {}
+    for block, operation, quantity, text in formulas(tree):
+        if (block == "") == (name == "model"):
+            rows.setdefault(operation, {})[quantity] = f"`{text}`"
+    columns = {"forward": "FLOPs forward", "backward": "FLOPs backward", "params": "parameters"}
+    columns |= {"active_params": "active parameters", "kept": "bytes kept inside"}
+    for row in rows.values():
+        if row.get("active_params") == row.get("params"):
+            row.pop("active_params", None)
+    columns = {key: told for key, told in columns.items() if any(key in row for row in rows.values())}
+    table = [[f"`{operation}`", *(row.get(key, "") for key in columns)] for operation, row in rows.items()]
+    return _table([["operation", *columns.values()], *table])
+
+
+SIZES = {
+    "sequence_attention": {"heads": 4, "kv_heads": 2, "head_dim": 16},
+    "depth_attention": {"heads": 4, "kv_heads": 2, "head_dim": 16},
+    "expert_attention": {"experts": 8, "active": 2, "hidden": 32},
+    "feed_forward": {"hidden": 128},
+}
+
+KINDS = {
+    "code": step_code,
+    "costs": costs_table,
+    "fields": field_table,
+    "file": file_copy,
+    "formulas": formula_table,
+    "run": output,
+}
 
 
 def _value(hint: Any) -> str:
