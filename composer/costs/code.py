@@ -91,13 +91,20 @@ class _Writer:
         return self._texts[id(root)]
 
     def _made(self, node: Traced) -> _Text:
-        text = _applied(
-            node.op, [self._texts[id(arg)] if type(arg) is Traced else _plain(arg) for arg in node.args]
-        )
+        text = _applied(node.op, [self._operand(node.op, arg) for arg in node.args])
         if self._uses[id(node)] == 1 and text.depth < _DEEPEST:
             return text
         self.lines.append(f"v{len(self.lines)} = {text.text}")
         return _Text(f"v{len(self.lines) - 1}")
+
+    def _operand(self, op: str, arg: Any) -> _Text:
+        if type(arg) is not Traced:
+            return _plain(arg)
+        text = self._texts[id(arg)]
+        # one call for the largest of the largest; both take the first among equals
+        if op in ("max", "min") and text.precedence == _ATOM and text.text.startswith(f"{op}("):
+            return _Text(text.text[len(op) + 1 : -1], _ATOM, text.depth - 1)
+        return text
 
 
 def _operands(node: Traced) -> Iterator[Traced]:
