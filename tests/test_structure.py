@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "composer.data": ["blocks.core", "composer.spec"],
     "composer.graph": ["blocks.core", "composer.spec"],
     "composer.costs": ["blocks.core", "composer.graph", "composer.spec"],
+    "composer.draw": ["blocks.core", "composer.costs", "composer.graph", "composer.spec"],
     "composer.module": ["blocks.core", "composer.graph", "composer.spec"],
     "composer.training": [
         "composer",
@@ -46,6 +47,7 @@ MAY_IMPORT = {
         "composer",
         "composer.costs",
         "composer.data",
+        "composer.draw",
         "composer.graph",
         "composer.module",
         "composer.spec",
@@ -64,7 +66,14 @@ MAY_IMPORT = {
     ],
 }
 # torch-free by design: what answers before anything is trained
-LIGHT = ("blocks.find", "composer.cli.main", "composer.costs.caps", "composer.graph.passes.plan")
+LIGHT = (
+    "blocks.find",
+    "composer.cli.main",
+    "composer.costs.caps",
+    "composer.draw.html",
+    "composer.draw.layout",
+    "composer.graph.passes.plan",
+)
 HEAVY = ("torch", "numpy", "lightning", "optuna", "safetensors", "rich.console")
 
 

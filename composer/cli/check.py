@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from composer.cli.options import Set, SpecFile
 
 if TYPE_CHECKING:
-    from composer.spec.models import Parallel, Spec, Stage
+    from composer.spec.models import Spec
     from composer.spec.tree import Node
 
 
@@ -32,6 +32,7 @@ def told(spec: Spec) -> str:
     from composer.costs.caps import check_caps, warnings
     from composer.costs.units import count_text
     from composer.spec.identity import arch_hash
+    from composer.spec.told import stage_words
 
     costs = check_caps(spec)
     notes = "".join(f"\nnote: {told}" for told in warnings(spec, costs))
@@ -45,6 +46,7 @@ def told_space(tree: Node) -> str:
     """Tell a space in a line or two."""
     from composer.spec.identity import arch_hash
     from composer.spec.space import Space
+    from composer.spec.told import stage_words
 
     space = Space(tree)
     point = space.example()
@@ -54,25 +56,3 @@ def told_space(tree: Node) -> str:
         f"{space.name} is a valid space of {knobs}: {goals}, {space.search.trials} trials\n"
         f"one of its points: {stage_words(point.spec.stages[0])}, arch {arch_hash(point.spec)}"
     )
-
-
-def stage_words(stage: Stage) -> str:
-    """Tell a stage: `8 steps of [seq, depth, expert] with shared weights`."""
-    mix = ", ".join(map(entry_words, stage.step))
-    noun = ("step" if stage.tied else "layer") + ("" if stage.trips == 1 else "s")
-    return f"{stage.trips} {noun} of [{mix}]" + (
-        " with shared weights" if stage.tied and stage.trips > 1 else ""
-    )
-
-
-def entry_words(entry: str | Parallel | Stage) -> str:
-    """Tell an entry of a step."""
-    from composer.spec.models import Parallel, Stage
-
-    match entry:
-        case Stage():
-            return f"({stage_words(entry)})"
-        case Parallel():
-            return " | ".join(entry.parallel)
-        case _:
-            return entry

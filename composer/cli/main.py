@@ -49,6 +49,7 @@ def _run(arguments: list[str]) -> int:
     from composer.cli.compile import compile
     from composer.cli.cost import cost
     from composer.cli.diff import diff
+    from composer.cli.draw import draw
     from composer.cli.eval import eval
     from composer.cli.schema import schema
     from composer.cli.search import search
@@ -72,6 +73,7 @@ def _run(arguments: list[str]) -> int:
         cost: "composer cost specs/dreamer-small.yaml --operations",
         diff: "composer diff specs/dreamer-tiny.yaml specs/recurrent-tiny.yaml",
         calibrate: "composer calibrate",
+        draw: "composer draw specs/dreamer-tiny.yaml --out dreamer-tiny.svg",
         compile: "composer compile specs/nested.yaml --code",
         train: "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first",
         eval: "composer eval runs/first --steps 4,6,8",

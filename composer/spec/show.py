@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from blocks.core.config import Config, Problem
+from composer.spec.defaults import changed
 from composer.spec.models import Parallel, Spec, Stage
 from composer.spec.yaml12 import scalar
 
@@ -20,12 +21,45 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
 
 def resolved_yaml(spec: Spec, origins: bool = False) -> str:
     """Write `spec` with every default filled in; with `origins` each key says where its value came from."""
-    lines = list(_mapping(document(spec), (), ""))
-    if not origins:
-        return "".join(f"{text}\n" for text, _ in lines)
+    return "".join(f"{line.text}{line.origin}\n" for line in resolved_lines(spec, origins))
+
+
+def changed_yaml(spec: Spec) -> str:
+    """Write what differs from the defaults, which is a spec that loads to an equal one."""
+    return "".join(f"{text}\n" for text, _ in _mapping(changed(spec, document(spec)), (), ""))
+
+
+class ShownLine(NamedTuple):
+    """One line of a spec in full.
+
+    Attributes:
+        origin: the comment behind it, or "".
+        changed: whether its value has no default or differs from it; None for the head of a mapping.
+    """
+
+    text: str
+    origin: str
+    changed: bool | None
+
+
+def resolved_lines(spec: Spec, origins: bool = False) -> Iterator[ShownLine]:
+    """Yield the lines of `resolved_yaml`."""
+    full = document(spec)
+    kept = changed(spec, full)
+    lines = list(_mapping(full, (), ""))
     column = min(_WIDEST, max(len(text) for text, _ in lines)) + 2
-    told = ((text, "" if path is None else spec.origin(*path)) for text, path in lines)
-    return "".join(f"{text:<{column}}# {where}\n" if where else f"{text}\n" for text, where in told)
+    for text, path in lines:
+        where = spec.origin(*path) if origins and path is not None else ""
+        origin = f"{' ' * (column - len(text))}# {where}" if where else ""
+        yield ShownLine(text, origin, None if path is None else _holds(kept, path))
+
+
+def _holds(plain: Any, path: Path) -> bool:
+    for step in path:
+        if isinstance(plain, dict) and step not in plain:
+            return False
+        plain = plain[step]
+    return True
 
 
 def document(spec: Spec) -> dict[str, Any]:

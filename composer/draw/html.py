@@ -1,0 +1,89 @@
+"""Writing a picture as a page of its own: the SVG, and what each part has to tell where the pointer rests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from composer.draw.shapes import Detail, Picture
+from composer.draw.svg import FONTS, svg
+
+_STYLE = """
+body { margin: 24px; background: #fff; color: #1b2430; font: 14px/1.45 FONTS; }
+svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
+.part { cursor: default; outline: none; }
+.part:hover > rect:first-of-type, .part:focus > rect:first-of-type { stroke: #1b2430; stroke-width: 2.4; }
+#told { position: fixed; max-width: min(760px, calc(100vw - 32px)); padding: 12px 16px; background: #fff;
+  border: 1px solid #c3cad3; border-radius: 8px; box-shadow: 0 6px 24px rgb(27 36 48 / 18%);
+  pointer-events: none; }
+#told h2 { margin: 0 0 4px; font-size: 15px; }
+#told p { margin: 0; color: #55606e; }
+#told table { margin-top: 8px; border-collapse: collapse; font-size: 13px; }
+#told th, #told td { padding: 2px 14px 2px 0; text-align: left; vertical-align: top; }
+#told th { border-bottom: 1px solid #c3cad3; font-weight: 600; }
+#told .number { padding-right: 0; padding-left: 10px; text-align: right; white-space: nowrap; }
+""".replace("FONTS", FONTS)
+
+_SCRIPT = """
+const told = document.getElementById("told");
+function show(part, x, y) {
+  told.replaceChildren(document.getElementById("detail-" + part.id).content.cloneNode(true));
+  told.hidden = false;
+  const room = told.getBoundingClientRect();
+  told.style.left = Math.max(8, Math.min(x + 16, innerWidth - room.width - 8)) + "px";
+  told.style.top = Math.max(8, y + 16 + room.height < innerHeight ? y + 16 : y - room.height - 16) + "px";
+}
+for (const part of document.querySelectorAll(".part")) {
+  part.addEventListener("pointermove", event => show(part, event.clientX, event.clientY));
+  part.addEventListener("focus", () => {
+    const at = part.getBoundingClientRect();
+    show(part, at.left, at.bottom);
+  });
+  for (const end of ["pointerleave", "blur"]) part.addEventListener(end, () => { told.hidden = true; });
+}
+"""
+_NUMBERS = 2
+"""How many columns of a table, at its end, are numbers."""
+
+
+def html(picture: Picture) -> str:
+    """Write a picture as a page that needs nothing else: no network, no other file."""
+    templates = (
+        f'<template id="detail-part-{number}">{"".join(_told(group.detail))}</template>'
+        for number, group in enumerate(picture.groups())
+    )
+    lines = (
+        "<!doctype html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(picture.title)}</title>",
+        f"<style>{_STYLE}</style>",
+        "</head>",
+        "<body>",
+        svg(picture, alone=False),
+        *templates,
+        '<div id="told" role="tooltip" hidden></div>',
+        f"<script>{_SCRIPT}</script>",
+        "</body>",
+        "</html>",
+        "",
+    )
+    return "\n".join(lines)
+
+
+def _told(detail: Detail) -> Iterator[str]:
+    yield f"<h2>{escape(detail.heading)}</h2>"
+    yield from (f"<p>{escape(line)}</p>" for line in detail.lines)
+    if len(detail.table) > 1:
+        head, *rows = detail.table
+        yield f"<table><tr>{''.join(_cells('th', head))}</tr>"
+        yield from (f"<tr>{''.join(_cells('td', row))}</tr>" for row in rows)
+        yield "</table>"
+
+
+def _cells(tag: str, row: tuple[str, ...]) -> Iterator[str]:
+    for number, text in enumerate(row):
+        kind = ' class="number"' if number >= len(row) - _NUMBERS else ""
+        yield f"<{tag}{kind}>{escape(text)}</{tag}>"

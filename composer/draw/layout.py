@@ -1,0 +1,150 @@
+"""Where everything stands: a spine that the state runs down, with stages around it and blocks beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from composer.costs.units import bytes_text, count_text
+from composer.draw.card import detail, flops_words, params_words
+from composer.draw.room import CARDS, room, sheets, widest_card
+from composer.draw.shapes import Box, Group, Line, Picture, Shape, Text, text_width
+from composer.draw.stages import Drawing
+from composer.draw.theme import BAR, BODY, INK, NAME, PAPER, RULE, SMALL, SOFT, TITLE
+from composer.draw.view import Part, View, view
+from composer.spec.models import Spec
+
+MARGIN = 28.0
+_BAR = 38.0
+_GAP = 28.0
+_CELL = 140.0
+_NARROWEST = 3 * _CELL
+
+
+def picture(spec: Spec) -> Picture:
+    """Draw a spec."""
+    return _Page(view(spec)).drawn()
+
+
+class _Page:
+    def __init__(self, view: View) -> None:
+        self.view = view
+        card = widest_card(view)
+        self.rooms = [room(stage, view, card) for stage in view.stages]
+        wide = [each.right + sheets(stage) for each, stage in zip(self.rooms, view.stages, strict=True)]
+        self.left = MARGIN
+        spine = MARGIN + max(each.left for each in self.rooms)
+        title = text_width(view.spec.name, TITLE, bold=True)
+        words = text_width(self._sizes(), BODY)
+        bars = (
+            CARDS + text_width(told, BODY) + 24 + text_width(self._facts(part), SMALL) + 14
+            for _, told, part in self._bars()
+        )
+        texts = (MARGIN + each for each in (_NARROWEST, title, words, text_width(self._note(), SMALL)))
+        self.right = max(spine + max(wide), *texts, *(spine + each for each in bars))
+        # all stages of the model are as wide as the page
+        self.rooms = [
+            replace(each, left=spine - MARGIN, right=self.right - spine - sheets(stage))
+            for each, stage in zip(self.rooms, view.stages, strict=True)
+        ]
+        self.drawing = Drawing(view, spine, card)
+
+    def drawn(self) -> Picture:
+        spec, draw = self.view.spec, self.drawing
+        items: list[Shape] = [
+            Text(self.left, MARGIN + 18, spec.name, TITLE, INK, bold=True),
+            Text(self.left, MARGIN + 42, self._sizes(), BODY, SOFT),
+        ]
+        y = MARGIN + 78
+        draw.items.append(Text(draw.spine + 12, y, "tokens", BODY, SOFT))
+        draw.from_y = y - 10
+        embed, head, loss = self._bars()
+        y = self._bar(embed, y + 16)
+        for stage, each in zip(self.view.stages, self.rooms, strict=True):
+            y = draw.stage(stage, each, y + _GAP, 0)
+        y = draw.pill("norm", y + _GAP - 6, self.view.norm)
+        y = self._bar(head, y + _GAP - 6)
+        y = self._bar(loss, y + _GAP - 6)
+        y = self._totals(y + 30)
+        items += draw.items
+        width, height = self.right + MARGIN, y + MARGIN - 8
+        items.insert(0, Box(0, 0, width, height, PAPER))
+        return Picture(width, height, spec.name, self._description(), items)
+
+    def _sizes(self) -> str:
+        model = self.view.spec.model
+        sizes = ("width", model.width), ("vocabulary", model.vocab), ("context", model.context)
+        return " · ".join(f"{name} {size}" for name, size in sizes)
+
+    def _bars(self) -> tuple[tuple[str, str, Part], ...]:
+        model, view = self.view.spec.model, self.view
+        shared = ", tied to the embedding" if model.tie_embeddings else ""
+        return (
+            ("embedding", f"{model.vocab} → {model.width}", view.embed),
+            ("head", f"{model.width} → {model.vocab}{shared}", view.head),
+            ("loss", "cross-entropy", view.loss),
+        )
+
+    def _facts(self, part: Part) -> str:
+        facts = [params_words(part)] if part.params else []
+        return " · ".join([*facts, flops_words(part, self.view)] if part.forward else facts)
+
+    def _note(self) -> str:
+        context = self.view.spec.model.context
+        return f"FLOPs: forward, per token at a context of {context}, over all steps and layers."
+
+    def _bar(self, told: tuple[str, str, Part], y: float) -> float:
+        """Draw one of the model's own parts across the whole picture."""
+        name, words, part = told
+        draw = self.drawing
+        draw.spine_to(y, head=True)
+        middle = y + _BAR / 2 + 5
+        items: list[Shape] = [
+            Box(self.left, y, self.right - self.left, _BAR, BAR, RULE, 8),
+            Text(self.left + 14, middle, name, BODY, INK, bold=True),
+            Text(draw.spine + CARDS, middle, words, BODY, SOFT),
+        ]
+        if facts := self._facts(part):
+            items.append(Text(self.right - 14, middle, facts, SMALL, SOFT, anchor="end"))
+        draw.items.append(Group(detail(name, part, self.view), items))
+        draw.from_y = y + _BAR
+        return y + _BAR
+
+    def _totals(self, y: float) -> float:
+        """Draw what all of it costs, in columns."""
+        costs, train = self.view.costs, self.view.spec.train
+        items = self.drawing.items
+        cells = [
+            ("parameters", count_text(costs.params)),
+            ("active per token", count_text(costs.active_params)),
+            ("FLOPs per token", count_text(costs.flops_per_token.forward)),
+            ("with backward", count_text(costs.flops_per_token.forward + costs.flops_per_token.backward)),
+            ("training memory", bytes_text(costs.train_memory.total)),
+            ("cache per token", bytes_text(costs.cache_bytes_per_token)),
+        ]
+        if costs.depth_cache_bytes:
+            cells.append(("depth slots", bytes_text(costs.depth_cache_bytes)))
+        if train is not None and costs.train_flops is not None:
+            cells.append(("training FLOPs", count_text(costs.train_flops)))
+        items.append(Line(((self.left, y), (self.right, y)), RULE, 1.2))
+        room = self.right - self.left
+        cell = max(_CELL, *(text_width(label, SMALL) + 14 for label, _ in cells))
+        columns = max(1, min(len(cells), int(room // cell)))
+        rows = -(-len(cells) // columns)
+        columns = -(-len(cells) // rows)
+        for number, (label, value) in enumerate(cells):
+            row, column = divmod(number, columns)
+            x, top = self.left + column * room / columns, y + 26 + row * 50
+            items.append(Text(x, top, label, SMALL, SOFT))
+            items.append(Text(x, top + 21, value, NAME, INK, bold=True))
+        y += 26 + rows * 50 + 2
+        items.append(Text(self.left, y, self._note(), SMALL, SOFT))
+        return y
+
+    def _description(self) -> str:
+        costs = self.view.costs
+        stages = ", ".join(stage.place for stage in self.view.stages)
+        return (
+            f"{self.view.spec.name}: embedding, {stages}, norm, head and loss; "
+            f"{count_text(costs.params)} parameters, "
+            f"{count_text(costs.flops_per_token.forward)} FLOPs per token"
+        )

@@ -1,0 +1,138 @@
+"""How much room the stages take to either side of the spine, before anything is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from composer.costs.units import count_text
+from composer.draw.card import card_width, flops_words, params_words
+from composer.draw.shapes import text_width
+from composer.draw.theme import BODY, SMALL, TIMES
+from composer.draw.view import Held, Mix, StageView, Use, View
+from composer.spec.told import trips_words
+
+CARDS = 104.0
+"""From the spine to the cards."""
+CARD_GAP = 22.0
+SHEET = 6.0
+"""How far each sheet of a stack lies behind the one before."""
+
+_EDGE = 30.0
+_NEST = 16.0
+_LADDER = 68.0
+
+
+@dataclass(frozen=True)
+class Room:
+    """One stage's room, as distances from the spine.
+
+    Attributes:
+        left, right: to the edges of the stage, without the sheets behind it.
+        loop: to the line that leads back to the first step; 0 where there is none.
+        content: to the right edge of the cards and inner stages.
+        ladders: to the middles of the ladders of slots.
+        inner: rooms of the stages within, by their position in the step.
+    """
+
+    left: float
+    right: float
+    loop: float
+    content: float
+    ladders: tuple[float, ...]
+    inner: dict[int, Room]
+
+
+def sheets(view: StageView) -> float:
+    """Return how far the sheets behind a stack reach beyond it."""
+    return 0.0 if view.stage.tied else SHEET * min(view.stage.trips - 1, 2)
+
+
+def loops(view: StageView) -> bool:
+    """Whether steps lead back to where they began."""
+    return view.stage.tied and view.stage.trips > 1
+
+
+def badge(view: StageView) -> str:
+    """Write how often steps run: `x6`."""
+    return f"{TIMES}{count_text(view.stage.trips)}"
+
+
+def badge_width(view: StageView) -> float:
+    """Return the width of what holds that."""
+    return text_width(badge(view), BODY, bold=True) + 14
+
+
+def head_words(view: StageView) -> str:
+    """Write the head of a stage: `6 steps, shared weights`."""
+    stage = view.stage
+    own = "own weights" if not stage.tied else "shared weights" if stage.trips > 1 else ""
+    return ", ".join(filter(None, (trips_words(stage), own)))
+
+
+def inject_words(stage: StageView, view: View) -> tuple[str, ...]:
+    """Say how the stage's input enters again, in a line or two; in none where it does not."""
+    match stage.stage.inject:
+        case "none":
+            return ()
+        case "concat":
+            width = view.spec.model.width
+            costs = f"{params_words(stage.inject)} · {flops_words(stage.inject, view)}"
+            return f"[state, stage's input] {2 * width} → {width}", costs
+        case "add":
+            return ("stage's input added from step 2 on",)
+        case other:
+            return (other,)
+
+
+def slots_words(held: Held) -> tuple[str, str]:
+    """Write what stands under a ladder."""
+    return held.block, f"{count_text(held.count)} {'slot' if held.count == 1 else 'slots'}"
+
+
+def widest_card(view: View) -> float:
+    """Return the width that all cards take, so that they stand in line."""
+    return max(card_width(use, view) for stage in view.stages for use in _uses(stage))
+
+
+def _uses(stage: StageView) -> list[Use]:
+    found: list[Use] = []
+    for entry in stage.entries:
+        match entry:
+            case Use():
+                found.append(entry)
+            case Mix():
+                found += entry.uses
+            case StageView():
+                found += _uses(entry)
+    return found
+
+
+def room(stage: StageView, view: View, card: float) -> Room:
+    """Measure a stage whose cards are `card` wide."""
+    inner = {
+        number: room(entry, view, card)
+        for number, entry in enumerate(stage.entries)
+        if isinstance(entry, StageView)
+    }
+    content = CARDS + text_width(head_words(stage), BODY, bold=True)
+    content = max([content, *(CARDS + text_width(line, SMALL) for line in inject_words(stage, view))])
+    for number, entry in enumerate(stage.entries):
+        match entry:
+            case StageView():
+                content = max(content, inner[number].right + sheets(entry))
+            case Mix():
+                branches = len(entry.uses)
+                content = max(content, CARDS + branches * card + (branches - 1) * CARD_GAP)
+            case Use():
+                content = max(content, CARDS + card)
+    right, ladders = content, []
+    for held in stage.held:
+        wide = max(_LADDER, *(text_width(line, SMALL) + 14 for line in slots_words(held)))
+        ladders.append(right + 8 + wide / 2)
+        right += wide + 8
+    left = max([_EDGE, *(each.left + _NEST for each in inner.values())])
+    loop = 0.0
+    if loops(stage):
+        loop = left + 4 + badge_width(stage) / 2
+        left = loop + badge_width(stage) / 2 + 10
+    return Room(left, right + (10 if stage.held else _NEST), loop, content, tuple(ladders), inner)

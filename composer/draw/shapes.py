@@ -1,0 +1,160 @@
+"""What a picture is made of: plain data with coordinates in pixels, y downwards; nothing here knows SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+Anchor: TypeAlias = Literal["start", "middle", "end"]
+
+# widths in em, the widest of common sans-serif fonts, so that no viewer's choice of font clips a text
+_WIDTHS = {
+    **dict.fromkeys(" ijlI.,:;'|!()[]/-·ftr", 0.42),
+    **dict.fromkeys("ABCDEFGHKLNOPQRSTUVXYZ", 0.8),
+    **dict.fromkeys("mwM+\u00d7→&", 0.98),
+    **dict.fromkeys("W%@…", 1.03),
+}
+_USUAL, _UNKNOWN, _BOLD = 0.65, 1.05, 1.13
+_ABOVE, _BELOW = 0.78, 0.24  # of a line, in em
+
+
+def text_width(text: str, size: float, bold: bool = False) -> float:
+    """Estimate the width of a line of text from above."""
+    em = sum(_WIDTHS.get(c, _USUAL if c.isascii() else _UNKNOWN) for c in text)
+    return em * size * (_BOLD if bold else 1.0)
+
+
+class Rect(NamedTuple):
+    """A rectangle by its edges."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlaps(self, other: Rect) -> bool:
+        """Whether two rectangles share any area."""
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+
+@dataclass(frozen=True)
+class Text:
+    """One line of text; `y` is its baseline."""
+
+    x: float
+    y: float
+    text: str
+    size: float
+    colour: str
+    bold: bool = False
+    anchor: Anchor = "start"
+
+    @property
+    def rect(self) -> Rect:
+        """The room it takes, estimated from above."""
+        width = text_width(self.text, self.size, self.bold)
+        left = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
+        return Rect(left, self.y - _ABOVE * self.size, left + width, self.y + _BELOW * self.size)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle with rounded corners."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    fill: str
+    stroke: str = "none"
+    radius: float = 0
+    line: float = 1.2
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points, corners rounded by `bend`; arrowheads at its ends where asked for."""
+
+    points: tuple[tuple[float, float], ...]
+    colour: str
+    width: float = 1.6
+    bend: float = 0
+    head: bool = False
+    tail: bool = False
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Circle:
+    """A circle."""
+
+    x: float
+    y: float
+    radius: float
+    fill: str
+    stroke: str = "none"
+    line: float = 1.6
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """A closed shape."""
+
+    points: tuple[tuple[float, float], ...]
+    fill: str
+    stroke: str = "none"
+    line: float = 1.2
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What a group has to tell: a heading, lines, and a table whose first row is its head."""
+
+    heading: str
+    lines: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Shapes that belong together and have something to tell."""
+
+    detail: Detail
+    items: list[Shape] = field(default_factory=list)
+
+
+Shape: TypeAlias = Text | Box | Line | Circle | Polygon | Group
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a size, with a title and a description for those who cannot see it."""
+
+    width: float
+    height: float
+    title: str
+    description: str
+    items: list[Shape]
+
+    def flat(self) -> Iterator[Text | Box | Line | Circle | Polygon]:
+        """Yield every shape that shows, groups opened."""
+        yield from _flat(self.items)
+
+    def groups(self) -> Iterator[Group]:
+        """Yield the groups."""
+        yield from (item for item in self.items if isinstance(item, Group))
+
+
+def _flat(items: list[Shape]) -> Iterator[Text | Box | Line | Circle | Polygon]:
+    for item in items:
+        if isinstance(item, Group):
+            yield from _flat(item.items)
+        else:
+            yield item

@@ -1,0 +1,277 @@
+"""Drawing stages, their steps and the blocks beside the spine."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from composer.draw.card import HEIGHT as CARD
+from composer.draw.card import card, detail
+from composer.draw.room import (
+    CARD_GAP,
+    CARDS,
+    SHEET,
+    Room,
+    badge,
+    badge_width,
+    head_words,
+    inject_words,
+    loops,
+    sheets,
+    slots_words,
+)
+from composer.draw.shapes import Box, Circle, Detail, Group, Line, Shape, Text, text_width
+from composer.draw.theme import BODY, INK, PAPER, RULE, SMALL, SOFT, STAGES, hue
+from composer.draw.view import Held, Mix, Part, StageView, Use, View
+from composer.spec.align import used
+from composer.spec.errors import listed
+
+_HEAD = 46.0
+_INJECT = 46.0
+_ROW_GAP = 24.0
+_IN, _OUT = 38.0, CARD - 38.0
+_PILL = (52.0, 25.0)
+_PLUS = 9.0
+_BUS, _LANE = 34.0, 50.0
+_RUNGS = 8
+
+
+Points: TypeAlias = tuple[tuple[float, float], ...]
+
+
+class Drawing:
+    """Shapes around one spine, from top to bottom.
+
+    Attributes:
+        spine: its x.
+        from_y: where its next piece begins.
+    """
+
+    def __init__(self, view: View, spine: float, card_width: float) -> None:
+        self.view, self.spine, self.card_width = view, spine, card_width
+        self.items: list[Shape] = []
+        self.from_y = 0.0
+        self.slots: dict[str, int] = {}
+        self.links: dict[str, list[Points]] = {}
+
+    def spine_to(self, y: float, head: bool = False) -> None:
+        """Draw the spine down to `y`."""
+        end = y - 1 if head else y
+        self.items.append(Line(((self.spine, self.from_y), (self.spine, end)), INK, 2.0, head=head))
+        self.from_y = y
+
+    def pill(self, text: str, y: float, part: Part) -> float:
+        """Draw something small that the state runs through; return its lower edge."""
+        self.spine_to(y, head=True)
+        self._pill(text, self.spine - _PILL[0] / 2, y + _PILL[1] / 2, part)
+        self.from_y = y + _PILL[1]
+        return self.from_y
+
+    def _pill(self, text: str, x: float, middle: float, part: Part) -> float:
+        """Draw a pill from `x` on, around a line at `middle`; return its right edge."""
+        width = max(_PILL[0], text_width(text, SMALL) + 14)
+        items: list[Shape] = [
+            Box(x, middle - _PILL[1] / 2, width, _PILL[1], PAPER, SOFT, _PILL[1] / 2),
+            Text(x + width / 2, middle + 4.5, text, SMALL, INK, anchor="middle"),
+        ]
+        self.items.append(Group(detail(text, part, self.view), items))
+        return x + width
+
+    # stages
+
+    def stage(self, stage: StageView, room: Room, y: float, depth: int) -> float:
+        """Draw a stage from `y` down; return its lower edge, sheets included."""
+        spine, below = self.spine, self.items
+        self.items = []
+        injected = stage.stage.inject != "none"
+        if injected:
+            # where the stage's input leaves for the injection, still outside
+            self._dot(y - 16)
+        self.spine_to(y + 20)
+        self.items.append(self._head(stage, spine + CARDS, y + 28))
+        row = y + _HEAD
+        if injected:
+            self._inject(stage, y - 16, y + _HEAD + 20)
+            row += _INJECT
+        held = self._enter(stage)
+        bottom = self._step(stage, room, row, depth)
+        end = bottom + (32 if loops(stage) else 12)
+        self._leave(stage, room, held)
+        if loops(stage):
+            self._loop(stage, room, y + 20, bottom + 12)
+        self.spine_to(end)
+        inside, self.items = self.items, below
+        self._container(stage, room, y, end, depth)
+        self.items += inside
+        return end + sheets(stage)
+
+    def _head(self, stage: StageView, x: float, y: float) -> Group:
+        blocks = listed(dict.fromkeys(used(stage.stage)), "and")
+        lines = (f"{head_words(stage)}: {blocks}",)
+        return Group(Detail(stage.place, lines), [Text(x, y, head_words(stage), BODY, INK, bold=True)])
+
+    def _container(self, stage: StageView, room: Room, y: float, end: float, depth: int) -> None:
+        x, width = self.spine - room.left, room.left + room.right
+        fill = STAGES[depth % len(STAGES)]
+        for sheet in range(round(sheets(stage) / SHEET), 0, -1):
+            self.items.append(Box(x + SHEET * sheet, y + SHEET * sheet, width, end - y, fill, RULE, 12))
+        self.items.append(Box(x, y, width, end - y, fill, RULE, 12))
+
+    def _loop(self, stage: StageView, room: Room, top: float, bottom: float) -> None:
+        """Draw the way back to the first operation of the step."""
+        spine, x = self.spine, self.spine - room.loop
+        middle, half = (top + bottom) / 2, 14.0
+        self._dot(bottom)
+        self.items.append(Line(((spine, bottom), (x, bottom), (x, middle + half)), INK, 2.0, bend=12))
+        self.items.append(
+            Line(((x, middle - half), (x, top), (spine - 2, top)), INK, 2.0, bend=12, head=True)
+        )
+        width = badge_width(stage)
+        self.items.append(Box(x - width / 2, middle - half, width, 2 * half, PAPER, INK, half, 1.6))
+        self.items.append(Text(x, middle + 5, badge(stage), BODY, INK, bold=True, anchor="middle"))
+
+    def _inject(self, stage: StageView, start: float, middle: float) -> None:
+        spine = self.spine
+        x = spine + 66
+        concat = stage.stage.inject == "concat"
+        reach = _PILL[0] / 2 + 6 if concat else _PLUS
+        self.items.append(
+            Line(
+                ((spine, start), (x, start), (x, middle), (spine + reach + 2, middle)),
+                INK,
+                1.6,
+                bend=10,
+                head=True,
+            )
+        )
+        if concat:
+            self.spine_to(middle - _PILL[1] / 2, head=True)
+            self._pill("concat", spine - 32, middle, stage.inject)
+            self.from_y = middle + _PILL[1] / 2
+        else:
+            self._plus(middle)
+        lines = inject_words(stage, self.view)
+        for number, line in enumerate(lines):
+            y = middle + 4.5 + 17 * (number - (len(lines) - 1) / 2)
+            self.items.append(Text(spine + CARDS, y, line, SMALL, SOFT))
+
+    # steps
+
+    def _step(self, stage: StageView, room: Room, y: float, depth: int) -> float:
+        """Draw the entries of a step from `y` down; return the lower edge of the last."""
+        for number, entry in enumerate(stage.entries):
+            y += _ROW_GAP if number else 0
+            match entry:
+                case Use():
+                    y = self._sublayer(entry, stage.norms[number], y)
+                case Mix():
+                    y = self._parallel(entry, stage.norms[number], y)
+                case StageView():
+                    y = self.stage(entry, room.inner[number], y, depth + 1)
+        return y
+
+    def _sublayer(self, use: Use, norm: Part, y: float) -> float:
+        left = self.spine + CARDS
+        middle, out = y + _IN, y + _OUT
+        self._dot(middle)
+        edge = self._norm(norm, middle)
+        self.items.append(Line(((edge, middle), (left - 2, middle)), INK, head=True))
+        self._card(use, left, y)
+        self.items.append(Line(((left, out), (self.spine + _PLUS + 2, out)), INK, head=True))
+        self._plus(out)
+        if use.slotted:
+            self.links[use.name].append(((left + self.card_width + 2, y + CARD / 2),))
+        return y + CARD
+
+    def _parallel(self, mix: Mix, norm: Part, y: float) -> float:
+        # a way to the slots needs room above the cards beside
+        lane = any(use.slotted for use in mix.uses[:-1])
+        bus, top = y + 14, y + (_LANE if lane else _BUS)
+        out = top + CARD + 22
+        lefts = [self.spine + CARDS + n * (self.card_width + CARD_GAP) for n in range(len(mix.uses))]
+        self._dot(bus)
+        edge = self._norm(norm, bus)
+        last = lefts[-1] + 30
+        self.items.append(Line(((edge, bus), (last, bus), (last, top - 2)), INK, bend=8, head=True))
+        self.items += [Line(((x + 30, bus), (x + 30, top - 2)), INK, head=True) for x in lefts[:-1]]
+        pill = self._pill(mix.combine, self.spine + 26, out, mix.part)
+        self.items.append(Line(((last, top + CARD), (last, out), (pill + 2, out)), INK, bend=8, head=True))
+        self.items += [Line(((x + 30, top + CARD), (x + 30, out)), INK) for x in lefts[:-1]]
+        for x in lefts[:-1]:
+            self._dot(bus, x + 30)
+            self._dot(out, x + 30)
+        self.items.append(Line(((self.spine + 26, out), (self.spine + _PLUS + 2, out)), INK, head=True))
+        self._plus(out)
+        for use, x in zip(mix.uses, lefts, strict=True):
+            self._card(use, x, top)
+            if use.slotted:
+                edge = x + self.card_width
+                beside: Points = ((edge + 2, top + CARD / 2),)
+                above: Points = ((edge - 26, top - 2), (edge - 26, bus + 13))
+                self.links[use.name].append(beside if x == lefts[-1] else above)
+        return out + _PILL[1] / 2
+
+    def _card(self, use: Use, x: float, y: float) -> None:
+        self.items.append(card(use, self.view, x, y, self.card_width, self.slots.get(use.name, 1)))
+
+    def _norm(self, norm: Part, middle: float) -> float:
+        """Draw the norm of a sublayer; return its right edge."""
+        x = self.spine + 26
+        self.items.append(Line(((self.spine, middle), (x, middle)), INK))
+        return self._pill("norm", x, middle, norm)
+
+    def _dot(self, y: float, x: float | None = None) -> None:
+        self.items.append(Circle(self.spine if x is None else x, y, 3, INK))
+
+    def _plus(self, y: float) -> None:
+        x, reach = self.spine, _PLUS - 4
+        self.spine_to(y - _PLUS)
+        self.items.append(Circle(x, y, _PLUS, PAPER, INK, 1.8))
+        self.items.append(Line(((x - reach, y), (x + reach, y)), INK, 1.8))
+        self.items.append(Line(((x, y - reach), (x, y + reach)), INK, 1.8))
+        self.from_y = y + _PLUS
+
+    # depth slots
+
+    def _enter(self, stage: StageView) -> dict[str, tuple[int, list[Points]]]:
+        """Begin the slots of a stage; return those of the same names around it."""
+        names = [held.block for held in stage.held]
+        outer = {name: (self.slots.get(name, 1), self.links.get(name, [])) for name in names}
+        for held in stage.held:
+            self.slots[held.block], self.links[held.block] = held.count, []
+        return outer
+
+    def _leave(self, stage: StageView, room: Room, outer: dict[str, tuple[int, list[Points]]]) -> None:
+        """Draw the ladders that the blocks of a stage append to and read."""
+        for held, middle in zip(stage.held, room.ladders, strict=True):
+            self._ladder(held, self.spine + middle, self.links[held.block])
+            self.slots[held.block], self.links[held.block] = outer[held.block]
+
+    def _ladder(self, held: Held, x: float, links: list[Points]) -> None:
+        """Draw slots one above the other, and how blocks reach them: `links` are ways to the right."""
+        colours = hue(held.kind)
+        rungs, half = min(held.count, _RUNGS), 10.0
+        ys = [link[-1][1] for link in links]
+        tall = max(rungs * 12.0 + 6, max(ys) - min(ys) + 30)
+        top = (max(ys) + min(ys) - tall) / 2
+        for link in links:
+            y = link[-1][1]
+            self.items.append(Line((*link, (x - half - 3, y)), PAPER, 5, bend=8))
+            way = (*link, (x - half - 2, y))
+            self.items.append(Line(way, colours.strong, 1.8, bend=8, head=True, tail=True))
+        items: list[Shape] = [Box(x - half, top, 2 * half, tall, PAPER, colours.strong, 4, 1.6)]
+        step = (tall - 6) / rungs
+        for rung in range(rungs):
+            y = top + 3 + step * rung + 2
+            items.append(
+                Box(x - half + 4, y, 2 * half - 8, step - 4, colours.middle, colours.strong, 1.5, 1.1)
+            )
+        for number, line in enumerate(slots_words(held)):
+            items.append(Text(x, top + tall + 17 + 16 * number, line, SMALL, SOFT, anchor="middle"))
+        self.items.append(Group(self._told(held), items))
+
+    def _told(self, held: Held) -> Detail:
+        lines = (
+            f"{held.count} slots of {held.shape} per token: keys and values of each step",
+            "each step appends one and reads those written before",
+        )
+        return Detail(f"depth slots of {held.block}", lines)

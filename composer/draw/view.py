@@ -1,0 +1,234 @@
+"""What a picture says: a spec's parts in order, each with its operations, weights and FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeAlias
+
+from blocks.core.config import BlockConfig
+from blocks.core.graph import Graph, Loop
+from blocks.core.operation import At, Operation, Shape
+from blocks.core.operations import Input, Project
+from blocks.core.slots import SlotRead, Slots, SlotWrite
+from composer.costs.count import Costs, count
+from composer.draw.theme import TIMES
+from composer.graph.compile import compile_graph
+from composer.graph.walk import Place, operations
+from composer.spec.models import Parallel, Spec, Stage
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation: its output's shape per token, weights and kernel in words; costs over all executions."""
+
+    name: str
+    shape: str
+    weights: str
+    kernel: str
+    params: int
+    active: int
+    forward: float
+    backward: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model by its operations."""
+
+    rows: tuple[Row, ...]
+    executions: int
+
+    @property
+    def params(self) -> int:
+        """Parameters of all copies; what is shared counts where it is used first."""
+        return sum(row.params for row in self.rows)
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token uses."""
+        return sum(row.active for row in self.rows)
+
+    @property
+    def forward(self) -> float:
+        """FLOPs per token, all executions."""
+        return sum(row.forward for row in self.rows)
+
+    @property
+    def backward(self) -> float:
+        """The same for the backward pass."""
+        return sum(row.backward for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A block at its place of use; `slotted` says whether it writes or reads depth slots."""
+
+    name: str
+    block: BlockConfig
+    part: Part
+    slotted: bool
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Blocks in parallel, and what combines them."""
+
+    uses: tuple[Use, ...]
+    combine: str
+    part: Part
+
+
+@dataclass(frozen=True)
+class Held:
+    """The depth slots of one block that a stage keeps while its steps run."""
+
+    block: str
+    count: int
+    kind: str
+    shape: str
+
+
+@dataclass(frozen=True)
+class StageView:
+    """A stage: what injects its input, the norm and the entry at each position, and the slots it keeps."""
+
+    place: str
+    stage: Stage
+    inject: Part
+    norms: tuple[Part, ...]
+    entries: tuple[Entry, ...]
+    held: tuple[Held, ...]
+
+
+Entry: TypeAlias = Use | Mix | StageView
+
+
+@dataclass(frozen=True)
+class View:
+    """A model: embedding, stages, final norm, head, and what all of it costs."""
+
+    spec: Spec
+    costs: Costs
+    embed: Part
+    stages: tuple[StageView, ...]
+    norm: Part
+    head: Part
+    loss: Part
+
+
+def view(spec: Spec) -> View:
+    """Look at a spec's graph and costs, part by part."""
+    graph = compile_graph(spec)
+    body = _Body(spec, graph, Place(), set())
+    stages = tuple(
+        _stage(body, f"stages.{number}", f"stages.{number}", stage)
+        for number, stage in enumerate(spec.stages)
+    )
+    names = ("embed", "norm", "head", "loss")
+    embed, norm, head, loss = (body.part(name) for name in names)
+    return View(spec, count(spec, graph), embed, stages, norm, head, loss)
+
+
+class _Body:
+    """One graph's operations by name, joined projections taken apart by their weights."""
+
+    def __init__(self, spec: Spec, graph: Graph, place: Place, seen: set[tuple[int, str]]) -> None:
+        self.spec, self.graph, self.place, self.seen = spec, graph, place, seen
+        self.rows = [
+            row for node, operation, data in operations(graph) for row in self._rows(node, operation, data)
+        ]
+        self.slotted = {
+            node for node, operation, _ in operations(graph) if isinstance(operation, (SlotRead, SlotWrite))
+        }
+
+    def part(self, name: str) -> Part:
+        """Return the operation of a name, of none where there is none."""
+        return Part(tuple(row for row in self.rows if row.name == name), self.place.executions)
+
+    def below(self, place: str) -> Part:
+        """Return the operations of a block at its place of use; the block may be called like an operation."""
+        rows = tuple(row for row in self.rows if row.name.startswith(f"{place}."))
+        return Part(rows, self.place.executions)
+
+    def inside(self, node: str) -> _Body:
+        """Return the body of a stage."""
+        loop = self.graph.nodes[node]["op"]
+        assert isinstance(loop, Loop)
+        return _Body(self.spec, loop.body, self.place.inside(node, loop), self.seen)
+
+    def _rows(self, node: str, operation: Operation, data: dict[str, Any]) -> Iterator[Row]:
+        if isinstance(operation, (Loop, Input)):
+            return
+        at = At(self.spec.model.context, self.place.trips)
+        forward = operation.flops(at) * self.place.executions
+        backward = operation.backward_flops(at) * self.place.executions
+        kernel = data["kernel"].kernel.name
+        weights, shapes = data["weights"], data["shapes"]
+        if isinstance(operation, Project) and len(weights) > 1:
+            for name, shape in zip(weights, shapes, strict=True):
+                part = prod(shape) / operation.width
+                yield Row(
+                    name, _shape(shape), *self._weights([name], kernel), forward * part, backward * part
+                )
+        else:
+            told = " and ".join(map(_shape, shapes))
+            yield Row(node, told, *self._weights(weights, kernel), forward, backward)
+
+    def _weights(self, names: Any, kernel: str) -> tuple[str, str, int, int]:
+        """Tell weights and kernel, and count what was not counted before."""
+        weights = [(name, self.graph.graph["weights"][name]) for name in names]
+        told = ", ".join(f"{name.rpartition('.')[2]} {_shape(weight.shape)}" for name, weight in weights)
+        params = active = 0
+        for name, weight in weights:
+            if weight.trained and (id(self.graph), name) not in self.seen:
+                self.seen.add((id(self.graph), name))
+                size = weight.size * self.place.copies
+                params += size
+                active += size * weight.active[0] // weight.active[1]
+        return told, kernel, params, active
+
+
+def _stage(outside: _Body, node: str, place: str, stage: Stage) -> StageView:
+    held = tuple(_held(outside, node))
+    body = outside.inside(node)
+    entries = tuple(_entry(body, number, entry, place) for number, entry in enumerate(stage.step))
+    norms = tuple(body.part(f"{number}.norm") for number in range(len(entries)))
+    return StageView(place, stage, body.part("inject"), norms, entries, held)
+
+
+def _entry(body: _Body, number: int, entry: str | Parallel | Stage, place: str) -> Entry:
+    match entry:
+        case Stage():
+            return _stage(body, str(number), f"{place}.step.{number}", entry)
+        case Parallel():
+            uses = tuple(_use(body, f"{number}.{n}.{name}", name) for n, name in enumerate(entry.parallel))
+            combined = tuple(
+                row for each in ("gate", "mix", "sum", "mean") for row in body.part(f"{number}.{each}").rows
+            )
+            return Mix(uses, entry.combine, Part(combined, body.place.executions))
+        case _:
+            return _use(body, f"{number}.{entry}", entry)
+
+
+def _use(body: _Body, place: str, name: str) -> Use:
+    slotted = any(node.startswith(f"{place}.") for node in body.slotted)
+    return Use(name, body.spec.blocks[name], body.below(place), slotted)
+
+
+def _held(body: _Body, node: str) -> Iterator[Held]:
+    """Yield the slots that a stage keeps: those that its graph makes for it."""
+    for value in body.graph.nodes[node]["inputs"]:
+        made = body.graph.nodes[value.node]
+        if isinstance(made["op"], Slots) and value.output == 0:
+            block = made["blocks"][0]
+            operation: Slots = made["op"]
+            shape = _shape((2, operation.kv_heads, operation.head_dim))
+            yield Held(block, operation.count, body.spec.blocks[block].type, shape)
+
+
+def _shape(shape: Shape) -> str:
+    if not shape:
+        return "scalar"
+    return "table" if min(shape) < 0 else TIMES.join(map(str, shape))

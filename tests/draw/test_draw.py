@@ -1,0 +1,259 @@
+"""Pictures: well-formed, complete, nothing clipped or overlapping, and their numbers are the costs."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations, pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from cases import ALL, CASES, DEPTH, SEQ, tree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import make, specs
+
+from composer.costs.count import count
+from composer.costs.units import count_text
+from composer.draw.html import html
+from composer.draw.layout import picture
+from composer.draw.shapes import Box, Line, Picture, Rect, Text, text_width
+from composer.draw.svg import svg
+from composer.draw.theme import HUES, PLAIN, hue
+from composer.draw.view import Mix, StageView, Use, View, view
+from composer.spec.load import load
+from composer.spec.models import Spec
+
+SPECS = Path(__file__).parents[2] / "specs"
+SHIPPED = sorted(path for path in SPECS.glob("*.yaml") if "search:" not in path.read_text())
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def texts(drawn: Picture) -> list[Text]:
+    return [item for item in drawn.flat() if isinstance(item, Text)]
+
+
+def sides(line: Line) -> list[Rect]:
+    """The straight pieces of a line, as thick as they are drawn."""
+    half = line.width / 2
+    return [
+        Rect(min(x, u) - half, min(y, v) - half, max(x, u) + half, max(y, v) + half)
+        for (x, y), (u, v) in zip(line.points, line.points[1:], strict=False)
+        if x == u or y == v
+    ]
+
+
+def within(rect: Rect, drawn: Picture) -> bool:
+    return min(rect.left, rect.top) >= 0 and rect.right <= drawn.width and rect.bottom <= drawn.height
+
+
+def sound(spec: Spec) -> Picture:
+    """Assert what holds of every picture."""
+    drawn = picture(spec)
+    told = texts(drawn)
+    rects = [text.rect for text in told]
+    for rect, text in zip(rects, told, strict=True):
+        assert within(rect, drawn), text
+    for (one, here), (two, there) in combinations(zip(told, rects, strict=True), 2):
+        assert not here.overlaps(there), (one, two)
+    lines = [side for item in drawn.flat() if isinstance(item, Line) for side in sides(item)]
+    for text, rect in zip(told, rects, strict=True):
+        assert not any(rect.overlaps(side) for side in lines), text
+    for box in (item for item in drawn.flat() if isinstance(item, Box)):
+        assert min(box.width, box.height) > 0
+        assert within(Rect(box.x, box.y, box.x + box.width, box.y + box.height), drawn)
+    names = {text.text for text in told}
+    assert {spec.name, *spec.blocks} <= names
+    return drawn
+
+
+def parsed(text: str) -> ElementTree.Element:
+    root = ElementTree.fromstring(text)
+    ids = [each.get("id") for each in root.iter() if each.get("id")]
+    assert len(ids) == len(set(ids))
+    return root
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_spec_is_drawn(path: Path) -> None:
+    drawn = sound(load(path))
+    root = parsed(svg(drawn))
+    assert root.tag == f"{SVG}svg"
+    written = [each.text for each in root.iter(f"{SVG}text")]
+    assert written == [text.text for text in texts(drawn)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_block_option_and_mix_is_drawn(name: str) -> None:
+    parsed(svg(sound(make(CASES[name]))))
+
+
+@settings(max_examples=60)
+@given(specs())
+def test_generated_specs_are_drawn(spec: Spec) -> None:
+    parsed(svg(sound(spec)))
+
+
+def test_long_names_and_large_numbers_fit() -> None:
+    block = "a" + "W" * 59
+    long = tree({block: SEQ}, {"recur": 10**6, "step": [block, {"parallel": [block, block]}]}, width=10)
+    long |= {"name": "M" * 100, "model": {"width": 10, "vocab": 10**15, "context": 10**15}}
+    sound(make(long))
+
+
+def uses(found: View | StageView) -> list[Use]:
+    listed: list[Use] = []
+    for entry in found.stages if isinstance(found, View) else found.entries:
+        match entry:
+            case Use():
+                listed.append(entry)
+            case Mix():
+                listed += entry.uses
+            case _:
+                listed += uses(entry)
+    return listed
+
+
+@settings(max_examples=40)
+@given(specs())
+def test_the_numbers_of_the_parts_are_the_costs(spec: Spec) -> None:
+    costs, found = count(spec), view(spec)
+    assert found.costs.to_dict() == costs.to_dict()
+    for name in spec.blocks:
+        parts = [use.part for use in uses(found) if use.name == name]
+        share = costs.by_block[name]
+        assert sum(part.params for part in parts) == share.params
+        assert sum(part.active for part in parts) == share.active_params
+        assert sum(part.forward for part in parts) == pytest.approx(share.forward)
+        assert sum(part.backward for part in parts) == pytest.approx(share.backward)
+        assert {part.executions for part in parts} <= {row.executions for row in costs.by_operation}
+    own = costs.by_block["model"]
+    parts = [found.embed, found.norm, found.head, found.loss, *model_parts(found)]
+    assert sum(part.params for part in parts) == own.params
+    assert sum(part.forward for part in parts) == pytest.approx(own.forward)
+
+
+def model_parts(found: View | StageView) -> list:  # type: ignore[type-arg]
+    """What of the stages belongs to no block: injections, norms, gates."""
+    parts = []
+    for entry in found.stages if isinstance(found, View) else found.entries:
+        if isinstance(entry, StageView):
+            parts += [entry.inject, *entry.norms, *model_parts(entry)]
+        elif isinstance(entry, Mix):
+            parts.append(entry.part)
+    return parts
+
+
+@settings(max_examples=30)
+@given(specs())
+def test_what_is_written_are_those_numbers(spec: Spec) -> None:
+    drawn, found = picture(spec), view(spec)
+    words = [text.text for text in texts(drawn)]
+    for use in uses(found):
+        if use.part.forward:
+            percent = 100 * use.part.forward / found.costs.flops_per_token.forward
+            start = f"{count_text(use.part.forward)} FLOPs · "
+            shares = [
+                float(word.removeprefix(start).removesuffix(" %")) for word in words if word.startswith(start)
+            ]
+            assert any(abs(share - percent) <= max(0.5, share / 10) for share in shares)
+        assert f"{count_text(use.part.params)} parameters" in words
+    for value in (found.costs.params, found.costs.active_params, found.costs.flops_per_token.forward):
+        assert count_text(value) in words
+
+
+def words_of(*stages: dict, blocks: dict = ALL) -> list[str]:  # type: ignore[type-arg]
+    used = {name for name in blocks if any(f"'{name}'" in str(stage) for stage in stages)}
+    drawn = sound(make(tree({name: blocks[name] for name in used}, *stages)))
+    return [text.text for text in texts(drawn)]
+
+
+def test_stages_say_how_often_they_run_and_whose_weights_they_use() -> None:
+    assert {"3 steps, shared weights", "\u00d73"} <= set(words_of({"recur": 3, "step": ["ffn"]}))
+    assert "3 layers, own weights" in words_of({"stack": 3, "step": ["ffn"]})
+    assert "1 step" in words_of({"recur": 1, "step": ["ffn"]})
+    nested = words_of({"recur": 2, "step": ["seq", {"stack": 4, "step": ["ffn"]}]})
+    assert {"2 steps, shared weights", "4 layers, own weights"} <= set(nested)
+
+
+def test_injection_and_mixing_are_told() -> None:
+    plain = words_of({"recur": 2, "step": [{"parallel": ["seq", "ffn"]}]})
+    assert "sum" in plain
+    assert "concat" not in plain
+    assert "concat" in words_of({"recur": 2, "step": ["ffn"], "inject": "concat"})
+    assert "stage's input added from step 2 on" in words_of({"recur": 2, "step": ["ffn"], "inject": "add"})
+    for combine in ("mean", "gate"):
+        assert combine in words_of({"recur": 2, "step": [{"parallel": ["seq", "ffn"], "combine": combine}]})
+
+
+@pytest.mark.parametrize(
+    ("inclusive", "words"), [("inclusive", "steps so far"), ("exclusive", "earlier steps only")]
+)
+def test_options_of_blocks_are_told(inclusive: str, words: str) -> None:
+    blocks = {"d": {**DEPTH, "span": inclusive}, "s": {**SEQ, "window": 3, "qk_norm": True}}
+    found = words_of({"recur": 5, "step": ["d", "s"]}, blocks=blocks)
+    assert {words, "5 slots", "window of 3", "RoPE · QK norm", "3 heads \u00d7 6, 1 kv"} <= set(found)
+
+
+def test_slots_are_counted_through_their_scope() -> None:
+    loop = {"recur": 3, "step": [{"stack": 2, "step": ["depth", {"parallel": ["depth", "ffn"]}]}]}
+    assert "12 slots" in words_of(loop)
+    assert [word for word in words_of({"recur": 3, "step": ["ffn"]}) if "slot" in word] == []
+
+
+def test_active_experts_are_as_many_as_the_spec_says() -> None:
+    for experts, active in ((12, 2), (16, 16), (40, 5), (7, 1)):
+        block = {**ALL["expert"], "experts": experts, "active": active}
+        drawn = picture(make(tree({"e": block}, {"recur": 2, "step": ["e"]})))
+        colours = HUES["expert_attention"]
+        boxes = [
+            item
+            for item in drawn.flat()
+            if isinstance(item, Box) and item.stroke == colours.strong and item.radius == 2
+        ]
+        assert len(boxes) == experts
+        assert sum(box.fill == colours.strong for box in boxes) == active
+
+
+def test_a_block_of_another_kind_has_a_plain_card() -> None:
+    assert hue("from_elsewhere") == PLAIN
+    assert PLAIN not in HUES.values()
+
+
+def test_colours_differ_in_lightness() -> None:
+    def lightness(colour: str) -> float:
+        red, green, blue = (int(colour[n : n + 2], 16) for n in (1, 3, 5))
+        return 0.299 * red + 0.587 * green + 0.114 * blue
+
+    strong = sorted(lightness(each.strong) for each in HUES.values())
+    assert all(after - before > 4 for before, after in pairwise(strong))
+
+
+def test_what_could_be_markup_is_escaped() -> None:
+    spec = load(SHIPPED[0])
+    drawn = picture(spec)
+    odd = Picture(drawn.width, drawn.height, '<a> & "b"\x07', "--></svg>", drawn.items)
+    root = parsed(svg(odd))
+    assert root.findtext(f"{SVG}title") == '<a> & "b"\ufffd'
+    assert root.findtext(f"{SVG}desc") == "--></svg>"
+    assert "<a>" not in html(odd)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_page_holds_the_details_of_every_operation_and_needs_nothing_else(path: Path) -> None:
+    spec = load(path)
+    page = html(picture(spec))
+    assert page.count("<template") == page.count('class="part"')
+    assert not re.search(r"""(src|href)=|@import|url\(|https?://(?!www\.w3\.org/2000/svg)""", page)
+    parsed(page[page.index("<svg") : page.index("</svg>") + 6])
+    for use in uses(view(spec)):
+        for row in use.part.rows:
+            assert f"<td>{row.name.rpartition('.')[2]}</td>" in page
+            assert f"<td>{row.kernel}</td>" in page
+            assert row.weights in page
+
+
+@given(st.text(max_size=40), st.text(max_size=10))
+def test_longer_texts_are_wider(text: str, more: str) -> None:
+    assert text_width(text + more, 10) == pytest.approx(text_width(text, 10) + text_width(more, 10))
+    assert text_width(text, 10, bold=True) >= text_width(text, 10) >= 4 * len(text)
