@@ -1,32 +1,69 @@
 """FLOPs and pairs against what really runs, counted by torch on the built module and by brute force."""
 
+from unittest.mock import patch
+
 import pytest
 from cases import CASES, DEPTH, FFN, SEQ, tree
-from flops import counted, declared
-from hypothesis import given, settings
-from models import shipped, shortened, tokens_for
+from flops import attend_twin, counted, declared
+from hypothesis import given, seed, settings
+from models import close, compiled, gradients, shipped, shortened, tokens_for
 from strategies import make, specs
 
 import composer
 from composer.costs.count import count
 
+NESTED = [
+    [{"recur": 5, "step": ["d"]}],
+    [{"stack": 4, "step": ["d", "f", "d"]}],
+    [{"recur": 3, "step": ["d", {"stack": 2, "step": ["d", {"stack": 2, "step": ["d"]}]}, "d"]}],
+    [{"recur": 2, "step": [{"recur": 3, "step": ["d"]}, "d"]}, {"stack": 2, "step": ["f"]}],
+    [{"recur": 3, "step": [{"parallel": ["d", "d"]}]}],
+]
+
+
+def nested(span, stages):
+    used = {"d": {**DEPTH, "span": span}, "f": FFN}
+    return make(tree({name: used[name] for name in used if f"'{name}'" in str(stages)}, *stages))
+
 
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_specs_cost_what_runs(name):
     spec = shortened(shipped()[name], 4)
-    assert declared(spec, 1) == pytest.approx(counted(spec, 1), rel=1e-12)
+    assert declared(spec, 1) == counted(spec, 1)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_each_option_costs_what_runs(case):
     spec = make(CASES[case])
-    assert declared(spec) == pytest.approx(counted(spec), rel=1e-12)
+    assert declared(spec) == counted(spec)
 
 
-@settings(max_examples=60)
-@given(specs(room=3))
-def test_generated_specs_cost_what_runs(spec):
-    assert declared(spec) == pytest.approx(counted(spec), rel=1e-12)
+@pytest.mark.parametrize("part", range(5))
+def test_generated_specs_cost_what_runs(part):
+    room = 4 if part == 4 else 2
+
+    # five times a hundred specs, so that workers share them
+    @seed(part)
+    @settings(max_examples=100, derandomize=False, database=None)
+    @given(specs(room=room, levels=room - 1))
+    def check(spec):
+        assert declared(spec, 1) == counted(spec, 1)
+
+    check()
+
+
+@pytest.mark.parametrize("stages", NESTED)
+@pytest.mark.parametrize("span", ["inclusive", "exclusive"])
+def test_the_twin_that_is_counted_computes_depth_attention(span, stages):
+    from blocks.depth_attention import reference
+
+    spec = nested(span, stages)
+    plain = compiled(spec)
+    with patch.object(reference, "attend", attend_twin):
+        twin = compiled(spec)
+    tokens = tokens_for(spec)
+    close({"logits": twin(tokens)}, {"logits": plain(tokens)})
+    close(gradients(twin, tokens), gradients(plain, tokens))
 
 
 @pytest.mark.parametrize("context", [1, 2, 7, 8])
@@ -41,22 +78,12 @@ def test_sequence_pairs_are_those_of_the_mask(context, window):
     assert row.share.backward == 2 * row.share.forward
 
 
-NESTED = [
-    [{"recur": 5, "step": ["d"]}],
-    [{"stack": 4, "step": ["d", "f", "d"]}],
-    [{"recur": 3, "step": ["d", {"stack": 2, "step": ["d", {"stack": 2, "step": ["d"]}]}, "d"]}],
-    [{"recur": 2, "step": [{"recur": 3, "step": ["d"]}, "d"]}, {"stack": 2, "step": ["f"]}],
-    [{"recur": 3, "step": [{"parallel": ["d", "d"]}]}],
-]
-
-
 @pytest.mark.parametrize("stages", NESTED)
 @pytest.mark.parametrize("span", ["inclusive", "exclusive"])
 def test_depth_pairs_are_the_slots_that_are_read(span, stages, monkeypatch):
     from blocks.depth_attention import reference
 
-    used = {"d": {**DEPTH, "span": span}, "f": FFN}
-    spec = make(tree({name: used[name] for name in used if f"'{name}'" in str(stages)}, *stages))
+    spec = nested(span, stages)
     read, attend = [], reference.attend
 
     def spied(query, token, memory, reads):
