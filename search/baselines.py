@@ -6,10 +6,10 @@ from pathlib import Path
 
 from composer import cost
 from composer.costs.caps import check_caps, excesses
+from composer.costs.fast import measures
 from composer.spec.identity import run_hash
 from composer.spec.models import Spec
 from composer.spec.space import Space
-from search.candidates import measures
 from search.errors import SearchError
 from search.ledger import Ledger, Record
 

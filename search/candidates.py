@@ -9,10 +9,10 @@ from typing import Literal, TypeAlias
 from composer import cost
 from composer.costs.caps import excesses
 from composer.costs.count import Costs
+from composer.costs.fast import measures
 from composer.spec.choice import Knob, Value
 from composer.spec.identity import run_hash
 from composer.spec.models import Spec
-from composer.spec.search_config import COSTS
 from composer.spec.space import InvalidPoint, Space
 
 INVALID = "invalid"
@@ -64,12 +64,6 @@ def candidate(space: Space, ask: Callable[[Knob], Value]) -> Candidate:
         point.spec,
         measures(costs),
     )
-
-
-def measures(costs: Costs) -> dict[str, float]:
-    """Return costs by the names that objectives use."""
-    found = {name: costs.measure(name) for name in COSTS}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def constraints(spec: Spec, costs: Costs) -> dict[str, float]:
