@@ -12,6 +12,7 @@ from composer.cli.options import Set, SpecFile
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from composer.costs.checkpoint import CheckpointSize
     from composer.costs.count import Costs
     from composer.costs.time import StepTime
     from composer.spec.models import Spec
@@ -31,8 +32,11 @@ def cost(
 
     FLOPs are those of matrix products, causal attention counted as the pairs it really has.
     """
+    from dataclasses import asdict
+
     from composer import load
     from composer.cli.console import console
+    from composer.costs.checkpoint import checkpoint_size
     from composer.costs.count import count
     from composer.costs.devices import device as find
     from composer.costs.time import step_time
@@ -45,7 +49,8 @@ def cost(
     if json:
         from json import dumps
 
-        told = costs.to_dict() | ({"step": time.to_dict()} if time else {})
+        told = {**costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, graph))}
+        told |= {"step": time.to_dict()} if time else {}
         print(dumps(told, indent=2))
         return
     out = console()
@@ -53,7 +58,7 @@ def cost(
         out.print(_by_time(spec, str(device), time))
         return
     out.print(_by_operation(costs) if operations else _by_block(spec, costs))
-    out.print(_totals(spec, costs))
+    out.print(_totals(spec, costs, checkpoint_size(spec, graph)))
 
 
 def _by_block(spec: Spec, costs: Costs) -> Table:
@@ -124,7 +129,7 @@ def _table(title: str, names: list[str], numbers: Sequence[str] = _COSTS) -> Tab
     return table
 
 
-def _totals(spec: Spec, costs: Costs) -> Any:
+def _totals(spec: Spec, costs: Costs, left: CheckpointSize) -> Any:
     from rich import box
     from rich.table import Table
 
@@ -142,6 +147,8 @@ def _totals(spec: Spec, costs: Costs) -> Any:
             said = ", ".join(f"{amount(name, limit)}{word}" for limit, word in caps)
             mark = "[red]over[/red]" if name in hard else "[yellow]over[/yellow]" if name in soft else ""
             table.add_row(name, amount(name, value), said, mark or ("[green]fits[/green]" if said else ""))
+    table.add_row("weights file", bytes_text(left.weights_file), "", "safetensors")
+    table.add_row("checkpoint", bytes_text(left.resume_tensors), "", "weights, AdamW's state")
     memory = costs.train_memory
     table.add_section()
     for term, size in memory.terms.items():

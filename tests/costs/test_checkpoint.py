@@ -1,0 +1,40 @@
+"""Checkpoint sizes against files that are really written."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from models import compiled, shipped
+from strategies import specs
+
+from composer.costs.checkpoint import checkpoint_size
+from composer.module.optimizer import adamw
+from composer.spec.models import Train
+from composer.spec.show import resolved_yaml
+from composer.training.checkpoint import save_weights
+
+
+def check(spec, folder):
+    model = compiled(spec)
+    save_weights(folder / "weights.safetensors", model.state_dict(), resolved_yaml(spec))
+    data = {"task": "hop", "length": 16, "symbols": 4, "hops": 1}
+    train = Train.model_validate({"data": data, "tokens": 16})
+    optimizer = adamw(model.named_parameters(), set(), train)
+    sum(parameter.sum() for parameter in model.parameters()).backward()
+    optimizer.step()
+    state = [each for slot in optimizer.state.values() for each in slot.values()]
+    tensors = [*model.state_dict().values(), *state]
+    assert all(torch.is_tensor(each) for each in tensors)
+    size = checkpoint_size(spec)
+    assert size.weights_file == (folder / "weights.safetensors").stat().st_size
+    assert size.resume_tensors == sum(each.nbytes for each in tensors)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name != "dreamer-small"])
+def test_shipped_specs_leave_what_is_declared(name, tmp_path):
+    check(shipped()[name], tmp_path)
+
+
+@settings(max_examples=40)
+@given(spec=specs())
+def test_generated_specs_leave_what_is_declared(tmp_path_factory, spec):
+    check(spec, tmp_path_factory.getbasetemp())
