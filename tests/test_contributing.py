@@ -72,6 +72,10 @@ def test_check_cost_plan_and_schema_know_the_block(house: Path) -> None:
     assert re.search(
         r"0\.mix\.shift +16 +share 16 +shift +elementwise", composer(house, "compile", "spec.yaml").stdout
     )
+    drawn = composer(house, "draw", "spec.yaml")
+    assert (drawn.returncode, drawn.stderr) == (0, "")
+    assert ">shift mixing</text>" in drawn.stdout
+    assert ">reach 3</text>" in drawn.stdout
     assert "How many tokens back the other input is." in composer(house, "schema").stdout
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from composer.costs.units import bytes_text, count_text
 from composer.draw.card import detail, flops_words, params_words
-from composer.draw.room import CARDS, room, sheets, widest_card
+from composer.draw.room import CARDS, Room, most_abreast, room, sheets, widest_card
 from composer.draw.shapes import Box, Group, Line, Picture, Shape, Text, text_width
 from composer.draw.stages import Drawing
 from composer.draw.theme import BAR, BODY, INK, NAME, PAPER, RULE, SMALL, SOFT, TITLE
-from composer.draw.view import Part, View, view
+from composer.draw.view import Part, StageView, View, view
 from composer.spec.models import Spec
 
 MARGIN = 28.0
@@ -18,6 +18,7 @@ _BAR = 38.0
 _GAP = 28.0
 _CELL = 140.0
 _NARROWEST = 3 * _CELL
+_MORE = 120.0
 
 
 def picture(spec: Spec) -> Picture:
@@ -25,28 +26,38 @@ def picture(spec: Spec) -> Picture:
     return _Page(view(spec)).drawn()
 
 
+def _reach(room: Room, stage: StageView) -> float:
+    return room.right + sheets(stage)
+
+
 class _Page:
     def __init__(self, view: View) -> None:
         self.view = view
         card = widest_card(view)
-        self.rooms = [room(stage, view, card) for stage in view.stages]
-        wide = [each.right + sheets(stage) for each, stage in zip(self.rooms, view.stages, strict=True)]
+        rooms = [room(stage, view, card) for stage in view.stages]
         self.left = MARGIN
-        spine = MARGIN + max(each.left for each in self.rooms)
-        title = text_width(view.spec.name, TITLE, bold=True)
-        words = text_width(self._sizes(), BODY)
+        spine = MARGIN + max(each.left for each in rooms)
+        filled = spine + max(map(_reach, rooms, view.stages))
+        self.right = max(filled, self._least(spine))
+        # what is left over goes to the cards, so that they end where the rest does
+        card += min((self.right - filled) / most_abreast(view), _MORE)
+        rooms = [room(stage, view, card) for stage in view.stages]
+        # all stages of the model are as wide as the page
+        self.rooms = [
+            replace(each, left=spine - MARGIN, right=self.right - spine - sheets(stage))
+            for each, stage in zip(rooms, view.stages, strict=True)
+        ]
+        self.drawing = Drawing(view, spine, card)
+
+    def _least(self, spine: float) -> float:
+        """Return the right edge that what stands outside of the stages needs."""
+        title = text_width(self.view.spec.name, TITLE, bold=True)
+        texts = (_NARROWEST, title, text_width(self._sizes(), BODY), text_width(self._note(), SMALL))
         bars = (
             CARDS + text_width(told, BODY) + 24 + text_width(self._facts(part), SMALL) + 14
             for _, told, part in self._bars()
         )
-        texts = (MARGIN + each for each in (_NARROWEST, title, words, text_width(self._note(), SMALL)))
-        self.right = max(spine + max(wide), *texts, *(spine + each for each in bars))
-        # all stages of the model are as wide as the page
-        self.rooms = [
-            replace(each, left=spine - MARGIN, right=self.right - spine - sheets(stage))
-            for each, stage in zip(self.rooms, view.stages, strict=True)
-        ]
-        self.drawing = Drawing(view, spine, card)
+        return max(MARGIN + max(texts), spine + max(bars))
 
     def drawn(self) -> Picture:
         spec, draw = self.view.spec, self.drawing

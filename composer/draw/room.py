@@ -8,7 +8,7 @@ from composer.costs.units import count_text
 from composer.draw.card import card_width, flops_words, params_words
 from composer.draw.shapes import text_width
 from composer.draw.theme import BODY, SMALL, TIMES
-from composer.draw.view import Held, Mix, StageView, Use, View
+from composer.draw.view import Entry, Held, Mix, StageView, Use, View
 from composer.spec.told import trips_words
 
 CARDS = 104.0
@@ -92,6 +92,21 @@ def slots_words(held: Held) -> tuple[str, str]:
 def widest_card(view: View) -> float:
     """Return the width that all cards take, so that they stand in line."""
     return max(card_width(use, view) for stage in view.stages for use in _uses(stage))
+
+
+def most_abreast(view: View) -> int:
+    """Return how many cards stand beside each other at most."""
+    return max(map(_abreast, view.stages))
+
+
+def _abreast(entry: Entry) -> int:
+    match entry:
+        case Use():
+            return 1
+        case Mix():
+            return len(entry.uses)
+        case StageView():
+            return max(map(_abreast, entry.entries))
 
 
 def _uses(stage: StageView) -> list[Use]:

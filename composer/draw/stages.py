@@ -26,7 +26,7 @@ from composer.spec.align import used
 from composer.spec.errors import listed
 
 _HEAD = 46.0
-_INJECT = 46.0
+_INJECT = 52.0
 _ROW_GAP = 24.0
 _IN, _OUT = 38.0, CARD - 38.0
 _PILL = (52.0, 25.0)
@@ -90,7 +90,7 @@ class Drawing:
         self.items.append(self._head(stage, spine + CARDS, y + 28))
         row = y + _HEAD
         if injected:
-            self._inject(stage, y - 16, y + _HEAD + 20)
+            self._inject(stage, y - 16, y + _HEAD + 21)
             row += _INJECT
         held = self._enter(stage)
         bottom = self._step(stage, room, row, depth)

@@ -11,8 +11,8 @@ import pytest
 from composer.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-READERS = ("check", "show", "cost", "compile", "train", "search")
-COMMANDS = (*READERS, "eval", "schema")
+READERS = ("check", "show", "cost", "draw", "compile", "train", "search")
+COMMANDS = (*READERS, "diff", "eval", "schema")
 SPEC = """\
 schema: 1
 name: tiny
@@ -104,6 +104,11 @@ def test_a_file_that_may_not_be_read_ends_with_1(
         ("search space.yaml --out empty", "expected a folder for the search, got a file"),
         ("search space.yaml --out folder", "this is no search folder"),
         ("schema --out folder", "Is a directory"),
+        ("draw space.yaml", "got a space"),
+        ("draw tiny.yaml --out none/a.svg", "No such file or directory"),
+        ("diff tiny.yaml none.yaml", "none.yaml"),
+        ("diff space.yaml tiny.yaml", "got a space"),
+        ("diff tiny.yaml --set model.widht=3", "did you mean width?"),
         ("schema --out none/schema.json", "No such file or directory"),
         ("eval none", "there is no such run"),
         ("eval folder", "expected a run folder"),
@@ -129,6 +134,9 @@ def test_the_users_mistakes_end_with_1(line: str, reason: str, capsys: pytest.Ca
         *(f"{command} tiny.yaml another.yaml" for command in READERS),
         "check tiny.yaml --set",
         "compile tiny.yaml --kernels fast",
+        "diff tiny.yaml tiny.yaml tiny.yaml",
+        "draw tiny.yaml --out picture.png",
+        "show tiny.yaml --resolved --changed",
         "search space.yaml --trials 0",
         "eval folder --checkpoint first",
         "eval folder --steps many",
@@ -144,6 +152,11 @@ def test_what_is_right_ends_with_0(here: Path, capsys: pytest.CaptureFixture[str
         "check tiny.yaml",
         "check space.yaml",
         "show tiny.yaml --resolved",
+        "show tiny.yaml --changed",
+        "diff tiny.yaml",
+        "diff tiny.yaml tiny.yaml --set stages.0.recur=3",
+        "diff tiny.yaml --json",
+        "draw tiny.yaml",
         "schema",
         "cost tiny.yaml",
         "cost tiny.yaml --operations",
@@ -176,7 +189,7 @@ def test_help_of_a_command_tells_all_it_takes_and_an_example_that_runs(
     assert not re.search(r"runs/[^<\w]", out)
     example = re.search(r"Example: composer (.*)", out)
     assert example is not None
-    if command in ("check", "show", "cost", "compile"):
+    if command in ("check", "show", "cost", "diff", "compile"):
         monkeypatch.chdir(ROOT)
         assert ended(example[1], capsys)[0] == 0
 

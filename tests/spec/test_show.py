@@ -13,7 +13,7 @@ from spec_texts import TINY
 from composer.spec.identity import arch_hash, run_hash
 from composer.spec.load import load, loads
 from composer.spec.models import Spec
-from composer.spec.show import _scalar, resolved_yaml
+from composer.spec.show import _scalar, changed_yaml, resolved_lines, resolved_yaml
 from composer.spec.yaml12 import read
 
 
@@ -26,6 +26,30 @@ def test_the_resolved_form_loads_back_to_an_equal_spec(plain: dict[str, Any]) ->
         assert again == spec
         assert (arch_hash(again), run_hash(again)) == (arch_hash(spec), run_hash(spec))
     assert resolved_yaml(again) == resolved_yaml(spec)
+
+
+@settings(max_examples=100)
+@given(specs())
+def test_what_differs_from_the_defaults_loads_back_to_an_equal_spec(plain: dict[str, Any]) -> None:
+    spec = loads(json.dumps(plain))
+    kept = changed_yaml(spec)
+    assert loads(kept) == spec
+    assert changed_yaml(loads(kept)) == kept
+    lines = list(resolved_lines(spec))
+    assert [line.text for line in lines] == resolved_yaml(spec).splitlines()
+    # what stands out in full is what is kept
+    marked = [line.text.strip().removeprefix("- ").split(":")[0] for line in lines if line.changed]
+    values = [line.strip() for line in kept.splitlines() if not line.endswith((":", "-"))]
+    assert marked == [value.removeprefix("- ").split(":")[0] for value in values]
+
+
+def test_a_value_written_as_its_default_says_is_no_difference() -> None:
+    spec = loads(TINY.replace("lr: 3e-3", "lr: 2e-3\n  clip: 1.0\n  seed: 3"))
+    assert spec.origin("train", "clip") != "default"
+    flags = {line.text.strip(): line.changed for line in resolved_lines(spec)}
+    assert flags["clip: 1.0"] is False
+    assert flags["seed: 3"] is flags["lr: 0.002"] is flags["heads: 4"] is True
+    assert flags["train:"] is None
 
 
 @given(
