@@ -22,6 +22,7 @@ from blocks.core.config import Config
 from blocks.core.docs import field_docs
 from composer import compile, cost
 from composer.cli.main import main
+from composer.costs.devices import NAMED
 from composer.costs.formulas import formulas
 from composer.costs.units import bytes_text, count_text
 from composer.graph.passes.plan import plan
@@ -175,9 +176,20 @@ SIZES = {
     "feed_forward": {"hidden": 128},
 }
 
+
+def device_table(_: str) -> str:
+    """Make the table of the devices that are known before any calibration."""
+    rows = [["device", "fp32", "bf16", "copies", "source"]]
+    for name, device in NAMED.items():
+        rates = [f"{count_text(rate)}FLOP/s" for rate in (device.fp32, device.bf16)]
+        rows.append([f"`{name}`", *rates, f"{count_text(device.bandwidth)}B/s", device.source])
+    return _table(rows, right=range(1, 4))
+
+
 KINDS = {
     "code": step_code,
     "costs": costs_table,
+    "devices": device_table,
     "fields": field_table,
     "file": file_copy,
     "formulas": formula_table,

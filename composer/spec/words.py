@@ -40,7 +40,7 @@ def words(hint: Any, extra: tuple[Any, ...] = ()) -> str:
     if origin is Literal:
         return listed(_plain(value) for value in args)
     if origin in (Union, types.UnionType):
-        return listed(dict.fromkeys(words(arg) for arg in args if arg is not type(None)))
+        return listed(dict.fromkeys(words(_untagged(arg)) for arg in args if arg is not type(None)))
     if origin is tuple or origin is list:
         return _list(origin, args, extra)
     if isinstance(hint, type) and issubclass(hint, Config):
@@ -52,6 +52,15 @@ def words(hint: Any, extra: tuple[Any, ...] = ()) -> str:
         hint, "another value"
     )
     return f"{base}{_bounds(extra)}"
+
+
+def _untagged(hint: Any) -> Any:
+    """Return a branch of a tagged union without its tag."""
+    if get_origin(hint) is not Annotated:
+        return hint
+    inner, *metadata = get_args(hint)
+    rest = [item for item in metadata if not isinstance(item, Tag)]
+    return Annotated[inner, *rest] if rest else inner
 
 
 def _named(hint: Any) -> str | None:
@@ -138,9 +147,7 @@ def step_into(hint: Any, step: str | int) -> tuple[Any, bool] | None:
     if origin in (Union, types.UnionType):
         tagged = next((arg for arg in args if Tag(str(step)) in getattr(arg, "__metadata__", ())), None)
         if tagged:
-            inner, *metadata = get_args(tagged)
-            rest = [item for item in metadata if not isinstance(item, Tag)]
-            return (Annotated[inner, *rest] if rest else inner), False
+            return _untagged(tagged), False
         some = [arg for arg in args if arg is not type(None)]
         if len(some) == 1 and get_origin(some[0]) is Annotated:
             return step_into(some[0], step)
