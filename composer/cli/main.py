@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     import typer
 
+    from composer.cli.arms import arms
     from composer.cli.calibrate import calibrate
     from composer.cli.check import check
     from composer.cli.compile import compile
@@ -51,6 +52,8 @@ def _run(arguments: list[str]) -> int:
     from composer.cli.diff import diff
     from composer.cli.draw import draw
     from composer.cli.eval import eval
+    from composer.cli.fit import fit
+    from composer.cli.match import match
     from composer.cli.schema import schema
     from composer.cli.search import search
     from composer.cli.show import show
@@ -74,6 +77,9 @@ def _run(arguments: list[str]) -> int:
         diff: "composer diff specs/dreamer-tiny.yaml specs/recurrent-tiny.yaml",
         calibrate: "composer calibrate",
         draw: "composer draw specs/dreamer-tiny.yaml --out dreamer-tiny.svg",
+        fit: "composer fit specs/dreamer-small.yaml --set caps.params=25M --out smaller.yaml",
+        match: "composer match specs/transformer.yaml --to specs/dreamer-small.yaml --out matched.yaml",
+        arms: "composer arms specs/dreamer-small.yaml --out arms",
         compile: "composer compile specs/nested.yaml --code",
         train: "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first",
         eval: "composer eval runs/first --steps 4,6,8",

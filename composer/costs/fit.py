@@ -29,8 +29,8 @@ _WEIGHT = {"train.accumulate": 0.05, "train.batch_tokens": 2.0, "train.tokens": 
 
 
 @dataclass(frozen=True)
-class Suggestion:
-    """One change of one knob."""
+class Move:
+    """One knob with another value."""
 
     label: str
     old: int
@@ -46,7 +46,7 @@ class Fitted:
     """A spec that fits its caps, and what was changed for it."""
 
     spec: Spec
-    changes: tuple[Suggestion, ...]
+    moves: tuple[Move, ...]
 
 
 class Fitting:
@@ -140,7 +140,7 @@ def cheaper(spec: Spec, knob: Knob) -> Sequence[int]:
     return range((knob.value - 1) // knob.grain * knob.grain, 0, -knob.grain)
 
 
-def suggestions(spec: Spec, over: Sequence[str]) -> dict[str, list[Suggestion]]:
+def suggestions(spec: Spec, over: Sequence[str]) -> dict[str, list[Move]]:
     """Return for each cap of `over` the knobs that alone could mend it, each at the nearest value that does.
 
     A value that fits all caps is preferred to one that fits this cap alone. Nearest changes come first.
@@ -149,12 +149,12 @@ def suggestions(spec: Spec, over: Sequence[str]) -> dict[str, list[Suggestion]]:
     if fitting.costs({}) is None:
         return {}
     caps = list(fitting.limits)
-    found: dict[str, list[Suggestion]] = {}
+    found: dict[str, list[Move]] = {}
     for cap in over:
         each = (
             (knob, fitting.nearest(knob, caps) or fitting.nearest(knob, [cap])) for knob in fitting.knobs.all
         )
-        changes = [_change(knob, value) for knob, value in each if value is not None]
+        changes = [_move(knob, value) for knob, value in each if value is not None]
         found[cap] = sorted(changes, key=_distance)
     return found
 
@@ -175,7 +175,7 @@ def fit(spec: Spec) -> Fitted:
     return Fitted(made({**tree, "name": f"{spec.name[:95]}-fit"}), tuple(changes))
 
 
-def _least(fitting: Fitting) -> list[Suggestion] | None:
+def _least(fitting: Fitting) -> list[Move] | None:
     knobs = [knob for knob in fitting.knobs.all if fitting.helps(knob)]
     for size in range(1, min(_MOST_KNOBS, len(knobs)) + 1):
         if best := _best(fitting, combinations(knobs, size)):
@@ -183,16 +183,16 @@ def _least(fitting: Fitting) -> list[Suggestion] | None:
     return _best(fitting, [knobs])
 
 
-def _best(fitting: Fitting, sets: Iterable[Sequence[Knob]]) -> list[Suggestion] | None:
+def _best(fitting: Fitting, sets: Iterable[Sequence[Knob]]) -> list[Move] | None:
     found = [changes for knobs in sets if (changes := _shrunk(fitting, knobs))]
     return min(found, key=lambda changes: (len(changes), sum(map(_distance, changes))), default=None)
 
 
-def _shrunk(fitting: Fitting, knobs: Sequence[Knob]) -> list[Suggestion] | None:
+def _shrunk(fitting: Fitting, knobs: Sequence[Knob]) -> list[Move] | None:
     """Move knobs together until all caps hold, then give back to each what it need not have moved."""
     if len(knobs) == 1:
         value = fitting.nearest(knobs[0], list(fitting.limits))
-        return None if value is None else [_change(knobs[0], value)]
+        return None if value is None else [_move(knobs[0], value)]
     low, high = 0.0, 1.0
     best = _moved(fitting, knobs, high)
     if fitting.over(best):
@@ -206,7 +206,7 @@ def _shrunk(fitting: Fitting, knobs: Sequence[Knob]) -> list[Suggestion] | None:
             high, best = middle, values
     for knob in knobs:
         best = _given_back(fitting, best, knob)
-    return [_change(knob, best[knob.path]) for knob in knobs if knob.path in best]
+    return [_move(knob, best[knob.path]) for knob in knobs if knob.path in best]
 
 
 def _moved(fitting: Fitting, knobs: Sequence[Knob], share: float) -> dict[str, int]:
@@ -257,9 +257,9 @@ def _unreachable(fitting: Fitting) -> Iterator[Fault]:
         )
 
 
-def _change(knob: Knob, value: int) -> Suggestion:
-    return Suggestion(knob.label, knob.value, value, knob.path)
+def _move(knob: Knob, value: int) -> Move:
+    return Move(knob.label, knob.value, value, knob.path)
 
 
-def _distance(change: Suggestion) -> float:
+def _distance(change: Move) -> float:
     return abs(log(change.new / change.old)) * _WEIGHT.get(change.path, 1.0)

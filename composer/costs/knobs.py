@@ -60,19 +60,6 @@ class Knobs:
         free = [knob for path, knob in leaves.items() if path not in taken]
         self.all: tuple[Knob, ...] = (*(knob for knob in named if knob is not None), *free)
 
-    def find(self, name: str) -> Knob:
-        """Return the knob of a path or label.
-
-        Raises:
-            SpecError: there is none; names those most like it.
-        """
-        for knob in self.all:
-            if name in (knob.path, knob.label):
-                return knob
-        labels = [knob.label for knob in self.all]
-        hint = close(name, [*labels, *(knob.path for knob in self.all)])
-        raise SpecError([Fault(self.base["name"], 0, 0, "", f"one of {', '.join(labels)}", repr(name), hint)])
-
     def tree(self, values: Values) -> Tree:
         """Return the spec's tree with other values of some knobs; nothing checks that it is valid.
 
@@ -102,6 +89,20 @@ class Knobs:
                 continue
             found[join(*path)] = value, [join(*changed) for changed, _ in _changed(self._plain, other)]
         return found
+
+
+def find(knobs: Sequence[Knob], name: str, spec: str) -> Knob:
+    """Return the knob of a path or label; `spec` is the name of their spec, for errors.
+
+    Raises:
+        SpecError: there is none; names those most like it.
+    """
+    for knob in knobs:
+        if name in (knob.path, knob.label):
+            return knob
+    labels = [knob.label for knob in knobs]
+    hint = close(name, [*labels, *(knob.path for knob in knobs)])
+    raise SpecError([Fault(spec, 0, 0, "", f"one of {', '.join(labels)}", repr(name), hint)])
 
 
 def put(tree: Tree, path: Sequence[str | int], value: Any) -> Tree:

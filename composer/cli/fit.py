@@ -1,0 +1,47 @@
+"""`composer fit`: the nearest spec that fits its caps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from composer.cli.options import Set, SpecFile
+from composer.cli.result import Out
+
+if TYPE_CHECKING:
+    from composer.costs.count import Costs
+    from composer.costs.fit import Fitted
+    from composer.spec.models import Spec
+
+
+def fit(file: SpecFile, settings: Set = None, out: Out = None) -> None:
+    """Change a spec as little as possible until it fits its caps, and say what was changed.
+
+    The fewest numbers change, and those by the smallest ratios: widths, heads, experts, steps, the batch.
+    The spec is written out in full, `let` and `extends` worked out; without `--out` it is printed below the
+    report.
+    """
+    from composer.cli.result import hand_over
+    from composer.costs.count import count
+    from composer.costs.fit import fit as nearest
+    from composer.spec.load import load
+
+    spec = load(file, settings or ())
+    found = nearest(spec)
+    hand_over(found.spec, _report(spec, found, count(spec), count(found.spec)), out)
+
+
+def _report(spec: Spec, found: Fitted, before: Costs, after: Costs) -> list[str]:
+    from composer.cli.result import columns
+    from composer.costs.units import amount
+
+    if not found.moves:
+        return [f"{spec.name} fits its caps; nothing is changed"]
+    limits = spec.caps.limits().items()
+    rows = [
+        (cap, *(amount(cap, value or 0) for value in (before.measure(cap), after.measure(cap), limit)))
+        for cap, limit in limits
+    ]
+    return [
+        f"{spec.name} fits with {', '.join(map(str, found.moves))}",
+        *columns([("cap", "before", "after", "at most"), *rows]),
+    ]
