@@ -75,7 +75,6 @@ class Box:
     stroke: str = "none"
     radius: float = 0
     line: float = 1.2
-    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,6 @@ class Line:
     bend: float = 0
     head: bool = False
     tail: bool = False
-    dashed: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _shape(item: Shape) -> Iterator[str]:
             radius = f' rx="{_n(item.radius)}"' if item.radius else ""
             yield (
                 f'<rect x="{_n(item.x)}" y="{_n(item.y)}" width="{_n(item.width)}" height="{_n(item.height)}"'
-                f"{radius}{_paint(item.fill, item.stroke, item.line)}{_dashes(item.dashed)}/>"
+                f"{radius}{_paint(item.fill, item.stroke, item.line)}/>"
             )
         case Circle():
             where = f'cx="{_n(item.x)}" cy="{_n(item.y)}" r="{_n(item.radius)}"'
@@ -77,7 +77,7 @@ def _line(line: Line) -> Iterator[str]:
             arrows.append(_arrow(tip, points[beside], line.colour))
     yield (
         f'<path d="{_path(points, line.bend)}" fill="none" stroke="{line.colour}"'
-        f' stroke-width="{_n(line.width)}"{_dashes(line.dashed)}/>'
+        f' stroke-width="{_n(line.width)}"/>'
     )
     yield from arrows
 
@@ -117,10 +117,6 @@ def _towards(start: tuple[float, float], end: tuple[float, float], distance: flo
 
 def _paint(fill: str, stroke: str, width: float) -> str:
     return f' fill="{fill}"' + ("" if stroke == "none" else f' stroke="{stroke}" stroke-width="{_n(width)}"')
-
-
-def _dashes(dashed: bool) -> str:
-    return ' stroke-dasharray="5 4"' if dashed else ""
 
 
 def _at(point: tuple[float, float]) -> str:
