@@ -101,6 +101,7 @@ class At:
         trips: trip count of each loop around the operation, by index name.
         stream_bytes: bytes of an element of the residual stream (always fp32: 4).
         compute_bytes: bytes of an element inside a block (4, or 2 under bf16).
+        weight_bytes: bytes of an element of weights.
         full_mask: count causal attention as the full square, as FLOP counters do.
     """
 
@@ -108,19 +109,56 @@ class At:
     trips: Mapping[str, int] = field(default_factory=dict)
     stream_bytes: int = 4
     compute_bytes: int = 4
+    weight_bytes: int = 4
     full_mask: bool = False
+
+    @property
+    def widened(self) -> int:
+        """Bytes of an element of the fp32 copy of what a block computes; 0 where that is fp32 already."""
+        return 4 if self.compute_bytes < 4 else 0
 
 
 class Saved(NamedTuple):
     """What an operation keeps for its backward pass.
 
     `inputs` and `outputs` are positions of values that are kept as they are (counted once however many
-    operations keep them); `extra` is bytes per token of tensors that nothing else sees.
+    operations keep them); `extra` is bytes per token of tensors that nothing else sees; `once` is bytes that
+    are kept at each execution whatever the tokens.
     """
 
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     extra: float = 0.0
+    once: float = 0.0
+
+
+class Flow(NamedTuple):
+    """Bytes per token of what flows through an operation.
+
+    Attributes:
+        given: the gradients of its inputs that its backward pass makes.
+        made: its outputs.
+        copied: copies of its inputs in the precision that it works in.
+    """
+
+    given: float
+    made: float
+    copied: float
+
+
+class Scratch(NamedTuple):
+    """Bytes per token that are alive at most while an operation runs, above what was alive before.
+
+    Attributes:
+        forward: outputs and what is kept included.
+        backward: gradients of the inputs included, those of weights left out; the gradients of its outputs
+            and what it kept were alive before and go while it runs.
+        weights: the same at the moment when all gradients of its weights are there.
+    """
+
+    forward: float
+    backward: float
+    weights: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +202,15 @@ class Operation:
     recomputable: ClassVar[bool] = True
     """Whether it may be run again in the backward pass: a function of its inputs and weights alone."""
 
+    joint: ClassVar[bool] = False
+    """Whether all its outputs lie in one storage."""
+
+    takes: ClassVar[Literal["any", "compute", "fp32"]] = "any"
+    """The precision it works in, for fp32 at least; of a value in another one it makes and keeps a copy."""
+
+    gradients: ClassVar[Literal["own", "joint", "passed"]] = "own"
+    """Where gradients of its inputs lie: each alone, all in one storage, or where that of its output lies."""
+
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the output shapes; ValueError where the inputs do not fit."""
         raise NotImplementedError
@@ -199,9 +246,17 @@ class Operation:
         """
         return given + made
 
-    def output_bytes(self, at: At) -> int:
-        """Return the bytes of an element of its outputs."""
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """Return the bytes of an element of an output, where those of its inputs take `given`."""
         return at.compute_bytes
+
+    def table_bytes(self, at: At) -> float:
+        """Return the bytes of an output that is no value of tokens."""
+        return 0.0
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Return what it needs while it runs."""
+        return Scratch(flow.made + self.saved(at).extra + flow.copied, flow.given, flow.given)
 
     def sequence_cache(self) -> int:
         """Return the elements per token that generation keeps for later tokens."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from blocks.core.operation import ORIGIN, Affine, At, Kernel, Operation, Saved, Shape, expect
+from blocks.core.numbers import largest
+from blocks.core.operation import ORIGIN, Affine, At, Flow, Kernel, Operation, Saved, Scratch, Shape, expect
 
 _REFERENCE = "blocks.core.reference"
 # the shape that stands for a rotary table, which has no batch axis
@@ -33,6 +34,7 @@ class Norm(Operation):
 
     shape: Shape
 
+    takes = "fp32"
     kernels = (
         Kernel("rms_norm", f"{_REFERENCE}:rms_norm", "torch's own RMSNorm"),
         Kernel("rms_norm_plain", f"{_REFERENCE}:rms_norm_plain", "reference: mean of squares, rsqrt, gain"),
@@ -49,11 +51,17 @@ class Norm(Operation):
 
     def saved(self, at: At) -> Saved:
         """Keep the input, the normalised input and one scale for each row."""
-        return Saved(inputs=(0,), extra=at.stream_bytes * (prod(self.shape) + prod(self.shape[:-1])))
+        return Saved(inputs=(0,), extra=4 * (prod(self.shape) + prod(self.shape[:-1])))
 
-    def output_bytes(self, at: At) -> int:
-        """Norms run in the precision of the residual stream."""
-        return at.stream_bytes
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """It runs in fp32 and returns what it was given."""
+        return given[0]
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Backward, three tensors in fp32 stand beside what is kept; a narrow result is copied last."""
+        forward = flow.made + self.saved(at).extra + 2 * flow.copied
+        backward = 4 * (3 * prod(self.shape) - prod(self.shape[:-1])) + (flow.given if flow.copied else 0)
+        return Scratch(forward, backward, backward)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,9 @@ class Project(Operation):
 
     fan_in: int
     outputs: tuple[Shape, ...]
+
+    joint = True
+    takes = "compute"
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
@@ -106,6 +117,12 @@ class Project(Operation):
         """Keep the input."""
         return Saved(inputs=(0,))
 
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Backward, the gradients of several outputs are joined first."""
+        product = at.compute_bytes * self.fan_in
+        joined = flow.made if len(self.outputs) > 1 else 0
+        return Scratch(flow.made + flow.copied, largest(product, joined), product)
+
 
 @dataclass(frozen=True)
 class Rotate(Operation):
@@ -113,12 +130,24 @@ class Rotate(Operation):
 
     shape: Shape
 
+    takes = "fp32"
     kernels = (Kernel("rotate", f"{_REFERENCE}:rotate", "pairs turned by each token's row of the table"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the input's shape."""
         expect(self, inputs, self.shape, TABLE)
         return (self.shape,)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """It turns in fp32 and returns what it was given."""
+        return given[0]
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The product is in fp32; a narrow one is copied."""
+        product = 4 * prod(self.shape)
+        narrow = flow.made if flow.copied else 0
+        backward = product + flow.copied - narrow
+        return Scratch(product + flow.copied + narrow, backward, backward)
 
 
 @dataclass(frozen=True)
@@ -152,6 +181,10 @@ class SequenceTable(Operation):
         """Return the size and base."""
         return {"head_dim": self.head_dim, "base": self.base}
 
+    def table_bytes(self, at: At) -> float:
+        """One complex number for each token of a sequence and pair."""
+        return 4 * at.context * self.head_dim
+
 
 @dataclass(frozen=True)
 class StepTable(Operation):
@@ -180,6 +213,7 @@ class AddStepBias(Operation):
     steps: int
     index: Affine
 
+    gradients = "passed"
     kernels = (Kernel("add_step_bias", f"{_REFERENCE}:add_step_bias", "one row added to every token"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -195,9 +229,9 @@ class AddStepBias(Operation):
         """Return the step's index."""
         return {"index": self.index}
 
-    def output_bytes(self, at: At) -> int:
-        """Sums with a weight run in its precision."""
-        return at.stream_bytes
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """A sum with a weight has the wider of both precisions."""
+        return max(given[0], at.weight_bytes)
 
 
 @dataclass(frozen=True)
@@ -207,6 +241,7 @@ class Sum(Operation):
     shape: Shape
     terms: int = 2
 
+    gradients = "passed"
     kernels = (Kernel("add", f"{_REFERENCE}:add", "elementwise"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -214,6 +249,10 @@ class Sum(Operation):
         expect(self, inputs, *[self.shape] * self.terms)
         return (self.shape,)
 
-    def output_bytes(self, at: At) -> int:
-        """The residual stream keeps its precision."""
-        return at.stream_bytes
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """A sum has the widest precision of its terms."""
+        return max(given)
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Of more than two terms, the sum so far stands beside the next."""
+        return Scratch((2 if self.terms > 2 else 1) * flow.made, flow.given, flow.given)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from blocks.core.operation import ORIGIN, Affine, At, Kernel, Saved, Shape, expect
+from blocks.core.operation import ORIGIN, Affine, At, Flow, Kernel, Saved, Scratch, Shape, expect
 from blocks.core.slots import SlotRead, SlotWrite
 
 _REFERENCE = "blocks.depth_attention.reference"
@@ -35,6 +35,11 @@ class Append(SlotWrite):
     def arguments(self) -> dict[str, Any]:
         """Return the slot."""
         return {"slot": self.slot}
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The slot's gradients are copied out in fp32, and again where keys and values are narrower."""
+        backward = 2 * self.kv_heads * self.head_dim * (4 + (at.compute_bytes if at.widened else 0))
+        return Scratch(0, backward, backward)
 
 
 @dataclass(frozen=True)
@@ -71,3 +76,16 @@ class Attend(SlotRead):
     def saved(self, at: At) -> Saved:
         """Keep the queries and the fp32 weights of the slots."""
         return Saved(inputs=(0,), extra=4 * self.heads * self.reads.mean(at.trips))
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """It returns what it was given."""
+        return given[0]
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Queries and slots in fp32, and one product of every query element with every slot."""
+        reads, query = self.reads.mean(at.trips), self.heads * self.head_dim
+        slots = reads * self.kv_heads * self.head_dim
+        weights, product = 4 * self.heads * reads, 4 * reads * query
+        forward = at.widened * (query + 2 * slots) + weights + product + 4 * query
+        backward = 2 * at.widened * (query + slots) + 2 * weights + product + 4 * slots
+        return Scratch(forward, backward, backward)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from blocks.core.operation import At, Kernel, Operation, Saved, Shape, Target, expect
+from blocks.core.numbers import largest
+from blocks.core.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
 
 _REFERENCE = "blocks.expert_attention.reference"
 
@@ -23,6 +24,7 @@ class Route(Operation):
     active: int
     balance_rate: float
 
+    takes = "fp32"
     kernels = (
         Kernel("route", f"{_REFERENCE}:route", "scores, top-k by biased logits, renormalised sigmoids"),
     )
@@ -50,12 +52,20 @@ class Route(Operation):
         return 2 * self.width * self.experts
 
     def saved(self, at: At) -> Saved:
-        """Keep the query, the sigmoids, the indices and what the renormalisation divides."""
-        return Saved(inputs=(0,), extra=4 * self.experts + (8 + 4) * self.active + 4)
+        """Keep the query, the sigmoids, the indices, what the renormalisation divides, and keys in fp32."""
+        keys = 4 * self.experts * self.width if at.weight_bytes < 4 else 0
+        return Saved(inputs=(0,), outputs=(1,), extra=4 * self.experts + 4 * self.active + 4, once=keys)
 
-    def output_bytes(self, at: At) -> int:
-        """Weights are fp32."""
-        return 4
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """Weights are fp32, indices int64."""
+        return 8 if output else 4
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Forward, logits stand beside the sigmoids; backward, gradients of the scores or of the query do."""
+        forward = flow.copied + 8 * self.experts + 16 * self.active + 4
+        query = 4 * self.width - 16 * self.active - 4
+        backward = largest(query, 8 * self.experts - 4 * self.active - 4)
+        return Scratch(forward, backward, query)
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,32 @@ class Experts(Operation):
 
     def saved(self, at: At) -> Saved:
         """Keep the sorted inputs, both halves, silu, their product, the outputs, weights, two index lists."""
-        # one expert after the other, the weighted outputs are kept too
-        copies = 3 if self.width % 8 or self.hidden % 8 else 2
-        rows = self.active * (copies * self.width + 4 * self.hidden)
-        return Saved(extra=at.compute_bytes * rows + (4 + 16) * self.active)
+        rows = 4 * self.active * self.hidden + 2 * self.active * self.width
+        if self._one_by_one:
+            # the weighted outputs are kept too, and weights as copies
+            rows += self.active * self.width
+            return Saved(extra=at.compute_bytes * rows + (16 + 4) * self.active)
+        return Saved(inputs=(1,), extra=at.compute_bytes * rows + 16 * self.active)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """One grouped product returns what its weights were cast to, one expert after the other its input."""
+        return given[0] if self._one_by_one else at.compute_bytes
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Weighted outputs stand in fp32, backward their gradients, unless those of hidden rows are more."""
+        kept, size, active = self.saved(at).extra, at.compute_bytes, self.active
+        rows, hidden = active * self.width, active * self.hidden
+        if self._one_by_one:
+            forward = kept + 2 * flow.made + 4 * rows / self.experts
+            backward = 3 * flow.made
+            return Scratch(forward, backward, backward)
+        forward = kept + size * rows + 8 * active + 4 * rows + 4 * self.width
+        narrow = 4 * self.width - size * self.width + size * rows if at.widened else 0
+        weighted = narrow + 8 * rows
+        freed = size * self.width + 4 * active
+        inner = 2 * size * hidden - size * rows - freed
+        return Scratch(forward, largest(weighted, inner), -2 * size * hidden - freed)
+
+    @property
+    def _one_by_one(self) -> bool:
+        return bool(self.width % 8 or self.hidden % 8)

@@ -38,6 +38,10 @@ class WindowMask(Operation):
         """Return the window."""
         return {"window": self.window}
 
+    def table_bytes(self, at: At) -> float:
+        """One byte for each pair of tokens."""
+        return at.context * at.context
+
 
 @dataclass(frozen=True)
 class Attend(Operation):
@@ -74,8 +78,13 @@ class Attend(Operation):
         return 4 * self.heads * self.head_dim * self.pairs(at)
 
     def saved(self, at: At) -> Saved:
-        """Keep queries, keys, values, the output and one fp32 log-sum-exp for each head."""
-        return Saved(inputs=(0, 1, 2), outputs=(0,), extra=4 * self.heads)
+        """Keep queries, keys, values, the output, one fp32 log-sum-exp per head, and the mask as numbers."""
+        mask = at.compute_bytes * at.context * at.context if self.window else 0
+        return Saved(inputs=(0, 1, 2), outputs=(0,), extra=4 * self.heads, once=mask)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """It has the precision of the values."""
+        return given[2]
 
     def sequence_cache(self) -> int:
         """Keys and values."""

@@ -1,17 +1,19 @@
 """What stands kept for the backward pass when the forward pass ends, and what runs again.
 
-Operations say which values their backward pass needs and what they keep inside (`Operation.saved`). One that is
-marked `recompute` keeps nothing of its own: where its output is needed, or its own backward pass needs what it
-keeps inside, it runs again from its inputs, so that these are needed in its place.
+Operations say which values their backward pass needs and what they keep inside (`Operation.saved`). One that
+is marked `recompute` keeps nothing of its own: where its output is needed, or its own backward pass needs
+what it keeps inside, it runs again from its inputs, so that these are needed in its place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from blocks.core.graph import Graph, Loop
-from blocks.core.operation import At, Saved
+from blocks.core.numbers import total
+from blocks.core.operation import At, Operation, Saved, Value
 from blocks.core.operations import Input
 from blocks.core.slots import Slots
 from composer.costs.precision import Precision
@@ -20,82 +22,130 @@ from composer.graph.walk import Place, operations
 IDS = 8
 """Bytes of a token id or a target."""
 
+Sizes = Mapping[Value, int]
+
 
 class Kept(NamedTuple):
     """What one graph keeps at each of its executions.
 
     Attributes:
-        values: nodes whose outputs are kept; an input of a body among them is kept by the graph around it at
-            the first trip, or where it is the same at every trip.
-        inside: what unmarked operations keep that no other sees.
-        reruns: marked operations that run again.
+        values: what is kept, by storage; an input of a body among them is kept by the graph around it at the
+            first trip, or where it is the same at every trip.
+        inside: what unmarked operations keep that no other sees, copies of values in another precision
+            included.
+        reruns: marked operations that run again, and what they keep inside then.
         loops: the same for the loops of this graph, by node.
     """
 
-    values: frozenset[str]
+    values: frozenset[Value]
     inside: dict[str, Saved]
-    reruns: frozenset[str]
+    reruns: dict[str, Saved]
     loops: dict[str, Kept]
 
 
-def place_at(place: Place, length: int, size: Precision) -> At:
+def place_at(trips: Mapping[str, int], length: int, size: Precision) -> At:
     """Return the place costs are asked for."""
-    return At(length, place.trips, stream_bytes=size.stream, compute_bytes=size.compute)
+    return At(length, trips, stream_bytes=size.stream, compute_bytes=size.compute, weight_bytes=size.weight)
 
 
 def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
     """Return what the operations of a graph keep, and those of the loops in it."""
-    at = place_at(place, length, size)
-    needed: set[str] = set()  # for the backward pass
-    held: set[str] = set()  # of these, what is kept whether its maker is marked or not
-    inside: dict[str, Saved] = {}
-    reruns: set[str] = set()
-    loops: dict[str, Kept] = {}
+    at = place_at(place.trips, length, size)
+    sizes = element_bytes(graph, at)
+    needed: set[Value] = set()  # for the backward pass
+    held: set[Value] = set()  # of these, what is kept whether its maker is marked or not
+    found = Kept(frozenset(), {}, {}, {})
     # users come after makers: in reverse, all that need a value have been seen when its maker's turn comes
     for node, operation, data in reversed(list(operations(graph))):
-        sources = [value.node for value in data["inputs"]]
+        sources = [storage(graph, value) for value in data["inputs"]]
         if isinstance(operation, Loop):
-            loops[node] = kept(operation.body, place.inside(node, operation), length, size)
+            inner = kept(operation.body, place.inside(node, operation), length, size)
+            found.loops[node] = inner
             names = operation.body.graph["inputs"]
             held.update(
                 source
                 for source, name in zip(sources, names, strict=True)
-                if name in loops[node].values and not isinstance(graph.nodes[source]["op"], Slots)
+                if Value(name) in inner.values and not isinstance(graph.nodes[source.node]["op"], Slots)
             )
             continue
-        saved = operation.saved(at)
-        needed.update(sources[position] for position in saved.inputs)
+        saved, read = _copied(graph, node, at, sizes)
+        needed.update(read)
         if not data.get("recompute"):
-            inside[node] = saved
-            held.update(node for _ in saved.outputs)
-        elif (node in needed and node not in held) or saved.outputs or saved.extra:
-            reruns.add(node)
+            found.inside[node] = saved
+            held.update(Value(node, output) for output in saved.outputs)
+            continue
+        made = {Value(node, output) for output in range(len(data["shapes"]))}
+        if made & (needed - held) or saved.outputs or saved.extra:
+            found.reruns[node] = saved
             needed.update(sources)
-    marked = {node for node, data in graph.nodes(data=True) if data.get("recompute")}
-    return Kept(frozenset(held | needed - marked), inside, frozenset(reruns), loops)
+    kept_as_made = {value for value in needed if not graph.nodes[value.node].get("recompute")}
+    return found._replace(values=frozenset(held | kept_as_made))
 
 
-def bytes_of(graph: Graph, node: str, at: At) -> float:
-    """Return the bytes per token of what a node makes: all its outputs share one storage."""
-    data: dict[str, Any] = graph.nodes[node]
+def _copied(graph: Graph, node: str, at: At, sizes: Sizes) -> tuple[Saved, list[Value]]:
+    """Return what an operation keeps inside, with copies of values, and the values it keeps as they are."""
+    data = graph.nodes[node]
+    saved = data["op"].saved(at)
+    copied, as_made = 0.0, []
+    for position in saved.inputs:
+        value = data["inputs"][position]
+        copy = copy_bytes(data["op"], graph, value, at, sizes)
+        if copy is None:
+            as_made.append(storage(graph, value))
+        else:
+            copied = copied + copy
+    return saved._replace(extra=saved.extra + copied) if copied else saved, as_made
+
+
+def copy_bytes(operation: Operation, graph: Graph, value: Value, at: At, sizes: Sizes) -> float | None:
+    """Return the bytes per token of the copy of a value that an operation works on; None for the value."""
+    given = sizes[value]
+    wanted = {"any": given, "compute": at.compute_bytes, "fp32": 4 if given < 4 else given}[operation.takes]
+    if wanted == given or not is_float(graph, value):
+        return None
+    return wanted * _elements(graph, value)
+
+
+def is_float(graph: Graph, value: Value) -> bool:
+    """Return whether a value is one number or more of each token, which has a gradient."""
+    data = graph.nodes[value.node]
+    shape = data["shapes"][value.output]
+    return bool(shape) and shape[0] > 0 and not isinstance(data["op"], Slots)
+
+
+def storage(graph: Graph, value: Value) -> Value:
+    """Return the first of the values that lie where this one does."""
+    return Value(value.node) if graph.nodes[value.node]["op"].joint else value
+
+
+def bytes_of(graph: Graph, value: Value, sizes: Sizes) -> float:
+    """Return the bytes per token of a storage."""
+    data = graph.nodes[value.node]
     operation = data["op"]
-    if isinstance(operation, Slots):
-        return 0.0
     if isinstance(operation, Input) and not graph.graph["carried"]:
         return IDS
-    elements: int = sum(prod(shape) for shape in data["shapes"] if shape and shape[0] > 0)
-    return elements * element_bytes(graph, node, at)
+    if not is_float(graph, value):
+        return 0.0
+    if operation.joint:
+        elements: int = total(prod(shape) for shape in data["shapes"])
+        return elements * sizes[value]
+    return _elements(graph, value) * sizes[value]
 
 
-def element_bytes(graph: Graph, node: str, at: At) -> int:
-    """Return the bytes of an element of what a node makes."""
-    operation = graph.nodes[node]["op"]
-    if isinstance(operation, Loop):
-        return element_bytes(operation.body, operation.body.graph["outputs"][0].node, at)
-    if isinstance(operation, Input):
-        return at.stream_bytes
-    size: int = operation.output_bytes(at)
-    return size
+def _elements(graph: Graph, value: Value) -> int:
+    return prod(graph.nodes[value.node]["shapes"][value.output])
+
+
+def element_bytes(graph: Graph, at: At) -> dict[Value, int]:
+    """Return the bytes of an element of each value."""
+    sizes: dict[Value, int] = {}
+    for node, operation, data in operations(graph):
+        given = [sizes[value] for value in data["inputs"]]
+        for output in range(len(data["shapes"])):
+            stream = isinstance(operation, Input | Loop)
+            size = at.stream_bytes if stream else operation.output_bytes(at, given, output)
+            sizes[Value(node, output)] = size
+    return sizes
 
 
 def saved_per_token(graph: Graph, length: int, size: Precision) -> float:
@@ -104,18 +154,17 @@ def saved_per_token(graph: Graph, length: int, size: Precision) -> float:
 
 
 def _saved(graph: Graph, place: Place, here: Kept, length: int, size: Precision) -> float:
-    at = place_at(place, length, size)
-    total = sum((saved.extra for saved in here.inside.values()), 0.0) * place.executions
-    first = 0
-    if place.loops:
-        first = place.executions // place.trips[place.loops[-1][1]]
+    sizes = element_bytes(graph, place_at(place.trips, length, size))
+    found = total(saved.extra for saved in here.inside.values()) * place.executions
+    first = place.executions // place.trips[place.loops[-1][1]] if place.loops else 0
     inputs, carried = graph.graph["inputs"], graph.graph["carried"]
-    for node in here.values:
-        if node not in inputs:
-            total += bytes_of(graph, node, at) * place.executions
-        elif inputs.index(node) < carried or not place.loops:
-            total += bytes_of(graph, node, at) * (place.executions - first)
+    # in the order of the graph, for a sum of floats must not depend on that of a set
+    for value in sorted(here.values):
+        if value.node not in inputs:
+            found = found + bytes_of(graph, value, sizes) * place.executions
+        elif inputs.index(value.node) < carried or not place.loops:
+            found = found + bytes_of(graph, value, sizes) * (place.executions - first)
     for node, inner in here.loops.items():
         operation = graph.nodes[node]["op"]
-        total += _saved(operation.body, place.inside(node, operation), inner, length, size)
-    return total
+        found = found + _saved(operation.body, place.inside(node, operation), inner, length, size)
+    return found

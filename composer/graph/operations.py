@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from blocks.core.operation import Affine, At, Kernel, Operation, Saved, Shape, expect
+from blocks.core.operation import Affine, At, Flow, Kernel, Operation, Saved, Scratch, Shape, expect
 
 _REFERENCE = "composer.module.functions"
 
@@ -39,9 +39,13 @@ class Embed(Operation):
         """Keep the token ids, int64."""
         return Saved(inputs=(0,))
 
-    def output_bytes(self, at: At) -> int:
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
         """The residual stream starts here."""
         return at.stream_bytes
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The rows stand beside what they are scaled to, either way."""
+        return Scratch(2 * flow.made, flow.made, 0)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class InjectAdd(Operation):
     width: int
     index: Affine
 
+    gradients = "passed"
     kernels = (Kernel("inject_add", f"{_REFERENCE}:inject_add", "elementwise, skipped at the first step"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -62,9 +67,9 @@ class InjectAdd(Operation):
         """Return the step's index."""
         return {"index": self.index}
 
-    def output_bytes(self, at: At) -> int:
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
         """The residual stream keeps its precision."""
-        return at.stream_bytes
+        return max(given)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class InjectConcat(Operation):
 
     width: int
 
+    gradients = "joint"
     kernels = (Kernel("inject_concat", f"{_REFERENCE}:inject_concat", "copied side by side for one product"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -92,9 +98,15 @@ class InjectConcat(Operation):
         """Keep both inputs as one copy."""
         return Saved(extra=at.compute_bytes * 2 * self.width)
 
-    def output_bytes(self, at: At) -> int:
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
         """The residual stream keeps its precision."""
-        return at.stream_bytes
+        return given[0]
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The copy is cast where products are narrower than the stream."""
+        cast = at.stream_bytes if at.compute_bytes < at.stream_bytes else 0
+        backward = at.compute_bytes * 2 * self.width
+        return Scratch((at.compute_bytes + 2 * cast) * self.width + backward, backward, backward)
 
 
 @dataclass(frozen=True)
@@ -104,12 +116,21 @@ class Mean(Operation):
     width: int
     branches: int
 
+    gradients = "joint"
     kernels = (Kernel("mean", f"{_REFERENCE}:mean", "elementwise"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the width."""
         expect(self, inputs, *[(self.width,)] * self.branches)
         return ((self.width,),)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """A mean has the widest precision of its branches."""
+        return max(given)
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The branches are stacked."""
+        return Scratch((self.branches + 1) * flow.made, flow.given, flow.given)
 
 
 @dataclass(frozen=True)
@@ -127,8 +148,18 @@ class Gate(Operation):
         return ((self.width,),)
 
     def saved(self, at: At) -> Saved:
-        """Keep the branches and the softmax."""
-        return Saved(inputs=tuple(range(1, 1 + self.branches)), extra=4 * self.branches)
+        """Keep the branches and the softmax, and its copy where the branches are narrower."""
+        narrow = at.compute_bytes if at.widened else 0
+        return Saved(inputs=tuple(range(1, 1 + self.branches)), extra=(4 + narrow) * self.branches)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """It has the precision of its branches."""
+        return max(given[1:])
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The sum so far, the next product and their sum; backward, one product beside all gradients."""
+        backward = (self.branches + 1) * (flow.made + at.compute_bytes)
+        return Scratch(3 * flow.made + self.saved(at).extra, backward, backward)
 
 
 @dataclass(frozen=True)
@@ -137,6 +168,7 @@ class CrossEntropy(Operation):
 
     vocab: int
 
+    takes = "fp32"
     kernels = (Kernel("cross_entropy", f"{_REFERENCE}:cross_entropy", "log-softmax in fp32"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -147,3 +179,7 @@ class CrossEntropy(Operation):
     def saved(self, at: At) -> Saved:
         """Keep the fp32 log-softmax and the targets, int64."""
         return Saved(inputs=(1,), extra=4 * self.vocab)
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Backward, the gradients of the log-softmax and of the logits, in fp32."""
+        return Scratch(flow.copied + 4 * self.vocab, 8 * self.vocab, 8 * self.vocab)
