@@ -25,6 +25,8 @@ from composer.cli.main import main
 from composer.costs.devices import NAMED
 from composer.costs.formulas import formulas
 from composer.costs.units import bytes_text, count_text
+from composer.draw.layout import picture
+from composer.draw.svg import svg
 from composer.graph.passes.plan import plan
 from composer.module.emit import source
 from composer.spec.identity import arch_hash, run_hash
@@ -50,6 +52,7 @@ _DIGITS = 6
 def files() -> dict[Path, str]:
     """Map every generated file to what it should hold now."""
     found = {ROOT / "specs" / "composer.schema.json": schema_text()}
+    found[ROOT / "docs" / "images" / "dreamer-tiny.svg"] = drawing("dreamer-tiny")
     for path in SPECS:
         found |= {GOLDEN / path.stem / name: text for name, text in golden(load(path)).items()}
     for path in SPACES:
@@ -57,6 +60,11 @@ def files() -> dict[Path, str]:
     for pattern in PAGES:
         found |= {page: refreshed(page.read_text(encoding="utf-8")) for page in sorted(ROOT.glob(pattern))}
     return found
+
+
+def drawing(name: str) -> str:
+    """Draw a shipped spec."""
+    return svg(picture(load(ROOT / "specs" / f"{name}.yaml")))
 
 
 def golden(spec: Spec) -> dict[str, str]:

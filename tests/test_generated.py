@@ -53,6 +53,11 @@ def test_generated_parts_of_the_docs_are_current(page: Path) -> None:
     assert page.read_text(encoding="utf-8") == wanted()[page], "make golden writes them again"
 
 
+def test_the_drawing_is_current() -> None:
+    drawn = ROOT / "docs" / "images" / "dreamer-tiny.svg"
+    assert drawn.read_text(encoding="utf-8") == wanted()[drawn], "changed on purpose? make golden"
+
+
 def test_every_field_of_the_language_is_in_the_manual() -> None:
     from blocks.core.config import Config
     from composer.spec.models import Spec

@@ -26,7 +26,7 @@ _PLACE = Place("<tree>")
 
 def measures(costs: Costs) -> dict[str, Number]:
     """Return costs by the names that caps and objectives use, without those that do not apply."""
-    found = {name: costs.measure(name) for name in COSTS}
+    found = {name: costs.measure(name) for name in (*COSTS, "step_time")}
     return {name: value for name, value in found.items() if value is not None}
 
 
