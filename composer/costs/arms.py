@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from math import inf
 from typing import Any, TypeAlias
 
@@ -73,7 +74,8 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
       attention is followed by a depth attention of the same heads.
     - `dr`: the same without depth attention.
     - `untied`: `dr` with weights of their own for each step: `recur` becomes `stack`.
-    - `prelude-core-coda`: the first and last steps of `dr-da`, one or two each, become layers of their own.
+    - `prelude-core-coda`: the first and last steps of `dr-da`, one or two each, become layers of their own;
+      of a spec of one stage, since others have such layers already.
     - `..-dense`: each of these with one feed-forward layer in place of experts, as wide as those active.
 
     Raises:
@@ -81,17 +83,17 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
     """
     tree = {key: value for key, value in document(spec).items() if key != "caps"}
     core = _core(spec)
-    with_depth = tree if _uses(tree, _DEPTH) else _deepened(tree)
+    with_depth = tree if _uses(tree, _DEPTH) else _deepened(tree, core)
     without = _removed(tree, _DEPTH)
     found = {
         "dr-da": ("recurrent, with depth attention", with_depth),
         "dr": ("recurrent, without depth attention", without),
         "untied": ("layers with weights of their own, without depth attention", _untied(without)),
     }
-    if spec.stages[core].trips >= 3:
+    if len(spec.stages) == 1 and spec.stages[core].trips >= 3:
         found["prelude-core-coda"] = (
             "own layers around a recurrent core",
-            _sandwich(with_depth, without, core),
+            _sandwich(with_depth, core),
         )
     if _uses(tree, _EXPERTS):
         dense = {name: (f"{about}, dense", _dense(arm)) for name, (about, arm) in found.items()}
@@ -152,32 +154,45 @@ def _removed(tree: Tree, kind: str) -> Tree:
     return {**_staged(tree, stage), "blocks": blocks}
 
 
-def _deepened(tree: Tree) -> Tree:
-    """Return the tree with a depth attention after each sequence attention that a step runs by itself."""
+def _deepened(tree: Tree, core: int) -> Tree:
+    """Return the tree with depth attention in its core, after each sequence attention or mix that has one."""
+    stage = tree["stages"][core]
     names: dict[str, str] = {}
     blocks: Blocks = dict(tree["blocks"])
-    for name in _of_kind(tree, _SEQUENCE):
+    for name in filter(_named(stage).__contains__, _of_kind(tree, _SEQUENCE)):
         names[name] = _fresh("depth", blocks)
         heads = {field: blocks[name][field] for field in ("heads", "kv_heads", "head_dim")}
-        blocks[names[name]] = {"type": _DEPTH, **heads}
+        blocks[names[name]] = {"type": _DEPTH, **heads, "rotary": blocks[name]["rope"]}
 
     def after(entry: Entry) -> list[Entry]:
         if isinstance(entry, str):
             return [entry, names[entry]] if entry in names else [entry]
         return [entry, *(names[name] for name in entry.get("parallel", ()) if name in names)]
 
-    def stage(found: dict[str, Any]) -> dict[str, Any]:
+    def deepened(found: dict[str, Any]) -> dict[str, Any]:
         return {**found, "step": [new for entry in found["step"] for new in after(entry)]}
 
-    return {**_staged(tree, stage), "blocks": blocks}
+    stages = _staged({"stages": [stage]}, deepened)["stages"]
+    return {**tree, "blocks": blocks, "stages": _spliced(tree, core, stages)}
+
+
+def _named(stage: dict[str, Any]) -> set[str]:
+    """Return the names of the blocks that a stage runs."""
+    found: set[str] = set()
+    for entry in stage["step"]:
+        found |= (
+            {entry} if isinstance(entry, str) else _named(entry) if _is_stage(entry) else {*entry["parallel"]}
+        )
+    return found
+
+
+def _spliced(tree: Tree, core: int, stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*tree["stages"][:core], *stages, *tree["stages"][core + 1 :]]
 
 
 def _fresh(name: str, taken: Mapping[str, Any]) -> str:
-    return (
-        name
-        if name not in taken
-        else next(f"{name}_{n}" for n in range(2, 1000) if f"{name}_{n}" not in taken)
-    )
+    others = (f"{name}_{n}" for n in count(2))
+    return next(each for each in chain([name], others) if each not in taken)
 
 
 def _untied(tree: Tree) -> Tree:
@@ -187,16 +202,14 @@ def _untied(tree: Tree) -> Tree:
     return _staged(tree, stage)
 
 
-def _sandwich(tree: Tree, plain: Tree, core: int) -> Tree:
-    """Return the tree with the first and last steps of its core as layers, with the mix of `plain`."""
+def _sandwich(tree: Tree, core: int) -> Tree:
+    """Return the tree with the first and last steps of its core as layers, without depth attention."""
     stage = tree["stages"][core]
     steps = stage["recur"]
     outer = _LAYERS if steps >= 4 * _LAYERS else 1
-    # a stage without depth attention may be gone where it held nothing else
-    mix = next((each["step"] for each in plain["stages"] if each.get("recur") == steps), stage["step"])
-    layers = {"stack": outer, "step": mix, "inject": "none"}
-    middle = [layers, {**stage, "recur": steps - 2 * outer}, layers]
-    return {**tree, "stages": [*tree["stages"][:core], *middle, *tree["stages"][core + 1 :]]}
+    (plain,) = _removed({**tree, "stages": [stage]}, _DEPTH)["stages"] or [stage]
+    layers = {"stack": outer, "step": plain["step"], "inject": "none"}
+    return {**tree, "stages": _spliced(tree, core, [layers, {**stage, "recur": steps - 2 * outer}, layers])}
 
 
 def _dense(tree: Tree) -> Tree:

@@ -34,7 +34,8 @@ SHORT = {"cache": "cache_bytes_per_token"}
 _TRAINED = ("train_memory", "train_flops")
 # a ratio for what is 0 on one side only
 _FAR = 5.0
-_SIZES = ("hidden", "experts")
+# what is freed before all sizes are: the state's width stays as long as it can
+_FIRST = (("hidden", "experts"), ("hidden", "experts", "active"), ("hidden", "experts", "active", "width"))
 # rows of experts have to be multiples of 8, other sizes had better be
 _FINE = 2
 # knobs of such values move in large steps, which a descent does not find back from
@@ -94,9 +95,9 @@ def match(
 
     The result keeps the architecture of `base`; vocabulary, context and training are those of the target,
     so that memory is that of the same micro-batch. Caps are left out on both sides: nothing is recomputed.
-    Without `free`, sizes are moved in this order, until all residuals are within their tolerances: hidden
-    sizes and experts; the width too; heads, their size and active experts too; then in steps finer than 8.
-    The numbers of steps and layers, windows and the mix stay.
+    Without `free`, sizes are freed in this order, until all residuals are within their tolerances: hidden
+    sizes and experts; active experts; the width; heads and their sizes; then steps finer than 8. The numbers
+    of steps and layers, windows and the mix stay.
 
     Args:
         on: measures, of `TOLERANCE`.
@@ -262,9 +263,8 @@ def _kept(knob: Knob) -> bool:
 def _freedoms(knobs: Sequence[Knob], *, asked: bool) -> Iterator[list[Knob]]:
     """Yield ever larger sets of knobs, and at last finer steps of what hardware does not need in eights."""
     if not asked:
-        sizes = [knob for knob in knobs if knob.path.rpartition(".")[2] in _SIZES]
-        yield sizes
-        yield [knob for knob in knobs if knob in sizes or knob.part == "width"]
+        for fields in _FIRST:
+            yield [knob for knob in knobs if knob.path.rpartition(".")[2] in fields]
     yield list(knobs)
     grouped = {knob.path.rpartition(".")[0] for knob in knobs if knob.path.endswith(".experts")}
     fine = [
