@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from blocks.core.graph import Graph, Loop, fresh
-from blocks.core.operation import Affine, Value
+from blocks.core.operation import Affine, At, Operation, Value
 from blocks.core.operations import Input, Project
 from composer.graph.walk import Place, operations
 from composer.module.recompute import Reading, Recomputed, plain
@@ -94,7 +94,9 @@ class _Emitter:
         if data.get("recompute"):
             inputs, weights = len(data["inputs"]), self.graph.graph["weights"]
             counters = [n for n, name in enumerate(data["weights"], inputs) if not weights[name].saved]
-            return self._called("recomputed", Recomputed, function, inputs, *counters)
+            return self._called(
+                "recomputed", Recomputed, function, self._inside(data["op"]), inputs, *counters
+            )
         if any(self._recomputed(value) for value in data["inputs"]):
             return self._called("reading", Reading, function)
         return None
@@ -105,6 +107,11 @@ class _Emitter:
             self.callers[key] = fresh(f"{prefix}_{function.__name__}", self.root._modules)
             self.root.add_module(self.callers[key], kind(function, *settings))
         return self.callers[key]
+
+    def _inside(self, operation: Operation) -> bool:
+        """Return whether an operation keeps what only it sees: intermediates, or copies in its precision."""
+        saved = operation.saved(At(1, self.place.trips))
+        return bool(saved.extra or (saved.inputs and operation.takes != "any"))
 
     def _recomputed(self, value: Value) -> bool:
         return bool(self.graph.nodes[value.node].get("recompute"))

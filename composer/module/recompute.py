@@ -26,13 +26,14 @@ class Recomputed(nn.Module):
     Without gradients it is a plain call.
 
     Attributes:
+        inside: whether it makes something inside that it keeps and that grows with the batch.
         inputs: how many arguments, first, are values; the others are weights.
         counters: positions of weights that are counted up in place, and are None when it runs again.
     """
 
-    def __init__(self, function: Callable[..., Any], inputs: int, *counters: int) -> None:
+    def __init__(self, function: Callable[..., Any], inside: bool, inputs: int, *counters: int) -> None:
         super().__init__()
-        self.function = function
+        self.function, self.inside = function, inside
         self.inputs, self.counters = inputs, frozenset(counters)
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
@@ -40,21 +41,10 @@ class Recomputed(nn.Module):
         tensors = [plain(argument) for argument in arguments]
         if not torch.is_grad_enabled():
             return self.function(*tensors, **named)
-        run = _Run(self.function, [*map(_given, arguments)], named, _autocast(tensors))
+        run = _Run(self.function, [*map(_given, arguments)], named, _autocast(tensors), self.inside)
         for place in self.counters:
             run.arguments[place] = _Given(None)
-        sources, weights = _sources(arguments), _tensors(arguments[self.inputs :])
-        own = {_memory(tensor) for tensor in _tensors(arguments)}
-
-        def pack(tensor: Tensor) -> _Kept | _Handle:
-            run.packed += 1
-            if (handle := _read(tensor, sources)) is not None:
-                return handle
-            if _memory(tensor) in own or _is_cast(tensor, weights):
-                return _Kept(tensor)
-            return _Handle(run, run.packed - 1)
-
-        with saved_tensors_hooks(pack, _open):
+        with _Packing(arguments, run, self.inputs):
             made = self.function(*tensors, **named)
         if isinstance(made, tuple):
             return tuple(Recomputable(tensor, run, place) for place, tensor in enumerate(made))
@@ -70,11 +60,11 @@ class Reading(nn.Module):
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """Return what the function returns."""
-        sources = _sources(arguments)
-        if not sources:
-            return self.function(*arguments, **named)
-        with saved_tensors_hooks(lambda tensor: _read(tensor, sources) or _Kept(tensor), _open):
-            return self.function(*map(plain, arguments), **named)
+        tensors = [plain(argument) for argument in arguments]
+        if not torch.is_grad_enabled():
+            return self.function(*tensors, **named)
+        with _Packing(arguments):
+            return self.function(*tensors, **named)
 
 
 @dataclass(slots=True)
@@ -84,6 +74,12 @@ class Recomputable:
     tensor: Tensor
     run: _Run
     place: int
+
+    def handle(self, tensor: Tensor) -> _Handle | None:
+        """Return a handle on a tensor that lies in this one's memory; None where it is no plain view."""
+        if tensor.dtype != self.tensor.dtype or tensor.is_conj() or tensor.is_neg():
+            return None
+        return _Handle(self.run, _View(self.place, tensor.size(), tensor.stride(), tensor.storage_offset()))
 
 
 def plain(value: Any) -> Any:
@@ -163,10 +159,12 @@ class _Run:
         arguments: list[_Given],
         named: dict[str, Any],
         autocast: _Autocast,
+        inside: bool,
     ) -> None:
-        self.function, self.arguments, self.named, self.autocast = function, arguments, named, autocast
+        self.function, self.arguments, self.named = function, arguments, named
+        self.autocast, self.inside = autocast, inside
         self.handles: list[weakref.ref[_Handle]] = []
-        self.packed = 0
+        self.packed: list[torch.Size] = []
 
     def again(self) -> None:
         """Call the function as it was called before and fill all handles.
@@ -179,10 +177,10 @@ class _Run:
         hooks = saved_tensors_hooks(lambda tensor: packed.append(tensor.detach()), _open)
         with _like(self.autocast), torch.enable_grad(), hooks:
             made = self.function(*arguments, **self.named)
-        if len(packed) != self.packed:
+        if [tensor.shape for tensor in packed] != self.packed:
             raise RuntimeError(
-                f"{self.function.__name__}, run again by the backward pass, keeps {len(packed)} tensors, not "
-                f"{self.packed}: both passes must run alike, under one choice of attention backends too"
+                f"{self.function.__name__} keeps other tensors when it runs again for the backward pass: "
+                "both passes must run alike, under one choice of attention backends too"
             )
         outputs = [tensor.detach() for tensor in (made if isinstance(made, tuple) else (made,))]
         for handle in self._alive():
@@ -221,6 +219,36 @@ def _like(autocast: _Autocast) -> AbstractContextManager[Any]:
     return torch.autocast(device, dtype, enabled, cache_enabled=False)
 
 
+class _Packing(saved_tensors_hooks):
+    """Packs what autograd keeps of one call: of a `run` of a marked operation, or of one that reads such.
+
+    The first `inputs` arguments are values, the others weights.
+    """
+
+    def __init__(self, arguments: tuple[Any, ...], run: _Run | None = None, inputs: int = 0) -> None:
+        super().__init__(self._pack, _open)
+        self.run = run
+        self.sources = {_memory(each.tensor): each for each in arguments if isinstance(each, Recomputable)}
+        self.own = {_memory(tensor) for tensor in _tensors(arguments)}
+        self.weights = _tensors(arguments[inputs:])
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        # autograd holds its hooks for as long as what they packed
+        vars(self).clear()
+
+    def _pack(self, tensor: Tensor) -> _Kept | _Handle:
+        run = self.run
+        if run is not None:
+            run.packed.append(tensor.shape)
+        source = self.sources.get(_memory(tensor))
+        if source is not None and (handle := source.handle(tensor)) is not None:
+            return handle
+        if run is None or not run.inside or _memory(tensor) in self.own or _is_cast(tensor, self.weights):
+            return _Kept(tensor)
+        return _Handle(run, len(run.packed) - 1)
+
+
 def _forget(reference: weakref.ref[_Run]) -> None:
     if (run := reference()) is not None:
         run.forget()
@@ -240,23 +268,9 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor)]
 
 
-def _sources(arguments: Iterable[Any]) -> dict[int, Recomputable]:
-    """Map the memory of each recomputable argument to it."""
-    return {_memory(each.tensor): each for each in arguments if isinstance(each, Recomputable)}
-
-
-def _read(tensor: Tensor, sources: dict[int, Recomputable]) -> _Handle | None:
-    """Return a handle on a tensor that lies in the memory of a source, None if it lies elsewhere."""
-    source = sources.get(_memory(tensor))
-    if source is None or tensor.dtype != source.tensor.dtype or tensor.is_conj() or tensor.is_neg():
-        return None
-    return _Handle(source.run, _View(source.place, tensor.size(), tensor.stride(), tensor.storage_offset()))
-
-
 def _given(argument: Any) -> _Given:
     if isinstance(argument, Recomputable):
-        handle = _read(argument.tensor, {_memory(argument.tensor): argument})
-        return _Given(handle, argument.tensor.requires_grad)
+        return _Given(argument.handle(argument.tensor), argument.tensor.requires_grad)
     if isinstance(argument, Tensor):
         return _Given(_Kept(argument), argument.requires_grad)
     return _Given(argument)
