@@ -113,7 +113,8 @@ def match(
     on = list(dict.fromkeys(measure_named(each) for each in on))
     wanted = {**TOLERANCE, **{measure_named(each): far for each, far in (tolerance or {}).items()}}
     if target.train is None and (trained := [name for name in on if name in _TRAINED]):
-        expected = f"a `train` section, which {listed(trained, 'and')} are compared by"
+        verb = "is" if len(trained) == 1 else "are"
+        expected = f"a `train` section, which {listed(trained, 'and')} {verb} compared by"
         raise SpecError([target.fault_at(("train",), expected, "none")])
     measures = measures or Coster()
     aim = measures(_bare(document(target)))
@@ -167,8 +168,12 @@ class _Matching:
         self._given = document(target)
         self._name = name or f"{base.name[:48]}-at-{target.name[:48]}"
         self._known: dict[tuple[tuple[str, int], ...], list[float] | None] = {}
-        # every size stands by itself, so that heads keep theirs where the width moves
-        self._sizes = {knob.path: knob.value for knob in self._apart.all if knob.part == "block"}
+        # defaults are written out, so that heads keep their size where the width moves
+        blocks = self._apart.base["blocks"]
+        unset = {
+            f"blocks.{name}.{key}" for name, block in blocks.items() for key in block if block[key] is None
+        }
+        self._sizes = {knob.path: knob.value for knob in self._apart.all if knob.path in unset}
         self.residuals({}, raising=True)
 
     def tree(self, values: Values) -> Tree:
@@ -176,8 +181,8 @@ class _Matching:
         given: dict[str, Any] = self._given
         tree = _bare(self._knobs.tree({**self._sizes, **values}))
         model = {**tree["model"], "vocab": given["model"]["vocab"], "context": given["model"]["context"]}
-        tree = {**tree, "name": self._name, "model": model}
-        return {**tree, "train": given["train"]} if "train" in given else tree
+        tree = {**tree, "name": self._name, "model": model, "train": given.get("train")}
+        return {key: value for key, value in tree.items() if value is not None}
 
     def residuals(self, values: Values, *, raising: bool = False) -> list[float] | None:
         """Return logarithmic residuals in units of the tolerances; None where there is no valid spec."""
