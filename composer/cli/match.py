@@ -63,7 +63,7 @@ def match(
     from TARGET, so FLOPs are stated at its context and memory at its micro-batch; caps are left out on both
     sides, so nothing is recomputed. Sizes are freed little by little, and the first set that suffices is
     kept: hidden sizes and experts, then active experts, then the width, then heads and their sizes. Ends
-    with 1, and writes nothing, where a residual is above its tolerance.
+    with 1, and writes nothing, where a residual is above its tolerance. `--set` is laid over BASE.
     """
     from composer.cli.result import hand_over
     from composer.costs.match import match as matched

@@ -11,8 +11,8 @@ import pytest
 from composer.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-READERS = ("check", "show", "cost", "draw", "compile", "train", "search")
-COMMANDS = (*READERS, "diff", "eval", "schema")
+READERS = ("check", "show", "cost", "draw", "fit", "arms", "compile", "train", "search")
+COMMANDS = (*READERS, "diff", "match", "eval", "schema")
 SPEC = """\
 schema: 1
 name: tiny
@@ -189,7 +189,7 @@ def test_help_of_a_command_tells_all_it_takes_and_an_example_that_runs(
     assert not re.search(r"runs/[^<\w]", out)
     example = re.search(r"Example: composer (.*)", out)
     assert example is not None
-    if command in ("check", "show", "cost", "diff", "compile"):
+    if command in ("check", "show", "cost", "diff", "fit", "match", "compile"):
         monkeypatch.chdir(ROOT)
         assert ended(example[1], capsys)[0] == 0
 
