@@ -24,10 +24,10 @@ from composer import compile, cost
 from composer.cli.main import main
 from composer.costs.devices import NAMED
 from composer.costs.formulas import formulas
+from composer.costs.plan import plan
 from composer.costs.units import bytes_text, count_text
 from composer.draw.layout import picture
 from composer.draw.svg import svg
-from composer.graph.passes.plan import plan
 from composer.module.emit import source
 from composer.spec.identity import arch_hash, run_hash
 from composer.spec.json_schema import schema_text

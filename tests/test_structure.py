@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "composer.graph": ["blocks.core", "composer.spec"],
     "composer.costs": ["blocks.core", "composer.graph", "composer.spec"],
     "composer.draw": ["blocks.core", "composer.costs", "composer.graph", "composer.spec"],
-    "composer.module": ["blocks.core", "composer.graph", "composer.spec"],
+    "composer.module": ["blocks.core", "composer.costs", "composer.graph", "composer.spec"],
     "composer.training": [
         "composer",
         "composer.costs",
@@ -72,7 +72,7 @@ LIGHT = (
     "composer.costs.caps",
     "composer.draw.html",
     "composer.draw.layout",
-    "composer.graph.passes.plan",
+    "composer.costs.plan",
 )
 HEAVY = ("torch", "numpy", "lightning", "optuna", "safetensors", "rich.console")
 

@@ -26,7 +26,7 @@ def compile(
     """
     from composer import load
     from composer.costs.caps import check_caps
-    from composer.graph.passes.plan import plan
+    from composer.costs.plan import plan
 
     spec = load(file, settings or ())
     check_caps(spec)

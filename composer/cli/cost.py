@@ -39,11 +39,11 @@ def cost(
     from composer.costs.checkpoint import checkpoint_size
     from composer.costs.count import count
     from composer.costs.devices import device as find
+    from composer.costs.plan import planned
     from composer.costs.time import step_time
-    from composer.graph.compile import compile_graph
 
     spec = load(file, settings or ())
-    graph = compile_graph(spec)
+    graph = planned(spec)
     costs = count(spec, graph)
     time = step_time(spec, graph, find(device)) if device else None
     if json:
@@ -149,6 +149,9 @@ def _totals(spec: Spec, costs: Costs, left: CheckpointSize) -> Any:
             table.add_row(name, amount(name, value), said, mark or ("[green]fits[/green]" if said else ""))
     table.add_row("weights file", bytes_text(left.weights_file), "", "safetensors")
     table.add_row("checkpoint", bytes_text(left.resume_tensors), "", "weights, AdamW's state")
+    if costs.recompute_flops:
+        told = "per token, in the backward pass; see the plan"
+        table.add_row("FLOPs run again", count_text(costs.recompute_flops), "", told)
     memory = costs.train_memory
     table.add_section()
     for term, size in memory.terms.items():

@@ -29,7 +29,9 @@ class Excess:
         term, size = self.heaviest
         ratio = self.value / self.limit
         far = f"{100 * (ratio - 1):.3g} % over" if ratio < 3 else f"{ratio:.3g} times the cap"
-        over = f"{amount(self.cap, self.value)}, {far}"
+        # the plan recomputes what it can before a spec is over this one
+        tried = " though all that helps is recomputed" if self.cap == "train_memory" else ""
+        over = f"{amount(self.cap, self.value)}, {far}{tried}"
         share = f"{100 * size / self.value:.0f} %" if self.value else "0 %"
         return f"{over}; heaviest: {term} with {amount(self.cap, size)} ({share})"
 

@@ -14,14 +14,16 @@ from math import prod
 from typing import Any
 
 from blocks.core.graph import Graph, Loop
-from blocks.core.numbers import largest, total
+from blocks.core.numbers import largest
 from blocks.core.operation import At, Operation
 from blocks.core.operations import Project
 from blocks.core.slots import Slots
 from composer.costs.devices import DeviceError, device
 from composer.costs.memory import Memory, train_memory
+from composer.costs.plan import planned, trained_flops, trained_length
+from composer.costs.precision import precision
+from composer.costs.recompute import recompute_flops
 from composer.costs.time import step_time
-from composer.graph.compile import compile_graph
 from composer.graph.walk import Place, graphs, operations
 from composer.spec.errors import SpecError
 from composer.spec.models import Spec
@@ -66,6 +68,8 @@ class Costs:
     Attributes:
         flops_per_token: forward and backward, at `model.context`.
         train_flops: forward and backward over `train.tokens`; None without a `train` section.
+        recompute_flops: per token at the length that is trained, of operations that run again in the backward
+            pass to keep to the cap on memory; no part of the other FLOPs.
         train_memory: bytes of one training step on a micro-batch, by term and `total`.
         cache_bytes_per_token: keys and values that generation keeps for each token of the sequence.
         depth_cache_bytes: depth slots of one token, alive only while its steps run.
@@ -78,6 +82,7 @@ class Costs:
     active_params: int
     flops_per_token: Flops
     train_flops: int | None
+    recompute_flops: int
     train_memory: Memory
     cache_bytes_per_token: int
     depth_cache_bytes: int
@@ -102,11 +107,11 @@ class Costs:
 
 
 def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) -> Costs:
-    """Count a spec, on its graph where the caller has it already.
+    """Count a spec, on its graph where the caller has it already, else as it is planned.
 
     `full_mask` counts attention as T * T pairs, as FLOP counters do that see no mask.
     """
-    graph = graph or compile_graph(spec)
+    graph = graph or planned(spec)
     compute = 2 if spec.train and spec.train.precision == "bf16-mixed" else 4
     rows = list(_rows(graph, spec.model.context, full_mask))
     blocks: dict[str, Share] = defaultdict(Share)
@@ -122,6 +127,7 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
         active_params=total.active_params,
         flops_per_token=Flops(forward, backward),
         train_flops=_train_flops(spec, graph),
+        recompute_flops=round(recompute_flops(graph, trained_length(spec), precision(spec))),
         train_memory=train_memory(spec, graph, total.params, compute),
         cache_bytes_per_token=sequence,
         depth_cache_bytes=depth,
@@ -135,11 +141,7 @@ def _train_flops(spec: Spec, graph: Graph) -> int | None:
     """Return forward and backward FLOPs over all steps, at the length that is trained."""
     if spec.train is None:
         return None
-    per_token = 0.0
-    for body, place in graphs(graph):
-        at = At(spec.train.length, place.trips)
-        each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
-        per_token += place.executions * total(each)
+    per_token = trained_flops(graph, spec.train.length)
     return round(per_token * spec.train.steps * spec.train.tokens_per_step)
 
 

@@ -13,8 +13,8 @@ from blocks.core.operation import At, Operation, Shape
 from blocks.core.operations import Input, Project
 from blocks.core.slots import SlotRead, Slots, SlotWrite
 from composer.costs.count import Costs, count
+from composer.costs.plan import planned
 from composer.draw.theme import TIMES
-from composer.graph.compile import compile_graph
 from composer.graph.walk import Place, operations
 from composer.spec.models import Parallel, Spec, Stage
 
@@ -120,7 +120,7 @@ class View:
 
 def view(spec: Spec) -> View:
     """Look at a spec's graph and costs, part by part."""
-    graph = compile_graph(spec)
+    graph = planned(spec)
     body = _Body(spec, graph, Place(), set())
     stages = tuple(
         _stage(body, f"stages.{number}", f"stages.{number}", stage)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blocks.core.operation import Target
+from composer.costs.plan import planned
 from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed
@@ -42,14 +43,18 @@ class ComposedModel(lightning.LightningModule):
         """Build the model with fresh weights, a function of `train.seed` (0 without a `train` section).
 
         `spec` may be the text of a resolved spec, which is how a checkpoint keeps it. `recompute` names the
-        operations that run again in the backward pass (places as in `Costs.by_operation`), by default none.
+        operations that run again in the backward pass (places as in `Costs.by_operation`), by default those
+        of the plan.
 
         Raises:
             ValueError: an operation cannot be recomputed.
         """
         super().__init__()
         self.spec = spec if isinstance(spec, Spec) else loads(spec, "checkpoint")
-        self.graph = mark_recompute(compile_graph(self.spec, Target(), kernels), recompute or ())
+        if recompute is None:
+            self.graph = planned(self.spec, Target(), kernels)
+        else:
+            self.graph = mark_recompute(compile_graph(self.spec, Target(), kernels), recompute)
         plan = {"kernels": kernels, "recompute": [*recomputed(self.graph)]}
         self.save_hyperparameters({"spec": resolved_yaml(self.spec), **plan})
         add_stages(self, self.graph, Place())

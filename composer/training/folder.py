@@ -108,7 +108,7 @@ def load_run(folder: Path) -> ComposedModel:
 def _describe(folder: Path, spec: Spec) -> None:
     """Write what the spec costs and is planned as, where a killed run has not."""
     from composer.costs.count import count
-    from composer.graph.passes.plan import plan
+    from composer.costs.plan import plan
 
     if not (folder / COST).exists():
         write_text(folder / COST, json.dumps(count(spec).to_dict(), indent=2) + "\n")

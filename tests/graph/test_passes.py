@@ -12,13 +12,14 @@ from blocks.core.builder import Builder
 from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Init, Target, Weight
 from blocks.core.operations import Input, Norm, Project, Sum
+from composer.costs.plan import plan
 from composer.graph.build import build
 from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import choose_kernels
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.infer_shapes import infer_shapes
 from composer.graph.passes.merge_projections import merge_projections
-from composer.graph.passes.plan import plan, plan_lines
+from composer.graph.passes.plan import plan_lines
 from composer.graph.passes.tie_weights import tie_weights
 from composer.graph.walk import graphs, operations
 

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Shape
 from blocks.core.operations import Input
-from composer.graph.compile import compile_graph
-from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.walk import operations
-from composer.spec.models import Spec
 
 HEADINGS = ("operation", "per token", "weights", "kernel", "why")
 
@@ -37,15 +34,16 @@ def plan_lines(graph: Graph, depth: int = 0) -> Iterator[Line]:
             yield from plan_lines(operation.body, depth + 1)
         elif not isinstance(operation, Input):
             kernel, why = data["kernel"]
+            why = f"recomputed; {why}" if data.get("recompute") else why
             yield Line(
                 depth, node, _shapes(data["shapes"]), _weights(graph, data["weights"]), kernel.name, why
             )
 
 
-def plan(spec: Spec, kernels: Kernels = "auto") -> str:
-    """Return the plan of a spec as plain text, one operation a line."""
+def plan_text(graph: Graph) -> str:
+    """Return the plan of a compiled graph as plain text, one operation a line."""
     rows = [[*HEADINGS]]
-    for line in plan_lines(compile_graph(spec, kernels=kernels)):
+    for line in plan_lines(graph):
         rows.append(["  " * line.depth + line.operation, line.shape, line.weights, line.kernel, line.why])
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     padded = ([*map(str.ljust, row, widths), row[4]] for row in rows)

@@ -1,0 +1,85 @@
+"""The plan of a spec: its compiled graph, with what is recomputed so that it keeps to its cap on memory."""
+
+from __future__ import annotations
+
+from blocks.core.graph import Graph
+from blocks.core.numbers import total
+from blocks.core.operation import At, Target
+from composer.costs.memory import Memory, micro_batch_tokens, train_memory
+from composer.costs.precision import precision
+from composer.costs.recompute import choose, recompute_flops
+from composer.costs.units import bytes_text, count_text
+from composer.graph.compile import compile_graph
+from composer.graph.passes.choose_kernels import Kernels
+from composer.graph.passes.mark_recompute import mark_recompute, recomputed
+from composer.graph.passes.plan import plan_text
+from composer.graph.walk import graphs, operations, weights
+from composer.spec.models import Spec
+
+
+def planned(spec: Spec, target: Target | None = None, kernels: Kernels = "auto") -> Graph:
+    """Compile the spec's graph; mark what is recomputed where it would be over its cap on memory.
+
+    Without `caps.train_memory` nothing is. Of a soft and a hard limit the soft one counts; where recomputing
+    cannot keep to it, all that lowers the peak is marked.
+    """
+    return fitted(spec, compile_graph(spec, target, kernels))
+
+
+def fitted(spec: Spec, graph: Graph) -> Graph:
+    """Return a compiled graph with the marks that its cap on memory asks for."""
+    limit = spec.caps.limit("train_memory", "soft") or spec.caps.limit("train_memory")
+    if limit is None:
+        return graph
+    return choose(
+        graph,
+        limit,
+        lambda marked: memory(spec, marked).total,
+        micro_batch_tokens(spec),
+        trained_length(spec),
+        precision(spec),
+    )
+
+
+def memory(spec: Spec, graph: Graph) -> Memory:
+    """Return the bytes of one training step on a graph of the spec."""
+    params = sum(weight.size for _, weight, _ in weights(graph) if weight.trained)
+    return train_memory(spec, graph, params, precision(spec).compute)
+
+
+def trained_length(spec: Spec) -> int:
+    """Return the tokens of a sequence that is trained on, without a `train` section the whole context."""
+    return spec.train.length if spec.train else spec.model.context
+
+
+def trained_flops(graph: Graph, length: int) -> float:
+    """Return the FLOPs per token, forward and backward, on sequences of `length`; none that run again."""
+    found = 0.0
+    for body, place in graphs(graph):
+        at = At(length, place.trips)
+        each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
+        found = found + place.executions * total(each)
+    return found
+
+
+def plan(spec: Spec, kernels: Kernels = "auto") -> str:
+    """Return the plan of a spec as plain text: one operation a line, then what is recomputed."""
+    graph = planned(spec, kernels=kernels)
+    return plan_text(graph) + "".join(f"{line}\n" for line in _told(spec, graph))
+
+
+def _told(spec: Spec, graph: Graph) -> list[str]:
+    again = [*recomputed(graph)]
+    if not again:
+        return []
+    length = trained_length(spec)
+    kept, peak = (memory(spec, each) for each in (mark_recompute(graph, ()), graph))
+    flops = recompute_flops(graph, length, precision(spec))
+    share = 100 * flops / trained_flops(graph, length)
+    return [
+        "",
+        f"recomputed in the backward pass: {', '.join(again)}",
+        f"frees {bytes_text(kept.total - peak.total)}: training takes {bytes_text(peak.total)}, not "
+        f"{bytes_text(kept.total)}, on a micro-batch of {count_text(peak.tokens)} tokens",
+        f"costs {count_text(flops)} FLOPs per token, {share:.3g} % of those of training",
+    ]
