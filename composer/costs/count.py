@@ -70,7 +70,7 @@ class Costs:
         train_flops: forward and backward over `train.tokens`; None without a `train` section.
         recompute_flops: per token at the length that is trained, of operations that run again in the backward
             pass to keep to the cap on memory; no part of the other FLOPs.
-        train_memory: bytes of one training step on a micro-batch, by term and `total`.
+        train_memory: bytes at the peak of a training step on one micro-batch.
         cache_bytes_per_token: keys and values that generation keeps for each token of the sequence.
         depth_cache_bytes: depth slots of one token, alive only while its steps run.
         step_time: estimated seconds of an optimizer step on the device of that cap; None without the cap.
@@ -101,9 +101,17 @@ class Costs:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        plain = asdict(self)
-        plain["train_memory"] = self.train_memory.to_dict()
-        return plain
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Memory):
+        return value.to_dict()
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return asdict(value) if isinstance(value, Flops | Row | Share) else value
 
 
 def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) -> Costs:
@@ -128,7 +136,7 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
         flops_per_token=Flops(forward, backward),
         train_flops=_train_flops(spec, graph),
         recompute_flops=round(recompute_flops(graph, trained_length(spec), precision(spec))),
-        train_memory=train_memory(spec, graph, total.params, compute),
+        train_memory=train_memory(spec, graph),
         cache_bytes_per_token=sequence,
         depth_cache_bytes=depth,
         step_time=_step_time(spec, graph),

@@ -15,7 +15,6 @@ from blocks.core.graph import Graph, Loop
 from blocks.core.numbers import total
 from blocks.core.operation import At, Operation, Saved, Value
 from blocks.core.operations import Input
-from blocks.core.slots import Slots
 from composer.costs.precision import Precision
 from composer.graph.walk import Place, operations
 
@@ -65,7 +64,7 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
             held.update(
                 source
                 for source, name in zip(sources, names, strict=True)
-                if Value(name) in inner.values and not isinstance(graph.nodes[source.node]["op"], Slots)
+                if Value(name) in inner.values and not is_slots(graph, source)
             )
             continue
         saved, read = _copied(graph, node, at, sizes)
@@ -108,9 +107,13 @@ def copy_bytes(operation: Operation, graph: Graph, value: Value, at: At, sizes: 
 
 def is_float(graph: Graph, value: Value) -> bool:
     """Return whether a value is one number or more of each token, which has a gradient."""
-    data = graph.nodes[value.node]
-    shape = data["shapes"][value.output]
-    return bool(shape) and shape[0] > 0 and not isinstance(data["op"], Slots)
+    shape = graph.nodes[value.node]["shapes"][value.output]
+    return bool(shape) and shape[0] > 0 and not is_slots(graph, value)
+
+
+def is_slots(graph: Graph, value: Value) -> bool:
+    """Return whether a value is depth slots: nothing else has [slots, 2, heads, head_dim] for a shape."""
+    return len(graph.nodes[value.node]["shapes"][value.output]) == 4
 
 
 def storage(graph: Graph, value: Value) -> Value:

@@ -1,61 +1,69 @@
-"""Training memory by term: what stands in memory when the backward pass of one micro-batch begins.
-
-The terms are summed, which bounds the peak from above except for short-lived buffers of single operations.
-"""
+"""Training memory: the most bytes that are alive at once in a training step of one micro-batch."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
-from blocks.core.graph import Graph, Loop
-from blocks.core.operations import Input
-from blocks.core.slots import Slots
+from blocks.core.graph import Graph
+from composer.costs.bodies import Batch
 from composer.costs.kept import saved_per_token
-from composer.costs.precision import precision
-from composer.graph.walk import graphs, operations
+from composer.costs.ledger import Moment
+from composer.costs.liveness import moments, peak
+from composer.costs.precision import Precision, precision
 from composer.spec.caps import MemoryLimits
 from composer.spec.models import Spec
 
 
-@dataclass(frozen=True)
 class Memory:
-    """Bytes of one training step, by term.
+    """Bytes at the peak of a training step, and on demand what they are made of.
 
     Attributes:
-        weights: parameters, fp32.
-        gradients: as many.
-        optimizer: AdamW's two moments.
-        prepared: weights joined or cast once per forward pass.
-        activations: what operations keep for the backward pass.
-        depth_slots: keys and values of every step, and their fp32 gradients.
-        loss: logits, and the gradient that the loss sends back.
-        tokens: of the micro-batch these are for.
+        total: bytes that are alive at the peak.
+        tokens: of the micro-batch they are for.
     """
 
-    weights: int
-    gradients: int
-    optimizer: int
-    prepared: int
-    activations: int
-    depth_slots: int
-    loss: int
-    tokens: int
+    def __init__(self, graph: Graph, batch: Batch) -> None:
+        """Replay a step on a compiled graph."""
+        self._graph, self._batch = graph, batch
+        self.total = round(peak(graph, batch))
+        self.tokens = batch.tokens
 
     @property
     def terms(self) -> dict[str, int]:
-        """The terms in bytes, heaviest first."""
-        terms = {name: size for name, size in asdict(self).items() if name != "tokens"}
-        return dict(sorted(terms.items(), key=lambda term: -term[1]))
+        """The bytes alive at the peak by term, heaviest first; together they are the total.
+
+        weights, gradients, optimizer (two moments), prepared (weights joined or cast once per forward pass),
+        activations (kept for the backward pass), recomputed, depth_slots (with their gradients), in_flight
+        (values and gradients on their way), scratch (what one operation needs while it runs).
+        """
+        terms = {name: round(size) for name, size in self._peak.terms.items()}
+        return dict(sorted(((name, size) for name, size in terms.items() if size), key=lambda term: -term[1]))
 
     @property
-    def total(self) -> int:
-        """All terms together."""
-        # not of the sorted terms: their order must not decide anything
-        return sum(size for name, size in asdict(self).items() if name != "tokens")
+    def moment(self) -> str:
+        """When the peak is, in words, such as `backward of stages.0 step 15: 2.expert.experts`."""
+        return self._peak.what
 
-    def to_dict(self) -> dict[str, int]:
-        """Return the terms with their total."""
-        return {"total": self.total, **asdict(self)}
+    @property
+    def weights(self) -> int:
+        """Bytes of the weights; moments take twice as many, and gradients as many when all are there."""
+        return round(self._peak.terms["weights"])
+
+    @property
+    def saved(self) -> int:
+        """Bytes kept for the backward pass when the forward pass ends, depth slots left out."""
+        tokens, length, size = self._batch
+        return round(tokens * saved_per_token(self._graph, length, size))
+
+    @cached_property
+    def _peak(self) -> Moment:
+        return max(moments(self._graph, self._batch), key=lambda moment: moment.total)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        told = {"moment": self.moment, "saved": self.saved, "tokens": self.tokens}
+        return {"total": self.total, **told, **self.terms}
 
 
 def micro_batch_tokens(spec: Spec) -> int:
@@ -67,37 +75,7 @@ def micro_batch_tokens(spec: Spec) -> int:
     return spec.train.tokens_per_step // spec.train.accumulate
 
 
-def train_memory(spec: Spec, graph: Graph, params: int, compute: int) -> Memory:
-    """Return the terms for the spec's micro-batch; `compute` is bytes of an element inside blocks."""
-    tokens = micro_batch_tokens(spec)
+def train_memory(spec: Spec, graph: Graph, size: Precision | None = None) -> Memory:
+    """Return the memory that a step of the spec takes on a graph of it, in the precision it states."""
     length = spec.train.length if spec.train else spec.model.context
-    slots = sum(
-        operation.elements() * place.executions
-        for body, place in graphs(graph)
-        for _, operation, _ in operations(body)
-        if isinstance(operation, Slots)
-    )
-    return Memory(
-        weights=4 * params,
-        gradients=4 * params,
-        optimizer=8 * params,
-        prepared=_prepared(graph, compute),
-        activations=round(saved_per_token(graph, length, precision(spec)) * tokens),
-        depth_slots=slots * (compute + 4) * tokens,
-        loss=2 * 4 * spec.model.vocab * tokens,
-        tokens=tokens,
-    )
-
-
-def _prepared(graph: Graph, compute: int) -> int:
-    total = 0
-    for body, place in graphs(graph):
-        for _, operation, data in operations(body):
-            if isinstance(operation, (Loop, Input)):
-                continue
-            kernel = data["kernel"].kernel
-            joined = kernel.prepared == 1
-            if joined or (kernel.prepare and compute < 4):
-                size = sum(body.graph["weights"][name].size for name in data["weights"])
-                total += size * place.copies * (4 if joined else compute)
-    return total
+    return Memory(graph, Batch(micro_batch_tokens(spec), length, size or precision(spec)))

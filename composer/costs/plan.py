@@ -13,7 +13,7 @@ from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.graph.passes.plan import plan_text
-from composer.graph.walk import graphs, operations, weights
+from composer.graph.walk import graphs, operations
 from composer.spec.models import Spec
 
 
@@ -43,8 +43,7 @@ def fitted(spec: Spec, graph: Graph) -> Graph:
 
 def memory(spec: Spec, graph: Graph) -> Memory:
     """Return the bytes of one training step on a graph of the spec."""
-    params = sum(weight.size for _, weight, _ in weights(graph) if weight.trained)
-    return train_memory(spec, graph, params, precision(spec).compute)
+    return train_memory(spec, graph)
 
 
 def trained_length(spec: Spec) -> int:

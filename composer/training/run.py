@@ -185,7 +185,7 @@ def _told(folder: Path, spec: Spec) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         memory, train = count(spec).train_memory, _train(spec)
-        kept = memory.weights + memory.gradients + memory.optimizer
+        kept = 4 * memory.weights  # gradients take as many, AdamW's moments twice as many
         if kept > (room := device_memory()):
             raise TrainingError(
                 f"out of memory: weights, gradients and optimizer take {bytes_text(kept)} of the "

@@ -1,0 +1,328 @@
+"""Graphs as they are replayed: each operation with the bytes that it keeps, makes and needs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+from blocks.core.graph import Graph, Loop
+from blocks.core.numbers import total
+from blocks.core.operation import Affine, At, Flow, Operation, Saved, Scratch, Value
+from blocks.core.operations import Input
+from blocks.core.slots import Slots
+from composer.costs.kept import (
+    IDS,
+    Kept,
+    Sizes,
+    bytes_of,
+    copy_bytes,
+    element_bytes,
+    is_float,
+    is_slots,
+    kept,
+    place_at,
+    storage,
+)
+from composer.costs.precision import Precision
+from composer.graph.walk import Place, operations
+
+Trips = Mapping[str, float]
+"""Trip counts by index name whose mean index is the one that is asked for."""
+
+
+class Batch(NamedTuple):
+    """What bytes are stated for: the tokens of a micro-batch, in sequences of a length, in a precision."""
+
+    tokens: int
+    length: int
+    size: Precision
+
+    def at(self, trips: Trips) -> At:
+        """Return the place costs are asked for."""
+        return place_at(trips, self.length, self.size)  # type: ignore[arg-type]
+
+
+class Needs(NamedTuple):
+    """What an operation keeps inside, and what it needs while it runs, in bytes."""
+
+    inside: float
+    scratch: Scratch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a body. All sizes are bytes of the micro-batch.
+
+    Attributes:
+        flow: bytes per token.
+        copied: bytes per token of copies that are kept.
+        needs: at the mean of all trips.
+        varies: whether that changes from trip to trip.
+        made: of what it makes, what is kept and what is only in flight.
+        dies: of what nobody reads after it, forward.
+        wants: inputs that get gradients, with the sizes of these.
+        reads: inputs that its backward pass needs as they are; `keeps` are outputs.
+        sources: all it reads.
+        weights: name and size of each that is trained.
+        prepared: weights joined or cast for it.
+        slots: the depth slots that it uses.
+        inside: whether it keeps what it needs inside.
+        again: whether it runs again in the backward pass.
+    """
+
+    node: str
+    operation: Operation
+    flow: Flow
+    copied: float
+    needs: Needs
+    varies: bool
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    made: tuple[float, float]
+    dies: float
+    wants: tuple[tuple[Value, float], ...]
+    reads: tuple[Value, ...]
+    keeps: tuple[Value, ...]
+    sources: tuple[Value, ...]
+    weights: tuple[tuple[str, int], ...]
+    prepared: float
+    slots: tuple[str, ...]
+    inside: bool
+    again: bool
+
+    def at(self, batch: Batch, trips: Trips) -> Needs:
+        """Return what it keeps and needs at one trip."""
+        return (
+            needs(self.operation, self.flow, self.copied, batch, batch.at(trips))
+            if self.varies
+            else self.needs
+        )
+
+
+@dataclass(frozen=True)
+class Body:
+    """One graph: the model's own, or the body of a loop.
+
+    Attributes:
+        index: of the loop, with its trips and whether its weights are tied.
+        sizes: of an element of each value.
+        frees: bytes of kept values, by the operation whose backward pass is the last to need them.
+        kept: storages that are kept, inputs of the graph left out.
+        state: bytes of the value that goes from trip to trip.
+        keeps_state: the same where it is kept, else 0.
+        constant: bytes that each execution keeps, those left out that vary from trip to trip.
+        weights: bytes of its weights, those of loops in it included; `prepared` likewise.
+        slots: bytes of depth slots that one execution makes, and of their gradients.
+        inner: bodies of the loops in it, by node.
+    """
+
+    graph: Graph
+    index: str
+    trips: int
+    tied: bool
+    steps: tuple[Step, ...]
+    makers: dict[str, Step]
+    sizes: Sizes
+    frees: dict[int, float]
+    kept: frozenset[Value]
+    state: float
+    keeps_state: float
+    constant: float
+    weights: float
+    prepared: float
+    slots: float
+    slot_gradients: float
+    inner: dict[str, Body]
+
+
+def needs(operation: Operation, flow: Flow, copied: float, batch: Batch, at: At) -> Needs:
+    """Return what an operation keeps and needs at a place."""
+    saved = operation.saved(at)
+    scratch = operation.scratch(at, flow)
+    return Needs(
+        batch.tokens * (saved.extra + copied) + saved.once,
+        Scratch(
+            batch.tokens * scratch.forward + saved.once,
+            batch.tokens * scratch.backward,
+            batch.tokens * scratch.weights,
+        ),
+    )
+
+
+def body_of(graph: Graph, batch: Batch) -> Body:
+    """Return the model's own graph with all loops in it, ready to be replayed."""
+    return _body(graph, None, Place(), kept(graph, Place(), batch.length, batch.size), batch)
+
+
+def value_bytes(graph: Graph, value: Value, sizes: Sizes) -> float:
+    """Return the bytes per token of one value alone."""
+    elements: int = prod(graph.nodes[value.node]["shapes"][value.output])
+    return elements * sizes[value]
+
+
+def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Batch) -> Body:
+    at = batch.at(place.trips)
+    sizes = element_bytes(graph, at)
+    nodes = [node for node, operation, _ in operations(graph) if not isinstance(operation, Input)]
+    dies = _dies(graph, nodes, found)
+    steps = tuple(_step(graph, node, at, sizes, found, dies[node], batch) for node in nodes)
+    inner = {
+        step.node: _body(
+            step.operation.body, step.operation, place.inside(step.node, step.operation), each, batch
+        )
+        for step in steps
+        if isinstance(step.operation, Loop)
+        for each in (found.loops[step.node],)
+    }
+    state = Value(graph.graph["inputs"][0])
+    size = batch.tokens * bytes_of(graph, state, sizes)
+    # an embedding that is the head as well is one weight
+    own = {name: size for step in steps for name, size in step.weights}
+    copies = [(1 if each.tied else each.trips, each) for each in inner.values()]
+    slots = [batch.tokens * op.elements() for _, op, _ in operations(graph) if isinstance(op, Slots)]
+    values = frozenset(value for value in found.values if not _is_input(graph, value))
+    return Body(
+        graph,
+        loop.index if loop else "",
+        loop.trips if loop else 1,
+        loop.tied if loop else True,
+        steps,
+        {step.node: step for step in steps},
+        sizes,
+        _frees(graph, steps, values, sizes, batch.tokens),
+        values,
+        size,
+        size if loop and state in found.values else 0,
+        total(step.needs.inside for step in steps if step.inside and not step.varies)
+        + batch.tokens * total(bytes_of(graph, value, sizes) for value in sorted(values)),
+        total(own.values()) + total(count * each.weights for count, each in copies),
+        total(step.prepared for step in steps) + total(count * each.prepared for count, each in copies),
+        total(at.compute_bytes * each for each in slots) + total(b.trips * b.slots for b in inner.values()),
+        total(4 * each for each in slots) + total(b.trips * b.slot_gradients for b in inner.values()),
+        inner,
+    )
+
+
+def _step(
+    graph: Graph, node: str, at: At, sizes: Sizes, found: Kept, dies: Iterable[Value], batch: Batch
+) -> Step:
+    data = graph.nodes[node]
+    operation: Operation = data["op"]
+    inputs: tuple[Value, ...] = data["inputs"]
+    outputs = tuple(Value(node, output) for output in range(len(data["shapes"])))
+    made = list(dict.fromkeys(storage(graph, value) for value in outputs))
+    sources = tuple(storage(graph, value) for value in inputs)
+    wants = [value for value in inputs if is_float(graph, value) and sizes[value] < IDS]
+    keeps: tuple[Value, ...] = ()
+    weights: tuple[tuple[str, int], ...] = ()
+    if isinstance(operation, Loop):
+        names = operation.body.graph["inputs"]
+        kept_there = found.loops[node].values
+        reads = tuple(v for v, name in zip(sources, names, strict=True) if Value(name) in kept_there)
+        flow, copied, need, prepared = Flow(0, 0, 0), 0.0, _NONE, 0.0
+    else:
+        copies = [copy_bytes(operation, graph, value, at, sizes) for value in inputs]
+        saved: Saved = operation.saved(at)
+        reads = tuple(sources[n] for n in saved.inputs if copies[n] is None)
+        keeps = tuple(Value(node, output) for output in saved.outputs)
+        copied = total(copies[n] or 0 for n in saved.inputs)
+        flow = Flow(
+            total(value_bytes(graph, value, sizes) for value in _gradients(operation, wants, outputs, sizes)),
+            total(bytes_of(graph, value, sizes) for value in made),
+            total(copy or 0 for copy in copies),
+        )
+        need = needs(operation, flow, copied, batch, at)
+        held = ((name, graph.graph["weights"][name]) for name in data["weights"])
+        weights = tuple((name, batch.size.weight * weight.size) for name, weight in held if weight.trained)
+        prepared = _prepared(operation, data, total(size for _, size in weights), batch.size)
+    stored = {value: batch.tokens * bytes_of(graph, value, sizes) for value in (*made, *dies)}
+    # tables stay until the step ends
+    table = operation.table_bytes(at)
+    return Step(
+        node,
+        operation,
+        flow,
+        copied,
+        need,
+        any(isinstance(argument, Affine) for argument in operation.arguments().values()),
+        inputs,
+        outputs,
+        (
+            table + total(stored[value] for value in made if value in found.values),
+            total(stored[value] for value in made if value not in found.values),
+        ),
+        total(stored[value] for value in dies),
+        tuple((value, batch.tokens * value_bytes(graph, value, sizes)) for value in wants),
+        reads,
+        keeps,
+        sources,
+        weights,
+        prepared,
+        tuple(value.node for value in inputs if is_slots(graph, value)),
+        node in found.inside,
+        node in found.reruns,
+    )
+
+
+_NONE = Needs(0, Scratch(0, 0, 0))
+
+
+def _gradients(
+    operation: Operation, wants: list[Value], outputs: tuple[Value, ...], sizes: Sizes
+) -> list[Value]:
+    """Return the inputs whose gradients are new tensors."""
+    if operation.gradients != "passed":
+        return wants
+    return [value for value in wants if sizes[value] != sizes[outputs[0]]]
+
+
+def _prepared(operation: Operation, data: dict[str, Any], weights: float, size: Precision) -> float:
+    """Return the bytes of weights joined, or cast, once per forward pass."""
+    if isinstance(operation, Slots) or not weights:
+        return 0.0
+    kernel = data["kernel"].kernel
+    if kernel.prepared == 1:
+        return weights
+    # autocast casts a weight once for all products
+    cast = bool(kernel.prepare) or operation.takes == "compute"
+    return weights * size.compute / size.weight if cast and size.compute < size.weight else 0.0
+
+
+def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]:
+    """Return the storages that nobody reads after each operation and that are not kept."""
+    last: dict[Value, str] = {}
+    for node in nodes:
+        data = graph.nodes[node]
+        last.update({storage(graph, Value(node, output)): node for output in range(len(data["shapes"]))})
+        read = (storage(graph, value) for value in data["inputs"])
+        last.update({value: node for value in read if not _is_input(graph, value)})
+    # training asks the model for its loss alone
+    outputs = graph.graph["outputs"] if graph.graph["carried"] else graph.graph["outputs"][-1:]
+    stay = found.values | {storage(graph, value) for value in outputs}
+    dies: dict[str, list[Value]] = defaultdict(list)
+    for value, node in last.items():
+        if value not in stay:
+            dies[node].append(value)
+    return dies
+
+
+def _frees(
+    graph: Graph, steps: tuple[Step, ...], values: frozenset[Value], sizes: Sizes, tokens: int
+) -> dict[int, float]:
+    """Return the bytes of kept storages by the first operation that needs them, the last one backward."""
+    first: dict[Value, int] = {}
+    for number, step in enumerate(steps):
+        for value in (*step.reads, *(step.sources if step.again else ())):
+            first.setdefault(value, number)
+        first.update({value: number for value in step.keeps if step.inside})
+    frees: dict[int, float] = defaultdict(float)
+    for value in sorted(values):
+        frees[first[value]] = frees[first[value]] + tokens * bytes_of(graph, value, sizes)
+    return frees
+
+
+def _is_input(graph: Graph, value: Value) -> bool:
+    return isinstance(graph.nodes[value.node]["op"], Input)
