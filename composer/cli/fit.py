@@ -18,8 +18,8 @@ def fit(file: SpecFile, settings: Set = None, out: Out = None) -> None:
 
     The fewest numbers change, and those by the smallest ratios: widths, heads, experts, steps, the batch.
     Accumulating over more micro-batches counts as hardly a change, since it alters nothing that is learned.
-    Hard caps count, soft ones do not. The spec is written out in full, `let` and `extends` worked out; without `--out` it is printed below the
-    report.
+    Hard caps count, soft ones do not. The spec is written out in full, `let` and `extends` worked out;
+    without `--out` it is printed below the report.
     """
     from composer.cli.result import hand_over
     from composer.costs.count import count
