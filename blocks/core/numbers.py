@@ -36,6 +36,8 @@ def label(number: object) -> str:
 
 
 def _chosen(name: str, *values: Any) -> Any:
+    if len(values) == 1:
+        return values[0]
     for value in values:
         if type(value) is Traced:
             return value.trace.apply(name, *values)
