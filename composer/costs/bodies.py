@@ -70,7 +70,7 @@ class Step:
         prepared: weights joined or cast for it.
         slots: the depth slots that it uses.
         inside: whether it keeps what it needs inside.
-        again: whether it runs again in the backward pass.
+        again: whether it runs again in the backward pass; `made_again` is what it makes then.
     """
 
     node: str
@@ -92,6 +92,7 @@ class Step:
     slots: tuple[str, ...]
     inside: bool
     again: bool
+    made_again: tuple[Value, ...]
 
     def at(self, batch: Batch, trips: Trips) -> Needs:
         """Return what it keeps and needs at one trip."""
@@ -109,13 +110,16 @@ class Body:
     Attributes:
         index: of the loop, with its trips and whether its weights are tied.
         sizes: of an element of each value.
-        frees: bytes of kept values, by the operation whose backward pass is the last to need them.
+        frees: bytes of kept values, by the number of the step whose backward pass is the last to need them.
+        drops: values that are made again, likewise.
+        remade: bytes of these.
         kept: storages that are kept, inputs of the graph left out.
         state: bytes of the value that goes from trip to trip.
         keeps_state: the same where it is kept, else 0.
         constant: bytes that each execution keeps, those left out that vary from trip to trip.
         weights: bytes of its weights, those of loops in it included; `prepared` likewise.
         slots: bytes of depth slots that one execution makes, and of their gradients.
+        makes_slots: whether there are any.
         inner: bodies of the loops in it, by node.
     """
 
@@ -127,6 +131,8 @@ class Body:
     makers: dict[str, Step]
     sizes: Sizes
     frees: dict[int, float]
+    drops: dict[int, list[Value]]
+    remade: dict[Value, float]
     kept: frozenset[Value]
     state: float
     keeps_state: float
@@ -135,6 +141,7 @@ class Body:
     prepared: float
     slots: float
     slot_gradients: float
+    makes_slots: bool
     inner: dict[str, Body]
 
 
@@ -184,6 +191,14 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
     copies = [(1 if each.tied else each.trips, each) for each in inner.values()]
     slots = [batch.tokens * op.elements() for _, op, _ in operations(graph) if isinstance(op, Slots)]
     values = frozenset(value for value in found.values if not _is_input(graph, value))
+    first = _needs(steps, values)
+    frees: dict[int, float] = defaultdict(float)
+    for value in sorted(values):
+        frees[first[value]] = frees[first[value]] + batch.tokens * bytes_of(graph, value, sizes)
+    made_again = [value for step in steps if step.again for value in step.made_again if value in first]
+    drops: dict[int, list[Value]] = defaultdict(list)
+    for value in made_again:
+        drops[first[value]].append(value)
     return Body(
         graph,
         loop.index if loop else "",
@@ -192,7 +207,9 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         steps,
         {step.node: step for step in steps},
         sizes,
-        _frees(graph, steps, values, sizes, batch.tokens),
+        frees,
+        drops,
+        {value: batch.tokens * bytes_of(graph, value, sizes) for step in steps for value in step.made_again},
         values,
         size,
         size if loop and state in found.values else 0,
@@ -202,6 +219,7 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         total(step.prepared for step in steps) + total(count * each.prepared for count, each in copies),
         total(at.compute_bytes * each for each in slots) + total(b.trips * b.slots for b in inner.values()),
         total(4 * each for each in slots) + total(b.trips * b.slot_gradients for b in inner.values()),
+        bool(slots) or any(each.makes_slots for each in inner.values()),
         inner,
     )
 
@@ -264,6 +282,7 @@ def _step(
         tuple(value.node for value in inputs if is_slots(graph, value)),
         node in found.inside,
         node in found.reruns,
+        tuple(value for value in made if node in found.reruns and value not in found.values),
     )
 
 
@@ -309,19 +328,16 @@ def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]
     return dies
 
 
-def _frees(
-    graph: Graph, steps: tuple[Step, ...], values: frozenset[Value], sizes: Sizes, tokens: int
-) -> dict[int, float]:
-    """Return the bytes of kept storages by the first operation that needs them, the last one backward."""
+def _needs(steps: tuple[Step, ...], values: frozenset[Value]) -> dict[Value, int]:
+    """Return for each storage the first step whose backward pass needs it: the last one to do so."""
     first: dict[Value, int] = {}
     for number, step in enumerate(steps):
-        for value in (*step.reads, *(step.sources if step.again else ())):
+        held = (value for value in step.sources if step.again and value in values)
+        for value in (*step.reads, *held):
             first.setdefault(value, number)
-        first.update({value: number for value in step.keeps if step.inside})
-    frees: dict[int, float] = defaultdict(float)
-    for value in sorted(values):
-        frees[first[value]] = frees[first[value]] + tokens * bytes_of(graph, value, sizes)
-    return frees
+        if step.inside or step.again:
+            first.update(dict.fromkeys(step.keeps, number))
+    return first
 
 
 def _is_input(graph: Graph, value: Value) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from blocks.core.graph import Graph, Loop
-from blocks.core.numbers import label, largest, total
+from blocks.core.numbers import label, largest, smallest, total
 from blocks.core.operation import Value
 from blocks.core.slots import Slots, SlotWrite
 from composer.costs.bodies import Batch, Body, Step, Trips, body_of, value_bytes
@@ -47,19 +47,20 @@ class _Gradient:
 
 
 _Gradients = dict[Value, _Gradient]
+_Again = dict[str | Value, float]
 
 
 class _Turn(NamedTuple):
     """Which execution of a body the backward pass is at.
 
     Attributes:
-        first: whether it has done no other with these weights: their gradients appear instead of adding up.
-        last: whether it will do no other: prepared weights go.
+        first: 1 where it has done no other with these weights, whose gradients appear instead of adding up.
+        last: 1 where it will do no other, and prepared weights go.
         slots: bytes of gradients of depth slots that it has not touched yet, by the input they stand at.
     """
 
-    first: bool
-    last: bool
+    first: int
+    last: int
     slots: dict[str, float]
 
 
@@ -78,7 +79,7 @@ class _Replay:
         # tokens and targets
         ledger.add("activations", len(graph["inputs"]) * root.state)
         self._forward(root, {}, "")
-        self._backward(root, {}, "", _Turn(True, True, {}), {graph["outputs"][-1]: _Gradient(0)})
+        self._backward(root, {}, "", _Turn(1, 1, {}), {graph["outputs"][-1]: _Gradient(0)})
         ledger.moment(("update of the weights",), 0)
 
     # what trips keep
@@ -119,10 +120,9 @@ class _Replay:
     def _forward_loop(self, body: Body, trips: Trips, where: str) -> None:
         """Replay the last trip, which holds the most, then count what all trips leave."""
         ledger, before, last = self.ledger, self.ledger.state(), body.trips - 1
-        if last:
-            ledger.add("activations", self._trips(body, last, trips) + body.keeps_state)
-            ledger.add("in_flight", body.state - body.keeps_state)
-            ledger.add("depth_slots", last * body.slots)
+        ledger.add("activations", self._trips(body, last, trips) + body.keeps_state)
+        ledger.add("in_flight", smallest(1, last) * (body.state - body.keeps_state))
+        ledger.add("depth_slots", last * body.slots)
         self._forward(body, _during(trips, body, last), f"{where} step {label(last)}: ")
         ledger.restore(before)
         ledger.add("activations", self._trips(body, body.trips, trips))
@@ -134,7 +134,7 @@ class _Replay:
         """Walk a body in reverse, from the gradients of its outputs to those of its inputs."""
         ledger = self.ledger
         seen: set[str] = set()
-        again: dict[str, float] = {}  # bytes of what ran again
+        again: _Again = {}  # bytes of what ran again: inside operations, and values
         for number in reversed(range(len(body.steps))):
             step = body.steps[number]
             for value in step.reads:
@@ -148,23 +148,31 @@ class _Replay:
             if step.inside:
                 ledger.add("activations", -step.at(self.batch, trips).inside)
             ledger.add("recomputed", -again.pop(step.node, 0))
+            for value in body.drops.get(number, ()):
+                ledger.add("recomputed", -again.pop(value, 0))
             ledger.add("activations", -body.frees.get(number, 0))
 
-    def _remake(self, body: Body, value: Value, trips: Trips, where: str, again: dict[str, float]) -> None:
+    def _remake(self, body: Body, value: Value, trips: Trips, where: str, again: _Again) -> None:
         """Run the maker of a value again, unless that was kept or is there."""
         maker = body.makers.get(value.node)
         if maker and maker.again and value not in body.kept:
             self._rerun(body, maker, trips, where, again)
 
-    def _rerun(self, body: Body, step: Step, trips: Trips, where: str, again: dict[str, float]) -> None:
+    def _rerun(self, body: Body, step: Step, trips: Trips, where: str, again: _Again) -> None:
         if step.node in again:
             return
         for value in step.sources:
             self._remake(body, value, trips, where, again)
-        needs = step.at(self.batch, trips)
-        self.ledger.moment(("recomputing ", where, step.node), needs.scratch.forward)
-        again[step.node] = self.batch.tokens * step.flow.made + needs.inside
-        self.ledger.add("recomputed", again[step.node])
+        needs, ledger = step.at(self.batch, trips), self.ledger
+        ledger.moment(("recomputing ", where, step.node), needs.scratch.forward)
+        left: _Again = {step.node: needs.inside}
+        left.update((value, body.remade[value]) for value in step.made_again)
+        again.update(left)
+        ledger.add("recomputed", total(left.values()))
+        for value in step.sources:
+            if value in again and not any(value in dropped for dropped in body.drops.values()):
+                # nobody else needs it
+                ledger.add("recomputed", -again.pop(value))
 
     def _backward_step(
         self,
@@ -188,18 +196,18 @@ class _Replay:
         shared = total(each.bytes for each in given if each.values > 1)
         ledger.moment(what, scratch.backward + shared)
         if step.weights:
-            new = total(size for name, size in step.weights if turn.first and name not in seen)
-            added = [size for name, size in step.weights if not turn.first or name in seen]
+            new = turn.first * total(size for name, size in step.weights if name not in seen)
+            # where gradients are there already, one at a time is added to them
+            added = [(1 if name in seen else 1 - turn.first) * size for name, size in step.weights]
             seen.update(name for name, _ in step.weights)
-            ledger.moment((*what, ", weights"), scratch.weights + shared + new + largest(0, *added))
+            ledger.moment((*what, ", weights"), scratch.weights + shared + new + largest(*added))
             ledger.add("gradients", new)
         made = list(self._made(body, step, given))
         for each in given:
             self._drop(each)
         for value, each in made:
             self._arrive(body, gradients, value, each, what)
-        if turn.last:
-            ledger.add("prepared", -step.prepared)
+        ledger.add("prepared", -turn.last * step.prepared)
 
     def _made(self, body: Body, step: Step, given: list[_Gradient]) -> Iterator[tuple[Value, _Gradient]]:
         """Yield the gradients of a step's inputs, alive."""
@@ -245,14 +253,16 @@ class _Replay:
         given = gradients.pop(Value(step.node))
         slots = self._untouched(body, step, inner, turn)
         everything = self._trips(inner, inner.trips, trips)
-        for trip in _corners(inner.trips):
+        for number, trip in enumerate(_corners(inner, step)):
             before, done = ledger.state(), inner.trips - 1 - trip
             ledger.add("activations", self._trips(inner, trip + 1, trips) - everything)
-            passed = self._enter(inner, step, given, done, turn, slots)
+            passed = (
+                self._enter(inner, step, given, done, turn, slots) if number else self._start(inner, given)
+            )
             there = _Turn(
-                turn.first and not (done and inner.tied),
-                turn.last and not (trip and inner.tied),
-                {} if done else dict(slots),
+                turn.first * (1 - smallest(1, done) if inner.tied else 1),
+                turn.last * (1 - smallest(1, trip) if inner.tied else 1),
+                {} if number else dict(slots),
             )
             text = f"{where}{step.node} step {label(trip)}: "
             self._backward(inner, _during(trips, inner, trip), text, there, passed)
@@ -265,30 +275,33 @@ class _Replay:
         for value, size in step.wants:
             self._arrive(body, gradients, value, self._new(size), ("backward of ", where, step.node))
 
+    def _start(self, inner: Body, given: _Gradient) -> _Gradients:
+        """Return the gradients that the last trip starts from."""
+        return {inner.graph.graph["outputs"][0]: _Gradient(given.bytes, given.values)}
+
     def _enter(
         self, inner: Body, step: Step, given: _Gradient, done: int, turn: _Turn, slots: dict[str, float]
     ) -> _Gradients:
-        """Count what the trips that are done left; return the gradients that the next one starts from."""
-        ledger, graph = self.ledger, inner.graph.graph
-        state = graph["outputs"][0]
-        if not done:
-            return {state: _Gradient(given.bytes, given.values)}
-        copies = 1 if inner.tied else done
-        ledger.add("gradients", copies * inner.weights if turn.first else 0)
-        ledger.add("prepared", 0 if inner.tied or not turn.last else -copies * inner.prepared)
-        ledger.add("depth_slots", done * inner.slot_gradients + total(slots.values()))
-        if given.values == 1:
-            # the gradient it was given has gone
-            ledger.add("in_flight", -given.bytes)
+        """Count what the trips that are done left; return the gradients that the next one starts from.
+
+        With none done, which is another corner as well, no more is counted than there is.
+        """
+        ledger, graph, some = self.ledger, inner.graph.graph, smallest(1, done)
+        ledger.add("gradients", turn.first * (some if inner.tied else done) * inner.weights)
+        ledger.add("prepared", 0 if inner.tied else -turn.last * done * inner.prepared)
+        ledger.add("depth_slots", done * inner.slot_gradients + some * total(slots.values()))
+        if given.values > 1:
+            # what it was given stays beside
+            ledger.add("in_flight", some * inner.state)
         names = dict(zip(step.inputs, graph["inputs"], strict=True))
-        captured = {Value(names[value]): self._new(size) for value, size in step.wants[1:]}
-        return {state: self._new(inner.state), **captured}
+        captured = {Value(names[value]): self._new(some * size) for value, size in step.wants[1:]}
+        return {graph["outputs"][0]: _Gradient(inner.state), **captured}
 
     def _leave(self, inner: Body, turn: _Turn, slots: dict[str, float]) -> None:
         """Count what all trips together leave."""
         copies = 1 if inner.tied else inner.trips
-        self.ledger.add("gradients", copies * inner.weights if turn.first else 0)
-        self.ledger.add("prepared", -copies * inner.prepared if turn.last else 0)
+        self.ledger.add("gradients", turn.first * copies * inner.weights)
+        self.ledger.add("prepared", -turn.last * copies * inner.prepared)
         self.ledger.add("depth_slots", inner.trips * inner.slot_gradients + total(slots.values()))
 
     # depth slots
@@ -313,8 +326,16 @@ def _during(trips: Trips, body: Body, trip: int) -> Trips:
     return {**trips, body.index: 2 * trip + 1}
 
 
-def _corners(trips: int) -> tuple[int, ...]:
-    """Return the trips that hold the peak, in the order the backward pass meets them."""
-    if trips == 1:
-        return (0,)
-    return (1, 0) if trips == 2 else (trips - 1, trips - 2, 0)
+def _corners(inner: Body, step: Step) -> list[int]:
+    """Return the trips that may hold the peak: the last, and those at which what is alive begins to change.
+
+    After the first trip backward, tied weights have their gradients, and captured values theirs. At the first
+    step most gradients are there: of weights that are not tied, and of slots that each trip makes anew.
+    """
+    last = inner.trips - 1
+    found = [last]
+    if inner.tied or len(step.wants) > 1:
+        found.append(last - smallest(1, last))
+    if not inner.tied or inner.makes_slots:
+        found.append(0)
+    return found

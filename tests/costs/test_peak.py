@@ -1,0 +1,148 @@
+"""Predicted peaks of training memory against measured ones, operation by operation and step by step."""
+
+import statistics
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from models import shipped, shortened
+from peak import allocated, measured, on_cuda
+from strategies import make, trees
+
+from composer.costs import liveness
+from composer.costs.bodies import Batch
+from composer.costs.liveness import moments, peak
+from composer.costs.memory import Memory
+from composer.costs.precision import BF16
+from composer.graph.compile import compile_graph
+from composer.graph.passes.mark_recompute import mark_recompute, recomputable
+
+# the same examples each time: what is asserted of them together must not hang on luck
+together = settings(derandomize=True, database=None, phases=[Phase.generate], max_examples=50)
+
+
+@st.composite
+def large(draw):
+    """A spec of sizes at which a step's tensors outweigh its scalars, and a batch."""
+    tree = draw(trees(levels=2, room=3, widths=(32, 64, 128)).filter(lambda tree: _runs(tree["stages"]) <= 8))
+    tree["model"].update(context=draw(st.sampled_from([32, 64, 128])), vocab=8 * tree["model"]["vocab"])
+    for block in tree["blocks"].values():
+        for size in ("head_dim", "hidden", "window"):
+            if size in block:
+                block[size] *= 8
+    return make(tree), draw(st.sampled_from([4, 16, 32, 64]))
+
+
+def _runs(stages):
+    """How many blocks one forward pass runs."""
+    return sum(
+        (stage.get("recur") or stage.get("stack")) * sum(_entry(entry) for entry in stage["step"])
+        for stage in stages
+    )
+
+
+def _entry(entry):
+    if isinstance(entry, str):
+        return 1
+    return len(entry["parallel"]) if "parallel" in entry else _runs([entry])
+
+
+def batch_of(spec, batch):
+    length = spec.model.context
+    return Batch(batch * length, length, BF16)
+
+
+def predicted(spec, batch, chosen=()):
+    return Memory(mark_recompute(compile_graph(spec), chosen), batch_of(spec, batch))
+
+
+def off(memory, found):
+    return memory.total / found - 1
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_the_peak_of_a_shipped_spec_is_the_predicted_one(name):
+    spec = shortened(shipped()[name], 1024)
+    assert abs(off(predicted(spec, 16), measured(spec, 16))) < 0.001
+
+
+def test_the_peaks_of_generated_specs_are_the_predicted_ones():
+    shares, errors = [], []
+
+    @together
+    @given(large())
+    def check(example):
+        memory = predicted(*example)
+        errors.append(off(memory, measured(*example)))
+        shares.append(memory.terms["activations"] / memory.total)
+        assert abs(errors[-1]) < 0.1
+
+    check()
+    assert len(errors) == 50
+    assert statistics.median(map(abs, errors)) < 0.001
+    assert sum(share >= 0.6 for share in shares) >= 25
+
+
+def test_peaks_are_the_predicted_ones_where_operations_run_again():
+    errors = []
+
+    @settings(together, max_examples=20)
+    @given(large(), st.data())
+    def check(example, data):
+        spec, batch = example
+        every = sorted(recomputable(compile_graph(spec)))
+        chosen = data.draw(st.one_of(st.just(every), st.sets(st.sampled_from(every))))
+        errors.append(off(predicted(spec, batch, chosen), measured(spec, batch, recompute=chosen)))
+        assert abs(errors[-1]) < 0.1
+
+    check()
+    assert statistics.median(map(abs, errors)) < 0.01
+
+
+@settings(max_examples=15)
+@given(trees(levels=3, room=12), st.integers(1, 5))
+def test_a_few_trips_of_each_loop_hold_the_peak(tree, batch):
+    spec = make(tree)
+    graph, size = compile_graph(spec), batch_of(spec, batch)
+    expected = peak(graph, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(liveness, "_corners", lambda inner, step: reversed(range(inner.trips)))
+        assert peak(graph, size) == expected
+
+
+@settings(max_examples=30)
+@given(trees(), st.integers(1, 5))
+def test_a_replay_ends_with_what_outlives_a_step(tree, batch):
+    spec = make(tree)
+    graph, size = compile_graph(spec), batch_of(spec, batch)
+    left = {term: left for term, left in moments(graph, size)[-1].terms.items() if left}
+    assert left.pop("activations") >= 2 * 8 * size.tokens
+    assert left["optimizer"] == 2 * left["weights"] == 2 * left["gradients"]
+    assert set(left) <= {"weights", "gradients", "optimizer", "depth_slots"}
+
+
+@settings(max_examples=30)
+@given(trees(), st.integers(1, 5))
+def test_terms_add_up_to_the_peak(tree, batch):
+    spec = make(tree)
+    memory = predicted(spec, batch)
+    assert (
+        sum(memory.terms.values()) == memory.total == round(peak(compile_graph(spec), batch_of(spec, batch)))
+    )
+
+
+@pytest.mark.parametrize("name", ["dreamer-tiny", "looped", "untied-flops-tiny"])
+def test_counting_storages_finds_what_the_allocator_is_asked_for(name):
+    spec = shortened(shipped()[name], 24)
+    assert measured(spec, 4) == pytest.approx(allocated(spec, 4), rel=0.01)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("name", shipped())
+def test_peaks_on_a_gpu_are_the_predicted_ones(name, again):
+    spec = shortened(shipped()[name], 256)
+    chosen = sorted(recomputable(compile_graph(spec))) if again else []
+    assert abs(off(predicted(spec, 16, chosen), on_cuda(spec, 16, recompute=chosen))) < 0.1
+    torch.cuda.empty_cache()
