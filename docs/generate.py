@@ -148,6 +148,14 @@ def output(argument: str) -> str:
     return _fenced("console", f"$ {argument}\n{printed}")
 
 
+def output_lines(argument: str) -> str:
+    """Show a command and some of the lines it prints, of `first:last command`."""
+    lines, command = argument.split(" ", 1)
+    first, last = (int(number) if number else None for number in lines.split(":"))
+    head, *printed, end = output(command).rstrip("\n").splitlines()
+    return "\n".join([head, printed[0], *printed[1:][first:last], end]) + "\n"
+
+
 def formula_table(argument: str) -> str:
     """Make the table of what the operations of a block cost, of its type and fields, or of `model`.
 
@@ -201,6 +209,7 @@ KINDS = {
     "fields": field_table,
     "file": file_copy,
     "formulas": formula_table,
+    "lines": output_lines,
     "run": output,
 }
 

@@ -154,6 +154,7 @@ def _totals(spec: Spec, costs: Costs, left: CheckpointSize) -> Any:
         table.add_row("FLOPs run again", count_text(costs.recompute_flops), "", told)
     memory = costs.train_memory
     table.add_section()
+    table.add_row("at the peak of memory:", "", "", memory.moment)
     for term, size in memory.terms.items():
         table.add_row(f"  {term}", bytes_text(size), "", f"of {count_text(memory.tokens)} tokens")
     return table
