@@ -5,7 +5,7 @@ from __future__ import annotations
 from blocks.core.graph import Graph
 from blocks.core.numbers import total
 from blocks.core.operation import At, Target
-from composer.costs.memory import Memory, micro_batch_tokens, train_memory
+from composer.costs.memory import micro_batch_tokens, train_memory
 from composer.costs.precision import precision
 from composer.costs.recompute import choose, recompute_flops
 from composer.costs.units import bytes_text, count_text
@@ -34,16 +34,11 @@ def fitted(spec: Spec, graph: Graph) -> Graph:
     return choose(
         graph,
         limit,
-        lambda marked: memory(spec, marked).total,
+        lambda marked: train_memory(spec, marked).total,
         micro_batch_tokens(spec),
         trained_length(spec),
         precision(spec),
     )
-
-
-def memory(spec: Spec, graph: Graph) -> Memory:
-    """Return the bytes of one training step on a graph of the spec."""
-    return train_memory(spec, graph)
 
 
 def trained_length(spec: Spec) -> int:
@@ -72,7 +67,7 @@ def _told(spec: Spec, graph: Graph) -> list[str]:
     if not again:
         return []
     length = trained_length(spec)
-    kept, peak = (memory(spec, each) for each in (mark_recompute(graph, ()), graph))
+    kept, peak = (train_memory(spec, each) for each in (mark_recompute(graph, ()), graph))
     flops = recompute_flops(graph, length, precision(spec))
     share = 100 * flops / trained_flops(graph, length)
     return [

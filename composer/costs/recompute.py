@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heapreplace
 from math import inf
-
-import networkx as nx
 
 from blocks.core.graph import Graph
 from blocks.core.numbers import total
 from blocks.core.operation import At
-from composer.costs.kept import Kept, kept, saved_per_token
+from composer.costs.kept import Kept, kept, saved_per_token, storage
 from composer.costs.precision import FULL, Precision
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
-from composer.graph.walk import Place, graphs, operations
+from composer.graph.walk import Place, graphs
 
 Places = frozenset[str]
 _FREE, _COSTLY, _USELESS = range(3)
@@ -31,9 +29,9 @@ def choose(
     """Return the graph with those operations marked that bring it to a limit; none where it is there already.
 
     The cheapest bytes go first: those that no product has to run again for, the most of them first, then by
-    bytes freed for each FLOP. A move is one operation, or one with all of its step that it is made from. It
-    stops at the first set that suffices and takes back what that does not need. Where no set suffices, it is
-    the one with the least total.
+    bytes freed for each FLOP. A move is one operation, or one with all that it takes to make it from what is
+    kept. Moves that raise the peak are left out. It stops at the first set that suffices and takes back what
+    that does not need. Where none is found that suffices, it is the best one, or all that frees anything.
 
     Args:
         measured: gives the bytes that the limit is about.
@@ -41,33 +39,47 @@ def choose(
         length: tokens of a sequence.
         size: the precision that trains.
     """
-    over = measured(graph) - limit
-    if over <= 0:
+    least = measured(graph)
+    if least <= limit:
         return graph
     prices = _Prices(graph, length, size)
-    every = frozenset(recomputable(graph))
-    if tokens * prices.freed(every) < over:
+    every = prices.reruns(frozenset(prices.nodes))
+    if tokens * prices.freed(every) < least - limit:
         # no peak falls by more than what is freed
-        return mark_recompute(graph, prices.used(every))
-    best, least = graph, limit + over
-    for chosen in prices.cheapest_first():
-        if tokens * prices.freed(chosen) < over:
-            continue
-        marked = mark_recompute(graph, chosen)
-        found = measured(marked)
-        if found < least:
-            best, least = marked, found
-        if found <= limit:
-            return _needed(graph, chosen, prices, lambda marked: measured(marked) <= limit)
-    return best
+        return mark_recompute(graph, every)
+    chosen, before = frozenset[str](), None
+    while chosen != before:
+        # a move that raised the peak may lower it later, when the peak is elsewhere
+        before, moves = chosen, _Moves(prices)
+        while (move := moves.cheapest(chosen)) is not None:
+            found = measured(mark_recompute(graph, chosen | move))
+            if found <= least:
+                chosen, least = chosen | move, found
+            if found <= limit:
+                return _needed(graph, chosen, prices, measured, limit)
+    if measured(mark_recompute(graph, every)) < least:
+        return _needed(graph, every, prices, measured, limit)
+    return mark_recompute(graph, chosen)
 
 
 class _Prices:
-    """What sets of marks free and cost, per token."""
+    """What sets of marks free and cost, per token.
+
+    Attributes:
+        nodes: the operations that can be recomputed: the path to the graph each stands in, and its node.
+    """
 
     def __init__(self, graph: Graph, length: int, size: Precision) -> None:
         self.graph, self.length, self.size = graph, length, size
-        self._known: dict[Places, tuple[float, float]] = {}
+        self.bodies = {_path(place): (body, place) for body, place in graphs(graph)}
+        possible = set(recomputable(graph))
+        self.nodes = {
+            f"{path}{node}": (path, node)
+            for path, (body, _) in self.bodies.items()
+            for node in body
+            if f"{path}{node}" in possible
+        }
+        self._known: dict[Places, tuple[float, float, dict[str, Kept]]] = {}
         self._unmarked = saved_per_token(graph, length, size)
 
     def freed(self, chosen: Places) -> float:
@@ -78,35 +90,12 @@ class _Prices:
         """Return the FLOPs that run again."""
         return self._of(chosen)[1]
 
-    def used(self, chosen: Places) -> Places:
+    def reruns(self, chosen: Places) -> Places:
         """Return those that really run again."""
-        marked = mark_recompute(self.graph, chosen)
-        return frozenset(_reruns(marked, kept(marked, Place(), self.length, self.size)))
+        bodies = self._of(chosen)[2]
+        return frozenset(f"{path}{node}" for path, here in bodies.items() for node in here.reruns)
 
-    def cheapest_first(self) -> Iterator[Places]:
-        """Yield growing sets of marks, each with the move that is the cheapest after the one before."""
-        chosen: Places = frozenset()
-        # products are asked for their price only where all else does not suffice
-        queue = [
-            ((_COSTLY if products else _FREE, -inf), number, move)
-            for number, (move, products) in enumerate(_moves(self.graph))
-        ]
-        heapify(queue)
-        asked: set[int] = set()  # whose prices are those of now; the others' may have changed
-        while queue:
-            price, number, move = heappop(queue)
-            if move <= chosen:
-                continue
-            if number not in asked:
-                asked.add(number)
-                heappush(queue, (self._price(chosen, move), number, move))
-                continue
-            if price[0] == _USELESS:
-                return
-            chosen, asked = chosen | move, set()
-            yield chosen
-
-    def _price(self, chosen: Places, move: Places) -> tuple[int, float]:
+    def price(self, chosen: Places, move: Places) -> tuple[int, float]:
         """Return what a move costs after others, the lower the better."""
         freed = self.freed(chosen | move) - self.freed(chosen)
         flops = self.flops(chosen | move) - self.flops(chosen)
@@ -114,46 +103,96 @@ class _Prices:
             return (_USELESS, 0.0)
         return (_COSTLY, flops / freed) if flops > 0 else (_FREE, -freed)
 
-    def _of(self, chosen: Places) -> tuple[float, float]:
+    def multiplies(self, place: str) -> bool:
+        """Return whether an operation has products."""
+        path, node = self.nodes[place]
+        body, around = self.bodies[path]
+        return bool(body.nodes[node]["op"].flops(At(1, around.trips)) > 0)
+
+    def with_makers(self, place: str, chosen: Places) -> Places:
+        """Return an operation with all it takes to make it from what is kept and what is chosen."""
+        path, node = self.nodes[place]
+        body, kept_here = self.bodies[path][0], self._of(chosen)[2][path].values
+        found, asked = {place}, [node]
+        while asked:
+            for value in body.nodes[asked.pop()]["inputs"]:
+                maker = f"{path}{value.node}"
+                made = storage(body, value) in kept_here or maker in chosen | found
+                if maker in self.nodes and not made:
+                    found.add(maker)
+                    asked.append(value.node)
+        return frozenset(found)
+
+    def _of(self, chosen: Places) -> tuple[float, float, dict[str, Kept]]:
         if chosen not in self._known:
             marked = mark_recompute(self.graph, chosen)
+            here = kept(marked, Place(), self.length, self.size)
             freed = self._unmarked - saved_per_token(marked, self.length, self.size)
-            self._known[chosen] = freed, recompute_flops(marked, self.length, self.size)
+            flops = _flops(marked, Place(), here, self.length, False)
+            self._known[chosen] = freed, flops, dict(_by_path(here, ""))
         return self._known[chosen]
 
 
-def _moves(graph: Graph) -> Iterator[tuple[Places, bool]]:
-    """Yield each operation that can be recomputed, alone and with all in its graph that it is made from.
+class _Moves:
+    """What can be marked next, the cheapest first."""
 
-    And whether there are products among them.
-    """
-    possible = set(recomputable(graph))
-    for body, place in graphs(graph):
-        path = "".join(f"{node}." for node, _ in place.loops)
-        at = At(1, place.trips)
-        products = {f"{path}{node}" for node, operation, _ in operations(body) if operation.flops(at) > 0}
-        for node in body:
-            if f"{path}{node}" in possible:
-                alone = frozenset({f"{path}{node}"})
-                whole = alone | {f"{path}{each}" for each in nx.ancestors(body, node)} & possible
-                for move in {alone: 0, whole: 0}:
-                    yield move, bool(move & products)
+    def __init__(self, prices: _Prices) -> None:
+        self._prices = prices
+        self._chosen: Places = frozenset()
+        self._asked: set[str] = set()  # whose price is that of now; others' may have changed since
+        # products are asked for their price only where all else does not suffice
+        self._queue = [
+            ((_COSTLY if prices.multiplies(place) else _FREE, -inf), order, place)
+            for order, place in enumerate(prices.nodes)
+        ]
+        heapify(self._queue)
+
+    def cheapest(self, chosen: Places) -> Places | None:
+        """Return the cheapest move after what is chosen; None where nothing frees anything more."""
+        if chosen != self._chosen:
+            self._chosen, self._asked = chosen, set()
+        while self._queue:
+            price, order, place = self._queue[0]
+            if place in chosen:
+                heappop(self._queue)
+            elif place not in self._asked:
+                self._asked.add(place)
+                move = self._prices.with_makers(place, chosen)
+                heapreplace(self._queue, (self._prices.price(chosen, move), order, place))
+            elif price[0] == _USELESS:
+                return None
+            else:
+                heappop(self._queue)
+                return self._prices.with_makers(place, chosen)
+        return None
 
 
-def _needed(graph: Graph, chosen: Places, prices: _Prices, fits: Callable[[Graph], bool]) -> Graph:
+def _needed(
+    graph: Graph, chosen: Places, prices: _Prices, measured: Callable[[Graph], float], limit: float
+) -> Graph:
     """Return the graph with those of the marks that it takes to fit, the costliest taken back first."""
-    alone = {place: prices.flops(chosen) - prices.flops(chosen - {place}) for place in sorted(chosen)}
-    for place in sorted(chosen, key=lambda place: (-alone[place], place)):
-        fewer = mark_recompute(graph, chosen - {place})
-        if fits(fewer):
-            chosen = chosen - {place}
+    alone = {place: prices.flops(chosen) - prices.flops(chosen - {place}) for place in chosen}
+    order = sorted(chosen, key=lambda place: (-alone[place], place))
+    least, lowered = measured(mark_recompute(graph, chosen)), True
+    while lowered:
+        lowered = False
+        for place in order:
+            fewer = chosen - {place}
+            if fewer != chosen and (found := measured(mark_recompute(graph, fewer))) <= limit:
+                # without a mark that raised the peak, others may not be needed any more
+                lowered = lowered or found < least
+                chosen, least = fewer, found
     return mark_recompute(graph, chosen)
 
 
-def _reruns(graph: Graph, here: Kept, path: str = "") -> Iterator[str]:
-    yield from (f"{path}{node}" for node in here.reruns)
+def _path(place: Place) -> str:
+    return "".join(f"{node}." for node, _ in place.loops)
+
+
+def _by_path(here: Kept, path: str) -> Iterator[tuple[str, Kept]]:
+    yield path, here
     for node, inner in here.loops.items():
-        yield from _reruns(graph.nodes[node]["op"].body, inner, f"{path}{node}.")
+        yield from _by_path(inner, f"{path}{node}.")
 
 
 def _flops(graph: Graph, place: Place, here: Kept, length: int, full_mask: bool) -> float:
