@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from composer import cost
@@ -11,7 +12,6 @@ from composer.spec.identity import run_hash
 from composer.spec.models import Spec
 from composer.spec.space import Space
 from search.errors import SearchError
-from search.ledger import Ledger, Record
 
 
 def check_baselines(space: Space) -> None:
@@ -39,13 +39,18 @@ def check_baselines(space: Space) -> None:
             )
 
 
-def claim_baselines(space: Space, ledger: Ledger) -> list[tuple[Record, Spec]]:
-    """Find or make the record of each baseline; equal ones share one."""
-    found: dict[str, tuple[Record, Spec]] = {}
+@dataclass(frozen=True)
+class Baseline:
+    """A spec to be held against: the name of its file, and what it costs."""
+
+    stem: str
+    spec: Spec
+    costs: dict[str, float]
+
+
+def baselines(space: Space) -> dict[str, Baseline]:
+    """Return the baselines of a space by their identities; equal ones are one."""
+    found: dict[str, Baseline] = {}
     for path, spec in space.baselines:
-        identity = run_hash(spec)
-        record = ledger.find(identity)
-        if record is None:
-            record = ledger.claim_baseline(Path(path).stem, identity, measures(cost(spec)))
-        found[identity] = (record, spec)
-    return list(found.values())
+        found.setdefault(run_hash(spec), Baseline(Path(path).stem, spec, measures(cost(spec))))
+    return found

@@ -1,4 +1,4 @@
-"""The folder of a search: what stands in it, and who may write to it.
+"""The folder of a search: what stands in it, and whose it is.
 
 space.txt             what decides a trial and its worth, one value a line
 study.journal         Optuna's study
@@ -7,27 +7,30 @@ trials/<number>/      run folders
 baselines/<name>/     run folders
 leaderboard.csv       all of them, the best first
 best/                 spec and checkpoints of the winner
-lock                  held by the process that searches
+workers/              one lease for each worker alive
+lock                  held for moments, by the worker that claims
+publish.lock          held by the worker that writes leaderboard.csv and best/
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from composer.spec.space import Space
-from composer.training.files import locked, write_text
+from composer.training.files import write_text
 from search.errors import SearchError
+from search.locks import exclusive
 
-SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK = (
+SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, WORKERS = (
     "space.txt",
     "study.journal",
     "records",
     "leaderboard.csv",
     "best",
     "lock",
+    "publish.lock",
+    "workers",
 )
 
 
@@ -36,19 +39,18 @@ def default_folder(space: Space) -> Path:
     return Path("runs") / f"{space.name}-{space.identity()}"
 
 
-@contextmanager
-def held(folder: Path, space: Space) -> Iterator[None]:
-    """Make the folder of a search, or enter the one that stands there, and keep others out of it.
+def enter(folder: Path, space: Space) -> None:
+    """Make the folder of a search, or join the one that stands there.
 
     Raises:
-        SearchError: another process searches there, it is the folder of another space or of something
-            else, or it cannot be written to.
+        SearchError: it is the folder of another space or of something else, or it cannot be written to.
     """
     if folder.exists() and not folder.is_dir():
         raise SearchError(f"{folder}: expected a folder for the search, got a file")
-    if folder.is_dir() and not (folder / SPACE).exists():
+    if folder.is_dir():
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith((LOCK, SPACE)))
-        if others:
+        # looked for last: whoever makes the folder puts this file there first
+        if others and not (folder / SPACE).exists():
             raise SearchError(
                 f"{folder}: this is no search folder, it holds {others[0]}; choose another with --out"
             )
@@ -57,16 +59,11 @@ def held(folder: Path, space: Space) -> Iterator[None]:
         (folder / LOCK).touch()
     except OSError as error:
         raise SearchError(f"{folder}: expected a folder to write to, got: {error.strerror}") from None
-
-    def busy(pid: str) -> SearchError:
-        return SearchError(f"{folder}: process {pid} is searching here; wait for it or stop it")
-
-    with locked(folder / LOCK, busy):
+    with exclusive(folder / LOCK):
         if (folder / SPACE).exists():
             _refuse_another(folder, space)
         else:
             write_text(folder / SPACE, _text(space))
-        yield
 
 
 def _text(space: Space) -> str:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import warnings
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import Trial, TrialState
 
 from search.errors import SearchError
 from search.goals import Goals
+
+_BLOCK = 4096
 
 
 class Journal(JournalFileBackend):
@@ -32,14 +34,30 @@ class Journal(JournalFileBackend):
         self.path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, one a line."""
+        """Append records, one a line, after mending what a killed writer left of its last one."""
         lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs)
         self._lock_file.acquire()
         try:
-            with self.path.open("ab") as file:
+            with self.path.open("a+b") as file:
+                _cut_tail(file)
                 file.write(lines.encode())
         finally:
             self._lock_file.release()
+
+
+def _cut_tail(file: BinaryIO) -> None:
+    """Cut off what follows the last whole line; writers hold the lock, so nobody is still writing it."""
+    end = whole = file.seek(0, os.SEEK_END)
+    while whole > 0:
+        start = max(0, whole - _BLOCK)
+        file.seek(start)
+        newline = file.read(whole - start).rfind(b"\n")
+        whole = start + newline + 1
+        if newline >= 0:
+            break
+    if whole < end:
+        file.truncate(whole)
+        file.seek(whole)
 
 
 class KernelLock(JournalFileOpenLock):
@@ -64,14 +82,24 @@ class KernelLock(JournalFileOpenLock):
 
 
 def open_study(path: Path, name: str, goals: Goals, sampler: BaseSampler) -> optuna.Study:
-    """Open the study kept in the journal at `path`, made where there is none; the caller holds the folder.
+    """Open the study kept in the journal at `path`, made where there is none; under the store's lock.
 
     Raises:
         SearchError: the journal is damaged before its last record.
     """
-    mend(path)
+    lock = KernelLock(path.with_name(path.name + ".lock"))
+    lock.acquire()
+    try:
+        mend(path)
+    finally:
+        lock.release()
+    return named_study(JournalStorage(Journal(path)), name, goals, sampler)
+
+
+def named_study(storage: BaseStorage, name: str, goals: Goals, sampler: BaseSampler) -> optuna.Study:
+    """Open a study in a storage, made where there is none."""
     study = optuna.create_study(
-        storage=JournalStorage(Journal(path)),
+        storage=storage,
         sampler=sampler,
         study_name=name,
         directions=list(goals.directions),
@@ -82,13 +110,6 @@ def open_study(path: Path, name: str, goals: Goals, sampler: BaseSampler) -> opt
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(goals.names))
     return study
-
-
-def unfinished(study: optuna.Study) -> list[Trial]:
-    """Return the trials that were asked for and never told, the oldest first."""
-    # there is no public way back to a running trial; what it was given already it is given again
-    found = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [Trial(study, trial._trial_id) for trial in sorted(found, key=lambda trial: trial.number)]
 
 
 def mend(path: Path) -> None:

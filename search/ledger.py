@@ -6,10 +6,12 @@ The ledger is the truth about training; the journal is what the sampler knows of
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from composer.training.files import write_text
 from search.errors import SearchError
@@ -42,6 +44,8 @@ class Record:
         seen: one entry for each milestone reached.
         reason: why it crashed.
         seconds: time spent training, over all starts.
+        worker: the name of the worker that trains it or trained it last.
+        started: when it was taken on, and `ended` when it ended: seconds since 1970 by the worker's clock.
     """
 
     name: str
@@ -55,6 +59,14 @@ class Record:
     seen: list[Seen] = field(default_factory=list)
     reason: str = ""
     seconds: float = 0.0
+    worker: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Its name among all records of the search."""
+        return f"{self.kind}-{self.name}"
 
     @property
     def tokens(self) -> int:
@@ -67,21 +79,68 @@ class Record:
         return self.seen[-1].values if self.seen else None
 
 
-class Ledger:
-    """All records of a search, kept in one file each below `folder`."""
+class Records(Protocol):
+    """Where records are kept, for all workers."""
+
+    def changed(self) -> list[Record]:
+        """Return the records that others made or changed since the last call; at first all of them."""
+
+    def put(self, record: Record) -> None:
+        """Write one, whole."""
+
+
+class RecordFiles:
+    """Records in a folder, one file each."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what is there.
+        self._folder = folder
+        self._known: dict[str, _Mark] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def changed(self) -> list[Record]:
+        """Read the files that are not as they were.
 
         Raises:
             SearchError: a record cannot be read.
         """
-        self._folder = folder
+        found = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if not entry.name.endswith(".json"):
+                    continue
+                mark = _mark(entry.stat())
+                if mark != self._known.get(entry.name):
+                    found.append(_read(Path(entry.path)))
+                    self._known[entry.name] = mark
+        return found
+
+    def put(self, record: Record) -> None:
+        """Write a file and put it in place."""
+        path = self._folder / f"{record.key}.json"
+        write_text(path, record_text(record))
+        self._known[path.name] = _mark(path.stat())
+
+
+class Ledger:
+    """All records of a search as this worker knows them: as of the last refresh."""
+
+    def __init__(self, source: Path | Records) -> None:
+        """Read what is there; `source` may be the folder of the records.
+
+        Raises:
+            SearchError: a record cannot be read.
+        """
+        self._source = RecordFiles(source) if isinstance(source, Path) else source
         self._records: dict[str, Record] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob("*.json"), key=_in_order):
-            record = _read(path)
-            self._records[record.identity] = record
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what other workers changed; a record that they did not touch stays the same object."""
+        changed = self._source.changed()
+        if changed:
+            known = {record.key: record for record in self}
+            known |= {record.key: record for record in changed}
+            self._records = {record.identity: record for record in sorted(known.values(), key=_in_order)}
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the records, baselines first, trials in the order in which they began."""
@@ -95,41 +154,65 @@ class Ledger:
         """Return the records that count as trials."""
         return [record for record in self if record.kind == "trial"]
 
-    def claim(self, identity: str, asked: int, params: dict[str, Any], costs: dict[str, float]) -> Record:
-        """Take on a spec as the next trial."""
+    def claim(
+        self, identity: str, asked: int, params: dict[str, Any], costs: dict[str, float], worker: str = ""
+    ) -> Record:
+        """Take on a spec as the next trial; under the store's lock, freshly read."""
         number = str(1 + max((int(record.name) for record in self.trials()), default=-1))
-        return self._add(Record(number, "trial", identity, asked, params, costs, f"trials/{number}"))
+        folder = f"trials/{number}"
+        return self._add(Record(number, "trial", identity, asked, params, costs, folder, worker=worker))
 
-    def claim_baseline(self, stem: str, identity: str, costs: dict[str, float]) -> Record:
-        """Take on a spec as a baseline, named after its file."""
+    def claim_baseline(self, stem: str, identity: str, costs: dict[str, float], worker: str = "") -> Record:
+        """Take on a spec as a baseline, named after its file; under the store's lock, freshly read."""
         taken = {record.name for record in self}
         names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(taken) + 2))
         # a trial's name is a number
         name = next(name for name in names if name not in taken and not name.isdecimal())
-        return self._add(Record(name, "baseline", identity, None, {}, costs, f"baselines/{name}"))
+        folder = f"baselines/{name}"
+        return self._add(Record(name, "baseline", identity, None, {}, costs, folder, worker=worker))
 
     def save(self, record: Record) -> None:
-        """Write a record whole."""
-        path = self._folder / f"{record.kind}-{record.name}.json"
-        write_text(path, json.dumps(asdict(record), indent=1) + "\n")
+        """Write a record whole; under the store's lock."""
+        self._source.put(record)
 
     def _add(self, record: Record) -> Record:
         assert record.identity not in self._records
+        record.started = time.time()
         self.save(record)
         self._records[record.identity] = record
         return record
 
 
-def _in_order(path: Path) -> tuple[str, int, str]:
-    kind, _, name = path.stem.partition("-")
-    return kind, int(name) if name.isdecimal() else 0, name
+_Mark: TypeAlias = tuple[int, int, int]
+
+
+def _mark(stat: os.stat_result) -> _Mark:
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _in_order(record: Record) -> tuple[str, int, str]:
+    return record.kind, int(record.name) if record.kind == "trial" else 0, record.name
+
+
+def record_text(record: Record) -> str:
+    """Write a record as JSON."""
+    return json.dumps(asdict(record), indent=1) + "\n"
+
+
+def record_of(text: str) -> Record:
+    """Read a record from JSON.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it is none.
+    """
+    fields = json.loads(text)
+    seen = [Seen(item["tokens"], tuple(item["values"]), item["metrics"]) for item in fields.pop("seen")]
+    return Record(**fields, seen=seen)
 
 
 def _read(path: Path) -> Record:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        seen = [Seen(item["tokens"], tuple(item["values"]), item["metrics"]) for item in fields.pop("seen")]
-        return Record(**fields, seen=seen)
+        return record_of(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SearchError(
             f"{path}: expected the record of a trial, but it cannot be read ({error}); "

@@ -12,7 +12,7 @@ from search.goals import Goals, Values
 from search.ledger import Ledger, Record
 from search.trainer import Step
 
-Event: TypeAlias = Literal["begin", "proposed", "started", "progress", "rung", "ended", "end"]
+Event: TypeAlias = Literal["begin", "proposed", "started", "progress", "rung", "ended", "note", "end"]
 
 
 @dataclass
@@ -22,7 +22,8 @@ class State:
     Attributes:
         baselines: identities of the space's baselines.
         outcomes: how many proposals were feasible, over, invalid, repeat; over all starts.
-        running: the record worked on, if any, and how far it is.
+        running: the record that this worker trains, if any; `step` is how far it is, `target` where it goes.
+        note: what else there is to say, in words.
     """
 
     config: SearchConfig
@@ -33,6 +34,7 @@ class State:
     running: Record | None = None
     step: Step = field(default_factory=lambda: Step(0))
     target: int = 0
+    note: str = ""
 
     def done(self) -> list[Record]:
         """Return the trials that are over, however they ended."""

@@ -1,8 +1,9 @@
-"""The loop of a search: ask, cost, train in rungs, tell.
+"""The loop of a worker: take what a dead one left, then a baseline, then ask; cost, train in rungs, tell.
 
-Each step leaves enough on disk that the same call after a kill goes on as if nothing had happened: the
-sampler's question stays open in the journal until it is told, the record of a spec is written before its
-training begins, and training resumes from its own checkpoint.
+Each step leaves enough behind that whoever comes next goes on as if nothing had happened: the sampler's
+question stays open until it is told, the record of a spec is written before its training begins, and training
+resumes from its own checkpoint. A search that was killed, a worker that died beside others, and one that
+lost its database are the same case.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -20,17 +24,22 @@ from composer.spec.choice import Knob, Value
 from composer.spec.models import Spec
 from composer.spec.space import Space
 from composer.training.files import write_text
-from search.baselines import check_baselines, claim_baselines
-from search.candidates import INVALID, Candidate, candidate
+from search.baselines import baselines, check_baselines
+from search.candidates import Candidate, candidate
+from search.endings import crashing, hopeless
 from search.errors import Crash, SearchError
-from search.folder import JOURNAL, RECORDS, held
+from search.folder import PUBLISH, enter
 from search.goals import Goals
-from search.journal import open_study, unfinished
 from search.leaderboard import publish
+from search.lease import beating
 from search.ledger import Ledger, Record, Seen
+from search.locks import exclusive
+from search.open_store import open_store
+from search.questions import MORE_TRIALS, Questions, awaited, holder
 from search.rungs import goes_on, milestones
 from search.samplers import sampler
 from search.state import State, Watch, silent
+from search.store import Store
 from search.trainer import Step, Train, train
 
 PATIENCE = 1000
@@ -38,9 +47,14 @@ PATIENCE = 1000
 LOST = 50
 """Proposals in a row without one after which points are drawn at random until there is one."""
 CRASHES = 3
-"""Crashes in a row after which a search stops."""
+"""Crashes in a row, of one worker, after which that worker stops."""
+POLL = 1.0
+"""Seconds between two looks at what other workers do, while there is nothing else to do."""
+RETRY = 600.0
+"""Seconds for which a store that is out of reach is tried again."""
 
 _OUTCOME = "outcome"
+_Task: TypeAlias = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -52,20 +66,25 @@ class Outcome:
     reason: str
 
 
-def run_search(space: Space, folder: Path, train: Train = train, watch: Watch = silent) -> Outcome:
-    """Search `space` in `folder`, from where that stands, to its end.
+def run_search(
+    space: Space, folder: Path, train: Train = train, watch: Watch = silent, storage: str | None = None
+) -> Outcome:
+    """Search `space` in `folder`, from where that stands, to its end, beside whoever else does.
+
+    Run folders stand in `folder`; so do records, leases and the study, unless `storage` names a database.
 
     Raises:
         SpecError: the space has no valid point, or a baseline is over its own caps.
-        SearchError: the folder cannot be used, no candidate is feasible, candidates crash in a row, or the
-            objectives name what training does not measure.
+        SearchError: the folder or the database cannot be used, no candidate is feasible, candidates crash in
+            a row, or the objectives name what training does not measure.
     """
     assert space.search is not None
     _refuse_seed_knob(space)
     check_baselines(space)
     try:
-        with held(folder, space):
-            search = _Search(space, folder, train, watch)
+        enter(folder, space)
+        with open_store(folder, space, storage) as store, beating(store.touch):
+            search = _Search(space, folder, store, train, watch)
             reason = search.run()
             watch("end", search.state)
             return Outcome(folder, search.state, reason)
@@ -76,63 +95,148 @@ def run_search(space: Space, folder: Path, train: Train = train, watch: Watch = 
         ) from None
 
 
+class _Deposed(Exception):
+    """Another worker has taken this one for dead, and its work over."""
+
+
 class _Search:
-    def __init__(self, space: Space, folder: Path, train: Train, watch: Watch) -> None:
+    def __init__(self, space: Space, folder: Path, store: Store, train: Train, watch: Watch) -> None:
         assert space.search is not None
-        self.space, self.folder, self.train, self.watch = space, folder, train, watch
-        self.config = space.search
+        self.space, self.folder, self.store, self.train, self.watch = space, folder, store, train, watch
+        self.config, self.me = space.search, store.worker.name
         self.goals = Goals(self.config.objectives)
-        self.ledger = Ledger(folder / RECORDS)
-        self.state = State(self.config, self.goals, self.ledger)
+        self.baselines = baselines(space)
         self.fruitless = 0
         self.crashes: list[Record] = []
+        self.lost_since: float | None = None
+        self.ledger = Ledger(store)
+        self.state = State(self.config, self.goals, self.ledger, baselines=set(self.baselines))
+        self._open_study()
+
+    def _open_study(self) -> None:
         ask = sampler(self.config.sampler, self.config.seed, lambda: self.fruitless >= LOST)
-        self.study = open_study(folder / JOURNAL, space.name, self.goals, ask)
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            self._count(trial.user_attrs[_OUTCOME])
+        self.study = self.store.study(self.goals, ask)
+        self.questions = Questions(self.study, self.me)
+        self._count()
 
     def run(self) -> str:
         """Work until there is nothing left to do, and say why."""
-        baselines = claim_baselines(self.space, self.ledger)
-        self.state.baselines = {record.identity for record, _ in baselines}
-        publish(self.folder, self.state)
         self.watch("begin", self.state)
-        for record, spec in baselines:
-            if record.status == "running":
-                self._work(record, spec)
-        for trial in unfinished(self.study):
-            self._answer(trial)
-        while (reason := self._over()) is None:
-            self._answer(self.study.ask())
-        return reason
+        while True:
+            try:
+                task = self._next()
+                if isinstance(task, str):
+                    self._publish()
+                    return task
+                task()
+                self.lost_since = None
+            except Exception as error:
+                if not self.store.is_lost(error):
+                    raise
+                self._reach_again(error)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep the other workers from claiming, and know what they did before."""
+        with self.store.lock():
+            self.ledger.refresh()
+            yield
+
+    def _next(self) -> _Task | str:
+        """Choose what to do, or say why there is nothing left: what was begun, then baselines, then anew."""
+        with self._alone():
+            others = self.store.others()
+            for record in self.ledger:
+                spec = self._spec(record) if _free(record, others) else None
+                if spec is not None:
+                    self._take(record)
+                    return partial(self._work, record, spec)
+            opened = self._count()
+            for question in opened:
+                if self._answerable(question, others):
+                    return partial(self._answer, self.questions.take(question))
+            for identity, baseline in self.baselines.items():
+                if self.ledger.find(identity) is None:
+                    record = self.ledger.claim_baseline(baseline.stem, identity, baseline.costs, self.me)
+                    return partial(self._work, record, baseline.spec)
+            asking = sum(holder(question) in others for question in self._unclaimed(opened))
+            busy = sum(record.status == "running" and record.worker in others for record in self.ledger)
+            reason = self._over()
+            if reason is None and self._trials_left() > asking:
+                return partial(self._answer, self.questions.ask())
+            return partial(self._wait, asking + busy) if asking + busy or reason is None else reason
 
     def _over(self) -> str | None:
         done = len(self.state.done())
-        if done >= self.config.trials:
+        if self._trials_left() <= 0:
             return f"all {done} trials are done"
         if self.config.time_limit is not None and self.state.spent() >= self.config.time_limit:
             return f"the time limit is reached after {done} of {self.config.trials} trials"
         if self.fruitless >= PATIENCE:
             if not self.ledger.trials():
-                raise SearchError(self._hopeless())
+                raise SearchError(hopeless(self.space, self.study))
             told = f"no new feasible spec in {PATIENCE} proposals in a row: the space seems exhausted"
             return f"{told} after {done} of {self.config.trials} trials"
         return None
+
+    def _trials_left(self) -> int:
+        return self.config.trials - len(self.ledger.trials())
+
+    def _unclaimed(self, questions: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the questions that may still become trials."""
+        claimed = {record.asked for record in self.ledger}
+        return [trial for trial in questions if trial.number not in claimed and not awaited(trial)]
+
+    def _answerable(self, question: FrozenTrial, others: set[str]) -> bool:
+        """Whether nobody has it in hand, and what it was put off for is there."""
+        until = awaited(question)
+        if until == MORE_TRIALS:
+            return self._trials_left() > 0
+        record = self.ledger.find(until)
+        return holder(question) not in others and (record is None or record.status != "running")
+
+    def _wait(self, busy: int) -> None:
+        self._note(f"waiting for {busy} other worker{'s' if busy > 1 else ''} to end")
+        time.sleep(POLL)
+        self.ledger.refresh()
 
     def _answer(self, trial: Trial) -> None:
         """Bring one question of the sampler to its end, wherever an earlier process left it."""
         found = candidate(self.space, partial(_suggest, trial))
         if found.verdict != "feasible":
-            self._tell(trial, found.verdict, found, None)
+            self._tell(trial, found)
             return
         assert found.spec is not None
-        record = self.ledger.find(found.identity)
-        if record is None:
-            record = self.ledger.claim(found.identity, trial.number, found.params, found.costs)
-        if record.status == "running":
+        record = self._claim(trial, found)
+        if record is not None:
             self._work(record, found.spec)
-        own = record.asked == trial.number
-        self._tell(trial, "feasible" if own else "repeat", found, record)
+        self._tell(trial, found)
+
+    def _claim(self, trial: Trial, found: Candidate) -> Record | None:
+        """Take on the candidate's spec, unless it is another's, done already, or one too many."""
+        with self._alone():
+            record = self.ledger.find(found.identity)
+            if record is None:
+                if self._trials_left() <= 0:
+                    return None
+                params, costs = found.params, found.costs
+                return self.ledger.claim(found.identity, trial.number, params, costs, self.me)
+            if _free(record, self.store.others()):
+                self._take(record)
+                return record
+            return None
+
+    def _take(self, record: Record) -> None:
+        """Take over what nobody works on any more."""
+        record.worker = self.me
+        self.ledger.save(record)
+
+    def _spec(self, record: Record) -> Spec | None:
+        """Return the spec of a record, None where it belongs to a baseline that is no longer one."""
+        if record.kind == "baseline":
+            baseline = self.baselines.get(record.identity)
+            return None if baseline is None else baseline.spec
+        return candidate(self.space, lambda knob: record.params[knob.name]).spec
 
     def _work(self, record: Record, spec: Spec) -> None:
         """Train a spec from one milestone to the next, until it ends, is stopped or crashes."""
@@ -141,32 +245,33 @@ class _Search:
         self.watch("started", self.state)
         try:
             self._climb(record, spec, milestones(self.config.rungs, spec.train.tokens))
+        except _Deposed:
+            self.state.running = None
+            self._note(f"{record.folder}: another worker has taken it over")
+            return
+        self._publish()
+        self.watch("ended", self.state)
+        self.state.running = None
+        if len(self.crashes) >= CRASHES:
+            raise SearchError(crashing(self.folder, self.crashes))
+
+    def _climb(self, record: Record, spec: Spec, stops: list[int]) -> None:
+        try:
+            for i, tokens in enumerate(stops):
+                if i >= len(record.seen) and record.status == "running":
+                    self._train(record, spec, tokens, i == len(stops) - 1)
             self.crashes.clear()
         except Crash as crash:
-            record.status, record.reason = "crashed", str(crash)
             if crash.__cause__ is not None:
                 text = "".join(traceback.format_exception(crash.__cause__))
                 (self.folder / record.folder).mkdir(parents=True, exist_ok=True)
                 write_text(self.folder / record.folder / "error.txt", text)
+            with self._mine(record):
+                record.status, record.reason, record.ended = "crashed", str(crash), time.time()
             self.crashes.append(record)
-        self.ledger.save(record)
-        publish(self.folder, self.state)
-        self.watch("ended", self.state)
-        self.state.running = None
-        if len(self.crashes) >= CRASHES:
-            raise SearchError(_crashing(self.folder, self.crashes))
-
-    def _climb(self, record: Record, spec: Spec, stops: list[int]) -> None:
-        for i, tokens in enumerate(stops):
-            end = i == len(stops) - 1
-            if i >= len(record.seen):
-                self._train(record, spec, tokens, end)
-            if not end and record.kind == "trial" and not self._goes_on(record, i):
-                record.status = "stopped"
-                return
-        record.status = "finished"
 
     def _train(self, record: Record, spec: Spec, tokens: int, end: bool) -> None:
+        """Train to a milestone; what was measured and what follows from it are written in one step."""
         self.state.target = tokens
         began, before = time.monotonic(), record.seconds
 
@@ -180,9 +285,28 @@ class _Search:
             values = self.goals.measured(trained.metrics, record.costs)
         finally:
             record.seconds = before + time.monotonic() - began
-        record.seen.append(Seen(trained.tokens, values, trained.metrics))
-        self.ledger.save(record)
+        with self._mine(record):
+            record.seen.append(Seen(trained.tokens, values, trained.metrics))
+            if end:
+                record.status = "finished"
+            elif record.kind == "trial" and not self._goes_on(record, len(record.seen) - 1):
+                record.status = "stopped"
+            if record.status != "running":
+                record.ended = time.time()
         self.watch("rung", self.state)
+
+    @contextmanager
+    def _mine(self, record: Record) -> Iterator[None]:
+        """Change a record that this worker works on, and save it.
+
+        Raises:
+            _Deposed: another worker has it.
+        """
+        with self._alone():
+            if self.ledger.find(record.identity) is not record:
+                raise _Deposed
+            yield
+            self.ledger.save(record)
 
     def _goes_on(self, record: Record, rung: int) -> bool:
         own, *others = (
@@ -192,8 +316,24 @@ class _Search:
         )
         return goes_on(own, others, self.config.keep)
 
-    def _tell(self, trial: Trial, outcome: str, found: Candidate, record: Record | None) -> None:
-        """Tell the sampler, once; a trial without values of its own gets finite ones and a constraint."""
+    def _tell(self, trial: Trial, found: Candidate) -> None:
+        """Tell the sampler, once, or put it off to the end of the training that gives the answer."""
+        with self._alone():
+            if not self.questions.is_mine(trial):
+                return
+            record = self.ledger.find(found.identity) if found.verdict == "feasible" else None
+            if found.verdict == "feasible" and (record is None or record.status == "running"):
+                self.questions.put_off(trial, MORE_TRIALS if record is None else record.identity)
+                return
+            outcome: str = found.verdict
+            if record is not None and record.asked != trial.number:
+                outcome = "repeat"
+            self._tell_values(trial, outcome, found, record)
+        self.state.outcomes[outcome] += 1
+        self.watch("proposed", self.state)
+
+    def _tell_values(self, trial: Trial, outcome: str, found: Candidate, record: Record | None) -> None:
+        """A trial without values of its own gets finite ones and a constraint."""
         constraints, values = dict(found.constraints), None
         if record is not None:
             constraints["crashed"] = float(record.status == "crashed")
@@ -211,36 +351,51 @@ class _Search:
                 trial.set_constraint(name, value)
         trial.set_user_attr(_OUTCOME, outcome)
         self.study.tell(trial, values)
-        self._count(outcome)
-        self.watch("proposed", self.state)
 
-    def _count(self, outcome: str) -> None:
-        self.state.outcomes[outcome] += 1
-        self.fruitless = 0 if outcome == "feasible" else self.fruitless + 1
+    def _count(self) -> list[FrozenTrial]:
+        """Count what became of all questions since the last new spec; return the open ones, oldest first."""
+        trials = self.study.get_trials(deepcopy=False)
+        told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        self.state.outcomes = Counter(trial.user_attrs[_OUTCOME] for trial in told)
+        opened = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        newest = max((record.asked for record in self.ledger if record.asked is not None), default=-1)
+        led_nowhere = [*told, *(trial for trial in opened if awaited(trial))]
+        self.fruitless = sum(trial.number > newest for trial in led_nowhere)
+        return opened
 
-    def _hopeless(self) -> str:
-        """Say why no point of the space is feasible: the cap that most exceed, and the nearest miss."""
-        trials = [trial for trial in self.study.get_trials(deepcopy=False) if trial.constraints]
-        costed = [trial for trial in trials if INVALID not in trial.constraints]
-        told = f"{self.space.name}: none of {len(trials)} candidates is feasible"
-        if not costed:
-            params = trials[0].params
-            fault = candidate(self.space, lambda knob: params[knob.name]).why
-            return f"{told}, for none is a valid spec; the first one: {fault}"
-        exceeded = Counter(cap for trial in costed for cap in _violated(trial))
-        cap, times = exceeded.most_common(1)[0]
-        nearest = min(costed, key=lambda trial: max(trial.constraints.values()))
-        missed = ", ".join(f"{cap} by {100 * value:.3g} %" for cap, value in _violated(nearest).items())
-        answers = ", ".join(f"{name}={value}" for name, value in nearest.params.items())
-        return (
-            f"{told}; {len(costed)} are valid specs, and {times} of these are over caps.{cap}\n"
-            f"the nearest miss exceeds {missed}: {answers}\n"
-            f"raise caps.{cap}, or widen the space towards smaller models"
-        )
+    def _publish(self) -> None:
+        with exclusive(self.folder / PUBLISH):
+            self.ledger.refresh()
+            self.store.export(self.ledger)
+            publish(self.folder, self.state)
+
+    def _note(self, text: str) -> None:
+        self.state.note = text
+        self.watch("note", self.state)
+
+    def _reach_again(self, error: Exception) -> None:
+        """Wait until a store that was lost is there again, and forget what may not have been written."""
+        self.state.running = None
+        while True:
+            self.lost_since = self.lost_since or time.monotonic()
+            if time.monotonic() - self.lost_since > RETRY:
+                raise SearchError(self.store.lost(error, RETRY)) from None
+            self._note(self.store.lost(error, None))
+            time.sleep(POLL)
+            try:
+                self.store.reopen()
+                self.ledger = self.state.ledger = Ledger(self.store)
+                self._open_study()
+                return
+            except Exception as again:
+                if not self.store.is_lost(again):
+                    raise
+                error = again
 
 
-def _violated(trial: FrozenTrial) -> dict[str, float]:
-    return {name: value for name, value in trial.constraints.items() if value > 0}
+def _free(record: Record, others: set[str]) -> bool:
+    """Whether a record is to be gone on with: begun, and nobody is alive to do it (this worker is idle)."""
+    return record.status == "running" and record.worker not in others
 
 
 def _suggest(trial: Trial, knob: Knob) -> Value:
@@ -260,13 +415,3 @@ def _refuse_seed_knob(space: Space) -> None:
             "train.seed: expected one seed for all candidates, got a choice; specs that differ in the "
             "seed alone are the same to a search"
         )
-
-
-def _crashing(folder: Path, crashes: list[Record]) -> str:
-    reasons = "\n".join(f"  {folder / record.folder}: {record.reason}" for record in crashes)
-    return (
-        f"{len(crashes)} candidates in a row could not be trained:\n{reasons}\n"
-        "if it is the machine, mend it; if it is the space, narrow it (a lower train.lr or more warmup "
-        "against losses that are not finite, caps.train_memory against a lack of memory). "
-        "The same command goes on with other candidates"
-    )

@@ -4,17 +4,14 @@ import pytest
 from fake_training import toy
 
 from search.errors import SearchError
-from search.folder import held
+from search.folder import enter
 from search.ledger import Ledger
 
 
 def test_a_space_that_is_no_text_is_told(tmp_path):
     (tmp_path / "space.txt").write_bytes(b"\xff\n")
-    with (
-        pytest.raises(SearchError, match=r"space\.txt: expected the space of a search"),
-        held(tmp_path, toy(tmp_path)),
-    ):
-        pass
+    with pytest.raises(SearchError, match=r"space\.txt: expected the space of a search"):
+        enter(tmp_path, toy(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"3", b'"text"', b"[]"])

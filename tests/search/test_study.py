@@ -20,7 +20,6 @@ from composer.spec.identity import run_hash
 from composer.spec.space import load_space
 from search import study
 from search.errors import Crash, SearchError
-from search.folder import held
 from search.journal import mend
 from search.study import run_search
 from search.trainer import check_metrics
@@ -331,12 +330,6 @@ def test_a_changed_space_is_refused_with_the_difference(tmp_path):
     assert '+ caps.params: "50k"' in told
     assert "+ model.width.choice: [16, 48]" in told
     assert "stages" not in told
-
-
-def test_a_second_process_is_refused(tmp_path):
-    space = toy(tmp_path)
-    with held(tmp_path / "run", space), pytest.raises(SearchError, match=r"process \d+ is searching here"):
-        run_search(space, tmp_path / "run", FakeTraining())
 
 
 @pytest.mark.parametrize("kind", ["file", "other"])

@@ -1,0 +1,49 @@
+"""Why a search cannot go on, in words that help."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from optuna import Study
+from optuna.trial import FrozenTrial
+
+from composer.spec.space import Space
+from search.candidates import INVALID, candidate
+from search.ledger import Record
+
+
+def hopeless(space: Space, study: Study) -> str:
+    """Say why no point of the space is feasible: the cap that most exceed, and the nearest miss."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.constraints]
+    costed = [trial for trial in trials if INVALID not in trial.constraints]
+    told = f"{space.name}: none of {len(trials)} candidates is feasible"
+    if not costed:
+        params = trials[0].params
+        fault = candidate(space, lambda knob: params[knob.name]).why
+        return f"{told}, for none is a valid spec; the first one: {fault}"
+    exceeded = Counter(cap for trial in costed for cap in _violated(trial))
+    cap, times = exceeded.most_common(1)[0]
+    nearest = min(costed, key=lambda trial: max(trial.constraints.values()))
+    missed = ", ".join(f"{cap} by {100 * value:.3g} %" for cap, value in _violated(nearest).items())
+    answers = ", ".join(f"{name}={value}" for name, value in nearest.params.items())
+    return (
+        f"{told}; {len(costed)} are valid specs, and {times} of these are over caps.{cap}\n"
+        f"the nearest miss exceeds {missed}: {answers}\n"
+        f"raise caps.{cap}, or widen the space towards smaller models"
+    )
+
+
+def crashing(folder: Path, crashes: list[Record]) -> str:
+    """Say why candidates that crash in a row end a search, and what would help."""
+    reasons = "\n".join(f"  {folder / record.folder}: {record.reason}" for record in crashes)
+    return (
+        f"{len(crashes)} candidates in a row could not be trained:\n{reasons}\n"
+        "if it is the machine, mend it; if it is the space, narrow it (a lower train.lr or more warmup "
+        "against losses that are not finite, caps.train_memory against a lack of memory). "
+        "The same command goes on with other candidates"
+    )
+
+
+def _violated(trial: FrozenTrial) -> dict[str, float]:
+    return {name: value for name, value in trial.constraints.items() if value > 0}
