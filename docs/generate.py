@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,13 @@ from blocks.core.config import Config
 from blocks.core.docs import field_docs
 from composer import compile, cost
 from composer.cli.main import main
+from composer.costs.checkpoint import checkpoint_size
+from composer.costs.count import count
 from composer.costs.devices import NAMED
 from composer.costs.formulas import formulas
 from composer.costs.plan import plan
+from composer.costs.plan import planned
+from composer.costs.time import step_time
 from composer.costs.units import bytes_text, count_text
 from composer.draw.layout import picture
 from composer.draw.svg import svg
@@ -69,7 +74,10 @@ def drawing(name: str) -> str:
 
 def golden(spec: Spec) -> dict[str, str]:
     """Make the golden files of a spec: resolved form, costs, plan, hashes."""
-    costs = json.dumps(_rounded(cost(spec).to_dict()), indent=1)
+    graph = planned(spec)
+    found = {**count(spec, graph).to_dict(), "checkpoint": asdict(checkpoint_size(spec, graph))}
+    found["h100_step_seconds"] = step_time(spec, graph, NAMED["h100"]).seconds
+    costs = json.dumps(_rounded(found), indent=1)
     return {
         "resolved.yaml": resolved_yaml(spec),
         "cost.json": f"{costs}\n",
