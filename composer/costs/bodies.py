@@ -66,8 +66,11 @@ class Step:
         wants: inputs that get gradients, with the sizes of these.
         reads: inputs that its backward pass needs as they are; `keeps` are outputs.
         sources: all it reads.
-        weights: name and size of each that is trained.
-        prepared: weights joined or cast for it.
+        weights: name of each that is trained, and size of its gradient.
+        prepared: weights joined or cast for it once per forward pass, which the backward pass needs.
+        joined: the same where it needs only what was made of them at each execution.
+        late: of what gradients grow by when the backward pass is done with prepared weights.
+        cast: weights that are cast at each execution.
         slots: the depth slots that it uses.
         inside: whether it keeps what it needs inside.
         again: whether it runs again in the backward pass; `made_again` is what it makes then.
@@ -89,6 +92,9 @@ class Step:
     sources: tuple[Value, ...]
     weights: tuple[tuple[str, int], ...]
     prepared: float
+    joined: float
+    late: float
+    cast: float
     slots: tuple[str, ...]
     inside: bool
     again: bool
@@ -96,11 +102,9 @@ class Step:
 
     def at(self, batch: Batch, trips: Trips) -> Needs:
         """Return what it keeps and needs at one trip."""
-        return (
-            needs(self.operation, self.flow, self.copied, batch, batch.at(trips))
-            if self.varies
-            else self.needs
-        )
+        if not self.varies:
+            return self.needs
+        return needs(self.operation, self.flow, self.copied, self.cast, batch, batch.at(trips))
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ class Body:
         state: bytes of the value that goes from trip to trip.
         keeps_state: the same where it is kept, else 0.
         constant: bytes that each execution keeps, those left out that vary from trip to trip.
-        weights: bytes of its weights, those of loops in it included; `prepared` likewise.
+        weights: bytes of its weights, those of loops in it included.
+        gradients: of their gradients before they grow; `prepared`, `joined` and `late` likewise.
         slots: bytes of depth slots that one execution makes, and of their gradients.
         makes_slots: whether there are any.
         inner: bodies of the loops in it, by node.
@@ -138,21 +143,25 @@ class Body:
     keeps_state: float
     constant: float
     weights: float
+    gradients: float
     prepared: float
+    joined: float
+    late: float
     slots: float
     slot_gradients: float
     makes_slots: bool
     inner: dict[str, Body]
 
 
-def needs(operation: Operation, flow: Flow, copied: float, batch: Batch, at: At) -> Needs:
+def needs(operation: Operation, flow: Flow, copied: float, cast: float, batch: Batch, at: At) -> Needs:
     """Return what an operation keeps and needs at a place."""
     saved = operation.saved(at)
+    once = saved.once + cast
     scratch = operation.scratch(at, flow)
     return Needs(
-        batch.tokens * (saved.extra + copied) + saved.once,
+        batch.tokens * (saved.extra + copied) + once,
         Scratch(
-            batch.tokens * scratch.forward + saved.once,
+            batch.tokens * scratch.forward + once,
             batch.tokens * scratch.backward,
             batch.tokens * scratch.weights,
         ),
@@ -215,8 +224,11 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         size if loop and state in found.values else 0,
         total(step.needs.inside for step in steps if step.inside and not step.varies)
         + batch.tokens * total(bytes_of(graph, value, sizes) for value in sorted(values)),
-        total(own.values()) + total(count * each.weights for count, each in copies),
+        batch.size.weight * _own(graph) + total(count * each.weights for count, each in copies),
+        total(own.values()) + total(count * each.gradients for count, each in copies),
         total(step.prepared for step in steps) + total(count * each.prepared for count, each in copies),
+        total(step.joined for step in steps) + total(count * each.joined for count, each in copies),
+        total(step.late for step in steps) + total(count * each.late for count, each in copies),
         total(at.compute_bytes * each for each in slots) + total(b.trips * b.slots for b in inner.values()),
         total(4 * each for each in slots) + total(b.trips * b.slot_gradients for b in inner.values()),
         bool(slots) or any(each.makes_slots for each in inner.values()),
@@ -240,7 +252,8 @@ def _step(
         names = operation.body.graph["inputs"]
         kept_there = found.loops[node].values
         reads = tuple(v for v, name in zip(sources, names, strict=True) if Value(name) in kept_there)
-        flow, copied, need, prepared = Flow(0, 0, 0), 0.0, _NONE, 0.0
+        flow, copied, need = Flow(0, 0, 0), 0.0, _NONE
+        prepared = joined = late = cast = 0.0
     else:
         copies = [copy_bytes(operation, graph, value, at, sizes) for value in inputs]
         saved: Saved = operation.saved(at)
@@ -252,10 +265,14 @@ def _step(
             total(bytes_of(graph, value, sizes) for value in made),
             total(copy or 0 for copy in copies),
         )
-        need = needs(operation, flow, copied, batch, at)
         held = ((name, graph.graph["weights"][name]) for name in data["weights"])
-        weights = tuple((name, batch.size.weight * weight.size) for name, weight in held if weight.trained)
-        prepared = _prepared(operation, data, total(size for _, size in weights), batch.size)
+        ready = _ready(operation, data, batch.size)
+        elements = [(name, weight.size) for name, weight in held if weight.trained]
+        whole: float = total(size for _, size in elements)
+        weights = tuple((name, ready.gradient * size) for name, size in elements)
+        prepared, joined = ready.prepared * whole, ready.joined * whole
+        late, cast = ready.late * whole, ready.cast * whole
+        need = needs(operation, flow, copied, cast, batch, at)
     stored = {value: batch.tokens * bytes_of(graph, value, sizes) for value in (*made, *dies)}
     # tables stay until the step ends
     table = operation.table_bytes(at)
@@ -279,6 +296,9 @@ def _step(
         sources,
         weights,
         prepared,
+        joined,
+        late,
+        cast,
         tuple(value.node for value in inputs if is_slots(graph, value)),
         node in found.inside,
         node in found.reruns,
@@ -298,16 +318,36 @@ def _gradients(
     return [value for value in wants if sizes[value] != sizes[outputs[0]]]
 
 
-def _prepared(operation: Operation, data: dict[str, Any], weights: float, size: Precision) -> float:
-    """Return the bytes of weights joined, or cast, once per forward pass."""
-    if isinstance(operation, Slots) or not weights:
-        return 0.0
+class _Ready(NamedTuple):
+    """How weights are made ready, in bytes of an element: see `Step`."""
+
+    gradient: float
+    prepared: float = 0
+    joined: float = 0
+    late: float = 0
+    cast: float = 0
+
+
+def _ready(operation: Operation, data: dict[str, Any], size: Precision) -> _Ready:
+    """Return how an operation's weights are made ready."""
+    weight, compute = size.weight, size.compute
+    narrow = compute < weight
+    if isinstance(operation, Slots):
+        return _Ready(weight)
     kernel = data["kernel"].kernel
     if kernel.prepared == 1:
-        return weights
-    # autocast casts a weight once for all products
-    cast = bool(kernel.prepare) or operation.takes == "compute"
-    return weights * size.compute / size.weight if cast and size.compute < size.weight else 0.0
+        # autocast casts what was joined each time
+        return _Ready(weight, joined=weight, cast=compute) if narrow else _Ready(weight, prepared=weight)
+    if narrow and (kernel.prepare or operation.takes == "compute"):
+        # cast once for all products; gradients add up as they come, and are widened in the end
+        return _Ready(compute, prepared=compute, late=weight - compute)
+    return _Ready(weight)
+
+
+def _own(graph: Graph) -> float:
+    """Return the elements of a graph's own trained weights."""
+    found: float = total(weight.size for weight in graph.graph["weights"].values() if weight.trained)
+    return found
 
 
 def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]:

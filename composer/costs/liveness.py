@@ -75,10 +75,11 @@ class _Replay:
         graph = root.graph.graph
         ledger.add("weights", root.weights)
         ledger.add("optimizer", 2 * root.weights)
-        ledger.add("prepared", root.prepared)
+        ledger.add("prepared", root.prepared + root.joined)
         # tokens and targets
         ledger.add("activations", len(graph["inputs"]) * root.state)
         self._forward(root, {}, "")
+        ledger.add("prepared", -root.joined)
         self._backward(root, {}, "", _Turn(1, 1, {}), {graph["outputs"][-1]: _Gradient(0)})
         ledger.moment(("update of the weights",), 0)
 
@@ -207,6 +208,9 @@ class _Replay:
             self._drop(each)
         for value, each in made:
             self._arrive(body, gradients, value, each, what)
+        if self.batch.size.compute < self.batch.size.weight:
+            ledger.add("gradients", turn.last * step.late)
+            ledger.moment((*what, ", weights widened"), turn.last * step.late)
         ledger.add("prepared", -turn.last * step.prepared)
 
     def _made(self, body: Body, step: Step, given: list[_Gradient]) -> Iterator[tuple[Value, _Gradient]]:
@@ -287,8 +291,10 @@ class _Replay:
         With none done, which is another corner as well, no more is counted than there is.
         """
         ledger, graph, some = self.ledger, inner.graph.graph, smallest(1, done)
-        ledger.add("gradients", turn.first * (some if inner.tied else done) * inner.weights)
-        ledger.add("prepared", 0 if inner.tied else -turn.last * done * inner.prepared)
+        ledger.add("gradients", turn.first * (some if inner.tied else done) * inner.gradients)
+        gone = 0 if inner.tied else turn.last * done
+        ledger.add("gradients", gone * inner.late)
+        ledger.add("prepared", -gone * inner.prepared)
         ledger.add("depth_slots", done * inner.slot_gradients + some * total(slots.values()))
         if given.values > 1:
             # what it was given stays beside
@@ -300,7 +306,7 @@ class _Replay:
     def _leave(self, inner: Body, turn: _Turn, slots: dict[str, float]) -> None:
         """Count what all trips together leave."""
         copies = 1 if inner.tied else inner.trips
-        self.ledger.add("gradients", turn.first * copies * inner.weights)
+        self.ledger.add("gradients", copies * (turn.first * inner.gradients + turn.last * inner.late))
         self.ledger.add("prepared", -turn.last * copies * inner.prepared)
         self.ledger.add("depth_slots", inner.trips * inner.slot_gradients + total(slots.values()))
 
