@@ -7,7 +7,7 @@ that does not is loaded and traced again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from blocks.core.traced import Number, Trace
@@ -20,20 +20,28 @@ from composer.spec.semantic import semantic
 from composer.spec.skeleton import Structure, joined, split, traced
 from composer.spec.tree import Place, planted
 
+MEASURES = (*COSTS, "step_time")
+"""All measures."""
+
 _MOST = 64
 _PLACE = Place("<tree>")
 
 
-def measures(costs: Costs) -> dict[str, Number]:
+def measures(costs: Costs, names: Iterable[str] = MEASURES) -> dict[str, Number]:
     """Return costs by the names that caps and objectives use, without those that do not apply."""
-    found = {name: costs.measure(name) for name in (*COSTS, "step_time")}
+    found = {name: costs.measure(name) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
 class Coster:
-    """Costs trees: specs as plain data, resolved, without `let` and `extends`."""
+    """Costs trees: specs as plain data, resolved, without `let` and `extends`.
 
-    def __init__(self) -> None:
+    `names` are the measures that are wanted: memory is most of the work. `counted` counts one spec; `count`
+    unless the caller knows more of its graph.
+    """
+
+    def __init__(self, names: Iterable[str] = MEASURES, counted: Callable[[Spec], Costs] = count) -> None:
+        self._names, self._counted = tuple(names), counted
         # functions by structure, the latest first; None where none will be made any more
         self._known: dict[Structure, list[Compiled] | None] = {}
 
@@ -52,9 +60,12 @@ class Coster:
             if found is not None:
                 return found
         spec = resolve_spec(planted(tree, _PLACE))
-        found = measures(count(spec))
+        found = self._measured(spec)
         self._learn(spec, tree, structure, numbers, found)
         return found
+
+    def _measured(self, spec: Spec) -> dict[str, Number]:
+        return measures(self._counted(spec), self._names)
 
     def _learn(
         self,
@@ -71,14 +82,16 @@ class Coster:
         known = self._known[structure]
         if known is None:
             return
-        run = _function(spec, tree, numbers)
+        run = _function(self._measured, spec, tree, numbers)
         if run is None or run(numbers) != found or len(known) == _MOST:
             self._known[structure] = None
         else:
             known.insert(0, run)
 
 
-def _function(spec: Spec, tree: Mapping[str, Any], numbers: list[Number]) -> Compiled | None:
+def _function(
+    measured: Callable[[Spec], dict[str, Number]], spec: Spec, tree: Mapping[str, Any], numbers: list[Number]
+) -> Compiled | None:
     """Return a function of the numbers of a tree, from a run with those of `spec`, which it makes.
 
     None where a check or a formula cannot be traced.
@@ -89,7 +102,7 @@ def _function(spec: Spec, tree: Mapping[str, Any], numbers: list[Number]) -> Com
     try:
         copy = traced(spec, plain)
         assert not semantic(planted(plain, _PLACE), copy)
-        return compiled(trace, leaves, measures(count(copy)))
+        return compiled(trace, leaves, measured(copy))
     except Exception:
         # blocks from elsewhere may do anything with a number that is not quite one
         return None

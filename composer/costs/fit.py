@@ -11,7 +11,10 @@ from math import inf, log
 from composer.costs.count import count
 from composer.costs.fast import Coster
 from composer.costs.knobs import Knob, Knobs, Tree
+from composer.costs.plan import planned
 from composer.costs.units import amount
+from composer.graph.compile import compile_graph
+from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.spec.errors import Fault, SpecError
 from composer.spec.load import resolve_spec
 from composer.spec.models import Spec
@@ -23,6 +26,8 @@ Measures = Callable[[Tree], Mapping[str, float]]
 _MOST_KNOBS = 3
 """Sets of up to this many knobs are all tried; then only all knobs together."""
 _HALVINGS = 10
+# what defaults of other sizes follow
+_SHAPING = ("model.width",)
 _TRIES = 8
 # accumulating changes nothing that is learned; the size of a batch and the length of a run change no model
 _WEIGHT = {"train.accumulate": 0.05, "train.batch_tokens": 2.0, "train.tokens": 2.0}
@@ -61,6 +66,9 @@ class Fitting:
 
     def costs(self, values: Mapping[str, int]) -> Mapping[str, float] | None:
         """Return the costs with other values of some knobs; None where they make no valid spec."""
+        if not any(path in _SHAPING or path.startswith("let.") or path.endswith(".heads") for path in values):
+            # defaults written out cost the same, and one structure is costed faster than many
+            values = {**self.knobs.unset, **values}
         key = tuple(sorted(values.items()))
         if key not in self._known:
             try:
@@ -114,16 +122,14 @@ class Fitting:
 
 
 def measured_by(spec: Spec) -> Measures:
-    """Return what costs the trees of a spec: fast, unless a cap is about time, which only counting knows."""
-    if spec.caps.step_time is None:
-        return Coster()
+    """Return what costs the trees of a spec, with what is recomputed to keep to its cap on memory.
 
-    def counted(tree: Tree) -> Mapping[str, float]:
-        costs = count(made(tree))
-        found = {cap: costs.measure(cap) for cap in spec.caps.limits()}
-        return {cap: value for cap, value in found.items() if value is not None}
-
-    return counted
+    Other sizes of the spec recompute what it does itself. That may not be the cheapest choice for them, but
+    choosing takes longer than all else.
+    """
+    caps = spec.caps.limits()
+    marks = list(recomputed(planned(spec))) if "train_memory" in caps else []
+    return Coster(caps, lambda other: count(other, mark_recompute(compile_graph(other), marks)))
 
 
 def made(tree: Tree) -> Spec:
@@ -143,19 +149,21 @@ def cheaper(spec: Spec, knob: Knob) -> Sequence[int]:
 def suggestions(spec: Spec, over: Sequence[str]) -> dict[str, list[Move]]:
     """Return for each cap of `over` the knobs that alone could mend it, each at the nearest value that does.
 
-    A value that fits all caps is preferred to one that fits this cap alone. Nearest changes come first.
+    A value that fits all caps is preferred to one that fits this cap alone. Nearest ones come first. For
+    memory it is the nearest that fits with what the spec itself recomputes; another choice may do with less.
     """
     fitting = Fitting(spec)
     if fitting.costs({}) is None:
         return {}
     caps = list(fitting.limits)
+    over = [cap for cap in over if cap in fitting.over({})]
     found: dict[str, list[Move]] = {}
     for cap in over:
         each = (
             (knob, fitting.nearest(knob, caps) or fitting.nearest(knob, [cap])) for knob in fitting.knobs.all
         )
-        changes = [_move(knob, value) for knob, value in each if value is not None]
-        found[cap] = sorted(changes, key=_distance)
+        moves = [_move(knob, value) for knob, value in each if value is not None]
+        found[cap] = sorted(moves, key=_distance)
     return found
 
 
@@ -168,11 +176,20 @@ def fit(spec: Spec) -> Fitted:
     fitting = Fitting(spec)
     if not fitting.over({}):
         return Fitted(spec, ())
-    changes = _least(fitting)
-    if changes is None:
+    fitted = _fitted(fitting)
+    exact = Fitting(fitted.spec)
+    if exact.over({}):
+        # what is recomputed was foreseen wrongly: choose it anew for every trial, which is slow
+        return _fitted(Fitting(spec, Coster(spec.caps.limits())))
+    return fitted
+
+
+def _fitted(fitting: Fitting) -> Fitted:
+    moves = _least(fitting)
+    if moves is None:
         raise SpecError(_unreachable(fitting))
-    tree = fitting.knobs.tree({change.path: change.new for change in changes})
-    return Fitted(made({**tree, "name": f"{spec.name[:95]}-fit"}), tuple(changes))
+    tree = fitting.knobs.tree({move.path: move.new for move in moves})
+    return Fitted(made({**tree, "name": f"{fitting.spec.name[:95]}-fit"}), tuple(moves))
 
 
 def _least(fitting: Fitting) -> list[Move] | None:
@@ -184,8 +201,8 @@ def _least(fitting: Fitting) -> list[Move] | None:
 
 
 def _best(fitting: Fitting, sets: Iterable[Sequence[Knob]]) -> list[Move] | None:
-    found = [changes for knobs in sets if (changes := _shrunk(fitting, knobs))]
-    return min(found, key=lambda changes: (len(changes), sum(map(_distance, changes))), default=None)
+    found = [moves for knobs in sets if (moves := _shrunk(fitting, knobs))]
+    return min(found, key=lambda moves: (len(moves), sum(map(_distance, moves))), default=None)
 
 
 def _shrunk(fitting: Fitting, knobs: Sequence[Knob]) -> list[Move] | None:
@@ -261,5 +278,5 @@ def _move(knob: Knob, value: int) -> Move:
     return Move(knob.label, knob.value, value, knob.path)
 
 
-def _distance(change: Move) -> float:
-    return abs(log(change.new / change.old)) * _WEIGHT.get(change.path, 1.0)
+def _distance(move: Move) -> float:
+    return abs(log(move.new / move.old)) * _WEIGHT.get(move.path, 1.0)

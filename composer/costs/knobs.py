@@ -47,10 +47,16 @@ class Knobs:
     """The knobs of a spec, and the trees that other values of them make.
 
     Numbers that one name of `let` sets are one knob; with `apart` each is a knob of its own.
+
+    Attributes:
+        all: the knobs.
+        base: the spec's tree.
+        unset: sizes that the spec leaves to their defaults, by path, worked out.
     """
 
     def __init__(self, spec: Spec, *, apart: bool = False) -> None:
         self.base: Tree = document(spec)
+        self.unset: dict[str, int] = _unset(self.base, spec)
         self._source = spec._provenance.source
         self._plain = None if self._source is None else _resolved(self._source)
         leaves = {knob.path: knob for knob in _leaves(spec)}
@@ -133,6 +139,13 @@ def _leaves(spec: Spec) -> Iterator[Knob]:
         yield Knob("train.batch_tokens", "train.batch_tokens", train.batch_tokens, batch, "train")
         digits = 10 ** max(len(str(train.tokens)) - 3, 0)
         yield Knob("train.tokens", "train.tokens", train.tokens, digits, "train")
+
+
+def _unset(tree: Tree, spec: Spec) -> dict[str, int]:
+    sizes = {knob.path: knob.value for knob in _leaves(spec)}
+    blocks = tree["blocks"].items()
+    unset = (join("blocks", name, key) for name, block in blocks for key in block if block[key] is None)
+    return {path: sizes[path] for path in unset if path in sizes}
 
 
 def _trips(entries: Iterable[str | Parallel | Stage], path: str) -> Iterator[tuple[str, Stage]]:

@@ -116,7 +116,7 @@ def match(
         verb = "is" if len(trained) == 1 else "are"
         expected = f"a `train` section, which {listed(trained, 'and')} {verb} compared by"
         raise SpecError([target.fault_at(("train",), expected, "none")])
-    measures = measures or Coster()
+    measures = measures or Coster(on)
     aim = measures(_bare(document(target)))
     aims = {measure: (aim[measure], wanted[measure]) for measure in on}
     matching = _Matching(base, target, aims, measures, name)
@@ -169,11 +169,7 @@ class _Matching:
         self._name = name or f"{base.name[:48]}-at-{target.name[:48]}"
         self._known: dict[tuple[tuple[str, int], ...], list[float] | None] = {}
         # defaults are written out, so that heads keep their size where the width moves
-        blocks = self._apart.base["blocks"]
-        unset = {
-            f"blocks.{name}.{key}" for name, block in blocks.items() for key in block if block[key] is None
-        }
-        self._sizes = {knob.path: knob.value for knob in self._apart.all if knob.path in unset}
+        self._sizes = self._apart.unset
         self.residuals({}, raising=True)
 
     def tree(self, values: Values) -> Tree:

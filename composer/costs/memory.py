@@ -16,18 +16,20 @@ from composer.spec.models import Spec
 
 
 class Memory:
-    """Bytes at the peak of a training step, and on demand what they are made of.
+    """Bytes at the peak of a training step on a compiled graph, and what they are made of; found on demand.
 
     Attributes:
-        total: bytes that are alive at the peak.
         tokens: of the micro-batch they are for.
     """
 
     def __init__(self, graph: Graph, batch: Batch) -> None:
-        """Replay a step on a compiled graph."""
         self._graph, self._batch = graph, batch
-        self.total = round(peak(graph, batch))
         self.tokens = batch.tokens
+
+    @cached_property
+    def total(self) -> int:
+        """Bytes that are alive at the peak, by replaying a step."""
+        return round(peak(self._graph, self._batch))
 
     @property
     def terms(self) -> dict[str, int]:

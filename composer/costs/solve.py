@@ -7,8 +7,9 @@ is deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import combinations, islice, product
 from math import exp, hypot, log
 from typing import TypeAlias
@@ -156,14 +157,19 @@ def _mended(problem: Problem, point: Point) -> Point | None:
         [(value, [log(value / now) * slope for slope in slopes[i]]) for value in _moves(problem, point, i)]
         for i, now in enumerate(point)
     ]
-    trials: list[tuple[float, Point]] = []
+    near = nsmallest(_LOOKED_AT, _guesses(here, moves))
+    return _better(problem, point, [_replaced(point, chosen, values) for _, chosen, values in near])
+
+
+def _guesses(
+    here: Vector, moves: Sequence[Sequence[tuple[int, Vector]]]
+) -> Iterator[tuple[float, tuple[int, ...], tuple[int, ...]]]:
+    """Yield how far off each move of up to three knobs should be, the knobs, and their values."""
     for count in (1, 2, 3):
-        for chosen in combinations(range(len(point)), count):
+        for chosen in combinations(range(len(moves)), count):
             for picked in product(*(moves[i] for i in chosen)):
-                guess = hypot(*map(sum, zip(here, *(change for _, change in picked), strict=True)))
-                trials.append((guess, _replaced(point, chosen, [value for value, _ in picked])))
-    trials.sort()
-    return _better(problem, point, [trial for _, trial in trials[:_LOOKED_AT]])
+                values, changes = zip(*picked, strict=True)
+                yield hypot(*map(sum, zip(here, *changes, strict=True))), chosen, values
 
 
 def _moves(problem: Problem, point: Point, i: int) -> list[int]:

@@ -24,8 +24,10 @@ MEASURES = [cap for cap in Caps.model_fields if cap != "step_time"]
 
 
 def over(cap, percent=80, file=TINY):
-    limit = int(count(load(file)).measure(cap) * percent // 100)
-    return load(file, ["caps=null", f"caps.{cap}={limit}"] if "dreamer" in file else [f"caps.{cap}={limit}"])
+    """A spec over a cap, which for memory is below what recomputing reaches."""
+    plain = ["caps=null"] if "dreamer" in file else []
+    least = count(load(file, [*plain, f"caps.{cap}=1"])).measure(cap)
+    return load(file, [*plain, f"caps.{cap}={int(least * percent // 100)}"])
 
 
 def fits(spec):
@@ -44,6 +46,8 @@ def test_each_suggestion_fits_by_itself_and_the_next_nearer_value_does_not(cap, 
         assert fits(load(file, [*source, f"{move.path}={move.new}"])), move
         knob = next(knob for knob in Knobs(spec).all if knob.path == move.path)
         assert knob.value == move.old
+        if cap == "train_memory":
+            continue  # nearest for what the spec recomputes as it is
         choices = list(cheaper(spec, knob))
         for nearer in reversed(choices[: choices.index(move.new)]):
             try:
@@ -98,7 +102,7 @@ def test_a_spec_that_fits_stays_as_it_is():
     assert (found.spec is spec, found.moves) == (True, ())
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(trees(levels=2), st.data())
 def test_what_is_fitted_fits_and_is_not_fitted_again(tree, data):
     costs = count(make(tree))
