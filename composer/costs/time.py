@@ -13,11 +13,12 @@ from math import prod
 from typing import Any, Literal
 
 from blocks.core.graph import Graph, Loop
-from blocks.core.numbers import largest
+from blocks.core.numbers import largest, total
 from blocks.core.operation import At, Operation, Value
 from blocks.core.operations import Input
 from blocks.core.slots import Slots
 from composer.costs.devices import Device
+from composer.costs.kept import Sizes, element_bytes, is_float
 from composer.costs.memory import micro_batch_tokens
 from composer.costs.precision import FULL, MIXED, precision
 from composer.graph.operations import Embed
@@ -38,8 +39,7 @@ class TimeRow:
         place: where it stands, as in the costs by operation.
         forward: seconds, what is recomputed included.
         backward: seconds.
-        bound: what its forward pass waits for.
-        intensity: FLOPs per byte of its forward pass.
+        waits: seconds of one execution forward, had it to wait for one thing alone.
     """
 
     place: str
@@ -48,8 +48,12 @@ class TimeRow:
     executions: int
     forward: float
     backward: float
-    bound: Bound
-    intensity: float
+    waits: dict[Bound, float]
+
+    @property
+    def bound(self) -> Bound:
+        """What its forward pass waits for."""
+        return max(self.waits, key=self.waits.__getitem__)
 
     @property
     def seconds(self) -> float:
@@ -73,7 +77,7 @@ class StepTime:
     @property
     def seconds(self) -> float:
         """The whole step."""
-        return sum(row.seconds for row in self.rows) + self.optimizer
+        return total(row.seconds for row in self.rows) + self.optimizer
 
     @property
     def bytes_share(self) -> float:
@@ -83,7 +87,8 @@ class StepTime:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {"seconds": self.seconds, **asdict(self)}
+        rows = [asdict(row) | {"bound": row.bound} for row in self.rows]
+        return {"seconds": self.seconds, "tokens": self.tokens, "optimizer": self.optimizer, "rows": rows}
 
 
 def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
@@ -97,10 +102,11 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
     rows, elements, size = [], 0, precision(spec, MIXED if device.bf16 > device.fp32 else FULL)
     for body, place in graphs(graph):
         at = At(length, place.trips, stream_bytes=size.stream, compute_bytes=size.compute)
+        sizes = element_bytes(body, at)
         for node, operation, _ in operations(body):
             if not isinstance(operation, Input | Loop | Slots):
                 path = ".".join([*(name for name, _ in place.loops), node])
-                rows.append(_row(path, body, node, at, place, tokens, repeats, device))
+                rows.append(_row(path, body, node, at, sizes, place, tokens, repeats, device))
         held = body.graph["weights"].values()
         elements += place.copies * sum(weight.size for weight in held if weight.trained)
     update = OPTIMIZER_PASSES * size.weight * elements / device.bandwidth
@@ -108,42 +114,40 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
 
 
 def _row(
-    path: str, body: Graph, node: str, at: At, place: Place, tokens: int, repeats: int, device: Device
+    path: str,
+    body: Graph,
+    node: str,
+    at: At,
+    sizes: Sizes,
+    place: Place,
+    tokens: int,
+    repeats: int,
+    device: Device,
 ) -> TimeRow:
     data: dict[str, Any] = body.nodes[node]
     operation: Operation = data["op"]
-    given = sum(_bytes(body, value, at) for value in data["inputs"])
-    made = sum(_bytes(body, Value(node, n), at) for n in range(len(data["shapes"])))
+    given = sum(_bytes(body, value, sizes) for value in data["inputs"])
+    made = sum(_bytes(body, Value(node, n), sizes) for n in range(len(data["shapes"])))
     # an embedding reads the rows it looks up, not the table
     read = () if isinstance(operation, Embed) else data["weights"]
     weights = at.compute_bytes * sum(body.graph["weights"][name].size for name in read)
     moved = tokens * operation.traffic(at, given, made) + weights
     flops, backward = tokens * operation.flops(at), tokens * operation.backward_flops(at)
     rate = device.bf16 if at.compute_bytes == 2 else device.fp32
-    times = {"bytes": moved / device.bandwidth, "flops": flops / rate, "overhead": device.overhead}
-    bound: Bound = max(times, key=times.__getitem__)  # type: ignore[arg-type]
-    runs = repeats * place.executions
-    forward = largest(*times.values())
-    after = largest(backward / rate, 2 * moved / device.bandwidth, device.overhead)
-    again = 2 if data.get("recompute") else 1
+    waits: dict[Bound, float] = {
+        "bytes": moved / device.bandwidth,
+        "flops": flops / rate,
+        "overhead": device.overhead,
+    }
+    forward = largest(*waits.values())
+    after = largest(2 * waits["bytes"], backward / rate, waits["overhead"])
+    runs, again = repeats * place.executions, 2 if data.get("recompute") else 1
     blocks = ", ".join(dict.fromkeys(block for block in data["blocks"] if block))
-    return TimeRow(
-        path,
-        operation.describe(),
-        blocks,
-        runs,
-        runs * again * forward,
-        runs * after,
-        bound,
-        flops / moved if moved else 0.0,
-    )
+    return TimeRow(path, operation.describe(), blocks, runs, runs * again * forward, runs * after, waits)
 
 
-def _bytes(body: Graph, value: Value, at: At) -> float:
+def _bytes(body: Graph, value: Value, sizes: Sizes) -> float:
     """Return the bytes per token of one value; tables and slots as a whole are none."""
-    data = body.nodes[value.node]
-    shape = data["shapes"][value.output]
-    if isinstance(data["op"], Slots) or not shape or min(shape) < 0:
+    if not is_float(body, value):
         return 0.0
-    size: int = data["op"].output_bytes(at)
-    return float(prod(shape) * size)
+    return float(prod(body.nodes[value.node]["shapes"][value.output]) * sizes[value])
