@@ -1,0 +1,84 @@
+"""Kill one of two workers at each of its durable steps in turn; the other has to end with all trials.
+
+A process of its own, since it forks: `kill_one_of_two.py FOLDER STRIDE` takes every STRIDE-th step and
+prints how many there are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import optuna
+from fake_training import FakeTraining, toy
+from kill_everywhere import Killer
+from optuna.storages.journal import JournalFileBackend
+from worker import EIGHT, check, records
+
+from search import study
+from search.study import run_search
+
+
+class TearingKiller(Killer):
+    """Dies amid writing a record, as a writer does, with the journal's lock in hand."""
+
+    def append(self, backend, logs) -> None:
+        if self.stage == 2 and self.left == 1:
+            backend._lock_file.acquire()
+            with backend.path.open("ab") as file:
+                file.write(json.dumps(logs[0]).encode()[:-7])
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().append(backend, logs)
+
+
+def worker(root: Path, at: int) -> int:
+    """Fork a worker that dies at step `at` (0: never)."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        TearingKiller(at)
+        study.POLL = 0.005
+        run_search(toy_space(root), root / "run", FakeTraining())
+        os._exit(0)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def toy_space(root: Path):
+    """The space of eight points, whose files another worker may be reading."""
+    from composer.spec.space import load_space
+
+    return load_space(root / "space.yaml", EIGHT)
+
+
+def main(root: Path, stride: int) -> None:
+    """Kill at every `stride`-th step until a worker gets through unharmed."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    toy(root)
+    killed = root / "run"
+    for at in range(1, 10_000, stride):
+        shutil.rmtree(killed, ignore_errors=True)
+        children = [worker(root, at), worker(root, 0)]
+        first, second = (os.waitpid(child, 0)[1] for child in children)
+        assert second == 0, f"step {at}: the other ended with {second}"
+        assert first in (0, signal.SIGKILL), f"step {at}: ended with {first}"
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(killed / "study.journal")))
+        try:
+            for lease in (killed / "workers").glob("*.tmp"):
+                lease.unlink()  # of one killed while it came
+            check(root, 8, optuna.load_study(study_name="toy", storage=storage), records(killed), killed=1)
+        except AssertionError as error:
+            raise AssertionError(f"step {at}: {error}") from error
+        if first == 0:
+            print(at - stride, "steps")
+            return
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,110 @@
+"""Workers of a search as processes of their own, and what they have to leave behind.
+
+`worker.py ROOT SECONDS STORAGE OVERRIDE..` is one: its training sleeps SECONDS for each piece. It says when
+it is ready, and begins when the file ROOT/go is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+from fake_training import FakeTraining, accuracy, toy
+
+from composer import load
+from composer.spec.identity import run_hash
+from composer.spec.space import load_space
+from search import study
+from search.study import run_search
+
+EIGHT = [
+    "model.width=16",
+    "blocks.expert={type: expert_attention, experts: 4, active: 1, hidden: 16}",
+    "stages.0.recur={int: [1, 2]}",
+    "search.trials=8",
+    "search.keep=1",
+]
+"""Overrides that leave a space of eight points, all of them feasible, and ask for them all."""
+
+
+def start(
+    root: Path, count: int, seconds: float, *overrides: str, storage: str = ""
+) -> list[subprocess.Popen]:
+    """Start workers on ROOT/run and let them begin together."""
+    toy(root)
+    command = [sys.executable, __file__, str(root), str(seconds), storage, *overrides]
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | paths
+        )
+        for _ in range(count)
+    ]
+    for worker in workers:
+        worker.stdout.readline()
+    (root / "go").touch()
+    return workers
+
+
+def join(workers: list[subprocess.Popen]) -> None:
+    """Wait for them to end well."""
+    for worker in workers:
+        out, error = worker.communicate(timeout=120)
+        assert worker.returncode == 0, out + error
+
+
+def check(root: Path, trials: int, found: optuna.Study, records: list[dict], killed: int = 0) -> None:
+    """Hold what a search left against what many workers must not break; all trials trained in full."""
+    done = [record for record in records if record["kind"] == "trial"]
+    assert sorted(int(record["name"]) for record in done) == list(range(trials))
+    assert len({record["identity"] for record in done}) == trials
+    for record in done:
+        assert record["status"] == "finished"
+        spec = load(root / "run" / record["folder"] / "spec.yaml")
+        assert run_hash(spec) == record["identity"]
+        assert [seen["values"] for seen in record["seen"]] == [
+            [accuracy(spec, n)] for n in (2048, 4096, 8192)
+        ]
+    # every question is answered, every record told once as itself, and repeats with its last values
+    questions = found.get_trials()
+    assert {trial.state.name for trial in questions} == {"COMPLETE"}
+    told = [trial.user_attrs["run"] for trial in questions if trial.user_attrs["outcome"] == "feasible"]
+    assert sorted(told) == sorted(record["folder"] for record in done)
+    last = {record["folder"]: record["seen"][-1]["values"] for record in records}
+    assert all(t.values == last[t.user_attrs["run"]] for t in questions if "run" in t.user_attrs)
+    work = Counter((root / "run" / "work.log").read_text().splitlines())
+    assert sum(work.values()) - len(work) <= killed
+    assert not list((root / "run" / "workers").iterdir())
+
+
+def records(folder: Path) -> list[dict]:
+    """The records of a search that keeps them in its folder."""
+    return [json.loads(path.read_text()) for path in (folder / "records").glob("*.json")]
+
+
+def main(root: Path, seconds: float, storage: str, *overrides: str) -> None:
+    """Be a worker."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    os.fsync = lambda file: None
+    study.POLL = 0.02
+    fake = FakeTraining()
+
+    def training(*arguments):
+        time.sleep(seconds)
+        return fake(*arguments)
+
+    space = load_space(root / "space.yaml", overrides)
+    print("ready", flush=True)
+    while not (root / "go").exists():
+        time.sleep(0.005)
+    run_search(space, root / "run", training, storage=storage or None)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:])
