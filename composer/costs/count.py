@@ -24,6 +24,7 @@ from composer.costs.plan import planned, trained_flops, trained_length
 from composer.costs.precision import precision
 from composer.costs.recompute import recompute_flops
 from composer.costs.time import step_time
+from composer.graph.passes.mark_recompute import recomputed
 from composer.graph.walk import Place, graphs, operations
 from composer.spec.errors import SpecError
 from composer.spec.models import Spec
@@ -68,6 +69,7 @@ class Costs:
     Attributes:
         flops_per_token: forward and backward, at `model.context`.
         train_flops: forward and backward over `train.tokens`; None without a `train` section.
+        recomputed: the operations that run again in the backward pass, by their places.
         recompute_flops: per token at the length that is trained, of operations that run again in the backward
             pass to keep to the cap on memory; no part of the other FLOPs.
         train_memory: bytes at the peak of a training step on one micro-batch.
@@ -82,6 +84,7 @@ class Costs:
     active_params: int
     flops_per_token: Flops
     train_flops: int | None
+    recomputed: list[str]
     recompute_flops: int
     train_memory: Memory
     cache_bytes_per_token: int
@@ -135,6 +138,7 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
         active_params=total.active_params,
         flops_per_token=Flops(forward, backward),
         train_flops=_train_flops(spec, graph),
+        recomputed=[*recomputed(graph)],
         recompute_flops=round(recompute_flops(graph, trained_length(spec), precision(spec))),
         train_memory=train_memory(spec, graph),
         cache_bytes_per_token=sequence,

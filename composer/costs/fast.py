@@ -60,8 +60,11 @@ class Coster:
             if found is not None:
                 return found
         spec = resolve_spec(planted(tree, _PLACE))
-        found = self._measured(spec)
-        self._learn(spec, tree, structure, numbers, found)
+        costs = self._counted(spec)
+        found = measures(costs, self._names)
+        # a choice of what to recompute holds for its own numbers, and takes longer to trace than to make
+        if self._counted is not count or not _chooses(spec, costs):
+            self._learn(spec, tree, structure, numbers, found)
         return found
 
     def _measured(self, spec: Spec) -> dict[str, Number]:
@@ -87,6 +90,12 @@ class Coster:
             self._known[structure] = None
         else:
             known.insert(0, run)
+
+
+def _chooses(spec: Spec, costs: Costs) -> bool:
+    """Return whether a cap on memory made somebody choose what to recompute."""
+    limits = (spec.caps.limit("train_memory", kind) for kind in ("soft", "hard"))
+    return bool(costs.recomputed) or any(limit and costs.train_memory.total > limit for limit in limits)
 
 
 def _function(
