@@ -7,6 +7,7 @@ trials/<number>/      run folders
 baselines/<name>/     run folders
 leaderboard.csv       all of them, the best first
 best/                 spec and checkpoints of the winner
+database.txt          where records and study are, if in a database (then records/ is a copy)
 workers/              one lease for each worker alive
 lock                  held for moments, by the worker that claims
 publish.lock          held by the worker that writes leaderboard.csv and best/
@@ -22,7 +23,7 @@ from composer.training.files import write_text
 from search.errors import SearchError
 from search.locks import exclusive
 
-SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, WORKERS = (
+SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, WORKERS, DATABASE = (
     "space.txt",
     "study.journal",
     "records",
@@ -31,6 +32,7 @@ SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, WORKERS = (
     "lock",
     "publish.lock",
     "workers",
+    "database.txt",
 )
 
 

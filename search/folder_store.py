@@ -27,7 +27,7 @@ class FolderStore:
         self._folder, self._name = folder, name
         self._records = RecordFiles(folder / RECORDS)
         self._lease = Lease(folder / WORKERS, self.worker)
-        self._machines: dict[str, str] = {}
+        self._known: dict[str, tuple[str, int]] = {}
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the folder's lock file."""
@@ -56,8 +56,8 @@ class FolderStore:
         for path in (self._folder / WORKERS).glob(f"*{SUFFIX}"):
             if path == self._lease.path:
                 continue
-            age = now - _touched(path)
-            if is_alive(path, self._machine(path), age):
+            machine, pid = self._whose(path)
+            if is_alive(path, machine, pid, now - _touched(path)):
                 found.add(path.name.removesuffix(SUFFIX))
             else:
                 path.unlink(missing_ok=True)
@@ -82,13 +82,14 @@ class FolderStore:
         """Take the lease away."""
         self._lease.close()
 
-    def _machine(self, path: Path) -> str:
-        if path.name not in self._machines:
+    def _whose(self, path: Path) -> tuple[str, int]:
+        if path.name not in self._known:
             try:
-                self._machines[path.name] = str(json.loads(path.read_text())["machine"])
+                fields = json.loads(path.read_text(encoding="utf-8"))
+                self._known[path.name] = str(fields["machine"]), int(fields["pid"])
             except (OSError, ValueError, KeyError, TypeError):
-                return ""
-        return self._machines[path.name]
+                return "", 0
+        return self._known[path.name]
 
 
 def _touched(path: Path) -> float:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -90,22 +90,25 @@ class Lease:
         return file
 
 
-def is_alive(path: Path, machine: str, age: float) -> bool:
-    """Whether the worker with the lease at `path` lives, given its machine and the last touch's age."""
-    if machine == _machine(socket.gethostname()) and path.exists():
-        return not is_free(path)
-    return age < EXPIRY
+def is_alive(path: Path, machine: str, pid: int, age: float) -> bool:
+    """Whether a worker lives, given where its lease would be, and the age of its last touch."""
+    if machine != _machine(socket.gethostname()):
+        return age < EXPIRY
+    return not is_free(path) if path.exists() else _runs(pid)
 
 
 @contextmanager
-def beating(touch: Callable[[], object], *passing: type[Exception]) -> Iterator[None]:
-    """Call `touch` every `BEAT` seconds from a thread; what is `passing` is tried again at the next beat."""
+def beating(touch: Callable[[], object], passes: Callable[[Exception], bool]) -> Iterator[None]:
+    """Call `touch` every `BEAT` seconds from a thread; after an error that `passes` too, at the next beat."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(BEAT):
-            with suppress(OSError, *passing):
+            try:
                 touch()
+            except Exception as error:
+                if not (isinstance(error, OSError) or passes(error)):
+                    raise
 
     thread = threading.Thread(target=beat, name="lease", daemon=True)
     thread.start()
@@ -116,10 +119,23 @@ def beating(touch: Callable[[], object], *passing: type[Exception]) -> Iterator[
         thread.join()
 
 
-def _machine(host: str) -> str:
-    """Name the running system: a kernel, and the host within it, as containers share the one."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
+def _runs(pid: int) -> bool:
+    """Whether there is another process of that number on this machine."""
+    if pid == os.getpid():
+        return False
     try:
-        return f"{host}/{boot.read_text().strip()}"
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _machine(host: str) -> str:
+    """Name the running system: a host, its kernel, and the processes that see each other there."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{host}/{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return host

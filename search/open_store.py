@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from composer.spec.space import Space
+from search.errors import SearchError
+from search.folder import DATABASE
 from search.folder_store import FolderStore
 from search.store import Store
+
+_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
 
 @contextmanager
@@ -18,8 +23,52 @@ def open_store(folder: Path, space: Space, storage: str | None) -> Iterator[Stor
     Raises:
         SearchError: it is the database of another search, or cannot be reached.
     """
-    store = FolderStore(folder, space.name)
+    store = _in_folder(folder, space) if storage is None else _in_database(folder, space, storage)
     try:
         yield store
     finally:
         store.close()
+
+
+def check_storage(storage: str) -> None:
+    """Refuse, before anything is made, what is no database that a search can use.
+
+    Raises:
+        SearchError: it is the URL of something else, or the driver is missing.
+    """
+    scheme, found, _ = storage.partition("://")
+    if not found or scheme not in _SCHEMES:
+        got = f"{scheme}://..." if found else repr(storage)
+        raise SearchError(
+            f"--storage: expected postgresql://USER@HOST/DATABASE, got {got}; "
+            "without it a search is kept in its folder"
+        )
+    if importlib.util.find_spec("psycopg") is None:
+        raise SearchError(
+            "--storage: PostgreSQL needs the driver psycopg, which is not installed: "
+            "pip install 'attention-composer[postgresql]'"
+        )
+
+
+def _in_folder(folder: Path, space: Space) -> Store:
+    if (folder / DATABASE).exists():
+        place = (folder / DATABASE).read_text(encoding="utf-8").splitlines()[-1]
+        raise SearchError(
+            f"{folder}: this search keeps its records in {place}; name it with --storage, "
+            "or choose another folder with --out"
+        )
+    return FolderStore(folder, space.name)
+
+
+def _in_database(folder: Path, space: Space, storage: str) -> Store:
+    check_storage(storage)
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from search.database import DatabaseStore
+
+    try:
+        url = make_url(storage).set(drivername="postgresql+psycopg")
+    except ArgumentError:
+        raise SearchError("--storage: expected postgresql://USER@HOST/DATABASE, got no URL") from None
+    return DatabaseStore(folder, space, url)

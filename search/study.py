@@ -83,7 +83,7 @@ def run_search(
     check_baselines(space)
     try:
         enter(folder, space)
-        with open_store(folder, space, storage) as store, beating(store.touch):
+        with open_store(folder, space, storage) as store, beating(store.touch, store.is_lost):
             search = _Search(space, folder, store, train, watch)
             reason = search.run()
             watch("end", search.state)
@@ -160,11 +160,12 @@ class _Search:
                     record = self.ledger.claim_baseline(baseline.stem, identity, baseline.costs, self.me)
                     return partial(self._work, record, baseline.spec)
             asking = sum(holder(question) in others for question in self._unclaimed(opened))
-            busy = sum(record.status == "running" and record.worker in others for record in self.ledger)
             reason = self._over()
             if reason is None and self._trials_left() > asking:
                 return partial(self._answer, self.questions.ask())
-            return partial(self._wait, asking + busy) if asking + busy or reason is None else reason
+            training = {record.worker for record in self.ledger if record.status == "running"}
+            busy = others & {*training, *map(holder, opened)}
+            return partial(self._wait, len(busy)) if busy or reason is None else reason
 
     def _over(self) -> str | None:
         done = len(self.state.done())

@@ -19,12 +19,19 @@ def search(
         typer.Option(metavar="DIR", help="The search folder, instead of `runs/<name>-<identity>`."),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials, in place of search.trials.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="A database for records and study, `postgresql://...`, instead of the folder."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the result only.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Cost random points and train nothing.")] = False,
 ) -> None:
     """Search a space for its best specs: propose, cost, train in rungs, keep the best.
 
-    The same command goes on with a search that was interrupted or killed. The folder holds every trial,
+    The same command goes on with a search that was interrupted or killed; given again while one runs, on any
+    machine that sees the folder or the database, it joins as another worker. The folder holds every trial,
     `leaderboard.csv` and the winner in `best/`.
     """
     from composer.spec.space import load_space
@@ -42,7 +49,7 @@ def search(
     from search.errors import SearchError
 
     try:
-        run(space, out, quiet, console())
+        run(space, out, quiet, console(), storage)
     except SearchError as error:
         report(error)
         raise typer.Exit(1) from None

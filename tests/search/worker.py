@@ -92,7 +92,7 @@ def main(root: Path, seconds: float, storage: str, *overrides: str) -> None:
     """Be a worker."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.fsync = lambda file: None
-    study.POLL = 0.02
+    study.POLL = 0.2 if storage else 0.02
     fake = FakeTraining()
 
     def training(*arguments):

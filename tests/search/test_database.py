@@ -1,0 +1,216 @@
+"""A search whose records and study are in PostgreSQL: as on a folder, and over the loss of the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from fake_training import FakeTraining, board, toy
+from postgresql import Server, missing
+from worker import EIGHT, check, join, start
+
+from composer.cli.main import main
+from search import lease, study
+from search.errors import SearchError
+from search.study import run_search
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+needs_server = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+SIX = [*EIGHT, "search.trials=6"]
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    monkeypatch.setattr(study, "POLL", 0.05)
+
+
+@pytest.fixture(scope="module")
+def server():
+    found = Server()
+    yield found
+    found.remove()
+
+
+def check_all(root: Path, url: str, space, killed: int = 0) -> None:
+    storage = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
+    name = f"{space.name}-{space.identity()}"
+    try:
+        check(root, 6, optuna.load_study(study_name=name, storage=storage), rows(url), killed)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def execute(url: str, statement: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        connection.execute(statement)
+
+
+def rows(url: str) -> list[dict]:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        return [json.loads(body) for (body,) in connection.execute("select body from composer_records")]
+
+
+@needs_server
+def test_four_workers_share_the_trials_and_train_none_twice(tmp_path, server):
+    url, space = server.url("four"), toy(tmp_path, *SIX)
+    join(start(tmp_path, 4, 0.05, *SIX, storage=url))
+    check_all(tmp_path, url, space)
+    assert len(board(tmp_path / "run")) == 6
+    # the folder has copies, for the report
+    copies = [json.loads(path.read_text()) for path in (tmp_path / "run" / "records").iterdir()]
+    assert sorted(map(str, copies)) == sorted(map(str, rows(url)))
+
+
+@needs_server
+def test_a_search_in_a_database_is_the_search_in_a_folder(tmp_path, server):
+    space = toy(tmp_path, "search.trials=5", baseline="rival.yaml")
+    run_search(space, tmp_path / "folder", FakeTraining())
+    run_search(space, tmp_path / "database", FakeTraining(), storage=server.url("same"))
+    tables = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in board(tmp_path / name)]
+        for name in ("folder", "database")
+    ]
+    assert tables[0] == tables[1]
+    assert (tmp_path / "database" / "best" / "best.ckpt").exists()
+
+
+@needs_server
+def test_a_worker_elsewhere_is_inherited_from_after_expiry_with_a_folder_of_ones_own_from_scratch(
+    tmp_path, server, monkeypatch
+):
+    """Records are shared, checkpoints are not: a trial goes on from the start of its training."""
+    url, space = server.url("own"), toy(tmp_path, *SIX)
+    (tmp_path / "first").mkdir()
+    (first,) = start(tmp_path / "first", 1, 0.05, *SIX, storage=url)
+    work = tmp_path / "first" / "run" / "work.log"
+    while not work.exists() or len(work.read_text().splitlines()) < 7:
+        time.sleep(0.01)
+    first.kill()
+    first.communicate()
+    execute(url, "update composer_workers set machine = 'moon'")
+    begun = {row["name"]: row for row in rows(url)}
+    space = toy(tmp_path, *SIX, f"search.trials={len(begun)}")
+    (running,) = (row for row in begun.values() if row["status"] == "running")
+    fake, notes = FakeTraining(), []
+
+    def watch(event, state):
+        if event == "note" and not notes:
+            notes.append(state.note)
+            monkeypatch.setattr(lease, "EXPIRY", 0.0)
+
+    ended = run_search(space, tmp_path / "second", fake, watch, url)
+    assert notes == ["waiting for 1 other worker to end"]
+    assert len(ended.state.done()) == len(begun)
+    assert fake.calls[0][:2] == (running["folder"], 0)
+    assert {folder for folder, *_ in fake.calls} == {running["folder"]}
+
+
+@needs_server
+def test_a_database_that_vanishes_amid_a_search_and_comes_back_loses_nothing(tmp_path, server):
+    url, notes = server.url("gone"), []
+    space = toy(tmp_path, *SIX)
+    workers = start(tmp_path, 2, 0.1, *SIX, storage=url)
+    work = tmp_path / "run" / "work.log"
+    while not work.exists() or len(work.read_text().splitlines()) < 6:
+        time.sleep(0.01)
+    server.stop()
+    time.sleep(0.5)
+    server.start()
+    join(workers)
+    check_all(tmp_path, url, space)
+    assert not notes
+
+
+@needs_server
+@pytest.mark.parametrize("retry", [60.0, 0.2])
+def test_a_lost_database_is_told_and_given_up_after_a_while(tmp_path, server, monkeypatch, retry):
+    monkeypatch.setattr(study, "RETRY", retry)
+    url, space, notes = server.url(f"lost{retry:.0f}"), toy(tmp_path, *SIX), []
+
+    def watch(event, state):
+        if event == "note":
+            notes.append(state.note)
+        if event == "rung" and len(state.done()) == 3 and not notes:
+            server.stop()
+            if retry > 1:
+                threading.Timer(0.3, server.start).start()
+
+    if retry > 1:
+        ended = run_search(space, tmp_path / "run", FakeTraining(), watch, url)
+        assert len(ended.state.done()) == 6
+    else:
+        try:
+            with pytest.raises(
+                SearchError, match=r"does not answer, for .*\n.*nothing is lost; the same command"
+            ):
+                run_search(space, tmp_path / "run", FakeTraining(), watch, url)
+        finally:
+            server.start()
+        run_search(space, tmp_path / "run", FakeTraining(), storage=url)
+    check_all(tmp_path, url, space)
+    assert (
+        notes[0]
+        == f"{url.replace('postgresql:', 'postgresql+psycopg:')}: the database does not answer; trying again"
+    )
+
+
+@needs_server
+def test_folders_of_other_searches_are_refused(tmp_path, server):
+    space = toy(tmp_path, "search.trials=1")
+    run_search(space, tmp_path / "folder", FakeTraining())
+    with pytest.raises(SearchError, match="keeps its records in the folder"):
+        run_search(space, tmp_path / "folder", FakeTraining(), storage=server.url("a"))
+    run_search(space, tmp_path / "database", FakeTraining(), storage=server.url("a"))
+    with pytest.raises(SearchError, match=r"keeps its records in postgresql.*name it with --storage"):
+        run_search(space, tmp_path / "database", FakeTraining())
+    with pytest.raises(SearchError, match="its runs belong to another search"):
+        run_search(space, tmp_path / "database", FakeTraining(), storage=server.url("b"))
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("sqlite:///a.db", r"expected postgresql://USER@HOST/DATABASE, got sqlite://\.\.\."),
+        ("here", "got 'here'"),
+        (
+            "postgresql://me:secret@127.0.0.1:1/no",
+            r"me:\*\*\*@127.0.0.1:1/no: expected a PostgreSQL database",
+        ),
+    ],
+)
+def test_what_is_no_database_is_told(tmp_path, url, told):
+    if "secret" in url and missing().startswith("no psycopg"):
+        pytest.skip(missing())
+    with pytest.raises(SearchError, match=told) as caught:
+        run_search(toy(tmp_path), tmp_path / "run", FakeTraining(), storage=url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_driver_is_told_with_the_extra_that_has_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    toy(tmp_path)
+    command = [
+        "search",
+        str(tmp_path / "space.yaml"),
+        "--out",
+        str(tmp_path / "run"),
+        "--storage",
+        "postgresql://x",
+    ]
+    assert main(command) == 1
+    assert "pip install 'attention-composer[postgresql]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
