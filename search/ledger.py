@@ -46,6 +46,7 @@ class Record:
         seconds: time spent training, over all starts.
         worker: the name of the worker that trains it or trained it last.
         started: when it was taken on, and `ended` when it ended: seconds since 1970 by the worker's clock.
+        origin: of a child of evolution the names of its `parents` and its `moves` in words.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Record:
     worker: str = ""
     started: float = 0.0
     ended: float = 0.0
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -155,12 +157,20 @@ class Ledger:
         return [record for record in self if record.kind == "trial"]
 
     def claim(
-        self, identity: str, asked: int, params: dict[str, Any], costs: dict[str, float], worker: str = ""
+        self,
+        identity: str,
+        asked: int,
+        params: dict[str, Any],
+        costs: dict[str, float],
+        worker: str = "",
+        origin: dict[str, Any] | None = None,
     ) -> Record:
         """Take on a spec as the next trial; under the store's lock, freshly read."""
         number = str(1 + max((int(record.name) for record in self.trials()), default=-1))
         folder = f"trials/{number}"
-        return self._add(Record(number, "trial", identity, asked, params, costs, folder, worker=worker))
+        record = Record(number, "trial", identity, asked, params, costs, folder, worker=worker)
+        record.origin = origin or {}
+        return self._add(record)
 
     def claim_baseline(self, stem: str, identity: str, costs: dict[str, float], worker: str = "") -> Record:
         """Take on a spec as a baseline, named after its file; under the store's lock, freshly read."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from composer.spec.search_config import SearchConfig
+from search.drawn import Drawn
 from search.goals import Goals, Values
 from search.ledger import Ledger, Record
 from search.trainer import Step
@@ -22,6 +23,7 @@ class State:
     Attributes:
         baselines: identities of the space's baselines.
         outcomes: how many proposals were feasible, over, invalid, repeat; over all starts.
+        drawn: how many candidates were costed to find these.
         running: the record that this worker trains, if any; `step` is how far it is, `target` where it goes.
         note: what else there is to say, in words.
     """
@@ -31,6 +33,7 @@ class State:
     ledger: Ledger
     baselines: set[str] = field(default_factory=set)
     outcomes: Counter[str] = field(default_factory=Counter)
+    drawn: Drawn = field(default_factory=Drawn)
     running: Record | None = None
     step: Step = field(default_factory=lambda: Step(0))
     target: int = 0

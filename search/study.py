@@ -26,6 +26,7 @@ from composer.spec.space import Space
 from composer.training.files import write_text
 from search.baselines import baselines, check_baselines
 from search.candidates import Candidate, candidate
+from search.drawn import total
 from search.endings import crashing, hopeless
 from search.errors import Crash, SearchError
 from search.folder import PUBLISH, enter
@@ -37,15 +38,13 @@ from search.locks import exclusive
 from search.open_store import open_store
 from search.questions import MORE_TRIALS, Questions, awaited, holder
 from search.rungs import goes_on, milestones
-from search.samplers import sampler
+from search.samplers import origin, sampler
 from search.state import State, Watch, silent
 from search.store import Store
 from search.trainer import Step, Train, train
 
 PATIENCE = 1000
 """Proposals in a row without a new feasible spec after which a search ends."""
-LOST = 50
-"""Proposals in a row without one after which points are drawn at random until there is one."""
 CRASHES = 3
 """Crashes in a row, of one worker, after which that worker stops."""
 POLL = 1.0
@@ -114,8 +113,7 @@ class _Search:
         self._open_study()
 
     def _open_study(self) -> None:
-        ask = sampler(self.config.sampler, self.config.seed, lambda: self.fruitless >= LOST)
-        self.study = self.store.study(self.goals, ask)
+        self.study = self.store.study(self.goals, sampler(self.space))
         self.questions = Questions(self.study, self.me)
         self._count()
 
@@ -221,7 +219,8 @@ class _Search:
                 if self._trials_left() <= 0:
                     return None
                 params, costs = found.params, found.costs
-                return self.ledger.claim(found.identity, trial.number, params, costs, self.me)
+                whence = origin(trial)
+                return self.ledger.claim(found.identity, trial.number, params, costs, self.me, whence)
             if _free(record, self.store.others()):
                 self._take(record)
                 return record
@@ -358,6 +357,7 @@ class _Search:
         trials = self.study.get_trials(deepcopy=False)
         told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         self.state.outcomes = Counter(trial.user_attrs[_OUTCOME] for trial in told)
+        self.state.drawn = total(trial.user_attrs for trial in told)
         opened = [trial for trial in trials if trial.state == TrialState.RUNNING]
         newest = max((record.asked for record in self.ledger if record.asked is not None), default=-1)
         led_nowhere = [*told, *(trial for trial in opened if awaited(trial))]

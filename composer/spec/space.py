@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -233,9 +234,12 @@ def load_space(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
 
 
 def draw(knob: Knob, rng: random.Random) -> Value:
-    """Draw a uniform answer to a knob."""
+    """Draw a uniform answer to a knob, uniform on the logarithmic scale where it asks for that."""
     if knob.choices:
         return rng.choice(knob.choices)
+    if knob.log:
+        found = math.exp(rng.uniform(math.log(knob.low), math.log(knob.high)))
+        return _number(knob, round(found) if knob.kind == "int" else min(max(found, knob.low), knob.high))
     if knob.kind == "int":
         return rng.randrange(int(knob.low), int(knob.high) + 1, knob.step)
     return rng.uniform(knob.low, knob.high)

@@ -32,6 +32,12 @@ def fast(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
+@pytest.fixture
+def careless(monkeypatch):
+    """A sampler that knows nothing of caps, so that its proposals are of each kind."""
+    monkeypatch.setattr(study, "sampler", lambda space: optuna.samplers.RandomSampler(space.search.seed))
+
+
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
@@ -43,7 +49,7 @@ def specs(folder: Path):
     return {path.parent.name: load(path) for path in folder.glob("trials/*/spec.yaml")}
 
 
-def test_what_is_trained_is_within_the_caps_counted_and_trained_once(tmp_path):
+def test_what_is_trained_is_within_the_caps_counted_and_trained_once(tmp_path, careless):
     fake = FakeTraining()
     ended = run_search(toy(tmp_path, "search.trials=12"), tmp_path / "run", fake)
     trained = specs(tmp_path / "run")
@@ -59,7 +65,7 @@ def test_what_is_trained_is_within_the_caps_counted_and_trained_once(tmp_path):
     assert len(fake.calls) == len(set(fake.calls))
 
 
-def test_refused_candidates_are_told_with_constraints_and_finite_values_the_worst_so_far(tmp_path):
+def test_refused_candidates_are_told_with_constraints_and_finite_values_the_worst_so_far(tmp_path, careless):
     run_search(toy(tmp_path, "search.trials=12"), tmp_path / "run", FakeTraining())
     worst = None
     for trial in trials(tmp_path / "run"):
@@ -72,7 +78,7 @@ def test_refused_candidates_are_told_with_constraints_and_finite_values_the_wors
             worst = trial.value if worst is None else min(worst, trial.value)
 
 
-def test_optuna_offers_no_refused_candidate_as_best(tmp_path):
+def test_optuna_offers_no_refused_candidate_as_best(tmp_path, careless):
     run_search(toy(tmp_path, TWO, "search.trials=12"), tmp_path / "run", FakeTraining())
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(tmp_path / "run" / "study.journal"))
@@ -121,7 +127,7 @@ def test_tokens_may_be_a_knob(tmp_path):
     assert {row["tokens"] for row in board(tmp_path / "run")} == {"4096", "8192"}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
 @pytest.mark.parametrize("goals", ["search.seed=1", TWO])
 def test_the_same_seed_gives_the_same_search(tmp_path, sampler, goals):
     space = toy(tmp_path, f"search.sampler={sampler}", goals, "search.trials=14")
@@ -132,16 +138,6 @@ def test_the_same_seed_gives_the_same_search(tmp_path, sampler, goals):
     other = toy(tmp_path, f"search.sampler={sampler}", goals, "search.trials=14", "search.seed=7")
     run_search(other, tmp_path / "c", FakeTraining())
     assert [t.params for t in trials(tmp_path / "c")] != [params for params, *_ in a]
-
-
-def test_tpe_learns_from_the_trials_where_random_does_not(tmp_path):
-    proposals = {}
-    for sampler in ("tpe", "random"):
-        space = toy(tmp_path, f"search.sampler={sampler}", "search.trials=30", "caps.params=20k")
-        ended = run_search(space, tmp_path / sampler, FakeTraining())
-        refused = ended.state.outcomes["over"] + ended.state.outcomes["invalid"]
-        proposals[sampler] = refused / sum(ended.state.outcomes.values())
-    assert proposals["tpe"] < proposals["random"]
 
 
 def test_two_objectives_end_in_a_front_whose_best_in_the_first_is_the_winner(tmp_path):
@@ -242,7 +238,7 @@ def test_a_crash_is_recorded_with_its_reason_and_not_tried_again(tmp_path):
         if spec.model.width == 32 and tokens > 2048:
             raise Crash("the loss is nan at 4096 tokens")
 
-    space = toy(tmp_path, "search.trials=14", "search.keep=1")
+    space = toy(tmp_path, "search.trials=14", "search.keep=1", "search.seed=2")
     for _ in range(2):
         fake = FakeTraining(fault)
         ended = run_search(space, tmp_path / "run", fake)

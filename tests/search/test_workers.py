@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from fake_training import FakeTraining, board, toy
+from optuna.samplers import RandomSampler
 from worker import EIGHT, check, join, records, start
 
 from search import study
@@ -20,7 +21,6 @@ from search.goals import Goals
 from search.journal import Journal, open_study
 from search.lease import Lease, this_worker
 from search.questions import awaited
-from search.samplers import sampler
 from search.study import run_search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -172,7 +172,7 @@ def test_a_lease_is_made_again_where_it_was_removed(tmp_path):
 def test_a_torn_tail_under_two_writers_is_mended_by_whoever_writes_next(tmp_path, tail):
     path = tmp_path / "study.journal"
     goals = Goals(toy(tmp_path).search.objectives)
-    one, two = (open_study(path, "toy", goals, sampler("random", 0)) for _ in range(2))
+    one, two = (open_study(path, "toy", goals, RandomSampler(0)) for _ in range(2))
     for n, writer in enumerate([one, two, one, two]):
         with path.open("ab") as file:
             file.write(tail)
@@ -181,7 +181,7 @@ def test_a_torn_tail_under_two_writers_is_mended_by_whoever_writes_next(tmp_path
         with path.open("ab") as file:
             file.write(tail)
         writer.tell(trial, n)
-    for reader in (one, two, open_study(path, "toy", goals, sampler("random", 0))):
+    for reader in (one, two, open_study(path, "toy", goals, RandomSampler(0))):
         assert [trial.value for trial in reader.get_trials()] == [0, 1, 2, 3]
     assert all(json.loads(line) for line in path.read_text().splitlines())
 

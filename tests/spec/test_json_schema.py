@@ -116,7 +116,7 @@ WRONG: list[tuple[list[str | int], Any]] = [
     (["train", "schedule", "warmup"], 2),
     (["train", "betas"], [0.9]),
     (["search"], {"trails": 3}),
-    (["search"], {"sampler": "nsga2"}),
+    (["search"], {"sampler": "bohb"}),
     (["search"], {"time_limit": "soon"}),
 ]
 
