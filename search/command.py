@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 
 import optuna
 from rich.console import Console
 
 from composer.spec.space import Space
+from search.events import Events
 from search.folder import default_folder
 from search.open_store import check_storage
+from search.report.write import write_report
 from search.state import silent
 from search.study import Outcome, run_search
 from search.table import Lines, LiveTable, results, summary
@@ -21,13 +24,7 @@ _ROWS = 20
 
 def run(space: Space, out: Path | None, quiet: bool, screen: Console, storage: str | None = None) -> None:
     """Search `space` in `out` or its own folder, and print to `screen` how it ended."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # the command line starts without; a search makes and drops many models
-    gc.enable()
-    if storage is not None:
-        check_storage(storage)
-    check_metrics(space)
-    folder = out or default_folder(space)
+    folder = _ready(space, out, storage)
     if not quiet:
         print(f"searching in {folder}")
     if quiet:
@@ -37,10 +34,41 @@ def run(space: Space, out: Path | None, quiet: bool, screen: Console, storage: s
             ended = run_search(space, folder, watch=table, storage=storage)
     else:
         ended = run_search(space, folder, watch=Lines(screen), storage=storage)
-    _print(ended, screen)
-
-
-def _print(ended: Outcome, screen: Console) -> None:
+    report = _report(ended)
     screen.print(results(ended.state, _ROWS))
     for line in summary(ended.folder, ended.state, ended.reason):
         screen.print(line, soft_wrap=True, markup=False)
+    if report is not None:
+        screen.print(f"report: {report}", soft_wrap=True, markup=False)
+
+
+def run_events(space: Space, out: Path | None, storage: str | None = None) -> None:
+    """Search `space` in `out` or its own folder, and print nothing but events, as JSON lines."""
+    folder = _ready(space, out, storage)
+    events = Events(sys.stdout, folder, space.name)
+    ended = run_search(space, folder, watch=events, storage=storage)
+    events.end(ended.state, ended.reason, _report(ended))
+
+
+def _ready(space: Space, out: Path | None, storage: str | None) -> Path:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # the command line starts without; a search makes and drops many models
+    gc.enable()
+    if storage is not None:
+        check_storage(storage)
+    check_metrics(space)
+    return out or default_folder(space)
+
+
+def _report(ended: Outcome) -> Path | None:
+    """Write the report; what goes wrong with it is told, and takes nothing from the search."""
+    try:
+        return write_report(ended.folder)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        print(
+            f"{ended.folder}: the report could not be written ({told}); the search itself is whole, and "
+            f"`composer report {ended.folder}` tries again",
+            file=sys.stderr,
+        )
+        return None

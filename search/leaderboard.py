@@ -1,33 +1,31 @@
-"""What a search leaves: `leaderboard.csv`, and the winner's spec and checkpoints in `best/`."""
+"""What a search leaves: `leaderboard.csv`, the winner in `best/`, and all of the front in `front/`."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from composer.spec.search_config import COSTS
 from composer.training.files import write_text
-from search.folder import BEST, LEADERBOARD
+from search.folder import LEADERBOARD
 from search.ledger import Record
 from search.rungs import fronts
 from search.state import State
+from search.winners import put_best, put_front
 
-_COPIED = ("spec.yaml", "cost.json", "plan.txt", "metrics.csv", "best.ckpt", "last.ckpt", "model.safetensors")
-_FROM = "from.txt"
 _ORDER = ("finished", "stopped", "crashed", "running")
 
 
 def publish(folder: Path, state: State) -> None:
-    """Write the leaderboard, and `best/` where the winner is another one than before; each file whole."""
+    """Write the leaderboard, and `best/` and `front/` where they have changed; each file and folder whole."""
     write_text(folder / LEADERBOARD, leaderboard(state))
     winner = state.winner()
     if winner is not None:
-        _put_best(folder, winner)
+        put_best(folder, winner)
+    put_front(folder, state.front())
 
 
 def leaderboard(state: State) -> str:
@@ -76,23 +74,3 @@ def _ranked(state: State, group: list[Record]) -> Iterator[Record]:
 def _by_front(item: tuple[int, tuple[float, ...], int]) -> tuple[Any, ...]:
     front, values, i = item
     return (front, *(-value for value in values), i)
-
-
-def _put_best(folder: Path, winner: Record) -> None:
-    """Make `best/` a copy of the winner's run folder, seen in full or not at all."""
-    best, aside, old = (folder / name for name in (BEST, f"{BEST}.new", f"{BEST}.old"))
-    mark = f"{winner.folder}\n"
-    if (best / _FROM).exists() and (best / _FROM).read_text(encoding="utf-8") == mark:
-        return
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    aside.mkdir()
-    for name in _COPIED:
-        source = folder / winner.folder / name
-        if source.exists():
-            shutil.copy2(source, aside / name)
-    write_text(aside / _FROM, mark)
-    if best.exists():
-        os.replace(best, old)
-    os.replace(aside, best)
-    shutil.rmtree(old, ignore_errors=True)

@@ -13,17 +13,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from blocks.core.fields import parse_quantity
-from composer.costs.units import amount, count_text
+from composer.costs.units import count_text
 from composer.spec.load import load
-from composer.spec.search_config import COSTS
 from search.folder import BEST, LEADERBOARD
 from search.leaderboard import ranked
 from search.ledger import Record
+from search.longer import longer
 from search.state import Event, State
+from search.words import STATUS, duration, knobs_text, named, titled, value_text, values_text
 
-LONGER = 4
-"""How many times as many tokens the command for the winner proposes."""
 _REFRESH = 0.25
 _ROWS = 10
 
@@ -40,10 +38,10 @@ class Lines:
             done = len(state.done())
             self._print(f"{done} of {state.config.trials} trials are done" if done else _goals(state))
         elif event == "started" and state.running is not None:
-            self._print(f"{_title(state, state.running)}: {_knobs(state.running)}")
+            self._print(f"{titled(state, state.running)}: {knobs_text(state.running)}")
         elif event == "ended" and state.running is not None:
             record = state.running
-            self._print(f"{_title(state, record)}: {_result(state, record)}; {_progress(state)}")
+            self._print(f"{titled(state, record)}: {_result(state, record)}; {_progress(state)}")
 
     def _print(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
@@ -92,14 +90,14 @@ def results(state: State, rows: int) -> Table:
     shown = [record for record in ranked(state) if record.status != "running"]
     for record in shown[:rows]:
         best = record.identity in front
-        name = f"{'*' if best else ' '} {_name(state, record)}"
-        values = [_value(*pair) for pair in zip(state.goals.names, record.values or (), strict=False)]
+        name = f"{'*' if best else ' '} {named(state, record)}"
+        values = [value_text(*pair) for pair in zip(state.goals.names, record.values or (), strict=False)]
         values += ["-"] * (len(state.goals.names) - len(values))
         cells = [name, record.status, count_text(record.tokens), *values]
         table.add_row(
             *cells,
             count_text(record.costs["params"]),
-            Text(_knobs(record), no_wrap=True, overflow="ellipsis"),
+            Text(knobs_text(record), no_wrap=True, overflow="ellipsis"),
             style="bold" if best else "red" if record.status == "crashed" else "",
         )
     return table
@@ -130,16 +128,16 @@ def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
     if winner is None:
         yield "no trial was trained in full, so there is no winner"
         return
-    yield f"winner: {_name(state, winner)} with {_values(state, winner)}: {_knobs(winner)}"
+    yield f"winner: {named(state, winner)} with {values_text(state, winner)}: {knobs_text(winner)}"
     yield _against(state, winner)
-    spec = folder / BEST / "spec.yaml"
-    train = load(spec).train
-    assert train is not None
-    tokens = LONGER * train.tokens
-    short = count_text(tokens)
-    exact = short if parse_quantity(short) == tokens else str(tokens)
     yield f"leaderboard: {folder / LEADERBOARD}"
-    yield f"train it again, longer: composer train {spec} --set train.tokens={exact}"
+    yield f"train it again, longer: {train_longer(folder)}"
+
+
+def train_longer(folder: Path) -> str:
+    """Return the command that trains the winner of a search again, longer."""
+    spec = folder / BEST / "spec.yaml"
+    return longer(spec, load(spec))
 
 
 def _against(state: State, winner: Record) -> str:
@@ -154,7 +152,7 @@ def _against(state: State, winner: Record) -> str:
     word = "better than" if difference > 0 else "worse than" if difference < 0 else "equal to"
     size = f"{abs(difference):.4g} " if difference else ""
     return (
-        f"in {name} that is {size}{word} the best baseline, {best.name} with {_values(state, best)}; "
+        f"in {name} that is {size}{word} the best baseline, {best.name} with {values_text(state, best)}; "
         "one seed each, so how much of the difference is chance is not known"
     )
 
@@ -168,8 +166,8 @@ def _running(state: State) -> Iterator[Text]:
     loss = "" if step.loss is None else f", loss {step.loss:.3f}"
     rung = f"{len(record.seen)} rungs passed" if record.seen else "first rung"
     tokens = f"{count_text(step.tokens)} of {count_text(state.target)} tokens"
-    yield Text(f"{_title(state, record)}: {tokens}{loss}, {rung}", "bold")
-    yield Text(_knobs(record), "dim", overflow="ellipsis", no_wrap=True)
+    yield Text(f"{titled(state, record)}: {tokens}{loss}, {rung}", "bold")
+    yield Text(knobs_text(record), "dim", overflow="ellipsis", no_wrap=True)
 
 
 def _progress(state: State) -> str:
@@ -178,51 +176,13 @@ def _progress(state: State) -> str:
     return f"{len(state.done())} of {state.config.trials} trials{told}"
 
 
-def duration(seconds: float) -> str:
-    """Write a time as one reads it: 40s, 12min, 3.4h."""
-    if seconds < 90:
-        return f"{seconds:.0f}s"
-    return f"{seconds / 60:.0f}min" if seconds < 5400 else f"{seconds / 3600:.1f}h"
-
-
 def _goals(state: State) -> str:
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in state.goals.objectives)
     return f"{goals} in {state.config.trials} trials"
 
 
-def _title(state: State, record: Record) -> str:
-    return _name(state, record) if record.kind == "baseline" else f"trial {record.name}"
-
-
-def _name(state: State, record: Record) -> str:
-    return f"baseline {record.name}" if record.identity in state.baselines else record.name
-
-
 def _result(state: State, record: Record) -> str:
     if record.status == "crashed":
         return f"crashed: {record.reason}"
-    words = {"finished": "trained in full", "stopped": "stopped at a rung"}
-    told = words.get(record.status, record.status)
-    tokens = count_text(record.tokens)
-    return f"{told} after {tokens} tokens, {_values(state, record)}, {duration(record.seconds)}"
-
-
-def _values(state: State, record: Record) -> str:
-    pairs = zip(state.goals.names, record.values or (), strict=False)
-    return ", ".join(f"{name} {_value(name, value)}" for name, value in pairs)
-
-
-def _value(name: str, value: float) -> str:
-    return amount(name, value) if name in COSTS else f"{value:.4g}"
-
-
-def _knobs(record: Record) -> str:
-    """Write the answers that made a record, by the last part of each knob's name."""
-    if not record.params:
-        return "as its spec says"
-    return " ".join(f"{_short(name)}={value}" for name, value in record.params.items())
-
-
-def _short(name: str) -> str:
-    parts = name.split(".")
-    return ".".join(part for part in parts[-2:] if not part.isdecimal()) or name
+    how = f"{STATUS[record.status]} after {count_text(record.tokens)} tokens"
+    return f"{how}, {values_text(state, record)}, {duration(record.seconds)}"

@@ -54,6 +54,7 @@ def _run(arguments: list[str]) -> int:
     from composer.cli.eval import eval
     from composer.cli.fit import fit
     from composer.cli.match import match
+    from composer.cli.reporting import report
     from composer.cli.schema import schema
     from composer.cli.search import search
     from composer.cli.show import show
@@ -84,6 +85,7 @@ def _run(arguments: list[str]) -> int:
         train: "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first",
         eval: "composer eval runs/first --steps 4,6,8",
         search: "composer search specs/space.yaml --trials 8",
+        report: "composer report runs/space --out report.html",
     }
     for command, example in examples.items():
         app.command(epilog=f"Example: `{example}`")(command)

@@ -26,13 +26,16 @@ def search(
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the result only.")] = False,
+    events: Annotated[
+        bool, typer.Option("--json", help="Print events as JSON lines, and nothing else.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Cost random points and train nothing.")] = False,
 ) -> None:
     """Search a space for its best specs: propose, cost, train in rungs, keep the best.
 
     The same command goes on with a search that was interrupted or killed; given again while one runs, on any
     machine that sees the folder or the database, it joins as another worker. The folder holds every trial,
-    `leaderboard.csv` and the winner in `best/`.
+    `leaderboard.csv`, the winner in `best/`, the Pareto front in `front/` and a report, `report.html`.
     """
     from composer.spec.space import load_space
 
@@ -45,11 +48,14 @@ def search(
         return
     from composer.cli.console import console
     from composer.cli.report import report
-    from search.command import run
+    from search.command import run, run_events
     from search.errors import SearchError
 
     try:
-        run(space, out, quiet, console(), storage)
+        if events:
+            run_events(space, out, storage)
+        else:
+            run(space, out, quiet, console(), storage)
     except SearchError as error:
         report(error)
         raise typer.Exit(1) from None

@@ -76,6 +76,7 @@ def left_behind(root: Path) -> dict[str, object]:
     return {
         "table": [row[:clock] + row[clock + 1 :] for row in rows],
         "study": [(t.state, t.params, t.values, t.constraints, t.user_attrs) for t in study.get_trials()],
+        "front": sorted(path.name for path in (root / "run" / "front").iterdir()),
         "best": (root / "run" / "best" / "best.ckpt").read_text(),
         "work": (root / "run" / "work.log").read_text().splitlines(),
     }

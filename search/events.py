@@ -1,0 +1,116 @@
+"""A search as JSON lines, for programs: one object an event, by the names listed in docs/search.md."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from search.ledger import Record
+from search.state import Event, State
+from search.table import train_longer
+
+_PAUSE = 1.0
+"""Seconds between two lines of progress, at least."""
+
+
+class Events:
+    """Watches a search and writes a line for each event; `end` is written apart, when all is known."""
+
+    def __init__(
+        self, stream: TextIO, folder: Path, space: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream, self._folder, self._space, self._clock = stream, folder, space, clock
+        self._drawn = -_PAUSE
+        self._outcomes: dict[str, int] = {}
+
+    def __call__(self, event: Event, state: State) -> None:
+        """Write what happened."""
+        if event == "progress":
+            if self._clock() - self._drawn < _PAUSE:
+                return
+            self._drawn = self._clock()
+        if event != "end":
+            self._write(event, dict(self._told(event, state)))
+
+    def end(self, state: State, reason: str, report: Path | None) -> None:
+        """Write how it ended."""
+        winner, rivals = state.winner(), state.front("baseline")
+        self._write(
+            "end",
+            {
+                "reason": reason,
+                "folder": str(self._folder),
+                **_counts(state),
+                "proposals": dict(state.outcomes),
+                "seconds": round(state.spent(), 3),
+                "winner": _run(state, winner) if winner else None,
+                "best_baseline": _run(state, rivals[0]) if rivals else None,
+                "front": [record.name for record in state.front()],
+                "command": train_longer(self._folder) if winner else None,
+                "report": None if report is None else str(report),
+            },
+        )
+
+    def _told(self, event: Event, state: State) -> Iterator[tuple[str, Any]]:
+        record = state.running
+        match event:
+            case "begin":
+                yield "folder", str(self._folder)
+                yield "space", self._space
+                goals = state.goals.objectives
+                yield "objectives", [{"metric": g.metric, "direction": g.direction} for g in goals]
+                yield "rungs", list(state.config.rungs)
+                yield "baselines", [run.name for run in state.ledger if run.identity in state.baselines]
+                yield from _counts(state).items()
+                yield "proposals", dict(state.outcomes)
+                self._outcomes = dict(state.outcomes)
+            case "proposed":
+                now = dict(state.outcomes)
+                yield "outcomes", [name for name in now if now[name] > self._outcomes.get(name, 0)]
+                yield "proposals", now
+                self._outcomes = now
+            case "progress" if record is not None:
+                yield "name", record.name
+                yield "tokens", state.step.tokens
+                yield "target", state.target
+                yield "loss", state.step.loss
+                yield "seconds", round(record.seconds, 3)
+            case "rung" if record is not None:
+                yield from _run(state, record).items()
+                yield "milestone", len(record.seen)
+                yield "metrics", record.seen[-1].metrics
+            case "started" | "ended" if record is not None:
+                yield from _run(state, record).items()
+                yield from _counts(state).items()
+                if event == "ended":
+                    yield "front", [run.name for run in state.front()]
+                    yield "seconds_left", state.seconds_left()
+
+    def _write(self, event: str, told: dict[str, Any]) -> None:
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        self._stream.write(json.dumps({"event": event, "time": now, **told}) + "\n")
+        self._stream.flush()
+
+
+def _counts(state: State) -> dict[str, int]:
+    return {"done": len(state.done()), "trials": state.config.trials}
+
+
+def _run(state: State, record: Record) -> dict[str, Any]:
+    """Return a record by stable names."""
+    return {
+        "name": record.name,
+        "kind": "baseline" if record.identity in state.baselines else record.kind,
+        "status": record.status,
+        "reason": record.reason,
+        "folder": record.folder,
+        "tokens": record.tokens,
+        "values": dict(zip(state.goals.names, record.values or (), strict=False)),
+        "knobs": record.params,
+        "costs": record.costs,
+        "seconds": round(record.seconds, 3),
+    }

@@ -1,0 +1,177 @@
+"""Charts as SVG: scales, axes and marks. Looks come from classes, so a page can be light or dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from xml.sax.saxutils import escape, quoteattr
+
+from composer.draw.svg import FONTS
+from search.report.theme import file_style
+
+Words = Callable[[float], str]
+
+_CHAR = 7.1
+"""About how wide a letter of a label is."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps values to places between `start` and `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """Return the place of a value."""
+        low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
+        return self.start + (value - low) / ((high - low) or 1) * (self.end - self.start)
+
+    def ticks(self, most: int = 6) -> list[float]:
+        """Return round values within."""
+        if self.log:
+            found = [
+                digit * 10.0**power
+                for power in range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+                for digit in (1, 2, 5)
+            ]
+            return [value for value in found if self.low <= value <= self.high]
+        rough = (self.high - self.low) / most
+        unit = 10.0 ** math.floor(math.log10(rough))
+        step = next(unit * digit for digit in (1, 2, 5, 10) if unit * digit >= rough)
+        first = math.ceil(self.low / step - 1e-9)
+        return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def scale(values: Iterable[float], start: float, end: float, log: bool = False, room: float = 0.06) -> Scale:
+    """Make a scale that holds all values, with some room at both ends."""
+    found = list(values) or [0.0, 1.0]
+    low, high = min(found), max(found)
+    if log and low > 0:
+        spread = (high / low) ** room if high > low else 1.5
+        return Scale(low / spread, high * spread, start, end, True)
+    spread = (high - low) * room or abs(high) * 0.1 or 1.0
+    return Scale(low - spread, high + spread, start, end)
+
+
+@dataclass
+class Chart:
+    """A picture of `width` by `height`, with what it shows in words."""
+
+    width: float
+    height: float
+    title: str
+    text: str
+    items: list[str] = field(default_factory=list)
+
+    def line(self, points: Sequence[tuple[float, float]], kind: str) -> None:
+        """Add a line through points."""
+        self.items.append(f'<path class="{kind}" d="{path(points)}"/>')
+
+    def box(self, x: float, y: float, width: float, height: float, kind: str, radius: float = 2) -> None:
+        """Add a rectangle."""
+        self.items.append(
+            f'<rect class="{kind}" x="{n(x)}" y="{n(y)}" width="{n(max(width, 0))}" height="{n(height)}"'
+            f' rx="{n(radius)}"/>'
+        )
+
+    def words(self, x: float, y: float, text: str, kind: str = "") -> None:
+        """Add a text, its base line at y."""
+        self.items.append(label(x, y, text, kind))
+
+    def dot(self, x: float, y: float, radius: float, kind: str) -> None:
+        """Add a disc."""
+        self.items.append(f'<circle class="{kind}" cx="{n(x)}" cy="{n(y)}" r="{n(radius)}"/>')
+
+    def link(self, target: str, kind: str, told: str, items: Sequence[str], reachable: bool) -> None:
+        """Add marks that lead to a target in the page; `reachable` with the tabulator key too."""
+        reach = "" if reachable else ' tabindex="-1"'
+        self.items.append(
+            f'<a class="{kind}" href="#{target}"{reach} aria-label={quoteattr(told)}'
+            f" data-tip={quoteattr(told)}>{''.join(items)}</a>"
+        )
+
+    def below(self, axis: Scale, y: float, top: float, words: Words, title: str) -> None:
+        """Add an axis below: grid lines up to `top`, values, a title."""
+        last = -math.inf
+        for value in axis.ticks():
+            x, text = axis(value), words(value)
+            self.line([(x, y), (x, top)], "grid")
+            if x - last >= _CHAR * len(text) + 8:
+                self.words(x, y + 18, text, "tick middle")
+                last = x
+        self.words((axis.start + axis.end) / 2, y + 38, title, "middle")
+
+    def beside(self, axis: Scale, x: float, right: float, words: Words, title: str) -> None:
+        """Add an axis to the left: grid lines up to `right`, values, a title above."""
+        for value in axis.ticks():
+            self.line([(x, axis(value)), (right, axis(value))], "grid")
+            self.words(x - 8, axis(value) + 4, words(value), "tick end")
+        self.words(x, min(axis.start, axis.end) - 14, title)
+
+    def svg(self, alone: bool = False) -> str:
+        """Write it; `alone` is a file of its own, in light colours, without links."""
+        size = f'viewBox="0 0 {n(self.width)} {n(self.height)}"'
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} font-family="{FONTS}"'
+        if not alone:
+            # a group, so that its links stay within reach of those who cannot see it
+            return f'{head} role="group" aria-label={quoteattr(self.title)}>{"".join(self.items)}</svg>'
+        items = [_unlinked(item) for item in self.items]
+        ground = f'<rect width="{n(self.width)}" height="{n(self.height)}" fill="#ffffff"/>'
+        return "\n".join(
+            [
+                f'{head} width="{n(self.width)}" height="{n(self.height)}" role="img">',
+                f"<title>{escape(self.title)}</title>",
+                f"<desc>{escape(self.text)}</desc>",
+                f"<style>\n{file_style()}</style>",
+                ground,
+                *items,
+                "</svg>",
+                "",
+            ]
+        )
+
+
+def label(x: float, y: float, text: str, kind: str = "") -> str:
+    """Write a text, its base line at y."""
+    return f'<text x="{n(x)}" y="{n(y)}" class="{kind}">{escape(text)}</text>'
+
+
+def path(points: Sequence[tuple[float, float]]) -> str:
+    """Write a line through points as SVG wants it."""
+    return "M" + "L".join(f"{n(x)} {n(y)}" for x, y in points)
+
+
+def n(value: float) -> str:
+    """Write a number of a picture."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def width_of(text: str) -> float:
+    """Return about how wide a label is."""
+    return _CHAR * len(text)
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move places apart by at least `gap`, each as little as need be, within bounds where they fit."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    found = [0.0] * len(wanted)
+    below = -math.inf
+    for i in order:
+        below = found[i] = max(wanted[i], below + gap, low)
+    above = math.inf
+    for i in reversed(order):
+        above = found[i] = min(found[i], above - gap, high)
+    return found
+
+
+def _unlinked(item: str) -> str:
+    if not item.startswith("<a "):
+        return item
+    kind = item.split('class="', 1)[1].split('"', 1)[0]
+    inside = item[item.index(">") + 1 :].removesuffix("</a>")
+    return f'<g class="{kind}">{inside}</g>'

@@ -1,0 +1,130 @@
+"""Sections of what can be concluded, and how surely: knobs, rungs, the course of the search."""
+
+from __future__ import annotations
+
+from html import escape
+
+from composer.costs.units import count_text
+from search.report import facts, figures
+from search.report.markup import choice, figure, link, table, warn
+from search.report.read import Source
+from search.report.stats import FEWEST, Effects
+from search.words import duration
+
+LITTLE = 0.2
+"""The share of the variance of trials left out below which effects are called hints."""
+
+
+def knobs(source: Source) -> str:
+    """What each knob does, and how sure that is."""
+    names = list(dict.fromkeys(name for record in source.records() for name in record.params))
+    goals = source.state.goals.names
+    found = {goal: each for goal in goals if (each := facts.knob_effects(source, goal)) is not None}
+    if not found:
+        return (
+            '<p class="soft">Too few trials, or all alike: nothing can be said about single knobs yet. '
+            f"It takes {FEWEST} trials that reached the first milestone.</p>"
+        )
+    where = facts.stages(source)[0]
+    parts = (
+        f'<div class="alternative" data-name="{escape(goal)}">{_effects(goal, where, each, names)}</div>'
+        for goal, each in found.items()
+    )
+    return choice("objective", list(found)) + "".join(parts)
+
+
+def _effects(goal: str, where: str, found: Effects, names: list[str]) -> str:
+    predicted = f"{100 * max(0, found.explained):.0f} % of the variance of trials left out"
+    doubt = warn("That is little: take what follows as hints, not as findings.")
+    return (
+        f"<p>{escape(goal)} at {escape(where)}, where all {found.trials} trials that came so far can be "
+        f"compared. Single knobs, added up, predict {predicted}.</p>"
+        f"{doubt if found.explained < LITTLE else ''}"
+        "<h3>Importance</h3><p class='soft'>Bars with 90 % intervals. The orange line is what 95 of 100 "
+        "shuffles of the results stay below: a grey bar cannot be told from chance.</p>"
+        f"{figure(figures.importance(found, goal, names))}"
+        "<h3>Effect</h3><p class='soft'>What each answer adds, the other knobs held equal, with 90 % "
+        "intervals; in brackets how many trials gave it. A knob of a branch is compared within its branch. "
+        "Hollow points belong to knobs that cannot be told from chance.</p>"
+        f"{figure(figures.effect(found, goal, names))}"
+    )
+
+
+def rungs(source: Source) -> str:
+    """How rungs agree, with a warning where they do not."""
+    found = list(facts.pairs(source))
+    if not found:
+        return '<p class="soft">No objective is measured by training, so rungs have nothing to rank.</p>'
+    doubts = "".join(
+        warn(f"{pair.first} and {pair.second} ({pair.metric}): {pair.doubt}.") for pair in found if pair.doubt
+    )
+    intro = (
+        "<p>A rung is worth its name if those ahead there are ahead later. Kendall's tau is 1 for the same "
+        "order and 0 for none. Only those that went on can be compared; they are the better ones and alike, "
+        "so tau tends to be lower than it would be over all.</p>"
+    )
+    return intro + figure(figures.rungs(found)) + doubts
+
+
+def history(source: Source) -> str:
+    """What was proposed, spent and crashed."""
+    state = source.state
+    full = sum(spec.train.tokens for _, spec in source.specs.values() if spec.train is not None)
+    spent = sum(record.tokens for record in state.ledger)
+    parts = [
+        f"<p>{len(state.ledger.trials())} trials and the baselines read {count_text(spent)} training tokens "
+        f"in {duration(state.spent())}; all of them in full would have been {count_text(full)}.</p>"
+    ]
+    if source.proposals:
+        total = len(source.proposals)
+        told = {
+            "feasible": "new and within the caps, so trained",
+            "repeat": "a spec that was known, answered from the records",
+            "over": "over a cap, refused before training",
+            "invalid": "no valid spec",
+        }
+        rows = [
+            [
+                f"<span class='key {name}'></span>{escape(name)}",
+                str(count),
+                f"{100 * count / total:.0f} %",
+                words,
+            ]
+            for name, words in told.items()
+            if (count := state.outcomes[name])
+        ]
+        parts.append(table(["proposals", "how many", "share", ""], rows, words=(0, 3)))
+        parts.append(figure(figures.history(source.proposals)))
+        if source.refused:
+            most = ", ".join(f"{cap} {count} times" for cap, count in source.refused.most_common())
+            parts.append(f"<p>Caps exceeded by proposals: {escape(most)}.</p>")
+    else:
+        parts.append('<p class="soft">There is no journal here that tells what was proposed.</p>')
+    crashed = [record for record in state.ledger if record.status == "crashed"]
+    if crashed:
+        items = "".join(f"<li>{link(source, record)}: {escape(record.reason)}</li>" for record in crashed)
+        parts.append(f"<h3>Crashes</h3><ul>{items}</ul>")
+    return "".join(parts)
+
+
+def method(source: Source) -> str:
+    """How to read all this."""
+    config = source.state.config
+    rungs = ", ".join(map(count_text, config.rungs))
+    halving = (
+        f"rungs at {rungs} tokens, of which the best {100 * config.keep:g} % go on, decided on arrival"
+        if rungs
+        else "no rungs"
+    )
+    seed = "" if source.seed is None else f" All were trained with seed {source.seed}."
+    lines = (
+        f"Sampler {config.sampler}; {halving}.",
+        f"One seed for each spec.{seed} Differences between close candidates are within the noise of "
+        "training, which one seed cannot show.",
+        "The front holds the runs trained in full that no other such run beats in all objectives.",
+        "Importance and effects: an additive model of all knobs, fitted by ridge regression, its penalty "
+        "chosen by leaving one trial out. Intervals are of 300 resamples of the trials, the line of chance "
+        "of 300 shuffles of the results. What knobs do only together is not in it.",
+        "Rank correlation: Kendall's tau-b, intervals of 300 resamples.",
+    )
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"

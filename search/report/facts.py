@@ -1,0 +1,141 @@
+"""What figures and page share: which records there are to see, and what each is called and worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from composer.costs.units import count_text
+from composer.spec.search_config import COSTS
+from search.ledger import Record
+from search.report.read import Source
+from search.report.stats import Agreement, Effects, agreement, effects
+from search.words import STATUS, titled, values_text
+
+SURE = 0.5
+"""Kendall's tau below which the ranking at a rung says little about that at another."""
+_FINE = 100
+"""Points of a curve at most; a page cannot show more."""
+FEW = 8
+"""Trials that reached both rungs, below which their agreement is not to be relied upon."""
+
+
+def target(record: Record) -> str:
+    """Return the place in the page that a record's marks lead to."""
+    return f"{record.kind}-{record.name}"
+
+
+def kind(source: Source, record: Record) -> str:
+    """Return the classes of a record's marks."""
+    names: list[str] = [record.status]
+    if any(record is other for other in source.state.front()):
+        names.append("front")
+    if record.identity in source.state.baselines:
+        names.append("baseline")
+    return " ".join(names)
+
+
+def told(source: Source, record: Record) -> str:
+    """Say in a line what a record is and came to."""
+    parts = [titled(source.state, record), STATUS[record.status], values_text(source.state, record)]
+    return ": ".join([parts[0], ", ".join(part for part in parts[1:] if part)])
+
+
+def value_of(source: Source, record: Record, name: str) -> float | None:
+    """Return a record's last value of an objective, a cost or a metric."""
+    if name in COSTS:
+        return record.costs.get(name)
+    return record.seen[-1].metrics.get(name) if record.seen else None
+
+
+def axes(source: Source) -> list[str]:
+    """Return what the first objective is drawn against: the other objectives, then every cost."""
+    first, *others = source.state.goals.names
+    costs = [
+        name for name in COSTS if name != first and any(name in record.costs for record in source.records())
+    ]
+    preferred = ["flops_per_token", "params"]
+    return list(dict.fromkeys([*others, *(name for name in preferred if name in costs), *costs]))
+
+
+def measured(source: Source) -> list[str]:
+    """Return the objectives that only training tells."""
+    return [name for name in source.state.goals.names if name not in COSTS]
+
+
+def metrics(source: Source) -> list[str]:
+    """Return what learning curves are drawn of: measured objectives, then losses."""
+    known = {name for record in source.records() for seen in record.seen for name in seen.metrics}
+    known |= {name for rows in source.curves.values() for row in rows[:1] for name in row}
+    return [name for name in dict.fromkeys([*measured(source), "loss", "train_loss"]) if name in known]
+
+
+def curve(source: Source, record: Record, metric: str) -> list[tuple[float, float]]:
+    """Return a metric over training tokens: from the run's metrics, else from its milestones."""
+    rows = [row for row in source.curves[record.identity] if metric in row]
+    if rows:
+        every = -(-len(rows) // _FINE)
+        # from the end, so that the last one is among them
+        return [(row["tokens"], row[metric]) for row in reversed(rows[::-every])]
+    return [(seen.tokens, seen.metrics[metric]) for seen in record.seen if metric in seen.metrics]
+
+
+def stages(source: Source) -> list[str]:
+    """Name the milestones: each rung by its tokens, then the end."""
+    return [*(count_text(rung) for rung in source.state.config.rungs), "the end"]
+
+
+def at_milestone(record: Record, number: int, name: str) -> float | None:
+    """Return a value at a milestone, where the record reached it."""
+    if number >= len(record.seen):
+        return None
+    return record.costs.get(name) if name in COSTS else record.seen[number].metrics.get(name)
+
+
+def knob_effects(source: Source, name: str) -> Effects | None:
+    """Estimate what the knobs do to an objective where all trials can be compared: at the first milestone."""
+    found = [
+        (record.params, value)
+        for record in source.state.ledger.trials()
+        if (value := at_milestone(record, 0, name)) is not None
+    ]
+    return effects([params for params, _ in found], [value for _, value in found]) if found else None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two milestones, and how they agree on one objective; None where nobody or nothing can be ranked."""
+
+    metric: str
+    first: str
+    second: str
+    trials: int
+    agreement: Agreement | None
+
+    @property
+    def doubt(self) -> str:
+        """Say why not to rely on the earlier one, or nothing."""
+        found = self.agreement
+        if self.trials < FEW or found is None:
+            return f"too few trials reached both ({self.trials}) to tell"
+        if found.tau < SURE:
+            return "the earlier rung says little about the later one: stop later, or keep more"
+        if found.low < SURE:
+            return f"not sure to be above {SURE:g}"
+        return ""
+
+
+def pairs(source: Source) -> Iterator[Pair]:
+    """Yield every pair of milestones for each measured objective; baselines count too."""
+    names = stages(source)
+    for metric in measured(source):
+        for first in range(len(names)):
+            for second in range(first + 1, len(names)):
+                both = [
+                    (one, other)
+                    for record in source.records()
+                    if (one := at_milestone(record, first, metric)) is not None
+                    and (other := at_milestone(record, second, metric)) is not None
+                ]
+                found = agreement([one for one, _ in both], [other for _, other in both]) if both else None
+                yield Pair(metric, names[first], names[second], len(both), found)

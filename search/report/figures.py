@@ -1,0 +1,285 @@
+"""The figures of a report: each a chart, for the page and for a file of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+from composer.costs.units import count_text
+from search.ledger import Record
+from search.report import facts
+from search.report.chart import Chart, Scale, label, n, path, scale, spread, width_of
+from search.report.read import Source
+from search.report.stats import Effects
+from search.words import named, shorts, value_text
+
+WIDTH = 920.0
+_LEFT, _RIGHT, _TOP, _BELOW = 66.0, 24.0, 44.0, 52.0
+_ORDER = ("stopped", "running", "finished", "baseline", "front")
+_MANY = 60
+"""Marks of one kind above which they are drawn smaller, and not all are stops of the tabulator."""
+
+
+def front(source: Source, against: str) -> Chart:
+    """Draw all that was measured: the first objective against another measure, the front as stairs."""
+    goals, state = source.state.goals, source.state
+    first = goals.names[0]
+    points = [
+        (record, x, y)
+        for record in source.records()
+        if (x := facts.value_of(source, record, against)) is not None
+        and (y := facts.value_of(source, record, first)) is not None
+    ]
+    chart = Chart(
+        WIDTH,
+        460,
+        f"{first} against {against}",
+        f"{len(points)} points; the front: "
+        + "; ".join(facts.told(source, record) for record in state.front()),
+    )
+    xs, ys = [x for _, x, _ in points], [y for *_, y in points]
+    wide = bool(xs) and min(xs) > 0 and max(xs) > 5 * min(xs)
+    across = scale(xs, _LEFT, WIDTH - _RIGHT, wide)
+    up = scale(ys, chart.height - _BELOW, _TOP)
+    chart.below(across, up.start, _TOP, partial(value_text, against), _axis(source, against))
+    chart.beside(up, _LEFT, WIDTH - _RIGHT, partial(value_text, first), _axis(source, first))
+    best = state.front()
+    place = {record.identity: (across(x), up(y)) for record, x, y in points}
+    if against in goals.names and len(best) > 1:
+        less = goals.directions[goals.names.index(against)] == "minimize"
+        chart.line(_stairs([place[record.identity] for record in best], less), "stairs")
+    winner = state.winner()
+    for record, x, y in sorted(points, key=lambda point: _rank(source, point[0])):
+        kind = facts.kind(source, record)
+        items = [_mark(kind, across(x), up(y))]
+        if record is winner:
+            items.append(f'<circle class="halo" cx="{n(across(x))}" cy="{n(up(y))}" r="10.5"/>')
+        reachable = record.status != "stopped" or len(points) < _MANY
+        chart.link(facts.target(record), f"dot {kind}", facts.told(source, record), items, reachable)
+    _names(chart, source, [(record, *place[record.identity]) for record, *_ in points])
+    return chart
+
+
+def curves(source: Source, metric: str) -> Chart:
+    """Draw a metric over training tokens for every run, the rungs marked."""
+    state = source.state
+    lines = {record.identity: facts.curve(source, record, metric) for record in source.records()}
+    shown = [record for record in source.records() if lines[record.identity]]
+    chart = Chart(
+        WIDTH,
+        440,
+        f"{metric} over training tokens",
+        f"{len(shown)} runs; rungs at {', '.join(map(count_text, state.config.rungs)) or 'none'}",
+    )
+    every = [point for line in lines.values() for point in line]
+    names = {record.identity: named(state, record) for record in shown if _speaks(source, record)}
+    room = max(map(width_of, names.values()), default=0) + 16
+    across = Scale(0, max((x for x, _ in every), default=1.0), _LEFT, WIDTH - max(room, _RIGHT))
+    up = scale((y for _, y in every), chart.height - _BELOW, _TOP + 22)
+    chart.below(across, up.start, up.end, count_text, "training tokens")
+    chart.beside(up, _LEFT, across.end, partial(value_text, metric), "")
+    chart.words(_LEFT, 18, metric)
+    for number, rung in enumerate(state.config.rungs):
+        if rung < across.high:
+            chart.line([(across(rung), up.start), (across(rung), _TOP + 2)], "rung")
+            chart.words(across(rung), _TOP - 6, _passed(source, number), "note middle")
+    for record in sorted(shown, key=lambda record: _rank(source, record)):
+        kind = facts.kind(source, record)
+        points = [(across(x), up(y)) for x, y in lines[record.identity]]
+        items = [
+            f'<path class="hit" d="{path(points)}"/>',
+            f'<path class="line" d="{path(points)}"/>',
+            _mark(kind, *points[-1], small=True),
+        ]
+        reachable = record.status != "stopped" or len(shown) < _MANY
+        chart.link(facts.target(record), f"dot {kind}", facts.told(source, record), items, reachable)
+    ends = [(name, up(lines[identity][-1][1])) for identity, name in names.items()]
+    places = spread([y for _, y in ends], 15, up.end, up.start)
+    for (name, _), y in zip(ends, places, strict=True):
+        chart.words(across.end + 10, y + 4, name, "name")
+    return chart
+
+
+def importance(found: Effects, name: str, knobs: Sequence[str]) -> Chart:
+    """Draw how much of the variance between trials each knob accounts for, and what chance would."""
+    called = shorts(knobs)
+    left = 24 + max(width_of(called[each.knob]) for each in found.knobs)
+    chart = Chart(
+        WIDTH,
+        66 + 28 * len(found.knobs),
+        f"importance of knobs for {name}",
+        "; ".join(f"{each.knob}: {100 * each.share:.0f} %" for each in found.knobs),
+    )
+    across = Scale(0, max(0.1, *(min(1.0, each.high) for each in found.knobs)), left, WIDTH - 80)
+    chart.below(across, chart.height - 48, 8, _percent, f"share of the variance of {name} between trials")
+    for number, each in enumerate(found.knobs):
+        y = 22 + 28 * number
+        weak = " weak" if each.share <= each.chance else ""
+        chart.words(left - 10, y + 4, called[each.knob], "end")
+        chart.box(left, y - 7, across(min(each.share, across.high)) - left, 14, f"bar{weak}")
+        chart.line([(across(min(x, across.high)), y) for x in (each.low, each.high)], "whisker")
+        chance = across(min(each.chance, across.high))
+        chart.line([(chance, y - 10), (chance, y + 10)], "chance")
+        chart.words(WIDTH - 70, y + 4, f"{100 * each.share:.2g} %", "tick")
+    return chart
+
+
+def effect(found: Effects, name: str, knobs: Sequence[str]) -> Chart:
+    """Draw what each answer adds to the mean, with its interval."""
+    called = shorts(knobs)
+    rows = [(each, level) for each in found.knobs for level in each.levels]
+    left = 40 + max(width_of(called[each.knob]) for each in found.knobs)
+    left += max(width_of(f"{level.label} ({level.count})") for _, level in rows)
+    height = 60 + 21 * len(rows) + 12 * len(found.knobs)
+    chart = Chart(
+        WIDTH,
+        height,
+        f"effect of knobs on {name}",
+        "; ".join(f"{each.knob}={level.label}: {level.effect:+.3g}" for each, level in rows),
+    )
+    across = scale([x for _, level in rows for x in (level.low, level.high, 0.0)], left, WIDTH - _RIGHT)
+    chart.below(across, height - 48, 6, partial(_signed, name), f"{name} against the mean of those asked")
+    chart.line([(across(0), height - 48), (across(0), 6)], "zero")
+    y = 20.0
+    for each in found.knobs:
+        weak = " weak" if each.share <= each.chance else ""
+        chart.words(16, y + 4, called[each.knob], "" if not weak else "tick")
+        for level in each.levels:
+            chart.words(left - 14, y + 4, f"{level.label} ({level.count})", "tick end")
+            chart.line([(across(level.low), y), (across(level.high), y)], f"whisker{weak}")
+            chart.dot(across(level.effect), y, 4.2, f"point{weak}")
+            y += 21
+        y += 12
+    return chart
+
+
+def rungs(found: Sequence[facts.Pair]) -> Chart:
+    """Draw how pairs of rungs agree."""
+    several = len({pair.metric for pair in found}) > 1
+    names = [f"{pair.metric}: " * several + f"{pair.first} and {pair.second}" for pair in found]
+    left = 20 + max(map(width_of, names))
+    chart = Chart(
+        WIDTH,
+        62 + 30 * len(found),
+        "rank correlation between rungs",
+        "; ".join(f"{name}: {_tau(pair)}" for name, pair in zip(names, found, strict=True)),
+    )
+    across = Scale(-1, 1, left, WIDTH - 220)
+    chart.below(across, chart.height - 46, 6, lambda value: f"{value:g}", "Kendall's tau, 90 % interval")
+    chart.line([(across(0), chart.height - 46), (across(0), 6)], "zero")
+    for number, (name, pair) in enumerate(zip(names, found, strict=True)):
+        y = 22 + 30 * number
+        chart.words(left - 10, y + 4, name, "end")
+        weak = " weak" if pair.doubt else ""
+        if pair.agreement is not None:
+            low, high = pair.agreement.low, pair.agreement.high
+            chart.line([(across(max(-1, low)), y), (across(min(1, high)), y)], f"whisker{weak}")
+            chart.dot(across(pair.agreement.tau), y, 5, f"point{weak}")
+        chart.words(WIDTH - 205, y + 4, f"{_tau(pair)}, {pair.trials} runs", "tick")
+    return chart
+
+
+def history(proposals: Sequence[str]) -> Chart:
+    """Draw what became of proposals in order, and the share of feasible ones among the last of them."""
+    window = max(10, min(50, len(proposals) // 8))
+    good = [outcome in ("feasible", "repeat") for outcome in proposals]
+    chart = Chart(
+        WIDTH,
+        250,
+        "feasible share of proposals",
+        f"{sum(good)} of {len(good)} proposals within the caps",
+    )
+    across = Scale(1, max(2, len(proposals)), _LEFT, WIDTH - _RIGHT)
+    up = Scale(0, 1, chart.height - _BELOW - 26, 34)
+    chart.below(across, up.start + 26, up.end, lambda value: f"{value:g}", "proposal")
+    chart.beside(up, _LEFT, WIDTH - _RIGHT, _percent, f"feasible among the last {window}")
+    shares = []
+    for number in range(1, len(good) + 1):
+        last = good[max(0, number - window) : number]
+        shares.append((across(number), up(sum(last) / len(last))))
+    chart.line(shares, "share")
+    for number, outcome in enumerate(proposals, start=1):
+        chart.line([(across(number), up.start + 8), (across(number), up.start + 20)], f"{outcome}-tick")
+    return chart
+
+
+def _rank(source: Source, record: Record) -> int:
+    names = facts.kind(source, record).split()
+    return max(_ORDER.index(name) for name in names if name in _ORDER) if set(names) & set(_ORDER) else 0
+
+
+def _speaks(source: Source, record: Record) -> bool:
+    return bool({"front", "baseline"} & set(facts.kind(source, record).split()))
+
+
+def _mark(kind: str, x: float, y: float, small: bool = False) -> str:
+    """Draw a mark: a diamond for a baseline, a cross for a crash, a disc for a trial, small if stopped."""
+    names = kind.split()
+    if "baseline" in names:
+        r = 5.0 if small else 7.5
+        corners = f"{n(x)},{n(y - r)} {n(x + r)},{n(y)} {n(x)},{n(y + r)} {n(x - r)},{n(y)}"
+        return f'<polygon class="mark" points="{corners}"/>'
+    radius = 3.4 if "stopped" in names else 6.5 if "front" in names else 5.2
+    return f'<circle class="mark" cx="{n(x)}" cy="{n(y)}" r="{n(min(radius, 3.6) if small else radius)}"/>'
+
+
+def _stairs(corners: Sequence[tuple[float, float]], less: bool) -> list[tuple[float, float]]:
+    """Join the points of a front along what they beat; `less` across is better, or more is."""
+    ordered = sorted(corners)
+    steps = [ordered[0]]
+    for before, after in pairwise(ordered):
+        steps += [(after[0], before[1]) if less else (before[0], after[1]), after]
+    return steps
+
+
+def _names(chart: Chart, source: Source, points: Sequence[tuple[Record, float, float]]) -> None:
+    """Write names beside front and baselines, where there is room."""
+    taken = [(x - 10, y - 10, x + 10, y + 10) for _, x, y in points]
+    for record, x, y in points:
+        if not _speaks(source, record):
+            continue
+        text = named(source.state, record)
+        wide = width_of(text)
+        sides = [(x - 12 - wide, y - 8), (x + 12, y + 16), (x + 12, y - 8), (x - 12 - wide, y + 16)]
+        spots = [*sides, (x - wide / 2, y - 16), (x - wide / 2, y + 26)]
+        for left, base in spots:
+            box = (left, base - 11, left + wide, base + 3)
+            inside = box[0] > _LEFT and box[2] < WIDTH and not any(_overlap(box, other) for other in taken)
+            if inside:
+                taken.append(box)
+                chart.items.append(label(left, base, text, "name"))
+                break
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _passed(source: Source, number: int) -> str:
+    """Say how many reached a rung and how many went on."""
+    trials = [record for record in source.state.ledger.trials() if len(record.seen) > number]
+    on = sum(len(record.seen) > number + 1 or record.status == "finished" for record in trials)
+    rung = count_text(source.state.config.rungs[number])
+    return f"rung {rung}: {on} of {len(trials)} went on"
+
+
+def _axis(source: Source, name: str) -> str:
+    found = [goal for goal in source.state.goals.objectives if goal.metric == name]
+    return f"{name} ({found[0].direction})" if found else name
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _signed(name: str, value: float) -> str:
+    if math.isclose(value, 0, abs_tol=1e-12):
+        return "0"
+    text = value_text(name, abs(value))
+    return f"{'+' if value > 0 else '-'}{text}"
+
+
+def _tau(pair: facts.Pair) -> str:
+    return "not known" if pair.agreement is None else f"tau {pair.agreement.tau:.2f}"

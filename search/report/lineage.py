@@ -1,0 +1,71 @@
+"""Where a trial comes from: its ancestors by the moves of the sampler, or who led before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search.ledger import Record
+from search.state import State
+from search.words import shorts
+
+
+@dataclass(frozen=True)
+class Step:
+    """One record on the way, and what was done to come to it, in words."""
+
+    record: Record
+    words: str
+
+
+def origin(record: Record) -> Mapping[str, Any]:
+    """Return what the sampler says of a record's parents and moves; nothing where it names none."""
+    found = getattr(record, "origin", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def steps(state: State, last: Record) -> Iterator[Step]:
+    """Yield the way to a record, the oldest first."""
+    yield from _ancestors(state, last) if origin(last) else _leaders(state, last)
+
+
+def _ancestors(state: State, last: Record) -> Iterator[Step]:
+    trials = {record.name: record for record in state.ledger.trials()}
+    found: dict[str, Record] = {}
+    waiting = [last.name]
+    for name in waiting:
+        if name in trials and name not in found:
+            found[name] = trials[name]
+            waiting += map(str, origin(trials[name]).get("parents", ()))
+    for name in sorted(found, key=int):
+        told = origin(found[name])
+        parents = " and ".join(map(str, told.get("parents", ())))
+        moves = ", ".join(map(str, told.get("moves", ()))) or "as proposed"
+        yield Step(found[name], f"from {parents}: {moves}" if parents else moves)
+
+
+def _leaders(state: State, last: Record) -> Iterator[Step]:
+    """Yield every trial up to the last that was the best so far in the first objective."""
+    leader: Record | None = None
+    for record in sorted(state.ledger.trials(), key=lambda each: int(each.name)):
+        if record.status != "finished" or int(record.name) > int(last.name):
+            continue
+        if leader is None or _first(state, record) > _first(state, leader):
+            yield Step(
+                record, "the first one trained in full" if leader is None else _changes(leader, record)
+            )
+            leader = record
+
+
+def _first(state: State, record: Record) -> float:
+    assert record.values is not None
+    return state.goals.ascending(record.values)[0]
+
+
+def _changes(before: Record, after: Record) -> str:
+    names = list(dict.fromkeys([*before.params, *after.params]))
+    called = shorts(names)
+    old, new = ({name: each.params.get(name, "not asked") for name in names} for each in (before, after))
+    changed = [f"{called[name]} {old[name]} to {new[name]}" for name in names if old[name] != new[name]]
+    return ", ".join(changed) or "no knob"

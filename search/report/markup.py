@@ -1,0 +1,98 @@
+"""Pieces of HTML that sections are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from search.ledger import Record
+from search.report import facts
+from search.report.chart import Chart
+from search.report.read import Source
+from search.words import named, shorts
+
+_LONG = 60
+"""Letters of a cell above which it is not made narrow."""
+
+
+def link(source: Source, record: Record) -> str:
+    """Lead to a record."""
+    return f'<a href="#{facts.target(record)}" class="to">{escape(named(source.state, record))}</a>'
+
+
+def answers(record: Record) -> str:
+    """Write the answers that made a record."""
+    names = shorts(record.params)
+    return ", ".join(f"{names[name]} {value}" for name, value in record.params.items()) or "as its spec says"
+
+
+def alternatives(name: str, charts: dict[str, Chart]) -> str:
+    """Show one of several charts, chosen by name."""
+    bodies = "".join(
+        f'<div class="alternative" data-name="{escape(key)}">{figure(chart)}</div>'
+        for key, chart in charts.items()
+    )
+    return choice(name, list(charts)) + bodies
+
+
+def choice(name: str, options: Sequence[str]) -> str:
+    """Offer to choose one of the alternatives of a section."""
+    if len(options) < 2:
+        return ""
+    items = "".join(f"<option>{escape(option)}</option>" for option in options)
+    return f'<p class="choice"><label>{escape(name)} <select>{items}</select></label></p>'
+
+
+def figure(chart: Chart) -> str:
+    """Show a chart."""
+    return f'<div class="figure" tabindex="-1">{chart.svg()}</div>'
+
+
+def legend(*entries: tuple[str, str]) -> str:
+    """Say what marks mean: each by its kind, in words."""
+    items = "".join(f'<li><span class="key {kind}"></span>{escape(words)}</li>' for kind, words in entries)
+    return f'<ul class="legend">{items}</ul>'
+
+
+def warn(text: str) -> str:
+    """Warn."""
+    return f'<p class="warning"><strong>Careful:</strong> {escape(text)}</p>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: tuple[int, ...] = ()) -> str:
+    """Write a table of cells that are HTML; columns are numbers but for those of `words`."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        kinds = ("long" * (len(text) > _LONG) if i in words else "number" for i, text in enumerate(row))
+        return "".join(f'<{tag} class="{kind}">{text}</{tag}>' for kind, text in zip(kinds, row, strict=True))
+
+    top = cells("th", [escape(name) for name in head])
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def bar(text: str, share: float) -> str:
+    """Show a share as a bar, with words."""
+    over = " over" if share > 1 else ""
+    return (
+        f'<div class="cap{over}"><span style="width:{100 * min(1, share):.1f}%"></span></div>'
+        f'<span class="number">{escape(text)}, {100 * share:.0f} %</span>'
+    )
+
+
+def cell(html: str, key: str) -> str:
+    """Write a cell that is sorted by `key`."""
+    return f'<td data-key="{escape(key)}">{html}</td>'
+
+
+def number(text: str, value: float | None) -> str:
+    """Write a cell that is sorted by a number."""
+    return f'<td class="number" data-key="{"" if value is None else repr(value)}">{escape(text)}</td>'
+
+
+def answer(value: Any) -> str:
+    """Write a cell of the answer to a knob."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(f"{value:g}", value)
+    return cell(escape("" if value is None else str(value)), "" if value is None else str(value))

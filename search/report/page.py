@@ -1,0 +1,123 @@
+"""The page: the parts of a report put together, with what its script shows of each point."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from html import escape
+from typing import Any
+
+from composer.costs.units import amount
+from composer.draw.layout import picture
+from composer.draw.svg import svg
+from search import longer
+from search.ledger import Record
+from search.report import facts, lineage, sections
+from search.report.headline import header
+from search.report.read import Source
+from search.report.theme import page_style, text
+from search.words import STATUS, shorts, titled, value_text
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+"""No request leaves the page, whatever is in it."""
+_DRAWN = 40
+"""Specs at most that are drawn; a drawing takes some ten milliseconds and ten kilobytes."""
+
+
+def page(source: Source, now: datetime) -> str:
+    """Write a report as one page that needs nothing else: no network, no other file."""
+    parts = list(sections.sections(source))
+    title = f"Search of {source.name}"
+    data = json.dumps(_points(source), separators=(",", ":")).replace("<", "\\u003c")
+    links = "".join(f'<a href="#{part.name}">{escape(part.short)}</a>' for part in parts)
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            f"<title>{escape(title)}</title>",
+            '<link rel="icon" href="data:,">',
+            f"<style>{page_style()}</style>",
+            "</head>",
+            "<body>",
+            '<a class="skip" href="#main">Skip to the report</a>',
+            header(source, now),
+            f'<nav aria-label="Sections"><div>{links}</div>'
+            '<button type="button" id="theme">Light / dark</button>'
+            "</nav>",
+            '<main id="main">',
+            *(_section(part) for part in parts),
+            "</main>",
+            '<aside id="panel" aria-labelledby="panel-title" tabindex="-1" hidden></aside>',
+            '<div id="tip" role="tooltip" hidden></div>',
+            '<p id="said" role="status" class="quiet"></p>',
+            f'<script type="application/json" id="points">{data}</script>',
+            f"<script>{text('page.js')}</script>",
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _section(part: sections.Section) -> str:
+    return (
+        f'<section id="{part.name}" aria-labelledby="{part.name}-title">'
+        f'<h2 id="{part.name}-title">{escape(part.title)}</h2>{part.body}</section>'
+    )
+
+
+def _points(source: Source) -> dict[str, Any]:
+    """Return, by target, what the panel shows of every record."""
+    drawn = [*source.state.front(), *source.state.front("trial")]
+    drawn += [record for record in source.records() if record.kind == "baseline"]
+    pictures = {record.identity for record in drawn[:_DRAWN]}
+    return {
+        facts.target(record): dict(_point(source, record, record.identity in pictures))
+        for record in source.records()
+    }
+
+
+def _point(source: Source, record: Record, drawn: bool) -> Iterator[tuple[str, Any]]:
+    state = source.state
+    yield "title", titled(state, record)
+    yield "status", STATUS[record.status] + ("; on the front" if _on_front(source, record) else "")
+    yield "reason", record.reason
+    pairs = zip(state.goals.names, record.values or (), strict=False)
+    yield "values", [(name, value_text(name, value)) for name, value in pairs]
+    yield "tokens", value_text("params", record.tokens)
+    yield "seconds", record.seconds
+    names = shorts(record.params)
+    yield "knobs", [(names[name], str(value), name) for name, value in record.params.items()]
+    yield "costs", [_cost(source, name, value) for name, value in record.costs.items()]
+    yield (
+        "seen",
+        [
+            (
+                value_text("params", seen.tokens),
+                {name: f"{value:.4g}" for name, value in seen.metrics.items()},
+            )
+            for seen in record.seen
+        ],
+    )
+    yield "moves", [str(move) for move in lineage.origin(record).get("moves", ())]
+    yield "folder", str(source.folder / record.folder)
+    if record.identity in source.specs:
+        yaml, spec = source.specs[record.identity]
+        yield "yaml", yaml
+        yield "command", longer.told(source.folder, record, spec)
+        if drawn:
+            yield "drawing", svg(picture(spec))
+
+
+def _cost(source: Source, name: str, value: float) -> tuple[str, str, str, float | None]:
+    cap = source.caps.get(name)
+    return name, amount(name, value), amount(name, cap) if cap else "", value / cap if cap else None
+
+
+def _on_front(source: Source, record: Record) -> bool:
+    return any(record is other for other in source.state.front())

@@ -1,0 +1,184 @@
+"""What a report is made of, read from the folder of a search without changing anything in it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from composer.spec.errors import SpecError
+from composer.spec.load import load
+from composer.spec.models import Spec
+from composer.spec.search_config import SearchConfig
+from composer.training.errors import TrainingError
+from composer.training.folder import METRICS, SPEC
+from composer.training.metrics import read_metrics
+from search.errors import SearchError
+from search.folder import JOURNAL, RECORDS, SPACE
+from search.goals import Goals
+from search.ledger import Ledger, Record
+from search.state import State
+
+_JUDGED = ("objectives", "rungs", "keep", "sampler")
+"""What the space file of a folder tells of its `search:` section."""
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A search as its folder tells it.
+
+    Attributes:
+        name: of the space.
+        proposals: what became of each proposal told so far, in order; None where no journal can be read.
+        refused: how many proposals were over each cap.
+        caps: the hard limits that candidates are held to.
+        specs: by identity, the text of the spec and the spec; those not yet begun are missing.
+        curves: by identity, the rows of the run's metrics.
+
+    """
+
+    folder: Path
+    name: str
+    state: State
+    proposals: list[str] | None
+    refused: Counter[str]
+    caps: dict[str, float]
+    specs: dict[str, tuple[str, Spec]]
+    curves: dict[str, list[Row]]
+
+    def records(self) -> list[Record]:
+        """Return all records, baselines first."""
+        return list(self.state.ledger)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that all were trained with, where it is one."""
+        seeds = {spec.train.seed for _, spec in self.specs.values() if spec.train is not None}
+        return seeds.pop() if len(seeds) == 1 else None
+
+
+def read(folder: Path) -> Source:
+    """Read the folder of a search, finished or not.
+
+    Raises:
+        SearchError: it is none, or what decides its trials cannot be read.
+    """
+    config = _config(folder)
+    state = State(config, Goals(config.objectives), Ledger(folder / RECORDS))
+    state.baselines = {record.identity for record in state.ledger if record.kind == "baseline"}
+    specs = {record.identity: found for record in state.ledger if (found := _spec(folder, record))}
+    told = _proposals(folder / JOURNAL)
+    state.outcomes = Counter(outcome for outcome, _ in told or ())
+    trials = [record for record in state.ledger if record.kind == "trial" and record.identity in specs]
+    example = specs[trials[0].identity][1] if trials else None
+    return Source(
+        folder,
+        example.name if example else folder.resolve().name,
+        state,
+        None if told is None else [outcome for outcome, _ in told],
+        Counter(cap for _, over in told or () for cap in over),
+        dict(example.caps.limits()) if example else {},
+        specs,
+        {record.identity: _curve(folder, record) for record in state.ledger},
+    )
+
+
+def _config(folder: Path) -> SearchConfig:
+    path = folder / SPACE
+    if not path.is_file() or not (folder / RECORDS).is_dir():
+        raise SearchError(
+            f"{folder}: expected the folder of a search, but there is no {SPACE} with {RECORDS}/ in it; "
+            "`composer search` prints the folder it works in"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        told = dict(line.split(": ", 1) for line in lines)
+        plain = _nested({key: json.loads(text) for key, text in told.items() if key.startswith("search.")})
+        judged = {name: plain["search"][name] for name in _JUDGED if name in plain["search"]}
+        return SearchConfig.model_validate({"trials": 1, **judged})
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise SearchError(
+            f"{path}: expected the space of a search, but it cannot be read ({error})"
+        ) from None
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo dotted keys; what is keyed by numbers is a list."""
+    found: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        inner = found
+        for step in path:
+            inner = inner.setdefault(step, {})
+        inner[last] = value
+
+    def lists(value: Any) -> Any:
+        if not isinstance(value, dict) or not value:
+            return value
+        inside = {key: lists(item) for key, item in value.items()}
+        return list(inside.values()) if all(map(str.isdecimal, inside)) else inside
+
+    tree = lists(found)
+    assert isinstance(tree, dict)
+    return tree
+
+
+def _spec(folder: Path, record: Record) -> tuple[str, Spec] | None:
+    path = folder / record.folder / SPEC
+    try:
+        return path.read_text(encoding="utf-8"), load(path)
+    except (OSError, UnicodeDecodeError, SpecError):
+        return None
+
+
+def _curve(folder: Path, record: Record) -> list[Row]:
+    try:
+        return read_metrics(folder / record.folder / METRICS)
+    except (OSError, TrainingError):
+        return []
+
+
+def _proposals(path: Path) -> list[tuple[str, list[str]]] | None:
+    """Read from Optuna's journal what became of each told trial, and which caps it is over."""
+    if not path.is_file():
+        return None
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import BaseJournalBackend
+    from optuna.trial import TrialState
+
+    class Reading(BaseJournalBackend):
+        """A journal up to its last whole record, which nothing is written to."""
+
+        def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+            lines = path.read_bytes().split(b"\n")[:-1]
+            return [json.loads(line) for line in lines[log_number_from:]]
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            raise PermissionError(f"{path} is only read")
+
+    try:
+        storage = JournalStorage(Reading())
+        studies = storage.get_all_studies()
+        trials = storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
+    except Exception:
+        # a journal beyond reading takes the history of proposals from the report, and no trial
+        return None
+    told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return [
+        (
+            str(trial.user_attrs.get("outcome", "feasible")),
+            [name for name, value in trial.constraints.items() if value > 0 and name not in _OWN],
+        )
+        for trial in told
+    ]
+
+
+_OWN = ("invalid", "crashed")
+"""Constraints that are no caps."""

@@ -1,0 +1,184 @@
+"""Sections of what was found: the front, curves, costs, the winner, baselines, all trials."""
+
+from __future__ import annotations
+
+from html import escape
+
+from composer.costs.residuals import percent
+from composer.costs.units import amount, count_text
+from composer.spec.search_config import COSTS
+from search.leaderboard import ranked
+from search.ledger import Record
+from search.report import facts, figures, lineage
+from search.report.markup import alternatives, answer, answers, bar, cell, legend, link, number, table
+from search.report.read import Source
+from search.words import STATUS, shorts, value_text, values_text
+
+
+def front(source: Source) -> str:
+    """Everything measured, and the front."""
+    names = facts.axes(source)
+    first = source.state.goals.names[0]
+    charts = {name: figures.front(source, name) for name in names}
+    marks = legend(
+        ("front", "on the front"),
+        ("finished", "trained in full"),
+        ("stopped", "stopped at a rung, at its last value"),
+        ("baseline", "baseline"),
+    )
+    intro = (
+        f"<p>How {escape(first)} trades against the rest. Choose a point, by pointer or keyboard, to see its "
+        "spec, its costs and the command that trains it on. A ring marks the winner.</p>"
+    )
+    return intro + marks + alternatives("across", charts) + _front_table(source)
+
+
+def _front_table(source: Source) -> str:
+    state, rows = source.state, []
+    for record in state.front():
+        values = [value_text(*pair) for pair in zip(state.goals.names, record.values or (), strict=False)]
+        costs = [amount(name, record.costs[name]) for name in _other_costs(source)]
+        rows.append([link(source, record), *map(escape, [*values, *costs, answers(record)])])
+    if not rows:
+        return '<p class="soft">No run was trained in full yet, so there is no front.</p>'
+    head = ["on the front", *state.goals.names, *_other_costs(source), "knobs"]
+    return table(head, rows, words=(0, len(head) - 1))
+
+
+def _other_costs(source: Source) -> list[str]:
+    wanted = ("params", "flops_per_token", "train_memory")
+    known = [name for name in wanted if all(name in record.costs for record in source.records())]
+    return [name for name in known if name not in source.state.goals.names]
+
+
+def curves(source: Source) -> str:
+    """Learning curves with the rungs."""
+    charts = {name: figures.curves(source, name) for name in facts.metrics(source)}
+    marks = legend(
+        ("front", "on the front"),
+        ("finished", "trained in full"),
+        ("stopped", "stopped"),
+        ("baseline", "baseline"),
+    )
+    intro = "<p>Measured on held-out data as training goes. Dotted lines are rungs, where the weak stop.</p>"
+    return intro + marks + alternatives("metric", charts)
+
+
+def caps(source: Source) -> str:
+    """Costs against caps."""
+    shown = _compared(source)
+    head = ["", *source.caps]
+    rows = []
+    for record in shown:
+        cells = [link(source, record)]
+        for cap, limit in source.caps.items():
+            value = record.costs.get(cap)
+            cells.append("" if value is None else bar(amount(cap, value), value / limit))
+        rows.append(cells)
+    limits = ", ".join(f"{cap} {amount(cap, limit)}" for cap, limit in source.caps.items())
+    return f"<p>Hard caps: {escape(limits)}.</p>" + table(head, rows, words=tuple(range(len(head))))
+
+
+def _compared(source: Source) -> list[Record]:
+    """Return the front, then the baselines not on it."""
+    front = source.state.front()
+    rest = [record for record in source.records() if record.kind == "baseline" and record not in front]
+    return [*front, *rest]
+
+
+def lineage_of(source: Source) -> str:
+    """Where the winner comes from."""
+    winner = source.state.winner()
+    assert winner is not None
+    steps = list(lineage.steps(source.state, winner))
+    rows = "".join(
+        f"<li>{link(source, step.record)} <span class='soft'>{escape(values_text(source.state, step.record))}"
+        f"</span><br>{escape(step.words)}</li>"
+        for step in steps
+    )
+    intro = (
+        "<p>The moves that the sampler made, from the first ancestor to the winner.</p>"
+        if lineage.origin(winner)
+        else "<p>The sampler names no moves, so this is who led in turn: each trial that was the best so "
+        f"far in {escape(source.state.goals.names[0])}, and what it changed against the one before.</p>"
+    )
+    return f"{intro}<ol class='lineage'>{rows}</ol>"
+
+
+def baselines(source: Source) -> str:
+    """Baselines with the residuals of their costs."""
+    state, winner = source.state, source.state.winner()
+    names = [name for name in COSTS if any(name in record.costs for record in source.records())]
+    baselines = [record for record in source.records() if record.kind == "baseline"]
+    head = ["", *[name for name in state.goals.names if name not in names], *names]
+    rows = []
+    for record in [*([winner] if winner else []), *baselines]:
+        cells = [link(source, record) + ("" if record is not winner else " <em>winner</em>")]
+        cells += [
+            escape("" if (value := facts.value_of(source, record, name)) is None else value_text(name, value))
+            for name in head[1:]
+            if name not in names
+        ]
+        cells += [_residual(record, winner, name) for name in names]
+        rows.append(cells)
+    note = (
+        "<p>What each costs; in brackets how far a baseline's cost is from the winner's. A comparison is "
+        "fair in a cost whose residual is small.</p>"
+    )
+    return note + table(head, rows, words=(0,))
+
+
+def _residual(record: Record, winner: Record | None, name: str) -> str:
+    value = record.costs.get(name)
+    if value is None:
+        return ""
+    text = escape(amount(name, value))
+    base = None if winner is None or record is winner else winner.costs.get(name)
+    return f"{text} <span class='soft'>({percent(100 * (value / base - 1))})</span>" if base else text
+
+
+def trials(source: Source) -> str:
+    """A table of all trials that can be sorted."""
+    state = source.state
+    knobs = list(dict.fromkeys(name for record in source.records() for name in record.params))
+    costs = [name for name in COSTS if name not in state.goals.names and name in _known_costs(source)]
+    called = shorts(knobs)
+    head = ["trial", "status", "tokens", *state.goals.names, *costs, "seconds"]
+    top = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>'
+        for name in [*head, *(called[name] for name in knobs)]
+    )
+    front = {record.identity for record in state.front()}
+    body = []
+    for record in ranked(state):
+        values = [facts.value_of(source, record, name) for name in state.goals.names]
+        cells = [
+            cell(link(source, record), record.name),
+            cell(
+                escape(STATUS[record.status] + (", front" if record.identity in front else "")), record.status
+            ),
+            number(count_text(record.tokens), record.tokens),
+            *(
+                number("" if value is None else value_text(name, value), value)
+                for name, value in zip(state.goals.names, values, strict=True)
+            ),
+            *(
+                number(
+                    amount(name, record.costs[name]) if name in record.costs else "", record.costs.get(name)
+                )
+                for name in costs
+            ),
+            number(f"{record.seconds:.0f}", record.seconds),
+            *(answer(record.params.get(name)) for name in knobs),
+        ]
+        body.append(f'<tr class="{facts.kind(source, record)}">{"".join(cells)}</tr>')
+    return (
+        "<p>A heading sorts by its column; once more turns the order. A name opens what is known of it.</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="All trials">'
+        f'<table id="all" class="sortable"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _known_costs(source: Source) -> set[str]:
+    return {name for record in source.records() for name in record.costs}

@@ -1,0 +1,38 @@
+"""The sections of a report, in order: each a heading and what stands below it, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from search.report import evidence, facts, results
+from search.report.read import Source
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page: its place, its name among the links, its heading, its HTML."""
+
+    name: str
+    short: str
+    title: str
+    body: str
+
+
+def sections(source: Source) -> Iterator[Section]:
+    """Yield the sections that there is something to say in."""
+    yield Section("front", "Front", "What was found", results.front(source))
+    if facts.metrics(source):
+        yield Section("curves", "Curves", "Learning curves by rung", results.curves(source))
+    yield Section("knobs", "Knobs", "What the knobs do", evidence.knobs(source))
+    if source.state.config.rungs:
+        yield Section("rungs", "Rungs", "Do early rungs rank as late ones do?", evidence.rungs(source))
+    if source.caps and source.state.front():
+        yield Section("caps", "Caps", "Costs against caps", results.caps(source))
+    if source.state.winner() is not None:
+        yield Section("lineage", "Lineage", "Where the winner comes from", results.lineage_of(source))
+    if any(record.kind == "baseline" for record in source.records()):
+        yield Section("baselines", "Baselines", "Baselines and what they cost", results.baselines(source))
+    yield Section("history", "History", "How the search went", evidence.history(source))
+    yield Section("trials", "Trials", "All trials", results.trials(source))
+    yield Section("method", "Method", "How to read this", evidence.method(source))

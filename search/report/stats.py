@@ -1,0 +1,198 @@
+"""What the trials say about the knobs, and the rungs about each other; with how sure one can be of it.
+
+Knobs: an additive model (each answer to each knob adds its share) is fitted by ridge regression, its penalty
+chosen by the error on trials left out. Fewer trials or noisier ones shrink the effects towards nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+
+FEWEST = 8
+"""Trials below which nothing is said about knobs."""
+_MOST_LEVELS = 6
+_DRAWS = 300
+_INTERVAL = (5, 95)
+_PENALTIES = tuple(float(value) for value in np.geomspace(0.1, 300, 15))
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one answer to a knob adds to the mean of all who were asked: estimate and 90 % interval."""
+
+    label: str
+    count: int
+    effect: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One knob.
+
+    Attributes:
+        share: of the variance between trials, by this knob alone; with its 90 % interval.
+        chance: the share that 95 of 100 shuffles of the results stay below.
+    """
+
+    knob: str
+    share: float
+    low: float
+    high: float
+    chance: float
+    levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class Effects:
+    """All knobs, the most important first.
+
+    Attributes:
+        trials: how many the model was fitted to.
+        explained: the share of the variance of trials left out that the model predicts; may be negative.
+    """
+
+    knobs: tuple[Effect, ...]
+    trials: int
+    explained: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two rungs rank those who reached both: Kendall's tau-b with its 90 % interval."""
+
+    trials: int
+    tau: float
+    low: float
+    high: float
+
+
+def effects(answers: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Effects | None:
+    """Estimate what each knob does to a result; None for too few trials, or where all results are equal.
+
+    Args:
+        answers: by knob, for each trial; a knob that was not asked is missing.
+        values: the result of each trial.
+    """
+    result = np.asarray(values, dtype=float)
+    names = list(dict.fromkeys(name for each in answers for name in each))
+    coded = [(name, *code) for name in names if (code := _coded([_given(each, name) for each in answers]))]
+    if len(result) < FEWEST or np.ptp(result) == 0 or not coded:
+        return None
+    columns = np.concatenate([columns for _, _, columns in coded], axis=1)
+    penalty, explained = _penalty(columns, result)
+    parts = np.split(np.arange(columns.shape[1]), np.cumsum([part.shape[1] for *_, part in coded])[:-1])
+    fitted = _fit(columns, result, penalty)
+    rng = np.random.default_rng(0)
+    draws = [_resampled(columns, result, penalty, rng) for _ in range(_DRAWS)]
+    shuffled = [(_fit(columns, rng.permutation(result), penalty), columns) for _ in range(_DRAWS)]
+    found = []
+    for (name, labels, own), part in zip(coded, parts, strict=True):
+        share = _share(own, fitted[part], result)
+        shares = [_share(sample[:, part], weights[part], values) for weights, sample, values in draws]
+        chance = [_share(own, weights[part], result) for weights, _ in shuffled]
+        low, high = np.percentile(shares, _INTERVAL)
+        levels = _levels(labels, own, fitted[part], [weights[part] for weights, *_ in draws])
+        found.append(
+            Effect(name, share, float(low), float(high), float(np.percentile(chance, 95)), tuple(levels))
+        )
+    return Effects(tuple(sorted(found, key=lambda each: -each.share)), len(result), explained)
+
+
+def agreement(one: Sequence[float], other: Sequence[float]) -> Agreement | None:
+    """Compare two rankings of the same trials; None where one of them ranks nothing."""
+    a, b = (np.sign(np.subtract.outer(np.asarray(x, float), np.asarray(x, float))) for x in (one, other))
+
+    def tau(weights: Array) -> float:
+        sizes = [weights @ (x * y) @ weights for x, y in ((a, b), (a, a), (b, b))]
+        return float(sizes[0] / np.sqrt(sizes[1] * sizes[2])) if sizes[1] and sizes[2] else float("nan")
+
+    count = len(one)
+    whole = tau(np.ones(count)) if count else float("nan")
+    if np.isnan(whole):
+        return None
+    rng = np.random.default_rng(0)
+    draws = [tau(rng.multinomial(count, np.full(count, 1 / count)).astype(float)) for _ in range(_DRAWS)]
+    low, high = np.nanpercentile(draws, _INTERVAL)
+    return Agreement(count, whole, float(low), float(high))
+
+
+def _given(answers: Mapping[str, Any], name: str) -> Any:
+    """Return an answer, `null` for the answer None, and None where nobody asked."""
+    return ("null" if answers[name] is None else answers[name]) if name in answers else None
+
+
+def _coded(given: Sequence[Any]) -> tuple[list[str], Array] | None:
+    """Turn answers into one column for each level, centred over those asked; None for a single level."""
+    asked = [value for value in given if value is not None]
+    levels = sorted(set(asked), key=lambda value: (isinstance(value, str), value))
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in asked)
+    if numeric and len(levels) > _MOST_LEVELS:
+        edges = np.unique(np.quantile(np.asarray(asked, float), [0, 0.25, 0.5, 0.75, 1]))
+        place = [None if v is None else int(np.searchsorted(edges[1:-1], v, "right")) for v in given]
+        labels = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
+    else:
+        place = [None if value is None else levels.index(value) for value in given]
+        labels = [str(value) for value in levels]
+    if len(set(place) - {None}) < 2:
+        return None
+    columns = np.array([[float(at == level) for level in range(len(labels))] for at in place])
+    mask = np.array([at is not None for at in place])
+    columns[mask] -= columns[mask].mean(axis=0)
+    return labels, columns
+
+
+def _fit(columns: Array, result: Array, penalty: float) -> Array:
+    centred = columns - columns.mean(axis=0)
+    square = centred.T @ centred + penalty * np.eye(columns.shape[1])
+    weights: Array = np.linalg.solve(square, centred.T @ (result - result.mean()))
+    return weights
+
+
+def _penalty(columns: Array, result: Array) -> tuple[float, float]:
+    """Choose the penalty by the error on each trial left out; with the share of variance so predicted."""
+    count = len(result)
+    centred = columns - columns.mean(axis=0)
+    alone = float(np.sum(((result - result.mean()) * count / (count - 1)) ** 2))
+    errors = []
+    for penalty in _PENALTIES:
+        square = centred.T @ centred + penalty * np.eye(columns.shape[1])
+        hat = centred @ np.linalg.solve(square, centred.T) + 1 / count
+        left = (result - hat @ result) / (1 - np.diag(hat))
+        errors.append(float(np.sum(left**2)))
+    best = int(np.argmin(errors))
+    return _PENALTIES[best], 1 - errors[best] / alone
+
+
+def _resampled(
+    columns: Array, result: Array, penalty: float, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    rows = rng.integers(len(result), size=len(result))
+    return _fit(columns[rows], result[rows], penalty), columns[rows], result[rows]
+
+
+def _share(columns: Array, weights: Array, result: Array) -> float:
+    whole = float(np.var(result))
+    return float(np.var(columns @ weights)) / whole if whole else 0.0
+
+
+def _levels(labels: list[str], columns: Array, weights: Array, draws: list[Array]) -> list[Level]:
+    found = []
+    for number, label in enumerate(labels):
+        # centred, so above 0 for those who gave this answer alone
+        rows = columns[columns[:, number] > 0]
+        if not len(rows):
+            continue
+        row = rows[0]
+        low, high = np.percentile([row @ drawn for drawn in draws], _INTERVAL)
+        found.append(Level(label, len(rows), float(row @ weights), float(low), float(high)))
+    return found

@@ -1,0 +1,51 @@
+"""Writing a report: the page, and its figures each in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from composer.training.files import write_text
+from search.report import facts, figures
+from search.report.chart import Chart
+from search.report.page import page
+from search.report.read import Source, read
+
+PAGE, FIGURES = "report.html", "figures"
+
+
+def write_report(folder: Path, out: Path | None = None) -> Path:
+    """Write the report of the search in `folder` and return its path.
+
+    Without `out` it stands in the folder, with its figures below it; else at `out`, and nothing is written
+    to the folder.
+
+    Raises:
+        SearchError: there is no search in the folder, or it cannot be read.
+        OSError: the report cannot be written.
+    """
+    source = read(folder)
+    path = folder / PAGE if out is None else out
+    text = page(source, datetime.now())
+    if out is None:
+        (folder / FIGURES).mkdir(exist_ok=True)
+        for name, chart in drawn(source):
+            write_text(folder / FIGURES / f"{name}.svg", chart.svg(alone=True))
+    write_text(path, text)
+    return path
+
+
+def drawn(source: Source) -> Iterator[tuple[str, Chart]]:
+    """Yield the figures by name: front, curves, importance, effects, rungs."""
+    if axes := facts.axes(source):
+        yield "front", figures.front(source, axes[0])
+    if metrics := facts.metrics(source):
+        yield "curves", figures.curves(source, metrics[0])
+    knobs = list(dict.fromkeys(name for record in source.records() for name in record.params))
+    for name in source.state.goals.names[:1]:
+        if found := facts.knob_effects(source, name):
+            yield "importance", figures.importance(found, name, knobs)
+            yield "effects", figures.effect(found, name, knobs)
+    if pairs := list(facts.pairs(source)):
+        yield "rungs", figures.rungs(pairs)

@@ -1,0 +1,104 @@
+"""`composer search --json`: what a program reads."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from fake_training import TWO, FakeTraining, toy
+
+from composer.cli.main import main
+from search.events import Events
+from search.study import run_search
+
+RUN = {"name", "kind", "status", "reason", "folder", "tokens", "values", "knobs", "costs", "seconds"}
+COUNTS = {"done", "trials"}
+FIELDS = {
+    "begin": {"folder", "space", "objectives", "rungs", "baselines", "proposals"} | COUNTS,
+    "proposed": {"outcomes", "proposals"},
+    "started": RUN | COUNTS,
+    "progress": {"name", "tokens", "target", "loss", "seconds"},
+    "rung": RUN | {"milestone", "metrics"},
+    "ended": RUN | COUNTS | {"front", "seconds_left"},
+    "end": {
+        "reason",
+        "folder",
+        "proposals",
+        "seconds",
+        "winner",
+        "best_baseline",
+        "front",
+        "command",
+        "report",
+    }
+    | COUNTS,
+}
+
+
+def watched(tmp_path, *overrides: str, **options) -> list[dict]:
+    text = io.StringIO()
+    space = toy(tmp_path, TWO, *overrides, baseline="rival.yaml")
+    events = Events(text, tmp_path / "run", "toy", **options)
+    ended = run_search(space, tmp_path / "run", FakeTraining(), events)
+    events.end(ended.state, ended.reason, None)
+    return [json.loads(line) for line in text.getvalue().splitlines()]
+
+
+def test_every_event_has_its_fields_and_no_other(tmp_path):
+    found = watched(tmp_path)
+    assert {event["event"] for event in found} == FIELDS.keys()
+    for event in found:
+        assert event.keys() == FIELDS[event["event"]] | {"event", "time"}
+    assert [found[0]["event"], found[-1]["event"]] == ["begin", "end"]
+
+
+def test_events_tell_the_course_of_a_search(tmp_path):
+    found = watched(tmp_path)
+    ends = [event for event in found if event["event"] == "ended"]
+    assert [event["kind"] for event in ends] == ["baseline"] + 6 * ["trial"]
+    assert [event["done"] for event in ends] == list(range(7))
+    last = found[-1]
+    assert last["winner"]["name"] in last["front"]
+    assert last["best_baseline"]["name"] == "rival"
+    assert last["reason"] == "all 6 trials are done"
+    assert last["winner"]["values"].keys() == {"accuracy", "flops_per_token"}
+    told = [outcome for event in found if event["event"] == "proposed" for outcome in event["outcomes"]]
+    assert {outcome: told.count(outcome) for outcome in told} == last["proposals"]
+    rungs = [event for event in found if event["event"] == "rung" and event["name"] == "rival"]
+    assert [(event["milestone"], event["tokens"]) for event in rungs] == [(1, 2048), (2, 4096), (3, 8192)]
+
+
+@pytest.mark.parametrize(("clock", "lines"), [(lambda: 0.0, 1), (iter(range(10_000)).__next__, None)])
+def test_progress_is_told_once_a_second_at_most(tmp_path, clock, lines):
+    found = [event for event in watched(tmp_path, clock=clock) if event["event"] == "progress"]
+    assert len(found) == lines if lines else len(found) > 7
+
+
+def test_the_command_prints_events_alone_and_leaves_a_report(tmp_path, capsys):
+    from test_command import SMALL
+
+    (tmp_path / "space.yaml").write_text(SMALL)
+    run = tmp_path / "run"
+    assert main(["search", str(tmp_path / "space.yaml"), "--out", str(run), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-1]["report"] == str(run / "report.html")
+    assert lines[-1]["command"] == (run / "best" / "train.txt").read_text().strip()
+    assert (run / "figures" / "front.svg").is_file()
+
+
+def test_a_report_that_fails_is_told_and_the_search_ends_well(tmp_path, capsys, monkeypatch):
+    from test_command import SMALL
+
+    def fail(folder):
+        raise ZeroDivisionError("no way")
+
+    monkeypatch.setattr("search.command.write_report", fail)
+    (tmp_path / "space.yaml").write_text(SMALL)
+    assert (
+        main(["search", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "run"), "--trials", "1"]) == 0
+    )
+    out, err = capsys.readouterr()
+    assert "1 trials: " in out
+    assert "the report could not be written (ZeroDivisionError: no way)" in err
+    assert "composer report" in err

@@ -1,0 +1,386 @@
+"""The report: read from a folder at any time, changing nothing in it, and telling what stands there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from datetime import datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_training import TWO, FakeTraining, toy
+
+from composer.cli.main import main
+from composer.spec.load import load
+from search.errors import Crash
+from search.report import facts, figures, lineage
+from search.report.chart import scale, spread
+from search.report.page import page
+from search.report.read import Source, read
+from search.report.stats import FEWEST, agreement, effects
+from search.report.write import write_report
+from search.study import run_search
+
+NOW = datetime(2026, 1, 2, 3, 4)
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+def some_crash(spec, tokens):
+    if spec.model.width == 64 and tokens > 2048:
+        raise Crash("the loss is <nan> at 4096 tokens")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("search")
+    space = toy(root, TWO, "search.trials=14", "search.sampler=random", baseline="rival.yaml")
+    run_search(space, root / "run", FakeTraining(some_crash))
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def source(folder) -> Source:
+    return read(folder)
+
+
+class Checked(HTMLParser):
+    """Ids, links and unclosed tags of a page, and every address in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.addresses: list[str] = []
+        self.wrong: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        told = dict(attrs)
+        self.ids += [told["id"]] if "id" in told else []
+        self.links += [told["href"]] if tag == "a" else []
+        self.addresses += [told[key] for key in ("src", "href", "data", "action") if told.get(key)]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+
+def points(text: str) -> dict[str, dict]:
+    found = re.search(r'<script type="application/json" id="points">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_the_page_is_whole_and_asks_for_nothing(source):
+    text = page(source, NOW)
+    found = Checked(text)
+    assert found.wrong == found.open == []
+    assert len(found.ids) == len(set(found.ids))
+    assert all(address.startswith(("#", "data:")) for address in found.addresses)
+    assert "default-src 'none'" in text
+    # a name, which nothing fetches
+    assert set(re.findall(r"https?://[\w./]+", text)) == {"http://www.w3.org/2000/svg"}
+    known = set(found.ids) | points(text).keys()
+    assert {link[1:] for link in found.links} <= known
+
+
+def test_every_record_is_a_point_with_its_spec_costs_and_command(folder, source):
+    found = points(page(source, NOW))
+    assert len(found) == 15
+    for record in source.records():
+        point = found[f"{record.kind}-{record.name}"]
+        assert point["yaml"] == (folder / record.folder / "spec.yaml").read_text()
+        assert {name: value for name, value, _ in point["knobs"]}.keys() <= {
+            name.split(".", 1)[-1] for name in record.params
+        } | {"recur", "step", "model.width"}
+        assert [name for name, *_ in point["costs"]] == list(record.costs)
+        limits = {name: share for name, *_, share in point["costs"] if share is not None}
+        assert limits.keys() == {"params", "flops_per_token"}
+        assert all(0 < share <= 1 for share in limits.values())
+        tokens = 4 * 8192
+        going_on = f"composer train {folder / record.folder}/spec.yaml --set train.tokens={tokens}"
+        stopped = f"cp -r {folder / record.folder} runs/run-{record.name} && composer train "
+        assert point["command"].startswith(stopped if record.status == "stopped" else going_on)
+    for record in source.state.front():
+        assert found[f"{record.kind}-{record.name}"]["drawing"].startswith("<svg")
+
+
+def test_the_head_tells_the_winner_the_difference_and_its_doubt(source):
+    words = " ".join(Checked(page(source, NOW)).words)
+    winner, rival = source.state.winner(), source.state.front("baseline")[0]
+    assert f"accuracy {winner.values[0]:.4g}" in words
+    word = "better" if winner.values[0] > rival.values[0] else "worse"
+    assert f"{abs(winner.values[0] - rival.values[0]):.4g} {word}" in words
+    assert "One seed each: how much of the difference is chance is not known" in words
+
+
+def test_what_a_run_says_is_text_and_never_markup(source):
+    crashed = [record for record in source.records() if record.status == "crashed"]
+    assert crashed
+    text = page(source, NOW)
+    assert "the loss is &lt;nan&gt; at 4096 tokens" in text
+    assert "<nan>" not in text
+    assert points(text)[f"trial-{crashed[0].name}"]["reason"] == crashed[0].reason
+
+
+def test_proposals_are_read_from_the_journal_with_the_caps_they_exceed(folder, source):
+    assert source.proposals is not None
+    assert source.proposals.count("feasible") == 14
+    over = source.proposals.count("over")
+    assert over > 0
+    assert set(source.refused) <= {"params", "flops_per_token"}
+    assert max(source.refused.values()) <= over <= sum(source.refused.values())
+    shown = figures.history(source.proposals).svg()
+    assert shown.count('class="over-tick"') == over
+
+
+def everything(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_report_elsewhere_leaves_the_folder_as_it_is_even_with_a_torn_journal(folder, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    with (copy / "study.journal").open("ab") as file:
+        file.write(b'{"op_code": 5, "wor')
+    before = everything(copy)
+    assert main(["report", str(copy), "--out", str(tmp_path / "it.html")]) == 0
+    assert everything(copy) == before
+    assert (tmp_path / "it.html").read_text().startswith("<!doctype html>")
+    assert "it.html" in capsys.readouterr().out
+
+
+def test_the_folder_gets_a_page_and_figures_that_stand_alone(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    assert write_report(tmp_path / "run") == tmp_path / "run" / "report.html"
+    drawn = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert drawn == {"front", "curves", "importance", "effects", "rungs"}
+    for path in (tmp_path / "run" / "figures").iterdir():
+        text = path.read_text()
+        root = ET.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        # no variable, link or script, which programs that print would not know
+        assert not re.search(r"var\(|<a |<script|href", text)
+
+
+def test_a_search_that_has_not_finished_is_reported_with_what_there_is(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(spec, tokens):
+        if len(list(tmp_path.glob("run/records/*"))) > 3 and tokens > 2048:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_search(toy(tmp_path, TWO, baseline="rival.yaml"), tmp_path / "run", FakeTraining(stop))
+    text = page(read(tmp_path / "run"), NOW)
+    assert "still running" in text
+    assert "nothing can be said about single knobs yet" in text
+
+
+def test_an_empty_search_is_reported_too(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(spec, tokens):
+        raise Stop
+
+    with pytest.raises(Stop):
+        run_search(toy(tmp_path), tmp_path / "run", FakeTraining(stop))
+    text = page(read(tmp_path / "run"), NOW)
+    assert "no trial was trained in full" in text
+    assert Checked(text).wrong == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda run: shutil.rmtree(run), "expected the folder of a search"),
+        (lambda run: (run / "space.txt").unlink(), "expected the folder of a search"),
+        (
+            lambda run: (run / "space.txt").write_text("search.objectives: {"),
+            "expected the space of a search",
+        ),
+        (lambda run: (run / "records" / "trial-0.json").write_text("{"), "expected the record of a trial"),
+    ],
+)
+def test_what_cannot_be_read_is_told(folder, tmp_path, capsys, change, told):
+    shutil.copytree(folder, tmp_path / "run")
+    change(tmp_path / "run")
+    assert main(["report", str(tmp_path / "run")]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_to_and_a_wrong_ending_are_told(folder, tmp_path, capsys):
+    assert main(["report", str(folder), "--out", str(tmp_path / "no" / "it.html")]) == 1
+    assert "No such file" in capsys.readouterr().err
+    assert main(["report", str(folder), "--out", "it.pdf"]) == 2
+
+
+def test_a_damaged_journal_costs_the_history_and_nothing_else(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "study.journal").write_text("no journal\n" * 3)
+    found = read(tmp_path / "run")
+    assert found.proposals is None
+    assert "no journal here" in page(found, NOW)
+
+
+def test_curves_come_from_the_metrics_of_runs_and_else_from_milestones(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    rows = "".join(f"{i},{8 * i},0.01,{1 / i},{'' if i % 2 else i / 1000}\n" for i in range(1, 1001))
+    path = tmp_path / "run" / "trials" / "0" / "metrics.csv"
+    path.write_text(f"step,tokens,lr,train_loss,accuracy\n{rows}1001,80")
+    found = read(tmp_path / "run")
+    first, second = found.state.ledger.trials()[:2]
+    points = facts.curve(found, first, "accuracy")
+    assert points[-1] == (8000, 1.0)
+    assert 50 < len(points) <= 100
+    assert facts.curve(found, second, "accuracy") == [(s.tokens, s.metrics["accuracy"]) for s in second.seen]
+    assert figures.curves(found, "train_loss").svg().count('class="line"') == 1
+
+
+@pytest.mark.parametrize(
+    ("goals", "corner"),
+    [
+        (("minimize", False), [(0, 1), (5, 1), (5, 2)]),
+        (("maximize", True), [(0, 1), (0, 2), (5, 2)]),
+    ],
+)
+def test_the_stairs_of_a_front_bound_what_it_beats(goals, corner):
+    direction, _ = goals
+    assert figures._stairs([(0, 1), (5, 2)], direction == "minimize") == corner
+
+
+def test_the_way_to_the_winner_is_its_ancestors_or_else_who_led(source):
+    state, winner = source.state, source.state.winner()
+    led = list(lineage.steps(state, winner))
+    assert led[-1].record is winner
+    values = [step.record.values[0] for step in led]
+    assert values == sorted(values)
+    trials = {record.name: record for record in state.ledger.trials()}
+    child, parent = trials["9"], trials["2"]
+    child.origin = {"parents": ["2"], "moves": ["seq: kv_heads 1 -> 2"]}
+    parent.origin = {"parents": [], "moves": []}
+    try:
+        told = [(step.record.name, step.words) for step in lineage.steps(state, child)]
+    finally:
+        child.origin = parent.origin = {}
+    assert told == [("2", "as proposed"), ("9", "from 2: seq: kv_heads 1 -> 2")]
+
+
+def test_a_knob_that_decides_is_found_and_one_that_does_nothing_is_not():
+    rng = random.Random(1)
+    answers = [{"big": rng.choice("ab"), "none": rng.choice([1, 2, 3])} for _ in range(40)]
+    for each in answers[:20]:
+        each["branch"] = rng.choice([1, 2])
+    values = [(each["big"] == "a") + 0.1 * rng.random() for each in answers]
+    found = effects(answers, values)
+    assert found.trials == 40
+    assert found.explained > 0.9
+    by_name = {each.knob: each for each in found.knobs}
+    assert found.knobs[0].knob == "big"
+    assert by_name["big"].share > 0.8 > by_name["big"].chance
+    assert by_name["none"].share < by_name["none"].chance
+    low, high = by_name["big"].levels
+    assert (low.label, high.label) == ("a", "b")
+    assert low.effect - high.effect == pytest.approx(1, abs=0.1)
+    assert low.low <= low.effect <= low.high
+    assert low.count + high.count == 40
+    assert sum(level.count for level in by_name["branch"].levels) == 20
+
+
+def test_noise_is_not_explained():
+    rng = random.Random(2)
+    answers = [{"a": rng.choice([1, 2, 3]), "b": rng.uniform(0, 1)} for _ in range(30)]
+    found = effects(answers, [rng.random() for _ in answers])
+    assert found.explained < 0.2
+    assert all(len(each.levels) <= 6 for each in found.knobs)
+
+
+@pytest.mark.parametrize(
+    ("answers", "values"),
+    [
+        ([{"a": i % 2} for i in range(FEWEST - 1)], list(range(FEWEST - 1))),
+        ([{"a": i % 2} for i in range(20)], [1.0] * 20),
+        ([{"a": 1} for _ in range(20)], list(range(20))),
+        ([{"a": None} for _ in range(20)], list(range(20))),
+    ],
+)
+def test_nothing_is_said_of_knobs_without_grounds(answers, values):
+    assert effects(answers, values) is None
+
+
+def test_none_is_an_answer_unlike_a_question_not_asked():
+    answers = [{"a": None if i % 2 else 4} for i in range(20)] + [{} for _ in range(5)]
+    found = effects(answers, [float(i % 2) for i in range(25)])
+    assert {level.label: level.count for level in found.knobs[0].levels} == {"null": 10, "4": 10}
+
+
+def test_agreement_is_kendalls_tau_b():
+    assert agreement([1, 2, 3, 4], [1, 2, 3, 4]).tau == 1
+    assert agreement([1, 2, 3, 4], [4, 3, 2, 1]).tau == -1
+    # five concordant pairs, one discordant
+    assert agreement([1, 2, 3, 4], [1, 2, 4, 3]).tau == pytest.approx(4 / 6)
+    # one pair tied in the first: 5 - 0 over sqrt(5 * 6)
+    assert agreement([1, 1, 2, 3], [1, 2, 3, 4]).tau == pytest.approx(5 / 30**0.5)
+    assert agreement([1, 1, 1], [1, 2, 3]) is None
+    found = agreement(list(range(30)), [i + 5 * (-1) ** i for i in range(30)])
+    assert -1 <= found.low <= found.tau <= found.high <= 1
+
+
+def test_rungs_that_few_reached_or_that_rank_otherwise_are_warned_about(source):
+    pairs = list(facts.pairs(source))
+    assert [(pair.first, pair.second) for pair in pairs] == [
+        ("2.05k", "4.1k"),
+        ("2.05k", "the end"),
+        ("4.1k", "the end"),
+    ]
+    # the fake training ranks the same at every rung
+    assert all(pair.agreement.tau == pytest.approx(1) for pair in pairs)
+    few = facts.Pair("accuracy", "a", "b", 3, agreement([1, 2, 3], [1, 2, 3]))
+    assert "too few" in few.doubt
+    other = facts.Pair("accuracy", "a", "b", 9, agreement(range(9), [1, 0, 3, 2, 8, 7, 6, 5, 4]))
+    assert "says little" in other.doubt
+
+
+def test_scales_hold_their_values_and_ticks_are_round():
+    across = scale([3, 70], 0, 100)
+    assert 0 < across(3) < across(70) < 100
+    assert across.ticks() == [0, 20, 40, 60] or across.ticks() == [20, 40, 60]
+    wide = scale([900, 110_000], 0, 100, log=True)
+    assert {1000, 10_000, 100_000} <= set(wide.ticks())
+    assert scale([], 0, 1).ticks()
+    assert scale([5], 0, 1)(5) == pytest.approx(0.5)
+    assert spread([10, 11, 12], 5, 0, 100) == [10, 15, 20]
+    assert spread([98, 99], 5, 0, 100) == [95, 100]
+
+
+def test_the_command_that_takes_a_stopped_run_on_names_its_own_spec(source):
+    stopped = next(record for record in source.records() if record.status == "stopped")
+    command = points(page(source, NOW))[f"trial-{stopped.name}"]["command"]
+    copied = re.search(r"cp -r (\S+) (\S+) && composer train (\S+)/spec.yaml --out (\S+)", command)
+    assert copied is not None
+    assert copied[2] == copied[3] == copied[4]
+    assert load(Path(copied[1]) / "spec.yaml").train.tokens == 8192
