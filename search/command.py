@@ -63,7 +63,7 @@ def _ready(space: Space, out: Path | None, storage: str | None) -> Path:
 def _report(ended: Outcome) -> Path | None:
     """Write the report; what goes wrong with it is told, and takes nothing from the search."""
     try:
-        return write_report(ended.folder)
+        return write_report(ended.folder, seen=ended.state)
     except Exception as error:
         told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         print(

@@ -73,6 +73,8 @@ class Events:
                 yield "outcomes", [name for name in now if now[name] > self._outcomes.get(name, 0)]
                 yield "proposals", now
                 self._outcomes = now
+            case "note":
+                yield "note", state.note
             case "progress" if record is not None:
                 yield "name", record.name
                 yield "tokens", state.step.tokens
@@ -113,4 +115,5 @@ def _run(state: State, record: Record) -> dict[str, Any]:
         "knobs": record.params,
         "costs": record.costs,
         "seconds": round(record.seconds, 3),
+        "worker": record.worker,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,7 @@ from search.words import STATUS, duration, knobs_text, named, titled, value_text
 
 _REFRESH = 0.25
 _ROWS = 10
+_DAY = 86_400
 
 
 class Lines:
@@ -104,19 +106,15 @@ def results(state: State, rows: int) -> Table:
 
 
 def counts(state: State) -> str:
-    """Say how many candidates were costed, and what became of them."""
-    outcomes = state.outcomes
-    total = sum(outcomes.values())
-    refused = outcomes["over"] + outcomes["invalid"]
+    """Say what became of the trials, and how many candidates were costed to find them."""
     done = state.done()
     ends = {status: sum(record.status == status for record in done) for status in ("finished", "stopped")}
     crashed = sum(record.status == "crashed" for record in done)
     told = f", {crashed} crashed" if crashed else ""
     return (
         f"{len(done)} trials: {ends['finished']} trained in full, {ends['stopped']} stopped at a rung{told}; "
-        f"{total} candidates costed: {outcomes['over']} over a cap, "
-        f"{outcomes['invalid']} invalid ({100 * refused / total if total else 0:.0f} % refused), "
-        f"{outcomes['repeat']} repeated"
+        f"{state.drawn.costed} candidates costed, {100 * state.drawn.share:.0f} % refused (over a cap or "
+        f"invalid); {state.outcomes['repeat']} proposals repeated"
     )
 
 
@@ -161,19 +159,41 @@ def _running(state: State) -> Iterator[Text]:
     record = state.running
     if record is None:
         yield Text("proposing and costing candidates")
-        return
-    step = state.step
-    loss = "" if step.loss is None else f", loss {step.loss:.3f}"
-    rung = f"{len(record.seen)} rungs passed" if record.seen else "first rung"
-    tokens = f"{count_text(step.tokens)} of {count_text(state.target)} tokens"
-    yield Text(f"{titled(state, record)}: {tokens}{loss}, {rung}", "bold")
-    yield Text(knobs_text(record), "dim", overflow="ellipsis", no_wrap=True)
+    else:
+        step = state.step
+        loss = "" if step.loss is None else f", loss {step.loss:.3f}"
+        rung = f"{len(record.seen)} rungs passed" if record.seen else "first rung"
+        tokens = f"{count_text(step.tokens)} of {count_text(state.target)} tokens"
+        yield Text(f"{titled(state, record)}: {tokens}{loss}, {rung}", "bold")
+        yield Text(knobs_text(record), "dim", overflow="ellipsis", no_wrap=True)
+    for other in _elsewhere(state):
+        seen = (
+            f"{count_text(other.tokens)} tokens at its last rung" if other.seen else "before its first rung"
+        )
+        told = f"{titled(state, other)} with another worker: {seen}"
+        yield Text(told, "dim", overflow="ellipsis", no_wrap=True)
 
 
-def _progress(state: State) -> str:
+def _elsewhere(state: State) -> list[Record]:
+    """Return what other workers train, as far as this one knows."""
+    own = state.running.identity if state.running else None
+    return [each for each in state.ledger if each.status == "running" and each.identity != own]
+
+
+def _progress(state: State, now: datetime | None = None) -> str:
+    """Say how much of the budget is used, how long the rest takes and when that will be."""
+    told = f"{len(state.done())} of {state.config.trials} trials"
+    limit = state.config.time_limit
+    if limit is not None:
+        told += f", {duration(state.spent())} of {duration(limit)} training"
     left = state.seconds_left()
-    told = "" if left is None else f", about {duration(left)} left"
-    return f"{len(state.done())} of {state.config.trials} trials{told}"
+    if not left:
+        return told
+    # each worker trains one at a time
+    left /= 1 + len(_elsewhere(state))
+    end = (now or datetime.now()) + timedelta(seconds=left)
+    when = end.strftime("%H:%M" if left < _DAY else "%Y-%m-%d %H:%M")
+    return f"{told}, about {duration(left)} left, until {when}"
 
 
 def _goals(state: State) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from html import escape
 
 from composer.costs.units import count_text
@@ -66,6 +67,14 @@ def rungs(source: Source) -> str:
     return intro + figure(figures.rungs(found)) + doubts
 
 
+_OUTCOMES = {
+    "feasible": "new and within the caps, so trained",
+    "repeat": "a spec that was known, answered from the records",
+    "over": "over a cap, refused before training",
+    "invalid": "no valid spec",
+}
+
+
 def history(source: Source) -> str:
     """What was proposed, spent and crashed."""
     state = source.state
@@ -73,38 +82,38 @@ def history(source: Source) -> str:
     spent = sum(record.tokens for record in state.ledger)
     parts = [
         f"<p>{len(state.ledger.trials())} trials and the baselines read {count_text(spent)} training tokens "
-        f"in {duration(state.spent())}; all of them in full would have been {count_text(full)}.</p>"
+        f"in {duration(state.spent())}; all of them in full would have been {count_text(full)}.</p>",
+        _proposed(source),
+        *([figure(figures.history(source.proposals))] if source.proposals else ()),
     ]
-    if source.proposals:
-        total = len(source.proposals)
-        told = {
-            "feasible": "new and within the caps, so trained",
-            "repeat": "a spec that was known, answered from the records",
-            "over": "over a cap, refused before training",
-            "invalid": "no valid spec",
-        }
-        rows = [
-            [
-                f"<span class='key {name}'></span>{escape(name)}",
-                str(count),
-                f"{100 * count / total:.0f} %",
-                words,
-            ]
-            for name, words in told.items()
-            if (count := state.outcomes[name])
-        ]
-        parts.append(table(["proposals", "how many", "share", ""], rows, words=(0, 3)))
-        parts.append(figure(figures.history(source.proposals)))
-        if source.refused:
-            most = ", ".join(f"{cap} {count} times" for cap, count in source.refused.most_common())
-            parts.append(f"<p>Caps exceeded by proposals: {escape(most)}.</p>")
-    else:
-        parts.append('<p class="soft">There is no journal here that tells what was proposed.</p>')
+    over = Counter(cap for proposal in source.proposals or () for cap in proposal.over)
+    if over:
+        most = ", ".join(f"{cap} {count} times" for cap, count in over.most_common())
+        parts.append(f"<p>Caps exceeded by proposals: {escape(most)}.</p>")
     crashed = [record for record in state.ledger if record.status == "crashed"]
     if crashed:
         items = "".join(f"<li>{link(source, record)}: {escape(record.reason)}</li>" for record in crashed)
         parts.append(f"<h3>Crashes</h3><ul>{items}</ul>")
     return "".join(parts)
+
+
+def _proposed(source: Source) -> str:
+    state = source.state
+    proposals = sum(state.outcomes.values())
+    if not proposals:
+        return '<p class="soft">There is no journal here that tells what was proposed.</p>'
+    drawn, trials = state.drawn, len(state.ledger.trials())
+    each = f", {drawn.costed / trials:.1f} for each trial trained" if trials else ""
+    told = (
+        f"<p>{drawn.costed} candidates were costed{each}. Of the {drawn.own} that the sampler itself "
+        f"drafted, {100 * drawn.share:.0f} % were over a cap or invalid.</p>"
+    )
+    rows = [
+        [f"<span class='key {name}'></span>{name}", str(count), f"{100 * count / proposals:.0f} %", words]
+        for name, words in _OUTCOMES.items()
+        if (count := state.outcomes[name])
+    ]
+    return told + table(["proposals", "how many", "share", ""], rows, words=(0, 3))
 
 
 def method(source: Source) -> str:

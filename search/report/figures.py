@@ -11,7 +11,7 @@ from composer.costs.units import count_text
 from search.ledger import Record
 from search.report import facts
 from search.report.chart import Chart, Scale, label, n, path, scale, spread, width_of
-from search.report.read import Source
+from search.report.read import Proposal, Source
 from search.report.stats import Effects
 from search.words import named, shorts, value_text
 
@@ -181,27 +181,35 @@ def rungs(found: Sequence[facts.Pair]) -> Chart:
     return chart
 
 
-def history(proposals: Sequence[str]) -> Chart:
-    """Draw what became of proposals in order, and the share of feasible ones among the last of them."""
+def history(proposals: Sequence[Proposal]) -> Chart:
+    """Draw what became of proposals in order, and the feasible share of the sampler's last drafts."""
     window = max(10, min(50, len(proposals) // 8))
-    good = [outcome in ("feasible", "repeat") for outcome in proposals]
+    drawn = [proposal.drawn for proposal in proposals]
     chart = Chart(
         WIDTH,
         250,
-        "feasible share of proposals",
-        f"{sum(good)} of {len(good)} proposals within the caps",
+        "feasible share of the sampler's drafts",
+        f"{len(proposals)} proposals; {sum(each.infeasible for each in drawn)} of "
+        f"{sum(each.own for each in drawn)} drafts of the sampler over a cap or invalid",
     )
     across = Scale(1, max(2, len(proposals)), _LEFT, WIDTH - _RIGHT)
     up = Scale(0, 1, chart.height - _BELOW - 26, 34)
     chart.below(across, up.start + 26, up.end, lambda value: f"{value:g}", "proposal")
-    chart.beside(up, _LEFT, WIDTH - _RIGHT, _percent, f"feasible among the last {window}")
+    chart.beside(
+        up, _LEFT, WIDTH - _RIGHT, _percent, f"feasible among the drafts of the last {window} proposals"
+    )
     shares = []
-    for number in range(1, len(good) + 1):
-        last = good[max(0, number - window) : number]
-        shares.append((across(number), up(sum(last) / len(last))))
-    chart.line(shares, "share")
-    for number, outcome in enumerate(proposals, start=1):
-        chart.line([(across(number), up.start + 8), (across(number), up.start + 20)], f"{outcome}-tick")
+    for number in range(1, len(drawn) + 1):
+        last = drawn[max(0, number - window) : number]
+        own = sum(each.own for each in last)
+        if own:
+            shares.append((across(number), up(1 - sum(each.infeasible for each in last) / own)))
+    if shares:
+        chart.line(shares, "share")
+    for number, proposal in enumerate(proposals, start=1):
+        chart.line(
+            [(across(number), up.start + 8), (across(number), up.start + 20)], f"{proposal.outcome}-tick"
+        )
     return chart
 
 

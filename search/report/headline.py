@@ -32,8 +32,7 @@ def header(source: Source, now: datetime) -> str:
             + (f", {running} running" if running else ""),
         )
     )
-    spent = duration(state.spent())
-    cards.append(("Spent", f"{count_text(tokens)} tokens", f"{spent} of training, baselines included"))
+    cards.append(("Spent", f"{count_text(tokens)} tokens", _time(source)))
     told = "".join(_card(*card) for card in cards)
     when = now.strftime("%Y-%m-%d %H:%M")
     going = ' <strong class="live">still running</strong>' if running else ""
@@ -43,6 +42,19 @@ def header(source: Source, now: datetime) -> str:
         f"<code>{escape(str(source.folder))}</code></span></p>"
         f'<div class="cards">{told}</div></header>'
     )
+
+
+def _time(source: Source) -> str:
+    """Tell the time of training, and by the clock where records know it."""
+    records = source.records()
+    told = f"{duration(source.state.spent())} of training, baselines included"
+    workers = len({record.worker for record in records if record.worker})
+    begun = [record.started for record in records if record.started]
+    ended = [record.ended for record in records if record.ended]
+    if not begun or not ended:
+        return told
+    many = f" with {workers} workers" if workers > 1 else ""
+    return f"{told}{many}; {duration(max(ended) - min(begun))} by the clock from first to last"
 
 
 def _card(name: str, big: str, small: str) -> str:

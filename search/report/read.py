@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -18,11 +18,15 @@ from composer.spec.search_config import SearchConfig
 from composer.training.errors import TrainingError
 from composer.training.folder import METRICS, SPEC
 from composer.training.metrics import read_metrics
+from search.drawn import DRAWN, Drawn, total
 from search.errors import SearchError
 from search.folder import JOURNAL, RECORDS, SPACE
 from search.goals import Goals
 from search.ledger import Ledger, Record
 from search.state import State
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 _JUDGED = ("objectives", "rungs", "keep", "sampler")
 """What the space file of a folder tells of its `search:` section."""
@@ -31,13 +35,27 @@ Row = dict[str, float]
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """What became of a proposal.
+
+    Attributes:
+        outcome: feasible, over, invalid or repeat.
+        over: the caps that it exceeds.
+        drawn: the drafts of the sampler that led to it.
+    """
+
+    outcome: str
+    over: tuple[str, ...]
+    drawn: Drawn
+
+
+@dataclass(frozen=True)
 class Source:
     """A search as its folder tells it.
 
     Attributes:
         name: of the space.
-        proposals: what became of each proposal told so far, in order; None where no journal can be read.
-        refused: how many proposals were over each cap.
+        proposals: those told so far, in order; None where no journal can be read.
         caps: the hard limits that candidates are held to.
         specs: by identity, the text of the spec and the spec; those not yet begun are missing.
         curves: by identity, the rows of the run's metrics.
@@ -47,8 +65,7 @@ class Source:
     folder: Path
     name: str
     state: State
-    proposals: list[str] | None
-    refused: Counter[str]
+    proposals: list[Proposal] | None
     caps: dict[str, float]
     specs: dict[str, tuple[str, Spec]]
     curves: dict[str, list[Row]]
@@ -64,8 +81,12 @@ class Source:
         return seeds.pop() if len(seeds) == 1 else None
 
 
-def read(folder: Path) -> Source:
+def read(folder: Path, seen: State | None = None) -> Source:
     """Read the folder of a search, finished or not.
+
+    Args:
+        folder: where it stands.
+        seen: the search as a worker saw it, whose counts stand in where the folder has no journal.
 
     Raises:
         SearchError: it is none, or what decides its trials cannot be read.
@@ -75,19 +96,26 @@ def read(folder: Path) -> Source:
     state.baselines = {record.identity for record in state.ledger if record.kind == "baseline"}
     specs = {record.identity: found for record in state.ledger if (found := _spec(folder, record))}
     told = _proposals(folder / JOURNAL)
-    state.outcomes = Counter(outcome for outcome, _ in told or ())
+    if told is not None:
+        state.outcomes = Counter(proposal.outcome for proposal in told)
+        state.drawn = total({DRAWN: vars(proposal.drawn)} for proposal in told)
+    elif seen is not None:
+        state.outcomes, state.drawn = seen.outcomes, seen.drawn
     trials = [record for record in state.ledger if record.kind == "trial" and record.identity in specs]
     example = specs[trials[0].identity][1] if trials else None
     return Source(
         folder,
         example.name if example else folder.resolve().name,
         state,
-        None if told is None else [outcome for outcome, _ in told],
-        Counter(cap for _, over in told or () for cap in over),
+        told,
         dict(example.caps.limits()) if example else {},
         specs,
         {record.identity: _curve(folder, record) for record in state.ledger},
     )
+
+
+_OWN = ("invalid", "crashed")
+"""Constraints that are no caps."""
 
 
 def _config(folder: Path) -> SearchConfig:
@@ -145,8 +173,8 @@ def _curve(folder: Path, record: Record) -> list[Row]:
         return []
 
 
-def _proposals(path: Path) -> list[tuple[str, list[str]]] | None:
-    """Read from Optuna's journal what became of each told trial, and which caps it is over."""
+def _proposals(path: Path) -> list[Proposal] | None:
+    """Read from Optuna's journal what became of each told trial."""
     if not path.is_file():
         return None
     from optuna.storages import JournalStorage
@@ -170,15 +198,15 @@ def _proposals(path: Path) -> list[tuple[str, list[str]]] | None:
     except Exception:
         # a journal beyond reading takes the history of proposals from the report, and no trial
         return None
-    told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return [
-        (
-            str(trial.user_attrs.get("outcome", "feasible")),
-            [name for name, value in trial.constraints.items() if value > 0 and name not in _OWN],
-        )
-        for trial in told
-    ]
+    return [_proposal(trial) for trial in trials if trial.state == TrialState.COMPLETE]
 
 
-_OWN = ("invalid", "crashed")
-"""Constraints that are no caps."""
+def _proposal(trial: FrozenTrial) -> Proposal:
+    outcome = str(trial.user_attrs.get("outcome", "feasible"))
+    over = (name for name, value in trial.constraints.items() if value > 0 and name not in _OWN)
+    # a search from before drafts were counted made one a proposal
+    one = Drawn(
+        1, 1, int(outcome in ("over", "invalid")), int(outcome == "repeat"), int(outcome == "feasible")
+    )
+    told = trial.user_attrs.get(DRAWN)
+    return Proposal(outcome, tuple(over), one if told is None else Drawn(**told))

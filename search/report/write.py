@@ -11,21 +11,22 @@ from search.report import facts, figures
 from search.report.chart import Chart
 from search.report.page import page
 from search.report.read import Source, read
+from search.state import State
 
 PAGE, FIGURES = "report.html", "figures"
 
 
-def write_report(folder: Path, out: Path | None = None) -> Path:
+def write_report(folder: Path, out: Path | None = None, seen: State | None = None) -> Path:
     """Write the report of the search in `folder` and return its path.
 
     Without `out` it stands in the folder, with its figures below it; else at `out`, and nothing is written
-    to the folder.
+    to the folder. `seen` is the search as a worker saw it, for what the folder does not hold.
 
     Raises:
         SearchError: there is no search in the folder, or it cannot be read.
         OSError: the report cannot be written.
     """
-    source = read(folder)
+    source = read(folder, seen)
     path = folder / PAGE if out is None else out
     text = page(source, datetime.now())
     if out is None:

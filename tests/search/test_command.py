@@ -18,7 +18,8 @@ from search.baselines import check_baselines
 from search.preview import preview
 from search.state import State
 from search.study import run_search
-from search.table import Lines, LiveTable, duration, summary
+from search.table import Lines, LiveTable, summary
+from search.words import duration
 
 SHIPPED = Path(__file__).parents[2] / "specs" / "space.yaml"
 SMALL = """\

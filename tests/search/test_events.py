@@ -12,7 +12,19 @@ from composer.cli.main import main
 from search.events import Events
 from search.study import run_search
 
-RUN = {"name", "kind", "status", "reason", "folder", "tokens", "values", "knobs", "costs", "seconds"}
+RUN = {
+    "name",
+    "kind",
+    "status",
+    "reason",
+    "folder",
+    "tokens",
+    "values",
+    "knobs",
+    "costs",
+    "seconds",
+    "worker",
+}
 COUNTS = {"done", "trials"}
 FIELDS = {
     "begin": {"folder", "space", "objectives", "rungs", "baselines", "proposals"} | COUNTS,
@@ -20,6 +32,7 @@ FIELDS = {
     "started": RUN | COUNTS,
     "progress": {"name", "tokens", "target", "loss", "seconds"},
     "rung": RUN | {"milestone", "metrics"},
+    "note": {"note"},
     "ended": RUN | COUNTS | {"front", "seconds_left"},
     "end": {
         "reason",
@@ -47,7 +60,7 @@ def watched(tmp_path, *overrides: str, **options) -> list[dict]:
 
 def test_every_event_has_its_fields_and_no_other(tmp_path):
     found = watched(tmp_path)
-    assert {event["event"] for event in found} == FIELDS.keys()
+    assert {event["event"] for event in found} - {"note"} == FIELDS.keys() - {"note"}
     for event in found:
         assert event.keys() == FIELDS[event["event"]] | {"event", "time"}
     assert [found[0]["event"], found[-1]["event"]] == ["begin", "end"]
@@ -90,7 +103,7 @@ def test_the_command_prints_events_alone_and_leaves_a_report(tmp_path, capsys):
 def test_a_report_that_fails_is_told_and_the_search_ends_well(tmp_path, capsys, monkeypatch):
     from test_command import SMALL
 
-    def fail(folder):
+    def fail(folder, seen):
         raise ZeroDivisionError("no way")
 
     monkeypatch.setattr("search.command.write_report", fail)

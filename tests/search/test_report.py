@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -19,10 +18,9 @@ from composer.cli.main import main
 from composer.spec.load import load
 from search.errors import Crash
 from search.report import facts, figures, lineage
-from search.report.chart import scale, spread
 from search.report.page import page
 from search.report.read import Source, read
-from search.report.stats import FEWEST, agreement, effects
+from search.report.stats import agreement
 from search.report.write import write_report
 from search.study import run_search
 
@@ -141,15 +139,33 @@ def test_what_a_run_says_is_text_and_never_markup(source):
     assert points(text)[f"trial-{crashed[0].name}"]["reason"] == crashed[0].reason
 
 
-def test_proposals_are_read_from_the_journal_with_the_caps_they_exceed(folder, source):
+def test_proposals_are_read_from_the_journal_with_what_the_sampler_drafted(folder, source):
     assert source.proposals is not None
-    assert source.proposals.count("feasible") == 14
-    over = source.proposals.count("over")
-    assert over > 0
-    assert set(source.refused) <= {"params", "flops_per_token"}
-    assert max(source.refused.values()) <= over <= sum(source.refused.values())
+    outcomes = [proposal.outcome for proposal in source.proposals]
+    assert outcomes.count("feasible") == 14
+    drawn = source.state.drawn
+    assert drawn.costed >= drawn.own >= drawn.infeasible > 0
+    words = " ".join(Checked(page(source, NOW)).words)
+    assert f"{drawn.costed} candidates were costed, {drawn.costed / 14:.1f} for each trial trained" in words
+    assert f"{100 * drawn.infeasible / drawn.own:.0f} % were over a cap or invalid" in words
     shown = figures.history(source.proposals).svg()
-    assert shown.count('class="over-tick"') == over
+    assert shown.count('class="feasible-tick"') == 14
+
+
+def test_a_proposal_from_before_drafts_were_counted_is_a_draft(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "study.journal"
+    path.write_text("".join(f"{line}\n" for line in path.read_text().splitlines() if '"drawn"' not in line))
+    found = read(tmp_path / "run")
+    assert found.state.drawn.costed == found.state.drawn.own == len(found.proposals)
+
+
+def test_without_a_journal_the_counts_of_a_worker_stand_in(folder, tmp_path, source):
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "study.journal").unlink()
+    found = read(tmp_path / "run", source.state)
+    assert found.proposals is None
+    assert f"{source.state.drawn.costed} candidates were costed" in page(found, NOW)
 
 
 def everything(folder: Path) -> dict[str, str]:
@@ -290,66 +306,6 @@ def test_the_way_to_the_winner_is_its_ancestors_or_else_who_led(source):
     assert told == [("2", "as proposed"), ("9", "from 2: seq: kv_heads 1 -> 2")]
 
 
-def test_a_knob_that_decides_is_found_and_one_that_does_nothing_is_not():
-    rng = random.Random(1)
-    answers = [{"big": rng.choice("ab"), "none": rng.choice([1, 2, 3])} for _ in range(40)]
-    for each in answers[:20]:
-        each["branch"] = rng.choice([1, 2])
-    values = [(each["big"] == "a") + 0.1 * rng.random() for each in answers]
-    found = effects(answers, values)
-    assert found.trials == 40
-    assert found.explained > 0.9
-    by_name = {each.knob: each for each in found.knobs}
-    assert found.knobs[0].knob == "big"
-    assert by_name["big"].share > 0.8 > by_name["big"].chance
-    assert by_name["none"].share < by_name["none"].chance
-    low, high = by_name["big"].levels
-    assert (low.label, high.label) == ("a", "b")
-    assert low.effect - high.effect == pytest.approx(1, abs=0.1)
-    assert low.low <= low.effect <= low.high
-    assert low.count + high.count == 40
-    assert sum(level.count for level in by_name["branch"].levels) == 20
-
-
-def test_noise_is_not_explained():
-    rng = random.Random(2)
-    answers = [{"a": rng.choice([1, 2, 3]), "b": rng.uniform(0, 1)} for _ in range(30)]
-    found = effects(answers, [rng.random() for _ in answers])
-    assert found.explained < 0.2
-    assert all(len(each.levels) <= 6 for each in found.knobs)
-
-
-@pytest.mark.parametrize(
-    ("answers", "values"),
-    [
-        ([{"a": i % 2} for i in range(FEWEST - 1)], list(range(FEWEST - 1))),
-        ([{"a": i % 2} for i in range(20)], [1.0] * 20),
-        ([{"a": 1} for _ in range(20)], list(range(20))),
-        ([{"a": None} for _ in range(20)], list(range(20))),
-    ],
-)
-def test_nothing_is_said_of_knobs_without_grounds(answers, values):
-    assert effects(answers, values) is None
-
-
-def test_none_is_an_answer_unlike_a_question_not_asked():
-    answers = [{"a": None if i % 2 else 4} for i in range(20)] + [{} for _ in range(5)]
-    found = effects(answers, [float(i % 2) for i in range(25)])
-    assert {level.label: level.count for level in found.knobs[0].levels} == {"null": 10, "4": 10}
-
-
-def test_agreement_is_kendalls_tau_b():
-    assert agreement([1, 2, 3, 4], [1, 2, 3, 4]).tau == 1
-    assert agreement([1, 2, 3, 4], [4, 3, 2, 1]).tau == -1
-    # five concordant pairs, one discordant
-    assert agreement([1, 2, 3, 4], [1, 2, 4, 3]).tau == pytest.approx(4 / 6)
-    # one pair tied in the first: 5 - 0 over sqrt(5 * 6)
-    assert agreement([1, 1, 2, 3], [1, 2, 3, 4]).tau == pytest.approx(5 / 30**0.5)
-    assert agreement([1, 1, 1], [1, 2, 3]) is None
-    found = agreement(list(range(30)), [i + 5 * (-1) ** i for i in range(30)])
-    assert -1 <= found.low <= found.tau <= found.high <= 1
-
-
 def test_rungs_that_few_reached_or_that_rank_otherwise_are_warned_about(source):
     pairs = list(facts.pairs(source))
     assert [(pair.first, pair.second) for pair in pairs] == [
@@ -363,18 +319,6 @@ def test_rungs_that_few_reached_or_that_rank_otherwise_are_warned_about(source):
     assert "too few" in few.doubt
     other = facts.Pair("accuracy", "a", "b", 9, agreement(range(9), [1, 0, 3, 2, 8, 7, 6, 5, 4]))
     assert "says little" in other.doubt
-
-
-def test_scales_hold_their_values_and_ticks_are_round():
-    across = scale([3, 70], 0, 100)
-    assert 0 < across(3) < across(70) < 100
-    assert across.ticks() == [0, 20, 40, 60] or across.ticks() == [20, 40, 60]
-    wide = scale([900, 110_000], 0, 100, log=True)
-    assert {1000, 10_000, 100_000} <= set(wide.ticks())
-    assert scale([], 0, 1).ticks()
-    assert scale([5], 0, 1)(5) == pytest.approx(0.5)
-    assert spread([10, 11, 12], 5, 0, 100) == [10, 15, 20]
-    assert spread([98, 99], 5, 0, 100) == [95, 100]
 
 
 def test_the_command_that_takes_a_stopped_run_on_names_its_own_spec(source):

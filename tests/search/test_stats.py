@@ -1,0 +1,82 @@
+"""What a report concludes from trials, and the scales it is drawn on."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from search.report.chart import scale, spread
+from search.report.stats import FEWEST, agreement, effects
+
+
+def test_a_knob_that_decides_is_found_and_one_that_does_nothing_is_not():
+    rng = random.Random(1)
+    answers = [{"big": rng.choice("ab"), "none": rng.choice([1, 2, 3])} for _ in range(40)]
+    for each in answers[:20]:
+        each["branch"] = rng.choice([1, 2])
+    values = [(each["big"] == "a") + 0.1 * rng.random() for each in answers]
+    found = effects(answers, values)
+    assert found.trials == 40
+    assert found.explained > 0.9
+    by_name = {each.knob: each for each in found.knobs}
+    assert found.knobs[0].knob == "big"
+    assert by_name["big"].share > 0.8 > by_name["big"].chance
+    assert by_name["none"].share < by_name["none"].chance
+    low, high = by_name["big"].levels
+    assert (low.label, high.label) == ("a", "b")
+    assert low.effect - high.effect == pytest.approx(1, abs=0.1)
+    assert low.low <= low.effect <= low.high
+    assert low.count + high.count == 40
+    assert sum(level.count for level in by_name["branch"].levels) == 20
+
+
+def test_noise_is_not_explained():
+    rng = random.Random(2)
+    answers = [{"a": rng.choice([1, 2, 3]), "b": rng.uniform(0, 1)} for _ in range(30)]
+    found = effects(answers, [rng.random() for _ in answers])
+    assert found.explained < 0.2
+    assert all(len(each.levels) <= 6 for each in found.knobs)
+
+
+@pytest.mark.parametrize(
+    ("answers", "values"),
+    [
+        ([{"a": i % 2} for i in range(FEWEST - 1)], list(range(FEWEST - 1))),
+        ([{"a": i % 2} for i in range(20)], [1.0] * 20),
+        ([{"a": 1} for _ in range(20)], list(range(20))),
+        ([{"a": None} for _ in range(20)], list(range(20))),
+    ],
+)
+def test_nothing_is_said_of_knobs_without_grounds(answers, values):
+    assert effects(answers, values) is None
+
+
+def test_none_is_an_answer_unlike_a_question_not_asked():
+    answers = [{"a": None if i % 2 else 4} for i in range(20)] + [{} for _ in range(5)]
+    found = effects(answers, [float(i % 2) for i in range(25)])
+    assert {level.label: level.count for level in found.knobs[0].levels} == {"null": 10, "4": 10}
+
+
+def test_agreement_is_kendalls_tau_b():
+    assert agreement([1, 2, 3, 4], [1, 2, 3, 4]).tau == 1
+    assert agreement([1, 2, 3, 4], [4, 3, 2, 1]).tau == -1
+    # five concordant pairs, one discordant
+    assert agreement([1, 2, 3, 4], [1, 2, 4, 3]).tau == pytest.approx(4 / 6)
+    # one pair tied in the first: 5 - 0 over sqrt(5 * 6)
+    assert agreement([1, 1, 2, 3], [1, 2, 3, 4]).tau == pytest.approx(5 / 30**0.5)
+    assert agreement([1, 1, 1], [1, 2, 3]) is None
+    found = agreement(list(range(30)), [i + 5 * (-1) ** i for i in range(30)])
+    assert -1 <= found.low <= found.tau <= found.high <= 1
+
+
+def test_scales_hold_their_values_and_ticks_are_round():
+    across = scale([3, 70], 0, 100)
+    assert 0 < across(3) < across(70) < 100
+    assert across.ticks() == [0, 20, 40, 60] or across.ticks() == [20, 40, 60]
+    wide = scale([900, 110_000], 0, 100, log=True)
+    assert {1000, 10_000, 100_000} <= set(wide.ticks())
+    assert scale([], 0, 1).ticks()
+    assert scale([5], 0, 1)(5) == pytest.approx(0.5)
+    assert spread([10, 11, 12], 5, 0, 100) == [10, 15, 20]
+    assert spread([98, 99], 5, 0, 100) == [95, 100]
