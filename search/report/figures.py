@@ -15,7 +15,7 @@ from search.report.read import Proposal, Source
 from search.report.stats import Effects
 from search.words import named, shorts, value_text
 
-WIDTH = 920.0
+WIDTH = 780.0
 _LEFT, _RIGHT, _TOP, _BELOW = 66.0, 24.0, 44.0, 52.0
 _ORDER = ("stopped", "running", "finished", "baseline", "front")
 _MANY = 60
@@ -34,7 +34,7 @@ def front(source: Source, against: str) -> Chart:
     ]
     chart = Chart(
         WIDTH,
-        460,
+        430,
         f"{first} against {against}",
         f"{len(points)} points; the front: "
         + "; ".join(facts.told(source, record) for record in state.front()),
@@ -69,7 +69,7 @@ def curves(source: Source, metric: str) -> Chart:
     shown = [record for record in source.records() if lines[record.identity]]
     chart = Chart(
         WIDTH,
-        440,
+        420,
         f"{metric} over training tokens",
         f"{len(shown)} runs; rungs at {', '.join(map(count_text, state.config.rungs)) or 'none'}",
     )
@@ -77,14 +77,15 @@ def curves(source: Source, metric: str) -> Chart:
     names = {record.identity: named(state, record) for record in shown if _speaks(source, record)}
     room = max(map(width_of, names.values()), default=0) + 16
     across = Scale(0, max((x for x, _ in every), default=1.0), _LEFT, WIDTH - max(room, _RIGHT))
-    up = scale((y for _, y in every), chart.height - _BELOW, _TOP + 22)
+    up = scale((y for _, y in every), chart.height - _BELOW, _TOP + 28)
     chart.below(across, up.start, up.end, count_text, "training tokens")
     chart.beside(up, _LEFT, across.end, partial(value_text, metric), "")
-    chart.words(_LEFT, 18, metric)
-    for number, rung in enumerate(state.config.rungs):
-        if rung < across.high:
-            chart.line([(across(rung), up.start), (across(rung), _TOP + 2)], "rung")
-            chart.words(across(rung), _TOP - 6, _passed(source, number), "note middle")
+    chart.words(_LEFT, 14, metric)
+    for number, rung in enumerate(rung for rung in state.config.rungs if rung < across.high):
+        # in turns higher and lower, so that neighbours do not run into each other
+        top = _TOP - 2 + 16 * (number % 2)
+        chart.line([(across(rung), up.start), (across(rung), top + 5)], "rung")
+        chart.words(across(rung), top, _passed(source, number), "note middle")
     for record in sorted(shown, key=lambda record: _rank(source, record)):
         kind = facts.kind(source, record)
         points = [(across(x), up(y)) for x, y in lines[record.identity]]

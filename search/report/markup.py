@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -12,6 +13,7 @@ from search.report.chart import Chart
 from search.report.read import Source
 from search.words import named, shorts
 
+_TAG = re.compile(r"<[^>]*>")
 _LONG = 60
 """Letters of a cell above which it is not made narrow."""
 
@@ -64,7 +66,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: tuple[int, 
     """Write a table of cells that are HTML; columns are numbers but for those of `words`."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
-        kinds = ("long" * (len(text) > _LONG) if i in words else "number" for i, text in enumerate(row))
+        lengths = (len(_TAG.sub("", text)) for text in row)
+        kinds = ("long" * (n > _LONG) if i in words else "number" for i, n in enumerate(lengths))
         return "".join(f'<{tag} class="{kind}">{text}</{tag}>' for kind, text in zip(kinds, row, strict=True))
 
     top = cells("th", [escape(name) for name in head])
