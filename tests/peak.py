@@ -1,6 +1,7 @@
 """The peak of a training step as it is measured: by counting live storages, by the allocator, on a GPU."""
 
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from weakref import finalize
 
 import torch
@@ -9,7 +10,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from composer import load
 from composer.module.model import ComposedModel
+
+ROOT = Path(__file__).parents[1]
+WIDER = {
+    "dreamer-small, 4 x 4 steps": ["stages=[{recur: 4, step: [{stack: 4, step: [seq, depth, expert]}]}]"],
+    "dreamer-small, half the experts": ["blocks.expert.experts=32"],
+    "nested, 16 steps": ["stages.0.recur=16"],
+    "transformer, wide": ["model.width=512", "blocks.mlp.hidden=1376", "model.context=512"],
+}
+
+
+def varied():
+    """Map names to specs, shipped and varied, each with a batch at which a GPU's fixed costs are small."""
+    files = {file.stem: file for file in sorted((ROOT / "specs").glob("*.yaml"))}
+    changes = {name: [] for name, file in files.items() if "\nsearch:" not in file.read_text()} | WIDER
+    specs = {name: load(files[name.partition(",")[0]], each) for name, each in changes.items()}
+    return {name: (spec, max(8, 2**16 // spec.model.context)) for name, spec in specs.items()}
 
 
 class Alive(TorchDispatchMode):
@@ -46,7 +64,12 @@ class Alive(TorchDispatchMode):
 
     def _adds_up(self, old, new):
         """Whether autograd would add a gradient to another in place, which it never does under a mode."""
-        if torch._C._current_graph_task_id() < 0 or not isinstance(new, torch.Tensor):
+        # with gradients on, an operation is running again
+        if (
+            torch._C._current_graph_task_id() < 0
+            or torch.is_grad_enabled()
+            or not isinstance(new, torch.Tensor)
+        ):
             return False
         holders = (old._use_count(), torch._C._storage_Use_Count(old.untyped_storage()._cdata))
         if not self.exclusive:
@@ -61,7 +84,7 @@ class Alive(TorchDispatchMode):
         return self
 
 
-def trainable(spec, dtype=torch.bfloat16, device="cpu", recompute=None):
+def trainable(spec, dtype=torch.bfloat16, device="cpu", recompute=()):
     """Return the model in a dtype as a whole, and its optimizer."""
     model = ComposedModel(spec, recompute=recompute)
     for module in model.modules():
@@ -92,7 +115,7 @@ def make_moments(model, optimizer):
     optimizer.zero_grad(set_to_none=True)
 
 
-def measured(spec, batch, dtype=torch.bfloat16, recompute=None, autocast=False):
+def measured(spec, batch, dtype=torch.bfloat16, recompute=(), autocast=False):
     """Return the most bytes alive at once in the second step, under fake tensors on a CPU."""
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode())
@@ -130,9 +153,17 @@ def allocated(spec, batch, dtype=torch.bfloat16):
     return peak
 
 
-def on_cuda(spec, batch, dtype=torch.bfloat16, recompute=None):
+def _open_libraries():
+    """Let libraries take the workspaces that they keep, in both threads that a step runs in."""
+    for dtype in (torch.bfloat16, torch.float32):
+        x = torch.ones(16, 16, dtype=dtype, device="cuda", requires_grad=True)
+        (x @ x).sum().backward()
+
+
+def on_cuda(spec, batch, dtype=torch.bfloat16, recompute=()):
     """Return `torch.cuda.max_memory_allocated` of the second step."""
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        _open_libraries()
         before = torch.cuda.memory_allocated()
         model, optimizer = trainable(spec, dtype, "cuda", recompute)
         tokens = torch.randint(spec.model.vocab, (batch, spec.model.context), device="cuda")

@@ -102,6 +102,7 @@ class At:
         stream_bytes: bytes of an element of the residual stream (always fp32: 4).
         compute_bytes: bytes of an element inside a block (4, or 2 under bf16).
         weight_bytes: bytes of an element of weights.
+        device: what it runs on, where that decides what a kernel keeps.
         full_mask: count causal attention as the full square, as FLOP counters do.
     """
 
@@ -110,6 +111,7 @@ class At:
     stream_bytes: int = 4
     compute_bytes: int = 4
     weight_bytes: int = 4
+    device: Literal["cpu", "cuda"] = "cpu"
     full_mask: bool = False
 
     @property
@@ -205,9 +207,6 @@ class Operation:
     joint: ClassVar[bool] = False
     """Whether all its outputs lie in one storage."""
 
-    takes: ClassVar[Literal["any", "compute", "fp32"]] = "any"
-    """The precision it works in, for fp32 at least; of a value in another one it makes and keeps a copy."""
-
     gradients: ClassVar[Literal["own", "joint", "passed"]] = "own"
     """Where gradients of its inputs lie: each alone, all in one storage, or where that of its output lies."""
 
@@ -249,6 +248,10 @@ class Operation:
     def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
         """Return the bytes of an element of an output, where those of its inputs take `given`."""
         return at.compute_bytes
+
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """Return the precision it works in, fp32 at least; of a value in another it makes a copy."""
+        return "any"
 
     def table_bytes(self, at: At) -> float:
         """Return the bytes of an output that is no value of tokens."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from blocks.core.numbers import largest
 from blocks.core.operation import ORIGIN, Affine, At, Flow, Kernel, Operation, Saved, Scratch, Shape, expect
@@ -34,7 +34,6 @@ class Norm(Operation):
 
     shape: Shape
 
-    takes = "fp32"
     kernels = (
         Kernel("rms_norm", f"{_REFERENCE}:rms_norm", "torch's own RMSNorm"),
         Kernel("rms_norm_plain", f"{_REFERENCE}:rms_norm_plain", "reference: mean of squares, rsqrt, gain"),
@@ -50,8 +49,13 @@ class Norm(Operation):
         return (self.shape[-1:],)
 
     def saved(self, at: At) -> Saved:
-        """Keep the input, the normalised input and one scale for each row."""
-        return Saved(inputs=(0,), extra=4 * (prod(self.shape) + prod(self.shape[:-1])))
+        """Keep the input, one scale for each row, and on a CPU the normalised input."""
+        normed = 0 if at.device == "cuda" else prod(self.shape)
+        return Saved(inputs=(0,), extra=4 * (normed + prod(self.shape[:-1])))
+
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """One kernel on a GPU, several on a CPU."""
+        return "any" if at.device == "cuda" else "fp32"
 
     def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
         """It runs in fp32 and returns what it was given."""
@@ -59,6 +63,8 @@ class Norm(Operation):
 
     def scratch(self, at: At, flow: Flow) -> Scratch:
         """Backward, three tensors in fp32 stand beside what is kept; a narrow result is copied last."""
+        if at.device == "cuda":
+            return super().scratch(at, flow)
         forward = flow.made + self.saved(at).extra + 2 * flow.copied
         backward = 4 * (3 * prod(self.shape) - prod(self.shape[:-1])) + (flow.given if flow.copied else 0)
         return Scratch(forward, backward, backward)
@@ -76,7 +82,6 @@ class Project(Operation):
     outputs: tuple[Shape, ...]
 
     joint = True
-    takes = "compute"
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
@@ -117,6 +122,10 @@ class Project(Operation):
         """Keep the input."""
         return Saved(inputs=(0,))
 
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """Autocast casts what a product reads."""
+        return "compute"
+
     def scratch(self, at: At, flow: Flow) -> Scratch:
         """Backward, the gradients of several outputs are joined first."""
         product = at.compute_bytes * self.fan_in
@@ -130,13 +139,16 @@ class Rotate(Operation):
 
     shape: Shape
 
-    takes = "fp32"
     kernels = (Kernel("rotate", f"{_REFERENCE}:rotate", "pairs turned by each token's row of the table"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the input's shape."""
         expect(self, inputs, self.shape, TABLE)
         return (self.shape,)
+
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """Complex numbers are pairs in fp32."""
+        return "fp32"
 
     def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
         """It turns in fp32 and returns what it was given."""

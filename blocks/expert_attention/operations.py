@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from blocks.core.numbers import largest
 from blocks.core.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
@@ -24,7 +24,6 @@ class Route(Operation):
     active: int
     balance_rate: float
 
-    takes = "fp32"
     kernels = (
         Kernel("route", f"{_REFERENCE}:route", "scores, top-k by biased logits, renormalised sigmoids"),
     )
@@ -56,6 +55,10 @@ class Route(Operation):
         keys = 4 * self.experts * self.width if at.weight_bytes < 4 else 0
         return Saved(inputs=(0,), outputs=(1,), extra=4 * self.experts + 4 * self.active + 4, once=keys)
 
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """Scores are in fp32."""
+        return "fp32"
+
     def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
         """Weights are fp32, indices int64."""
         return 8 if output else 4
@@ -79,8 +82,8 @@ class Experts(Operation):
 
     @staticmethod
     def _ungrouped(operation: Experts, target: Target) -> str:
-        odd = [n for n in (operation.width, operation.hidden) if n % 8]
-        return f"rows of {odd[0]} are no multiple of 16 bytes in every dtype" if odd else ""
+        even = operation.width % 8 == 0 and operation.hidden % 8 == 0
+        return "" if even else "width or hidden is no multiple of 8, so of 16 bytes in every dtype"
 
     kernels = (
         Kernel(

@@ -266,7 +266,7 @@ def _step(
             total(copy or 0 for copy in copies),
         )
         held = ((name, graph.graph["weights"][name]) for name in data["weights"])
-        ready = _ready(operation, data, batch.size)
+        ready = _ready(operation, data, at, batch.size)
         elements = [(name, weight.size) for name, weight in held if weight.trained]
         whole: float = total(size for _, size in elements)
         weights = tuple((name, ready.gradient * size) for name, size in elements)
@@ -328,7 +328,7 @@ class _Ready(NamedTuple):
     cast: float = 0
 
 
-def _ready(operation: Operation, data: dict[str, Any], size: Precision) -> _Ready:
+def _ready(operation: Operation, data: dict[str, Any], at: At, size: Precision) -> _Ready:
     """Return how an operation's weights are made ready."""
     weight, compute = size.weight, size.compute
     narrow = compute < weight
@@ -338,7 +338,7 @@ def _ready(operation: Operation, data: dict[str, Any], size: Precision) -> _Read
     if kernel.prepared == 1:
         # autocast casts what was joined each time
         return _Ready(weight, joined=weight, cast=compute) if narrow else _Ready(weight, prepared=weight)
-    if narrow and (kernel.prepare or operation.takes == "compute"):
+    if narrow and (kernel.prepare or operation.works_in(at) == "compute"):
         # cast once for all products; gradients add up as they come, and are widened in the end
         return _Ready(compute, prepared=compute, late=weight - compute)
     return _Ready(weight)

@@ -44,7 +44,7 @@ class Kept(NamedTuple):
 
 def place_at(trips: Mapping[str, int], length: int, size: Precision) -> At:
     """Return the place costs are asked for."""
-    return At(length, trips, stream_bytes=size.stream, compute_bytes=size.compute, weight_bytes=size.weight)
+    return At(length, trips, size.stream, size.compute, size.weight, size.device)
 
 
 def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
@@ -99,7 +99,9 @@ def _copied(graph: Graph, node: str, at: At, sizes: Sizes) -> tuple[Saved, list[
 def copy_bytes(operation: Operation, graph: Graph, value: Value, at: At, sizes: Sizes) -> float | None:
     """Return the bytes per token of the copy of a value that an operation works on; None for the value."""
     given = sizes[value]
-    wanted = {"any": given, "compute": at.compute_bytes, "fp32": 4 if given < 4 else given}[operation.takes]
+    wanted = {"any": given, "compute": at.compute_bytes, "fp32": 4 if given < 4 else given}[
+        operation.works_in(at)
+    ]
     if wanted == given or not is_float(graph, value):
         return None
     return wanted * _elements(graph, value)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from composer.spec.models import Spec
 
 
 class Precision(NamedTuple):
-    """Bytes of an element.
+    """Bytes of an element, and the device they stand on.
 
     Attributes:
         weight: of parameters, their gradients and AdamW's moments.
         stream: of the residual stream and of norms.
         compute: of products and of what blocks keep.
+        device: what runs it, where that decides what kernels keep.
     """
 
     weight: int
     stream: int
     compute: int
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 FULL = Precision(4, 4, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from blocks.core.operation import Affine, At, Flow, Kernel, Operation, Saved, Scratch, Shape, expect
 
@@ -168,7 +168,6 @@ class CrossEntropy(Operation):
 
     vocab: int
 
-    takes = "fp32"
     kernels = (Kernel("cross_entropy", f"{_REFERENCE}:cross_entropy", "log-softmax in fp32"),)
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -179,6 +178,10 @@ class CrossEntropy(Operation):
     def saved(self, at: At) -> Saved:
         """Keep the fp32 log-softmax and the targets, int64."""
         return Saved(inputs=(1,), extra=4 * self.vocab)
+
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """The log-softmax is in fp32."""
+        return "fp32"
 
     def scratch(self, at: At, flow: Flow) -> Scratch:
         """Backward, the gradients of the log-softmax and of the logits, in fp32."""

@@ -110,8 +110,9 @@ class _Emitter:
 
     def _inside(self, operation: Operation) -> bool:
         """Return whether an operation keeps what only it sees: intermediates, or copies in its precision."""
-        saved = operation.saved(At(1, self.place.trips))
-        return bool(saved.extra or (saved.inputs and operation.takes != "any"))
+        at = At(1, self.place.trips)
+        saved = operation.saved(at)
+        return bool(saved.extra or (saved.inputs and operation.works_in(at) != "any"))
 
     def _recomputed(self, value: Value) -> bool:
         return bool(self.graph.nodes[value.node].get("recompute"))
