@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from blocks.core.config import Config
@@ -27,8 +28,7 @@ from composer.costs.checkpoint import checkpoint_size
 from composer.costs.count import count
 from composer.costs.devices import NAMED
 from composer.costs.formulas import formulas
-from composer.costs.plan import plan
-from composer.costs.plan import planned
+from composer.costs.plan import plan, planned
 from composer.costs.time import step_time
 from composer.costs.units import bytes_text, count_text
 from composer.draw.layout import picture
@@ -164,6 +164,15 @@ def output_lines(argument: str) -> str:
     return "\n".join([head, printed[0], *printed[1:][first:last], end]) + "\n"
 
 
+def arms_table(argument: str) -> str:
+    """Show what `composer arms` prints for a spec, but for where it wrote."""
+    out = io.StringIO()
+    with TemporaryDirectory() as folder, contextlib.redirect_stdout(out):
+        main(["arms", str(ROOT / argument), "--out", f"{folder}/arms"])
+    printed = [line.rstrip() for line in out.getvalue().splitlines() if not line.startswith("written to")]
+    return _fenced("console", "\n".join([f"$ composer arms {argument} --out arms", *printed]))
+
+
 def formula_table(argument: str) -> str:
     """Make the table of what the operations of a block cost, of its type and fields, or of `model`.
 
@@ -211,6 +220,7 @@ def device_table(_: str) -> str:
 
 
 KINDS = {
+    "arms": arms_table,
     "code": step_code,
     "costs": costs_table,
     "devices": device_table,
