@@ -27,7 +27,7 @@ def onward(folder: Path, record: Record) -> str:
     """Return the command that takes a stopped run from its checkpoint to its end, in a copy of its folder."""
     source, copy = folder / record.folder, Path("runs") / f"{folder.resolve().name}-{record.name}"
     return (
-        f"cp -r {shlex.quote(str(source))} {shlex.quote(str(copy))} && "
+        f"mkdir -p runs && cp -r {shlex.quote(str(source))} {shlex.quote(str(copy))} && "
         f"composer train {shlex.quote(str(copy / 'spec.yaml'))} --out {shlex.quote(str(copy))}"
     )
 

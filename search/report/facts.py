@@ -28,7 +28,7 @@ def target(record: Record) -> str:
 def kind(source: Source, record: Record) -> str:
     """Return the classes of a record's marks."""
     names: list[str] = [record.status]
-    if any(record is other for other in source.state.front()):
+    if record.identity in source.best:
         names.append("front")
     if record.identity in source.state.baselines:
         names.append("baseline")

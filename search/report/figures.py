@@ -24,7 +24,7 @@ _MANY = 60
 
 def front(source: Source, against: str) -> Chart:
     """Draw all that was measured: the first objective against another measure, the front as stairs."""
-    goals, state = source.state.goals, source.state
+    goals = source.state.goals
     first = goals.names[0]
     points = [
         (record, x, y)
@@ -37,7 +37,7 @@ def front(source: Source, against: str) -> Chart:
         430,
         f"{first} against {against}",
         f"{len(points)} points; the front: "
-        + "; ".join(facts.told(source, record) for record in state.front()),
+        + "; ".join(facts.told(source, record) for record in source.front),
     )
     xs, ys = [x for _, x, _ in points], [y for *_, y in points]
     wide = bool(xs) and min(xs) > 0 and max(xs) > 5 * min(xs)
@@ -45,12 +45,12 @@ def front(source: Source, against: str) -> Chart:
     up = scale(ys, chart.height - _BELOW, _TOP)
     chart.below(across, up.start, _TOP, partial(value_text, against), _axis(source, against))
     chart.beside(up, _LEFT, WIDTH - _RIGHT, partial(value_text, first), _axis(source, first))
-    best = state.front()
+    best = source.front
     place = {record.identity: (across(x), up(y)) for record, x, y in points}
     if against in goals.names and len(best) > 1:
         less = goals.directions[goals.names.index(against)] == "minimize"
         chart.line(_stairs([place[record.identity] for record in best], less), "stairs")
-    winner = state.winner()
+    winner = source.winner
     for record, x, y in sorted(points, key=lambda point: _rank(source, point[0])):
         kind = facts.kind(source, record)
         items = [_mark(kind, across(x), up(y))]
@@ -95,7 +95,8 @@ def curves(source: Source, metric: str) -> Chart:
             _mark(kind, *points[-1], small=True),
         ]
         reachable = record.status != "stopped" or len(shown) < _MANY
-        chart.link(facts.target(record), f"dot {kind}", facts.told(source, record), items, reachable)
+        faint = " many" if len(shown) > _MANY else ""
+        chart.link(facts.target(record), f"dot {kind}{faint}", facts.told(source, record), items, reachable)
     ends = [(name, up(lines[identity][-1][1])) for identity, name in names.items()]
     places = spread([y for _, y in ends], 15, up.end, up.start)
     for (name, _), y in zip(ends, places, strict=True):
@@ -123,7 +124,9 @@ def importance(found: Effects, name: str, knobs: Sequence[str]) -> Chart:
         chart.line([(across(min(x, across.high)), y) for x in (each.low, each.high)], "whisker")
         chance = across(min(each.chance, across.high))
         chart.line([(chance, y - 10), (chance, y + 10)], "chance")
-        chart.words(WIDTH - 70, y + 4, f"{100 * each.share:.2g} %", "tick")
+        chart.words(
+            WIDTH - 70, y + 4, "< 0.1 %" if each.share < 0.001 else f"{100 * each.share:.2g} %", "tick"
+        )
     return chart
 
 

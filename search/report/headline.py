@@ -66,7 +66,7 @@ def _card(name: str, big: str, small: str) -> str:
 
 def _headline(source: Source) -> Iterator[tuple[str, str, str]]:
     state = source.state
-    winner, rivals = state.winner(), state.front("baseline")
+    winner, rivals = source.winner, source.rivals
     first = state.goals.names[0]
     if winner is None or winner.values is None:
         yield "Winner", "none yet", "no trial was trained in full"

@@ -73,7 +73,7 @@ def _section(part: sections.Section) -> str:
 
 def _points(source: Source) -> dict[str, Any]:
     """Return, by target, what the panel shows of every record."""
-    drawn = [*source.state.front(), *source.state.front("trial")]
+    drawn = [*source.front, *source.trials_front]
     drawn += [record for record in source.records() if record.kind == "baseline"]
     pictures = {record.identity for record in drawn[:_DRAWN]}
     return {
@@ -85,7 +85,7 @@ def _points(source: Source) -> dict[str, Any]:
 def _point(source: Source, record: Record, drawn: bool) -> Iterator[tuple[str, Any]]:
     state = source.state
     yield "title", titled(state, record)
-    yield "status", STATUS[record.status] + ("; on the front" if _on_front(source, record) else "")
+    yield "status", STATUS[record.status] + ("; on the front" if record.identity in source.best else "")
     yield "reason", record.reason
     pairs = zip(state.goals.names, record.values or (), strict=False)
     yield "values", [(name, value_text(name, value)) for name, value in pairs]
@@ -117,7 +117,3 @@ def _point(source: Source, record: Record, drawn: bool) -> Iterator[tuple[str, A
 def _cost(source: Source, name: str, value: float) -> tuple[str, str, str, float | None]:
     cap = source.caps.get(name)
     return name, amount(name, value), amount(name, cap) if cap else "", value / cap if cap else None
-
-
-def _on_front(source: Source, record: Record) -> bool:
-    return any(record is other for other in source.state.front())

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,31 @@ class Source:
     def records(self) -> list[Record]:
         """Return all records, baselines first."""
         return list(self.state.ledger)
+
+    @cached_property
+    def front(self) -> list[Record]:
+        """The best of all trained in full, those that no other beats."""
+        return self.state.front()
+
+    @cached_property
+    def trials_front(self) -> list[Record]:
+        """The same among trials alone."""
+        return self.state.front("trial")
+
+    @cached_property
+    def rivals(self) -> list[Record]:
+        """The same among baselines alone."""
+        return self.state.front("baseline")
+
+    @property
+    def winner(self) -> Record | None:
+        """The winner, if a trial was trained in full."""
+        return next(iter(self.trials_front), None)
+
+    @cached_property
+    def best(self) -> frozenset[str]:
+        """The identities of the front."""
+        return frozenset(record.identity for record in self.front)
 
     @property
     def seed(self) -> int | None:

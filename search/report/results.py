@@ -35,7 +35,7 @@ def front(source: Source) -> str:
 
 def _front_table(source: Source) -> str:
     state, rows = source.state, []
-    for record in state.front():
+    for record in source.front:
         values = [value_text(*pair) for pair in zip(state.goals.names, record.values or (), strict=False)]
         costs = [amount(name, record.costs[name]) for name in _other_costs(source)]
         rows.append([link(source, record), *map(escape, [*values, *costs, answers(record)])])
@@ -81,14 +81,14 @@ def caps(source: Source) -> str:
 
 def _compared(source: Source) -> list[Record]:
     """Return the front, then the baselines not on it."""
-    front = source.state.front()
+    front = source.front
     rest = [record for record in source.records() if record.kind == "baseline" and record not in front]
     return [*front, *rest]
 
 
 def lineage_of(source: Source) -> str:
     """Where the winner comes from."""
-    winner = source.state.winner()
+    winner = source.winner
     assert winner is not None
     steps = list(lineage.steps(source.state, winner))
     rows = "".join(
@@ -107,7 +107,7 @@ def lineage_of(source: Source) -> str:
 
 def baselines(source: Source) -> str:
     """Baselines with the residuals of their costs."""
-    state, winner = source.state, source.state.winner()
+    state, winner = source.state, source.winner
     names = [name for name in COSTS if any(name in record.costs for record in source.records())]
     baselines = [record for record in source.records() if record.kind == "baseline"]
     head = ["", *[name for name in state.goals.names if name not in names], *names]
@@ -148,7 +148,7 @@ def trials(source: Source) -> str:
         f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>'
         for name in [*head, *(called[name] for name in knobs)]
     )
-    front = {record.identity for record in state.front()}
+    front = {record.identity for record in source.front}
     body = []
     for record in ranked(state):
         values = [facts.value_of(source, record, name) for name in state.goals.names]

@@ -27,9 +27,9 @@ def sections(source: Source) -> Iterator[Section]:
     yield Section("knobs", "Knobs", "What the knobs do", evidence.knobs(source))
     if source.state.config.rungs:
         yield Section("rungs", "Rungs", "Do early rungs rank as late ones do?", evidence.rungs(source))
-    if source.caps and source.state.front():
+    if source.caps and source.front:
         yield Section("caps", "Caps", "Costs against caps", results.caps(source))
-    if source.state.winner() is not None:
+    if source.winner is not None:
         yield Section("lineage", "Lineage", "Where the winner comes from", results.lineage_of(source))
     if any(record.kind == "baseline" for record in source.records()):
         yield Section("baselines", "Baselines", "Baselines and what they cost", results.baselines(source))

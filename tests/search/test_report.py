@@ -115,7 +115,7 @@ def test_every_record_is_a_point_with_its_spec_costs_and_command(folder, source)
         assert all(0 < share <= 1 for share in limits.values())
         tokens = 4 * 8192
         going_on = f"composer train {folder / record.folder}/spec.yaml --set train.tokens={tokens}"
-        stopped = f"cp -r {folder / record.folder} runs/run-{record.name} && composer train "
+        stopped = f"mkdir -p runs && cp -r {folder / record.folder} runs/run-{record.name} && composer train "
         assert point["command"].startswith(stopped if record.status == "stopped" else going_on)
     for record in source.state.front():
         assert found[f"{record.kind}-{record.name}"]["drawing"].startswith("<svg")
