@@ -152,21 +152,24 @@ class DatabaseStore:
 
     def others(self) -> set[str]:
         """Judge the other rows by the server's clock; a worker on this machine by its lock, if it is here."""
-        assert self._connection is not None
         # while the server was down nobody could write
         since = sql.func.greatest(_workers.c.touched, sql.func.pg_postmaster_start_time())
         age = sql.extract("epoch", sql.func.clock_timestamp() - since).label("age")
         others = (_workers.c.search == self._search) & (_workers.c.name != self.worker.name)
-        found = set()
-        for row in self._connection.execute(
-            sql.select(_workers.c.name, _workers.c.machine, _workers.c.pid, age).where(others)
-        ):
+        dead, found = [], set()
+        with self._reading() as connection:
+            rows = connection.execute(
+                sql.select(_workers.c.name, _workers.c.machine, _workers.c.pid, age).where(others)
+            ).all()
+        for row in rows:
             path = self._folder / WORKERS / f"{row.name}{SUFFIX}"
             if is_alive(path, row.machine, row.pid, float(row.age)):
                 found.add(row.name)
-                continue
-            path.unlink(missing_ok=True)
-            self._connection.execute(sql.delete(_workers).where(others & (_workers.c.name == row.name)))
+            else:
+                path.unlink(missing_ok=True)
+                dead.append(row.name)
+        if dead and self._connection is not None:
+            self._connection.execute(sql.delete(_workers).where(others & _workers.c.name.in_(dead)))
         return found
 
     def is_lost(self, error: Exception) -> bool:

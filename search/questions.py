@@ -1,7 +1,7 @@
 """The sampler's questions: running trials of Optuna's study, each in the hands of one worker, or put off.
 
 Who holds one is written on the trial, so a question of a worker that died is found and answered by another.
-All of this happens under the store's lock.
+Whoever takes or puts off one does so under the store's lock.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from optuna import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 MORE_TRIALS = "more trials"
 """What a question waits for that came to a new spec when no trial was left."""
@@ -25,27 +25,28 @@ class Questions:
 
     def ask(self) -> Trial:
         """Ask the sampler for another, to be answered by this worker."""
-        trial = self._study.ask()
-        self._hold(trial._trial_id, self._worker, "")
-        return trial
+        # it is this worker's from the moment it is there
+        new = create_trial(state=TrialState.RUNNING, system_attrs={_HELD: _hold(self._worker, "")})
+        number = self._study._storage.create_new_trial(self._study._study_id, new)
+        return Trial(self._study, number)
 
     def take(self, found: FrozenTrial) -> Trial:
         """Take over an open one; what it was given already it is given again."""
-        self._hold(found._trial_id, self._worker, "")
+        self._write(found._trial_id, _hold(self._worker, ""))
         # there is no public way back to a running trial
         return Trial(self._study, found._trial_id)
 
     def put_off(self, trial: Trial, until: str) -> None:
         """Leave it open, to whoever comes first when `until` is there: the end of the record so named."""
-        self._hold(trial._trial_id, "", until)
+        self._write(trial._trial_id, _hold("", until))
 
     def is_mine(self, trial: Trial) -> bool:
         """Whether it is open, and nobody took it from this worker."""
         found = self._study._storage.get_trial(trial._trial_id)
         return found.state == TrialState.RUNNING and holder(found) == self._worker
 
-    def _hold(self, trial_id: int, worker: str, until: str) -> None:
-        self._study._storage.set_trial_system_attr(trial_id, _HELD, {"by": worker, "until": until})
+    def _write(self, trial_id: int, held: dict[str, Any]) -> None:
+        self._study._storage.set_trial_system_attr(trial_id, _HELD, held)
 
 
 def holder(trial: FrozenTrial) -> str:
@@ -56,6 +57,10 @@ def holder(trial: FrozenTrial) -> str:
 def awaited(trial: FrozenTrial) -> str:
     """Return what it was put off for, empty for nothing."""
     return str(_held(trial).get("until", ""))
+
+
+def _hold(worker: str, until: str) -> dict[str, Any]:
+    return {"by": worker, "until": until}
 
 
 def _held(trial: FrozenTrial) -> dict[str, Any]:

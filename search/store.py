@@ -31,7 +31,7 @@ class Store(Records, Protocol):
         """Say that this worker is alive."""
 
     def others(self) -> set[str]:
-        """Return the names of the other workers that are alive; forget the dead. Under the lock."""
+        """Return the names of the other workers that are alive; forget the dead."""
 
     def is_lost(self, error: Exception) -> bool:
         """Whether an error means that the store is out of reach, maybe for a while."""

@@ -18,10 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from composer.spec.choice import Knob, Value
 from composer.spec.models import Spec
+from composer.spec.show import resolved_yaml
 from composer.spec.space import Space
 from composer.training.files import write_text
 from search.baselines import baselines, check_baselines
@@ -142,6 +144,17 @@ class _Search:
 
     def _next(self) -> _Task | str:
         """Choose what to do, or say why there is nothing left: what was begun, then baselines, then anew."""
+        self.ledger.refresh()
+        others, opened = self.store.others(), self._count()
+        left = any(_free(record, others) for record in self.ledger)
+        left = left or any(self._answerable(question, others) for question in opened)
+        left = left or any(self.ledger.find(identity) is None for identity in self.baselines)
+        # with trials for everyone to spare nobody has to look at what the others ask
+        if left or self._over() is not None or self._trials_left() <= 2 * (1 + len(others)):
+            return self._next_in_turn()
+        return partial(self._answer, self.questions.ask())
+
+    def _next_in_turn(self) -> _Task | str:
         with self._alone():
             others = self.store.others()
             for record in self.ledger:
@@ -195,9 +208,9 @@ class _Search:
         return holder(question) not in others and (record is None or record.status != "running")
 
     def _wait(self, busy: int) -> None:
-        self._note(f"waiting for {busy} other worker{'s' if busy > 1 else ''} to end")
+        done = f"{len(self.state.done())} of {self.config.trials} trials are done"
+        self._note(f"waiting for {busy} other worker{'s' if busy > 1 else ''} to end; {done}")
         time.sleep(POLL)
-        self.ledger.refresh()
 
     def _answer(self, trial: Trial) -> None:
         """Bring one question of the sampler to its end, wherever an earlier process left it."""
@@ -241,7 +254,7 @@ class _Search:
     def _work(self, record: Record, spec: Spec) -> None:
         """Train a spec from one milestone to the next, until it ends, is stopped or crashes."""
         assert spec.train is not None
-        self.state.running, self.state.step = record, Step(record.tokens)
+        self.state.running, self.state.step, self.state.note = record, Step(record.tokens), ""
         self.watch("started", self.state)
         try:
             self._climb(record, spec, milestones(self.config.rungs, spec.train.tokens))
@@ -325,10 +338,14 @@ class _Search:
             if found.verdict == "feasible" and (record is None or record.status == "running"):
                 self.questions.put_off(trial, MORE_TRIALS if record is None else record.identity)
                 return
-            outcome: str = found.verdict
-            if record is not None and record.asked != trial.number:
-                outcome = "repeat"
+        outcome: str = found.verdict
+        if record is not None and record.asked != trial.number:
+            outcome = "repeat"
+        try:
             self._tell_values(trial, outcome, found, record)
+        except UpdateFinishedTrialError:
+            # an heir, to which this worker seemed dead, was quicker
+            return
         self.state.outcomes[outcome] += 1
         self.watch("proposed", self.state)
 
@@ -350,7 +367,7 @@ class _Search:
             if name not in already:
                 trial.set_constraint(name, value)
         trial.set_user_attr(_OUTCOME, outcome)
-        self.study.tell(trial, values)
+        self.study.tell(trial, values, skip_if_finished=True)
 
     def _count(self) -> list[FrozenTrial]:
         """Count what became of all questions since the last new spec; return the open ones, oldest first."""
@@ -368,11 +385,23 @@ class _Search:
         with exclusive(self.folder / PUBLISH):
             self.ledger.refresh()
             self.store.export(self.ledger)
+            self._bring_specs()
             publish(self.folder, self.state)
 
+    def _bring_specs(self) -> None:
+        """Write the specs of what was trained on machines with search folders of their own."""
+        for record in self.ledger:
+            path = self.folder / record.folder / "spec.yaml"
+            if record.status in ("finished", "stopped") and not path.exists():
+                spec = self._spec(record)
+                if spec is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_text(path, resolved_yaml(spec))
+
     def _note(self, text: str) -> None:
-        self.state.note = text
-        self.watch("note", self.state)
+        if text != self.state.note:
+            self.state.note = text
+            self.watch("note", self.state)
 
     def _reach_again(self, error: Exception) -> None:
         """Wait until a store that was lost is there again, and forget what may not have been written."""

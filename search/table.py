@@ -45,6 +45,9 @@ class Lines:
             record = state.running
             self._print(f"{titled(state, record)}: {_result(state, record)}; {_progress(state)}")
 
+        elif event == "note":
+            self._print(state.note)
+
     def _print(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
 
@@ -76,7 +79,8 @@ class LiveTable:
 
 def picture(state: State) -> Group:
     """Draw the state: the run in progress, the best so far, counts and time left."""
-    return Group(*_running(state), results(state, _ROWS), Text(_progress(state)), Text(counts(state), "dim"))
+    told = [Text(_progress(state)), Text(counts(state), "dim")]
+    return Group(*_running(state), results(state, _ROWS), *told, *([Text(state.note)] if state.note else []))
 
 
 def results(state: State, rows: int) -> Table:

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -43,7 +44,14 @@ def worker(root: Path, at: int) -> int:
     try:
         TearingKiller(at)
         study.POLL = 0.005
-        run_search(toy_space(root), root / "run", FakeTraining())
+        fake = FakeTraining()
+
+        def slower(*arguments):
+            # so that most of the trials are the other's, who is to be killed amid them
+            time.sleep(0 if at else 0.05)
+            return fake(*arguments)
+
+        run_search(toy_space(root), root / "run", slower)
         os._exit(0)
     except BaseException as error:
         print(repr(error), file=sys.stderr, flush=True)
@@ -51,10 +59,10 @@ def worker(root: Path, at: int) -> int:
 
 
 def toy_space(root: Path):
-    """The space of eight points, whose files another worker may be reading."""
+    """Half of the space of eight points, whose files another worker may be reading."""
     from composer.spec.space import load_space
 
-    return load_space(root / "space.yaml", EIGHT)
+    return load_space(root / "space.yaml", [*EIGHT, "search.trials=4"])
 
 
 def main(root: Path, stride: int) -> None:
@@ -72,7 +80,7 @@ def main(root: Path, stride: int) -> None:
         try:
             for lease in (killed / "workers").glob("*.tmp"):
                 lease.unlink()  # of one killed while it came
-            check(root, 8, optuna.load_study(study_name="toy", storage=storage), records(killed), killed=1)
+            check(root, 4, optuna.load_study(study_name="toy", storage=storage), records(killed), killed=1)
         except AssertionError as error:
             raise AssertionError(f"step {at}: {error}") from error
         if first == 0:

@@ -15,10 +15,13 @@ from fake_training import FakeTraining, board, toy
 from postgresql import Server, missing
 from worker import EIGHT, check, join, start
 
+from composer import load
 from composer.cli.main import main
+from composer.spec.identity import run_hash
 from search import lease, study
 from search.errors import SearchError
 from search.study import run_search
+from search.table import summary
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 needs_server = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -113,8 +116,17 @@ def test_a_worker_elsewhere_is_inherited_from_after_expiry_with_a_folder_of_ones
             monkeypatch.setattr(lease, "EXPIRY", 0.0)
 
     ended = run_search(space, tmp_path / "second", fake, watch, url)
-    assert notes == ["waiting for 1 other worker to end"]
+    assert notes == [f"waiting for 1 other worker to end; {len(begun) - 1} of {len(begun)} trials are done"]
     assert len(ended.state.done()) == len(begun)
+    # the specs of what was trained elsewhere are here, its weights are there
+    ours = {
+        row["trial"]: load(tmp_path / "second" / row["folder"] / "spec.yaml")
+        for row in board(tmp_path / "second")
+    }
+    assert {run_hash(spec) for spec in ours.values()} == {row["identity"] for row in rows(url)}
+    assert "train it again, longer: composer train" in "\n".join(
+        summary(tmp_path / "second", ended.state, "x")
+    )
     assert fake.calls[0][:2] == (running["folder"], 0)
     assert {folder for folder, *_ in fake.calls} == {running["folder"]}
 

@@ -61,7 +61,7 @@ def test_a_spec_that_another_worker_trains_is_put_off_and_told_as_a_repeat_with_
 
     def stop(event, state):
         if event == "note":
-            assert state.note == "waiting for 1 other worker to end"
+            assert state.note == "waiting for 1 other worker to end; 1 of 3 trials are done"
             raise Stop
 
     def meanwhile(spec, tokens):
@@ -209,7 +209,7 @@ def test_a_disk_that_fills_amid_a_record_loses_nothing(tmp_path, monkeypatch):
     assert params[0] == params[1]
 
 
-@pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_of_two_workers_killed_at_any_moment_loses_no_trial(tmp_path, stride):
     """At each of its durable steps once, while the other worker goes on; that one ends the search alone."""
     script = Path(__file__).with_name("kill_one_of_two.py")
@@ -217,4 +217,4 @@ def test_one_of_two_workers_killed_at_any_moment_loses_no_trial(tmp_path, stride
     paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | paths)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[0]) > 60
+    assert int(done.stdout.split()[0]) > 40
