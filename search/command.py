@@ -11,7 +11,8 @@ from rich.console import Console
 
 from composer.spec.space import Space
 from search.events import Events
-from search.folder import default_folder
+from search.folder import PUBLISH, default_folder
+from search.locks import exclusive
 from search.open_store import check_storage
 from search.report.write import write_report
 from search.state import silent
@@ -63,7 +64,9 @@ def _ready(space: Space, out: Path | None, storage: str | None) -> Path:
 def _report(ended: Outcome) -> Path | None:
     """Write the report; what goes wrong with it is told, and takes nothing from the search."""
     try:
-        return write_report(ended.folder, seen=ended.state)
+        # several workers may end at once
+        with exclusive(ended.folder / PUBLISH):
+            return write_report(ended.folder, seen=ended.state)
     except Exception as error:
         told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         print(

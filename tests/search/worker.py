@@ -80,7 +80,8 @@ def check(root: Path, trials: int, found: optuna.Study, records: list[dict], kil
     assert all(t.values == last[t.user_attrs["run"]] for t in questions if "run" in t.user_attrs)
     work = Counter((root / "run" / "work.log").read_text().splitlines())
     assert sum(work.values()) - len(work) <= killed
-    assert not list((root / "run" / "workers").iterdir())
+    # of one killed last, a lease stays that nobody is there to take away
+    assert killed or not list((root / "run" / "workers").iterdir())
 
 
 def records(folder: Path) -> list[dict]:
