@@ -21,11 +21,10 @@ from typing import TypeAlias
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from composer.spec.choice import Knob, Value
 from composer.spec.models import Spec
-from composer.spec.show import resolved_yaml
 from composer.spec.space import Space
 from composer.training.files import write_text
+from search.answers import OUTCOME, answer, suggest
 from search.baselines import baselines, check_baselines
 from search.candidates import Candidate, candidate
 from search.drawn import total
@@ -41,9 +40,10 @@ from search.open_store import open_store
 from search.questions import MORE_TRIALS, Questions, awaited, holder
 from search.rungs import goes_on, milestones
 from search.samplers import origin, sampler
+from search.specs import bring_specs, spec_of
 from search.state import State, Watch, silent
 from search.store import Store
-from search.trainer import Step, Train, train
+from search.trainer import Step, Train, check_seed, train
 
 PATIENCE = 1000
 """Proposals in a row without a new feasible spec after which a search ends."""
@@ -54,7 +54,6 @@ POLL = 1.0
 RETRY = 600.0
 """Seconds for which a store that is out of reach is tried again."""
 
-_OUTCOME = "outcome"
 _Task: TypeAlias = Callable[[], None]
 
 
@@ -80,7 +79,7 @@ def run_search(
             a row, or the objectives name what training does not measure.
     """
     assert space.search is not None
-    _refuse_seed_knob(space)
+    check_seed(space)
     check_baselines(space)
     try:
         enter(folder, space)
@@ -107,6 +106,7 @@ class _Search:
         self.config, self.me = space.search, store.worker.name
         self.goals = Goals(self.config.objectives)
         self.baselines = baselines(space)
+        self._spec = partial(spec_of, space, self.baselines)
         self.fruitless = 0
         self.crashes: list[Record] = []
         self.lost_since: float | None = None
@@ -214,7 +214,7 @@ class _Search:
 
     def _answer(self, trial: Trial) -> None:
         """Bring one question of the sampler to its end, wherever an earlier process left it."""
-        found = candidate(self.space, partial(_suggest, trial))
+        found = candidate(self.space, partial(suggest, trial))
         if found.verdict != "feasible":
             self._tell(trial, found)
             return
@@ -243,13 +243,6 @@ class _Search:
         """Take over what nobody works on any more."""
         record.worker = self.me
         self.ledger.save(record)
-
-    def _spec(self, record: Record) -> Spec | None:
-        """Return the spec of a record, None where it belongs to a baseline that is no longer one."""
-        if record.kind == "baseline":
-            baseline = self.baselines.get(record.identity)
-            return None if baseline is None else baseline.spec
-        return candidate(self.space, lambda knob: record.params[knob.name]).spec
 
     def _work(self, record: Record, spec: Spec) -> None:
         """Train a spec from one milestone to the next, until it ends, is stopped or crashes."""
@@ -342,38 +335,20 @@ class _Search:
         if record is not None and record.asked != trial.number:
             outcome = "repeat"
         try:
-            self._tell_values(trial, outcome, found, record)
+            known = (other.values for other in self.ledger if other.values is not None)
+            worst = self.goals.worst(known, found.costs)
+            answer(self.study, trial, outcome, found, record, worst)
         except UpdateFinishedTrialError:
             # an heir, to which this worker seemed dead, was quicker
             return
         self.state.outcomes[outcome] += 1
         self.watch("proposed", self.state)
 
-    def _tell_values(self, trial: Trial, outcome: str, found: Candidate, record: Record | None) -> None:
-        """A trial without values of its own gets finite ones and a constraint."""
-        constraints, values = dict(found.constraints), None
-        if record is not None:
-            constraints["crashed"] = float(record.status == "crashed")
-            values = None if record.status == "crashed" else record.values
-            told = {"run": record.folder, "status": record.status, "tokens": record.tokens}
-            for name, fact in told.items():
-                trial.set_user_attr(name, fact)
-        if values is None:
-            values = self.goals.worst(
-                (other.values for other in self.ledger if other.values is not None), found.costs
-            )
-        already = trial.constraints
-        for name, value in constraints.items():
-            if name not in already:
-                trial.set_constraint(name, value)
-        trial.set_user_attr(_OUTCOME, outcome)
-        self.study.tell(trial, values, skip_if_finished=True)
-
     def _count(self) -> list[FrozenTrial]:
         """Count what became of all questions since the last new spec; return the open ones, oldest first."""
         trials = self.study.get_trials(deepcopy=False)
         told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        self.state.outcomes = Counter(trial.user_attrs[_OUTCOME] for trial in told)
+        self.state.outcomes = Counter(trial.user_attrs[OUTCOME] for trial in told)
         self.state.drawn = total(trial.user_attrs for trial in told)
         opened = [trial for trial in trials if trial.state == TrialState.RUNNING]
         newest = max((record.asked for record in self.ledger if record.asked is not None), default=-1)
@@ -385,18 +360,8 @@ class _Search:
         with exclusive(self.folder / PUBLISH):
             self.ledger.refresh()
             self.store.export(self.ledger)
-            self._bring_specs()
+            bring_specs(self.folder, self.ledger, self._spec)
             publish(self.folder, self.state)
-
-    def _bring_specs(self) -> None:
-        """Write the specs of what was trained on machines with search folders of their own."""
-        for record in self.ledger:
-            path = self.folder / record.folder / "spec.yaml"
-            if record.status in ("finished", "stopped") and not path.exists():
-                spec = self._spec(record)
-                if spec is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_text(path, resolved_yaml(spec))
 
     def _note(self, text: str) -> None:
         if text != self.state.note:
@@ -426,22 +391,3 @@ class _Search:
 def _free(record: Record, others: set[str]) -> bool:
     """Whether a record is to be gone on with: begun, and nobody is alive to do it (this worker is idle)."""
     return record.status == "running" and record.worker not in others
-
-
-def _suggest(trial: Trial, knob: Knob) -> Value:
-    match knob.kind:
-        case "categorical":
-            answer: Value = trial.suggest_categorical(knob.name, knob.choices)
-            return answer
-        case "int":
-            return trial.suggest_int(knob.name, int(knob.low), int(knob.high), step=knob.step, log=knob.log)
-        case _:
-            return trial.suggest_float(knob.name, knob.low, knob.high, log=knob.log)
-
-
-def _refuse_seed_knob(space: Space) -> None:
-    if any(knob.name == "train.seed" for knob in space.knobs):
-        raise SearchError(
-            "train.seed: expected one seed for all candidates, got a choice; specs that differ in the "
-            "seed alone are the same to a search"
-        )
