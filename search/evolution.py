@@ -21,13 +21,13 @@ from search.drafts import Draft
 from search.moves import Parent, crossed, inherit, mutated
 from search.rungs import fronts
 
-WARMUP = 10
+WARMUP = 6
 """Trained trials before the first child; until then points are random."""
-_IMMIGRANTS = 0.1
+_IMMIGRANTS = 0.05
 """How likely a draft is a random point nevertheless, so that no answer is lost for good."""
 _CROSSED = 0.4
 """How likely a child has two parents; half of these are mutated, too."""
-_TOURNAMENT = 4
+_TOURNAMENT = 8
 
 
 class Evolution:

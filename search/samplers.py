@@ -62,7 +62,7 @@ class Feasible(BaseSampler):
         found, parents, drawn, refused = self._propose(study, trial)
         storage, key = study._storage, trial._trial_id
         storage.set_trial_user_attr(key, DRAWN, vars(drawn))
-        if parents:
+        if isinstance(self._source, Evolution):
             names = [parent.name for parent in parents]
             storage.set_trial_user_attr(
                 key, ORIGIN, {"parents": names, "moves": words(found.params, parents)}

@@ -1,0 +1,204 @@
+"""Moves stay inside the space, change what they say, and say what they change."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from composer.spec.choice import Knob
+from composer.spec.space import Space, draw
+from composer.spec.yaml12 import read
+from search.moves import Parent, branch_of, crossed, inherit, moved, mutated, words
+
+BASE = {
+    "schema": 1,
+    "name": "generated",
+    "train": {"data": {"task": "hop", "length": 16, "symbols": 4, "hops": 2}, "tokens": 4096},
+    "search": {"objectives": [{"maximize": "accuracy"}], "trials": 4},
+}
+
+
+def some(*values: Any) -> st.SearchStrategy[Any]:
+    """One of the values, or a choice of several."""
+    several = st.lists(st.sampled_from(values), min_size=1, max_size=3, unique=True)
+    return st.sampled_from(values) | several.map(lambda found: {"choice": found})
+
+
+@st.composite
+def spaces(drawn: st.DrawFn) -> Space:
+    """Spaces with choices in blocks, stages, training and whole branches, under caps that bite or do not."""
+    steps = {"plain": ["seq", "expert"], "deep": ["seq", "depth", "expert"]}
+    combine = drawn(some("sum", "mean", "gate"))
+    steps["side"] = [{"parallel": ["seq", "depth"], "combine": combine}, "expert"]  # type: ignore[list-item]
+    names = drawn(st.lists(st.sampled_from(sorted(steps)), min_size=2, max_size=3, unique=True))
+    hidden = {"int": [8, 64], **drawn(st.sampled_from([{"step": 8}, {"log": True}]))}
+    document = {
+        **BASE,
+        "let": {"w": {"choice": [8, 16, 32]}},
+        "model": {"width": "${w}", "vocab": 8, "context": 16},
+        "blocks": {
+            "seq": {
+                "type": "sequence_attention",
+                "heads": drawn(some(1, 2, 4)),
+                "kv_heads": drawn(some(1, 2)),
+            },
+            "depth": {"type": "depth_attention", "heads": drawn(some(2, 4))},
+            "expert": {
+                "type": "expert_attention",
+                "experts": drawn(some(2, 4, 8)),
+                "active": {"int": [1, 4]},
+                "hidden": hidden,
+            },
+        },
+        "stages": [
+            {"recur": drawn(some(2, 3, 4)), "step": {"choice": {name: steps[name] for name in names}}},
+            {"stack": {"int": [1, 3]}, "step": ["seq", "depth", "expert"]},
+        ],
+        "caps": {"params": drawn(st.sampled_from([4_000, 10_000, 10**6]))},
+    }
+    document["train"] = {**BASE["train"], "lr": {"float": [1e-4, 1e-2], "log": drawn(st.booleans())}}
+    return Space(read(json.dumps(document), "generated"))
+
+
+def point(space: Space, rng: random.Random) -> dict[str, Any]:
+    return space.tree(lambda knob: draw(knob, rng))[0]
+
+
+@st.composite
+def families(drawn: st.DrawFn) -> tuple[Space, list[dict[str, Any]], random.Random]:
+    space, rng = drawn(spaces()), random.Random(drawn(st.integers(0, 10**6)))
+    return space, [point(space, rng) for _ in range(2)], rng
+
+
+@settings(max_examples=25, deadline=None)
+@given(families())
+def test_children_answer_what_the_space_asks_and_nothing_else(family):
+    space, (first, second), rng = family
+    knobs = {knob.name: knob for knob in space.knobs}
+    crossing = crossed(first, second, rng)
+    for answers in (mutated(first, knobs, rng, 2), crossing or second):
+        child, _ = space.tree(inherit(rng, answers))
+        assert all(knobs[name].holds(value) for name, value in child.items())
+        again, _ = space.tree(lambda knob, child=child: child[knob.name])
+        assert again == child
+
+
+@settings(max_examples=25, deadline=None)
+@given(families())
+def test_one_mutation_changes_one_answer_and_what_is_asked_because_of_it(family):
+    space, (parent, _), rng = family
+    knobs = {knob.name: knob for knob in space.knobs}
+    child, _ = space.tree(inherit(rng, mutated(parent, knobs, rng)))
+    changed = [name for name in child if name in parent and child[name] != parent[name]]
+    told = words(child, [Parent("3", parent)])
+    assert len(changed) == 1
+    assert sum(" -> " in text for text in told) == 1
+    assert sum(text.endswith("(new)") for text in told) == len(child.keys() - parent.keys()) == len(told) - 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(families())
+def test_a_crossover_takes_whole_branches_from_either_parent_and_names_them(family):
+    space, (first, second), rng = family
+    answers = crossed(first, second, rng)
+    branches = {branch_of(name) for name in second}
+    differ = {b for b in branches if part(first, b) != part(second, b)}
+    if answers is None:
+        assert len(differ) < 2
+        return
+    child, _ = space.tree(inherit(rng, answers))
+    for branch in {branch_of(name) for name in child}:
+        own, parents = part(child, branch), [part(parent, branch) for parent in (first, second)]
+        inherited = {name: own[name] for name in own if any(name in parent for parent in parents)}
+        assert any(inherited.items() <= parent.items() for parent in parents)
+    told = words(child, [Parent("3", first), Parent("7", second)])
+    if child != first:
+        assert told
+        assert told[0].startswith("crossover of trials 3 and 7: ") or all("new" in text for text in told)
+
+
+def part(params: dict[str, Any], branch: str) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if branch_of(name) == branch}
+
+
+KNOBS = [
+    Knob("a", "categorical", (1, 2, "x")),
+    Knob("a", "categorical", (False, True)),
+    Knob("a", "int", low=1, high=2),
+    Knob("a", "int", low=16, high=128, step=16),
+    Knob("a", "int", low=1, high=1000, log=True),
+    Knob("a", "float", low=-1.0, high=1.0),
+    Knob("a", "float", low=1e-5, high=1.0, log=True),
+]
+
+
+@settings(max_examples=25, deadline=None)
+@given(knob=st.sampled_from(KNOBS), seed=st.integers(0, 10**6))
+def test_a_moved_answer_is_another_answer_to_the_same_question(knob, seed):
+    rng = random.Random(seed)
+    value = draw(knob, rng)
+    found = moved(knob, value, rng)
+    assert knob.holds(found)
+    assert found != value
+
+
+def test_steps_on_a_range_are_mostly_short_and_reach_both_ends_in_time():
+    knob, rng = Knob("a", "int", low=0, high=100), random.Random(0)
+    steps = [int(moved(knob, 50, rng)) - 50 for _ in range(2000)]
+    assert sum(abs(step) <= 20 for step in steps) > 1500
+    assert {knob.holds(50 + step) for step in steps} == {True}
+    assert 0 not in steps
+    value, seen = 50, set()
+    for _ in range(500):
+        value = int(moved(knob, value, rng))
+        seen.add(value)
+    assert {0, 100} & seen
+    assert len(seen) > 60
+
+
+@pytest.mark.parametrize(
+    ("child", "told"),
+    [
+        ({"blocks.depth.kv_heads": 4}, ["depth: kv_heads 2 -> 4"]),
+        ({"stages.0.step": "dreamer"}, ["step: plain -> dreamer"]),
+        ({"stages.1.stack": 3}, ["stage 1: stack 2 -> 3"]),
+        ({"train.lr": 0.00123456}, ["train: lr 0.01 -> 0.00123"]),
+        ({"stages.0.step[side].0.combine": "gate"}, ["step[side].0.combine: gate (new)"]),
+        (
+            {"let.w": 16, "model.tie_embeddings": False},
+            ["let: w 8 -> 16", "model: tie_embeddings true -> false"],
+        ),
+    ],
+)
+def test_moves_are_told_in_words(child, told):
+    parent = {
+        "blocks.depth.kv_heads": 2,
+        "stages.0.step": "plain",
+        "stages.1.stack": 2,
+        "train.lr": 0.01,
+        "let.w": 8,
+        "model.tie_embeddings": True,
+    }
+    assert words({**parent, **child}, [Parent("3", parent)]) == told
+
+
+def test_a_crossover_is_told_with_its_branches_and_what_was_changed_besides():
+    first = {"blocks.expert.experts": 4, "blocks.expert.active": 1, "stages.0.step": "plain", "train.lr": 1.0}
+    second = {
+        "blocks.expert.experts": 8,
+        "blocks.expert.active": 2,
+        "stages.0.step": "side",
+        "stages.0.step[side].0.combine": "sum",
+        "train.lr": 2.0,
+    }
+    parents = [Parent("3", first), Parent("7", second)]
+    swapped = {**first, "blocks.expert.experts": 8, "blocks.expert.active": 2, "train.lr": 0.5}
+    assert words(swapped, parents) == ["crossover of trials 3 and 7: expert.* from 7", "train: lr 1 -> 0.5"]
+    branch = {**second, "blocks.expert.experts": 4, "blocks.expert.active": 1, "train.lr": 1.0}
+    assert words(branch, parents) == ["crossover of trials 3 and 7: step from 7"]
+    assert words(first, []) == ["a random point"]

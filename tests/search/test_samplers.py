@@ -1,0 +1,267 @@
+"""Every sampler proposes what is feasible and new, whoever asks, and answers the same when asked again."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from importlib.util import find_spec
+
+import optuna
+import pytest
+from fake_training import FakeTraining, toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from narrow import explore, narrow
+from optuna.trial import Trial
+from test_moves import spaces
+
+from composer.spec.space import draw
+from search import samplers
+from search.candidates import INVALID, Judge, candidate
+from search.drafts import PLAN, Taught
+from search.drawn import Drawn, total
+from search.errors import SearchError
+from search.evolution import Evolution, ranked
+from search.samplers import sampler
+from search.study import run_search
+from search.telling import suggest
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+needs_scipy = pytest.mark.skipif(find_spec("scipy") is None, reason="gp needs scipy, the extra `gp`")
+FOUR = ["random", "tpe", "nsga2", "evolution"]
+ALL = [*FOUR, pytest.param("gp", marks=needs_scipy)]
+
+
+def answers(space, study, trial=None):
+    """The answers to one question, a new one unless given."""
+    trial = trial or study.ask()
+    return candidate(space, partial(suggest, trial)), trial
+
+
+@settings(max_examples=6, deadline=None)
+@given(spaces(), st.integers(0, 10**6))
+def test_the_quick_judge_says_what_the_slow_one_does(space, seed):
+    judge, rng = Judge(space), random.Random(seed)
+    for _ in range(12):
+        judged = judge(lambda knob: draw(knob, rng))
+        found = candidate(space, lambda knob, judged=judged: judged.params[knob.name])
+        assert judged.params == found.params
+        assert judged.feasible == (found.verdict == "feasible")
+        assert judged.identity == (found.identity if judged.feasible else "")
+        over = max((share for name, share in found.constraints.items() if name != INVALID), default=0)
+        assert judged.excess == (float("inf") if found.verdict == "invalid" else max(over, 0))
+
+
+def test_about_one_point_in_twenty_of_the_narrow_space_is_feasible(tmp_path):
+    judge, rng = Judge(narrow(tmp_path)), random.Random(0)
+    found = sum(judge(lambda knob: draw(knob, rng)).feasible for _ in range(800))
+    assert 0.03 < found / 800 < 0.07
+
+
+def test_the_default_proposes_nothing_infeasible_there_and_learns_to_draft_less_of_it(tmp_path):
+    space = narrow(tmp_path)
+    run = explore(space, sampler(space), 40)
+    assert [outcome for _, outcome in run.proposals] == ["feasible"] * 40
+    assert run.drawn(30).share < 0.5 < run.drawn().share
+    assert run.drawn(30).costed / 10 < 4
+
+
+@pytest.mark.parametrize("name", FOUR)
+def test_what_is_costed_is_counted(tmp_path, name):
+    space = narrow(tmp_path, f"search.sampler={name}")
+    run = explore(space, sampler(space), 14)
+    drawn = run.drawn()
+    assert drawn.found == 14
+    assert drawn.costed >= drawn.own >= drawn.infeasible + drawn.known
+    # whoever drew one that could not be taken drew again
+    assert drawn.own - drawn.infeasible - drawn.known + (drawn.costed - drawn.own) >= 14
+    assert total([{}, {"drawn": vars(drawn)}, {"drawn": vars(Drawn(costed=1))}]).costed == drawn.costed + 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_whoever_asks_anew_gets_the_same_and_another_seed_gives_another(tmp_path, name):
+    def run(seed, *, fresh):
+        space = toy(tmp_path, f"search.sampler={name}", f"search.seed={seed}")
+        study = optuna.create_study(direction="maximize", sampler=sampler(space))
+        found = []
+        for n in range(15):
+            if fresh:
+                study.sampler = sampler(space)
+            point, trial = answers(space, study)
+            for key, value in {"status": "finished", "tokens": 1, "outcome": "feasible"}.items():
+                trial.set_user_attr(key, value)
+            study.tell(trial, point.costs["params"] % 97 + n % 2)
+            found.append(point.params)
+        return found
+
+    assert run(0, fresh=False) == run(0, fresh=True) != run(1, fresh=False)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_many_who_ask_at_once_get_different_feasible_points(tmp_path, name):
+    space = toy(tmp_path, f"search.sampler={name}", "caps.params=30k")
+    study = optuna.create_study(direction="maximize", sampler=sampler(space))
+    told = [answers(space, study) for _ in range(12)]
+    for n, (_, trial) in enumerate(told[:11]):
+        for key, value in {"status": "finished", "tokens": 1, "outcome": "feasible"}.items():
+            trial.set_user_attr(key, value)
+        study.tell(trial, float(n))
+    told += [answers(space, study) for _ in range(6)]
+    assert {point.verdict for point, _ in told} == {"feasible"}
+    assert len({point.identity for point, _ in told}) == 18
+
+
+@pytest.mark.parametrize("name", FOUR)
+def test_a_trial_taken_over_is_answered_as_it_was_asked_whatever_was_told_since(tmp_path, name):
+    space = toy(tmp_path, f"search.sampler={name}")
+    study = optuna.create_study(direction="maximize", sampler=sampler(space))
+    first = study.ask()
+    suggest(first, space.knobs[0])
+    plan = study.trials[0].system_attrs[PLAN]
+    for n in range(12):
+        study.tell(answers(space, study)[1], float(n))
+    study.sampler = sampler(space)
+    point, _ = answers(space, study, Trial(study, first._trial_id))
+    assert point.params == plan
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_space_of_few_points_is_found_whole_and_then_repeated(tmp_path, name):
+    fixed = ["model.width=16", "blocks.expert={type: expert_attention, experts: 4, active: 1, hidden: 16}"]
+    space = toy(tmp_path, *fixed, "stages.0.recur=2", f"search.sampler={name}")
+    run = explore_toy(space, 8)
+    assert [outcome for outcome, _ in run] == ["feasible"] * 4 + ["repeat"] * 4
+    assert max(drawn["costed"] for _, drawn in run) <= 401
+
+
+def test_without_a_feasible_point_the_nearest_miss_is_proposed_and_patience_is_short(tmp_path):
+    space = toy(tmp_path, "caps.params=1k")
+    (first, drawn), *others = explore_toy(space, 3)
+    assert first == "over"
+    assert drawn["found"] == 0
+    assert all(again["costed"] < drawn["costed"] for _, again in others)
+    assert all(again["own"] == 0 for _, again in others)
+
+
+def explore_toy(space, count):
+    study, known, found = optuna.create_study(sampler=sampler(space)), set(), []
+    for _ in range(count):
+        point, trial = answers(space, study)
+        new = point.verdict == "feasible" and point.identity not in known
+        known |= {point.identity} if point.verdict == "feasible" else set()
+        outcome = "feasible" if new else "repeat" if point.verdict == "feasible" else point.verdict
+        for key, value in {"status": "finished", "tokens": 1, "outcome": outcome}.items():
+            trial.set_user_attr(key, value)
+        study.tell(trial, 0.0)
+        found.append((outcome, study.trials[-1].user_attrs["drawn"]))
+    return found
+
+
+@settings(max_examples=3, deadline=None)
+@given(spaces(), st.integers(0, 10**6))
+def test_children_of_evolution_are_valid_within_the_caps_and_new(space, seed):
+    judge = Judge(space)
+    study = optuna.create_study(sampler=samplers.Feasible(judge, Evolution(space, 24), seed))
+    rng = random.Random(seed)
+    if sum(judge(lambda knob: draw(knob, rng)).feasible for _ in range(50)) < 3:
+        return
+    known = set()
+    for n in range(14):
+        point, trial = answers(space, study)
+        found = study.trials[-1].user_attrs["drawn"]["found"]
+        if found:
+            assert point.verdict == "feasible"
+            assert point.identity not in known
+            known.add(point.identity)
+        for key, value in {"status": "finished", "tokens": 1, "outcome": "feasible"}.items():
+            trial.set_user_attr(key, value)
+        study.tell(trial, float(n % 5))
+    assert known
+
+
+def test_who_came_further_ranks_higher_and_equals_rank_by_fronts():
+    study = optuna.create_study(directions=["maximize", "minimize"])
+
+    def tell(status, tokens, values, outcome="feasible"):
+        trial = study.ask()
+        for name, value in {"status": status, "tokens": tokens, "outcome": outcome}.items():
+            trial.set_user_attr(name, value)
+        trial.set_user_attr("run", f"trials/{trial.number + 10}")
+        study.tell(trial, values)
+
+    tell("stopped", 100, (9.0, 0.0))
+    tell("finished", 400, (0.5, 2.0))
+    tell("stopped", 200, (0.1, 5.0))
+    tell("finished", 300, (0.4, 1.0))
+    tell("finished", 400, (0.4, 3.0))
+    tell("crashed", 0, (0.0, 0.0))
+    tell("finished", 400, (9.9, 0.0), "repeat")
+    assert [(rank, parent.name) for rank, parent in ranked(study)] == [
+        (0, "11"),
+        (0, "13"),
+        (1, "14"),
+        (2, "12"),
+        (3, "10"),
+    ]
+
+
+def test_evolution_prefers_the_better_parents_and_goes_uphill(tmp_path):
+    best = {}
+    for name in ("evolution", "random"):
+        runs = [
+            explore(space, sampler(space), 40)
+            for seed in range(2)
+            for space in [
+                narrow(tmp_path, f"search.sampler={name}", f"search.seed={seed}", "caps.params=60k")
+            ]
+        ]
+        best[name] = sum(run.curve[-1] for run in runs)
+    assert best["evolution"] > best["random"]
+
+
+def test_children_name_parents_and_moves_on_the_record_and_the_trial(tmp_path):
+    space = toy(tmp_path, "search.sampler=evolution", "search.trials=18", "search.keep=1")
+    ended = run_search(space, tmp_path / "run", FakeTraining())
+    records = {record.name: record for record in ended.state.done()}
+    children = [record for record in records.values() if record.origin.get("parents")]
+    assert children
+    for child in children:
+        assert child.origin["moves"]
+        assert all(int(name) < int(child.name) for name in child.origin["parents"])
+        assert all(name in records for name in child.origin["parents"])
+    texts = [text for child in children for text in child.origin["moves"]]
+    assert any(" -> " in text for text in texts)
+    assert ended.state.drawn.found == 18
+    again = run_search(space, tmp_path / "run", FakeTraining())
+    assert [record.origin for record in again.state.done()] == [r.origin for r in records.values()]
+
+
+def test_refused_drafts_and_running_trials_are_in_the_copy_that_a_taught_sampler_sees(tmp_path):
+    space = narrow(tmp_path)
+    seen = []
+
+    class Spy(optuna.samplers.RandomSampler):
+        def infer_relative_search_space(self, study, trial):
+            others = [each for each in study.get_trials() if each.number != trial.number]
+            states = [each.state.name for each in others]
+            refused = sum(each.constraints.get("excess", 0) > 0 for each in others)
+            seen.append((states.count("RUNNING"), refused))
+            return {}
+
+    taught = Taught(space, lambda seed: Spy(seed), 24)
+    study = optuna.create_study(sampler=samplers.Feasible(Judge(space), taught, 0))
+    answers(space, study)
+    assert [running for running, _ in seen] == [0] * len(seen)
+    assert [refused for _, refused in seen] == list(range(len(seen)))
+    seen.clear()
+    answers(space, study)
+    # of the drafts before, the nearest misses
+    assert seen[0] == (1, min(len(study.trials[0].system_attrs["misses"]), 4))
+    assert len(study.trials) == 2
+
+
+def test_gp_without_scipy_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
+    with pytest.raises(SearchError, match=r"needs scipy.*\n.*attention-composer\[gp\]"):
+        run_search(toy(tmp_path, "search.sampler=gp"), tmp_path / "run", FakeTraining())
