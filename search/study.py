@@ -24,7 +24,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from composer.spec.models import Spec
 from composer.spec.space import Space
 from composer.training.files import write_text
-from search.answers import OUTCOME, answer, suggest
 from search.baselines import baselines, check_baselines
 from search.candidates import Candidate, candidate
 from search.drawn import total
@@ -38,12 +37,13 @@ from search.ledger import Ledger, Record, Seen
 from search.locks import exclusive
 from search.open_store import open_store
 from search.questions import MORE_TRIALS, Questions, awaited, holder
-from search.rungs import goes_on, milestones
+from search.rungs import milestones
 from search.samplers import origin, sampler
 from search.specs import bring_specs, spec_of
 from search.state import State, Watch, silent
 from search.store import Store
-from search.trainer import Step, Train, check_seed, train
+from search.telling import OUTCOME, holds, refuse_seed_knob, suggest, tell
+from search.trainer import Step, Train, train
 
 PATIENCE = 1000
 """Proposals in a row without a new feasible spec after which a search ends."""
@@ -79,7 +79,7 @@ def run_search(
             a row, or the objectives name what training does not measure.
     """
     assert space.search is not None
-    check_seed(space)
+    refuse_seed_knob(space)
     check_baselines(space)
     try:
         enter(folder, space)
@@ -295,7 +295,7 @@ class _Search:
             record.seen.append(Seen(trained.tokens, values, trained.metrics))
             if end:
                 record.status = "finished"
-            elif record.kind == "trial" and not self._goes_on(record, len(record.seen) - 1):
+            elif record.kind == "trial" and not holds(record, self.ledger, self.goals, self.config.keep):
                 record.status = "stopped"
             if record.status != "running":
                 record.ended = time.time()
@@ -314,14 +314,6 @@ class _Search:
             yield
             self.ledger.save(record)
 
-    def _goes_on(self, record: Record, rung: int) -> bool:
-        own, *others = (
-            self.goals.ascending(other.seen[rung].values)
-            for other in [record, *(other for other in self.ledger if other is not record)]
-            if len(other.seen) > rung
-        )
-        return goes_on(own, others, self.config.keep)
-
     def _tell(self, trial: Trial, found: Candidate) -> None:
         """Tell the sampler, once, or put it off to the end of the training that gives the answer."""
         with self._alone():
@@ -335,9 +327,7 @@ class _Search:
         if record is not None and record.asked != trial.number:
             outcome = "repeat"
         try:
-            known = (other.values for other in self.ledger if other.values is not None)
-            worst = self.goals.worst(known, found.costs)
-            answer(self.study, trial, outcome, found, record, worst)
+            tell(self.study, trial, outcome, found, record, self.ledger, self.goals)
         except UpdateFinishedTrialError:
             # an heir, to which this worker seemed dead, was quicker
             return
