@@ -87,16 +87,3 @@ def check_metrics(space: Space) -> None:
         for objective in space.search.objectives:
             if objective.metric not in [*COSTS, *known]:
                 raise SearchError(f"{spec.name}: {unknown_metric(objective.metric, known)}")
-
-
-def check_seed(space: Space) -> None:
-    """Refuse a choice of seeds.
-
-    Raises:
-        SearchError: the seed of training is a knob.
-    """
-    if any(knob.name == "train.seed" for knob in space.knobs):
-        raise SearchError(
-            "train.seed: expected one seed for all candidates, got a choice; specs that differ in the "
-            "seed alone are the same to a search"
-        )
