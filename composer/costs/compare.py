@@ -6,16 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from composer.costs.count import Costs
-
-MEASURES = (
-    "params",
-    "active_params",
-    "flops_per_token",
-    "train_flops",
-    "train_memory",
-    "cache_bytes_per_token",
-    "depth_cache_bytes",
-)
+from composer.spec.search_config import COSTS
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ def measures(a: Costs, b: Costs) -> list[Change]:
 
 
 def _measures(a: Costs, b: Costs) -> Iterator[Change]:
-    for name in MEASURES:
+    for name in COSTS:
         yield Change(name, a.measure(name), b.measure(name))
         if name == "flops_per_token":
             yield Change("backward", a.flops_per_token.backward, b.flops_per_token.backward, term=True)

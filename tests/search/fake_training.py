@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +99,12 @@ class FakeTraining:
             write_text(folder / "best.ckpt", f"{run_hash(spec)} {end}")
             write_text(path, str(end))
         return Trained(end, {"accuracy": accuracy(spec, end), "loss": 1 - accuracy(spec, end)})
+
+
+def kills(script: str, root: Path, stride: int) -> int:
+    """Run a script that kills searches below `root` at every `stride`-th step; return at how many."""
+    command = [sys.executable, Path(__file__).with_name(script), root, str(stride)]
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | paths)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return int(done.stdout.split()[0])

@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import optuna
 import pytest
-from fake_training import TWO, FakeTraining, accuracy, board, toy
+from fake_training import TWO, FakeTraining, accuracy, board, kills, toy
 
 from composer import SpecError, cost, load
 from composer.costs.caps import excesses
@@ -377,9 +375,4 @@ def test_an_unreadable_record_is_told(tmp_path):
 @pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_and_repeated_it_ends_as_if_it_had_not_been(tmp_path, stride):
     """Each durable step (a record of the journal, half of one, a file put in place) is once the last."""
-    script = Path(__file__).with_name("kill_everywhere.py")
-    command = [sys.executable, script, tmp_path, str(stride)]
-    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | paths)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[0]) > 100
+    assert kills("kill_everywhere.py", tmp_path, stride) > 100

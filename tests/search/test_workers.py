@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
-from fake_training import FakeTraining, board, toy
+from fake_training import FakeTraining, board, kills, toy
 from optuna.samplers import RandomSampler
 from worker import EIGHT, check, join, records, start
 
@@ -212,9 +210,4 @@ def test_a_disk_that_fills_amid_a_record_loses_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_of_two_workers_killed_at_any_moment_loses_no_trial(tmp_path, stride):
     """At each of its durable steps once, while the other worker goes on; that one ends the search alone."""
-    script = Path(__file__).with_name("kill_one_of_two.py")
-    command = [sys.executable, script, tmp_path, str(stride)]
-    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | paths)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[0]) > 40
+    assert kills("kill_one_of_two.py", tmp_path, stride) > 40
