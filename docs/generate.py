@@ -81,7 +81,7 @@ def golden(spec: Spec) -> dict[str, str]:
     return {
         "resolved.yaml": resolved_yaml(spec),
         "cost.json": f"{costs}\n",
-        "plan.txt": plan(spec),
+        "plan.txt": plan(spec, graph=graph),
         "identity.txt": f"arch {arch_hash(spec)}\nrun  {run_hash(spec)}\n",
     }
 

@@ -198,6 +198,9 @@ class Operation:
     kernels: ClassVar[tuple[Kernel, ...]] = ()
     """Best first; the last is the plain-PyTorch reference and fits everything."""
 
+    reads_weights: ClassVar[bool] = True
+    """Whether it reads all of its weights, which a lookup does not."""
+
     update: ClassVar[str] = ""
     """`package.module:name` of what happens to its states after each optimizer step, or ""."""
 

@@ -18,9 +18,9 @@ from blocks.core.numbers import largest
 from blocks.core.operation import At, Operation
 from blocks.core.operations import Project
 from blocks.core.slots import Slots
-from composer.costs.devices import DeviceError, device
-from composer.costs.memory import Memory, train_memory
-from composer.costs.plan import planned, trained_flops, trained_length
+from composer.costs.devices import UnknownDevice, device
+from composer.costs.memory import Memory, train_memory, trained_length
+from composer.costs.plan import planned, trained_flops
 from composer.costs.precision import precision
 from composer.costs.recompute import recompute_flops
 from composer.costs.time import step_time
@@ -123,7 +123,7 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
     `full_mask` counts attention as T * T pairs, as FLOP counters do that see no mask.
     """
     graph = graph or planned(spec)
-    compute = 2 if spec.train and spec.train.precision == "bf16-mixed" else 4
+    size = precision(spec)
     rows = list(_rows(graph, spec.model.context, full_mask))
     blocks: dict[str, Share] = defaultdict(Share)
     for row in rows:
@@ -132,14 +132,14 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
     for share in blocks.values():
         _add(total, share)
     forward, backward = round(total.forward), round(total.backward)
-    sequence, depth = _caches(graph, compute)
+    sequence, depth = _caches(graph, size.compute)
     return Costs(
         params=total.params,
         active_params=total.active_params,
         flops_per_token=Flops(forward, backward),
         train_flops=_train_flops(spec, graph),
         recomputed=[*recomputed(graph)],
-        recompute_flops=round(recompute_flops(graph, trained_length(spec), precision(spec))),
+        recompute_flops=round(recompute_flops(graph, trained_length(spec), size)),
         train_memory=train_memory(spec, graph),
         cache_bytes_per_token=sequence,
         depth_cache_bytes=depth,
@@ -163,10 +163,8 @@ def _step_time(spec: Spec, graph: Graph) -> float | None:
         return None
     try:
         return step_time(spec, graph, device(cap.device)).seconds
-    except DeviceError as error:
-        expected, _, got = str(error).removeprefix("expected ").partition(", got ")
-        fault = spec.fault(("caps", "step_time", "device"), expected, got)
-        raise SpecError([fault]) from None
+    except UnknownDevice as error:
+        raise SpecError([spec.fault(("caps", "step_time", "device"), error.expected, error.got)]) from None
 
 
 def _add(total: Share, part: Share) -> None:

@@ -10,7 +10,15 @@ from pathlib import Path
 
 
 class DeviceError(ValueError):
-    """A device that is not known, or not there, in words."""
+    """A device that is not there, or whose figures cannot be read, in words."""
+
+
+class UnknownDevice(DeviceError):
+    """A name that no device has: what was expected, and what came."""
+
+    def __init__(self, expected: str, got: str) -> None:
+        super().__init__(f"expected {expected}, got {got}")
+        self.expected, self.got = expected, got
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,12 @@ class Device:
 
 
 NAMED = {
-    "h100": Device(67e12, 687e12, 3.0e12, source="80 GB SXM: bf16 and copy measured, fp32 data sheet"),
+    "h100": Device(
+        67e12,
+        687e12,
+        3.0e12,
+        source="80 GB SXM: bf16 and copy of one machine, fp32 data sheet",
+    ),
     "h200": Device(67e12, 687e12, 4.3e12, source="as h100, copy scaled by the data sheets' bandwidths"),
     "a100": Device(19.5e12, 312e12, 2.0e12, source="80 GB SXM, data sheet"),
     "cpu": Device(1e11, 1e11, 1e10, source="a guess at two cores; `composer calibrate` measures"),
@@ -60,7 +73,7 @@ def device(name: str) -> Device:
     if name not in known:
         near = get_close_matches(name, known, 1)
         hint = f" (did you mean {near[0]}?)" if near else "; `composer calibrate --name` adds one"
-        raise DeviceError(f"expected a device, one of {', '.join(known)}, got {name!r}{hint}")
+        raise UnknownDevice(f"a device, one of {', '.join(known)}", f"{name!r}{hint}")
     return known[name]
 
 
@@ -78,13 +91,13 @@ def calibrated_text(name: str, found: Device) -> str:
 
 def _calibrated(path: Path) -> dict[str, Device]:
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise DeviceError(f"{path}: the calibrated devices cannot be read: {error.strerror}") from None
     try:
-        found = {name: Device(**fields) for name, fields in json.loads(text).items()}
+        found = {name: Device(**fields) for name, fields in json.loads(data).items()}
         if all(min(each.fp32, each.bf16, each.bandwidth) > 0 <= each.overhead for each in found.values()):
             return found
     except (ValueError, TypeError, AttributeError):

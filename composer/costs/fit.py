@@ -128,7 +128,7 @@ def measured_by(spec: Spec) -> Measures:
     choosing takes longer than all else.
     """
     caps = spec.caps.limits()
-    marks = list(recomputed(planned(spec))) if "train_memory" in caps else []
+    marks = list(recomputed(planned(spec))) if spec.caps.train_memory is not None else []
     return Coster(caps, lambda other: count(other, mark_recompute(compile_graph(other), marks)))
 
 

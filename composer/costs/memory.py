@@ -77,7 +77,11 @@ def micro_batch_tokens(spec: Spec) -> int:
     return spec.train.tokens_per_step // spec.train.accumulate
 
 
+def trained_length(spec: Spec) -> int:
+    """Return the tokens of a sequence that is trained on, without a `train` section the whole context."""
+    return spec.train.length if spec.train else spec.model.context
+
+
 def train_memory(spec: Spec, graph: Graph, size: Precision | None = None) -> Memory:
     """Return the memory that a step of the spec takes on a graph of it, in the precision it states."""
-    length = spec.train.length if spec.train else spec.model.context
-    return Memory(graph, Batch(micro_batch_tokens(spec), length, size or precision(spec)))
+    return Memory(graph, Batch(micro_batch_tokens(spec), trained_length(spec), size or precision(spec)))

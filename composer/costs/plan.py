@@ -5,7 +5,7 @@ from __future__ import annotations
 from blocks.core.graph import Graph
 from blocks.core.numbers import total
 from blocks.core.operation import At, Target
-from composer.costs.memory import micro_batch_tokens, train_memory
+from composer.costs.memory import micro_batch_tokens, train_memory, trained_length
 from composer.costs.precision import precision
 from composer.costs.recompute import choose, recompute_flops
 from composer.costs.units import bytes_text, count_text
@@ -23,11 +23,7 @@ def planned(spec: Spec, target: Target | None = None, kernels: Kernels = "auto")
     Without `caps.train_memory` nothing is. Of a soft and a hard limit the soft one counts; where recomputing
     cannot keep to it, all that lowers the peak is marked.
     """
-    return fitted(spec, compile_graph(spec, target, kernels))
-
-
-def fitted(spec: Spec, graph: Graph) -> Graph:
-    """Return a compiled graph with the marks that its cap on memory asks for."""
+    graph = compile_graph(spec, target, kernels)
     limit = spec.caps.limit("train_memory", "soft") or spec.caps.limit("train_memory")
     if limit is None:
         return graph
@@ -41,11 +37,6 @@ def fitted(spec: Spec, graph: Graph) -> Graph:
     )
 
 
-def trained_length(spec: Spec) -> int:
-    """Return the tokens of a sequence that is trained on, without a `train` section the whole context."""
-    return spec.train.length if spec.train else spec.model.context
-
-
 def trained_flops(graph: Graph, length: int) -> float:
     """Return the FLOPs per token, forward and backward, on sequences of `length`; none that run again."""
     found = 0.0
@@ -56,9 +47,12 @@ def trained_flops(graph: Graph, length: int) -> float:
     return found
 
 
-def plan(spec: Spec, kernels: Kernels = "auto") -> str:
-    """Return the plan of a spec as plain text: one operation a line, then what is recomputed."""
-    graph = planned(spec, kernels=kernels)
+def plan(spec: Spec, kernels: Kernels = "auto", graph: Graph | None = None) -> str:
+    """Return the plan of a spec as plain text: one operation a line, then what is recomputed.
+
+    `graph` is its planned graph, where the caller has it already.
+    """
+    graph = graph or planned(spec, kernels=kernels)
     return plan_text(graph) + "".join(f"{line}\n" for line in _told(spec, graph))
 
 

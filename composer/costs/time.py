@@ -9,7 +9,6 @@ forward once more. Estimates are floors: they know no cache and no temporary.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import prod
 from typing import Any, Literal
 
 from blocks.core.graph import Graph, Loop
@@ -17,11 +16,11 @@ from blocks.core.numbers import largest, total
 from blocks.core.operation import At, Operation, Value
 from blocks.core.operations import Input
 from blocks.core.slots import Slots
+from composer.costs.bodies import value_bytes
 from composer.costs.devices import Device
-from composer.costs.kept import Sizes, element_bytes, is_float
-from composer.costs.memory import micro_batch_tokens
+from composer.costs.kept import Sizes, element_bytes, is_float, place_at
+from composer.costs.memory import micro_batch_tokens, trained_length
 from composer.costs.precision import FULL, MIXED, precision
-from composer.graph.operations import Embed
 from composer.graph.walk import Place, graphs, operations
 from composer.spec.models import Spec
 
@@ -98,10 +97,9 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
     """
     tokens = micro_batch_tokens(spec)
     repeats = spec.train.accumulate if spec.train else 1
-    length = spec.train.length if spec.train else spec.model.context
     rows, elements, size = [], 0, precision(spec, MIXED if device.bf16 > device.fp32 else FULL)
     for body, place in graphs(graph):
-        at = At(length, place.trips, stream_bytes=size.stream, compute_bytes=size.compute)
+        at = place_at(place.trips, trained_length(spec), size)
         sizes = element_bytes(body, at)
         for node, operation, _ in operations(body):
             if not isinstance(operation, Input | Loop | Slots):
@@ -128,8 +126,7 @@ def _row(
     operation: Operation = data["op"]
     given = sum(_bytes(body, value, sizes) for value in data["inputs"])
     made = sum(_bytes(body, Value(node, n), sizes) for n in range(len(data["shapes"])))
-    # an embedding reads the rows it looks up, not the table
-    read = () if isinstance(operation, Embed) else data["weights"]
+    read = data["weights"] if operation.reads_weights else ()
     weights = at.compute_bytes * sum(body.graph["weights"][name].size for name in read)
     moved = tokens * operation.traffic(at, given, made) + weights
     flops, backward = tokens * operation.flops(at), tokens * operation.backward_flops(at)
@@ -148,6 +145,4 @@ def _row(
 
 def _bytes(body: Graph, value: Value, sizes: Sizes) -> float:
     """Return the bytes per token of one value; tables and slots as a whole are none."""
-    if not is_float(body, value):
-        return 0.0
-    return float(prod(body.nodes[value.node]["shapes"][value.output]) * sizes[value])
+    return value_bytes(body, value, sizes) if is_float(body, value) else 0.0

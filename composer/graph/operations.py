@@ -18,6 +18,7 @@ class Embed(Operation):
     vocab: int
     width: int
 
+    reads_weights = False
     kernels = (Kernel("embed", f"{_REFERENCE}:embed", "a lookup; its gradient is no product"),)
     # what it makes is carried into the first stage, and it keeps nothing but the tokens
     recomputable = False

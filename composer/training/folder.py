@@ -108,12 +108,15 @@ def load_run(folder: Path) -> ComposedModel:
 def _describe(folder: Path, spec: Spec) -> None:
     """Write what the spec costs and is planned as, where a killed run has not."""
     from composer.costs.count import count
-    from composer.costs.plan import plan
+    from composer.costs.plan import plan, planned
 
+    if (folder / COST).exists() and (folder / PLAN).exists():
+        return
+    graph = planned(spec)
     if not (folder / COST).exists():
-        write_text(folder / COST, json.dumps(count(spec).to_dict(), indent=2) + "\n")
+        write_text(folder / COST, json.dumps(count(spec, graph).to_dict(), indent=2) + "\n")
     if not (folder / PLAN).exists():
-        write_text(folder / PLAN, plan(spec).rstrip() + "\n")
+        write_text(folder / PLAN, plan(spec, graph=graph).rstrip() + "\n")
 
 
 def _refuse_another(folder: Path, spec: Spec) -> None:

@@ -10,12 +10,18 @@ from models import shipped, tokens_for
 from strategies import make, specs
 
 import composer
+from composer import load
 from composer.cli.main import main
 from composer.costs import calibrate
+from composer.costs.caps import excesses
 from composer.costs.count import count
 from composer.costs.devices import NAMED, Device, calibrations, device
+from composer.costs.fast import Coster, measures
+from composer.costs.fit import fit
+from composer.costs.plan import planned
 from composer.costs.time import OPTIMIZER_PASSES, step_time
 from composer.graph.compile import compile_graph
+from composer.spec.show import document
 
 SLOW = Device(fp32=1e9, bf16=1e9, bandwidth=1e30)
 NARROW = Device(fp32=1e30, bf16=1e30, bandwidth=1e9)
@@ -112,10 +118,10 @@ def spec_path():
     return Path(__file__).parents[2] / "specs" / "dreamer-tiny.yaml"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"cpu": {"fp32": 1}}', '{"cpu": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"cpu": {"fp32": 1}}', '{"cpu": 3}', "\udcff"])
 def test_a_damaged_file_of_devices_is_told(quick, text, capsys):
     calibrations().parent.mkdir(parents=True)
-    calibrations().write_text(text)
+    calibrations().write_bytes(text.encode("utf-8", "surrogateescape"))
     for line in (["cost", str(spec_path()), "--device", "cpu"], ["calibrate"]):
         assert main(line) == 1
         assert (
@@ -132,6 +138,27 @@ def test_unknown_devices_and_missing_ones_are_told(capsys):
     )
     assert main(["calibrate", "--device", "cuda"]) == 1
     assert "expected a CUDA device, got a machine without one" in capsys.readouterr().err
+
+
+def test_under_a_cap_on_time_one_function_costs_every_width():
+    coster, tree = Coster(), document(load(spec_path(), ["caps={step_time: {device: h100, hard: 1s}}"]))
+    for width in range(24, 97, 24):
+        other = {**tree, "model": {**tree["model"], "width": width}}
+        assert coster(other) == measures(count(make(other)))
+    assert [len(runs) for runs in coster._known.values()] == [1]
+
+
+def test_fit_sees_what_a_soft_cap_on_memory_recomputes():
+    spec = load(spec_path(), ["caps={train_memory: {soft: 40MiB}}"])
+    graphs = [compile_graph(spec), planned(spec)]
+    kept, again = (step_time(spec, graph, NAMED["h100"]).seconds for graph in graphs)
+    assert kept < again
+    limit = {"device": "h100", "hard": (kept + again) / 2}
+    tight = load(spec_path(), [f"caps={{train_memory: {{soft: 40MiB}}, step_time: {json.dumps(limit)}}}"])
+    assert [excess.cap for excess in excesses(tight, count(tight))] == ["step_time"]
+    found = fit(tight)
+    assert found.moves
+    assert excesses(found.spec, count(found.spec)) == []
 
 
 def test_json_holds_the_estimate(capsys):
