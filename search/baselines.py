@@ -14,6 +14,19 @@ from composer.spec.space import Space
 from search.errors import SearchError
 
 
+def refuse_seed_knob(space: Space) -> None:
+    """Refuse a space whose points differ in the seed alone.
+
+    Raises:
+        SearchError: `train.seed` is a knob.
+    """
+    if any(knob.name == "train.seed" for knob in space.knobs):
+        raise SearchError(
+            "train.seed: expected one seed for all candidates, got a choice; specs that differ in the "
+            "seed alone are the same to a search"
+        )
+
+
 def check_baselines(space: Space) -> None:
     """Refuse baselines that could not be compared with the candidates.
 

@@ -7,9 +7,10 @@ with one objective it goes on among the best share, with several it is ranked by
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from search.goals import Values, dominates
+from search.goals import Goals, Values, dominates
+from search.ledger import Record
 
 
 def goes_on(own: Values, others: Sequence[Values], keep: float) -> bool:
@@ -27,6 +28,17 @@ def goes_on(own: Values, others: Sequence[Values], keep: float) -> bool:
     everyone = [own, *others]
     ranks = fronts(everyone)
     return sum(rank < ranks[0] for rank in ranks) < math.ceil(keep * len(everyone))
+
+
+def holds(record: Record, records: Iterable[Record], goals: Goals, keep: float) -> bool:
+    """Whether a record goes on from the milestone it has just reached, against those there before."""
+    rung = len(record.seen) - 1
+    own, *others = (
+        goals.ascending(other.seen[rung].values)
+        for other in [record, *(other for other in records if other is not record)]
+        if len(other.seen) > rung
+    )
+    return goes_on(own, others, keep)
 
 
 def fronts(values: Sequence[Values]) -> list[int]:

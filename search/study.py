@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from composer.spec.models import Spec
 from composer.spec.space import Space
 from composer.training.files import write_text
-from search.baselines import baselines, check_baselines
+from search.baselines import baselines, check_baselines, refuse_seed_knob
 from search.candidates import Candidate, candidate
 from search.drawn import total
 from search.endings import crashing, hopeless
@@ -37,12 +37,12 @@ from search.ledger import Ledger, Record, Seen
 from search.locks import exclusive
 from search.open_store import open_store
 from search.questions import MORE_TRIALS, Questions, awaited, holder
-from search.rungs import milestones
+from search.rungs import holds, milestones
 from search.samplers import origin, sampler
 from search.specs import bring_specs, spec_of
 from search.state import State, Watch, silent
 from search.store import Store
-from search.telling import OUTCOME, holds, refuse_seed_knob, suggest, tell
+from search.telling import OUTCOME, suggest, tell
 from search.trainer import Step, Train, train
 
 PATIENCE = 1000

@@ -8,12 +8,9 @@ from optuna import Study
 from optuna.trial import Trial
 
 from composer.spec.choice import Knob, Value
-from composer.spec.space import Space
 from search.candidates import Candidate
-from search.errors import SearchError
 from search.goals import Goals
 from search.ledger import Record
-from search.rungs import goes_on
 
 OUTCOME = "outcome"
 """Where a told trial says what became of it: a verdict, or `repeat`."""
@@ -60,27 +57,3 @@ def tell(
             trial.set_constraint(name, value)
     trial.set_user_attr(OUTCOME, outcome)
     study.tell(trial, values, skip_if_finished=True)
-
-
-def holds(record: Record, records: Iterable[Record], goals: Goals, keep: float) -> bool:
-    """Whether a record goes on from the milestone it has just reached, against those there before."""
-    rung = len(record.seen) - 1
-    own, *others = (
-        goals.ascending(other.seen[rung].values)
-        for other in [record, *(other for other in records if other is not record)]
-        if len(other.seen) > rung
-    )
-    return goes_on(own, others, keep)
-
-
-def refuse_seed_knob(space: Space) -> None:
-    """Refuse a space whose points differ in the seed alone.
-
-    Raises:
-        SearchError: `train.seed` is a knob.
-    """
-    if any(knob.name == "train.seed" for knob in space.knobs):
-        raise SearchError(
-            "train.seed: expected one seed for all candidates, got a choice; specs that differ in the "
-            "seed alone are the same to a search"
-        )

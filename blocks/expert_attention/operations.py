@@ -82,8 +82,8 @@ class Experts(Operation):
 
     @staticmethod
     def _ungrouped(operation: Experts, target: Target) -> str:
-        even = operation.width % 8 == 0 and operation.hidden % 8 == 0
-        return "" if even else "width or hidden is no multiple of 8, so of 16 bytes in every dtype"
+        why = "width or hidden is no multiple of 8, so of 16 bytes in every dtype"
+        return why if operation._one_by_one else ""
 
     kernels = (
         Kernel(

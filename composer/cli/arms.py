@@ -37,23 +37,17 @@ def arms(
     """
     from pathlib import Path
 
-    from composer.cli.files import write
+    from composer.cli.files import make_folder, write
     from composer.cli.result import columns
     from composer.costs.arms import arms as derived
     from composer.costs.residuals import csv, markdown, percent, verdict
-    from composer.spec.errors import Fault, SpecError
     from composer.spec.load import load
     from composer.spec.show import resolved_yaml
 
     spec = load(file, settings or ())
     found = derived(spec)
     folder = Path(out or f"{spec.name}-arms")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SpecError(
-            [Fault(str(folder), 0, 0, "", "a folder that can be made", error.strerror or "none")]
-        ) from None
+    make_folder(folder)
     for arm in found:
         if arm.match.holds:
             write(str(folder / f"{arm.name}.yaml"), _comment(arm) + resolved_yaml(arm.match.spec))

@@ -26,21 +26,16 @@ def calibrate(
     """
     import torch
 
-    from composer.cli.files import write
+    from composer.cli.files import make_folder, write
     from composer.costs.calibrate import calibrate as measure
-    from composer.costs.devices import NAMED, calibrated_text, calibrations
+    from composer.costs.devices import calibrated_text, calibrations, devices
     from composer.costs.units import count_text, seconds_text
-    from composer.spec.errors import Fault, SpecError
 
     kind = kind or ("cuda" if torch.cuda.is_available() else "cpu")
     path = calibrations()
     # what cannot be stored is known before a minute is spent
-    calibrated_text("cpu", NAMED["cpu"])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        told = "a folder that can be made"
-        raise SpecError([Fault(str(path.parent), 0, 0, "", told, error.strerror or "none")]) from None
+    devices()
+    make_folder(path.parent)
     found = measure(kind)
     name = name or _name(kind)
     write(str(path), calibrated_text(name, found))

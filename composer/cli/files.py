@@ -8,6 +8,14 @@ from pathlib import Path
 from composer.spec.errors import Fault, SpecError
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder with those above it; SpecError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(str(folder), "a folder that can be made", error) from None
+
+
 def write(path: str, text: str) -> None:
     """Write `text` to `path` aside, then put it in place; SpecError where that cannot be."""
     aside = Path(f"{path}.{os.getpid()}.tmp")
@@ -16,6 +24,8 @@ def write(path: str, text: str) -> None:
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise SpecError(
-            [Fault(path, 0, 0, "", "a file that can be written", error.strerror or "none")]
-        ) from None
+        raise _refused(path, "a file that can be written", error) from None
+
+
+def _refused(path: str, expected: str, error: OSError) -> SpecError:
+    return SpecError([Fault(path, 0, 0, "", expected, error.strerror or "none")])

@@ -5,12 +5,12 @@ Each arm is derived from the spec's structure, then matched to its parameters, F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count
 from math import inf
 from typing import Any, TypeAlias
 
+from blocks.core.graph import fresh
 from composer.costs.fit import made
 from composer.costs.knobs import Tree
 from composer.costs.match import MATCHED, TOLERANCE, Match, match
@@ -104,7 +104,7 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
 
 def _core(spec: Spec) -> int:
     """Return which stage recurs longest."""
-    tied = [i for i, stage in enumerate(spec.stages) if stage.tied and stage.trips > 1]
+    tied = [i for i, stage in enumerate(spec.stages) if stage.recurs]
     if not tied:
         got = "none, so that there is nothing to compare"
         raise SpecError([spec.fault_at(("stages",), "a stage that recurs, of two steps or more", got)])
@@ -160,7 +160,7 @@ def _deepened(tree: Tree, core: int) -> Tree:
     names: dict[str, str] = {}
     blocks: Blocks = dict(tree["blocks"])
     for name in filter(_named(stage).__contains__, _of_kind(tree, _SEQUENCE)):
-        names[name] = _fresh("depth", blocks)
+        names[name] = fresh("depth", blocks)
         heads = {field: blocks[name][field] for field in ("heads", "kv_heads", "head_dim")}
         blocks[names[name]] = {"type": _DEPTH, **heads, "rotary": blocks[name]["rope"]}
 
@@ -190,11 +190,6 @@ def _spliced(tree: Tree, core: int, stages: Sequence[dict[str, Any]]) -> list[di
     return [*tree["stages"][:core], *stages, *tree["stages"][core + 1 :]]
 
 
-def _fresh(name: str, taken: Mapping[str, Any]) -> str:
-    others = (f"{name}_{n}" for n in count(2))
-    return next(each for each in chain([name], others) if each not in taken)
-
-
 def _untied(tree: Tree) -> Tree:
     def stage(found: dict[str, Any]) -> dict[str, Any]:
         return {("stack" if key == "recur" else key): value for key, value in found.items()}
@@ -218,7 +213,7 @@ def _dense(tree: Tree) -> Tree:
     blocks: Blocks = {}
     for name, block in tree["blocks"].items():
         if block["type"] == _EXPERTS:
-            names[name] = _fresh("mlp", {**tree["blocks"], **blocks})
+            names[name] = fresh("mlp", tree["blocks"].keys() | blocks.keys())
             blocks[names[name]] = {"type": _DENSE, "hidden": block["hidden"] * block["active"]}
         else:
             blocks[name] = block

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from composer.costs.arms import Arm
-from composer.costs.match import Residual
 from composer.costs.units import amount
 from composer.spec.models import Spec
 
@@ -43,16 +42,8 @@ def _row(arm: Arm) -> list[str]:
 
 def verdict(arm: Arm) -> str:
     """Return `yes`, or which measures are off."""
-    return "yes" if arm.match.holds else f"no: {', '.join(map(_off, off(arm)))}"
-
-
-def off(arm: Arm) -> list[Residual]:
-    """Return the residuals above their tolerances."""
-    return [residual for residual in arm.match.residuals if not residual.holds]
-
-
-def _off(residual: Residual) -> str:
-    return residual.measure
+    off = [residual.measure for residual in arm.match.residuals if not residual.holds]
+    return f"no: {', '.join(off)}" if off else "yes"
 
 
 def _moves(arm: Arm) -> str:

@@ -49,7 +49,7 @@ def sheets(view: StageView) -> float:
 
 def loops(view: StageView) -> bool:
     """Whether steps lead back to where they began."""
-    return view.stage.tied and view.stage.trips > 1
+    return view.stage.recurs
 
 
 def badge(view: StageView) -> str:

@@ -89,12 +89,10 @@ def _path(points: list[tuple[float, float]], bend: float) -> str:
         reach = min(bend, math.dist(before, corner) / 2, math.dist(corner, after) / 2)
         if reach:
             start, end = _towards(corner, before, reach), _towards(corner, after, reach)
-            parts.append(
-                f"L{_n(start[0])} {_n(start[1])}Q{_n(corner[0])} {_n(corner[1])} {_n(end[0])} {_n(end[1])}"
-            )
+            parts.append(f"L{_at(start)}Q{_at(corner)} {_at(end)}")
         else:
-            parts.append(f"L{_n(corner[0])} {_n(corner[1])}")
-    parts.append(f"L{_n(points[-1][0])} {_n(points[-1][1])}")
+            parts.append(f"L{_at(corner)}")
+    parts.append(f"L{_at(points[-1])}")
     return "".join(parts)
 
 

@@ -15,6 +15,7 @@ from blocks.core.slots import SlotRead, Slots, SlotWrite
 from composer.costs.count import Costs, count
 from composer.costs.plan import planned
 from composer.draw.theme import TIMES
+from composer.graph.passes.plan import shape_text
 from composer.graph.walk import Place, operations
 from composer.spec.models import Parallel, Spec, Stage
 
@@ -229,6 +230,4 @@ def _held(body: _Body, node: str) -> Iterator[Held]:
 
 
 def _shape(shape: Shape) -> str:
-    if not shape:
-        return "scalar"
-    return "table" if min(shape) < 0 else TIMES.join(map(str, shape))
+    return shape_text(shape, TIMES)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from composer.spec.identity import arch_hash
-from composer.spec.models import Parallel, Spec, Stage
+from composer.spec.models import Parallel, Spec, Stage, used
 
 T = TypeVar("T")
 Entry: TypeAlias = str | Parallel | Stage
@@ -157,12 +157,3 @@ def alike(one: Entry, two: Entry, names: dict[str, str]) -> float:
     there = Counter(used(two))
     shared: float = (here & there).total() / (here | there).total()
     return shared
-
-
-def used(entry: Entry) -> list[str]:
-    """List the blocks of an entry, each as often as it is used."""
-    if isinstance(entry, str):
-        return [entry]
-    if isinstance(entry, Parallel):
-        return list(entry.parallel)
-    return [name for item in entry.step for name in used(item)]

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from composer.spec.align import Entry, Match, align_entries, align_stages, alike, block_pairs, used
+from composer.spec.align import Entry, Match, align_entries, align_stages, alike, block_pairs
 from composer.spec.errors import listed
 from composer.spec.identity import arch_hash
-from composer.spec.models import Parallel, Spec, Stage
+from composer.spec.models import Parallel, Spec, Stage, used
 from composer.spec.told import entry_words, stage_words, trips_words, value_words, weights_words
 
 Kind = Literal["architecture", "training", "caps", "names"]

@@ -144,6 +144,11 @@ class Stage(Config):
         """Whether the steps share their weights."""
         return self.recur is not None
 
+    @property
+    def recurs(self) -> bool:
+        """Whether there are steps that lead back to where they began: several, with one set of weights."""
+        return self.tied and self.trips > 1
+
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """A share from 0 to 1."""
@@ -337,15 +342,16 @@ class Spec(Config):
     def used(self) -> Iterator[str]:
         """Yield the names of the blocks that stages use, in order of first use, each as often as used."""
         for stage in self.stages:
-            yield from _names(stage)
+            yield from used(stage)
 
 
-def _names(stage: Stage) -> Iterator[str]:
-    for entry in stage.step:
-        match entry:
-            case str():
-                yield entry
-            case Parallel():
-                yield from entry.parallel
-            case Stage():
-                yield from _names(entry)
+def used(entry: str | Parallel | Stage) -> Iterator[str]:
+    """Yield the names of the blocks of an entry of a step, or of a stage, each as often as it is used."""
+    match entry:
+        case str():
+            yield entry
+        case Parallel():
+            yield from entry.parallel
+        case Stage():
+            for item in entry.step:
+                yield from used(item)

@@ -16,7 +16,7 @@ _SCIENTIFIC = 0.02
 def stage_words(stage: Stage) -> str:
     """Tell a stage: `8 steps of [seq, depth, expert] with shared weights`."""
     mix = ", ".join(map(entry_words, stage.step))
-    return f"{trips_words(stage)} of [{mix}]" + (" with shared weights" if _shares(stage) else "")
+    return f"{trips_words(stage)} of [{mix}]" + (" with shared weights" if stage.recurs else "")
 
 
 def entry_words(entry: str | Parallel | Stage) -> str:
@@ -38,12 +38,8 @@ def trips_words(stage: Stage) -> str:
 def weights_words(stage: Stage) -> str:
     """Tell whose weights its steps use."""
     if stage.tied:
-        return "with shared weights" if _shares(stage) else "of recur"
+        return "with shared weights" if stage.recurs else "of recur"
     return f"with weights of {'its' if stage.trips == 1 else 'their'} own"
-
-
-def _shares(stage: Stage) -> bool:
-    return stage.tied and stage.trips > 1
 
 
 def value_words(value: Any) -> str:

@@ -20,11 +20,6 @@ FEW = 8
 """Trials that reached both rungs, below which their agreement is not to be relied upon."""
 
 
-def target(record: Record) -> str:
-    """Return the place in the page that a record's marks lead to."""
-    return f"{record.kind}-{record.name}"
-
-
 def kind(source: Source, record: Record) -> str:
     """Return the classes of a record's marks."""
     names: list[str] = [record.status]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from search.ledger import Record
 from search.state import State
@@ -19,15 +18,9 @@ class Step:
     words: str
 
 
-def origin(record: Record) -> Mapping[str, Any]:
-    """Return what the sampler says of a record's parents and moves; nothing where it names none."""
-    found = getattr(record, "origin", None)
-    return found if isinstance(found, Mapping) else {}
-
-
 def steps(state: State, last: Record) -> Iterator[Step]:
     """Yield the way to a record, the oldest first."""
-    yield from _ancestors(state, last) if origin(last) else _leaders(state, last)
+    yield from _ancestors(state, last) if last.origin else _leaders(state, last)
 
 
 def _ancestors(state: State, last: Record) -> Iterator[Step]:
@@ -37,9 +30,9 @@ def _ancestors(state: State, last: Record) -> Iterator[Step]:
     for name in waiting:
         if name in trials and name not in found:
             found[name] = trials[name]
-            waiting += map(str, origin(trials[name]).get("parents", ()))
+            waiting += map(str, trials[name].origin.get("parents", ()))
     for name in sorted(found, key=int):
-        told = origin(found[name])
+        told = found[name].origin
         parents = " and ".join(map(str, told.get("parents", ())))
         moves = ", ".join(map(str, told.get("moves", ()))) or "as proposed"
         yield Step(found[name], f"from {parents}: {moves}" if parents else moves)

@@ -8,7 +8,6 @@ from html import escape
 from typing import Any
 
 from search.ledger import Record
-from search.report import facts
 from search.report.chart import Chart
 from search.report.read import Source
 from search.words import named, shorts
@@ -20,7 +19,7 @@ _LONG = 60
 
 def link(source: Source, record: Record) -> str:
     """Lead to a record."""
-    return f'<a href="#{facts.target(record)}" class="to">{escape(named(source.state, record))}</a>'
+    return f'<a href="#{record.key}" class="to">{escape(named(source.state, record))}</a>'
 
 
 def answers(record: Record) -> str:

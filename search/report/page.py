@@ -13,7 +13,7 @@ from composer.draw.layout import picture
 from composer.draw.svg import svg
 from search import longer
 from search.ledger import Record
-from search.report import facts, lineage, sections
+from search.report import sections
 from search.report.headline import header
 from search.report.read import Source
 from search.report.theme import page_style, text
@@ -77,8 +77,7 @@ def _points(source: Source) -> dict[str, Any]:
     drawn += [record for record in source.records() if record.kind == "baseline"]
     pictures = {record.identity for record in drawn[:_DRAWN]}
     return {
-        facts.target(record): dict(_point(source, record, record.identity in pictures))
-        for record in source.records()
+        record.key: dict(_point(source, record, record.identity in pictures)) for record in source.records()
     }
 
 
@@ -104,7 +103,7 @@ def _point(source: Source, record: Record, drawn: bool) -> Iterator[tuple[str, A
             for seen in record.seen
         ],
     )
-    yield "moves", [str(move) for move in lineage.origin(record).get("moves", ())]
+    yield "moves", [str(move) for move in record.origin.get("moves", ())]
     yield "folder", str(source.folder / record.folder)
     if record.identity in source.specs:
         yaml, spec = source.specs[record.identity]

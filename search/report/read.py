@@ -25,6 +25,7 @@ from search.folder import JOURNAL, RECORDS, SPACE
 from search.goals import Goals
 from search.ledger import Ledger, Record
 from search.state import State
+from search.telling import OUTCOME
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -228,7 +229,7 @@ def _proposals(path: Path) -> list[Proposal] | None:
 
 
 def _proposal(trial: FrozenTrial) -> Proposal:
-    outcome = str(trial.user_attrs.get("outcome", "feasible"))
+    outcome = str(trial.user_attrs.get(OUTCOME, "feasible"))
     over = (name for name, value in trial.constraints.items() if value > 0 and name not in _OWN)
     # a search from before drafts were counted made one a proposal
     one = Drawn(

@@ -98,7 +98,7 @@ def lineage_of(source: Source) -> str:
     )
     intro = (
         "<p>The moves that the sampler made, from the first ancestor to the winner.</p>"
-        if lineage.origin(winner)
+        if winner.origin
         else "<p>The sampler names no moves, so this is who led in turn: each trial that was the best so "
         f"far in {escape(source.state.goals.names[0])}, and what it changed against the one before.</p>"
     )

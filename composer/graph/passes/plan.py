@@ -51,13 +51,14 @@ def plan_text(graph: Graph) -> str:
 
 
 def _shapes(shapes: tuple[Shape, ...]) -> str:
-    return ", ".join(_shape(shape) for shape in shapes)
+    return ", ".join(shape_text(shape) for shape in shapes)
 
 
-def _shape(shape: Shape) -> str:
+def shape_text(shape: Shape, times: str = "x") -> str:
+    """Write a shape as `4x16`."""
     if not shape:
         return "scalar"
-    return "table" if min(shape) < 0 else "x".join(map(str, shape))
+    return "table" if min(shape) < 0 else times.join(map(str, shape))
 
 
 def _weights(graph: Graph, names: tuple[str, ...]) -> str:
@@ -66,5 +67,7 @@ def _weights(graph: Graph, names: tuple[str, ...]) -> str:
     roles = [weight.role.rpartition(".")[2] for weight in weights]
     if len(weights) > 1 and len({(weight.shape[1:], len(weight.shape)) for weight in weights}) == 1:
         rows = sum(weight.shape[0] for weight in weights)
-        return f"{', '.join(roles)} {_shape((rows, *weights[0].shape[1:]))}"
-    return ", ".join(f"{role} {_shape(weight.shape)}" for role, weight in zip(roles, weights, strict=True))
+        return f"{', '.join(roles)} {shape_text((rows, *weights[0].shape[1:]))}"
+    return ", ".join(
+        f"{role} {shape_text(weight.shape)}" for role, weight in zip(roles, weights, strict=True)
+    )
