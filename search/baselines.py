@@ -36,7 +36,7 @@ def check_baselines(space: Space) -> None:
     """
     assert space.search is not None
     caps = space.example().spec.caps
-    rungs = space.search.rungs
+    rungs = space.search.marks
     for path, spec in space.baselines:
         assert spec.train is not None
         check_caps(spec)

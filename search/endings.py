@@ -1,4 +1,4 @@
-"""Why a search cannot go on, in words that help."""
+"""Why a search ends, or cannot go on, in words that help."""
 
 from __future__ import annotations
 
@@ -11,6 +11,27 @@ from optuna.trial import FrozenTrial
 from composer.spec.space import Space
 from search.candidates import INVALID, candidate
 from search.ledger import Record
+from search.state import State
+
+
+def over(state: State, fruitless: int) -> str | None:
+    """Say why no further trial is begun; nothing while one may be.
+
+    Args:
+        state: where the search stands.
+        fruitless: proposals in a row without a new feasible spec, if too many, else 0.
+    """
+    done = len(state.done())
+    if state.trials_left() <= 0:
+        return f"all {done} trials are done"
+    told = f"after {state.progress()}"
+    for account in state.accounts():
+        if account.used_up:
+            aside = f" ({account.text(account.aside)} of it kept for finals)" if account.aside else ""
+            return f"the budget of {account.text(account.limit)} {account.name}{aside} is used up {told}"
+    if fruitless:
+        return f"no new feasible spec in {fruitless} proposals in a row: the space seems exhausted {told}"
+    return None
 
 
 def hopeless(space: Space, study: Study) -> str:

@@ -63,8 +63,8 @@ class Events:
                 yield "space", self._space
                 goals = state.goals.objectives
                 yield "objectives", [{"metric": g.metric, "direction": g.direction} for g in goals]
-                yield "rungs", list(state.config.rungs)
-                yield "baselines", [run.name for run in state.ledger if run.identity in state.baselines]
+                yield "rungs", list(state.config.marks)
+                yield "baselines", [run.name for run in state.ledger if state.is_baseline(run)]
                 yield from _counts(state).items()
                 yield "proposals", dict(state.outcomes)
                 self._outcomes = dict(state.outcomes)
@@ -98,7 +98,7 @@ class Events:
         self._stream.flush()
 
 
-def _counts(state: State) -> dict[str, int]:
+def _counts(state: State) -> dict[str, int | None]:
     return {"done": len(state.done()), "trials": state.config.trials}
 
 
@@ -106,7 +106,7 @@ def _run(state: State, record: Record) -> dict[str, Any]:
     """Return a record by stable names."""
     return {
         "name": record.name,
-        "kind": "baseline" if record.identity in state.baselines else record.kind,
+        "kind": "baseline" if state.is_baseline(record) else record.kind,
         "status": record.status,
         "reason": record.reason,
         "folder": record.folder,

@@ -1,4 +1,4 @@
-"""What a search wants: one or two objectives, and which of two results is the better one."""
+"""What a search wants: one objective or several, and which of two results is the better one."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class Goals:
         self.objectives = tuple(objectives)
         self.names = tuple(objective.metric for objective in objectives)
         self.directions = tuple(objective.direction for objective in objectives)
+
+    @property
+    def first_measured(self) -> int:
+        """Which objective is the first that only training tells; the first of all where none is."""
+        return next((i for i, objective in enumerate(self.objectives) if not objective.is_cost), 0)
 
     def measured(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> Values:
         """Read the objectives from what training measured and what the spec costs.

@@ -22,9 +22,9 @@ _ORDER = ("finished", "stopped", "crashed", "running")
 def publish(folder: Path, state: State) -> None:
     """Write the leaderboard, and `best/` and `front/` where they have changed; each file and folder whole."""
     write_text(folder / LEADERBOARD, leaderboard(state))
-    winner = state.winner()
-    if winner is not None:
-        put_best(folder, winner)
+    best = state.best_run()
+    if best is not None:
+        put_best(folder, best)
     put_front(folder, state.front())
 
 
@@ -41,7 +41,7 @@ def leaderboard(state: State) -> str:
         pairs = zip(state.goals.names, record.values or (), strict=False)
         values: list[Any] = [int(value) if name in COSTS else value for name, value in pairs]
         values = values or [""] * len(state.goals.names)
-        kind = "baseline" if record.identity in state.baselines else record.kind
+        kind = "baseline" if state.is_baseline(record) else record.kind
         cells: list[Any] = [record.name, kind, record.status, int(record.identity in front)]
         cells += [len(record.seen), record.tokens, *values]
         cells += [record.costs.get(name, "") for name in costs]

@@ -34,9 +34,9 @@ class Record:
     """One spec and its training.
 
     Attributes:
-        name: the number of a trial, or the name of a baseline.
-        kind: whether it counts as a trial.
-        identity: the run hash of the spec.
+        name: the number of a trial, or the name of a baseline; of a final, both and which final.
+        kind: whether it counts as a trial; a final is a trial or a baseline trained once more.
+        identity: the run hash of the spec; of a final with more, since the hash knows no seed.
         asked: the number of the Optuna trial that it answers; None for a baseline.
         params: the answers that lead to the spec; empty for a baseline.
         costs: by the names of the cost metrics.
@@ -47,10 +47,15 @@ class Record:
         worker: the name of the worker that trains it or trained it last.
         started: when it was taken on, and `ended` when it ended: seconds since 1970 by the worker's clock.
         origin: of a child of evolution the names of its `parents` and its `moves` in words.
+        whole: training tokens of the whole run; 0 in searches from before this was written.
+        spans: when it was trained, piece by piece, each from and to seconds since 1970.
+        again: of a final, the key of the record it trains again (`of`), the multiple of its `lr`, and the
+            number of the fresh `seed`, 0 for that of the spec.
+        imported: the folder of the search that trained it, if that was another one.
     """
 
     name: str
-    kind: Literal["trial", "baseline"]
+    kind: Literal["trial", "baseline", "final"]
     identity: str
     asked: int | None
     params: dict[str, Any]
@@ -64,6 +69,10 @@ class Record:
     started: float = 0.0
     ended: float = 0.0
     origin: dict[str, Any] = field(default_factory=dict)
+    whole: int = 0
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    again: dict[str, Any] = field(default_factory=dict)
+    imported: str = ""
 
     @property
     def key(self) -> str:
@@ -140,13 +149,21 @@ class Ledger:
         """Read what other workers changed; a record that they did not touch stays the same object."""
         changed = self._source.changed()
         if changed:
-            known = {record.key: record for record in self}
+            known = {record.key: record for record in self.every()}
             known |= {record.key: record for record in changed}
             self._records = {record.identity: record for record in sorted(known.values(), key=_in_order)}
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield the records, baselines first, trials in the order in which they began."""
-        return iter(self._records.values())
+        """Yield baselines, then trials in the order in which they began."""
+        return (record for record in self._records.values() if record.kind != "final")
+
+    def finals(self) -> list[Record]:
+        """Return the records of what is trained once more."""
+        return [record for record in self._records.values() if record.kind == "final"]
+
+    def every(self) -> list[Record]:
+        """Return all records."""
+        return list(self._records.values())
 
     def find(self, identity: str) -> Record | None:
         """Return the record of a spec, if it is or was worked on."""
@@ -162,24 +179,28 @@ class Ledger:
         asked: int,
         params: dict[str, Any],
         costs: dict[str, float],
-        worker: str = "",
-        origin: dict[str, Any] | None = None,
+        **more: Any,
     ) -> Record:
         """Take on a spec as the next trial; under the store's lock, freshly read."""
         number = str(1 + max((int(record.name) for record in self.trials()), default=-1))
         folder = f"trials/{number}"
-        record = Record(number, "trial", identity, asked, params, costs, folder, worker=worker)
-        record.origin = origin or {}
-        return self._add(record)
+        return self._add(Record(number, "trial", identity, asked, params, costs, folder, **more))
 
-    def claim_baseline(self, stem: str, identity: str, costs: dict[str, float], worker: str = "") -> Record:
+    def claim_baseline(self, stem: str, identity: str, costs: dict[str, float], **more: Any) -> Record:
         """Take on a spec as a baseline, named after its file; under the store's lock, freshly read."""
         taken = {record.name for record in self}
         names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(taken) + 2))
         # a trial's name is a number
         name = next(name for name in names if name not in taken and not name.isdecimal())
         folder = f"baselines/{name}"
-        return self._add(Record(name, "baseline", identity, None, {}, costs, folder, worker=worker))
+        return self._add(Record(name, "baseline", identity, None, {}, costs, folder, **more))
+
+    def claim_final(self, base: Record, name: str, again: dict[str, Any], **more: Any) -> Record:
+        """Take on a trial or a baseline once more; under the store's lock, freshly read."""
+        identity, folder = f"{base.identity}-{name}", f"finals/{name}"
+        params, costs = dict(base.params), dict(base.costs)
+        again = {"of": base.key, **again}
+        return self._add(Record(name, "final", identity, None, params, costs, folder, again=again, **more))
 
     def save(self, record: Record) -> None:
         """Write a record whole; under the store's lock."""
@@ -217,7 +238,8 @@ def record_of(text: str) -> Record:
     """
     fields = json.loads(text)
     seen = [Seen(item["tokens"], tuple(item["values"]), item["metrics"]) for item in fields.pop("seen")]
-    return Record(**fields, seen=seen)
+    spans = [(begun, ended) for begun, ended in fields.pop("spans", ())]
+    return Record(**fields, seen=seen, spans=spans)
 
 
 def _read(path: Path) -> Record:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from composer.spec.models import Spec
 from search.goals import Goals, Values, dominates
 from search.ledger import Record
 
@@ -53,3 +54,9 @@ def fronts(values: Sequence[Values]) -> list[int]:
 def milestones(rungs: Sequence[int], tokens: int) -> list[int]:
     """Return the training tokens at which a run is looked at: the rungs, then its end."""
     return [*(rung for rung in rungs if rung < tokens), tokens]
+
+
+def tokens(spec: Spec) -> int:
+    """Return the training tokens of a whole run."""
+    assert spec.train is not None
+    return spec.train.tokens

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Literal, TypeAlias
 
 from composer.spec.search_config import SearchConfig
+from search.budget import Account, accounts
 from search.drawn import Drawn
+from search.finals import Finals
 from search.goals import Goals, Values
 from search.ledger import Ledger, Record
 from search.trainer import Step
@@ -24,7 +29,8 @@ class State:
         baselines: identities of the space's baselines.
         outcomes: how many proposals were feasible, over, invalid, repeat; over all starts.
         drawn: how many candidates were costed to find these.
-        running: the record that this worker trains, if any; `step` is how far it is, `target` where it goes.
+        running: the record that this worker trains, if any; `step` is how far it is, `target` where it goes,
+            `since` when it began, in seconds since 1970.
         note: what else there is to say, in words.
     """
 
@@ -37,7 +43,23 @@ class State:
     running: Record | None = None
     step: Step = field(default_factory=lambda: Step(0))
     target: int = 0
+    since: float = 0.0
     note: str = ""
+
+    def is_baseline(self, record: Record) -> bool:
+        """Whether a record, or what a final trains again, is a baseline: now, or when it began."""
+        of = self.base(record)
+        return of.kind == "baseline" or of.identity in self.baselines
+
+    def base(self, record: Record) -> Record:
+        """Return what a final trains again; any other record itself."""
+        if record.kind != "final":
+            return record
+        return next(each for each in self.ledger if each.key == record.again["of"])
+
+    def finals(self) -> Finals:
+        """Return the finals as of now."""
+        return Finals(self.config, self.goals, self.ledger)
 
     def done(self) -> list[Record]:
         """Return the trials that are over, however they ended."""
@@ -54,28 +76,72 @@ class State:
         values = {
             identity: found
             for identity, found in self.finished().items()
-            if kind is None or (identity in self.baselines) == (kind == "baseline")
+            if kind is None or self.is_baseline(self._record(identity)) == (kind == "baseline")
         }
         return [self._record(identity) for identity in self.goals.front(values)]
 
     def winner(self) -> Record | None:
-        """Return the trial that is best in the first objective among those on the trials' front."""
-        return next(iter(self.front("trial")), None)
+        """Return the best trial in the first objective.
+
+        Among finalists by the mean over fresh seeds, once all of them have that; until then, or without
+        finals, on the front of what the search itself measured.
+        """
+        standings = [at for at in self.finals().standings() if at.base.kind == "trial"]
+        means = {at.base.identity: at.mean for at in standings if at.mean is not None}
+        if not means or any(at.left for at in standings):
+            return next(iter(self.front("trial")), None)
+        return self._record(self.goals.front({key: mean for key, mean in means.items() if mean})[0])
+
+    def best_run(self) -> Record | None:
+        """Return the run whose weights stand for the winner: of its finals the best in the first measure."""
+        winner, i = self.winner(), self.goals.first_measured
+        runs = [
+            run
+            for at in self.finals().standings()
+            if winner is not None and at.base is winner
+            for run in at.runs
+        ]
+        return max(runs, key=lambda run: self.goals.ascending(run.seen[-1].values)[i], default=winner)
 
     def spent(self) -> float:
-        """Return the seconds spent training so far, over all starts."""
-        return sum(record.seconds for record in self.ledger)
+        """Return the seconds spent training so far, over all starts, summed over workers."""
+        return sum(record.seconds for record in self.ledger.every())
+
+    def accounts(self) -> list[Account]:
+        """Return the budgets that are not counted in trials."""
+        finals = self.ledger.finals()
+        now = (self.since, time.time()) if self.running is not None else None
+        left = max(0, self.finals().count() - len(finals))
+        return list(accounts(self.config, self.ledger.every(), left, now))
+
+    def trials_left(self) -> float:
+        """Return how many trials may still be claimed; imported ones do not count."""
+        if self.config.trials is None:
+            return math.inf
+        return self.config.trials - sum(not record.imported for record in self.ledger.trials())
+
+    def progress(self) -> str:
+        """Say how far the trials are: `7 of 24 trials`, and every other budget."""
+        done = f"{len(self.done())} of {self.config.trials} trials"
+        done = done if self.config.trials is not None else f"{len(self.done())} trials"
+        return ", ".join([done, *map(str, self.accounts())])
 
     def seconds_left(self) -> float | None:
-        """Estimate how long the trials left will take, from the mean of those done."""
-        done = self.done() or [record for record in self.ledger if record.status != "running"]
-        if not done:
+        """Estimate how long all that is left will take one worker, from the mean of what is done."""
+        ended = [record for record in self.ledger.every() if record.status != "running" and record.seconds]
+        full = [record.seconds for record in ended if record.status == "finished"]
+        trials = [record.seconds for record in ended if record.kind == "trial"] or full
+        if not trials:
             return None
-        mean = sum(record.seconds for record in done) / len(done)
-        left = mean * max(0, self.config.trials - len(self.done()))
-        if self.config.time_limit is not None:
-            left = min(left, max(0.0, self.config.time_limit - self.spent()))
-        return left
+        running = sum(record.status == "running" for record in self.ledger.trials())
+        again = max(0, self.finals().count() - sum(record.kind == "final" for record in ended))
+        least = [(self.trials_left() + running) * fmean(trials)]
+        for account in self.accounts():
+            share = account.spent / account.limit
+            if share:
+                least.append(max(0.0, (1 - account.aside / account.limit) / share - 1) * self.spent())
+        found = max(0.0, min(least)) + again * fmean(full or trials)
+        return found if math.isfinite(found) else None
 
     def _record(self, identity: str) -> Record:
         record = self.ledger.find(identity)

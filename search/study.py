@@ -1,5 +1,7 @@
 """The loop of a worker: take what a dead one left, then a baseline, then ask; cost, train in rungs, tell.
 
+When the trials are over, the best of them and the baselines are trained again (`search.finals`).
+
 Each step leaves enough behind that whoever comes next goes on as if nothing had happened: the sampler's
 question stays open until it is told, the record of a spec is written before its training begins, and training
 resumes from its own checkpoint. A search that was killed, a worker that died beside others, and one that
@@ -27,8 +29,9 @@ from composer.training.files import write_text
 from search.baselines import baselines, check_baselines, refuse_seed_knob
 from search.candidates import Candidate, candidate
 from search.drawn import total
-from search.endings import crashing, hopeless
+from search.endings import crashing, hopeless, over
 from search.errors import Crash, SearchError
+from search.finals import respec
 from search.folder import PUBLISH, enter
 from search.goals import Goals
 from search.leaderboard import publish
@@ -37,7 +40,7 @@ from search.ledger import Ledger, Record, Seen
 from search.locks import exclusive
 from search.open_store import open_store
 from search.questions import MORE_TRIALS, Questions, awaited, holder
-from search.rungs import holds, milestones
+from search.rungs import holds, milestones, tokens
 from search.samplers import origin, sampler
 from search.specs import bring_specs, spec_of
 from search.state import State, Watch, silent
@@ -106,7 +109,6 @@ class _Search:
         self.config, self.me = space.search, store.worker.name
         self.goals = Goals(self.config.objectives)
         self.baselines = baselines(space)
-        self._spec = partial(spec_of, space, self.baselines)
         self.fruitless = 0
         self.crashes: list[Record] = []
         self.lost_since: float | None = None
@@ -135,6 +137,10 @@ class _Search:
                     raise
                 self._reach_again(error)
 
+    def _spec(self, record: Record) -> Spec | None:
+        spec = spec_of(self.space, self.baselines, self.state.base(record))
+        return spec if spec is None or record.kind != "final" else respec(spec, record.again)
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep the other workers from claiming, and know what they did before."""
@@ -146,18 +152,19 @@ class _Search:
         """Choose what to do, or say why there is nothing left: what was begun, then baselines, then anew."""
         self.ledger.refresh()
         others, opened = self.store.others(), self._count()
-        left = any(_free(record, others) for record in self.ledger)
+        left = any(_free(record, others) for record in self.ledger.every())
         left = left or any(self._answerable(question, others) for question in opened)
         left = left or any(self.ledger.find(identity) is None for identity in self.baselines)
+        left = left or next(self.state.finals().due(over=False), None) is not None
         # with trials for everyone to spare nobody has to look at what the others ask
-        if left or self._over() is not None or self._trials_left() <= 2 * (1 + len(others)):
+        if left or self._over() is not None or self.state.trials_left() <= 2 * (1 + len(others)):
             return self._next_in_turn()
         return partial(self._answer, self.questions.ask())
 
     def _next_in_turn(self) -> _Task | str:
         with self._alone():
             others = self.store.others()
-            for record in self.ledger:
+            for record in self.ledger.every():
                 spec = self._spec(record) if _free(record, others) else None
                 if spec is not None:
                     self._take(record)
@@ -168,31 +175,38 @@ class _Search:
                     return partial(self._answer, self.questions.take(question))
             for identity, baseline in self.baselines.items():
                 if self.ledger.find(identity) is None:
-                    record = self.ledger.claim_baseline(baseline.stem, identity, baseline.costs, self.me)
+                    more = {"worker": self.me, "whole": tokens(baseline.spec)}
+                    record = self.ledger.claim_baseline(baseline.stem, identity, baseline.costs, **more)
                     return partial(self._work, record, baseline.spec)
-            asking = sum(holder(question) in others for question in self._unclaimed(opened))
+            asking = {holder(question) for question in self._unclaimed(opened)} & others
+            training = {record.worker for record in self.ledger.every() if record.status == "running"}
+            trying = {record.worker for record in self.ledger.trials() if record.status == "running"}
             reason = self._over()
-            if reason is None and self._trials_left() > asking:
+            final = self._claim_final(reason is not None and not (asking | trying) & others)
+            if final is not None:
+                return final
+            if reason is None and self.state.trials_left() > len(asking):
                 return partial(self._answer, self.questions.ask())
-            training = {record.worker for record in self.ledger if record.status == "running"}
             busy = others & {*training, *map(holder, opened)}
             return partial(self._wait, len(busy)) if busy or reason is None else reason
 
-    def _over(self) -> str | None:
-        done = len(self.state.done())
-        if self._trials_left() <= 0:
-            return f"all {done} trials are done"
-        if self.config.time_limit is not None and self.state.spent() >= self.config.time_limit:
-            return f"the time limit is reached after {done} of {self.config.trials} trials"
-        if self.fruitless >= PATIENCE:
-            if not self.ledger.trials():
-                raise SearchError(hopeless(self.space, self.study))
-            told = f"no new feasible spec in {PATIENCE} proposals in a row: the space seems exhausted"
-            return f"{told} after {done} of {self.config.trials} trials"
+    def _claim_final(self, over: bool) -> _Task | None:
+        """Take on what is to be trained again, while a budget lasts; finalists once the trials are over."""
+        if any(account.gone for account in self.state.accounts()):
+            return None
+        for due in self.state.finals().due(over):
+            spec = self._spec(due.base)
+            if spec is not None:
+                more = {"worker": self.me, "whole": tokens(spec)}
+                record = self.ledger.claim_final(due.base, due.name, due.again, **more)
+                return partial(self._work, record, respec(spec, due.again))
         return None
 
-    def _trials_left(self) -> int:
-        return self.config.trials - len(self.ledger.trials())
+    def _over(self) -> str | None:
+        """Say why no further trial is begun, if so."""
+        if self.fruitless >= PATIENCE and not self.ledger.trials():
+            raise SearchError(hopeless(self.space, self.study))
+        return over(self.state, PATIENCE if self.fruitless >= PATIENCE else 0)
 
     def _unclaimed(self, questions: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Return the questions that may still become trials."""
@@ -203,13 +217,13 @@ class _Search:
         """Whether nobody has it in hand, and what it was put off for is there."""
         until = awaited(question)
         if until == MORE_TRIALS:
-            return self._trials_left() > 0
+            return self.state.trials_left() > 0
         record = self.ledger.find(until)
         return holder(question) not in others and (record is None or record.status != "running")
 
     def _wait(self, busy: int) -> None:
-        done = f"{len(self.state.done())} of {self.config.trials} trials are done"
-        self._note(f"waiting for {busy} other worker{'s' if busy > 1 else ''} to end; {done}")
+        others = f"{busy} other worker{'s' if busy > 1 else ''}"
+        self._note(f"waiting for {others} to end, after {self.state.progress()}")
         time.sleep(POLL)
 
     def _answer(self, trial: Trial) -> None:
@@ -229,11 +243,11 @@ class _Search:
         with self._alone():
             record = self.ledger.find(found.identity)
             if record is None:
-                if self._trials_left() <= 0:
+                if self.state.trials_left() <= 0:
                     return None
-                params, costs = found.params, found.costs
-                whence = origin(trial)
-                return self.ledger.claim(found.identity, trial.number, params, costs, self.me, whence)
+                assert found.spec is not None
+                more = {"worker": self.me, "whole": tokens(found.spec), "origin": origin(trial)}
+                return self.ledger.claim(found.identity, trial.number, found.params, found.costs, **more)
             if _free(record, self.store.others()):
                 self._take(record)
                 return record
@@ -246,11 +260,10 @@ class _Search:
 
     def _work(self, record: Record, spec: Spec) -> None:
         """Train a spec from one milestone to the next, until it ends, is stopped or crashes."""
-        assert spec.train is not None
         self.state.running, self.state.step, self.state.note = record, Step(record.tokens), ""
         self.watch("started", self.state)
         try:
-            self._climb(record, spec, milestones(self.config.rungs, spec.train.tokens))
+            self._climb(record, spec)
         except _Deposed:
             self.state.running = None
             self._note(f"{record.folder}: another worker has taken it over")
@@ -261,11 +274,13 @@ class _Search:
         if len(self.crashes) >= CRASHES:
             raise SearchError(crashing(self.folder, self.crashes))
 
-    def _climb(self, record: Record, spec: Spec, stops: list[int]) -> None:
+    def _climb(self, record: Record, spec: Spec) -> None:
+        rungs = () if record.kind == "final" else self.config.marks
+        stops = milestones(rungs, tokens(spec))
         try:
-            for i, tokens in enumerate(stops):
+            for i, stop in enumerate(stops):
                 if i >= len(record.seen) and record.status == "running":
-                    self._train(record, spec, tokens, i == len(stops) - 1)
+                    self._train(record, spec, stop, i == len(stops) - 1)
             self.crashes.clear()
         except Crash as crash:
             if crash.__cause__ is not None:
@@ -276,10 +291,11 @@ class _Search:
                 record.status, record.reason, record.ended = "crashed", str(crash), time.time()
             self.crashes.append(record)
 
-    def _train(self, record: Record, spec: Spec, tokens: int, end: bool) -> None:
+    def _train(self, record: Record, spec: Spec, stop: int, end: bool) -> None:
         """Train to a milestone; what was measured and what follows from it are written in one step."""
-        self.state.target = tokens
+        self.state.target = stop
         began, before = time.monotonic(), record.seconds
+        self.state.since = time.time()
 
         def report(step: Step) -> None:
             self.state.step = step
@@ -287,11 +303,12 @@ class _Search:
             self.watch("progress", self.state)
 
         try:
-            trained = self.train(spec, self.folder / record.folder, None if end else tokens, report)
+            trained = self.train(spec, self.folder / record.folder, None if end else stop, report)
             values = self.goals.measured(trained.metrics, record.costs)
         finally:
             record.seconds = before + time.monotonic() - began
         with self._mine(record):
+            record.spans.append((self.state.since, time.time()))
             record.seen.append(Seen(trained.tokens, values, trained.metrics))
             if end:
                 record.status = "finished"
@@ -349,8 +366,8 @@ class _Search:
     def _publish(self) -> None:
         with exclusive(self.folder / PUBLISH):
             self.ledger.refresh()
-            self.store.export(self.ledger)
-            bring_specs(self.folder, self.ledger, self._spec)
+            self.store.export(self.ledger.every())
+            bring_specs(self.folder, self.ledger.every(), self._spec)
             publish(self.folder, self.state)
 
     def _note(self, text: str) -> None:

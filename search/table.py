@@ -14,14 +14,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from composer.costs.units import count_text
+from composer.costs.units import count_text, duration
 from composer.spec.load import load
 from search.folder import BEST, LEADERBOARD
 from search.leaderboard import ranked
 from search.ledger import Record
 from search.longer import longer
 from search.state import Event, State
-from search.words import STATUS, duration, knobs_text, named, titled, value_text, values_text
+from search.words import STATUS, knobs_text, named, titled, value_text, values_text
 
 _REFRESH = 0.25
 _ROWS = 10
@@ -38,7 +38,7 @@ class Lines:
         """Print what ended."""
         if event == "begin":
             done = len(state.done())
-            self._print(f"{done} of {state.config.trials} trials are done" if done else _goals(state))
+            self._print(f"{state.progress()} are done" if done else _goals(state))
         elif event == "started" and state.running is not None:
             self._print(f"{titled(state, state.running)}: {knobs_text(state.running)}")
         elif event == "ended" and state.running is not None:
@@ -181,15 +181,12 @@ def _running(state: State) -> Iterator[Text]:
 def _elsewhere(state: State) -> list[Record]:
     """Return what other workers train, as far as this one knows."""
     own = state.running.identity if state.running else None
-    return [each for each in state.ledger if each.status == "running" and each.identity != own]
+    return [each for each in state.ledger.every() if each.status == "running" and each.identity != own]
 
 
 def _progress(state: State, now: datetime | None = None) -> str:
     """Say how much of the budget is used, how long the rest takes and when that will be."""
-    told = f"{len(state.done())} of {state.config.trials} trials"
-    limit = state.config.time_limit
-    if limit is not None:
-        told += f", {duration(state.spent())} of {duration(limit)} training"
+    told = state.progress()
     left = state.seconds_left()
     if not left:
         return told
@@ -202,7 +199,7 @@ def _progress(state: State, now: datetime | None = None) -> str:
 
 def _goals(state: State) -> str:
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in state.goals.objectives)
-    return f"{goals} in {state.config.trials} trials"
+    return f"{goals}: {state.progress()}"
 
 
 def _result(state: State, record: Record) -> str:

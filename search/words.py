@@ -18,13 +18,23 @@ STATUS = {
 
 
 def named(state: State, record: Record) -> str:
-    """Call a record `12` or `baseline rival`."""
-    return f"baseline {record.name}" if record.identity in state.baselines else record.name
+    """Call a record `12` or `baseline rival`; a final of it `12 again, lr x0.5, seed +1`."""
+    base = state.base(record)
+    name = f"baseline {base.name}" if state.is_baseline(base) else base.name
+    return name + _again(record)
 
 
 def titled(state: State, record: Record) -> str:
-    """Call a record `trial 12` or `baseline rival`."""
-    return f"trial {record.name}" if record.kind == "trial" else named(state, record)
+    """Call a record `trial 12` or `baseline rival`, a final as `named` does."""
+    base = state.base(record)
+    return f"trial {base.name}{_again(record)}" if base.kind == "trial" else named(state, record)
+
+
+def _again(record: Record) -> str:
+    if record.kind != "final":
+        return ""
+    lr, seed = record.again["lr"], record.again["seed"]
+    return " again" + (f", lr x{lr:g}" if lr != 1 else "") + (f", seed +{seed}" if seed else "")
 
 
 def value_text(name: str, value: float) -> str:
@@ -56,10 +66,3 @@ def shorts(names: Iterable[str]) -> dict[str, str]:
     found = {name: short(name) for name in names}
     taken = list(found.values())
     return {name: text if taken.count(text) == 1 else name for name, text in found.items()}
-
-
-def duration(seconds: float) -> str:
-    """Write a time as one reads it: 40s, 12min, 3.4h."""
-    if seconds < 90:
-        return f"{seconds:.0f}s"
-    return f"{seconds / 60:.0f}min" if seconds < 5400 else f"{seconds / 3600:.1f}h"

@@ -8,6 +8,7 @@ from composer.cli.options import Set, SpecFile
 
 if TYPE_CHECKING:
     from composer.spec.models import Spec
+    from composer.spec.search_config import SearchConfig
     from composer.spec.tree import Node
 
 
@@ -53,6 +54,18 @@ def told_space(tree: Node) -> str:
     knobs = "1 knob" if len(space.knobs) == 1 else f"{len(space.knobs)} knobs"
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in space.search.objectives)
     return (
-        f"{space.name} is a valid space of {knobs}: {goals}, {space.search.trials} trials\n"
+        f"{space.name} is a valid space of {knobs}: {goals}, {_budget(space.search)}\n"
         f"one of its points: {stage_words(point.spec.stages[0])}, arch {arch_hash(point.spec)}"
     )
+
+
+def _budget(config: SearchConfig) -> str:
+    from composer.costs.units import count_text, duration
+
+    limits = [
+        f"{config.trials} trials" if config.trials else "",
+        f"{count_text(config.tokens)} tokens" if config.tokens else "",
+        f"{count_text(config.flops)} FLOPs" if config.flops else "",
+        duration(config.time_limit) if config.time_limit else "",
+    ]
+    return ", ".join(filter(None, limits))

@@ -20,14 +20,11 @@ from composer.spec.semantic import semantic
 from composer.spec.skeleton import Structure, joined, split, traced
 from composer.spec.tree import Place, planted
 
-MEASURES = (*COSTS, "step_time")
-"""All measures."""
-
 _MOST = 64
 _PLACE = Place("<tree>")
 
 
-def measures(costs: Costs, names: Iterable[str] = MEASURES) -> dict[str, Number]:
+def measures(costs: Costs, names: Iterable[str] = COSTS) -> dict[str, Number]:
     """Return costs by the names that caps and objectives use, without those that do not apply."""
     found = {name: costs.measure(name) for name in names}
     return {name: value for name, value in found.items() if value is not None}
@@ -40,7 +37,7 @@ class Coster:
     unless the caller knows more of its graph.
     """
 
-    def __init__(self, names: Iterable[str] = MEASURES, counted: Callable[[Spec], Costs] = count) -> None:
+    def __init__(self, names: Iterable[str] = COSTS, counted: Callable[[Spec], Costs] = count) -> None:
         self._names, self._counted = tuple(names), counted
         # functions by structure, the latest first; None where none will be made any more
         self._known: dict[Structure, list[Compiled] | None] = {}

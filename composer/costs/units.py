@@ -18,6 +18,13 @@ def seconds_text(value: float) -> str:
     return f"{value / size:.3g} {unit}"
 
 
+def duration(seconds: float) -> str:
+    """Write a time as one reads it: 40s, 12min, 3.4h."""
+    if seconds < 90:
+        return f"{seconds:.0f}s"
+    return f"{seconds / 60:.0f}min" if seconds < 5400 else f"{seconds / 3600:.1f}h"
+
+
 def count_text(value: float) -> str:
     """Return 1234567 as `1.23M`."""
     return _scaled(value, 1000, ("", "k", "M", "G", "T", "P", "E"))

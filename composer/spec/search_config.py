@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from blocks.core.config import Config
-from blocks.core.fields import Count, Natural
+from blocks.core.fields import Count, Natural, Positive
 from composer.spec.types import Duration, Many, Said
 
 COSTS = (
@@ -20,6 +20,7 @@ COSTS = (
     "train_memory",
     "cache_bytes_per_token",
     "depth_cache_bytes",
+    "step_time",
 )
 """Metrics that are known before training; any other name is one that training logs."""
 
@@ -38,12 +39,9 @@ class Objective(Config):
     """The metric that should be small."""
 
     @model_validator(mode="after")
-    def _one_way(self) -> Objective:
+    def _sound(self) -> Objective:
         if (self.maximize is None) == (self.minimize is None):
-            got = "neither" if self.maximize is None else "both"
-            raise PydanticCustomError(
-                "expected", "{expected}", {"expected": "either maximize or minimize", "got": got}
-            )
+            raise _unlike("either maximize or minimize", "neither" if self.maximize is None else "both")
         return self
 
     @property
@@ -64,35 +62,94 @@ class Objective(Config):
         return self.metric in COSTS
 
 
+class FlopRungs(Config):
+    """Rungs by compute: every candidate is looked at when its training has cost so many FLOPs."""
+
+    flops: Annotated[Many[Count], Field(min_length=1)]
+    """Training FLOPs, forward and backward, ascending."""
+
+
+class MatchedBaseline(Config):
+    """A baseline whose sizes are solved so that it costs what the caps allow."""
+
+    spec: Annotated[str, Field(min_length=1)]
+    """The spec to begin with, by a path relative to this file; trained as the space says."""
+    match: Annotated[
+        Many[
+            Literal[
+                "params",
+                "active_params",
+                "flops_per_token",
+                "train_flops",
+                "train_memory",
+                "cache_bytes_per_token",
+                "depth_cache_bytes",
+            ]
+        ],
+        Field(min_length=1),
+    ]
+    """The caps that it comes up to."""
+
+
 class SearchConfig(Config):
-    """How a space is searched: what for, how many trials, where weak candidates stop."""
+    """How a space is searched: what for, within which budget, where weak candidates stop."""
 
     objectives: Annotated[
-        Many[Objective], Field(min_length=1, max_length=2), Said("a list of 1 or 2 objectives")
+        Many[Objective], Field(min_length=1, max_length=4), Said("a list of 1 to 4 objectives")
     ]
-    """One or two of {maximize: metric} or {minimize: metric}."""
-    trials: Count
+    """One to four of {maximize: metric} or {minimize: metric}."""
+    trials: Count | None = None
     """Candidates to train; invalid ones, ones above a cap and repeated ones do not count."""
-    rungs: Many[Count] = ()
-    """Training tokens at which weak candidates stop, ascending; survivors go on to `train.tokens`."""
+    tokens: Count | None = None
+    """Training tokens of all runs together."""
+    flops: Count | None = None
+    """Training FLOPs of all runs together."""
+    time_limit: Duration | None = None
+    """Time by the clock during which anyone trains, such as 2h. The first budget used up ends the search."""
+    rungs: Many[Count] | FlopRungs = ()
+    """Training tokens at which weak candidates stop, or {flops: [..]}; survivors go on to `train.tokens`."""
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The share of candidates that go on at a rung."""
     sampler: Literal["tpe", "nsga2", "gp", "evolution", "random"] = "tpe"
     """How points are proposed: all but random learn from earlier trials; gp needs the extra `gp`."""
-    baselines: Many[Annotated[str, Field(min_length=1)]] = ()
-    """Specs that are trained first, by paths relative to this file."""
+    baselines: Many[Annotated[str, Field(min_length=1)] | MatchedBaseline] = ()
+    """Specs that are trained first: paths relative to this file, or {spec: path, match: [caps]}."""
+    finalists: Count = 3
+    """How many of the best candidates are trained again, where `seeds` or `lr_sweep` say so."""
+    seeds: Natural = 0
+    """Fresh seeds that each finalist and each baseline is trained again with; 0 for none."""
+    lr_sweep: Many[Positive] = ()
+    """Multiples of its own train.lr that each finalist and each baseline is tried with, beside 1."""
     seed: Natural = 0
     """The seed of the sampler."""
-    time_limit: Duration | None = None
-    """When to start no further trial, such as 2h."""
 
     @model_validator(mode="after")
     def _sound(self) -> SearchConfig:
-        if any(low >= high for low, high in pairwise(self.rungs)):
-            told = {"expected": "rungs that ascend", "got": ", ".join(map(str, self.rungs))}
-            raise PydanticCustomError("expected", "{expected}", told)
+        if self.trials is self.tokens is self.flops is self.time_limit is None:
+            raise _unlike("a budget: trials, tokens, flops or time_limit", "none")
+        marks = self.marks
+        if any(low >= high for low, high in pairwise(marks)):
+            raise _unlike("rungs that ascend", ", ".join(map(str, marks)))
         metrics = [objective.metric for objective in self.objectives]
-        if len(set(metrics)) < len(metrics):
-            told = {"expected": "two different metrics", "got": f"{metrics[0]} twice"}
-            raise PydanticCustomError("expected", "{expected}", told)
+        twice = next((metric for metric in metrics if metrics.count(metric) > 1), None)
+        if twice is not None:
+            raise _unlike("different metrics", f"{twice} twice")
+        if 1 in self.lr_sweep or len(set(self.lr_sweep)) < len(self.lr_sweep):
+            raise _unlike("different multiples beside 1", ", ".join(f"{each:g}" for each in self.lr_sweep))
+        if self.retrains and all(objective.is_cost for objective in self.objectives):
+            raise _unlike("an objective that training measures, for seeds and lr_sweep", ", ".join(metrics))
         return self
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """The rungs as numbers: training tokens, or FLOPs."""
+        return self.rungs.flops if isinstance(self.rungs, FlopRungs) else self.rungs
+
+    @property
+    def retrains(self) -> int:
+        """How many times each finalist and each baseline is trained again."""
+        return self.seeds + len(self.lr_sweep)
+
+
+def _unlike(expected: str, got: str) -> PydanticCustomError:
+    return PydanticCustomError("expected", "{expected}", {"expected": expected, "got": got})

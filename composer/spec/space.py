@@ -64,7 +64,7 @@ class Space:
         self._top = tree.value
         self._choices: dict[str, Choice] = {}
         search, faults = _search(tree)
-        self._rungs = search.rungs if search else ()
+        self._rungs = search.rungs if search and isinstance(search.rungs, tuple) else ()
         self._let, wrong = read_let(self._top.get("let"))
         self._fixed, more = self._fixed_part()
         faults += [*wrong, *more]
@@ -272,7 +272,8 @@ def _search(tree: Node) -> tuple[SearchConfig | None, list[Fault]]:
 def _baselines(tree: Node, search: SearchConfig | None) -> tuple[tuple[tuple[str, Spec], ...], list[Fault]]:
     found: list[tuple[str, Spec]] = []
     faults: list[Fault] = []
-    for i, name in enumerate(search.baselines if search else ()):
+    for i, entry in enumerate(search.baselines if search else ()):
+        name = entry if isinstance(entry, str) else entry.spec
         asked = fault_at(tree, ("search", "baselines", i), "a spec that can be trained", name)
         folder = os.path.dirname(asked.file) if asked.line else ""
         path = os.path.normpath(os.path.join(folder, name))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from html import escape
 
-from composer.costs.units import count_text
+from composer.costs.units import count_text, duration
 from search.report import facts, figures
 from search.report.markup import choice, figure, link, table, warn
 from search.report.read import Source
 from search.report.stats import FEWEST, Effects
-from search.words import duration
 
 LITTLE = 0.2
 """The share of the variance of trials left out below which effects are called hints."""
@@ -119,7 +118,7 @@ def _proposed(source: Source) -> str:
 def method(source: Source) -> str:
     """How to read all this."""
     config = source.state.config
-    rungs = ", ".join(map(count_text, config.rungs))
+    rungs = ", ".join(map(count_text, config.marks))
     halving = (
         f"rungs at {rungs} tokens, of which the best {100 * config.keep:g} % go on, decided on arrival"
         if rungs

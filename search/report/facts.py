@@ -25,7 +25,7 @@ def kind(source: Source, record: Record) -> str:
     names: list[str] = [record.status]
     if record.identity in source.best:
         names.append("front")
-    if record.identity in source.state.baselines:
+    if source.state.is_baseline(record):
         names.append("baseline")
     return " ".join(names)
 
@@ -77,7 +77,7 @@ def curve(source: Source, record: Record, metric: str) -> list[tuple[float, floa
 
 def stages(source: Source) -> list[str]:
     """Name the milestones: each rung by its tokens, then the end."""
-    return [*(count_text(rung) for rung in source.state.config.rungs), "the end"]
+    return [*(count_text(rung) for rung in source.state.config.marks), "the end"]
 
 
 def at_milestone(record: Record, number: int, name: str) -> float | None:

@@ -71,7 +71,7 @@ def curves(source: Source, metric: str) -> Chart:
         WIDTH,
         420,
         f"{metric} over training tokens",
-        f"{len(shown)} runs; rungs at {', '.join(map(count_text, state.config.rungs)) or 'none'}",
+        f"{len(shown)} runs; rungs at {', '.join(map(count_text, state.config.marks)) or 'none'}",
     )
     every = [point for line in lines.values() for point in line]
     names = {record.identity: named(state, record) for record in shown if _speaks(source, record)}
@@ -81,7 +81,7 @@ def curves(source: Source, metric: str) -> Chart:
     chart.below(across, up.start, up.end, count_text, "training tokens")
     chart.beside(up, _LEFT, across.end, partial(value_text, metric), "")
     chart.words(_LEFT, 14, metric)
-    for number, rung in enumerate(rung for rung in state.config.rungs if rung < across.high):
+    for number, rung in enumerate(rung for rung in state.config.marks if rung < across.high):
         # in turns higher and lower, so that neighbours do not run into each other
         top = _TOP - 2 + 16 * (number % 2)
         chart.line([(across(rung), up.start), (across(rung), top + 5)], "rung")
@@ -273,7 +273,7 @@ def _passed(source: Source, number: int) -> str:
     """Say how many reached a rung and how many went on."""
     trials = [record for record in source.state.ledger.trials() if len(record.seen) > number]
     on = sum(len(record.seen) > number + 1 or record.status == "finished" for record in trials)
-    rung = count_text(source.state.config.rungs[number])
+    rung = count_text(source.state.config.marks[number])
     return f"rung {rung}: {on} of {len(trials)} went on"
 
 

@@ -7,10 +7,10 @@ from datetime import datetime
 from html import escape
 
 from composer.costs.residuals import percent
-from composer.costs.units import count_text
+from composer.costs.units import count_text, duration
 from search.ledger import Record
 from search.report.read import Source
-from search.words import duration, titled, value_text
+from search.words import titled, value_text
 
 
 def header(source: Source, now: datetime) -> str:

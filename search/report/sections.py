@@ -25,7 +25,7 @@ def sections(source: Source) -> Iterator[Section]:
     if facts.metrics(source):
         yield Section("curves", "Curves", "Learning curves by rung", results.curves(source))
     yield Section("knobs", "Knobs", "What the knobs do", evidence.knobs(source))
-    if source.state.config.rungs:
+    if source.state.config.marks:
         yield Section("rungs", "Rungs", "Do early rungs rank as late ones do?", evidence.rungs(source))
     if source.caps and source.front:
         yield Section("caps", "Caps", "Costs against caps", results.caps(source))

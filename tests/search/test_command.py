@@ -14,12 +14,12 @@ from composer.cli.main import main
 from composer.spec.load import load
 from composer.spec.space import load_space
 from search import command
+from composer.costs.units import duration
 from search.baselines import check_baselines
 from search.preview import preview
 from search.state import State
 from search.study import run_search
 from search.table import Lines, LiveTable, summary
-from search.words import duration
 
 SHIPPED = Path(__file__).parents[2] / "specs" / "space.yaml"
 SMALL = """\
@@ -141,7 +141,7 @@ def test_plain_lines_tell_each_run_once(tmp_path):
     text = io.StringIO()
     ended(tmp_path, watch=Lines(Console(file=text, width=80)), baseline="rival.yaml")
     lines = text.getvalue().splitlines()
-    assert lines[0] == "maximize accuracy in 6 trials"
+    assert lines[0] == "maximize accuracy: 0 of 6 trials"
     ends = [line for line in lines if "trained in full" in line or "stopped at a rung" in line]
     assert len(ends) == 7
     assert ends[0].startswith("baseline rival: trained in full after 8.19k tokens, accuracy 0.")

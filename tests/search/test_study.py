@@ -299,7 +299,7 @@ def test_a_seed_is_no_knob(tmp_path):
 
 def test_a_time_limit_starts_no_further_trial(tmp_path):
     ended = run_search(toy(tmp_path, "search.time_limit=1e-9"), tmp_path / "run", FakeTraining())
-    assert ended.reason == "the time limit is reached after 1 of 6 trials"
+    assert ended.reason.startswith("the budget of 0s by the clock is used up after 1 of 6 trials")
 
 
 def test_a_finished_search_is_done_and_more_trials_go_on(tmp_path):

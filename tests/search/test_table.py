@@ -47,7 +47,7 @@ def test_the_end_is_foretold_by_the_clock_sooner_with_more_workers(state):
     # now seven are left, for two
     assert _progress(state, noon) == "4 of 11 trials, about 35min left, until 12:35"
     state.config = state.config.model_copy(update={"time_limit": 5000.0})
-    assert "50min of 83min training" in _progress(state, noon)
+    assert "10min of 83min by the clock" in _progress(state, noon)
 
 
 def test_counts_tell_what_was_costed_for_the_trials(state):

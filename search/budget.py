@@ -1,0 +1,96 @@
+"""What a search may spend: trials, training tokens, training FLOPs, time; shared by all workers.
+
+What finals will take is set aside, as far as it is known: so many times the dearest run trained in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from composer.costs.units import count_text, duration
+from composer.spec.search_config import SearchConfig
+from search.ledger import Record
+
+
+@dataclass(frozen=True)
+class Account:
+    """One budget: what of it is spent, and what is set aside for finals."""
+
+    name: str
+    spent: float
+    aside: float
+    limit: float
+
+    @property
+    def used_up(self) -> bool:
+        """Whether nothing is left for another run of the search itself."""
+        return self.spent + self.aside >= self.limit
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing is left for finals either."""
+        return self.spent >= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.text(self.spent)} of {self.text(self.limit)} {self.name}"
+
+    def text(self, value: float) -> str:
+        """Write an amount of it."""
+        return _TEXT[self.name](value)
+
+
+Span: TypeAlias = tuple[float, float]
+_Measure: TypeAlias = Callable[[Record], float]
+
+
+def accounts(
+    config: SearchConfig, records: Iterable[Record], runs: int, now: Span | None = None
+) -> Iterator[Account]:
+    """Yield the budgets on tokens, FLOPs and time that a search has.
+
+    Args:
+        records: all of them, finals included.
+        runs: of finals that are still to come.
+        now: when what this worker trains at the moment began, and what time it is.
+    """
+    own = [record for record in records if not record.imported]
+    full = [record for record in own if record.status == "finished"]
+    limits: list[tuple[str, float | None, float, _Measure]] = [
+        ("tokens", config.tokens, sum(record.tokens for record in own), lambda record: record.tokens),
+        ("FLOPs", config.flops, sum(map(flops, own)), flops),
+        ("by the clock", config.time_limit, clock(own, now), lambda record: record.seconds),
+    ]
+    for name, limit, spent, measure in limits:
+        if limit is not None:
+            yield Account(name, spent, runs * max(map(measure, full), default=0.0), limit)
+
+
+def flops(record: Record) -> float:
+    """Return the training FLOPs of a record up to its last milestone."""
+    share = record.tokens / record.whole if record.whole else float(record.status == "finished")
+    return record.costs.get("train_flops", 0.0) * share
+
+
+def clock(records: Iterable[Record], now: Span | None = None) -> float:
+    """Return the seconds during which anyone trained: pieces at the same time count once."""
+    spent, reached = 0.0, 0.0
+    for begun, ended in sorted(
+        [*(span for each in records for span in _spans(each)), *([now] if now else [])]
+    ):
+        spent += max(0.0, ended - max(begun, reached))
+        reached = max(reached, ended)
+    return spent
+
+
+def _spans(record: Record) -> list[Span]:
+    # a search from before spans were written knows how long, and about when
+    return record.spans or [(record.started, record.started + record.seconds)]
+
+
+_TEXT: dict[str, Callable[[float], str]] = {
+    "tokens": count_text,
+    "FLOPs": count_text,
+    "by the clock": duration,
+}
