@@ -34,7 +34,8 @@ class Account:
         return self.spent >= self.limit
 
     def __str__(self) -> str:
-        return f"{self.text(self.spent)} of {self.text(self.limit)} {self.name}"
+        aside = f" ({self.text(self.aside)} kept for finals)" if self.aside else ""
+        return f"{self.text(self.spent)} of {self.text(self.limit)} {self.name}{aside}"
 
     def text(self, value: float) -> str:
         """Write an amount of it."""

@@ -24,11 +24,10 @@ def over(state: State, fruitless: int) -> str | None:
     done = len(state.done())
     if state.trials_left() <= 0:
         return f"all {done} trials are done"
-    told = f"after {state.progress()}"
+    told = f"after {state.counted()}"
     for account in state.accounts():
         if account.used_up:
-            aside = f" ({account.text(account.aside)} of it kept for finals)" if account.aside else ""
-            return f"the budget of {account.text(account.limit)} {account.name}{aside} is used up {told}"
+            return f"the budget of {account.text(account.limit)} {account.name} is used up {told}"
     if fruitless:
         return f"no new feasible spec in {fruitless} proposals in a row: the space seems exhausted {told}"
     return None

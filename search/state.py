@@ -120,11 +120,16 @@ class State:
             return math.inf
         return self.config.trials - sum(not record.imported for record in self.ledger.trials())
 
+    def counted(self) -> str:
+        """Count what has ended: `7 of 24 trials`, and finals where there are any."""
+        done, finals = len(self.done()), self.finals().count()
+        told = f"{done} trials" if self.config.trials is None else f"{done} of {self.config.trials} trials"
+        ended = sum(record.status != "running" for record in self.ledger.finals())
+        return f"{told}, {ended} of {max(finals, ended)} finals" if finals or ended else told
+
     def progress(self) -> str:
-        """Say how far the trials are: `7 of 24 trials`, and every other budget."""
-        done = f"{len(self.done())} of {self.config.trials} trials"
-        done = done if self.config.trials is not None else f"{len(self.done())} trials"
-        return ", ".join([done, *map(str, self.accounts())])
+        """Say what has ended, and what is spent of every other budget."""
+        return ", ".join([self.counted(), *map(str, self.accounts())])
 
     def seconds_left(self) -> float | None:
         """Estimate how long all that is left will take one worker, from the mean of what is done."""

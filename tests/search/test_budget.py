@@ -1,0 +1,117 @@
+"""Budgets: what is spent, and when nothing further begins."""
+
+from __future__ import annotations
+
+import pytest
+from fake_training import FakeTraining, board, toy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from composer.spec.search_config import SearchConfig
+from search.budget import accounts, clock, flops
+from search.ledger import Record, Seen
+from search.study import run_search
+
+FULL = 8192
+
+
+def record(*spans: tuple[float, float], tokens: int = 0, **more) -> Record:
+    seen = [Seen(tokens, (0.5,), {})] if tokens else []
+    return Record("0", "trial", "a", 0, {}, {"train_flops": 800.0}, "", seen=seen, spans=list(spans), **more)
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9)), max_size=8), st.randoms())
+def test_the_clock_counts_each_second_once(pieces, rng):
+    spans = [(float(begun), float(begun + long)) for begun, long in pieces]
+    rng.shuffle(spans)
+    covered = {second for begun, ended in spans for second in range(int(begun), int(ended))}
+    assert clock([record(*spans[::2]), record(*spans[1::2])]) == len(covered)
+
+
+def test_what_is_being_trained_counts_by_the_clock():
+    assert clock([record((10, 20))], (15.0, 27.0)) == 17
+
+
+def test_a_record_without_spans_counts_from_its_start():
+    assert clock([record(started=100, seconds=7)]) == 7
+
+
+def test_flops_are_those_of_the_tokens_read():
+    assert flops(record(tokens=25, whole=100)) == 200
+    assert flops(record(whole=100)) == 0
+    assert flops(record(tokens=100, status="finished")) == 800
+
+
+def test_runs_of_finals_are_kept_aside_at_the_cost_of_the_dearest():
+    config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "tokens": 1000})
+    done = [record(tokens=100, status="finished"), record(tokens=120, status="stopped")]
+    (account,) = accounts(config, done, runs=3)
+    assert (account.spent, account.aside, account.limit) == (220, 300, 1000)
+    assert not account.used_up
+    (account,) = accounts(config, done, runs=8)
+    assert account.used_up
+    assert not account.gone
+    assert str(account) == "220 of 1k tokens (800 kept for finals)"
+
+
+def test_what_was_imported_is_not_charged():
+    config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "tokens": 1000})
+    assert next(accounts(config, [record(tokens=100, imported="runs/old")], 0)).spent == 0
+
+
+@pytest.mark.parametrize("trials", ["search.trials=null", "search.trials=50"])
+def test_no_trial_begins_once_the_tokens_are_spent(tmp_path, trials):
+    ended = run_search(
+        toy(tmp_path, trials, "search.rungs=[]", "search.tokens=20k"), tmp_path / "run", FakeTraining()
+    )
+    # the third one begins at 16,384 and ends above
+    assert [row["tokens"] for row in board(tmp_path / "run")] == [str(FULL)] * 3
+    assert "the budget of 20k tokens is used up" in ended.reason
+
+
+def test_no_trial_begins_once_the_flops_are_spent(tmp_path):
+    space = toy(tmp_path, "search.trials=null", "search.rungs=[]", "search.flops=2G")
+    ended = run_search(space, tmp_path / "run", FakeTraining())
+    spent = [flops(each) for each in ended.state.ledger]
+    assert sum(spent[:-1]) < 2e9 <= sum(spent)
+
+
+def test_no_trial_begins_once_the_time_is_up(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+
+    def train(spec, tokens):
+        now[0] += 10
+
+    space = toy(tmp_path, "search.trials=null", "search.rungs=[]", "search.time_limit=25s")
+    ended = run_search(space, tmp_path / "run", FakeTraining(train))
+    assert len(ended.state.done()) == 3
+    # a pause costs nothing, and a longer limit goes on
+    now[0] += 10_000
+    space = toy(tmp_path, "search.trials=null", "search.rungs=[]", "search.time_limit=35s")
+    assert len(run_search(space, tmp_path / "run", FakeTraining(train)).state.done()) == 4
+
+
+def test_finals_stay_within_the_budget(tmp_path):
+    space = toy(
+        tmp_path,
+        "search.trials=null",
+        "search.rungs=[]",
+        f"search.tokens={12 * FULL}",
+        "search.seeds=2",
+        "search.finalists=2",
+        "search.lr_sweep=[0.5]",
+    )
+    ended = run_search(space, tmp_path / "run", FakeTraining())
+    # two finalists take six runs
+    assert len(ended.state.done()) == 6
+    assert len(ended.state.ledger.finals()) == 6
+    assert ended.reason == "the budget of 98.3k tokens is used up after 6 trials, 6 of 6 finals"
+
+
+def test_a_budget_that_is_gone_begins_no_final(tmp_path):
+    space = toy(tmp_path, "search.rungs=[]", f"search.tokens={2 * FULL}", "search.seeds=2")
+    first = run_search(space, tmp_path / "run", FakeTraining())
+    # nothing was known of their cost when the first one began
+    assert len(first.state.done()) == 1
+    assert len(first.state.ledger.finals()) == 1

@@ -1,0 +1,220 @@
+"""Finals: finalists and baselines trained again at several rates and with fresh seeds."""
+
+from __future__ import annotations
+
+import os
+from statistics import fmean, stdev
+
+import pytest
+from fake_training import TWO, FakeTraining, accuracy, toy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from composer import load
+from composer.spec.identity import run_hash
+from search.finals import ranked
+from search.study import run_search
+
+AGAIN = ("search.seeds=3", "search.finalists=2", "search.lr_sweep=[0.5, 2]")
+
+
+class Luck(FakeTraining):
+    """Training whose result depends on the seed and the rate: best at `lr`, with luck in the seed."""
+
+    def __init__(self, lr: float = 6e-3, fault=lambda spec, tokens: None) -> None:
+        super().__init__(fault)
+        self.lr, self.specs = lr, {}
+
+    def __call__(self, spec, folder, until, report):
+        found = super().__call__(spec, folder, until, report)
+        self.specs[f"{folder.parent.name}/{folder.name}"] = spec
+        luck = {0: 0.3, 1: 0.1, 2: -0.1, 3: 0.06}[spec.train.seed]
+        same = spec.model_copy(update={"train": spec.train.model_copy(update={"lr": self.lr})})
+        value = accuracy(same, found.tokens) + luck - 100 * abs(spec.train.lr - self.lr)
+        found.metrics["accuracy"] = value
+        return found
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+def search(folder, *more, train=None, name="run"):
+    space = toy(folder, *AGAIN, *more, baseline="rival.yaml")
+    train = train or Luck()
+    return run_search(space, folder / name, train), train
+
+
+def test_each_finalist_and_each_baseline_is_swept_and_then_trained_with_fresh_seeds_at_the_best_rate(
+    tmp_path,
+):
+    ended, train = search(tmp_path)
+    state = ended.state
+    best = [record.name for record in ranked(state.goals, state.ledger)[:2]]
+    standings = state.finals().standings()
+    assert [at.base.name for at in standings] == [*best, "rival"]
+    for at in standings:
+        assert list(at.sweep) == [0.5, 1, 2]
+        # train.lr is 3e-3 and 6e-3 is best
+        assert at.lr == 2
+        specs = [train.specs[run.folder] for run in at.runs]
+        assert [spec.train.seed for spec in specs] == [1, 2, 3]
+        assert {spec.train.lr for spec in specs} == {6e-3}
+        base = train.specs[at.base.folder]
+        assert base.train.seed == 0
+        again = {"lr": 6e-3}
+        same = base.model_copy(update={"train": base.train.model_copy(update=again)})
+        assert {run_hash(spec) for spec in specs} == {run_hash(same)}
+        values = [run.seen[-1].metrics["accuracy"] for run in at.runs]
+        assert at.mean == (fmean(values),)
+        assert at.spread == (stdev(values),)
+        assert not at.left
+    assert len(state.ledger.finals()) == 3 * (2 + 3) == state.finals().count()
+
+
+def test_what_stands_in_a_final_s_folder_is_what_was_trained(tmp_path):
+    ended, train = search(tmp_path)
+    for record in ended.state.ledger.finals():
+        assert run_hash(load(tmp_path / "run" / record.folder / "spec.yaml")) == run_hash(
+            train.specs[record.folder]
+        )
+
+
+def test_the_winner_is_the_finalist_with_the_best_mean_whatever_the_search_saw(tmp_path):
+    ended, _ = search(tmp_path)
+    one, two = ended.state.finals().standings()[:2]
+    # the leader of the search did worse with every fresh seed
+    for run in one.runs:
+        run.seen[-1].values = (run.seen[-1].values[0] - 1,)
+    assert ended.state.winner() is two.base
+    assert ended.state.best_run() is max(two.runs, key=lambda run: run.seen[-1].values)
+
+
+def test_finals_do_not_count_as_trials_and_baselines_need_not_wait_for_them(tmp_path):
+    ended, train = search(tmp_path)
+    assert len(ended.state.done()) == 6
+    order = list(dict.fromkeys(folder for folder, *_ in train.calls))
+    firsts = {
+        kind: min(i for i, name in enumerate(order) if name.startswith(kind)) for kind in ("trials", "finals")
+    }
+    assert firsts["finals"] < firsts["trials"]
+    finalists = [name for name in order if name.startswith("finals") and "rival" not in name]
+    assert min(map(order.index, finalists)) > max(
+        i for i, name in enumerate(order) if name.startswith("trials")
+    )
+
+
+def test_every_final_is_trained_whole_in_one_piece(tmp_path):
+    _, train = search(tmp_path)
+    finals = [piece for piece in train.calls if piece[0].startswith("finals")]
+    assert {piece[1:] for piece in finals} == {(0, 8192)}
+
+
+def test_more_seeds_later_add_to_those_there(tmp_path):
+    search(tmp_path, "search.seeds=1")
+    ended, second = search(tmp_path, "search.seeds=2")
+    assert {name.rpartition("-")[2] for name, *_ in second.calls} == {"seed2"}
+    assert [len(at.runs) for at in ended.state.finals().standings()] == [2, 2, 2]
+
+
+def test_a_rate_that_crashes_is_not_chosen_and_a_seed_that_crashes_is_told(tmp_path):
+    from search.errors import Crash
+
+    def fault(spec, tokens):
+        if spec.train.lr == 6e-3 or spec.train.seed == 2:
+            raise Crash("the loss is nan")
+
+    ended, _ = search(tmp_path, "search.seeds=2", train=Luck(fault=fault))
+    for at in ended.state.finals().standings():
+        assert at.sweep[2] is None
+        assert at.lr == 1
+        assert (len(at.runs), at.crashed, at.left) == (1, 1, 0)
+        assert at.spread is None
+    assert ended.state.winner() is not None
+
+
+def test_without_seeds_and_sweep_nothing_is_trained_again(tmp_path):
+    ended, _ = search(tmp_path, "search.seeds=0", "search.lr_sweep=[]")
+    assert ended.state.ledger.finals() == []
+    assert ended.state.finals().standings() == []
+    assert ended.state.best_run() is ended.state.winner()
+
+
+def test_the_rate_is_chosen_by_what_training_measures(tmp_path):
+    goals = "search.objectives=[{minimize: flops_per_token}, {maximize: accuracy}]"
+    ended, _ = search(tmp_path, goals)
+    assert {at.lr for at in ended.state.finals().standings()} == {2}
+
+
+def test_a_killed_search_goes_on_with_its_finals(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    whole, _ = search(tmp_path, TWO, name="whole")
+    steps = 0
+
+    def fault(spec, tokens):
+        nonlocal steps
+        steps += 1
+        if steps % 5 == 0:
+            raise Killed
+
+    train = Luck(fault=fault)
+    for _ in range(40):
+        try:
+            ended, _ = search(tmp_path, TWO, train=train)
+            break
+        except Killed:
+            pass
+    told = [
+        [(at.base.name, at.sweep, at.lr, at.results) for at in each.state.finals().standings()]
+        for each in (whole, ended)
+    ]
+    assert told[0] == told[1]
+    assert len(train.calls) == len(set(train.calls))
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.25, 0.5, 2.0]), st.integers(0, 3)), max_size=12))
+def test_what_is_due_is_never_there_already_and_ends(pytestconfig, done):
+    from composer.spec.search_config import SearchConfig
+    from search.finals import Finals
+    from search.goals import Goals
+    from search.ledger import Ledger, Record, Seen
+
+    config = SearchConfig.model_validate(
+        {"objectives": [{"maximize": "accuracy"}], "trials": 1, "seeds": 3, "lr_sweep": [0.5, 2]}
+    )
+    goals = Goals(config.objectives)
+
+    class Memory:
+        def __init__(self, records):
+            self.records = records
+
+        def changed(self):
+            return [self.records.pop() for _ in list(self.records)]
+
+        def put(self, record):
+            pass
+
+    def make(name, kind, **more):
+        seen = [Seen(8, (0.5,), {"accuracy": 0.5})]
+        return Record(name, kind, name, None, {}, {}, "", status="finished", seen=seen, **more)
+
+    ledger = Ledger(Memory([make("0", "trial"), make("rival", "baseline")]))
+    for n, (lr, seed) in enumerate(done):
+        of = ledger.trials()[0] if n % 2 else next(iter(ledger))
+        name = f"{of.name}-lr{lr:g}" + (f"-seed{seed}" if seed else "")
+        if ledger.find(f"{of.identity}-{name}") is None:
+            record = ledger.claim_final(of, name, {"lr": lr, "seed": seed})
+            record.status, record.seen = "finished", [Seen(8, (0.4,), {})]
+    for _ in range(40):
+        due = next(Finals(config, goals, ledger).due(over=True), None)
+        if due is None:
+            break
+        record = ledger.claim_final(due.base, due.name, due.again)
+        record.status, record.seen = "finished", [Seen(8, (0.4,), {})]
+    standings = Finals(config, goals, ledger).standings()
+    assert [at.left for at in standings] == [0, 0]
+    assert all(len(at.runs) >= 3 for at in standings)
+    assert all({0.5, 1, 2} <= set(at.sweep) for at in standings)
