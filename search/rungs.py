@@ -7,11 +7,12 @@ with one objective it goes on among the best share, with several it is ranked by
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from composer.spec.models import Spec
+from composer.spec.search_config import FlopRungs
 from search.goals import Goals, Values, dominates
-from search.ledger import Record
+from search.ledger import Record, Seen
 
 
 def goes_on(own: Values, others: Sequence[Values], keep: float) -> bool:
@@ -32,14 +33,25 @@ def goes_on(own: Values, others: Sequence[Values], keep: float) -> bool:
 
 
 def holds(record: Record, records: Iterable[Record], goals: Goals, keep: float) -> bool:
-    """Whether a record goes on from the milestone it has just reached, against those there before."""
+    """Whether a record goes on from the milestone it has just reached.
+
+    It is held against those that were there before, and those whose whole training came to less.
+    """
     rung = len(record.seen) - 1
-    own, *others = (
-        goals.ascending(other.seen[rung].values)
-        for other in [record, *(other for other in records if other is not record)]
-        if len(other.seen) > rung
-    )
-    return goes_on(own, others, keep)
+    others = (reached(other, rung) for other in records if other is not record)
+    own = goals.ascending(record.seen[rung].values)
+    return goes_on(own, [goals.ascending(seen.values) for seen in others if seen is not None], keep)
+
+
+def reached(record: Record, rung: int) -> Seen | None:
+    """Return what a record had come to at a rung, counted from 0; None where it was not there.
+
+    One that was trained in full before the rung stands there with what it came to at its end: with rungs in
+    FLOPs, and with `train.tokens` as a knob, a whole training may be less than a rung of dearer ones.
+    """
+    if rung < len(record.seen):
+        return record.seen[rung]
+    return record.seen[-1] if record.status == "finished" else None
 
 
 def fronts(values: Sequence[Values]) -> list[int]:
@@ -51,9 +63,23 @@ def fronts(values: Sequence[Values]) -> list[int]:
     return [ranks[point] for point in values]
 
 
-def milestones(rungs: Sequence[int], tokens: int) -> list[int]:
-    """Return the training tokens at which a run is looked at: the rungs, then its end."""
-    return [*(rung for rung in rungs if rung < tokens), tokens]
+def milestones(rungs: Sequence[int] | FlopRungs, spec: Spec, costs: Mapping[str, float]) -> list[int]:
+    """Return the training tokens at which a run is looked at: the rungs before its end, then its end.
+
+    A rung in FLOPs is at the end of the first optimizer step by which training has cost as many. Rungs closer
+    than a step may be one place, looked at for each.
+    """
+    assert spec.train is not None
+    marks = _steps(rungs.flops, spec, costs) if isinstance(rungs, FlopRungs) else rungs
+    return [*(mark for mark in marks if mark < spec.train.tokens), spec.train.tokens]
+
+
+def _steps(flops: Sequence[int], spec: Spec, costs: Mapping[str, float]) -> list[int]:
+    """Return the tokens of whole steps by which so many FLOPs are reached."""
+    assert spec.train is not None
+    whole = int(costs["train_flops"])
+    # in whole numbers, for FLOPs are more than a float tells apart
+    return [-(-mark * spec.train.steps // whole) * spec.train.tokens_per_step for mark in flops]
 
 
 def tokens(spec: Spec) -> int:

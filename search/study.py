@@ -275,8 +275,8 @@ class _Search:
             raise SearchError(crashing(self.folder, self.crashes))
 
     def _climb(self, record: Record, spec: Spec) -> None:
-        rungs = () if record.kind == "final" else self.config.marks
-        stops = milestones(rungs, tokens(spec))
+        rungs = () if record.kind == "final" else self.config.rungs
+        stops = milestones(rungs, spec, record.costs)
         try:
             for i, stop in enumerate(stops):
                 if i >= len(record.seen) and record.status == "running":

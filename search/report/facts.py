@@ -10,6 +10,7 @@ from composer.spec.search_config import COSTS
 from search.ledger import Record
 from search.report.read import Source
 from search.report.stats import Agreement, Effects, agreement, effects
+from search.rungs import reached
 from search.words import STATUS, titled, values_text
 
 SURE = 0.5
@@ -81,10 +82,11 @@ def stages(source: Source) -> list[str]:
 
 
 def at_milestone(record: Record, number: int, name: str) -> float | None:
-    """Return a value at a milestone, where the record reached it."""
-    if number >= len(record.seen):
+    """Return a value at a milestone, where the record reached it or was trained in full with less."""
+    seen = reached(record, number)
+    if seen is None:
         return None
-    return record.costs.get(name) if name in COSTS else record.seen[number].metrics.get(name)
+    return record.costs.get(name) if name in COSTS else seen.metrics.get(name)
 
 
 def knob_effects(source: Source, name: str) -> Effects | None:

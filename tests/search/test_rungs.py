@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+
+import pytest
+from fake_training import BASELINE, FakeTraining, board, toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.goals import dominates
-from search.rungs import fronts, goes_on, milestones
+from composer.costs.count import count
+from composer.costs.fast import measures
+from composer.spec.load import load, loads
+from composer.spec.search_config import FlopRungs, Objective
+from search.goals import Goals, dominates
+from search.ledger import Record, Seen
+from search.rungs import fronts, goes_on, holds, milestones, reached
+from search.study import run_search
 
 KEEP = st.floats(0.01, 1)
 number = st.integers(-3, 3).map(float)
@@ -69,9 +80,83 @@ def test_fronts_peel_off_what_nobody_left_beats(values):
     assert fronts(values) == [expected[v] for v in values]
 
 
-@given(st.lists(st.integers(1, 50), unique=True).map(sorted), st.integers(1, 50))
+def rival(tokens=8192, batch=1024):
+    return loads(BASELINE, overrides=[f"train.tokens={tokens}", f"train.batch_tokens={batch}"])
+
+
+@given(st.lists(st.integers(1, 5000), unique=True).map(sorted), st.integers(1, 5000))
 def test_a_run_is_looked_at_at_each_rung_before_its_end_and_there(rungs, tokens):
-    stops = milestones(rungs, tokens)
+    stops = milestones(rungs, rival(tokens), {})
     assert stops == sorted(set(stops))
     assert stops[-1] == tokens
     assert set(stops) == {rung for rung in rungs if rung < tokens} | {tokens}
+
+
+@given(
+    st.integers(64, 5000),
+    st.integers(64, 400),
+    st.lists(st.floats(0, 1.5, exclude_min=True), min_size=1, max_size=5, unique=True).map(sorted),
+)
+def test_rungs_in_flops_are_the_first_whole_steps_that_reach_them(tokens, batch, shares):
+    spec = rival(tokens, batch)
+    whole, per_step = count(spec).train_flops, spec.train.tokens_per_step
+    marks = sorted({max(1, int(share * whole)) for share in shares})
+    *stops, end = milestones(FlopRungs(flops=marks), spec, {"train_flops": whole})
+    assert end == tokens
+    assert all(stop < end for stop in stops)
+    assert stops == sorted(stops)
+    assert all(stop % per_step == 0 for stop in stops)
+    one_step = whole / spec.train.steps
+    for mark, stop in zip(marks, stops, strict=False):
+        assert mark <= stop // per_step * one_step * (1 + 1e-12)
+        assert stop // per_step * one_step < (mark + one_step) * (1 + 1e-12)
+    # what is left out is reached in the last step, or never
+    for mark in marks[len(stops) :]:
+        assert mark > (spec.train.steps - 1) * one_step * (1 - 1e-12)
+    if len(stops) > 1 and min(b - a for a, b in itertools.pairwise(marks)) > one_step:
+        assert len(set(stops)) == len(stops)
+
+
+def record(name, values, status="stopped"):
+    seen = [Seen(1024 * (i + 1), (value,), {}) for i, value in enumerate(values)]
+    return Record(name, "trial", name, int(name), {}, {}, "", status, seen)
+
+
+def test_who_ended_before_a_rung_stands_there_with_what_it_came_to():
+    cheap, dear = record("0", [0.1, 0.4], "finished"), record("1", [0.1, 0.2, 0.3])
+    assert [reached(cheap, rung) for rung in range(4)] == [*cheap.seen, cheap.seen[1], cheap.seen[1]]
+    assert [reached(dear, rung) for rung in range(4)] == [*dear.seen, None]
+    crashed = record("2", [0.9], "crashed")
+    assert reached(crashed, 1) is None
+
+
+def test_a_candidate_is_held_against_those_that_ended_with_less():
+    goals = Goals([Objective(maximize="accuracy")])
+    cheap, dear = record("0", [0.1, 0.4], "finished"), record("1", [0.1, 0.2, 0.3], "running")
+    better = record("1", [0.1, 0.2, 0.5], "running")
+    stopped = record("2", [0.1, 0.9])
+    assert not holds(dear, [cheap, dear, stopped], goals, 0.5)
+    assert holds(better, [cheap, better, stopped], goals, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("marks", "expected"),
+    # some end before the second; both in one step of the dear ones
+    [([500_000_000, 1_000_000_000], {2, 3}), ([100_000_000, 110_000_000], {3})],
+)
+def test_a_search_with_rungs_in_flops_trains_to_exactly_these(tmp_path, monkeypatch, marks, expected):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    fake = FakeTraining()
+    rungs = f"search.rungs={{flops: [{', '.join(map(str, marks))}]}}"
+    space = toy(tmp_path, rungs, "search.trials=14", "search.sampler=random", baseline="rival.yaml")
+    ended = run_search(space, tmp_path / "run", fake)
+    lengths = set()
+    for row in board(tmp_path / "run"):
+        spec = load(tmp_path / "run" / row["folder"] / "spec.yaml")
+        stops = milestones(FlopRungs(flops=marks), spec, measures(count(spec)))
+        lengths.add(len(stops))
+        pieces = [(start, end) for folder, start, end in fake.calls if folder == row["folder"]]
+        assert pieces == list(itertools.pairwise([0, *dict.fromkeys(stops)]))[: len(pieces)]
+        assert (row["status"] == "finished") == (int(row["rung"]) == len(stops))
+    assert {record.status for record in ended.state.done()} == {"finished", "stopped"}
+    assert lengths == expected
