@@ -182,33 +182,40 @@ class Ledger:
         **more: Any,
     ) -> Record:
         """Take on a spec as the next trial; under the store's lock, freshly read."""
-        number = str(1 + max((int(record.name) for record in self.trials()), default=-1))
+        number = self.new_name()
         folder = f"trials/{number}"
-        return self._add(Record(number, "trial", identity, asked, params, costs, folder, **more))
+        return self.add(Record(number, "trial", identity, asked, params, costs, folder, **more))
 
     def claim_baseline(self, stem: str, identity: str, costs: dict[str, float], **more: Any) -> Record:
         """Take on a spec as a baseline, named after its file; under the store's lock, freshly read."""
-        taken = {record.name for record in self}
-        names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(taken) + 2))
-        # a trial's name is a number
-        name = next(name for name in names if name not in taken and not name.isdecimal())
+        name = self.new_name(stem)
         folder = f"baselines/{name}"
-        return self._add(Record(name, "baseline", identity, None, {}, costs, folder, **more))
+        return self.add(Record(name, "baseline", identity, None, {}, costs, folder, **more))
 
     def claim_final(self, base: Record, name: str, again: dict[str, Any], **more: Any) -> Record:
         """Take on a trial or a baseline once more; under the store's lock, freshly read."""
         identity, folder = f"{base.identity}-{name}", f"finals/{name}"
         params, costs = dict(base.params), dict(base.costs)
         again = {"of": base.key, **again}
-        return self._add(Record(name, "final", identity, None, params, costs, folder, again=again, **more))
+        return self.add(Record(name, "final", identity, None, params, costs, folder, again=again, **more))
 
     def save(self, record: Record) -> None:
         """Write a record whole; under the store's lock."""
         self._source.put(record)
 
-    def _add(self, record: Record) -> Record:
+    def new_name(self, stem: str = "") -> str:
+        """Return a free name: the next number for a trial, or one after its file `stem` for a baseline."""
+        if not stem:
+            return str(1 + max((int(record.name) for record in self.trials()), default=-1))
+        taken = {record.name for record in self}
+        names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(taken) + 2))
+        # a trial's name is a number
+        return next(name for name in names if name not in taken and not name.isdecimal())
+
+    def add(self, record: Record) -> Record:
+        """Take in a record of a spec that has none; under the store's lock, freshly read."""
         assert record.identity not in self._records
-        record.started = time.time()
+        record.started = record.started or time.time()
         self.save(record)
         self._records[record.identity] = record
         return record
