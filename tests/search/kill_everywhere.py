@@ -61,7 +61,10 @@ def search(root: Path, at: int) -> int:
         status = 1
         with contextlib.suppress(KeyboardInterrupt):
             Killer(at)
-            run_search(toy(root, TWO, "search.trials=4", baseline="rival.yaml"), root / "run", FakeTraining())
+            space = toy(
+                root, TWO, "search.trials=4", "search.seeds=1", "search.finalists=1", baseline="rival.yaml"
+            )
+            run_search(space, root / "run", FakeTraining())
             status = 0
         os._exit(status)
     return os.waitpid(child, 0)[1]
@@ -77,6 +80,7 @@ def left_behind(root: Path) -> dict[str, object]:
         "table": [row[:clock] + row[clock + 1 :] for row in rows],
         "study": [(t.state, t.params, t.values, t.constraints, t.user_attrs) for t in study.get_trials()],
         "front": sorted(path.name for path in (root / "run" / "front").iterdir()),
+        "finals": sorted(path.name for path in (root / "run" / "finals").iterdir()),
         "best": (root / "run" / "best" / "best.ckpt").read_text(),
         "work": (root / "run" / "work.log").read_text().splitlines(),
     }

@@ -48,6 +48,7 @@ def test_four_workers_share_the_trials_and_train_none_twice(tmp_path, overrides)
     check(tmp_path, trials, opened(tmp_path / "run"), found)
     assert len({record["worker"] for record in found}) == 4
     assert len(board(tmp_path / "run")) == trials
+    assert sum(record["kind"] == "final" for record in found) == (2 if overrides is EIGHT else 0)
 
 
 def test_a_spec_that_another_worker_trains_is_put_off_and_told_as_a_repeat_with_its_last_values(
@@ -59,7 +60,7 @@ def test_a_spec_that_another_worker_trains_is_put_off_and_told_as_a_repeat_with_
 
     def stop(event, state):
         if event == "note":
-            assert state.note == "waiting for 1 other worker to end; 1 of 3 trials are done"
+            assert state.note == "waiting for 1 other worker to end, after 1 of 3 trials, 0 of 2 finals"
             raise Stop
 
     def meanwhile(spec, tokens):
@@ -137,7 +138,7 @@ def test_a_question_that_came_too_late_waits_for_more_trials(tmp_path, monkeypat
     """A killed worker's open question is no trial beyond the last."""
     space = toy(tmp_path, "search.trials=6", "search.keep=1")
     with monkeypatch.context() as patch:
-        patch.setattr(study.Ledger, "claim", lambda *arguments: (_ for _ in ()).throw(Stop))
+        patch.setattr(study.Ledger, "claim", lambda *arguments, **more: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             run_search(space, tmp_path / "run", FakeTraining())
     open_before = opened(tmp_path / "run").get_trials(states=(RUNNING,))

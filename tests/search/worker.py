@@ -29,8 +29,10 @@ EIGHT = [
     "stages.0.recur={int: [1, 2]}",
     "search.trials=8",
     "search.keep=1",
+    "search.seeds=1",
+    "search.finalists=2",
 ]
-"""Overrides that leave a space of eight points, all of them feasible, and ask for them all."""
+"""Overrides that leave a space of eight points, all feasible, and ask for them all and two finals."""
 
 
 def start(
@@ -71,6 +73,11 @@ def check(root: Path, trials: int, found: optuna.Study, records: list[dict], kil
         assert [seen["values"] for seen in record["seen"]] == [
             [accuracy(spec, n)] for n in (2048, 4096, 8192)
         ]
+    finals = [record for record in records if record["kind"] == "final"]
+    assert len(finals) == len({record["again"]["of"] for record in finals})
+    for record in finals:
+        assert record["status"] == "finished"
+        assert load(root / "run" / record["folder"] / "spec.yaml").train.seed == 1
     # every question is answered, every record told once as itself, and repeats with its last values
     questions = found.get_trials()
     assert {trial.state.name for trial in questions} == {"COMPLETE"}
