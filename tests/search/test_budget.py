@@ -54,6 +54,14 @@ def test_runs_of_finals_are_kept_aside_at_the_cost_of_the_dearest():
     assert str(account) == "220 of 1k tokens (800 kept for finals)"
 
 
+def test_workers_side_by_side_keep_less_of_the_clock_aside():
+    config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "time_limit": 100})
+    one = [record((0, 10), seconds=10, status="finished"), record((10, 20), seconds=10, status="finished")]
+    two = [record((0, 10), seconds=10, status="finished"), record((0, 10), seconds=10, status="finished")]
+    assert next(accounts(config, one, runs=4)).aside == 40
+    assert next(accounts(config, two, runs=4)).aside == 20
+
+
 def test_what_was_imported_is_not_charged():
     config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "tokens": 1000})
     assert next(accounts(config, [record(tokens=100, imported="runs/old")], 0)).spent == 0
