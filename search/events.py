@@ -9,9 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from composer.spec.search_config import FlopRungs
+from search.finals import Standing
+from search.goals import Values
 from search.ledger import Record
 from search.state import Event, State
 from search.table import train_longer
+from search.verdict import Comparison, Verdicts
+from search.words import by_name
 
 _PAUSE = 1.0
 """Seconds between two lines of progress, at least."""
@@ -38,7 +43,8 @@ class Events:
 
     def end(self, state: State, reason: str, report: Path | None) -> None:
         """Write how it ended."""
-        winner, rivals = state.winner(), state.front("baseline")
+        verdicts = Verdicts(state)
+        winner, rival = verdicts.winner, verdicts.rival
         self._write(
             "end",
             {
@@ -47,8 +53,11 @@ class Events:
                 **_counts(state),
                 "proposals": dict(state.outcomes),
                 "seconds": round(state.spent(), 3),
+                "budgets": _budgets(state),
                 "winner": _run(state, winner) if winner else None,
-                "best_baseline": _run(state, rivals[0]) if rivals else None,
+                "best_baseline": _run(state, rival) if rival else None,
+                "standings": [_standing(state, at) for at in verdicts.standings.values()],
+                "verdict": [_comparison(found) for found in verdicts.final()],
                 "front": [record.name for record in state.front()],
                 "command": train_longer(self._folder) if winner else None,
                 "report": None if report is None else str(report),
@@ -64,7 +73,13 @@ class Events:
                 goals = state.goals.objectives
                 yield "objectives", [{"metric": g.metric, "direction": g.direction} for g in goals]
                 yield "rungs", list(state.config.marks)
+                yield "rungs_in", "FLOPs" if isinstance(state.config.rungs, FlopRungs) else "tokens"
                 yield "baselines", [run.name for run in state.ledger if state.is_baseline(run)]
+                yield "sampler", state.config.sampler
+                yield "budgets", _budgets(state)
+                yield "finalists", state.config.finalists if state.config.retrains else 0
+                yield "seeds", state.config.seeds
+                yield "lr_sweep", list(state.config.lr_sweep)
                 yield from _counts(state).items()
                 yield "proposals", dict(state.outcomes)
                 self._outcomes = dict(state.outcomes)
@@ -91,6 +106,7 @@ class Events:
                 if event == "ended":
                     yield "front", [run.name for run in state.front()]
                     yield "seconds_left", state.seconds_left()
+                    yield "budgets", _budgets(state)
 
     def _write(self, event: str, told: dict[str, Any]) -> None:
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
@@ -99,21 +115,67 @@ class Events:
 
 
 def _counts(state: State) -> dict[str, int | None]:
-    return {"done": len(state.done()), "trials": state.config.trials}
+    finals = state.ledger.finals()
+    return {
+        "done": len(state.done()),
+        "trials": state.config.trials,
+        "finals_done": sum(record.status != "running" for record in finals),
+        "finals": max(len(finals), state.finals().count()),
+    }
+
+
+def _budgets(state: State) -> list[dict[str, Any]]:
+    names = {"by the clock": "seconds"}
+    return [{**vars(each), "name": names.get(each.name, each.name)} for each in state.accounts()]
 
 
 def _run(state: State, record: Record) -> dict[str, Any]:
     """Return a record by stable names."""
+    is_trial = record.kind == "trial"
     return {
         "name": record.name,
-        "kind": "baseline" if state.is_baseline(record) else record.kind,
+        "kind": "baseline" if is_trial and state.is_baseline(record) else record.kind,
         "status": record.status,
         "reason": record.reason,
         "folder": record.folder,
         "tokens": record.tokens,
-        "values": dict(zip(state.goals.names, record.values or (), strict=False)),
+        "values": by_name(state, record),
         "knobs": record.params,
         "costs": record.costs,
         "seconds": round(record.seconds, 3),
         "worker": record.worker,
+        "again": record.again or None,
+        "imported": record.imported or None,
+    }
+
+
+def _standing(state: State, at: Standing) -> dict[str, Any]:
+    """Return what one came to that was trained again; `mean` and `spread` are over fresh seeds."""
+    names = state.goals.names
+
+    def named(values: Values | None) -> dict[str, float] | None:
+        return None if values is None else dict(zip(names, values, strict=True))
+
+    return {
+        "name": at.base.name,
+        "kind": "baseline" if state.is_baseline(at.base) else at.base.kind,
+        "sweep": {f"{lr:g}": named(values) for lr, values in at.sweep.items()},
+        "lr": at.lr,
+        "runs": [run.name for run in at.runs],
+        "crashed": at.crashed,
+        "left": at.left,
+        "mean": named(at.mean),
+        "spread": named(at.spread),
+    }
+
+
+def _comparison(found: Comparison) -> dict[str, Any]:
+    """Return how the winner does against the best baseline in one objective."""
+    return {
+        "metric": found.one.metric,
+        "winner": found.one.value,
+        "best_baseline": found.other.value,
+        "better": found.better,
+        "chance": found.chance,
+        "verdict": found.verdict,
     }

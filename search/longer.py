@@ -8,6 +8,7 @@ from pathlib import Path
 from blocks.core.fields import parse_quantity
 from composer.costs.units import count_text
 from composer.spec.models import Spec
+from composer.training.folder import SPEC
 from search.ledger import Record
 
 LONGER = 4
@@ -28,7 +29,7 @@ def onward(folder: Path, record: Record) -> str:
     source, copy = folder / record.folder, Path("runs") / f"{folder.resolve().name}-{record.name}"
     return (
         f"mkdir -p runs && cp -r {shlex.quote(str(source))} {shlex.quote(str(copy))} && "
-        f"composer train {shlex.quote(str(copy / 'spec.yaml'))} --out {shlex.quote(str(copy))}"
+        f"composer train {shlex.quote(str(copy / SPEC))} --out {shlex.quote(str(copy))}"
     )
 
 
@@ -36,4 +37,4 @@ def told(folder: Path, record: Record, spec: Spec) -> str:
     """Return the command that trains a record's spec on: to its end, or anew and longer."""
     if record.status == "stopped":
         return onward(folder, record)
-    return longer(folder / record.folder / "spec.yaml", spec)
+    return longer(folder / record.folder / SPEC, spec)

@@ -16,12 +16,24 @@ from rich.text import Text
 
 from composer.costs.units import count_text, duration
 from composer.spec.load import load
+from composer.training.folder import SPEC
 from search.folder import BEST, LEADERBOARD
-from search.leaderboard import ranked
+from search.leaderboard import FINALS, ranked
 from search.ledger import Record
 from search.longer import longer
 from search.state import Event, State
-from search.words import STATUS, knobs_text, named, titled, value_text, values_text
+from search.verdict import Verdicts
+from search.words import (
+    STATUS,
+    by_name,
+    knobs_text,
+    mean_text,
+    named,
+    seeds_text,
+    titled,
+    value_text,
+    values_text,
+)
 
 _REFRESH = 0.25
 _ROWS = 10
@@ -44,7 +56,6 @@ class Lines:
         elif event == "ended" and state.running is not None:
             record = state.running
             self._print(f"{titled(state, record)}: {_result(state, record)}; {_progress(state)}")
-
         elif event == "note":
             self._print(state.note)
 
@@ -83,8 +94,13 @@ def picture(state: State) -> Group:
     return Group(*_running(state), results(state, _ROWS), *told, *([Text(state.note)] if state.note else []))
 
 
-def results(state: State, rows: int) -> Table:
-    """Draw the best records as a table; those on the front are marked."""
+def results(state: State, rows: int) -> Group:
+    """Draw the best records as a table, those on the front marked; then what finals came to."""
+    tables = [_board(state, rows), *([_finals(state)] if state.ledger.finals() else [])]
+    return Group(*tables)
+
+
+def _board(state: State, rows: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("trial", no_wrap=True)
     table.add_column("status", no_wrap=True)
@@ -97,15 +113,31 @@ def results(state: State, rows: int) -> Table:
     for record in shown[:rows]:
         best = record.identity in front
         name = f"{'*' if best else ' '} {named(state, record)}"
-        values = [value_text(*pair) for pair in zip(state.goals.names, record.values or (), strict=False)]
-        values += ["-"] * (len(state.goals.names) - len(values))
-        cells = [name, record.status, count_text(record.tokens), *values]
+        values = by_name(state, record)
+        cells = [value_text(goal, values[goal]) if goal in values else "-" for goal in state.goals.names]
         table.add_row(
-            *cells,
+            *(name, record.status, count_text(record.tokens), *cells),
             count_text(record.costs["params"]),
             Text(knobs_text(record), no_wrap=True, overflow="ellipsis"),
             style="bold" if best else "red" if record.status == "crashed" else "",
         )
+    return table
+
+
+def _finals(state: State) -> Table:
+    """Draw what finalists and baselines came to when they were trained again: mean and spread over seeds."""
+    verdicts = Verdicts(state)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("trained again", no_wrap=True)
+    for name in ["rate", "seeds", *state.goals.names]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for at in verdicts.standings.values():
+        best = at.base is verdicts.winner
+        told = [mean_text(each.metric, each.value, each.spread) for each in verdicts.results(at.base)]
+        cells = told if at.runs else ["-"] * len(told)
+        rate = "-" if at.lr is None else f"x{at.lr:g}"
+        name = f"{'*' if best else ' '} {named(state, at.base)}"
+        table.add_row(name, rate, seeds_text(at), *cells, style="bold" if best else "")
     return table
 
 
@@ -126,37 +158,39 @@ def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
     """Say how a search ended: counts, the winner against the best baseline, how to train it again, longer."""
     yield f"{reason[0].upper()}{reason[1:]}."
     yield counts(state)
-    winner = state.winner()
+    verdicts = Verdicts(state)
+    winner = verdicts.winner
     if winner is None:
         yield "no trial was trained in full, so there is no winner"
         return
-    yield f"winner: {named(state, winner)} with {values_text(state, winner)}: {knobs_text(winner)}"
-    yield _against(state, winner)
+    told = ", ".join(f"{each.metric} {each.told}" for each in verdicts.results(winner))
+    yield f"winner: {named(state, winner)} with {told}: {knobs_text(winner)}"
+    yield from _against(verdicts)
     yield f"leaderboard: {folder / LEADERBOARD}"
+    if state.ledger.finals():
+        yield f"finals: {folder / FINALS}"
     yield f"train it again, longer: {train_longer(folder)}"
 
 
 def train_longer(folder: Path) -> str:
     """Return the command that trains the winner of a search again, longer."""
-    spec = folder / BEST / "spec.yaml"
+    spec = folder / BEST / SPEC
     return longer(spec, load(spec))
 
 
-def _against(state: State, winner: Record) -> str:
-    baselines = state.front("baseline")
-    if not baselines:
-        return "no baseline was trained in full, so there is nothing to compare it with"
-    best = baselines[0]
-    assert winner.values is not None
-    assert best.values is not None
-    name = state.goals.names[0]
-    difference = state.goals.ascending(winner.values)[0] - state.goals.ascending(best.values)[0]
-    word = "better than" if difference > 0 else "worse than" if difference < 0 else "equal to"
-    size = f"{abs(difference):.4g} " if difference else ""
-    return (
-        f"in {name} that is {size}{word} the best baseline, {best.name} with {values_text(state, best)}; "
-        "one seed each, so how much of the difference is chance is not known"
-    )
+def _against(verdicts: Verdicts) -> Iterator[str]:
+    """Compare the winner with the best baseline in the first objective, and in the first one measured."""
+    rival, found = verdicts.rival, verdicts.final()
+    if rival is None:
+        yield "no baseline was trained in full, so there is nothing to compare it with"
+        return
+    told = ", ".join(f"{each.other.metric} {each.other.told}" for each in found)
+    said = f"the best baseline, {rival.name} with {told}"
+    for i in dict.fromkeys((0, verdicts.state.goals.first_measured)):
+        each = found[i]
+        word = f"{each.size} than" if each.better else "equal to"
+        yield f"in {each.one.metric} that is {word} {said}" + (f"; {each.doubt}" if each.doubt else "")
+        said = "it"
 
 
 def _running(state: State) -> Iterator[Text]:
@@ -166,16 +200,20 @@ def _running(state: State) -> Iterator[Text]:
     else:
         step = state.step
         loss = "" if step.loss is None else f", loss {step.loss:.3f}"
-        rung = f"{len(record.seen)} rungs passed" if record.seen else "first rung"
         tokens = f"{count_text(step.tokens)} of {count_text(state.target)} tokens"
-        yield Text(f"{titled(state, record)}: {tokens}{loss}, {rung}", "bold")
+        yield Text(f"{titled(state, record)}: {tokens}{loss}{_rung(state, record)}", "bold")
         yield Text(knobs_text(record), "dim", overflow="ellipsis", no_wrap=True)
     for other in _elsewhere(state):
-        seen = (
-            f"{count_text(other.tokens)} tokens at its last rung" if other.seen else "before its first rung"
-        )
+        seen = f"{count_text(other.tokens)} tokens at its last rung" if other.seen else ""
+        seen = seen or ("before its first rung" if _rung(state, other) else "training")
         told = f"{titled(state, other)} with another worker: {seen}"
         yield Text(told, "dim", overflow="ellipsis", no_wrap=True)
+
+
+def _rung(state: State, record: Record) -> str:
+    if record.kind == "final" or not state.config.marks:
+        return ""
+    return f", {len(record.seen)} rungs passed" if record.seen else ", first rung"
 
 
 def _elsewhere(state: State) -> list[Record]:

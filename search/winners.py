@@ -12,6 +12,7 @@ from pathlib import Path
 
 from composer.spec.errors import SpecError
 from composer.spec.load import load
+from composer.training import folder as run
 from composer.training.files import write_text
 from search.folder import BEST
 from search.ledger import Record
@@ -19,8 +20,8 @@ from search.longer import longer
 
 FRONT, TRAIN = "front", "train.txt"
 
-_COPIED = ("spec.yaml", "cost.json", "plan.txt", "metrics.csv")
-_LINKED = ("best.ckpt", "last.ckpt", "model.safetensors")
+_COPIED = (run.SPEC, run.COST, run.PLAN, run.METRICS)
+_LINKED = (run.BEST, run.LAST, run.WEIGHTS)
 _FROM = "from.txt"
 _NEW, _OLD = ".new", ".old"
 
@@ -52,8 +53,8 @@ def _put(folder: Path, record: Record, place: Path) -> None:
     source = folder / record.folder
     for name in (*_COPIED, *_LINKED):
         if (source / name).exists():
-            _bring(source / name, aside / name, name in _LINKED)
-    command = _command(place / "spec.yaml", source / "spec.yaml")
+            bring(source / name, aside / name, name in _LINKED)
+    command = _command(place / run.SPEC, source / run.SPEC)
     if command:
         write_text(aside / TRAIN, f"{command}\n")
     write_text(aside / _FROM, mark)
@@ -63,7 +64,8 @@ def _put(folder: Path, record: Record, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _bring(source: Path, target: Path, link: bool) -> None:
+def bring(source: Path, target: Path, link: bool) -> None:
+    """Copy a file, as a hard link where that is asked for and can be had."""
     if link:
         try:
             os.link(source, target)

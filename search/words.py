@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from composer.costs.units import amount
 from composer.spec.search_config import COSTS
+from search.finals import Standing
 from search.ledger import Record
 from search.state import State
 
@@ -42,10 +44,35 @@ def value_text(name: str, value: float) -> str:
     return amount(name, value) if name in COSTS else f"{value:.4g}"
 
 
+def mean_text(name: str, mean: float, spread: float | None) -> str:
+    """Write a mean with its spread, `0.724 ± 0.020`: no digit that the spread makes worthless."""
+    if spread is None or name in COSTS:
+        return value_text(name, mean)
+    if not spread:
+        return f"{value_text(name, mean)} ± 0"
+    digits = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{mean:.{digits}f} ± {spread:.{digits}f}" if digits < 8 else f"{mean:.4g} ± {spread:.2g}"
+
+
+def seeds_text(at: Standing) -> str:
+    """Say how many fresh seeds a standing rests on: `3`, `2, 1 crashed`, `1, going on`."""
+    crashed = f", {at.crashed} crashed" if at.crashed else ""
+    return f"{len(at.runs)}" + (", going on" if at.left else "") + crashed
+
+
+def by_name(state: State, record: Record) -> dict[str, float]:
+    """Return the objectives of a record at its last milestone by their names; nothing before the first."""
+    return dict(zip(state.goals.names, record.values or (), strict=False))
+
+
 def values_text(state: State, record: Record) -> str:
     """Write the objectives of a record, each with its name."""
-    pairs = zip(state.goals.names, record.values or (), strict=False)
-    return ", ".join(f"{name} {value_text(name, value)}" for name, value in pairs)
+    return ", ".join(f"{name} {value_text(name, value)}" for name, value in by_name(state, record).items())
+
+
+def knob_names(records: Iterable[Record]) -> list[str]:
+    """Return the knobs that any of the records was asked, in the order in which they were."""
+    return list(dict.fromkeys(name for record in records for name in record.params))
 
 
 def knobs_text(record: Record) -> str:

@@ -7,6 +7,7 @@ import json
 
 import pytest
 from fake_training import TWO, FakeTraining, toy
+from test_finals import AGAIN, Luck
 
 from composer.cli.main import main
 from search.events import Events
@@ -24,23 +25,29 @@ RUN = {
     "costs",
     "seconds",
     "worker",
+    "again",
+    "imported",
 }
-COUNTS = {"done", "trials"}
+COUNTS = {"done", "trials", "finals_done", "finals"}
+BEGIN = {"folder", "space", "objectives", "rungs", "rungs_in", "baselines", "proposals", "sampler", "budgets"}
 FIELDS = {
-    "begin": {"folder", "space", "objectives", "rungs", "baselines", "proposals"} | COUNTS,
+    "begin": BEGIN | {"finalists", "seeds", "lr_sweep"} | COUNTS,
     "proposed": {"outcomes", "proposals"},
     "started": RUN | COUNTS,
     "progress": {"name", "tokens", "target", "loss", "seconds"},
     "rung": RUN | {"milestone", "metrics"},
     "note": {"note"},
-    "ended": RUN | COUNTS | {"front", "seconds_left"},
+    "ended": RUN | COUNTS | {"front", "seconds_left", "budgets"},
     "end": {
         "reason",
         "folder",
         "proposals",
         "seconds",
+        "budgets",
         "winner",
         "best_baseline",
+        "standings",
+        "verdict",
         "front",
         "command",
         "report",
@@ -49,11 +56,11 @@ FIELDS = {
 }
 
 
-def watched(tmp_path, *overrides: str, **options) -> list[dict]:
+def watched(tmp_path, *overrides: str, train=None, **options) -> list[dict]:
     text = io.StringIO()
     space = toy(tmp_path, TWO, *overrides, baseline="rival.yaml")
     events = Events(text, tmp_path / "run", "toy", **options)
-    ended = run_search(space, tmp_path / "run", FakeTraining(), events)
+    ended = run_search(space, tmp_path / "run", train or FakeTraining(), events)
     events.end(ended.state, ended.reason, None)
     return [json.loads(line) for line in text.getvalue().splitlines()]
 
@@ -80,6 +87,31 @@ def test_events_tell_the_course_of_a_search(tmp_path):
     assert {outcome: told.count(outcome) for outcome in told} == last["proposals"]
     rungs = [event for event in found if event["event"] == "rung" and event["name"] == "rival"]
     assert [(event["milestone"], event["tokens"]) for event in rungs] == [(1, 2048), (2, 4096), (3, 8192)]
+
+
+def test_events_tell_finals_budgets_and_the_verdict(tmp_path):
+    found = watched(tmp_path, *AGAIN, "search.tokens=1M", "search.time_limit=1h", train=Luck())
+    first, last = found[0], found[-1]
+    assert (first["finalists"], first["seeds"], first["lr_sweep"]) == (2, 3, [0.5, 2])
+    assert [(each["name"], each["limit"]) for each in first["budgets"]] == [
+        ("tokens", 1e6),
+        ("seconds", 3600),
+    ]
+    finals = [event for event in found if event["event"] == "ended" and event["kind"] == "final"]
+    assert len(finals) == 15 == last["finals"] == last["finals_done"]
+    assert {event["again"]["of"] for event in finals} == {
+        f"{at['kind']}-{at['name']}" for at in last["standings"]
+    }
+    assert finals[0]["again"] == {"of": "baseline-rival", "lr": 0.5, "seed": 0}
+    values = [each["values"]["accuracy"] for each in finals if each["again"]["of"] == "baseline-rival"][2:]
+    assert last["standings"][-1]["mean"]["accuracy"] == pytest.approx(sum(values) / 3)
+    assert last["standings"][-1]["sweep"].keys() == {"0.5", "1", "2"}
+    spent = next(each for each in last["budgets"] if each["name"] == "tokens")["spent"]
+    assert spent == sum(event["tokens"] for event in found if event["event"] == "ended")
+    accuracy, flops = last["verdict"]
+    assert accuracy["verdict"] in ("more than chance", "inside the noise")
+    assert accuracy["better"] == pytest.approx(accuracy["winner"] - accuracy["best_baseline"])
+    assert (flops["verdict"], flops["chance"]) == ("cost", None)
 
 
 @pytest.mark.parametrize(("clock", "lines"), [(lambda: 0.0, 1), (iter(range(10_000)).__next__, None)])

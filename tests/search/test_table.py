@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from fake_training import FakeTraining, toy
+from fake_training import TWO, FakeTraining, toy
 from rich.console import Console
+from test_finals import AGAIN, Luck
 
 from search.report.read import read
 from search.study import run_search
-from search.table import _progress, counts, picture
+from search.table import _progress, counts, picture, results, summary
 
 
 @pytest.fixture
@@ -19,11 +20,17 @@ def state(tmp_path):
     return read(tmp_path / "run").state
 
 
-def shown(state) -> str:
+@pytest.fixture
+def with_finals(tmp_path):
+    space = toy(tmp_path, TWO, *AGAIN, baseline="rival.yaml")
+    return run_search(space, tmp_path / "run", Luck()).state
+
+
+def shown(state, draw=picture) -> str:
     console = Console(width=140, record=True, file=None, quiet=True)
     with console.capture() as text:
         console.quiet = False
-        console.print(picture(state))
+        console.print(draw(state))
     return text.get()
 
 
@@ -38,8 +45,8 @@ def test_runs_of_other_workers_are_shown(state):
 
 def test_the_end_is_foretold_by_the_clock_sooner_with_more_workers(state):
     noon = datetime(2026, 1, 2, 12, 0)
-    for record in state.ledger:
-        record.seconds = 600
+    for number, record in enumerate(state.ledger):
+        record.seconds, record.spans = 600, [(600.0 * number, 600.0 * number + 600)]
     state.config = state.config.model_copy(update={"trials": 11})
     # six trials left at ten minutes
     assert _progress(state, noon) == "5 of 11 trials, about 60min left, until 13:00"
@@ -47,10 +54,42 @@ def test_the_end_is_foretold_by_the_clock_sooner_with_more_workers(state):
     # now seven are left, for two
     assert _progress(state, noon) == "4 of 11 trials, about 35min left, until 12:35"
     state.config = state.config.model_copy(update={"time_limit": 5000.0})
-    assert "10min of 83min by the clock" in _progress(state, noon)
+    assert "50min of 83min by the clock" in _progress(state, noon)
 
 
 def test_counts_tell_what_was_costed_for_the_trials(state):
     told = counts(state)
     assert told.startswith("5 trials: ")
     assert f"{state.drawn.costed} candidates costed, {100 * state.drawn.share:.0f} % refused" in told
+
+
+def test_a_final_in_progress_is_called_by_what_it_trains_again(with_finals):
+    record = next(
+        each
+        for each in with_finals.ledger.finals()
+        if each.again == {"of": "baseline-rival", "lr": 2, "seed": 3}
+    )
+    record.status, with_finals.running, with_finals.target = "running", record, 8192
+    told = shown(with_finals)
+    assert told.startswith("baseline rival again, lr x2, seed +3: 8.19k of 8.19k tokens, loss 0.500\n")
+    assert "6 of 6 trials, 14 of 15 finals" in told
+
+
+def test_finals_stand_below_the_trials_with_mean_and_spread(with_finals):
+    told = shown(with_finals, lambda state: results(state, 20))
+    rows = [line.split() for line in told.splitlines() if "±" in line]
+    winner, standings = with_finals.winner(), with_finals.finals().standings()
+    assert len(rows) == 3
+    for row, at in zip(rows, standings, strict=True):
+        name = {"baseline": ["baseline", "rival"], "trial": ["*", at.base.name]}[at.base.kind]
+        name = name if at.base is winner or at.base.kind == "baseline" else name[1:]
+        mean, spread = f"{at.mean[0]:.2f}", f"{at.spread[0]:.2f}"
+        assert row[: len(name) + 5] == [*name, "x2", "3", mean, "±", spread]
+
+
+def test_the_summary_compares_means_and_says_what_chance_would_do(with_finals, tmp_path):
+    told = "\n".join(summary(tmp_path / "run", with_finals, "done"))
+    assert "over 3 fresh seeds at lr x2" in told
+    assert "of all ways to deal out these results part them as far" in told
+    assert "one seed each" not in told
+    assert f"finals: {tmp_path / 'run' / 'finals.csv'}" in told

@@ -1,13 +1,15 @@
-"""`best/` and `front/`: what they hold, and that they stay whole."""
+"""What a search leaves: tables, `best/` and `front/`; what they hold, and that they stay whole."""
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 from fake_training import TWO, FakeTraining, board, toy
+from test_finals import AGAIN, Luck
 
 from composer.spec.load import load
 from search.study import run_search
@@ -67,3 +69,43 @@ def test_who_is_no_longer_on_the_front_leaves_it_and_leftovers_of_a_kill_too(run
     assert [path.name for path in (run / "front").iterdir()] == [kept.name]
     assert (run / "front" / kept.name / "from.txt").read_text() == f"{kept.folder}\n"
     assert gone is not kept
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_finals_leave_a_row_for_each_run_and_one_for_each_that_was_trained_again(tmp_path):
+    state = run_search(toy(tmp_path, TWO, *AGAIN, baseline="rival.yaml"), tmp_path / "run", Luck()).state
+    run = tmp_path / "run"
+    found = rows(run / "finals.csv")
+    assert len(found) == 15
+    for row in found:
+        train = load(run / row["folder"] / "spec.yaml").train
+        assert (float(row["lr"]), int(row["seed"])) == (train.lr, train.seed)
+        assert (train.lr, train.seed) == (3e-3 * float(row["lr_multiple"]), int(row["fresh_seed"]))
+        assert row["status"] == "finished"
+        assert row["flops_per_token"].isdecimal()
+    standings = rows(run / "standings.csv")
+    assert [(row["trial"], row["kind"]) for row in standings] == [
+        (at.base.name, at.base.kind) for at in state.finals().standings()
+    ]
+    for row, at in zip(standings, state.finals().standings(), strict=True):
+        assert (float(row["accuracy"]), float(row["accuracy_spread"])) == (at.mean[0], at.spread[0])
+        assert (row["seeds"], row["lr_multiple"], row["left"]) == ("3", "2.0", "0")
+    assert [row["trial"] for row in standings if row["winner"] == "1"] == [state.winner().name]
+
+
+def test_best_is_the_best_run_of_the_winner_with_fresh_seeds_and_trains_on_at_its_rate(tmp_path):
+    state = run_search(toy(tmp_path, TWO, *AGAIN), tmp_path / "run", Luck()).state
+    best = tmp_path / "run" / "best"
+    assert best.joinpath("from.txt").read_text() == f"{state.best_run().folder}\n"
+    assert state.best_run().again["of"] == state.winner().key
+    assert load(best / "spec.yaml").train.lr == 6e-3
+    assert best.joinpath("train.txt").read_text().startswith(f"composer train {best}/spec.yaml ")
+
+
+def test_without_finals_there_are_no_tables_of_them(run):
+    assert not (run / "finals.csv").exists()
+    assert not (run / "standings.csv").exists()
