@@ -175,7 +175,7 @@ class _Search:
                     return partial(self._answer, self.questions.take(question))
             for identity, baseline in self.baselines.items():
                 if self.ledger.find(identity) is None:
-                    more = {"worker": self.me, "whole": tokens(baseline.spec)}
+                    more = {"worker": self.me, "whole": tokens(baseline.spec), "origin": baseline.origin}
                     record = self.ledger.claim_baseline(baseline.stem, identity, baseline.costs, **more)
                     return partial(self._work, record, baseline.spec)
             asking = {holder(question) for question in self._unclaimed(opened)} & others

@@ -13,6 +13,7 @@ from composer.spec.errors import SpecError
 from composer.spec.models import Spec
 from composer.spec.search_config import COSTS
 from composer.spec.space import Space
+from search.baselines import entered
 from search.errors import Crash, SearchError
 from search.goals import unknown_metric
 
@@ -78,11 +79,12 @@ def check_metrics(space: Space) -> None:
 
     Raises:
         SearchError: a candidate or a baseline has no such metric.
+        SpecError: a baseline cannot be matched to the caps that it names.
     """
     from composer.module.scores import Scores
 
     assert space.search is not None
-    for spec in [space.example().spec, *(spec for _, spec in space.baselines)]:
+    for spec in [space.example().spec, *(spec for _, spec, _ in entered(space))]:
         known = Scores(spec).metrics
         for objective in space.search.objectives:
             if objective.metric not in [*COSTS, *known]:

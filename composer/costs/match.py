@@ -117,9 +117,35 @@ def match(
         expected = f"a `train` section, which {listed(trained, 'and')} {verb} compared by"
         raise SpecError([target.fault_at(("train",), expected, "none")])
     measures = measures or Coster(on)
-    aim = measures(_bare(document(target)))
-    aims = {measure: (aim[measure], wanted[measure]) for measure in on}
-    matching = _Matching(base, target, aims, measures, name)
+    found = measures(_bare(document(target)))
+    aims = {measure: (found[measure], wanted[measure]) for measure in on}
+    return match_to(base, target, aims, free, name=name, measures=measures)
+
+
+def match_to(
+    base: Spec,
+    like: Spec,
+    aims: Mapping[str, tuple[float, float]],
+    free: Sequence[str] | None = None,
+    *,
+    name: str | None = None,
+    measures: Measures | None = None,
+) -> Match:
+    """Solve the free knobs of `base` for costs given as numbers, as `match` does for those of a spec.
+
+    Args:
+        like: whose vocabulary, context and training are taken; without `train`, neither memory nor training
+            FLOPs are to be aimed at.
+        aims: by measure what it is to be, and the tolerance in percent.
+        free: labels or paths of knobs.
+        name: of the result; by default `BASE-at-LIKE`.
+        measures: what costs trees.
+
+    Raises:
+        SpecError: an unknown knob, or a base that makes no valid spec with the training of `like`.
+    """
+    measures = measures or Coster(aims)
+    matching = _Matching(base, like, aims, measures, name)
     values = matching.solved(free)
     tree = matching.tree(values)
     costs = measures(tree)
@@ -128,7 +154,7 @@ def match(
         for knob in matching.free(free)
         if values.get(knob.path, knob.value) != knob.value
     )
-    residuals = (Residual(measure, costs[measure], *aims[measure]) for measure in on)
+    residuals = (Residual(measure, costs[measure], *aim) for measure, aim in aims.items())
     return Match(made(tree), tuple(moves), tuple(residuals))
 
 
@@ -153,27 +179,27 @@ def _bare(tree: Tree) -> Tree:
 
 
 class _Matching:
-    """One base on its way to one target."""
+    """One base on its way to the costs aimed at, trained as another spec is."""
 
     def __init__(
         self,
         base: Spec,
-        target: Spec,
+        like: Spec,
         aims: Mapping[str, tuple[float, float]],
         measures: Measures,
         name: str | None,
     ) -> None:
         self._knobs, self._apart = Knobs(base), Knobs(base, apart=True)
         self._base, self._aims, self._measures = base, aims, measures
-        self._given = document(target)
-        self._name = name or f"{base.name[:48]}-at-{target.name[:48]}"
+        self._given = document(like)
+        self._name = name or f"{base.name[:48]}-at-{like.name[:48]}"
         self._known: dict[tuple[tuple[str, int], ...], list[float] | None] = {}
         # defaults are written out, so that heads keep their size where the width moves
         self._sizes = self._apart.unset
         self.residuals({}, raising=True)
 
     def tree(self, values: Values) -> Tree:
-        """Return the base with some values, to be trained as the target is."""
+        """Return the base with some values, to be trained as `like` is."""
         given: dict[str, Any] = self._given
         tree = _bare(self._knobs.tree({**self._sizes, **values}))
         model = {**tree["model"], "vocab": given["model"]["vocab"], "context": given["model"]["context"]}
@@ -201,7 +227,7 @@ class _Matching:
         """Return the knobs that may move, each once."""
         if names is None:
             return [knob for knob in self._apart.all if knob.part in ("width", "block") and not _kept(knob)]
-        # names of `let` move what they set together; training is the target's
+        # names of `let` move what they set together; training is taken over
         known = dict.fromkeys(knob for knob in (*self._knobs.all, *self._apart.all) if knob.part != "train")
         return list(dict.fromkeys(find(list(known), name, self._base.name) for name in names))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -17,10 +17,13 @@ Kind: TypeAlias = Literal["hard", "soft"]
 class _Limits(Config):
     """What all caps written as a mapping share: one limit or both, the soft one not above the hard one."""
 
+    _without: ClassVar[bool] = False
+    """Whether it may state no limit."""
+
     @model_validator(mode="after")
     def _some(self) -> _Limits:
         soft, hard = getattr(self, "soft", None), getattr(self, "hard", None)
-        if soft is None and hard is None:
+        if soft is None and hard is None and not self._without:
             raise PydanticCustomError(
                 "expected", "{expected}", {"expected": "soft, hard or both", "got": "neither"}
             )
@@ -56,7 +59,9 @@ class MemoryLimits(ByteLimits):
 
 
 class TimeLimits(_Limits):
-    """A cap on the estimated time of a training step on one device."""
+    """The estimated time of a training step on one device, and what caps it, if anything."""
+
+    _without: ClassVar[bool] = True
 
     device: Annotated[str, Field(min_length=1), Said("the name of a device, such as h100")]
     """The device: h100, h200, a100, cpu, or one that `composer calibrate` has measured."""
@@ -107,7 +112,7 @@ class Caps(Config):
     depth_cache_bytes: Size | None = None
     """Bytes of depth slots kept per token while its steps run."""
     step_time: TimeLimits | None = None
-    """Estimated time of an optimizer step on a device: {device: h100, hard: 120ms}."""
+    """Estimated time of an optimizer step on a device: {device: h100, hard: 120ms}, or without limits."""
 
     def limit(self, name: str, kind: Kind = "hard") -> float | None:
         """Return the limit of a cap, None where there is none of that kind."""

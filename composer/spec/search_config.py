@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from blocks.core.config import Config
@@ -91,6 +91,22 @@ class MatchedBaseline(Config):
     """The caps that it comes up to."""
 
 
+def _form(value: Any) -> str:
+    return "mapping" if isinstance(value, dict | Config) else "plain"
+
+
+Rungs: TypeAlias = Annotated[
+    Annotated[Many[Count], Tag("plain")] | Annotated[FlopRungs, Tag("mapping")], Discriminator(_form)
+]
+"""Training tokens, or {flops: [..]}."""
+
+NamedBaseline: TypeAlias = Annotated[
+    Annotated[str, Field(min_length=1), Tag("plain")] | Annotated[MatchedBaseline, Tag("mapping")],
+    Discriminator(_form),
+]
+"""A path, or {spec: path, match: [caps]}."""
+
+
 class SearchConfig(Config):
     """How a space is searched: what for, within which budget, where weak candidates stop."""
 
@@ -106,13 +122,13 @@ class SearchConfig(Config):
     """Training FLOPs of all runs together."""
     time_limit: Duration | None = None
     """Time by the clock during which anyone trains, such as 2h. The first budget used up ends the search."""
-    rungs: Many[Count] | FlopRungs = ()
+    rungs: Rungs = ()
     """Training tokens at which weak candidates stop, or {flops: [..]}; survivors go on to `train.tokens`."""
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The share of candidates that go on at a rung."""
     sampler: Literal["tpe", "nsga2", "gp", "evolution", "random"] = "tpe"
     """How points are proposed: all but random learn from earlier trials; gp needs the extra `gp`."""
-    baselines: Many[Annotated[str, Field(min_length=1)] | MatchedBaseline] = ()
+    baselines: Many[NamedBaseline] = ()
     """Specs that are trained first: paths relative to this file, or {spec: path, match: [caps]}."""
     finalists: Count = 3
     """How many of the best candidates are trained again, where `seeds` or `lr_sweep` say so."""

@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from composer.spec.choice import Choice, Knob, Value
+from composer.spec.entries import entries
 from composer.spec.errors import Fault, SpecError, shown
-from composer.spec.load import finish, in_order, load, read_let, read_tree, unused_let
+from composer.spec.load import finish, in_order, read_let, read_tree, unused_let
 from composer.spec.models import Spec
 from composer.spec.resolve import Resolver
-from composer.spec.search_config import SearchConfig
+from composer.spec.search_config import FlopRungs, SearchConfig
 from composer.spec.semantic import undefined, uses
 from composer.spec.tree import Node, fault_at, form, join
 from composer.spec.validate import build
@@ -53,8 +54,8 @@ class InvalidPoint(SpecError):
 class Space:
     """A space, read once; its points are resolved from the tree in memory.
 
-    Attributes: `name`, `search` (its config), `baselines` (path and spec), `knobs` (all of them, in the
-    order in which they are met).
+    Attributes: `name`, `search` (its config), `baselines` (as it names them), `knobs` (all of them, in
+    the order in which they are met).
     """
 
     def __init__(self, tree: Node) -> None:
@@ -64,7 +65,7 @@ class Space:
         self._top = tree.value
         self._choices: dict[str, Choice] = {}
         search, faults = _search(tree)
-        self._rungs = search.rungs if search and isinstance(search.rungs, tuple) else ()
+        self._config = search
         self._let, wrong = read_let(self._top.get("let"))
         self._fixed, more = self._fixed_part()
         faults += [*wrong, *more]
@@ -74,7 +75,7 @@ class Space:
             faults.append(
                 fault_at(tree, (), "at least one choice", "none", "{choice: [..]} in place of a value")
             )
-        self.baselines, missing = _baselines(tree, search)
+        self.baselines, missing = entries(tree, search, self._fixed.get("caps"))
         faults += missing
         if faults:
             raise SpecError(in_order(faults))
@@ -93,7 +94,7 @@ class Space:
             spec = finish(tree, resolver)
         except SpecError as error:
             raise InvalidPoint(error.faults, resolver.params) from None
-        if faults := self._against_rungs(spec, tree):
+        if faults := list(self._against_search(spec, tree)):
             raise InvalidPoint(faults, resolver.params)
         return Point(resolver.params, spec)
 
@@ -174,13 +175,26 @@ class Space:
         }
         return Node(kept, node.place, node.key)
 
-    def _against_rungs(self, spec: Spec, tree: Node) -> list[Fault]:
+    def _against_search(self, spec: Spec, tree: Node) -> Iterator[Fault]:
+        """Yield what the search asks for that no training of this point can give."""
         if spec.train is None:
-            return [fault_at(tree, ("train",), "training, since a search trains", "nothing", "add train:")]
-        if self._rungs and self._rungs[-1] > spec.train.tokens:
-            expected = f"rungs up to train.tokens ({spec.train.tokens})"
-            return [fault_at(self._tree, ("search", "rungs"), expected, shown(self._rungs[-1]))]
-        return []
+            yield fault_at(tree, ("train",), "training, since a search trains", "nothing", "add train:")
+            return
+        if self._config is None:
+            return
+        marks, most = self._config.marks, f"up to train.tokens ({spec.train.tokens})"
+        far = isinstance(self._config.rungs, tuple) and marks[-1:] > (spec.train.tokens,)
+        if isinstance(self._config.rungs, FlopRungs):
+            cap = spec.caps.limit("train_flops")
+            # what ends at the cap is not looked at before it
+            far, most = cap is not None and marks[-1] >= cap, f"below caps.train_flops ({cap})"
+        if far:
+            yield fault_at(self._tree, ("search", "rungs"), f"rungs {most}", shown(marks[-1]))
+        for i, objective in enumerate(self._config.objectives):
+            if objective.metric == "step_time" and spec.caps.step_time is None:
+                hint = "add caps.step_time: {device: h100}, or another device"
+                at = ("search", "objectives", i)
+                yield fault_at(self._tree, at, "a device to estimate step_time for", "none", hint)
 
     def _explore(self) -> tuple[tuple[Knob, ...], list[Fault]]:
         """Take each alternative of each knob once; collect what is wrong whatever else is chosen."""
@@ -221,7 +235,7 @@ class Space:
             yield from (fault for fault in spec if not resolver.hides(fault.path))
         elif not resolver.broken:
             yield from undefined(tree)
-            yield from self._against_rungs(spec, tree)
+            yield from self._against_search(spec, tree)
 
 
 def load_space(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Space:
@@ -267,24 +281,6 @@ def _search(tree: Node) -> tuple[SearchConfig | None, list[Fault]]:
         return None, [node.fault("search", "plain values", "a choice or ${..}")]
     found = build(SearchConfig, node, "search")
     return (found, []) if isinstance(found, SearchConfig) else (None, found)
-
-
-def _baselines(tree: Node, search: SearchConfig | None) -> tuple[tuple[tuple[str, Spec], ...], list[Fault]]:
-    found: list[tuple[str, Spec]] = []
-    faults: list[Fault] = []
-    for i, entry in enumerate(search.baselines if search else ()):
-        name = entry if isinstance(entry, str) else entry.spec
-        asked = fault_at(tree, ("search", "baselines", i), "a spec that can be trained", name)
-        folder = os.path.dirname(asked.file) if asked.line else ""
-        path = os.path.normpath(os.path.join(folder, name))
-        try:
-            spec = load(path)
-            if spec.train is None:
-                faults.append(asked)
-            found.append((path, spec))
-        except SpecError as error:
-            faults += error.faults if os.path.exists(path) else [asked]
-    return tuple(found), faults
 
 
 def _lines(value: Any, path: str) -> Iterator[str]:

@@ -120,6 +120,14 @@ def test_memory_may_be_stated_for_a_batch_where_nothing_trains():
         make({**TRAINED, "caps": {"train_memory": one}})
 
 
+def test_a_device_without_limits_is_estimated_for_and_caps_nothing():
+    plain = make({**TRAINED, "caps": {"step_time": {"device": "a100"}}})
+    assert count(plain).step_time == COSTS.step_time
+    assert not [*excesses(plain, COSTS), *warnings(plain, COSTS)]
+    with pytest.raises(SpecError, match="step_time: expected soft at most hard"):
+        make({**TRAINED, "caps": {"step_time": {"device": "a100", "soft": 2, "hard": 1}}})
+
+
 def test_a_device_nobody_knows_is_refused_by_name():
     with pytest.raises(
         SpecError, match=r"caps.step_time.device: expected a device, one of h100, .*got 'h10'"

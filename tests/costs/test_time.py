@@ -140,8 +140,10 @@ def test_unknown_devices_and_missing_ones_are_told(capsys):
     assert "expected a CUDA device, got a machine without one" in capsys.readouterr().err
 
 
-def test_under_a_cap_on_time_one_function_costs_every_width():
-    coster, tree = Coster(), document(load(spec_path(), ["caps={step_time: {device: h100, hard: 1s}}"]))
+@pytest.mark.parametrize("limit", ["", ", hard: 1s"])
+def test_under_a_cap_on_time_one_function_costs_every_width(limit):
+    caps = f"caps={{step_time: {{device: h100{limit}}}}}"
+    coster, tree = Coster(), document(load(spec_path(), [caps]))
     for width in range(24, 97, 24):
         other = {**tree, "model": {**tree["model"], "width": width}}
         assert coster(other) == measures(count(make(other)))

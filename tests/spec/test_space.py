@@ -175,6 +175,24 @@ def test_a_block_may_be_a_choice_as_a_whole(folder: Path) -> None:
         ),
         ("trials: 8", "trials: 8\n  keep: 0", "search.keep: expected a number above 0 and at most 1, got 0"),
         ("trials: 8", "trials: 8\n  time_limit: soon", "search.time_limit: expected a duration such as 80ms"),
+        (
+            "rungs: [250k, 1M]\n  baselines: [tiny.yaml]",
+            "rungs: {flops: [1T, 2T]}\ncaps: {train_flops: 2T}",
+            "search.rungs: expected rungs below caps.train_flops (2000000000000), got 2000000000000",
+        ),
+        ("[250k, 1M]", "{flops: []}", "search.rungs.flops: expected a list that is not empty"),
+        ("[250k, 1M]", "{flop: [1T]}", "search.rungs.flop: expected a known key, got flop (did you mean"),
+        (
+            "minimize: flops_per_token",
+            "minimize: step_time",
+            "16:38  search.objectives.1: expected a device to estimate step_time for, got none (add caps",
+        ),
+        (
+            "[tiny.yaml]",
+            "[{spec: tiny.yaml, match: [params, flops_per_token]}]",
+            "19:15  search.baselines.0: expected a hard cap on flops_per_token to match it to, got none",
+        ),
+        ("[tiny.yaml]", "[{spec: tiny.yaml, match: [parms]}]", "match.0: expected params, active_params"),
         ("[tiny.yaml]", "[no.yaml]", "search.baselines.0: expected a spec that can be trained, got no.yaml"),
         ("[tiny.yaml]", "[space.yaml]", "search: expected a spec, got a space"),
         (", {minimize: flops_per_token}", ", {minimize: accuracy}", "expected different metrics"),
@@ -203,8 +221,13 @@ def test_search_fields_reach_the_config(space: Space, folder: Path) -> None:
         ("maximize", "accuracy", False),
         ("minimize", "flops_per_token", True),
     ]
-    ((path, baseline),) = space.baselines
-    assert (path, arch_hash(baseline)) == (str(folder / "tiny.yaml"), arch_hash(load(folder / "tiny.yaml")))
+    (baseline,) = space.baselines
+    assert (baseline.path, baseline.match) == (str(folder / "tiny.yaml"), ())
+    assert arch_hash(baseline.spec) == arch_hash(load(folder / "tiny.yaml"))
+    assert load_space(folder / "space.yaml", ["search.rungs={flops: [1T, 2T]}"]).search.marks == (
+        1_000_000_000_000,
+        2_000_000_000_000,
+    )
     more = ["search.time_limit=1.5h", "search.seed=3", "search.sampler=random", "search.keep=0.25"]
     search = load_space(folder / "space.yaml", more).search
     assert (search.time_limit, search.seed, search.sampler, search.keep) == (5400.0, 3, "random", 0.25)

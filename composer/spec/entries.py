@@ -1,0 +1,70 @@
+"""Baselines as a space names them: specs by paths, as they are or to be matched to the caps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from composer.spec.caps import Caps
+from composer.spec.errors import Fault, SpecError
+from composer.spec.load import load
+from composer.spec.models import Spec
+from composer.spec.search_config import MatchedBaseline, SearchConfig
+from composer.spec.tree import Node, fault_at
+from composer.spec.validate import build
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One baseline of a space.
+
+    Attributes:
+        path: of its file.
+        spec: as it stands there.
+        match: the caps that its sizes are to come up to; empty for one that is trained as it is.
+        place: where the space names it.
+    """
+
+    path: str
+    spec: Spec
+    match: tuple[str, ...]
+    place: Fault
+
+    def fault(self, expected: str, got: str, hint: str = "") -> Fault:
+        """Make a fault at the line of the space that names it."""
+        return replace(self.place, expected=expected, got=got, hint=hint)
+
+
+def entries(
+    tree: Node, search: SearchConfig | None, caps: Node | None
+) -> tuple[tuple[Entry, ...], list[Fault]]:
+    """Load the baselines of a space, whose caps are resolved; return them, and what is wrong with them."""
+    found: list[Entry] = []
+    faults: list[Fault] = []
+    for i, given in enumerate(search.baselines if search else ()):
+        name, match = (given.spec, given.match) if isinstance(given, MatchedBaseline) else (given, ())
+        asked = fault_at(tree, ("search", "baselines", i), "a spec that can be trained", name)
+        folder = os.path.dirname(asked.file) if asked.line else ""
+        path = os.path.normpath(os.path.join(folder, name))
+        try:
+            entry = Entry(path, load(path), tuple(dict.fromkeys(match)), asked)
+        except SpecError as error:
+            faults += error.faults if os.path.exists(path) else [asked]
+            continue
+        # one that is matched is trained as the candidates are
+        if entry.spec.train is None and not match:
+            faults.append(asked)
+        faults += _without_cap(entry, caps)
+        found.append(entry)
+    return tuple(found), faults
+
+
+def _without_cap(entry: Entry, caps: Node | None) -> Iterator[Fault]:
+    """Yield what it cannot be matched to, where the caps are valid."""
+    limits = Caps() if caps is None or caps.value is None else build(Caps, caps, "caps")
+    if isinstance(limits, Caps):
+        for measure in entry.match:
+            if limits.limit(measure) is None:
+                hint = f"add caps.{measure}, or leave it out of match"
+                yield entry.fault(f"a hard cap on {measure} to match it to", "none", hint)

@@ -1,0 +1,59 @@
+"""Matched baselines: sizes solved so that a spec comes up to the caps of the space."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import exp
+from typing import Any
+
+from composer.costs.match import TOLERANCE, Match, match_to
+from composer.costs.units import amount
+from composer.spec.entries import Entry
+from composer.spec.errors import SpecError, listed
+from composer.spec.load import loads
+from composer.spec.models import Spec
+from composer.spec.show import resolved_yaml
+
+
+def matched(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
+    """Return a baseline at sizes that bring each cost it is matched by just below the cap, never above.
+
+    Args:
+        entry: the baseline as the space names it.
+        like: a point of the space, whose vocabulary, context, training and caps it takes.
+
+    Returns:
+        The spec, and in words what was changed for it (`moves`) and what it came to (`matched`).
+
+    Raises:
+        SpecError: no sizes do that, or it cannot be trained as the space is.
+    """
+    try:
+        found = _solved(resolved_yaml(entry.spec), resolved_yaml(like), entry.match)
+    except SpecError as error:
+        first = error.faults[0]
+        got = f"{first.path}: expected {first.expected}, got {first.got}"
+        raise SpecError([entry.fault("a spec that can be trained as the space is", got)]) from None
+    caps = {each.measure: (like.caps.limit(each.measure) or 0, each.value) for each in found.residuals}
+    came = [f"{name} {amount(name, value)} of {amount(name, cap)}" for name, (cap, value) in caps.items()]
+    if not found.holds:
+        near = (f"{name} within {TOLERANCE[name]:g} % below {amount(name, caps[name][0])}" for name in caps)
+        hint = "match it to fewer caps, or begin with other layers"
+        raise SpecError(
+            [entry.fault(f"sizes that bring {listed(near, 'and')}", f"at best {', '.join(came)}", hint)]
+        )
+    spec = found.spec.model_copy(update={"caps": like.caps})
+    return spec, {"moves": [str(move) for move in found.moves], "matched": came}
+
+
+@cache
+def _solved(base: str, like: str, match: tuple[str, ...]) -> Match:
+    """Solve once in a process: it takes seconds."""
+    target = loads(like)
+    aims = {name: _aim(target.caps.limit(name) or 0, TOLERANCE[name]) for name in match}
+    return match_to(loads(base), target, aims)
+
+
+def _aim(cap: float, tolerance: float) -> tuple[float, float]:
+    """Return the middle of what counts as matched, which ends at the cap, and the tolerance about it."""
+    return cap * exp(-tolerance / 200), tolerance / 2

@@ -1,0 +1,76 @@
+"""Objectives of every kind: estimated time as one, and three or four at once."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from fake_training import FakeTraining, board, toy
+
+from composer.costs.count import count
+from composer.spec.errors import SpecError
+from composer.spec.load import load
+from search.goals import dominates
+from search.study import run_search
+
+TIMED = ["search.objectives=[{minimize: step_time}, {maximize: accuracy}]", "caps.step_time={device: a100}"]
+THREE = "search.objectives=[{maximize: accuracy}, {minimize: flops_per_token}, {minimize: params}]"
+FOUR = THREE.replace("]", ", {minimize: loss}]")
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+def test_the_time_of_a_step_is_an_objective_of_candidates_and_baselines(tmp_path):
+    ended = run_search(toy(tmp_path, *TIMED, baseline="rival.yaml"), tmp_path / "run", FakeTraining())
+    rows = board(tmp_path / "run")
+    assert {row["kind"] for row in rows} == {"baseline", "trial"}
+    for row in rows:
+        spec = load(tmp_path / "run" / row["folder"] / "spec.yaml", ["caps.step_time={device: a100}"])
+        assert 0 < float(row["step_time"]) == count(spec).step_time < 0.1
+    fastest = min((r for r in rows if r["kind"] == "trial"), key=lambda row: float(row["step_time"]))
+    # whoever is fastest is on the first front of each rung
+    assert fastest["status"] == "finished"
+    assert ended.state.winner().name == fastest["trial"]
+
+
+def test_a_baseline_over_the_cap_on_time_is_refused(tmp_path):
+    run = tmp_path / "run"
+    plain = toy(tmp_path, "caps.step_time={device: a100, hard: 1e-9}", baseline="rival.yaml")
+    with pytest.raises(
+        ValueError, match=r"rival.yaml: expected a baseline within the caps of toy, got step_time"
+    ):
+        run_search(plain, run, FakeTraining())
+
+
+def test_a_device_nobody_knows_is_told_at_once(tmp_path):
+    space = toy(tmp_path, TIMED[0], "caps.step_time={device: a10}")
+    with pytest.raises(SpecError, match=r"caps.step_time.device: expected a device, one of h100"):
+        run_search(space, tmp_path / "run", FakeTraining())
+
+
+SAMPLERS = ["tpe", "nsga2", "evolution", "random"]
+
+
+@pytest.mark.parametrize("goals", [THREE, FOUR], ids=["three", "four"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_many_objectives_end_in_the_front_of_all_of_them(tmp_path, sampler, goals):
+    space = toy(tmp_path, goals, f"search.sampler={sampler}", "search.trials=16", "search.keep=0.3")
+    ended = run_search(space, tmp_path / "run", FakeTraining())
+    rows = board(tmp_path / "run")
+    assert len(rows) == 16
+    full = [row for row in rows if row["status"] == "finished"]
+    assert len(ended.state.goals.names) == (3 if goals == THREE else 4)
+    assert {row["status"] for row in rows} <= {"finished", "stopped"}
+
+    def turned(row):
+        return ended.state.goals.ascending(tuple(float(row[name]) for name in ended.state.goals.names))
+
+    for row in full:
+        beaten = any(dominates(turned(other), turned(row)) for other in full)
+        assert (row["front"] == "1") != beaten
+    assert all(row["front"] == "0" for row in rows if row not in full)
+    best = max((row for row in full if row["front"] == "1"), key=lambda row: turned(row)[0])
+    assert ended.state.winner().name == best["trial"]
