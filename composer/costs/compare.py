@@ -33,13 +33,16 @@ class Change:
 
 
 def measures(a: Costs, b: Costs) -> list[Change]:
-    """Return every measure of both, FLOPs by pass and memory by term below theirs."""
+    """Return every measure that a spec of them has, FLOPs by pass and memory by term below theirs."""
     return list(_measures(a, b))
 
 
 def _measures(a: Costs, b: Costs) -> Iterator[Change]:
     for name in COSTS:
-        yield Change(name, a.measure(name), b.measure(name))
+        before, after = a.measure(name), b.measure(name)
+        if before is None and after is None:
+            continue
+        yield Change(name, before, after)
         if name == "flops_per_token":
             yield Change("backward", a.flops_per_token.backward, b.flops_per_token.backward, term=True)
         if name == "train_memory":
