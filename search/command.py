@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import optuna
@@ -11,11 +12,12 @@ from rich.console import Console
 
 from composer.spec.space import Space
 from search.events import Events
-from search.folder import PUBLISH, default_folder
+from search.folder import PUBLISH, default_folder, older
+from search.importing import bring_in, read_old
 from search.locks import exclusive
 from search.open_store import check_storage
 from search.report.write import write_report
-from search.state import silent
+from search.state import Event, State, Watch, silent
 from search.study import Outcome, run_search
 from search.table import Lines, LiveTable, results, summary
 from search.trainer import check_metrics
@@ -23,9 +25,22 @@ from search.trainer import check_metrics
 _ROWS = 20
 
 
-def run(space: Space, out: Path | None, quiet: bool, screen: Console, storage: str | None = None) -> None:
-    """Search `space` in `out` or its own folder, and print to `screen` how it ended."""
+def run(
+    space: Space,
+    out: Path | None,
+    quiet: bool,
+    screen: Console,
+    storage: str | None = None,
+    olds: Sequence[Path] = (),
+) -> None:
+    """Search `space` in `out` or its own folder, and print to `screen` how it ended.
+
+    Results of the searches in `olds` are brought in first.
+    """
     folder = _ready(space, out, storage)
+    for note in _imported(space, folder, out, storage, olds):
+        if not quiet:
+            screen.print(note, soft_wrap=True, markup=False, highlight=False)
     if not quiet:
         print(f"searching in {folder}")
     if quiet:
@@ -43,11 +58,15 @@ def run(space: Space, out: Path | None, quiet: bool, screen: Console, storage: s
         screen.print(f"report: {report}", soft_wrap=True, markup=False)
 
 
-def run_events(space: Space, out: Path | None, storage: str | None = None) -> None:
-    """Search `space` in `out` or its own folder, and print nothing but events, as JSON lines."""
+def run_events(space: Space, out: Path | None, storage: str | None = None, olds: Sequence[Path] = ()) -> None:
+    """Search `space` in `out` or its own folder, and print nothing but events, as JSON lines.
+
+    Results of the searches in `olds` are brought in first.
+    """
     folder = _ready(space, out, storage)
+    notes = list(_imported(space, folder, out, storage, olds))
     events = Events(sys.stdout, folder, space.name)
-    ended = run_search(space, folder, watch=events, storage=storage)
+    ended = run_search(space, folder, watch=_noting(events, notes), storage=storage)
     events.end(ended.state, ended.reason, _report(ended))
 
 
@@ -59,6 +78,31 @@ def _ready(space: Space, out: Path | None, storage: str | None) -> Path:
         check_storage(storage)
     check_metrics(space)
     return out or default_folder(space)
+
+
+def _imported(
+    space: Space, folder: Path, out: Path | None, storage: str | None, olds: Sequence[Path]
+) -> Iterator[str]:
+    """Bring in what is asked for, or say what could be; yield what there is to say."""
+    if olds:
+        # all are read before anything is made
+        read = [read_old(old, folder) for old in olds]
+        yield from map(str, bring_in(space, folder, read, storage))
+    elif out is None and (note := older(folder, space)):
+        yield note
+
+
+def _noting(watch: Watch, notes: Sequence[str]) -> Watch:
+    """Tell notes right after a search has begun."""
+
+    def told(event: Event, state: State) -> None:
+        watch(event, state)
+        if event == "begin":
+            for note in notes:
+                state.note = note
+                watch("note", state)
+
+    return told
 
 
 def _report(ended: Outcome) -> Path | None:

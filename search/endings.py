@@ -21,7 +21,7 @@ def over(state: State, fruitless: int) -> str | None:
         state: where the search stands.
         fruitless: proposals in a row without a new feasible spec, if too many, else 0.
     """
-    done = len(state.done())
+    done = sum(not record.imported for record in state.done())
     if state.trials_left() <= 0:
         return f"all {done} trials are done"
     told = f"after {state.counted()}"

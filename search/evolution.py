@@ -20,7 +20,7 @@ from search.candidates import Judged
 from search.drafts import Draft
 from search.moves import Parent, crossed, inherit, mutated
 from search.rungs import fronts
-from search.telling import OUTCOME
+from search.telling import IMPORTED, OUTCOME
 
 WARMUP = 6
 """Trained trials before the first child; until then points are random."""
@@ -67,7 +67,7 @@ def ranked(study: Study) -> list[tuple[int, Parent]]:
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if trial.user_attrs.get("status") in ("finished", "stopped")
-        and trial.user_attrs.get(OUTCOME) == "feasible"
+        and trial.user_attrs.get(OUTCOME) in ("feasible", IMPORTED)
     ]
     trained.sort(key=_stage)
     found: list[tuple[int, Parent]] = []

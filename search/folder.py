@@ -5,17 +5,20 @@ study.journal         Optuna's study
 records/              one file for each spec trained: who works on what, and what came out
 trials/<number>/      run folders
 baselines/<name>/     run folders
+imported/<name>/      run folders of trials and baselines that other searches trained
 leaderboard.csv       all of them, the best first
 best/                 spec and checkpoints of the winner
 database.txt          where records and study are, if in a database (then records/ is a copy)
 workers/              one lease for each worker alive
 lock                  held for moments, by the worker that claims
 publish.lock          held by the worker that writes leaderboard.csv and best/
+import.lock           held by whoever brings in results of another search
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 
 from composer.spec.space import Space
@@ -23,7 +26,7 @@ from composer.training.files import write_text
 from search.errors import SearchError
 from search.locks import exclusive
 
-SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, WORKERS, DATABASE = (
+SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, IMPORT, WORKERS, DATABASE, IMPORTED_RUNS = (
     "space.txt",
     "study.journal",
     "records",
@@ -31,9 +34,14 @@ SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, WORKERS, DATABASE = (
     "best",
     "lock",
     "publish.lock",
+    "import.lock",
     "workers",
     "database.txt",
+    "imported",
 )
+
+_SHOWN = 12
+"""Lines of a difference that a note shows."""
 
 
 def default_folder(space: Space) -> Path:
@@ -73,6 +81,47 @@ def _text(space: Space) -> str:
 
 
 def _refuse_another(folder: Path, space: Space) -> None:
+    changed = _changed(folder, space)
+    if changed:
+        raise SearchError(
+            f"{folder}: the search in this folder is of another space (- there, + now):\n"
+            + "\n".join(changed)
+            + "\nrestore the space, or choose another folder with --out; "
+            f"with `--import {folder}` that one takes over the results that are points of its space"
+        )
+
+
+def older(folder: Path, space: Space) -> str | None:
+    """Say that there are searches of the same name beside a folder that is still to be made, if so.
+
+    The newest of them is named, with the difference and the option that brings its results in.
+    """
+    if (folder / SPACE).exists():
+        return None
+    # a name and an identity, not a longer name; folders of other kinds have no records
+    named = re.compile(re.escape(space.name) + r"-[0-9a-f]{12}")
+    records = [path for path in folder.parent.glob(f"*/{RECORDS}") if named.fullmatch(path.parent.name)]
+    found = [path.parent for path in sorted(records, key=_touched) if (path.parent / SPACE).is_file()]
+    if not found:
+        return None
+    newest = found[-1]
+    try:
+        changed = _changed(newest, space)
+    except SearchError:
+        return None
+    more = [f"  and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
+    told = [
+        f"this is a new search: the last one of {space.name}, in {newest}, is of another space "
+        "(- there, + now):",
+        *changed[:_SHOWN],
+        *more,
+        f"`--import {newest}` brings in its results that are points of this space",
+    ]
+    return "\n".join(told)
+
+
+def _changed(folder: Path, space: Space) -> list[str]:
+    """Return the lines in which the space of a search and another one differ."""
     path = folder / SPACE
     try:
         old = path.read_text(encoding="utf-8").splitlines()
@@ -80,14 +129,12 @@ def _refuse_another(folder: Path, space: Space) -> None:
         raise SearchError(
             f"{path}: expected the space of a search, but it cannot be read ({error})"
         ) from None
-    changed = [
+    return [
         f"  {line[0]} {line[1:]}"
         for line in difflib.unified_diff(old, space.lines(), n=0, lineterm="")
         if line[0] in "+-" and not line.startswith(("---", "+++"))
     ]
-    if changed:
-        raise SearchError(
-            f"{folder}: the search in this folder is of another space (- there, + now):\n"
-            + "\n".join(changed)
-            + "\nrestore the space, or choose another folder with --out"
-        )
+
+
+def _touched(path: Path) -> float:
+    return path.stat().st_mtime

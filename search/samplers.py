@@ -33,6 +33,7 @@ from search.moves import Parent, words
 ORIGIN = "origin"
 """The user attribute of a trial that says whence a child of evolution is: parents' names, moves in words."""
 IDENTITY = "identity"
+"""The system attribute that holds the run hash of a feasible point, which is not proposed again."""
 
 _POPULATION = 16
 _AGAIN = 200
@@ -128,6 +129,11 @@ def _lost(others: list[FrozenTrial]) -> bool:
     """Whether the last proposal told was one for want of a better."""
     told = [each for each in others if each.state == TrialState.COMPLETE and DRAWN in each.user_attrs]
     return bool(told) and not max(told, key=lambda each: each.number).user_attrs[DRAWN]["found"]
+
+
+def imported(identity: str) -> dict[str, Any]:
+    """Return the system attributes of an imported trial: it is known, and of NSGA-II's first generation."""
+    return {IDENTITY: identity, NSGAIISampler._get_generation_key(): 0}
 
 
 def sampler(space: Space) -> BaseSampler:

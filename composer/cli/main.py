@@ -24,12 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from composer.data.errors import DataError
     from composer.spec.errors import SpecError
     from composer.training.errors import TrainingError
+    from search.errors import SearchError
 
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
         return code
-    except (SpecError, DataError, TrainingError, DeviceError) as error:
+    except (SpecError, DataError, TrainingError, DeviceError, SearchError) as error:
         report(error)
         return 1
     except KeyboardInterrupt:

@@ -28,15 +28,10 @@ def report(
     """
     if out is not None and not out.name.lower().endswith((".html", ".htm")):
         raise typer.BadParameter("expected a file that ends in .html", param_hint="--out")
-    from composer.cli.report import report as tell
     from search.errors import SearchError
     from search.report.write import write_report
 
     try:
         print(f"written to {write_report(folder, out)}")
-    except SearchError as error:
-        tell(error)
-        raise typer.Exit(1) from None
     except OSError as error:
-        tell(SearchError(f"{error.filename or out or folder}: {error.strerror or error}"))
-        raise typer.Exit(1) from None
+        raise SearchError(f"{error.filename or out or folder}: {error.strerror or error}") from None

@@ -25,6 +25,16 @@ def search(
             metavar="URL", help="A database for records and study, `postgresql://...`, instead of the folder."
         ),
     ] = None,
+    olds: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--import",
+            metavar="OLD",
+            help="The folder of another search, whose results are brought in first where they are points of "
+            "this space. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the result only.")] = False,
     events: Annotated[
         bool, typer.Option("--json", help="Print events as JSON lines, and nothing else.")
@@ -42,23 +52,20 @@ def search(
     chosen = [*(settings or ()), *([] if trials is None else [f"search.trials={trials}"])]
     space = load_space(file, chosen)
     if dry_run:
+        if olds:
+            raise typer.BadParameter("brings results in, which --dry-run does not", param_hint="--import")
         from search.preview import preview
 
         print("\n".join(preview(space, trials or 300).lines()))
         return
     from composer.cli.console import console
-    from composer.cli.report import report
     from search.command import run, run_events
-    from search.errors import SearchError
 
     try:
         if events:
-            run_events(space, out, storage)
+            run_events(space, out, storage, olds or ())
         else:
-            run(space, out, quiet, console(), storage)
-    except SearchError as error:
-        report(error)
-        raise typer.Exit(1) from None
+            run(space, out, quiet, console(), storage, olds or ())
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
