@@ -104,8 +104,8 @@ class State:
         return max(runs, key=lambda run: self.goals.ascending(run.seen[-1].values)[i], default=winner)
 
     def spent(self) -> float:
-        """Return the seconds spent training so far, over all starts, summed over workers."""
-        return sum(record.seconds for record in self.ledger.every())
+        """Return the seconds spent training here so far, over all starts, summed over workers."""
+        return sum(record.seconds for record in self.ledger.every() if not record.imported)
 
     def accounts(self) -> list[Account]:
         """Return the budgets that are not counted in trials."""
@@ -122,8 +122,10 @@ class State:
 
     def counted(self) -> str:
         """Count what has ended: `7 of 24 trials`, and finals where there are any."""
-        done, finals = len(self.done()), self.finals().count()
+        came = sum(bool(record.imported) for record in self.done())
+        done, finals = len(self.done()) - came, self.finals().count()
         told = f"{done} trials" if self.config.trials is None else f"{done} of {self.config.trials} trials"
+        told += f" and {came} imported" if came else ""
         ended = sum(record.status != "running" for record in self.ledger.finals())
         return f"{told}, {ended} of {max(finals, ended)} finals" if finals or ended else told
 

@@ -45,7 +45,7 @@ from search.samplers import origin, sampler
 from search.specs import bring_specs, spec_of
 from search.state import State, Watch, silent
 from search.store import Store
-from search.telling import OUTCOME, suggest, tell
+from search.telling import IMPORTED, OUTCOME, suggest, tell
 from search.trainer import Step, Train, train
 
 PATIENCE = 1000
@@ -354,7 +354,7 @@ class _Search:
     def _count(self) -> list[FrozenTrial]:
         """Count what became of all questions since the last new spec; return the open ones, oldest first."""
         trials = self.study.get_trials(deepcopy=False)
-        told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        told = [t for t in trials if t.state == TrialState.COMPLETE and t.user_attrs[OUTCOME] != IMPORTED]
         self.state.outcomes = Counter(trial.user_attrs[OUTCOME] for trial in told)
         self.state.drawn = total(trial.user_attrs for trial in told)
         opened = [trial for trial in trials if trial.state == TrialState.RUNNING]
