@@ -57,6 +57,7 @@ class Events:
                 "winner": _run(state, winner) if winner else None,
                 "best_baseline": _run(state, rival) if rival else None,
                 "standings": [_standing(state, at) for at in verdicts.standings.values()],
+                "uneven": verdicts.uneven or None,
                 "verdict": [_comparison(found) for found in verdicts.final()],
                 "front": [record.name for record in state.front()],
                 "command": train_longer(self._folder) if winner else None,

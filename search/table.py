@@ -191,6 +191,8 @@ def _against(verdicts: Verdicts) -> Iterator[str]:
         word = f"{each.size} than" if each.better else "equal to"
         yield f"in {each.one.metric} that is {word} {said}" + (f"; {each.doubt}" if each.doubt else "")
         said = "it"
+    if verdicts.uneven:
+        yield f"mind that {verdicts.uneven}"
 
 
 def _running(state: State) -> Iterator[Text]:

@@ -11,6 +11,7 @@ from functools import cached_property
 from statistics import stdev
 from typing import Literal, TypeAlias
 
+from composer.costs.units import count_text
 from search.chance import LEVEL, chance, smallest
 from search.finals import Standing
 from search.goals import Values
@@ -130,6 +131,14 @@ class Verdicts:
     def final(self) -> list[Comparison]:
         """Compare the winner with the best baseline; nothing where one is missing."""
         return self.against(self.winner, self.rival) if self.winner and self.rival else []
+
+    @property
+    def uneven(self) -> str:
+        """Say that winner and best baseline were not trained for as long; nothing where they were."""
+        if self.winner is None or self.rival is None or self.winner.tokens == self.rival.tokens:
+            return ""
+        own, other = count_text(self.winner.tokens), count_text(self.rival.tokens)
+        return f"the winner was trained for {own} tokens, {self.rival.name} for {other}"
 
     def _level(self, record: Record) -> int:
         at = self.standings.get(record.key)

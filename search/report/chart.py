@@ -11,6 +11,7 @@ from composer.draw.svg import FONTS
 from search.report.theme import file_style
 
 Words = Callable[[float], str]
+Span = tuple[float, float, float]
 
 _CHAR = 7.1
 """About how wide a letter of a label is."""
@@ -58,6 +59,28 @@ def scale(values: Iterable[float], start: float, end: float, log: bool = False, 
     return Scale(low - spread, high + spread, start, end)
 
 
+@dataclass(frozen=True)
+class Link:
+    """Marks that lead to a target in the page; `reachable` with the tabulator key too."""
+
+    target: str
+    kind: str
+    told: str
+    items: Sequence[str]
+    reachable: bool
+
+    def __str__(self) -> str:
+        reach = "" if self.reachable else ' tabindex="-1"'
+        return (
+            f'<a class="{self.kind}" href="#{self.target}"{reach} aria-label={quoteattr(self.told)}'
+            f" data-tip={quoteattr(self.told)}>{''.join(self.items)}</a>"
+        )
+
+    def unlinked(self) -> str:
+        """Write the marks alone."""
+        return f'<g class="{self.kind}">{"".join(self.items)}</g>'
+
+
 @dataclass
 class Chart:
     """A picture of `width` by `height`, with what it shows in words."""
@@ -66,7 +89,7 @@ class Chart:
     height: float
     title: str
     text: str
-    items: list[str] = field(default_factory=list)
+    items: list[str | Link] = field(default_factory=list)
 
     def line(self, points: Sequence[tuple[float, float]], kind: str) -> None:
         """Add a line through points."""
@@ -87,13 +110,15 @@ class Chart:
         """Add a disc."""
         self.items.append(f'<circle class="{kind}" cx="{n(x)}" cy="{n(y)}" r="{n(radius)}"/>')
 
+    def cross(self, x: Span, y: Span, kind: str) -> None:
+        """Add a mean with its spread, across and up, each as low end, middle, high end; or else a tick."""
+        wide = x if x[0] != x[2] else (x[1] - 4.5, x[1], x[1] + 4.5)
+        self.line([(wide[0], y[1]), (wide[2], y[1])], kind)
+        self.line([(x[1], y[0]), (x[1], y[2])], kind)
+
     def link(self, target: str, kind: str, told: str, items: Sequence[str], reachable: bool) -> None:
         """Add marks that lead to a target in the page; `reachable` with the tabulator key too."""
-        reach = "" if reachable else ' tabindex="-1"'
-        self.items.append(
-            f'<a class="{kind}" href="#{target}"{reach} aria-label={quoteattr(told)}'
-            f" data-tip={quoteattr(told)}>{''.join(items)}</a>"
-        )
+        self.items.append(Link(target, kind, told, items, reachable))
 
     def below(self, axis: Scale, y: float, top: float, words: Words, title: str) -> None:
         """Add an axis below: grid lines up to `top`, values, a title."""
@@ -119,8 +144,9 @@ class Chart:
         head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} font-family="{FONTS}"'
         if not alone:
             # a group, so that its links stay within reach of those who cannot see it
-            return f'{head} role="group" aria-label={quoteattr(self.title)}>{"".join(self.items)}</svg>'
-        items = [_unlinked(item) for item in self.items]
+            inside = "".join(map(str, self.items))
+            return f'{head} role="group" aria-label={quoteattr(self.title)}>{inside}</svg>'
+        items = [item.unlinked() if isinstance(item, Link) else item for item in self.items]
         ground = f'<rect width="{n(self.width)}" height="{n(self.height)}" fill="#ffffff"/>'
         return "\n".join(
             [
@@ -167,11 +193,3 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     for i in reversed(order):
         above = found[i] = min(found[i], above - gap, high)
     return found
-
-
-def _unlinked(item: str) -> str:
-    if not item.startswith("<a "):
-        return item
-    kind = item.split('class="', 1)[1].split('"', 1)[0]
-    inside = item[item.index(">") + 1 :].removesuffix("</a>")
-    return f'<g class="{kind}">{inside}</g>'

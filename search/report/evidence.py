@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from html import escape
 
 from composer.costs.units import count_text, duration
+from composer.spec.search_config import FlopRungs
+from search.chance import LEVEL
 from search.report import facts, figures
 from search.report.markup import choice, figure, link, table, warn
 from search.report.read import Source
 from search.report.stats import FEWEST, Effects
+from search.words import knob_names
 
 LITTLE = 0.2
 """The share of the variance of trials left out below which effects are called hints."""
@@ -17,7 +21,7 @@ LITTLE = 0.2
 
 def knobs(source: Source) -> str:
     """What each knob does, and how sure that is."""
-    names = list(dict.fromkeys(name for record in source.records() for name in record.params))
+    names = knob_names(source.records())
     goals = source.state.goals.names
     found = {goal: each for goal in goals if (each := facts.knob_effects(source, goal)) is not None}
     if not found:
@@ -76,12 +80,8 @@ _OUTCOMES = {
 
 def history(source: Source) -> str:
     """What was proposed, spent and crashed."""
-    state = source.state
-    full = sum(spec.train.tokens for _, spec in source.specs.values() if spec.train is not None)
-    spent = sum(record.tokens for record in state.ledger)
     parts = [
-        f"<p>{len(state.ledger.trials())} trials and the baselines read {count_text(spent)} training tokens "
-        f"in {duration(state.spent())}; all of them in full would have been {count_text(full)}.</p>",
+        _spent(source),
         _proposed(source),
         *([figure(figures.history(source.proposals))] if source.proposals else ()),
     ]
@@ -89,11 +89,40 @@ def history(source: Source) -> str:
     if over:
         most = ", ".join(f"{cap} {count} times" for cap, count in over.most_common())
         parts.append(f"<p>Caps exceeded by proposals: {escape(most)}.</p>")
-    crashed = [record for record in state.ledger if record.status == "crashed"]
+    crashed = [record for record in source.state.ledger.every() if record.status == "crashed"]
     if crashed:
         items = "".join(f"<li>{link(source, record)}: {escape(record.reason)}</li>" for record in crashed)
         parts.append(f"<h3>Crashes</h3><ul>{items}</ul>")
     return "".join(parts)
+
+
+def _spent(source: Source) -> str:
+    state = source.state
+    own = [record for record in state.ledger if not record.imported]
+    known = [source.specs[record.identity][1] for record in own if record.identity in source.specs]
+    full = sum(spec.train.tokens for spec in known if spec.train is not None)
+    spent, time = sum(record.tokens for record in own), sum(record.seconds for record in own)
+    trials = sum(record.kind == "trial" for record in own)
+    told = (
+        f"{trials} trials and the baselines read {count_text(spent)} training tokens in {duration(time)}; "
+        f"all of them in full would have been {count_text(full)}."
+    )
+    finals = state.ledger.finals()
+    if finals:
+        more, time = sum(record.tokens for record in finals), sum(record.seconds for record in finals)
+        told += f" {len(finals)} runs of finals read {count_text(more)} more in {duration(time)}."
+    budgets = ", ".join(map(str, state.accounts())) if source.asked else ""
+    told += f" Of the budgets are spent: {budgets}." if budgets else ""
+    return f"<p>{told}</p>{_imported(source)}"
+
+
+def _imported(source: Source) -> str:
+    found = Counter(record.imported for record in source.state.ledger if record.imported)
+    items = (f"{count} from <code>{escape(folder)}</code>" for folder, count in found.items())
+    told = ", ".join(items)
+    return (
+        f"<p>Runs that another search trained and this one knew from the start: {told}.</p>" if told else ""
+    )
 
 
 def _proposed(source: Source) -> str:
@@ -101,7 +130,7 @@ def _proposed(source: Source) -> str:
     proposals = sum(state.outcomes.values())
     if not proposals:
         return '<p class="soft">There is no journal here that tells what was proposed.</p>'
-    drawn, trials = state.drawn, len(state.ledger.trials())
+    drawn, trials = state.drawn, sum(not record.imported for record in state.ledger.trials())
     each = f", {drawn.costed / trials:.1f} for each trial trained" if trials else ""
     told = (
         f"<p>{drawn.costed} candidates were costed{each}. Of the {drawn.own} that the sampler itself "
@@ -115,20 +144,39 @@ def _proposed(source: Source) -> str:
     return told + table(["proposals", "how many", "share", ""], rows, words=(0, 3))
 
 
+def _finals(source: Source) -> Iterator[str]:
+    if not source.standings:
+        return
+    yield (
+        "Finals: the best candidates, by front and then by the first objective, and every baseline are "
+        "trained again, first at multiples of their own learning rates with the search's seed where a sweep "
+        "was asked for, then with fresh seeds at the rate that did best."
+    )
+    yield (
+        "A difference of means is called more than chance where at most "
+        f"{100 * LEVEL:g} % of all ways to deal out the results to the two part them at least as far (an "
+        "exact permutation test, both directions counted). That is said of one pair: of many pairs that are "
+        "alike one in ten is called so by chance alone."
+    )
+
+
 def method(source: Source) -> str:
     """How to read all this."""
     config = source.state.config
-    rungs = ", ".join(map(count_text, config.marks))
+    *rungs, _ = facts.stages(source)
+    unit = "" if isinstance(config.rungs, FlopRungs) else " tokens"
     halving = (
-        f"rungs at {rungs} tokens, of which the best {100 * config.keep:g} % go on, decided on arrival"
+        f"rungs at {', '.join(rungs)}{unit}, of which the best {100 * config.keep:g} % go on, decided on "
+        "arrival"
         if rungs
         else "no rungs"
     )
-    seed = "" if source.seed is None else f" All were trained with seed {source.seed}."
+    seed = "" if source.seed is None else f", {source.seed}"
     lines = (
         f"Sampler {config.sampler}; {halving}.",
-        f"One seed for each spec.{seed} Differences between close candidates are within the noise of "
-        "training, which one seed cannot show.",
+        f"The search trained each spec with one seed{seed}. Differences between close candidates are within "
+        "the noise of training, which one seed cannot show.",
+        *_finals(source),
         "The front holds the runs trained in full that no other such run beats in all objectives.",
         "Importance and effects: an additive model of all knobs, fitted by ridge regression, its penalty "
         "chosen by leaving one trial out. Intervals are of 300 resamples of the trials, the line of chance "

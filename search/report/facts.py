@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from composer.costs.units import count_text
-from composer.spec.search_config import COSTS
+from composer.spec.search_config import COSTS, FlopRungs
 from search.ledger import Record
 from search.report.read import Source
 from search.report.stats import Agreement, Effects, agreement, effects
@@ -31,9 +31,14 @@ def kind(source: Source, record: Record) -> str:
     return " ".join(names)
 
 
+def status(record: Record) -> str:
+    """Say how a record ended, and whether another search trained it."""
+    return STATUS[record.status] + (", imported" if record.imported else "")
+
+
 def told(source: Source, record: Record) -> str:
     """Say in a line what a record is and came to."""
-    parts = [titled(source.state, record), STATUS[record.status], values_text(source.state, record)]
+    parts = [titled(source.state, record), status(record), values_text(source.state, record)]
     return ": ".join([parts[0], ", ".join(part for part in parts[1:] if part)])
 
 
@@ -66,8 +71,21 @@ def metrics(source: Source) -> list[str]:
     return [name for name in dict.fromkeys([*measured(source), "loss", "train_loss"]) if name in known]
 
 
+def flops_a_token(source: Source, record: Record) -> float | None:
+    """Return the training FLOPs of a token where rungs are in FLOPs, 1 where they are in tokens."""
+    if not isinstance(source.state.config.rungs, FlopRungs):
+        return 1
+    return record.costs["train_flops"] / record.whole if record.whole else None
+
+
 def curve(source: Source, record: Record, metric: str) -> list[tuple[float, float]]:
-    """Return a metric over training tokens: from the run's metrics, else from its milestones."""
+    """Return a metric over training tokens, or FLOPs where rungs are in these; up to its last measurement."""
+    per = flops_a_token(source, record)
+    return [] if per is None else [(per * tokens, value) for tokens, value in _curve(source, record, metric)]
+
+
+def _curve(source: Source, record: Record, metric: str) -> list[tuple[float, float]]:
+    # from the run's metrics, else from its milestones
     rows = [row for row in source.curves[record.identity] if metric in row]
     if rows:
         every = -(-len(rows) // _FINE)
@@ -77,8 +95,21 @@ def curve(source: Source, record: Record, metric: str) -> list[tuple[float, floa
 
 
 def stages(source: Source) -> list[str]:
-    """Name the milestones: each rung by its tokens, then the end."""
-    return [*(count_text(rung) for rung in source.state.config.marks), "the end"]
+    """Name the milestones: each rung by its tokens or FLOPs, then the end."""
+    unit = " FLOPs" if isinstance(source.state.config.rungs, FlopRungs) else ""
+    return [*(count_text(rung) + unit for rung in source.state.config.marks), "the end"]
+
+
+def passed(source: Source, number: int) -> str:
+    """Say how many trials were looked at on a rung, and how many of them went on."""
+    # the last milestone of what was trained in full is its end
+    there = [
+        record
+        for record in source.state.ledger.trials()
+        if len(record.seen) - (record.status == "finished") > number
+    ]
+    on = sum(record.status != "stopped" or len(record.seen) > number + 1 for record in there)
+    return f"rung {stages(source)[number]}: {on} of {len(there)} went on"
 
 
 def at_milestone(record: Record, number: int, name: str) -> float | None:
@@ -91,6 +122,12 @@ def at_milestone(record: Record, number: int, name: str) -> float | None:
 
 def knob_effects(source: Source, name: str) -> Effects | None:
     """Estimate what the knobs do to an objective where all trials can be compared: at the first milestone."""
+    if name not in source.effects:
+        source.effects[name] = _effects(source, name)
+    return source.effects[name]
+
+
+def _effects(source: Source, name: str) -> Effects | None:
     found = [
         (record.params, value)
         for record in source.state.ledger.trials()

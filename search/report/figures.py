@@ -8,11 +8,13 @@ from functools import partial
 from itertools import pairwise
 
 from composer.costs.units import count_text
+from composer.spec.search_config import FlopRungs
 from search.ledger import Record
 from search.report import facts
-from search.report.chart import Chart, Scale, label, n, path, scale, spread, width_of
+from search.report.chart import Chart, Scale, Span, label, n, path, scale, spread, width_of
 from search.report.read import Proposal, Source
 from search.report.stats import Effects
+from search.verdict import Result
 from search.words import named, shorts, value_text
 
 WIDTH = 780.0
@@ -39,7 +41,9 @@ def front(source: Source, against: str) -> Chart:
         f"{len(points)} points; the front: "
         + "; ".join(facts.told(source, record) for record in source.front),
     )
-    xs, ys = [x for _, x, _ in points], [y for *_, y in points]
+    bars = [bar for record, x, _ in points if (bar := _bar(source, record, against, x)) is not None]
+    xs = [*(x for _, x, _ in points), *(x for wide, _ in bars for x in wide)]
+    ys = [*(y for *_, y in points), *(y for _, high in bars for y in high)]
     wide = bool(xs) and min(xs) > 0 and max(xs) > 5 * min(xs)
     across = scale(xs, _LEFT, WIDTH - _RIGHT, wide)
     up = scale(ys, chart.height - _BELOW, _TOP)
@@ -47,13 +51,16 @@ def front(source: Source, against: str) -> Chart:
     chart.beside(up, _LEFT, WIDTH - _RIGHT, partial(value_text, first), _axis(source, first))
     best = source.front
     place = {record.identity: (across(x), up(y)) for record, x, y in points}
-    if against in goals.names and len(best) > 1:
+    for (a, x, b), (low, y, high) in bars:
+        chart.cross((across(a), across(x), across(b)), (up(low), up(y), up(high)), "whisker")
+    # with more objectives a front is no line in this plane
+    if against in goals.names and len(goals.names) == 2 and len(best) > 1:
         less = goals.directions[goals.names.index(against)] == "minimize"
         chart.line(_stairs([place[record.identity] for record in best], less), "stairs")
     winner = source.winner
     for record, x, y in sorted(points, key=lambda point: _rank(source, point[0])):
         kind = facts.kind(source, record)
-        items = [_mark(kind, across(x), up(y))]
+        items = [mark(kind, across(x), up(y))]
         if record is winner:
             items.append(f'<circle class="halo" cx="{n(across(x))}" cy="{n(up(y))}" r="10.5"/>')
         reachable = record.status != "stopped" or len(points) < _MANY
@@ -63,14 +70,15 @@ def front(source: Source, against: str) -> Chart:
 
 
 def curves(source: Source, metric: str) -> Chart:
-    """Draw a metric over training tokens for every run, the rungs marked."""
+    """Draw a metric over training tokens, or FLOPs where rungs are in these, the rungs marked."""
     state = source.state
+    unit = "FLOPs" if isinstance(state.config.rungs, FlopRungs) else "tokens"
     lines = {record.identity: facts.curve(source, record, metric) for record in source.records()}
     shown = [record for record in source.records() if lines[record.identity]]
     chart = Chart(
         WIDTH,
         420,
-        f"{metric} over training tokens",
+        f"{metric} over training {unit}",
         f"{len(shown)} runs; rungs at {', '.join(map(count_text, state.config.marks)) or 'none'}",
     )
     every = [point for line in lines.values() for point in line]
@@ -78,21 +86,21 @@ def curves(source: Source, metric: str) -> Chart:
     room = max(map(width_of, names.values()), default=0) + 16
     across = Scale(0, max((x for x, _ in every), default=1.0), _LEFT, WIDTH - max(room, _RIGHT))
     up = scale((y for _, y in every), chart.height - _BELOW, _TOP + 28)
-    chart.below(across, up.start, up.end, count_text, "training tokens")
+    chart.below(across, up.start, up.end, count_text, f"training {unit}")
     chart.beside(up, _LEFT, across.end, partial(value_text, metric), "")
     chart.words(_LEFT, 14, metric)
     for number, rung in enumerate(rung for rung in state.config.marks if rung < across.high):
         # in turns higher and lower, so that neighbours do not run into each other
         top = _TOP - 2 + 16 * (number % 2)
         chart.line([(across(rung), up.start), (across(rung), top + 5)], "rung")
-        chart.words(across(rung), top, _passed(source, number), "note middle")
+        chart.words(across(rung), top, facts.passed(source, number), "note middle")
     for record in sorted(shown, key=lambda record: _rank(source, record)):
         kind = facts.kind(source, record)
         points = [(across(x), up(y)) for x, y in lines[record.identity]]
         items = [
             f'<path class="hit" d="{path(points)}"/>',
             f'<path class="line" d="{path(points)}"/>',
-            _mark(kind, *points[-1], small=True),
+            mark(kind, *points[-1], small=True),
         ]
         reachable = record.status != "stopped" or len(shown) < _MANY
         faint = " many" if len(shown) > _MANY else ""
@@ -217,6 +225,20 @@ def history(proposals: Sequence[Proposal]) -> Chart:
     return chart
 
 
+def _bar(source: Source, record: Record, against: str, x: float) -> tuple[Span, Span] | None:
+    """Return mean and spread over fresh seeds, across and up: low end, middle, high end; None without."""
+    found = {each.metric: each for each in source.verdicts.results(record)}
+    first = found.get(source.state.goals.names[0])
+    if first is None or not any(each.seeds for each in found.values()):
+        return None
+    return _span(found[against]) if against in found else (x, x, x), _span(first)
+
+
+def _span(found: Result) -> Span:
+    part = found.spread or 0.0
+    return found.value - part, found.value, found.value + part
+
+
 def _rank(source: Source, record: Record) -> int:
     names = facts.kind(source, record).split()
     return max(_ORDER.index(name) for name in names if name in _ORDER) if set(names) & set(_ORDER) else 0
@@ -226,7 +248,7 @@ def _speaks(source: Source, record: Record) -> bool:
     return bool({"front", "baseline"} & set(facts.kind(source, record).split()))
 
 
-def _mark(kind: str, x: float, y: float, small: bool = False) -> str:
+def mark(kind: str, x: float, y: float, small: bool = False) -> str:
     """Draw a mark: a diamond for a baseline, a cross for a crash, a disc for a trial, small if stopped."""
     names = kind.split()
     if "baseline" in names:
@@ -267,14 +289,6 @@ def _names(chart: Chart, source: Source, points: Sequence[tuple[Record, float, f
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _passed(source: Source, number: int) -> str:
-    """Say how many reached a rung and how many went on."""
-    trials = [record for record in source.state.ledger.trials() if len(record.seen) > number]
-    on = sum(len(record.seen) > number + 1 or record.status == "finished" for record in trials)
-    rung = count_text(source.state.config.marks[number])
-    return f"rung {rung}: {on} of {len(trials)} went on"
 
 
 def _axis(source: Source, name: str) -> str:

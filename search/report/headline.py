@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from html import escape
@@ -10,29 +11,17 @@ from composer.costs.residuals import percent
 from composer.costs.units import count_text, duration
 from search.ledger import Record
 from search.report.read import Source
-from search.words import titled, value_text
+from search.verdict import Comparison
+from search.words import mean_text, titled
 
 
 def header(source: Source, now: datetime) -> str:
     """Write the head of the page: what was searched for, and what came of it in short."""
     state = source.state
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in state.goals.objectives)
-    done, total = state.done(), len(state.ledger.trials())
-    full = sum(record.status == "finished" for record in done)
-    running = sum(record.status == "running" for record in state.ledger)
-    tokens = sum(record.tokens for record in state.ledger)
-    cards = [*_headline(source)]
-    cards.append(
-        (
-            "Trials",
-            str(total),
-            f"{full} trained in full, "
-            f"{sum(record.status == 'stopped' for record in done)} stopped at a rung, "
-            f"{sum(record.status == 'crashed' for record in done)} crashed"
-            + (f", {running} running" if running else ""),
-        )
-    )
-    cards.append(("Spent", f"{count_text(tokens)} tokens", _time(source)))
+    running = sum(record.status == "running" for record in state.ledger.every())
+    tokens = sum(record.tokens for record in state.ledger.every() if not record.imported)
+    cards = [*_headline(source), _trials(source), ("Spent", f"{count_text(tokens)} tokens", _spent(source))]
     told = "".join(_card(*card) for card in cards)
     when = now.strftime("%Y-%m-%d %H:%M")
     going = ' <strong class="live">still running</strong>' if running else ""
@@ -44,10 +33,34 @@ def header(source: Source, now: datetime) -> str:
     )
 
 
+def _trials(source: Source) -> tuple[str, str, str]:
+    """Tell how many trials there are, of how many, and how they ended."""
+    state = source.state
+    own = [record for record in state.ledger.trials() if not record.imported]
+    came = len(state.ledger.trials()) - len(own)
+    total, ends = state.config.trials, Counter(record.status for record in state.ledger.trials())
+    of = f" of {total}" if source.asked and total is not None and total > len(own) else ""
+    told = (
+        f"{ends['finished']} trained in full, {ends['stopped']} stopped at a rung, {ends['crashed']} crashed"
+    )
+    told += f", {ends['running']} running" if ends["running"] else ""
+    finals, due = len(state.ledger.finals()), state.finals().count() if source.asked else 0
+    told += f"; {came} imported" if came else ""
+    if finals:
+        told += f"; {finals}" + (f" of {due}" if due > finals else "") + " runs of finals"
+    return "Trials", f"{len(own)}{of}", told
+
+
+def _spent(source: Source) -> str:
+    """Tell of the budgets, the time of training, and by the clock where records know it."""
+    budgets = [str(account) for account in source.state.accounts()] if source.asked else []
+    return "; ".join([*budgets, _time(source)])
+
+
 def _time(source: Source) -> str:
-    """Tell the time of training, and by the clock where records know it."""
-    records = source.records()
-    told = f"{duration(source.state.spent())} of training, baselines included"
+    records = [record for record in source.state.ledger.every() if not record.imported]
+    more = "baselines and finals" if source.state.ledger.finals() else "baselines"
+    told = f"{duration(source.state.spent())} of training, {more} included"
     workers = len({record.worker for record in records if record.worker})
     begun = [record.started for record in records if record.started]
     ended = [record.ended for record in records if record.ended]
@@ -58,45 +71,41 @@ def _time(source: Source) -> str:
 
 
 def _card(name: str, big: str, small: str) -> str:
-    return (
-        f'<div class="card"><h3>{escape(name)}</h3><p class="big">{escape(big)}</p>'
-        f"<p>{escape(small)}</p></div>"
-    )
+    # a mean and its spread stay on one line
+    whole = escape(big).replace(" ± ", "&nbsp;±&nbsp;")
+    return f'<div class="card"><h3>{escape(name)}</h3><p class="big">{whole}</p><p>{escape(small)}</p></div>'
 
 
 def _headline(source: Source) -> Iterator[tuple[str, str, str]]:
-    state = source.state
-    winner, rivals = source.winner, source.rivals
-    first = state.goals.names[0]
-    if winner is None or winner.values is None:
+    state, verdicts = source.state, source.verdicts
+    winner, rival = verdicts.winner, verdicts.rival
+    if winner is None:
         yield "Winner", "none yet", "no trial was trained in full"
         return
-    yield "Winner", f"{first} {value_text(first, winner.values[0])}", _also(source, winner)
-    if not rivals:
+    first, *others = verdicts.results(winner)
+    seeds = f"mean of {len(first.seeds)} fresh seeds" if len(first.seeds) > 1 else ""
+    rate = f"at lr x{first.lr:g}" if first.lr != 1 else ""
+    also = [f"{each.metric} {mean_text(each.metric, each.value, each.spread)}" for each in others]
+    parts = [titled(state, winner), seeds, rate, *also]
+    big = f"{first.metric} {mean_text(first.metric, first.value, first.spread)}"
+    yield "Winner", big, ", ".join(part for part in parts if part)
+    if rival is None:
         yield "Against baselines", "nothing to compare", "no baseline was trained in full"
         return
-    best = rivals[0]
-    assert best.values is not None
-    difference = state.goals.ascending(winner.values)[0] - state.goals.ascending(best.values)[0]
-    word = "better" if difference > 0 else "worse" if difference < 0 else "equal"
-    size = f"{value_text(first, abs(difference))} {word}" if difference else "equal"
+    found = verdicts.final()
+    yield "Against the best baseline", found[0].size, _against(source, winner, rival, found)
+
+
+def _against(source: Source, winner: Record, rival: Record, found: list[Comparison]) -> str:
+    """Say what the winner is held against, at which costs, and how sure the difference is."""
+    first, measured = found[0], found[source.state.goals.first_measured]
     trade = ", ".join(
-        f"{name} {percent(100 * (winner.costs[name] / best.costs[name] - 1))}"
+        f"{name} {percent(100 * (winner.costs[name] / rival.costs[name] - 1))}"
         for name in ("flops_per_token", "params")
-        if best.costs.get(name) and name in winner.costs
+        if rival.costs.get(name) and name in winner.costs
     )
-    yield (
-        "Against the best baseline",
-        size,
-        f"than {best.name} in {first} ({value_text(first, best.values[0])}), at {trade}. "
-        "One seed each: how much of the difference is chance is not known.",
-    )
-
-
-def _also(source: Source, record: Record) -> str:
-    assert record.values is not None
-    names = source.state.goals.names
-    others = [
-        f"{name} {value_text(name, value)}" for name, value in zip(names[1:], record.values[1:], strict=True)
-    ]
-    return f"{titled(source.state, record)}" + (f", {', '.join(others)}" if others else "")
+    told = f"than {rival.name} in {first.other.metric} ({first.other.told}), at {trade}."
+    if measured is not first:
+        told += f" In {measured.one.metric} {measured.size} ({measured.other.told})."
+    told += f" {measured.doubt[:1].upper()}{measured.doubt[1:]}." if measured.doubt else ""
+    return told + (f" Mind that {source.verdicts.uneven}." if source.verdicts.uneven else "")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from composer.costs.residuals import percent
+from composer.costs.units import amount
 from search.ledger import Record
 from search.report.chart import Chart
 from search.report.read import Source
@@ -72,6 +74,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: tuple[int, 
     top = cells("th", [escape(name) for name in head])
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def residual(source: Source, record: Record, name: str) -> str:
+    """Write a cost, and how far it is from the winner's."""
+    value, winner = record.costs.get(name), source.winner
+    if value is None:
+        return ""
+    text = escape(amount(name, value))
+    base = None if winner is None or record is winner else winner.costs.get(name)
+    return f"{text} <span class='soft'>({percent(100 * (value / base - 1))})</span>" if base else text
 
 
 def bar(text: str, share: float) -> str:

@@ -56,6 +56,7 @@ function bar(share) {
 
 function* parts(point) {
   if (point.reason) yield make("p", { className: "warning", textContent: point.reason });
+  if (point.imported) yield make("p", { className: "soft", textContent: "Trained by the search in " + point.imported });
   if (point.values.length) {
     yield rows(point.values.map(([name, value]) => [cell(name), cell(value, "number")]));
   }

@@ -13,11 +13,11 @@ from composer.draw.layout import picture
 from composer.draw.svg import svg
 from search import longer
 from search.ledger import Record
-from search.report import sections
+from search.report import facts, sections
 from search.report.headline import header
 from search.report.read import Source
 from search.report.theme import page_style, text
-from search.words import STATUS, shorts, titled, value_text
+from search.words import by_name, shorts, titled, value_text
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """No request leaves the page, whatever is in it."""
@@ -77,17 +77,17 @@ def _points(source: Source) -> dict[str, Any]:
     drawn += [record for record in source.records() if record.kind == "baseline"]
     pictures = {record.identity for record in drawn[:_DRAWN]}
     return {
-        record.key: dict(_point(source, record, record.identity in pictures)) for record in source.records()
+        record.key: dict(_point(source, record, record.identity in pictures))
+        for record in source.state.ledger.every()
     }
 
 
 def _point(source: Source, record: Record, drawn: bool) -> Iterator[tuple[str, Any]]:
     state = source.state
     yield "title", titled(state, record)
-    yield "status", STATUS[record.status] + ("; on the front" if record.identity in source.best else "")
+    yield "status", facts.status(record) + ("; on the front" if record.identity in source.best else "")
     yield "reason", record.reason
-    pairs = zip(state.goals.names, record.values or (), strict=False)
-    yield "values", [(name, value_text(name, value)) for name, value in pairs]
+    yield "values", [(name, value_text(name, value)) for name, value in by_name(state, record).items()]
     yield "tokens", value_text("params", record.tokens)
     yield "seconds", record.seconds
     names = shorts(record.params)
@@ -104,6 +104,7 @@ def _point(source: Source, record: Record, drawn: bool) -> Iterator[tuple[str, A
         ],
     )
     yield "moves", [str(move) for move in record.origin.get("moves", ())]
+    yield "imported", record.imported
     yield "folder", str(source.folder / record.folder)
     if record.identity in source.specs:
         yaml, spec = source.specs[record.identity]

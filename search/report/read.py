@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,15 @@ from composer.training.folder import METRICS, SPEC
 from composer.training.metrics import read_metrics
 from search.drawn import DRAWN, Drawn, total
 from search.errors import SearchError
+from search.finals import Standing
 from search.folder import JOURNAL, RECORDS, SPACE
 from search.goals import Goals
+from search.leaderboard import ASKED
 from search.ledger import Ledger, Record
+from search.report.stats import Effects
 from search.state import State
-from search.telling import OUTCOME
+from search.telling import IMPORTED, OUTCOME
+from search.verdict import Verdicts
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -61,7 +65,8 @@ class Source:
         caps: the hard limits that candidates are held to.
         specs: by identity, the text of the spec and the spec; those not yet begun are missing.
         curves: by identity, the rows of the run's metrics.
-
+        asked: whether budgets and finals are known as they were asked for.
+        effects: by objective, what the knobs do to it, as far as that was estimated.
     """
 
     folder: Path
@@ -71,9 +76,11 @@ class Source:
     caps: dict[str, float]
     specs: dict[str, tuple[str, Spec]]
     curves: dict[str, list[Row]]
+    asked: bool
+    effects: dict[str, Effects | None] = field(default_factory=dict)
 
     def records(self) -> list[Record]:
-        """Return all records, baselines first."""
+        """Return baselines, then trials."""
         return list(self.state.ledger)
 
     @cached_property
@@ -87,14 +94,22 @@ class Source:
         return self.state.front("trial")
 
     @cached_property
-    def rivals(self) -> list[Record]:
-        """The same among baselines alone."""
-        return self.state.front("baseline")
+    def verdicts(self) -> Verdicts:
+        """The winner, the best baseline, and how they compare."""
+        return Verdicts(self.state)
 
     @property
     def winner(self) -> Record | None:
         """The winner, if a trial was trained in full."""
-        return next(iter(self.trials_front), None)
+        return self.verdicts.winner
+
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """What finalists and baselines came to when they were trained again, the best first."""
+        goals = self.state.goals
+        own = list(self.verdicts.standings.values())
+        means = [(goals.ascending(at.mean)[goals.first_measured], -i) for i, at in enumerate(own) if at.mean]
+        return [own[-i] for _, i in sorted(means, reverse=True)] + [at for at in own if not at.mean]
 
     @cached_property
     def best(self) -> frozenset[str]:
@@ -103,8 +118,9 @@ class Source:
 
     @property
     def seed(self) -> int | None:
-        """The seed that all were trained with, where it is one."""
-        seeds = {spec.train.seed for _, spec in self.specs.values() if spec.train is not None}
+        """The seed that the search trained all with, where it is one."""
+        own = (self.specs[each.identity][1] for each in self.state.ledger if each.identity in self.specs)
+        seeds = {spec.train.seed for spec in own if spec.train is not None}
         return seeds.pop() if len(seeds) == 1 else None
 
 
@@ -118,10 +134,13 @@ def read(folder: Path, seen: State | None = None) -> Source:
     Raises:
         SearchError: it is none, or what decides its trials cannot be read.
     """
-    config = _config(folder)
-    state = State(config, Goals(config.objectives), Ledger(folder / RECORDS))
-    state.baselines = {record.identity for record in state.ledger if record.kind == "baseline"}
-    specs = {record.identity: found for record in state.ledger if (found := _spec(folder, record))}
+    judged = _judged(folder)
+    ledger = Ledger(folder / RECORDS)
+    asked = _asked(folder, judged) if seen is None else seen.config
+    config = asked or SearchConfig.model_validate({"trials": 1, **_begun(ledger), **judged})
+    state = State(config, Goals(config.objectives), ledger)
+    state.baselines = {record.identity for record in ledger if record.kind == "baseline"}
+    specs = {record.identity: found for record in ledger.every() if (found := _spec(folder, record))}
     told = _proposals(folder / JOURNAL)
     if told is not None:
         state.outcomes = Counter(proposal.outcome for proposal in told)
@@ -137,7 +156,8 @@ def read(folder: Path, seen: State | None = None) -> Source:
         told,
         dict(example.caps.limits()) if example else {},
         specs,
-        {record.identity: _curve(folder, record) for record in state.ledger},
+        {record.identity: _curve(folder, record) for record in ledger.every()},
+        asked is not None,
     )
 
 
@@ -145,7 +165,12 @@ _OWN = ("invalid", "crashed")
 """Constraints that are no caps."""
 
 
-def _config(folder: Path) -> SearchConfig:
+def _judged(folder: Path) -> dict[str, Any]:
+    """Read what decides how trials are judged.
+
+    Raises:
+        SearchError: the folder is none of a search, or that cannot be read.
+    """
     path = folder / SPACE
     if not path.is_file() or not (folder / RECORDS).is_dir():
         raise SearchError(
@@ -157,11 +182,28 @@ def _config(folder: Path) -> SearchConfig:
         told = dict(line.split(": ", 1) for line in lines)
         plain = _nested({key: json.loads(text) for key, text in told.items() if key.startswith("search.")})
         judged = {name: plain["search"][name] for name in _JUDGED if name in plain["search"]}
-        return SearchConfig.model_validate({"trials": 1, **judged})
+        SearchConfig.model_validate({"trials": 1, **judged})
+        return judged
     except (OSError, ValueError, KeyError, ValidationError) as error:
         raise SearchError(
             f"{path}: expected the space of a search, but it cannot be read ({error})"
         ) from None
+
+
+def _asked(folder: Path, judged: Mapping[str, Any]) -> SearchConfig | None:
+    """Read what the search was last asked for; None where that is not there, as in an older search."""
+    try:
+        told = json.loads((folder / ASKED).read_text(encoding="utf-8"))
+        return SearchConfig.model_validate({**told, **judged})
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _begun(ledger: Ledger) -> dict[str, Any]:
+    """Tell from the records what finals were asked for: the most seeds of any, and all rates."""
+    again = [record.again for record in ledger.finals()]
+    rates = sorted({each["lr"] for each in again if not each["seed"]})
+    return {"seeds": max((each["seed"] for each in again), default=0), "lr_sweep": rates}
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +267,8 @@ def _proposals(path: Path) -> list[Proposal] | None:
     except Exception:
         # a journal beyond reading takes the history of proposals from the report, and no trial
         return None
-    return [_proposal(trial) for trial in trials if trial.state == TrialState.COMPLETE]
+    told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return [_proposal(trial) for trial in told if trial.user_attrs.get(OUTCOME) != IMPORTED]
 
 
 def _proposal(trial: FrozenTrial) -> Proposal:

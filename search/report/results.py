@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from html import escape
 
-from composer.costs.residuals import percent
 from composer.costs.units import amount, count_text
 from composer.spec.search_config import COSTS
 from search.leaderboard import ranked
 from search.ledger import Record
 from search.report import facts, figures, lineage
-from search.report.markup import alternatives, answer, answers, bar, cell, legend, link, number, table
+from search.report.finals import against
+from search.report.markup import (
+    alternatives,
+    answer,
+    answers,
+    bar,
+    cell,
+    legend,
+    link,
+    number,
+    residual,
+    table,
+)
 from search.report.read import Source
-from search.words import STATUS, shorts, value_text, values_text
+from search.words import by_name, knob_names, mean_text, shorts, value_text, values_text
 
 
 def front(source: Source) -> str:
@@ -25,24 +36,31 @@ def front(source: Source) -> str:
         ("finished", "trained in full"),
         ("stopped", "stopped at a rung, at its last value"),
         ("baseline", "baseline"),
+        *([("mean", "mean and spread over fresh seeds")] if _again(source) else []),
     )
     intro = (
         f"<p>How {escape(first)} trades against the rest. Choose a point, by pointer or keyboard, to see its "
         "spec, its costs and the command that trains it on. A ring marks the winner.</p>"
     )
+    if _again(source):
+        intro += "<p>Points and front are what the search measured, with one seed each.</p>"
     return intro + marks + alternatives("across", charts) + _front_table(source)
 
 
 def _front_table(source: Source) -> str:
     state, rows = source.state, []
     for record in source.front:
-        values = [value_text(*pair) for pair in zip(state.goals.names, record.values or (), strict=False)]
+        values = [value_text(name, value) for name, value in by_name(state, record).items()]
         costs = [amount(name, record.costs[name]) for name in _other_costs(source)]
         rows.append([link(source, record), *map(escape, [*values, *costs, answers(record)])])
     if not rows:
         return '<p class="soft">No run was trained in full yet, so there is no front.</p>'
     head = ["on the front", *state.goals.names, *_other_costs(source), "knobs"]
     return table(head, rows, words=(0, len(head) - 1))
+
+
+def _again(source: Source) -> bool:
+    return any(at.runs for at in source.standings)
 
 
 def _other_costs(source: Source) -> list[str]:
@@ -60,7 +78,9 @@ def curves(source: Source) -> str:
         ("stopped", "stopped"),
         ("baseline", "baseline"),
     )
-    intro = "<p>Measured on held-out data as training goes. Dotted lines are rungs, where the weak stop.</p>"
+    rungs = " Dotted lines are rungs, where the weak stop." if source.state.config.marks else ""
+    left = " Finals are left out." if source.standings else ""
+    intro = f"<p>Measured on held-out data as training goes.{rungs}{left}</p>"
     return intro + marks + alternatives("metric", charts)
 
 
@@ -110,37 +130,29 @@ def baselines(source: Source) -> str:
     state, winner = source.state, source.winner
     names = [name for name in COSTS if any(name in record.costs for record in source.records())]
     baselines = [record for record in source.records() if record.kind == "baseline"]
-    head = ["", *[name for name in state.goals.names if name not in names], *names]
+    measured = [i for i, goal in enumerate(state.goals.objectives) if not goal.is_cost]
+    pairs = [text for i in measured for text in (state.goals.names[i], "against the winner")]
+    head = ["", *pairs, *names]
     rows = []
     for record in [*([winner] if winner else []), *baselines]:
         cells = [link(source, record) + ("" if record is not winner else " <em>winner</em>")]
-        cells += [
-            escape("" if (value := facts.value_of(source, record, name)) is None else value_text(name, value))
-            for name in head[1:]
-            if name not in names
-        ]
-        cells += [_residual(record, winner, name) for name in names]
-        rows.append(cells)
+        found = source.verdicts.results(record)
+        for i in measured:
+            known = found[i] if found else None
+            cells.append("" if known is None else mean_text(known.metric, known.value, known.spread))
+            cells.append(against(source, record, i))
+        rows.append([*cells, *(residual(source, record, name) for name in names)])
     note = (
         "<p>What each costs; in brackets how far a baseline's cost is from the winner's. A comparison is "
         "fair in a cost whose residual is small.</p>"
     )
-    return note + table(head, rows, words=(0,))
-
-
-def _residual(record: Record, winner: Record | None, name: str) -> str:
-    value = record.costs.get(name)
-    if value is None:
-        return ""
-    text = escape(amount(name, value))
-    base = None if winner is None or record is winner else winner.costs.get(name)
-    return f"{text} <span class='soft'>({percent(100 * (value / base - 1))})</span>" if base else text
+    return note + table(head, rows, words=(0, *range(2, 1 + len(pairs), 2)))
 
 
 def trials(source: Source) -> str:
     """A table of all trials that can be sorted."""
     state = source.state
-    knobs = list(dict.fromkeys(name for record in source.records() for name in record.params))
+    knobs = knob_names(source.records())
     costs = [name for name in COSTS if name not in state.goals.names and name in _known_costs(source)]
     called = shorts(knobs)
     head = ["trial", "status", "tokens", *state.goals.names, *costs, "seconds"]
@@ -155,7 +167,7 @@ def trials(source: Source) -> str:
         cells = [
             cell(link(source, record), record.name),
             cell(
-                escape(STATUS[record.status] + (", front" if record.identity in front else "")), record.status
+                escape(facts.status(record) + (", front" if record.identity in front else "")), record.status
             ),
             number(count_text(record.tokens), record.tokens),
             *(

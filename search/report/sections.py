@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from search.report import evidence, facts, results
+from search.report.finals import finals
 from search.report.read import Source
 
 
@@ -22,6 +23,8 @@ class Section:
 def sections(source: Source) -> Iterator[Section]:
     """Yield the sections that there is something to say in."""
     yield Section("front", "Front", "What was found", results.front(source))
+    if source.standings:
+        yield Section("finals", "Finals", "Finals: trained again", finals(source))
     if facts.metrics(source):
         yield Section("curves", "Curves", "Learning curves by rung", results.curves(source))
     yield Section("knobs", "Knobs", "What the knobs do", evidence.knobs(source))

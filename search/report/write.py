@@ -7,11 +7,12 @@ from datetime import datetime
 from pathlib import Path
 
 from composer.training.files import write_text
-from search.report import facts, figures
+from search.report import facts, figures, finals
 from search.report.chart import Chart
 from search.report.page import page
 from search.report.read import Source, read
 from search.state import State
+from search.words import knob_names
 
 PAGE, FIGURES = "report.html", "figures"
 
@@ -38,12 +39,16 @@ def write_report(folder: Path, out: Path | None = None, seen: State | None = Non
 
 
 def drawn(source: Source) -> Iterator[tuple[str, Chart]]:
-    """Yield the figures by name: front, curves, importance, effects, rungs."""
+    """Yield the figures by name: front, finals, sweep, curves, importance, effects, rungs."""
     if axes := facts.axes(source):
         yield "front", figures.front(source, axes[0])
+    if any(at.runs for at in source.standings):
+        yield "finals", finals.seeds_chart(source, facts.measured(source)[0])
+    if finals.swept(source):
+        yield "sweep", finals.sweep_chart(source, facts.measured(source)[0])
     if metrics := facts.metrics(source):
         yield "curves", figures.curves(source, metrics[0])
-    knobs = list(dict.fromkeys(name for record in source.records() for name in record.params))
+    knobs = knob_names(source.records())
     for name in source.state.goals.names[:1]:
         if found := facts.knob_effects(source, name):
             yield "importance", figures.importance(found, name, knobs)

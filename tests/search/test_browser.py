@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from browser import browser, installed
-from fake_training import TWO, FakeTraining, toy
+from fake_training import TWO, toy
+from test_finals import AGAIN, Luck
 
 from search.report.write import write_report
 from search.study import run_search
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.skipif(installed() is None, reason="no Chromium is inst
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory):
     root = tmp_path_factory.mktemp("search")
-    space = toy(root, TWO, "search.trials=12", "search.sampler=random", baseline="rival.yaml")
-    run_search(space, root / "run", FakeTraining())
+    space = toy(root, TWO, *AGAIN, "search.trials=12", "search.sampler=random", baseline="rival.yaml")
+    run_search(space, root / "run", Luck())
     report = write_report(root / "run")
     with browser(installed(), tmp_path_factory.mktemp("profile")) as page:
         page.address, page.folder = report.as_uri(), root / "run"
@@ -41,7 +42,10 @@ def test_it_loads_without_an_error_and_without_any_request(page):
     assert any("Content Security Policy" in told for told in page.faults())
 
 
-@pytest.mark.parametrize("where", ["#front .chart a.front.finished", "#curves .chart a.front", "#all a.to"])
+@pytest.mark.parametrize(
+    "where",
+    ["#front .chart a.front.finished", "#curves .chart a.front", "#finals .chart a.seed", "#all a.to"],
+)
 def test_a_click_on_a_point_shows_its_spec(page, where):
     assert page.run("document.getElementById('panel').hidden") is True
     page.click(f"{where} .mark" if ".chart" in where else where)
@@ -49,7 +53,9 @@ def test_a_click_on_a_point_shows_its_spec(page, where):
     kind, name = page.run("location.hash").removeprefix("#").split("-", 1)
     spec = Path(page.folder, f"{kind}s", name, "spec.yaml")
     assert page.run("document.getElementById('spec').textContent") == spec.read_text()
-    assert name in page.run("document.getElementById('panel-title').textContent")
+    title = page.run("document.getElementById('panel-title').textContent")
+    assert name.split("-")[0] in title
+    assert ("again" in title) == (kind == "final")
     assert page.faults() == []
 
 
@@ -107,6 +113,19 @@ def test_the_front_is_drawn_against_what_is_chosen(page):
         "s.dispatchEvent(new Event('change')); })()"
     )
     assert page.run(f"{shown}.map(e => e.dataset.name)") == ["params"]
+
+
+def test_finals_are_drawn_on_one_axis_with_their_means_within_their_seeds(page):
+    middles = (
+        "[...document.querySelectorAll('#finals .figure:first-of-type a.KIND .mark')].map(e => "
+        "{ const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y]; })"
+    )
+    seeds, means = (page.run(middles.replace("KIND", kind)) for kind in ("seed", "front"))
+    assert (len(seeds), len(means)) == (9, 3)
+    assert [y for _, y in means] == sorted(y for _, y in means)
+    for number, (x, _) in enumerate(means):
+        row = [place for place, _ in seeds[3 * number : 3 * number + 3]]
+        assert sum(row) / 3 == pytest.approx(x, abs=0.2)
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])

@@ -48,6 +48,7 @@ FIELDS = {
         "best_baseline",
         "standings",
         "verdict",
+        "uneven",
         "front",
         "command",
         "report",

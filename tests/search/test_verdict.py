@@ -98,6 +98,13 @@ def test_the_best_baseline_is_so_by_its_mean(tmp_path):
         assert Verdicts(found).rival is better.base
 
 
+def test_training_of_another_length_is_told(tmp_path):
+    found = Verdicts(state(tmp_path, "train.tokens=16Ki", train=FakeTraining()))
+    assert found.uneven == "the winner was trained for 16.4k tokens, rival for 8.19k"
+    found.rival.seen[-1].tokens = 16384
+    assert found.uneven == ""
+
+
 def test_without_baseline_or_winner_there_is_nothing_to_compare(tmp_path):
     found = Verdicts(state(tmp_path, train=FakeTraining(), baseline=""))
     assert (found.rival, found.final()) == (None, [])

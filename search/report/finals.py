@@ -1,0 +1,253 @@
+"""The section of finals: what the best candidates and the baselines came to when they were trained again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from html import escape
+
+from search.finals import Standing
+from search.ledger import Record
+from search.report import facts
+from search.report.chart import Chart, Scale, n, scale, spread, width_of
+from search.report.figures import WIDTH, mark
+from search.report.markup import alternatives, legend, link, residual, table
+from search.report.read import Source
+from search.verdict import Comparison
+from search.words import mean_text, named, seeds_text, titled, value_text
+
+_ROW = 46.0
+
+
+def finals(source: Source) -> str:
+    """How finalists and baselines did with fresh seeds and at other rates, and what follows from it."""
+    parts = [_intro(source), *(f'<p class="verdict">{escape(text)}</p>' for text in said(source))]
+    if any(at.runs for at in source.standings):
+        seeds = {name: seeds_chart(source, name) for name in facts.measured(source)}
+        marks = legend(
+            ("seed", "a fresh seed"),
+            ("mean", "their mean and spread (standard deviation)"),
+            ("before", "what the search measured before"),
+            ("baseline", "baseline"),
+        )
+        parts += ["<h3>Fresh seeds</h3>", marks, alternatives("objective", seeds)]
+    parts.append(_standings(source))
+    if swept(source):
+        rates = {name: sweep_chart(source, name) for name in facts.measured(source)}
+        parts += [
+            "<h3>Learning rates</h3>",
+            "<p>Each at multiples of its own rate, with the search's own seed, so that nobody wins by a rate "
+            "that suits it better. A ring marks the one chosen, by "
+            f"{escape(source.state.goals.names[source.state.goals.first_measured])}.</p>",
+            alternatives("objective", rates),
+            _rates(source),
+        ]
+    return "".join(parts)
+
+
+def swept(source: Source) -> bool:
+    """Whether other rates were tried."""
+    return any(len(at.sweep) > 1 for at in source.standings)
+
+
+def _intro(source: Source) -> str:
+    trials = sum(at.base.kind == "trial" for at in source.standings)
+    who = f"The {trials} best candidates and" if trials > 1 else "The best candidate and" if trials else ""
+    who = f"{who} every baseline" if who else "Every baseline"
+    how = "was" if not trials else "were"
+    seeds = any(at.runs for at in source.standings)
+    told = (
+        "Means are over seeds that nothing was chosen by, so no result stands here because it was lucky in "
+        "the search; the best of several means is still a little flattered."
+        if seeds
+        else "There are no results of fresh seeds yet, so all of this is one seed each."
+    )
+    going = sum(at.left for at in source.standings)
+    rest = f" {going} runs are still to end." if going else ""
+    return f"<p>{who} {how} trained again, all in the same way. {told}{rest}</p>"
+
+
+def said(source: Source) -> Iterator[str]:
+    """Say how the winner does against the best baseline, in each objective that is measured."""
+    winner, rival = source.winner, source.verdicts.rival
+    if winner is None or rival is None:
+        return
+    for found in source.verdicts.final():
+        if found.verdict == "cost":
+            continue
+        word = f"{found.size} than" if found.better else "equal to"
+        yield (
+            f"In {found.one.metric} the winner, {titled(source.state, winner)} with {found.one.told}, "
+            f"is {word} the best baseline, {rival.name} with {found.other.told}: {found.doubt}."
+        )
+    if source.verdicts.uneven:
+        yield f"Mind that {source.verdicts.uneven}."
+
+
+def seeds_chart(source: Source, metric: str) -> Chart:
+    """Draw every fresh seed's result, their means and spreads; one axis for finalists and baselines."""
+    objective = source.state.goals.names.index(metric)
+    rows = [at for at in source.standings if at.runs]
+    names = [titled(source.state, at.base) for at in rows]
+    left = 26 + max(map(width_of, names))
+    means = [source.verdicts.results(at.base)[objective] for at in rows]
+    told = [mean_text(metric, each.value, each.spread) for each in means]
+    chart = Chart(
+        WIDTH,
+        66 + _ROW * len(rows),
+        f"{metric} of fresh seeds",
+        "; ".join(f"{name}: {text}" for name, text in zip(names, told, strict=True)),
+    )
+    values = [value for at in rows for value in [*at.column(objective), at.base.seen[-1].values[objective]]]
+    values += [each.value + sign * (each.spread or 0) for each in means for sign in (-1, 1)]
+    across = scale(values, left, WIDTH - 30 - max(map(width_of, told)), room=0.04)
+    bottom = chart.height - 48
+    chart.below(across, bottom, 8, partial(value_text, metric), metric)
+    for number, (at, mean) in enumerate(zip(rows, means, strict=True)):
+        y = 30 + _ROW * number
+        kind = "baseline" if source.state.is_baseline(at.base) else ""
+        before = across(at.base.seen[-1].values[objective])
+        chart.line([(before, y - 14), (before, y + 16)], "before")
+        for run, value in zip(at.runs, at.column(objective), strict=True):
+            words = f"{titled(source.state, run)}: {metric} {value_text(metric, value)}"
+            chart.link(run.key, f"dot seed {kind}", words, [_seed(kind, across(value), y - 7)], True)
+        part = mean.spread or 0.0
+        ends = (across(mean.value - part), across(mean.value), across(mean.value + part))
+        chart.line([(ends[0], y + 8), (ends[2], y + 8)], "whisker")
+        marks = [mark(f"front {kind}", ends[1], y + 8)]
+        if at.base is source.winner:
+            marks.append(f'<circle class="halo" cx="{n(ends[1])}" cy="{n(y + 8)}" r="10.5"/>')
+        chart.link(at.base.key, f"dot front {kind}", f"{names[number]}: {mean.told}", marks, True)
+        chart.words(left - 14, y + 5, names[number], "name end")
+        chart.words(across.end + 16, y + 5, told[number], "tick")
+    return chart
+
+
+def sweep_chart(source: Source, metric: str) -> Chart:
+    """Draw what each came to at multiples of its learning rate, the chosen one ringed."""
+    objective = source.state.goals.names.index(metric)
+    rows = [(at, _known(at, objective)) for at in source.standings]
+    rows = [(at, known) for at, known in rows if known]
+    rates = sorted({lr for at, _ in rows for lr in at.sweep})
+    names = [named(source.state, at.base) for at, _ in rows]
+    chart = Chart(
+        WIDTH,
+        330,
+        f"{metric} by learning rate",
+        "; ".join(
+            f"{name}: " + ", ".join(f"x{lr:g} {value_text(metric, value)}" for lr, value in known)
+            for name, (_, known) in zip(names, rows, strict=True)
+        ),
+    )
+    across = scale(rates, 66, WIDTH - 30 - max(map(width_of, names), default=0), log=True, room=0.08)
+    up = scale((value for _, known in rows for _, value in known), chart.height - 52, 44)
+    chart.beside(up, 66, across.end, partial(value_text, metric), metric)
+    _rate_axis(chart, across, up, rates)
+    for at, known in rows:
+        kind = facts.kind(source, at.base) if source.state.is_baseline(at.base) else "finished"
+        points = [(across(lr), up(value)) for lr, value in known]
+        items = [f'<path class="line" d="M{"L".join(f"{n(x)} {n(y)}" for x, y in points)}"/>']
+        items += [mark(kind, x, y, small=True) for x, y in points]
+        chosen = [point for point, (lr, _) in zip(points, known, strict=True) if lr == at.lr]
+        items += [f'<circle class="chosen-rate" cx="{n(x)}" cy="{n(y)}" r="8"/>' for x, y in chosen]
+        chart.link(at.base.key, f"dot {kind}", facts.told(source, at.base), items, True)
+    places = spread([up(known[-1][1]) for _, known in rows], 15, up.end, up.start)
+    for name, y in zip(names, places, strict=True):
+        chart.words(across.end + 10, y + 4, name, "name")
+    return chart
+
+
+def _rate_axis(chart: Chart, across: Scale, up: Scale, rates: Sequence[float]) -> None:
+    for lr in rates:
+        chart.line([(across(lr), up.start), (across(lr), up.end)], "grid")
+        chart.words(across(lr), up.start + 18, f"x{lr:g}", "tick middle")
+    chart.words((across.start + across.end) / 2, up.start + 38, "multiple of its own train.lr", "middle")
+
+
+def _known(at: Standing, objective: int) -> list[tuple[float, float]]:
+    return [(lr, values[objective]) for lr, values in at.sweep.items() if values is not None]
+
+
+def _seed(kind: str, x: float, y: float) -> str:
+    return mark(f"stopped {kind}", x, y, small=True)
+
+
+def _standings(source: Source) -> str:
+    """Show how all stand: seeds, means, and each against the winner."""
+    state, names = source.state, source.state.goals.names
+    costs = [name for name in ("params", "flops_per_token") if name not in names]
+    head = ["trained again", "rate", "fresh seeds"]
+    measured = [i for i, goal in enumerate(state.goals.objectives) if not goal.is_cost]
+    for i in measured:
+        head += [names[i], "in the search", "against the winner"]
+    head += [name for name in names if name not in facts.measured(source)] + costs
+    rows = []
+    for at in source.standings:
+        record = at.base
+        cells = [link(source, record) + (" <em>winner</em>" if record is source.winner else "")]
+        cells += ["" if at.lr is None else f"x{at.lr:g}", escape(seeds_text(at))]
+        for i in measured:
+            found = source.verdicts.results(record)[i]
+            assert record.values is not None
+            cells.append(mean_text(names[i], found.value, found.spread) if at.runs else "")
+            cells.append(value_text(names[i], record.values[i]))
+            cells.append(against(source, record, i))
+        others = [name for name in [*names, *costs] if name not in facts.measured(source)]
+        cells += [residual(source, record, name) for name in others]
+        rows.append(cells)
+    words = tuple(i for i, name in enumerate(head) if name in ("trained again", "against the winner"))
+    return table(head, rows, words=words)
+
+
+def against(source: Source, record: Record, objective: int) -> str:
+    """Say how a record does against the winner in an objective, and whether by more than chance, as HTML."""
+    winner = source.winner
+    if winner is None or record is winner or record.status != "finished":
+        return ""
+    found = source.verdicts.against(record, winner)[objective]
+    told = f" <span class='soft'>{escape(_short(found))}</span>" if found.verdict != "cost" else ""
+    return escape(found.size) + told
+
+
+def _short(found: Comparison) -> str:
+    return found.verdict + ("" if found.chance is None else f" ({100 * found.chance:.3g} %)")
+
+
+def _rates(source: Source) -> str:
+    """Show what each rate came to."""
+    names = source.state.goals.names
+    measured = [i for i, goal in enumerate(source.state.goals.objectives) if not goal.is_cost]
+    rates = sorted({lr for at in source.standings for lr in at.sweep})
+    several = len(measured) > 1
+    head = [
+        "trained again",
+        "its own rate",
+        *(f"{names[i]} " * several + f"x{lr:g}" for i in measured for lr in rates),
+    ]
+    rows = []
+    for at in source.standings:
+        cells = [link(source, at.base), own_rate(source, at.base)]
+        for i in measured:
+            for lr in rates:
+                text = _at_rate(source, at, lr, i)
+                cells.append(f"<strong>{text}</strong>" if lr == at.lr else text)
+        rows.append(cells)
+    return table(head, rows, words=(0,))
+
+
+def own_rate(source: Source, record: Record) -> str:
+    """Write the learning rate that a record's spec says."""
+    known = source.specs.get(record.identity)
+    return "" if known is None or known[1].train is None else f"{known[1].train.lr:g}"
+
+
+def _at_rate(source: Source, at: Standing, lr: float, objective: int) -> str:
+    values = at.sweep.get(lr)
+    if values is not None:
+        return value_text(source.state.goals.names[objective], values[objective])
+    runs = [
+        run.status
+        for run in source.state.ledger.finals()
+        if run.again == {"of": at.base.key, "lr": lr, "seed": 0}
+    ]
+    return runs[0] if runs else ""
