@@ -46,7 +46,8 @@ class Record:
         seconds: time spent training, over all starts.
         worker: the name of the worker that trains it or trained it last.
         started: when it was taken on, and `ended` when it ended: seconds since 1970 by the worker's clock.
-        origin: of a child of evolution the names of its `parents` and its `moves` in words.
+        origin: of a child of evolution the names of its `parents` and its `moves` in words; of a baseline
+            matched to caps, its `moves` and what it `matched`.
         whole: training tokens of the whole run; 0 in searches from before this was written.
         spans: when it was trained, piece by piece, each from and to seconds since 1970.
         again: of a final, the key of the record it trains again (`of`), the multiple of its `lr`, and the

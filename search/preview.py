@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from composer.costs.units import amount
-from composer.spec.search_config import COSTS
+from composer.costs.units import amount, count_text
+from composer.spec.search_config import COSTS, FlopRungs
 from composer.spec.space import Space, draw
 from search.candidates import INVALID, Candidate, candidate
+from search.rungs import milestones
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,24 @@ class Preview:
         for name, count in over.most_common():
             if name != INVALID:
                 yield f"over caps.{name}: {count} ({100 * count / total:.0f} %)"
+        yield from self._rungs(feasible)
         yield "costs of the feasible ones: lowest, median, highest"
         for name in COSTS:
             found = [point.costs[name] for point in feasible if name in point.costs]
             if found:
                 told = (amount(name, value) for value in (min(found), median(found), max(found)))
                 yield f"  {name:22}" + "".join(f"{text:>12}" for text in told)
+
+    def _rungs(self, feasible: list[Candidate]) -> Iterator[str]:
+        """Say how many are looked at again after each rung; all are after rungs in tokens."""
+        rungs = self.space.search.rungs
+        if isinstance(rungs, FlopRungs):
+            for number, mark in enumerate(rungs.flops, 1):
+                beyond = sum(
+                    point.spec is not None and len(milestones(rungs, point.spec, point.costs)) > number
+                    for point in feasible
+                )
+                yield f"trained beyond {count_text(mark)} FLOPs: {beyond} of the feasible ones"
 
 
 def preview(space: Space, count: int) -> Preview:

@@ -159,7 +159,7 @@ def source(space: Space) -> Source:
 
     tpe is multivariate TPE on groups of knobs that are asked together, with running trials as constant liars
     (arXiv 2304.11127); nsga2 is NSGA-II; gp a Gaussian process with constrained expected improvement, or
-    hypervolume improvement for two objectives; evolution is `search.evolution`.
+    hypervolume improvement for several objectives; evolution is `search.evolution`.
 
     Raises:
         SearchError: it needs a package that is not installed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import pytest
 from fake_training import FakeTraining, board, toy
@@ -51,7 +52,8 @@ def test_a_device_nobody_knows_is_told_at_once(tmp_path):
         run_search(space, tmp_path / "run", FakeTraining())
 
 
-SAMPLERS = ["tpe", "nsga2", "evolution", "random"]
+no_scipy = pytest.mark.skipif(find_spec("scipy") is None, reason="gp needs scipy, the extra `gp`")
+SAMPLERS = ["tpe", "nsga2", "evolution", "random", pytest.param("gp", marks=no_scipy)]
 
 
 @pytest.mark.parametrize("goals", [THREE, FOUR], ids=["three", "four"])

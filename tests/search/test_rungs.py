@@ -16,13 +16,14 @@ from composer.spec.load import load, loads
 from composer.spec.search_config import FlopRungs, Objective
 from search.goals import Goals, dominates
 from search.ledger import Record, Seen
+from search.preview import preview
 from search.rungs import fronts, goes_on, holds, milestones, reached
 from search.study import run_search
 
 KEEP = st.floats(0.01, 1)
 number = st.integers(-3, 3).map(float)
-one, two = st.tuples(number), st.tuples(number, number)
-crowd = st.one_of(st.tuples(one, st.lists(one)), st.tuples(two, st.lists(two)))
+one, two, *more = (st.tuples(*[number] * n) for n in range(1, 5))
+crowd = st.one_of(*(st.tuples(values, st.lists(values)) for values in (one, two, *more)))
 
 
 @given(crowd, KEEP)
@@ -33,13 +34,13 @@ def test_who_nobody_beats_is_never_stopped(candidate, keep):
 
 
 @given(
-    st.integers(1, 2).flatmap(lambda n: st.tuples(*[st.lists(number, min_size=n, max_size=n)] * 2)),
+    st.integers(1, 4).flatmap(lambda n: st.tuples(*[st.lists(number, min_size=n, max_size=n)] * 2)),
     st.data(),
     KEEP,
 )
 def test_a_better_value_never_turns_going_on_into_stopping(pair, data, keep):
     low, high = (tuple(map(pick, *pair)) for pick in (min, max))
-    others = data.draw(st.lists(two if len(low) == 2 else one))
+    others = data.draw(st.lists([one, two, *more][len(low) - 1]))
     assert goes_on(high, others, keep) or not goes_on(low, others, keep)
 
 
@@ -70,7 +71,7 @@ def test_one_objective_keeps_exactly_the_top_share_of_those_seen(values, keep):
     assert len(survivors) == max(1, -(-keep * len(values) // 1))
 
 
-@given(st.lists(two))
+@given(st.one_of(*(st.lists(values) for values in (two, *more))))
 def test_fronts_peel_off_what_nobody_left_beats(values):
     expected, left, rank = {}, set(values), 0
     while left:
@@ -160,3 +161,17 @@ def test_a_search_with_rungs_in_flops_trains_to_exactly_these(tmp_path, monkeypa
         assert (row["status"] == "finished") == (int(row["rung"]) == len(stops))
     assert {record.status for record in ended.state.done()} == {"finished", "stopped"}
     assert lengths == expected
+
+
+def test_a_dry_run_tells_how_many_points_are_trained_beyond_each_rung_in_flops(tmp_path):
+    found = preview(toy(tmp_path, "search.rungs={flops: [186M, 1G, 900G]}"), 60)
+    feasible = [point.costs["train_flops"] for point in found.points if point.verdict == "feasible"]
+    told = [line for line in found.lines() if line.startswith("trained beyond")]
+    counts = [int(line.split(": ")[1].split()[0]) for line in told]
+    assert [line.split(":")[0] for line in told] == [
+        f"trained beyond {mark} FLOPs" for mark in ("186M", "1G", "900G")
+    ]
+    # one step in eight may be what is left to the mark
+    for mark, number in zip([186e6, 1e9], counts, strict=False):
+        assert sum(flops * 7 / 8 >= mark for flops in feasible) == number
+    assert counts[2] == 0 < counts[1] < counts[0]
