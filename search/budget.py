@@ -1,6 +1,7 @@
 """What a search may spend: trials, training tokens, training FLOPs, time; shared by all workers.
 
-What finals will take is set aside, as far as it is known: so many times the dearest run trained in full.
+What finals will take is set aside, as far as it is known: so many times the dearest run trained in full, but
+never more than half of a budget.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def accounts(
     ]
     for name, limit, spent, measure in limits:
         if limit is not None:
-            yield Account(name, spent, runs * max(map(measure, full), default=0.0), limit)
+            aside = runs * max(map(measure, full), default=0.0)
+            yield Account(name, spent, min(aside, limit / 2), limit)
 
 
 def flops(record: Record) -> float:

@@ -49,9 +49,12 @@ def test_runs_of_finals_are_kept_aside_at_the_cost_of_the_dearest():
     assert (account.spent, account.aside, account.limit) == (220, 300, 1000)
     assert not account.used_up
     (account,) = accounts(config, done, runs=8)
+    assert account.aside == 500
+    assert not account.used_up
+    (account,) = accounts(config, [*done, *done, *done], runs=8)
     assert account.used_up
     assert not account.gone
-    assert str(account) == "220 of 1k tokens (800 kept for finals)"
+    assert str(account) == "660 of 1k tokens (500 kept for finals)"
 
 
 def test_workers_side_by_side_keep_less_of_the_clock_aside():
