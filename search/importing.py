@@ -276,9 +276,11 @@ class _Import:
         staged = self.folder / IMPORTED_RUNS / f"{came.record.identity}{_STAGED}"
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
-        if came.runs.is_dir():
-            leave = shutil.ignore_patterns(LOCK, SPEC, f"*{ASIDE}")
-            shutil.copytree(came.runs, staged, ignore=leave, copy_function=_bring, dirs_exist_ok=True)
+        for path in sorted(came.runs.rglob("*")):
+            target = staged / path.relative_to(came.runs)
+            if path.is_file() and path.name not in (LOCK, SPEC) and path.suffix != ASIDE:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                bring(path, target, path.suffix in _LINKED)
         # the same run, under the name and the caps of this space
         write_text(staged / SPEC, resolved_yaml(came.spec))
         return staged
@@ -345,10 +347,6 @@ def _spec(path: Path) -> Spec | None:
         return load(path)
     except SpecError:
         return None
-
-
-def _bring(source: str, target: str) -> None:
-    bring(Path(source), Path(target), source.endswith(_LINKED))
 
 
 def _name(record: Record) -> str:
