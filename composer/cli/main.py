@@ -46,6 +46,7 @@ def _run(arguments: list[str]) -> int:
     import typer
 
     from composer.cli.arms import arms
+    from composer.cli.bench import bench
     from composer.cli.calibrate import calibrate
     from composer.cli.check import check
     from composer.cli.compile import compile
@@ -83,6 +84,7 @@ def _run(arguments: list[str]) -> int:
         match: "composer match specs/transformer.yaml --to specs/dreamer-small.yaml",
         arms: "composer arms specs/dreamer-small.yaml --out arms",
         compile: "composer compile specs/nested.yaml --code",
+        bench: "composer bench specs/dreamer-tiny.yaml --rounds 10",
         train: "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first",
         eval: "composer eval runs/first --steps 4,6,8",
         search: "composer search specs/space.yaml --trials 8",

@@ -11,7 +11,7 @@ import pytest
 from composer.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-READERS = ("check", "show", "cost", "draw", "fit", "arms", "compile", "train", "search")
+READERS = ("check", "show", "cost", "draw", "fit", "arms", "compile", "bench", "train", "search")
 COMMANDS = (*READERS, "calibrate", "diff", "match", "eval", "report", "schema")
 SPEC = """\
 schema: 1

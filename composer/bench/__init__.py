@@ -1,0 +1,1 @@
+"""Benchmarks: what was compiled against the same model written by hand, side by side in one run."""

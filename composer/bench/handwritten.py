@@ -1,0 +1,282 @@
+"""The rival: a Dreamer-style model as a careful researcher writes it by hand, in plain PyTorch.
+
+One recurrent step of sequence attention, depth attention and experts, and a loop around it. It computes what
+the compiled module computes, with weights of the same names, so that the two can be compared to the last
+digits. It is written to be fast: merged projections, PyTorch's fused attention, grouped products for experts,
+weights cast once for each forward pass. A strawman would be worth nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from composer.spec.errors import SpecError
+from composer.spec.models import Spec
+
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a Dreamer: one recurrent stage of these three blocks, in this order."""
+
+    blocks: tuple[str, str, str]
+    width: int
+    vocab: int
+    steps: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qk_norm: bool
+    depth_heads: int
+    depth_kv_heads: int
+    experts: int
+    active: int
+    hidden: int
+
+
+def sizes(spec: Spec) -> Sizes:
+    """Read the sizes of a spec.
+
+    Raises:
+        SpecError: it is no Dreamer of the plain form that is written out here.
+    """
+    stage, *more = spec.stages
+    blocks: list[Any] = [spec.blocks[name] for name in stage.step if isinstance(name, str)]
+    if more or [block.type for block in blocks] != [
+        "sequence_attention",
+        "depth_attention",
+        "expert_attention",
+    ]:
+        raise _unlike(spec, ("stages",), "one `recur` stage of sequence, depth and expert attention")
+    seq, depth, expert = blocks
+    plain = {
+        ("stages", 0): stage.recur is not None and stage.inject == "none",
+        ("model",): spec.model.tie_embeddings,
+        ("blocks", stage.step[0]): seq.rope and seq.rope_base == 10000.0 and seq.window is None,
+        ("blocks", stage.step[1]): depth.rotary and depth.span == "inclusive",
+        ("blocks", stage.step[2]): expert.depth_code == "rotary",
+    }
+    for path, holds in plain.items():
+        if not holds:
+            raise _unlike(spec, path, "the defaults, which are what is written by hand")
+    heads, kv_heads, head_dim = seq.geometry(spec.model.width)
+    depth_heads, depth_kv_heads, depth_dim = depth.geometry(spec.model.width)
+    if head_dim != depth_dim:
+        raise _unlike(spec, ("blocks", stage.step[1]), f"heads of {head_dim}, as in sequence attention")
+    first, second, third = map(str, stage.step)
+    return Sizes(
+        (first, second, third),
+        spec.model.width,
+        spec.model.vocab,
+        stage.recur or 0,
+        heads,
+        kv_heads,
+        head_dim,
+        seq.qk_norm,
+        depth_heads,
+        depth_kv_heads,
+        expert.experts,
+        expert.active,
+        expert.hidden,
+    )
+
+
+def _unlike(spec: Spec, path: tuple[Any, ...], expected: str) -> SpecError:
+    return SpecError([spec.fault_at(path, expected, "another form")])
+
+
+class Step(nn.Module):
+    """One recurrent step.
+
+    Depth attention is written twice: `elementwise`, which compiles to one loop, or as two einsums.
+    """
+
+    load: Tensor
+    balance: Tensor
+
+    def __init__(self, at: Sizes, elementwise: bool) -> None:
+        super().__init__()
+        self.at, self.elementwise = at, elementwise
+        width, head_dim = at.width, at.head_dim
+        self.norms = nn.ParameterList(nn.Parameter(torch.ones(width)) for _ in range(3))
+        self.seq_in = nn.Linear(width, (at.heads + 2 * at.kv_heads) * head_dim, bias=False)
+        self.seq_out = nn.Linear(at.heads * head_dim, width, bias=False)
+        if at.qk_norm:
+            self.query_norm = nn.Parameter(torch.ones(head_dim))
+            self.key_norm = nn.Parameter(torch.ones(head_dim))
+        self.depth_in = nn.Linear(width, (at.depth_heads + 2 * at.depth_kv_heads) * head_dim, bias=False)
+        self.depth_out = nn.Linear(at.depth_heads * head_dim, width, bias=False)
+        self.keys = nn.Parameter(torch.empty(at.experts, width))
+        self.gate_up = nn.Parameter(torch.empty(at.experts, width, 2 * at.hidden))
+        self.down = nn.Parameter(torch.empty(at.experts, at.hidden, width))
+        self.register_buffer("balance", torch.zeros(at.experts))
+        self.register_buffer("load", torch.zeros(at.experts))
+
+    def forward(
+        self,
+        x: Tensor,
+        past: tuple[Tensor, ...],
+        turns: Tensor,
+        turn: Tensor,
+        turn_wide: Tensor,
+        experts: Cast,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the state [B, S, width] after the step, and its own keys and values for the steps after.
+
+        past: keys, then values of all steps before, each [B, S, kv_heads, head_dim]. turns: cosine and sine
+        by position; turn, turn_wide: those of this step, for a head and for the whole width.
+        """
+        x = x + self.sequence(F.rms_norm(x, (self.at.width,), self.norms[0], _EPS), turns)
+        y, key, value = self.depth(F.rms_norm(x, (self.at.width,), self.norms[1], _EPS), past, turn)
+        x = x + y
+        x = x + self.expert(F.rms_norm(x, (self.at.width,), self.norms[2], _EPS), turn_wide, experts)
+        return x, key, value
+
+    def sequence(self, x: Tensor, turns: Tensor) -> Tensor:
+        """Attend to all tokens up to each token."""
+        at, (batch, length, _) = self.at, x.shape
+        joined = self.seq_in(x).view(batch, length, at.heads + 2 * at.kv_heads, at.head_dim)
+        query, key, value = joined.split([at.heads, at.kv_heads, at.kv_heads], 2)
+        if at.qk_norm:
+            query = F.rms_norm(query, (at.head_dim,), self.query_norm, _EPS)
+            key = F.rms_norm(key, (at.head_dim,), self.key_norm, _EPS)
+        query, key = _turned(query, turns), _turned(key, turns)
+        y = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            is_causal=True,
+            enable_gqa=at.heads != at.kv_heads,
+        )
+        out: Tensor = self.seq_out(y.transpose(1, 2).flatten(2))
+        return out
+
+    def depth(self, x: Tensor, past: tuple[Tensor, ...], turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Attend to each token's own steps so far; return the output, and this step's key and value."""
+        at, (batch, length, _) = self.at, x.shape
+        joined = self.depth_in(x).view(batch, length, at.depth_heads + 2 * at.depth_kv_heads, at.head_dim)
+        query, key, value = joined.split([at.depth_heads, at.depth_kv_heads, at.depth_kv_heads], 2)
+        query, key = _turned(query, turn), _turned(key, turn)
+        steps = len(past) // 2
+        keys = torch.stack([*past[:steps], key])
+        values = torch.stack([*past[steps:], value])
+        grouped = query.view(batch, length, at.depth_kv_heads, -1, at.head_dim)
+        if self.elementwise:
+            keys, values = keys.unsqueeze(4), values.unsqueeze(4)
+            scores = (grouped * keys).sum(-1, dtype=torch.float32) * at.head_dim**-0.5
+            y = (scores.softmax(0).to(x.dtype).unsqueeze(-1) * values).sum(0)
+        else:
+            scores = torch.einsum("bshgd,tbshd->tbshg", grouped, keys) * at.head_dim**-0.5
+            weights = scores.softmax(0, dtype=torch.float32).to(values.dtype)
+            y = torch.einsum("tbshg,tbshd->bshgd", weights, values)
+        return self.depth_out(y.flatten(2)), key, value
+
+    def expert(self, x: Tensor, turn: Tensor, experts: Cast) -> Tensor:
+        """Route each token to a few experts, run them in two grouped products, sum by weight."""
+        at = self.at
+        with torch.autocast(x.device.type, enabled=False):
+            query = _turned(x.float(), turn)
+            logits = F.linear(query, self.keys) * at.width**-0.5
+        chosen = (logits.detach() + self.balance).topk(at.active, -1).indices
+        flat = chosen.flatten()
+        counts = torch.bincount(flat, minlength=at.experts)
+        if self.training:
+            self.load += counts
+        scores = logits.sigmoid().gather(-1, chosen)
+        share = scores / scores.sum(-1, keepdim=True)
+        order = flat.argsort(stable=True)
+        ends = counts.cumsum(0, dtype=torch.int32)
+        rows = x.flatten(0, 1)[order // at.active].to(experts.gate_up.dtype)
+        gate, up = F.grouped_mm(rows, experts.gate_up, offs=ends).chunk(2, -1)
+        out = F.grouped_mm(F.silu(gate) * up, experts.down, offs=ends)
+        weighed = out * share.flatten()[order].unsqueeze(-1).to(out.dtype)
+        y = torch.zeros_like(x.flatten(0, 1), dtype=out.dtype).index_add(0, order // at.active, weighed)
+        return y.view(x.shape)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The weights of experts in the dtype of the products, cast once for all steps."""
+
+    gate_up: Tensor
+    down: Tensor
+
+
+class HandWritten(nn.Module):
+    """Embedding, the step `steps` times, final norm, the head tied to the embedding, the loss."""
+
+    def __init__(self, at: Sizes, elementwise: bool) -> None:
+        super().__init__()
+        self.at = at
+        self.embedding = nn.Parameter(torch.empty(at.vocab, at.width))
+        self.step = Step(at, elementwise)
+        self.norm = nn.Parameter(torch.ones(at.width))
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy of targets [B, S] that are not -100."""
+        at, device = self.at, tokens.device
+        x = F.embedding(tokens, self.embedding) * math.sqrt(at.width)
+        turns = _turns(torch.arange(tokens.shape[1], device=device), at.head_dim)[:, :, None]
+        steps = torch.arange(at.steps, device=device)
+        turn, turn_wide = _turns(steps, at.head_dim), _turns(steps, at.width)
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else x.dtype
+        experts = Cast(self.step.gate_up.to(dtype), self.step.down.to(dtype))
+        keys: tuple[Tensor, ...] = ()
+        values: tuple[Tensor, ...] = ()
+        for n in range(at.steps):
+            x, key, value = self.step(x, (*keys, *values), turns, turn[:, n], turn_wide[:, n], experts)
+            keys, values = (*keys, key), (*values, value)
+        logits = F.linear(F.rms_norm(x, (at.width,), self.norm, _EPS), self.embedding)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the weights of the compiled module, by the names of its state_dict."""
+        own = self.step
+        at = [f"stages.0.step.{n}" for n in range(3)]
+        seq, depth, expert = (f"{place}.{name}" for place, name in zip(at, self.at.blocks, strict=True))
+        inward = ("query", "key", "value")
+        taken: list[tuple[Tensor, Tensor]] = [
+            (self.embedding, weights["embedding"]),
+            (self.norm, weights["norm"]),
+            *((norm, weights[f"{place}.norm"]) for norm, place in zip(own.norms, at, strict=True)),
+            (own.seq_in.weight, torch.cat([weights[f"{seq}.{role}"] for role in inward])),
+            (own.seq_out.weight, weights[f"{seq}.out"]),
+            (own.depth_in.weight, torch.cat([weights[f"{depth}.{role}"] for role in inward])),
+            (own.depth_out.weight, weights[f"{depth}.out"]),
+            *(
+                (getattr(own, role), weights[f"{expert}.{role}"])
+                for role in ("keys", "gate_up", "down", "balance")
+            ),
+        ]
+        if self.at.qk_norm:
+            taken += [(getattr(own, role), weights[f"{seq}.{role}"]) for role in ("query_norm", "key_norm")]
+        with torch.no_grad():
+            for tensor, given in taken:
+                tensor.copy_(given)
+
+
+def _turns(index: Tensor, size: int) -> Tensor:
+    """Return cosines and sines [2, len(index), size / 2] of the rotations at each index."""
+    pair = torch.arange(size // 2, device=index.device, dtype=torch.float32)
+    angle = index[:, None] * 10000.0 ** (-2 * pair / size)
+    return torch.stack([angle.cos(), angle.sin()])
+
+
+def _turned(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotate the pairs (2i, 2i + 1) of the last dimension."""
+    pairs = x.float().reshape(*x.shape[:-1], -1, 2)
+    if torch.compiler.is_compiling():
+        # inductor does not fuse complex numbers
+        even, odd = pairs.unbind(-1)
+        cos, sin = turn
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
+    turned = torch.view_as_complex(pairs.contiguous()) * torch.complex(turn[0], turn[1])
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
