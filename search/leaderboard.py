@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -155,8 +156,10 @@ def ranked(state: State) -> list[Record]:
 
 def _ranked(state: State, group: list[Record]) -> Iterator[Record]:
     """Sort records of one status; those that came further come first."""
-    for reached in sorted({len(record.seen) for record in group}, reverse=True):
-        level = [record for record in group if len(record.seen) == reached]
+    # with rungs in FLOPs there are fewer on a cheap one's way, and its end is as much an end
+    far = [math.inf if record.status == "finished" else len(record.seen) for record in group]
+    for reached in sorted(set(far), reverse=True):
+        level = [record for record, came in zip(group, far, strict=True) if came == reached]
         if not reached:
             yield from level
             continue

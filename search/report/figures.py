@@ -41,9 +41,11 @@ def front(source: Source, against: str) -> Chart:
         f"{len(points)} points; the front: "
         + "; ".join(facts.told(source, record) for record in source.front),
     )
-    bars = [bar for record, x, _ in points if (bar := _bar(source, record, against, x)) is not None]
-    xs = [*(x for _, x, _ in points), *(x for wide, _ in bars for x in wide)]
-    ys = [*(y for *_, y in points), *(y for _, high in bars for y in high)]
+    bars = [
+        (*bar, (x, y)) for record, x, y in points if (bar := _bar(source, record, against, x)) is not None
+    ]
+    xs = [*(x for _, x, _ in points), *(x for wide, *_ in bars for x in wide)]
+    ys = [*(y for *_, y in points), *(y for _, high, _ in bars for y in high)]
     wide = bool(xs) and min(xs) > 0 and max(xs) > 5 * min(xs)
     across = scale(xs, _LEFT, WIDTH - _RIGHT, wide)
     up = scale(ys, chart.height - _BELOW, _TOP)
@@ -51,7 +53,8 @@ def front(source: Source, against: str) -> Chart:
     chart.beside(up, _LEFT, WIDTH - _RIGHT, partial(value_text, first), _axis(source, first))
     best = source.front
     place = {record.identity: (across(x), up(y)) for record, x, y in points}
-    for (a, x, b), (low, y, high) in bars:
+    for (a, x, b), (low, y, high), begun in bars:
+        chart.line([(across(begun[0]), up(begun[1])), (across(x), up(y))], "before")
         chart.cross((across(a), across(x), across(b)), (up(low), up(y), up(high)), "whisker")
     # with more objectives a front is no line in this plane
     if against in goals.names and len(goals.names) == 2 and len(best) > 1:
@@ -82,7 +85,8 @@ def curves(source: Source, metric: str) -> Chart:
         f"{len(shown)} runs; rungs at {', '.join(map(count_text, state.config.marks)) or 'none'}",
     )
     every = [point for line in lines.values() for point in line]
-    names = {record.identity: named(state, record) for record in shown if _speaks(source, record)}
+    alike = unit == "tokens"
+    names = {record.identity: named(state, record) for record in shown if alike and _speaks(source, record)}
     room = max(map(width_of, names.values()), default=0) + 16
     across = Scale(0, max((x for x, _ in every), default=1.0), _LEFT, WIDTH - max(room, _RIGHT))
     up = scale((y for _, y in every), chart.height - _BELOW, _TOP + 28)
@@ -109,6 +113,10 @@ def curves(source: Source, metric: str) -> Chart:
     places = spread([y for _, y in ends], 15, up.end, up.start)
     for (name, _), y in zip(ends, places, strict=True):
         chart.words(across.end + 10, y + 4, name, "name")
+    if not alike:
+        # over FLOPs each ends elsewhere
+        last = [(record, *lines[record.identity][-1]) for record in shown]
+        _names(chart, source, [(record, across(x), up(y)) for record, x, y in last])
     return chart
 
 

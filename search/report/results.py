@@ -146,7 +146,20 @@ def baselines(source: Source) -> str:
         "<p>What each costs; in brackets how far a baseline's cost is from the winner's. A comparison is "
         "fair in a cost whose residual is small.</p>"
     )
-    return note + table(head, rows, words=(0, *range(2, 1 + len(pairs), 2)))
+    return note + table(head, rows, words=(0, *range(2, 1 + len(pairs), 2))) + _matched(source, baselines)
+
+
+def _matched(source: Source, baselines: list[Record]) -> str:
+    """Say how baselines were changed to cost what the caps allow."""
+    items = []
+    for record in baselines:
+        moves = ", ".join(map(str, record.origin.get("moves", ())))
+        reached = ", ".join(map(str, record.origin.get("matched", ())))
+        if moves or reached:
+            told = escape(moves or "nothing changed") + (f"; {escape(reached)}" if reached else "")
+            items.append(f"<li>{link(source, record)}: {told}</li>")
+    note = "<h3>Matched to the caps</h3><p class='soft'>What was changed so that they cost as much.</p>"
+    return f"{note}<ul>{''.join(items)}</ul>" if items else ""
 
 
 def trials(source: Source) -> str:
