@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,13 +13,18 @@ class SlotMemory:
 
     `keys` and `values` are [count, batch, sequence, kv_heads, head_dim], allocated at the first write in
     its dtype. Gradients of slots gather at least in fp32 during the backward pass and are handed out once.
+
+    Attributes:
+        wanted: of slots whose append fetches what reads leave for it, whether it wants gradients at all.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device):
         self._shape = shape
         self._device = device
         self.keys = self.values = torch.empty(0, device=device)
+        self.wanted: dict[int, bool] = {}
         self._gradients: tuple[Tensor, Tensor] | None = None
+        self._left: list[Any] = []
         self._pass = -1
 
     def write(self, slot: int, key: Tensor, value: Tensor) -> None:
@@ -30,18 +37,37 @@ class SlotMemory:
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Return where the running backward pass gathers gradients of keys and values, zero at its start."""
-        # a pass that asked only for some weights' gradients may have left some behind
-        running = torch._C._current_graph_task_id()
-        if self._gradients is None or self._pass != running:
+        self._begin()
+        if self._gradients is None:
             dtype = torch.promote_types(self.keys.dtype, torch.float32)
             zeros = torch.zeros(self._shape, dtype=dtype, device=self._device)
-            self._gradients, self._pass = (zeros, zeros.clone()), running
+            self._gradients = (zeros, zeros.clone())
         return self._gradients
+
+    def pushed(self) -> bool:
+        """Return whether the running backward pass has gathered any."""
+        self._begin()
+        return self._gradients is not None
+
+    def left(self) -> list[Any]:
+        """Return the list of what reads of the running backward pass left for appends to fetch."""
+        self._begin()
+        return self._left
+
+    def forget(self) -> None:
+        """Let go of what reads left."""
+        self._left = []
 
     def gradient(self, slot: int) -> tuple[Tensor, Tensor]:
         """Return the gradients of one slot's key and value."""
         keys, values = self.gradients()
         return keys[slot].clone(), values[slot].clone()
+
+    def _begin(self) -> None:
+        # a pass that asked only for some weights' gradients may have left some behind
+        running = torch._C._current_graph_task_id()
+        if self._pass != running:
+            self._gradients, self._left, self._pass = None, [], running
 
 
 def slots(tokens: Tensor, count: int, kv_heads: int, head_dim: int) -> tuple[SlotMemory, Tensor]:

@@ -1,0 +1,165 @@
+"""Depth attention by Triton kernels: the same two functions as in `reference.py`, with the same gradients.
+
+The gradients of slots go one of two ways (see `ways.py`). Push adds to them at every read, as the reference
+does. Pull leaves at every read of the running backward pass what its share is made of; the append of a slot,
+which autograd reaches after all reads of that pass, fetches the shares of all in one kernel. What a pass did
+not run leaves nothing, so passes over a part of the graph, repeated or interleaved ones, see their own reads
+only. A read pushes wherever an append that it saw would not fetch; the two add up.
+"""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from blocks.core.slot_memory import SlotMemory
+from blocks.depth_attention import kernel, reference
+from blocks.depth_attention.kernel import Push, Row
+from blocks.depth_attention.ways import backward_way
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
+    """Write key and value [batch, sequence, kv_heads, head_dim] into a slot; return the next token.
+
+    Off a GPU, where a model that was planned for one may be moved, the reference runs.
+    """
+    if not fits(key):
+        return reference.append(key, value, token, memory, slot)
+    result: Tensor = _Append.apply(key, value, token, memory, slot)  # type: ignore[no-untyped-call]
+    return result
+
+
+def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
+    """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
+
+    With no slot to read the output is exactly 0. Off a GPU the reference runs.
+    """
+    if not (fits(query) and fits(memory.keys)):
+        return reference.attend(query, token, memory, reads)
+    result: Tensor = _Attend.apply(query, token, memory, reads)  # type: ignore[no-untyped-call]
+    return result
+
+
+def fits(tensor: Tensor) -> bool:
+    """Return whether the kernels can run on a tensor."""
+    return tensor.is_cuda and tensor.dtype in DTYPES
+
+
+class _Append(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
+        memory.write(slot, key, value)
+        memory.wanted[slot] = any(ctx.needs_input_grad[:2])
+        ctx.memory, ctx.slot, ctx.dtypes = memory, slot, (key.dtype, value.dtype)
+        return token.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if not any(ctx.needs_input_grad[:2]):
+            return None, None, token_gradient, None, None
+        key, value = _fetched(ctx.memory, ctx.slot)
+        return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
+        ctx.memory, ctx.reads = memory, reads
+        if not reads:
+            ctx.save_for_backward(query, token)
+            return torch.zeros_like(query)
+        out, log_sum = kernel.attend_forward(query, memory.keys, memory.values, reads)
+        ctx.save_for_backward(query, token, out, log_sum)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, token, *kept = ctx.saved_tensors
+        if not ctx.reads:
+            return torch.zeros_like(query), torch.zeros_like(token), None, None
+        to_query = _gradient(ctx.memory, ctx.reads, query, gradient, *kept)
+        return to_query, torch.zeros_like(token), None, None
+
+
+class _Read(NamedTuple):
+    """A read of the running backward pass: the tensors that its row of the table points to."""
+
+    table: Tensor
+    query: Tensor
+    gradient: Tensor
+    log_sum: Tensor
+    delta: Tensor
+
+
+def _gradient(
+    memory: SlotMemory, reads: int, query: Tensor, gradient: Tensor, out: Tensor, log_sum: Tensor
+) -> Tensor:
+    """Return the gradient of the query; see to those of the slots."""
+    run = partial(kernel.attend_backward, keys=memory.keys, values=memory.values, out=out, log_sum=log_sum)
+    wanting = [slot for slot in range(reads) if memory.wanted.get(slot, True)]
+    if not wanting:
+        return run(query, gradient=gradient, reads=reads)[0]
+    if not _pulls(memory, reads, query, gradient):
+        push = Push(*memory.gradients(), wanting[0])
+        return run(query, gradient=gradient, reads=reads, push=push)[0]
+    left = memory.left()
+    if not left:
+        # a pass may end without reaching the append that lets them go
+        torch.autograd.Variable._execution_engine.queue_callback(partial(_forget, weakref.ref(memory)))
+    table = left[0].table if left else _table(memory)
+    query, gradient = _in_place(query), _in_place(gradient)
+    made, delta = run(query, gradient=gradient, reads=reads, row=Row(table, len(left)))
+    left.append(_Read(table, query, gradient, log_sum, delta))
+    return made
+
+
+def _pulls(memory: SlotMemory, reads: int, query: Tensor, gradient: Tensor) -> bool:
+    """Return whether a read may leave its share: all appends it saw will fetch it, and it saves bytes."""
+    slots, kv_heads, head_dim = len(memory.keys), *memory.keys.shape[3:]
+    return (
+        all(slot in memory.wanted for slot in range(reads))
+        and len(memory.left()) < slots
+        and query.dtype == gradient.dtype == memory.keys.dtype
+        and backward_way(query.shape[2], kv_heads, head_dim, slots, query.element_size()) == "pull"
+    )
+
+
+def _fetched(memory: SlotMemory, slot: int) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a slot's key and value, from all reads that this pass has run."""
+    left = memory.left()
+    if not left:
+        return memory.gradient(slot)
+    pushed = memory.gradient(slot) if memory.pushed() else None
+    dtype = pushed[0].dtype if pushed else memory.keys.dtype
+    heads = left[0].query.shape[2]
+    key, value = kernel.pull(
+        memory.keys[slot], memory.values[slot], left[0].table, len(left), slot, heads, dtype
+    )
+    if slot == min(each for each, wants in memory.wanted.items() if wants):
+        # autograd reaches the appends of other slots before this one
+        memory.forget()
+    return (key + pushed[0], value + pushed[1]) if pushed else (key, value)
+
+
+def _table(memory: SlotMemory) -> Tensor:
+    return torch.empty((len(memory.keys), kernel.COLUMNS), dtype=torch.int64, device=memory.keys.device)
+
+
+def _in_place(tensor: Tensor) -> Tensor:
+    """Return a tensor that a kernel may read in pieces of 16 bytes from its address alone."""
+    dense = tensor.contiguous()
+    return dense.clone() if dense.data_ptr() % 16 else dense
+
+
+def _forget(reference: weakref.ref[SlotMemory]) -> None:
+    if (memory := reference()) is not None:
+        memory.forget()
