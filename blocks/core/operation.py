@@ -182,6 +182,7 @@ class Kernel:
         unfit: returns why it cannot run an operation on a target, or "".
         prepare: `package.module:name` of what is done to the weights once per forward pass, or "".
         prepared: how many tensors `prepare` returns.
+        form: returns the operation with the costs it has when this kernel runs it.
     """
 
     name: str
@@ -190,6 +191,7 @@ class Kernel:
     unfit: Callable[[Any, Target], str] = lambda operation, target: ""
     prepare: str = ""
     prepared: int = 0
+    form: Callable[[Any], Any] = lambda operation: operation
 
 
 class Operation:

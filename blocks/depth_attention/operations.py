@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, Literal
 
-from blocks.core.operation import ORIGIN, Affine, At, Flow, Kernel, Saved, Scratch, Shape, expect
+from blocks.core.operation import ORIGIN, Affine, At, Flow, Kernel, Saved, Scratch, Shape, Target, expect
 from blocks.core.slots import SlotRead, SlotWrite
 
 _REFERENCE = "blocks.depth_attention.reference"
+_FUSED = "blocks.depth_attention.fused"
+_LARGEST = 128
+
+
+def _unfit(operation: Append | Attend, target: Target) -> str:
+    """Return why the Triton kernels cannot run, or ""."""
+    if target.device != "cuda":
+        return "needs a GPU"
+    if target.dtype not in ("float32", "float16", "bfloat16"):
+        return f"it has no {target.dtype}"
+    if operation.head_dim > _LARGEST:
+        return f"heads are larger than {_LARGEST}"
+    return "" if find_spec("triton") else "triton is not installed"
 
 
 @dataclass(frozen=True)
@@ -20,7 +34,10 @@ class Append(SlotWrite):
     head_dim: int
     slot: Affine = ORIGIN
 
-    kernels = (Kernel("slot_write", f"{_REFERENCE}:append", "written in place once, no list is stacked"),)
+    kernels = (
+        Kernel("triton_append", f"{_FUSED}:append", "gradients of all reads fetched by one kernel", _unfit),
+        Kernel("slot_write", f"{_REFERENCE}:append", "written in place once, no list is stacked"),
+    )
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the token."""
@@ -51,8 +68,24 @@ class Attend(SlotRead):
     head_dim: int
     span: Literal["inclusive", "exclusive"]
     reads: Affine = ORIGIN
+    fused: bool = False
+    """Whether one kernel runs it, which keeps no weights of the slots."""
 
-    kernels = (Kernel("slot_attend", f"{_REFERENCE}:attend", "elementwise over the slots; bound by bytes"),)
+    kernels = (
+        Kernel(
+            "triton_attend",
+            f"{_FUSED}:attend",
+            "one kernel; each slot is read once per kv head, only the log-sum-exp is kept",
+            _unfit,
+            form=lambda operation: replace(operation, fused=True),
+        ),
+        Kernel(
+            "slot_attend",
+            f"{_REFERENCE}:attend",
+            "elementwise over the slots; bound by bytes",
+            form=lambda operation: replace(operation, fused=False),
+        ),
+    )
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return one vector for each query head."""
@@ -74,7 +107,9 @@ class Attend(SlotRead):
         return at.compute_bytes * (2 * self.heads * self.head_dim + slots)
 
     def saved(self, at: At) -> Saved:
-        """Keep the queries and the fp32 weights of the slots."""
+        """Keep the queries, and the fp32 weights of the slots or the output and a log-sum-exp per head."""
+        if self.fused:
+            return Saved(inputs=(0,), outputs=(0,), extra=4 * self.heads)
         return Saved(inputs=(0,), extra=4 * self.heads * self.reads.mean(at.trips))
 
     def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
@@ -82,7 +117,12 @@ class Attend(SlotRead):
         return given[0]
 
     def scratch(self, at: At, flow: Flow) -> Scratch:
-        """Queries and slots in fp32, and one product of every query element with every slot."""
+        """Queries and slots in fp32, and one product of every query element with every slot.
+
+        Fused it is the output and one fp32 number per head: the log-sum-exp, backward gradient times output.
+        """
+        if self.fused:
+            return Scratch(flow.made + 4 * self.heads, flow.given + 4 * self.heads, flow.given)
         reads, query = self.reads.mean(at.trips), self.heads * self.head_dim
         slots = reads * self.kv_heads * self.head_dim
         weights, product = 4 * self.heads * reads, 4 * reads * query

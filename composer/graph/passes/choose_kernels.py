@@ -20,12 +20,16 @@ class Choice(NamedTuple):
 
 
 def choose_kernels(graph: Graph, target: Target, kernels: Kernels = "auto") -> Graph:
-    """Set `kernel` on every operation: the first that fits, or with `reference` plain PyTorch."""
+    """Set `kernel` on every operation: the first that fits, or with `reference` plain PyTorch.
+
+    The operation takes the form it has under its kernel, which its costs follow.
+    """
     for _, operation, data in operations(graph):
         if isinstance(operation, Loop):
             choose_kernels(operation.body, target, kernels)
         elif not isinstance(operation, Input):
             data["kernel"] = _choose(operation, target, kernels)
+            data["op"] = data["kernel"].kernel.form(operation)
     return graph
 
 

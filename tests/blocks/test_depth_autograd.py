@@ -1,0 +1,236 @@
+"""Depth attention by kernels gives the gradients of the reference, however passes are run."""
+
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from cases import CASES
+from depth_kernels import check, run, weights, where  # noqa: F401
+from models import close, compiled, gradients, probe, tokens_for
+from torch.utils.checkpoint import checkpoint
+
+from blocks.core.operation import Target
+from blocks.depth_attention import reference
+from blocks.depth_attention.operations import Append, Attend
+from composer.graph.compile import compile_graph
+from composer.graph.walk import graphs, operations
+
+fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)
+
+SIZES = (1, 3, 4, 2, 8, 3)
+
+
+@pytest.fixture(params=["pull", "push"])
+def way(request, monkeypatch, where):  # noqa: F811
+    """Both ways; pushes and pulls are counted."""
+    count = SimpleNamespace(name=request.param, where=where, push=0, pull=0)
+    kernel = fused.kernel
+    backward, pull = kernel.attend_backward, kernel.pull
+
+    def counted(*args, push=None, **named):
+        count.push += push is not None
+        return backward(*args, push=push, **named)
+
+    def pulled(*args):
+        count.pull += 1
+        return pull(*args)
+
+    monkeypatch.setattr(fused, "backward_way", lambda *sizes: request.param)
+    monkeypatch.setattr(kernel, "attend_backward", counted)
+    monkeypatch.setattr(kernel, "pull", pulled)
+    return count
+
+
+def expected(leaves, **options):
+    """Output and gradients of the reference in fp64, on the CPU."""
+    exact = [leaf.detach().cpu().double().requires_grad_() for leaf in leaves]
+    y = run(reference, SIZES, exact, **options)
+    return [y.detach(), *torch.autograd.grad(probe(y), exact)]
+
+
+def loss_of(leaves, functions=fused, **options):
+    return probe(run(functions, SIZES, leaves, **options))
+
+
+def same(got, wanted, scale=1):
+    check([each.cpu() for each in got], [scale * each for each in wanted], torch.float32)
+
+
+@pytest.mark.parametrize("span", ["inclusive", "exclusive"])
+def test_steps_give_the_gradients_of_the_reference(way, span):
+    leaves = weights(SIZES, device=way.where)
+    y = run(fused, SIZES, leaves, span=span)
+    same([y.detach(), *torch.autograd.grad(probe(y), leaves)], expected(leaves, span=span))
+    reads = 3 if span == "inclusive" else 2
+    assert (way.push, way.pull) == ((0, 3) if way.name == "pull" else (reads, 0))
+
+
+def test_the_first_of_exclusive_reads_is_exactly_0(way):
+    leaves = weights(SIZES, device=way.where)
+    one = (*SIZES[:5], 1)
+    y = run(fused, one, [leaves[0], leaves[1][:1]], span="exclusive")
+    assert torch.equal(y, leaves[0])
+    (gradient,) = torch.autograd.grad(y.sum(), leaves[1])
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("detached", [(0,), (0, 1), (1,), (0, 1, 2)])
+def test_detached_slots_get_no_gradient(way, detached):
+    leaves = weights(SIZES, device=way.where)
+    y = run(fused, SIZES, leaves, detached=detached)
+    same([y.detach(), *torch.autograd.grad(probe(y), leaves)], expected(leaves, detached=detached))
+    assert way.pull == (3 - len(detached) if way.name == "pull" else 0)
+    if len(detached) == 3:
+        assert not way.push
+
+
+def test_steps_may_be_checkpointed(way):
+    leaves = weights(SIZES, device=way.where)
+    again = partial(checkpoint, use_reentrant=False)
+    got = torch.autograd.grad(loss_of(leaves, again=again), leaves)
+    same(got, expected(leaves)[1:])
+
+
+def test_a_kept_graph_gives_its_gradients_again(way):
+    leaves = weights(SIZES, device=way.where)
+    loss, wanted = loss_of(leaves), expected(leaves)[1:]
+    for keep in (True, True, False):
+        same(torch.autograd.grad(loss, leaves, retain_graph=keep), wanted)
+
+
+def test_a_pass_over_a_part_leaves_nothing_to_the_next(way):
+    leaves = weights(SIZES, device=way.where)
+    scales = [leaves[1].detach()[t : t + 1].requires_grad_() for t in range(3)]
+    loss = loss_of([leaves[0], torch.cat(scales)])
+    wanted = expected(leaves)[2]
+    # the part of the last step does not reach the appends before it
+    for t in (2, 1, 0, 2):
+        (got,) = torch.autograd.grad(loss, scales[t], retain_graph=True)
+        same([got], [wanted[t : t + 1]])
+    same(torch.autograd.grad(loss, scales), wanted.split(1))
+
+
+def test_passes_may_be_interleaved_and_add_up(way):
+    leaves = weights(SIZES, device=way.where)
+    first, second = loss_of(leaves), loss_of(leaves)
+    (first + second).backward()
+    loss_of(leaves).backward()
+    same([leaf.grad for leaf in leaves], expected(leaves)[1:], scale=3)
+
+
+def test_what_reads_left_is_gone_when_the_pass_ends(way, monkeypatch):
+    memories = []
+    make = fused.SlotMemory.__init__
+    monkeypatch.setattr(
+        fused.SlotMemory, "__init__", lambda self, *args: (make(self, *args), memories.append(self))[0]
+    )
+    leaves = weights(SIZES, device=way.where)
+    scales = [leaves[1].detach()[t : t + 1].requires_grad_() for t in range(3)]
+    loss = loss_of([leaves[0], torch.cat(scales)])
+    torch.autograd.grad(loss, scales[2], retain_graph=True)
+    assert memories[0]._left == []
+    loss.backward()
+    assert memories[0]._left == []
+
+
+def test_gradients_are_the_same_bits_each_time(way):
+    leaves = weights(SIZES, device=way.where)
+    one, other = (torch.autograd.grad(loss_of(leaves), leaves) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_double_backward_is_refused(way):
+    leaves = weights(SIZES, device=way.where)
+    (gradient, _) = torch.autograd.grad(loss_of(leaves), leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_without_gradients_the_output_is_the_same(way):
+    leaves = weights(SIZES, device=way.where)
+    y = run(fused, SIZES, leaves)
+    with torch.no_grad():
+        assert torch.equal(run(fused, SIZES, leaves), y)
+
+
+@pytest.mark.parametrize(("append", "attend"), [(reference, fused), (fused, reference)])
+def test_kernels_and_references_mix(way, append, attend):
+    leaves = weights(SIZES, device=way.where)
+    mixed = SimpleNamespace(append=append.append, attend=attend.attend)
+    same(torch.autograd.grad(loss_of(leaves, mixed), leaves), expected(leaves)[1:])
+    assert not way.pull  # an append of the reference fetches nothing
+
+
+def test_reads_of_both_kinds_in_one_pass_add_up(way):
+    leaves = weights(SIZES, device=way.where)
+    kinds = iter([fused.attend, reference.attend, fused.attend])
+    mixed = SimpleNamespace(append=fused.append, attend=lambda *given: next(kinds)(*given))
+    same(torch.autograd.grad(loss_of(leaves, mixed), leaves), expected(leaves)[1:])
+    assert way.pull == (3 if way.name == "pull" else 0)
+
+
+def test_what_the_kernels_have_no_dtype_for_runs_the_reference(way):
+    leaves = weights(SIZES, torch.float64, way.where)
+    got = torch.autograd.grad(loss_of(leaves), leaves)
+    close(dict(enumerate(each.cpu() for each in got)), dict(enumerate(expected(leaves)[1:])), 1e-12)
+    assert (way.push, way.pull) == (0, 0)
+
+
+def test_without_a_gpu_the_reference_runs():
+    leaves = weights(SIZES)
+    assert not fused.fits(leaves[0])
+    y = run(fused, SIZES, leaves)
+    assert torch.equal(y, run(reference, SIZES, leaves))
+
+
+# the plan and whole models
+
+
+def chosen(tree, target, kernels="auto"):
+    graph = compile_graph(compiled(tree).spec, target, kernels)
+    return {
+        type(op): (data["kernel"], op)
+        for body, _ in graphs(graph)
+        for _, op, data in operations(body)
+        if isinstance(op, Append | Attend)
+    }
+
+
+def test_the_plan_takes_the_kernels_on_a_gpu_and_says_why_elsewhere():
+    tree = CASES["depth"]
+    for target, reason in (
+        (Target("cuda", "bfloat16"), ""),
+        (Target("cpu"), "needs a GPU"),
+        (Target("cuda", "float64"), "it has no float64"),
+    ):
+        found = chosen(tree, target)
+        for kind, name in ((Append, "triton_append"), (Attend, "triton_attend")):
+            choice, operation = found[kind]
+            assert (choice.kernel.name == name) == (not reason)
+            assert not reason or choice.why.endswith(f"not {name}: {reason}")
+            assert kind is Append or operation.fused == (not reason)
+    large = chosen({**tree, "blocks": {"b": {**tree["blocks"]["b"], "head_dim": 130}}}, Target("cuda"))
+    assert "heads are larger than 128" in large[Attend][0].why
+    plain = chosen(tree, Target("cuda"), "reference")
+    assert plain[Attend][0].kernel.name == "slot_attend"
+    assert not plain[Attend][1].fused
+
+
+@pytest.mark.parametrize(
+    "case", ["dreamer", "depth before, in and after a nested stack", "parallel, twice the same"]
+)
+def test_models_by_kernels_equal_the_equations_of_the_reference(way, monkeypatch, case):
+    plain = compiled(CASES[case], "reference")
+    for kind in (Append, Attend):
+        forced = (replace(kind.kernels[0], unfit=lambda *given: ""), *kind.kernels[1:])
+        monkeypatch.setattr(kind, "kernels", forced)
+    model = compiled(CASES[case], shaken=1)
+    model.load_state_dict(plain.state_dict())
+    model, tokens = model.to(way.where), tokens_for(model.spec, 1, 5)
+    placed = tokens.to(way.where)
+    loss = model.loss(placed, placed)
+    close({"loss": loss.cpu()}, {"loss": plain.loss(tokens, tokens)})
+    close({n: g.cpu() for n, g in gradients(model, placed).items()}, gradients(plain, tokens), 1e-4)
+    assert way.pull if way.name == "pull" else way.push
