@@ -11,10 +11,10 @@ from rich.console import Console
 
 from composer import load_run
 from composer.cli.main import main
+from composer.costs.units import duration
 from composer.spec.load import load
 from composer.spec.space import load_space
 from search import command
-from composer.costs.units import duration
 from search.baselines import check_baselines
 from search.preview import preview
 from search.state import State
