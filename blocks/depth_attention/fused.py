@@ -116,7 +116,7 @@ def _gradient(
         # a pass may end without reaching the append that lets them go
         torch.autograd.Variable._execution_engine.queue_callback(partial(_forget, weakref.ref(memory)))
     table = left[0].table if left else _table(memory)
-    query, gradient = _in_place(query), _in_place(gradient)
+    query, gradient = kernel.readable(query), kernel.readable(gradient)
     made, delta = run(query, gradient=gradient, reads=reads, row=Row(table, len(left)))
     left.append(_Read(table, query, gradient, log_sum, delta))
     return made
@@ -152,12 +152,6 @@ def _fetched(memory: SlotMemory, slot: int) -> tuple[Tensor, Tensor]:
 
 def _table(memory: SlotMemory) -> Tensor:
     return torch.empty((len(memory.keys), kernel.COLUMNS), dtype=torch.int64, device=memory.keys.device)
-
-
-def _in_place(tensor: Tensor) -> Tensor:
-    """Return a tensor that a kernel may read in pieces of 16 bytes from its address alone."""
-    dense = tensor.contiguous()
-    return dense.clone() if dense.data_ptr() % 16 else dense
 
 
 def _forget(reference: weakref.ref[SlotMemory]) -> None:

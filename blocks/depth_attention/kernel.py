@@ -70,7 +70,7 @@ def attend_backward(
     """Return the gradient of the query, and delta = sum(gradient * out) [batch, sequence, heads] in fp32.
 
     With `push` the gradients of the slots are added there. With `row` the step is noted for `pull`, which
-    reads query, gradient, log_sum and delta from where they are: contiguous, and kept until then.
+    reads query, gradient, log_sum and delta from where they are: `readable`, and kept until then.
     """
     assert row is None or (query.is_contiguous() and gradient.is_contiguous())
     rows, gradients = in_rows(query), in_rows(gradient)
@@ -108,6 +108,12 @@ def in_rows(x: Tensor) -> Tensor:
     return rows if whole else rows.contiguous()
 
 
+def readable(x: Tensor) -> Tensor:
+    """Return x as `pull` reads it from its address alone: dense, in pieces of 16 bytes; a copy if it must."""
+    dense = x.contiguous()
+    return dense.clone() if dense.data_ptr() % 16 else dense
+
+
 class _Start:
     """Starts one kernel on queries [batch, sequence, heads, head_dim] over a number of kv heads."""
 
@@ -135,6 +141,7 @@ class _Start:
                 BLOCK_GROUP=padded(self.group),
                 BLOCK_DIM=padded(self.head_dim),
                 num_warps=self.tile.warps,
+                enable_fp_fusion=True,
                 **flags,
             )
 

@@ -1,6 +1,5 @@
-"""What tests of the depth kernels share: where they run, random inputs, a loop of steps, distances."""
+"""What tests of the depth kernels share: random inputs, a loop of steps, distances."""
 
-import pytest
 import torch
 
 from blocks.core.slot_memory import slots
@@ -79,18 +78,3 @@ def run(functions, sizes, leaves, span="inclusive", detached=(), again=None):
     for t in range(count):
         x, token = (again or (lambda call, *given: call(*given)))(step, x, token, scales[t], t)
     return x
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def where(request, monkeypatch):
-    """A device that the kernels run on: in the interpreter, or compiled. Memory starts as NaN."""
-    triton = pytest.importorskip("triton")
-    if (request.param == "cpu") != triton.knobs.runtime.interpret:
-        pytest.skip("kernels are compiled here" if request.param == "cpu" else "kernels are interpreted here")
-    from blocks.depth_attention import fused
-
-    if request.param == "cpu":
-        monkeypatch.setattr(fused, "fits", lambda tensor: tensor.dtype in fused.DTYPES)
-    torch.use_deterministic_algorithms(True)
-    yield request.param
-    torch.use_deterministic_algorithms(False)

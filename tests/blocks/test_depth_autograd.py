@@ -7,15 +7,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cases import CASES
-from depth_kernels import check, run, weights, where  # noqa: F401
-from models import close, compiled, gradients, probe, tokens_for
+from depth_kernels import check, run, weights
+from models import close, compiled, probe, tokens_for
 from torch.utils.checkpoint import checkpoint
 
 from blocks.core.operation import Target
 from blocks.depth_attention import reference
 from blocks.depth_attention.operations import Append, Attend
+from composer.costs.kept import saved_per_token
+from composer.costs.precision import FULL
 from composer.graph.compile import compile_graph
+from composer.graph.passes.mark_recompute import recomputable
 from composer.graph.walk import graphs, operations
+from composer.module.model import ComposedModel
 
 fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)
 
@@ -23,7 +27,7 @@ SIZES = (1, 3, 4, 2, 8, 3)
 
 
 @pytest.fixture(params=["pull", "push"])
-def way(request, monkeypatch, where):  # noqa: F811
+def way(request, monkeypatch, where):
     """Both ways; pushes and pulls are counted."""
     count = SimpleNamespace(name=request.param, where=where, push=0, pull=0)
     kernel = fused.kernel
@@ -218,19 +222,62 @@ def test_the_plan_takes_the_kernels_on_a_gpu_and_says_why_elsewhere():
     assert not plain[Attend][1].fused
 
 
-@pytest.mark.parametrize(
-    "case", ["dreamer", "depth before, in and after a nested stack", "parallel, twice the same"]
-)
-def test_models_by_kernels_equal_the_equations_of_the_reference(way, monkeypatch, case):
-    plain = compiled(CASES[case], "reference")
+@pytest.fixture
+def forced(monkeypatch):
+    """The plan takes the kernels, whatever it is made for."""
     for kind in (Append, Attend):
-        forced = (replace(kind.kernels[0], unfit=lambda *given: ""), *kind.kernels[1:])
-        monkeypatch.setattr(kind, "kernels", forced)
-    model = compiled(CASES[case], shaken=1)
+        first, *others = kind.kernels
+        monkeypatch.setattr(kind, "kernels", (replace(first, unfit=lambda *given: ""), *others))
+
+
+MODELS = {
+    "dreamer": False,
+    "dreamer, grouped": True,
+    "depth before, in and after a nested stack": False,
+    "parallel, twice the same": False,
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_models_by_kernels_give_the_loss_and_gradients_of_the_reference(way, forced, case):
+    plain = compiled(CASES[case], "reference")
+    again = [*recomputable(plain.graph)] if MODELS[case] else []
+    model = ComposedModel(plain.spec, recompute=again)
     model.load_state_dict(plain.state_dict())
-    model, tokens = model.to(way.where), tokens_for(model.spec, 1, 5)
+    model, tokens = model.to(way.where).train(), tokens_for(model.spec, 1, 5)
     placed = tokens.to(way.where)
-    loss = model.loss(placed, placed)
-    close({"loss": loss.cpu()}, {"loss": plain.loss(tokens, tokens)})
-    close({n: g.cpu() for n, g in gradients(model, placed).items()}, gradients(plain, tokens), 1e-4)
+    loss, wanted = (
+        each.loss(each_tokens, each_tokens) for each, each_tokens in ((model, placed), (plain, tokens))
+    )
+    for each in (loss, wanted):
+        each.backward()
+    close({"loss": loss.cpu()}, {"loss": wanted})
+    grads, expected = (
+        {name: parameter.grad.cpu() for name, parameter in each.named_parameters()} for each in (model, plain)
+    )
+    close(grads, expected, 1e-4)
     assert way.pull if way.name == "pull" else way.push
+
+
+@pytest.mark.parametrize("case", ["depth", "dreamer, grouped"])
+def test_models_by_kernels_keep_what_they_declare(where, forced, case):
+    model = compiled(CASES[case]).to(where)
+    found = (kept(model, where, 5) - kept(model, where, 2)) / (3 * model.spec.model.context)
+    assert saved_per_token(model.graph, model.spec.model.context, FULL) == pytest.approx(found, rel=1e-12)
+
+
+def kept(model, where, batch):
+    """Return the bytes of all storages that the backward pass keeps, weights apart."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    tokens = tokens_for(model.spec, batch).to(where)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.loss(tokens, tokens.clone())
+    return sum(storage.nbytes() for storage in storages.values())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from depth_kernels import SIZES, check, drawn, exact, far, where  # noqa: F401
+from depth_kernels import SIZES, check, drawn, exact, far
 
 from blocks.depth_attention.tiles import MEASURED, Shape, Tile, tile
 from blocks.depth_attention.ways import backward_way, pull_bytes, push_bytes
@@ -36,7 +36,7 @@ def both_ways(query, keys, values, gradient, first=0):
 
 
 @pytest.mark.parametrize(("size", "dtype"), KINDS)
-def test_outputs_and_gradients_equal_fp64_both_ways(where, size, dtype):  # noqa: F811
+def test_outputs_and_gradients_equal_fp64_both_ways(where, size, dtype):
     if where == "cpu" and dtype == torch.bfloat16:
         pytest.skip("the interpreter has no bf16")
     inputs = drawn(SIZES[size], dtype, where)
@@ -45,14 +45,14 @@ def test_outputs_and_gradients_equal_fp64_both_ways(where, size, dtype):  # noqa
         check(got, expected, dtype)
 
 
-def test_a_read_ends_at_its_slots(where):  # noqa: F811
+def test_a_read_ends_at_its_slots(where):
     query, keys, values, _ = drawn((1, 3, 2, 1, 32, 4), device=where)
     keys[2:], values[2:] = float("nan"), float("nan")
     out, _ = kernel.attend_forward(query, keys, values, 2)
     check([out], exact(query, keys[:2], values[:2], out)[:1], torch.float32)
 
 
-def test_a_slot_takes_from_all_reads_that_saw_it(where):  # noqa: F811
+def test_a_slot_takes_from_all_reads_that_saw_it(where):
     query, keys, values, gradient = drawn((1, 3, 3, 1, 32, 3), device=where)
     table = torch.empty((2, kernel.COLUMNS), dtype=torch.int64, device=where)
     alive, expected = [], [torch.zeros(keys.shape, dtype=torch.float64, device=where) for _ in range(2)]
@@ -69,7 +69,7 @@ def test_a_slot_takes_from_all_reads_that_saw_it(where):  # noqa: F811
         check(got, [each[slot] for each in expected], torch.float32)
 
 
-def test_slots_before_the_first_are_not_pushed_to(where):  # noqa: F811
+def test_slots_before_the_first_are_not_pushed_to(where):
     inputs = drawn((1, 3, 2, 1, 32, 4), device=where)
     (_, _, keys, values), _ = both_ways(*inputs, first=2)
     assert not keys[:2].any()
@@ -77,7 +77,7 @@ def test_slots_before_the_first_are_not_pushed_to(where):  # noqa: F811
     check([keys[2:], values[2:]], [each[2:] for each in exact(*inputs)[2:]], torch.float32)
 
 
-def test_inputs_may_be_slices_and_gradients_expanded(where):  # noqa: F811
+def test_inputs_may_be_slices_and_gradients_expanded(where):
     query, keys, values, _ = drawn((2, 5, 4, 2, 40, 3), device=where)
     sliced = torch.cat((torch.full_like(query, torch.nan), query, query), -2)[:, :, 4:8]
     gradient = torch.ones((), device=where).expand(query.shape)
@@ -87,13 +87,21 @@ def test_inputs_may_be_slices_and_gradients_expanded(where):  # noqa: F811
     check(both_ways(across, keys, values, gradient)[1], exact(query, keys, values, gradient), torch.float32)
 
 
-def test_scores_far_apart_do_not_overflow(where):  # noqa: F811
+def test_what_is_read_by_address_lies_at_whole_pieces(where):
+    base = torch.zeros(2, 4, 8, device=where)
+    odd = torch.zeros(65, device=where)[1:].view(2, 4, 8)
+    assert kernel.readable(base) is base
+    assert kernel.readable(odd).data_ptr() % 16 == 0
+    assert kernel.readable(base.transpose(0, 1)).is_contiguous()
+
+
+def test_scores_far_apart_do_not_overflow(where):
     query, keys, values, gradient = drawn((1, 4, 2, 1, 32, 3), device=where)
     inputs = (200 * query, keys, values, gradient)
     check(both_ways(*inputs)[1][:1], exact(*inputs)[:1], torch.float32)
 
 
-def test_no_token_is_no_work(where):  # noqa: F811
+def test_no_token_is_no_work(where):
     query, keys, values, gradient = drawn((2, 0, 2, 1, 32, 2), device=where)
     assert [each.numel() for each in both_ways(query, keys, values, gradient)[1]] == [0, 0, 0, 0]
 
@@ -138,7 +146,7 @@ def test_tiles_are_as_measured_or_fill_the_registers(monkeypatch):
     assert tile(shape._replace(architecture=100)) != (2, 8, 3)
 
 
-def test_the_log_sum_exp_is_what_is_kept(where):  # noqa: F811
+def test_the_log_sum_exp_is_what_is_kept(where):
     query, keys, values, _ = drawn((1, 3, 2, 1, 32, 3), device=where)
     _, log_sum = kernel.attend_forward(query, keys, values, 3)
     scores = (query * keys).sum(-1).double() / 32**0.5

@@ -1,0 +1,66 @@
+"""Compile the depth kernels for a Hopper, which takes no GPU; print what their loads and stores are.
+
+Run as a process of its own: where kernels are interpreted they cannot be compiled.
+"""
+
+import json
+import re
+
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+from blocks.depth_attention import kernel
+from blocks.depth_attention.tiles import Shape, padded, tile
+
+HEAD_DIM, GROUP, KV_HEADS = 64, 4, 4
+TYPES = {
+    **dict.fromkeys(
+        ("query", "keys", "values", "out", "gradient", "query_gradient", "key", "value"), "*bf16"
+    ),
+    **dict.fromkeys(("key_gradient", "value_gradient"), "*bf16"),
+    **dict.fromkeys(("log_sum", "delta", "key_gradients", "value_gradients"), "*fp32"),
+    **dict.fromkeys(("note", "table"), "*i64"),
+    **dict.fromkeys(("reads", "first", "rows", "slot", "tokens", "query_stride", "gradient_stride"), "i32"),
+    "slot_stride": "i64",
+    "scale": "fp32",
+}
+ALIGNED = ("tokens", "query_stride", "gradient_stride", "slot_stride")
+
+
+def compiled(function, step, **flags):
+    """Return the PTX of a kernel."""
+    sizes = tile(Shape(step, 90, HEAD_DIM, GROUP))
+    blocks = {"BLOCK_TOKENS": sizes.tokens, "BLOCK_GROUP": padded(GROUP), "BLOCK_DIM": padded(HEAD_DIM)}
+    constants = {"KV_HEADS": KV_HEADS, "GROUP": GROUP, "DIM": HEAD_DIM, **blocks, **flags}
+    names = list(function.arg_names)
+    source = ASTSource(
+        function,
+        {name: TYPES.get(name, "constexpr") for name in names},
+        {(names.index(name),): value for name, value in constants.items()},
+        {
+            (number,): [["tt.divisibility", 16]]
+            for number, name in enumerate(names)
+            if name in ALIGNED or TYPES.get(name, "").startswith("*")
+        },
+    )
+    options = {"num_warps": sizes.warps, "enable_fp_fusion": True}
+    ptx: str = compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    return ptx
+
+
+KERNELS = {
+    "forward": (kernel._forward, "forward", {"STAGES": 1}),
+    "noted": (kernel._backward, "backward", {"PUSH": False, "NOTE": True, "STAGES": 1}),
+    "pushed": (kernel._backward, "backward", {"PUSH": True, "NOTE": False, "STAGES": 1}),
+    "pulled": (kernel._pull, "pull", {"COLUMNS": kernel.COLUMNS}),
+}
+if __name__ == "__main__":
+    found = {}
+    for name, (function, step, flags) in KERNELS.items():
+        ptx = compiled(function, step, **flags)
+        loads = re.findall(r"ld\.global(?:\.v(\d))?\S*\.b(\d+)", ptx)
+        found[name] = {
+            "bytes": max(int(count or 1) * int(bits) // 8 for count, bits in loads),
+            "spills": ".local" in ptx,
+        }
+    print(json.dumps(found))
