@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from composer.spec.space import Space
+from composer.training.files import write_text
 from search.candidates import INVALID, candidate
+from search.errors import Crash
 from search.ledger import Record
 from search.state import State
 
@@ -63,6 +66,13 @@ def crashing(folder: Path, crashes: list[Record]) -> str:
         "against losses that are not finite, caps.train_memory against a lack of memory). "
         "The same command goes on with other candidates"
     )
+
+
+def leave_cause(folder: Path, crash: Crash) -> None:
+    """Leave the traceback of what a crash came from, if from anything, in the run's folder."""
+    if crash.__cause__ is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "error.txt", "".join(traceback.format_exception(crash.__cause__)))
 
 
 def _violated(trial: FrozenTrial) -> dict[str, float]:

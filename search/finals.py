@@ -40,6 +40,7 @@ class Standing:
         runs: those with fresh seeds at that rate, trained in full.
         crashed: how many of these crashed.
         left: how many runs, of the sweep or with fresh seeds, are still to end.
+        at_rate: the run with the search's own seed at that rate, which is `base` at 1.
     """
 
     base: Record
@@ -48,6 +49,7 @@ class Standing:
     runs: tuple[Record, ...]
     crashed: int
     left: int
+    at_rate: Record | None
 
     @cached_property
     def results(self) -> tuple[Values, ...]:
@@ -78,9 +80,13 @@ class Finals:
 
     def standings(self) -> list[Standing]:
         """Return how all stand that were trained again: trials, the best first, then baselines."""
-        ends = _ends(self.ledger)
-        bases = [*ranked(self.goals, self.ledger), *_baselines(self.ledger)]
-        return [self._standing(base, ends[base.key]) for base in bases if base.key in ends]
+        ends, best = _ends(self.ledger), ranked(self.goals, self.ledger)
+        bases = [*best, *_baselines(self.ledger)]
+        # who is no finalist any more is owed nothing more
+        past = {base.key for base in best[self.config.finalists :]}
+        return [
+            self._standing(base, ends[base.key], base.key not in past) for base in bases if base.key in ends
+        ]
 
     def due(self, over: bool) -> Iterator[Due]:
         """Yield the runs to be claimed next: sweeps first, then seed by seed at the rates they chose.
@@ -93,7 +99,7 @@ class Finals:
         ends = _ends(self.ledger)
         best = ranked(self.goals, self.ledger)[: self.config.finalists] if over else []
         bases = [*best, *_baselines(self.ledger)]
-        standings = [self._standing(base, ends.get(base.key, {})) for base in bases]
+        standings = [self._standing(base, ends.get(base.key, {}), True) for base in bases]
         for at in standings:
             for lr in self.config.lr_sweep:
                 yield from self._due(at.base, {"lr": lr, "seed": 0})
@@ -104,7 +110,7 @@ class Finals:
 
     def count(self) -> int:
         """Return how many runs finals take in all, once there are as many finalists as asked for."""
-        trials = sum(record.status != "crashed" for record in self.ledger.trials())
+        trials = sum(record.status in ("finished", "running") for record in self.ledger.trials())
         bases = min(self.config.finalists, trials) + len(_baselines(self.ledger))
         return bases * self.config.retrains
 
@@ -113,9 +119,9 @@ class Finals:
         if f"final-{name}" not in self._known:
             yield Due(base, name, again)
 
-    def _standing(self, base: Record, ends: Mapping[tuple[float, int], Record]) -> Standing:
+    def _standing(self, base: Record, ends: Mapping[tuple[float, int], Record], owed: bool) -> Standing:
         # what an earlier start asked for counts, too
-        rates = {*self.config.lr_sweep, *(lr for lr, seed in ends if not seed)}
+        rates = {*(self.config.lr_sweep if owed else ()), *(lr for lr, seed in ends if not seed)}
         swept = {lr: ends.get((lr, 0)) for lr in rates}
         sweep: dict[float, Values | None] = {1.0: base.values}
         sweep |= {lr: record.values if record else None for lr, record in swept.items()}
@@ -125,8 +131,9 @@ class Finals:
         ended = [record for record in fresh if record.status != "running"]
         crashed = sum(record.status == "crashed" for record in ended)
         runs = tuple(record for record in ended if record.status == "finished")
-        left = missing + max(self.config.seeds, len(fresh)) - len(ended)
-        return Standing(base, dict(sorted(sweep.items())), lr, runs, crashed, left)
+        left = missing + max(self.config.seeds if owed else 0, len(fresh)) - len(ended)
+        at_rate = None if lr is None else base if lr == 1 else swept[lr]
+        return Standing(base, dict(sorted(sweep.items())), lr, runs, crashed, left, at_rate)
 
     def _best(self, sweep: Mapping[float, Values | None]) -> float:
         """Choose the rate that is best in the first objective that training measures, near 1 among equals."""

@@ -83,25 +83,27 @@ class State:
     def winner(self) -> Record | None:
         """Return the best trial in the first objective.
 
-        Among finalists by the mean over fresh seeds, once all of them have that; until then, or without
-        finals, on the front of what the search itself measured.
+        Among finalists by the mean over fresh seeds, or without seeds by what each came to at its best rate,
+        once all of them have that; until then, and without finals, on the front of what the search measured.
         """
-        standings = [at for at in self.finals().standings() if at.base.kind == "trial"]
+        standings = [at for at in self.finals().standings() if not self.is_baseline(at.base)]
         means = {at.base.identity: at.mean for at in standings if at.mean is not None}
-        if not means or any(at.left for at in standings):
+        swept = {at.base.identity: at.at_rate.seen[-1].values for at in standings if at.at_rate is not None}
+        if not swept or any(at.left for at in standings):
             return next(iter(self.front("trial")), None)
-        return self._record(self.goals.front({key: mean for key, mean in means.items() if mean})[0])
+        return self._record(self.goals.front(means or swept)[0])
 
     def best_run(self) -> Record | None:
-        """Return the run whose weights stand for the winner: of its finals the best in the first measure."""
+        """Return the run whose weights stand for the winner.
+
+        That is the best of its fresh seeds in the first measure, else its run at its best rate, else itself.
+        """
         winner, i = self.winner(), self.goals.first_measured
-        runs = [
-            run
-            for at in self.finals().standings()
-            if winner is not None and at.base is winner
-            for run in at.runs
-        ]
-        return max(runs, key=lambda run: self.goals.ascending(run.seen[-1].values)[i], default=winner)
+        at = next((at for at in self.finals().standings() if at.base is winner), None)
+        if at is None:
+            return winner
+        best = at.at_rate or winner
+        return max(at.runs, key=lambda run: self.goals.ascending(run.seen[-1].values)[i], default=best)
 
     def spent(self) -> float:
         """Return the seconds spent training here so far, over all starts, summed over workers."""

@@ -11,7 +11,6 @@ lost its database are the same case.
 from __future__ import annotations
 
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,11 +24,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from composer.spec.models import Spec
 from composer.spec.space import Space
-from composer.training.files import write_text
 from search.baselines import baselines, check_baselines, refuse_seed_knob
 from search.candidates import Candidate, candidate
 from search.drawn import total
-from search.endings import crashing, hopeless, over
+from search.endings import crashing, hopeless, leave_cause, over
 from search.errors import Crash, SearchError
 from search.finals import respec
 from search.folder import PUBLISH, enter
@@ -155,7 +153,6 @@ class _Search:
         left = any(_free(record, others) for record in self.ledger.every())
         left = left or any(self._answerable(question, others) for question in opened)
         left = left or any(self.ledger.find(identity) is None for identity in self.baselines)
-        left = left or next(self.state.finals().due(over=False), None) is not None
         # with trials for everyone to spare nobody has to look at what the others ask
         if left or self._over() is not None or self.state.trials_left() <= 2 * (1 + len(others)):
             return self._next_in_turn()
@@ -182,11 +179,11 @@ class _Search:
             training = {record.worker for record in self.ledger.every() if record.status == "running"}
             trying = {record.worker for record in self.ledger.trials() if record.status == "running"}
             reason = self._over()
+            if reason is None and self.state.trials_left() > len(asking):
+                return partial(self._answer, self.questions.ask())
             final = self._claim_final(reason is not None and not (asking | trying) & others)
             if final is not None:
                 return final
-            if reason is None and self.state.trials_left() > len(asking):
-                return partial(self._answer, self.questions.ask())
             busy = others & {*training, *map(holder, opened)}
             return partial(self._wait, len(busy)) if busy or reason is None else reason
 
@@ -283,13 +280,12 @@ class _Search:
                     self._train(record, spec, stop, i == len(stops) - 1)
             self.crashes.clear()
         except Crash as crash:
-            if crash.__cause__ is not None:
-                text = "".join(traceback.format_exception(crash.__cause__))
-                (self.folder / record.folder).mkdir(parents=True, exist_ok=True)
-                write_text(self.folder / record.folder / "error.txt", text)
+            leave_cause(self.folder / record.folder, crash)
             with self._mine(record):
                 record.status, record.reason, record.ended = "crashed", str(crash), time.time()
-            self.crashes.append(record)
+            # a rate that is too high is what a sweep looks for
+            if record.again.get("seed") != 0:
+                self.crashes.append(record)
 
     def _train(self, record: Record, spec: Spec, stop: int, end: bool) -> None:
         """Train to a milestone; what was measured and what follows from it are written in one step."""

@@ -116,7 +116,7 @@ def test_a_worker_elsewhere_is_inherited_from_after_expiry_with_a_folder_of_ones
             monkeypatch.setattr(lease, "EXPIRY", 0.0)
 
     ended = run_search(space, tmp_path / "second", fake, watch, url)
-    assert notes == [f"waiting for 1 other worker to end; {len(begun) - 1} of {len(begun)} trials are done"]
+    assert notes == [f"waiting for 1 other worker to end, after {len(begun) - 1} of {len(begun)} trials"]
     assert len(ended.state.done()) == len(begun)
     # the specs of what was trained elsewhere are here, its weights are there
     ours = {

@@ -91,18 +91,38 @@ def test_the_winner_is_the_finalist_with_the_best_mean_whatever_the_search_saw(t
     assert ended.state.best_run() is max(two.runs, key=lambda run: run.seen[-1].values)
 
 
-def test_finals_do_not_count_as_trials_and_baselines_need_not_wait_for_them(tmp_path):
+def test_finals_do_not_count_as_trials_and_come_after_them(tmp_path):
     ended, train = search(tmp_path)
     assert len(ended.state.done()) == 6
     order = list(dict.fromkeys(folder for folder, *_ in train.calls))
-    firsts = {
-        kind: min(i for i, name in enumerate(order) if name.startswith(kind)) for kind in ("trials", "finals")
-    }
-    assert firsts["finals"] < firsts["trials"]
-    finalists = [name for name in order if name.startswith("finals") and "rival" not in name]
-    assert min(map(order.index, finalists)) > max(
-        i for i, name in enumerate(order) if name.startswith("trials")
+    kinds = [name.partition("/")[0] for name in order]
+    assert kinds == ["baselines"] + ["trials"] * 6 + ["finals"] * 15
+
+
+def test_a_worker_that_finds_no_trial_left_trains_baselines_again_meanwhile(tmp_path):
+    space = toy(tmp_path, *AGAIN, "search.trials=1", baseline="rival.yaml")
+    second = Luck()
+
+    class Stop(Exception):
+        pass
+
+    def stop(event, state):
+        if event == "note":
+            raise Stop
+
+    def meanwhile(spec, tokens):
+        if tokens == 4096 and not second.calls:
+            with pytest.raises(Stop):
+                run_search(space, tmp_path / "run", second, stop)
+
+    run_search(
+        space,
+        tmp_path / "run",
+        Luck(fault=lambda spec, tokens: spec.name == "toy" and meanwhile(spec, tokens)),
     )
+    # finalists are not known before the last trial ends
+    assert {name.partition("-")[0] for name, *_ in second.calls} == {"finals/rival"}
+    assert len(second.calls) == 5
 
 
 def test_every_final_is_trained_whole_in_one_piece(tmp_path):
@@ -122,16 +142,36 @@ def test_a_rate_that_crashes_is_not_chosen_and_a_seed_that_crashes_is_told(tmp_p
     from search.errors import Crash
 
     def fault(spec, tokens):
-        if spec.train.lr == 6e-3 or spec.train.seed == 2:
+        if spec.train.lr == 6e-3 or (spec.train.seed == 2 and spec.name == "toy"):
             raise Crash("the loss is nan")
 
     ended, _ = search(tmp_path, "search.seeds=2", train=Luck(fault=fault))
     for at in ended.state.finals().standings():
         assert at.sweep[2] is None
         assert at.lr == 1
-        assert (len(at.runs), at.crashed, at.left) == (1, 1, 0)
-        assert at.spread is None
+        crashed = at.base.kind == "trial"
+        assert (len(at.runs), at.crashed, at.left) == (2 - crashed, crashed, 0)
+        assert (at.spread is None) == crashed
     assert ended.state.winner() is not None
+
+
+def test_who_is_no_finalist_any_more_holds_nobody_up(tmp_path):
+    search(tmp_path, "search.seeds=1", "search.finalists=3")
+    ended, _ = search(tmp_path, "search.seeds=2", "search.finalists=1")
+    first, *past, rival = ended.state.finals().standings()
+    assert [len(at.runs) for at in (first, *past, rival)] == [2, 1, 1, 2]
+    assert [at.left for at in (first, *past, rival)] == [0, 0, 0, 0]
+    assert ended.state.winner() is max((first, *past), key=lambda at: at.mean).base
+
+
+def test_with_a_sweep_alone_the_winner_and_its_weights_are_those_of_the_best_rate(tmp_path):
+    ended, train = search(tmp_path, "search.seeds=0")
+    standings = ended.state.finals().standings()[:2]
+    assert ended.state.winner() is max(standings, key=lambda at: at.sweep[2]).base
+    best = ended.state.best_run()
+    assert best.again == {"of": ended.state.winner().key, "lr": 2, "seed": 0}
+    assert (tmp_path / "run" / "best" / "from.txt").read_text().strip() == best.folder
+    assert train.specs[best.folder].train.lr == 6e-3
 
 
 def test_without_seeds_and_sweep_nothing_is_trained_again(tmp_path):
