@@ -77,7 +77,7 @@ LIGHT = (
     "composer.draw.layout",
     "composer.costs.plan",
 )
-HEAVY = ("torch", "numpy", "lightning", "optuna", "safetensors", "rich.console")
+HEAVY = ("torch", "triton", "numpy", "lightning", "optuna", "safetensors", "rich.console")
 
 
 def named(path: Path) -> str:
