@@ -1,0 +1,67 @@
+"""Points trained once, and searches that are replayed on them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.rungs import milestones
+from search.trainer import train
+
+DOCS = Path(__file__).parents[2] / "docs"
+sys.path.insert(0, str(DOCS))
+
+from curves import found_table, read_curves  # noqa: E402
+from recorded import feasible, full, space  # noqa: E402
+from replay import ARMS, CURVES, recorded, search  # noqa: E402
+
+
+def test_every_feasible_point_was_recorded_at_every_milestone() -> None:
+    part, table = space(), recorded()
+    assert part.search is not None
+    assert list(table.results) == list(feasible())
+    train = part.example().spec.train
+    assert train is not None
+    stops = milestones(part.search.rungs, part.example().spec, {})
+    # a run pauses after the whole step that reaches a rung
+    whole = [-(-stop // train.tokens_per_step) * train.tokens_per_step for stop in stops]
+    assert {tuple(each.tokens for each in seen) for seen in table.results.values()} == {tuple(whole)}
+
+
+def test_training_gives_what_was_recorded(tmp_path: Path) -> None:
+    identity, params = next(iter(feasible().items()))
+    first = recorded().results[identity][0]
+    spec = space().point(lambda knob: params[knob.name]).spec
+    trained = train(spec, tmp_path / "run", first.tokens, lambda step: None)
+    # another CPU may round differently
+    assert trained.metrics["accuracy"] == pytest.approx(first.metrics["accuracy"], abs=0.02)
+
+
+@pytest.mark.parametrize("arm", ["tpe", "random", "random, no rungs"])
+def test_a_replayed_search_spends_its_budget_and_finds_what_was_recorded(arm: str) -> None:
+    budget = 4
+    curve = search(arm, 0, budget)
+    spent, found = zip(*curve.steps, strict=True)
+    assert list(found) == sorted(set(found))
+    assert set(found) <= set(recorded().column(-1))
+    assert spent[0] >= 1
+    assert spent[-1] < budget + 1
+    assert curve.trials == curve.ended == budget if "no rungs" in arm else curve.trials > curve.ended
+    assert curve.at(spent[0]) == found[0]
+    assert curve.at(budget + 1) == found[-1]
+
+
+def test_a_seed_repeats_and_without_rungs_nobody_is_stopped() -> None:
+    assert search("evolution", 3, 3) == search("evolution", 3, 3)
+    assert search("random", 0, 2).steps[0] == search("random, no rungs", 0, 2).steps[0]
+
+
+def test_the_documentation_shows_the_curves_that_are_kept() -> None:
+    page = (DOCS / "search.md").read_text(encoding="utf-8")
+    curves = read_curves(CURVES)
+    for line in found_table(curves, [*ARMS]):
+        assert line in page
+    assert f"{recorded().best():.4f}" in page
+    assert f"{full():,}" in page
