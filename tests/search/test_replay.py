@@ -13,9 +13,9 @@ from search.trainer import train
 DOCS = Path(__file__).parents[2] / "docs"
 sys.path.insert(0, str(DOCS))
 
-from curves import found_table, read_curves  # noqa: E402
+from curves import found_table, live_table, read_curves  # noqa: E402
 from recorded import feasible, full, space  # noqa: E402
-from replay import ARMS, CURVES, recorded, search  # noqa: E402
+from replay import ARMS, CURVES, LIVES, recorded, search  # noqa: E402
 
 
 def test_every_feasible_point_was_recorded_at_every_milestone() -> None:
@@ -58,10 +58,19 @@ def test_a_seed_repeats_and_without_rungs_nobody_is_stopped() -> None:
     assert search("random", 0, 2).steps[0] == search("random, no rungs", 0, 2).steps[0]
 
 
+def test_searches_that_trained_found_what_their_replays_find() -> None:
+    curves = {(curve.arm, curve.seed): curve for curve in read_curves(CURVES)}
+    lives = read_curves(LIVES)
+    assert len(lives) == 6
+    for live in lives:
+        again = curves[live.arm, live.seed]
+        assert live.steps == tuple(step for step in again.steps if step[0] <= live.steps[-1][0])
+
+
 def test_the_documentation_shows_the_curves_that_are_kept() -> None:
     page = (DOCS / "search.md").read_text(encoding="utf-8")
     curves = read_curves(CURVES)
-    for line in found_table(curves, [*ARMS]):
+    for line in [*found_table(curves, [*ARMS]), *live_table(read_curves(LIVES), curves)]:
         assert line in page
     assert f"{recorded().best():.4f}" in page
     assert f"{full():,}" in page
