@@ -114,6 +114,11 @@ class Finals:
         bases = min(self.config.finalists, trials) + len(_baselines(self.ledger))
         return bases * self.config.retrains
 
+    def begun(self) -> bool:
+        """Whether each of the finalists that are wanted has been trained again at least once."""
+        wanted = ranked(self.goals, self.ledger)[: self.config.finalists] if self.config.retrains else []
+        return {base.key for base in wanted} <= _ends(self.ledger).keys()
+
     def _due(self, base: Record, again: dict[str, Any]) -> Iterator[Due]:
         name = f"{base.name}-lr{again['lr']:g}" + (f"-seed{again['seed']}" if again["seed"] else "")
         if f"final-{name}" not in self._known:

@@ -143,6 +143,7 @@ class Ledger:
             SearchError: a record cannot be read.
         """
         self._source = RecordFiles(source) if isinstance(source, Path) else source
+        self._known: dict[str, Record] = {}
         self._records: dict[str, Record] = {}
         self.refresh()
 
@@ -150,9 +151,9 @@ class Ledger:
         """Read what other workers changed; a record that they did not touch stays the same object."""
         changed = self._source.changed()
         if changed:
-            known = {record.key: record for record in self.every()}
-            known |= {record.key: record for record in changed}
-            self._records = {record.identity: record for record in sorted(known.values(), key=_in_order)}
+            self._known |= {record.key: record for record in changed}
+            standing = (record for record in self._known.values() if not self._orphaned(record))
+            self._records = {record.identity: record for record in sorted(standing, key=_in_order)}
 
     def __iter__(self) -> Iterator[Record]:
         """Yield baselines, then trials in the order in which they began."""
@@ -195,7 +196,7 @@ class Ledger:
 
     def claim_final(self, base: Record, name: str, again: dict[str, Any], **more: Any) -> Record:
         """Take on a trial or a baseline once more; under the store's lock, freshly read."""
-        identity, folder = f"{base.identity}-{name}", f"finals/{name}"
+        identity, folder = _final_identity(base, name), f"finals/{name}"
         params, costs = dict(base.params), dict(base.costs)
         again = {"of": base.key, **again}
         return self.add(Record(name, "final", identity, None, params, costs, folder, again=again, **more))
@@ -218,8 +219,19 @@ class Ledger:
         assert record.identity not in self._records
         record.started = record.started or time.time()
         self.save(record)
-        self._records[record.identity] = record
+        self._known[record.key] = self._records[record.identity] = record
         return record
+
+    def _orphaned(self, record: Record) -> bool:
+        """Whether it is a final of a record that was deleted, whose name another may have by now."""
+        if record.kind != "final":
+            return False
+        base = self._known.get(record.again["of"])
+        return base is None or record.identity != _final_identity(base, record.name)
+
+
+def _final_identity(base: Record, name: str) -> str:
+    return f"{base.identity}-{name}"
 
 
 _Mark: TypeAlias = tuple[int, int, int]

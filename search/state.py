@@ -86,10 +86,11 @@ class State:
         Among finalists by the mean over fresh seeds, or without seeds by what each came to at its best rate,
         once all of them have that; until then, and without finals, on the front of what the search measured.
         """
-        standings = [at for at in self.finals().standings() if not self.is_baseline(at.base)]
+        finals = self.finals()
+        standings = [at for at in finals.standings() if not self.is_baseline(at.base)]
         means = {at.base.identity: at.mean for at in standings if at.mean is not None}
         swept = {at.base.identity: at.at_rate.seen[-1].values for at in standings if at.at_rate is not None}
-        if not swept or any(at.left for at in standings):
+        if not swept or any(at.left for at in standings) or not finals.begun():
             return next(iter(self.front("trial")), None)
         return self._record(self.goals.front(means or swept)[0])
 
@@ -111,9 +112,10 @@ class State:
 
     def accounts(self) -> list[Account]:
         """Return the budgets that are not counted in trials."""
-        finals = self.ledger.finals()
         now = (self.since, time.time()) if self.running is not None else None
-        left = max(0, self.finals().count() - len(finals))
+        # one in training is not spent before it ends
+        ended = sum(record.status != "running" for record in self.ledger.finals())
+        left = max(0, self.finals().count() - ended)
         return list(accounts(self.config, self.ledger.every(), left, now))
 
     def trials_left(self) -> float:

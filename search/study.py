@@ -258,6 +258,7 @@ class _Search:
     def _work(self, record: Record, spec: Spec) -> None:
         """Train a spec from one milestone to the next, until it ends, is stopped or crashes."""
         self.state.running, self.state.step, self.state.note = record, Step(record.tokens), ""
+        self.state.since = time.time()
         self.watch("started", self.state)
         try:
             self._climb(record, spec)
@@ -302,9 +303,10 @@ class _Search:
             trained = self.train(spec, self.folder / record.folder, None if end else stop, report)
             values = self.goals.measured(trained.metrics, record.costs)
         finally:
+            # what crashes took its time, too
             record.seconds = before + time.monotonic() - began
-        with self._mine(record):
             record.spans.append((self.state.since, time.time()))
+        with self._mine(record):
             record.seen.append(Seen(trained.tokens, values, trained.metrics))
             if end:
                 record.status = "finished"

@@ -150,8 +150,10 @@ class SearchConfig(Config):
         twice = next((metric for metric in metrics if metrics.count(metric) > 1), None)
         if twice is not None:
             raise _unlike("different metrics", f"{twice} twice")
-        if 1 in self.lr_sweep or len(set(self.lr_sweep)) < len(self.lr_sweep):
-            raise _unlike("different multiples beside 1", ", ".join(f"{each:g}" for each in self.lr_sweep))
+        # as run folders are named by them
+        rates = [f"{each:g}" for each in self.lr_sweep]
+        if len({"1", *rates}) <= len(rates):
+            raise _unlike("different multiples beside 1, in six digits", ", ".join(rates))
         if self.retrains and all(objective.is_cost for objective in self.objectives):
             raise _unlike("an objective that training measures, for seeds and lr_sweep", ", ".join(metrics))
         return self

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from composer.spec.search_config import SearchConfig
 from search.budget import accounts, clock, flops
+from search.errors import Crash
 from search.ledger import Record, Seen
 from search.study import run_search
 
@@ -30,6 +31,45 @@ def test_the_clock_counts_each_second_once(pieces, rng):
 
 def test_what_is_being_trained_counts_by_the_clock():
     assert clock([record((10, 20))], (15.0, 27.0)) == 17
+
+
+def test_what_crashed_counts_by_the_clock(tmp_path):
+    def fault(spec, tokens):
+        if tokens == FULL:
+            raise Crash("the loss is nan")
+
+    ended = run_search(
+        toy(tmp_path, "search.trials=1", "search.keep=1"), tmp_path / "run", FakeTraining(fault)
+    )
+    (crashed,) = ended.state.done()
+    assert crashed.status == "crashed"
+    assert len(crashed.spans) == 3
+
+
+def test_a_run_that_has_just_begun_has_taken_no_time(tmp_path):
+    told = []
+
+    def watch(event, state):
+        if event == "started":
+            told.extend(account.spent for account in state.accounts())
+
+    run_search(
+        toy(tmp_path, "search.trials=2", "search.time_limit=2h"), tmp_path / "run", FakeTraining(), watch
+    )
+    assert len(told) == 2
+    assert max(told) < 3600
+
+
+def test_finals_in_training_are_kept_aside_until_they_end(tmp_path):
+    told = []
+
+    def watch(event, state):
+        if event == "started" and state.running.kind == "final":
+            told.extend(account.aside for account in state.accounts())
+
+    asked = ("search.trials=3", "search.rungs=[]", "search.tokens=1M", "search.seeds=2", "search.finalists=1")
+    run_search(toy(tmp_path, *asked), tmp_path / "run", FakeTraining(), watch)
+    assert told == [2 * FULL, FULL]
 
 
 def test_a_record_without_spans_counts_from_its_start():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from composer import load
 from composer.spec.identity import run_hash
 from search.finals import ranked
+from search.report.write import write_report
 from search.study import run_search
 
 AGAIN = ("search.seeds=3", "search.finalists=2", "search.lr_sweep=[0.5, 2]")
@@ -89,6 +90,37 @@ def test_the_winner_is_the_finalist_with_the_best_mean_whatever_the_search_saw(t
         run.seen[-1].values = (run.seen[-1].values[0] - 1,)
     assert ended.state.winner() is two.base
     assert ended.state.best_run() is max(two.runs, key=lambda run: run.seen[-1].values)
+
+
+def test_until_all_finalists_are_trained_again_the_winner_is_that_of_the_search(tmp_path):
+    class Reversed(Luck):
+        def __call__(self, spec, *more):
+            found = super().__call__(spec, *more)
+            found.metrics["accuracy"] *= -1 if spec.train.seed else 1
+            return found
+
+    told = []
+
+    def watch(event, state):
+        if event == "ended" and state.running.kind == "final":
+            told.append(state.winner())
+
+    more = ("search.seeds=1", "search.lr_sweep=[]", "search.finalists=3")
+    ended = run_search(toy(tmp_path, *AGAIN, *more), tmp_path / "run", Reversed(), watch)
+    best = ranked(ended.state.goals, ended.state.ledger)[:3]
+    assert [each.key for each in told] == [best[0].key, best[0].key, best[2].key]
+
+
+def test_finals_of_a_record_that_was_deleted_are_no_finals_of_another(tmp_path):
+    ended, _ = search(tmp_path, "search.lr_sweep=[]", "search.seeds=1")
+    winner = ended.state.winner()
+    (tmp_path / "run" / "records" / f"{winner.key}.json").unlink()
+    write_report(tmp_path / "run")
+    again, _ = search(tmp_path, "search.lr_sweep=[]", "search.seeds=1")
+    assert len(again.state.done()) == 6
+    assert {again.state.base(final).identity for final in again.state.ledger.finals()} <= {
+        record.identity for record in again.state.ledger
+    }
 
 
 def test_finals_do_not_count_as_trials_and_come_after_them(tmp_path):
