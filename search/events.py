@@ -118,7 +118,7 @@ class Events:
 def _counts(state: State) -> dict[str, int | None]:
     finals = state.ledger.finals()
     return {
-        "done": len(state.done()),
+        "done": sum(not record.imported for record in state.done()),
         "trials": state.config.trials,
         "finals_done": sum(record.status != "running" for record in finals),
         "finals": max(len(finals), state.finals().count()),

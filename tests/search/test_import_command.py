@@ -110,6 +110,8 @@ def test_events_tell_both_as_notes_after_the_search_has_begun(tmp_path, faked, c
         events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [event["event"] for event in events[:2]] == ["begin", "note"]
         assert events[1]["note"].startswith(note)
+        # what came in counts for no budget
+        assert events[-1]["done"] == events[-1]["trials"] == 1
 
 
 def test_a_long_difference_is_cut(tmp_path, faked, capsys):
