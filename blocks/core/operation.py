@@ -165,10 +165,25 @@ class Scratch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a plan is made for: `device` is cpu or cuda, `dtype` is float32 or bfloat16."""
+    """What a plan is made for.
+
+    Attributes:
+        device: what runs it, as torch calls the kind: cpu, cuda.
+        dtype: what products are made in: float32, bfloat16, float16.
+        here: whether that device is at hand, so that kernels are tried before they are used.
+    """
 
     device: str = "cpu"
     dtype: str = "float32"
+    here: bool = False
+
+
+def _fits(operation: Any, target: Target) -> str:
+    return ""
+
+
+def _as_it_is(operation: Any) -> Any:
+    return operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +198,19 @@ class Kernel:
         prepare: `package.module:name` of what is done to the weights once per forward pass, or "".
         prepared: how many tensors `prepare` returns.
         form: returns the operation with the costs it has when this kernel runs it.
+        check: `package.module:name` of its self-test, which a kernel of our own has, or "". Called with an
+            operation (None: one of its own choosing) and a target, it runs the kernel on one tile against
+            the reference there and returns what is wrong, or "".
     """
 
     name: str
     function: str
     why: str
-    unfit: Callable[[Any, Target], str] = lambda operation, target: ""
+    unfit: Callable[[Any, Target], str] = _fits
     prepare: str = ""
     prepared: int = 0
-    form: Callable[[Any], Any] = lambda operation: operation
+    form: Callable[[Any], Any] = _as_it_is
+    check: str = ""
 
 
 class Operation:

@@ -12,6 +12,7 @@ from blocks.core.slots import SlotRead, SlotWrite
 
 _REFERENCE = "blocks.depth_attention.reference"
 _FUSED = "blocks.depth_attention.fused"
+_CHECK = "blocks.depth_attention.check:check"
 _LARGEST = 128
 
 
@@ -26,6 +27,14 @@ def _unfit(operation: Append | Attend, target: Target) -> str:
     return "" if find_spec("triton") else "triton is not installed"
 
 
+def _fused(operation: Attend) -> Attend:
+    return replace(operation, fused=True)
+
+
+def _plain(operation: Attend) -> Attend:
+    return replace(operation, fused=False)
+
+
 @dataclass(frozen=True)
 class Append(SlotWrite):
     """Write this step's keys and values into their slot: (k, v, token, slots) -> token."""
@@ -35,7 +44,13 @@ class Append(SlotWrite):
     slot: Affine = ORIGIN
 
     kernels = (
-        Kernel("triton_append", f"{_FUSED}:append", "gradients of all reads fetched by one kernel", _unfit),
+        Kernel(
+            "triton_append",
+            f"{_FUSED}:append",
+            "gradients of all reads fetched by one kernel",
+            _unfit,
+            check=_CHECK,
+        ),
         Kernel("slot_write", f"{_REFERENCE}:append", "written in place once, no list is stacked"),
     )
 
@@ -77,13 +92,14 @@ class Attend(SlotRead):
             f"{_FUSED}:attend",
             "one kernel; each slot is read once per kv head, only the log-sum-exp is kept",
             _unfit,
-            form=lambda operation: replace(operation, fused=True),
+            form=_fused,
+            check=_CHECK,
         ),
         Kernel(
             "slot_attend",
             f"{_REFERENCE}:attend",
             "elementwise over the slots; bound by bytes",
-            form=lambda operation: replace(operation, fused=False),
+            form=_plain,
         ),
     )
 

@@ -5,17 +5,41 @@ from __future__ import annotations
 from blocks.core.graph import Graph
 from blocks.core.operation import Target
 from composer.graph.build import build
-from composer.graph.passes.choose_kernels import Kernels, choose_kernels
+from composer.graph.passes.choose_kernels import Kernels, Unfused, choose_kernels, unfused
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.infer_shapes import infer_shapes
 from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.number_slots import number_slots
 from composer.graph.passes.tie_weights import tie_weights
+from composer.spec.errors import Fault, SpecError
 from composer.spec.models import Spec
 
 
 def compile_graph(spec: Spec, target: Target | None = None, kernels: Kernels = "auto") -> Graph:
-    """Build the spec's graph and run every pass over it, for a CPU in fp32 unless told otherwise."""
+    """Build the spec's graph and run every pass over it, for a CPU in fp32 unless told otherwise.
+
+    Raises:
+        SpecError: as `choose_for`.
+    """
     graph = number_slots(build(spec))
     graph = dead_code(merge_projections(tie_weights(graph)))
-    return choose_kernels(infer_shapes(graph), target or Target(), kernels)
+    return choose_for(spec, infer_shapes(graph), target or Target(), kernels)
+
+
+def choose_for(spec: Spec, graph: Graph, target: Target, kernels: Kernels) -> Graph:
+    """Choose the kernels of a spec's graph, in place.
+
+    Raises:
+        SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
+    """
+    choose_kernels(graph, target, kernels)
+    if kernels == "fused" and (missed := unfused(graph, target)):
+        raise SpecError([_fault(spec, each, target) for each in missed])
+    return graph
+
+
+def _fault(spec: Spec, missed: Unfused, target: Target) -> Fault:
+    place = ("blocks", missed.block) if missed.block else ()
+    expected = f"an operation for the fused kernel {missed.kernel} on {target.device} in {target.dtype}"
+    got = f"{missed.operation}, which it cannot run: {missed.why}"
+    return spec.fault(place, expected, got, "--kernels auto takes the reference there")

@@ -7,9 +7,11 @@ from typing import Literal, NamedTuple
 from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Kernel, Operation, Target
 from blocks.core.operations import Input
-from composer.graph.walk import operations
+from composer.graph.self_test import self_test
+from composer.graph.walk import graphs, operations
 
-Kernels = Literal["auto", "reference"]
+Kernels = Literal["auto", "reference", "fused"]
+"""The best that fits; plain PyTorch; or the best, and an error where a fused kernel does not fit."""
 
 
 class Choice(NamedTuple):
@@ -19,18 +21,46 @@ class Choice(NamedTuple):
     why: str
 
 
+class Unfused(NamedTuple):
+    """A fused kernel that an operation has and cannot use: the operation, its block, and why."""
+
+    operation: str
+    block: str
+    kernel: str
+    why: str
+
+
 def choose_kernels(graph: Graph, target: Target, kernels: Kernels = "auto") -> Graph:
     """Set `kernel` on every operation: the first that fits, or with `reference` plain PyTorch.
 
-    The operation takes the form it has under its kernel, which its costs follow.
+    On a target that is at hand a kernel fits only if its self-test passes. The operation takes the form it
+    has under its kernel, which its costs follow. With `fused`, `unfused` tells what is to be refused.
     """
     for _, operation, data in operations(graph):
         if isinstance(operation, Loop):
             choose_kernels(operation.body, target, kernels)
         elif not isinstance(operation, Input):
-            data["kernel"] = _choose(operation, target, kernels)
-            data["op"] = data["kernel"].kernel.form(operation)
+            choice = _choose(operation, target, kernels)
+            data["kernel"] = choice
+            data["op"] = choice.kernel.form(operation)
     return graph
+
+
+def unfused(graph: Graph, target: Target) -> list[Unfused]:
+    """Return what keeps operations of a graph from a fused kernel that they have; each block's once."""
+    found: dict[Unfused, None] = {}
+    for body, _ in graphs(graph):
+        for _, operation, data in operations(body):
+            own = [kernel for kernel in operation.kernels if kernel.check]
+            if own and not data["kernel"].kernel.check:
+                block = next((name for name in data["blocks"] if name), "")
+                reason = _unfit(own[0], operation, target)
+                found[Unfused(operation.describe(), block, own[0].name, reason)] = None
+    return [*found]
+
+
+def _unfit(kernel: Kernel, operation: Operation, target: Target) -> str:
+    return kernel.unfit(operation, target) or self_test(kernel, operation, target)
 
 
 def _choose(operation: Operation, target: Target, kernels: Kernels) -> Choice:
@@ -39,7 +69,7 @@ def _choose(operation: Operation, target: Target, kernels: Kernels) -> Choice:
         return Choice(kernel, kernel.why)
     refused: list[str] = []
     for kernel in operation.kernels:
-        reason = kernel.unfit(operation, target)
+        reason = _unfit(kernel, operation, target)
         if not reason:
             return Choice(kernel, "; ".join([kernel.why, *refused]))
         refused.append(f"not {kernel.name}: {reason}")
