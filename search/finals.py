@@ -114,10 +114,15 @@ class Finals:
         bases = min(self.config.finalists, trials) + len(_baselines(self.ledger))
         return bases * self.config.retrains
 
-    def begun(self) -> bool:
-        """Whether each of the finalists that are wanted has been trained again at least once."""
-        wanted = ranked(self.goals, self.ledger)[: self.config.finalists] if self.config.retrains else []
-        return {base.key for base in wanted} <= _ends(self.ledger).keys()
+    def settled(self) -> list[Standing]:
+        """Return how the finalists stand, once nothing of what is wanted of them is left; nothing before."""
+        trials = [at for at in self.standings() if at.base.kind == "trial"]
+        # with finals turned off those of earlier starts count
+        wanted = {at.base.key for at in trials}
+        if self.config.retrains:
+            wanted = {base.key for base in ranked(self.goals, self.ledger)[: self.config.finalists]}
+        found = [at for at in trials if at.base.key in wanted and not at.left]
+        return found if len(found) == len(wanted) else []
 
     def _due(self, base: Record, again: dict[str, Any]) -> Iterator[Due]:
         name = f"{base.name}-lr{again['lr']:g}" + (f"-seed{again['seed']}" if again["seed"] else "")

@@ -86,13 +86,11 @@ class State:
         Among finalists by the mean over fresh seeds, or without seeds by what each came to at its best rate,
         once all of them have that; until then, and without finals, on the front of what the search measured.
         """
-        finals = self.finals()
-        standings = [at for at in finals.standings() if not self.is_baseline(at.base)]
+        standings = [at for at in self.finals().settled() if not self.is_baseline(at.base)]
         means = {at.base.identity: at.mean for at in standings if at.mean is not None}
         swept = {at.base.identity: at.at_rate.seen[-1].values for at in standings if at.at_rate is not None}
-        if not swept or any(at.left for at in standings) or not finals.begun():
-            return next(iter(self.front("trial")), None)
-        return self._record(self.goals.front(means or swept)[0])
+        best = self.goals.front(means or swept)
+        return self._record(best[0]) if best else next(iter(self.front("trial")), None)
 
     def best_run(self) -> Record | None:
         """Return the run whose weights stand for the winner.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from composer.bench.handwritten import HandWritten, sizes
+from composer.bench.handwritten import HandWritten, Sizes, sizes
 from composer.bench.pairs import Ratio, Run, ratio, side_by_side
 from composer.costs.count import count
 from composer.module.model import ComposedModel
@@ -57,21 +57,14 @@ def bench_step(spec: Spec, rounds: int, told: Callable[[str], None] = lambda tex
     batch = train.batch_sequences // train.accumulate
     torch.manual_seed(0)
     tokens, targets = torch.randint(spec.model.vocab, (2, batch, train.length), device=device)
-    module = ComposedModel(spec).to(device).train()
-    weights = module.state_dict()
-
-    def by_hand(elementwise: bool) -> HandWritten:
-        model = HandWritten(at, elementwise).to(device).train()
-        model.load(weights)
-        return model
-
-    runs = {COMPILED: _step(module, module.loss, tokens, targets)}
-    for name, elementwise in (("by hand, einsum", False), ("by hand, elementwise", True)):
-        model = by_hand(elementwise)
-        runs[name] = _step(model, model, tokens, targets)
-    for name, model in _compiled(by_hand(True), told):
-        runs[name] = _step(model, model, tokens, targets)
-    peaks = {name: _peak(run) for name, run in runs.items()}
+    weights = ComposedModel(spec).state_dict()
+    runs: dict[str, Run] = {}
+    peaks: dict[str, int | None] = {}
+    for name, make in _contestants(spec, at, weights, told).items():
+        # the weights and optimizers of the others stay
+        before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+        runs[name] = _step(make().to(device).train(), tokens, targets)
+        peaks[name] = _peak(runs[name], before)
     timings = side_by_side(runs, rounds)
     flops = 3 * count(spec).flops_per_token.forward
     each = batch * train.length
@@ -88,27 +81,50 @@ def bench_step(spec: Spec, rounds: int, told: Callable[[str], None] = lambda tex
     ]
 
 
-def _step(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, targets: Tensor) -> Run:
+def _contestants(
+    spec: Spec, at: Sizes, weights: Mapping[str, Tensor], told: Callable[[str], None]
+) -> dict[str, Callable[[], ComposedModel | HandWritten]]:
+    def by_hand(elementwise: bool) -> HandWritten:
+        model = HandWritten(at, elementwise)
+        model.load(weights)
+        return model
+
+    found: dict[str, Callable[[], ComposedModel | HandWritten]] = {
+        COMPILED: lambda: ComposedModel(spec),
+        "by hand, einsum": lambda: by_hand(False),
+        "by hand, elementwise": lambda: by_hand(True),
+    }
+    if _compiles(told):
+        found["by hand, blocks compiled"] = lambda: _compiled(by_hand(True))
+    return found
+
+
+def _step(model: ComposedModel | HandWritten, tokens: Tensor, targets: Tensor) -> Run:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     cuda = tokens.device.type == "cuda"
+    loss = model.loss if isinstance(model, ComposedModel) else model
 
     def run() -> None:
         optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
             found = loss(tokens, targets)
-        found.backward()  # type: ignore[no-untyped-call]
+        found.backward()
         optimizer.step()
 
     return run
 
 
-def _compiled(model: HandWritten, told: Callable[[str], None]) -> Iterator[tuple[str, HandWritten]]:
-    """Yield the model with its blocks compiled, if torch can compile here; whole ones recompile too often."""
+def _compiles(told: Callable[[str], None]) -> bool:
     try:
         torch.compile(torch.sin)(torch.zeros(2))
     except Exception as error:
         told(f"torch.compile does not work here: {str(error).splitlines()[0]}")
-        return
+        return False
+    return True
+
+
+def _compiled(model: HandWritten) -> HandWritten:
+    """Compile the blocks of a model: the whole would be compiled anew at every depth."""
     step = model.step
     step.sequence = torch.compile(step.sequence)  # type: ignore[method-assign]
     if torch.cuda.is_available():
@@ -117,14 +133,14 @@ def _compiled(model: HandWritten, told: Callable[[str], None]) -> Iterator[tuple
     # a list that grows is another shape at every depth
     torch._dynamo.config.recompile_limit = max(model.at.steps + 2, torch._dynamo.config.recompile_limit)
     step.depth = torch.compile(step.depth, dynamic=False)  # type: ignore[method-assign]
-    yield "by hand, blocks compiled", model
+    return model
 
 
-def _peak(run: Run) -> int | None:
+def _peak(run: Run, before: int) -> int | None:
     run()
     if not torch.cuda.is_available():
         return None
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     run()
-    return torch.cuda.max_memory_allocated()
+    return torch.cuda.max_memory_allocated() - before
