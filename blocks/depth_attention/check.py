@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from blocks.core.operation import Target
 from blocks.depth_attention import kernel, reference
@@ -21,7 +22,9 @@ def check(operation: Append | Attend | None, target: Target) -> str:
 
     Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
     """
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(target.device, enabled=False):
+    # whoever runs a model may cast, or watch what is kept for its backward pass
+    apart = saved_tensors_hooks(_itself, _itself), torch.autocast(target.device, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), apart[0], apart[1]:
         query, keys, values, gradient = _drawn(_sizes(operation), target)
         expected = _exact(query, keys, values, gradient)
         for way, found in (
@@ -33,6 +36,10 @@ def check(operation: Append | Attend | None, target: Target) -> str:
                 if not off <= _TOLERANCES[query.dtype]:  # nor is NaN
                     return f"{name} ({way}) is off by {off:.2g} of its norm in {target.dtype}"
     return ""
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 _NAMES = ("output", "gradient of the query", "gradient of keys", "gradient of values")

@@ -9,7 +9,7 @@ from composer.costs.memory import micro_batch_tokens, train_memory, trained_leng
 from composer.costs.precision import precision
 from composer.costs.recompute import choose, recompute_flops
 from composer.costs.units import bytes_text, count_text
-from composer.graph.compile import compile_graph
+from composer.graph.compile import choose_for, compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.graph.passes.plan import plan_text
@@ -21,12 +21,28 @@ def planned(spec: Spec, target: Target | None = None, kernels: Kernels = "auto")
     """Compile the spec's graph; mark what is recomputed where it would be over its cap on memory.
 
     Without `caps.train_memory` nothing is. Of a soft and a hard limit the soft one counts; where recomputing
-    cannot keep to it, all that lowers the peak is marked.
+    cannot keep to it, all that lowers the peak is marked. What is recomputed does not depend on the target.
+
+    Raises:
+        SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
     """
-    graph = compile_graph(spec, target, kernels)
+    # a fused kernel is no reason to recompute less: a model may be moved, and its marks stay
+    graph = compile_graph(spec, kernels="reference" if kernels == "reference" else "auto")
     limit = spec.caps.limit("train_memory", "soft") or spec.caps.limit("train_memory")
-    if limit is None:
+    graph = graph if limit is None else _capped(spec, graph, limit)
+    if target is None and kernels != "fused":
         return graph
+    return choose_for(spec, graph, target or Target(), kernels)
+
+
+def target_on(spec: Spec, device: str) -> Target:
+    """Return what a spec is planned for on a device, cpu or cuda; precision "auto" is bf16-mixed on cuda."""
+    said = spec.train.precision if spec.train else "auto"
+    mixed = said == "bf16-mixed" or (said == "auto" and device == "cuda")
+    return Target(device, "bfloat16" if mixed else "float32")
+
+
+def _capped(spec: Spec, graph: Graph, limit: float) -> Graph:
     return choose(
         graph,
         limit,

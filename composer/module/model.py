@@ -11,14 +11,15 @@ from torch import Tensor
 
 from blocks.core.operation import Target
 from composer.costs.plan import planned
-from composer.graph.compile import compile_graph
+from composer.graph.compile import choose_for, compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.graph.walk import Place, weights
 from composer.module.emit import emit, resolve
 from composer.module.optimizer import adamw, warmup_stable_decay
 from composer.module.scores import Scores
-from composer.module.stage import add_stages, gather, put, states
+from composer.module.stage import Stage, add_stages, gather, put, states, without_code
+from composer.module.target import functions, target_of
 from composer.module.weights import initial, residual_writers
 from composer.spec.errors import SpecError
 from composer.spec.load import loads
@@ -32,6 +33,7 @@ class ComposedModel(lightning.LightningModule):
     Attributes:
         spec: what it was compiled from.
         graph: the graph it was emitted from.
+        target: what its kernels are chosen for; None until it runs, if `fused` ones were asked for.
         logs_steps: whether each training step logs `train_loss`; that takes a Trainer about a millisecond.
     """
 
@@ -42,6 +44,9 @@ class ComposedModel(lightning.LightningModule):
     ) -> None:
         """Build the model with fresh weights, a function of `train.seed` (0 without a `train` section).
 
+        With `kernels` "auto" each operation runs by the best kernel that fits where the model is, with
+        "reference" in plain PyTorch; "fused" is "auto" that refuses to run where a fused kernel does not fit.
+
         `spec` may be the text of a resolved spec, which is how a checkpoint keeps it. `recompute` names the
         operations that run again in the backward pass (places as in `Costs.by_operation`), by default those
         of the plan.
@@ -51,10 +56,14 @@ class ComposedModel(lightning.LightningModule):
         """
         super().__init__()
         self.spec = spec if isinstance(spec, Spec) else loads(spec, "checkpoint")
+        first: Kernels = "reference" if kernels == "reference" else "auto"
         if recompute is None:
-            self.graph = planned(self.spec, Target(), kernels)
+            self.graph = planned(self.spec, kernels=first)
         else:
-            self.graph = mark_recompute(compile_graph(self.spec, Target(), kernels), recompute)
+            self.graph = mark_recompute(compile_graph(self.spec, kernels=first), recompute)
+        self.kernels: Kernels = kernels
+        # what `fused` has to be refused on is known when the model runs
+        self.target = None if kernels == "fused" else Target(here=True)
         plan = {"kernels": kernels, "recompute": [*recomputed(self.graph)]}
         self.save_hyperparameters({"spec": resolved_yaml(self.spec), **plan})
         add_stages(self, self.graph, Place())
@@ -64,13 +73,48 @@ class ComposedModel(lightning.LightningModule):
             put(self, name, weight, initial(name, weight, place, writers, seed))
             if not weight.decay:
                 self._undecayed.add(name)
-        logits, loss = self.graph.graph["outputs"]
-        self.code = emit(self.graph, Place(), [logits], "Model")
-        self._loss = emit(self.graph, Place(), [loss], "Loss")
+        self._emit()
         self._scores = Scores(self.spec)
         # each rank counts its own loads until they are summed
         counters = [name for name, weight, _ in weights(self.graph) if not weight.saved]
         self._ddp_params_and_buffers_to_ignore = counters
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def choose(self, target: Target) -> None:
+        """Choose the kernels anew for a target and emit the code that calls them; weights stay as they are.
+
+        Called at the start of a fit, and by a forward pass on another device or in another dtype than the
+        last one.
+
+        Raises:
+            SpecError: it was made with `fused`, and an operation that has a fused kernel cannot use it.
+        """
+        before = functions(self.graph)
+        choose_for(self.spec, self.graph, target, self.kernels)
+        self.target = target
+        if functions(self.graph) != before:
+            self._emit()
+            for module in self.modules():
+                if isinstance(module, Stage):
+                    module.emit()
+
+    def _emit(self) -> None:
+        logits, loss = self.graph.graph["outputs"]
+        self.code = emit(self.graph, Place(), [logits], "Model").train(self.training)
+        self._loss = emit(self.graph, Place(), [loss], "Loss").train(self.training)
+
+    def _choose_for_now(self) -> None:
+        """Choose kernels for where the weights are and what products are cast to, if that has changed."""
+        target = target_of(next(self.parameters()))
+        if target != self.target:
+            self.choose(target)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_code(super().__getstate__())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._emit()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits [batch, sequence, vocab] for tokens, int64 [batch, sequence].
@@ -91,21 +135,24 @@ class ComposedModel(lightning.LightningModule):
         if tokens.ndim != 2 or tokens.shape[1] > context:
             expected = f"expected tokens [batch, sequence] with a sequence of at most {context}"
             raise ValueError(f"{expected} (model.context), got {list(tokens.shape)}")
+        self._choose_for_now()
         return tokens
 
     # what a Trainer calls
 
     def on_fit_start(self) -> None:
-        """Refuse a Trainer whose precision is not the one the spec asks for.
+        """Choose kernels for the Trainer's device; refuse one whose precision the spec does not ask for.
 
         Raises:
-            ValueError: they differ.
+            ValueError: they differ, or kernels are refused as `choose` does.
         """
         said, runs = self._train().precision, self.trainer.precision
         wanted = {32: "32-true", "bf16-mixed": "bf16-mixed"}.get(said, runs)
         if wanted != runs:
             told = f"{self.spec.name}: the spec says train.precision: {said}"
             raise ValueError(f"{told}, the Trainer runs {runs}; give it precision={wanted!r}")
+        with self.trainer.precision_plugin.forward_context():
+            self._choose_for_now()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one micro-batch."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Operation, Weight
@@ -29,12 +29,24 @@ class Stage(nn.Module):
     def __init__(self, loop: Loop, place: Place) -> None:
         """`place` is the place of the loop's body."""
         super().__init__()
-        self.loop = loop
+        self.loop, self.place = loop, place
         if loop.tied:
             self.step = Layer(loop.body, place)
         else:
             self.layers = nn.ModuleList(Layer(loop.body, place) for _ in range(loop.trips))
-        self.code = emit(loop.body, place, loop.body.graph["outputs"], "Step")
+        self.emit()
+
+    def emit(self) -> None:
+        """Emit the code of one step for the kernels that its graph has now."""
+        body = self.loop.body
+        self.code = emit(body, self.place, body.graph["outputs"], "Step").train(self.training)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_code(super().__getstate__())  # type: ignore[no-untyped-call]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.emit()
 
     def sets(self) -> list[nn.Module]:
         """Return each set of weights once."""
@@ -73,6 +85,13 @@ def add_stages(module: nn.Module, graph: Graph, place: Place) -> None:
         if isinstance(operation, Loop):
             parent, name = descend(module, node)
             parent.add_module(name, Stage(operation, place.inside(node, operation)))
+
+
+def without_code(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a module's state without emitted code; it is emitted anew, where torch would trace it."""
+    modules = state["_modules"].items()
+    held = {name: module for name, module in modules if not isinstance(module, fx.GraphModule)}
+    return {**state, "_modules": held}
 
 
 def put(module: nn.Module, name: str, weight: Weight, tensor: Tensor) -> None:

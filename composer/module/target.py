@@ -1,0 +1,29 @@
+"""What a model runs on at this moment, and its kernels for that."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blocks.core.graph import Graph
+from blocks.core.operation import Target
+from blocks.core.operations import Input
+from composer.graph.walk import graphs, operations
+
+
+def target_of(weight: Tensor) -> Target:
+    """Return the target of products with a weight where it is: of its dtype, or as autocast casts them."""
+    kind, dtype = weight.device.type, weight.dtype
+    if dtype == torch.float32 and kind != "meta" and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    return Target(kind, str(dtype).removeprefix("torch."), here=True)
+
+
+def functions(graph: Graph) -> list[str]:
+    """Return what the kernels of a graph call and are prepared by, in order: what emitted code depends on."""
+    return [
+        f"{data['kernel'].kernel.prepare} {data['kernel'].kernel.function}"
+        for body, _ in graphs(graph)
+        for _, operation, data in operations(body)
+        if not isinstance(operation, Input) and "kernel" in data
+    ]
