@@ -36,10 +36,14 @@ def cost(spec: Spec | str | Path) -> Costs:
     return count(_spec(spec))
 
 
-def compile(spec: Spec | str | Path, kernels: Literal["auto", "reference"] = "auto") -> ComposedModel:
+def compile(
+    spec: Spec | str | Path, kernels: Literal["auto", "reference", "fused"] = "auto"
+) -> ComposedModel:
     """Compile a spec into a LightningModule whose `forward(tokens [B, S])` gives logits [B, S, vocab].
 
-    `kernels="reference"` runs every operation in plain PyTorch.
+    Each operation runs by the best kernel that fits the device it is on, chosen at the start of a fit or at a
+    forward pass. `kernels="reference"` runs all in plain PyTorch; "fused" refuses where an operation has a
+    fused kernel that does not fit.
 
     Raises:
         SpecError: the spec is not valid or over one of its caps.

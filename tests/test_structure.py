@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "composer.draw": ["blocks.core", "composer.costs", "composer.graph", "composer.spec"],
     "composer.module": ["blocks.core", "composer.costs", "composer.graph", "composer.spec"],
     "composer.training": [
+        "blocks.core",
         "composer",
         "composer.costs",
         "composer.data",
@@ -35,7 +36,14 @@ MAY_IMPORT = {
         "composer.module",
         "composer.spec",
     ],
-    "composer.bench": ["composer.costs", "composer.module", "composer.spec"],
+    "composer.bench": [
+        "blocks",
+        "blocks.core",
+        "composer.costs",
+        "composer.graph",
+        "composer.module",
+        "composer.spec",
+    ],
     "composer": [
         "composer.cli",
         "composer.costs",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from composer.cli.options import Set, SpecFile
+from composer.cli.options import KernelChoice, Set, SpecFile
 
 
 def compile(
@@ -15,26 +15,30 @@ def compile(
     code: Annotated[
         bool, typer.Option("--code", help="Print the PyTorch code of every step as well.")
     ] = False,
-    kernels: Annotated[
-        Literal["auto", "reference"],
-        typer.Option(help="Fused kernels where there are, or plain PyTorch only."),
-    ] = "auto",
+    kernels: KernelChoice = "auto",
+    device: Annotated[
+        Literal["cpu", "cuda"],
+        typer.Option(help="What to plan for, in the spec's precision (auto on cuda: bf16-mixed)."),
+    ] = "cpu",
 ) -> None:
     """Print the plan: each operation with its shape per token, its weights, its kernel and why.
 
-    A value of shape 4x16 is a tensor [batch, sequence, 4, 16].
+    A value of shape 4x16 is a tensor [batch, sequence, 4, 16]. A model chooses its kernels again where it
+    runs; there a kernel whose self-test fails (`composer doctor`) is left out.
     """
     from composer import load
     from composer.costs.caps import check_caps
-    from composer.costs.plan import plan
+    from composer.costs.plan import plan, planned, target_on
 
     spec = load(file, settings or ())
     check_caps(spec)
-    print(plan(spec, kernels), end="")
+    target = target_on(spec, device)
+    print(plan(spec, graph=planned(spec, target, kernels)), end="")
     if code:
         from composer.module.emit import source
         from composer.training.build import build
 
         model = build(spec, kernels)
+        model.choose(target)
         for name, text in source(model):
             print(f"\n# {name}\n{text}", end="")

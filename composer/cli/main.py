@@ -52,6 +52,7 @@ def _run(arguments: list[str]) -> int:
     from composer.cli.compile import compile
     from composer.cli.cost import cost
     from composer.cli.diff import diff
+    from composer.cli.doctor import doctor
     from composer.cli.draw import draw
     from composer.cli.eval import eval
     from composer.cli.fit import fit
@@ -84,6 +85,7 @@ def _run(arguments: list[str]) -> int:
         match: "composer match specs/transformer.yaml --to specs/dreamer-small.yaml",
         arms: "composer arms specs/dreamer-small.yaml --out arms",
         compile: "composer compile specs/nested.yaml --code",
+        doctor: "composer doctor",
         bench: "composer bench specs/dreamer-tiny.yaml --rounds 10",
         train: "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first",
         eval: "composer eval runs/first --steps 4,6,8",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -21,3 +21,11 @@ Set: TypeAlias = Annotated[
     ),
 ]
 """Values laid over the file, one an option."""
+
+KernelChoice: TypeAlias = Annotated[
+    Literal["auto", "reference", "fused"],
+    typer.Option(
+        help="The best kernel that fits, plain PyTorch only, or an error where a fused kernel does not fit."
+    ),
+]
+"""Which kernels may run."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.cli.options import Set, SpecFile
+from composer.cli.options import KernelChoice, Set, SpecFile
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from composer.graph.passes.choose_kernels import Kernels
     from composer.spec.models import Spec
     from composer.training.run import Result
 
@@ -24,6 +25,7 @@ def train(
         str | None,
         typer.Option("--out", metavar="DIR", help="The run folder, instead of `runs/<name>-<run hash>`."),
     ] = None,
+    kernels: KernelChoice = "auto",
 ) -> None:
     """Train a spec. Given again after it was stopped or killed, it goes on from the last checkpoint.
 
@@ -37,7 +39,7 @@ def train(
     folder = Path(out) if out else None
     print(told(spec, folder), flush=True)
     try:
-        result = _trained(spec, folder)
+        result = _trained(spec, folder, kernels)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -73,12 +75,12 @@ def told(spec: Spec, folder: Path | None) -> str:
     )
 
 
-def _trained(spec: Spec, folder: Path | None) -> Result:
+def _trained(spec: Spec, folder: Path | None, kernels: Kernels) -> Result:
     from composer.cli.progress import shown
     from composer.training.run import run_training
 
     with shown() as report:
-        return run_training(spec, folder, report=report)
+        return run_training(spec, folder, kernels=kernels, report=report)
 
 
 def score_table(title: str, rows: dict[str, dict[str, float]]) -> Table:

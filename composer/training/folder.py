@@ -26,6 +26,7 @@ from composer.training.errors import TrainingError
 from composer.training.files import ASIDE, locked, write_text
 
 if TYPE_CHECKING:
+    from blocks.core.graph import Graph
     from composer.module.model import ComposedModel
 
 SPEC, COST, PLAN, METRICS = "spec.yaml", "cost.json", "plan.txt", "metrics.csv"
@@ -38,8 +39,10 @@ def default_folder(spec: Spec) -> Path:
 
 
 @contextmanager
-def held(folder: Path, spec: Spec) -> Iterator[None]:
+def held(folder: Path, spec: Spec, graph: Graph | None = None) -> Iterator[None]:
     """Make the run folder of `spec`, or enter the one that stands there, and keep others out of it.
+
+    `graph` is what the run is planned as on this machine, by default as on a CPU.
 
     Raises:
         TrainingError: the folder is used by another process, is none of a run, that of another spec, or
@@ -69,7 +72,7 @@ def held(folder: Path, spec: Spec) -> Iterator[None]:
             write_text(folder / SPEC, resolved_yaml(spec))
         for leftover in folder.glob(f"*{ASIDE}"):
             leftover.unlink()
-        _describe(folder, spec)
+        _describe(folder, spec, graph)
         yield
 
 
@@ -105,18 +108,16 @@ def load_run(folder: Path) -> ComposedModel:
     return model.eval()
 
 
-def _describe(folder: Path, spec: Spec) -> None:
-    """Write what the spec costs and is planned as, where a killed run has not."""
+def _describe(folder: Path, spec: Spec, graph: Graph | None) -> None:
+    """Write what the spec costs, wherever it runs, and what it is planned as where it runs now."""
     from composer.costs.count import count
-    from composer.costs.plan import plan, planned
+    from composer.costs.plan import plan
 
-    if (folder / COST).exists() and (folder / PLAN).exists():
-        return
-    graph = planned(spec)
     if not (folder / COST).exists():
-        write_text(folder / COST, json.dumps(count(spec, graph).to_dict(), indent=2) + "\n")
-    if not (folder / PLAN).exists():
-        write_text(folder / PLAN, plan(spec, graph=graph).rstrip() + "\n")
+        write_text(folder / COST, json.dumps(count(spec).to_dict(), indent=2) + "\n")
+    now, path = plan(spec, graph=graph).rstrip() + "\n", folder / PLAN
+    if not path.exists() or path.read_bytes() != now.encode():
+        write_text(path, now)
 
 
 def _refuse_another(folder: Path, spec: Spec) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from composer.data.errors import DataError
 from composer.data.module import datamodule
+from composer.graph.passes.choose_kernels import Kernels
 from composer.training.errors import TrainingError
 from composer.training.folder import read_spec
 from composer.training.ranks import OneMachine
@@ -23,14 +24,16 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _main(folder: str, rank: str, ranks: str, port: str, until_tokens: str | None = None) -> None:
+def _main(
+    folder: str, rank: str, ranks: str, port: str, kernels: Kernels, until_tokens: str | None = None
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     environment = OneMachine(int(rank), int(ranks), int(port))
     until = None if until_tokens is None else int(until_tokens)
     try:
         spec = read_spec(Path(folder))
-        fit(spec, Path(folder), until, environment, datamodule(spec), None)
+        fit(spec, Path(folder), until, environment, datamodule(spec), None, kernels)
     except (TrainingError, DataError, OSError, RuntimeError) as error:
         sys.exit(f"rank {rank}: {error}")
     finally:
@@ -38,4 +41,4 @@ def _main(folder: str, rank: str, ranks: str, port: str, until_tokens: str | Non
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _main(*sys.argv[1:])  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+from composer.graph.passes.choose_kernels import Kernels
 from composer.training.errors import TrainingError
 
 
@@ -59,7 +60,7 @@ class OneMachine(LightningEnvironment):
 
 
 @contextmanager
-def started(folder: Path, until_tokens: int | None, ranks: int) -> Iterator[OneMachine]:
+def started(folder: Path, until_tokens: int | None, ranks: int, kernels: Kernels) -> Iterator[OneMachine]:
     """Start ranks 1 and up for the run in `folder`, and end them with the context."""
     port = _free_port()
     until = [] if until_tokens is None else [str(until_tokens)]
@@ -74,6 +75,7 @@ def started(folder: Path, until_tokens: int | None, ranks: int) -> Iterator[OneM
                 str(rank),
                 str(ranks),
                 str(port),
+                kernels,
                 *until,
             ],
             stdin=subprocess.PIPE,

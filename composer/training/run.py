@@ -15,8 +15,10 @@ from typing import Any
 
 from composer.costs.caps import check_caps
 from composer.costs.count import count
+from composer.costs.plan import planned
 from composer.costs.units import bytes_text
 from composer.data.module import SpecData, datamodule
+from composer.graph.passes.choose_kernels import Kernels
 from composer.module.scores import Scores
 from composer.spec.models import Spec, Train
 from composer.training.build import build, is_out_of_memory
@@ -28,7 +30,15 @@ from composer.training.memory import keep_freed_memory
 from composer.training.ranks import OneMachine, started
 from composer.training.recorder import Interrupted, Plan, Progress, Recorder
 from composer.training.threads import use_fitting_threads
-from composer.training.trainer import deterministic, device_count, device_kind, device_memory, quiet, trainer
+from composer.training.trainer import (
+    deterministic,
+    device_count,
+    device_kind,
+    device_memory,
+    device_target,
+    quiet,
+    trainer,
+)
 
 __all__ = ["Progress", "Result", "run_training"]
 
@@ -61,15 +71,17 @@ def run_training(
     out: Path | None = None,
     *,
     until_tokens: int | None = None,
+    kernels: Kernels = "auto",
     report: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Train a spec in its folder (`runs/<name>-<run hash>` or `out`), from where that stands, to the end.
 
     With `until_tokens` it pauses there, evaluated and saved, on the schedule of the whole run; a later call
-    goes on. `report` is told how far it is, some times a second.
+    goes on. `kernels` are chosen for this machine; they make no other run, and may differ from call to call.
+    `report` is told how far it is, some times a second.
 
     Raises:
-        SpecError: the spec is over a cap.
+        SpecError: the spec is over a cap, or `fused` kernels were asked for where one does not fit.
         TrainingError: the folder is another run's or in use, the loss is not finite, memory or disk is full,
             or a file cannot be written.
         DataError: the data cannot be used.
@@ -79,13 +91,13 @@ def run_training(
     check_caps(spec)
     folder = out or default_folder(spec)
     data = datamodule(spec)  # bad data is told before a folder is made
-    ranks = device_count(train)
-    with _told(folder, spec), held(folder, spec):
+    ranks, graph = device_count(train), planned(spec, device_target(train), kernels)
+    with _told(folder, spec), held(folder, spec, graph):
         plan = Plan(train, until_tokens)
         if (stored := _stored(spec, folder, plan, data)) is not None:
             return stored
-        with started(folder, until_tokens, ranks) as environment:
-            recorder = fit(spec, folder, until_tokens, environment, data, report)
+        with started(folder, until_tokens, ranks, kernels) as environment:
+            recorder = fit(spec, folder, until_tokens, environment, data, report, kernels)
         tokens = plan.last * train.tokens_per_step
         return Result(folder, recorder.metrics, recorder.best, tokens, plan.last == train.steps)
 
@@ -97,6 +109,7 @@ def fit(
     environment: OneMachine,
     data: SpecData,
     report: Callable[[Progress], None] | None,
+    kernels: Kernels,
 ) -> Recorder:
     """Train as one of the ranks on its `data`, from the folder's checkpoint on."""
     train = _train(spec)
@@ -106,7 +119,7 @@ def fit(
     use_fitting_threads(train.tokens_per_step // train.accumulate * spec.model.width)
     gc.enable()  # short commands run without; a trained model is a circle of references
     with quiet(), deterministic(device_kind()), _stopping(recorder):
-        model = build(spec)
+        model = build(spec, kernels)
         model.logs_steps = False  # the recorder takes the losses
         trainer(train, recorder, environment).fit(
             model,

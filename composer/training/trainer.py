@@ -12,6 +12,7 @@ from typing import Any
 import lightning
 import torch
 
+from blocks.core.operation import Target
 from composer.spec.models import Train
 from composer.training.checkpoint import WholeCheckpoints
 from composer.training.errors import TrainingError
@@ -23,6 +24,13 @@ from composer.training.recorder import Recorder
 def device_kind() -> str:
     """Return `cuda` where there is one, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_target(train: Train) -> Target:
+    """Return what a run's kernels are chosen for on this machine."""
+    kind = device_kind()
+    mixed = lightning_precision(train.precision, torch.device(kind)) == "bf16-mixed"
+    return Target(kind, "bfloat16" if mixed else "float32", here=True)
 
 
 def device_memory() -> int:

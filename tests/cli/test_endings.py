@@ -12,7 +12,7 @@ from composer.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 READERS = ("check", "show", "cost", "draw", "fit", "arms", "compile", "bench", "train", "search")
-COMMANDS = (*READERS, "calibrate", "diff", "match", "eval", "report", "schema")
+COMMANDS = (*READERS, "calibrate", "diff", "doctor", "match", "eval", "report", "schema")
 SPEC = """\
 schema: 1
 name: tiny
@@ -129,7 +129,7 @@ def test_the_users_mistakes_end_with_1(line: str, reason: str, capsys: pytest.Ca
         "",
         "chek tiny.yaml",
         "--nonsense",
-        *(command for command in COMMANDS if command not in ("calibrate", "schema")),
+        *(command for command in COMMANDS if command not in ("calibrate", "doctor", "schema")),
         *(f"{command} tiny.yaml --nonsense" for command in COMMANDS),
         *(f"{command} tiny.yaml another.yaml" for command in READERS),
         "check tiny.yaml --set",
@@ -141,6 +141,7 @@ def test_the_users_mistakes_end_with_1(line: str, reason: str, capsys: pytest.Ca
         "eval folder --checkpoint first",
         "eval folder --steps many",
         "schema tiny.yaml",
+        "doctor tiny.yaml",
     ],
 )
 def test_wrong_usage_ends_with_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +185,7 @@ def test_help_of_a_command_tells_all_it_takes_and_an_example_that_runs(
     code, out, err = ended(f"{command} --help", capsys)
     assert (code, err) == (0, "")
     assert f"Usage: composer {command} " in out
-    assert ("--set" in out) == (command not in ("calibrate", "report", "schema"))
+    assert ("--set" in out) == (command not in ("calibrate", "doctor", "report", "schema"))
     # markup that ate a placeholder leaves a hole
     assert not re.search(r"runs/[^<\w]", out)
     example = re.search(r"Example: composer (.*)", out)

@@ -1,0 +1,87 @@
+"""What this machine can run: versions, devices, torch.compile, and the self-test of every kernel."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+import torch
+
+from blocks.core.operation import Kernel, Operation, Target
+from blocks.find import block_types
+from composer.graph.self_test import checked_kernels, run_check
+
+DTYPES = ("float32", "bfloat16")
+"""What `train.precision` has products made in."""
+
+_PACKAGES = ("attention-composer", "torch", "triton", "lightning", "optuna")
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at; `wrong` where something does not work that should."""
+
+    name: str
+    told: str
+    wrong: bool = False
+
+
+def versions() -> Iterator[Finding]:
+    """Yield the versions of what decides what runs."""
+    yield Finding("python", platform.python_version())
+    for package in _PACKAGES:
+        try:
+            yield Finding(package, version(package))
+        except PackageNotFoundError:
+            yield Finding(package, "not installed")
+
+
+def devices() -> Iterator[Finding]:
+    """Yield the processor and each GPU."""
+    yield Finding("cpu", f"{platform.machine()}, {torch.get_num_threads()} threads")
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        found = torch.cuda.get_device_properties(number)
+        about = f"{found.name}, {found.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+        yield Finding(f"cuda:{number}", about)
+    if not torch.cuda.is_available():
+        yield Finding("cuda", "none")
+
+
+def compiler() -> Finding:
+    """Return whether torch.compile works, by compiling one line; nothing depends on it."""
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        made = torch.compile(_line)(torch.ones(8, device=kind))
+    except Exception as error:  # of many kinds, from a missing compiler on
+        lines = str(error).strip().splitlines() or [""]
+        return Finding("torch.compile", f"does not work here: {lines[0]}; everything runs without it")
+    return Finding("torch.compile", f"works on {kind}" if float(made[0]) == 3 else "gives wrong results")
+
+
+def kernels() -> Iterator[Finding]:
+    """Yield for each kernel of our own and each dtype what its self-test says."""
+    block_types()  # imports the blocks, and with them their operations
+    for kind, kernel in sorted(checked_kernels(), key=lambda found: found[1].name):
+        if not torch.cuda.is_available():
+            yield Finding(kernel.name, f"not here: needs a GPU; {_instead(kind)} is used")
+            continue
+        for dtype in DTYPES:
+            yield _tested(kind, kernel, dtype)
+
+
+def _tested(kind: type[Operation], kernel: Kernel, dtype: str) -> Finding:
+    name = f"{kernel.name} {dtype}"
+    # asked without an operation, whose sizes nobody knows here: the self-test takes its own
+    wrong = run_check(kernel, None, Target("cuda", dtype, here=True))
+    if not wrong:
+        return Finding(name, "equals its reference")
+    return Finding(name, f"FAILS its self-test: {wrong}; {_instead(kind)} is used", wrong=True)
+
+
+def _instead(kind: type[Operation]) -> str:
+    return kind.kernels[-1].name
+
+
+def _line(x: torch.Tensor) -> torch.Tensor:
+    return x + 2

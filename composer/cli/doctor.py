@@ -1,0 +1,21 @@
+"""`composer doctor`: what this machine has, and whether every kernel is right on it."""
+
+from __future__ import annotations
+
+import typer
+
+
+def doctor() -> None:
+    """Check the machine: versions, devices, torch.compile, and each kernel against its reference.
+
+    Every fused kernel runs one tile on the GPU and is compared with plain PyTorch. Where one is wrong, the
+    exit code is 1; training goes on without it, and warns.
+    """
+    from composer.bench.doctor import compiler, devices, kernels, versions
+
+    found = [*versions(), *devices(), compiler(), *kernels()]
+    width = max(len(each.name) for each in found)
+    for each in found:
+        print(f"{each.name:<{width}}  {each.told}")
+    if any(each.wrong for each in found):
+        raise typer.Exit(1)

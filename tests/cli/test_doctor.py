@@ -1,0 +1,74 @@
+"""`composer doctor` tells what the machine has, and ends with 1 where a kernel is wrong."""
+
+import pytest
+import torch
+
+from composer.bench import doctor
+from composer.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+
+
+def told(capsys):
+    return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+
+
+def test_without_a_gpu_it_says_what_is_used_instead(capsys):
+    assert main(["doctor"]) == 0
+    lines = told(capsys)
+    assert lines["torch"] == str(doctor.version("torch"))
+    assert {"python", "triton", "lightning", "optuna", "cpu"} <= lines.keys()
+    assert lines["cuda"] == "none"
+    assert lines["torch.compile"] == "works on cpu"
+    assert lines["triton_append"] == "not here: needs a GPU; slot_write is used"
+    assert lines["triton_attend"] == "not here: needs a GPU; slot_attend is used"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU as doctor sees one; self-tests run in the interpreter."""
+    pytest.importorskip("triton")
+    from blocks.core.operation import Target
+    from blocks.depth_attention import check
+
+    real = check.check
+
+    def here(operation, target):
+        assert operation is None
+        return real(None, Target("cpu", "float16" if target.dtype == "bfloat16" else target.dtype))
+
+    monkeypatch.setattr(check, "check", here)
+    monkeypatch.setattr(doctor, "devices", lambda: iter(()))
+    monkeypatch.setattr(doctor, "compiler", lambda: doctor.Finding("torch.compile", "works"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return check
+
+
+def test_right_kernels_equal_their_references(gpu, capsys):
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    tested = [line for line in lines if line.startswith("triton_")]
+    assert len(tested) == 4
+    assert all(line.endswith("  equals its reference") for line in tested)
+
+
+def test_a_wrong_kernel_ends_with_1(gpu, capsys, monkeypatch):
+    right = gpu.kernel.pull
+    monkeypatch.setattr(gpu.kernel, "pull", lambda *given: [each + 1 for each in right(*given)])
+    assert main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    wrong = [line for line in lines if "FAILS its self-test: gradient of keys (pull) is off by" in line]
+    assert len(wrong) == 4
+    assert any(line.endswith("; slot_attend is used") for line in wrong)
+
+
+def test_no_compiler_is_told_and_nothing_fails(capsys, monkeypatch):
+    def missing(function):
+        raise RuntimeError("no C++ compiler found\nfrom user code")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    assert main(["doctor"]) == 0
+    assert "does not work here: no C++ compiler found; everything runs without it" in capsys.readouterr().out
