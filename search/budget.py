@@ -17,17 +17,26 @@ from search.ledger import Record
 
 @dataclass(frozen=True)
 class Account:
-    """One budget: what of it is spent, and what is set aside for finals."""
+    """One budget.
+
+    Attributes:
+        spent: by all runs.
+        aside: what finals that are still to come will take.
+        searched: what trials and baselines spent.
+        share: of the limit, what trials and baselines may spend, however far finals are.
+    """
 
     name: str
     spent: float
     aside: float
     limit: float
+    searched: float
+    share: float
 
     @property
     def used_up(self) -> bool:
         """Whether nothing is left for another run of the search itself."""
-        return self.spent + self.aside >= self.limit
+        return self.searched >= self.share or self.gone
 
     @property
     def gone(self) -> bool:
@@ -44,33 +53,41 @@ class Account:
 
 
 Span: TypeAlias = tuple[float, float]
+Now: TypeAlias = tuple[Record, float, float]
 _Measure: TypeAlias = Callable[[Record], float]
 
 
 def accounts(
-    config: SearchConfig, records: Iterable[Record], runs: int, now: Span | None = None
+    config: SearchConfig, records: Iterable[Record], finals: int, left: int, now: Now | None = None
 ) -> Iterator[Account]:
     """Yield the budgets on tokens, FLOPs and time that a search has.
 
     Args:
         records: all of them, finals included.
-        runs: of finals that are still to come.
-        now: when what this worker trains at the moment began, and what time it is.
+        finals: how many there will be in all.
+        left: how many of them are still to come.
+        now: what this worker trains at the moment, when that began, and what time it is.
     """
     own = [record for record in records if not record.imported]
     full = [record for record in own if record.status == "finished"]
-    by_clock = clock(own, now)
+    search = [record for record in own if record.kind != "final"]
+    by_clock, searched = clock(own, now), clock(search, now if now and now[0].kind != "final" else None)
     # workers side by side take less of the clock than their runs do one after another
-    side_by_side = max(1.0, sum(record.seconds for record in own) / by_clock) if by_clock else 1.0
-    limits: list[tuple[str, float | None, float, _Measure]] = [
-        ("tokens", config.tokens, sum(record.tokens for record in own), lambda record: record.tokens),
-        ("FLOPs", config.flops, sum(map(flops, own)), flops),
-        ("by the clock", config.time_limit, by_clock, lambda record: record.seconds / side_by_side),
+    side_by_side = max(1.0, sum(record.seconds for record in search) / searched) if searched else 1.0
+    limits: list[tuple[str, float | None, _Measure, float, float]] = [
+        ("tokens", config.tokens, _tokens, sum(map(_tokens, own)), sum(map(_tokens, search))),
+        ("FLOPs", config.flops, flops, sum(map(flops, own)), sum(map(flops, search))),
+        ("by the clock", config.time_limit, lambda each: each.seconds / side_by_side, by_clock, searched),
     ]
-    for name, limit, spent, measure in limits:
+    for name, limit, measure, spent, by_search in limits:
         if limit is not None:
-            aside = runs * max(map(measure, full), default=0.0)
-            yield Account(name, spent, min(aside, limit / 2), limit)
+            each = max(map(measure, full), default=0.0)
+            kept, aside = (min(runs * each, limit / 2) for runs in (finals, left))
+            yield Account(name, spent, aside, limit, by_search, limit - kept)
+
+
+def _tokens(record: Record) -> float:
+    return record.tokens
 
 
 def flops(record: Record) -> float:
@@ -79,11 +96,11 @@ def flops(record: Record) -> float:
     return record.costs.get("train_flops", 0.0) * share
 
 
-def clock(records: Iterable[Record], now: Span | None = None) -> float:
+def clock(records: Iterable[Record], now: Now | None = None) -> float:
     """Return the seconds during which anyone trained: pieces at the same time count once."""
     spent, reached = 0.0, 0.0
     for begun, ended in sorted(
-        [*(span for each in records for span in _spans(each)), *([now] if now else [])]
+        [*(span for each in records for span in _spans(each)), *([now[1:]] if now else [])]
     ):
         spent += max(0.0, ended - max(begun, reached))
         reached = max(reached, ended)

@@ -127,7 +127,15 @@ def _counts(state: State) -> dict[str, int | None]:
 
 def _budgets(state: State) -> list[dict[str, Any]]:
     names = {"by the clock": "seconds"}
-    return [{**vars(each), "name": names.get(each.name, each.name)} for each in state.accounts()]
+    return [
+        {
+            "name": names.get(each.name, each.name),
+            "spent": each.spent,
+            "aside": each.aside,
+            "limit": each.limit,
+        }
+        for each in state.accounts()
+    ]
 
 
 def _run(state: State, record: Record) -> dict[str, Any]:

@@ -110,11 +110,11 @@ class State:
 
     def accounts(self) -> list[Account]:
         """Return the budgets that are not counted in trials."""
-        now = (self.since, time.time()) if self.running is not None else None
+        now = (self.running, self.since, time.time()) if self.running is not None else None
         # one in training is not spent before it ends
         ended = sum(record.status != "running" for record in self.ledger.finals())
-        left = max(0, self.finals().count() - ended)
-        return list(accounts(self.config, self.ledger.every(), left, now))
+        count = self.finals().count()
+        return list(accounts(self.config, self.ledger.every(), count, max(0, count - ended), now))
 
     def trials_left(self) -> float:
         """Return how many trials may still be claimed; imported ones do not count."""

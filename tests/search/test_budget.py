@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fake_training import FakeTraining, board, toy
 from hypothesis import given
@@ -30,7 +32,7 @@ def test_the_clock_counts_each_second_once(pieces, rng):
 
 
 def test_what_is_being_trained_counts_by_the_clock():
-    assert clock([record((10, 20))], (15.0, 27.0)) == 17
+    assert clock([record((10, 20))], (record(), 15.0, 27.0)) == 17
 
 
 def test_what_crashed_counts_by_the_clock(tmp_path):
@@ -85,29 +87,41 @@ def test_flops_are_those_of_the_tokens_read():
 def test_runs_of_finals_are_kept_aside_at_the_cost_of_the_dearest():
     config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "tokens": 1000})
     done = [record(tokens=100, status="finished"), record(tokens=120, status="stopped")]
-    (account,) = accounts(config, done, runs=3)
+    (account,) = accounts(config, done, 3, 3)
     assert (account.spent, account.aside, account.limit) == (220, 300, 1000)
     assert not account.used_up
-    (account,) = accounts(config, done, runs=8)
+    (account,) = accounts(config, done, 8, 8)
     assert account.aside == 500
     assert not account.used_up
-    (account,) = accounts(config, [*done, *done, *done], runs=8)
+    (account,) = accounts(config, [*done, *done, *done], 8, 8)
     assert account.used_up
     assert not account.gone
     assert str(account) == "660 of 1k tokens (500 kept for finals)"
+
+
+def test_finals_that_take_less_than_was_kept_leave_nothing_for_further_trials():
+    """Else the finalists would change while they are trained again."""
+    config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "tokens": 1000})
+    trials = [record(tokens=100, status="finished") for _ in range(6)]
+    finals = [replace(record(tokens=20, status="finished"), kind="final") for _ in range(4)]
+    for ended in range(5):
+        (account,) = accounts(config, [*trials, *finals[:ended]], 4, 4 - ended)
+        assert account.used_up
+        assert account.spent + account.aside == 600 + 20 * ended + 100 * (4 - ended)
+        assert not account.gone
 
 
 def test_workers_side_by_side_keep_less_of_the_clock_aside():
     config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "time_limit": 100})
     one = [record((0, 10), seconds=10, status="finished"), record((10, 20), seconds=10, status="finished")]
     two = [record((0, 10), seconds=10, status="finished"), record((0, 10), seconds=10, status="finished")]
-    assert next(accounts(config, one, runs=4)).aside == 40
-    assert next(accounts(config, two, runs=4)).aside == 20
+    assert next(accounts(config, one, 4, 4)).aside == 40
+    assert next(accounts(config, two, 4, 4)).aside == 20
 
 
 def test_what_was_imported_is_not_charged():
     config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "tokens": 1000})
-    assert next(accounts(config, [record(tokens=100, imported="runs/old")], 0)).spent == 0
+    assert next(accounts(config, [record(tokens=100, imported="runs/old")], 0, 0)).spent == 0
 
 
 @pytest.mark.parametrize("trials", ["search.trials=null", "search.trials=50"])

@@ -116,7 +116,8 @@ def test_a_worker_elsewhere_is_inherited_from_after_expiry_with_a_folder_of_ones
             monkeypatch.setattr(lease, "EXPIRY", 0.0)
 
     ended = run_search(space, tmp_path / "second", fake, watch, url)
-    assert notes == [f"waiting for 1 other worker to end, after {len(begun) - 1} of {len(begun)} trials"]
+    done = f"{len(begun) - 1} of {len(begun)} trials, 0 of 2 finals"
+    assert notes == [f"waiting for 1 other worker to end, after {done}"]
     assert len(ended.state.done()) == len(begun)
     # the specs of what was trained elsewhere are here, its weights are there
     ours = {
