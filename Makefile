@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search test lint format types pytest golden picture clean
+.PHONY: help setup search test lint format types pytest golden clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,9 +34,6 @@ pytest: $(READY) ## the tests, warnings as errors
 
 golden: $(READY) ## refresh the golden files and what is generated in the docs
 	$(BIN)/python docs/generate.py
-
-picture: $(READY) ## record the README's picture of a search
-	$(BIN)/python docs/images/record.py
 
 setup: $(READY) ## make .venv with composer and its tools in it
 
