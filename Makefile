@@ -43,6 +43,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo '$(PYTHON) has no venv; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo 'installing composer into .venv (torch and Lightning among it: minutes, once)'
+	@test -e $(READY) || rm -rf .venv # what an interrupted installation left
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q -e '.[dev]'
 	@touch $@
