@@ -16,7 +16,7 @@ from composer.spec.models import Spec
 from composer.spec.search_config import SearchConfig
 from search.goals import Goals, Values
 from search.ledger import Ledger, Record
-from search.rungs import fronts
+from search.rungs import best_first
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,10 @@ class Finals:
         self.config, self.goals, self.ledger = config, goals, ledger
         self._known = {record.key: record for record in ledger.every()}
 
+    def finalists(self) -> list[Record]:
+        """Return the trials that are to be trained again, as of now."""
+        return ranked(self.goals, self.ledger)[: self.config.finalists]
+
     def standings(self) -> list[Standing]:
         """Return how all stand that were trained again: trials, the best first, then baselines."""
         ends, best = _ends(self.ledger), ranked(self.goals, self.ledger)
@@ -97,8 +101,7 @@ class Finals:
         if not self.config.retrains:
             return
         ends = _ends(self.ledger)
-        best = ranked(self.goals, self.ledger)[: self.config.finalists] if over else []
-        bases = [*best, *_baselines(self.ledger)]
+        bases = [*(self.finalists() if over else ()), *_baselines(self.ledger)]
         standings = [self._standing(base, ends.get(base.key, {}), True) for base in bases]
         for at in standings:
             for lr in self.config.lr_sweep:
@@ -120,7 +123,7 @@ class Finals:
         # with finals turned off those of earlier starts count
         wanted = {at.base.key for at in trials}
         if self.config.retrains:
-            wanted = {base.key for base in ranked(self.goals, self.ledger)[: self.config.finalists]}
+            wanted = {base.key for base in self.finalists()}
         found = [at for at in trials if at.base.key in wanted and not at.left]
         return found if len(found) == len(wanted) else []
 
@@ -156,11 +159,7 @@ class Finals:
 
 def ranked(goals: Goals, ledger: Ledger) -> list[Record]:
     """Return the trials trained in full, the best first: by front, then by the first objective."""
-    trials = [record for record in ledger.trials() if record.status == "finished"]
-    values = [goals.ascending(record.seen[-1].values) for record in trials]
-    ranks = fronts(values)
-    order = sorted(range(len(trials)), key=lambda i: (ranks[i], *(-value for value in values[i]), i))
-    return [trials[i] for i in order]
+    return best_first(goals, (record for record in ledger.trials() if record.status == "finished"))
 
 
 def respec(spec: Spec, again: Mapping[str, Any]) -> Spec:

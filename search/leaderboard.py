@@ -17,7 +17,7 @@ from composer.training.files import write_text
 from composer.training.folder import SPEC
 from search.folder import LEADERBOARD
 from search.ledger import Record
-from search.rungs import fronts
+from search.rungs import best_first
 from search.state import State
 from search.verdict import Verdicts
 from search.winners import put_best, put_front
@@ -163,11 +163,4 @@ def _ranked(state: State, group: list[Record]) -> Iterator[Record]:
         if not reached:
             yield from level
             continue
-        values = [state.goals.ascending(record.seen[-1].values) for record in level]
-        order = sorted(zip(fronts(values), values, range(len(level)), strict=True), key=_by_front)
-        yield from (level[i] for _, _, i in order)
-
-
-def _by_front(item: tuple[int, tuple[float, ...], int]) -> tuple[Any, ...]:
-    front, values, i = item
-    return (front, *(-value for value in values), i)
+        yield from best_first(state.goals, level)

@@ -63,6 +63,15 @@ def fronts(values: Sequence[Values]) -> list[int]:
     return [ranks[point] for point in values]
 
 
+def best_first(goals: Goals, records: Iterable[Record]) -> list[Record]:
+    """Sort records with results: by front, then by the objectives in order; equals stay as they are."""
+    found = list(records)
+    values = [goals.ascending(record.seen[-1].values) for record in found]
+    ranks = fronts(values)
+    order = sorted(range(len(found)), key=lambda i: (ranks[i], *(-value for value in values[i])))
+    return [found[i] for i in order]
+
+
 def milestones(rungs: Sequence[int] | FlopRungs, spec: Spec, costs: Mapping[str, float]) -> list[int]:
     """Return the training tokens at which a run is looked at: the rungs before its end, then its end.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -12,7 +12,7 @@ from blocks.core.config import Config
 from blocks.core.fields import Count, Natural, Positive
 from composer.spec.types import Duration, Many, Said
 
-COSTS = (
+Matchable: TypeAlias = Literal[
     "params",
     "active_params",
     "flops_per_token",
@@ -20,8 +20,10 @@ COSTS = (
     "train_memory",
     "cache_bytes_per_token",
     "depth_cache_bytes",
-    "step_time",
-)
+]
+"""A cost that sizes can be solved for."""
+
+COSTS = (*get_args(Matchable), "step_time")
 """Metrics that are known before training; any other name is one that training logs."""
 
 Metric: TypeAlias = Annotated[
@@ -75,17 +77,7 @@ class MatchedBaseline(Config):
     spec: Annotated[str, Field(min_length=1)]
     """The spec to begin with, by a path relative to this file; trained as the space says."""
     match: Annotated[
-        Many[
-            Literal[
-                "params",
-                "active_params",
-                "flops_per_token",
-                "train_flops",
-                "train_memory",
-                "cache_bytes_per_token",
-                "depth_cache_bytes",
-            ]
-        ],
+        Many[Matchable],
         Field(min_length=1),
     ]
     """The caps that it comes up to."""
