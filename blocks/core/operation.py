@@ -289,6 +289,26 @@ class Operation:
         """Return the elements per token that generation keeps for later tokens."""
         return 0
 
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Return the operation that does the work of the producer of one of its inputs as well, or None.
+
+        It reads the operation's inputs, the one at `position` replaced by the producer's first, then the
+        producer's other inputs; its weights are the operation's, then the producer's.
+
+        Args:
+            position: of the input that is the producer's first output.
+            shared: others read what the producer makes. Then it returns the producer's outputs after its own,
+                or its own alone: the producer stays for the others, and is run twice.
+        """
+        return None
+
+    def narrowed(self) -> Operation:
+        """Return the operation for a place where one product alone reads its first output.
+
+        It may then return that in the precision of products, which the product would have cast it to.
+        """
+        return self
+
     def describe(self) -> str:
         """Return the operation's name for plans and tables."""
         return type(self).__name__

@@ -7,6 +7,7 @@ from blocks.core.operation import Target
 from composer.graph.build import build
 from composer.graph.passes.choose_kernels import Kernels, Unfused, choose_kernels, unfused
 from composer.graph.passes.dead_code import dead_code
+from composer.graph.passes.fuse import fuse
 from composer.graph.passes.infer_shapes import infer_shapes
 from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.number_slots import number_slots
@@ -22,8 +23,9 @@ def compile_graph(spec: Spec, target: Target | None = None, kernels: Kernels = "
         SpecError: as `choose_for`.
     """
     graph = number_slots(build(spec))
-    graph = dead_code(merge_projections(tie_weights(graph)))
-    return choose_for(spec, infer_shapes(graph), target or Target(), kernels)
+    graph = infer_shapes(dead_code(merge_projections(tie_weights(graph))))
+    target = target or Target()
+    return choose_for(spec, fuse(graph, target, kernels), target, kernels)
 
 
 def choose_for(spec: Spec, graph: Graph, target: Target, kernels: Kernels) -> Graph:

@@ -54,12 +54,13 @@ def unfused(graph: Graph, target: Target) -> list[Unfused]:
             own = [kernel for kernel in operation.kernels if kernel.check]
             if own and not data["kernel"].kernel.check:
                 block = next((name for name in data["blocks"] if name), "")
-                reason = _unfit(own[0], operation, target)
+                reason = unfit(own[0], operation, target)
                 found[Unfused(operation.describe(), block, own[0].name, reason)] = None
     return [*found]
 
 
-def _unfit(kernel: Kernel, operation: Operation, target: Target) -> str:
+def unfit(kernel: Kernel, operation: Operation, target: Target) -> str:
+    """Return why a kernel cannot run an operation on a target, or ""."""
     return kernel.unfit(operation, target) or self_test(kernel, operation, target)
 
 
@@ -69,7 +70,7 @@ def _choose(operation: Operation, target: Target, kernels: Kernels) -> Choice:
         return Choice(kernel, kernel.why)
     refused: list[str] = []
     for kernel in operation.kernels:
-        reason = _unfit(kernel, operation, target)
+        reason = unfit(kernel, operation, target)
         if not reason:
             return Choice(kernel, "; ".join([kernel.why, *refused]))
         refused.append(f"not {kernel.name}: {reason}")

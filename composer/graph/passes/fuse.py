@@ -1,0 +1,139 @@
+"""Fuse operations: one takes over the work of what makes its input, where a kernel does both at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blocks.core.graph import Graph, Loop
+from blocks.core.operation import At, Operation, Target, Value
+from blocks.core.operations import Input
+from composer.graph.passes.choose_kernels import Kernels, unfit
+from composer.graph.walk import operations
+
+
+def fuse(graph: Graph, target: Target, kernels: Kernels = "auto") -> Graph:
+    """Return the graph with operations fused wherever the fused one's first kernel fits the target.
+
+    A fused operation has the name of the one that absorbed, all their blocks, and in `parts` the operations
+    that it stands for, by name, in the order they ran. With `reference` nothing is fused.
+    """
+    if kernels == "reference":
+        return graph
+    for _, operation, _ in operations(graph):
+        if isinstance(operation, Loop):
+            operation.body = fuse(operation.body, target, kernels)
+    fusing = _Fusing(graph, target)
+    # the last first: whoever absorbs takes the longest chain
+    for node in reversed([*graph]):
+        while node in fusing.nodes and fusing.absorb(node):
+            pass
+    if target.dtype != "float32":
+        fusing.narrow()
+    return fusing.done() if fusing.changed else graph
+
+
+class _Fusing:
+    """The nodes of a graph while they are fused, in the order they run.
+
+    Attributes:
+        changed: whether any were.
+    """
+
+    def __init__(self, graph: Graph, target: Target) -> None:
+        self.graph, self.target, self.changed = graph, target, False
+        self.nodes: dict[str, dict[str, Any]] = dict(graph.nodes(data=True))
+        self.outputs: list[Value] = graph.graph["outputs"]
+
+    def absorb(self, node: str) -> bool:
+        """Let a node absorb what makes one of its inputs; return whether it did."""
+        if type(self.nodes[node]["op"]).absorb is Operation.absorb:
+            return False
+        return any(self._takes(node, position) for position in range(len(self.nodes[node]["inputs"])))
+
+    def narrow(self) -> None:
+        """Narrow what one product alone reads."""
+        at = At(1, compute_bytes=2)
+        for node, data in self.nodes.items():
+            if "parts" not in data or Value(node) in self.outputs:
+                continue
+            readers = [op for op in self._operations_reading(Value(node)) if not isinstance(op, Loop)]
+            if len(readers) == self._reads(Value(node)) == 1 and readers[0].works_in(at) == "compute":
+                data["op"] = data["op"].narrowed()
+
+    def done(self) -> Graph:
+        """Return the graph that the nodes make."""
+        fused = Graph(**{**self.graph.graph, "outputs": self.outputs})
+        for node, data in self.nodes.items():
+            fused.add_node(node, **data)
+            fused.add_edges_from((value.node, node) for value in data["inputs"])
+        return fused
+
+    def _takes(self, node: str, position: int) -> bool:
+        data = self.nodes[node]
+        value = data["inputs"][position]
+        made = self.nodes[value.node]
+        if isinstance(made["op"], Input | Loop) or value.output:
+            return False
+        if sum(each.node == value.node for each in data["inputs"]) > 1:
+            return False
+        readers = [each for each in self._readers(value.node) if each != node]
+        shared = bool(readers) or any(each.node == value.node for each in self.outputs)
+        operation = data["op"].absorb(position, made["op"], shared)
+        if operation is None or unfit(operation.kernels[0], operation, self.target):
+            return False
+        inputs = (*data["inputs"][:position], made["inputs"][0], *data["inputs"][position + 1 :])
+        inputs += made["inputs"][1:]
+        shapes = operation.shapes([self.nodes[each.node]["shapes"][each.output] for each in inputs])
+        own = len(data["shapes"])
+        hands_on = shared and len(shapes) > own
+        if hands_on and any(self._before(each, node) for each in readers):
+            return False
+        weights = self.graph.graph["weights"]
+        names = (*data["weights"], *made["weights"])
+        assert tuple(weights[name].shape for name in names) == operation.weight_shapes(), node
+        self.nodes[node] = {
+            **data,
+            "op": operation,
+            "inputs": inputs,
+            "weights": names,
+            "shapes": shapes,
+            "blocks": tuple(dict.fromkeys((*made["blocks"], *data["blocks"]))),
+            "parts": {**_parts(value.node, made), **_parts(node, data)},
+        }
+        if hands_on:
+            self._rewire(value.node, node, own)
+        if hands_on or not shared:
+            del self.nodes[value.node]
+        self.changed = True
+        return True
+
+    def _rewire(self, maker: str, node: str, own: int) -> None:
+        """Make all who read the outputs of a maker read those of a node, after its own."""
+
+        def moved(value: Value) -> Value:
+            return Value(node, own + value.output) if value.node == maker else value
+
+        for each, data in self.nodes.items():
+            if each != node and any(value.node == maker for value in data["inputs"]):
+                self.nodes[each] = {**data, "inputs": tuple(map(moved, data["inputs"]))}
+        self.outputs = [*map(moved, self.outputs)]
+
+    def _readers(self, maker: str) -> list[str]:
+        return [
+            node for node, data in self.nodes.items() if any(value.node == maker for value in data["inputs"])
+        ]
+
+    def _operations_reading(self, value: Value) -> list[Operation]:
+        return [data["op"] for data in self.nodes.values() if value in data["inputs"]]
+
+    def _reads(self, value: Value) -> int:
+        return sum(data["inputs"].count(value) for data in self.nodes.values())
+
+    def _before(self, first: str, second: str) -> bool:
+        order = [*self.nodes]
+        return order.index(first) < order.index(second)
+
+
+def _parts(node: str, data: dict[str, Any]) -> dict[str, Operation]:
+    parts: dict[str, Operation] = data.get("parts", {node: data["op"]})
+    return parts
