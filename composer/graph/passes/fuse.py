@@ -41,7 +41,7 @@ class _Fusing:
 
     def __init__(self, graph: Graph, target: Target) -> None:
         self.graph, self.target, self.changed = graph, target, False
-        self.nodes: dict[str, dict[str, Any]] = dict(graph.nodes(data=True))
+        self.nodes: dict[str, dict[str, Any]] = {node: {**data} for node, data in graph.nodes(data=True)}
         self.outputs: list[Value] = graph.graph["outputs"]
 
     def absorb(self, node: str) -> bool:
