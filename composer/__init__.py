@@ -37,13 +37,16 @@ def cost(spec: Spec | str | Path) -> Costs:
 
 
 def compile(
-    spec: Spec | str | Path, kernels: Literal["auto", "reference", "fused"] = "auto"
+    spec: Spec | str | Path,
+    kernels: Literal["auto", "reference", "fused"] = "auto",
+    torch_compile: Literal["auto", "on", "off"] = "auto",
 ) -> ComposedModel:
     """Compile a spec into a LightningModule whose `forward(tokens [B, S])` gives logits [B, S, vocab].
 
     Each operation runs by the best kernel that fits the device it is on, chosen at the start of a fit or at a
     forward pass. `kernels="reference"` runs all in plain PyTorch; "fused" refuses where an operation has a
-    fused kernel that does not fit.
+    fused kernel that does not fit. `torch_compile="on"` has torch compile what lies between those kernels for
+    training, which takes about a minute once; "auto" does so on a GPU, for runs of at least 1000 steps.
 
     Raises:
         SpecError: the spec is not valid or over one of its caps.
@@ -54,7 +57,7 @@ def compile(
 
     spec = _spec(spec)
     check_caps(spec)
-    return build(spec, kernels)
+    return build(spec, kernels, torch_compile)
 
 
 def datamodule(spec: Spec | str | Path) -> SpecData:

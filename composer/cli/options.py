@@ -29,3 +29,12 @@ KernelChoice: TypeAlias = Annotated[
     ),
 ]
 """Which kernels may run."""
+
+CompileChoice: TypeAlias = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        "--torch-compile",
+        help="Whether torch compiles what lies between kernels of our own: auto does on a GPU, in long runs.",
+    ),
+]
+"""Whether torch.compile is used."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.cli.options import KernelChoice, Set, SpecFile
+from composer.cli.options import CompileChoice, KernelChoice, Set, SpecFile
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from composer.graph.passes.choose_kernels import Kernels
+    from composer.module.code import TorchCompile
     from composer.spec.models import Spec
     from composer.training.run import Result
 
@@ -26,6 +27,7 @@ def train(
         typer.Option("--out", metavar="DIR", help="The run folder, instead of `runs/<name>-<run hash>`."),
     ] = None,
     kernels: KernelChoice = "auto",
+    torch_compile: CompileChoice = "auto",
 ) -> None:
     """Train a spec. Given again after it was stopped or killed, it goes on from the last checkpoint.
 
@@ -39,7 +41,7 @@ def train(
     folder = Path(out) if out else None
     print(told(spec, folder), flush=True)
     try:
-        result = _trained(spec, folder, kernels)
+        result = _trained(spec, folder, kernels, torch_compile)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -75,12 +77,12 @@ def told(spec: Spec, folder: Path | None) -> str:
     )
 
 
-def _trained(spec: Spec, folder: Path | None, kernels: Kernels) -> Result:
+def _trained(spec: Spec, folder: Path | None, kernels: Kernels, torch_compile: TorchCompile) -> Result:
     from composer.cli.progress import shown
     from composer.training.run import run_training
 
     with shown() as report:
-        return run_training(spec, folder, kernels=kernels, report=report)
+        return run_training(spec, folder, kernels=kernels, torch_compile=torch_compile, report=report)
 
 
 def score_table(title: str, rows: dict[str, dict[str, float]]) -> Table:

@@ -9,7 +9,7 @@ from composer.costs.memory import micro_batch_tokens, train_memory, trained_leng
 from composer.costs.precision import precision
 from composer.costs.recompute import choose, recompute_flops
 from composer.costs.units import bytes_text, count_text
-from composer.graph.compile import choose_for, compile_graph
+from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.graph.passes.plan import plan_text
@@ -27,12 +27,13 @@ def planned(spec: Spec, target: Target | None = None, kernels: Kernels = "auto")
         SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
     """
     # a fused kernel is no reason to recompute less: a model may be moved, and its marks stay
-    graph = compile_graph(spec, kernels="reference" if kernels == "reference" else "auto")
+    plain: Kernels = "reference" if kernels == "reference" else "auto"
+    graph = compile_graph(spec, kernels=plain)
     limit = spec.caps.limit("train_memory", "soft") or spec.caps.limit("train_memory")
     graph = graph if limit is None else _capped(spec, graph, limit)
-    if target is None and kernels != "fused":
+    if target is None and kernels == plain:
         return graph
-    return choose_for(spec, graph, target or Target(), kernels)
+    return compile_graph(spec, target, kernels, [*recomputed(graph)])
 
 
 def target_on(spec: Spec, device: str) -> Target:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from blocks.core.graph import Graph
 from blocks.core.operation import Target
 from composer.graph.build import build
@@ -9,6 +11,7 @@ from composer.graph.passes.choose_kernels import Kernels, Unfused, choose_kernel
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.fuse import fuse
 from composer.graph.passes.infer_shapes import infer_shapes
+from composer.graph.passes.mark_recompute import mark_recompute
 from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.number_slots import number_slots
 from composer.graph.passes.tie_weights import tie_weights
@@ -16,25 +19,21 @@ from composer.spec.errors import Fault, SpecError
 from composer.spec.models import Spec
 
 
-def compile_graph(spec: Spec, target: Target | None = None, kernels: Kernels = "auto") -> Graph:
+def compile_graph(
+    spec: Spec, target: Target | None = None, kernels: Kernels = "auto", recompute: Collection[str] = ()
+) -> Graph:
     """Build the spec's graph and run every pass over it, for a CPU in fp32 unless told otherwise.
 
-    Raises:
-        SpecError: as `choose_for`.
-    """
-    graph = number_slots(build(spec))
-    graph = infer_shapes(dead_code(merge_projections(tie_weights(graph))))
-    target = target or Target()
-    return choose_for(spec, fuse(graph, target, kernels), target, kernels)
-
-
-def choose_for(spec: Spec, graph: Graph, target: Target, kernels: Kernels) -> Graph:
-    """Choose the kernels of a spec's graph, in place.
+    `recompute` names the operations that run again in the backward pass, by their places before fusing.
 
     Raises:
         SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
+        ValueError: an operation cannot be recomputed.
     """
-    choose_kernels(graph, target, kernels)
+    target = target or Target()
+    graph = number_slots(build(spec))
+    graph = infer_shapes(dead_code(merge_projections(tie_weights(graph))))
+    graph = choose_kernels(mark_recompute(fuse(graph, target, kernels), recompute), target, kernels)
     if kernels == "fused" and (missed := unfused(graph, target)):
         raise SpecError([_fault(spec, each, target) for each in missed])
     return graph

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -22,14 +21,7 @@ from blocks.core.operation import Affine, At, Operation, Value
 from blocks.core.operations import Input, Project
 from composer.graph.walk import Place, operations
 from composer.module.recompute import Reading, Recomputed, plain
-
-
-def source(model: torch.nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield (name, code) of a model and of each of its stages, as it would be written by hand."""
-    for name, module in model.named_modules():
-        if isinstance(module, fx.GraphModule):
-            lines = (line.split(";  ")[0].rstrip() for line in module.code.strip().splitlines())
-            yield name.removesuffix("code").strip("._") or "model", "".join(f"{line}\n" for line in lines)
+from composer.module.regions import TRACEABLE
 
 
 def resolve(path: str) -> Any:
@@ -87,6 +79,7 @@ class _Emitter:
             made = self.code.call_function(function, given, arguments)
         else:
             made = self.code.call_module(caller, given, arguments)
+        made.meta[TRACEABLE] = caller is None and _traceable(data)
         self._bind(node, made, data)
 
     def _caller(self, function: Any, data: dict[str, Any]) -> str | None:
@@ -184,6 +177,12 @@ def _readable(name: str) -> str:
     words = [part for part in parts if not part.isdigit()]
     positions = [part for part in parts if part.isdigit()] if len(words) < 2 else []
     return "_".join([*(words or ["stage"]), *positions])
+
+
+def _traceable(data: dict[str, Any]) -> bool:
+    operation, kernel = data["op"], data["kernel"].kernel
+    indexed = any(isinstance(each, Affine) for each in operation.arguments().values())
+    return kernel.traceable and operation.recomputable and not (kernel.check or indexed)
 
 
 def _is_impure(node: fx.Node) -> bool:

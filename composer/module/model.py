@@ -11,20 +11,24 @@ from torch import Tensor
 
 from blocks.core.operation import Target
 from composer.costs.plan import planned
-from composer.graph.compile import choose_for, compile_graph
+from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
-from composer.graph.passes.mark_recompute import mark_recompute, recomputed
+from composer.graph.passes.mark_recompute import recomputed
 from composer.graph.walk import Place, weights
-from composer.module.emit import emit, resolve
+from composer.module.code import Code, Compiled, TorchCompile, without_code
+from composer.module.emit import resolve
 from composer.module.optimizer import adamw, warmup_stable_decay
 from composer.module.scores import Scores
-from composer.module.stage import Stage, add_stages, gather, put, states, without_code
+from composer.module.stage import Stage, add_stages, gather, put, states, take_graphs
 from composer.module.target import functions, target_of
 from composer.module.weights import initial, residual_writers
 from composer.spec.errors import SpecError
 from composer.spec.load import loads
 from composer.spec.models import Spec, Train
 from composer.spec.show import resolved_yaml
+
+_WORTH_COMPILING = 1000
+"""Training steps that a compilation of about a minute is spread over, at least."""
 
 
 class ComposedModel(lightning.LightningModule):
@@ -40,12 +44,18 @@ class ComposedModel(lightning.LightningModule):
     logs_steps = True
 
     def __init__(
-        self, spec: Spec | str, kernels: Kernels = "auto", recompute: Collection[str] | None = None
+        self,
+        spec: Spec | str,
+        kernels: Kernels = "auto",
+        recompute: Collection[str] | None = None,
+        torch_compile: TorchCompile = "auto",
     ) -> None:
         """Build the model with fresh weights, a function of `train.seed` (0 without a `train` section).
 
         With `kernels` "auto" each operation runs by the best kernel that fits where the model is, with
         "reference" in plain PyTorch; "fused" is "auto" that refuses to run where a fused kernel does not fit.
+        With `torch_compile` "on", what lies between kernels of our own is compiled by torch where gradients
+        are recorded; "auto" is "on" for runs of at least 1000 steps on a GPU, and no error if it fails.
 
         `spec` may be the text of a resolved spec, which is how a checkpoint keeps it. `recompute` names the
         operations that run again in the backward pass (places as in `Costs.by_operation`), by default those
@@ -60,13 +70,15 @@ class ComposedModel(lightning.LightningModule):
         if recompute is None:
             self.graph = planned(self.spec, kernels=first)
         else:
-            self.graph = mark_recompute(compile_graph(self.spec, kernels=first), recompute)
+            self.graph = compile_graph(self.spec, kernels=first, recompute=recompute)
         self.kernels: Kernels = kernels
+        self.torch_compile: TorchCompile = torch_compile
+        self._recompute = (*recomputed(self.graph),)
         # what `fused` has to be refused on is known when the model runs
         self.target = None if kernels == "fused" else Target(here=True)
-        plan = {"kernels": kernels, "recompute": [*recomputed(self.graph)]}
+        plan = {"kernels": kernels, "recompute": [*self._recompute], "torch_compile": torch_compile}
         self.save_hyperparameters({"spec": resolved_yaml(self.spec), **plan})
-        add_stages(self, self.graph, Place())
+        add_stages(self, self.graph, Place(), self._compiled)
         seed, writers = self.spec.train.seed if self.spec.train else 0, residual_writers(self.graph)
         self._undecayed = set()
         for name, weight, place in weights(self.graph):
@@ -89,19 +101,29 @@ class ComposedModel(lightning.LightningModule):
         Raises:
             SpecError: it was made with `fused`, and an operation that has a fused kernel cannot use it.
         """
-        before = functions(self.graph)
-        choose_for(self.spec, self.graph, target, self.kernels)
+        before = functions(self.graph), self._compiled
+        self.graph = compile_graph(self.spec, target, self.kernels, self._recompute)
         self.target = target
-        if functions(self.graph) != before:
+        take_graphs(self, self.graph)
+        if (functions(self.graph), self._compiled) != before:
             self._emit()
             for module in self.modules():
                 if isinstance(module, Stage):
-                    module.emit()
+                    module.emit(self._compiled)
+
+    @property
+    def _compiled(self) -> Compiled:
+        """How its code is compiled by torch on the target it has now."""
+        steps = self.spec.train.steps if self.spec.train else _WORTH_COMPILING
+        worth = self.target is not None and self.target.device == "cuda" and steps >= _WORTH_COMPILING
+        if self.torch_compile == "auto":
+            return "tried" if worth else "no"
+        return "required" if self.torch_compile == "on" else "no"
 
     def _emit(self) -> None:
         logits, loss = self.graph.graph["outputs"]
-        self.code = emit(self.graph, Place(), [logits], "Model").train(self.training)
-        self._loss = emit(self.graph, Place(), [loss], "Loss").train(self.training)
+        self.code = Code(self.graph, Place(), [logits], "Model", self._compiled).train(self.training)
+        self._loss = Code(self.graph, Place(), [loss], "Loss", self._compiled).train(self.training)
 
     def _choose_for_now(self) -> None:
         """Choose kernels for where the weights are and what products are cast to, if that has changed."""
@@ -122,21 +144,22 @@ class ComposedModel(lightning.LightningModule):
         Raises:
             ValueError: tokens are not two-dimensional or longer than `model.context`.
         """
-        logits: Tensor = self.code(self._checked(tokens), None, *gather(self, self.graph))
+        self._ready(tokens)
+        logits: Tensor = self.code(tokens, None, *gather(self, self.graph))
         return logits
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy over targets [batch, sequence] that are not -100."""
-        loss: Tensor = self._loss(self._checked(tokens), targets, *gather(self, self.graph))
+        self._ready(tokens)
+        loss: Tensor = self._loss(tokens, targets, *gather(self, self.graph))
         return loss
 
-    def _checked(self, tokens: Tensor) -> Tensor:
+    def _ready(self, tokens: Tensor) -> None:
         context = self.spec.model.context
         if tokens.ndim != 2 or tokens.shape[1] > context:
             expected = f"expected tokens [batch, sequence] with a sequence of at most {context}"
             raise ValueError(f"{expected} (model.context), got {list(tokens.shape)}")
         self._choose_for_now()
-        return tokens
 
     # what a Trainer calls
 

@@ -6,47 +6,49 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from blocks.core.graph import Graph, Loop
 from blocks.core.operation import Operation, Weight
 from blocks.core.operations import Input
 from composer.graph.walk import Place, operations
-from composer.module.emit import emit, resolve
+from composer.module.code import Code, Compiled, without_code
+from composer.module.emit import resolve
 
 
 class Layer(nn.Module):
     """One set of weights of one step, with the stages nested in it."""
 
-    def __init__(self, graph: Graph, place: Place) -> None:
+    def __init__(self, graph: Graph, place: Place, compiled: Compiled) -> None:
         super().__init__()
-        add_stages(self, graph, place)
+        add_stages(self, graph, place, compiled)
 
 
 class Stage(nn.Module):
     """Steps in a row. `step` holds the weights that all steps share, or `layers` one set for each."""
 
-    def __init__(self, loop: Loop, place: Place) -> None:
+    def __init__(self, loop: Loop, place: Place, compiled: Compiled) -> None:
         """`place` is the place of the loop's body."""
         super().__init__()
         self.loop, self.place = loop, place
         if loop.tied:
-            self.step = Layer(loop.body, place)
+            self.step = Layer(loop.body, place, compiled)
         else:
-            self.layers = nn.ModuleList(Layer(loop.body, place) for _ in range(loop.trips))
-        self.emit()
+            self.layers = nn.ModuleList(Layer(loop.body, place, compiled) for _ in range(loop.trips))
+        self.emit(compiled)
 
-    def emit(self) -> None:
+    def emit(self, compiled: Compiled) -> None:
         """Emit the code of one step for the kernels that its graph has now."""
-        body = self.loop.body
-        self.code = emit(body, self.place, body.graph["outputs"], "Step").train(self.training)
+        body, self.compiled = self.loop.body, compiled
+        code = Code(body, self.place, body.graph["outputs"], "Step", compiled)
+        self.code = code.train(self.training)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_code(super().__getstate__())  # type: ignore[no-untyped-call]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.emit()
+        self.emit(self.compiled)
 
     def sets(self) -> list[nn.Module]:
         """Return each set of weights once."""
@@ -79,19 +81,22 @@ class Prepared:
         return carried if count > 1 else carried[0]
 
 
-def add_stages(module: nn.Module, graph: Graph, place: Place) -> None:
+def add_stages(module: nn.Module, graph: Graph, place: Place, compiled: Compiled) -> None:
     """Give a module the stages of one graph, each under its node's name."""
     for node, operation, _ in operations(graph):
         if isinstance(operation, Loop):
             parent, name = descend(module, node)
-            parent.add_module(name, Stage(operation, place.inside(node, operation)))
+            parent.add_module(name, Stage(operation, place.inside(node, operation), compiled))
 
 
-def without_code(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a module's state without emitted code; it is emitted anew, where torch would trace it."""
-    modules = state["_modules"].items()
-    held = {name: module for name, module in modules if not isinstance(module, fx.GraphModule)}
-    return {**state, "_modules": held}
+def take_graphs(module: nn.Module, graph: Graph) -> None:
+    """Give a module's stages the loops of a graph that was compiled anew, with the same weights."""
+    for node, operation, _ in operations(graph):
+        if isinstance(operation, Loop):
+            stage = _stage(module, node)
+            stage.loop = operation
+            for layer in stage.sets():
+                take_graphs(layer, operation.body)
 
 
 def put(module: nn.Module, name: str, weight: Weight, tensor: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from composer.costs.count import count
 from composer.costs.units import bytes_text
 from composer.graph.passes.choose_kernels import Kernels
+from composer.module.code import TorchCompile
 from composer.module.model import ComposedModel
 from composer.spec.models import Spec
 from composer.training.errors import TrainingError
@@ -17,14 +18,14 @@ from composer.training.errors import TrainingError
 _WORDS = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 
 
-def build(spec: Spec, kernels: Kernels = "auto") -> ComposedModel:
+def build(spec: Spec, kernels: Kernels = "auto", torch_compile: TorchCompile = "auto") -> ComposedModel:
     """Build the model of a spec with fresh weights, on the CPU.
 
     Raises:
         TrainingError: its weights do not fit into memory.
     """
     try:
-        return ComposedModel(spec, kernels)
+        return ComposedModel(spec, kernels, torch_compile=torch_compile)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -13,6 +13,7 @@ import torch
 from composer.data.errors import DataError
 from composer.data.module import datamodule
 from composer.graph.passes.choose_kernels import Kernels
+from composer.module.code import TorchCompile
 from composer.training.errors import TrainingError
 from composer.training.folder import read_spec
 from composer.training.ranks import OneMachine
@@ -25,7 +26,13 @@ def _leave_with_parent() -> None:
 
 
 def _main(
-    folder: str, rank: str, ranks: str, port: str, kernels: Kernels, until_tokens: str | None = None
+    folder: str,
+    rank: str,
+    ranks: str,
+    port: str,
+    kernels: Kernels,
+    torch_compile: TorchCompile,
+    until_tokens: str | None = None,
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -33,7 +40,7 @@ def _main(
     until = None if until_tokens is None else int(until_tokens)
     try:
         spec = read_spec(Path(folder))
-        fit(spec, Path(folder), until, environment, datamodule(spec), None, kernels)
+        fit(spec, Path(folder), until, environment, datamodule(spec), None, kernels, torch_compile)
     except (TrainingError, DataError, OSError, RuntimeError) as error:
         sys.exit(f"rank {rank}: {error}")
     finally:

@@ -19,6 +19,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from composer.graph.passes.choose_kernels import Kernels
+from composer.module.code import TorchCompile
 from composer.training.errors import TrainingError
 
 
@@ -60,7 +61,9 @@ class OneMachine(LightningEnvironment):
 
 
 @contextmanager
-def started(folder: Path, until_tokens: int | None, ranks: int, kernels: Kernels) -> Iterator[OneMachine]:
+def started(
+    folder: Path, until_tokens: int | None, ranks: int, kernels: Kernels, torch_compile: TorchCompile
+) -> Iterator[OneMachine]:
     """Start ranks 1 and up for the run in `folder`, and end them with the context."""
     port = _free_port()
     until = [] if until_tokens is None else [str(until_tokens)]
@@ -76,6 +79,7 @@ def started(folder: Path, until_tokens: int | None, ranks: int, kernels: Kernels
                 str(ranks),
                 str(port),
                 kernels,
+                torch_compile,
                 *until,
             ],
             stdin=subprocess.PIPE,

@@ -19,6 +19,7 @@ from composer.costs.plan import planned
 from composer.costs.units import bytes_text
 from composer.data.module import SpecData, datamodule
 from composer.graph.passes.choose_kernels import Kernels
+from composer.module.code import TorchCompile
 from composer.module.scores import Scores
 from composer.spec.models import Spec, Train
 from composer.training.build import build, is_out_of_memory
@@ -72,12 +73,14 @@ def run_training(
     *,
     until_tokens: int | None = None,
     kernels: Kernels = "auto",
+    torch_compile: TorchCompile = "auto",
     report: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Train a spec in its folder (`runs/<name>-<run hash>` or `out`), from where that stands, to the end.
 
     With `until_tokens` it pauses there, evaluated and saved, on the schedule of the whole run; a later call
-    goes on. `kernels` are chosen for this machine; they make no other run, and may differ from call to call.
+    goes on. `kernels` are chosen for this machine, and `torch_compile` says whether torch compiles what lies
+    between them (`ComposedModel`); they make no other run, and may differ from call to call.
     `report` is told how far it is, some times a second.
 
     Raises:
@@ -96,8 +99,8 @@ def run_training(
         plan = Plan(train, until_tokens)
         if (stored := _stored(spec, folder, plan, data)) is not None:
             return stored
-        with started(folder, until_tokens, ranks, kernels) as environment:
-            recorder = fit(spec, folder, until_tokens, environment, data, report, kernels)
+        with started(folder, until_tokens, ranks, kernels, torch_compile) as environment:
+            recorder = fit(spec, folder, until_tokens, environment, data, report, kernels, torch_compile)
         tokens = plan.last * train.tokens_per_step
         return Result(folder, recorder.metrics, recorder.best, tokens, plan.last == train.steps)
 
@@ -110,6 +113,7 @@ def fit(
     data: SpecData,
     report: Callable[[Progress], None] | None,
     kernels: Kernels,
+    torch_compile: TorchCompile,
 ) -> Recorder:
     """Train as one of the ranks on its `data`, from the folder's checkpoint on."""
     train = _train(spec)
@@ -119,7 +123,7 @@ def fit(
     use_fitting_threads(train.tokens_per_step // train.accumulate * spec.model.width)
     gc.enable()  # short commands run without; a trained model is a circle of references
     with quiet(), deterministic(device_kind()), _stopping(recorder):
-        model = build(spec, kernels)
+        model = build(spec, kernels, torch_compile)
         model.logs_steps = False  # the recorder takes the losses
         trainer(train, recorder, environment).fit(
             model,

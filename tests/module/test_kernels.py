@@ -15,7 +15,7 @@ import composer
 from blocks.core.operation import Target
 from blocks.depth_attention.operations import Append, Attend
 from composer.graph.passes.mark_recompute import recomputable, recomputed
-from composer.module import model as module
+from composer.module import code
 from composer.module.model import ComposedModel
 from composer.module.target import functions
 from composer.spec.errors import SpecError
@@ -44,13 +44,13 @@ def mixed():
 def is_fused(model):
     """Whether plan and code, of the model's stages too, are those with the kernels."""
     planned = any(name.endswith(FUSED) for name in functions(model.graph))
-    written = "fused_attend" in "".join(code for _, code in module_source(model))
+    written = "fused_attend" in "".join(text for _, text in module_source(model))
     assert planned == written
     return planned
 
 
 def module_source(model):
-    from composer.module.emit import source
+    from composer.module.code import source
 
     return source(model)
 
@@ -82,8 +82,8 @@ def test_kernels_follow_autocast_and_nothing_else_changes():
 def test_code_is_emitted_only_where_kernels_change(monkeypatch):
     model, plain = composer.compile(make(TREE)), composer.compile(make(one(FFN)))
     emitted = []
-    emit = module.emit
-    monkeypatch.setattr(module, "emit", lambda *given: emitted.append(given[-1]) or emit(*given))
+    emit = code.emit
+    monkeypatch.setattr(code, "emit", lambda *given: emitted.append(given[-1]) or emit(*given))
     for _ in range(2):
         model(tokens_for(model.spec))
     assert emitted == []
@@ -91,7 +91,7 @@ def test_code_is_emitted_only_where_kernels_change(monkeypatch):
         for _ in range(2):
             model(tokens_for(model.spec))
             plain(tokens_for(plain.spec))
-    assert emitted == ["Model", "Loss"]
+    assert emitted == ["Model", "Loss", "Step", "Step"]
 
 
 def test_reference_means_plain_pytorch():

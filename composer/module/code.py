@@ -1,0 +1,53 @@
+"""The code of one graph as a module: as emitted, and where torch.compile is wanted with compiled regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from blocks.core.graph import Graph
+from blocks.core.operation import Value
+from composer.graph.walk import Place
+from composer.module.emit import emit
+from composer.module.regions import with_regions
+
+TorchCompile = Literal["auto", "on", "off"]
+"""Whether torch is asked to compile what lies between kernels of our own."""
+
+Compiled = Literal["no", "tried", "required"]
+"""Whether regions are compiled: not, where that works, or else it is an error."""
+
+
+class Code(nn.Module):
+    """Calls the code that computes `outputs`; compiled regions run where gradients are recorded."""
+
+    def __init__(
+        self, graph: Graph, place: Place, outputs: list[Value], name: str, compiled: Compiled = "no"
+    ) -> None:
+        super().__init__()
+        self.plain = emit(graph, place, outputs, name)
+        self.regions = None
+        if compiled != "no":
+            self.regions = with_regions(emit(graph, place, outputs, name), compiled == "required")
+
+    def forward(self, *arguments: Any) -> Any:
+        """Return the outputs: one, or a tuple."""
+        code = self.regions if self.regions is not None and torch.is_grad_enabled() else self.plain
+        return code(*arguments)
+
+
+def source(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield (name, code) of a model and of each of its stages, as it would be written by hand."""
+    for name, module in model.named_modules():
+        if isinstance(module, Code):
+            lines = (line.split(";  ")[0].rstrip() for line in module.plain.code.strip().splitlines())
+            yield name.removesuffix("code").strip("._") or "model", "".join(f"{line}\n" for line in lines)
+
+
+def without_code(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a module's state without emitted code; it is emitted anew, where torch would trace it."""
+    modules = state["_modules"].items()
+    return {**state, "_modules": {name: module for name, module in modules if not isinstance(module, Code)}}
