@@ -38,6 +38,7 @@ MAY_IMPORT = {
     ],
     "composer.bench": [
         "blocks",
+        "blocks.*",
         "blocks.core",
         "composer.costs",
         "composer.graph",

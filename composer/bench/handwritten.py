@@ -3,7 +3,8 @@
 One recurrent step of sequence attention, depth attention and experts, and a loop around it. It computes what
 the compiled module computes, with weights of the same names, so that the two can be compared to the last
 digits. It is written to be fast: merged projections, PyTorch's fused attention, grouped products for experts,
-weights cast once for each forward pass. A strawman would be worth nothing.
+weights cast once for each forward pass, no wait for the device, depth attention in several ways (see
+`handwritten_depth.py`), and all but that in functions that compile once. A strawman would be worth nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from composer.bench.handwritten_depth import WAYS, Past, Way
 from composer.spec.errors import SpecError
 from composer.spec.models import Spec
 
@@ -40,6 +42,7 @@ class Sizes:
     experts: int
     active: int
     hidden: int
+    tied: bool
 
 
 def sizes(spec: Spec) -> Sizes:
@@ -59,7 +62,6 @@ def sizes(spec: Spec) -> Sizes:
     seq, depth, expert = blocks
     plain = {
         ("stages", 0): stage.recur is not None and stage.inject == "none",
-        ("model",): spec.model.tie_embeddings,
         ("blocks", stage.step[0]): seq.rope and seq.rope_base == 10000.0 and seq.window is None,
         ("blocks", stage.step[1]): depth.rotary and depth.span == "inclusive",
         ("blocks", stage.step[2]): expert.depth_code == "rotary",
@@ -86,6 +88,7 @@ def sizes(spec: Spec) -> Sizes:
         expert.experts,
         expert.active,
         expert.hidden,
+        spec.model.tie_embeddings,
     )
 
 
@@ -94,17 +97,14 @@ def _unlike(spec: Spec, path: tuple[Any, ...], expected: str) -> SpecError:
 
 
 class Step(nn.Module):
-    """One recurrent step.
-
-    Depth attention is written twice: `elementwise`, which compiles to one loop, or as two einsums.
-    """
+    """One recurrent step, in pieces: all but `attend` are the same at every step, so they compile once."""
 
     load: Tensor
     balance: Tensor
 
-    def __init__(self, at: Sizes, elementwise: bool) -> None:
+    def __init__(self, at: Sizes, way: Way) -> None:
         super().__init__()
-        self.at, self.elementwise = at, elementwise
+        self.at, self.attend = at, WAYS[way]
         width, head_dim = at.width, at.head_dim
         self.norms = nn.ParameterList(nn.Parameter(torch.ones(width)) for _ in range(3))
         self.seq_in = nn.Linear(width, (at.heads + 2 * at.kv_heads) * head_dim, bias=False)
@@ -112,8 +112,8 @@ class Step(nn.Module):
         if at.qk_norm:
             self.query_norm = nn.Parameter(torch.ones(head_dim))
             self.key_norm = nn.Parameter(torch.ones(head_dim))
-        self.depth_in = nn.Linear(width, (at.depth_heads + 2 * at.depth_kv_heads) * head_dim, bias=False)
-        self.depth_out = nn.Linear(at.depth_heads * head_dim, width, bias=False)
+        self.depth_joined = nn.Linear(width, (at.depth_heads + 2 * at.depth_kv_heads) * head_dim, bias=False)
+        self.depth_back = nn.Linear(at.depth_heads * head_dim, width, bias=False)
         self.keys = nn.Parameter(torch.empty(at.experts, width))
         self.gate_up = nn.Parameter(torch.empty(at.experts, width, 2 * at.hidden))
         self.down = nn.Parameter(torch.empty(at.experts, at.hidden, width))
@@ -121,85 +121,78 @@ class Step(nn.Module):
         self.register_buffer("load", torch.zeros(at.experts))
 
     def forward(
-        self,
-        x: Tensor,
-        past: tuple[Tensor, ...],
-        turns: Tensor,
-        turn: Tensor,
-        turn_wide: Tensor,
-        experts: Cast,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the state [B, S, width] after the step, and its own keys and values for the steps after.
+        self, x: Tensor, past: Past, turns: Tensor, turn: Tensor, turn_wide: Tensor, experts: Cast
+    ) -> Tensor:
+        """Return the state [B, S, width] after the step; its own keys and values join those of the past.
 
-        past: keys, then values of all steps before, each [B, S, kv_heads, head_dim]. turns: cosine and sine
-        by position; turn, turn_wide: those of this step, for a head and for the whole width.
+        turns: cosine and sine by position; turn, turn_wide: those of this step, for a head and for the whole
+        width.
         """
-        x = x + self.sequence(F.rms_norm(x, (self.at.width,), self.norms[0], _EPS), turns)
-        y, key, value = self.depth(F.rms_norm(x, (self.at.width,), self.norms[1], _EPS), past, turn)
-        x = x + y
-        x = x + self.expert(F.rms_norm(x, (self.at.width,), self.norms[2], _EPS), turn_wide, experts)
-        return x, key, value
+        x = self.sequence(x, turns)
+        y = self.attend(*self.depth_in(x, turn), past)
+        normed, share, chosen, x = self.depth_out(x, y, turn_wide)
+        return x + self.expert(normed, share, chosen, experts)
 
     def sequence(self, x: Tensor, turns: Tensor) -> Tensor:
-        """Attend to all tokens up to each token."""
+        """Attend to all tokens up to each token; return the new state."""
         at, (batch, length, _) = self.at, x.shape
-        joined = self.seq_in(x).view(batch, length, at.heads + 2 * at.kv_heads, at.head_dim)
+        joined = self.seq_in(self._normed(x, 0))
+        joined = joined.view(batch, length, at.heads + 2 * at.kv_heads, at.head_dim)
         query, key, value = joined.split([at.heads, at.kv_heads, at.kv_heads], 2)
         if at.qk_norm:
             query = F.rms_norm(query, (at.head_dim,), self.query_norm, _EPS)
             key = F.rms_norm(key, (at.head_dim,), self.key_norm, _EPS)
         query, key = _turned(query, turns), _turned(key, turns)
         y = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
+            query.transpose(1, 2).to(value.dtype),
+            key.transpose(1, 2).to(value.dtype),
             value.transpose(1, 2),
             is_causal=True,
             enable_gqa=at.heads != at.kv_heads,
         )
-        out: Tensor = self.seq_out(y.transpose(1, 2).flatten(2))
+        out: Tensor = x + self.seq_out(y.transpose(1, 2).flatten(2))
         return out
 
-    def depth(self, x: Tensor, past: tuple[Tensor, ...], turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend to each token's own steps so far; return the output, and this step's key and value."""
+    def depth_in(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return this step's query, key and value."""
         at, (batch, length, _) = self.at, x.shape
-        joined = self.depth_in(x).view(batch, length, at.depth_heads + 2 * at.depth_kv_heads, at.head_dim)
+        joined = self.depth_joined(self._normed(x, 1))
+        joined = joined.view(batch, length, at.depth_heads + 2 * at.depth_kv_heads, at.head_dim)
         query, key, value = joined.split([at.depth_heads, at.depth_kv_heads, at.depth_kv_heads], 2)
-        query, key = _turned(query, turn), _turned(key, turn)
-        steps = len(past) // 2
-        keys = torch.stack([*past[:steps], key])
-        values = torch.stack([*past[steps:], value])
-        grouped = query.view(batch, length, at.depth_kv_heads, -1, at.head_dim)
-        if self.elementwise:
-            keys, values = keys.unsqueeze(4), values.unsqueeze(4)
-            scores = (grouped * keys).sum(-1, dtype=torch.float32) * at.head_dim**-0.5
-            y = (scores.softmax(0).to(x.dtype).unsqueeze(-1) * values).sum(0)
-        else:
-            scores = torch.einsum("bshgd,tbshd->tbshg", grouped, keys) * at.head_dim**-0.5
-            weights = scores.softmax(0, dtype=torch.float32).to(values.dtype)
-            y = torch.einsum("tbshg,tbshd->bshgd", weights, values)
-        return self.depth_out(y.flatten(2)), key, value
+        return _turned(query, turn), _turned(key, turn), value
 
-    def expert(self, x: Tensor, turn: Tensor, experts: Cast) -> Tensor:
-        """Route each token to a few experts, run them in two grouped products, sum by weight."""
+    def depth_out(self, x: Tensor, y: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the state after depth attention normed, the shares and numbers of its experts, the state."""
         at = self.at
+        x = x + self.depth_back(y.flatten(2))
+        normed = self._normed(x, 2)
         with torch.autocast(x.device.type, enabled=False):
-            query = _turned(x.float(), turn)
-            logits = F.linear(query, self.keys) * at.width**-0.5
+            logits = F.linear(_turned(normed.float(), turn), self.keys) * at.width**-0.5
         chosen = (logits.detach() + self.balance).topk(at.active, -1).indices
+        scores = logits.sigmoid().gather(-1, chosen)
+        return normed, scores / scores.sum(-1, keepdim=True), chosen, x
+
+    def expert(self, x: Tensor, share: Tensor, chosen: Tensor, experts: Cast) -> Tensor:
+        """Run each token's experts in two grouped products, sum them by share."""
+        at = self.at
         flat = chosen.flatten()
-        counts = torch.bincount(flat, minlength=at.experts)
+        # counted so, for `bincount` waits for a GPU
+        counts = torch.zeros_like(self.load).index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
         if self.training:
             self.load += counts
-        scores = logits.sigmoid().gather(-1, chosen)
-        share = scores / scores.sum(-1, keepdim=True)
         order = flat.argsort(stable=True)
-        ends = counts.cumsum(0, dtype=torch.int32)
-        rows = x.flatten(0, 1)[order // at.active].to(experts.gate_up.dtype)
+        ends = counts.cumsum(0).to(torch.int32)
+        rows = x.flatten(0, 1).index_select(0, order // at.active).to(experts.gate_up.dtype)
         gate, up = F.grouped_mm(rows, experts.gate_up, offs=ends).chunk(2, -1)
         out = F.grouped_mm(F.silu(gate) * up, experts.down, offs=ends)
-        weighed = out * share.flatten()[order].unsqueeze(-1).to(out.dtype)
-        y = torch.zeros_like(x.flatten(0, 1), dtype=out.dtype).index_add(0, order // at.active, weighed)
-        return y.view(x.shape)
+        # fetched rather than added up in place: sums in the same order at every run
+        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        each = out.index_select(0, place).view(*chosen.shape, -1)
+        y: Tensor = (each * share.unsqueeze(-1).to(out.dtype)).sum(-2)
+        return y
+
+    def _normed(self, x: Tensor, number: int) -> Tensor:
+        return F.rms_norm(x, (self.at.width,), self.norms[number], _EPS)
 
 
 @dataclass(frozen=True)
@@ -211,14 +204,15 @@ class Cast:
 
 
 class HandWritten(nn.Module):
-    """Embedding, the step `steps` times, final norm, the head tied to the embedding, the loss."""
+    """Embedding, the step `steps` times, final norm, the head (the embedding, if tied), the loss."""
 
-    def __init__(self, at: Sizes, elementwise: bool) -> None:
+    def __init__(self, at: Sizes, way: Way) -> None:
         super().__init__()
         self.at = at
         self.embedding = nn.Parameter(torch.empty(at.vocab, at.width))
-        self.step = Step(at, elementwise)
+        self.step = Step(at, way)
         self.norm = nn.Parameter(torch.ones(at.width))
+        self.head = self.embedding if at.tied else nn.Parameter(torch.empty(at.vocab, at.width))
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of targets [B, S] that are not -100."""
@@ -229,12 +223,10 @@ class HandWritten(nn.Module):
         turn, turn_wide = _turns(steps, at.head_dim), _turns(steps, at.width)
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else x.dtype
         experts = Cast(self.step.gate_up.to(dtype), self.step.down.to(dtype))
-        keys: tuple[Tensor, ...] = ()
-        values: tuple[Tensor, ...] = ()
+        past = Past(at.steps)
         for n in range(at.steps):
-            x, key, value = self.step(x, (*keys, *values), turns, turn[:, n], turn_wide[:, n], experts)
-            keys, values = (*keys, key), (*values, value)
-        logits = F.linear(F.rms_norm(x, (at.width,), self.norm, _EPS), self.embedding)
+            x = self.step(x, past, turns, turn[:, n], turn_wide[:, n], experts)
+        logits = F.linear(F.rms_norm(x, (at.width,), self.norm, _EPS), self.head)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
@@ -249,13 +241,15 @@ class HandWritten(nn.Module):
             *((norm, weights[f"{place}.norm"]) for norm, place in zip(own.norms, at, strict=True)),
             (own.seq_in.weight, torch.cat([weights[f"{seq}.{role}"] for role in inward])),
             (own.seq_out.weight, weights[f"{seq}.out"]),
-            (own.depth_in.weight, torch.cat([weights[f"{depth}.{role}"] for role in inward])),
-            (own.depth_out.weight, weights[f"{depth}.out"]),
+            (own.depth_joined.weight, torch.cat([weights[f"{depth}.{role}"] for role in inward])),
+            (own.depth_back.weight, weights[f"{depth}.out"]),
             *(
                 (getattr(own, role), weights[f"{expert}.{role}"])
                 for role in ("keys", "gate_up", "down", "balance")
             ),
         ]
+        if not self.at.tied:
+            taken.append((self.head, weights["head"]))
         if self.at.qk_norm:
             taken += [(getattr(own, role), weights[f"{seq}.{role}"]) for role in ("query_norm", "key_norm")]
         with torch.no_grad():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import random
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
 
 import torch
 
-Run = Callable[[], object]
+from composer.bench.clocks import Clock, Run, wall
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,14 @@ class Timing:
         """The middle one."""
         return median(self.seconds)
 
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """What a quarter of the runs stayed below, and above."""
+        if len(self.seconds) < 2:
+            return self.seconds[0], self.seconds[0]
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
+        return low, high
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -41,21 +49,46 @@ class Ratio:
         return f"{self.middle:.2f}x ({self.low:.2f} to {self.high:.2f})"
 
 
-def side_by_side(contestants: Mapping[str, Run], rounds: int, warmup: int = 2) -> dict[str, Timing]:
+def side_by_side(
+    contestants: Mapping[str, Run], rounds: int, warmup: int = 2, clock: Clock = wall
+) -> tuple[dict[str, Timing], dict[str, str]]:
     """Run every contestant once in each of some rounds, in an order drawn anew for each round.
 
-    On a GPU the clock stops when the device is done.
+    Returns the timings, and why those failed that could not run to the end: one that runs out of memory is
+    no reason to hear nothing of the others.
     """
-    for run in contestants.values():
-        for _ in range(warmup):
-            run()
-    rng, names = random.Random(0), list(contestants)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    failed: dict[str, str] = {}
+    for name, run in contestants.items():
+        if why := attempt(lambda run=run: [run() for _ in range(warmup)]):  # type: ignore[misc]
+            failed[name] = why
+    found: dict[str, list[float]] = {name: [] for name in contestants if name not in failed}
+    rng = random.Random(0)
     for _ in range(rounds):
+        names = [name for name in found if name not in failed]
         rng.shuffle(names)
         for name in names:
-            found[name].append(_timed(contestants[name]))
-    return {name: Timing(tuple(found[name])) for name in contestants}
+            if why := attempt(lambda name=name: found[name].append(clock(contestants[name]))):  # type: ignore[misc]
+                failed[name] = why
+    return {name: Timing(tuple(each)) for name, each in found.items() if name not in failed}, failed
+
+
+def attempt(run: Run) -> str:
+    """Run something; return why it failed, or "". What it held is let go of."""
+    try:
+        run()
+    except (torch.OutOfMemoryError, MemoryError):
+        why = "out of memory"
+    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        lines = str(error).strip().splitlines()
+        why = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        if "not enough memory" in why:
+            why = "out of memory"
+    else:
+        return ""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return why
 
 
 def ratio(one: Timing, other: Timing) -> Ratio:
@@ -65,16 +98,3 @@ def ratio(one: Timing, other: Timing) -> Ratio:
         return Ratio(each[0], each[0], each[0])
     low, middle, high = quantiles(each, n=4, method="inclusive")
     return Ratio(middle, low, high)
-
-
-def _timed(run: Run) -> float:
-    _wait()
-    begun = time.perf_counter()
-    run()
-    _wait()
-    return time.perf_counter() - begun
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

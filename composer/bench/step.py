@@ -1,146 +1,234 @@
-"""A whole training step, compiled from a spec and written by hand: forward, backward and AdamW."""
+"""A whole training step, compiled from a spec and written by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from composer.bench.handwritten import HandWritten, Sizes, sizes
-from composer.bench.pairs import Ratio, Run, ratio, side_by_side
+from blocks.core.operation import At
+from composer.bench import handwritten_depth
+from composer.bench.clocks import Run
+from composer.bench.handwritten import HandWritten, sizes
+from composer.bench.handwritten_depth import Past, Way
+from composer.bench.records import Goal, Row
+from composer.bench.setting import Case, Setting, measured
+from composer.bench.spec import bench_spec
 from composer.costs.count import count
+from composer.costs.memory import micro_batch_tokens, trained_length
+from composer.graph.compile import compile_graph
+from composer.graph.passes.mark_recompute import recomputable
+from composer.graph.walk import graphs, operations
 from composer.module.model import ComposedModel
 from composer.spec.errors import SpecError
 from composer.spec.models import Spec
 
-COMPILED = "composer"
+COMPOSED = "composer"
+REGIONS = "composer, regions compiled"
+POINTWISE = "composer, pointwise recomputed"
+EVERYTHING = "composer, all recomputed"
+BY_HAND: dict[Way, str] = {
+    "einsum": "by hand, einsum",
+    "elementwise": "by hand, elementwise",
+    "slots": "by hand, slots",
+}
+COMPILED = "by hand, compiled"
+STEPS = {True: (16, 32), False: (2,)}
+"""Steps of the model, at full size and small."""
+
+_FASTER, _HALF, _THIRD = 2.2, 1 / 2, 1 / 3
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one contestant came to.
-
-    Attributes:
-        seconds: of a step, the middle of all rounds.
-        tokens: per second.
-        flops: model FLOPs (forward and backward, nothing recomputed) per second.
-        peak: bytes allocated at most; None where the device does not tell.
-        against: how many times as long it took as the compiled module.
-    """
-
-    name: str
-    seconds: float
-    tokens: float
-    flops: float
-    peak: int | None
-    against: Ratio
+def parts(setting: Setting) -> Iterator[list[Row]]:
+    """Measure the model of 173M parameters: forward and backward, no optimizer, as in the floors' figures."""
+    for steps in STEPS[setting.full]:
+        spec = bench_spec(setting.full, steps)
+        yield bench_step(spec, setting, optimizer=False, recompute=())
 
 
-def bench_step(spec: Spec, rounds: int, told: Callable[[str], None] = lambda text: None) -> list[Row]:
-    """Time training steps of one micro-batch, the compiled module first.
-
-    Args:
-        spec: with `train`, whose micro-batch is taken; of the form that is written by hand.
-        rounds: in each of which every contestant trains one step.
-        told: hears of contestants that cannot run here.
+def checked(spec: Spec) -> Spec:
+    """Return a spec that `of_spec` can measure.
 
     Raises:
-        SpecError: the spec is of another form, or has no `train`.
+        SpecError: it is of another form than what is written by hand, or has no `train`.
     """
-    train = spec.train
-    if train is None:
+    if spec.train is None:
         raise SpecError([spec.fault((), "a `train` section, whose micro-batch is timed", "none")])
-    at, device = sizes(spec), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch = train.batch_sequences // train.accumulate
-    torch.manual_seed(0)
-    tokens, targets = torch.randint(spec.model.vocab, (2, batch, train.length), device=device)
-    weights = ComposedModel(spec).state_dict()
-    runs: dict[str, Run] = {}
-    peaks: dict[str, int | None] = {}
-    for name, make in _contestants(spec, at, weights, told).items():
-        # the weights and optimizers of the others stay
-        before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-        runs[name] = _step(make().to(device).train(), tokens, targets)
-        peaks[name] = _peak(runs[name], before)
-    timings = side_by_side(runs, rounds)
-    flops = 3 * count(spec).flops_per_token.forward
-    each = batch * train.length
-    return [
-        Row(
-            name,
-            timing.median,
-            each / timing.median,
-            flops * each / timing.median,
-            peaks[name],
-            ratio(timing, timings[COMPILED]),
-        )
-        for name, timing in timings.items()
-    ]
+    sizes(spec)
+    return spec
 
 
-def _contestants(
-    spec: Spec, at: Sizes, weights: Mapping[str, Tensor], told: Callable[[str], None]
-) -> dict[str, Callable[[], ComposedModel | HandWritten]]:
-    def by_hand(elementwise: bool) -> HandWritten:
-        model = HandWritten(at, elementwise)
-        model.load(weights)
-        return model
-
-    found: dict[str, Callable[[], ComposedModel | HandWritten]] = {
-        COMPILED: lambda: ComposedModel(spec),
-        "by hand, einsum": lambda: by_hand(False),
-        "by hand, elementwise": lambda: by_hand(True),
-    }
-    if _compiles(told):
-        found["by hand, blocks compiled"] = lambda: _compiled(by_hand(True))
-    return found
+def of_spec(spec: Spec, setting: Setting) -> Iterator[list[Row]]:
+    """Measure a spec's own step: one micro-batch forward and backward, and AdamW."""
+    yield bench_step(spec, setting)
 
 
-def _step(model: ComposedModel | HandWritten, tokens: Tensor, targets: Tensor) -> Run:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    cuda = tokens.device.type == "cuda"
-    loss = model.loss if isinstance(model, ComposedModel) else model
+def bench_step(
+    spec: Spec, setting: Setting, optimizer: bool = True, recompute: Collection[str] | None = None
+) -> list[Row]:
+    """Time training steps of one micro-batch.
 
-    def run() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
-            found = loss(tokens, targets)
-        found.backward()
-        optimizer.step()
+    Args:
+        optimizer: whether AdamW is part of a step.
+        recompute: what `composer` runs again in the backward pass; None is what the plan says.
 
-    return run
+    Raises:
+        SpecError: the spec is of another form than what is written by hand.
+    """
+    race = _Race(spec, setting, optimizer)
+    contestants = race.contestants(recompute)
+    # the weights of those who come first stay where they are
+    case = Case(
+        f"{spec.name}, {spec.stages[0].trips} steps, {race.batch} x {race.length} tokens",
+        "forward + backward + AdamW" if optimizer else "forward + backward",
+        {name: partial(race.made, name, make) for name, make in contestants.items()},
+        [name for name in contestants if name not in (*BY_HAND.values(), COMPILED)],
+        COMPOSED,
+        flops=3 * count(spec).flops_per_token.forward * race.batch * race.length,
+    )
+    rows = measured(case, setting, whole=True)
+    rows = [_complete(row, case.flops, race) for row in rows]
+    return [replace(row, goals=_goals(row, rows)) if setting.full and row.ours else row for row in rows]
 
 
-def _compiles(told: Callable[[str], None]) -> bool:
-    try:
-        torch.compile(torch.sin)(torch.zeros(2))
-    except Exception as error:
-        told(f"torch.compile does not work here: {str(error).splitlines()[0]}")
-        return False
-    return True
+@dataclass
+class _Race:
+    """One batch, and what makes contestants that train on it."""
+
+    spec: Spec
+    setting: Setting
+    optimizer: bool
+
+    def __post_init__(self) -> None:
+        self.length = trained_length(self.spec)
+        self.batch = micro_batch_tokens(self.spec) // self.length
+        self.peaks: dict[str, int] = {}
+        torch.manual_seed(0)
+        shape = (2, self.batch, self.length)
+        drawn = torch.randint(self.spec.model.vocab, shape, device=self.setting.device)
+        self.tokens, self.targets = drawn
+
+    def contestants(self, recompute: Collection[str] | None) -> dict[str, Callable[[], _Model]]:
+        """Return who takes part, by name."""
+        spec, at, weights = self.spec, sizes(self.spec), _weights(self.spec)
+        found: dict[str, Callable[[], _Model]] = {
+            COMPOSED: lambda: ComposedModel(spec, recompute=recompute),
+            POINTWISE: lambda: ComposedModel(spec, recompute=pointwise(spec)),
+            EVERYTHING: lambda: ComposedModel(spec, recompute=[*recomputable(compile_graph(spec))]),
+        }
+
+        def by_hand(way: Way) -> HandWritten:
+            model = HandWritten(at, way)
+            model.load(weights)
+            return model
+
+        found |= {name: partial(by_hand, way) for way, name in BY_HAND.items()}
+        if self.setting.compiles:
+            found[REGIONS] = lambda: ComposedModel(spec, recompute=recompute, torch_compile="on")
+            found[COMPILED] = lambda: compiled(by_hand("elementwise"))
+        return found
+
+    def made(self, name: str, make: Callable[[], _Model]) -> Run:
+        """Make a contestant and one step of it; note its peak, without what others hold."""
+        cuda = self.setting.device.type == "cuda"
+        before = torch.cuda.memory_allocated() if cuda else 0
+        run = self._step(make().to(self.setting.device).train())
+        run()
+        if cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            run()
+            self.peaks[name] = torch.cuda.max_memory_allocated() - before
+        return run
+
+    def _step(self, model: _Model) -> Run:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True) if self.optimizer else None
+        cuda = self.setting.device.type == "cuda"
+        loss = model.loss if isinstance(model, ComposedModel) else model
+
+        def run() -> None:
+            model.zero_grad()
+            with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
+                found = loss(self.tokens, self.targets)
+            found.backward()
+            if optimizer is not None:
+                optimizer.step()
+
+        return run
 
 
-def _compiled(model: HandWritten) -> HandWritten:
-    """Compile the blocks of a model: the whole would be compiled anew at every depth."""
+_Model = ComposedModel | HandWritten
+
+
+def pointwise(spec: Spec) -> list[str]:
+    """Return the operations that may be recomputed and make no products: norms, rotations, sums."""
+    graph = compile_graph(spec)
+    light = set()
+    for body, place in graphs(graph):
+        at = At(spec.model.context, place.trips)
+        path = "".join(f"{name}." for name, _ in place.loops)
+        light |= {f"{path}{node}" for node, operation, _ in operations(body) if not operation.flops(at)}
+    return [place for place in recomputable(graph) if place in light]
+
+
+def compiled(model: HandWritten) -> HandWritten:
+    """Compile the pieces of a step, each once, and depth attention once for each number of slots.
+
+    The whole would be compiled anew at every depth.
+    """
     step = model.step
     step.sequence = torch.compile(step.sequence)  # type: ignore[method-assign]
+    step.depth_in = torch.compile(step.depth_in)  # type: ignore[method-assign]
+    step.depth_out = torch.compile(step.depth_out)  # type: ignore[method-assign]
     if torch.cuda.is_available():
         # fake tensors know grouped products in bf16 alone
         step.expert = torch.compile(step.expert)  # type: ignore[method-assign]
     # a list that grows is another shape at every depth
-    torch._dynamo.config.recompile_limit = max(model.at.steps + 2, torch._dynamo.config.recompile_limit)
-    step.depth = torch.compile(step.depth, dynamic=False)  # type: ignore[method-assign]
+    limit = torch._dynamo.config
+    limit.recompile_limit = max(model.at.steps + 16, limit.recompile_limit)
+    step.attend = _attend
     return model
 
 
-def _peak(run: Run, before: int) -> int | None:
-    run()
-    if not torch.cuda.is_available():
-        return None
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    run()
-    return torch.cuda.max_memory_allocated() - before
+def _attend(query: Tensor, key: Tensor, value: Tensor, past: Past) -> Tensor:
+    past.keys.append(key)
+    past.values.append(value)
+    return _elementwise()(query, past.keys, past.values)
+
+
+@cache
+def _elementwise() -> Callable[..., Tensor]:
+    # one for all models, so that a deeper one compiles its further steps alone
+    return torch.compile(handwritten_depth.elementwise, dynamic=False)
+
+
+def _weights(spec: Spec) -> Mapping[str, Tensor]:
+    return ComposedModel(spec).state_dict()
+
+
+def _complete(row: Row, flops: float, race: _Race) -> Row:
+    if row.seconds is None:
+        return row
+    tokens = race.batch * race.length
+    return replace(row, tokens=tokens / row.seconds, flops=flops / row.seconds, peak=race.peaks.get(row.name))
+
+
+def _goals(row: Row, rows: list[Row]) -> tuple[Goal, ...]:
+    """Hold ours against the best that is written by hand."""
+    by_hand = [each for each in rows if not each.ours and each.tokens]
+    best = max(by_hand, key=lambda each: each.tokens or 0.0, default=None)
+    if best is None or best.tokens is None or row.tokens is None:
+        return ()
+    goals = []
+    if row.name in (COMPOSED, REGIONS):
+        text = f"at least {_FASTER}x the tokens/s of the best by hand"
+        goals.append(Goal(text, _FASTER, row.tokens / best.tokens))
+    wanted = {POINTWISE: ("half", _HALF), EVERYTHING: ("a third", _THIRD)}.get(row.name)
+    if wanted and best.peak and row.peak:
+        text = f"at most {wanted[0]} of the peak of the fastest by hand"
+        goals.append(Goal(text, wanted[1], row.peak / best.peak, least=False))
+    return tuple(goals)

@@ -1,4 +1,4 @@
-"""`composer bench`: a training step of what was compiled, against the same model written by hand."""
+"""`composer bench`: what the hardware allows, what ordinary code reaches, and what this project does."""
 
 from __future__ import annotations
 
@@ -7,62 +7,156 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.cli.options import Set, SpecFile
+from composer.cli.options import Set
 
 if TYPE_CHECKING:
-    from composer.bench.step import Row
+    from typing import Any
+
+    from composer.bench.records import Part
+    from composer.bench.run import Measure
+    from composer.bench.setting import Setting
 
 
 def bench(
-    file: SpecFile,
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SPEC]", help="A spec whose own training step is timed instead.", show_default=False
+        ),
+    ] = None,
     settings: Set = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, in each of which everyone trains a step.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, in each of which everyone runs once.")] = 20,
+    only: Annotated[
+        str,
+        typer.Option(
+            metavar="PARTS",
+            help="Only these, such as depth,step: depth, routing, attention, loss, kernels, step.",
+            show_default=False,
+        ),
+    ] = "",
     out: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="Write all figures here, too.", show_default=False),
     ] = None,
+    picture: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.svg", help="Draw them, as SVG.", show_default=False),
+    ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Try tiles for the kernels on this GPU instead, print the best as code."),
+    ] = False,
 ) -> None:
-    """Time a training step side by side with the same model written by hand in plain PyTorch.
+    """Time kernels and training steps side by side with ordinary PyTorch, and with what the hardware allows.
 
-    A step is forward, backward and AdamW on one micro-batch of the spec, on the GPU where there is one (in
-    bf16), else on the CPU. SPEC has to be of the form that is written by hand: one `recur` stage of sequence,
-    depth and expert attention. The hand-written model computes the same; it stands in
-    `composer/bench/handwritten.py`.
+    On a GPU the sizes are those that goals are set for, in bf16, and take some minutes; on a CPU the same
+    code runs at small sizes. Copies and products are measured in the same run, and floors are computed from
+    them. With SPEC it is the training step of that spec (forward, backward and AdamW on one micro-batch)
+    against the same model by hand; SPEC has to be of the form that is written there: one `recur` stage of
+    sequence, depth and expert attention. What is measured, and how, stands in `docs/performance.md`.
     """
+    if tune and (file or only or picture or out):
+        raise typer.BadParameter("--tune goes with --rounds alone")
+    if file and only:
+        raise typer.BadParameter("a SPEC has one part, its step; leave --only away")
+    if settings and not file:
+        raise typer.BadParameter("--set needs a SPEC")
+    if picture and not picture.endswith(".svg"):
+        raise typer.BadParameter("expected a file that ends in .svg", param_hint="--picture")
+    measures, title = _measures(file, settings, only)
+    setting = _setting(rounds)
+    if tune:
+        _tune(setting)
+        return
+    _bench(measures, title, setting, out, picture)
+
+
+def _measures(
+    file: str | None, settings: list[str] | None, only: str
+) -> tuple[list[tuple[str, Measure]], str]:
+    """Return the parts that are asked for, and what they are a benchmark of."""
+    if file is not None:
+        from composer.spec.load import load
+
+        spec = load(file, settings or ())
+        from functools import partial
+
+        from composer.bench.step import checked, of_spec
+
+        return [("step", partial(of_spec, checked(spec)))], spec.name
+    from composer.bench.run import PARTS, chosen
+
+    try:
+        names = chosen(only)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    return [(name, PARTS[name]) for name in names], "all parts" if len(names) == len(PARTS) else only
+
+
+def _setting(rounds: int) -> Setting:
+    from composer.bench.setting import here
+
+    return here(rounds, told=lambda text: print(f"note: {text}", file=sys.stderr))
+
+
+def _bench(
+    measures: list[tuple[str, Measure]], title: str, setting: Setting, out: str | None, picture: str | None
+) -> None:
     import json
+    import time
+    from datetime import UTC, datetime
 
+    from composer.bench import records, report
     from composer.bench.machine import machine
-    from composer.bench.step import bench_step
+    from composer.bench.picture import draw
+    from composer.bench.run import run
     from composer.cli.files import write
-    from composer.cli.result import columns
-    from composer.spec.load import load
+    from composer.costs.units import count_text
 
-    spec = load(file, settings or ())
-    rows = bench_step(spec, rounds, lambda text: print(f"note: {text}", file=sys.stderr))
-    about = {"spec": spec.name, "rounds": rounds, **machine()}
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    print("\n".join(columns([_HEAD, *map(_cells, rows)])))
-    if out is not None:
-        write(out, json.dumps({**about, "rows": [_plain(row) for row in rows]}, indent=1) + "\n")
+    about: dict[str, Any] = {
+        "of": title,
+        "begun": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["composer", *sys.argv[1:]]),
+        "rounds": setting.rounds,
+        "full_size": setting.full,
+        "dtype": setting.target.dtype,
+        "machine": machine(),
+        "rates": setting.rates._asdict(),
+    }
+    print(", ".join(f"{name} {value}" for name, value in about["machine"].items()))
+    size = "full size" if setting.full else "small sizes, which no goals are set for"
+    print(f"{title}: {setting.rounds} rounds, {setting.target.dtype}, {size}")
+    rates = setting.rates
+    print(f"copy {count_text(rates.copy)}B/s, product {count_text(rates.product)}FLOP/s, in this run")
+    print()
+    told: set[int] = set()
+
+    def keep(parts: list[Part], finished: bool = False) -> None:
+        if out is not None:
+            write(out, json.dumps(records.as_json(about, parts, finished), indent=1) + "\n")
+
+    def done(parts: list[Part]) -> None:
+        keep(parts)
+        for number, part in enumerate(parts):
+            if part.complete and number not in told:
+                told.add(number)
+                print("\n".join(report.lines(part)), flush=True)
+
+    begun = time.perf_counter()
+    parts = run(measures, setting, done)
+    keep(parts, finished=True)
+    if goals := [*report.goals(parts)]:
+        print("\n".join(["goals", *goals]))
+    print(f"took {time.perf_counter() - begun:.0f} s")
+    if picture is not None:
+        write(picture, draw(parts, about))
 
 
-_HEAD = ("", "step", "tokens/s", "model FLOP/s", "peak", "time against composer")
+def _tune(setting: Setting) -> None:
+    from composer.bench.machine import machine
+    from composer.bench.tune import as_code, tuned
 
-
-def _cells(row: Row) -> tuple[str, ...]:
-    from composer.costs.units import bytes_text, count_text, seconds_text
-
-    peak = "" if row.peak is None else bytes_text(row.peak)
-    return (
-        row.name,
-        seconds_text(row.seconds),
-        count_text(row.tokens),
-        count_text(row.flops),
-        peak,
-        str(row.against),
-    )
-
-
-def _plain(row: Row) -> dict[str, object]:
-    ratio = {"middle": row.against.middle, "low": row.against.low, "high": row.against.high}
-    return {**vars(row), "against": ratio}
+    about = machine()
+    device = ", ".join(f"{name} {about[name]}" for name in ("device", "torch", "triton"))
+    for module, found in tuned(setting):
+        print("\n".join(as_code(module, found, device)), flush=True)

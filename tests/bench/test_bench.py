@@ -1,23 +1,44 @@
-"""`composer bench`: who takes part, and what is said of them."""
+"""`composer bench`: what is measured, who takes part, what is said of them and written."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+import torch
 
+from composer.bench import pairs, run, setting
+from composer.bench.clocks import wall
+from composer.bench.machine import Rates
 from composer.bench.pairs import Timing, ratio, side_by_side
+from composer.bench.records import Goal, Part, Row, as_json
+from composer.bench.report import goals, lines
+from composer.bench.setting import Case, Setting, measured
 from composer.cli.main import main
 
 TINY = str(Path(__file__).parents[2] / "specs" / "dreamer-tiny.yaml")
 SMALL = ["--set", "train.batch_tokens=96", "--set", "stages.0.recur=2"]
+HERE = Setting(
+    torch.device("cpu"), torch.float32, False, 2, wall, Rates(1e10, 1e11), compiles=False, warmup=1
+)
+
+
+@pytest.fixture(autouse=True)
+def without_compiler(monkeypatch):
+    # what torch compiles takes most of a minute
+    monkeypatch.setattr(setting, "compiler_works", lambda told=None: False)
 
 
 def test_every_round_runs_everyone_once_in_an_order_of_its_own():
     order = []
     names = ["a", "b", "c"]
-    timings = side_by_side({name: lambda name=name: order.append(name) for name in names}, 20, warmup=1)
+    timings, failed = side_by_side(
+        {name: lambda name=name: order.append(name) for name in names}, 20, warmup=1
+    )
+    assert failed == {}
     assert order[:3] == names
     rounds = [tuple(order[i : i + 3]) for i in range(3, 63, 3)]
     assert len(rounds) == 20
@@ -32,19 +53,142 @@ def test_a_ratio_is_that_of_the_same_rounds():
     assert str(ratio(Timing((1.0,)), Timing((2.0,)))) == "0.50x (0.50 to 0.50)"
 
 
-def test_the_command_tells_all_and_writes_it(tmp_path, capsys, monkeypatch):
-    # what torch compiles takes most of a minute
-    monkeypatch.setattr("composer.bench.step._compiles", lambda told: False)
+def test_whoever_runs_out_of_memory_has_a_row_that_says_so_whenever_it_happens():
+    calls = {"late": 0}
+
+    def early():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB")
+
+    def late():
+        calls["late"] += 1
+        if calls["late"] > 2:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
+
+    contestants = {"making": early, "early": lambda: early, "late": lambda: late, "fine": lambda: lambda: 0}
+    rows = {row.name: row for row in measured(Case("c", "t", contestants, ["early"], "fine", 1e6), HERE)}
+    assert [row.note for row in rows.values()] == ["out of memory"] * 3 + [""]
+    assert rows["early"].seconds is rows["late"].seconds is None
+    assert rows["fine"].against == (1, 1, 1)
+    assert rows["fine"].floor == pytest.approx(1e-4)
+    assert "out of memory" in "\n".join(lines(Part("p", [*rows.values()])))
+
+
+def test_a_library_without_such_a_kernel_is_told_and_a_defect_of_ours_is_not_hidden():
+    assert pairs.attempt(lambda: torch.mm(torch.ones(2), torch.ones(2))).startswith("RuntimeError: ")
+    with pytest.raises(KeyError):
+        pairs.attempt(lambda: {}["nothing"])
+
+
+def test_goals_are_held_to_at_full_size_alone_and_told_both_ways():
+    case = Case(
+        "c",
+        "t",
+        {"ours": lambda: lambda: 0, "theirs": lambda: lambda: 0},
+        ["ours"],
+        goals=lambda row: [Goal("quick", 60.0, row.seconds, least=False), Goal("never", 2.0, 1.0)],
+    )
+    assert [row.goals for row in measured(case, HERE)] == [(), ()]
+    ours, theirs = measured(case, replace(HERE, full=True))
+    assert [goal.met for goal in ours.goals] == [True, False]
+    assert theirs.goals == ()
+    told = "\n".join(goals([Part("p", [ours, theirs])]))
+    assert "quick: met" in told
+    assert "never: not met (1)" in told
+
+
+def test_the_command_runs_every_part_and_writes_what_it_tells(tmp_path, capsys):
+    out, picture = tmp_path / "bench.json", tmp_path / "bench.svg"
+    line = ["bench", "--rounds", "2", "--json", str(out), "--picture", str(picture)]
+    assert main(line) == 0
+    told, shown = json.loads(out.read_text()), capsys.readouterr().out
+    assert {"schema": 1, "finished": True, "full_size": False, "rounds": 2}.items() <= told.items()
+    assert told["machine"]["torch"] == torch.__version__
+    assert min(told["rates"].values()) > 0
+    assert [part["name"] for part in told["parts"]] == [*run.PARTS]
+    rows = [row for part in told["parts"] for row in part["rows"]]
+    for part in told["parts"]:
+        assert part["complete"]
+        assert part["failed"] == ""
+        assert part["rows"]
+    for row in rows:
+        assert row["name"] in shown
+        assert {*row} == {*Row.__dataclass_fields__, "share"}
+        # what a CPU has no kernel for, and nothing else
+        assert (row["seconds"] is None) == bool(row["note"])
+        assert row["note"] in ("", "needs a GPU", "there is no window to mask", "it has no window"), row
+        if row["floor"] and row["seconds"]:
+            assert row["share"] == pytest.approx(row["floor"] / row["seconds"])
+    assert drawn_rows(picture) == len(rows)
+
+
+def drawn_rows(picture: Path) -> int:
+    """Every bar has a frame; who failed has none."""
+    root = ElementTree.parse(picture).getroot()
+    frames = [each for each in root if each.get("stroke") and each.tag.endswith("rect")]
+    texts = [each.text or "" for each in root if each.tag.endswith("text")]
+    width, height = float(root.get("width")), float(root.get("height"))
+    for each in root:
+        if each.get("x"):
+            assert 0 <= float(each.get("x")) < width
+            assert 0 <= float(each.get("y")) < height
+    notes = [text for text in texts if text.startswith(("needs a GPU", "there is no window"))]
+    return len(frames) + len(notes)
+
+
+def test_only_the_parts_that_are_asked_for_run(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert main(["bench", "--only", "loss,depth", "--rounds", "1", "--json", str(out)]) == 0
+    assert [part["name"] for part in json.loads(out.read_text())["parts"]] == ["depth", "loss"]
+    assert "routing" not in capsys.readouterr().out
+
+
+def test_an_interrupted_run_leaves_what_is_done(tmp_path, monkeypatch):
+    out = tmp_path / "bench.json"
+
+    def stopped(here):
+        yield [Row("c", "t", "a", seconds=1.0)]
+        assert json.loads(out.read_text())["parts"][-1]["rows"][0]["name"] == "a"
+        raise KeyboardInterrupt
+
+    parts = {"loss": run.PARTS["loss"], "step": stopped}
+    monkeypatch.setattr(run, "PARTS", parts)
+    assert main(["bench", "--rounds", "1", "--json", str(out)]) == 130
+    told = json.loads(out.read_text())
+    assert told["finished"] is False
+    assert [(part["name"], part["complete"]) for part in told["parts"]] == [("loss", True), ("step", False)]
+    assert told["parts"][1]["rows"][0]["name"] == "a"
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
+
+
+def test_a_part_that_fails_says_why_and_the_next_one_runs():
+    def broken(here):
+        yield [Row("c", "t", "a")]
+        raise RuntimeError("no such\nkernel")
+
+    parts = run.run(
+        [("one", broken), ("two", lambda here: iter([[Row("c", "t", "b")]]))], HERE, lambda done: None
+    )
+    assert [part.failed for part in parts] == ["RuntimeError: no such", ""]
+    assert [row.name for part in parts for row in part.rows] == ["a", "b"]
+    assert "ended early: RuntimeError: no such" in "\n".join(lines(parts[0]))
+    assert as_json({}, parts, True)["parts"][0]["failed"]
+
+
+def test_a_spec_is_timed_by_its_own_step(tmp_path, capsys):
     out = tmp_path / "bench.json"
     assert main(["bench", TINY, *SMALL, "--rounds", "2", "--json", str(out)]) == 0
     told = json.loads(out.read_text())
-    rows = {row["name"]: row for row in told["rows"]}
-    assert list(rows) == ["composer", "by hand, einsum", "by hand, elementwise"]
-    assert told["rounds"] == 2
-    assert told["torch"]
-    assert rows["composer"]["against"] == {"middle": 1, "low": 1, "high": 1}
+    assert told["of"] == "dreamer-tiny"
+    (part,) = told["parts"]
+    rows = {row["name"]: row for row in part["rows"]}
+    ours = ["composer", "composer, pointwise recomputed", "composer, all recomputed"]
+    theirs = ["by hand, einsum", "by hand, elementwise", "by hand, slots"]
+    assert sorted(rows) == sorted(ours + theirs)
+    assert rows["composer"]["against"] == [1, 1, 1]
     for row in rows.values():
         assert row["tokens"] == pytest.approx(96 / row["seconds"])
+        assert row["ours"] == (row["name"] in ours)
+        assert row["task"] == "forward + backward + AdamW"
     shown = capsys.readouterr().out
     assert all(name in shown for name in rows)
 
@@ -52,3 +196,17 @@ def test_the_command_tells_all_and_writes_it(tmp_path, capsys, monkeypatch):
 def test_a_spec_of_another_form_is_refused_with_its_place(capsys):
     assert main(["bench", TINY, "--set", "stages.0.inject=add"]) == 1
     assert "stages.0: expected the defaults" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["--only", "depht"],
+        [TINY, "--only", "depth"],
+        ["--set", "train.lr=1"],
+        ["--picture", "a.png"],
+        ["--tune", "--only", "depth"],
+    ],
+)
+def test_what_does_not_go_together_is_wrong_usage(line, capsys):
+    assert main(["bench", *line]) == 2

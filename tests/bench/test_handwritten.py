@@ -9,6 +9,7 @@ from strategies import make
 import composer
 from composer import SpecError
 from composer.bench.handwritten import HandWritten, sizes
+from composer.bench.handwritten_depth import WAYS
 
 SPEC = {
     "schema": 1,
@@ -23,16 +24,16 @@ SPEC = {
 }
 
 
-@pytest.mark.parametrize("elementwise", [False, True])
-@pytest.mark.parametrize("qk_norm", [False, True])
-def test_it_equals_the_compiled_module_in_loss_and_gradients(elementwise, qk_norm):
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("qk_norm", "tied"), [(False, True), (True, False)])
+def test_it_equals_the_compiled_module_in_loss_and_gradients(way, qk_norm, tied):
     blocks = {**SPEC["blocks"], "a": {**SPEC["blocks"]["a"], "qk_norm": qk_norm}}
-    spec = make({**SPEC, "blocks": blocks})
+    spec = make({**SPEC, "blocks": blocks, "model": {**SPEC["model"], "tie_embeddings": tied}})
     module = composer.compile(spec).train()
     with torch.no_grad():
         for weight in module.parameters():
             weight.add_(torch.randn_like(weight) * 0.1)
-    rival = HandWritten(sizes(spec), elementwise).train()
+    rival = HandWritten(sizes(spec), way).train()
     rival.load(module.state_dict())
     tokens, targets = torch.randint(11, (2, 4, 9))
     targets[0, 3] = -100
@@ -47,11 +48,13 @@ def test_it_equals_the_compiled_module_in_loss_and_gradients(elementwise, qk_nor
         (rival.step.keys, named[f"{at}.2.c.keys"].grad),
         (rival.step.gate_up, named[f"{at}.2.c.gate_up"].grad),
         (
-            rival.step.depth_in.weight,
+            rival.step.depth_joined.weight,
             torch.cat([named[f"{at}.1.b.{r}"].grad for r in ("query", "key", "value")]),
         ),
         (rival.step.seq_out.weight, named[f"{at}.0.a.out"].grad),
     ]
+    if not tied:
+        pairs.append((rival.head, named["head"].grad))
     for weight, expected in pairs:
         torch.testing.assert_close(weight.grad, expected)
     # both count the loads that balance experts

@@ -1,0 +1,186 @@
+"""Find the tiles that run each kernel best on this GPU: each is held to the reference, then timed.
+
+Every `blocks/<block>/tiles.py` has a table `MEASURED`, which its kernels ask whenever they start. What they
+ask for, while work of the sizes of the benchmark runs, is what is tuned: nothing here names a kernel.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from itertools import product
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import blocks
+from blocks.depth_attention import reference
+from composer.bench import depth, operations
+from composer.bench.pairs import attempt, side_by_side
+from composer.bench.setting import Setting
+
+_FACTORS = {"tokens": (0.5, 1, 2), "rows": (0.5, 1, 2), "warps": (0.5, 1, 2), "stages": (1, 2, 3)}
+"""How the fields of a tile are varied, against the one that is used now; others stay."""
+_MOST_WARPS = 16
+_TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+"""How far a candidate may be off, of the norm of what is expected; one that is wrong is off by far more."""
+
+
+class Work(NamedTuple):
+    """Something that starts kernels: returns tensors, and what they should be."""
+
+    name: str
+    run: Callable[[], Sequence[Tensor]]
+    expected: Sequence[Tensor]
+
+
+class Found(NamedTuple):
+    """The best tile of one shape, how many were tried and right, and how much faster it is than today's."""
+
+    shape: Any
+    tile: Any
+    right: int
+    tried: int
+    faster: float
+
+
+def tuned(setting: Setting, candidates: int | None = None) -> Iterator[tuple[ModuleType, list[Found]]]:
+    """Yield each module of tiles with what was found; at most so many candidates are tried for a shape."""
+    modules = tables()
+    found: dict[str, list[Found]] = {module.__name__: [] for module in modules}
+    seen: set[tuple[str, Any]] = set()
+    for work in works(setting):
+        for module, shape in asked(work, modules):
+            if (module.__name__, shape) not in seen:
+                seen.add((module.__name__, shape))
+                found[module.__name__].append(best(work, module, shape, setting, candidates))
+    yield from ((module, found[module.__name__]) for module in modules if found[module.__name__])
+
+
+def tables() -> list[ModuleType]:
+    """Return the modules of tiles there are."""
+    places = (f"blocks.{each.name}" for each in pkgutil.iter_modules(blocks.__path__) if each.ispkg)
+    modules = (f"{place}.tiles" for place in places if _has_tiles(place))
+    return [module for module in map(import_module, modules) if hasattr(module, "MEASURED")]
+
+
+def works(setting: Setting) -> Iterator[Work]:
+    """Yield depth attention, then every operation of the model that runs by a kernel of our own."""
+    for size in (depth.Size(*each) for each in (depth.FULL if setting.full else depth.SMALL)):
+        yield _depth(size, setting)
+    for call in operations.calls_of(setting):
+        if call.kernel.check and not operations.has_slots(call):
+            run = operations.running(call, call.kernel, operations.differentiable(call), setting)
+            plain = operations.running(
+                call, call.operation.kernels[-1], operations.differentiable(call), setting
+            )
+            yield Work(call.place, run, plain())
+
+
+def asked(work: Work, modules: Iterable[ModuleType]) -> list[tuple[ModuleType, Any]]:
+    """Run work once and return the shapes that its kernels ask tiles for."""
+    found: list[tuple[ModuleType, Any]] = []
+    for module in modules:
+        table = _Noting(module.MEASURED)
+        with _table(module, table):
+            work.run()
+        found += [(module, shape) for shape in table.asked]
+    return found
+
+
+def best(work: Work, module: ModuleType, shape: Any, setting: Setting, most: int | None) -> Found:
+    """Return the fastest tile of a shape among those under which the work comes out right."""
+    now = module.tile(shape)
+    tiles = around(now, getattr(shape, "kernel", ""))[:most]
+    right = [tile for tile in tiles if _right(work, module, shape, tile, setting.dtype)]
+    if now not in right:
+        raise RuntimeError(f"{work.name}: {shape} with {now}, which is in use, does not equal the reference")
+    runs = {str(tile): partial(_under, work, module, shape, tile) for tile in right}
+    timings, _ = side_by_side(runs, setting.rounds, setting.warmup, setting.clock)
+    medians = {tile: timings[str(tile)].median for tile in right if str(tile) in timings}
+    winner = min(medians, key=medians.__getitem__)
+    return Found(shape, winner, len(right), len(tiles), medians[now] / medians[winner])
+
+
+def around(now: Any, kernel: str) -> list[Any]:
+    """Return a tile, then those near it; routing counts in tiles of a fixed size."""
+    fixed = ("rows",) if kernel in ("choose", "unchoose", "scan", "place") else ()
+    varied = [field for field in now._fields if field in _FACTORS and field not in fixed]
+    values = [[_scaled(field, getattr(now, field), factor) for factor in _FACTORS[field]] for field in varied]
+    near = [now._replace(**dict(zip(varied, each, strict=True))) for each in product(*values)]
+    return [*dict.fromkeys([now, *near])]
+
+
+def as_code(module: ModuleType, found: Sequence[Found], device: str) -> Iterator[str]:
+    """Yield the table of a module as it is written there."""
+    yield f"# {module.__name__.replace('.', '/')}.py, measured on {device}"
+    yield "MEASURED: dict[Shape, Tile] = {"
+    for each in found:
+        yield f"    {each.shape}: {each.tile},  # {each.faster:.2f}x, {each.right} of {each.tried} right"
+    yield "}"
+
+
+def _scaled(field: str, value: int, factor: float) -> int:
+    if field == "stages":
+        return int(factor)
+    scaled = max(1, int(value * factor))
+    return min(scaled, _MOST_WARPS) if field == "warps" else scaled
+
+
+def _under(work: Work, module: ModuleType, shape: Any, tile: Any) -> Sequence[Tensor]:
+    with _table(module, {**module.MEASURED, shape: tile}):
+        return work.run()
+
+
+def _right(work: Work, module: ModuleType, shape: Any, tile: Any, dtype: torch.dtype) -> bool:
+    made: list[Tensor] = []
+    if attempt(lambda: made.extend(_under(work, module, shape, tile))):
+        return False
+    pairs = zip(made, work.expected, strict=True)
+    return all(_off(one, other) <= _TOLERANCES[dtype] for one, other in pairs)
+
+
+def _off(got: Tensor, expected: Tensor) -> float:
+    expected = expected.double()
+    return float((got.double() - expected).norm() / expected.norm().clamp(min=1e-6))
+
+
+@contextmanager
+def _table(module: ModuleType, table: dict[Any, Any]) -> Iterator[None]:
+    before = module.MEASURED
+    module.MEASURED = table  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.MEASURED = before  # type: ignore[attr-defined]
+
+
+class _Noting(dict[Any, Any]):
+    """A table that notes what it is asked for."""
+
+    def __init__(self, table: dict[Any, Any]) -> None:
+        super().__init__(table)
+        self.asked: list[Any] = []
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        if key not in self.asked:
+            self.asked.append(key)
+        return super().get(key, default)
+
+
+def _has_tiles(place: str) -> bool:
+    return any(each.name == "tiles" for each in pkgutil.iter_modules(import_module(place).__path__))
+
+
+def _depth(size: depth.Size, setting: Setting) -> Work:
+    """A short loop forward and backward."""
+    steps = 8 if setting.full else 2
+    drawn = depth.Drawn(size, steps, setting)
+    plain = depth.Fitting("reference", reference.append, reference.attend)
+    expected = depth.looped(drawn, plain)()
+    return Work("depth attention", depth.looped(drawn, depth.fitting(size, setting)), expected)
