@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from blocks.core.fused_operations import TABLE, AddNorm, NormRotate, as_fused, as_plain, unfit
 from blocks.core.numbers import largest
 from blocks.core.operation import ORIGIN, Affine, At, Flow, Kernel, Operation, Saved, Scratch, Shape, expect
 
 _REFERENCE = "blocks.core.reference"
-# the shape that stands for a rotary table, which has no batch axis
-TABLE: Shape = (-1,)
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,11 @@ class Norm(Operation):
         forward = flow.made + self.saved(at).extra + 2 * flow.copied
         backward = 4 * (3 * prod(self.shape) - prod(self.shape[:-1])) + (flow.given if flow.copied else 0)
         return Scratch(forward, backward, backward)
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over a sum of two."""
+        sums = isinstance(producer, Sum) and producer.terms == 2 and len(self.shape) == 1
+        return AddNorm(self.shape, shared) if sums else None
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,26 @@ class Rotate(Operation):
     """Rotary position embedding (Su et al., arXiv 2104.09864) over the sequence: (x, table) -> x."""
 
     shape: Shape
+    fused: bool = field(default=False, kw_only=True)
 
-    kernels = (Kernel("rotate", f"{_REFERENCE}:rotate", "pairs turned by each token's row of the table"),)
+    kernels: ClassVar[tuple[Kernel, ...]] = (
+        Kernel(
+            "triton_rotate",
+            "blocks.core.fused:rotate",
+            "pairs turned by one kernel, read where they lie",
+            unfit,
+            form=as_fused,
+            check="blocks.core.check:check_rotary",
+        ),
+        Kernel(
+            "rotate", f"{_REFERENCE}:rotate", "pairs turned by each token's row of the table", form=as_plain
+        ),
+    )
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over the norm of each head."""
+        norms = type(self) is Rotate and type(producer) is Norm and not shared
+        return NormRotate(self.shape) if norms else None
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the input's shape."""
@@ -147,15 +169,17 @@ class Rotate(Operation):
         return (self.shape,)
 
     def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
-        """Complex numbers are pairs in fp32."""
-        return "fp32"
+        """One kernel, or complex numbers, which are pairs in fp32."""
+        return "any" if self.fused else "fp32"
 
     def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
         """It turns in fp32 and returns what it was given."""
         return given[0]
 
     def scratch(self, at: At, flow: Flow) -> Scratch:
-        """The product is in fp32; a narrow one is copied."""
+        """The product is in fp32; a narrow one is copied. One kernel has neither."""
+        if self.fused:
+            return super().scratch(at, flow)
         product = 4 * prod(self.shape)
         narrow = flow.made if flow.copied else 0
         backward = product + flow.copied - narrow

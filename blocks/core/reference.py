@@ -32,6 +32,26 @@ def rms_norm_plain(x: Tensor, gain: Tensor) -> Tensor:
     return (normed * gain).to(x.dtype)
 
 
+def add_norm(
+    a: Tensor, b: Tensor, gain: Tensor, narrow: bool, shared: bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return (a + b) / rms(a + b) * gain, and a + b where it is shared; a, b: [batch, sequence, width].
+
+    With `narrow` the first is in the precision that products are cast to.
+    """
+    total = a + b
+    normed = rms_norm(total, gain)
+    normed = normed.to(product_dtype(normed)) if narrow else normed
+    return (normed, total) if shared else normed
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Return what autocast casts x to for a product, its own dtype where it does not."""
+    kind = x.device.type
+    casts = x.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if casts else x.dtype
+
+
 def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
     """Return x @ weight.T split into `shape`; x may come split into heads. weight: [prod(shape), fan_in]."""
     y: Tensor = F.linear(x.flatten(2), weight)
@@ -75,6 +95,11 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
         full = full.clone(memory_format=torch.contiguous_format)
     pairs = torch.view_as_complex(torch.unflatten(full, -1, (-1, 2)))
     return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
+
+
+def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
+    """Norm each head of x [..., heads, head_dim] by one gain [head_dim], then rotate it."""
+    return rotate(rms_norm(x, gain), table)
 
 
 def rotate_step(x: Tensor, angle: Tensor, index: int) -> Tensor:

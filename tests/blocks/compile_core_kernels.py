@@ -1,0 +1,64 @@
+"""Compile the kernels of `blocks.core` for a Hopper, which takes no GPU; print what their loads and stores are.
+
+Run as a process of its own: where kernels are interpreted they cannot be compiled.
+"""
+
+import json
+import re
+
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+from blocks.core import norm_kernel, rotary_kernel
+from blocks.core.tiles import Shape, padded, tile
+
+TYPES = {
+    **dict.fromkeys(("a", "total", "to_total", "to_a", "gain", "shares", "turns"), "*fp32"),
+    **dict.fromkeys(("b", "normed", "gradient", "to_b", "x", "out", "to_x"), "*bf16"),
+    **dict.fromkeys(("a_stride", "b_stride", "gradient_stride", "to_total_stride", "stride"), "i32"),
+    **dict.fromkeys(("rows", "length", "programs"), "i32"),
+    "eps": "fp32",
+}
+UNALIGNED = ("eps", "rows", "length", "programs")
+
+
+def compiled(function, step, width, **flags):
+    """Return the PTX of a kernel."""
+    sizes = tile(Shape(step, 90, width))
+    constants = {"ROWS": sizes.rows, "BLOCK": padded(width), **flags}
+    names = list(function.arg_names)
+    source = ASTSource(
+        function,
+        {name: TYPES.get(name, "constexpr") for name in names},
+        {(names.index(name),): value for name, value in constants.items()},
+        {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if name in {*TYPES} - {*UNALIGNED}},
+    )
+    ptx: str = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": sizes.warps}).asm["ptx"]
+    return ptx
+
+
+NORMS = {"WIDTH": 1024}
+HEADS = {"HEADS": 16, "DIM": 64}
+KERNELS = {
+    "add_norm": (norm_kernel._add_norm, "add_norm", 1024, NORMS),
+    "add_norm_backward": (
+        norm_kernel._add_norm_backward,
+        "add_norm_backward",
+        1024,
+        {**NORMS, "NORM": True, "TOTAL": True, "TWICE": True},
+    ),
+    "rotate": (rotary_kernel._rotate, "rotate", 64, {**HEADS, "NORM": False, "BACK": True}),
+    "norm_rotate": (rotary_kernel._rotate, "rotate", 64, {**HEADS, "NORM": True, "BACK": False}),
+    "norm_rotate_backward": (rotary_kernel._rotate_backward, "rotate_backward", 64, HEADS),
+}
+if __name__ == "__main__":
+    found = {}
+    for name, (function, step, width, flags) in KERNELS.items():
+        ptx = compiled(function, step, width, **flags)
+        moved = {
+            way: max(int(count or 1) * int(bits) // 8 for count, bits in each)
+            for way in ("ld", "st")
+            for each in [re.findall(rf"{way}\.global(?:\.v(\d))?\S*\.b(\d+)", ptx)]
+        }
+        found[name] = {**moved, "spills": ".local" in ptx}
+    print(json.dumps(found))

@@ -1,0 +1,118 @@
+"""Whole models by the kernels of `blocks.core`: planned for a GPU, run here."""
+
+import pytest
+import torch
+from cases import DEPTH, EXPERT, FFN, SEQ, tree
+from models import close, shake, tokens_for
+from strategies import make
+
+from blocks.core import fused
+from blocks.core.fused_operations import AddNorm, NormRotate
+from blocks.core.operation import Target
+from blocks.core.operations import Norm, Rotate, Sum
+from composer.costs.kept import saved_per_token
+from composer.costs.precision import FULL
+from composer.graph.compile import compile_graph
+from composer.graph.passes.mark_recompute import recomputable
+from composer.graph.walk import graphs, operations
+from composer.module import model as module
+from composer.module.model import ComposedModel
+
+pytest.importorskip("triton")
+
+NORMED = {**SEQ, "qk_norm": True}
+TREES = {
+    "dreamer": tree({"s": NORMED, "d": DEPTH, "e": EXPERT}, {"recur": 3, "step": ["s", "d", "e"]}, width=16),
+    "transformer": tree({"s": SEQ, "f": FFN}, {"stack": 2, "step": ["s", "f"]}, width=16),
+    "parallel": tree(
+        {"s": NORMED, "f": FFN},
+        {"recur": 2, "step": ["f", {"parallel": ["s", "f"], "combine": "gate"}], "inject": "add"},
+    ),
+}
+
+
+@pytest.fixture
+def planned_for_a_gpu(where, monkeypatch):
+    """Models are planned for a GPU wherever they run, where the kernels are interpreted."""
+    if where == "cpu":
+        monkeypatch.setattr(fused, "fits", lambda *tensors: all(t.dtype in fused.DTYPES for t in tensors))
+        real = module.target_of
+        monkeypatch.setattr(module, "target_of", lambda weight: Target("cuda", real(weight).dtype))
+    return where
+
+
+def kinds(graph):
+    return [type(op) for body, _ in graphs(graph) for _, op, _ in operations(body)]
+
+
+@pytest.mark.parametrize("case", TREES)
+def test_a_plan_for_a_gpu_fuses_and_a_plan_for_a_cpu_does_not(case):
+    spec = make(TREES[case])
+    there, here = (kinds(compile_graph(spec, target)) for target in (Target("cuda", "bfloat16"), None))
+    assert not {AddNorm, NormRotate} & {*here}
+    assert there.count(AddNorm) >= 1
+    assert here.count(Norm) == there.count(Norm) + there.count(AddNorm) + there.count(NormRotate)
+    assert here.count(Rotate) == there.count(Rotate) + there.count(NormRotate)
+    # the last sum of a step goes to the next one
+    assert here.count(Sum) == there.count(Sum) + there.count(AddNorm)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("case", TREES)
+def test_models_by_kernels_give_the_loss_and_gradients_of_the_reference(planned_for_a_gpu, case, again):
+    where = planned_for_a_gpu
+    plain = ComposedModel(make(TREES[case]), "reference", torch_compile="off")
+    shake(plain)
+    marks = [*recomputable(plain.graph)] if again else []
+    model = ComposedModel(plain.spec, recompute=marks, torch_compile="off")
+    model.load_state_dict(plain.state_dict())
+    model, tokens = model.to(where).train(), tokens_for(model.spec, 1, 5)
+    loss, wanted = (
+        each.loss(each_tokens, each_tokens)
+        for each, each_tokens in ((model, tokens.to(where)), (plain, tokens))
+    )
+    assert AddNorm in kinds(model.graph)
+    assert any(name.startswith("triton") for name in chosen(model.graph))
+    for each in (loss, wanted):
+        each.backward()
+    close({"loss": loss.cpu()}, {"loss": wanted})
+    grads, expected = (
+        {name: parameter.grad.cpu() for name, parameter in each.named_parameters()} for each in (model, plain)
+    )
+    close(grads, expected, 1e-4)
+
+
+def chosen(graph):
+    return {
+        data["kernel"].kernel.name
+        for body, _ in graphs(graph)
+        for _, _, data in operations(body)
+        if "kernel" in data
+    }
+
+
+@pytest.mark.parametrize("case", ["transformer", "parallel"])
+def test_models_by_kernels_keep_what_they_declare(planned_for_a_gpu, case):
+    where = planned_for_a_gpu
+    model = ComposedModel(make(TREES[case]), torch_compile="off").to(where)
+    length = model.spec.model.context
+    found = (kept(model, where, 5) - kept(model, where, 2)) / (3 * length)
+    size = FULL._replace(device=where)
+    assert saved_per_token(model.graph, length, size) == pytest.approx(found, rel=1e-12)
+
+
+def kept(model, where, batch):
+    """Return the bytes of all storages that the backward pass keeps, weights apart."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    tokens = tokens_for(model.spec, batch).to(where)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.loss(tokens, tokens.clone())
+    return sum(storage.nbytes() for storage in storages.values())
