@@ -104,6 +104,7 @@ class At:
         weight_bytes: bytes of an element of weights.
         device: what it runs on, where that decides what a kernel keeps.
         full_mask: count causal attention as the full square, as FLOP counters do.
+        tokens: of a micro-batch, where it is asked for what an operation needs while it runs.
     """
 
     context: int
@@ -113,6 +114,7 @@ class At:
     weight_bytes: int = 4
     device: Literal["cpu", "cuda"] = "cpu"
     full_mask: bool = False
+    tokens: int = 1
 
     @property
     def widened(self) -> int:

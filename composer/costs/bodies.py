@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
     def at(self, trips: Trips) -> At:
         """Return the place costs are asked for."""
-        return place_at(trips, self.length, self.size)  # type: ignore[arg-type]
+        return place_at(trips, self.length, self.size, self.tokens)  # type: ignore[arg-type]
 
 
 class Needs(NamedTuple):

@@ -42,9 +42,9 @@ class Kept(NamedTuple):
     loops: dict[str, Kept]
 
 
-def place_at(trips: Mapping[str, int], length: int, size: Precision) -> At:
-    """Return the place costs are asked for."""
-    return At(length, trips, size.stream, size.compute, size.weight, size.device)
+def place_at(trips: Mapping[str, int], length: int, size: Precision, tokens: int = 1) -> At:
+    """Return the place costs are asked for; `tokens` are those of a micro-batch."""
+    return At(length, trips, size.stream, size.compute, size.weight, size.device, tokens=tokens)
 
 
 def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:

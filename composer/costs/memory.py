@@ -11,7 +11,7 @@ from composer.costs.kept import saved_per_token
 from composer.costs.ledger import Moment
 from composer.costs.liveness import moments, peak
 from composer.costs.precision import Precision, precision
-from composer.spec.caps import MemoryLimits
+from composer.graph.build import micro_batch_tokens as micro_batch_tokens
 from composer.spec.models import Spec
 
 
@@ -66,15 +66,6 @@ class Memory:
         """Return plain data."""
         told = {"moment": self.moment, "saved": self.saved, "tokens": self.tokens}
         return {"total": self.total, **told, **self.terms}
-
-
-def micro_batch_tokens(spec: Spec) -> int:
-    """Return the tokens of one micro-batch: as `train` says, else as the cap does, else one sequence."""
-    if spec.train is None:
-        cap = spec.caps.train_memory
-        stated = cap.batch_tokens if isinstance(cap, MemoryLimits) else None
-        return stated or spec.model.context
-    return spec.train.tokens_per_step // spec.train.accumulate
 
 
 def trained_length(spec: Spec) -> int:

@@ -11,6 +11,7 @@ from blocks.core.graph import Graph
 from blocks.core.operation import ZEROS, Init, Value, Weight
 from blocks.core.operations import Sum
 from composer.graph.operations import CrossEntropy, Embed, Gate, InjectAdd, InjectConcat, Mean
+from composer.spec.caps import MemoryLimits
 from composer.spec.models import Parallel, Spec, Stage
 
 Blocks = Mapping[str, BlockConfig]
@@ -31,11 +32,20 @@ def build(spec: Spec) -> Graph:
     # a small gain keeps the first logits near 0 though tied embeddings are as long as the state
     x = root.norm(x, "norm", (width,), start=width**-0.5)
     logits = root.project(x, "head", (vocab,))
-    loss = root.op("loss", CrossEntropy(vocab), logits, targets)
+    loss = root.op("loss", CrossEntropy(vocab, micro_batch_tokens(spec)), logits, targets)
     root.graph.graph["outputs"] = [logits, loss]
     if spec.model.tie_embeddings:
         root.graph.graph["ties"]["head"] = "embedding"
     return root.graph
+
+
+def micro_batch_tokens(spec: Spec) -> int:
+    """Return the tokens of one micro-batch: as `train` says, else as the cap does, else one sequence."""
+    if spec.train is None:
+        cap = spec.caps.train_memory
+        stated = cap.batch_tokens if isinstance(cap, MemoryLimits) else None
+        return stated or spec.model.context
+    return spec.train.tokens_per_step // spec.train.accumulate
 
 
 def _stage(build: Builder, name: str, stage: Stage, blocks: Blocks, x: Value) -> Value:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from blocks.core.numbers import largest, smallest
 from blocks.core.operation import Affine, At, Flow, Kernel, Operation, Saved, Scratch, Shape, expect
+from blocks.core.operations import Project
+from composer.graph.chunks import chunk_tokens, chunks_pay
 
 _REFERENCE = "composer.module.functions"
 
@@ -165,9 +168,13 @@ class Gate(Operation):
 
 @dataclass(frozen=True)
 class CrossEntropy(Operation):
-    """Mean cross-entropy over the targets that are not -100: (logits, targets) -> loss."""
+    """Mean cross-entropy over the targets that are not -100: (logits, targets) -> loss.
+
+    `tokens` are those of a micro-batch, by which it decides whether it takes over the head.
+    """
 
     vocab: int
+    tokens: int = 1
 
     kernels = (Kernel("cross_entropy", f"{_REFERENCE}:cross_entropy", "log-softmax in fp32"),)
 
@@ -187,3 +194,71 @@ class CrossEntropy(Operation):
     def scratch(self, at: At, flow: Flow) -> Scratch:
         """Backward, the gradients of the log-softmax and of the logits, in fp32."""
         return Scratch(flow.copied + 4 * self.vocab, 8 * self.vocab, 8 * self.vocab)
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over the head where the logits of a micro-batch are larger than those of a chunk."""
+        if position or not isinstance(producer, Project) or producer.outputs != ((self.vocab,),):
+            return None
+        return HeadLoss(producer.fan_in, self.vocab) if chunks_pay(self.vocab, self.tokens) else None
+
+
+@dataclass(frozen=True)
+class HeadLoss(Operation):
+    """The head and its mean cross-entropy, by chunks of tokens: (x, targets) -> loss, logits.
+
+    It makes the loss where there are targets, which all that trains has, and else the logits.
+    """
+
+    width: int
+    vocab: int
+
+    kernels = (
+        Kernel(
+            "head_loss",
+            "composer.module.loss:head_loss",
+            "logits by chunks of tokens, their gradients made with them; none are kept",
+        ),
+    )
+    recomputable = False
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return a scalar and the logits."""
+        expect(self, inputs, (self.width,), ())
+        return ((), (self.vocab,))
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [vocab, width]."""
+        return ((self.vocab, self.width),)
+
+    def flops(self, at: At) -> float:
+        """Two per weight element; where gradients are wanted, the forward pass makes their products too."""
+        return 2 * self.width * self.vocab
+
+    def traffic(self, at: At, given: float, made: float) -> float:
+        """Write the logits and read them."""
+        return given + 2 * at.compute_bytes * self.vocab
+
+    def saved(self, at: At) -> Saved:
+        """Keep the gradient of the input as products make it, and that of the weight in fp32."""
+        return Saved(extra=at.compute_bytes * self.width, once=4 * self.vocab * self.width)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """Nothing of logits is there while it trains."""
+        return 4 if output == 0 else 0
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Beside what is kept, a chunk and the cast weight; backward, gradients are scaled."""
+        cast = at.compute_bytes * self.vocab * self.width if at.compute_bytes < at.weight_bytes else 0
+        forward = self.saved(at).extra + (self._chunk(at) + cast) / at.tokens
+        return Scratch(forward, flow.given, flow.given)
+
+    def _chunk(self, at: At) -> float:
+        """Return the bytes of a chunk: the softmax in fp32 beside the logits, or products for gradients."""
+        tokens = smallest(chunk_tokens(self.vocab), at.tokens)
+        part = at.compute_bytes * self.width
+        copy = at.widened if at.device == "cpu" else 0
+        softmax = tokens * ((at.compute_bytes + copy + 4) * self.vocab)
+        product = at.compute_bytes * self.vocab * self.width if at.widened else 0
+        gradients = tokens * (at.compute_bytes * self.vocab + part) + product
+        cast = tokens * part if at.compute_bytes < at.stream_bytes else 0
+        return cast + largest(softmax, gradients)

@@ -3,6 +3,7 @@
 from unittest.mock import patch
 
 import pytest
+import torch
 from cases import CASES, DEPTH, FFN, SEQ, tree
 from flops import attend_twin, counted, declared
 from hypothesis import given, seed, settings
@@ -11,6 +12,7 @@ from strategies import make, specs
 
 import composer
 from composer.costs.count import count
+from composer.graph import chunks
 
 NESTED = [
     [{"recur": 5, "step": ["d"]}],
@@ -36,6 +38,20 @@ def test_shipped_specs_cost_what_runs(name):
 def test_each_option_costs_what_runs(case):
     spec = make(CASES[case])
     assert declared(spec) == counted(spec)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_head_by_chunks_costs_what_runs(tie, monkeypatch):
+    """Its forward pass makes the products of the backward pass too, where gradients are wanted."""
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(chunks, "FEWEST", 4)
+    spec = make(tree({"s": SEQ, "f": FFN}, {"recur": 2, "step": ["s", "f"]}, tie=tie))
+    assert any(row.operation == "HeadLoss" for row in count(spec).by_operation)
+    head = 2 * 2 * 8 * 10 * 11
+    forward, backward = declared(spec)
+    assert counted(spec) == (forward + 2 * head, backward - 2 * head)
+    with torch.no_grad():
+        assert counted(spec, trains=False) == (forward, 0)
 
 
 @pytest.mark.parametrize("part", range(5))

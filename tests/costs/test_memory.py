@@ -12,11 +12,14 @@ from strategies import make, specs
 
 import composer
 from blocks.core import slot_memory
+from blocks.core.operation import At
 from blocks.sequence_attention import reference
 from composer.costs.count import count
 from composer.costs.kept import saved_per_token
 from composer.costs.liveness import moments
 from composer.costs.precision import FULL
+from composer.graph import chunks
+from composer.graph.compile import compile_graph
 
 
 def kept(model, batch):
@@ -52,6 +55,16 @@ def test_shipped_specs_keep_what_they_declare(name):
 @pytest.mark.parametrize("case", CASES)
 def test_each_option_keeps_what_it_declares(case):
     check_saved(make(CASES[case]))
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_head_by_chunks_keeps_what_it_declares(tie, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(chunks, "FEWEST", 4)
+    spec = make(tree({"f": FFN}, {"recur": 2, "step": ["f"]}, tie=tie))
+    check_saved(spec)
+    saved = compile_graph(spec).nodes["loss"]["op"].saved(At(8))
+    assert (saved.inputs, saved.extra, saved.once) == ((), 4 * 10, 4 * 10 * 11)
 
 
 @settings(max_examples=60)

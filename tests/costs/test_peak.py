@@ -4,6 +4,7 @@ import statistics
 
 import pytest
 import torch
+from cases import FFN, tree
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from models import shipped, shortened
@@ -150,6 +151,19 @@ def test_peaks_under_autocast_are_the_predicted_ones(name):
 def test_peaks_in_fp32_are_the_predicted_ones(name):
     spec = shortened(shipped()[name], 32)
     assert abs(off(predicted(spec, 16, size=FULL), measured(spec, 16, torch.float32))) < 0.001
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize(("size", "dtype"), [(BF16, torch.bfloat16), (FULL, torch.float32), (MIXED, None)])
+@pytest.mark.parametrize(("width", "vocab", "batch"), [(32, 40000, 4), (1024, 40000, 1)])
+def test_the_peak_with_a_large_vocabulary_is_the_predicted_one(width, vocab, batch, size, dtype, tie):
+    plain = tree({"f": FFN}, {"recur": 2, "step": ["f"]}, width=width, tie=tie)
+    spec = make({**plain, "model": {**plain["model"], "vocab": vocab, "context": 1024}})
+    memory = predicted(spec, batch, size=size)
+    found = measured(spec, batch, dtype or torch.float32, autocast=dtype is None)
+    assert abs(off(memory, found)) < 0.0001
+    # all logits and their log-softmax would take more
+    assert memory.total < 2 * 4 * vocab * 1024 * batch or batch == 1
 
 
 @pytest.mark.gpu
