@@ -203,6 +203,8 @@ class Kernel:
         check: `package.module:name` of its self-test, which a kernel of our own has, or "". Called with an
             operation (None: one of its own choosing) and a target, it runs the kernel on one tile against
             the reference there and returns what is wrong, or "".
+        traceable: whether torch.compile can trace it, which needs shapes that do not depend on data. Taken to
+            be false for kernels with a self-test, operations that cannot be recomputed, and loop indices.
     """
 
     name: str
@@ -213,6 +215,7 @@ class Kernel:
     prepared: int = 0
     form: Callable[[Any], Any] = _as_it_is
     check: str = ""
+    traceable: bool = True
 
 
 class Operation:
@@ -294,8 +297,9 @@ class Operation:
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Return the operation that does the work of the producer of one of its inputs as well, or None.
 
-        It reads the operation's inputs, the one at `position` replaced by the producer's first, then the
-        producer's other inputs; its weights are the operation's, then the producer's.
+        It reads the operation's inputs, the one at `position` replaced by the producer's first and those that
+        are other outputs of the producer left out, then the producer's other inputs; its weights are the
+        operation's, then the producer's.
 
         Args:
             position: of the input that is the producer's first output.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from blocks.core.numbers import largest
 from blocks.core.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
+from blocks.expert_attention.fused_operations import RoutedExperts
 
 _REFERENCE = "blocks.expert_attention.reference"
 
@@ -25,7 +26,12 @@ class Route(Operation):
     balance_rate: float
 
     kernels = (
-        Kernel("route", f"{_REFERENCE}:route", "scores, top-k by biased logits, renormalised sigmoids"),
+        Kernel(
+            "route",
+            f"{_REFERENCE}:route",
+            "scores, top-k by biased logits, renormalised sigmoids",
+            traceable=False,
+        ),
     )
     update = f"{_REFERENCE}:update_balance"
 
@@ -93,8 +99,14 @@ class Experts(Operation):
             _ungrouped,
             prepare=f"{_REFERENCE}:cast",
             prepared=2,
+            traceable=False,
         ),
-        Kernel("experts_plain", f"{_REFERENCE}:experts_plain", "reference: one expert after the other"),
+        Kernel(
+            "experts_plain",
+            f"{_REFERENCE}:experts_plain",
+            "reference: one expert after the other",
+            traceable=False,
+        ),
     )
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -143,6 +155,12 @@ class Experts(Operation):
         freed = size * self.width + 4 * active
         inner = 2 * size * hidden - size * rows - freed
         return Scratch(forward, largest(weighted, inner), -2 * size * hidden - freed)
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over the routing, whose weights and indices nobody else reads."""
+        if shared or not isinstance(producer, Route):
+            return None
+        return RoutedExperts(self.width, self.experts, self.active, self.hidden, producer.balance_rate)
 
     @property
     def _one_by_one(self) -> bool:

@@ -44,6 +44,25 @@ def cast(*weights: Tensor) -> tuple[Tensor, ...]:
     return tuple(weight.to(torch.get_autocast_dtype(device)) for weight in weights)
 
 
+def cast_experts(gate_up: Tensor, down: Tensor, *routing: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Cast the weights of experts likewise, and not those of routing."""
+    return (*cast(gate_up, down), *routing)
+
+
+def routed_experts(
+    x: Tensor,
+    query: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    keys: Tensor,
+    balance: Tensor,
+    load: Tensor | None,
+    active: int,
+) -> Tensor:
+    """Route tokens by their query and run the chosen experts on x: `route`, then `experts_grouped`."""
+    return experts_grouped(x, *route(query, keys, balance, load, active), gate_up, down)
+
+
 def experts_grouped(x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """Sort the tokens by expert, run all experts in two grouped products, sum each token's by weight.
 

@@ -74,14 +74,18 @@ class _Fusing:
         made = self.nodes[value.node]
         if isinstance(made["op"], Input | Loop) or value.output:
             return False
-        if sum(each.node == value.node for each in data["inputs"]) > 1:
+        if data["inputs"].count(value) > 1:
             return False
         readers = [each for each in self._readers(value.node) if each != node]
         shared = bool(readers) or any(each.node == value.node for each in self.outputs)
         operation = data["op"].absorb(position, made["op"], shared)
         if operation is None or unfit(operation.kernels[0], operation, self.target):
             return False
-        inputs = (*data["inputs"][:position], made["inputs"][0], *data["inputs"][position + 1 :])
+        inputs = tuple(
+            made["inputs"][0] if each == value else each
+            for each in data["inputs"]
+            if each == value or each.node != value.node
+        )
         inputs += made["inputs"][1:]
         shapes = operation.shapes([self.nodes[each.node]["shapes"][each.output] for each in inputs])
         own = len(data["shapes"])

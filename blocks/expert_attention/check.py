@@ -1,0 +1,103 @@
+"""The self-test of the kernels of expert attention: routing, and a few experts, against fp64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from blocks.core.operation import Target
+from blocks.expert_attention import fused, reference, route_kernel
+from blocks.expert_attention.fused_operations import RoutedExperts
+
+TOKENS = 13
+"""More than a tile takes, and no multiple of it, so that tiles are added up and masks are at work."""
+
+_TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+"""Of the norm of what is expected; a kernel that is wrong is off by far more."""
+
+_DEFAULT = RoutedExperts(width=64, experts=24, active=4, hidden=40, balance_rate=0.0)
+
+
+def check(operation: RoutedExperts | None, target: Target) -> str:
+    """Run the kernels in the sizes of an operation (None: 24 experts of 40, 4 active) on a target's device.
+
+    Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
+    """
+    # whoever runs a model may cast, or watch what is kept for its backward pass
+    apart = saved_tensors_hooks(_itself, _itself), torch.autocast(target.device, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), apart[0], apart[1]:
+        draw = torch.Generator().manual_seed(0)
+        operation = operation or _DEFAULT
+        return _routing(operation, target, draw) or _experts(operation, target, draw)
+
+
+def _routing(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
+    """Route by drawn products; what is an integer has to be equal."""
+    experts, active = operation.experts, operation.active
+    products, balance, gradient = (
+        torch.randn(shape, generator=draw).to(target.device)
+        for shape in ((TOKENS, experts), (experts,), (TOKENS, active))
+    )
+    found = route_kernel.route(products, balance, 0.5, active)
+    exact = products.double().requires_grad_()
+    indices = (0.5 * products.double() + balance).topk(active, -1).indices
+    scores = (0.5 * exact).sigmoid().gather(-1, indices)
+    weights = scores / scores.sum(-1, keepdim=True)
+    order = indices.flatten().argsort(stable=True)
+    counts = (indices.flatten() == torch.arange(experts, device=target.device)[:, None]).sum(1)
+    for name, got, wanted in (
+        ("chosen experts", found.indices, indices),
+        ("order of rows", found.order, order),
+        ("places of rows", found.place.flatten(), order.argsort()),
+        ("ends of experts", found.ends, counts.cumsum(0)),
+    ):
+        if not torch.equal(got.long(), wanted):
+            return f"{name}: {int((got.long() != wanted).sum())} of {wanted.numel()} are wrong"
+    kept = (found.weights, found.indices, found.totals)
+    made = route_kernel.route_backward(gradient, *kept, 0.5, experts)
+    (expected,) = torch.autograd.grad(weights, exact, gradient.double())
+    return _off("weights", found.weights, weights, "float32") or _off(
+        "gradient of the logits", made, expected, "float32"
+    )
+
+
+def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
+    """Run a few experts of the sizes; one more than are active, so that some get fewer tokens."""
+    width, active, hidden = operation.width, operation.active, operation.hidden
+    shapes = ((1, TOKENS, width), (1, TOKENS, active), (active + 1, width, 2 * hidden))
+    draws = [torch.randn(s, generator=draw) for s in (*shapes, (active + 1, hidden, width), shapes[0])]
+    scales = (1, 1, width**-0.5, hidden**-0.5, 1)
+    dtype = getattr(torch, target.dtype)
+    x, _, gate_up, down, gradient = (
+        (scale * each).to(target.device, dtype) for scale, each in zip(scales, draws, strict=True)
+    )
+    logits = torch.randn(TOKENS, active + 1, generator=draw).to(target.device)
+    routed = route_kernel.route(logits, torch.zeros_like(logits[0]), 1.0, active)
+    rows = (routed.order, routed.place, routed.ends)
+    y, both = fused.forward(x[0], routed.weights, *rows, gate_up, down)
+    made = fused.backward(gradient[0], x[0], routed.weights, both, *rows, gate_up, down)
+    leaves = [each.double().requires_grad_() for each in (x, routed.weights[None], gate_up, down)]
+    expected = reference.experts_plain(leaves[0], leaves[1], routed.indices[None].long(), *leaves[2:])
+    gradients = torch.autograd.grad(expected, leaves, gradient.double())
+    wanted = (expected, *gradients)
+    found = (_off(*each, target.dtype) for each in zip(_NAMES, (y, *made), wanted, strict=True))
+    return next(filter(None, found), "")
+
+
+_NAMES = (
+    "output",
+    *(f"gradient of {name}" for name in ("the input", "the weights", "gate and up", "down")),
+)
+
+
+def _off(name: str, got: Tensor, wanted: Tensor, dtype: str) -> str:
+    wanted = wanted.detach().view(got.shape)
+    off = float((got.double() - wanted).norm() / wanted.norm().clamp(min=1e-12))
+    if off <= _TOLERANCES[getattr(torch, dtype)]:
+        return ""
+    return f"{name} is off by {off:.2g} of its norm in {dtype}"  # NaN too
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor

@@ -1,0 +1,134 @@
+"""Routing and experts as one operation, where kernels run both. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from blocks.core.numbers import largest
+from blocks.core.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
+from blocks.expert_attention.tiles import BITS, LARGEST, MOST_ACTIVE
+
+_REFERENCE = "blocks.expert_attention.reference"
+
+
+def _unfit(operation: RoutedExperts, target: Target) -> str:
+    """Return why the Triton kernels cannot run, or ""."""
+    if target.device != "cuda":
+        return "needs a GPU"
+    if target.dtype not in ("float32", "float16", "bfloat16"):
+        return f"it has no {target.dtype}"
+    if operation.width % 8 or operation.hidden % 8:
+        return "width or hidden is no multiple of 8, so of 16 bytes in every dtype"
+    if operation.experts > LARGEST or operation.active > MOST_ACTIVE:
+        return f"more than {LARGEST} experts, or {MOST_ACTIVE} active"
+    return "" if find_spec("triton") else "triton is not installed"
+
+
+@dataclass(frozen=True)
+class RoutedExperts(Operation):
+    """Choose experts by the query, run them on x, sum them by weight: (x, query) -> y.
+
+    What `Experts` makes of itself and its `Route`, only where its kernels fit: costs are those under kernels.
+    """
+
+    width: int
+    experts: int
+    active: int
+    hidden: int
+    balance_rate: float
+
+    kernels = (
+        Kernel(
+            "triton_experts",
+            "blocks.expert_attention.fused:routed_experts",
+            "tokens sorted by expert in three launches; gate and weight between two grouped products",
+            _unfit,
+            prepare=f"{_REFERENCE}:cast_experts",
+            prepared=5,
+            check="blocks.expert_attention.check:check",
+        ),
+        Kernel(
+            "routed_experts",
+            f"{_REFERENCE}:routed_experts",
+            "reference: route, then experts in grouped products",
+            prepare=f"{_REFERENCE}:cast_experts",
+            prepared=5,
+            traceable=False,
+        ),
+    )
+    update = f"{_REFERENCE}:update_balance"
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the width of the model."""
+        expect(self, inputs, (self.width,), (self.width,))
+        return ((self.width,),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return gate and up side by side, down, keys, balancing bias and load."""
+        experts, width, hidden = self.experts, self.width, self.hidden
+        return (
+            (experts, width, 2 * hidden),
+            (experts, hidden, width),
+            (experts, width),
+            (experts,),
+            (experts,),
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of experts to choose."""
+        return {"active": self.active}
+
+    def update_arguments(self) -> dict[str, Any]:
+        """Return the size of one update."""
+        return {"rate": self.balance_rate}
+
+    def flops(self, at: At) -> float:
+        """One score per expert, and three products of width x hidden for each chosen one."""
+        return 2 * self.width * self.experts + 6 * self.active * self.width * self.hidden
+
+    def traffic(self, at: At, given: float, made: float) -> float:
+        """Write and read the logits, sorted rows, both halves, their product and the outputs."""
+        inner = self.active * (2 * self.width + 4 * self.hidden + 2 * self.hidden + 2 * self.width)
+        return given + 8 * self.experts + at.compute_bytes * inner + made
+
+    def saved(self, at: At) -> Saved:
+        """Keep both inputs, both halves, and per choice its weight, expert, row, and what stands in a row.
+
+        The query is kept in fp32, keys too; what weights were divided by is one number more.
+        """
+        keys = 4 * self.experts * self.width if at.weight_bytes < 4 else 0
+        return Saved(
+            inputs=(0,) if _narrow(at) else (0, 1),
+            extra=at.compute_bytes * 2 * self.active * self.hidden + self._routed(at),
+            once=keys,
+        )
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Forward, logits while they are sorted, or what stands around the second product.
+
+        Backward, the gradients around the second product, then around the first; logits' come last.
+        """
+        size, active = at.compute_bytes, self.active
+        rows, hidden = size * active * self.width, size * active * self.hidden
+        # a byte and an integer of each tile and expert
+        sorting = 4 * self.experts + 5 * self.experts / BITS
+        second = largest(3 * hidden + rows, 2 * hidden + rows + flow.made)
+        forward = self._routed(at) + largest(sorting, second)
+        weights, to_x = 4 * active, flow.given / 2
+        first = 2 * hidden + rows + weights + to_x
+        query = 4 * self.width if _narrow(at) else 0
+        last = flow.given + query + 4 * self.experts - 2 * hidden
+        backward = largest(3 * hidden + rows + weights, first, last)
+        return Scratch(forward, backward, largest(first, last))
+
+    def _routed(self, at: At) -> float:
+        """Return the bytes per token that routing keeps: numbers of its choices, and the query if copied."""
+        return 16 * self.active + 4 + (4 * self.width if _narrow(at) else 0)
+
+
+def _narrow(at: At) -> bool:
+    """Return whether queries are copied in fp32."""
+    return at.stream_bytes < 4

@@ -1,0 +1,145 @@
+"""Routing and experts as operators of torch: functions of tensors, which graphs and counters can hold.
+
+Each is differentiable, and so is one after the other. `fused.py` calls the same kernels without operators
+around them. Importing this module registers the operators with their fake kernels and their FLOPs: those of
+the products of experts, forward, and twice that backward; what is computed again has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from blocks.expert_attention import fused, route_kernel
+
+_NAME = "attention_composer"
+_Routed = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+_Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op(f"{_NAME}::expert_route", mutates_args=())
+def expert_route(products: Tensor, balance: Tensor, scale: float, active: int) -> _Routed:
+    """Choose `active` experts of each token by products [tokens, experts] * scale + balance [experts].
+
+    Returns what `Routed` holds, in its order; only the weights have a gradient, and only for the products.
+    """
+    return tuple(route_kernel.route(products, balance, scale, active))  # type: ignore[return-value]
+
+
+@torch.library.custom_op(f"{_NAME}::expert_route_backward", mutates_args=())
+def expert_route_backward(
+    gradient: Tensor, weights: Tensor, indices: Tensor, totals: Tensor, scale: float, experts: int
+) -> Tensor:
+    """Return the gradient of the products [tokens, experts] from that of the weights [tokens, active]."""
+    return route_kernel.route_backward(gradient, weights, indices, totals, scale, experts)
+
+
+@torch.library.custom_op(f"{_NAME}::experts", mutates_args=())
+def experts(
+    x: Tensor, weights: Tensor, order: Tensor, place: Tensor, ends: Tensor, gate_up: Tensor, down: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run the chosen experts on x [tokens, width] and sum them by weight, as routing sorted them.
+
+    Returns that [tokens, width], and gate and up of each row [tokens * active, 2 * hidden], which has no
+    gradient; both in the dtype of gate_up [experts, width, 2 * hidden] and down [experts, hidden, width].
+    """
+    return fused.forward(x, weights, order, place, ends, gate_up, down)
+
+
+@torch.library.custom_op(f"{_NAME}::experts_backward", mutates_args=())
+def experts_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weights: Tensor,
+    order: Tensor,
+    place: Tensor,
+    ends: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    both: Tensor,
+) -> _Four:
+    """Return the gradients of x, the weights, gate_up and down."""
+    return fused.backward(gradient, x, weights, both, order, place, ends, gate_up, down)
+
+
+@expert_route.register_fake
+def _(products: Tensor, balance: Tensor, scale: float, active: int) -> _Routed:
+    tokens, count = products.shape
+
+    def made(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+        return products.new_empty(shape, dtype=dtype)
+
+    weights, totals = made(tokens, active, dtype=torch.float32), made(tokens, dtype=torch.float32)
+    chosen, place = made(tokens, active), made(tokens, active)
+    return weights, chosen, totals, made(tokens * active), place, made(count), made(count)
+
+
+@expert_route_backward.register_fake
+def _(
+    gradient: Tensor, weights: Tensor, indices: Tensor, totals: Tensor, scale: float, experts: int
+) -> Tensor:
+    return weights.new_empty((weights.shape[0], experts))
+
+
+@experts.register_fake
+def _(x: Tensor, weights: Tensor, order: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    gate_up = others[2]
+    return gate_up.new_empty(x.shape), gate_up.new_empty((order.shape[0], gate_up.shape[2]))
+
+
+@experts_backward.register_fake
+def _(gradient: Tensor, x: Tensor, weights: Tensor, *others: Tensor) -> _Four:
+    gate_up, down = others[3:5]
+    return (
+        x.new_empty(x.shape),
+        weights.new_empty(weights.shape),
+        gate_up.new_empty(gate_up.shape),
+        down.new_empty(down.shape),
+    )
+
+
+def _keep_route(ctx: Any, inputs: tuple[Any, ...], output: _Routed) -> None:
+    products, _, ctx.scale, _ = inputs
+    ctx.experts = products.shape[1]
+    ctx.save_for_backward(*output[:3])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate_route(ctx: Any, gradient: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+    return expert_route_backward(gradient, *ctx.saved_tensors, ctx.scale, ctx.experts), None, None, None
+
+
+def _keep_experts(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate_experts(ctx: Any, gradient: Tensor, of_both: Tensor) -> tuple[Tensor | None, ...]:
+    to_x, to_weights, to_gate_up, to_down = experts_backward(gradient, *ctx.saved_tensors)
+    return to_x, to_weights, None, None, None, to_gate_up, to_down
+
+
+expert_route.register_autograd(_differentiate_route, setup_context=_keep_route)
+experts.register_autograd(_differentiate_experts, setup_context=_keep_experts)
+
+
+def _flops(weights: Sequence[int], down: Sequence[int]) -> int:
+    """Return the FLOPs of three products of width x hidden for each choice."""
+    return 6 * prod(weights) * prod(down[1:])
+
+
+@register_flop_formula(torch.ops.attention_composer.experts)
+def _(
+    x: Any, weights: Sequence[int], order: Any, place: Any, ends: Any, gate_up: Any, down: Any, **_: Any
+) -> int:
+    return _flops(weights, down)
+
+
+@register_flop_formula(torch.ops.attention_composer.experts_backward)
+def _(gradient: Any, x: Any, weights: Sequence[int], *others: Any, **_: Any) -> int:
+    return 2 * _flops(weights, others[4])

@@ -1,0 +1,282 @@
+"""Triton kernels for routing, from logits to sorted rows, and the functions that start them.
+
+Three launches, none of which waits for the host. `_choose` takes a tile of at most 8 tokens: top-k of biased
+logits, their scores, and for each expert the tokens that chose it, as bits of a byte. `_scan` adds the
+numbers of bits up over the tiles, which makes each tile's first row of each expert. `_place` puts every
+choice into its row, by expert and then by token, which is after the bits below its own, and divides its score
+by the sum of its token's. No two programs write to the same place, so the order is that of a stable sort, and
+the same at every run. In two launches, each program that places would add up the bits of all tiles again,
+which grows with the square of the tokens.
+
+A token has `active` choices, the best first; number `token * active + n` is its choice n. Of equal biased
+logits the expert with the lower number is chosen; NaN counts as the largest, as it does in torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from blocks.expert_attention.tiles import Pass, Shape, Tile, tile
+
+
+class Routed(NamedTuple):
+    """What routing makes for `tokens` tokens.
+
+    Attributes:
+        weights: renormalised sigmoids of the chosen experts [tokens, active], fp32.
+        indices: the chosen experts [tokens, active], int32.
+        totals: what the weights were divided by [tokens], fp32.
+        order: the choice that stands in each row [tokens * active], int32.
+        place: the row that each choice stands in [tokens, active], int32: the inverse of `order`.
+        ends: the row after the last of each expert [experts], int32.
+        counts: how often each expert was chosen [experts], int32.
+    """
+
+    weights: Tensor
+    indices: Tensor
+    totals: Tensor
+    order: Tensor
+    place: Tensor
+    ends: Tensor
+    counts: Tensor
+
+
+def route(products: Tensor, balance: Tensor, scale: float, active: int, load: Tensor | None = None) -> Routed:
+    """Choose `active` experts of each token by products * scale + balance; sort the choices by expert.
+
+    products: [tokens, experts], fp32; balance: [experts]; counts are added to `load` [experts].
+    """
+    tokens, experts = products.shape
+    products, balance = products.contiguous(), balance.contiguous()
+    weights = torch.empty((tokens, active), dtype=torch.float32, device=products.device)
+    totals = torch.empty(tokens, dtype=torch.float32, device=products.device)
+    indices, place = (_integers(products, tokens, active) for _ in range(2))
+    order, ends, counts = (_integers(products, size) for size in (tokens * active, experts, experts))
+    choose = _tile("choose", products)
+    tiles = triton.cdiv(tokens, choose.rows)
+    bits = torch.empty((tiles, experts), dtype=torch.uint8, device=products.device)
+    before = _integers(products, tiles, experts)
+    sizes: dict[str, Any] = {"EXPERTS": experts, "ACTIVE": active}
+    with _on(products):
+        if tokens:
+            _choose[(tiles,)](
+                *(products, balance, weights, indices, totals, bits, scale, tokens),
+                **sizes,
+                BLOCK_TOKENS=choose.rows,
+                BLOCK_EXPERTS=choose.columns,
+                num_warps=choose.warps,
+                # a product that is not rounded before its bias is added may rank as the reference does not
+                enable_fp_fusion=False,
+            )
+        scan = _tile("scan", products)
+        _scan[(triton.cdiv(experts, scan.columns),)](
+            *(bits, before, counts, counts if load is None else load, tiles),
+            EXPERTS=experts,
+            BLOCK_TILES=scan.rows,
+            BLOCK_EXPERTS=scan.columns,
+            LOAD=load is not None,
+            num_warps=scan.warps,
+        )
+        put = _tile("place", products)
+        _place[(max(1, triton.cdiv(tokens * active, put.rows)),)](
+            *(weights, indices, totals, bits, before, counts, place, order, ends, tokens * active),
+            **sizes,
+            TILE=choose.rows,
+            BLOCK_CHOICES=put.rows,
+            BLOCK_EXPERTS=put.columns,
+            num_warps=put.warps,
+        )
+    return Routed(weights, indices, totals, order, place, ends, counts)
+
+
+def route_backward(
+    gradient: Tensor, weights: Tensor, indices: Tensor, totals: Tensor, scale: float, experts: int
+) -> Tensor:
+    """Return the gradient of the products [tokens, experts] in fp32 from that of the weights."""
+    tokens, active = weights.shape
+    made = torch.empty((tokens, experts), dtype=torch.float32, device=weights.device)
+    unchoose = _tile("unchoose", made)
+    if tokens:
+        with _on(made):
+            _unchoose[(triton.cdiv(tokens, unchoose.rows),)](
+                *(gradient.contiguous(), weights, indices, totals, made, scale, tokens),
+                EXPERTS=experts,
+                ACTIVE=active,
+                BLOCK_TOKENS=unchoose.rows,
+                BLOCK_EXPERTS=unchoose.columns,
+                num_warps=unchoose.warps,
+            )
+    return made
+
+
+def architecture(device: torch.device) -> int:
+    """Return the compute capability, such as 90; 0 without a GPU."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def _tile(kernel: Pass, products: Tensor) -> Tile:
+    return tile(Shape(kernel, architecture(products.device), products.shape[1]))
+
+
+def _on(tensor: Tensor) -> Any:
+    return torch.cuda.device(tensor.device if tensor.is_cuda else -1)
+
+
+def _integers(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.int32, device=like.device)
+
+
+@triton.jit
+def _choose(
+    products,
+    balance,
+    weights,
+    indices,
+    totals,
+    bits,
+    scale,
+    tokens,
+    EXPERTS: tl.constexpr,
+    ACTIVE: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_EXPERTS: tl.constexpr,
+):
+    LEAST: tl.constexpr = -2147483648
+    tile = tl.program_id(0).to(tl.int64)
+    member = tl.arange(0, BLOCK_TOKENS)[:, None]
+    token = tile * BLOCK_TOKENS + member
+    expert = tl.arange(0, BLOCK_EXPERTS)[None, :]
+    there, real = token < tokens, expert < EXPERTS
+    logit = tl.load(products + token * EXPERTS + expert, mask=there & real, other=0.0) * scale
+    biased = logit + tl.load(balance + expert, mask=real, other=0.0).to(tl.float32)
+    # integers in the order of the floats: what was taken is below -inf, and NaN cannot stop a search
+    key = biased.to(tl.int32, bitcast=True)
+    key = tl.where(biased != biased, 2147483647, key ^ ((key >> 31) & 2147483647))
+    key = tl.where(real, key, LEAST)
+    total = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    for number in range(ACTIVE):
+        # each is one instruction of a warp, which a search for value and number together is not
+        most = tl.max(key, 1, keep_dims=True)
+        best = tl.min(tl.where(key == most, expert, BLOCK_EXPERTS), 1, keep_dims=True)
+        key = tl.where(expert == best, LEAST, key)
+        chosen = tl.load(products + token * EXPERTS + best, mask=there, other=0.0) * scale
+        score = 1 / (1 + tl.exp(-chosen))
+        total += score
+        tl.store(indices + token * ACTIVE + number, best, mask=there)
+        tl.store(weights + token * ACTIVE + number, score, mask=there)
+    tl.store(totals + token, total, mask=there)
+    taken = (key == LEAST) & real & there
+    members = tl.sum(tl.where(taken, 1 << member, 0), 0, keep_dims=True)
+    tl.store(bits + tile * EXPERTS + expert, members.to(tl.uint8), mask=real)
+
+
+@triton.jit
+def _number_of(bits):
+    """Return how many of 8 bits are set."""
+    bits -= (bits >> 1) & 0x55
+    bits = (bits & 0x33) + ((bits >> 2) & 0x33)
+    return (bits + (bits >> 4)) & 15
+
+
+@triton.jit(do_not_specialize=["tiles"])
+def _scan(
+    bits,
+    before,
+    counts,
+    load,
+    tiles,
+    EXPERTS: tl.constexpr,
+    BLOCK_TILES: tl.constexpr,
+    BLOCK_EXPERTS: tl.constexpr,
+    LOAD: tl.constexpr,
+):
+    expert = tl.program_id(0) * BLOCK_EXPERTS + tl.arange(0, BLOCK_EXPERTS)[None, :]
+    real = expert < EXPERTS
+    total = tl.full([1, BLOCK_EXPERTS], 0, tl.int32)
+    for first in range(0, tiles, BLOCK_TILES):
+        tile = first + tl.arange(0, BLOCK_TILES)[:, None]
+        at, there = tile.to(tl.int64) * EXPERTS + expert, (tile < tiles) & real
+        count = _number_of(tl.load(bits + at, mask=there, other=0).to(tl.int32))
+        tl.store(before + at, total + tl.cumsum(count, 0) - count, mask=there)
+        total += tl.sum(count, 0, keep_dims=True)
+    tl.store(counts + expert, total, mask=real)
+    if LOAD:
+        old = tl.load(load + expert, mask=real, other=0.0).to(tl.float32)
+        tl.store(load + expert, (old + total).to(load.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _place(
+    weights,
+    indices,
+    totals,
+    bits,
+    before,
+    counts,
+    place,
+    order,
+    ends,
+    choices,
+    EXPERTS: tl.constexpr,
+    ACTIVE: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_CHOICES: tl.constexpr,
+    BLOCK_EXPERTS: tl.constexpr,
+):
+    expert = tl.arange(0, BLOCK_EXPERTS)
+    count = tl.load(counts + expert, mask=expert < EXPERTS, other=0)
+    end = tl.cumsum(count, 0)
+    if tl.program_id(0) == 0:
+        tl.store(ends + expert, end, mask=expert < EXPERTS)
+    choice = tl.program_id(0).to(tl.int64) * BLOCK_CHOICES + tl.arange(0, BLOCK_CHOICES)
+    there = choice < choices
+    token = choice // ACTIVE
+    score = tl.load(weights + choice, mask=there, other=0.0)
+    tl.store(weights + choice, score / tl.load(totals + token, mask=there, other=1.0), mask=there)
+    chosen = tl.load(indices + choice, mask=there, other=0)
+    at = token // TILE * EXPERTS + chosen
+    below = (1 << (token % TILE).to(tl.int32)) - 1
+    earlier = tl.load(bits + at, mask=there, other=0).to(tl.int32) & below
+    row = tl.gather(end - count, chosen, 0) + tl.load(before + at, mask=there, other=0) + _number_of(earlier)
+    tl.store(place + choice, row, mask=there)
+    tl.store(order + row, choice.to(tl.int32), mask=there)
+
+
+@triton.jit
+def _unchoose(
+    gradient,
+    weights,
+    indices,
+    totals,
+    made,
+    scale,
+    tokens,
+    EXPERTS: tl.constexpr,
+    ACTIVE: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_EXPERTS: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)[:, None]
+    expert = tl.arange(0, BLOCK_EXPERTS)[None, :]
+    there = token < tokens
+    total = tl.load(totals + token, mask=there, other=0.0)
+    mean = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    for number in range(ACTIVE):
+        at = token * ACTIVE + number
+        mean += tl.load(weights + at, mask=there, other=0.0) * tl.load(gradient + at, mask=there, other=0.0)
+    found = tl.full([BLOCK_TOKENS, BLOCK_EXPERTS], 0.0, tl.float32)
+    for number in range(ACTIVE):
+        at = token * ACTIVE + number
+        weight = tl.load(weights + at, mask=there, other=0.0)
+        outward = tl.load(gradient + at, mask=there, other=0.0) - mean
+        to_logit = outward * weight * (1 - weight * total)
+        found = tl.where(expert == tl.load(indices + at, mask=there, other=-1), to_logit, found)
+    tl.store(made + token * EXPERTS + expert, found * scale, mask=there & (expert < EXPERTS))

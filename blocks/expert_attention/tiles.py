@@ -1,0 +1,86 @@
+"""How large a tile each kernel of expert attention takes: one table, keyed by what decides it. Torch-free.
+
+Kernels of routing hold blocks of [tokens, experts], those of rows blocks of [rows, columns], padded to powers
+of two.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Pass = Literal["choose", "unchoose", "scan", "place", "gather", "sum", "swiglu", "swiglu_backward"]
+
+
+class Tile(NamedTuple):
+    """Sizes of one program, powers of two.
+
+    Attributes:
+        rows: tokens of `choose`, `unchoose` and `sum`, tiles of `scan`, choices of `place`, else rows.
+        columns: experts of routing, else elements of a row.
+        warps: of 32 threads each.
+    """
+
+    rows: int
+    columns: int
+    warps: int
+
+
+class Shape(NamedTuple):
+    """What a tile is chosen by; `architecture` is the compute capability, such as 90, 0 without a GPU.
+
+    `width` is the number of experts in routing, else the elements of a row.
+    """
+
+    kernel: Pass
+    architecture: int
+    width: int
+
+
+MEASURED: dict[Shape, Tile] = {}
+"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others follow `_derived`."""
+
+LARGEST = 1024
+"""Experts at most: a token's logits are one row of a block."""
+
+MOST_ACTIVE = 16
+"""Experts of one token at most: their rows are read at once."""
+
+_CHOICES = 1024
+"""Choices that one program of `place` puts into their rows."""
+
+_SCAN = Tile(1024, 8, 8)
+"""One program adds up 8 experts over all tiles: many programs, and few rounds of each."""
+
+BITS = 8
+"""Tokens of a tile of routing: bits of one byte."""
+
+
+def tile(shape: Shape) -> Tile:
+    """Return the tile of a kernel for a shape: as measured, else derived from the room in registers."""
+    return MEASURED.get(shape) or _derived(shape)
+
+
+def padded(size: int) -> int:
+    """Return the next power of two, which sizes of blocks are."""
+    return 1 << (size - 1).bit_length()
+
+
+def _derived(shape: Shape) -> Tile:
+    if shape.kernel == "scan":
+        return _SCAN
+    if shape.kernel == "place":
+        return Tile(_CHOICES, padded(shape.width), 4)
+    if shape.kernel in ("choose", "unchoose"):
+        # 64 logits for each thread; one warp searches alone where it can, for warps would have to wait
+        experts = padded(shape.width)
+        return Tile(BITS, experts, max(1, BITS * experts // 2048))
+    # bound by bytes: 16 elements for each thread, of two to four blocks
+    columns = _columns(shape.width)
+    return Tile(max(1, 2048 // columns), columns, 4)
+
+
+def _columns(width: int) -> int:
+    """Return the columns of a block: those that fill rows best, more where that is equal."""
+    sizes = [1 << power for power in range(7, 11)]
+    fitting = [size for size in sizes if size <= padded(width)] or [padded(width)]
+    return min(fitting, key=lambda size: (-(-width // size) * size, -size))

@@ -1,0 +1,88 @@
+"""Compile the kernels of expert attention for a Hopper, which takes no GPU; print what their accesses are.
+
+Run as a process of its own: where kernels are interpreted they cannot be compiled.
+"""
+
+import json
+import re
+import sys
+
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+from blocks.expert_attention import route_kernel, rows_kernel
+from blocks.expert_attention.tiles import Shape, tile
+
+ACTIVE, WIDTH = 8, 1024
+INTEGERS = ("indices", "bits", "before", "counts", "place", "order", "ends")
+FLOATS = ("products", "balance", "weights", "totals", "load", "to_weights")
+
+
+def type_of(name, routing, counted):
+    if name in INTEGERS:
+        return "*i32"
+    if name in FLOATS or (routing and name in ("gradient", "made")):
+        return "*fp32"
+    if name in counted:
+        return "i32"
+    if name == "scale":
+        return "fp32"
+    return "*bf16" if name in ("x", "both", "to_both", "made", "gradient", "rows") else "constexpr"
+
+
+def compiled(function, step, width, **constants):
+    """Return the PTX of a kernel."""
+    routing = hasattr(route_kernel, function.__name__)
+    sizes = tile(Shape(step, 90, width))
+    names = list(function.arg_names)
+    counted = {"tokens", "tiles", "choices", "stride"} | ({"rows"} if names[0] != "rows" else set())
+    types = {name: type_of(name, routing, counted) for name in names}
+    source = ASTSource(
+        function,
+        types,
+        {(names.index(name),): value for name, value in constants.items()},
+        {
+            (number,): [["tt.divisibility", 16]]
+            for number, name in enumerate(names)
+            if types[name].startswith("*") or types[name] == "i32"
+        },
+    )
+    options = {"num_warps": sizes.warps, "enable_fp_fusion": step != "choose"}
+    return compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+
+
+def kernels(experts):
+    """Yield name, function, step, width and constants of each kernel."""
+    sizes = {"EXPERTS": experts, "ACTIVE": ACTIVE}
+    choose, put = (tile(Shape(step, 90, experts)) for step in ("choose", "place"))
+    scan = tile(Shape("scan", 90, experts))
+    block = {"BLOCK_TOKENS": choose.rows, "BLOCK_EXPERTS": choose.columns}
+    tiles = {"BLOCK_TILES": scan.rows, "BLOCK_EXPERTS": scan.columns, "LOAD": True, "EXPERTS": experts}
+    places = {"TILE": choose.rows, "BLOCK_CHOICES": put.rows, "BLOCK_EXPERTS": put.columns}
+    yield "choose", route_kernel._choose, "choose", experts, {**sizes, **block}
+    yield "scan", route_kernel._scan, "scan", experts, tiles
+    yield "place", route_kernel._place, "place", experts, {**sizes, **places}
+    yield "unchoose", route_kernel._unchoose, "unchoose", experts, {**sizes, **block}
+    for step, function in (
+        ("gather", rows_kernel._gather),
+        ("sum", rows_kernel._total),
+        ("swiglu", rows_kernel._swiglu),
+        ("swiglu_backward", rows_kernel._swiglu_backward),
+    ):
+        each = tile(Shape(step, 90, WIDTH))
+        constants = {"WIDTH": WIDTH, "BLOCK_ROWS": each.rows, "BLOCK_COLUMNS": each.columns}
+        active = {"ACTIVE": ACTIVE} if "ACTIVE" in function.arg_names else {}
+        yield step, function, step, WIDTH, {**constants, **active}
+
+
+if __name__ == "__main__":
+    found = {}
+    for name, function, step, width, constants in kernels(int(sys.argv[1])):
+        ptx = compiled(function, step, width, **constants)
+        loads = re.findall(r"ld\.global(?:\.v(\d))?\S*\.b(\d+)", ptx)
+        found[name] = {
+            "bytes": max(int(count or 1) * int(bits) // 8 for count, bits in loads),
+            "spills": ".local" in ptx,
+            "barriers": ptx.count("bar.sync"),
+        }
+    print(json.dumps(found))

@@ -1,0 +1,212 @@
+"""Routing and experts by kernels: outputs and gradients against fp64, and models that run them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import GROUPED, tree
+from expert_kernels import SIZES, check, drawn, exact
+from models import close, compiled, gradients, tokens_for
+from strategies import make
+
+from blocks.core.operation import At, Flow, Target, Value
+from blocks.expert_attention import reference
+from blocks.expert_attention.fused_operations import RoutedExperts
+from blocks.expert_attention.operations import Experts, Route
+from composer.graph.compile import compile_graph
+from composer.graph.passes.mark_recompute import recomputable
+from composer.graph.walk import graphs, operations
+from composer.module.model import ComposedModel
+from composer.module.stage import states
+
+fused = pytest.importorskip("blocks.expert_attention.fused", exc_type=ImportError)
+rows_kernel = pytest.importorskip("blocks.expert_attention.rows_kernel", exc_type=ImportError)
+
+KINDS = [
+    *(pytest.param(name, torch.float32, id=name) for name in SIZES),
+    pytest.param("most experts empty", torch.float16, id="fp16"),
+    pytest.param("most experts empty", torch.bfloat16, id="bf16", marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture
+def kernels(where, monkeypatch):
+    """The kernels run wherever the tensors are."""
+    monkeypatch.setattr(fused, "fits", lambda tensor: tensor.dtype in fused.DTYPES)
+    return where
+
+
+def run(inputs, active, load=None):
+    """Output and gradients of x, query, gate_up, down and keys."""
+    *weighed, balance, gradient = inputs
+    leaves = [each.clone().requires_grad_() for each in weighed]
+    y = fused.routed_experts(*leaves, balance, load, active)
+    return [y.detach(), *torch.autograd.grad(y, leaves, gradient)]
+
+
+@pytest.mark.parametrize(("size", "dtype"), KINDS)
+def test_outputs_and_gradients_equal_fp64(kernels, size, dtype):
+    if kernels == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter has no bf16")
+    inputs, active = drawn(SIZES[size], dtype, kernels), SIZES[size][4]
+    load = torch.zeros(SIZES[size][3], device=kernels)
+    got, expected = run(inputs, active, load), exact(*inputs, active)
+    check(got, expected, dtype)
+    assert [each.dtype for each in got] == [dtype, dtype, torch.float32, dtype, dtype, torch.float32]
+    assert int(load.sum()) == inputs[0].shape[0] * inputs[0].shape[1] * active
+
+
+def test_inputs_may_be_slices_and_gradients_expanded(kernels):
+    x, query, gate_up, down, keys, balance, gradient = drawn(
+        SIZES["fewer tokens than a tile"], device=kernels
+    )
+    sliced = torch.cat((torch.full_like(x, torch.nan), x), -1)[..., x.shape[-1] :]
+    across = query.transpose(1, 2).contiguous().transpose(1, 2)
+    inputs = (sliced, across, gate_up, down, keys, balance, gradient[:1, :1, :1].expand(gradient.shape))
+    leaves = [*inputs[:2], *(each.clone() for each in inputs[2:5])]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    y = fused.routed_experts(*leaves, balance, None, 2)
+    check([y, *torch.autograd.grad(y, leaves, inputs[-1])], exact(*inputs, 2), torch.float32)
+    assert torch.equal(
+        rows_kernel.gather(x[0].t().contiguous().t(), torch.arange(3).int().to(kernels), 1, x.dtype), x[0]
+    )
+
+
+def test_it_runs_without_gradients_and_with_some(kernels):
+    *weighed, balance, gradient = drawn(SIZES["fewer tokens than a tile"], device=kernels)
+    expected = exact(*weighed, balance, gradient, 2)
+    with torch.no_grad():
+        check([fused.routed_experts(*weighed, balance, None, 2)], expected[:1], torch.float32)
+    x = weighed[0].requires_grad_()
+    y = fused.routed_experts(*weighed, balance, None, 2)
+    check(torch.autograd.grad(y, [x], gradient), expected[1:2], torch.float32)
+
+
+def test_off_a_gpu_and_in_fp64_the_reference_runs():
+    *weighed, balance, gradient = (each.double() for each in drawn(SIZES["fewer tokens than a tile"]))
+    y = fused.routed_experts(*weighed, balance, None, 2)
+    assert torch.equal(y, reference.routed_experts(*weighed, balance, None, 2))
+    check([y], exact(*weighed, balance, gradient, 2)[:1], torch.float32)
+
+
+def test_the_same_twice_is_the_same_to_the_bit(kernels):
+    inputs = drawn(SIZES["all experts active"], device=kernels)
+    for one, other in zip(run(inputs, 5), run(inputs, 5), strict=True):
+        assert torch.equal(one, other)
+
+
+# models
+
+
+DREAMER = tree({"e": GROUPED}, {"recur": 2, "step": ["e"]}, width=16)
+
+
+@pytest.fixture
+def anywhere(kernels, monkeypatch):
+    """Experts absorb their routing on any device that tests run on."""
+    first, *others = RoutedExperts.kernels
+    monkeypatch.setattr(RoutedExperts, "kernels", (replace(first, unfit=lambda *_: ""), *others))
+    return kernels
+
+
+def found(graph):
+    return [
+        (node, data)
+        for body, _ in graphs(graph)
+        for node, operation, data in operations(body)
+        if isinstance(operation, RoutedExperts | Route | Experts)
+    ]
+
+
+def test_on_a_gpu_experts_absorb_their_routing():
+    graph = compile_graph(make(DREAMER), Target("cuda", "bfloat16"))
+    ((node, data),) = found(graph)
+    assert data["op"] == RoutedExperts(16, 5, 2, 8, 1e-3)
+    assert node.endswith("e.experts")
+    assert [*data["parts"]] == [node.replace("experts", "route"), node]
+    assert [name.rsplit(".")[-1] for name in data["weights"]] == [
+        "gate_up",
+        "down",
+        "keys",
+        "balance",
+        "load",
+    ]
+    assert data["inputs"][0] != data["inputs"][1] == Value(node.replace("experts", "query_rotated"))
+    assert data["kernel"].kernel.name == "triton_experts"
+
+
+@pytest.mark.parametrize(
+    ("changes", "device"), [({}, "cpu"), ({"hidden": 7}, "cuda"), ({"experts": 1025}, "cuda")]
+)
+def test_elsewhere_they_do_not(changes, device):
+    graph = compile_graph(
+        make(tree({"e": {**GROUPED, **changes}}, {"recur": 2, "step": ["e"]}, width=16)), Target(device)
+    )
+    assert [type(data["op"]) for _, data in found(graph)] == [Route, Experts]
+
+
+@pytest.mark.parametrize("code", ["rotary", "none", "bias"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_model_that_routes_in_kernels_is_the_same_model(anywhere, code, again):
+    spec = make(tree({"e": {**GROUPED, "depth_code": code}}, {"recur": 2, "step": ["e"]}, width=16))
+    plain = compiled(spec, "reference").to(anywhere)
+    marks = [*recomputable(compile_graph(spec, Target(anywhere)))]
+    model = ComposedModel(spec, recompute=marks if again else []).to(anywhere)
+    model.load_state_dict(plain.state_dict())
+    tokens = tokens_for(spec).to(anywhere)
+    close(gradients(model, tokens), gradients(plain, tokens))
+    ((_, data),) = found(model.graph)
+    assert bool(data.get("recompute")) == again
+    counted = [[each.clone() for _, held, _ in states(m, m.graph) for each in held] for m in (model, plain)]
+    # counted once per step, and not again when it is recomputed
+    for one, other in zip(*counted, strict=True):
+        assert torch.equal(one, other)
+    model.eval()
+    torch.testing.assert_close(model(tokens), plain.eval()(tokens))
+    assert torch.equal(counted[0][1], model.get_buffer("stages.0.step.0.e.load"))
+
+
+# costs
+
+
+def kept(sizes, tokens, device):
+    """The bytes that the backward pass keeps, weights apart."""
+    _, _, width, experts, active, hidden = sizes
+    *weighed, balance, _ = drawn((1, tokens, width, experts, active, hidden), device=device)
+    leaves = [each.requires_grad_() for each in weighed]
+    own = {leaf.untyped_storage().data_ptr() for leaf in leaves[2:]}
+    found = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = fused.routed_experts(*leaves, balance, None, active)
+    return sum(storage.nbytes() for storage in found.values()), y
+
+
+@pytest.mark.parametrize("size", ["fewer tokens than a tile", "most experts empty"])
+def test_what_is_kept_is_declared_and_less_than_the_reference_keeps(kernels, size):
+    sizes = SIZES[size]
+    _, _, width, experts, active, hidden = sizes
+    (more, _), (less, _) = (kept(sizes, tokens, kernels) for tokens in (16, 8))
+    at = At(8, {})
+    saved = RoutedExperts(width, experts, active, hidden, 0.0).saved(at)
+    assert saved.inputs == (0, 1)
+    assert (more - less) / 8 == saved.extra + 2 * 4 * width
+    apart = Route(width, experts, active, 0.0).saved(at), Experts(width, experts, active, hidden).saved(at)
+    assert saved.extra < sum(each.extra for each in apart)
+
+
+def test_it_computes_what_its_parts_compute():
+    at, flow = At(8, {}, compute_bytes=2), Flow(8 * 16, 2 * 16, 0)
+    whole, parts = RoutedExperts(16, 5, 2, 8, 1e-3), (Route(16, 5, 2, 1e-3), Experts(16, 5, 2, 8))
+    assert whole.flops(at) == sum(part.flops(at) for part in parts)
+    assert {*whole.weight_shapes()} == {*parts[0].weight_shapes(), *parts[1].weight_shapes()}
+    assert (whole.update, whole.update_arguments()) == (parts[0].update, parts[0].update_arguments())
+    assert whole.scratch(at, flow).forward >= whole.saved(at).extra
+    assert whole.saved(At(8, {}, 2, 2, 2)).inputs == (0,)
