@@ -26,6 +26,7 @@ class SlotMemory:
         self._gradients: tuple[Tensor, Tensor] | None = None
         self._left: list[Any] = []
         self._pass = -1
+        self._made = self.running()
 
     def write(self, slot: int, key: Tensor, value: Tensor) -> None:
         """Write one slot; writing the same values again changes nothing."""
@@ -62,6 +63,26 @@ class SlotMemory:
         """Return the gradients of one slot's key and value."""
         keys, values = self.gradients()
         return keys[slot].clone(), values[slot].clone()
+
+    @staticmethod
+    def running() -> int:
+        """Return the number of the backward pass that is running, -1 where none is."""
+        return torch._C._current_graph_task_id()
+
+    def check(self, made: int) -> None:
+        """Refuse the backward pass of a step that ran in pass `made`, unless the memory was made there too.
+
+        Checkpoints by `use_reentrant=True` run steps again in a backward pass and begin another inside it:
+        gradients of slots would be spread over passes that do not know each other.
+
+        Raises:
+            RuntimeError: it is such a step.
+        """
+        if made != self._made:
+            raise RuntimeError(
+                "depth attention ran again in a checkpoint that holds some of its steps only, and has a "
+                "backward pass of its own: torch.utils.checkpoint.checkpoint needs use_reentrant=False here"
+            )
 
     def _begin(self) -> None:
         # a pass that asked only for some weights' gradients may have left some behind

@@ -58,11 +58,13 @@ class _Append(torch.autograd.Function):
         memory.write(slot, key, value)
         memory.wanted[slot] = any(ctx.needs_input_grad[:2])
         ctx.memory, ctx.slot, ctx.dtypes = memory, slot, (key.dtype, value.dtype)
+        ctx.made = memory.running()
         return token.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.memory.check(ctx.made)
         if not any(ctx.needs_input_grad[:2]):
             return None, None, token_gradient, None, None
         key, value = _fetched(ctx.memory, ctx.slot)
@@ -73,6 +75,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
         ctx.memory, ctx.reads = memory, reads
+        ctx.made = memory.running()
         if not reads:
             ctx.save_for_backward(query, token)
             return torch.zeros_like(query)
@@ -83,6 +86,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.memory.check(ctx.made)
         query, token, *kept = ctx.saved_tensors
         if not ctx.reads:
             return torch.zeros_like(query), torch.zeros_like(token), None, None

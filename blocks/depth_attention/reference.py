@@ -58,11 +58,13 @@ class _Append(torch.autograd.Function):
     def forward(ctx: Any, key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
         memory.write(slot, key, value)
         ctx.memory, ctx.slot, ctx.dtypes = memory, slot, (key.dtype, value.dtype)
+        ctx.made = memory.running()
         return token.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.memory.check(ctx.made)
         key, value = ctx.memory.gradient(ctx.slot)
         return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None
 
@@ -71,6 +73,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
         ctx.memory, ctx.reads = memory, reads
+        ctx.made = memory.running()
         if not reads:
             ctx.save_for_backward(query, token)
             return torch.zeros_like(query)
@@ -82,6 +85,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.memory.check(ctx.made)
         query, token, *kept = ctx.saved_tensors
         if not ctx.reads:
             return torch.zeros_like(query), torch.zeros_like(token), None, None
