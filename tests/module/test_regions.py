@@ -143,7 +143,7 @@ def test_elsewhere_it_warns_and_runs_plainly(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "steps", "expected"),
+    ("asked", "kind", "steps", "expected"),
     [
         ("auto", "cuda", 2000, "tried"),
         ("auto", "cuda", 10, "no"),
@@ -152,13 +152,13 @@ def test_elsewhere_it_warns_and_runs_plainly(monkeypatch):
         ("off", "cuda", 2000, "no"),
     ],
 )
-def test_auto_compiles_long_runs_on_a_gpu(asked, device, steps, expected):
+def test_auto_compiles_long_runs_on_a_gpu(asked, kind, steps, expected):
     data = {"task": "hop", "length": 48, "symbols": 4, "hops": 4}
     train = {"data": data, "tokens": 48 * steps, "batch_tokens": 48}
     raw = {**tree({"f": FFN}, {"recur": 2, "step": ["f"]}), "train": train}
     given = make({**raw, "model": {"width": 16, "vocab": 16, "context": 48}})
     model = ComposedModel(given, torch_compile=asked)
-    model.choose(Target(device))
+    model.choose(Target(kind))
     assert model._compiled == expected
     assert (model.code.regions is None) == (expected == "no")
 
