@@ -65,7 +65,7 @@ def forward(
 
     x: [tokens, width]; weights: [tokens, active]; the others of routing as in `Routed`.
     """
-    both = F.grouped_mm(_rows(x, weights, order, gate_up.dtype), gate_up, offs=ends)
+    both = F.grouped_mm(rows_kernel.spread(x, place, gate_up.dtype), gate_up, offs=ends)
     out = F.grouped_mm(rows_kernel.swiglu(both, weights, order), down, offs=ends)
     return rows_kernel.total(out, place, out.dtype), both
 
@@ -82,7 +82,7 @@ def backward(
     down: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, of the weights, of gate_up and of down from that of the sums."""
-    outward = _rows(gradient, weights, order, both.dtype)
+    outward = rows_kernel.spread(gradient, place, both.dtype)
     inward = F.grouped_mm(outward, down.transpose(-2, -1), offs=ends)
     to_both, to_weights, inner = rows_kernel.swiglu_backward(inward, both, weights, order)
     to_down = F.grouped_mm(inner.t(), outward, offs=ends)
@@ -90,12 +90,8 @@ def backward(
     to_rows = F.grouped_mm(to_both, gate_up.transpose(-2, -1), offs=ends)
     to_x = rows_kernel.total(to_rows, place, x.dtype)
     del to_rows
-    to_gate_up = F.grouped_mm(_rows(x, weights, order, both.dtype).t(), to_both, offs=ends)
+    to_gate_up = F.grouped_mm(rows_kernel.spread(x, place, both.dtype).t(), to_both, offs=ends)
     return to_x, to_weights, to_gate_up, to_down
-
-
-def _rows(x: Tensor, weights: Tensor, order: Tensor, dtype: torch.dtype) -> Tensor:
-    return rows_kernel.gather(x, order, weights.shape[1], dtype)
 
 
 class _Route(torch.autograd.Function):

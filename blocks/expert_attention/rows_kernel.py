@@ -1,10 +1,10 @@
 """Triton kernels for the rows that experts run on, and the functions that start them.
 
-Rows stand sorted by expert; `order` and `place` are those of `Routed`. A token's rows are copied to them
-(`gather`) and summed from them (`total`), each of which is the gradient of the other: both read by number and
-write each element once, so a sum is that of one program, in one order. Every row is some token's, so none is
-read that nobody wrote. `swiglu` weights its rows, so that what the second product makes need only be summed.
-All arithmetic is in fp32; bound by bytes.
+Rows stand sorted by expert; `order` and `place` are those of `Routed`. A token is copied to its rows
+(`spread`), and they are summed (`total`), each of which is the gradient of the other. Both go token by token,
+so that a token is read or written once and a sum is that of one program, in one order. Every row is some
+token's, so none is read that nobody wrote. `swiglu` weights its rows, so that what the second product makes
+need only be summed. All arithmetic is in fp32; bound by bytes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from blocks.expert_attention.route_kernel import architecture
 from blocks.expert_attention.tiles import Pass, Shape, Tile, tile
 
 
-def gather(x: Tensor, order: Tensor, active: int, dtype: torch.dtype) -> Tensor:
+def spread(x: Tensor, place: Tensor, dtype: torch.dtype) -> Tensor:
     """Return for each row the token that stands there: [rows, width] in `dtype`; x is [tokens, width]."""
-    width = x.shape[1]
-    rows = torch.empty((len(order), width), dtype=dtype, device=x.device)
+    (tokens, active), width = place.shape, x.shape[1]
+    rows = torch.empty((tokens * active, width), dtype=dtype, device=x.device)
     x = x if x.stride(1) == 1 else x.contiguous()
-    _start("gather", _gather, len(order), width, x, order, rows, len(order), x.stride(0), ACTIVE=active)
+    _start("spread", _spread, tokens, width, x, place, rows, tokens, x.stride(0), ACTIVE=active)
     return rows
 
 
@@ -97,21 +97,22 @@ def _load(pointers, mask):
 
 
 @triton.jit
-def _gather(
+def _spread(
     x,
-    order,
+    place,
     made,
-    rows,
+    tokens,
     stride,
     ACTIVE: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    row, column, there, inside = _block(rows, WIDTH, BLOCK_ROWS, BLOCK_COLUMNS)
-    token = tl.load(order + row, mask=there, other=0).to(tl.int64) // ACTIVE
-    found = _load(x + token * stride + column, inside)
-    tl.store(made + row * WIDTH + column, found.to(made.dtype.element_ty), mask=inside)
+    token, column, there, inside = _block(tokens, WIDTH, BLOCK_ROWS, BLOCK_COLUMNS)
+    found = _load(x + token * stride + column, inside).to(made.dtype.element_ty)
+    for number in tl.static_range(ACTIVE):
+        row = tl.load(place + token * ACTIVE + number, mask=there, other=0).to(tl.int64)
+        tl.store(made + row * WIDTH + column, found, mask=inside)
 
 
 @triton.jit

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Pass = Literal["choose", "unchoose", "scan", "place", "gather", "sum", "swiglu", "swiglu_backward"]
+Pass = Literal["choose", "unchoose", "scan", "place", "spread", "sum", "swiglu", "swiglu_backward"]
 
 
 class Tile(NamedTuple):
     """Sizes of one program, powers of two.
 
     Attributes:
-        rows: tokens of `choose`, `unchoose` and `sum`, tiles of `scan`, choices of `place`, else rows.
+        rows: tokens of `choose`, `unchoose`, `spread` and `sum`, tiles of `scan`, choices of `place`, rows of
+            `swiglu` and its backward pass.
         columns: experts of routing, else elements of a row.
         warps: of 32 threads each.
     """

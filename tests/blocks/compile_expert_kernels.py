@@ -64,7 +64,7 @@ def kernels(experts):
     yield "place", route_kernel._place, "place", experts, {**sizes, **places}
     yield "unchoose", route_kernel._unchoose, "unchoose", experts, {**sizes, **block}
     for step, function in (
-        ("gather", rows_kernel._gather),
+        ("spread", rows_kernel._spread),
         ("sum", rows_kernel._total),
         ("swiglu", rows_kernel._swiglu),
         ("swiglu_backward", rows_kernel._swiglu_backward),

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-ROWS = {"gather", "sum", "swiglu", "swiglu_backward"}
+ROWS = {"spread", "sum", "swiglu", "swiglu_backward"}
 
 
-@pytest.mark.parametrize("experts", [100, 256])
-def test_kernels_compile_to_wide_loads_without_spills(tmp_path, experts):
+def test_kernels_compile_to_wide_loads_without_spills(tmp_path):
     pytest.importorskip("triton")
     env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    script = [sys.executable, str(HERE / "compile_expert_kernels.py"), str(experts)]
+    script = [sys.executable, str(HERE / "compile_expert_kernels.py"), "256"]
     root = str(HERE.parents[1])
     done = subprocess.run(script, env={**env, "PYTHONPATH": root}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -56,6 +56,38 @@ def test_outputs_and_gradients_equal_fp64(kernels, size, dtype):
     assert int(load.sum()) == inputs[0].shape[0] * inputs[0].shape[1] * active
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_errors_are_at_most_those_of_the_reference(dtype):
+    sizes = (2, 300, 256, 64, 4, 128)
+    inputs = drawn(sizes, device="cuda")
+    expected = exact(*inputs, 4)
+
+    def errors(function):
+        leaves = [each.clone().requires_grad_() for each in inputs[:5]]
+        with torch.autocast("cuda", dtype):
+            narrow = reference.cast_experts(*leaves[2:])
+            y = function(*leaves[:2], *narrow, inputs[5], None, 4)
+        made = [y.detach(), *torch.autograd.grad(y, leaves, inputs[6].to(dtype))]
+        pairs = zip(made, expected, strict=True)
+        return [float((one.double() - other).norm() / other.norm()) for one, other in pairs]
+
+    ours, theirs = errors(fused.routed_experts), errors(reference.routed_experts)
+    assert all(one <= 1.5 * other for one, other in zip(ours, theirs, strict=True)), (ours, theirs)
+
+
+@pytest.mark.gpu
+def test_more_than_two_to_the_31_elements_of_rows():
+    tokens, active, width = 2**18 + 37, 8, 1024
+    x = torch.randn(tokens, width, device="cuda", dtype=torch.bfloat16)
+    place = torch.arange(tokens * active, device="cuda", dtype=torch.int32).flip(0).view(tokens, active)
+    rows = rows_kernel.spread(x, place, x.dtype)
+    assert rows.numel() > 2**31
+    assert torch.equal(rows[:active], x[-1:].expand(active, -1))
+    assert torch.equal(rows[-active:], x[:1].expand(active, -1))
+    torch.testing.assert_close(rows_kernel.total(rows, place, x.dtype), active * x)
+
+
 def test_inputs_may_be_slices_and_gradients_expanded(kernels):
     x, query, gate_up, down, keys, balance, gradient = drawn(
         SIZES["fewer tokens than a tile"], device=kernels
@@ -68,9 +100,8 @@ def test_inputs_may_be_slices_and_gradients_expanded(kernels):
         leaf.requires_grad_()
     y = fused.routed_experts(*leaves, balance, None, 2)
     check([y, *torch.autograd.grad(y, leaves, inputs[-1])], exact(*inputs, 2), torch.float32)
-    assert torch.equal(
-        rows_kernel.gather(x[0].t().contiguous().t(), torch.arange(3).int().to(kernels), 1, x.dtype), x[0]
-    )
+    place = torch.arange(3, device=kernels, dtype=torch.int32)[:, None]
+    assert torch.equal(rows_kernel.spread(x[0].t().contiguous().t(), place, x.dtype), x[0])
 
 
 def test_it_runs_without_gradients_and_with_some(kernels):

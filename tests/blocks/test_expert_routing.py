@@ -134,7 +134,7 @@ def test_tiles_are_as_measured_or_fit_the_registers(monkeypatch):
             assert columns == padded(experts)
             assert tokens * columns / (32 * warps) <= 64
     for width in (8, 24, 128, 384, 640, 1024, 1536, 4096):
-        rows, columns, warps = tile(Shape("gather", 90, width))
+        rows, columns, warps = tile(Shape("spread", 90, width))
         assert rows * columns / (32 * warps) <= 16
         assert columns in (padded(width), 128, 256, 512, 1024)
         assert -(-width // columns) * columns < 2 * max(width, 5)
