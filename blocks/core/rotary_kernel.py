@@ -34,11 +34,17 @@ def rotate_backward(
     return _turned(x, table, gain, gradient)
 
 
+def rotate_back(x: Tensor, turn: Tensor) -> Tensor:
+    """Return x turned back by one turn for all tokens: [head_dim], cosine and sine of each pair."""
+    table = torch.view_as_complex(turn.view(1, 1, -1, 2))
+    return _turned(x, table, None, None, back=True)[0]
+
+
 def _turned(
     x: Tensor, table: Tensor, gain: Tensor | None, gradient: Tensor | None, back: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Start a kernel on x: forward, turned back, or with a gradient backward."""
-    length, heads, head_dim = x.shape[1:]
+    length, heads, head_dim = table.shape[0], *x.shape[2:]
     given, turns = in_heads(x), torch.view_as_real(table)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     backward = gradient is not None

@@ -27,14 +27,31 @@ class SlotMemory:
         self._left: list[Any] = []
         self._pass = -1
         self._made = self.running()
+        self._turns: tuple[Tensor, Tensor] | None = None
 
     def write(self, slot: int, key: Tensor, value: Tensor) -> None:
         """Write one slot; writing the same values again changes nothing."""
+        keys, values = self.slot(slot, key.dtype)
+        keys.copy_(key)
+        values.copy_(value)
+
+    def slot(self, slot: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return where one slot's key and value are written; the first time that, in a dtype, is made."""
         if not self.keys.numel():
-            self.keys = torch.empty(self._shape, dtype=key.dtype, device=self._device)
+            self.keys = torch.empty(self._shape, dtype=dtype, device=self._device)
             self.values = torch.empty_like(self.keys)
-        self.keys[slot] = key
-        self.values[slot] = value
+        return self.keys[slot], self.values[slot]
+
+    def turn(self, angle: Tensor, index: int) -> Tensor:
+        """Return cosine and sine of `index` times each angle [head_dim / 2], pair by pair: [head_dim], fp32.
+
+        They are made for all steps at once.
+        """
+        if self._turns is None or self._turns[0] is not angle or len(self._turns[1]) <= index:
+            steps = torch.arange(max(self._shape[0], index + 1), device=angle.device, dtype=torch.float32)
+            turned = steps[:, None] * angle.float()
+            self._turns = angle, torch.stack((turned.cos(), turned.sin()), -1).flatten(1)
+        return self._turns[1][index]
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Return where the running backward pass gathers gradients of keys and values, zero at its start."""

@@ -7,8 +7,10 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from blocks.core.operation import Target
-from blocks.depth_attention import kernel, reference
-from blocks.depth_attention.operations import Append, Attend
+from blocks.core.reference import rotate
+from blocks.core.rotary_kernel import rotate_back
+from blocks.depth_attention import append_kernel, kernel, reference
+from blocks.depth_attention.operations import Append, Attend, TurnedAppend, TurnedAttend
 
 SLOTS, TOKENS = 3, 5
 """Fewer tokens than a tile takes, so that its masks are at work."""
@@ -20,22 +22,45 @@ _TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 def check(operation: Append | Attend | None, target: Target) -> str:
     """Run the kernels in the sizes of an operation (None: 8 heads of 64 on 2 kv heads) on a target's device.
 
+    What a turned operation does is turned, and without an operation both are tried.
+
     Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
     """
     # whoever runs a model may cast, or watch what is kept for its backward pass
     apart = saved_tensors_hooks(_itself, _itself), torch.autocast(target.device, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), apart[0], apart[1]:
-        query, keys, values, gradient = _drawn(_sizes(operation), target)
-        expected = _exact(query, keys, values, gradient)
-        for way, found in (
-            ("push", _pushed(query, keys, values, gradient)),
-            ("pull", _pulled(query, keys, values, gradient)),
-        ):
-            for name, got, wanted in zip(_NAMES, found, expected, strict=True):
-                off = float((got.double() - wanted).norm() / wanted.norm())
-                if not off <= _TOLERANCES[query.dtype]:  # nor is NaN
-                    return f"{name} ({way}) is off by {off:.2g} of its norm in {target.dtype}"
+        drawn = _drawn(_sizes(operation), target)
+        for turn in _turns(operation, drawn[0]):
+            if told := _wrong(drawn, turn):
+                return f"{told} in {target.dtype}"
     return ""
+
+
+def _wrong(drawn: list[Tensor], turn: Tensor | None) -> str:
+    query, raw, values, gradient = drawn
+    keys = torch.empty_like(raw), torch.empty_like(values)
+    for slot in range(SLOTS):
+        append_kernel.append(raw[slot], values[slot], keys[0][slot], keys[1][slot], turn)
+    expected = _exact(query, raw, values, gradient, turn)
+    given = (query, *keys, gradient, turn)
+    for way, found in (("push", _pushed(*given)), ("pull", _pulled(*given))):
+        for name, got, wanted in zip(_NAMES, found, expected, strict=True):
+            off = float((got.double() - wanted).norm() / wanted.norm())
+            if not off <= _TOLERANCES[query.dtype]:  # nor is NaN
+                turned = "" if turn is None else ", turned"
+                return f"{name} ({way}{turned}) is off by {off:.2g} of its norm"
+    return ""
+
+
+def _turns(operation: Append | Attend | None, query: Tensor) -> list[Tensor | None]:
+    """Return what heads are to be turned by, None to leave them as they are."""
+    if not isinstance(operation, TurnedAppend | TurnedAttend | None):
+        return [None]
+    if query.shape[-1] % 2:
+        return [None]
+    angle = torch.arange(1, query.shape[-1] // 2 + 1, device=query.device, dtype=torch.float32)
+    turn = torch.stack((angle.cos(), angle.sin()), -1).flatten()
+    return [turn] if operation else [None, turn]
 
 
 def _itself(tensor: Tensor) -> Tensor:
@@ -61,28 +86,42 @@ def _drawn(sizes: tuple[int, int, int], target: Target) -> list[Tensor]:
     return [each.to(target.device, getattr(torch, target.dtype)) for each in drawn]
 
 
-def _exact(query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor) -> list[Tensor]:
+def _exact(
+    query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor, turn: Tensor | None
+) -> list[Tensor]:
     leaves = [each.double().requires_grad_() for each in (query, keys, values)]
-    out = reference.attend_stacked(*leaves)
+    given = leaves
+    if turn is not None:
+        table = torch.view_as_complex(turn.double().view(-1, 2))
+        given = [*(rotate(each, table) for each in leaves[:2]), leaves[2]]
+    out = reference.attend_stacked(*given)
     return [out.detach(), *torch.autograd.grad(out, leaves, gradient.double())]
 
 
-def _pushed(query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor) -> list[Tensor]:
-    out, log_sum = kernel.attend_forward(query, keys, values, SLOTS)
+def _pushed(
+    query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor, turn: Tensor | None
+) -> list[Tensor]:
+    out, log_sum = kernel.attend_forward(query, keys, values, SLOTS, turn)
     sums = [torch.zeros(keys.shape, device=keys.device) for _ in range(2)]
     push = kernel.Push(sums[0], sums[1], 0)
-    made, _ = kernel.attend_backward(query, keys, values, out, log_sum, gradient, SLOTS, push=push)
+    made, _ = kernel.attend_backward(query, keys, values, out, log_sum, gradient, SLOTS, push=push, turn=turn)
+    if turn is not None:
+        sums[0] = torch.stack([rotate_back(each, turn) for each in sums[0]])
     return [out, made, *sums]
 
 
-def _pulled(query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor) -> list[Tensor]:
-    query, gradient = kernel.readable(query), kernel.readable(gradient)
-    out, log_sum = kernel.attend_forward(query, keys, values, SLOTS)
+def _pulled(
+    query: Tensor, keys: Tensor, values: Tensor, gradient: Tensor, turn: Tensor | None
+) -> list[Tensor]:
+    query, gradient = kernel.placed(query), kernel.readable(gradient)
+    out, log_sum = kernel.attend_forward(query, keys, values, SLOTS, turn)
     table = torch.empty((1, kernel.COLUMNS), dtype=torch.int64, device=keys.device)
     row = kernel.Row(table, 0)
     # delta stays alive, for the table holds its address
-    made, delta = kernel.attend_backward(query, keys, values, out, log_sum, gradient, SLOTS, row=row)
-    heads, dtype = query.shape[2], keys.dtype
-    slots = [kernel.pull(keys[n], values[n], table, 1, n, heads, dtype) for n in range(SLOTS)]
+    made, delta = kernel.attend_backward(
+        query, keys, values, out, log_sum, gradient, SLOTS, row=row, turn=turn
+    )
+    heads, dtype, queries = query.shape[2], keys.dtype, kernel.Queries(turned=turn is not None)
+    slots = [kernel.pull(keys[n], values[n], table, 1, n, heads, dtype, turn, queries) for n in range(SLOTS)]
     del delta
     return [out, made, *(torch.stack(each) for each in zip(*slots, strict=True))]

@@ -9,7 +9,9 @@ only. A read pushes wherever an append that it saw would not fetch; the two add 
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.core.rotary_kernel import rotate_back
 from blocks.core.slot_memory import SlotMemory
-from blocks.depth_attention import kernel, reference
+from blocks.depth_attention import append_kernel, kernel, reference
 from blocks.depth_attention.kernel import Push, Row
+from blocks.depth_attention.tile_kernel import in_rows
 from blocks.depth_attention.ways import backward_way
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -32,7 +36,18 @@ def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: 
     """
     if not fits(key):
         return reference.append(key, value, token, memory, slot)
-    result: Tensor = _Append.apply(key, value, token, memory, slot)  # type: ignore[no-untyped-call]
+    result: Tensor = _Append.apply(key, value, token, memory, slot, None)  # type: ignore[no-untyped-call]
+    return result
+
+
+def append_turned(
+    key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, slot: int, index: int
+) -> Tensor:
+    """Append a key that is rotated on its way, by `index` times the angle [head_dim / 2]."""
+    if not fits(key):
+        return reference.append_turned(key, value, token, memory, angle, slot, index)
+    turn = memory.turn(angle, index)
+    result: Tensor = _Append.apply(key, value, token, memory, slot, turn)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -43,7 +58,18 @@ def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tens
     """
     if not (fits(query) and fits(memory.keys)):
         return reference.attend(query, token, memory, reads)
-    result: Tensor = _Attend.apply(query, token, memory, reads)  # type: ignore[no-untyped-call]
+    result: Tensor = _Attend.apply(query, token, memory, reads, None)  # type: ignore[no-untyped-call]
+    return result
+
+
+def attend_turned(
+    query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, reads: int, index: int
+) -> Tensor:
+    """Attend with a query that is rotated on its way, by `index` times the angle [head_dim / 2]."""
+    if not (fits(query) and fits(memory.keys)):
+        return reference.attend_turned(query, token, memory, angle, reads, index)
+    turn = memory.turn(angle, index)
+    result: Tensor = _Attend.apply(query, token, memory, reads, turn)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -54,10 +80,18 @@ def fits(tensor: Tensor) -> bool:
 
 class _Append(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
-        memory.write(slot, key, value)
+    def forward(
+        ctx: Any,
+        key: Tensor,
+        value: Tensor,
+        token: Tensor,
+        memory: SlotMemory,
+        slot: int,
+        turn: Tensor | None,
+    ) -> Tensor:
+        append_kernel.append(key, value, *memory.slot(slot, key.dtype), turn)
         memory.wanted[slot] = any(ctx.needs_input_grad[:2])
-        ctx.memory, ctx.slot, ctx.dtypes = memory, slot, (key.dtype, value.dtype)
+        ctx.memory, ctx.slot, ctx.turn, ctx.dtypes = memory, slot, turn, (key.dtype, value.dtype)
         ctx.made = memory.running()
         return token.clone()
 
@@ -66,20 +100,22 @@ class _Append(torch.autograd.Function):
     def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
         ctx.memory.check(ctx.made)
         if not any(ctx.needs_input_grad[:2]):
-            return None, None, token_gradient, None, None
-        key, value = _fetched(ctx.memory, ctx.slot)
-        return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None
+            return None, None, token_gradient, None, None, None
+        key, value = _fetched(ctx.memory, ctx.slot, ctx.turn)
+        return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None, None
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
-        ctx.memory, ctx.reads = memory, reads
+    def forward(
+        ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, reads: int, turn: Tensor | None
+    ) -> Tensor:
+        ctx.memory, ctx.reads, ctx.turn = memory, reads, turn
         ctx.made = memory.running()
         if not reads:
             ctx.save_for_backward(query, token)
             return torch.zeros_like(query)
-        out, log_sum = kernel.attend_forward(query, memory.keys, memory.values, reads)
+        out, log_sum = kernel.attend_forward(query, memory.keys, memory.values, reads, turn)
         ctx.save_for_backward(query, token, out, log_sum)
         return out
 
@@ -89,9 +125,9 @@ class _Attend(torch.autograd.Function):
         ctx.memory.check(ctx.made)
         query, token, *kept = ctx.saved_tensors
         if not ctx.reads:
-            return torch.zeros_like(query), torch.zeros_like(token), None, None
-        to_query = _gradient(ctx.memory, ctx.reads, query, gradient, *kept)
-        return to_query, torch.zeros_like(token), None, None
+            return torch.zeros_like(query), torch.zeros_like(token), None, None, None
+        to_query = _gradient(ctx.memory, ctx.reads, ctx.turn, query, gradient, *kept)
+        return to_query, torch.zeros_like(token), None, None, None
 
 
 class _Read(NamedTuple):
@@ -102,13 +138,21 @@ class _Read(NamedTuple):
     gradient: Tensor
     log_sum: Tensor
     delta: Tensor
+    turn: Tensor | None
 
 
 def _gradient(
-    memory: SlotMemory, reads: int, query: Tensor, gradient: Tensor, out: Tensor, log_sum: Tensor
+    memory: SlotMemory,
+    reads: int,
+    turn: Tensor | None,
+    query: Tensor,
+    gradient: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
 ) -> Tensor:
     """Return the gradient of the query; see to those of the slots."""
-    run = partial(kernel.attend_backward, keys=memory.keys, values=memory.values, out=out, log_sum=log_sum)
+    given = {"keys": memory.keys, "values": memory.values, "out": out, "log_sum": log_sum, "turn": turn}
+    run: Callable[..., tuple[Tensor, Tensor]] = partial(kernel.attend_backward, **given)  # type: ignore[arg-type]
     wanting = [slot for slot in range(reads) if memory.wanted.get(slot, True)]
     if not wanting:
         return run(query, gradient=gradient, reads=reads)[0]
@@ -120,9 +164,9 @@ def _gradient(
         # a pass may end without reaching the append that lets them go
         torch.autograd.Variable._execution_engine.queue_callback(partial(_forget, weakref.ref(memory)))
     table = left[0].table if left else _table(memory)
-    query, gradient = kernel.readable(query), kernel.readable(gradient)
+    query, gradient = kernel.placed(query), kernel.readable(gradient)
     made, delta = run(query, gradient=gradient, reads=reads, row=Row(table, len(left)))
-    left.append(_Read(table, query, gradient, log_sum, delta))
+    left.append(_Read(table, query, gradient, log_sum, delta, turn))
     return made
 
 
@@ -137,21 +181,34 @@ def _pulls(memory: SlotMemory, reads: int, query: Tensor, gradient: Tensor) -> b
     )
 
 
-def _fetched(memory: SlotMemory, slot: int) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a slot's key and value, from all reads that this pass has run."""
+def _fetched(memory: SlotMemory, slot: int, turn: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a slot's key before its turn, and value, from all reads that this pass ran."""
     left = memory.left()
     if not left:
-        return memory.gradient(slot)
+        key, value = memory.gradient(slot)
+        return _back(key, turn), value
     pushed = memory.gradient(slot) if memory.pushed() else None
     dtype = pushed[0].dtype if pushed else memory.keys.dtype
     heads = left[0].query.shape[2]
-    key, value = kernel.pull(
-        memory.keys[slot], memory.values[slot], left[0].table, len(left), slot, heads, dtype
-    )
+    # one block reads its slots in one way
+    assert len({each.turn is None for each in left}) == 1
+    queries = kernel.Queries(left[0].turn is not None, min(_apart(each.query) for each in left))
+    given = memory.keys[slot], memory.values[slot], left[0].table, len(left), slot, heads, dtype
+    key, value = kernel.pull(*given, turn, queries)
     if slot == min(each for each, wants in memory.wanted.items() if wants):
         # autograd reaches the appends of other slots before this one
         memory.forget()
-    return (key + pushed[0], value + pushed[1]) if pushed else (key, value)
+    return (key + _back(pushed[0], turn), value + pushed[1]) if pushed else (key, value)
+
+
+def _back(key: Tensor, turn: Tensor | None) -> Tensor:
+    """Return the gradient of a key from that of its turned self."""
+    return key if turn is None else rotate_back(key, turn)
+
+
+def _apart(query: Tensor) -> int:
+    """Return the power of two, at most 8, that divides the elements from token to token."""
+    return math.gcd(8, in_rows(query).stride(0))
 
 
 def _table(memory: SlotMemory) -> Tensor:

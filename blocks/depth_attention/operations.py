@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from blocks.core.operation import ORIGIN, Affine, At, Flow, Kernel, Saved, Scratch, Shape, Target, expect
+from blocks.core.fused_operations import TABLE
+from blocks.core.operation import (
+    ORIGIN,
+    Affine,
+    At,
+    Flow,
+    Kernel,
+    Operation,
+    Saved,
+    Scratch,
+    Shape,
+    Target,
+    expect,
+)
+from blocks.core.operations import RotateStep
 from blocks.core.slots import SlotRead, SlotWrite
 
 _REFERENCE = "blocks.depth_attention.reference"
@@ -43,7 +57,7 @@ class Append(SlotWrite):
     head_dim: int
     slot: Affine = ORIGIN
 
-    kernels = (
+    kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "triton_append",
             f"{_FUSED}:append",
@@ -59,6 +73,12 @@ class Append(SlotWrite):
         kv = (self.kv_heads, self.head_dim)
         expect(self, inputs, kv, kv, (), (inputs[-1][0], 2, *kv))
         return ((),)
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over the rotation of the key."""
+        if position or shared or not isinstance(producer, RotateStep):
+            return None
+        return TurnedAppend(self.kv_heads, self.head_dim, self.slot, producer.index)
 
     def traffic(self, at: At, given: float, made: float) -> float:
         """Read keys and values, write them into the slot."""
@@ -86,7 +106,7 @@ class Attend(SlotRead):
     fused: bool = False
     """Whether one kernel runs it, which keeps no weights of the slots."""
 
-    kernels = (
+    kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "triton_attend",
             f"{_FUSED}:attend",
@@ -108,6 +128,13 @@ class Attend(SlotRead):
         q = (self.heads, self.head_dim)
         expect(self, inputs, q, (), (inputs[-1][0], 2, self.kv_heads, self.head_dim))
         return (q,)
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over the rotation of the query."""
+        if position or shared or not isinstance(producer, RotateStep):
+            return None
+        sizes = self.heads, self.kv_heads, self.head_dim, self.span, self.reads
+        return TurnedAttend(*sizes, index=producer.index)
 
     def arguments(self) -> dict[str, Any]:
         """Return the number of slots that are read."""
@@ -145,3 +172,78 @@ class Attend(SlotRead):
         forward = at.widened * (query + 2 * slots) + weights + product + 4 * query
         backward = 2 * at.widened * (query + slots) + 2 * weights + product + 4 * slots
         return Scratch(forward, backward, backward)
+
+
+@dataclass(frozen=True)
+class TurnedAppend(Append):
+    """The same with a key that is rotated on its way: (k, v, token, slots, angles) -> token."""
+
+    index: Affine = ORIGIN
+
+    kernels = (
+        Kernel(
+            "triton_append_turned",
+            f"{_FUSED}:append_turned",
+            "keys turned on their way into the slot; gradients of all reads fetched by one kernel",
+            _unfit,
+            check=_CHECK,
+        ),
+        Kernel("slot_write_turned", f"{_REFERENCE}:append_turned", "keys turned, then written in place once"),
+    )
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the token."""
+        expect(self, inputs[4:], TABLE)
+        return super().shapes(inputs[:4])
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the slot and the step's index."""
+        return {**super().arguments(), "index": self.index}
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over nothing more."""
+        return None
+
+
+@dataclass(frozen=True)
+class TurnedAttend(Attend):
+    """The same with queries that are rotated as they are read: (q, token, slots, angles) -> y."""
+
+    index: Affine = ORIGIN
+
+    kernels = (
+        Kernel(
+            "triton_attend_turned",
+            f"{_FUSED}:attend_turned",
+            "one kernel, which turns queries as it reads them; each slot is read once per kv head",
+            _unfit,
+            form=_fused,
+            check=_CHECK,
+        ),
+        Kernel(
+            "slot_attend_turned",
+            f"{_REFERENCE}:attend_turned",
+            "queries turned, then elementwise over the slots",
+            form=_plain,
+        ),
+    )
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return one vector for each query head."""
+        expect(self, inputs[3:], TABLE)
+        return super().shapes(inputs[:3])
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of slots that are read and the step's index."""
+        return {**super().arguments(), "index": self.index}
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over nothing more."""
+        return None
+
+    def saved(self, at: At) -> Saved:
+        """Keep the queries as they came; in plain PyTorch those that were turned instead."""
+        saved = super().saved(at)
+        if self.fused:
+            return saved
+        return saved._replace(inputs=(), extra=saved.extra + at.compute_bytes * self.heads * self.head_dim)

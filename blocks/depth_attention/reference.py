@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blocks.core.reference import wide
+from blocks.core.reference import rotate_step, wide
 from blocks.core.slot_memory import SlotMemory
 
 
@@ -23,6 +23,13 @@ def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: 
     return result
 
 
+def append_turned(
+    key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, slot: int, index: int
+) -> Tensor:
+    """Append a key that is rotated before, by `index` times the angle [head_dim / 2]."""
+    return append(rotate_step(key, angle, index), value, token, memory, slot)
+
+
 def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
     """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
 
@@ -30,6 +37,13 @@ def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tens
     """
     result: Tensor = _Attend.apply(query, token, memory, reads)  # type: ignore[no-untyped-call]
     return result
+
+
+def attend_turned(
+    query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, reads: int, index: int
+) -> Tensor:
+    """Attend with a query that is rotated before, by `index` times the angle [head_dim / 2]."""
+    return attend(rotate_step(query, angle, index), token, memory, reads)
 
 
 def attend_stacked(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

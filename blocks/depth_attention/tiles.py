@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Pass = Literal["forward", "backward", "pull"]
+Pass = Literal["append", "forward", "backward", "pull"]
 
 
 class Tile(NamedTuple):
@@ -36,7 +36,7 @@ class Shape(NamedTuple):
 MEASURED: dict[Shape, Tile] = {}
 """Tiles that were measured to be the best on a GPU: the one place to refresh. Others follow `_derived`."""
 
-_ELEMENTS: dict[Pass, int] = {"forward": 4096, "backward": 2048, "pull": 2048}
+_ELEMENTS: dict[Pass, int] = {"append": 4096, "forward": 4096, "backward": 2048, "pull": 2048}
 """Elements of a block. Forward holds two blocks (queries, sums), backward three to four."""
 
 _PER_THREAD = 32

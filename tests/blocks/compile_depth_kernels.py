@@ -9,29 +9,43 @@ import re
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from blocks.depth_attention import kernel
+from blocks.depth_attention import append_kernel, kernel
 from blocks.depth_attention.tiles import Shape, padded, tile
 
 HEAD_DIM, GROUP, KV_HEADS = 64, 4, 4
 TYPES = {
     **dict.fromkeys(
-        ("query", "keys", "values", "out", "gradient", "query_gradient", "key", "value"), "*bf16"
+        (
+            "query",
+            "keys",
+            "values",
+            "out",
+            "gradient",
+            "query_gradient",
+            "key",
+            "value",
+            "key_slot",
+            "value_slot",
+        ),
+        "*bf16",
     ),
     **dict.fromkeys(("key_gradient", "value_gradient"), "*bf16"),
-    **dict.fromkeys(("log_sum", "delta", "key_gradients", "value_gradients"), "*fp32"),
+    **dict.fromkeys(("log_sum", "delta", "key_gradients", "value_gradients", "turn"), "*fp32"),
     **dict.fromkeys(("note", "table"), "*i64"),
     **dict.fromkeys(("reads", "first", "rows", "slot", "tokens", "query_stride", "gradient_stride"), "i32"),
+    **dict.fromkeys(("key_stride", "value_stride"), "i32"),
     "slot_stride": "i64",
     "scale": "fp32",
 }
-ALIGNED = ("tokens", "query_stride", "gradient_stride", "slot_stride")
+ALIGNED = ("tokens", "query_stride", "gradient_stride", "slot_stride", "key_stride", "value_stride")
 
 
 def compiled(function, step, **flags):
     """Return the PTX of a kernel."""
-    sizes = tile(Shape(step, 90, HEAD_DIM, GROUP))
-    blocks = {"BLOCK_TOKENS": sizes.tokens, "BLOCK_GROUP": padded(GROUP), "BLOCK_DIM": padded(HEAD_DIM)}
-    constants = {"KV_HEADS": KV_HEADS, "GROUP": GROUP, "DIM": HEAD_DIM, **blocks, **flags}
+    group = 1 if step == "append" else GROUP
+    sizes = tile(Shape(step, 90, HEAD_DIM, group))
+    blocks = {"BLOCK_TOKENS": sizes.tokens, "BLOCK_GROUP": padded(group), "BLOCK_DIM": padded(HEAD_DIM)}
+    constants = {"KV_HEADS": KV_HEADS, "GROUP": group, "DIM": HEAD_DIM, **blocks, **flags}
     names = list(function.arg_names)
     source = ASTSource(
         function,
@@ -48,11 +62,17 @@ def compiled(function, step, **flags):
     return ptx
 
 
+PULL = {"COLUMNS": kernel.COLUMNS, "APART": 8}
 KERNELS = {
-    "forward": (kernel._forward, "forward", {"STAGES": 1}),
-    "noted": (kernel._backward, "backward", {"PUSH": False, "NOTE": True, "STAGES": 1}),
-    "pushed": (kernel._backward, "backward", {"PUSH": True, "NOTE": False, "STAGES": 1}),
-    "pulled": (kernel._pull, "pull", {"COLUMNS": kernel.COLUMNS}),
+    f"{name}{', turned' if turned else ''}": (function, step, {**flags, "TURN": turned})
+    for turned in (False, True)
+    for name, function, step, flags in (
+        ("append", append_kernel._append, "append", {}),
+        ("forward", kernel._forward, "forward", {"STAGES": 1}),
+        ("noted", kernel._backward, "backward", {"PUSH": False, "NOTE": True, "STAGES": 1}),
+        ("pushed", kernel._backward, "backward", {"PUSH": True, "NOTE": False, "STAGES": 1}),
+        ("pulled", kernel._pull, "pull", {**PULL, "QUERIES": turned}),
+    )
 }
 if __name__ == "__main__":
     found = {}

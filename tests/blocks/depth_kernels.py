@@ -55,8 +55,10 @@ def weights(sizes, dtype=torch.float32, device="cpu"):
     return [torch.randn(s, generator=draw).to(device, dtype).requires_grad_() for s in shapes]
 
 
-def run(functions, sizes, leaves, span="inclusive", detached=(), again=None):
+def run(functions, sizes, leaves, span="inclusive", detached=(), again=None, turned=False):
     """Run steps that append and read, each from what the last one made; return the last state.
+
+    With `turned`, queries and keys are rotated on their way, by other angles at each step.
 
     Queries, keys and values are slices of one tensor, as those of a joined projection. `detached` steps
     append without gradients; `again` wraps a step.
@@ -64,6 +66,7 @@ def run(functions, sizes, leaves, span="inclusive", detached=(), again=None):
     _, _, heads, kv_heads, head_dim, count = sizes
     x, scales = leaves
     memory, token = slots(x[..., 0], count, kv_heads, head_dim)
+    angle = torch.linspace(0.1, 1, head_dim // 2, dtype=x.dtype, device=x.device)
 
     def step(x, token, scale, t):
         joined = torch.cat((x, x[..., : 2 * kv_heads * head_dim], x), -1)[..., : scale.shape[-1]] * scale
@@ -71,8 +74,13 @@ def run(functions, sizes, leaves, span="inclusive", detached=(), again=None):
         q, k, v = (part.unflatten(-1, (-1, head_dim)) for part in parts)
         if t in detached:
             k, v = k.detach(), v.detach()
-        token = functions.append(k, v, token, memory, t)
-        y = functions.attend(q, token, memory, t + (span == "inclusive"))
+        reads = t + (span == "inclusive")
+        if turned:
+            token = functions.append_turned(k, v, token, memory, angle, t, t + 1)
+            y = functions.attend_turned(q, token, memory, angle, reads, t + 1)
+        else:
+            token = functions.append(k, v, token, memory, t)
+            y = functions.attend(q, token, memory, reads)
         return x + y.flatten(2), token
 
     for t in range(count):

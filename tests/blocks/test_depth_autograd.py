@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from blocks.core.operation import Target
 from blocks.depth_attention import reference
-from blocks.depth_attention.operations import Append, Attend
+from blocks.depth_attention.operations import Append, Attend, TurnedAppend, TurnedAttend
 from composer.costs.kept import saved_per_token
 from composer.costs.precision import FULL
 from composer.graph.compile import compile_graph
@@ -62,11 +62,13 @@ def same(got, wanted, scale=1):
     check([each.cpu() for each in got], [scale * each for each in wanted], torch.float32)
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("span", ["inclusive", "exclusive"])
-def test_steps_give_the_gradients_of_the_reference(way, span):
+def test_steps_give_the_gradients_of_the_reference(way, span, turned):
     leaves = weights(SIZES, device=way.where)
-    y = run(fused, SIZES, leaves, span=span)
-    same([y.detach(), *torch.autograd.grad(probe(y), leaves)], expected(leaves, span=span))
+    options = {"span": span, "turned": turned}
+    y = run(fused, SIZES, leaves, **options)
+    same([y.detach(), *torch.autograd.grad(probe(y), leaves)], expected(leaves, **options))
     reads = 3 if span == "inclusive" else 2
     assert (way.push, way.pull) == ((0, 3) if way.name == "pull" else (reads, 0))
 
@@ -182,6 +184,36 @@ def test_what_the_kernels_have_no_dtype_for_runs_the_reference(way):
     assert (way.push, way.pull) == (0, 0)
 
 
+@pytest.mark.parametrize("sizes", [(1, 3, 4, 2, 48, 3), (2, 3, 3, 1, 80, 2), (1, 2, 2, 2, 112, 2)])
+def test_turned_heads_of_any_size_give_the_gradients_of_the_reference(way, sizes):
+    leaves = weights(sizes, device=way.where)
+    y = run(fused, sizes, leaves, turned=True)
+    exact = [leaf.detach().cpu().double().requires_grad_() for leaf in leaves]
+    wanted = run(reference, sizes, exact, turned=True)
+    same(
+        [y.detach(), *torch.autograd.grad(probe(y), leaves)],
+        [wanted.detach(), *torch.autograd.grad(probe(wanted), exact)],
+    )
+
+
+def test_queries_are_pulled_from_where_they_lie(way, monkeypatch):
+    copies = []
+    readable = fused.kernel.readable
+    monkeypatch.setattr(fused.kernel, "readable", lambda x: copies.append(x.shape) or readable(x))
+    leaves = weights(SIZES, device=way.where)
+    torch.autograd.grad(loss_of(leaves, turned=True), leaves)
+    # one gradient for each read
+    assert len(copies) == (3 if way.name == "pull" else 0)
+
+
+def test_what_was_pushed_and_pulled_is_turned_back_as_one(way, monkeypatch):
+    ways = iter(["pull", "push", "pull"])
+    monkeypatch.setattr(fused, "backward_way", lambda *sizes: next(ways))
+    leaves = weights(SIZES, device=way.where)
+    same(torch.autograd.grad(loss_of(leaves, turned=True), leaves), expected(leaves, turned=True)[1:])
+    assert (way.push, way.pull) == (1, 3)
+
+
 def test_without_a_gpu_the_reference_runs():
     leaves = weights(SIZES)
     assert not fused.fits(leaves[0])
@@ -203,7 +235,7 @@ def chosen(tree, target, kernels="auto"):
 
 
 def test_the_plan_takes_the_kernels_on_a_gpu_and_says_why_elsewhere():
-    tree = CASES["depth"]
+    tree = CASES["depth, rotary off, odd heads"]
     for target, reason in (
         (Target("cuda", "bfloat16"), ""),
         (Target("cpu"), "needs a GPU"),
@@ -220,6 +252,22 @@ def test_the_plan_takes_the_kernels_on_a_gpu_and_says_why_elsewhere():
     plain = chosen(tree, Target("cuda"), "reference")
     assert plain[Attend][0].kernel.name == "slot_attend"
     assert not plain[Attend][1].fused
+
+
+def test_on_a_gpu_heads_are_turned_by_the_kernels_that_read_them():
+    there, here = (chosen(CASES["depth"], target) for target in (Target("cuda", "bfloat16"), None))
+    assert {each: found[0].kernel.name for each, found in there.items()} == {
+        TurnedAppend: "triton_append_turned",
+        TurnedAttend: "triton_attend_turned",
+    }
+    assert {*here} == {Append, Attend}
+    for turned, alone in ((TurnedAppend, Append), (TurnedAttend, Attend)):
+        plain = here[alone][1]
+        assert getattr(there[turned][1], "slot" if alone is Append else "reads") == getattr(
+            plain, "slot" if alone is Append else "reads"
+        )
+    # queries and keys of a step are turned by one index
+    assert there[TurnedAppend][1].index == there[TurnedAttend][1].index != Append.slot
 
 
 @pytest.fixture

@@ -6,13 +6,20 @@ import pytest
 import torch
 
 from blocks.core.operation import Target
-from blocks.depth_attention.operations import Append, Attend
+from blocks.depth_attention.operations import Append, Attend, TurnedAppend, TurnedAttend
 from composer.graph.self_test import checked_kernels, run_check, self_test
 
 pytest.importorskip("triton")
 check = pytest.importorskip("blocks.depth_attention.check", exc_type=ImportError)
 
-OPERATIONS = [None, Append(2, 40), Attend(6, 2, 40, "inclusive"), Attend(8, 1, 16, "exclusive")]
+OPERATIONS = [
+    None,
+    Append(2, 40),
+    Attend(6, 2, 40, "inclusive"),
+    Attend(8, 1, 16, "exclusive"),
+    TurnedAppend(2, 48),
+    TurnedAttend(3, 1, 80, "inclusive"),
+]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

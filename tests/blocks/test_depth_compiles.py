@@ -19,7 +19,8 @@ def test_kernels_compile_to_wide_loads_without_spills(tmp_path):
     done = subprocess.run(script, env={**env, "PYTHONPATH": root}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found.keys() == {"forward", "noted", "pushed", "pulled"}
+    kernels = ("append", "forward", "noted", "pushed", "pulled")
+    assert found.keys() == {f"{name}{turned}" for name in kernels for turned in ("", ", turned")}
     for name, each in found.items():
         # 16 bytes at once, from the addresses in a table too
         assert each == {"bytes": 16, "spills": False}, name

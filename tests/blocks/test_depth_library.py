@@ -5,6 +5,9 @@ import torch
 from depth_kernels import SIZES, check, drawn, exact
 from torch.utils.flop_counter import FlopCounterMode
 
+from blocks.core.reference import rotate
+from blocks.depth_attention.reference import attend_stacked
+
 library = pytest.importorskip("blocks.depth_attention.library", exc_type=ImportError)
 
 SMALL = (1, 3, 2, 1, 8, 3)
@@ -23,6 +26,26 @@ def test_attend_and_its_backward_pass_the_checks_of_torch(inputs, reads):
     torch.library.opcheck(library.depth_attend, (*leaves, reads))
     out, log_sum = library.depth_attend(query, keys, values, reads)
     torch.library.opcheck(library.depth_attend_backward, (gradient, query, keys, values, out, log_sum, reads))
+
+
+def test_turned_queries_pass_the_checks_of_torch_and_have_the_gradients_of_fp64(inputs):
+    query, keys, values, gradient = inputs
+    angle = torch.linspace(0.1, 1, 4, device=query.device)
+    turn = torch.stack((angle.cos(), angle.sin()), -1).flatten()
+    leaves = [each.clone().requires_grad_() for each in (query, keys, values)]
+    torch.library.opcheck(library.depth_attend, (*leaves, 3, turn))
+    out, log_sum = library.depth_attend(*leaves, 3, turn)
+    got = torch.autograd.grad(out, leaves, gradient)
+    given = (gradient, query, keys, values, out.detach(), log_sum, 3, turn)
+    torch.library.opcheck(library.depth_attend_backward, given)
+    exact_leaves = [each.double().requires_grad_() for each in (query, keys, values)]
+    rotated = rotate(exact_leaves[0], torch.view_as_complex(turn.double().view(-1, 2)))
+    wanted = attend_stacked(rotated, *exact_leaves[1:])
+    check(
+        [out.detach(), *got],
+        [wanted.detach(), *torch.autograd.grad(wanted, exact_leaves, gradient.double())],
+        torch.float32,
+    )
 
 
 def test_pull_passes_the_checks_of_torch(inputs):

@@ -1,0 +1,103 @@
+"""What the Triton kernels of depth attention share: how they start, and a program's tile of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from blocks.core.norm_kernel import architecture, on
+from blocks.depth_attention.tiles import Pass, Shape, padded, tile
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """Return x as [tokens, heads, head_dim] with each token's heads in one piece; a copy only if it must."""
+    rows = x.flatten(0, 1)
+    whole = rows.stride(2) == 1 and rows.stride(1) == rows.shape[2]
+    return rows if whole else rows.contiguous()
+
+
+class Start:
+    """Starts one kernel on queries [batch, sequence, heads, head_dim] over a number of kv heads."""
+
+    def __init__(self, kernel: Pass, shape: torch.Size, kv_heads: int, device: torch.device) -> None:
+        batch, length, heads, head_dim = shape
+        self.tokens, self.kv_heads, self.head_dim = batch * length, kv_heads, head_dim
+        self.group, self.device = heads // kv_heads, device
+        self.scale = head_dim**-0.5
+        self.tile = tile(Shape(kernel, architecture(device), head_dim, self.group))
+
+    def __call__(self, kernel: Any, *arguments: Any, **flags: Any) -> None:
+        """Start it with the arguments between its tensors and sizes; nothing at all without tokens."""
+        if not self.tokens:
+            return
+        # kv heads of a tile side by side: together they read whole rows of a slot
+        grid = (triton.cdiv(self.tokens, self.tile.tokens) * self.kv_heads,)
+        with on(self.device):
+            kernel[grid](
+                *arguments,
+                self.tokens,
+                KV_HEADS=self.kv_heads,
+                GROUP=self.group,
+                DIM=self.head_dim,
+                BLOCK_TOKENS=self.tile.tokens,
+                BLOCK_GROUP=padded(self.group),
+                BLOCK_DIM=padded(self.head_dim),
+                num_warps=self.tile.warps,
+                enable_fp_fusion=True,
+                **flags,
+            )
+
+
+@triton.jit
+def place(
+    tokens,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_GROUP: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    """Return this program's tokens, offsets within a token's heads and within its kv heads, and which exist.
+
+    Offsets grow past 2^31, so tokens are int64.
+    """
+    program = tl.program_id(0)
+    kv_head = program % KV_HEADS
+    token = (program // KV_HEADS).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)[:, None, None]
+    member = tl.arange(0, BLOCK_GROUP)[None, :, None]
+    element = tl.arange(0, BLOCK_DIM)[None, None, :]
+    head = kv_head * GROUP + member
+    there = token < tokens
+    return (
+        token,
+        head,
+        head * DIM + element,
+        token * (KV_HEADS * DIM) + kv_head * DIM + element,
+        there & (member < GROUP) & (element < DIM),
+        there & (member < GROUP),
+        there & (element < DIM),
+    )
+
+
+@triton.jit
+def load(pointers, mask):
+    """Load as fp32, 0 where masked."""
+    return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def turned(x, turn, DIM: tl.constexpr, BACK: tl.constexpr):
+    """Turn the pairs of a block [tokens, group, head_dim], forward or back."""
+    first, second = tl.split(tl.reshape(x, [x.shape[0], x.shape[1], x.shape[2] // 2, 2]))
+    at = 2 * tl.arange(0, x.shape[2] // 2)[None, None, :]
+    cos = tl.load(turn + at, mask=at < DIM, other=0.0)
+    sin = tl.load(turn + at + 1, mask=at < DIM, other=0.0)
+    if BACK:
+        sin = -sin
+    turned = tl.join(first * cos - second * sin, first * sin + second * cos)
+    return tl.reshape(turned, [x.shape[0], x.shape[1], x.shape[2]])
