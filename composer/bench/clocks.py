@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -45,17 +46,17 @@ class DeviceClock:
 
     def __init__(self) -> None:
         self._flushed = torch.empty(_FLUSHED, dtype=torch.uint8, device="cuda")
-        self._queued: dict[int, float] = {}
+        self._queued: WeakKeyDictionary[Run, float] = WeakKeyDictionary()
         _spin(_PROBE)
         self._cycles = _PROBE / _between(lambda: _spin(_PROBE))
 
     def __call__(self, run: Run) -> float:
         """Time one run."""
-        ahead = self._queued.get(id(run))
+        ahead = self._queued.get(run)
         if ahead is None:
             # a second time, once everything is compiled and allocated
             run()
-            ahead = self._queued[id(run)] = min(1.5 * _queueing(run) + 1e-4, _LONGEST)
+            ahead = self._queued[run] = min(1.5 * _queueing(run) + 1e-4, _LONGEST)
         self._flushed.zero_()
         _spin(int(ahead * self._cycles))
         return _between(run)

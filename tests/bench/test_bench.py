@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from composer.bench import pairs, run, setting
+from composer.bench import clocks, pairs, run, setting
 from composer.bench.clocks import wall
 from composer.bench.machine import Rates
 from composer.bench.pairs import Timing, ratio, side_by_side
@@ -210,3 +211,27 @@ def test_a_spec_of_another_form_is_refused_with_its_place(capsys):
 )
 def test_what_does_not_go_together_is_wrong_usage(line, capsys):
     assert main(["bench", *line]) == 2
+
+
+def test_a_gpu_is_kept_busy_for_as_long_as_this_run_takes_to_queue(monkeypatch):
+    """The clock of a device, its events and waits played by a CPU."""
+    told = []
+    monkeypatch.setattr(clocks, "_spin", lambda cycles: told.append(cycles))
+    monkeypatch.setattr(clocks, "_between", lambda run: (run(), 1.0)[1])
+    queueing = iter([1e-3, 2e-3])
+    monkeypatch.setattr(clocks, "_queueing", lambda run: next(queueing))
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, dtype, device: empty(8, dtype=dtype))
+    clock = clocks.DeviceClock()
+    per_second, ran = told[0], []
+    told.clear()
+    for number in (0, 1):
+        # each is gone before the next is made, and its place in memory may be taken again
+        assert clock(partial(ran.append, number)) == 1.0
+    assert told == [int((1.5 * each + 1e-4) * per_second) for each in (1e-3, 2e-3)]
+    kept = partial(ran.append, 2)
+    queueing = iter([9.0])
+    clock(kept)
+    clock(kept)
+    # asked once for a run, and never for longer than is sensible
+    assert told[2:] == [int(0.05 * per_second)] * 2
