@@ -1,4 +1,4 @@
-"""Compile the kernels of `blocks.core` for a Hopper, which takes no GPU; print what their loads and stores are.
+"""Compile the kernels of `blocks.core` for a Hopper, which takes no GPU; print what they load and store.
 
 Run as a process of its own: where kernels are interpreted they cannot be compiled.
 """
@@ -31,9 +31,15 @@ def compiled(function, step, width, **flags):
         function,
         {name: TYPES.get(name, "constexpr") for name in names},
         {(names.index(name),): value for name, value in constants.items()},
-        {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if name in {*TYPES} - {*UNALIGNED}},
+        {
+            (number,): [["tt.divisibility", 16]]
+            for number, name in enumerate(names)
+            if name in TYPES and name not in UNALIGNED
+        },
     )
-    ptx: str = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": sizes.warps}).asm["ptx"]
+    ptx: str = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": sizes.warps}).asm[
+        "ptx"
+    ]
     return ptx
 
 
