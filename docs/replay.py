@@ -82,7 +82,7 @@ def replay(seeds: int, arms: Sequence[str]) -> None:
     """Replay arms with every seed, and write the curves; those of other arms stay."""
     chosen = _chosen(arms or [*ARMS])
     curves = [curve for curve in read_curves(CURVES) if curve.arm not in chosen]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         tasks = [pool.submit(search, arm, seed, _largest(arm)) for arm, seed in product(chosen, range(seeds))]
         curves += [task.result() for task in tasks]
     curves.sort(key=lambda curve: ([*ARMS].index(curve.arm), curve.seed))

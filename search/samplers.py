@@ -14,6 +14,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from math import ceil
 from typing import Any
 
 from optuna import Study
@@ -165,9 +166,10 @@ def source(space: Space) -> Source:
         SearchError: it needs a package that is not installed.
     """
     assert space.search is not None
+    several = len(space.search.objectives) > 1
     makers: dict[str, Callable[[], Source]] = {
         "random": lambda: Asked(lambda seed: RandomSampler(seed=seed), 200),
-        "tpe": lambda: Taught(space, _tpe, 24),
+        "tpe": lambda: Taught(space, _tpe if several else _tpe_of_one, 24),
         "nsga2": lambda: Asked(lambda seed: NSGAIISampler(seed=seed, population_size=_POPULATION), 24),
         "gp": lambda: _gp(space),
         "evolution": lambda: Evolution(space, 24),
@@ -175,10 +177,16 @@ def source(space: Space) -> Source:
     return makers[space.search.sampler]()
 
 
-def _tpe(seed: int) -> BaseSampler:
+def _tpe(seed: int, gamma: Callable[[int], int] | None = None) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        warnings.simplefilter("ignore", FutureWarning)  # gamma is to go in Optuna 6
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, gamma=gamma)
+
+
+def _tpe_of_one(seed: int) -> BaseSampler:
+    # refused drafts are trials to it, so a tenth of all is few feasible ones: a wider share keeps to the caps
+    return _tpe(seed, lambda trials: min(ceil(0.15 * trials), 25))
 
 
 def _gp(space: Space) -> Source:

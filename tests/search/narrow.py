@@ -1,8 +1,8 @@
 """A space of which about 5 % is feasible, and searches of it in which training is a formula.
 
-    PYTHONPATH=.:tests/search python tests/search/narrow.py [SEEDS]
+    PYTHONPATH=.:tests/search python tests/search/narrow.py [SEEDS [SAMPLER ..]]
 
-prints, for each sampler, what became of its drafts and proposals, as Markdown.
+prints, for each sampler or for some, what became of its drafts and proposals, as Markdown.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -61,6 +61,7 @@ search:
 """
 TWO = "search.objectives=[{maximize: accuracy}, {minimize: flops_per_token}]"
 TRIALS, LATE = 60, 30
+SAMPLERS = ("random", "tpe", "nsga2", "gp", "evolution")
 
 
 def narrow(folder: Path, *overrides: str) -> Space:
@@ -146,11 +147,9 @@ def plain(name: str, seed: int) -> BaseSampler:
     return makers[name]()
 
 
-def rows(folder: Path, seeds: int) -> Iterator[str]:
-    """Measure each sampler with one objective and with two."""
-    names = [
-        name for name in ("random", "tpe", "nsga2", "gp", "evolution") if name != "gp" or find_spec("scipy")
-    ]
+def rows(folder: Path, seeds: int, names: Sequence[str]) -> Iterator[str]:
+    """Measure samplers with one objective and with two."""
+    names = [name for name in names or SAMPLERS if name != "gp" or find_spec("scipy")]
     for goals in (1, 2):
         for own in (False, True):
             for name in names:
@@ -199,5 +198,5 @@ if __name__ == "__main__":
     print("| sampler | objectives | proposals refused | after 30 | drafts refused | after 30 |", end=" ")
     print("costed per trained | best of 30 | best of 60 | ms per proposal |\n|" + "---|" * 10)
     with TemporaryDirectory() as folder:
-        for row in rows(Path(folder), int(sys.argv[1]) if len(sys.argv) > 1 else 5):
+        for row in rows(Path(folder), int((sys.argv[1:] or ["5"])[0]), sys.argv[2:]):
             print(row, flush=True)
