@@ -163,6 +163,13 @@ class ComposedModel(lightning.LightningModule):
 
     # what a Trainer calls
 
+    def configure_model(self) -> None:
+        """Shard the weights over the devices, if the Trainer's strategy has a mesh of them."""
+        if self.device_mesh is not None:
+            from composer.module.shard import shard
+
+            shard(self, self.device_mesh["data_parallel"])
+
     def on_fit_start(self) -> None:
         """Choose kernels for the Trainer's device; refuse one whose precision the spec does not ask for.
 

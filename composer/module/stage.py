@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,13 +20,30 @@ from composer.module.emit import resolve
 class Layer(nn.Module):
     """One set of weights of one step, with the stages nested in it."""
 
+    sharded = False
+    """Whether its weights are whole only while it is called."""
+
     def __init__(self, graph: Graph, place: Place, compiled: Compiled) -> None:
         super().__init__()
         add_stages(self, graph, place, compiled)
 
+    def step(self, code: nn.Module, graph: Graph) -> Callable[..., Any]:
+        """Return one step as a function of values: with weights made ready now or, sharded, at each call."""
+        if self.sharded:
+            return partial(self, code, graph)
+        weights = gather(self, graph)
+        return lambda *values: code(*values, *weights)
+
+    def forward(self, code: nn.Module, graph: Graph, *values: Any) -> Any:
+        """Run one step with weights that are there only now."""
+        return code(*values, *gather(self, graph))
+
 
 class Stage(nn.Module):
     """Steps in a row. `step` holds the weights that all steps share, or `layers` one set for each."""
+
+    sharded = False
+    """Whether its weights are whole only while it is called."""
 
     def __init__(self, loop: Loop, place: Place, compiled: Compiled) -> None:
         """`place` is the place of the loop's body."""
@@ -50,33 +68,44 @@ class Stage(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.emit(self.compiled)
 
-    def sets(self) -> list[nn.Module]:
+    def sets(self) -> list[Layer]:
         """Return each set of weights once."""
-        return [self.step] if self.loop.tied else list(self.layers)
+        return [self.step] if self.loop.tied else [*self.layers]
+
+    def ready(self) -> Stage | Prepared:
+        """Return what the code around it runs in one forward pass: weights are made ready once for it."""
+        return self if self.sharded else self.prepare()
 
     def prepare(self) -> Prepared:
-        """Prepare the weights for one forward pass."""
-        return Prepared(self, [gather(layer, self.loop.body) for layer in self.sets()])
+        """Make the weights ready."""
+        return Prepared(self.loop, [layer.step(self.code, self.loop.body) for layer in self.sets()])
+
+    def run(self, *values: Any) -> Any:
+        """Run all steps as `Prepared` does, as a call of the module: sharded weights are whole meanwhile."""
+        return self(*values)
+
+    def forward(self, *values: Any) -> Any:
+        """Run all steps with weights that are there only now."""
+        return self.prepare().run(*values)
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A stage with its weights made ready: what the code around it runs."""
 
-    stage: Stage
-    weights: list[list[Any]]
+    loop: Loop
+    steps: list[Callable[..., Any]]
 
     def run(self, *values: Any) -> Any:
         """Run all steps; `values` are carried ones, then constant ones, then the indices of the loops around.
 
         Returns the carried values after the last step: one, or a tuple.
         """
-        graph = self.stage.loop.body.graph
+        graph = self.loop.body.graph
         count, inputs = graph["carried"], len(graph["inputs"])
         carried, constant, indices = values[:count], values[count:inputs], values[inputs:]
-        for n in range(self.stage.loop.trips):
-            weights = self.weights[n % len(self.weights)]
-            result = self.stage.code(*carried, *constant, *indices, n, *weights)
+        for n in range(self.loop.trips):
+            result = self.steps[n % len(self.steps)](*carried, *constant, *indices, n)
             carried = result if count > 1 else (result,)
         return carried if count > 1 else carried[0]
 
@@ -125,7 +154,7 @@ def gather(module: nn.Module, graph: Graph) -> list[Any]:
     given: list[Any] = []
     for node, operation, data in operations(graph):
         if isinstance(operation, Loop):
-            given.append(_stage(module, node).prepare())
+            given.append(_stage(module, node).ready())
         elif not isinstance(operation, Input):
             tensors = [_given(module, name, graph.graph["weights"][name]) for name in data["weights"]]
             prepare = data["kernel"].kernel.prepare

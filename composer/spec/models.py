@@ -193,14 +193,6 @@ def _precision(value: Any) -> Any:
     return 32 if value == "32" else value
 
 
-def _strategy(value: Any) -> Any:
-    # Lightning cannot clip a sharded gradient by its norm, and a spec that asks for clipping must get it
-    if value == "fsdp":
-        told = {"expected": "auto or ddp", "got": "fsdp, which is not available yet"}
-        raise PydanticCustomError("expected", "{expected}", told)
-    return value
-
-
 Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 """A decay rate from 0 up to, but not, 1."""
 
@@ -242,8 +234,8 @@ class Train(Config):
     """When the run is saved."""
     devices: Literal["auto"] | Count = "auto"
     """How many devices train; `auto` takes all there are."""
-    strategy: Annotated[Literal["auto", "ddp"], BeforeValidator(_strategy)] = "auto"
-    """How several devices share the work."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices share the work; `fsdp` also shards weights, gradients and moments."""
 
     @property
     def length(self) -> int:

@@ -193,8 +193,10 @@ class Recorder(lightning.Callback):
         if scored and scored["loss"] < self.best.get("loss", math.inf):
             self.best = scored
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+            # by all ranks: where weights are sharded, each gives its part
+            weights = trainer.strategy.lightning_module_state_dict()
             if trainer.is_global_zero:
-                save_weights(self.folder / WEIGHTS, model.state_dict(), model.hparams["spec"])
+                save_weights(self.folder / WEIGHTS, weights, model.hparams["spec"])
 
     def _evaluate(self, trainer: lightning.Trainer, model: ComposedModel, step: int) -> dict[str, float]:
         batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]

@@ -203,7 +203,8 @@ def _told(folder: Path, spec: Spec) -> Iterator[None]:
             raise
         memory, train = count(spec).train_memory, _train(spec)
         kept = 4 * memory.weights  # gradients take as many, AdamW's moments twice as many
-        if kept > (room := device_memory()):
+        # sharded ones are a part of these
+        if train.strategy != "fsdp" and kept > (room := device_memory()):
             raise TrainingError(
                 f"out of memory: weights, gradients and optimizer take {bytes_text(kept)} of the "
                 f"{bytes_text(room)} there are; choose a smaller model"

@@ -61,15 +61,10 @@ def device_count(train: Train) -> int:
 def trainer(train: Train, recorder: Recorder, environment: OneMachine) -> lightning.Trainer:
     """Return a Trainer that runs up to the recorder's last step and writes nothing of its own."""
     kind = device_kind()
-    strategy: Any = "auto"
-    if train.strategy == "ddp" or environment.world_size() > 1:
-        from lightning.pytorch.strategies import DDPStrategy
-
-        strategy = DDPStrategy(process_group_backend="nccl" if kind == "cuda" else "gloo")
     return lightning.Trainer(
         accelerator=kind,
         devices=environment.world_size(),
-        strategy=strategy,
+        strategy=_strategy(train, environment.world_size()),
         precision=lightning_precision(train.precision, torch.device(kind)),  # type: ignore[arg-type]
         max_epochs=-1,
         max_steps=recorder.plan.last,
@@ -85,6 +80,19 @@ def trainer(train: Train, recorder: Recorder, environment: OneMachine) -> lightn
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _strategy(train: Train, ranks: int) -> Any:
+    backend = "nccl" if device_kind() == "cuda" else "gloo"
+    if train.strategy == "fsdp":
+        from composer.training.sharded import Sharded
+
+        return Sharded(ranks, backend)
+    if train.strategy == "ddp" or ranks > 1:
+        from lightning.pytorch.strategies import DDPStrategy
+
+        return DDPStrategy(process_group_backend=backend)
+    return "auto"
 
 
 @contextmanager

@@ -311,7 +311,10 @@ def test_a_trainer_of_another_precision_is_refused(tmp_path):
         trainer.fit(compile(wanted), datamodule(wanted))
 
 
-@pytest.mark.parametrize(("strategy", "expected"), [("ddp", "DDPStrategy"), ("auto", "SingleDeviceStrategy")])
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [("ddp", "DDPStrategy"), ("fsdp", "Sharded"), ("auto", "SingleDeviceStrategy")],
+)
 def test_the_strategy_is_the_one_the_spec_asks_for(strategy, expected, tmp_path, monkeypatch):
     seen = []
     real = recorder.Recorder.on_train_start

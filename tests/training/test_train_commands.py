@@ -48,7 +48,6 @@ def test_train_tells_what_it_trains_how_far_it_is_and_what_came_of_it(file, caps
         (["train=null"], "`train` section"),
         (["train.data={task: text, path: nowhere.txt, length: 16}", "model.vocab=256"], "nowhere.txt"),
         (["train.lr=1e30", "train.schedule={warmup: 0, stable: 0.8, decay: 0.2}"], "learning rate 1e+30"),
-        (["train.strategy=fsdp"], "not available yet"),
     ],
 )
 def test_what_a_user_can_put_right_ends_with_1_and_a_word(file, capsys, settings, told):

@@ -1,0 +1,32 @@
+"""Weights sharded over the ranks of a run (FSDP2): each holds a part, and all of a module's while it runs."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+from composer.module.stage import Stage
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard the weights of a composed model over a one-dimensional mesh, if they are not.
+
+    What is gathered and freed at once is a whole stage where its steps share their weights, so that these are
+    gathered once for all steps; else one layer. What stages are nested inside goes with it, and what is in
+    no stage stays gathered from the forward pass to the end of the backward pass.
+    """
+    if isinstance(model, FSDPModule):
+        return
+    for stage in _outermost(model):
+        for part in [stage] if stage.loop.tied else stage.sets():
+            part.sharded = True
+            fully_shard(part, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "loss")
+
+
+def _outermost(module: nn.Module) -> list[Stage]:
+    if isinstance(module, Stage):
+        return [module]
+    return [stage for child in module.children() for stage in _outermost(child)]

@@ -1,0 +1,92 @@
+"""`train.strategy: fsdp`: weights in parts while training, whole in everything that a run leaves."""
+
+import pytest
+import torch
+from runs import loaded, spec
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from composer import load_run
+from composer.training import recorder
+from composer.training.checkpoint import read_weights
+from composer.training.metrics import read_metrics
+from composer.training.run import run_training
+from composer.training.score import read, score
+
+TEN = "train.tokens=2560"
+STAGES = (
+    "stages=[{recur: 2, step: [seq, {recur: 2, step: [depth]}, expert]}, "
+    "{stack: 2, step: [{parallel: [seq, depth], combine: gate}, {stack: 2, step: [expert]}], inject: concat}]"
+)
+# the gradient's norm is above this from the first step on; sizes that do not halve
+HARD = (STAGES, "train.clip=0.01", "train.accumulate=2", "model.vocab=17", "blocks.expert.experts=3")
+AGAIN = ("caps={train_memory: {soft: 1}}", "train.precision=bf16-mixed", "model.tie_embeddings=false")
+
+
+def kept(result):
+    """Weights, and states of the optimizer, as a run leaves them."""
+    checkpoint = loaded(result.folder / "last.ckpt")
+    weights = read_weights(result.folder / "model.safetensors")[0]
+    return {name: weight.tolist() for name, weight in weights.items()}, checkpoint["optimizer_states"]
+
+
+@pytest.fixture
+def shards(monkeypatch):
+    """What is sharded in this process when a fit starts: names, and the share of the weights held here."""
+    seen = []
+    real = recorder.Recorder.on_train_start
+
+    def look(self, trainer, module):
+        names = {name for name, part in module.named_modules() if isinstance(part, FSDPModule)}
+        weights = list(module.parameters())
+        here = sum(
+            (weight.to_local() if isinstance(weight, DTensor) else weight).numel() for weight in weights
+        )
+        seen.append((names, here / sum(weight.numel() for weight in weights)))
+        real(self, trainer, module)
+
+    monkeypatch.setattr(recorder.Recorder, "on_train_start", look)
+    return seen
+
+
+@pytest.mark.parametrize("settings", [(), HARD, AGAIN], ids=["tiny", "hard", "again"])
+def test_one_process_trains_as_without_shards_and_leaves_the_same(settings, tmp_path):
+    plain, parts = (
+        run_training(spec(TEN, f"train.strategy={each}", *settings), tmp_path / each)
+        for each in ("auto", "fsdp")
+    )
+    assert parts.metrics == plain.metrics
+    assert kept(parts) == kept(plain)
+
+
+def test_a_recurrent_stage_is_sharded_as_one_and_layers_of_their_own_one_by_one(shards, tmp_path):
+    run_training(spec("train.tokens=256", "train.strategy=fsdp", STAGES), tmp_path)
+    assert shards == [({"", "stages.0", "stages.1.layers.0", "stages.1.layers.1"}, 1.0)]
+
+
+def test_a_paused_run_goes_on_to_the_same_end(tmp_path):
+    wanted = spec(TEN, "train.strategy=fsdp")
+    whole = run_training(wanted, tmp_path / "whole")
+    run_training(wanted, tmp_path / "parts", until_tokens=1024)
+    parts = run_training(wanted, tmp_path / "parts")
+    assert kept(parts) == kept(whole)
+    assert score(read(parts.folder)) == parts.best
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [HARD, AGAIN], ids=["hard", "again"])
+def test_two_processes_train_as_with_whole_weights_and_go_on_when_paused(settings, shards, tmp_path):
+    two = (TEN, "train.devices=2", "train.eval.every=1M", *settings)
+    parts = spec("train.strategy=fsdp", *two)
+    run_training(parts, tmp_path / "parts", until_tokens=1024)
+    found = run_training(parts, tmp_path / "parts")
+    # two of three experts, and half of most else
+    assert [0.45 < share < 0.65 for _, share in shards] == [True, True]
+    shards.clear()
+    wanted = run_training(spec("train.strategy=ddp", *two), tmp_path / "whole")
+    rows = [read_metrics(run.folder / "metrics.csv") for run in (found, wanted)]
+    losses = [{row["step"]: row["train_loss"] for row in each} for each in rows]
+    assert losses[0][10] == pytest.approx(losses[1][10], rel=1e-5)
+    assert found.metrics == pytest.approx(wanted.metrics, rel=1e-5)
+    ours, theirs = (load_run(run.folder).state_dict() for run in (found, wanted))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
