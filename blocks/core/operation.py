@@ -205,6 +205,8 @@ class Kernel:
             the reference there and returns what is wrong, or "".
         traceable: whether torch.compile can trace it, which needs shapes that do not depend on data. Taken to
             be false for kernels with a self-test, operations that cannot be recomputed, and loop indices.
+        compiled: `package.module:name` of what runs in its place where torch compiles, which cannot trace it,
+            or "".
     """
 
     name: str
@@ -216,6 +218,7 @@ class Kernel:
     form: Callable[[Any], Any] = _as_it_is
     check: str = ""
     traceable: bool = True
+    compiled: str = ""
 
 
 class Operation:

@@ -25,6 +25,7 @@ from blocks.core.operations import RotateStep
 from blocks.core.slots import SlotRead, SlotWrite
 
 _REFERENCE = "blocks.depth_attention.reference"
+_COMPILED = "blocks.depth_attention.compiled"
 _FUSED = "blocks.depth_attention.fused"
 _CHECK = "blocks.depth_attention.check:check"
 _LARGEST = 128
@@ -120,6 +121,7 @@ class Attend(SlotRead):
             f"{_REFERENCE}:attend",
             "elementwise over the slots; bound by bytes",
             form=_plain,
+            compiled=f"{_COMPILED}:attend",
         ),
     )
 

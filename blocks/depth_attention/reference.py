@@ -7,7 +7,8 @@ goes from append to read and to the next append makes autograd reach an append a
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,12 +31,12 @@ def append_turned(
     return append(rotate_step(key, angle, index), value, token, memory, slot)
 
 
-def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
+def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int, ways: Ways | None = None) -> Tensor:
     """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
 
     With no slot to read the output is exactly 0.
     """
-    result: Tensor = _Attend.apply(query, token, memory, reads)  # type: ignore[no-untyped-call]
+    result: Tensor = _Attend.apply(query, token, memory, reads, ways or PLAIN)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -83,33 +84,64 @@ class _Append(torch.autograd.Function):
         return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None
 
 
+class Ways(NamedTuple):
+    """The two functions that `attend` runs: `attended` and `attended_backward`, or what does the same."""
+
+    forward: Callable[..., tuple[Tensor, Tensor]]
+    backward: Callable[..., Tensor]
+
+
+def attended(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what queries read from the given slots, and the weights [slots, B, S, kv_heads, group]."""
+    grouped, keys, values = _grouped(query, keys, values)
+    weights = _weights(grouped, keys)
+    return (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape).to(query.dtype), weights
+
+
+def attended_backward(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    weights: Tensor,
+    gradient: Tensor,
+    key_gradients: Tensor,
+    value_gradients: Tensor,
+) -> Tensor:
+    """Return the gradient of the query, and add those of keys and values to what is there, in place."""
+    grouped, keys, values = _grouped(query, keys, values)
+    gradient = gradient.reshape(grouped.shape).to(grouped.dtype)
+    value_gradients += (weights.unsqueeze(-1) * gradient).sum(4)
+    by_weight = (gradient * values).sum(-1)
+    by_score = weights * (by_weight - (weights * by_weight).sum(0)) * query.shape[-1] ** -0.5
+    key_gradients += (by_score.unsqueeze(-1) * grouped).sum(4)
+    by_query = (by_score.unsqueeze(-1) * keys).sum(0)
+    return by_query.reshape(query.shape).to(query.dtype)
+
+
+PLAIN = Ways(attended, attended_backward)
+
+
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
-        ctx.memory, ctx.reads = memory, reads
+    def forward(ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, reads: int, ways: Ways) -> Tensor:
+        ctx.memory, ctx.reads, ctx.ways = memory, reads, ways
         ctx.made = memory.running()
         if not reads:
             ctx.save_for_backward(query, token)
             return torch.zeros_like(query)
-        grouped, keys, values = _grouped(query, memory.keys[:reads], memory.values[:reads])
-        weights = _weights(grouped, keys)
+        y, weights = ways.forward(query, memory.keys[:reads], memory.values[:reads])
         ctx.save_for_backward(query, token, weights)
-        return (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape).to(query.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ctx.memory.check(ctx.made)
         query, token, *kept = ctx.saved_tensors
+        nothing = torch.zeros_like(token), None, None, None
         if not ctx.reads:
-            return torch.zeros_like(query), torch.zeros_like(token), None, None
-        (weights,), memory, reads = kept, ctx.memory, ctx.reads
-        grouped, keys, values = _grouped(query, memory.keys[:reads], memory.values[:reads])
-        gradient = gradient.reshape(grouped.shape).to(grouped.dtype)
-        key_gradients, value_gradients = memory.gradients()
-        value_gradients[:reads] += (weights.unsqueeze(-1) * gradient).sum(4)
-        by_weight = (gradient * values).sum(-1)
-        by_score = weights * (by_weight - (weights * by_weight).sum(0)) * query.shape[-1] ** -0.5
-        key_gradients[:reads] += (by_score.unsqueeze(-1) * grouped).sum(4)
-        by_query = (by_score.unsqueeze(-1) * keys).sum(0)
-        return by_query.reshape(query.shape).to(query.dtype), torch.zeros_like(token), None, None
+            return torch.zeros_like(query), *nothing
+        memory, reads = ctx.memory, ctx.reads
+        slots = (each[:reads] for each in (memory.keys, memory.values))
+        gradients = (each[:reads] for each in memory.gradients())
+        return ctx.ways.backward(query, *slots, *kept, gradient, *gradients), *nothing

@@ -21,7 +21,7 @@ from blocks.core.operation import Affine, At, Operation, Value
 from blocks.core.operations import Input, Project
 from composer.graph.walk import Place, operations
 from composer.module.recompute import Reading, Recomputed, plain
-from composer.module.regions import TRACEABLE
+from composer.module.regions import COMPILED, TRACEABLE
 
 
 def resolve(path: str) -> Any:
@@ -80,6 +80,8 @@ class _Emitter:
         else:
             made = self.code.call_module(caller, given, arguments)
         made.meta[TRACEABLE] = caller is None and _traceable(data)
+        if caller is None and (compiled := data["kernel"].kernel.compiled):
+            made.meta[COMPILED] = resolve(compiled)
         self._bind(node, made, data)
 
     def _caller(self, function: Any, data: dict[str, Any]) -> str | None:

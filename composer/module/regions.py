@@ -20,6 +20,9 @@ from blocks.core.reference import rotate, rotate_step, wide
 TRACEABLE = "traceable"
 """The mark on a node that torch.compile can trace, in `fx.Node.meta`."""
 
+COMPILED = "compiled"
+"""The function that is called in a node's place, which torch.compile has a part in."""
+
 _LEAST = 2
 """Operations of a region; one alone is a kernel already."""
 
@@ -31,6 +34,8 @@ def with_regions(code: fx.GraphModule, required: bool) -> fx.GraphModule:
         code: as emitted, one call for each operation, marked with `TRACEABLE`.
         required: whether a region that cannot be compiled is an error; else it warns and runs plainly.
     """
+    for node in code.graph.nodes:
+        node.target = node.meta.get(COMPILED, node.target) if required else node.target
     _split_rotations(code.graph)
     levels = _levels(code.graph)
     sorted_code, levels = _in_order(code, levels)
