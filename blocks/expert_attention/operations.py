@@ -11,6 +11,7 @@ from blocks.core.operation import At, Flow, Kernel, Operation, Saved, Scratch, S
 from blocks.expert_attention.fused_operations import RoutedExperts
 
 _REFERENCE = "blocks.expert_attention.reference"
+_COMPILED = "blocks.expert_attention.compiled"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Route(Operation):
             f"{_REFERENCE}:route",
             "scores, top-k by biased logits, renormalised sigmoids",
             traceable=False,
+            compiled=f"{_COMPILED}:route",
         ),
     )
     update = f"{_REFERENCE}:update_balance"
@@ -100,6 +102,7 @@ class Experts(Operation):
             prepare=f"{_REFERENCE}:cast",
             prepared=2,
             traceable=False,
+            compiled=f"{_COMPILED}:experts_grouped",
         ),
         Kernel(
             "experts_plain",

@@ -5,6 +5,9 @@ x: [batch, sequence, width]; weights and indices of the chosen experts: [batch, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,14 +22,25 @@ def route(
 
     keys: [experts, width]; balance: [experts]; load: [experts], counted up in place, None outside training.
     """
+    weights, indices = choose(query, keys, balance, active)
+    if load is not None:
+        count_load(indices, load)
+    return weights, indices
+
+
+def choose(query: Tensor, keys: Tensor, balance: Tensor, active: int) -> tuple[Tensor, Tensor]:
+    """Choose as `route` does, and count nothing."""
     # fp32 whatever the autocast dtype: a rounded score can swap experts
     with torch.autocast(query.device.type, enabled=False):
         logits = F.linear(wide(query), wide(keys)) * query.shape[-1] ** -0.5
     indices = (logits.detach() + balance).topk(active, -1).indices
-    if load is not None:
-        load += torch.bincount(indices.flatten(), minlength=len(load))
     scores = logits.sigmoid().gather(-1, indices)
     return scores / scores.sum(-1, keepdim=True), indices
+
+
+def count_load(indices: Tensor, load: Tensor) -> None:
+    """Add to load [experts] how often each expert was chosen."""
+    load += torch.bincount(indices.flatten(), minlength=len(load))
 
 
 @torch.no_grad()
@@ -63,7 +77,31 @@ def routed_experts(
     return experts_grouped(x, *route(query, keys, balance, load, active), gate_up, down)
 
 
-def experts_grouped(x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+class Parts(NamedTuple):
+    """What `experts_grouped` runs between its products and after: `swiglu` and `summed`, or the like."""
+
+    swiglu: Callable[[Tensor], Tensor]
+    summed: Callable[[Tensor, Tensor], Tensor]
+
+
+def swiglu(both: Tensor) -> Tensor:
+    """Return silu(gate) * up [rows, hidden] of both side by side."""
+    gate, up = both.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+def summed(each: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum of each token's outputs [batch, sequence, active, width] by weight."""
+    y: Tensor = (each * weights.unsqueeze(-1)).sum(-2)
+    return y.to(each.dtype)
+
+
+PLAIN = Parts(swiglu, summed)
+
+
+def experts_grouped(
+    x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor, parts: Parts = PLAIN
+) -> Tensor:
     """Sort the tokens by expert, run all experts in two grouped products, sum each token's by weight.
 
     gate_up: [experts, width, 2 * hidden]; down: [experts, hidden, width].
@@ -76,12 +114,10 @@ def experts_grouped(x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor
     order = chosen.argsort(stable=True)
     ends = torch.bincount(chosen, minlength=len(gate_up)).cumsum(0).to(torch.int32)
     rows = x.flatten(0, 1).index_select(0, order // active).to(gate_up.dtype)
-    gate, up = F.grouped_mm(rows, gate_up, offs=ends).chunk(2, -1)
-    out = F.grouped_mm(F.silu(gate) * up, down, offs=ends)
+    hidden = parts.swiglu(F.grouped_mm(rows, gate_up, offs=ends))
+    out = F.grouped_mm(hidden, down, offs=ends)
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-    each = out.index_select(0, place).view(*indices.shape, -1)
-    y: Tensor = (each * weights.unsqueeze(-1)).sum(-2)
-    return y.to(out.dtype)
+    return parts.summed(out.index_select(0, place).view(*indices.shape, -1), weights)
 
 
 def experts_plain(x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounter
 
 from blocks.core.operation import Target
 from blocks.depth_attention import compiled as depth
+from blocks.expert_attention import compiled as experts
 from composer.module import regions
 from composer.module.model import ComposedModel
 
@@ -21,6 +22,12 @@ BLOCKS = {"s": {**SEQ, "qk_norm": True}, "d": DEPTH, "e": EXPERT, "f": FFN}
 
 def spec(**stage):
     return make(tree(BLOCKS, {"recur": 3, "step": ["s", "d", "e", "f"], **stage}))
+
+
+def forget():
+    """Forget what blocks have compiled."""
+    for each in (depth._ways, experts._choose, experts._parts):
+        each.cache_clear()
 
 
 @pytest.fixture
@@ -33,9 +40,9 @@ def counted(monkeypatch):
         return real(*given, **settings, backend=counter)
 
     monkeypatch.setattr(regions.torch, "compile", compiled)
-    depth._ways.cache_clear()
+    forget()
     yield counter
-    depth._ways.cache_clear()
+    forget()
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +98,7 @@ def test_the_number_of_steps_compiles_nothing_more(counted):
             run(model, tokens_for(given))
         found[steps] = counted.frame_count - before
     # regions once; depth attention, both ways, for one slot and for any number
-    assert found[3] == found[12] < 10
+    assert found[3] == found[12] < 15
 
 
 def test_only_training_runs_compiled(counted):
