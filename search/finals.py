@@ -119,7 +119,7 @@ class Finals:
 
     def settled(self) -> list[Standing]:
         """Return how the finalists stand, once nothing of what is wanted of them is left; nothing before."""
-        trials = [at for at in self.standings() if at.base.kind == "trial"]
+        trials = [at for at in self.standings() if at.base.role == "trial"]
         # with finals turned off those of earlier starts count
         wanted = {at.base.key for at in trials}
         if self.config.retrains:
@@ -170,7 +170,7 @@ def respec(spec: Spec, again: Mapping[str, Any]) -> Spec:
 
 
 def _baselines(ledger: Ledger) -> list[Record]:
-    return [record for record in ledger if record.kind == "baseline" and record.status == "finished"]
+    return [record for record in ledger if record.role == "baseline" and record.status == "finished"]
 
 
 def _ends(ledger: Ledger) -> dict[str, dict[tuple[float, int], Record]]:

@@ -184,6 +184,7 @@ class Door:
             origin=found.origin,
             whole=tokens(new),
             imported=str(old.folder),
+            adopted="",
         )
         return Arrival(came, new, old.folder / record.folder, found.stem)
 

@@ -53,6 +53,7 @@ class Record:
         again: of a final, the key of the record it trains again (`of`), the multiple of its `lr`, and the
             number of the fresh `seed`, 0 for that of the spec.
         imported: the folder of the search that trained it, if that was another one.
+        adopted: of a trial that a baseline named later turned out to be, the `stem` of that one's file.
     """
 
     name: str
@@ -74,6 +75,12 @@ class Record:
     spans: list[tuple[float, float]] = field(default_factory=list)
     again: dict[str, Any] = field(default_factory=dict)
     imported: str = ""
+    adopted: str = ""
+
+    @property
+    def role(self) -> Literal["trial", "baseline", "final"]:
+        """What it counts as: a trial that was adopted is a baseline."""
+        return "baseline" if self.adopted else self.kind
 
     @property
     def key(self) -> str:
@@ -156,7 +163,7 @@ class Ledger:
             self._records = {record.identity: record for record in sorted(standing, key=_in_order)}
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield baselines, then trials in the order in which they began."""
+        """Yield what began as a baseline, then what began as a trial, in order."""
         return (record for record in self._records.values() if record.kind != "final")
 
     def finals(self) -> list[Record]:
@@ -173,7 +180,7 @@ class Ledger:
 
     def trials(self) -> list[Record]:
         """Return the records that count as trials."""
-        return [record for record in self if record.kind == "trial"]
+        return [record for record in self if record.role == "trial"]
 
     def claim(
         self,
@@ -194,6 +201,16 @@ class Ledger:
         folder = f"baselines/{name}"
         return self.add(Record(name, "baseline", identity, None, {}, costs, folder, **more))
 
+    def adopt(self, record: Record, stem: str) -> None:
+        """Have what was trained as a trial count as a baseline; under the store's lock, freshly read.
+
+        Nothing stops a baseline: one that was stopped at a rung is free to be gone on with.
+        """
+        record.adopted = stem
+        if record.status == "stopped":
+            record.status, record.worker, record.ended = "running", "", 0.0
+        self.save(record)
+
     def claim_final(self, base: Record, name: str, again: dict[str, Any], **more: Any) -> Record:
         """Take on a trial or a baseline once more; under the store's lock, freshly read."""
         identity, folder = _final_identity(base, name), f"finals/{name}"
@@ -208,7 +225,7 @@ class Ledger:
     def new_name(self, stem: str = "") -> str:
         """Return a free name: the next number for a trial, or one after its file `stem` for a baseline."""
         if not stem:
-            return str(1 + max((int(record.name) for record in self.trials()), default=-1))
+            return str(1 + max((int(record.name) for record in self if record.kind == "trial"), default=-1))
         taken = {record.name for record in self}
         names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(taken) + 2))
         # a trial's name is a number
@@ -228,6 +245,11 @@ class Ledger:
             return False
         base = self._known.get(record.again["of"])
         return base is None or record.identity != _final_identity(base, record.name)
+
+
+def free(record: Record, others: set[str]) -> bool:
+    """Whether a record is to be gone on with: begun, and none of the `others` is alive to do it."""
+    return record.status == "running" and record.worker not in others
 
 
 def _final_identity(base: Record, name: str) -> str:

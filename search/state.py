@@ -49,7 +49,7 @@ class State:
     def is_baseline(self, record: Record) -> bool:
         """Whether a record, or what a final trains again, is a baseline: now, or when it began."""
         of = self.base(record)
-        return of.kind == "baseline" or of.identity in self.baselines
+        return of.role == "baseline" or of.identity in self.baselines
 
     def base(self, record: Record) -> Record:
         """Return what a final trains again; any other record itself."""
@@ -139,7 +139,7 @@ class State:
         """Estimate how long all that is left will take one worker, from the mean of what is done."""
         ended = [record for record in self.ledger.every() if record.status != "running" and record.seconds]
         full = [record.seconds for record in ended if record.status == "finished"]
-        trials = [record.seconds for record in ended if record.kind == "trial"] or full
+        trials = [record.seconds for record in ended if record.role == "trial"] or full
         if not trials:
             return None
         running = sum(record.status == "running" for record in self.ledger.trials())

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from composer.spec.models import Spec
 from composer.spec.space import Space
+from search.adopting import adopt, claim, lacking
 from search.baselines import baselines, check_baselines, refuse_seed_knob
 from search.candidates import Candidate, candidate
 from search.drawn import total
@@ -34,7 +35,7 @@ from search.folder import PUBLISH, enter
 from search.goals import Goals
 from search.leaderboard import publish
 from search.lease import beating
-from search.ledger import Ledger, Record, Seen
+from search.ledger import Ledger, Record, Seen, free
 from search.locks import exclusive
 from search.open_store import open_store
 from search.questions import MORE_TRIALS, Questions, awaited, holder
@@ -150,9 +151,9 @@ class _Search:
         """Choose what to do, or say why there is nothing left: what was begun, then baselines, then anew."""
         self.ledger.refresh()
         others, opened = self.store.others(), self._count()
-        left = any(_free(record, others) for record in self.ledger.every())
+        left = any(free(record, others) for record in self.ledger.every())
         left = left or any(self._answerable(question, others) for question in opened)
-        left = left or any(self.ledger.find(identity) is None for identity in self.baselines)
+        left = left or any(lacking(self.ledger, self.baselines))
         # with trials for everyone to spare nobody has to look at what the others ask
         if left or self._over() is not None or self.state.trials_left() <= 2 * (1 + len(others)):
             return self._next_in_turn()
@@ -161,8 +162,9 @@ class _Search:
     def _next_in_turn(self) -> _Task | str:
         with self._alone():
             others = self.store.others()
+            adopt(self.ledger, self.baselines, others)
             for record in self.ledger.every():
-                spec = self._spec(record) if _free(record, others) else None
+                spec = self._spec(record) if free(record, others) else None
                 if spec is not None:
                     self._take(record)
                     return partial(self._work, record, spec)
@@ -172,9 +174,7 @@ class _Search:
                     return partial(self._answer, self.questions.take(question))
             for identity, baseline in self.baselines.items():
                 if self.ledger.find(identity) is None:
-                    more = {"worker": self.me, "whole": tokens(baseline.spec), "origin": baseline.origin}
-                    record = self.ledger.claim_baseline(baseline.stem, identity, baseline.costs, **more)
-                    return partial(self._work, record, baseline.spec)
+                    return partial(self._work, claim(self.ledger, identity, baseline, self.me), baseline.spec)
             asking = {holder(question) for question in self._unclaimed(opened)} & others
             training = {record.worker for record in self.ledger.every() if record.status == "running"}
             trying = {record.worker for record in self.ledger.trials() if record.status == "running"}
@@ -201,7 +201,7 @@ class _Search:
 
     def _over(self) -> str | None:
         """Say why no further trial is begun, if so."""
-        if self.fruitless >= PATIENCE and not self.ledger.trials():
+        if self.fruitless >= PATIENCE and all(record.kind != "trial" for record in self.ledger):
             raise SearchError(hopeless(self.space, self.study))
         return over(self.state, PATIENCE if self.fruitless >= PATIENCE else 0)
 
@@ -245,7 +245,7 @@ class _Search:
                 assert found.spec is not None
                 more = {"worker": self.me, "whole": tokens(found.spec), "origin": origin(trial)}
                 return self.ledger.claim(found.identity, trial.number, found.params, found.costs, **more)
-            if _free(record, self.store.others()):
+            if free(record, self.store.others()):
                 self._take(record)
                 return record
             return None
@@ -310,7 +310,7 @@ class _Search:
             record.seen.append(Seen(trained.tokens, values, trained.metrics))
             if end:
                 record.status = "finished"
-            elif record.kind == "trial" and not holds(record, self.ledger, self.goals, self.config.keep):
+            elif record.role == "trial" and not holds(record, self.ledger, self.goals, self.config.keep):
                 record.status = "stopped"
             if record.status != "running":
                 record.ended = time.time()
@@ -391,8 +391,3 @@ class _Search:
                 if not self.store.is_lost(again):
                     raise
                 error = again
-
-
-def _free(record: Record, others: set[str]) -> bool:
-    """Whether a record is to be gone on with: begun, and nobody is alive to do it (this worker is idle)."""
-    return record.status == "running" and record.worker not in others

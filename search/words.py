@@ -20,16 +20,20 @@ STATUS = {
 
 
 def named(state: State, record: Record) -> str:
-    """Call a record `12` or `baseline rival`; a final of it `12 again, lr x0.5, seed +1`."""
+    """Call a record `12`, `baseline rival`, or where that was a trial `baseline rival (12)`.
+
+    A final of it is `12 again, lr x0.5, seed +1`.
+    """
     base = state.base(record)
-    name = f"baseline {base.name}" if state.is_baseline(base) else base.name
+    name = f"{base.adopted} ({base.name})" if base.adopted else base.name
+    name = f"baseline {name}" if state.is_baseline(base) else name
     return name + _again(record)
 
 
 def titled(state: State, record: Record) -> str:
     """Call a record `trial 12` or `baseline rival`, a final as `named` does."""
     base = state.base(record)
-    return f"trial {base.name}{_again(record)}" if base.kind == "trial" else named(state, record)
+    return f"trial {base.name}{_again(record)}" if base.role == "trial" else named(state, record)
 
 
 def _again(record: Record) -> str:

@@ -102,7 +102,7 @@ def _spent(source: Source) -> str:
     known = [source.specs[record.identity][1] for record in own if record.identity in source.specs]
     full = sum(spec.train.tokens for spec in known if spec.train is not None)
     spent, time = sum(record.tokens for record in own), sum(record.seconds for record in own)
-    trials = sum(record.kind == "trial" for record in own)
+    trials = sum(record.role == "trial" for record in own)
     told = (
         f"{trials} trials and the baselines read {count_text(spent)} training tokens in {duration(time)}; "
         f"all of them in full would have been {count_text(full)}."

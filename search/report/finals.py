@@ -51,7 +51,7 @@ def swept(source: Source) -> bool:
 
 
 def _intro(source: Source) -> str:
-    trials = sum(at.base.kind == "trial" for at in source.standings)
+    trials = sum(at.base.role == "trial" for at in source.standings)
     who = f"The {trials} best candidates and" if trials > 1 else "The best candidate and" if trials else ""
     who = f"{who} every baseline" if who else "Every baseline"
     how = "was" if not trials else "were"

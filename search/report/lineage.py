@@ -24,7 +24,7 @@ def steps(state: State, last: Record) -> Iterator[Step]:
 
 
 def _ancestors(state: State, last: Record) -> Iterator[Step]:
-    trials = {record.name: record for record in state.ledger.trials()}
+    trials = {record.name: record for record in state.ledger if record.kind == "trial"}
     found: dict[str, Record] = {}
     waiting = [last.name]
     for name in waiting:

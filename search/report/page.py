@@ -74,7 +74,7 @@ def _section(part: sections.Section) -> str:
 def _points(source: Source) -> dict[str, Any]:
     """Return, by target, what the panel shows of every record."""
     drawn = [*source.front, *source.trials_front]
-    drawn += [record for record in source.records() if record.kind == "baseline"]
+    drawn += [record for record in source.records() if record.role == "baseline"]
     pictures = {record.identity for record in drawn[:_DRAWN]}
     return {
         record.key: dict(_point(source, record, record.identity in pictures))

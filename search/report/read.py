@@ -139,7 +139,7 @@ def read(folder: Path, seen: State | None = None) -> Source:
     asked = _asked(folder, judged) if seen is None else seen.config
     config = asked or SearchConfig.model_validate({"trials": 1, **_begun(ledger), **judged})
     state = State(config, Goals(config.objectives), ledger)
-    state.baselines = {record.identity for record in ledger if record.kind == "baseline"}
+    state.baselines = {record.identity for record in ledger if record.role == "baseline"}
     specs = {record.identity: found for record in ledger.every() if (found := _spec(folder, record))}
     told = _proposals(folder / JOURNAL)
     if told is not None:

@@ -102,7 +102,7 @@ def caps(source: Source) -> str:
 def _compared(source: Source) -> list[Record]:
     """Return the front, then the baselines not on it."""
     front = source.front
-    rest = [record for record in source.records() if record.kind == "baseline" and record not in front]
+    rest = [record for record in source.records() if record.role == "baseline" and record not in front]
     return [*front, *rest]
 
 
@@ -129,7 +129,7 @@ def baselines(source: Source) -> str:
     """Baselines with the residuals of their costs."""
     state, winner = source.state, source.winner
     names = [name for name in COSTS if any(name in record.costs for record in source.records())]
-    baselines = [record for record in source.records() if record.kind == "baseline"]
+    baselines = [record for record in source.records() if record.role == "baseline"]
     measured = [i for i, goal in enumerate(state.goals.objectives) if not goal.is_cost]
     pairs = [text for i in measured for text in (state.goals.names[i], "against the winner")]
     head = ["", *pairs, *names]

@@ -34,7 +34,7 @@ def sections(source: Source) -> Iterator[Section]:
         yield Section("caps", "Caps", "Costs against caps", results.caps(source))
     if source.winner is not None:
         yield Section("lineage", "Lineage", "Where the winner comes from", results.lineage_of(source))
-    if any(record.kind == "baseline" for record in source.records()):
+    if any(record.role == "baseline" for record in source.records()):
         yield Section("baselines", "Baselines", "Baselines and what they cost", results.baselines(source))
     yield Section("history", "History", "How the search went", evidence.history(source))
     yield Section("trials", "Trials", "All trials", results.trials(source))
