@@ -114,7 +114,7 @@ def attended_backward(
     by_weight = (gradient * values).sum(-1)
     by_score = weights * (by_weight - (weights * by_weight).sum(0)) * query.shape[-1] ** -0.5
     key_gradients += (by_score.unsqueeze(-1) * grouped).sum(4)
-    by_query = (by_score.unsqueeze(-1) * keys).sum(0)
+    by_query: Tensor = (by_score.unsqueeze(-1) * keys).sum(0)
     return by_query.reshape(query.shape).to(query.dtype)
 
 

@@ -33,4 +33,5 @@ def _choose() -> Callable[..., tuple[Tensor, Tensor]]:
 
 @cache
 def _parts() -> reference.Parts:
-    return reference.Parts(*map(torch.compile, reference.PLAIN))
+    plain = reference.PLAIN
+    return reference.Parts(torch.compile(plain.swiglu), torch.compile(plain.summed))

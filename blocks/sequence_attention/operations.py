@@ -17,6 +17,15 @@ def _no_window(operation: Attend, target: Target) -> str:
     return "it has no window" if operation.window else ""
 
 
+def _unordered(operation: Attend, target: Target) -> str:
+    if operation.window:
+        return "it has no window"
+    if target.device != "cuda":
+        return "needs a GPU"
+    known = target.dtype in ("float32", "float16", "bfloat16")
+    return "" if known else f"it has no {target.dtype}"
+
+
 def _window(operation: Attend, target: Target) -> str:
     return "" if operation.window else "there is no window to mask"
 
@@ -53,6 +62,13 @@ class Attend(Operation):
     window: int | None
 
     kernels = (
+        Kernel(
+            "sdpa_ordered",
+            "blocks.sequence_attention.ordered:attend_ordered",
+            "torch's fused causal attention, by cuDNN where that fits, then flash",
+            _unordered,
+            check="blocks.sequence_attention.ordered:check",
+        ),
         Kernel("sdpa", f"{_REFERENCE}:attend_causal", "torch's fused causal attention", _no_window),
         Kernel(
             "sdpa_masked", f"{_REFERENCE}:attend_masked", "torch's attention under the window's mask", _window
