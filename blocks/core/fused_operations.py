@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from math import prod
 from typing import Any, Literal
 
+from blocks.core.gpu import off_triton
 from blocks.core.numbers import largest
 from blocks.core.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
 from blocks.core.tiles import LARGEST
@@ -21,13 +21,8 @@ TABLE: Shape = (-1,)
 
 def unfit(operation: Any, target: Target) -> str:
     """Return why the Triton kernels of `blocks.core` cannot run an operation with a `shape`, or ""."""
-    if target.device != "cuda":
-        return "needs a GPU"
-    if target.dtype not in ("float32", "float16", "bfloat16"):
-        return f"it has no {target.dtype}"
-    if operation.shape[-1] > LARGEST:
-        return f"rows are longer than {LARGEST}"
-    return "" if find_spec("triton") else "triton is not installed"
+    longer = operation.shape[-1] > LARGEST
+    return off_triton(target) or (f"rows are longer than {LARGEST}" if longer else "")
 
 
 def as_fused(operation: Any) -> Any:

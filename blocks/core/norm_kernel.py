@@ -10,16 +10,14 @@ Tensors are [..., width], their rows dense.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from blocks.core.gpu import architecture, on, padded
 from blocks.core.reference import EPS
-from blocks.core.tiles import PROGRAMS, Shape, padded, tile
+from blocks.core.tiles import PROGRAMS, Shape, tile
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -103,19 +101,6 @@ def in_rows(x: Tensor) -> Tensor:
     """Return x as [rows, width] with each row in one piece; a copy only if it must."""
     rows = x.flatten(0, -2)
     return rows if rows.stride(1) == 1 else rows.contiguous()
-
-
-def architecture(device: torch.device) -> int:
-    """Return the compute capability of a device, such as 90; 0 where it has none."""
-    if device.type != "cuda":
-        return 0
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
-
-
-def on(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a device the current one, which kernels start on."""
-    return torch.cuda.device(device if device.type == "cuda" else -1)
 
 
 @triton.jit

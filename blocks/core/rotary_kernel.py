@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from blocks.core.norm_kernel import architecture, on
+from blocks.core.gpu import architecture, on, padded
 from blocks.core.reference import EPS
-from blocks.core.tiles import PROGRAMS, Shape, padded, tile
+from blocks.core.tiles import PROGRAMS, Shape, tile
 
 
 def rotate_forward(x: Tensor, table: Tensor, gain: Tensor | None) -> Tensor:

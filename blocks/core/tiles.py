@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from blocks.core.gpu import padded
+
 Pass = Literal["add_norm", "add_norm_backward", "rotate", "rotate_backward"]
 
 PROGRAMS = 1024
@@ -47,11 +49,6 @@ _PER_THREAD = 16
 def tile(shape: Shape) -> Tile:
     """Return the tile of a kernel for a shape: as measured, else derived from the room in registers."""
     return MEASURED.get(shape) or _derived(shape)
-
-
-def padded(size: int) -> int:
-    """Return the next power of two, which sizes of blocks are."""
-    return 1 << (size - 1).bit_length()
 
 
 def _derived(shape: Shape) -> Tile:

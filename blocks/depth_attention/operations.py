@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 from blocks.core.fused_operations import TABLE
+from blocks.core.gpu import off_triton
 from blocks.core.operation import (
     ORIGIN,
     Affine,
@@ -33,13 +33,8 @@ _LARGEST = 128
 
 def _unfit(operation: Append | Attend, target: Target) -> str:
     """Return why the Triton kernels cannot run, or ""."""
-    if target.device != "cuda":
-        return "needs a GPU"
-    if target.dtype not in ("float32", "float16", "bfloat16"):
-        return f"it has no {target.dtype}"
-    if operation.head_dim > _LARGEST:
-        return f"heads are larger than {_LARGEST}"
-    return "" if find_spec("triton") else "triton is not installed"
+    larger = operation.head_dim > _LARGEST
+    return off_triton(target) or (f"heads are larger than {_LARGEST}" if larger else "")
 
 
 def _fused(operation: Attend) -> Attend:

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from blocks.core.norm_kernel import architecture, on
-from blocks.depth_attention.tiles import Pass, Shape, padded, tile
+from blocks.core.gpu import architecture, on, padded
+from blocks.depth_attention.tiles import Pass, Shape, tile
 
 
 def in_rows(x: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
+from blocks.core.gpu import off_triton
 from blocks.core.numbers import largest
 from blocks.core.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
 from blocks.expert_attention.tiles import BITS, LARGEST, MOST_ACTIVE
@@ -16,15 +16,13 @@ _REFERENCE = "blocks.expert_attention.reference"
 
 def _unfit(operation: RoutedExperts, target: Target) -> str:
     """Return why the Triton kernels cannot run, or ""."""
-    if target.device != "cuda":
-        return "needs a GPU"
-    if target.dtype not in ("float32", "float16", "bfloat16"):
-        return f"it has no {target.dtype}"
+    if off := off_triton(target):
+        return off
     if operation.width % 8 or operation.hidden % 8:
         return "width or hidden is no multiple of 8, so of 16 bytes in every dtype"
     if operation.experts > LARGEST or operation.active > MOST_ACTIVE:
         return f"more than {LARGEST} experts, or {MOST_ACTIVE} active"
-    return "" if find_spec("triton") else "triton is not installed"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from blocks.core.gpu import architecture, on
 from blocks.expert_attention.tiles import Pass, Shape, Tile, tile
 
 
@@ -62,7 +63,7 @@ def route(products: Tensor, balance: Tensor, scale: float, active: int, load: Te
     bits = torch.empty((tiles, experts), dtype=torch.uint8, device=products.device)
     before = _integers(products, tiles, experts)
     sizes: dict[str, Any] = {"EXPERTS": experts, "ACTIVE": active}
-    with _on(products):
+    with on(products.device):
         if tokens:
             _choose[(tiles,)](
                 *(products, balance, weights, indices, totals, bits, scale, tokens),
@@ -102,7 +103,7 @@ def route_backward(
     made = torch.empty((tokens, experts), dtype=torch.float32, device=weights.device)
     unchoose = _tile("unchoose", made)
     if tokens:
-        with _on(made):
+        with on(made.device):
             _unchoose[(triton.cdiv(tokens, unchoose.rows),)](
                 *(gradient.contiguous(), weights, indices, totals, made, scale, tokens),
                 EXPERTS=experts,
@@ -114,20 +115,8 @@ def route_backward(
     return made
 
 
-def architecture(device: torch.device) -> int:
-    """Return the compute capability, such as 90; 0 without a GPU."""
-    if device.type != "cuda":
-        return 0
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
-
-
 def _tile(kernel: Pass, products: Tensor) -> Tile:
     return tile(Shape(kernel, architecture(products.device), products.shape[1]))
-
-
-def _on(tensor: Tensor) -> Any:
-    return torch.cuda.device(tensor.device if tensor.is_cuda else -1)
 
 
 def _integers(like: Tensor, *shape: int) -> Tensor:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from blocks.expert_attention.route_kernel import architecture
+from blocks.core.gpu import architecture, on
 from blocks.expert_attention.tiles import Pass, Shape, Tile, tile
 
 
@@ -67,7 +67,7 @@ def _start(kernel: Pass, function: Any, rows: int, width: int, *arguments: Any, 
     sizes: Tile = tile(Shape(kernel, architecture(device), width))
     whole = kernel == "swiglu_backward"
     grid = (triton.cdiv(rows, sizes.rows), 1 if whole else triton.cdiv(width, sizes.columns))
-    with torch.cuda.device(device if device.type == "cuda" else -1):
+    with on(device):
         function[grid](
             *arguments,
             **flags,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from blocks.core.gpu import padded
+
 Pass = Literal["choose", "unchoose", "scan", "place", "spread", "sum", "swiglu", "swiglu_backward"]
 
 
@@ -59,11 +61,6 @@ BITS = 8
 def tile(shape: Shape) -> Tile:
     """Return the tile of a kernel for a shape: as measured, else derived from the room in registers."""
     return MEASURED.get(shape) or _derived(shape)
-
-
-def padded(size: int) -> int:
-    """Return the next power of two, which sizes of blocks are."""
-    return 1 << (size - 1).bit_length()
 
 
 def _derived(shape: Shape) -> Tile:

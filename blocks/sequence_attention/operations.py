@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from blocks.core.gpu import off_gpu
 from blocks.core.numbers import smallest
 from blocks.core.operation import At, Kernel, Operation, Saved, Shape, Target, expect
 
@@ -18,12 +19,7 @@ def _no_window(operation: Attend, target: Target) -> str:
 
 
 def _unordered(operation: Attend, target: Target) -> str:
-    if operation.window:
-        return "it has no window"
-    if target.device != "cuda":
-        return "needs a GPU"
-    known = target.dtype in ("float32", "float16", "bfloat16")
-    return "" if known else f"it has no {target.dtype}"
+    return _no_window(operation, target) or off_gpu(target)
 
 
 def _window(operation: Attend, target: Target) -> str:
