@@ -87,12 +87,12 @@ def accounts(
 
 
 def _tokens(record: Record) -> float:
-    return record.tokens
+    return record.read
 
 
 def flops(record: Record) -> float:
-    """Return the training FLOPs of a record up to its last milestone."""
-    share = record.tokens / record.whole if record.whole else float(record.status == "finished")
+    """Return the training FLOPs of a record up to its last milestone, or to where it crashed."""
+    share = record.read / record.whole if record.whole else float(record.status == "finished")
     return record.costs.get("train_flops", 0.0) * share
 
 

@@ -10,7 +10,10 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from composer.spec.space import Space
+from composer.training.errors import TrainingError
 from composer.training.files import write_text
+from composer.training.folder import METRICS
+from composer.training.metrics import read_metrics
 from search.candidates import INVALID, candidate
 from search.errors import Crash
 from search.ledger import Record
@@ -73,6 +76,18 @@ def leave_cause(folder: Path, crash: Crash) -> None:
     if crash.__cause__ is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "error.txt", "".join(traceback.format_exception(crash.__cause__)))
+
+
+def last_read(folder: Path) -> int:
+    """Return the training tokens at the last row of a run's metrics, 0 where there is none to be read.
+
+    Rows are at least as close as checkpoints.
+    """
+    try:
+        rows = read_metrics(folder / METRICS)
+        return int(rows[-1]["tokens"]) if rows else 0
+    except (TrainingError, OSError, KeyError, ValueError, OverflowError):
+        return 0
 
 
 def _violated(trial: FrozenTrial) -> dict[str, float]:

@@ -54,6 +54,7 @@ class Record:
             number of the fresh `seed`, 0 for that of the spec.
         imported: the folder of the search that trained it, if that was another one.
         adopted: of a trial that a baseline named later turned out to be, the `stem` of that one's file.
+        lost: of a crashed one, the training tokens it read after its last milestone, as far as is known.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Record:
     again: dict[str, Any] = field(default_factory=dict)
     imported: str = ""
     adopted: str = ""
+    lost: int = 0
 
     @property
     def role(self) -> Literal["trial", "baseline", "final"]:
@@ -91,6 +93,11 @@ class Record:
     def tokens(self) -> int:
         """Training tokens at the last milestone."""
         return self.seen[-1].tokens if self.seen else 0
+
+    @property
+    def read(self) -> int:
+        """Training tokens read in all: beyond the last milestone by what crashed."""
+        return self.tokens + self.lost
 
     @property
     def values(self) -> Values | None:

@@ -28,7 +28,7 @@ from search.adopting import adopt, claim, lacking
 from search.baselines import baselines, check_baselines, refuse_seed_knob
 from search.candidates import Candidate, candidate
 from search.drawn import total
-from search.endings import crashing, hopeless, leave_cause, over
+from search.endings import crashing, hopeless, last_read, leave_cause, over
 from search.errors import Crash, SearchError
 from search.finals import respec
 from search.folder import PUBLISH, enter
@@ -284,6 +284,7 @@ class _Search:
             leave_cause(self.folder / record.folder, crash)
             with self._mine(record):
                 record.status, record.reason, record.ended = "crashed", str(crash), time.time()
+                record.lost = max(0, last_read(self.folder / record.folder) - record.tokens)
             # a rate that is too high is what a sweep looks for
             if record.again.get("seed") != 0:
                 self.crashes.append(record)

@@ -101,7 +101,7 @@ def _spent(source: Source) -> str:
     own = [record for record in state.ledger if not record.imported]
     known = [source.specs[record.identity][1] for record in own if record.identity in source.specs]
     full = sum(spec.train.tokens for spec in known if spec.train is not None)
-    spent, time = sum(record.tokens for record in own), sum(record.seconds for record in own)
+    spent, time = sum(record.read for record in own), sum(record.seconds for record in own)
     trials = sum(record.role == "trial" for record in own)
     told = (
         f"{trials} trials and the baselines read {count_text(spent)} training tokens in {duration(time)}; "
@@ -109,7 +109,7 @@ def _spent(source: Source) -> str:
     )
     finals = state.ledger.finals()
     if finals:
-        more, time = sum(record.tokens for record in finals), sum(record.seconds for record in finals)
+        more, time = sum(record.read for record in finals), sum(record.seconds for record in finals)
         told += f" {len(finals)} runs of finals read {count_text(more)} more in {duration(time)}."
     budgets = ", ".join(map(str, state.accounts())) if source.asked else ""
     told += f" Of the budgets are spent: {budgets}." if budgets else ""

@@ -20,7 +20,7 @@ def header(source: Source, now: datetime) -> str:
     state = source.state
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in state.goals.objectives)
     running = sum(record.status == "running" for record in state.ledger.every())
-    tokens = sum(record.tokens for record in state.ledger.every() if not record.imported)
+    tokens = sum(record.read for record in state.ledger.every() if not record.imported)
     cards = [*_headline(source), _trials(source), ("Spent", f"{count_text(tokens)} tokens", _spent(source))]
     told = "".join(_card(*card) for card in cards)
     when = now.strftime("%Y-%m-%d %H:%M")

@@ -48,6 +48,30 @@ def test_what_crashed_counts_by_the_clock(tmp_path):
     assert len(crashed.spans) == 3
 
 
+@pytest.mark.parametrize(
+    ("rows", "read"),
+    [(["3,3072", "5,5120"], 5120), (["1,1024"], 4096), (["a,b"], 4096), ([], 4096), (None, 4096)],
+    ids=["later", "earlier", "damaged", "empty", "none"],
+)
+def test_what_crashed_counts_up_to_the_last_row_of_its_metrics(tmp_path, rows, read):
+    def train(spec, folder, until, report):
+        if until is None:
+            if rows is not None:
+                (folder / "metrics.csv").write_text("\n".join(["step,tokens", *rows, ""]))
+            raise Crash("the loss is nan")
+        return fake(spec, folder, until, report)
+
+    fake = FakeTraining()
+    asked = ("search.trials=1", "search.keep=1", "search.tokens=1M", "search.flops=1000T")
+    ended = run_search(toy(tmp_path, *asked), tmp_path / "run", train)
+    (crashed,) = ended.state.done()
+    assert (crashed.status, crashed.tokens) == ("crashed", 4096)
+    assert [account.spent for account in ended.state.accounts()] == [
+        read,
+        pytest.approx(crashed.costs["train_flops"] * read / FULL),
+    ]
+
+
 def test_a_run_that_has_just_begun_has_taken_no_time(tmp_path):
     told = []
 
