@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
+from blocks.core.checking import apart, drawn, off
 from blocks.core.operation import Target
 from blocks.core.reference import rotate
 from blocks.core.rotary_kernel import rotate_back
@@ -15,9 +15,6 @@ from blocks.depth_attention.operations import Append, Attend, TurnedAppend, Turn
 SLOTS, TOKENS = 3, 5
 """Fewer tokens than a tile takes, so that its masks are at work."""
 
-_TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-"""Of the norm of what is expected; a kernel that is wrong is off by far more."""
-
 
 def check(operation: Append | Attend | None, target: Target) -> str:
     """Run the kernels in the sizes of an operation (None: 8 heads of 64 on 2 kv heads) on a target's device.
@@ -26,29 +23,23 @@ def check(operation: Append | Attend | None, target: Target) -> str:
 
     Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
     """
-    # whoever runs a model may cast, or watch what is kept for its backward pass
-    apart = saved_tensors_hooks(_itself, _itself), torch.autocast(target.device, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), apart[0], apart[1]:
-        drawn = _drawn(_sizes(operation), target)
-        for turn in _turns(operation, drawn[0]):
-            if told := _wrong(drawn, turn):
-                return f"{told} in {target.dtype}"
-    return ""
+    with apart(target):
+        given = _given(_sizes(operation), target)
+        return next(filter(None, (_wrong(given, turn) for turn in _turns(operation, given[0]))), "")
 
 
-def _wrong(drawn: list[Tensor], turn: Tensor | None) -> str:
-    query, raw, values, gradient = drawn
+def _wrong(given: list[Tensor], turn: Tensor | None) -> str:
+    query, raw, values, gradient = given
     keys = torch.empty_like(raw), torch.empty_like(values)
     for slot in range(SLOTS):
         append_kernel.append(raw[slot], values[slot], keys[0][slot], keys[1][slot], turn)
     expected = _exact(query, raw, values, gradient, turn)
-    given = (query, *keys, gradient, turn)
-    for way, found in (("push", _pushed(*given)), ("pull", _pulled(*given))):
-        for name, got, wanted in zip(_NAMES, found, expected, strict=True):
-            off = float((got.double() - wanted).norm() / wanted.norm())
-            if not off <= _TOLERANCES[query.dtype]:  # nor is NaN
-                turned = "" if turn is None else ", turned"
-                return f"{name} ({way}{turned}) is off by {off:.2g} of its norm"
+    for way, run in (("push", _pushed), ("pull", _pulled)):
+        how = way if turn is None else f"{way}, turned"
+        names = [f"{name} ({how})" for name in _NAMES]
+        dtype = str(query.dtype).removeprefix("torch.")
+        if told := off(names, run(query, *keys, gradient, turn), expected, dtype):
+            return told
     return ""
 
 
@@ -63,10 +54,6 @@ def _turns(operation: Append | Attend | None, query: Tensor) -> list[Tensor | No
     return [turn] if operation else [None, turn]
 
 
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 _NAMES = ("output", "gradient of the query", "gradient of keys", "gradient of values")
 
 
@@ -78,12 +65,10 @@ def _sizes(operation: Append | Attend | None) -> tuple[int, int, int]:
     return heads, operation.kv_heads, operation.head_dim
 
 
-def _drawn(sizes: tuple[int, int, int], target: Target) -> list[Tensor]:
+def _given(sizes: tuple[int, int, int], target: Target) -> list[Tensor]:
     heads, kv_heads, head_dim = sizes
-    draw = torch.Generator().manual_seed(0)
     query, slots = (1, TOKENS, heads, head_dim), (SLOTS, 1, TOKENS, kv_heads, head_dim)
-    drawn = (torch.randn(shape, generator=draw) for shape in (query, slots, slots, query))
-    return [each.to(target.device, getattr(torch, target.dtype)) for each in drawn]
+    return drawn([query, slots, slots, query], target)
 
 
 def _exact(

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
+from blocks.core.checking import apart, off
 from blocks.core.operation import Target
 from blocks.expert_attention import fused, reference, route_kernel
 from blocks.expert_attention.fused_operations import RoutedExperts
 
 TOKENS = 13
 """More than a tile takes, and no multiple of it, so that tiles are added up and masks are at work."""
-
-_TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-"""Of the norm of what is expected; a kernel that is wrong is off by far more."""
 
 _DEFAULT = RoutedExperts(width=64, experts=24, active=4, hidden=40, balance_rate=0.0)
 
@@ -24,9 +20,7 @@ def check(operation: RoutedExperts | None, target: Target) -> str:
 
     Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
     """
-    # whoever runs a model may cast, or watch what is kept for its backward pass
-    apart = saved_tensors_hooks(_itself, _itself), torch.autocast(target.device, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), apart[0], apart[1]:
+    with apart(target):
         draw = torch.Generator().manual_seed(0)
         operation = operation or _DEFAULT
         return _routing(operation, target, draw) or _experts(operation, target, draw)
@@ -57,9 +51,7 @@ def _routing(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
     kept = (found.weights, found.indices, found.totals)
     made = route_kernel.route_backward(gradient, *kept, 0.5, experts)
     (expected,) = torch.autograd.grad(weights, exact, gradient.double())
-    return _off("weights", found.weights, weights, "float32") or _off(
-        "gradient of the logits", made, expected, "float32"
-    )
+    return off(("weights", "gradient of the logits"), (found.weights, made), (weights, expected))
 
 
 def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
@@ -80,24 +72,11 @@ def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
     leaves = [each.double().requires_grad_() for each in (x, routed.weights[None], gate_up, down)]
     expected = reference.experts_plain(leaves[0], leaves[1], routed.indices[None].long(), *leaves[2:])
     gradients = torch.autograd.grad(expected, leaves, gradient.double())
-    wanted = (expected, *gradients)
-    found = (_off(*each, target.dtype) for each in zip(_NAMES, (y, *made), wanted, strict=True))
-    return next(filter(None, found), "")
+    found = [got.view(wanted.shape) for got, wanted in zip((y, *made), (expected, *gradients), strict=True)]
+    return off(_NAMES, found, (expected, *gradients), target.dtype)
 
 
 _NAMES = (
     "output",
     *(f"gradient of {name}" for name in ("the input", "the weights", "gate and up", "down")),
 )
-
-
-def _off(name: str, got: Tensor, wanted: Tensor, dtype: str) -> str:
-    wanted = wanted.detach().view(got.shape)
-    off = float((got.double() - wanted).norm() / wanted.norm().clamp(min=1e-12))
-    if off <= _TOLERANCES[getattr(torch, dtype)]:
-        return ""
-    return f"{name} is off by {off:.2g} of its norm in {dtype}"  # NaN too
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend
 
+from blocks.core.checking import apart, drawn, off
 from blocks.core.operation import Target
 from blocks.sequence_attention.operations import Attend
 from blocks.sequence_attention.reference import attend_causal, attend_plain
@@ -26,9 +26,6 @@ ORDER: tuple[Any, ...] = (
 
 TOKENS = 97
 """Of the self-test: an odd number, and more than a tile of keys."""
-
-_TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-"""Of the norm of what is expected; a kernel that is wrong is off by far more."""
 
 
 def attend_ordered(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -56,19 +53,11 @@ def check(operation: Attend | None, target: Target) -> str:
     heads, kv_heads, size = (
         (operation.heads, operation.kv_heads, operation.head_dim) if operation else (8, 2, 64)
     )
-    apart = saved_tensors_hooks(_itself, _itself), torch.autocast(target.device, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), apart[0], apart[1]:
-        draw = torch.Generator().manual_seed(0)
+    with apart(target):
         shapes = [(2, TOKENS, n, size) for n in (heads, kv_heads, kv_heads, heads)]
-        drawn = (torch.randn(shape, generator=draw) for shape in shapes)
-        *leaves, gradient = (each.to(target.device, getattr(torch, target.dtype)) for each in drawn)
+        *leaves, gradient = drawn(shapes, target)
         wanted = _results(attend_plain, [each.double() for each in leaves], gradient.double())
-        found = _results(attend_ordered, leaves, gradient)
-        for name, got, expected in zip(_NAMES, found, wanted, strict=True):
-            off = float((got.double() - expected).norm() / expected.norm())
-            if not off <= _TOLERANCES[gradient.dtype]:  # nor is NaN
-                return f"{name} is off by {off:.2g} of its norm in {target.dtype}"
-    return ""
+        return off(_NAMES, _results(attend_ordered, leaves, gradient), wanted)
 
 
 _NAMES = ("output", "gradient of queries", "gradient of keys", "gradient of values")
@@ -78,10 +67,6 @@ def _results(attend: Callable[..., Tensor], given: list[Tensor], gradient: Tenso
     leaves = [each.detach().requires_grad_() for each in given]
     out = attend(*leaves)
     return [out.detach(), *torch.autograd.grad(out, leaves, gradient)]
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 _priority: Any = torch._C._get_sdp_priority_order
