@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
 from rich.console import Console
 
 from composer.spec.space import Space
+from search.arriving import Arriving, shown, unseen
 from search.events import Events
 from search.folder import PUBLISH, default_folder, older
 from search.importing import bring_in, read_old
@@ -38,9 +40,10 @@ def run(
     Results of the searches in `olds` are brought in first.
     """
     folder = _ready(space, out, storage)
-    for note in _imported(space, folder, out, storage, olds):
-        if not quiet:
-            screen.print(note, soft_wrap=True, markup=False, highlight=False)
+    with nullcontext(unseen) if quiet else shown(screen) as arriving:
+        notes = _imported(space, folder, out, storage, olds, arriving)
+    for note in () if quiet else notes:
+        screen.print(note, soft_wrap=True, markup=False, highlight=False)
     if not quiet:
         print(f"searching in {folder}")
     if quiet:
@@ -64,7 +67,7 @@ def run_events(space: Space, out: Path | None, storage: str | None = None, olds:
     Results of the searches in `olds` are brought in first.
     """
     folder = _ready(space, out, storage)
-    notes = list(_imported(space, folder, out, storage, olds))
+    notes = _imported(space, folder, out, storage, olds)
     events = Events(sys.stdout, folder, space.name)
     ended = run_search(space, folder, watch=_noting(events, notes), storage=storage)
     events.end(ended.state, ended.reason, _report(ended))
@@ -81,15 +84,20 @@ def _ready(space: Space, out: Path | None, storage: str | None) -> Path:
 
 
 def _imported(
-    space: Space, folder: Path, out: Path | None, storage: str | None, olds: Sequence[Path]
-) -> Iterator[str]:
-    """Bring in what is asked for, or say what could be; yield what there is to say."""
+    space: Space,
+    folder: Path,
+    out: Path | None,
+    storage: str | None,
+    olds: Sequence[Path],
+    arriving: Arriving = unseen,
+) -> list[str]:
+    """Bring in what is asked for, or say what could be; return what there is to say."""
     if olds:
         # all are read before anything is made
         read = [read_old(old, folder) for old in olds]
-        yield from map(str, bring_in(space, folder, read, storage))
-    elif out is None and (note := older(folder, space)):
-        yield note
+        return [str(tally) for tally in bring_in(space, folder, read, storage, arriving)]
+    note = older(folder, space) if out is None else None
+    return [note] if note else []
 
 
 def _noting(watch: Watch, notes: Sequence[str]) -> Watch:

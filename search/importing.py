@@ -27,6 +27,7 @@ from composer.spec.show import resolved_yaml
 from composer.spec.space import Space
 from composer.training.files import ASIDE, write_text
 from composer.training.folder import LOCK, SPEC
+from search.arriving import Arriving, unseen
 from search.baselines import baselines, check_baselines, refuse_seed_knob
 from search.candidates import candidate
 from search.drafts import distributions
@@ -120,8 +121,12 @@ def read_old(old: Path, folder: Path) -> Old:
     return Old(old, list(ledger))
 
 
-def bring_in(space: Space, folder: Path, olds: Sequence[Old], storage: str | None = None) -> list[Tally]:
+def bring_in(
+    space: Space, folder: Path, olds: Sequence[Old], storage: str | None = None, arriving: Arriving = unseen
+) -> list[Tally]:
     """Bring the results of other searches into the one in `folder`, made where there is none.
+
+    `arriving` is told how far that is.
 
     Raises:
         SpecError, SearchError: as of a search that begins; or a file cannot be read or written.
@@ -132,7 +137,7 @@ def bring_in(space: Space, folder: Path, olds: Sequence[Old], storage: str | Non
         enter(folder, space)
         with open_store(folder, space, storage) as store, exclusive(folder / IMPORT):
             try:
-                importing = _Import(space, folder, store)
+                importing = _Import(space, folder, store, arriving)
                 return [importing.bring_in(old) for old in olds]
             except Exception as error:
                 if not store.is_lost(error):
@@ -233,7 +238,8 @@ class Door:
 class _Import:
     """Brings records into one search."""
 
-    def __init__(self, space: Space, folder: Path, store: Store) -> None:
+    def __init__(self, space: Space, folder: Path, store: Store, arriving: Arriving) -> None:
+        self.arriving = arriving
         self.door, self.folder, self.store = Door(space), folder, store
         self.ledger = Ledger(store)
         self.study = store.study(self.door.goals, sampler(space))
@@ -243,7 +249,8 @@ class _Import:
         """Bring in what may be, in the order in which it was trained."""
         tally = Tally(old)
         self._finish()
-        for record in old.records:
+        for done, record in enumerate(old.records):
+            self.arriving(old.folder, done, len(old.records))
             came = self._brought(old, record)
             if came is None:
                 tally.brought += 1

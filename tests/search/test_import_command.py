@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
 import shutil
 from functools import partial
+from pathlib import Path
 
 import optuna
 import pytest
 from fake_training import TWO, FakeTraining, accuracy, board, toy
 from importing_cases import MORE, contents, imported, old_search, records
 from postgresql import Server, missing
+from rich.console import Console
 
 from composer import load, load_run
 from composer.cli.main import main
-from search import command, study
+from search import arriving, command, study
 from search.errors import SearchError
 from search.study import run_search
 
@@ -186,6 +190,40 @@ def test_a_disk_that_fills_up_leaves_whole_runs_and_the_same_command_goes_on(tmp
     monkeypatch.setattr(os, "fsync", lambda file: None)
     assert len(records(tmp_path / "new")) == 3
     assert imported(tmp_path, MORE) == "imported 3 of 6 runs; known here already: 3"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_how_far_an_import_is_can_be_seen(terminal):
+    now, out = itertools.count(step=3), io.StringIO()
+    screen = Console(file=out, force_terminal=terminal, width=200)
+    with arriving.shown(screen, lambda: float(next(now))) as told:
+        for done in range(6):
+            told(Path("runs/[old]"), done, 6)
+    found = out.getvalue()
+    if terminal:
+        assert "\x1b" in found
+        assert "importing: 5 of 6 runs of runs/[old] looked at" in found
+    else:
+        # every five seconds at most, each look at the clock three seconds after the last
+        assert found.splitlines() == [
+            f"importing: {done} of 6 runs of runs/[old] looked at" for done in (1, 3, 5)
+        ]
+
+
+@pytest.mark.parametrize("option", [(), ("--quiet",), ("--json",)])
+def test_an_import_is_shown_before_its_result_and_never_among_events(
+    tmp_path, faked, capsys, monkeypatch, option
+):
+    monkeypatch.setattr(arriving, "_PAUSE", 0.0)
+    assert search("--quiet", "--out", "a") == 0
+    capsys.readouterr()
+    assert search("--import", "a", "--out", "b", "--set", MORE, "--trials", "1", *option) == 0
+    lines = capsys.readouterr().out.splitlines()
+    if option == ("--json",):
+        assert all("event" in json.loads(line) for line in lines)
+    seen = [line for line in lines if line.startswith("importing: ")]
+    assert seen == ([] if option else [f"importing: {n} of 6 runs of a looked at" for n in range(6)])
+    assert option or lines[6].startswith("imported 6 of 6 runs of a")
 
 
 def test_values_at_the_rungs_are_those_that_training_here_would_measure(tmp_path):
