@@ -188,8 +188,9 @@ class DatabaseStore:
         told = f"{self._place}: the database does not answer"
         if waited is None:
             return f"{told}; trying again"
+        waiting = f", for {waited / 60:.0f} minutes" if waited else ""
         return (
-            f"{told}, for {waited / 60:.0f} minutes: {_first_line(error)}\n"
+            f"{told}{waiting}: {_first_line(error)}\n"
             "nothing is lost; the same command goes on from here when it is there again"
         )
 

@@ -192,6 +192,39 @@ def test_a_disk_that_fills_up_leaves_whole_runs_and_the_same_command_goes_on(tmp
     assert imported(tmp_path, MORE) == "imported 3 of 6 runs; known here already: 3"
 
 
+def test_a_database_that_vanishes_leaves_whole_runs_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    from search import open_store
+    from search.database import DatabaseStore
+    from search.folder_store import FolderStore
+
+    class Vanishing(FolderStore):
+        _place, left = "postgresql://db/searches", 5
+        is_lost, lost = DatabaseStore.is_lost, DatabaseStore.lost
+
+        def put(self, record):
+            self.left -= 1
+            if self.left < 0:
+                raise OperationalError("INSERT", {}, Exception("server closed the connection\nmore"))
+            super().put(record)
+
+    old_search(tmp_path)
+    monkeypatch.setattr(open_store, "FolderStore", Vanishing)
+    with pytest.raises(SearchError) as caught:
+        imported(tmp_path, MORE)
+    first, last = str(caught.value).splitlines()
+    assert first.startswith("postgresql://db/searches: the database does not answer: ")
+    assert "server closed the connection" in first
+    assert "the same command goes on" in last
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    # the third one was there, and the sampler had not been told
+    assert len(records(tmp_path / "new")) == 3
+    assert imported(tmp_path, MORE) == "imported 3 of 6 runs; known here already: 3"
+    assert all(record["asked"] is not None for record in records(tmp_path / "new").values())
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_how_far_an_import_is_can_be_seen(terminal):
     now, out = itertools.count(step=3), io.StringIO()
