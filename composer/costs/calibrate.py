@@ -37,6 +37,7 @@ def calibrate(kind: str) -> Device:
             bandwidth=max(_copies(kind)),
             overhead=_overhead(kind),
             source=_name(kind),
+            kind="cuda" if kind == "cuda" else "cpu",
         )
 
 

@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 
 class DeviceError(ValueError):
@@ -31,6 +32,7 @@ class Device:
         bandwidth: bytes/s that a copy reads and writes together.
         overhead: seconds that an operation takes however small it is; 0 where nobody measured it.
         source: where the figures come from.
+        kind: as torch calls it, which decides what kernels a plan for it takes.
     """
 
     fp32: float
@@ -38,6 +40,7 @@ class Device:
     bandwidth: float
     overhead: float = 0.0
     source: str = ""
+    kind: Literal["cpu", "cuda"] = "cuda"
 
 
 NAMED = {
@@ -49,7 +52,7 @@ NAMED = {
     ),
     "h200": Device(67e12, 687e12, 4.3e12, source="as h100, copy scaled by the data sheets' bandwidths"),
     "a100": Device(19.5e12, 312e12, 2.0e12, source="80 GB SXM, data sheet"),
-    "cpu": Device(1e11, 1e11, 1e10, source="a guess at two cores; `composer calibrate` measures"),
+    "cpu": Device(1e11, 1e11, 1e10, source="a guess at two cores; `composer calibrate` measures", kind="cpu"),
 }
 """Rates before any calibration. No TF32: torch's default is full fp32."""
 

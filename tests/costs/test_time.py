@@ -168,3 +168,12 @@ def test_json_holds_the_estimate(capsys):
     step = json.loads(capsys.readouterr().out)["step"]
     rows = sum(row["forward"] + row["backward"] for row in step["rows"])
     assert step["seconds"] == pytest.approx(rows + step["optimizer"])
+
+
+def test_on_a_gpu_time_is_that_of_the_fused_plan(capsys):
+    assert main(["cost", str(spec_path()), "--device", "h100"]) == 0
+    fused = capsys.readouterr().out
+    assert main(["cost", str(spec_path()), "--device", "cpu"]) == 0
+    plain = capsys.readouterr().out
+    assert "TurnedAttend" in fused
+    assert "TurnedAttend" not in plain
