@@ -64,7 +64,7 @@ def kernels() -> Iterator[Finding]:
     block_types()  # imports the blocks, and with them their operations
     for kind, kernel in sorted(checked_kernels(), key=lambda found: found[1].name):
         if not torch.cuda.is_available():
-            yield Finding(kernel.name, f"not here: needs a GPU; {_instead(kind)} is used")
+            yield Finding(kernel.name, f"not here: needs a GPU; {_instead(kind, kernel)} is used")
             continue
         for dtype in DTYPES:
             yield _tested(kind, kernel, dtype)
@@ -76,11 +76,12 @@ def _tested(kind: type[Operation], kernel: Kernel, dtype: str) -> Finding:
     wrong = run_check(kernel, None, Target("cuda", dtype, here=True))
     if not wrong:
         return Finding(name, "equals its reference")
-    return Finding(name, f"FAILS its self-test: {wrong}; {_instead(kind)} is used", wrong=True)
+    return Finding(name, f"FAILS its self-test: {wrong}; {_instead(kind, kernel)} is used", wrong=True)
 
 
-def _instead(kind: type[Operation]) -> str:
-    return kind.kernels[-1].name
+def _instead(kind: type[Operation], kernel: Kernel) -> str:
+    kernels = kind.kernels
+    return kernels[kernels.index(kernel) + 1].name
 
 
 def _line(x: torch.Tensor) -> torch.Tensor:
