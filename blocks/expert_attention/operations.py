@@ -79,6 +79,11 @@ class Route(Operation):
         return Scratch(forward, backward, query)
 
 
+def _ungrouped(operation: Experts, target: Target) -> str:
+    why = "width or hidden is no multiple of 8, so of 16 bytes in every dtype"
+    return why if operation._one_by_one else ""
+
+
 @dataclass(frozen=True)
 class Experts(Operation):
     """Run the chosen experts and sum them by weight: (x, weights, indices) -> y."""
@@ -87,11 +92,6 @@ class Experts(Operation):
     experts: int
     active: int
     hidden: int
-
-    @staticmethod
-    def _ungrouped(operation: Experts, target: Target) -> str:
-        why = "width or hidden is no multiple of 8, so of 16 bytes in every dtype"
-        return why if operation._one_by_one else ""
 
     kernels = (
         Kernel(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,10 +21,10 @@ def target_of(weight: Tensor) -> Target:
     return Target(kind, str(dtype).removeprefix("torch."), here=True)
 
 
-def functions(graph: Graph) -> list[str]:
-    """Return what the kernels of a graph call and are prepared by, in order: what emitted code depends on."""
+def functions(graph: Graph) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return what kernels of a graph are prepared by, call, and give: what emitted code depends on."""
     return [
-        f"{data['kernel'].kernel.prepare} {data['kernel'].kernel.function}"
+        (data["kernel"].kernel.prepare, data["kernel"].kernel.function, operation.arguments())
         for body, _ in graphs(graph)
         for _, operation, data in operations(body)
         if not isinstance(operation, Input) and "kernel" in data

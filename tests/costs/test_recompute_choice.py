@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from models import shipped
 from strategies import make, specs
 
-from blocks.core.operation import At
+from blocks.core.operation import At, Target
 from composer.costs.caps import check_caps
 from composer.costs.count import count
 from composer.costs.memory import train_memory
@@ -123,3 +123,17 @@ def test_the_plan_says_what_is_recomputed_and_what_it_frees_and_costs():
     trained = sum(vars(costs.flops_per_token).values())
     share = 100 * costs.recompute_flops / trained
     assert text[-1].endswith(f"FLOPs per token, {share:.3g} % of those of training")
+
+
+@pytest.mark.parametrize("name", ["dreamer-small", "dreamer-tiny", "transformer"])
+@pytest.mark.parametrize("precision", [32, "bf16-mixed"])
+def test_fused_operations_take_no_more_memory_than_what_they_stand_for(name, precision):
+    spec = shipped()[name]
+    if spec.train is not None:
+        spec = spec.model_copy(update={"train": spec.train.model_copy(update={"precision": precision})})
+    whole, _ = range_of(spec)
+    for share in (0.5, 0.7):
+        given = capped(spec, int(share * whole))
+        target = Target("cuda", "float32" if precision == 32 else "bfloat16")
+        plain, fused = (train_memory(spec, planned(given, *at)) for at in ((), (target,)))
+        assert fused.total <= plain.total

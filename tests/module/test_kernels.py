@@ -8,7 +8,7 @@ import lightning
 import pytest
 import torch
 from cases import DEPTH, FFN, SEQ, one, tree
-from models import tokens_for
+from models import shipped, tokens_for
 from strategies import make
 
 import composer
@@ -43,7 +43,7 @@ def mixed():
 
 def is_fused(model):
     """Whether plan and code, of the model's stages too, are those with the kernels."""
-    planned = any(FUSED in name for name in functions(model.graph))
+    planned = any(FUSED in called for _, called, _ in functions(model.graph))
     written = "fused_attend" in "".join(text for _, text in module_source(model))
     assert planned == written
     return planned
@@ -99,7 +99,7 @@ def test_reference_means_plain_pytorch():
     with mixed():
         model(tokens_for(model.spec))
     assert not is_fused(model)
-    assert any(name.endswith("attend_plain") for name in functions(model.graph))
+    assert any(called.endswith("attend_plain") for _, called, _ in functions(model.graph))
 
 
 TEXT = """\
@@ -193,6 +193,24 @@ def test_copies_run_and_choose_for_themselves(monkeypatch, copied):
     assert not is_fused(other)
     assert is_fused(model)
     assert torch.equal(logits, model(tokens))
+
+
+def test_copies_of_grouped_experts_run():
+    model = ComposedModel(shipped()["dreamer-tiny"]).eval()
+    tokens = tokens_for(model.spec)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(tokens), model(tokens))
+
+
+def test_code_follows_what_the_same_kernels_are_given(monkeypatch):
+    monkeypatch.undo()
+    model = ComposedModel(make(tree({"s": SEQ, "f": FFN}, {"stack": 2, "step": ["s", "f"]})))
+    codes = []
+    for dtype in ("float32", "bfloat16", "float32"):
+        model.choose(Target("cuda", dtype))
+        codes.append(dict(code.source(model)))
+    # in bf16 norms are returned as products read them
+    assert codes[0] == codes[2] != codes[1]
 
 
 @pytest.mark.filterwarnings("ignore")  # of dynamo, about its own ways

@@ -15,8 +15,8 @@ def mark_recompute(graph: Graph, chosen: Collection[str]) -> Graph:
     """Return the graph with exactly the chosen operations marked (`recompute`), by their full places.
 
     A place is a node's name after those of the loops around it, such as `stages.0.1.norm`. A fused operation
-    goes by the names of its parts: it is marked where all of them are chosen that could be recomputed alone,
-    and runs as it is where only some are.
+    goes by the names of its parts: it is marked where any of them is chosen, for it would else keep what was
+    not to be kept.
 
     Raises:
         ValueError: a place is not that of an operation that can be recomputed.
@@ -71,8 +71,7 @@ def _marked(graph: Graph, chosen: set[str], path: str) -> Graph:
             kept["op"] = replace(operation, body=_marked(operation.body, chosen, f"{path}{node}."))
         elif operation.recomputable and node not in returned:
             names = [f"{path}{part}" for part in _again(node, data)]
-            if names and chosen.issuperset(names):
-                kept["recompute"] = True
+            kept |= {} if chosen.isdisjoint(names) else {"recompute": True}
         marked.add_node(node, **kept)
         marked.add_edges_from((value.node, node) for value in data["inputs"])
     return marked
