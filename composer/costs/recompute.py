@@ -173,15 +173,14 @@ def _needed(
     """Return the graph with those of the marks that it takes to fit, the costliest taken back first."""
     alone = {place: prices.flops(chosen) - prices.flops(chosen - {place}) for place in chosen}
     order = sorted(chosen, key=lambda place: (-alone[place], place))
-    least, lowered = measured(mark_recompute(graph, chosen)), True
-    while lowered:
-        lowered = False
+    before = None
+    while chosen != before:
+        # without one mark, others may not be needed any more
+        before = chosen
         for place in order:
             fewer = chosen - {place}
-            if fewer != chosen and (found := measured(mark_recompute(graph, fewer))) <= limit:
-                # without a mark that raised the peak, others may not be needed any more
-                lowered = lowered or found < least
-                chosen, least = fewer, found
+            if fewer != chosen and measured(mark_recompute(graph, fewer)) <= limit:
+                chosen = fewer
     return mark_recompute(graph, chosen)
 
 

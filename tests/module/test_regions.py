@@ -153,6 +153,15 @@ def test_elsewhere_it_warns_and_runs_plainly(monkeypatch):
         run(model, tokens)
 
 
+def test_more_kinds_of_input_than_are_compiled_for_run_plainly(counted):
+    given = spec()
+    plain, model = ComposedModel(given), ComposedModel(given, torch_compile="on")
+    with torch._dynamo.config.patch(recompile_limit=2, automatic_dynamic_shapes=False):
+        for length in range(1, 6):
+            tokens = tokens_for(given)[:, :length]
+            close(run(model, tokens), run(plain, tokens))
+
+
 @pytest.mark.parametrize(
     ("asked", "kind", "steps", "expected"),
     [
