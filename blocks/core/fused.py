@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from blocks.core import norm_kernel, reference, rotary_kernel
-from blocks.core.norm_kernel import DTYPES
+from blocks.core.tensors import fits
 
 
 def add_norm(
@@ -44,11 +44,6 @@ def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
         return reference.norm_rotate(x, table, gain)
     made: Tensor = _NormRotate.apply(x, table, gain)  # type: ignore[no-untyped-call]
     return made
-
-
-def fits(*tensors: Tensor) -> bool:
-    """Return whether the kernels can run on tensors."""
-    return all(tensor.is_cuda and tensor.dtype in DTYPES for tensor in tensors)
 
 
 class _AddNorm(torch.autograd.Function):

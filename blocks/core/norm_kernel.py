@@ -17,9 +17,8 @@ from torch import Tensor
 
 from blocks.core.gpu import architecture, on, padded
 from blocks.core.reference import EPS
+from blocks.core.tensors import in_rows
 from blocks.core.tiles import PROGRAMS, Shape, tile
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def add_norm_forward(a: Tensor, b: Tensor, gain: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -95,12 +94,6 @@ def add_norm_backward(
                 num_warps=sizes.warps,
             )
     return to_a, to_b, shares.sum(0).to(gain.dtype)
-
-
-def in_rows(x: Tensor) -> Tensor:
-    """Return x as [rows, width] with each row in one piece; a copy only if it must."""
-    rows = x.flatten(0, -2)
-    return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 @triton.jit

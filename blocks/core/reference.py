@@ -48,7 +48,7 @@ def add_norm(
 def product_dtype(x: Tensor) -> torch.dtype:
     """Return what autocast casts x to for a product, its own dtype where it does not."""
     kind = x.device.type
-    casts = x.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    casts = x.dtype != torch.float64 and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if casts else x.dtype
 
 

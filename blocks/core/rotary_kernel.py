@@ -16,6 +16,7 @@ from torch import Tensor
 
 from blocks.core.gpu import architecture, on, padded
 from blocks.core.reference import EPS
+from blocks.core.tensors import in_heads
 from blocks.core.tiles import PROGRAMS, Shape, tile
 
 
@@ -97,13 +98,6 @@ def _turned(
                 **constants,
             )
     return out, shares.sum(0).to(weight.dtype)
-
-
-def in_heads(x: Tensor) -> Tensor:
-    """Return x as [tokens, heads, head_dim] with each token's heads in one piece; a copy only if it must."""
-    rows = x.flatten(0, 1)
-    whole = rows.stride(2) == 1 and (rows.stride(1) == rows.shape[2] or rows.shape[1] == 1)
-    return rows if whole else rows.contiguous()
 
 
 @triton.jit

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from blocks.depth_attention.tile_kernel import Start, in_rows, load, place, turned
+from blocks.core.tensors import in_heads
+from blocks.depth_attention.tile_kernel import Start, load, place, turned
 
 
 def append(key: Tensor, value: Tensor, key_slot: Tensor, value_slot: Tensor, turn: Tensor | None) -> None:
@@ -15,7 +16,7 @@ def append(key: Tensor, value: Tensor, key_slot: Tensor, value_slot: Tensor, tur
 
     A `turn` [head_dim], cosine and sine of each pair in fp32, rotates the key.
     """
-    keys, values = in_rows(key), in_rows(value)
+    keys, values = in_heads(key), in_heads(value)
     start = Start("append", torch.Size(key.shape), key.shape[2], key.device)
     tensors = (keys, values, key_slot, value_slot, key_slot if turn is None else turn)
     start(_append, *tensors, keys.stride(0), values.stride(0), TURN=turn is not None)

@@ -21,12 +21,10 @@ from torch.autograd.function import once_differentiable
 
 from blocks.core.rotary_kernel import rotate_back
 from blocks.core.slot_memory import SlotMemory
+from blocks.core.tensors import fits, in_heads
 from blocks.depth_attention import append_kernel, kernel, reference
 from blocks.depth_attention.kernel import Push, Row
-from blocks.depth_attention.tile_kernel import in_rows
 from blocks.depth_attention.ways import backward_way
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
@@ -71,11 +69,6 @@ def attend_turned(
     turn = memory.turn(angle, index)
     result: Tensor = _Attend.apply(query, token, memory, reads, turn)  # type: ignore[no-untyped-call]
     return result
-
-
-def fits(tensor: Tensor) -> bool:
-    """Return whether the kernels can run on a tensor."""
-    return tensor.is_cuda and tensor.dtype in DTYPES
 
 
 class _Append(torch.autograd.Function):
@@ -208,7 +201,7 @@ def _back(key: Tensor, turn: Tensor | None) -> Tensor:
 
 def _apart(query: Tensor) -> int:
     """Return the power of two, at most 8, that divides the elements from token to token."""
-    return math.gcd(8, in_rows(query).stride(0))
+    return math.gcd(8, in_heads(query).stride(0))
 
 
 def _table(memory: SlotMemory) -> Tensor:

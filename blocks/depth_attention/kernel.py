@@ -26,7 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from blocks.depth_attention.tile_kernel import Start, in_rows, load, place, turned
+from blocks.core.tensors import in_heads
+from blocks.depth_attention.tile_kernel import Start, load, place, turned
 
 COLUMNS = 7
 """Of a table of reads: addresses of queries, gradients, log-sum-exps and deltas, the slots read, the elements
@@ -67,7 +68,7 @@ def attend_forward(
 
     Returns the output, shaped and typed like the query, and the log-sum-exp [batch, sequence, heads] in fp32.
     """
-    rows = in_rows(query)
+    rows = in_heads(query)
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     log_sum = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     start = Start("forward", query.shape, keys.shape[3], query.device)
@@ -95,7 +96,7 @@ def attend_backward(
     reads query, gradient, log_sum and delta from where they are: `placed`, the gradient `readable`, and kept
     until then.
     """
-    rows, gradients = in_rows(query), in_rows(gradient)
+    rows, gradients = in_heads(query), in_heads(gradient)
     assert row is None or (rows.data_ptr() == query.data_ptr() and gradient.is_contiguous())
     made = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     delta = torch.empty_like(log_sum)
@@ -103,7 +104,7 @@ def attend_backward(
     to_keys, to_values, first = push or Push(delta, delta, reads)
     table = row.table[row.number] if row else delta
     turns = log_sum if turn is None else turn
-    tensors = [rows, keys, values, in_rows(out), log_sum, gradients, made, delta]
+    tensors = [rows, keys, values, in_heads(out), log_sum, gradients, made, delta]
     tensors += [to_keys, to_values, table, turns]
     strides = (rows.stride(0), gradients.stride(0), keys.stride(0))
     flags = {"PUSH": push is not None, "NOTE": row is not None, "TURN": turn is not None}
@@ -139,7 +140,7 @@ def pull(
 
 def placed(x: Tensor) -> Tensor:
     """Return x as `pull` reads queries from their address: in pieces of 16 bytes; a copy if it must."""
-    rows = in_rows(x)
+    rows = in_heads(x)
     there = rows.data_ptr() == x.data_ptr() and not rows.data_ptr() % 16
     return x if there else readable(x)
 

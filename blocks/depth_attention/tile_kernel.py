@@ -7,17 +7,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from blocks.core.gpu import architecture, on, padded
 from blocks.depth_attention.tiles import Pass, Shape, tile
-
-
-def in_rows(x: Tensor) -> Tensor:
-    """Return x as [tokens, heads, head_dim] with each token's heads in one piece; a copy only if it must."""
-    rows = x.flatten(0, 1)
-    whole = rows.stride(2) == 1 and rows.stride(1) == rows.shape[2]
-    return rows if whole else rows.contiguous()
 
 
 class Start:

@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from blocks.core.reference import wide
+from blocks.core.tensors import fits
 from blocks.expert_attention import reference, route_kernel, rows_kernel
 from blocks.expert_attention.route_kernel import Routed
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def routed_experts(
@@ -45,11 +44,6 @@ def routed_experts(
     )
     y: Tensor = _Experts.apply(x.flatten(0, 1), weights, order, place, ends, gate_up, down)  # type: ignore[no-untyped-call]
     return y.view(x.shape)
-
-
-def fits(tensor: Tensor) -> bool:
-    """Return whether the kernels can run on a tensor."""
-    return tensor.is_cuda and tensor.dtype in DTYPES
 
 
 def products(query: Tensor, keys: Tensor) -> Tensor:

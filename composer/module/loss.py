@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocks.core.reference import project
+from blocks.core.reference import product_dtype, project
 from composer.graph.chunks import chunk_tokens
 
 IGNORED = -100
@@ -29,9 +29,9 @@ def head_loss(x: Tensor, targets: Tensor | None, weight: Tensor) -> tuple[Tensor
     rows, flat = x.flatten(0, 1), targets.flatten()
     wanted = torch.is_grad_enabled() and (x.requires_grad, weight.requires_grad)
     if wanted and any(wanted):
-        loss: Tensor = _HeadLoss.apply(rows, weight, flat, _product_dtype(x))  # type: ignore[no-untyped-call]
+        loss: Tensor = _HeadLoss.apply(rows, weight, flat, product_dtype(x))  # type: ignore[no-untyped-call]
         return loss, None
-    total, _, _ = _sums(rows, weight, flat, _product_dtype(x), (False, False))
+    total, _, _ = _sums(rows, weight, flat, product_dtype(x), (False, False))
     return total / _counted(flat), None
 
 
@@ -113,10 +113,3 @@ def _scaled(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tenso
 
 def _counted(targets: Tensor) -> Tensor:
     return (targets != IGNORED).sum().clamp(min=1)
-
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype that a product of x is made in here."""
-    kind = x.device.type
-    cast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(kind) if cast else x.dtype

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from blocks.core.tensors import DTYPES
+
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def where(request, monkeypatch):
@@ -13,7 +15,7 @@ def where(request, monkeypatch):
     from blocks.depth_attention import fused
 
     if request.param == "cpu":
-        monkeypatch.setattr(fused, "fits", lambda tensor: tensor.dtype in fused.DTYPES)
+        monkeypatch.setattr(fused, "fits", lambda tensor: tensor.dtype in DTYPES)
     torch.use_deterministic_algorithms(True)
     yield request.param
     torch.use_deterministic_algorithms(False)

@@ -82,7 +82,7 @@ def test_inputs_may_be_slices_and_gradients_expanded(where):
     sliced = torch.cat((torch.full_like(query, torch.nan), query, query), -2)[:, :, 4:8]
     gradient = torch.ones((), device=where).expand(query.shape)
     check(both_ways(sliced, keys, values, gradient)[1], exact(query, keys, values, gradient), torch.float32)
-    assert kernel.in_rows(sliced).data_ptr() == sliced.data_ptr()
+    assert kernel.in_heads(sliced).data_ptr() == sliced.data_ptr()
     across = query.transpose(1, 2).contiguous().transpose(1, 2)
     check(both_ways(across, keys, values, gradient)[1], exact(query, keys, values, gradient), torch.float32)
 

@@ -10,6 +10,7 @@ from models import close, compiled, gradients, tokens_for
 from strategies import make
 
 from blocks.core.operation import At, Flow, Target, Value
+from blocks.core.tensors import DTYPES
 from blocks.expert_attention import reference
 from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.expert_attention.operations import Experts, Route
@@ -32,7 +33,7 @@ KINDS = [
 @pytest.fixture
 def kernels(where, monkeypatch):
     """The kernels run wherever the tensors are."""
-    monkeypatch.setattr(fused, "fits", lambda tensor: tensor.dtype in fused.DTYPES)
+    monkeypatch.setattr(fused, "fits", lambda tensor: tensor.dtype in DTYPES)
     return where
 
 

@@ -1,0 +1,27 @@
+"""Tensors as kernels take them: which they can run on, and how they have to lie."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""What kernels read and write; they work in fp32."""
+
+
+def fits(*tensors: Tensor) -> bool:
+    """Return whether kernels can run on tensors."""
+    return all(tensor.is_cuda and tensor.dtype in DTYPES for tensor in tensors)
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """Return x as [rows, width] with each row in one piece; a copy only if it must."""
+    rows = x.flatten(0, -2)
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def in_heads(x: Tensor) -> Tensor:
+    """Return x as [tokens, heads, head_dim] with each token's heads in one piece; a copy only if it must."""
+    rows = x.flatten(0, 1)
+    whole = rows.stride(2) == 1 and (rows.stride(1) == rows.shape[2] or rows.shape[1] == 1)
+    return rows if whole else rows.contiguous()
