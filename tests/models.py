@@ -43,6 +43,29 @@ def gradients(model, tokens):
     return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
 
 
+def kept(model, batch, device="cpu"):
+    """Return the bytes of all storages that the backward pass of a loss keeps, weights apart."""
+    tokens = tokens_for(model.spec, batch).to(device)
+    return kept_of(lambda: model.loss(tokens, tokens.clone()), model.parameters())
+
+
+def kept_of(run, apart):
+    """Return the bytes of all storages that the backward pass of a run keeps, some tensors' apart."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in apart}
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage  # held, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        made = run()
+    del made
+    return sum(storage.nbytes() for storage in storages.values())
+
+
 def close(got, expected, tolerance=1e-5):
     """Assert that two mappings of tensors agree to `tolerance` of the largest element.
 

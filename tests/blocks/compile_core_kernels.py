@@ -1,16 +1,12 @@
-"""Compile the kernels of `blocks.core` for a Hopper, which takes no GPU; print what they load and store.
-
-Run as a process of its own: where kernels are interpreted they cannot be compiled.
-"""
+"""Compile the kernels of `blocks.core` for a Hopper, which takes no GPU; print what they load and store."""
 
 import json
-import re
 
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
+from offline import ptx, spills, widest
 
 from blocks.core import norm_kernel, rotary_kernel
-from blocks.core.tiles import Shape, padded, tile
+from blocks.core.gpu import padded
+from blocks.core.tiles import Shape, tile
 
 TYPES = {
     **dict.fromkeys(("a", "total", "to_total", "to_a", "gain", "shares", "turns"), "*fp32"),
@@ -26,21 +22,7 @@ def compiled(function, step, width, **flags):
     """Return the PTX of a kernel."""
     sizes = tile(Shape(step, 90, width))
     constants = {"ROWS": sizes.rows, "BLOCK": padded(width), **flags}
-    names = list(function.arg_names)
-    source = ASTSource(
-        function,
-        {name: TYPES.get(name, "constexpr") for name in names},
-        {(names.index(name),): value for name, value in constants.items()},
-        {
-            (number,): [["tt.divisibility", 16]]
-            for number, name in enumerate(names)
-            if name in TYPES and name not in UNALIGNED
-        },
-    )
-    ptx: str = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": sizes.warps}).asm[
-        "ptx"
-    ]
-    return ptx
+    return ptx(function, TYPES, constants, {*TYPES} - {*UNALIGNED}, num_warps=sizes.warps)
 
 
 NORMS = {"WIDTH": 1024}
@@ -60,11 +42,6 @@ KERNELS = {
 if __name__ == "__main__":
     found = {}
     for name, (function, step, width, flags) in KERNELS.items():
-        ptx = compiled(function, step, width, **flags)
-        moved = {
-            way: max(int(count or 1) * int(bits) // 8 for count, bits in each)
-            for way in ("ld", "st")
-            for each in [re.findall(rf"{way}\.global(?:\.v(\d))?\S*\.b(\d+)", ptx)]
-        }
-        found[name] = {**moved, "spills": ".local" in ptx}
+        text = compiled(function, step, width, **flags)
+        found[name] = {**{way: widest(text, way) for way in ("ld", "st")}, "spills": spills(text)}
     print(json.dumps(found))

@@ -1,16 +1,12 @@
-"""Compile the depth kernels for a Hopper, which takes no GPU; print what their loads and stores are.
-
-Run as a process of its own: where kernels are interpreted they cannot be compiled.
-"""
+"""Compile the depth kernels for a Hopper, which takes no GPU; print what their loads and stores are."""
 
 import json
-import re
 
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
+from offline import ptx, spills, widest
 
+from blocks.core.gpu import padded
 from blocks.depth_attention import append_kernel, kernel
-from blocks.depth_attention.tiles import Shape, padded, tile
+from blocks.depth_attention.tiles import Shape, tile
 
 HEAD_DIM, GROUP, KV_HEADS = 64, 4, 4
 TYPES = {
@@ -46,20 +42,8 @@ def compiled(function, step, **flags):
     sizes = tile(Shape(step, 90, HEAD_DIM, group))
     blocks = {"BLOCK_TOKENS": sizes.tokens, "BLOCK_GROUP": padded(group), "BLOCK_DIM": padded(HEAD_DIM)}
     constants = {"KV_HEADS": KV_HEADS, "GROUP": group, "DIM": HEAD_DIM, **blocks, **flags}
-    names = list(function.arg_names)
-    source = ASTSource(
-        function,
-        {name: TYPES.get(name, "constexpr") for name in names},
-        {(names.index(name),): value for name, value in constants.items()},
-        {
-            (number,): [["tt.divisibility", 16]]
-            for number, name in enumerate(names)
-            if name in ALIGNED or TYPES.get(name, "").startswith("*")
-        },
-    )
-    options = {"num_warps": sizes.warps, "enable_fp_fusion": True}
-    ptx: str = compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
-    return ptx
+    aligned = {*ALIGNED, *(name for name, kind in TYPES.items() if kind.startswith("*"))}
+    return ptx(function, TYPES, constants, aligned, num_warps=sizes.warps, enable_fp_fusion=True)
 
 
 PULL = {"COLUMNS": kernel.COLUMNS, "APART": 8}
@@ -77,10 +61,6 @@ KERNELS = {
 if __name__ == "__main__":
     found = {}
     for name, (function, step, flags) in KERNELS.items():
-        ptx = compiled(function, step, **flags)
-        loads = re.findall(r"ld\.global(?:\.v(\d))?\S*\.b(\d+)", ptx)
-        found[name] = {
-            "bytes": max(int(count or 1) * int(bits) // 8 for count, bits in loads),
-            "spills": ".local" in ptx,
-        }
+        text = compiled(function, step, **flags)
+        found[name] = {"bytes": widest(text, "ld"), "spills": spills(text)}
     print(json.dumps(found))

@@ -1,14 +1,9 @@
-"""Compile the kernels of expert attention for a Hopper, which takes no GPU; print what their accesses are.
-
-Run as a process of its own: where kernels are interpreted they cannot be compiled.
-"""
+"""Compile the kernels of expert attention for a Hopper, which takes no GPU; print what their accesses are."""
 
 import json
-import re
 import sys
 
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
+from offline import ptx, spills, widest
 
 from blocks.expert_attention import route_kernel, rows_kernel
 from blocks.expert_attention.tiles import Shape, tile
@@ -37,18 +32,8 @@ def compiled(function, step, width, **constants):
     names = list(function.arg_names)
     counted = {"tokens", "tiles", "choices", "stride"} | ({"rows"} if names[0] != "rows" else set())
     types = {name: type_of(name, routing, counted) for name in names}
-    source = ASTSource(
-        function,
-        types,
-        {(names.index(name),): value for name, value in constants.items()},
-        {
-            (number,): [["tt.divisibility", 16]]
-            for number, name in enumerate(names)
-            if types[name].startswith("*") or types[name] == "i32"
-        },
-    )
-    options = {"num_warps": sizes.warps, "enable_fp_fusion": step != "choose"}
-    return compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    aligned = {name for name, kind in types.items() if kind.startswith("*") or kind == "i32"}
+    return ptx(function, types, constants, aligned, num_warps=sizes.warps, enable_fp_fusion=step != "choose")
 
 
 def kernels(experts):
@@ -78,11 +63,10 @@ def kernels(experts):
 if __name__ == "__main__":
     found = {}
     for name, function, step, width, constants in kernels(int(sys.argv[1])):
-        ptx = compiled(function, step, width, **constants)
-        loads = re.findall(r"ld\.global(?:\.v(\d))?\S*\.b(\d+)", ptx)
+        text = compiled(function, step, width, **constants)
         found[name] = {
-            "bytes": max(int(count or 1) * int(bits) // 8 for count, bits in loads),
-            "spills": ".local" in ptx,
-            "barriers": ptx.count("bar.sync"),
+            "bytes": widest(text, "ld"),
+            "spills": spills(text),
+            "barriers": text.count("bar.sync"),
         }
     print(json.dumps(found))

@@ -34,7 +34,7 @@ def exact(query, keys, values, gradient):
 
 def far(got, expected):
     """The norm of the error over that of what is expected, which at one slot may be 0."""
-    error = (got.double() - expected.double()).norm()
+    error = (got.double() - expected.double()).detach().norm()
     return float(error / expected.double().norm().clamp(min=1e-3))
 
 

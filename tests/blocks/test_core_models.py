@@ -1,9 +1,8 @@
 """Whole models by the kernels of `blocks.core`: planned for a GPU, run here."""
 
 import pytest
-import torch
 from cases import DEPTH, EXPERT, FFN, SEQ, tree
-from models import close, shake, tokens_for
+from models import close, kept, shake, tokens_for
 from strategies import make
 
 from blocks.core import fused
@@ -97,23 +96,6 @@ def test_models_by_kernels_keep_what_they_declare(planned_for_a_gpu, case):
     where = planned_for_a_gpu
     model = ComposedModel(make(TREES[case]), torch_compile="off").to(where)
     length = model.spec.model.context
-    found = (kept(model, where, 5) - kept(model, where, 2)) / (3 * length)
+    found = (kept(model, 5, where) - kept(model, 2, where)) / (3 * length)
     size = FULL._replace(device=where)
     assert saved_per_token(model.graph, length, size) == pytest.approx(found, rel=1e-12)
-
-
-def kept(model, where, batch):
-    """Return the bytes of all storages that the backward pass keeps, weights apart."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    storages = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage
-        return tensor
-
-    tokens = tokens_for(model.spec, batch).to(where)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.loss(tokens, tokens.clone())
-    return sum(storage.nbytes() for storage in storages.values())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import CASES
 from depth_kernels import check, run, weights
-from models import close, compiled, probe, tokens_for
+from models import close, compiled, kept, probe, tokens_for
 from torch.utils.checkpoint import checkpoint
 
 from blocks.core.operation import Target
@@ -310,22 +310,5 @@ def test_models_by_kernels_give_the_loss_and_gradients_of_the_reference(way, for
 @pytest.mark.parametrize("case", ["depth", "dreamer, grouped"])
 def test_models_by_kernels_keep_what_they_declare(where, forced, case):
     model = compiled(CASES[case]).to(where)
-    found = (kept(model, where, 5) - kept(model, where, 2)) / (3 * model.spec.model.context)
+    found = (kept(model, 5, where) - kept(model, 2, where)) / (3 * model.spec.model.context)
     assert saved_per_token(model.graph, model.spec.model.context, FULL) == pytest.approx(found, rel=1e-12)
-
-
-def kept(model, where, batch):
-    """Return the bytes of all storages that the backward pass keeps, weights apart."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    storages = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage
-        return tensor
-
-    tokens = tokens_for(model.spec, batch).to(where)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.loss(tokens, tokens.clone())
-    return sum(storage.nbytes() for storage in storages.values())

@@ -1,25 +1,14 @@
 """The kernels of expert attention compile for a Hopper, which needs no GPU, as they are meant to."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from offline import told_by
 
-HERE = Path(__file__).parent
 ROWS = {"spread", "sum", "swiglu", "swiglu_backward"}
 
 
 def test_kernels_compile_to_wide_loads_without_spills(tmp_path):
     pytest.importorskip("triton")
-    env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    script = [sys.executable, str(HERE / "compile_expert_kernels.py"), "256"]
-    root = str(HERE.parents[1])
-    done = subprocess.run(script, env={**env, "PYTHONPATH": root}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = told_by("compile_expert_kernels.py", tmp_path, "256")
     assert found.keys() == {"choose", "scan", "place", "unchoose"} | ROWS
     for name, each in found.items():
         assert not each["spills"], name

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import GROUPED, tree
-from expert_kernels import SIZES, check, drawn, exact
-from models import close, compiled, gradients, tokens_for
+from depth_kernels import check
+from expert_kernels import SIZES, drawn, exact
+from models import close, compiled, gradients, kept_of, tokens_for
 from strategies import make
 
 from blocks.core.operation import At, Flow, Target, Value
@@ -202,30 +203,19 @@ def test_a_model_that_routes_in_kernels_is_the_same_model(anywhere, code, again)
 # costs
 
 
-def kept(sizes, tokens, device):
+def kept_by_experts(sizes, tokens, device):
     """The bytes that the backward pass keeps, weights apart."""
     _, _, width, experts, active, hidden = sizes
     *weighed, balance, _ = drawn((1, tokens, width, experts, active, hidden), device=device)
     leaves = [each.requires_grad_() for each in weighed]
-    own = {leaf.untyped_storage().data_ptr() for leaf in leaves[2:]}
-    found = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = fused.routed_experts(*leaves, balance, None, active)
-    return sum(storage.nbytes() for storage in found.values()), y
+    return kept_of(lambda: fused.routed_experts(*leaves, balance, None, active), leaves[2:])
 
 
 @pytest.mark.parametrize("size", ["fewer tokens than a tile", "most experts empty"])
 def test_what_is_kept_is_declared_and_less_than_the_reference_keeps(kernels, size):
     sizes = SIZES[size]
     _, _, width, experts, active, hidden = sizes
-    (more, _), (less, _) = (kept(sizes, tokens, kernels) for tokens in (16, 8))
+    more, less = (kept_by_experts(sizes, tokens, kernels) for tokens in (16, 8))
     at = At(8, {})
     saved = RoutedExperts(width, experts, active, hidden, 0.0).saved(at)
     assert saved.inputs == (0, 1)

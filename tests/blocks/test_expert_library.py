@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from expert_kernels import SIZES, check, drawn, exact
+from depth_kernels import check
+from expert_kernels import SIZES, drawn, exact
 from torch.utils.flop_counter import FlopCounterMode
 
 library = pytest.importorskip("blocks.expert_attention.library", exc_type=ImportError)

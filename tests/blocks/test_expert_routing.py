@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from expert_kernels import check, routed
+from depth_kernels import check
+from expert_kernels import routed
 
 from blocks.expert_attention.tiles import BITS, LARGEST, MEASURED, Shape, Tile, padded, tile
 

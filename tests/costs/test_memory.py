@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import CASES, DEPTH, DREAMER, FFN, SEQ, tree
 from hypothesis import given, settings
-from models import shipped, shortened, tokens_for
+from models import kept, shipped, shortened, tokens_for
 from strategies import make, specs
 
 import composer
@@ -20,23 +20,6 @@ from composer.costs.liveness import moments
 from composer.costs.precision import FULL
 from composer.graph import chunks
 from composer.graph.compile import compile_graph
-
-
-def kept(model, batch):
-    """Return the bytes of all storages that the backward pass keeps, weights apart."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    storages = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage  # held, so that no other takes its place
-        return tensor
-
-    tokens = tokens_for(model.spec, batch)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.loss(tokens, tokens.clone())
-    return sum(storage.nbytes() for storage in storages.values())
 
 
 def check_saved(spec):

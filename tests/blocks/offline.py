@@ -1,0 +1,49 @@
+"""Compile kernels for a Hopper, which takes no GPU, and tell what they load and store.
+
+Each `compile_*_kernels.py` is a process of its own: where kernels are interpreted they cannot be compiled.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def told_by(script, cache, *arguments):
+    """Run a script beside this file, which prints what it found as JSON; return that."""
+    root = str(HERE.parents[1])
+    env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache), "PYTHONPATH": root}
+    command = [sys.executable, str(HERE / script), *arguments]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def ptx(function, types, constants, aligned, **options):
+    """Return the PTX of a kernel; `aligned` arguments are multiples of 16."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    names = list(function.arg_names)
+    source = ASTSource(
+        function,
+        {name: types.get(name, "constexpr") for name in names},
+        {(names.index(name),): value for name, value in constants.items()},
+        {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if name in aligned},
+    )
+    return compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+
+
+def widest(text, way):
+    """Return the bytes of the widest global access in PTX; `way` is ld or st."""
+    found = re.findall(rf"{way}\.global(?:\.v(\d))?\S*\.b(\d+)", text)
+    return max(int(count or 1) * int(bits) // 8 for count, bits in found)
+
+
+def spills(text):
+    """Return whether PTX keeps anything in local memory."""
+    return ".local" in text
