@@ -82,9 +82,9 @@ def match(
 
 def _report(target: Spec, found: Match) -> list[str]:
     from composer.cli.result import columns
-    from composer.costs.memory import micro_batch_tokens
     from composer.costs.residuals import percent
     from composer.costs.units import amount
+    from composer.graph.build import micro_batch_tokens
 
     tokens = micro_batch_tokens(target)
     off = [residual.measure for residual in found.residuals if not residual.holds]

@@ -11,7 +11,7 @@ from composer.costs.kept import saved_per_token
 from composer.costs.ledger import Moment
 from composer.costs.liveness import moments, peak
 from composer.costs.precision import Precision, precision
-from composer.graph.build import micro_batch_tokens as micro_batch_tokens
+from composer.graph.build import micro_batch_tokens
 from composer.spec.models import Spec
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from blocks.core.graph import Graph
 from blocks.core.numbers import total
 from blocks.core.operation import At, Target
-from composer.costs.memory import micro_batch_tokens, train_memory, trained_length
+from composer.costs.memory import train_memory, trained_length
 from composer.costs.precision import precision
 from composer.costs.recompute import choose, recompute_flops
 from composer.costs.units import bytes_text, count_text
+from composer.graph.build import micro_batch_tokens
 from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed

@@ -19,8 +19,9 @@ from blocks.core.slots import Slots
 from composer.costs.bodies import value_bytes
 from composer.costs.devices import Device
 from composer.costs.kept import Sizes, element_bytes, is_float, place_at
-from composer.costs.memory import micro_batch_tokens, trained_length
+from composer.costs.memory import trained_length
 from composer.costs.precision import FULL, MIXED, precision
+from composer.graph.build import micro_batch_tokens
 from composer.graph.walk import Place, graphs, operations
 from composer.spec.models import Spec
 

@@ -32,8 +32,10 @@ def compile_graph(
     """
     target = target or Target()
     graph = number_slots(build(spec))
-    graph = infer_shapes(dead_code(merge_projections(tie_weights(graph))))
-    graph = choose_kernels(mark_recompute(fuse(graph, target, kernels), recompute), target, kernels)
+    graph = fuse(infer_shapes(dead_code(merge_projections(tie_weights(graph)))), target, kernels)
+    if recompute:
+        graph = mark_recompute(graph, recompute)
+    choose_kernels(graph, target, kernels)
     if kernels == "fused" and (missed := unfused(graph, target)):
         raise SpecError([_fault(spec, each, target) for each in missed])
     return graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,39 +21,36 @@ def mark_recompute(graph: Graph, chosen: Collection[str]) -> Graph:
     Raises:
         ValueError: a place is not that of an operation that can be recomputed.
     """
-    possible = {*recomputable(graph), *_parts(graph)}
+    # what a fused operation stands for could be alone, even if it cannot
+    possible = {*_places(graph, lambda body, node: "parts" in body.nodes[node] or _can_be(body, node))}
     for place in chosen:
         if place not in possible:
             raise ValueError(f"expected an operation that can be recomputed, got {place!r}")
     return _marked(graph, set(chosen), "")
 
 
-def recomputable(graph: Graph, path: str = "") -> Iterator[str]:
+def recomputable(graph: Graph) -> Iterator[str]:
     """Yield the places of the operations that can be: not depth state, not what a graph returns."""
-    returned = {value.node for value in graph.graph["outputs"]}
-    for node, operation, data in operations(graph):
-        if isinstance(operation, Loop):
-            yield from recomputable(operation.body, f"{path}{node}.")
-        elif operation.recomputable and node not in returned:
-            yield from (f"{path}{part}" for part in _again(node, data))
+    return _places(graph, _can_be)
 
 
-def recomputed(graph: Graph, path: str = "") -> Iterator[str]:
+def recomputed(graph: Graph) -> Iterator[str]:
     """Yield the places of the operations that are marked."""
+    return _places(graph, lambda body, node: bool(body.nodes[node].get("recompute")))
+
+
+def _places(graph: Graph, holds: Callable[[Graph, str], bool], path: str = "") -> Iterator[str]:
+    """Yield the places by which the operations go, in loops too, for which something holds."""
     for node, operation, data in operations(graph):
         if isinstance(operation, Loop):
-            yield from recomputed(operation.body, f"{path}{node}.")
-        elif data.get("recompute"):
+            yield from _places(operation.body, holds, f"{path}{node}.")
+        elif holds(graph, node):
             yield from (f"{path}{part}" for part in _again(node, data))
 
 
-def _parts(graph: Graph, path: str = "") -> Iterator[str]:
-    """Yield the places of what fused operations stand for that could be recomputed alone."""
-    for node, operation, data in operations(graph):
-        if isinstance(operation, Loop):
-            yield from _parts(operation.body, f"{path}{node}.")
-        elif "parts" in data:
-            yield from (f"{path}{part}" for part in _again(node, data))
+def _can_be(graph: Graph, node: str) -> bool:
+    recomputable: bool = graph.nodes[node]["op"].recomputable
+    return recomputable and all(value.node != node for value in graph.graph["outputs"])
 
 
 def _again(node: str, data: dict[str, Any]) -> list[str]:
@@ -64,12 +61,11 @@ def _again(node: str, data: dict[str, Any]) -> list[str]:
 
 def _marked(graph: Graph, chosen: set[str], path: str) -> Graph:
     marked = Graph(**graph.graph)
-    returned = {value.node for value in graph.graph["outputs"]}
     for node, operation, data in operations(graph):
         kept = {key: value for key, value in data.items() if key != "recompute"}
         if isinstance(operation, Loop):
             kept["op"] = replace(operation, body=_marked(operation.body, chosen, f"{path}{node}."))
-        elif operation.recomputable and node not in returned:
+        elif _can_be(graph, node):
             names = [f"{path}{part}" for part in _again(node, data)]
             kept |= {} if chosen.isdisjoint(names) else {"recompute": True}
         marked.add_node(node, **kept)
