@@ -9,14 +9,12 @@ from typing import Any, Literal
 
 from blocks.core.gpu import off_triton
 from blocks.core.numbers import largest
-from blocks.core.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
+from blocks.core.operation import TABLE, At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
 from blocks.core.tiles import LARGEST
 
 _REFERENCE = "blocks.core.reference"
 _FUSED = "blocks.core.fused"
 _CHECK = "blocks.core.check"
-# the shape that stands for a rotary table, which has no batch axis
-TABLE: Shape = (-1,)
 
 
 def unfit(operation: Any, target: Target) -> str:

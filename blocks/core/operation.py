@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 Shape = tuple[int, ...]
 
+TABLE: Shape = (-1,)
+"""The shape that stands for a rotary table, which has no batch axis."""
+
 
 class Value(NamedTuple):
     """One output of one node of a graph."""

@@ -7,9 +7,21 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, Literal
 
-from blocks.core.fused_operations import TABLE, AddNorm, NormRotate, as_fused, as_plain, unfit
+from blocks.core.fused_operations import AddNorm, NormRotate, as_fused, as_plain, unfit
 from blocks.core.numbers import largest
-from blocks.core.operation import ORIGIN, Affine, At, Flow, Kernel, Operation, Saved, Scratch, Shape, expect
+from blocks.core.operation import (
+    ORIGIN,
+    TABLE,
+    Affine,
+    At,
+    Flow,
+    Kernel,
+    Operation,
+    Saved,
+    Scratch,
+    Shape,
+    expect,
+)
 
 _REFERENCE = "blocks.core.reference"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from blocks.core.fused_operations import TABLE
+from blocks.core.fused_operations import as_fused, as_plain
 from blocks.core.gpu import off_triton
 from blocks.core.operation import (
     ORIGIN,
+    TABLE,
     Affine,
     At,
     Flow,
@@ -35,14 +36,6 @@ def _unfit(operation: Append | Attend, target: Target) -> str:
     """Return why the Triton kernels cannot run, or ""."""
     larger = operation.head_dim > _LARGEST
     return off_triton(target) or (f"heads are larger than {_LARGEST}" if larger else "")
-
-
-def _fused(operation: Attend) -> Attend:
-    return replace(operation, fused=True)
-
-
-def _plain(operation: Attend) -> Attend:
-    return replace(operation, fused=False)
 
 
 @dataclass(frozen=True)
@@ -108,14 +101,14 @@ class Attend(SlotRead):
             f"{_FUSED}:attend",
             "one kernel; each slot is read once per kv head, only the log-sum-exp is kept",
             _unfit,
-            form=_fused,
+            form=as_fused,
             check=_CHECK,
         ),
         Kernel(
             "slot_attend",
             f"{_REFERENCE}:attend",
             "elementwise over the slots; bound by bytes",
-            form=_plain,
+            form=as_plain,
             compiled=f"{_COMPILED}:attend",
         ),
     )
@@ -214,14 +207,14 @@ class TurnedAttend(Attend):
             f"{_FUSED}:attend_turned",
             "one kernel, which turns queries as it reads them; each slot is read once per kv head",
             _unfit,
-            form=_fused,
+            form=as_fused,
             check=_CHECK,
         ),
         Kernel(
             "slot_attend_turned",
             f"{_REFERENCE}:attend_turned",
             "queries turned, then elementwise over the slots",
-            form=_plain,
+            form=as_plain,
         ),
     )
 
