@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from blocks.core.operation import Target
 
-_TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """Of the norm of what is expected; a kernel that is wrong is off by far more."""
 
 
@@ -40,7 +40,7 @@ def off(names: Sequence[str], found: Sequence[Tensor], wanted: Sequence[Tensor],
         exact = expected.detach()
         share = float((got.detach().double() - exact).norm() / exact.norm().clamp(min=1e-12))
         kind = getattr(torch, dtype) if dtype else got.dtype
-        if not share <= _TOLERANCES[kind]:  # nor is NaN
+        if not share <= TOLERANCES[kind]:  # nor is NaN
             return f"{name} is off by {share:.2g} of its norm in {str(kind).removeprefix('torch.')}"
     return ""
 

@@ -62,6 +62,16 @@ class DeviceClock:
         return _between(run)
 
 
+def without_gradients(function: Callable[..., object], *given: Any) -> Run:
+    """Return a call that records no gradients."""
+
+    def run() -> object:
+        with torch.no_grad():
+            return function(*given)
+
+    return run
+
+
 def clock_of(device: torch.device) -> Clock:
     """Return the clock for kernels on a device."""
     return DeviceClock() if device.type == "cuda" else wall

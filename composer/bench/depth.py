@@ -17,12 +17,13 @@ from blocks.core.operation import Affine, Kernel, Operation
 from blocks.core.slot_memory import slots
 from blocks.depth_attention import reference
 from blocks.depth_attention.operations import Append, Attend
+from blocks.depth_attention.ways import backward_way
 from composer.bench import floors
-from composer.bench.clocks import Run
+from composer.bench.clocks import Run, without_gradients
 from composer.bench.floors import Heads, Way
 from composer.bench.records import Goal, Row
 from composer.bench.setting import Case, Setting, measured
-from composer.graph.self_test import self_test
+from composer.graph.passes.choose_kernels import unfit
 from composer.module.emit import resolve
 
 EAGER, COMPILED, STACK = "eager einsum, stacked list", "compiled elementwise", "stack of keys, values alone"
@@ -71,12 +72,7 @@ def fitting(size: Size, setting: Setting) -> Fitting:
 
 
 def _best(operation: Operation, setting: Setting) -> Kernel:
-    target = setting.target
-    return next(
-        kernel
-        for kernel in operation.kernels
-        if not (kernel.unfit(operation, target) or self_test(kernel, operation, target))
-    )
+    return next(kernel for kernel in operation.kernels if not unfit(kernel, operation, setting.target))
 
 
 def forward(size: Size, reads: int, setting: Setting) -> Case:
@@ -85,11 +81,11 @@ def forward(size: Size, reads: int, setting: Setting) -> Case:
     fits = fitting(size, setting)
     contestants: dict[str, Callable[[], Run]] = {
         fits.name: lambda: drawn.ours(fits),
-        EAGER: lambda: partial(_no_grad, partial(stacked_einsum, drawn.query, drawn.listed)),
+        EAGER: lambda: without_gradients(stacked_einsum, drawn.query, drawn.listed),
         STACK: lambda: partial(_stacked, drawn.listed),
     }
     if setting.compiles:
-        contestants[COMPILED] = lambda: partial(_no_grad, partial(_compiled(), *drawn.tensors))
+        contestants[COMPILED] = lambda: without_gradients(_compiled(), *drawn.tensors)
     for name, backend in _backends(setting):
         contestants[f"SDPA {name}"] = partial(_attention, drawn, backend)
     at = heads(size, setting)
@@ -158,8 +154,6 @@ def heads(size: Size, setting: Setting) -> Heads:
 
 
 def _chosen(at: Heads, steps: int) -> Way:
-    from blocks.depth_attention.ways import backward_way
-
     return backward_way(at.heads, at.kv_heads, at.head_dim, steps, at.element)
 
 
@@ -194,7 +188,7 @@ class Drawn:
         for n, (key, value) in enumerate(zip(keys, values, strict=True)):
             token = fits.append(key, value, token, memory, n)
         if not backward:
-            return partial(_no_grad, partial(fits.attend, query, token, memory, self.reads))
+            return without_gradients(fits.attend, query, token, memory, self.reads)
 
         def run() -> Any:
             out = fits.attend(query, token, memory, self.reads)
@@ -309,11 +303,6 @@ def _outs(queries: list[Tensor], keys: list[Tensor], values: list[Tensor], fits:
         token = fits.append(keys[n], values[n], token, memory, n)
         outs.append(fits.attend(query, token, memory, n + 1))
     return outs
-
-
-def _no_grad(run: Run) -> object:
-    with torch.no_grad():
-        return run()
 
 
 def _named(size: Size, count: int, letter: str = "t") -> str:

@@ -23,9 +23,9 @@ from composer.bench.records import Row
 from composer.bench.setting import Case, Setting, measured
 from composer.bench.spec import bench_spec
 from composer.costs.devices import Device
-from composer.costs.memory import micro_batch_tokens
 from composer.costs.time import TimeRow, step_time
-from composer.graph.self_test import self_test
+from composer.graph.build import micro_batch_tokens
+from composer.graph.passes.choose_kernels import unfit
 from composer.graph.walk import operations
 from composer.module.emit import resolve
 from composer.module.model import ComposedModel
@@ -163,9 +163,7 @@ def case(call: Call, task: str, setting: Setting) -> Case:
     contestants: dict[str, Callable[[], Run]] = {}
     skipped = {}
     for kernel in call.operation.kernels:
-        if why := kernel.unfit(call.operation, setting.target) or self_test(
-            kernel, call.operation, setting.target
-        ):
+        if why := unfit(kernel, call.operation, setting.target):
             skipped[kernel.name] = why
         else:
             contestants[kernel.name] = partial(running, call, kernel, backward, setting)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blocks.core.gpu import off_triton
 from blocks.expert_attention import reference
 from composer.bench import floors
-from composer.bench.clocks import Run
+from composer.bench.clocks import Run, without_gradients
 from composer.bench.operations import Call, captured, cast, prepared
 from composer.bench.records import Goal, Row
 from composer.bench.setting import Case, Setting, measured
@@ -69,14 +70,14 @@ def routing(size: Size, setting: Setting, judged: bool) -> Case:
     logits = torch.randn(size.tokens, size.experts, device=setting.device)
     balance = torch.zeros(size.experts, device=setting.device)
     given = (logits, balance, torch.zeros_like(balance), size.active)
-    contestants: dict[str, Callable[[], Run]] = {EAGER: lambda: _without(sort_eagerly, *given)}
+    contestants: dict[str, Callable[[], Run]] = {EAGER: lambda: without_gradients(sort_eagerly, *given)}
     if setting.compiles:
-        contestants[COMPILED] = lambda: _without(torch.compile(sort_eagerly), *given)
+        contestants[COMPILED] = lambda: without_gradients(torch.compile(sort_eagerly), *given)
     skipped = {}
     if why := _unfit(setting):
         skipped[OURS] = why
     else:
-        contestants[OURS] = lambda: _without(_own_routing, *given)
+        contestants[OURS] = lambda: without_gradients(_own_routing, *given)
     return Case(
         str(size),
         "logits to permutation",
@@ -115,12 +116,12 @@ def block(size: Size, setting: Setting, judged: bool) -> Case:
     given = (x, keys, balance, torch.zeros_like(balance), *narrow, size.active)
     contestants: dict[str, Callable[[], Run]] = {
         OURS: lambda: _chain(calls, setting),
-        EAGER: lambda: _without(run_eagerly, *given),
+        EAGER: lambda: without_gradients(run_eagerly, *given),
         ALONE: lambda: _alone(*given),
     }
     if setting.compiles and setting.device.type == "cuda":
         # fake tensors know grouped products in bf16 alone
-        contestants[COMPILED] = lambda: _without(torch.compile(run_eagerly), *given)
+        contestants[COMPILED] = lambda: without_gradients(torch.compile(run_eagerly), *given)
     return Case(
         str(size),
         "block forward",
@@ -184,7 +185,7 @@ def _alone(
     def run() -> object:
         return F.grouped_mm(rows, gate_up, offs=ends), F.grouped_mm(inner, down, offs=ends)
 
-    return _without(run)
+    return without_gradients(run)
 
 
 def _own_routing(logits: Tensor, balance: Tensor, load: Tensor, active: int) -> Any:
@@ -194,20 +195,8 @@ def _own_routing(logits: Tensor, balance: Tensor, load: Tensor, active: int) -> 
 
 
 def _unfit(setting: Setting) -> str:
-    if find_spec("triton") is None:
-        return "triton is not installed"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return "" if setting.device.type == "cuda" or interpreted else "needs a GPU"
-
-
-def _without(function: Callable[..., object], *given: Any) -> Run:
-    """Return a call without gradients."""
-
-    def run() -> object:
-        with torch.no_grad():
-            return function(*given)
-
-    return run
+    return off_triton(replace(setting.target, device="cuda") if interpreted else setting.target)
 
 
 def _routed(row: Row) -> list[Goal]:

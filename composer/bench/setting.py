@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -128,9 +128,5 @@ def measured(case: Case, setting: Setting, whole: bool = False) -> list[Row]:
             moved or None,
             (against.middle, against.low, against.high) if against else None,
         )
-        rows.append(_judged(row, case) if ours and setting.full else row)
+        rows.append(replace(row, goals=tuple(case.goals(row))) if ours and setting.full else row)
     return rows
-
-
-def _judged(row: Row, case: Case) -> Row:
-    return Row(**{**vars(row), "goals": tuple(case.goals(row))})

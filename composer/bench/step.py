@@ -19,7 +19,8 @@ from composer.bench.records import Goal, Row
 from composer.bench.setting import Case, Setting, measured
 from composer.bench.spec import bench_spec
 from composer.costs.count import count
-from composer.costs.memory import micro_batch_tokens, trained_length
+from composer.costs.memory import trained_length
+from composer.graph.build import micro_batch_tokens
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
 from composer.graph.walk import graphs, operations

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import blocks
+from blocks.core.checking import TOLERANCES
 from blocks.depth_attention import reference
 from composer.bench import depth, operations
 from composer.bench.pairs import attempt, side_by_side
@@ -27,8 +28,6 @@ from composer.bench.setting import Setting
 _FACTORS = {"tokens": (0.5, 1, 2), "rows": (0.5, 1, 2), "warps": (0.5, 1, 2), "stages": (1, 2, 3)}
 """How the fields of a tile are varied, against the one that is used now; others stay."""
 _MOST_WARPS = 16
-_TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-"""How far a candidate may be off, of the norm of what is expected; one that is wrong is off by far more."""
 
 
 class Work(NamedTuple):
@@ -142,7 +141,7 @@ def _right(work: Work, module: ModuleType, shape: Any, tile: Any, dtype: torch.d
     if attempt(lambda: made.extend(_under(work, module, shape, tile))):
         return False
     pairs = zip(made, work.expected, strict=True)
-    return all(_off(one, other) <= _TOLERANCES[dtype] for one, other in pairs)
+    return all(_off(one, other) <= TOLERANCES[dtype] for one, other in pairs)
 
 
 def _off(got: Tensor, expected: Tensor) -> float:
