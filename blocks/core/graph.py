@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from blocks.core.operation import Operation, Shape
+from blocks.core.operation import Operation, Shape, Value
 
 if TYPE_CHECKING:
     _DiGraph = nx.DiGraph[str]
@@ -30,6 +30,14 @@ class Graph(_DiGraph):
     passes ran `shapes` and `kernel`. Graph attributes: `inputs` (node names), `outputs` (values), `carried`
     (how many of both, first, go from step to step), `weights` (name -> Weight), `ties` (name -> shared name).
     """
+
+    def leave(self, node: str, positions: Collection[int]) -> None:
+        """Take the inputs at some positions from a node."""
+        inputs: tuple[Value, ...] = self.nodes[node]["inputs"]
+        kept = tuple(value for position, value in enumerate(inputs) if position not in positions)
+        self.nodes[node]["inputs"] = kept
+        read = {value.node for value in kept}
+        self.remove_edges_from([(value.node, node) for value in inputs if value.node not in read])
 
 
 @dataclass

@@ -11,7 +11,7 @@ from blocks.core.config import Problem
 from blocks.core.fields import Count, Positive
 from blocks.core.numbers import label
 from blocks.core.operation import Value
-from blocks.sequence_attention.operations import Attend, WindowMask
+from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
 
 
 class SequenceAttention(AttentionConfig):
@@ -52,8 +52,9 @@ class SequenceAttention(AttentionConfig):
         if self.rope:
             q = build.rotate(q, "query_rotated", (heads, head_dim), self.rope_base)
             k = build.rotate(k, "key_rotated", (kv_heads, head_dim), self.rope_base)
-        mask = []
         if self.window:
-            mask.append(build.shared(f"window_{label(self.window)}", WindowMask(self.window)))
-        y = build.op("attend", Attend(heads, kv_heads, head_dim, self.window), q, k, v, *mask)
+            mask = build.shared(f"window_{label(self.window)}", WindowMask(self.window))
+            y = build.op("attend", WindowAttend(heads, kv_heads, head_dim, self.window), q, k, v, mask)
+        else:
+            y = build.op("attend", Attend(heads, kv_heads, head_dim), q, k, v)
         return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from blocks.core.gpu import off_gpu
@@ -14,16 +14,21 @@ _REFERENCE = "blocks.sequence_attention.reference"
 MASK: Shape = (-2,)
 
 
-def _no_window(operation: Attend, target: Target) -> str:
-    return "it has no window" if operation.window else ""
-
-
 def _unordered(operation: Attend, target: Target) -> str:
-    return _no_window(operation, target) or off_gpu(target)
+    return off_gpu(target)
 
 
-def _window(operation: Attend, target: Target) -> str:
-    return "" if operation.window else "there is no window to mask"
+def _unflashed(operation: WindowAttend, target: Target) -> str:
+    if off := off_gpu(target):
+        return off
+    if target.dtype == "float32":
+        return "it has no float32"
+    fits = operation.head_dim <= 256 and operation.head_dim % 8 == 0
+    return "" if fits else f"head_dim is {operation.head_dim}, not a multiple of 8 up to 256"
+
+
+def _unmasked(operation: WindowAttend) -> WindowAttend:
+    return replace(operation, masked=False)
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,11 @@ class WindowMask(Operation):
 
 @dataclass(frozen=True)
 class Attend(Operation):
-    """softmax(q k^T / sqrt(head_dim)) v over the tokens up to each token: (q, k, v[, mask]) -> y."""
+    """softmax(q k^T / sqrt(head_dim)) v over the tokens up to each token: (q, k, v) -> y."""
 
     heads: int
     kv_heads: int
     head_dim: int
-    window: int | None
 
     kernels = (
         Kernel(
@@ -63,26 +67,27 @@ class Attend(Operation):
             "blocks.sequence_attention.ordered:attend_ordered",
             "torch's fused causal attention, by cuDNN where that fits, then flash",
             _unordered,
-            check="blocks.sequence_attention.ordered:check",
+            check="blocks.sequence_attention.check:check_ordered",
         ),
-        Kernel("sdpa", f"{_REFERENCE}:attend_causal", "torch's fused causal attention", _no_window),
-        Kernel(
-            "sdpa_masked", f"{_REFERENCE}:attend_masked", "torch's attention under the window's mask", _window
-        ),
+        Kernel("sdpa", f"{_REFERENCE}:attend_causal", "torch's fused causal attention"),
         Kernel("attend_plain", f"{_REFERENCE}:attend_plain", "reference: scores, mask, softmax, sum"),
     )
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return one vector for each query head."""
         q, kv = (self.heads, self.head_dim), (self.kv_heads, self.head_dim)
-        expect(self, inputs, q, kv, kv, *([MASK] if self.window else []))
+        expect(self, inputs, q, kv, kv)
         return (q,)
 
+    def seen(self, at: At) -> float:
+        """Return the tokens that the last token sees."""
+        return at.context
+
     def pairs(self, at: At) -> float:
-        """Return the (query, key) pairs per token: T (T + 1) / 2 in all, clipped by the window."""
+        """Return the (query, key) pairs per token: T (T + 1) / 2 in all, clipped by a window."""
         if at.full_mask:
             return at.context
-        seen = smallest(self.window or at.context, at.context)
+        seen = self.seen(at)
         return seen - seen * (seen - 1) / (2 * at.context)
 
     def flops(self, at: At) -> float:
@@ -90,9 +95,8 @@ class Attend(Operation):
         return 4 * self.heads * self.head_dim * self.pairs(at)
 
     def saved(self, at: At) -> Saved:
-        """Keep queries, keys, values, the output, one fp32 log-sum-exp per head, and the mask as numbers."""
-        mask = at.compute_bytes * at.context * at.context if self.window else 0
-        return Saved(inputs=(0, 1, 2), outputs=(0,), extra=4 * self.heads, once=mask)
+        """Keep queries, keys, values, the output and one fp32 log-sum-exp per head."""
+        return Saved(inputs=(0, 1, 2), outputs=(0,), extra=4 * self.heads)
 
     def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
         """It has the precision of the values."""
@@ -101,3 +105,48 @@ class Attend(Operation):
     def sequence_cache(self) -> int:
         """Keys and values."""
         return 2 * self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class WindowAttend(Attend):
+    """The same over the last `window` tokens up to each token: (q, k, v, mask) -> y.
+
+    Attributes:
+        masked: whether it reads the mask, which a kernel that knows of windows does without.
+    """
+
+    window: int
+    masked: bool = True
+
+    kernels = (
+        Kernel(
+            "flash_window",
+            "blocks.sequence_attention.windowed:attend_windowed",
+            "torch's flash attention, which goes through the window alone and needs no mask",
+            _unflashed,
+            form=_unmasked,
+            unread=(3,),
+            check="blocks.sequence_attention.check:check_windowed",
+        ),
+        Kernel("sdpa_masked", f"{_REFERENCE}:attend_masked", "torch's attention under the window's mask"),
+        Kernel("attend_plain", f"{_REFERENCE}:attend_plain", "reference: scores, mask, softmax, sum"),
+    )
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return one vector for each query head."""
+        if self.masked:
+            expect(self, inputs[3:], MASK)
+        return super().shapes(inputs[:3])
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the window, where no mask tells of it."""
+        return {} if self.masked else {"window": self.window}
+
+    def seen(self, at: At) -> float:
+        """Return the tokens that the last token sees."""
+        return smallest(self.window, at.context)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the mask as numbers as well."""
+        mask = at.compute_bytes * at.context * at.context if self.masked else 0
+        return super().saved(at)._replace(once=mask)

@@ -25,11 +25,12 @@ from composer.bench.spec import bench_spec
 from composer.costs.devices import Device
 from composer.costs.time import TimeRow, step_time
 from composer.graph.build import micro_batch_tokens
-from composer.graph.passes.choose_kernels import unfit
+from composer.graph.passes.choose_kernels import Kernels, unfit
 from composer.graph.walk import operations
 from composer.module.emit import resolve
 from composer.module.model import ComposedModel
 from composer.module.stage import descend
+from composer.spec.models import Spec
 
 _TASKS = ("forward", "forward + backward")
 _STEPS = 2
@@ -59,18 +60,21 @@ class Call:
 def own_kernels(setting: Setting) -> Iterator[list[Row]]:
     """Measure all operations that have a choice of kernels; depth state has a part of its own."""
     return _parts(
-        setting, lambda call: len(call.operation.kernels) > 1 and not _is_loss(call) and not _attends(call)
+        calls_of(setting),
+        lambda call: len(call.operation.kernels) > 1 and not _is_loss(call) and not _attends(call),
+        setting,
     )
 
 
 def attention(setting: Setting) -> Iterator[list[Row]]:
-    """Measure sequence attention."""
-    return _parts(setting, _attends)
+    """Measure sequence attention, as it is and through a window of a quarter of the context."""
+    yield from _parts(calls_of(setting), _attends, setting)
+    yield from _parts(windowed(setting), _attends, setting)
 
 
 def loss(setting: Setting) -> Iterator[list[Row]]:
     """Measure the loss."""
-    return _parts(setting, _is_loss)
+    return _parts(calls_of(setting), _is_loss, setting)
 
 
 def _attends(call: Call) -> bool:
@@ -84,8 +88,19 @@ def _is_loss(call: Call) -> bool:
 
 def calls_of(setting: Setting) -> list[Call]:
     """Return the operations of the benchmark's model as it calls them, alike ones once."""
-    spec = bench_spec(setting.full, _STEPS)
-    model = ComposedModel(spec, recompute=()).to(setting.device).train()
+    return _calls(bench_spec(setting.full, _STEPS), "auto", setting)
+
+
+def windowed(setting: Setting) -> list[Call]:
+    """Return those of the model with a window, called with the mask that some kernels do without."""
+    context = bench_spec(setting.full, _STEPS).model.context
+    spec = bench_spec(setting.full, _STEPS, f"blocks.seq.window={context // 4}")
+    calls = _calls(spec, "reference", setting)
+    return [replace(call, kernel=_first(call.operation, setting)) for call in calls]
+
+
+def _calls(spec: Spec, kernels: Kernels, setting: Setting) -> list[Call]:
+    model = ComposedModel(spec, kernels, recompute=()).to(setting.device).train()
     shape = (2, micro_batch_tokens(spec) // spec.model.context, spec.model.context)
     tokens, targets = torch.randint(spec.model.vocab, shape, device=setting.device)
     with cast(setting):
@@ -95,8 +110,12 @@ def calls_of(setting: Setting) -> list[Call]:
     return [*reversed(seen.values())]
 
 
-def _parts(setting: Setting, wanted: Callable[[Call], bool]) -> Iterator[list[Row]]:
-    for call in calls_of(setting):
+def _first(operation: Operation, setting: Setting) -> Kernel:
+    return next(kernel for kernel in operation.kernels if not unfit(kernel, operation, setting.target))
+
+
+def _parts(calls: list[Call], wanted: Callable[[Call], bool], setting: Setting) -> Iterator[list[Row]]:
+    for call in calls:
         if wanted(call) and not has_slots(call):
             for task in _TASKS if differentiable(call) else _TASKS[:1]:
                 yield measured(case(call, task, setting), setting)
@@ -195,14 +214,17 @@ def prepared(kernel: Kernel, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def running(call: Call, kernel: Kernel, backward: bool, setting: Setting) -> Callable[[], list[Tensor]]:
     """Return what runs a call by a kernel and gives its outputs, then the gradients of all it was given."""
-    function = resolve(kernel.function)
+    read = [each for position, each in enumerate(call.inputs) if position not in kernel.unread]
+    constants = kernel.form(call.operation).arguments().items()
+    named = {**call.arguments, **{key: each for key, each in constants if not isinstance(each, Affine)}}
+    function = partial(resolve(kernel.function), **named)
     with torch.no_grad(), cast(setting):
-        given = (*call.inputs, *prepared(kernel, call.weights))
+        given = (*read, *prepared(kernel, call.weights))
     if not backward:
 
         def forward() -> list[Tensor]:
             with torch.no_grad(), cast(setting):
-                return _tensors(function(*given, **call.arguments))
+                return _tensors(function(*given))
 
         return forward
     states = {id(weight) for weight in call.weights if not weight.requires_grad}
@@ -216,7 +238,7 @@ def running(call: Call, kernel: Kernel, backward: bool, setting: Setting) -> Cal
 
     def both() -> list[Tensor]:
         with cast(setting):
-            made = _tensors(function(*arguments, **call.arguments))
+            made = _tensors(function(*arguments))
         outs = [out for out in made if out.requires_grad]
         given_back = [_drawn(out, kept) for out in outs]
         return [*outs, *_tensors(torch.autograd.grad(outs, leaves, given_back, allow_unused=True))]

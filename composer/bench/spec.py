@@ -24,7 +24,10 @@ _SMALL = (
 )
 
 
-def bench_spec(full: bool, steps: int) -> Spec:
-    """Return the spec, which names the tokens of a batch in `caps.train_memory`."""
+def bench_spec(full: bool, steps: int, *changes: str) -> Spec:
+    """Return the spec, which names the tokens of a batch in `caps.train_memory`.
+
+    `changes` are as with `--set`.
+    """
     text = files("composer.bench").joinpath(_FILE).read_text(encoding="utf-8")
-    return loads(text, _FILE, (*(() if full else _SMALL), f"stages.0.recur={steps}"))
+    return loads(text, _FILE, (*(() if full else _SMALL), f"stages.0.recur={steps}", *changes))

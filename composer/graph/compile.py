@@ -35,7 +35,8 @@ def compile_graph(
     graph = fuse(infer_shapes(dead_code(merge_projections(tie_weights(graph)))), target, kernels)
     if recompute:
         graph = mark_recompute(graph, recompute)
-    choose_kernels(graph, target, kernels)
+    # what a kernel does without may be read by no other
+    graph = dead_code(choose_kernels(graph, target, kernels))
     if kernels == "fused" and (missed := unfused(graph, target)):
         raise SpecError([_fault(spec, each, target) for each in missed])
     return graph

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blocks.core.operation import Target
-from blocks.sequence_attention import ordered
+from blocks.sequence_attention import check, ordered
 from blocks.sequence_attention.operations import Attend
 from blocks.sequence_attention.reference import attend_causal
 
@@ -16,13 +16,13 @@ WHERE = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("sizes", [None, (3, 3, 40), (4, 1, 128)])
 def test_its_self_test_holds(where, dtype, sizes):
-    operation = sizes and Attend(*sizes, None)
-    assert ordered.check(operation, Target(where, dtype)) == ""
+    operation = sizes and Attend(*sizes)
+    assert check.check_ordered(operation, Target(where, dtype)) == ""
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_its_self_test_finds_what_is_wrong(part, monkeypatch):
-    results = ordered._results
+    results = check._results
 
     def wrong(attend, *given):
         found = results(attend, *given)
@@ -30,8 +30,9 @@ def test_its_self_test_finds_what_is_wrong(part, monkeypatch):
             found[part] = found[part] * 1.01
         return found
 
-    monkeypatch.setattr(ordered, "_results", wrong)
-    assert ordered.check(None, Target("cpu")).startswith(f"{ordered._NAMES[part]} is off by 0.01")
+    monkeypatch.setattr(check, "_results", wrong)
+    found = check.check_ordered(None, Target("cpu"))
+    assert found.startswith(f"{check._NAMES[part]} is off by 0.01")
 
 
 def test_the_order_is_ours_within_and_as_it_was_after(monkeypatch):

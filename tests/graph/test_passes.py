@@ -10,7 +10,7 @@ from strategies import make, specs
 import composer.graph.compile
 from blocks.core.builder import Builder
 from blocks.core.graph import Graph, Loop
-from blocks.core.operation import Init, Target, Weight
+from blocks.core.operation import Init, Target, Value, Weight
 from blocks.core.operations import Input, Norm, Project, Sum
 from composer.costs.plan import plan
 from composer.graph.build import build
@@ -85,6 +85,39 @@ def test_dead_code_reaches_into_loops():
     graph = dead_code(builder.graph)
     (loop,) = (operation for _, operation, _ in operations(graph) if isinstance(operation, Loop))
     assert list(loop.body.graph["weights"]) == ["alive"]
+
+
+def test_dead_code_takes_from_loops_what_they_do_not_read_and_goes_for_its_maker():
+    builder, x = small()
+    far, near = (builder.project(x, name, (WIDTH,)) for name in ("far", "near"))
+
+    def outer(body, start):
+        inner = body.stage("inner", 2, True, start, lambda b, y: reading(b, y, far, unread=near))
+        return reading(body, inner, near, unread=far)
+
+    def reading(body, start, value, unread):
+        body._capture(unread, builder)
+        return body.op("add", Sum((WIDTH,)), start, body._capture(value, builder))
+
+    builder.graph.graph["outputs"] = [builder.stage("stages.0", 2, True, x, outer)]
+    (inner,) = (body for body, place in graphs(builder.graph) if len(place.loops) == 2)
+    assert inner.graph["inputs"] == ["x", "near", "far"]
+    graph = dead_code(builder.graph)
+    assert [names(body) for body, _ in graphs(graph)] == [
+        ["x", "far", "near", "stages.0"],
+        ["x", "near", "far", "inner", "add"],
+        ["x", "far", "add"],
+    ]
+    # the innermost reader of `far` gone, it is not made
+    inner.graph["outputs"] = [Value("x")]
+    inner.remove_node("add")
+    graph = dead_code(graph)
+    assert [names(body) for body, _ in graphs(graph)][:2] == [
+        ["x", "near", "stages.0"],
+        ["x", "near", "inner", "add"],
+    ]
+    assert list(graph.graph["weights"]) == ["near"]
+    assert ordered(graph)
 
 
 @settings(max_examples=40)
@@ -253,7 +286,7 @@ def test_the_first_kernel_that_fits_is_chosen_and_says_why():
 def test_a_window_takes_the_masked_kernel_and_says_why():
     for block, name, reason in (
         (SEQ, "sdpa", ""),
-        ({**SEQ, "window": 3}, "sdpa_masked", "not sdpa: it has no window"),
+        ({**SEQ, "window": 3}, "sdpa_masked", "not flash_window: needs a GPU"),
     ):
         choice = chosen(make(tree({"s": block}, {"recur": 2, "step": ["s"]})))["stages.0.0.s.attend"]
         assert choice.kernel.name == name

@@ -34,15 +34,18 @@ def choose_kernels(graph: Graph, target: Target, kernels: Kernels = "auto") -> G
     """Set `kernel` on every operation: the first that fits, or with `reference` plain PyTorch.
 
     On a target that is at hand a kernel fits only if its self-test passes. The operation takes the form it
-    has under its kernel, which its costs follow. With `fused`, `unfused` tells what is to be refused.
+    has under its kernel, which its costs follow, and the inputs that kernel reads. With `fused`, `unfused`
+    tells what is to be refused.
     """
-    for _, operation, data in operations(graph):
+    for node, operation, data in operations(graph):
         if isinstance(operation, Loop):
             choose_kernels(operation.body, target, kernels)
         elif not isinstance(operation, Input):
             choice = _choose(operation, target, kernels)
             data["kernel"] = choice
             data["op"] = choice.kernel.form(operation)
+            if choice.kernel.unread:
+                graph.leave(node, choice.kernel.unread)
     return graph
 
 
