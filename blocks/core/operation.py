@@ -203,6 +203,7 @@ class Kernel:
         prepare: `package.module:name` of what is done to the weights once per forward pass, or "".
         prepared: how many tensors `prepare` returns.
         form: returns the operation with the costs it has when this kernel runs it.
+        dtypes: what products it can make; all where none is named.
         unread: positions of the inputs that it does without; what nothing else reads is not made.
         check: `package.module:name` of its self-test, which a kernel of our own has, or "". Called with an
             operation (None: one of its own choosing) and a target, it runs the kernel on one tile against
@@ -220,6 +221,7 @@ class Kernel:
     prepare: str = ""
     prepared: int = 0
     form: Callable[[Any], Any] = _as_it_is
+    dtypes: tuple[str, ...] = ()
     unread: tuple[int, ...] = ()
     check: str = ""
     traceable: bool = True

@@ -19,12 +19,10 @@ def _unordered(operation: Attend, target: Target) -> str:
 
 
 def _unflashed(operation: WindowAttend, target: Target) -> str:
-    if off := off_gpu(target):
-        return off
-    if target.dtype == "float32":
-        return "it has no float32"
     fits = operation.head_dim <= 256 and operation.head_dim % 8 == 0
-    return "" if fits else f"head_dim is {operation.head_dim}, not a multiple of 8 up to 256"
+    return off_gpu(target) or (
+        "" if fits else f"head_dim is {operation.head_dim}, not a multiple of 8 up to 256"
+    )
 
 
 def _unmasked(operation: WindowAttend) -> WindowAttend:
@@ -125,6 +123,7 @@ class WindowAttend(Attend):
             "torch's flash attention, which goes through the window alone and needs no mask",
             _unflashed,
             form=_unmasked,
+            dtypes=("bfloat16", "float16"),
             unread=(3,),
             check="blocks.sequence_attention.check:check_windowed",
         ),

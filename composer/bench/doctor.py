@@ -67,7 +67,10 @@ def kernels() -> Iterator[Finding]:
             yield Finding(kernel.name, f"not here: needs a GPU; {_instead(kind, kernel)} is used")
             continue
         for dtype in DTYPES:
-            yield _tested(kind, kernel, dtype)
+            if kernel.dtypes and dtype not in kernel.dtypes:
+                yield Finding(f"{kernel.name} {dtype}", f"has none; {_instead(kind, kernel)} is used")
+            else:
+                yield _tested(kind, kernel, dtype)
 
 
 def _tested(kind: type[Operation], kernel: Kernel, dtype: str) -> Finding:

@@ -39,14 +39,14 @@ def cost(
     from composer.costs.checkpoint import checkpoint_size
     from composer.costs.count import count
     from composer.costs.devices import device as find
-    from composer.costs.plan import planned, target_on
+    from composer.costs.plan import planned, planned_on
     from composer.costs.time import step_time
 
     spec = load(file, settings or ())
     graph = planned(spec)
     costs = count(spec, graph)
     on = find(device) if device else None
-    time = step_time(spec, planned(spec, target_on(spec, on.kind)), on) if on else None
+    time = step_time(spec, planned_on(spec, graph, on.kind), on) if on else None
     if json:
         from json import dumps
 

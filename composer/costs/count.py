@@ -20,7 +20,7 @@ from blocks.core.operations import Project
 from blocks.core.slots import Slots
 from composer.costs.devices import UnknownDevice, device
 from composer.costs.memory import Memory, train_memory, trained_length
-from composer.costs.plan import planned, trained_flops
+from composer.costs.plan import planned, planned_on, trained_flops
 from composer.costs.precision import precision
 from composer.costs.recompute import recompute_flops
 from composer.costs.time import step_time
@@ -162,9 +162,10 @@ def _step_time(spec: Spec, graph: Graph) -> float | None:
     if cap is None:
         return None
     try:
-        return step_time(spec, graph, device(cap.device)).seconds
+        on = device(cap.device)
     except UnknownDevice as error:
         raise SpecError([spec.fault(("caps", "step_time", "device"), error.expected, error.got)]) from None
+    return step_time(spec, planned_on(spec, graph, on.kind), on).seconds
 
 
 def _add(total: Share, part: Share) -> None:

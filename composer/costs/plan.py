@@ -37,6 +37,11 @@ def planned(spec: Spec, target: Target | None = None, kernels: Kernels = "auto")
     return compile_graph(spec, target, kernels, [*recomputed(graph)])
 
 
+def planned_on(spec: Spec, graph: Graph, device: str) -> Graph:
+    """Return what a spec's planned graph is on a device, cpu or cuda."""
+    return compile_graph(spec, target_on(spec, device), recompute=[*recomputed(graph)])
+
+
 def target_on(spec: Spec, device: str) -> Target:
     """Return what a spec is planned for on a device, cpu or cuda; precision "auto" is bf16-mixed on cuda."""
     said = spec.train.precision if spec.train else "auto"

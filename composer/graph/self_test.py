@@ -11,6 +11,9 @@ from typing import Any
 
 from blocks.core.operation import ORIGIN, Affine, Kernel, Operation, Target
 
+_MOST = 200
+"""Characters of an error: some name all that torch was built with."""
+
 
 def self_test(kernel: Kernel, operation: Operation, target: Target) -> str:
     """Return what is wrong with a kernel on a target that is at hand, or "".
@@ -29,7 +32,7 @@ def run_check(kernel: Kernel, operation: Operation | None, target: Target) -> st
         wrong: str = getattr(import_module(module), name)(operation, target)
     except Exception as error:  # from compiling on, a kernel may fail in any way
         lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        return f"{type(error).__name__}: {lines[0][:_MOST]}" if lines else type(error).__name__
     return wrong
 
 

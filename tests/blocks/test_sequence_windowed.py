@@ -164,7 +164,7 @@ def test_a_model_runs_by_it_as_by_the_mask(flashes, monkeypatch):
     spec = make(TREE)
     wanted, tokens = compiled(spec), tokens_for(spec)
     first, *others = WindowAttend.kernels
-    anywhere = replace(first, unfit=lambda operation, target: "", check="")
+    anywhere = replace(first, unfit=lambda operation, target: "", dtypes=(), check="")
     monkeypatch.setattr(WindowAttend, "kernels", (anywhere, *others))
     model = compiled(spec)
     assert ("flash_window", 3) in used(model.graph)

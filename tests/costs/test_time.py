@@ -18,7 +18,7 @@ from composer.costs.count import count
 from composer.costs.devices import NAMED, Device, calibrations, device
 from composer.costs.fast import Coster, measures
 from composer.costs.fit import fit
-from composer.costs.plan import planned
+from composer.costs.plan import planned, planned_on
 from composer.costs.time import OPTIMIZER_PASSES, step_time
 from composer.graph.compile import compile_graph
 from composer.spec.show import document
@@ -152,7 +152,7 @@ def test_under_a_cap_on_time_one_function_costs_every_width(limit):
 
 def test_fit_sees_what_a_soft_cap_on_memory_recomputes():
     spec = load(spec_path(), ["caps={train_memory: {soft: 40MiB}}"])
-    graphs = [compile_graph(spec), planned(spec)]
+    graphs = [planned_on(spec, graph, "cuda") for graph in (compile_graph(spec), planned(spec))]
     kept, again = (step_time(spec, graph, NAMED["h100"]).seconds for graph in graphs)
     assert kept < again
     limit = {"device": "h100", "hard": (kept + again) / 2}
@@ -177,3 +177,13 @@ def test_on_a_gpu_time_is_that_of_the_fused_plan(capsys):
     plain = capsys.readouterr().out
     assert "TurnedAttend" in fused
     assert "TurnedAttend" not in plain
+
+
+@pytest.mark.parametrize("name", ["h100", "cpu"])
+@pytest.mark.parametrize("memory", ["", "train_memory: {soft: 40MiB}, "])
+def test_a_cap_goes_by_the_estimate_that_is_shown(name, memory, capsys):
+    caps = f"caps={{{memory}step_time: {{device: {name}}}}}"
+    assert main(["cost", str(spec_path()), "--set", caps, "--device", name, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["step_time"] == told["step"]["seconds"]
+    assert bool(told["recomputed"]) == bool(memory)

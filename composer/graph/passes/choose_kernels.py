@@ -64,7 +64,9 @@ def unfused(graph: Graph, target: Target) -> list[Unfused]:
 
 def unfit(kernel: Kernel, operation: Operation, target: Target) -> str:
     """Return why a kernel cannot run an operation on a target, or ""."""
-    return kernel.unfit(operation, target) or self_test(kernel, operation, target)
+    lacking = kernel.dtypes and target.dtype not in kernel.dtypes
+    unlike = f"it has no {target.dtype}" if lacking else ""
+    return kernel.unfit(operation, target) or unlike or self_test(kernel, operation, target)
 
 
 def _choose(operation: Operation, target: Target, kernels: Kernels) -> Choice:
