@@ -202,6 +202,7 @@ class Kernel:
         unfit: returns why it cannot run an operation on a target, or "".
         prepare: `package.module:name` of what is done to the weights once per forward pass, or "".
         prepared: how many tensors `prepare` returns.
+        casts: how many weights, the first ones, `prepare` casts to the precision of products.
         form: returns the operation with the costs it has when this kernel runs it.
         dtypes: what products it can make; all where none is named.
         unread: positions of the inputs that it does without; what nothing else reads is not made.
@@ -220,6 +221,7 @@ class Kernel:
     unfit: Callable[[Any, Target], str] = _fits
     prepare: str = ""
     prepared: int = 0
+    casts: int = 0
     form: Callable[[Any], Any] = _as_it_is
     dtypes: tuple[str, ...] = ()
     unread: tuple[int, ...] = ()

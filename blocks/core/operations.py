@@ -104,10 +104,15 @@ class Project(Operation):
         """One product either way; only joined weights need preparation."""
         if len(self.outputs) == 1:
             return (Kernel("linear", f"{_REFERENCE}:project", "one product of the input and the weight"),)
-        why = f"{len(self.outputs)} projections of one input as one product; weights joined once per forward"
+        count = len(self.outputs)
         return (
             Kernel(
-                "linear_joined", f"{_REFERENCE}:project_joined", why, prepare=f"{_REFERENCE}:join", prepared=1
+                "linear_joined",
+                f"{_REFERENCE}:project_joined",
+                f"{count} projections of one input as one product; weights joined once per forward",
+                prepare=f"{_REFERENCE}:join",
+                prepared=1,
+                casts=count,
             ),
         )
 

@@ -59,8 +59,8 @@ def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def join(*weights: Tensor) -> tuple[Tensor]:
-    """Stack the weights [n_i, fan_in] to one [sum n_i, fan_in]."""
-    return (torch.cat(weights),)
+    """Stack the weights [n_i, fan_in] to one [sum n_i, fan_in], cast as autocast would at each product."""
+    return (torch.cat([weight.to(product_dtype(weight)) for weight in weights]),)
 
 
 def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:

@@ -46,6 +46,7 @@ class RoutedExperts(Operation):
             _unfit,
             prepare=f"{_REFERENCE}:cast_experts",
             prepared=5,
+            casts=2,
             check="blocks.expert_attention.check:check",
         ),
         Kernel(
@@ -54,6 +55,7 @@ class RoutedExperts(Operation):
             "reference: route, then experts in grouped products",
             prepare=f"{_REFERENCE}:cast_experts",
             prepared=5,
+            casts=2,
             traceable=False,
         ),
     )

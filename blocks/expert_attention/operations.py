@@ -101,6 +101,7 @@ class Experts(Operation):
             _ungrouped,
             prepare=f"{_REFERENCE}:cast",
             prepared=2,
+            casts=2,
             traceable=False,
             compiled=f"{_COMPILED}:experts_grouped",
         ),

@@ -68,9 +68,7 @@ class Step:
         sources: all it reads.
         weights: name of each that is trained, and size of its gradient.
         prepared: weights joined or cast for it once per forward pass, which the backward pass needs.
-        joined: the same where it needs only what was made of them at each execution.
         late: of what gradients grow by when the backward pass is done with prepared weights.
-        cast: weights that are cast at each execution.
         slots: the depth slots that it uses.
         inside: whether it keeps what it needs inside.
         again: whether it runs again in the backward pass; `made_again` is what it makes then.
@@ -92,9 +90,7 @@ class Step:
     sources: tuple[Value, ...]
     weights: tuple[tuple[str, int], ...]
     prepared: float
-    joined: float
     late: float
-    cast: float
     slots: tuple[str, ...]
     inside: bool
     again: bool
@@ -104,7 +100,7 @@ class Step:
         """Return what it keeps and needs at one trip."""
         if not self.varies:
             return self.needs
-        return needs(self.operation, self.flow, self.copied, self.cast, batch, batch.at(trips))
+        return needs(self.operation, self.flow, self.copied, batch, batch.at(trips))
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ class Body:
         keeps_state: the same where it is kept, else 0.
         constant: bytes that each execution keeps, those left out that vary from trip to trip.
         weights: bytes of its weights, those of loops in it included.
-        gradients: of their gradients before they grow; `prepared`, `joined` and `late` likewise.
+        gradients: of their gradients before they grow; `prepared` and `late` likewise.
         slots: bytes of depth slots that one execution makes, and of their gradients.
         makes_slots: whether there are any.
         inner: bodies of the loops in it, by node.
@@ -145,7 +141,6 @@ class Body:
     weights: float
     gradients: float
     prepared: float
-    joined: float
     late: float
     slots: float
     slot_gradients: float
@@ -153,10 +148,10 @@ class Body:
     inner: dict[str, Body]
 
 
-def needs(operation: Operation, flow: Flow, copied: float, cast: float, batch: Batch, at: At) -> Needs:
+def needs(operation: Operation, flow: Flow, copied: float, batch: Batch, at: At) -> Needs:
     """Return what an operation keeps and needs at a place."""
     saved = operation.saved(at)
-    once = saved.once + cast
+    once = saved.once
     scratch = operation.scratch(at, flow)
     return Needs(
         batch.tokens * (saved.extra + copied) + once,
@@ -227,7 +222,6 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         batch.size.weight * _own(graph) + total(count * each.weights for count, each in copies),
         total(own.values()) + total(count * each.gradients for count, each in copies),
         total(step.prepared for step in steps) + total(count * each.prepared for count, each in copies),
-        total(step.joined for step in steps) + total(count * each.joined for count, each in copies),
         total(step.late for step in steps) + total(count * each.late for count, each in copies),
         total(at.compute_bytes * each for each in slots) + total(b.trips * b.slots for b in inner.values()),
         total(4 * each for each in slots) + total(b.trips * b.slot_gradients for b in inner.values()),
@@ -253,7 +247,7 @@ def _step(
         kept_there = found.loops[node].values
         reads = tuple(v for v, name in zip(sources, names, strict=True) if Value(name) in kept_there)
         flow, copied, need = Flow(0, 0, 0), 0.0, _NONE
-        prepared = joined = late = cast = 0.0
+        prepared = late = 0.0
     else:
         copies = [copy_bytes(operation, graph, value, at, sizes) for value in inputs]
         saved: Saved = operation.saved(at)
@@ -265,14 +259,15 @@ def _step(
             total(bytes_of(graph, value, sizes) for value in made),
             total(copy or 0 for copy in copies),
         )
-        held = ((name, graph.graph["weights"][name]) for name in data["weights"])
-        ready = _ready(operation, data, at, batch.size)
-        elements = [(name, weight.size) for name, weight in held if weight.trained]
-        whole: float = total(size for _, size in elements)
-        weights = tuple((name, ready.gradient * size) for name, size in elements)
-        prepared, joined = ready.prepared * whole, ready.joined * whole
-        late, cast = ready.late * whole, ready.cast * whole
-        need = needs(operation, flow, copied, cast, batch, at)
+        made_ready = [
+            (name, graph.graph["weights"][name].size, _ready(operation, data, number, at, batch.size))
+            for number, name in enumerate(data["weights"])
+            if graph.graph["weights"][name].trained
+        ]
+        weights = tuple((name, ready.gradient * size) for name, size, ready in made_ready)
+        prepared = total(ready.prepared * size for _, size, ready in made_ready)
+        late = total(ready.late * size for _, size, ready in made_ready)
+        need = needs(operation, flow, copied, batch, at)
     stored = {value: batch.tokens * bytes_of(graph, value, sizes) for value in (*made, *dies)}
     # tables stay until the step ends
     table = operation.table_bytes(at)
@@ -296,9 +291,7 @@ def _step(
         sources,
         weights,
         prepared,
-        joined,
         late,
-        cast,
         tuple(value.node for value in inputs if is_slots(graph, value)),
         node in found.inside,
         node in found.reruns,
@@ -319,29 +312,24 @@ def _gradients(
 
 
 class _Ready(NamedTuple):
-    """How weights are made ready, in bytes of an element: see `Step`."""
+    """How a weight is made ready, in bytes of an element: see `Step`."""
 
     gradient: float
     prepared: float = 0
-    joined: float = 0
     late: float = 0
-    cast: float = 0
 
 
-def _ready(operation: Operation, data: dict[str, Any], at: At, size: Precision) -> _Ready:
-    """Return how an operation's weights are made ready."""
+def _ready(operation: Operation, data: dict[str, Any], number: int, at: At, size: Precision) -> _Ready:
+    """Return how one of an operation's weights is made ready."""
     weight, compute = size.weight, size.compute
-    narrow = compute < weight
     if isinstance(operation, Slots):
         return _Ready(weight)
     kernel = data["kernel"].kernel
-    if kernel.prepared == 1:
-        # autocast casts what was joined each time
-        return _Ready(weight, joined=weight, cast=compute) if narrow else _Ready(weight, prepared=weight)
-    if narrow and (kernel.prepare or operation.works_in(at) == "compute"):
+    casts = number < kernel.casts if kernel.prepare else operation.works_in(at) == "compute"
+    if casts and compute < weight:
         # cast once for all products; gradients add up as they come, and are widened in the end
         return _Ready(compute, prepared=compute, late=weight - compute)
-    return _Ready(weight)
+    return _Ready(weight, prepared=weight if kernel.prepared == 1 else 0)
 
 
 def _own(graph: Graph) -> float:

@@ -75,11 +75,10 @@ class _Replay:
         graph = root.graph.graph
         ledger.add("weights", root.weights)
         ledger.add("optimizer", 2 * root.weights)
-        ledger.add("prepared", root.prepared + root.joined)
+        ledger.add("prepared", root.prepared)
         # tokens and targets
         ledger.add("activations", len(graph["inputs"]) * root.state)
         self._forward(root, {}, "")
-        ledger.add("prepared", -root.joined)
         self._backward(root, {}, "", _Turn(1, 1, {}), {graph["outputs"][-1]: _Gradient(0)})
         ledger.moment(("update of the weights",), 0)
 

@@ -1,10 +1,13 @@
 """Passes may be interleaved, repeated, recomputed and accumulated; gradients stay the same."""
 
+from collections import Counter
+
 import pytest
 import torch
-from cases import CASES, DREAMER
+from cases import ALL, CASES, DREAMER, GROUPED, tree
 from models import close, compiled, gradients, probe, shipped, tokens_for
 from strategies import make
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import composer
@@ -124,3 +127,31 @@ def test_float64_agrees_with_float32():
     tokens = tokens_for(model.spec, 2, 7)
     rough = model(tokens)
     close({"y": rough.double()}, {"y": model.double()(tokens)})
+
+
+class Casts(TorchDispatchMode):
+    """Counts what is cast to bf16 and has neither a row for each sequence nor one for each token."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.found, self.rows = Counter(), (len(tokens), tokens.numel(), 2 * tokens.numel())
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        cast = func is torch.ops.aten._to_copy.default and made.dtype == torch.bfloat16
+        if cast and made.shape[0] not in self.rows:
+            self.found[tuple(made.shape)] += 1
+        return made
+
+
+def test_under_autocast_weights_are_cast_once_for_all_steps():
+    found = []
+    for steps in (1, 4):
+        blocks = {**ALL, "expert": GROUPED}
+        model = compiled(tree(blocks, {"recur": steps, "step": [*blocks]}, width=16))
+        tokens = tokens_for(model.spec, 3)
+        with Casts(tokens) as casts, torch.autocast("cpu", torch.bfloat16):
+            model.loss(tokens, tokens)
+        found.append(casts.found)
+    assert len(found[0]) > 5
+    assert found[0] == found[1]
