@@ -144,7 +144,7 @@ def allocated(spec, batch, dtype=torch.bfloat16):
         now = peak = sum(
             each.nbytes for each in (*model.parameters(), *model.buffers(), *states, tokens, targets)
         )
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
             step(model, optimizer, tokens, targets)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
