@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, settings
 
 # read by torch when it is imported, which torch-free tests never do
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# read by cuBLAS, which torch asks for it where only deterministic algorithms may run
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 if not Path("/dev/nvidiactl").exists():
     # read by triton when it is imported: without a GPU kernels are tested in its interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from blocks.core import norm_kernel, reference, rotary_kernel
 from blocks.core.checking import apart, drawn, off
@@ -21,20 +22,26 @@ def check_add_norm(operation: AddNorm | None, target: Target) -> str:
     width = operation.shape[-1] if operation else 96
     with apart(target):
         a, b, of_norm, of_total, gain = drawn([(1, TOKENS, width)] * 4 + [(width,)], target)
-        leaves = [each.double().requires_grad_() for each in (a, b, gain)]
-        total = leaves[0] + leaves[1]
-        normed = reference.rms_norm_plain(total, leaves[2])
-        wanted = torch.autograd.grad([normed, total], leaves, [of_norm.double(), of_total.double()])
-        forward = norm_kernel.add_norm_forward(a, b, gain, a.dtype)
-        backward = norm_kernel.add_norm_backward(of_norm, of_total, forward[1], gain, (a.dtype, b.dtype))
-        names = (
-            "norm",
-            "sum",
-            "gradient of the first term",
-            "gradient of the second",
-            "gradient of the gain",
-        )
-        return off(names, [*forward, *backward], [normed, total, *wanted])
+        # as autocast has it, too: the stream in fp32, what is added to it and its norm narrow
+        wide = (a.float(), b, of_norm, of_total.float(), gain.float())
+        return _add_norm(a, b, of_norm, of_total, gain) or _add_norm(*wide)
+
+
+def _add_norm(a: Tensor, b: Tensor, of_norm: Tensor, of_total: Tensor, gain: Tensor) -> str:
+    leaves = [each.double().requires_grad_() for each in (a, b, gain)]
+    total = leaves[0] + leaves[1]
+    normed = reference.rms_norm_plain(total, leaves[2])
+    wanted = torch.autograd.grad([normed, total], leaves, [of_norm.double(), of_total.double()])
+    forward = norm_kernel.add_norm_forward(a, b, gain, of_norm.dtype)
+    backward = norm_kernel.add_norm_backward(of_norm, of_total, forward[1], gain, (a.dtype, b.dtype))
+    return off(_ADD_NORM, [*forward, *backward], [normed, total, *wanted])
+
+
+_ADD_NORM = (
+    "norm",
+    "sum",
+    *(f"gradient of the {name}" for name in ("first term", "second", "gain")),
+)
 
 
 def check_rotary(operation: Operation | None, target: Target) -> str:

@@ -58,16 +58,37 @@ def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
     return y.view(*y.shape[:2], *shape)
 
 
+def alignment(weight: Tensor) -> int:
+    """Return what the columns of a joined product begin at multiples of, where its weights are.
+
+    Attention on a GPU copies 16 bytes at a time, and Triton tells strides by multiples of 16.
+    """
+    return 16 if weight.is_cuda else 1
+
+
 def join(*weights: Tensor) -> tuple[Tensor]:
-    """Stack the weights [n_i, fan_in] to one [sum n_i, fan_in], cast as autocast would at each product."""
-    return (torch.cat([weight.to(product_dtype(weight)) for weight in weights]),)
+    """Stack the weights [n_i, fan_in] to one [sum n_i, fan_in], cast as autocast would at each product.
+
+    After each stand rows of zeros up to the next multiple of its `alignment`.
+    """
+    stacked = []
+    for weight in weights:
+        cast = weight.to(product_dtype(weight))
+        missing = -len(weight) % alignment(weight)
+        stacked += [cast, cast.new_zeros(missing, cast.shape[1])] if missing else [cast]
+    return (torch.cat(stacked),)
 
 
 def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """Return one output for each shape, made by one product with the joined weight."""
     y: Tensor = F.linear(x.flatten(2), weight)
-    parts = torch.split(y, [prod(shape) for shape in shapes], -1)
-    return tuple(part.view(*y.shape[:2], *shape) for part, shape in zip(parts, shapes, strict=True))
+    sizes = [prod(shape) for shape in shapes]
+    multiple = alignment(weight)
+    parts = torch.split(y, [size + -size % multiple for size in sizes], -1)
+    return tuple(
+        part[..., :size].view(*y.shape[:2], *shape)
+        for part, size, shape in zip(parts, sizes, shapes, strict=True)
+    )
 
 
 def sequence_table(tokens: Tensor, head_dim: int, base: float) -> Tensor:

@@ -106,7 +106,8 @@ def _places(row, rows, length, HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl
     element = tl.arange(0, BLOCK)[None, :]
     token = row // HEADS
     there = (row < rows) & (element < DIM)
-    return token, (row % HEADS) * DIM + element, (token % length) * DIM + element, there
+    # 64-bit remainders take a call; tokens are fewer than 2^31
+    return token, (row % HEADS) * DIM + element, (token.to(tl.int32) % length) * DIM + element, there
 
 
 @triton.jit

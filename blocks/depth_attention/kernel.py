@@ -27,11 +27,11 @@ import triton.language as tl
 from torch import Tensor
 
 from blocks.core.tensors import in_heads
-from blocks.depth_attention.tile_kernel import Start, load, place, turned
+from blocks.depth_attention.tile_kernel import Start, load, load_heads, place, turned
 
-COLUMNS = 7
+COLUMNS = 8
 """Of a table of reads: addresses of queries, gradients, log-sum-exps and deltas, the slots read, the elements
-from token to token of the queries, and the address of their turn."""
+from token to token of the queries, the address of their turn, and one for rows of a multiple of 16 bytes."""
 
 
 class Push(NamedTuple):
@@ -237,7 +237,7 @@ def _backward(
     if TURN:
         q = turned(q, turn, DIM, False)
     g = load(gradient + token * gradient_stride + at, wide)
-    norm = load(log_sum + row + head, per_head)
+    norm = load_heads(log_sum + row + head, per_head)
     outward = tl.sum(g * load(out + row * DIM + at, wide), 2, keep_dims=True)
     tl.store(delta + row + head, outward, mask=per_head)
     to_query = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
@@ -270,7 +270,7 @@ def _backward(
             tl.store(note + 2, log_sum.to(tl.int64))
             tl.store(note + 3, delta.to(tl.int64))
             tl.store(note + 4, reads.to(tl.int64))
-            tl.store(note + 5, query_stride.to(tl.int64))
+            tl.store(note + 5, query_stride)  # a constant where it is 1
             tl.store(note + 6, turn.to(tl.int64))
 
 
@@ -318,8 +318,8 @@ def _pull(
         if QUERIES:
             q = turned(q, tl.load(table + 6).to(tl.pointer_type(tl.float32)), DIM, False)
         g = load(tl.multiple_of(gradient, 16) + gradient_at, wide & seen)
-        share = tl.exp(tl.sum(q * k, 2, keep_dims=True) - load(log_sum + stats, per_head & seen))
-        to_score = share * (tl.sum(g * v, 2, keep_dims=True) - load(delta + stats, per_head & seen))
+        share = tl.exp(tl.sum(q * k, 2, keep_dims=True) - load_heads(log_sum + stats, per_head & seen))
+        to_score = share * (tl.sum(g * v, 2, keep_dims=True) - load_heads(delta + stats, per_head & seen))
         to_key += to_score * q
         to_value += share * g
         table += COLUMNS

@@ -80,7 +80,7 @@ def depth_pull(
         for read in zip(queries, gradients, log_sums, deltas, strict=True)
     ]
     apart = queries[0].shape[2] * queries[0].shape[3]
-    rows = [[*(each.data_ptr() for each in read), 1, apart, 0] for read in reads]
+    rows = [[*(each.data_ptr() for each in read), 1, apart, 0, 0] for read in reads]
     table = torch.tensor(rows, dtype=torch.int64, device=key.device)
     given = (key.contiguous(), value.contiguous(), table)
     return kernel.pull(*given, len(rows), 0, queries[0].shape[2], key.dtype)

@@ -83,12 +83,20 @@ def load(pointers, mask):
 
 
 @triton.jit
+def load_heads(pointers, mask):
+    """Load one number for each head, [tokens, group, 1], as fp32."""
+    # in two dimensions: Triton 3.6 loads a last one of 1 as often as a thread holds elements of other blocks
+    shape: tl.constexpr = [mask.shape[0], mask.shape[1]]
+    flat = tl.load(tl.reshape(pointers, shape), mask=tl.reshape(mask, shape), other=0.0)
+    return tl.expand_dims(flat.to(tl.float32), 2)
+
+
+@triton.jit
 def turned(x, turn, DIM: tl.constexpr, BACK: tl.constexpr):
     """Turn the pairs of a block [tokens, group, head_dim], forward or back."""
     first, second = tl.split(tl.reshape(x, [x.shape[0], x.shape[1], x.shape[2] // 2, 2]))
-    at = 2 * tl.arange(0, x.shape[2] // 2)[None, None, :]
-    cos = tl.load(turn + at, mask=at < DIM, other=0.0)
-    sin = tl.load(turn + at + 1, mask=at < DIM, other=0.0)
+    at = tl.arange(0, x.shape[2])[None, None, :]
+    cos, sin = tl.split(tl.reshape(tl.load(turn + at, mask=at < DIM, other=0.0), [1, 1, x.shape[2] // 2, 2]))
     if BACK:
         sin = -sin
     turned = tl.join(first * cos - second * sin, first * sin + second * cos)

@@ -41,6 +41,9 @@ MEASURED: dict[Shape, Tile] = {}
 _ELEMENTS: dict[Pass, int] = {"append": 4096, "forward": 4096, "backward": 2048, "pull": 2048}
 """Elements of a block. Forward holds two blocks (queries, sums), backward three to four."""
 
+_WIDE = 4096
+"""The same of the backward pass where heads share slots: at 2048 a thread would load 8 bytes of a slot."""
+
 _PER_THREAD = 32
 """Elements of one block that a thread holds at most: four blocks in fp32 fit into 255 registers."""
 
@@ -53,6 +56,7 @@ def tile(shape: Shape) -> Tile:
 def _derived(shape: Shape) -> Tile:
     # bound by bytes: enough programs in flight count for more than large ones
     token = padded(shape.group) * padded(shape.head_dim)
-    tokens = max(1, _ELEMENTS[shape.kernel] // token)
+    elements = _WIDE if shape.kernel == "backward" and shape.group > 2 else _ELEMENTS[shape.kernel]
+    tokens = max(1, elements // token)
     warps = max(4, min(16, tokens * token // (32 * _PER_THREAD)))
     return Tile(tokens, warps, stages=1)

@@ -55,18 +55,24 @@ def _routing(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
 
 
 def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
-    """Run a few experts of the sizes; one more than are active, so that some get fewer tokens."""
+    """Run a few experts of the sizes: two that get no token, and one more than are active."""
     width, active, hidden = operation.width, operation.active, operation.hidden
-    shapes = ((1, TOKENS, width), (1, TOKENS, active), (active + 1, width, 2 * hidden))
-    draws = [torch.randn(s, generator=draw) for s in (*shapes, (active + 1, hidden, width), shapes[0])]
-    scales = (1, 1, width**-0.5, hidden**-0.5, 1)
+    experts = active + 3
+    shapes = ((1, TOKENS, width), (experts, width, 2 * hidden), (experts, hidden, width), (1, TOKENS, width))
+    draws = [torch.randn(shape, generator=draw) for shape in shapes]
+    scales = (1, width**-0.5, hidden**-0.5, 1)
     dtype = getattr(torch, target.dtype)
-    x, _, gate_up, down, gradient = (
+    x, gate_up, down, gradient = (
         (scale * each).to(target.device, dtype) for scale, each in zip(scales, draws, strict=True)
     )
-    logits = torch.randn(TOKENS, active + 1, generator=draw).to(target.device)
+    logits = torch.randn(TOKENS, experts, generator=draw)
+    logits[:, [0, experts - 1]] = -100.0
+    logits = logits.to(target.device)
     routed = route_kernel.route(logits, torch.zeros_like(logits[0]), 1.0, active)
     rows = (routed.order, routed.place, routed.ends)
+    # what a product leaves unwritten shows
+    poison = [torch.full_like(each, torch.nan) for each in (gate_up, down, x, x)]
+    del poison
     y, both = fused.forward(x[0], routed.weights, *rows, gate_up, down)
     made = fused.backward(gradient[0], x[0], routed.weights, both, *rows, gate_up, down)
     leaves = [each.double().requires_grad_() for each in (x, routed.weights[None], gate_up, down)]

@@ -48,7 +48,7 @@ LARGEST = 1024
 MOST_ACTIVE = 16
 """Experts of one token at most: their rows are read at once."""
 
-_CHOICES = 1024
+_CHOICES = 256
 """Choices that one program of `place` puts into their rows."""
 
 _SCAN = Tile(1024, 8, 8)
@@ -67,7 +67,7 @@ def _derived(shape: Shape) -> Tile:
     if shape.kernel == "scan":
         return _SCAN
     if shape.kernel == "place":
-        return Tile(_CHOICES, padded(shape.width), 4)
+        return Tile(_CHOICES, padded(shape.width), 2)
     if shape.kernel in ("choose", "unchoose"):
         # 64 logits for each thread; one warp searches alone where it can, for warps would have to wait
         experts = padded(shape.width)

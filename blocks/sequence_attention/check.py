@@ -42,8 +42,10 @@ def check_windowed(operation: WindowAttend | None, target: Target) -> str:
 
 def _compared(ours: _Attention, plain: _Attention, sizes: Attend, target: Target) -> str:
     with apart(target):
-        heads = (sizes.heads, sizes.kv_heads, sizes.kv_heads, sizes.heads)
-        *leaves, gradient = drawn([(2, TOKENS, each, sizes.head_dim) for each in heads], target)
+        heads, size = (sizes.heads, sizes.kv_heads, sizes.kv_heads), sizes.head_dim
+        joined, gradient = drawn([(2, TOKENS, each, size) for each in (sum(heads) + 2, sizes.heads)], target)
+        # beside each other, as one product makes them
+        leaves = [*torch.split(joined[:, :, 2:], heads, 2)]
         wanted = _results(plain, [each.double() for each in leaves], gradient.double())
         return off(_NAMES, _results(ours, leaves, gradient), wanted)
 

@@ -2,13 +2,14 @@
 
 import json
 
-from offline import ptx, spills, widest
+from offline import ptx, spills, waits, widest
 
 from blocks.core.gpu import padded
 from blocks.depth_attention import append_kernel, kernel
 from blocks.depth_attention.tiles import Shape, tile
 
-HEAD_DIM, GROUP, KV_HEADS = 64, 4, 4
+SIZES = ((64, 4, 4), (64, 16, 1), (128, 8, 2))
+"""Head sizes, query heads to a kv head, kv heads."""
 TYPES = {
     **dict.fromkeys(
         (
@@ -36,14 +37,15 @@ TYPES = {
 ALIGNED = ("tokens", "query_stride", "gradient_stride", "slot_stride", "key_stride", "value_stride")
 
 
-def compiled(function, step, **flags):
+def compiled(sizes, function, step, **flags):
     """Return the PTX of a kernel."""
-    group = 1 if step == "append" else GROUP
-    sizes = tile(Shape(step, 90, HEAD_DIM, group))
-    blocks = {"BLOCK_TOKENS": sizes.tokens, "BLOCK_GROUP": padded(group), "BLOCK_DIM": padded(HEAD_DIM)}
-    constants = {"KV_HEADS": KV_HEADS, "GROUP": group, "DIM": HEAD_DIM, **blocks, **flags}
+    head_dim, group, kv_heads = sizes
+    group = 1 if step == "append" else group
+    taken = tile(Shape(step, 90, head_dim, group))
+    blocks = {"BLOCK_TOKENS": taken.tokens, "BLOCK_GROUP": padded(group), "BLOCK_DIM": padded(head_dim)}
+    constants = {"KV_HEADS": kv_heads, "GROUP": group, "DIM": head_dim, **blocks, **flags}
     aligned = {*ALIGNED, *(name for name, kind in TYPES.items() if kind.startswith("*"))}
-    return ptx(function, TYPES, constants, aligned, num_warps=sizes.warps, enable_fp_fusion=True)
+    return ptx(function, TYPES, constants, aligned, num_warps=taken.warps, enable_fp_fusion=True)
 
 
 PULL = {"COLUMNS": kernel.COLUMNS, "APART": 8}
@@ -60,7 +62,10 @@ KERNELS = {
 }
 if __name__ == "__main__":
     found = {}
-    for name, (function, step, flags) in KERNELS.items():
-        text = compiled(function, step, **flags)
-        found[name] = {"bytes": widest(text, "ld"), "spills": spills(text)}
+    for sizes in SIZES:
+        for name, (function, step, flags) in KERNELS.items():
+            if sizes == SIZES[0] or not flags["TURN"]:
+                text = compiled(sizes, function, step, **flags)
+                told = {"bytes": widest(text, "ld"), "spills": spills(text), "waits": waits(text)}
+                found[f"{name} {sizes}"] = told
     print(json.dumps(found))

@@ -9,11 +9,13 @@ from blocks.expert_attention import route_kernel, rows_kernel
 from blocks.expert_attention.tiles import Shape, tile
 
 ACTIVE, WIDTH = 8, 1024
-INTEGERS = ("indices", "bits", "before", "counts", "place", "order", "ends")
+INTEGERS = ("indices", "before", "counts", "place", "order", "ends")
 FLOATS = ("products", "balance", "weights", "totals", "load", "to_weights")
 
 
 def type_of(name, routing, counted):
+    if name == "bits":
+        return "*u8"
     if name in INTEGERS:
         return "*i32"
     if name in FLOATS or (routing and name in ("gradient", "made")):

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -44,6 +45,26 @@ def widest(text, way):
     return max(int(count or 1) * int(bits) // 8 for count, bits in found)
 
 
+def waits(text):
+    """Return how often the loops of PTX have all warps of a program wait for each other."""
+    lines = text.splitlines()
+    labels = {line.split(":")[0]: number for number, line in enumerate(lines) if re.match(r"\$\S+:", line)}
+    found = 0
+    for number, line in enumerate(lines):
+        back = re.search(r"bra\S*\s+(\$\S+);", line)
+        if back and labels[back.group(1)] < number:
+            found += sum("bar.sync" in each for each in lines[labels[back.group(1)] : number])
+    return found
+
+
 def spills(text):
-    """Return whether PTX keeps anything in local memory."""
-    return ".local" in text
+    """Return the bytes that the assembler spills of PTX, in stores and loads."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(text)
+        file.flush()
+        command = [get_ptxas(90).path, "-v", "--gpu-name=sm_90a", file.name, "-o", os.devnull]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "registers" in told, told
+    return sum(map(int, re.findall(r"(\d+) bytes spill", told)))

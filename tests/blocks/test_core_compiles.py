@@ -10,4 +10,4 @@ def test_kernels_compile_to_wide_loads_and_stores_without_spills(tmp_path):
     assert found.keys() == {"add_norm", "add_norm_backward", "rotate", "norm_rotate", "norm_rotate_backward"}
     for name, each in found.items():
         # 16 bytes at once
-        assert each == {"ld": 16, "st": 16, "spills": False}, name
+        assert each == {"ld": 16, "st": 16, "spills": 0}, name

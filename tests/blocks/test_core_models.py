@@ -92,7 +92,7 @@ def chosen(graph):
 
 
 @pytest.mark.parametrize("case", ["transformer", "parallel"])
-def test_models_by_kernels_keep_what_they_declare(planned_for_a_gpu, case):
+def test_models_by_kernels_keep_what_they_declare(planned_for_a_gpu, attention_keeps_as_declared, case):
     where = planned_for_a_gpu
     model = ComposedModel(make(TREES[case]), torch_compile="off").to(where)
     length = model.spec.model.context

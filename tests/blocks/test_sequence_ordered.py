@@ -44,7 +44,7 @@ def test_the_order_is_ours_within_and_as_it_was_after(monkeypatch):
 
     monkeypatch.setattr(ordered, "attend_causal", attend)
     with sdpa_kernel(SDPBackend.MATH), pytest.raises(ValueError, match="stopped"):
-        ordered.attend_ordered(None, None, None)
+        ordered.attend_ordered(*torch.empty(3, 1, 1, 1, 8))
     assert seen == [([3, 1, 2, 0, 4], False)]
     assert torch._C._get_sdp_priority_order() == before
 

@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_search(tmp_path, sampler, goals):
 
 
 def test_two_objectives_end_in_a_front_whose_best_in_the_first_is_the_winner(tmp_path):
-    run_search(toy(tmp_path, TWO, "search.trials=16"), tmp_path / "run", FakeTraining())
+    run_search(toy(tmp_path, TWO, "search.trials=30"), tmp_path / "run", FakeTraining())
     rows = board(tmp_path / "run")
     full = {
         r["trial"]: (float(r["accuracy"]), -float(r["flops_per_token"]))
