@@ -45,7 +45,7 @@ def _compared(ours: _Attention, plain: _Attention, sizes: Attend, target: Target
         heads, size = (sizes.heads, sizes.kv_heads, sizes.kv_heads), sizes.head_dim
         joined, gradient = drawn([(2, TOKENS, each, size) for each in (sum(heads) + 2, sizes.heads)], target)
         # beside each other, as one product makes them
-        leaves = [*torch.split(joined[:, :, 2:], heads, 2)]
+        leaves = [*torch.split(joined[:, :, 2:], [*heads], 2)]
         wanted = _results(plain, [each.double() for each in leaves], gradient.double())
         return off(_NAMES, _results(ours, leaves, gradient), wanted)
 
