@@ -12,11 +12,13 @@ import torch
 Run = Callable[[], object]
 
 _FLUSHED = 256 << 20
-"""Bytes written before each run, several times what the caches of a GPU hold."""
+"""Bytes written and read before each run, several times what the caches of a GPU hold."""
 _LONGEST = 0.05
 """Seconds that the GPU is kept busy at most while a run is queued."""
 _PROBE = 10_000_000
 """Cycles by which the length of a cycle is measured."""
+_AWAKE = 0.3
+"""Seconds of work after which an idle GPU runs at its full clock."""
 
 
 class Clock(Protocol):
@@ -29,10 +31,10 @@ class Clock(Protocol):
 
 def wall(run: Run) -> float:
     """Time a run from its call until the device is done: what whoever waits for it sees."""
-    _wait()
+    wait()
     begun = time.perf_counter()
     run()
-    _wait()
+    wait()
     return time.perf_counter() - begun
 
 
@@ -40,15 +42,16 @@ class DeviceClock:
     """Times what a run keeps a GPU busy, between two of its own events.
 
     The caches are flushed before. The GPU is kept spinning until all of the run is queued, so that Python
-    and the driver, which take longer than a small kernel, are not what is measured. A run that waits for the
-    GPU itself cannot be queued: its waits count.
+    and the driver, which take longer than a small kernel, are not what is measured; a run that began before
+    all was queued is run again after a longer spin. A run that waits for the GPU itself cannot be queued: its
+    waits count.
     """
 
     def __init__(self) -> None:
-        self._flushed = torch.empty(_FLUSHED, dtype=torch.uint8, device="cuda")
+        self._flushed, self._read = torch.zeros(2, _FLUSHED, dtype=torch.uint8, device="cuda")
         self._queued: WeakKeyDictionary[Run, float] = WeakKeyDictionary()
-        _spin(_PROBE)
-        self._cycles = _PROBE / _between(lambda: _spin(_PROBE))
+        _wake()
+        self._cycles = max(_PROBE / _between(lambda: _spin(_PROBE))[0] for _ in range(5))
 
     def __call__(self, run: Run) -> float:
         """Time one run."""
@@ -57,9 +60,15 @@ class DeviceClock:
             # a second time, once everything is compiled and allocated
             run()
             ahead = self._queued[run] = min(1.5 * _queueing(run) + 1e-4, _LONGEST)
-        self._flushed.zero_()
-        _spin(int(ahead * self._cycles))
-        return _between(run)
+        while True:
+            self._flushed.zero_()
+            # what was written is written back meanwhile, not while the run is timed
+            self._read.max()
+            _spin(int(ahead * self._cycles))
+            seconds, early = _between(run)
+            if not early or ahead == _LONGEST:
+                return seconds
+            ahead = self._queued[run] = min(2 * ahead, _LONGEST)
 
 
 def without_gradients(function: Callable[..., object], *given: Any) -> Run:
@@ -77,13 +86,24 @@ def clock_of(device: torch.device) -> Clock:
     return DeviceClock() if device.type == "cuda" else wall
 
 
-def _between(run: Run) -> float:
+def _between(run: Run) -> tuple[float, bool]:
+    """Return the seconds of a run, and whether the GPU began with it before all was queued."""
     begun, ended = _event(), _event()
     begun.record()
     run()
+    early = bool(begun.query())
     ended.record()
     ended.synchronize()
-    return float(begun.elapsed_time(ended)) / 1e3
+    return float(begun.elapsed_time(ended)) / 1e3, early
+
+
+def _wake() -> None:
+    x = torch.ones(2048, 2048, device="cuda")
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < _AWAKE:
+        for _ in range(10):
+            torch.mm(x, x)
+        wait()
 
 
 def _event() -> Any:
@@ -96,12 +116,13 @@ def _spin(cycles: int) -> None:
 
 def _queueing(run: Run) -> float:
     """Return how long a run keeps whoever calls it, with nothing before it in the queue."""
-    _wait()
+    wait()
     begun = time.perf_counter()
     run()
     return time.perf_counter() - begun
 
 
-def _wait() -> None:
+def wait() -> None:
+    """Wait until the GPU, where there is one, has done all that was queued."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
 
 import torch
 
-from composer.bench.clocks import Clock, Run, wall
+from composer.bench.clocks import Clock, Run, wait, wall
+
+
+class DeviceLost(RuntimeError):
+    """The GPU takes no more work in this process; says after what."""
 
 
 @dataclass(frozen=True)
@@ -50,45 +55,83 @@ class Ratio:
 
 
 def side_by_side(
-    contestants: Mapping[str, Run], rounds: int, warmup: int = 2, clock: Clock = wall
+    contestants: MutableMapping[str, Run], rounds: int, warmup: int = 2, clock: Clock = wall
 ) -> tuple[dict[str, Timing], dict[str, str]]:
     """Run every contestant once in each of some rounds, in an order drawn anew for each round.
 
     Returns the timings, and why those failed that could not run to the end: one that runs out of memory is
-    no reason to hear nothing of the others.
+    no reason to hear nothing of the others. Who failed is taken from the contestants, with all it holds.
     """
     failed: dict[str, str] = {}
-    for name, run in contestants.items():
-        if why := attempt(lambda run=run: [run() for _ in range(warmup)]):  # type: ignore[misc]
+    found: dict[str, list[float]] = {name: [] for name in contestants}
+
+    def tried(name: str, run: Run) -> None:
+        if why := attempt(run):
             failed[name] = why
-    found: dict[str, list[float]] = {name: [] for name in contestants if name not in failed}
+            del contestants[name], found[name]
+
+    for name in [*contestants]:
+        tried(name, lambda name=name: [contestants[name]() for _ in range(warmup)])  # type: ignore[misc]
     rng = random.Random(0)
-    for _ in range(rounds):
-        names = [name for name in found if name not in failed]
-        rng.shuffle(names)
-        for name in names:
-            if why := attempt(lambda name=name: found[name].append(clock(contestants[name]))):  # type: ignore[misc]
-                failed[name] = why
-    return {name: Timing(tuple(each)) for name, each in found.items() if name not in failed}, failed
+    with _uncollected():
+        for _ in range(rounds):
+            names = [*contestants]
+            rng.shuffle(names)
+            for name in names:
+                tried(name, lambda name=name: found[name].append(clock(contestants[name])))  # type: ignore[misc]
+    return {name: Timing(tuple(each)) for name, each in found.items()}, failed
+
+
+def let_go() -> None:
+    """Free what nobody holds any more, on the device too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def attempt(run: Run) -> str:
-    """Run something; return why it failed, or "". What it held is let go of."""
+    """Run something to its end; return why it failed, or "". What it held is let go of.
+
+    Raises:
+        DeviceLost: the GPU takes no more work after it, for nobody.
+    """
     try:
         run()
+        # what a kernel did wrong is told when somebody waits, and would be laid at the next one's door
+        wait()
     except (torch.OutOfMemoryError, MemoryError):
         why = "out of memory"
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+    except DeviceLost:
+        raise
+    except Exception as error:  # of any kind: compilers and drivers have their own
         lines = str(error).strip().splitlines()
-        why = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        why = f"{type(error).__name__}: {lines[0][:_MOST]}" if lines else type(error).__name__
         if "not enough memory" in why:
             why = "out of memory"
     else:
         return ""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    try:
+        wait()
+        let_go()
+    except Exception:
+        raise DeviceLost(why) from None
     return why
+
+
+_MOST = 200
+"""Characters of an error."""
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Collect no garbage meanwhile, which takes time from whoever runs."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def ratio(one: Timing, other: Timing) -> Ratio:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from composer.bench.records import Goal, Part, Row
@@ -11,15 +11,20 @@ from composer.costs.units import bytes_text, count_text, seconds_text
 _HEAD = ("", "time", "quartiles", "floor", "of floor", "tokens/s", "model FLOP/s", "peak", "against", "goal")
 
 
-def lines(part: Part) -> Iterator[str]:
-    """Yield the text of one part."""
-    yield f"{part.name} ({part.seconds:.0f} s)"
-    for (case, task), rows in groupby(part.rows, lambda row: (row.case, row.task)):
+def cases(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield the text of some cases."""
+    for (case, task), each in groupby(rows, lambda row: (row.case, row.task)):
         yield ""
         yield f"  {case}: {task}"
-        yield from (f"    {line}" for line in _table([_HEAD, *map(_cells, rows)]))
+        yield from (f"    {line}" for line in _table([_HEAD, *map(_cells, each)]))
+
+
+def ending(part: Part) -> Iterator[str]:
+    """Yield what is said after the cases of a part."""
+    yield ""
     if part.failed:
         yield f"  ended early: {part.failed}"
+    yield f"  {part.name} took {part.seconds:.0f} s"
     yield ""
 
 

@@ -18,7 +18,7 @@ from composer.bench import floors
 from composer.bench.clocks import Run, without_gradients
 from composer.bench.operations import Call, captured, cast, prepared
 from composer.bench.records import Goal, Row
-from composer.bench.setting import Case, Setting, measured
+from composer.bench.setting import NO_COMPILER, Case, Setting, measured
 from composer.module.emit import resolve
 from composer.module.model import ComposedModel
 from composer.spec.load import loads
@@ -72,8 +72,8 @@ def routing(size: Size, setting: Setting, judged: bool) -> Case:
     given = (logits, balance, torch.zeros_like(balance), size.active)
     contestants: dict[str, Callable[[], Run]] = {EAGER: lambda: without_gradients(sort_eagerly, *given)}
     if setting.compiles:
-        contestants[COMPILED] = lambda: without_gradients(torch.compile(sort_eagerly), *given)
-    skipped = {}
+        contestants[COMPILED] = lambda: without_gradients(_compiled(sort_eagerly), *given)
+    skipped = {} if setting.compiles else {COMPILED: NO_COMPILER}
     if why := _unfit(setting):
         skipped[OURS] = why
     else:
@@ -105,7 +105,7 @@ def sort_eagerly(logits: Tensor, balance: Tensor, load: Tensor, active: int) -> 
 
 def block(size: Size, setting: Setting, judged: bool) -> Case:
     """The block forward, as a model runs it: route, gather, products, gate, scatter."""
-    calls = _calls(size, setting)
+    calls = calls_of(size, setting)
     x, weights = calls[-1].inputs[0], {tuple(each.shape): each for call in calls for each in call.weights}
     keys = weights[size.experts, size.width]
     gate_up = weights[size.experts, size.width, 2 * size.hidden]
@@ -121,7 +121,7 @@ def block(size: Size, setting: Setting, judged: bool) -> Case:
     }
     if setting.compiles and setting.device.type == "cuda":
         # fake tensors know grouped products in bf16 alone
-        contestants[COMPILED] = lambda: without_gradients(torch.compile(run_eagerly), *given)
+        contestants[COMPILED] = lambda: without_gradients(_compiled(run_eagerly), *given)
     return Case(
         str(size),
         "block forward",
@@ -136,12 +136,25 @@ def block(size: Size, setting: Setting, judged: bool) -> Case:
 def run_eagerly(
     x: Tensor, keys: Tensor, balance: Tensor, load: Tensor, gate_up: Tensor, down: Tensor, active: int
 ) -> Tensor:
-    """Run the block in plain PyTorch: the references, one after the other."""
-    weights, indices = reference.route(x, keys, balance, load, active)
-    return reference.experts_grouped(x, weights, indices, gate_up, down)
+    """Run the block in plain PyTorch, without a wait for the GPU: rows sorted by expert, then put back."""
+    tokens = x.flatten(0, 1)
+    with torch.autocast(x.device.type, enabled=False):
+        logits = F.linear(tokens.float(), keys) * keys.shape[1] ** -0.5
+    weights, order, ends = sort_eagerly(logits, balance, load, active)
+    rows = tokens[order // active].to(gate_up.dtype)
+    gate, up = F.grouped_mm(rows, gate_up, offs=ends).chunk(2, -1)
+    inner = F.silu(gate) * up * weights.flatten()[order, None].to(up.dtype)
+    out = F.grouped_mm(inner, down, offs=ends)
+    back = torch.empty_like(out).index_copy_(0, order, out)
+    return back.view(len(tokens), active, -1).sum(1, dtype=out.dtype).view(x.shape)
 
 
-def _calls(size: Size, setting: Setting) -> list[Call]:
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # for its own sizes, as those are all it runs at
+    return torch.compile(function, dynamic=False)
+
+
+def calls_of(size: Size, setting: Setting) -> list[Call]:
     """Return the operations of the block as a model calls them."""
     path = "blocks.expert"
     changes = (

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-import torch
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from composer.bench import depth, operations, routing, step
-from composer.bench.pairs import attempt
+from composer.bench.pairs import DeviceLost, attempt, let_go
 from composer.bench.records import Part, Row
 from composer.bench.setting import Setting
 
@@ -17,12 +16,12 @@ Measure = Callable[[Setting], Iterator[list[Row]]]
 PARTS: Mapping[str, Measure] = {
     "depth": depth.parts,
     "routing": routing.parts,
+    "step": step.parts,
     "attention": operations.attention,
     "loss": operations.loss,
     "kernels": operations.own_kernels,
-    "step": step.parts,
 }
-"""What can be measured, by name, in the order it is."""
+"""What can be measured, by name, in the order it is: what goals are set for comes first."""
 
 
 def chosen(names: str) -> list[str]:
@@ -41,25 +40,32 @@ def chosen(names: str) -> list[str]:
 def run(
     parts: Sequence[tuple[str, Measure]], setting: Setting, done: Callable[[list[Part]], None]
 ) -> list[Part]:
-    """Measure parts one after the other; `done` hears of all so far after each case."""
+    """Measure parts one after the other; `done` hears of all so far after each case.
+
+    Where the GPU is lost no later part runs, and each says so.
+    """
     found: list[Part] = []
+    lost = ""
     for name, measure in parts:
-        part = Part(name)
+        part = Part(name, failed=lost)
         found.append(part)
         begun = time.perf_counter()
-        part.failed = attempt(lambda part=part, measure=measure: _rows(part, measure(setting), done, found))  # type: ignore[misc]
+        try:
+            if not lost:
+                part.failed = attempt(partial(_rows, part, measure, setting, done, found))
+                let_go()
+        except DeviceLost as error:
+            part.failed = lost = f"the GPU takes no more work in this process, after: {error}"
         part.seconds, part.complete = time.perf_counter() - begun, True
-        if setting.device.type == "cuda":
-            torch.cuda.empty_cache()
         done(found)
     return found
 
 
 def _rows(
-    part: Part, measured: Iterable[list[Row]], done: Callable[[list[Part]], None], found: list[Part]
+    part: Part, measure: Measure, setting: Setting, done: Callable[[list[Part]], None], found: list[Part]
 ) -> None:
     begun = time.perf_counter()
-    for rows in measured:
+    for rows in measure(setting):
         part.rows += rows
         part.seconds = time.perf_counter() - begun
         done(found)

@@ -10,10 +10,10 @@ import torch
 from blocks.core.operation import Target
 from composer.bench.clocks import Clock, Run, clock_of, wall
 from composer.bench.machine import Rates, rates
-from composer.bench.pairs import attempt, ratio, side_by_side
+from composer.bench.pairs import attempt, let_go, ratio, side_by_side
 from composer.bench.records import Goal, Row
 
-_NEEDS_COMPILER = "torch.compile does not work here"
+NO_COMPILER = "torch.compile does not work here"
 
 
 @dataclass(frozen=True)
@@ -81,22 +81,24 @@ def here(rounds: int, full: bool | None = None, told: Callable[[str], None] = la
     clock = clock_of(device)
     full = cuda if full is None else full
     found = rates(device, dtype, clock, small=not full)
-    return Setting(device, dtype, full, rounds, clock, found, compiler_works(told))
+    return Setting(device, dtype, full, rounds, clock, found, compiler_works(device, told))
 
 
-def compiler_works(told: Callable[[str], None] = lambda text: None) -> bool:
-    """Return whether torch.compile works here, by compiling one line; tell why not."""
-    why = attempt(lambda: torch.compile(torch.sin)(torch.zeros(2)))
+def compiler_works(device: torch.device, told: Callable[[str], None] = lambda text: None) -> bool:
+    """Return whether torch.compile works on a device, by compiling one line; tell why not."""
+    why = attempt(lambda: torch.compile(torch.sin)(torch.zeros(2, device=device)))
     if why:
-        told(f"{_NEEDS_COMPILER}: {why}")
+        told(f"{NO_COMPILER}: {why}")
     return not why
 
 
 def measured(case: Case, setting: Setting, whole: bool = False) -> list[Row]:
     """Time a case; `whole` steps by the wall's clock, kernels by the setting's.
 
-    Who fails, of memory or because a library has no such kernel, has a row that says so.
+    Who fails, of memory or because a library has no such kernel, has a row that says so. One of ours that
+    does has missed its goals.
     """
+    let_go()
     runs: dict[str, Run] = {}
     failed = dict(case.skipped)
     for name, make in case.contestants.items():
@@ -111,7 +113,9 @@ def measured(case: Case, setting: Setting, whole: bool = False) -> list[Row]:
         moved = case.floors.get(name, case.moved)
         floor = setting.rates.floor(moved, case.flops) or None
         if name in failed:
-            rows.append(Row(case.name, case.task, name, ours, floor=floor, moved=moved, note=failed[name]))
+            row = Row(case.name, case.task, name, ours, floor=floor, moved=moved, note=failed[name])
+            missed = (Goal("runs at all", 1.0, 0.0),) if ours and setting.full else ()
+            rows.append(replace(row, goals=missed))
             continue
         timing, base = timings[name], timings.get(case.base)
         low, high = timing.quartiles

@@ -21,7 +21,8 @@ from torch import Tensor
 import blocks
 from blocks.core.checking import TOLERANCES
 from blocks.depth_attention import reference
-from composer.bench import depth, operations
+from composer.bench import depth, operations, routing
+from composer.bench.clocks import Run
 from composer.bench.pairs import attempt, side_by_side
 from composer.bench.setting import Setting
 
@@ -39,26 +40,34 @@ class Work(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The best tile of one shape, how many were tried and right, and how much faster it is than today's."""
+    """The best tile of one shape, how many were tried and right, and how much faster the work is by it.
 
+    With `right` 0 the tile that is in use does not equal the reference, and none was timed.
+    """
+
+    module: ModuleType
     shape: Any
     tile: Any
     right: int
     tried: int
     faster: float
 
+    def __str__(self) -> str:
+        entry = f"    {self.shape}: {self.tile},"
+        if not self.right:
+            return f"    # {entry.strip()} is in use and WRONG"
+        return f"{entry}  # {self.faster:.2f}x, {self.right} of {self.tried} right"
 
-def tuned(setting: Setting, candidates: int | None = None) -> Iterator[tuple[ModuleType, list[Found]]]:
-    """Yield each module of tiles with what was found; at most so many candidates are tried for a shape."""
+
+def tuned(setting: Setting, candidates: int | None = None) -> Iterator[Found]:
+    """Yield what is found for each shape; at most so many candidates are tried for one."""
     modules = tables()
-    found: dict[str, list[Found]] = {module.__name__: [] for module in modules}
     seen: set[tuple[str, Any]] = set()
     for work in works(setting):
         for module, shape in asked(work, modules):
             if (module.__name__, shape) not in seen:
                 seen.add((module.__name__, shape))
-                found[module.__name__].append(best(work, module, shape, setting, candidates))
-    yield from ((module, found[module.__name__]) for module in modules if found[module.__name__])
+                yield best(work, module, shape, setting, candidates)
 
 
 def tables() -> list[ModuleType]:
@@ -69,10 +78,12 @@ def tables() -> list[ModuleType]:
 
 
 def works(setting: Setting) -> Iterator[Work]:
-    """Yield depth attention, then every operation of the model that runs by a kernel of our own."""
+    """Yield depth attention, then each operation of the blocks of experts and of the model."""
     for size in (depth.Size(*each) for each in (depth.FULL if setting.full else depth.SMALL)):
         yield _depth(size, setting)
-    for call in operations.calls_of(setting):
+    sizes = routing.FULL if setting.full else routing.SMALL
+    experts = (call for size in sizes for call in routing.calls_of(size, setting))
+    for call in (*experts, *operations.calls_of(setting)):
         if call.kernel.check and not operations.has_slots(call):
             run = operations.running(call, call.kernel, operations.differentiable(call), setting)
             plain = operations.running(
@@ -98,17 +109,27 @@ def best(work: Work, module: ModuleType, shape: Any, setting: Setting, most: int
     tiles = around(now, getattr(shape, "kernel", ""))[:most]
     right = [tile for tile in tiles if _right(work, module, shape, tile, setting.dtype)]
     if now not in right:
-        raise RuntimeError(f"{work.name}: {shape} with {now}, which is in use, does not equal the reference")
-    runs = {str(tile): partial(_under, work, module, shape, tile) for tile in right}
+        return Found(module, shape, now, 0, len(tiles), 1.0)
+    runs: dict[str, Run] = {str(tile): partial(_under, work, module, shape, tile) for tile in right}
     timings, _ = side_by_side(runs, setting.rounds, setting.warmup, setting.clock)
     medians = {tile: timings[str(tile)].median for tile in right if str(tile) in timings}
     winner = min(medians, key=medians.__getitem__)
-    return Found(shape, winner, len(right), len(tiles), medians[now] / medians[winner])
+    return Found(module, shape, winner, len(right), len(tiles), medians[now] / medians[winner])
+
+
+_FIXED = {
+    # routing counts in tiles of a fixed size
+    "choose": ("rows",),
+    "unchoose": ("rows",),
+    # no loop over slots, or one whose loads cannot be ahead
+    "append": ("stages",),
+    "pull": ("stages",),
+}
 
 
 def around(now: Any, kernel: str) -> list[Any]:
-    """Return a tile, then those near it; routing counts in tiles of a fixed size."""
-    fixed = ("rows",) if kernel in ("choose", "unchoose", "scan", "place") else ()
+    """Return a tile, then those near it."""
+    fixed = _FIXED.get(kernel, ())
     varied = [field for field in now._fields if field in _FACTORS and field not in fixed]
     values = [[_scaled(field, getattr(now, field), factor) for factor in _FACTORS[field]] for field in varied]
     near = [now._replace(**dict(zip(varied, each, strict=True))) for each in product(*values)]
@@ -119,8 +140,7 @@ def as_code(module: ModuleType, found: Sequence[Found], device: str) -> Iterator
     """Yield the table of a module as it is written there."""
     yield f"# {module.__name__.replace('.', '/')}.py, measured on {device}"
     yield "MEASURED: dict[Shape, Tile] = {"
-    for each in found:
-        yield f"    {each.shape}: {each.tile},  # {each.faster:.2f}x, {each.right} of {each.tried} right"
+    yield from (str(each) for each in found if each.module is module)
     yield "}"
 
 
@@ -137,11 +157,13 @@ def _under(work: Work, module: ModuleType, shape: Any, tile: Any) -> Sequence[Te
 
 
 def _right(work: Work, module: ModuleType, shape: Any, tile: Any, dtype: torch.dtype) -> bool:
-    made: list[Tensor] = []
-    if attempt(lambda: made.extend(_under(work, module, shape, tile))):
-        return False
-    pairs = zip(made, work.expected, strict=True)
-    return all(_off(one, other) <= TOLERANCES[dtype] for one, other in pairs)
+    agreed: list[bool] = []
+
+    def run() -> None:
+        pairs = zip(_under(work, module, shape, tile), work.expected, strict=True)
+        agreed.append(all(_off(one, other) <= TOLERANCES[dtype] for one, other in pairs))
+
+    return not attempt(run) and agreed[0]
 
 
 def _off(got: Tensor, expected: Tensor) -> float:

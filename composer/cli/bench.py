@@ -129,7 +129,7 @@ def _bench(
     rates = setting.rates
     print(f"copy {count_text(rates.copy)}B/s, product {count_text(rates.product)}FLOP/s, in this run")
     print()
-    told: set[int] = set()
+    printed: dict[int, int] = {}
 
     def keep(parts: list[Part], finished: bool = False) -> None:
         if out is not None:
@@ -137,10 +137,12 @@ def _bench(
 
     def done(parts: list[Part]) -> None:
         keep(parts)
-        for number, part in enumerate(parts):
-            if part.complete and number not in told:
-                told.add(number)
-                print("\n".join(report.lines(part)), flush=True)
+        number, part = len(parts), parts[-1]
+        text = [] if number in printed else [part.name]
+        text += report.cases(part.rows[printed.get(number, 0) :])
+        printed[number] = len(part.rows)
+        text += report.ending(part) if part.complete else ()
+        print("\n".join(text), flush=True)
 
     begun = time.perf_counter()
     parts = run(measures, setting, done)
@@ -154,9 +156,19 @@ def _bench(
 
 def _tune(setting: Setting) -> None:
     from composer.bench.machine import machine
-    from composer.bench.tune import as_code, tuned
+    from composer.bench.pairs import DeviceLost
+    from composer.bench.tune import as_code, tables, tuned
 
     about = machine()
     device = ", ".join(f"{name} {about[name]}" for name in ("device", "torch", "triton"))
-    for module, found in tuned(setting):
+    found = []
+    try:
+        for each in tuned(setting):
+            found.append(each)
+            # at once, for whoever is stopped before the end
+            print(str(each).strip(), flush=True)
+    except DeviceLost as error:
+        print(f"# ended early, the GPU takes no more work in this process, after: {error}")
+    print()
+    for module in tables():
         print("\n".join(as_code(module, found, device)), flush=True)

@@ -16,7 +16,7 @@ from composer.bench.clocks import wall
 from composer.bench.machine import Rates
 from composer.bench.pairs import Timing, ratio, side_by_side
 from composer.bench.records import Goal, Part, Row, as_json
-from composer.bench.report import goals, lines
+from composer.bench.report import cases, ending, goals
 from composer.bench.setting import Case, Setting, measured
 from composer.cli.main import main
 
@@ -30,7 +30,7 @@ HERE = Setting(
 @pytest.fixture(autouse=True)
 def without_compiler(monkeypatch):
     # what torch compiles takes most of a minute
-    monkeypatch.setattr(setting, "compiler_works", lambda told=None: False)
+    monkeypatch.setattr(setting, "compiler_works", lambda device, told=None: False)
 
 
 def test_every_round_runs_everyone_once_in_an_order_of_its_own():
@@ -71,13 +71,43 @@ def test_whoever_runs_out_of_memory_has_a_row_that_says_so_whenever_it_happens()
     assert rows["early"].seconds is rows["late"].seconds is None
     assert rows["fine"].against == (1, 1, 1)
     assert rows["fine"].floor == pytest.approx(1e-4)
-    assert "out of memory" in "\n".join(lines(Part("p", [*rows.values()])))
+    assert "out of memory" in "\n".join(cases(rows.values()))
 
 
-def test_a_library_without_such_a_kernel_is_told_and_a_defect_of_ours_is_not_hidden():
+class TooMuchShared(Exception):
+    """As compilers have them, of no kind that torch knows."""
+
+
+def test_who_fails_in_any_way_is_told_of_and_if_it_is_ours_has_missed_its_goals():
+    def broken():
+        raise TooMuchShared("x" * 999)
+
     assert pairs.attempt(lambda: torch.mm(torch.ones(2), torch.ones(2))).startswith("RuntimeError: ")
-    with pytest.raises(KeyError):
-        pairs.attempt(lambda: {}["nothing"])
+    assert pairs.attempt(broken) == f"TooMuchShared: {'x' * 200}"
+    case = Case("c", "t", {"a": lambda: broken, "b": lambda: broken}, ["a"], goals=lambda row: [1 / 0])
+    assert [row.goals for row in measured(case, HERE)] == [(), ()]
+    ours, theirs = measured(case, replace(HERE, full=True))
+    assert theirs.goals == ()
+    assert "c, t, a: runs at all: not met (0)" in "\n".join(goals([Part("p", [ours, theirs])]))
+
+
+def test_where_the_gpu_is_lost_the_parts_after_it_say_so(monkeypatch):
+    lost = []
+
+    def wait():
+        if lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def part(here):
+        yield [Row("c", "t", "a")]
+        yield measured(Case("c", "t", {"b": lambda: lambda: lost.append(1)}), here)
+
+    monkeypatch.setattr(pairs, "wait", wait)
+    first, second = run.run([("one", part), ("two", part)], HERE, lambda done: None)
+    assert [row.name for row in first.rows] == ["a"]
+    assert first.failed == second.failed
+    assert "after: RuntimeError: CUDA error: an illegal memory access" in first.failed
+    assert (second.rows, second.complete) == ([], True)
 
 
 def test_goals_are_held_to_at_full_size_alone_and_told_both_ways():
@@ -116,7 +146,7 @@ def test_the_command_runs_every_part_and_writes_what_it_tells(tmp_path, capsys):
         assert {*row} == {*Row.__dataclass_fields__, "share"}
         # what a CPU has no kernel for, and nothing else
         assert (row["seconds"] is None) == bool(row["note"])
-        assert row["note"] in ("", "needs a GPU"), row
+        assert row["note"] in ("", "needs a GPU", "torch.compile does not work here"), row
         if row["floor"] and row["seconds"]:
             assert row["share"] == pytest.approx(row["floor"] / row["seconds"])
     assert drawn_rows(picture) == len(rows)
@@ -132,7 +162,7 @@ def drawn_rows(picture: Path) -> int:
         if each.get("x"):
             assert 0 <= float(each.get("x")) < width
             assert 0 <= float(each.get("y")) < height
-    notes = [text for text in texts if text.startswith("needs a GPU")]
+    notes = [text for text in texts if text.startswith(("needs a GPU", "torch.compile"))]
     return len(frames) + len(notes)
 
 
@@ -171,7 +201,7 @@ def test_a_part_that_fails_says_why_and_the_next_one_runs():
     )
     assert [part.failed for part in parts] == ["RuntimeError: no such", ""]
     assert [row.name for part in parts for row in part.rows] == ["a", "b"]
-    assert "ended early: RuntimeError: no such" in "\n".join(lines(parts[0]))
+    assert "ended early: RuntimeError: no such" in "\n".join(ending(parts[0]))
     assert as_json({}, parts, True)["parts"][0]["failed"]
 
 
@@ -215,13 +245,14 @@ def test_what_does_not_go_together_is_wrong_usage(line, capsys):
 
 def test_a_gpu_is_kept_busy_for_as_long_as_this_run_takes_to_queue(monkeypatch):
     """The clock of a device, its events and waits played by a CPU."""
-    told = []
+    told, early = [], []
     monkeypatch.setattr(clocks, "_spin", lambda cycles: told.append(cycles))
-    monkeypatch.setattr(clocks, "_between", lambda run: (run(), 1.0)[1])
+    monkeypatch.setattr(clocks, "_between", lambda run: (run(), 1.0, bool(early and early.pop()))[1:])
+    monkeypatch.setattr(clocks, "_wake", lambda: None)
     queueing = iter([1e-3, 2e-3])
     monkeypatch.setattr(clocks, "_queueing", lambda run: next(queueing))
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *size, dtype, device: empty(8, dtype=dtype))
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda n, size, dtype, device: zeros(n, 8, dtype=dtype))
     clock = clocks.DeviceClock()
     per_second, ran = told[0], []
     told.clear()
@@ -235,3 +266,11 @@ def test_a_gpu_is_kept_busy_for_as_long_as_this_run_takes_to_queue(monkeypatch):
     clock(kept)
     # asked once for a run, and never for longer than is sensible
     assert told[2:] == [int(0.05 * per_second)] * 2
+    told.clear()
+    queueing, again = iter([0.01]), partial(ran.append, 3)
+    early += [False, True]
+    clock(again)
+    clock(again)
+    # begun too early once, it is run again after twice the spin, and so from then on
+    assert told == [int(each * per_second) for each in (0.0151, 0.0302, 0.0302)]
+    assert ran[-4:] == [3] * 4
