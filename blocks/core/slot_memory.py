@@ -16,6 +16,7 @@ class SlotMemory:
 
     Attributes:
         wanted: of slots whose append fetches what reads leave for it, whether it wants gradients at all.
+        reads: how many reads there were.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device):
@@ -23,6 +24,7 @@ class SlotMemory:
         self._device = device
         self.keys = self.values = torch.empty(0, device=device)
         self.wanted: dict[int, bool] = {}
+        self.reads = 0
         self._gradients: tuple[Tensor, Tensor] | None = None
         self._left: list[Any] = []
         self._pass = -1
@@ -62,6 +64,17 @@ class SlotMemory:
             self._gradients = (zeros, zeros.clone())
         return self._gradients
 
+    def only(self, reads: int) -> tuple[Tensor, Tensor]:
+        """Return where the only read of all writes the gradients of its slots; zero for slots it did not see.
+
+        They need not gather, and have the dtype of the slots.
+        """
+        self._begin()
+        keys, values = self._gradients = torch.empty_like(self.keys), torch.empty_like(self.values)
+        keys[reads:].zero_()
+        values[reads:].zero_()
+        return keys, values
+
     def pushed(self) -> bool:
         """Return whether the running backward pass has gathered any."""
         self._begin()
@@ -77,8 +90,10 @@ class SlotMemory:
         self._left = []
 
     def gradient(self, slot: int) -> tuple[Tensor, Tensor]:
-        """Return the gradients of one slot's key and value."""
+        """Return the gradients of one slot's key and value, which nobody changes any more."""
         keys, values = self.gradients()
+        if self.reads == 1:
+            return keys[slot], values[slot]
         return keys[slot].clone(), values[slot].clone()
 
     @staticmethod

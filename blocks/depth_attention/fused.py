@@ -4,7 +4,8 @@ The gradients of slots go one of two ways (see `ways.py`). Push adds to them at 
 does. Pull leaves at every read of the running backward pass what its share is made of; the append of a slot,
 which autograd reaches after all reads of that pass, fetches the shares of all in one kernel. What a pass did
 not run leaves nothing, so passes over a part of the graph, repeated or interleaved ones, see their own reads
-only. A read pushes wherever an append that it saw would not fetch; the two add up.
+only. A read pushes wherever an append that it saw would not fetch; the two add up. The only read of a forward
+pass writes the gradients of its slots as they are.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tens
 
     With no slot to read the output is exactly 0. Off a GPU the reference runs.
     """
+    memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
         return reference.attend(query, token, memory, reads)
     result: Tensor = _Attend.apply(query, token, memory, reads, None)  # type: ignore[no-untyped-call]
@@ -64,6 +66,7 @@ def attend_turned(
     query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, reads: int, index: int
 ) -> Tensor:
     """Attend with a query that is rotated on its way, by `index` times the angle [head_dim / 2]."""
+    memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
         return reference.attend_turned(query, token, memory, angle, reads, index)
     turn = memory.turn(angle, index)
@@ -149,6 +152,9 @@ def _gradient(
     wanting = [slot for slot in range(reads) if memory.wanted.get(slot, True)]
     if not wanting:
         return run(query, gradient=gradient, reads=reads)[0]
+    if memory.reads == 1:
+        push = Push(*memory.only(reads), wanting[0], only=True)
+        return run(query, gradient=gradient, reads=reads, push=push)[0]
     if not _pulls(memory, reads, query, gradient):
         push = Push(*memory.gradients(), wanting[0])
         return run(query, gradient=gradient, reads=reads, push=push)[0]

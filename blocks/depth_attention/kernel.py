@@ -35,11 +35,15 @@ from token to token of the queries, the address of their turn, and one for rows 
 
 
 class Push(NamedTuple):
-    """Where a backward step adds gradients, shaped like the slots in fp32, of slots `first` and later."""
+    """Where a backward step adds gradients, shaped like the slots in fp32, of slots `first` and later.
+
+    The `only` one writes them instead, in any dtype.
+    """
 
     keys: Tensor
     values: Tensor
     first: int
+    only: bool = False
 
 
 class Row(NamedTuple):
@@ -101,13 +105,13 @@ def attend_backward(
     made = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     delta = torch.empty_like(log_sum)
     start = Start("backward", query.shape, keys.shape[3], query.device)
-    to_keys, to_values, first = push or Push(delta, delta, reads)
+    to_keys, to_values, first, only = push or Push(delta, delta, reads)
     table = row.table[row.number] if row else delta
     turns = log_sum if turn is None else turn
     tensors = [rows, keys, values, in_heads(out), log_sum, gradients, made, delta]
     tensors += [to_keys, to_values, table, turns]
     strides = (rows.stride(0), gradients.stride(0), keys.stride(0))
-    flags = {"PUSH": push is not None, "NOTE": row is not None, "TURN": turn is not None}
+    flags = {"PUSH": push is not None, "ONLY": only, "NOTE": row is not None, "TURN": turn is not None}
     start(_backward, *tensors, reads, first, start.scale, *strides, STAGES=start.tile.stages, **flags)
     return made, delta
 
@@ -225,6 +229,7 @@ def _backward(
     BLOCK_GROUP: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
     PUSH: tl.constexpr,
+    ONLY: tl.constexpr,
     NOTE: tl.constexpr,
     TURN: tl.constexpr,
     STAGES: tl.constexpr,
@@ -250,9 +255,12 @@ def _backward(
             if slot >= first:
                 to_key = tl.sum(to_score * q, 1, keep_dims=True)
                 to_value = tl.sum(share * g, 1, keep_dims=True)
-                tl.store(key_gradients + kv_at, load(key_gradients + kv_at, narrow) + to_key, mask=narrow)
-                to_value += load(value_gradients + kv_at, narrow)
-                tl.store(value_gradients + kv_at, to_value, mask=narrow)
+                if not ONLY:
+                    to_key += load(key_gradients + kv_at, narrow)
+                    to_value += load(value_gradients + kv_at, narrow)
+                kind = key_gradients.dtype.element_ty
+                tl.store(key_gradients + kv_at, to_key.to(kind), mask=narrow)
+                tl.store(value_gradients + kv_at, to_value.to(kind), mask=narrow)
             key_gradients += slot_stride
             value_gradients += slot_stride
         keys += slot_stride

@@ -191,6 +191,8 @@ class Drawn:
             return without_gradients(fits.attend, query, token, memory, self.reads)
 
         def run() -> Any:
+            # a forward pass of its own, as far as the memory knows
+            memory.reads = 0
             out = fits.attend(query, token, memory, self.reads)
             # the appends' history is made once, outside of what is timed
             return torch.autograd.grad(out, leaves, self.gradient, retain_graph=True)

@@ -48,6 +48,7 @@ def compiled(sizes, function, step, **flags):
     return ptx(function, TYPES, constants, aligned, num_warps=taken.warps, enable_fp_fusion=True)
 
 
+BACKWARD = {"ONLY": False, "NOTE": False, "STAGES": 1}
 PULL = {"COLUMNS": kernel.COLUMNS, "APART": 8}
 KERNELS = {
     f"{name}{', turned' if turned else ''}": (function, step, {**flags, "TURN": turned})
@@ -55,8 +56,9 @@ KERNELS = {
     for name, function, step, flags in (
         ("append", append_kernel._append, "append", {}),
         ("forward", kernel._forward, "forward", {"STAGES": 1}),
-        ("noted", kernel._backward, "backward", {"PUSH": False, "NOTE": True, "STAGES": 1}),
-        ("pushed", kernel._backward, "backward", {"PUSH": True, "NOTE": False, "STAGES": 1}),
+        ("noted", kernel._backward, "backward", {**BACKWARD, "PUSH": False, "NOTE": True}),
+        ("pushed", kernel._backward, "backward", {**BACKWARD, "PUSH": True}),
+        ("written", kernel._backward, "backward", {**BACKWARD, "PUSH": True, "ONLY": True}),
         ("pulled", kernel._pull, "pull", {**PULL, "QUERIES": turned}),
     )
 }

@@ -12,6 +12,7 @@ from models import close, compiled, kept, probe, tokens_for
 from torch.utils.checkpoint import checkpoint
 
 from blocks.core.operation import Target
+from blocks.core.slot_memory import slots as slots_of
 from blocks.depth_attention import reference
 from blocks.depth_attention.operations import Append, Attend, TurnedAppend, TurnedAttend
 from composer.costs.kept import saved_per_token
@@ -312,3 +313,60 @@ def test_models_by_kernels_keep_what_they_declare(where, forced, attention_keeps
     model = compiled(CASES[case]).to(where)
     found = (kept(model, 5, where) - kept(model, 2, where)) / (3 * model.spec.model.context)
     assert saved_per_token(model.graph, model.spec.model.context, FULL) == pytest.approx(found, rel=1e-12)
+
+
+def once(functions, leaves, slots, reads, turned=False, before=0):
+    """Append slots and read once, after the append of `before` (default: all); return the output."""
+    query, *kv = leaves
+    memory, token = slots_of(query[..., 0, 0], slots, *kv[0].shape[2:])
+    angle = torch.arange(1, query.shape[-1] // 2 + 1, device=query.device) * 0.3
+    for n in range(slots):
+        if n == before:
+            y = _read(functions, query, token, memory, reads, angle if turned else None)
+        token = _write(functions, kv[2 * n], kv[2 * n + 1], token, memory, n, angle if turned else None)
+    return y if before < slots else _read(functions, query, token, memory, reads, angle if turned else None)
+
+
+def _read(functions, query, token, memory, reads, angle):
+    if angle is None:
+        return functions.attend(query, token, memory, reads)
+    return functions.attend_turned(query, token, memory, angle, reads, 2)
+
+
+def _write(functions, key, value, token, memory, slot, angle):
+    if angle is None:
+        return functions.append(key, value, token, memory, slot)
+    return functions.append_turned(key, value, token, memory, angle, slot, slot)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("reads", "before", "frozen"), [(3, 3, ()), (2, 2, ()), (2, 3, ()), (3, 3, (0, 1))])
+def test_the_only_read_writes_its_gradients_as_they_are(way, turned, reads, before, frozen):
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(2, 5, 4, 6), *[(2, 5, 2, 6)] * 6]
+    leaves = [torch.randn(shape, generator=draw).to(way.where) for shape in shapes]
+    wanting = [n for n in range(7) if (n - 1) // 2 not in frozen or not n]
+    for n in wanting:
+        leaves[n].requires_grad_()
+    exact = [leaf.detach().cpu().double().requires_grad_(leaf.requires_grad) for leaf in leaves]
+    wanted = once(reference, exact, 3, reads, turned, before)
+    grads = torch.autograd.grad(probe(wanted), [exact[n] for n in wanting], allow_unused=True)
+    y = once(fused, leaves, 3, reads, turned, before)
+    for _ in range(2):  # each pass by itself
+        found = torch.autograd.grad(
+            probe(y), [leaves[n] for n in wanting], allow_unused=True, retain_graph=True
+        )
+        pairs = [(a, b) for a, b in zip(found, grads, strict=True) if b is not None]
+        assert [a is None for a in found] == [b is None for b in grads]
+        same([y.detach(), *(a for a, _ in pairs)], [wanted.detach(), *(b for _, b in pairs)])
+    assert (way.push, way.pull) == (2, 0)
+
+
+def test_a_read_that_a_checkpoint_runs_again_is_not_the_only_one(way):
+    leaves = [torch.randn(1, 3, n, 4, device=way.where, requires_grad=True) for n in (2, 1, 1)]
+    memory, token = slots_of(leaves[0][..., 0, 0], 1, 1, 4)
+    token = fused.append(leaves[1], leaves[2], token, memory, 0)
+    y = checkpoint(fused.attend, leaves[0], token, memory, 1, use_reentrant=False)
+    found = torch.autograd.grad(probe(y), leaves)
+    exact = [leaf.detach().cpu().double().requires_grad_() for leaf in leaves]
+    same(found, torch.autograd.grad(probe(once(reference, exact, 1, 1, False, 1)), exact))
