@@ -35,6 +35,11 @@ def device(request, monkeypatch):
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
-    elif "torch" in sys.modules:
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            pytest.skip("kernels are interpreted here")
+        return
+    # for processes that a test starts
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if "torch" in sys.modules:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         monkeypatch.setattr("torch.cuda.device_count", lambda: 0)

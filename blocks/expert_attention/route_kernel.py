@@ -229,7 +229,9 @@ def _place(
     there = choice < choices
     token = choice // ACTIVE
     score = tl.load(weights + choice, mask=there, other=0.0)
-    tl.store(weights + choice, score / tl.load(totals + token, mask=there, other=1.0), mask=there)
+    # rounded as it should be: the weight of one expert alone is 1
+    share = tl.div_rn(score, tl.load(totals + token, mask=there, other=1.0))
+    tl.store(weights + choice, share, mask=there)
     chosen = tl.load(indices + choice, mask=there, other=0)
     at = token // TILE * EXPERTS + chosen
     below = (1 << (token % TILE).to(tl.int32)) - 1

@@ -16,6 +16,8 @@ def where(request, monkeypatch):
 
     if request.param == "cpu":
         monkeypatch.setattr(fused, "fits", lambda tensor: tensor.dtype in DTYPES)
+    # what torch compiles takes minutes, keeps what it likes, and in fp32 advises TF32
+    monkeypatch.setattr("composer.module.model.ComposedModel._compiled", "no")
     torch.use_deterministic_algorithms(True)
     yield request.param
     torch.use_deterministic_algorithms(False)
@@ -33,5 +35,6 @@ class _Attention(torch.autograd.Function):
 
 @pytest.fixture
 def attention_keeps_as_declared(monkeypatch):
-    """On a GPU sizes and dtypes decide on torch's backend, and so on what is kept."""
+    """On a GPU sizes decide on torch's backend, and so on what is kept; columns are padded there."""
+    monkeypatch.setattr("blocks.core.reference.alignment", lambda weight: 1)
     monkeypatch.setattr("blocks.sequence_attention.ordered.attend_causal", _Attention.apply)

