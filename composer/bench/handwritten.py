@@ -2,9 +2,10 @@
 
 One recurrent step of sequence attention, depth attention and experts, and a loop around it. It computes what
 the compiled module computes, with weights of the same names, so that the two can be compared to the last
-digits. It is written to be fast: merged projections, PyTorch's fused attention, grouped products for experts,
-weights cast once for each forward pass, no wait for the device, depth attention in several ways (see
-`handwritten_depth.py`), and all but that in functions that compile once. A strawman would be worth nothing.
+digits. It is written to be fast: merged projections, PyTorch's fused attention, grouped products for experts
+between gathers whose backward passes are gathers, weights cast once for each forward pass, no wait for the
+device, depth attention in several ways (see `handwritten_depth.py`), and all but that in functions that
+compile once. A strawman would be worth nothing.
 """
 
 from __future__ import annotations
@@ -96,6 +97,30 @@ def _unlike(spec: Spec, path: tuple[Any, ...], expected: str) -> SpecError:
     return SpecError([spec.fault_at(path, expected, "another form")])
 
 
+@dataclass(frozen=True)
+class Cast:
+    """The weights of products in the dtype of these, cast once for all steps.
+
+    Autocast keeps what it casts too, but not within functions that are compiled, and grouped products it does
+    not reach at all.
+
+    Attributes:
+        seq_in: [(heads + 2 kv_heads) head_dim, width].
+        seq_out: [width, heads head_dim].
+        depth_in: [(depth_heads + 2 depth_kv_heads) head_dim, width].
+        depth_out: [width, depth_heads head_dim].
+        gate_up: [experts, width, 2 hidden].
+        down: [experts, hidden, width].
+    """
+
+    seq_in: Tensor
+    seq_out: Tensor
+    depth_in: Tensor
+    depth_out: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
 class Step(nn.Module):
     """One recurrent step, in pieces: all but `attend` are the same at every step, so they compile once."""
 
@@ -120,28 +145,44 @@ class Step(nn.Module):
         self.register_buffer("balance", torch.zeros(at.experts))
         self.register_buffer("load", torch.zeros(at.experts))
 
+    def cast(self, dtype: torch.dtype) -> Cast:
+        """Return the weights of products in a dtype."""
+        linear = (self.seq_in, self.seq_out, self.depth_joined, self.depth_back)
+        return Cast(*(each.to(dtype) for each in (*(it.weight for it in linear), self.gate_up, self.down)))
+
     def forward(
-        self, x: Tensor, past: Past, turns: Tensor, turn: Tensor, turn_wide: Tensor, experts: Cast
+        self, x: Tensor, past: Past, turns: Tensor, turn: Tensor, turn_wide: Tensor, weights: Cast
     ) -> Tensor:
         """Return the state [B, S, width] after the step; its own keys and values join those of the past.
 
         turns: cosine and sine by position; turn, turn_wide: those of this step, for a head and for the whole
         width.
         """
-        x = self.sequence(x, turns)
-        y = self.attend(*self.depth_in(x, turn), past)
-        normed, share, chosen, x = self.depth_out(x, y, turn_wide)
-        return x + self.expert(normed, share, chosen, experts)
+        x, query, key, value = self.before(x, turns, turn, weights)
+        return self.after(x, self.attend(query, key, value, past), turn_wide, weights)
 
-    def sequence(self, x: Tensor, turns: Tensor) -> Tensor:
+    def before(
+        self, x: Tensor, turns: Tensor, turn: Tensor, weights: Cast
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run all that comes before depth attention; return the state, and query, key and value of that."""
+        x = self.sequence(x, turns, weights)
+        return x, *self.depth_in(x, turn, weights)
+
+    def after(self, x: Tensor, y: Tensor, turn: Tensor, weights: Cast) -> Tensor:
+        """Run all that comes after depth attention, which made y; return the state."""
+        x, normed, share, chosen = self.depth_out(x, y, turn, weights)
+        return x + self.expert(normed, share, chosen, weights)
+
+    def sequence(self, x: Tensor, turns: Tensor, weights: Cast) -> Tensor:
         """Attend to all tokens up to each token; return the new state."""
         at, (batch, length, _) = self.at, x.shape
-        joined = self.seq_in(self._normed(x, 0))
+        joined = F.linear(self._normed(x, 0), weights.seq_in)
         joined = joined.view(batch, length, at.heads + 2 * at.kv_heads, at.head_dim)
-        query, key, value = joined.split([at.heads, at.kv_heads, at.kv_heads], 2)
+        query, key, value = joined.split_with_sizes([at.heads, at.kv_heads, at.kv_heads], 2)
         if at.qk_norm:
-            query = F.rms_norm(query, (at.head_dim,), self.query_norm, _EPS)
-            key = F.rms_norm(key, (at.head_dim,), self.key_norm, _EPS)
+            # in fp32, as autocast on a GPU has it and as rotations need it
+            query = F.rms_norm(query.float(), (at.head_dim,), self.query_norm, _EPS)
+            key = F.rms_norm(key.float(), (at.head_dim,), self.key_norm, _EPS)
         query, key = _turned(query, turns), _turned(key, turns)
         y = F.scaled_dot_product_attention(
             query.transpose(1, 2).to(value.dtype),
@@ -150,29 +191,30 @@ class Step(nn.Module):
             is_causal=True,
             enable_gqa=at.heads != at.kv_heads,
         )
-        out: Tensor = x + self.seq_out(y.transpose(1, 2).flatten(2))
-        return out
+        return x + F.linear(y.transpose(1, 2).flatten(2), weights.seq_out)
 
-    def depth_in(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def depth_in(self, x: Tensor, turn: Tensor, weights: Cast) -> tuple[Tensor, Tensor, Tensor]:
         """Return this step's query, key and value."""
         at, (batch, length, _) = self.at, x.shape
-        joined = self.depth_joined(self._normed(x, 1))
+        joined = F.linear(self._normed(x, 1), weights.depth_in)
         joined = joined.view(batch, length, at.depth_heads + 2 * at.depth_kv_heads, at.head_dim)
-        query, key, value = joined.split([at.depth_heads, at.depth_kv_heads, at.depth_kv_heads], 2)
+        query, key, value = joined.split_with_sizes([at.depth_heads, at.depth_kv_heads, at.depth_kv_heads], 2)
         return _turned(query, turn), _turned(key, turn), value
 
-    def depth_out(self, x: Tensor, y: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the state after depth attention normed, the shares and numbers of its experts, the state."""
+    def depth_out(
+        self, x: Tensor, y: Tensor, turn: Tensor, weights: Cast
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the state after depth attention, the same normed, the shares and numbers of its experts."""
         at = self.at
-        x = x + self.depth_back(y.flatten(2))
+        x = x + F.linear(y.flatten(2), weights.depth_out)
         normed = self._normed(x, 2)
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(_turned(normed.float(), turn), self.keys) * at.width**-0.5
         chosen = (logits.detach() + self.balance).topk(at.active, -1).indices
         scores = logits.sigmoid().gather(-1, chosen)
-        return normed, scores / scores.sum(-1, keepdim=True), chosen, x
+        return x, normed, scores / scores.sum(-1, keepdim=True), chosen
 
-    def expert(self, x: Tensor, share: Tensor, chosen: Tensor, experts: Cast) -> Tensor:
+    def expert(self, x: Tensor, share: Tensor, chosen: Tensor, weights: Cast) -> Tensor:
         """Run each token's experts in two grouped products, sum them by share."""
         at = self.at
         flat = chosen.flatten()
@@ -181,26 +223,63 @@ class Step(nn.Module):
         if self.training:
             self.load += counts
         order = flat.argsort(stable=True)
-        ends = counts.cumsum(0).to(torch.int32)
-        rows = x.flatten(0, 1).index_select(0, order // at.active).to(experts.gate_up.dtype)
-        gate, up = F.grouped_mm(rows, experts.gate_up, offs=ends).chunk(2, -1)
-        out = F.grouped_mm(F.silu(gate) * up, experts.down, offs=ends)
-        # fetched rather than added up in place: sums in the same order at every run
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        each = out.index_select(0, place).view(*chosen.shape, -1)
-        y: Tensor = (each * share.unsqueeze(-1).to(out.dtype)).sum(-2)
-        return y
+        ends = counts.cumsum(0).to(torch.int32)
+        # cast before they are fetched, as each is fetched for several experts
+        rows = _fetched(x.flatten(0, 1).to(weights.gate_up.dtype), order, place, at.active)
+        gate, up = F.grouped_mm(rows, weights.gate_up, offs=ends).chunk(2, -1)
+        # weighed where rows are `hidden` wide
+        inner = F.silu(gate) * up * _fetched(share.flatten(), order, place, 1).to(up.dtype).unsqueeze(-1)
+        out = F.grouped_mm(inner, weights.down, offs=ends)
+        made: Tensor = _Summed.apply(out, order, place, at.active)  # type: ignore[no-untyped-call]
+        return made.view(x.shape)
 
     def _normed(self, x: Tensor, number: int) -> Tensor:
         return F.rms_norm(x, (self.at.width,), self.norms[number], _EPS)
 
 
-@dataclass(frozen=True)
-class Cast:
-    """The weights of experts in the dtype of the products, cast once for all steps."""
+def _fetched(x: Tensor, order: Tensor, place: Tensor, active: int) -> Tensor:
+    """Return rows [tokens * active, ...] of x [tokens, ...], by expert.
 
-    gate_up: Tensor
-    down: Tensor
+    order: which of each token's `active` choices comes at each row; place: the row of each choice.
+    """
+    made: Tensor = _Fetched.apply(x, order, place, active)  # type: ignore[no-untyped-call]
+    return made
+
+
+class _Fetched(torch.autograd.Function):
+    """Autograd would add up gradients of rows by atomics; it does not know that each row is there once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, place: Tensor, active: int) -> Tensor:
+        ctx.save_for_backward(place)
+        ctx.active = active
+        return x.index_select(0, order // active)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (place,) = ctx.saved_tensors
+        return _summed(gradient, place, ctx.active), None, None, None
+
+
+class _Summed(torch.autograd.Function):
+    """The reverse: the rows of each token's experts fetched and summed, always in the same order."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, place: Tensor, active: int) -> Tensor:
+        ctx.save_for_backward(order)
+        ctx.active = active
+        return _summed(rows, place, active)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (order,) = ctx.saved_tensors
+        return gradient.index_select(0, order // ctx.active), None, None, None
+
+
+def _summed(rows: Tensor, place: Tensor, active: int) -> Tensor:
+    fetched = rows.index_select(0, place).view(-1, active, *rows.shape[1:])
+    return fetched.sum(1, dtype=rows.dtype)
 
 
 class HandWritten(nn.Module):
@@ -220,13 +299,18 @@ class HandWritten(nn.Module):
         x = F.embedding(tokens, self.embedding) * math.sqrt(at.width)
         turns = _turns(torch.arange(tokens.shape[1], device=device), at.head_dim)[:, :, None]
         steps = torch.arange(at.steps, device=device)
-        turn, turn_wide = _turns(steps, at.head_dim), _turns(steps, at.width)
+        # laid out by step, so that one step's do not depend on how many there are
+        turn, turn_wide = (_turns(steps, size).movedim(1, 0).contiguous() for size in (at.head_dim, at.width))
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else x.dtype
-        experts = Cast(self.step.gate_up.to(dtype), self.step.down.to(dtype))
+        weights = self.step.cast(dtype)
         past = Past(at.steps)
         for n in range(at.steps):
-            x = self.step(x, past, turns, turn[:, n], turn_wide[:, n], experts)
-        logits = F.linear(F.rms_norm(x, (at.width,), self.norm, _EPS), self.head)
+            x = self.step(x, past, turns, turn[n], turn_wide[n], weights)
+        return self.tail(x, targets)
+
+    def tail(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy from the last state [B, S, width]."""
+        logits = F.linear(F.rms_norm(x, (self.at.width,), self.norm, _EPS), self.head)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:

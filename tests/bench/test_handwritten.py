@@ -24,7 +24,7 @@ SPEC = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if not way.startswith("compiled")])
 @pytest.mark.parametrize(("qk_norm", "tied"), [(False, True), (True, False)])
 def test_it_equals_the_compiled_module_in_loss_and_gradients(way, qk_norm, tied):
     blocks = {**SPEC["blocks"], "a": {**SPEC["blocks"]["a"], "qk_norm": qk_norm}}
