@@ -49,7 +49,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         count_text(row.flops) if row.flops else "",
         bytes_text(row.peak) if row.peak else "",
         f"{row.against[0]:.2f}x ({row.against[1]:.2f} to {row.against[2]:.2f})" if row.against else "",
-        "; ".join(map(_told, row.goals)),
+        "; ".join([*map(_told, row.goals), *([row.note] if row.note else [])]),
     )
 
 
