@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from blocks.core.operation import Affine, Kernel, Operation
+from blocks.core.operation import Affine
 from blocks.core.slot_memory import slots
 from blocks.depth_attention import reference
 from blocks.depth_attention.operations import Append, Attend
@@ -23,7 +23,7 @@ from composer.bench.clocks import Run, without_gradients
 from composer.bench.floors import Heads, Way
 from composer.bench.records import Goal, Row
 from composer.bench.setting import Case, Setting, measured
-from composer.graph.passes.choose_kernels import unfit
+from composer.graph.passes.choose_kernels import first_fit
 from composer.module.emit import resolve
 
 EAGER, COMPILED, STACK = "eager einsum, stacked list", "compiled elementwise", "stack of keys, values alone"
@@ -67,12 +67,8 @@ def fitting(size: Size, setting: Setting) -> Fitting:
     """Choose kernels as a model does: the best that fits and passes its self-test."""
     kv = (size.kv_heads, size.head_dim)
     write, read = Append(*kv), Attend(size.heads, *kv, "inclusive", reads=Affine(1))
-    chosen = [_best(each, setting) for each in (write, read)]
+    chosen = [first_fit(each, setting.target) for each in (write, read)]
     return Fitting(f"composer, {chosen[1].name}", *(resolve(each.function) for each in chosen))
-
-
-def _best(operation: Operation, setting: Setting) -> Kernel:
-    return next(kernel for kernel in operation.kernels if not unfit(kernel, operation, setting.target))
 
 
 def forward(size: Size, reads: int, setting: Setting) -> Case:

@@ -25,7 +25,7 @@ from composer.bench.spec import bench_spec
 from composer.costs.devices import Device
 from composer.costs.time import TimeRow, step_time
 from composer.graph.build import micro_batch_tokens
-from composer.graph.passes.choose_kernels import Kernels, unfit
+from composer.graph.passes.choose_kernels import Kernels, first_fit, unfit
 from composer.graph.walk import operations
 from composer.module.emit import resolve
 from composer.module.model import ComposedModel
@@ -96,7 +96,7 @@ def windowed(setting: Setting) -> list[Call]:
     context = bench_spec(setting.full, _STEPS).model.context
     spec = bench_spec(setting.full, _STEPS, f"blocks.seq.window={context // 4}")
     calls = _calls(spec, "reference", setting)
-    return [replace(call, kernel=_first(call.operation, setting)) for call in calls]
+    return [replace(call, kernel=first_fit(call.operation, setting.target)) for call in calls]
 
 
 def _calls(spec: Spec, kernels: Kernels, setting: Setting) -> list[Call]:
@@ -108,10 +108,6 @@ def _calls(spec: Spec, kernels: Kernels, setting: Setting) -> list[Call]:
     rows = {row.place: row for row in step_time(spec, model.graph, _device(setting)).rows}
     seen = {_key(call): replace(call, floor=rows.get(call.place)) for call in reversed(calls)}
     return [*reversed(seen.values())]
-
-
-def _first(operation: Operation, setting: Setting) -> Kernel:
-    return next(kernel for kernel in operation.kernels if not unfit(kernel, operation, setting.target))
 
 
 def _parts(calls: list[Call], wanted: Callable[[Call], bool], setting: Setting) -> Iterator[list[Row]]:

@@ -12,6 +12,7 @@ from statistics import median, quantiles
 import torch
 
 from composer.bench.clocks import Clock, Run, wait, wall
+from composer.graph.self_test import in_a_line
 
 
 class DeviceLost(RuntimeError):
@@ -104,8 +105,7 @@ def attempt(run: Run) -> str:
     except DeviceLost:
         raise
     except Exception as error:  # of any kind: compilers and drivers have their own
-        lines = str(error).strip().splitlines()
-        why = f"{type(error).__name__}: {lines[0][:_MOST]}" if lines else type(error).__name__
+        why = in_a_line(error)
         if "not enough memory" in why:
             why = "out of memory"
     else:
@@ -116,10 +116,6 @@ def attempt(run: Run) -> str:
     except Exception:
         raise DeviceLost(why) from None
     return why
-
-
-_MOST = 200
-"""Characters of an error."""
 
 
 @contextmanager

@@ -170,5 +170,5 @@ def _tune(setting: Setting) -> None:
     except DeviceLost as error:
         print(f"# ended early, the GPU takes no more work in this process, after: {error}")
     print()
-    for module in tables():
+    for module in (each for each in tables() if any(one.module is each for one in found)):
         print("\n".join(as_code(module, found, device)), flush=True)

@@ -31,9 +31,14 @@ def run_check(kernel: Kernel, operation: Operation | None, target: Target) -> st
     try:
         wrong: str = getattr(import_module(module), name)(operation, target)
     except Exception as error:  # from compiling on, a kernel may fail in any way
-        lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0][:_MOST]}" if lines else type(error).__name__
+        return in_a_line(error)
     return wrong
+
+
+def in_a_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:_MOST]}" if lines else type(error).__name__
 
 
 def checked_kernels() -> Iterator[tuple[type[Operation], Kernel]]:

@@ -69,6 +69,11 @@ def unfit(kernel: Kernel, operation: Operation, target: Target) -> str:
     return kernel.unfit(operation, target) or unlike or self_test(kernel, operation, target)
 
 
+def first_fit(operation: Operation, target: Target) -> Kernel:
+    """Return the first kernel that can run an operation on a target."""
+    return next(kernel for kernel in operation.kernels if not unfit(kernel, operation, target))
+
+
 def _choose(operation: Operation, target: Target, kernels: Kernels) -> Choice:
     if kernels == "reference":
         kernel = operation.kernels[-1]
