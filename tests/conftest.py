@@ -1,7 +1,8 @@
-"""What all tests share: one torch thread, no GPU unless a test asks for it, hypothesis profiles."""
+"""What all tests share: one torch thread, no GPU unless a test asks for it, seeded samples."""
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,39 @@ if not Path("/dev/nvidiactl").exists():
     # read by triton when it is imported: without a GPU kernels are tested in its interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-_QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("here", deadline=None, suppress_health_check=_QUIET, print_blob=True)
-settings.register_profile("ci", settings.get_profile("here"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="large samples, and tests marked slow")
+
+
+def pytest_configure(config):
+    full = config.getoption("--full")
+    # read by tests/samples.py when a test module is imported
+    os.environ["COMPOSER_FULL_TESTS"] = "1" if full else ""
+    settings.register_profile(
+        "seeded",  # the same examples on every machine
+        max_examples=100 if full else 25,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        print_blob=True,
+    )
+    settings.load_profile("seeded")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: run by `make test-full`"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line for each reason for which tests did not run."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"not run: {count} tests ({reason.removeprefix('Skipped: ')})")
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from cases import CASES, DEPTH, FFN, SEQ, tree
-from hypothesis import given, settings
+from hypothesis import given
 from models import compiled, tokens_for
+from samples import samples
 from strategies import specs
 
 FAR = 1e-4  # what rounding cannot do
@@ -33,7 +34,7 @@ def test_no_output_depends_on_a_later_token_or_another_row(case, kernels):
     check(compiled(CASES[case], kernels).eval())
 
 
-@settings(max_examples=40)
+@samples(40)
 @given(specs(room=6, widths=(6, 8, 12, 16)))
 def test_no_output_of_a_generated_spec_depends_on_a_later_token_or_another_row(spec):
     check(compiled(spec).eval())

@@ -4,8 +4,9 @@ import naive
 import pytest
 import torch
 from cases import CASES, DREAMER
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from models import close, compiled, gradients, probe, tokens_for
+from samples import samples
 from strategies import specs
 
 from blocks.core import reference
@@ -58,7 +59,7 @@ def test_chosen_kernels_equal_the_equations(case):
     compare(model, tokens_for(model.spec, 1, 5), torch.float32, 2e-4)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@samples(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(specs(room=4))
 def test_generated_specs_equal_the_equations(exact, spec):
     compare(compiled(spec, "reference"), tokens_for(spec, 1, 4), torch.float64, 1e-8)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from models import compiled, shipped
+from samples import samples
 from strategies import specs
 
 from composer.costs.checkpoint import checkpoint_size
@@ -34,7 +35,7 @@ def test_shipped_specs_leave_what_is_declared(name, tmp_path):
     check(shipped()[name], tmp_path)
 
 
-@settings(max_examples=40)
+@samples(40)
 @given(spec=specs())
 def test_generated_specs_leave_what_is_declared(tmp_path_factory, spec):
     check(spec, tmp_path_factory.getbasetemp())

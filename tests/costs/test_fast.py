@@ -6,8 +6,9 @@ from itertools import count as numbered
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import samples
 from tests.strategies import trees
 
 from composer.costs.count import count
@@ -59,7 +60,7 @@ def functions(coster):
 
 
 @given(trees(), st.integers(0, 2**32))
-@settings(max_examples=70)
+@samples(70)
 def test_generated_trees_cost_what_they_cost_slowly_whatever_numbers_change(tree, seed):
     rng, coster = random.Random(seed), Coster()
     for _ in range(3):

@@ -5,8 +5,9 @@ from fractions import Fraction
 from math import log
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from samples import samples
 from strategies import make, trees
 
 from composer.cli.main import main
@@ -102,7 +103,7 @@ def test_a_spec_that_fits_stays_as_it_is():
     assert (found.spec is spec, found.moves) == (True, ())
 
 
-@settings(max_examples=15)
+@samples(15)
 @given(trees(levels=2), st.data())
 def test_what_is_fitted_fits_and_is_not_fitted_again(tree, data):
     costs = count(make(tree))

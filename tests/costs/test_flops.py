@@ -6,8 +6,9 @@ import pytest
 import torch
 from cases import CASES, DEPTH, FFN, SEQ, tree
 from flops import attend_twin, counted, declared
-from hypothesis import given, seed, settings
+from hypothesis import given, seed
 from models import close, compiled, gradients, shipped, shortened, tokens_for
+from samples import samples
 from strategies import make, specs
 
 import composer
@@ -60,7 +61,7 @@ def test_generated_specs_cost_what_runs(part):
 
     # five times a hundred specs, so that workers share them
     @seed(part)
-    @settings(max_examples=100, derandomize=False, database=None)
+    @samples(100, derandomize=False, database=None)
     @given(specs(room=room, levels=room - 1))
     def check(spec):
         assert declared(spec, 1) == counted(spec, 1)
@@ -114,7 +115,7 @@ def test_depth_pairs_are_the_slots_that_are_read(span, stages, monkeypatch):
     assert sum(row.share.backward for row in rows) == pytest.approx(8 * 3 * 6 * sum(read))
 
 
-@settings(max_examples=40)
+@samples(40)
 @given(specs())
 def test_shares_sum_up_to_the_totals(spec):
     costs = count(spec)

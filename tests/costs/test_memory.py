@@ -6,8 +6,9 @@ import weakref
 import pytest
 import torch
 from cases import CASES, DEPTH, DREAMER, FFN, SEQ, tree
-from hypothesis import given, settings
+from hypothesis import given
 from models import kept, shipped, shortened, tokens_for
+from samples import samples
 from strategies import make, specs
 
 import composer
@@ -50,7 +51,7 @@ def test_a_head_by_chunks_keeps_what_it_declares(tie, monkeypatch):
     assert (saved.inputs, saved.extra, saved.once) == ((), 4 * 10, 4 * 10 * 11)
 
 
-@settings(max_examples=60)
+@samples(60)
 @given(specs(room=4))
 def test_generated_specs_keep_what_they_declare(spec):
     check_saved(spec)

@@ -5,10 +5,11 @@ import statistics
 import pytest
 import torch
 from cases import FFN, tree
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given
 from hypothesis import strategies as st
 from models import shipped, shortened
 from peak import allocated, measured, on_cuda, varied
+from samples import samples
 from strategies import make, trees
 
 from blocks.core.operation import Target
@@ -21,7 +22,7 @@ from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 
 # the same examples each time: what is asserted of them together must not hang on luck
-together = settings(derandomize=True, database=None, phases=[Phase.generate], max_examples=50)
+together = samples(50, derandomize=True, database=None, phases=[Phase.generate])
 
 
 @st.composite
@@ -89,7 +90,7 @@ def test_the_peaks_of_generated_specs_are_the_predicted_ones():
 def test_peaks_are_the_predicted_ones_where_operations_run_again():
     errors = []
 
-    @settings(together, max_examples=12)
+    @samples(12, parent=together)
     @given(large(), st.data())
     def check(example, data):
         spec, batch = example
@@ -102,7 +103,7 @@ def test_peaks_are_the_predicted_ones_where_operations_run_again():
     assert statistics.median(map(abs, errors)) < 0.01
 
 
-@settings(max_examples=15)
+@samples(15)
 @given(trees(levels=3, room=12), st.integers(1, 5))
 def test_a_few_trips_of_each_loop_hold_the_peak(tree, batch):
     spec = make(tree)
@@ -113,7 +114,7 @@ def test_a_few_trips_of_each_loop_hold_the_peak(tree, batch):
         assert peak(graph, size) == expected
 
 
-@settings(max_examples=12)
+@samples(12)
 @given(trees(), st.integers(1, 5))
 def test_a_replay_ends_with_what_outlives_a_step(tree, batch):
     spec = make(tree)
@@ -124,7 +125,7 @@ def test_a_replay_ends_with_what_outlives_a_step(tree, batch):
     assert set(left) <= {"weights", "gradients", "optimizer", "depth_slots"}
 
 
-@settings(max_examples=12)
+@samples(12)
 @given(trees(), st.integers(1, 5))
 def test_terms_add_up_to_the_peak(tree, batch):
     spec = make(tree)

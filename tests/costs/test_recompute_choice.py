@@ -2,9 +2,10 @@
 
 import pytest
 from cases import DREAMER
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given
 from hypothesis import strategies as st
 from models import shipped
+from samples import samples
 from strategies import make, specs
 
 from blocks.core.operation import At, Target
@@ -47,7 +48,7 @@ def products(graph):
     }
 
 
-@settings(max_examples=25)
+@samples(25)
 @given(specs(room=4))
 def test_without_a_cap_and_within_it_nothing_is_recomputed(spec):
     whole, _ = range_of(spec)
@@ -56,7 +57,7 @@ def test_without_a_cap_and_within_it_nothing_is_recomputed(spec):
         assert count(capped(spec, limit)).recompute_flops == 0
 
 
-@settings(max_examples=15, phases=[phase for phase in Phase if phase != Phase.shrink])
+@samples(15, phases=[phase for phase in Phase if phase != Phase.shrink])
 @given(specs(room=3, levels=1), st.floats(0, 1, exclude_max=True))
 def test_a_cap_that_can_be_kept_is_kept_with_no_mark_to_spare(spec, share):
     whole, least = range_of(spec)

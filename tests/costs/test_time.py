@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 from cases import DEPTH, DREAMER, tree
-from hypothesis import given, settings
+from hypothesis import given
 from models import shipped, tokens_for
+from samples import samples
 from strategies import make, specs
 
 import composer
@@ -31,7 +32,7 @@ def estimate(spec, at):
     return step_time(spec, compile_graph(spec), at)
 
 
-@settings(max_examples=30)
+@samples(30)
 @given(specs())
 def test_where_bytes_are_free_time_is_that_of_the_flops(spec):
     costs, time = count(spec), estimate(spec, SLOW)
@@ -40,7 +41,7 @@ def test_where_bytes_are_free_time_is_that_of_the_flops(spec):
     assert time.tokens == spec.model.context
 
 
-@settings(max_examples=30)
+@samples(30)
 @given(specs())
 def test_where_flops_are_free_every_row_waits_for_bytes_and_twice_backward(spec):
     time = estimate(spec, NARROW)

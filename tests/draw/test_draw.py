@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 from cases import ALL, CASES, DEPTH, SEQ, tree
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import samples
 from strategies import make, specs
 
 from composer.costs.count import count
@@ -88,7 +89,7 @@ def test_every_block_option_and_mix_is_drawn(name: str) -> None:
     parsed(svg(sound(make(CASES[name]))))
 
 
-@settings(max_examples=60)
+@samples(60)
 @given(specs())
 def test_generated_specs_are_drawn(spec: Spec) -> None:
     parsed(svg(sound(spec)))
@@ -114,7 +115,7 @@ def uses(found: View | StageView) -> list[Use]:
     return listed
 
 
-@settings(max_examples=40)
+@samples(40)
 @given(specs())
 def test_the_numbers_of_the_parts_are_the_costs(spec: Spec) -> None:
     costs, found = count(spec), view(spec)
@@ -144,7 +145,7 @@ def model_parts(found: View | StageView) -> list:  # type: ignore[type-arg]
     return parts
 
 
-@settings(max_examples=30)
+@samples(30)
 @given(specs())
 def test_what_is_written_are_those_numbers(spec: Spec) -> None:
     drawn, found = picture(spec), view(spec)

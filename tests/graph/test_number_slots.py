@@ -2,7 +2,8 @@
 
 import pytest
 from cases import CASES, DEPTH, FFN, tree
-from hypothesis import given, settings
+from hypothesis import given
+from samples import samples
 from strategies import make, specs
 
 from blocks.core.graph import Loop
@@ -95,7 +96,7 @@ def check(spec):
     assert found.sizes == expected.sizes
 
 
-@settings(max_examples=150)
+@samples(150)
 @given(specs(room=12))
 def test_generated_specs_number_slots_as_they_execute(spec):
     check(spec)

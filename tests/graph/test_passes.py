@@ -3,8 +3,9 @@
 import pytest
 import torch
 from cases import CASES, DREAMER, EXPERT, FFN, SEQ, tree
-from hypothesis import given, settings
+from hypothesis import given
 from models import close, compiled, gradients, tokens_for
+from samples import samples
 from strategies import make, specs
 
 import composer.graph.compile
@@ -120,7 +121,7 @@ def test_dead_code_takes_from_loops_what_they_do_not_read_and_goes_for_its_maker
     assert ordered(graph)
 
 
-@settings(max_examples=40)
+@samples(40)
 @given(specs())
 def test_dead_code_removes_nothing_from_a_spec(spec):
     before = [names(body) for body, _ in graphs(build(spec))]
@@ -160,7 +161,7 @@ def test_merging_keeps_the_function_and_the_names(case, monkeypatch):
     close(gradients(merged, tokens), gradients(plain, tokens), 1e-4)
 
 
-@settings(max_examples=40)
+@samples(40)
 @given(specs())
 def test_after_merging_no_two_projections_read_the_same(spec):
     for graph, _ in graphs(compile_graph(spec)):
@@ -207,7 +208,7 @@ def test_a_missing_input_is_refused():
         infer_shapes(builder.graph)
 
 
-@settings(max_examples=15)
+@samples(15)
 @given(specs(room=3, levels=2))
 def test_inferred_shapes_are_those_of_the_tensors(spec):
     """Run the emitted code node by node, and compare every tensor with its declared shape."""
@@ -293,7 +294,7 @@ def test_a_window_takes_the_masked_kernel_and_says_why():
         assert reason in choice.why
 
 
-@settings(max_examples=40)
+@samples(40)
 @given(specs())
 def test_reference_takes_the_last_kernel_everywhere_and_every_choice_says_why(spec):
     for kernels in ("auto", "reference"):
@@ -313,7 +314,7 @@ def test_reference_takes_the_last_kernel_everywhere_and_every_choice_says_why(sp
 # plan
 
 
-@settings(max_examples=40)
+@samples(40)
 @given(specs())
 def test_the_plan_prints_every_operation_once_in_order(spec):
     graph = compile_graph(spec)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from cases import DREAMER, EXPERT, FFN, SEQ, tree
-from hypothesis import given, settings
+from hypothesis import given
 from models import compiled, shipped
+from samples import samples
 from strategies import make, specs
 
 import composer
@@ -32,7 +33,7 @@ def test_shipped_specs_build_what_they_declare(name):
     assert costs.active_params == active(model, spec)
 
 
-@settings(max_examples=200)
+@samples(200)
 @given(specs(room=5))
 def test_generated_specs_build_what_they_declare(spec):
     model, costs = composer.compile(spec), composer.cost(spec)
@@ -87,7 +88,7 @@ def test_tied_embeddings_are_one_tensor():
     assert built(untied) - built(tied) == 11 * 10
 
 
-@settings(max_examples=30)
+@samples(30)
 @given(specs(room=4))
 def test_state_dict_is_the_same_whatever_the_kernels(spec):
     auto = composer.compile(spec).state_dict()

@@ -9,9 +9,10 @@ import pytest
 import torch
 from cases import CASES, DREAMER, EXPERT, one
 from flops import grouped
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import probe, shake, shipped, shortened, tokens_for
+from samples import samples
 from strategies import make, specs
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -77,7 +78,7 @@ def check_same(plain, again, run):
 # the same numbers
 
 
-@settings(max_examples=60)
+@samples(60)
 @given(marked(room=4))
 def test_loss_gradients_and_loads_are_the_same_bit_for_bit(example):
     spec, some = example
@@ -207,7 +208,7 @@ def alive(model, batch):
     return found
 
 
-@settings(max_examples=50)
+@samples(50)
 @given(marked(room=4))
 def test_what_is_kept_is_what_is_declared(example):
     spec, some = example
@@ -274,7 +275,7 @@ def counted(model, batch=2):
     return counter.get_total_flops()
 
 
-@settings(max_examples=25)
+@samples(25)
 @given(marked(room=3))
 def test_what_runs_again_costs_what_is_declared(example):
     spec, some = example
@@ -284,7 +285,7 @@ def test_what_runs_again_costs_what_is_declared(example):
     assert declared * 2 * spec.model.context == pytest.approx(found, rel=1e-12)
 
 
-@settings(max_examples=30)
+@samples(30)
 @given(marked(room=4))
 def test_no_operation_runs_again_twice(example):
     spec, some = example
@@ -333,7 +334,7 @@ def test_what_cannot_be_recomputed_is_refused(place):
         mark_recompute(compile_graph(spec), [place])
 
 
-@settings(max_examples=30)
+@samples(30)
 @given(specs())
 def test_slots_tables_inputs_and_results_are_never_recomputed(spec):
     graph = compile_graph(spec)

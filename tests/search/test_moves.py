@@ -7,8 +7,9 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import samples
 
 from composer.spec.choice import Knob
 from composer.spec.space import Space, draw
@@ -75,7 +76,7 @@ def families(drawn: st.DrawFn) -> tuple[Space, list[dict[str, Any]], random.Rand
     return space, [point(space, rng) for _ in range(2)], rng
 
 
-@settings(max_examples=25, deadline=None)
+@samples(25, deadline=None)
 @given(families())
 def test_children_answer_what_the_space_asks_and_nothing_else(family):
     space, (first, second), rng = family
@@ -88,7 +89,7 @@ def test_children_answer_what_the_space_asks_and_nothing_else(family):
         assert again == child
 
 
-@settings(max_examples=25, deadline=None)
+@samples(25, deadline=None)
 @given(families())
 def test_one_mutation_changes_one_answer_and_what_is_asked_because_of_it(family):
     space, (parent, _), rng = family
@@ -101,7 +102,7 @@ def test_one_mutation_changes_one_answer_and_what_is_asked_because_of_it(family)
     assert sum(text.endswith("(new)") for text in told) == len(child.keys() - parent.keys()) == len(told) - 1
 
 
-@settings(max_examples=25, deadline=None)
+@samples(25, deadline=None)
 @given(families())
 def test_a_crossover_takes_whole_branches_from_either_parent_and_names_them(family):
     space, (first, second), rng = family
@@ -137,7 +138,7 @@ KNOBS = [
 ]
 
 
-@settings(max_examples=25, deadline=None)
+@samples(25, deadline=None)
 @given(knob=st.sampled_from(KNOBS), seed=st.integers(0, 10**6))
 def test_a_moved_answer_is_another_answer_to_the_same_question(knob, seed):
     rng = random.Random(seed)

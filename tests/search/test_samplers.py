@@ -9,10 +9,11 @@ from importlib.util import find_spec
 import optuna
 import pytest
 from fake_training import FakeTraining, toy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from narrow import explore, narrow
 from optuna.trial import Trial
+from samples import samples
 from test_moves import spaces
 
 from composer.spec.space import draw
@@ -39,7 +40,7 @@ def answers(space, study, trial=None):
     return candidate(space, partial(suggest, trial)), trial
 
 
-@settings(max_examples=6, deadline=None)
+@samples(6, deadline=None)
 @given(spaces(), st.integers(0, 10**6))
 def test_the_quick_judge_says_what_the_slow_one_does(space, seed):
     judge, rng = Judge(space), random.Random(seed)
@@ -167,7 +168,7 @@ def explore_toy(space, count):
     return found
 
 
-@settings(max_examples=3, deadline=None)
+@samples(3, deadline=None)
 @given(spaces(), st.integers(0, 10**6))
 def test_children_of_evolution_are_valid_within_the_caps_and_new(space, seed):
     judge = Judge(space)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from generated import specs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import samples
 from spec_texts import TINY
 
 from blocks.core.config import Config
@@ -183,7 +184,7 @@ def test_every_section_of_a_spec_is_compared() -> None:
     assert [str(each) for each in differences(loads(json.dumps(BASE)), untrained)] == ["train removed"]
 
 
-@settings(max_examples=60)
+@samples(60)
 @given(specs(), specs())
 def test_specs_differ_in_architecture_exactly_when_words_say_so(
     one: dict[str, Any], two: dict[str, Any]

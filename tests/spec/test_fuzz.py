@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import samples
 from spec_texts import SPACE, TINY
 
 from composer.spec.errors import SpecError
@@ -107,13 +108,13 @@ def test_the_undamaged_texts_are_fine() -> None:
     assert fault(lambda: Space(read_text(_WHOLE, "x.yaml")).example()) is None
 
 
-@settings(max_examples=300)
+@samples(300)
 @given(mutations(TINY))
 def test_a_damaged_spec_loads_or_says_why(text: str) -> None:
     assert fault(lambda: loads(text, "x.yaml")) != ""
 
 
-@settings(max_examples=100)
+@samples(100)
 @given(mutations(_WHOLE))
 def test_a_damaged_space_loads_or_says_why(text: str) -> None:
     assert fault(lambda: Space(read_text(text, "x.yaml")).example()) != ""
@@ -135,7 +136,7 @@ _KEYS = [
 ]
 
 
-@settings(max_examples=200)
+@samples(200)
 @given(st.lists(st.sampled_from(_KEYS), min_size=1, max_size=4), _VALUES)
 def test_any_value_anywhere_loads_or_says_why(keys: list[str], value: Any) -> None:
     option = f"{'.'.join(keys)}={json.dumps(value)}"

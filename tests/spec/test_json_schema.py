@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from generated import specs
-from hypothesis import given, settings
+from hypothesis import given
 from jsonschema import Draft202012Validator
+from samples import samples
 from spec_texts import SPACE, TINY
 
 from composer.spec.errors import SpecError
@@ -52,7 +53,7 @@ def test_shipped_specs_pass_and_point_to_it(path: Path) -> None:
     assert told(plain(read(text, path.name))) == []
 
 
-@settings(max_examples=60)
+@samples(60)
 @given(specs())
 def test_whatever_loads_passes(document: dict[str, Any]) -> None:
     loads(json.dumps(document))

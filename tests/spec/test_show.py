@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from generated import specs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import samples
 from spec_texts import TINY
 
 from composer.spec.identity import arch_hash, run_hash
@@ -17,7 +18,7 @@ from composer.spec.show import _scalar, changed_yaml, resolved_lines, resolved_y
 from composer.spec.yaml12 import read
 
 
-@settings(max_examples=150)
+@samples(150)
 @given(specs())
 def test_the_resolved_form_loads_back_to_an_equal_spec(plain: dict[str, Any]) -> None:
     spec = loads(json.dumps(plain))
@@ -28,7 +29,7 @@ def test_the_resolved_form_loads_back_to_an_equal_spec(plain: dict[str, Any]) ->
     assert resolved_yaml(again) == resolved_yaml(spec)
 
 
-@settings(max_examples=100)
+@samples(100)
 @given(specs())
 def test_what_differs_from_the_defaults_loads_back_to_an_equal_spec(plain: dict[str, Any]) -> None:
     spec = loads(json.dumps(plain))
