@@ -1,4 +1,4 @@
-"""Points of the shipped space that were trained once, and training that looks up what they came to.
+"""Points of a space that were trained once, and training that looks up what they came to.
 
 docs/replay/points.csv has a row for each feasible point of a part of the space: its knobs, and accuracy and
 loss at each milestone. `record` writes it; `Recorded` reads it.
@@ -25,8 +25,9 @@ from search.trainer import Step, Trained, train
 
 ROOT = Path(__file__).resolve().parents[1]
 POINTS = ROOT / "docs" / "replay" / "points.csv"
+SPACE = POINTS.with_name("space.yaml")
 SLICE = ("model.width=32", "blocks.seq.kv_heads=1", "blocks.depth.kv_heads=1")
-"""The part of the shipped space that is small enough to be trained whole."""
+"""The part of the space that is small enough to be trained whole."""
 SEARCH = {
     "objectives": "[{maximize: accuracy}]",
     "rungs": "[160k, 320k]",
@@ -42,9 +43,9 @@ Params = dict[str, Value]
 
 
 def space(**given: str) -> Space:
-    """Return the part of the shipped space that was recorded, with fields of its `search:` as given."""
+    """Return the part of the space that was recorded, with fields of its `search:` as given."""
     search = [f"search.{field}={value}" for field, value in {**SEARCH, **given}.items()]
-    return load_space(ROOT / "specs" / "space.yaml", [*SLICE, *search])
+    return load_space(SPACE, [*SLICE, *search])
 
 
 @cache
@@ -81,7 +82,7 @@ class Recorded:
     """Trains in no time: what a point measures was recorded."""
 
     def __init__(self) -> None:
-        """Read the table, and match its rows with the space as it is shipped now."""
+        """Read the table, and match its rows with the space."""
         rows = _rows(POINTS)
         self.results = {key: rows[_key(params)] for key, params in feasible().items() if _key(params) in rows}
 
@@ -130,7 +131,7 @@ def join(chosen: list[Params]) -> None:
 
 def outside(count: int) -> list[list[float]]:
     """Train random points of another width, which are not in the table; return accuracy at each milestone."""
-    whole = load_space(ROOT / "specs" / "space.yaml", ["model.width=24"])
+    whole = load_space(SPACE, ["model.width=24"])
     judge, rng = Judge(whole), random.Random(0)
     chosen: dict[str, Params] = {}
     while len(chosen) < count:
