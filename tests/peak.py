@@ -1,6 +1,6 @@
 """The peak of a training step as it is measured: by counting live storages, by the allocator, on a GPU."""
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from weakref import finalize
 
@@ -131,11 +131,21 @@ def measured(spec, batch, dtype=torch.bfloat16, recompute=(), autocast=False):
     return alive.peak
 
 
+@contextmanager
+def _without_onednn():
+    """Run products without oneDNN, whose packing buffers depend on the processor's instruction set."""
+    before, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
 def allocated(spec, batch, dtype=torch.bfloat16):
     """Return the same from what the allocator of a CPU was asked for while the step really ran."""
     from torch.profiler import ProfilerActivity, profile
 
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), _without_onednn():
         model, optimizer = trainable(spec, dtype)
         tokens = torch.randint(spec.model.vocab, (batch, spec.model.context))
         targets = tokens.clone()
