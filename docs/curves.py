@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from composer.costs.units import count_text
-from search.chance import chance
+from search.permutation import permutation_test
 from search.report.chart import Chart, Scale, path
 from search.report.theme import LIGHT
 
@@ -95,7 +95,7 @@ def rival_table(curves: Iterable[Curve], pairs: Iterable[tuple[str, str]]) -> It
     """Yield what the first of each pair of arms found beyond the second, as Markdown.
 
     Each cell holds the difference of the means, for how many seeds the first was better and worse, and the
-    share of a permutation test.
+    p-value of a permutation test.
     """
     groups = by_arm(curves)
     yield from _head(["search", "against", *map(str, BUDGETS)])
@@ -129,8 +129,8 @@ def _beyond(group: Sequence[Curve], rivals: Sequence[Curve], budget: int) -> str
     own = [curve.at(budget) for curve in group]
     pairs = [(value, rival[curve.seed]) for curve, value in zip(group, own, strict=True)]
     better, worse = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
-    share = chance(own, [*rival.values()])
-    doubt = "< 0.001" if share < 0.001 else f"{share:.2g}"
+    p = permutation_test(own, [*rival.values()])
+    doubt = "< 0.001" if p < 0.001 else f"{p:.2g}"
     return f"{fmean(own) - fmean(rival.values()):+.3f}, {better} : {worse}, p {doubt}"
 
 

@@ -1,7 +1,7 @@
 """Points of a space that were trained once, and training that looks up what they came to.
 
-docs/replay/points.csv has a row for each feasible point of a part of the space: its knobs, and accuracy and
-loss at each milestone. `record` writes it; `Recorded` reads it.
+docs/replay/points.csv has a row for each feasible point of a part of docs/replay/space.yaml: its knobs, and
+accuracy and loss at each milestone. `record` writes it; `Recorded` reads it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+from composer import cost
+from composer.costs.fast import measures
 from composer.spec.choice import Knob, Value
 from composer.spec.identity import run_hash
 from composer.spec.models import Spec
@@ -84,8 +86,10 @@ class Recorded:
     def __init__(self) -> None:
         """Read the table, and match its rows with the space."""
         rows = _rows(POINTS)
-        self.results = {key: rows[_key(params)] for key, params in feasible().items() if _key(params) in rows}
-
+        known = {key: params for key, params in feasible().items() if _key(params) in rows}
+        self.results = {key: rows[_key(params)] for key, params in known.items()}
+        whole = space()
+        self.costs = {key: measures(cost(whole.point(_answers(each)).spec)) for key, each in known.items()}
         self.pauses = [seen.tokens for seen in next(iter(self.results.values()))]
 
     def column(self, pause: int) -> list[float]:

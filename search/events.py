@@ -44,7 +44,7 @@ class Events:
     def end(self, state: State, reason: str, report: Path | None) -> None:
         """Write how it ended."""
         verdicts = Verdicts(state)
-        winner, rival = verdicts.winner, verdicts.rival
+        winner, rival, knee = verdicts.winner, verdicts.rival, state.knee()
         self._write(
             "end",
             {
@@ -55,6 +55,8 @@ class Events:
                 "seconds": round(state.spent(), 3),
                 "budgets": _budgets(state),
                 "winner": _run(state, winner) if winner else None,
+                "rule": verdicts.rule or None,
+                "knee": knee.name if knee else None,
                 "best_baseline": _run(state, rival) if rival else None,
                 "standings": [_standing(state, at) for at in verdicts.standings.values()],
                 "uneven": verdicts.uneven or None,
@@ -185,6 +187,6 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         "winner": found.one.value,
         "best_baseline": found.other.value,
         "better": found.better,
-        "chance": found.chance,
+        "p": found.p,
         "verdict": found.verdict,
     }

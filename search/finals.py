@@ -14,9 +14,10 @@ from typing import Any
 
 from composer.spec.models import Spec
 from composer.spec.search_config import SearchConfig
+from search.choosing import spread
 from search.goals import Goals, Values
 from search.ledger import Ledger, Record
-from search.rungs import best_first
+from search.rungs import fronts
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,20 @@ class Finals:
 
 
 def ranked(goals: Goals, ledger: Ledger) -> list[Record]:
-    """Return the trials trained in full, the best first: by front, then by the first objective."""
-    return best_first(goals, (record for record in ledger.trials() if record.status == "finished"))
+    """Return the trials trained in full in the order in which they become finalists.
+
+    By front, then by the primary objective; on a front near copies of others come last, so that finalists
+    are spread over the upper end of the first.
+    """
+    found = [record for record in ledger.trials() if record.status == "finished"]
+    values = {record.key: record.seen[-1].values for record in found}
+    ranks = fronts([goals.ascending(each) for each in values.values()])
+    records = {record.key: record for record in found}
+    order: list[Record] = []
+    for rank in sorted(set(ranks)):
+        front = {key: values[key] for key, own in zip(values, ranks, strict=True) if own == rank}
+        order += [records[key] for key in spread(goals, front)]
+    return order
 
 
 def respec(spec: Spec, again: Mapping[str, Any]) -> Spec:

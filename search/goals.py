@@ -26,8 +26,18 @@ class Goals:
 
     @property
     def first_measured(self) -> int:
-        """Which objective is the first that only training tells; the first of all where none is."""
+        """The index of the primary objective: the first that training measures, else the first of all."""
         return next((i for i, objective in enumerate(self.objectives) if not objective.is_cost), 0)
+
+    @property
+    def primary(self) -> str:
+        """The name of the primary objective."""
+        return self.names[self.first_measured]
+
+    def primary_first(self, values: Values) -> Values:
+        """Move the primary objective to the front; the others stay in order."""
+        i = self.first_measured
+        return (values[i], *values[:i], *values[i + 1 :])
 
     def measured(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> Values:
         """Read the objectives from what training measured and what the spec costs.
@@ -63,12 +73,12 @@ class Goals:
         return tuple(found)
 
     def front(self, results: Mapping[Key, Values]) -> list[Key]:
-        """Return the keys of results that no other beats, the best in the first objective first."""
+        """Return the keys of results that no other dominates, the best in the primary objective first."""
         turned = {key: self.ascending(values) for key, values in results.items()}
         free = [
             key for key, own in turned.items() if not any(dominates(other, own) for other in turned.values())
         ]
-        return sorted(free, key=lambda key: turned[key], reverse=True)
+        return sorted(free, key=lambda key: self.primary_first(turned[key]), reverse=True)
 
 
 def dominates(one: Values, other: Values) -> bool:

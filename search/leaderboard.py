@@ -15,15 +15,15 @@ from composer.spec.load import load
 from composer.spec.search_config import COSTS
 from composer.training.files import write_text
 from composer.training.folder import SPEC
-from search.folder import LEADERBOARD
+from search.folder import BEST, LEADERBOARD
 from search.ledger import Record
 from search.rungs import best_first
 from search.state import State
 from search.verdict import Verdicts
-from search.winners import put_best, put_front
-from search.words import by_name, knob_names
+from search.winners import FRONT, put_best, put_front
+from search.words import by_name, knob_names, titled
 
-FINALS, STANDINGS, ASKED = "finals.csv", "standings.csv", "asked.json"
+FINALS, STANDINGS, ASKED, CHOICE = "finals.csv", "standings.csv", "asked.json", "winner.txt"
 _ORDER = ("finished", "stopped", "crashed", "running")
 
 
@@ -37,19 +37,32 @@ def publish(folder: Path, state: State) -> None:
     best = state.best_run()
     if best is not None:
         put_best(folder, best)
+        _explain(folder / BEST / CHOICE, state)
     put_front(folder, state.front())
 
 
+def _explain(path: Path, state: State) -> None:
+    """Write which trial `best/` holds and why, and where the knee of the front is."""
+    verdicts, knee = Verdicts(state), state.knee()
+    assert verdicts.winner is not None
+    text = f"winner: {titled(state, verdicts.winner)}, {verdicts.rule}\n"
+    if knee is not None:
+        text += f"knee of the front: {titled(state, knee)}, in {FRONT}/{knee.name}\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
 def leaderboard(state: State) -> str:
-    """Write all records as CSV, the best first; `front` is 1 for those trained in full that none beats."""
-    front = {record.identity for record in state.front()}
+    """Write all records as CSV, the best first; `front` is 1 on the Pareto front, `knee` at its knee."""
+    front, knee = {record.identity for record in state.front()}, state.knee()
     goals, knobs = state.goals.names, knob_names(state.ledger)
     costs = [name for name in COSTS if name not in goals]
-    head = ["trial", "kind", "status", "front", "rung", "tokens", *goals, *costs, "seconds", *knobs]
+    head = ["trial", "kind", "status", "front", "knee", "rung", "tokens", *goals, *costs, "seconds", *knobs]
     rows = []
     for record in ranked(state):
         kind = "baseline" if state.is_baseline(record) else record.kind
-        cells: list[Any] = [record.name, kind, record.status, int(record.identity in front)]
+        cells: list[Any] = [record.name, kind, record.status]
+        cells += [int(record.identity in front), int(record is knee)]
         cells += [len(record.seen), record.tokens, *_values(state, record)]
         cells += [record.costs.get(name, "") for name in costs]
         cells += [f"{record.seconds:.1f}", *(record.params.get(name, "") for name in knobs)]

@@ -1,7 +1,7 @@
-"""Asynchronous successive halving (after arXiv 1810.05934): who goes on at a rung, decided on arrival.
+"""Asynchronous successive halving (arXiv 1810.05934): which candidates go on at a rung, decided on arrival.
 
-No candidate waits for others. It is held against those that have reached the rung so far, itself included:
-with one objective it goes on among the best share, with several it is ranked by non-dominated fronts.
+No candidate waits for others. It is ranked among those that have reached the rung so far, itself included: by
+non-dominated front, and within a front by the first objective that training measures.
 """
 
 from __future__ import annotations
@@ -15,32 +15,35 @@ from search.goals import Goals, Values, dominates
 from search.ledger import Record, Seen
 
 
-def goes_on(own: Values, others: Sequence[Values], keep: float) -> bool:
+def goes_on(own: Values, others: Sequence[Values], keep: float, measured: int = 0) -> bool:
     """Decide whether a candidate goes on from a rung.
 
     Args:
         own: its values at the rung, larger is better in each.
-        others: the values at the same rung of all who reached it before.
+        others: the values at the same rung of all that reached it before.
         keep: the share that goes on, above 0 and at most 1.
+        measured: the index of the objective that ranks within a front.
 
     Returns:
-        Whether fewer than `ceil(keep * n)` of the n candidates stand on a better front. Equals go on
-        together, and who is on the first front is never stopped.
+        Whether fewer than `ceil(keep * n)` of the n candidates rank ahead of it. Candidates of equal rank go
+        on together, and the best in the measured objective always goes on. The cheapest candidate need not:
+        its cost is the same at every rung, so that it is always on the first front.
     """
     everyone = [own, *others]
-    ranks = fronts(everyone)
+    ranks = [(front, -values[measured]) for front, values in zip(fronts(everyone), everyone, strict=True)]
     return sum(rank < ranks[0] for rank in ranks) < math.ceil(keep * len(everyone))
 
 
 def holds(record: Record, records: Iterable[Record], goals: Goals, keep: float) -> bool:
     """Whether a record goes on from the milestone it has just reached.
 
-    It is held against those that were there before, and those whose whole training came to less.
+    It is ranked among those that were there before, and those whose whole training was shorter.
     """
     rung = len(record.seen) - 1
     others = (reached(other, rung) for other in records if other is not record)
     own = goals.ascending(record.seen[rung].values)
-    return goes_on(own, [goals.ascending(seen.values) for seen in others if seen is not None], keep)
+    values = [goals.ascending(seen.values) for seen in others if seen is not None]
+    return goes_on(own, values, keep, goals.first_measured)
 
 
 def reached(record: Record, rung: int) -> Seen | None:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from composer.spec.search_config import SearchConfig
 from search.budget import Account, accounts
+from search.choosing import Basis, Choice, choose, knee
 from search.drawn import Drawn
 from search.finals import Finals
 from search.goals import Goals, Values
@@ -51,6 +52,10 @@ class State:
         of = self.base(record)
         return of.role == "baseline" or of.identity in self.baselines
 
+    def has_baselines(self) -> bool:
+        """Whether baselines were asked for, or there are some."""
+        return bool(self.config.baselines or self.baselines) or any(map(self.is_baseline, self.ledger))
+
     def base(self, record: Record) -> Record:
         """Return what a final trains again; any other record itself."""
         if record.kind != "final":
@@ -72,7 +77,7 @@ class State:
         }
 
     def front(self, kind: Literal["trial", "baseline"] | None = None) -> list[Record]:
-        """Return the best records trained in full, those no other beats; the best in the first goal first."""
+        """Return the Pareto front of all trained in full, the best in the primary objective first."""
         values = {
             identity: found
             for identity, found in self.finished().items()
@@ -81,16 +86,31 @@ class State:
         return [self._record(identity) for identity in self.goals.front(values)]
 
     def winner(self) -> Record | None:
-        """Return the best trial in the first objective.
+        """Return the winner, as `choice` chooses it; None before a trial was trained in full."""
+        choice = self.choice()
+        return None if choice is None else choice.winner
 
-        Among finalists by the mean over fresh seeds, or without seeds by what each came to at its best rate,
-        once all of them have that; until then, and without finals, on the front of what the search measured.
+    def choice(self) -> Choice[Record] | None:
+        """Choose the winner among trials.
+
+        Among finalists by `choosing.choose` on their fresh seeds, or without seeds on the run at the best
+        rate of each, once all of them have that; until then, and without finals, on what the search measured.
         """
         standings = [at for at in self.finals().settled() if not self.is_baseline(at.base)]
-        means = {at.base.identity: at.mean for at in standings if at.mean is not None}
+        fresh = {at.base.identity: at.results for at in standings if at.results}
         swept = {at.base.identity: at.at_rate.seen[-1].values for at in standings if at.at_rate is not None}
-        best = self.goals.front(means or swept)
-        return self._record(best[0]) if best else next(iter(self.front("trial")), None)
+        searched = {record.identity: record.seen[-1].values for record in self.front("trial")}
+        single = {identity: (values,) for identity, values in (swept or searched).items()}
+        basis: Basis = "seeds" if fresh else "rates" if swept else "search"
+        found = choose(self.goals, fresh or single, basis)
+        if found is None:
+            return None
+        return Choice(self._record(found.winner), self._record(found.best), found.error, basis)
+
+    def knee(self) -> Record | None:
+        """Return the knee of the front; None where the front has fewer than three points."""
+        found = knee(self.goals, {each.identity: each.seen[-1].values for each in self.front()})
+        return None if found is None else self._record(found)
 
     def best_run(self) -> Record | None:
         """Return the run whose weights stand for the winner.

@@ -1,7 +1,7 @@
-"""One result held against another, and whether the difference is more than chance; said alike everywhere.
+"""Comparisons of two results with the p-value of their difference, worded alike everywhere.
 
-Like is compared with like: means over fresh seeds where both have them, else what the search's own seed came
-to at the best rate of each, else what the search measured.
+Both sides are of one kind: means over fresh seeds where both have them, else the result of the search's own
+seed at the best learning rate of each, else what the search measured.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from statistics import stdev
 from typing import Literal, TypeAlias
 
 from composer.costs.units import count_text
-from search.chance import LEVEL, chance, smallest
 from search.finals import Standing
 from search.goals import Values
 from search.ledger import Record
+from search.permutation import LEVEL, permutation_test, smallest_p
 from search.state import State
-from search.words import mean_text, value_text
+from search.words import mean_text, titled, value_text
 
-Verdict: TypeAlias = Literal["more than chance", "inside the noise", "too few seeds", "one seed each", "cost"]
+Verdict: TypeAlias = Literal["significant", "not significant", "too few seeds", "one seed each", "cost"]
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Comparison:
 
     Attributes:
         better: by how much the first is better than the other; below 0 where it is worse.
-        chance: the share of ways to deal out the results that part them as far; None where there are none.
+        p: the p-value of a permutation test; None where there are too few seeds for one.
     """
 
     one: Result
     other: Result
     better: float
-    chance: float | None
+    p: float | None
     verdict: Verdict
 
     @property
@@ -77,18 +77,23 @@ class Comparison:
 
     @property
     def doubt(self) -> str:
-        """How much of the difference may be chance, in words; nothing for a cost."""
+        """The p-value of the difference, or why there is none; nothing for a cost."""
         match self.verdict:
             case "cost":
                 return ""
             case "one seed each":
-                return "one seed each, so how much of the difference is chance is not known"
+                return "one seed each, so no p-value"
             case "too few seeds":
-                return "too few seeds to tell whether that is more than chance (three each are the least)"
-            case verdict:
-                assert self.chance is not None
-                share = f"{100 * self.chance:.3g} % of all ways to deal out these results part them as far"
-                return f"{verdict} ({share})"
+                return "too few seeds for a permutation test (it takes three each)"
+            case _:
+                return f"permutation test: {self.p_text}"
+
+    @property
+    def p_text(self) -> str:
+        """The p-value: `p = 0.10`; nothing where there is none."""
+        if self.p is None:
+            return ""
+        return f"p = {self.p:.2f}" if self.p >= 0.01 else f"p = {self.p:.1g}"
 
 
 class Verdicts:
@@ -100,8 +105,29 @@ class Verdicts:
 
     @cached_property
     def winner(self) -> Record | None:
-        """The winner among trials."""
+        """The winner among trials, chosen by `rule`."""
         return self.state.winner()
+
+    @cached_property
+    def rule(self) -> str:
+        """Say by which rule the winner was chosen; nothing without one."""
+        choice, goals = self.state.choice(), self.state.goals
+        if choice is None:
+            return ""
+        i, name = goals.first_measured, goals.primary
+        if choice.error is None:
+            return f"best {_BASES[choice.basis].format(name)}"
+        rest = [goal for goal in goals.objectives if goal.metric != name]
+        cheaper = f"{'lower' if rest[0].direction == 'minimize' else 'higher'} {rest[0].metric}"
+        error = f"one standard error ({value_text(name, choice.error)})"
+        if choice.winner is choice.best:
+            return f"best mean {name} over fresh seeds; no finalist with {cheaper} is within {error} of it"
+        least = cheaper.replace("lower", "lowest").replace("higher", "highest")
+        mean = self.results(choice.best)[i].value
+        return (
+            f"{least} of the finalists within {error} of the best mean {name} "
+            f"({titled(self.state, choice.best)}: {value_text(name, mean)})"
+        )
 
     @cached_property
     def rival(self) -> Record | None:
@@ -162,11 +188,11 @@ class Verdicts:
             return Comparison(one, other, better, None, "cost")
         if not one.seeds:
             return Comparison(one, other, better, None, "one seed each")
-        if smallest(len(one.seeds), len(other.seeds)) > LEVEL:
+        if smallest_p(len(one.seeds), len(other.seeds)) > LEVEL:
             return Comparison(one, other, better, None, "too few seeds")
-        share = chance(one.seeds, other.seeds)
-        verdict: Verdict = "more than chance" if share <= LEVEL else "inside the noise"
-        return Comparison(one, other, better, share, verdict)
+        p = permutation_test(one.seeds, other.seeds)
+        verdict: Verdict = "significant" if p <= LEVEL else "not significant"
+        return Comparison(one, other, better, p, verdict)
 
 
 def _mean(record: Record, at: Standing | None) -> Values | None:
@@ -181,5 +207,10 @@ def _own(record: Record, at: Standing | None) -> Values | None:
     return record.values
 
 
+_BASES = {
+    "seeds": "mean {} over fresh seeds",
+    "rates": "{} at its best learning rate, one seed each",
+    "search": "{} in the search, one seed each",
+}
 _LEVELS = (_mean, _swept, _own)
 """What a record came to, the surest first: over fresh seeds, at its best rate, as the search measured it."""

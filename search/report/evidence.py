@@ -8,7 +8,6 @@ from html import escape
 
 from composer.costs.units import count_text, duration
 from composer.spec.search_config import FlopRungs
-from search.chance import LEVEL
 from search.report import facts, figures
 from search.report.markup import choice, figure, link, table, warn
 from search.report.read import Source
@@ -147,16 +146,23 @@ def _proposed(source: Source) -> str:
 def _finals(source: Source) -> Iterator[str]:
     if not source.standings:
         return
+    state = source.state
+    order = f"Finalists are the trials with the best {state.goals.primary}."
+    if len(state.goals.names) > 1:
+        order = (
+            f"Finalists are taken by front, and on a front by {state.goals.primary}; a trial within a tenth "
+            "of the front's range of another one in all other objectives comes after the rest of that front."
+        )
+    trials = any(at.base.role == "trial" for at in source.standings)
+    baselines = any(at.base.role == "baseline" for at in source.standings)
+    who = " and ".join(["the finalists"] * trials + ["every baseline"] * baselines)
     yield (
-        "Finals: the best candidates, by front and then by the first objective, and every baseline are "
-        "trained again, first at multiples of their own learning rates with the search's seed where a sweep "
-        "was asked for, then with fresh seeds at the rate that did best."
+        f"Finals: {who} are trained again, first at multiples of their own learning rates with the search's "
+        f"seed if there is a sweep, then with fresh seeds at the best of these rates. {order}"
     )
     yield (
-        "A difference of means is called more than chance where at most "
-        f"{100 * LEVEL:g} % of all ways to deal out the results to the two part them at least as far (an "
-        "exact permutation test, both directions counted). That is said of one pair: of many pairs that are "
-        "alike one in ten is called so by chance alone."
+        "p-values are of an exact two-sided permutation test on the difference of two means. They are not "
+        "corrected for the number of comparisons. With three seeds each p is at least 0.10."
     )
 
 

@@ -282,7 +282,7 @@ def _names(chart: Chart, source: Source, points: Sequence[tuple[Record, float, f
     for record, x, y in points:
         if not _speaks(source, record):
             continue
-        text = named(source.state, record)
+        text = named(source.state, record) + (", knee" if record is source.knee else "")
         wide = width_of(text)
         sides = [(x - 12 - wide, y - 8), (x + 12, y + 16), (x + 12, y - 8), (x - 12 - wide, y + 16)]
         spots = [*sides, (x - wide / 2, y - 16), (x - wide / 2, y + 26)]

@@ -200,7 +200,7 @@ def _standings(source: Source) -> str:
 
 
 def against(source: Source, record: Record, objective: int) -> str:
-    """Say how a record does against the winner in an objective, and whether by more than chance, as HTML."""
+    """Say how a record does against the winner in an objective, and with its p-value, as HTML."""
     winner = source.winner
     if winner is None or record is winner or record.status != "finished":
         return ""
@@ -210,7 +210,7 @@ def against(source: Source, record: Record, objective: int) -> str:
 
 
 def _short(found: Comparison) -> str:
-    return found.verdict + ("" if found.chance is None else f" ({100 * found.chance:.3g} %)")
+    return found.p_text or found.verdict
 
 
 def _rates(source: Source) -> str:

@@ -85,7 +85,8 @@ def _points(source: Source) -> dict[str, Any]:
 def _point(source: Source, record: Record, drawn: bool) -> Iterator[tuple[str, Any]]:
     state = source.state
     yield "title", titled(state, record)
-    yield "status", facts.status(record) + ("; on the front" if record.identity in source.best else "")
+    marks = [("; on the front", record.identity in source.best), ("; its knee", record is source.knee)]
+    yield "status", facts.status(record) + "".join(text for text, holds in marks if holds)
     yield "reason", record.reason
     yield "values", [(name, value_text(name, value)) for name, value in by_name(state, record).items()]
     yield "tokens", value_text("params", record.tokens)

@@ -104,6 +104,11 @@ class Source:
         return self.verdicts.winner
 
     @cached_property
+    def knee(self) -> Record | None:
+        """The knee of the front, if it has one."""
+        return self.state.knee()
+
+    @cached_property
     def standings(self) -> list[Standing]:
         """What finalists and baselines came to when they were trained again, the best first."""
         goals = self.state.goals

@@ -23,7 +23,7 @@ from search.report.markup import (
     table,
 )
 from search.report.read import Source
-from search.words import by_name, knob_names, mean_text, shorts, value_text, values_text
+from search.words import by_name, knob_names, mean_text, shorts, titled, value_text, values_text
 
 
 def front(source: Source) -> str:
@@ -42,6 +42,14 @@ def front(source: Source) -> str:
         f"<p>How {escape(first)} trades against the rest. Choose a point, by pointer or keyboard, to see its "
         "spec, its costs and the command that trains it on. A ring marks the winner.</p>"
     )
+    if source.winner is not None:
+        intro += f"<p>{escape(winner_text(source))}</p>"
+    if source.knee is not None:
+        intro += (
+            f"<p>The knee of the front is {escape(titled(source.state, source.knee))}: the point farthest "
+            "beyond the straight line that joins the ends of the front, each objective scaled to the range "
+            "of the front.</p>"
+        )
     if _again(source):
         intro += "<p>Points and front are what the search measured, with one seed each.</p>"
     return intro + marks + alternatives("across", charts) + _front_table(source)
@@ -52,11 +60,23 @@ def _front_table(source: Source) -> str:
     for record in source.front:
         values = [value_text(name, value) for name, value in by_name(state, record).items()]
         costs = [amount(name, record.costs[name]) for name in _other_costs(source)]
-        rows.append([link(source, record), *map(escape, [*values, *costs, answers(record)])])
+        name = link(source, record) + _marks(source, record)
+        rows.append([name, *map(escape, [*values, *costs, answers(record)])])
     if not rows:
         return '<p class="soft">No run was trained in full yet, so there is no front.</p>'
     head = ["on the front", *state.goals.names, *_other_costs(source), "knobs"]
     return table(head, rows, words=(0, len(head) - 1))
+
+
+def winner_text(source: Source) -> str:
+    """Say which trial is the winner, and by which rule."""
+    assert source.winner is not None
+    return f"The winner is {titled(source.state, source.winner)}: {source.verdicts.rule}."
+
+
+def _marks(source: Source, record: Record) -> str:
+    words = [("winner", source.winner), ("knee", source.knee)]
+    return "".join(f" <em>{word}</em>" for word, of in words if record is of)
 
 
 def _again(source: Source) -> bool:

@@ -166,7 +166,7 @@ def test_the_winner_is_held_against_the_best_baseline_with_the_doubt_that_one_se
     assert winner is not None
     word = "better" if winner.values > rival.values else "worse"
     size = f"{abs(winner.values[0] - rival.values[0]):.4g}"
-    assert f"in accuracy that is {size} {word} than the best baseline, rival with accuracy" in told
+    assert f"the winner against it: accuracy {size} {word} (one seed each, so no p-value)" in told
     assert "one seed each" in told
 
 

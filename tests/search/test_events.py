@@ -45,6 +45,8 @@ FIELDS = {
         "seconds",
         "budgets",
         "winner",
+        "rule",
+        "knee",
         "best_baseline",
         "standings",
         "verdict",
@@ -110,9 +112,9 @@ def test_events_tell_finals_budgets_and_the_verdict(tmp_path):
     spent = next(each for each in last["budgets"] if each["name"] == "tokens")["spent"]
     assert spent == sum(event["tokens"] for event in found if event["event"] == "ended")
     accuracy, flops = last["verdict"]
-    assert accuracy["verdict"] in ("more than chance", "inside the noise")
+    assert accuracy["verdict"] in ("significant", "not significant")
     assert accuracy["better"] == pytest.approx(accuracy["winner"] - accuracy["best_baseline"])
-    assert (flops["verdict"], flops["chance"]) == ("cost", None)
+    assert (flops["verdict"], flops["p"]) == ("cost", None)
 
 
 @pytest.mark.parametrize(("clock", "lines"), [(lambda: 0.0, 1), (iter(range(10_000)).__next__, None)])

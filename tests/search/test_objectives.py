@@ -31,10 +31,10 @@ def test_the_time_of_a_step_is_an_objective_of_candidates_and_baselines(tmp_path
     for row in rows:
         spec = load(tmp_path / "run" / row["folder"] / "spec.yaml", ["caps.step_time={device: a100}"])
         assert 0 < float(row["step_time"]) == count(spec).step_time < 0.1
-    fastest = min((r for r in rows if r["kind"] == "trial"), key=lambda row: float(row["step_time"]))
-    # whoever is fastest is on the first front of each rung
-    assert fastest["status"] == "finished"
-    assert ended.state.winner().name == fastest["trial"]
+    # the winner is chosen by what training measures, wherever that stands among the objectives
+    front = [row for row in rows if row["front"] == "1" and row["kind"] == "trial"]
+    best = max(front, key=lambda row: float(row["accuracy"]))
+    assert ended.state.winner().name == best["trial"]
 
 
 def test_a_baseline_over_the_cap_on_time_is_refused(tmp_path):

@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 sys.path.insert(0, str(DOCS))
 
 from curves import found_table, live_table, read_curves  # noqa: E402
+from fronts import BEFORE, SAMPLERS, WAYS, in_order, read_found, table  # noqa: E402
 from recorded import feasible, full, space  # noqa: E402
 from replay import ARMS, CURVES, LIVES, recorded, search  # noqa: E402
 
@@ -74,3 +75,20 @@ def test_the_documentation_shows_the_curves_that_are_kept() -> None:
         assert line in page
     assert f"{recorded().best():.4f}" in page
     assert f"{full():,}" in page
+
+
+def test_the_documentation_shows_what_the_rules_found_under_two_objectives() -> None:
+    page = (DOCS / "search.md").read_text(encoding="utf-8")
+    found = read_found()
+    assert len(found) == 20 * len(SAMPLERS) * len(WAYS)
+    for line in table(found):
+        assert line in page
+
+
+@pytest.mark.parametrize("rule", WAYS)
+def test_a_rule_that_is_replayed_decides_who_goes_on(rule: str) -> None:
+    volume, share = in_order(rule, 0, 0.25)
+    assert 0 < volume < 1
+    assert (share == 1) == (rule == "no rung")
+    if rule not in ("no rung", BEFORE):
+        assert share < in_order(BEFORE, 0, 0.25)[1]

@@ -40,7 +40,7 @@ def test_finals_are_shown_with_every_seed_the_means_and_the_verdict(with_finals)
     mean = f"{fmean(winner.seeds):.2f} ± {stdev(winner.seeds):.2f}"
     assert f"accuracy {mean}" in words.replace("\xa0", " ")
     assert f"with {mean} over 3 fresh seeds at lr x2, is {source.verdicts.final()[0].size} than" in words
-    assert "10 % of all ways to deal out these results part them as far" in words
+    assert "permutation test: p = 0.10" in words
     assert "one seed each, so" not in words.lower()
     assert len(winner.seeds) == len(rival.seeds) == 3
     section = text[text.index('<section id="finals"') : text.index('<section id="curves"')]

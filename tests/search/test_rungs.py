@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import random
+from statistics import fmean
 
 import pytest
 from fake_training import BASELINE, FakeTraining, board, toy
@@ -26,11 +29,39 @@ one, two, *more = (st.tuples(*[number] * n) for n in range(1, 5))
 crowd = st.one_of(*(st.tuples(values, st.lists(values)) for values in (one, two, *more)))
 
 
-@given(crowd, KEEP)
-def test_who_nobody_beats_is_never_stopped(candidate, keep):
+@given(crowd, KEEP, st.data())
+def test_the_best_in_the_measured_objective_always_goes_on(candidate, keep, data):
     own, others = candidate
-    if not any(dominates(other, own) for other in others):
-        assert goes_on(own, others, keep)
+    measured = data.draw(st.integers(0, len(own) - 1))
+    # among equals in it, one that no other beats
+    if all(own[measured] >= other[measured] for other in others) and not any(
+        dominates(other, own) for other in others
+    ):
+        assert goes_on(own, others, keep, measured)
+
+
+@given(st.lists(st.tuples(number, number), unique=True, min_size=1, max_size=12), KEEP, st.integers(0, 1))
+def test_on_one_front_exactly_the_share_that_is_kept_goes_on(values, keep, measured):
+    front = [point for point, rank in zip(values, fronts(values), strict=True) if rank == 0]
+    going = [point for point in front if goes_on(point, [q for q in front if q != point], keep, measured)]
+    assert len(going) == math.ceil(keep * len(front))
+    assert (
+        min(point[measured] for point in going)
+        == sorted((point[measured] for point in front), reverse=True)[len(going) - 1]
+    )
+
+
+def test_the_share_that_goes_on_approaches_keep_whatever_the_front_holds():
+    # accuracy and cost trade off without exception: all are on the first front
+    points = [(float(n), float(-n)) for n in random.Random(0).sample(range(400), 400)]
+    went = [goes_on(point, points[:n], 0.4) for n, point in enumerate(points)]
+    assert fmean(went[200:]) == pytest.approx(0.4, abs=0.06)
+
+
+def test_the_cheapest_candidate_is_stopped_where_it_is_not_among_the_best():
+    dear = [(0.9, -9.0), (0.8, -8.0), (0.7, -7.0)]
+    assert not goes_on((0.1, -1.0), dear, 0.5)
+    assert goes_on((0.1, -1.0), dear, 1.0)
 
 
 @given(
@@ -41,13 +72,15 @@ def test_who_nobody_beats_is_never_stopped(candidate, keep):
 def test_a_better_value_never_turns_going_on_into_stopping(pair, data, keep):
     low, high = (tuple(map(pick, *pair)) for pick in (min, max))
     others = data.draw(st.lists([one, two, *more][len(low) - 1]))
-    assert goes_on(high, others, keep) or not goes_on(low, others, keep)
+    measured = data.draw(st.integers(0, len(low) - 1))
+    assert goes_on(high, others, keep, measured) or not goes_on(low, others, keep, measured)
 
 
 @given(crowd, KEEP, KEEP)
 def test_keeping_more_never_stops_more(candidate, one_share, other_share):
     least, most = sorted((one_share, other_share))
-    assert goes_on(*candidate, most) or not goes_on(*candidate, least)
+    last = len(candidate[0]) - 1
+    assert goes_on(*candidate, most, last) or not goes_on(*candidate, least, last)
 
 
 @given(crowd)
@@ -56,9 +89,9 @@ def test_keep_1_stops_nobody(candidate):
 
 
 @given(crowd, KEEP, st.randoms())
-def test_the_order_of_the_others_does_not_matter(candidate, keep, random):
+def test_the_order_of_the_others_does_not_matter(candidate, keep, rng):
     own, others = candidate
-    mixed = random.sample(others, len(others))
+    mixed = rng.sample(others, len(others))
     assert goes_on(own, others, keep) == goes_on(own, mixed, keep)
 
 
@@ -119,7 +152,10 @@ def test_rungs_in_flops_are_the_first_whole_steps_that_reach_them(tokens, batch,
 
 
 def record(name, values, status="stopped"):
-    seen = [Seen(1024 * (i + 1), (value,), {}) for i, value in enumerate(values)]
+    seen = [
+        Seen(1024 * (i + 1), value if isinstance(value, tuple) else (value,), {})
+        for i, value in enumerate(values)
+    ]
     return Record(name, "trial", name, int(name), {}, {}, "", status, seen)
 
 
@@ -129,6 +165,13 @@ def test_who_ended_before_a_rung_stands_there_with_what_it_came_to():
     assert [reached(dear, rung) for rung in range(4)] == [*dear.seen, None]
     crashed = record("2", [0.9], "crashed")
     assert reached(crashed, 1) is None
+
+
+def test_a_front_is_ranked_by_what_training_measures_wherever_that_stands():
+    goals = Goals([Objective(minimize="flops_per_token"), Objective(maximize="accuracy")])
+    records = [record(str(n), [(float(n), n / 10)]) for n in range(1, 5)]
+    going = [each.name for each in records if holds(each, records, goals, 0.5)]
+    assert going == ["3", "4"]
 
 
 def test_a_candidate_is_held_against_those_that_ended_with_less():

@@ -87,9 +87,11 @@ def test_finals_stand_below_the_trials_with_mean_and_spread(with_finals):
         assert row[: len(name) + 5] == [*name, "x2", "3", mean, "±", spread]
 
 
-def test_the_summary_compares_means_and_says_what_chance_would_do(with_finals, tmp_path):
+def test_the_summary_compares_means_and_tells_the_p_value_and_the_rule(with_finals, tmp_path):
     told = "\n".join(summary(tmp_path / "run", with_finals, "done"))
     assert "over 3 fresh seeds at lr x2" in told
-    assert "of all ways to deal out these results part them as far" in told
+    assert "permutation test: p = " in told
+    assert "chosen by: " in told
+    assert "one standard error" in told
     assert "one seed each" not in told
     assert f"finals: {tmp_path / 'run' / 'finals.csv'}" in told

@@ -1,4 +1,4 @@
-"""The winner against baselines: like with like, and nothing called a difference that may be chance."""
+"""The winner against baselines: results of one kind, each difference with its p-value."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def give(at, *values):
 @pytest.mark.parametrize(
     ("own", "rival", "verdict", "share"),
     [
-        ((0.93, 0.92, 0.91), (0.9, 0.89, 0.88), "more than chance", 0.1),
-        ((0.93, 0.92, 0.89), (0.9, 0.91, 0.88), "inside the noise", 0.4),
-        ((0.9, 0.9, 0.9), (0.9, 0.9, 0.9), "inside the noise", 1.0),
+        ((0.93, 0.92, 0.91), (0.9, 0.89, 0.88), "significant", 0.1),
+        ((0.93, 0.92, 0.89), (0.9, 0.91, 0.88), "not significant", 0.4),
+        ((0.9, 0.9, 0.9), (0.9, 0.9, 0.9), "not significant", 1.0),
     ],
 )
-def test_means_of_fresh_seeds_are_compared_with_what_chance_would_do(tmp_path, own, rival, verdict, share):
+def test_means_of_fresh_seeds_are_compared_by_a_permutation_test(tmp_path, own, rival, verdict, share):
     found = state(tmp_path, *AGAIN, "search.finalists=1")
     trial, baseline = found.finals().standings()
     give(trial, *own)
@@ -37,9 +37,9 @@ def test_means_of_fresh_seeds_are_compared_with_what_chance_would_do(tmp_path, o
     accuracy, flops = Verdicts(found).final()
     assert (accuracy.one.seeds, accuracy.other.seeds) == (own, rival)
     assert accuracy.better == pytest.approx(fmean(own) - fmean(rival))
-    assert (accuracy.verdict, accuracy.chance) == (verdict, pytest.approx(share))
+    assert (accuracy.verdict, accuracy.p) == (verdict, pytest.approx(share))
     assert accuracy.word == ("better" if own != rival else "equal")
-    assert verdict in accuracy.doubt
+    assert accuracy.doubt == f"permutation test: p = {share:.2f}"
     assert (flops.verdict, flops.doubt, flops.one.seeds) == ("cost", "", ())
     costs = [at.base.costs["flops_per_token"] for at in (trial, baseline)]
     # less is better
@@ -52,14 +52,14 @@ def test_two_seeds_are_too_few_to_tell(tmp_path):
     give(trial, 0.9, 0.9)
     give(baseline, 0.1, 0.1)
     accuracy, _ = Verdicts(found).final()
-    assert (accuracy.verdict, accuracy.chance) == ("too few seeds", None)
-    assert "three each are the least" in accuracy.doubt
+    assert (accuracy.verdict, accuracy.p) == ("too few seeds", None)
+    assert "it takes three each" in accuracy.doubt
 
 
 def test_without_fresh_seeds_the_doubt_of_one_seed_is_told(tmp_path):
     accuracy, _ = Verdicts(state(tmp_path, train=FakeTraining())).final()
     assert (accuracy.verdict, accuracy.one.seeds) == ("one seed each", ())
-    assert accuracy.doubt == "one seed each, so how much of the difference is chance is not known"
+    assert accuracy.doubt == "one seed each, so no p-value"
 
 
 def test_a_sweep_alone_compares_each_at_its_best_rate(tmp_path):

@@ -1,4 +1,4 @@
-"""Whether a difference between a few results may be chance: an exact permutation test."""
+"""An exact permutation test for the difference of two means over a few seeds."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from itertools import combinations
 from statistics import fmean
 
 LEVEL = 0.1
-"""The share of ways to deal out the results up to which a difference counts as more than chance."""
+"""The p-value up to which a difference is called significant; the least that three results each allow."""
 _MOST = 20_000
 
 
-def chance(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return the share of ways to deal all results to two groups that part the means at least as far.
+def permutation_test(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the two-sided p-value of the difference of two means (Fisher, 1935).
 
-    Both directions count, the groups keep their sizes (Fisher, 1935). Three results against three part in 20
-    ways, of which 2 are wholly in order, so no share is below 0.1. Above 20,000 ways as many are drawn.
+    That is the share of all splits of the pooled results into groups of these sizes whose means differ at
+    least as much. Three results against three have 20 splits, so p is never below 0.1. Above 20,000 splits as
+    many are sampled.
     """
     pool, size = [*one, *other], len(one)
     # in ten-billionths of the largest, so that the order of sums decides nothing
@@ -38,7 +39,7 @@ def chance(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(found) / len(found)
 
 
-def smallest(one: int, other: int) -> float:
-    """Return the least share that so many results can come to: with too few, nothing is beyond chance."""
+def smallest_p(one: int, other: int) -> float:
+    """Return the smallest p-value that groups of these sizes can reach."""
     ways = math.comb(one + other, one)
     return (2 if one == other else 1) / ways

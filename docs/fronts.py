@@ -1,0 +1,293 @@
+"""Rungs under two objectives: rules that rank candidates, replayed at equal training tokens.
+
+    export PYTHONPATH=. OMP_NUM_THREADS=1
+    python docs/fronts.py replay [SEEDS]   # docs/replay/fronts.csv: every rule and sampler, 20 seeds each
+    python docs/fronts.py table            # the table of it in docs/search.md
+    python docs/fronts.py orders           # the other table: 400 random orders of the points, no sampler
+
+A search is `search.study.run_search` as users run it, with accuracy to be maximized and FLOPs per token to be
+minimized; only the training is looked up, and the rule at the rung replaced.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass, fields
+from functools import cache
+from itertools import product
+from pathlib import Path
+from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import optuna
+from recorded import POINTS, Recorded, full, space
+
+from composer.training.files import write_text
+from search import rungs
+from search.goals import Values
+from search.ledger import Record
+from search.permutation import permutation_test
+from search.study import run_search
+
+FOUND = POINTS.with_name("fronts.csv")
+SAMPLERS = ("tpe", "random")
+BUDGETS = (10, 20)
+"""Training tokens that a search may spend, in points trained in full."""
+MOST_FLOPS = 100_000.0
+"""FLOPs per token at which the hypervolume begins: the cap of the space."""
+
+Rule = Callable[[Values, Sequence[Values], float, int], bool]
+Inside = Callable[[Sequence[Values]], Sequence[float]]
+"""Scores of the points of one front, larger is better; objectives ascend, each from 0 to 1."""
+
+
+def ranked(inside: Inside) -> Rule:
+    """Return the rule that ranks by front, and within a front by a score."""
+
+    def goes_on(own: Values, others: Sequence[Values], keep: float, measured: int = 0) -> bool:
+        everyone = scaled([own, *others])
+        ranks = rungs.fronts(everyone)
+        front = sorted({point for point, rank in zip(everyone, ranks, strict=True) if rank == ranks[0]})
+        scores = dict(zip(front, inside(front), strict=True))
+        ahead = sum(rank < ranks[0] for rank in ranks)
+        ahead += sum(scores.get(point, -math.inf) > scores[everyone[0]] for point in everyone)
+        return ahead < math.ceil(keep * len(everyone))
+
+    return goes_on
+
+
+def scaled(points: Sequence[Values]) -> list[Values]:
+    """Scale each objective to the range of the points."""
+    columns = []
+    for column in zip(*points, strict=True):
+        low, span = min(column), max(column) - min(column) or 1.0
+        columns.append([(value - low) / span for value in column])
+    return list(zip(*columns, strict=True))
+
+
+def crowding(front: Sequence[Values]) -> list[float]:
+    """Score points by how far apart their neighbours are, the ends first (NSGA-II)."""
+    inner = range(1, len(front) - 1)
+    return [math.dist(front[i - 1], front[i + 1]) if i in inner else math.inf for i in range(len(front))]
+
+
+def epsilon_net(front: Sequence[Values]) -> list[float]:
+    """Score points by when they are taken, each time the one farthest from all taken (arXiv 2106.12639)."""
+    taken, rest = [front[-1]], [*front[:-1]]
+    while rest:
+        taken.append(max(rest, key=lambda point: min(math.dist(point, other) for other in taken)))
+        rest.remove(taken[-1])
+    return [-taken.index(point) for point in front]
+
+
+def contribution(front: Sequence[Values]) -> list[float]:
+    """Score points by the hypervolume that only they dominate; two objectives, from the worst of each."""
+    left = [0.0, *(point[0] for point in front[:-1])]
+    above = [*(point[1] for point in front[1:]), 0.0]
+    return [(point[0] - low) * (point[1] - high) for point, low, high in zip(front, left, above, strict=True)]
+
+
+WAYS: dict[str, tuple[Rule, dict[str, str]]] = {
+    "no rung": (rungs.goes_on, {"rungs": "[]"}),
+    "front only": (ranked(lambda front: [0.0] * len(front)), {}),
+    "crowding distance": (ranked(crowding), {}),
+    "epsilon-net": (ranked(epsilon_net), {}),
+    "hypervolume contribution": (ranked(contribution), {}),
+    "measured objective": (rungs.goes_on, {}),
+}
+"""The rules, and how a search with each is set up; the last is the one that composer has."""
+BEFORE = "front only"
+"""What composer had before."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one search found.
+
+    Attributes:
+        trials: how many points were begun, `full` how many of these were trained in full.
+        looked: how many reached the rung, and `went_on` how many of these went on.
+        hypervolume: of what the search trained in full, as a share of that of all recorded points, for each
+            of BUDGETS; and `accuracy` the best accuracy.
+    """
+
+    sampler: str
+    rule: str
+    seed: int
+    trials: int
+    full: int
+    looked: int
+    went_on: int
+    hypervolume_10: float
+    hypervolume_20: float
+    accuracy_10: float
+    accuracy_20: float
+
+
+@cache
+def recorded() -> Recorded:
+    """Return the recorded points, read once."""
+    return Recorded()
+
+
+def search(sampler: str, rule: str, seed: int) -> Found:
+    """Search the recorded part of the space with two objectives."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    goes_on, more = WAYS[rule]
+    given = {"objectives": "[{maximize: accuracy}, {minimize: flops_per_token}]", "rungs": "[320k]", **more}
+    budget = str(BUDGETS[-1] * full())
+    part = space(trials="null", tokens=budget, seed=str(seed), sampler=sampler, **given)
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), patch.object(rungs, "goes_on", goes_on):
+        warnings.simplefilter("ignore")
+        trials = run_search(part, Path(folder) / "search", recorded()).state.ledger.trials()
+    ended = [record for record in trials if record.status == "finished"]
+    stopped = [record for record in trials if record.status == "stopped"]
+    found = [_in_full(trials, budget) for budget in BUDGETS]
+    volumes = [hypervolume(points) / hypervolume(_everything()) for points in found]
+    best = [max((accuracy for accuracy, _ in points), default=math.nan) for points in found]
+    counts = (len(trials), len(ended), len(ended) + len(stopped), len(ended))
+    return Found(sampler, rule, seed, *counts, *volumes, *best)
+
+
+def _in_full(trials: Iterable[Record], budget: int) -> list[tuple[float, float]]:
+    """Return accuracy and FLOPs of what was trained in full within a budget."""
+    spent, found = 0, []
+    for trial in trials:
+        spent += trial.tokens
+        if trial.status == "finished" and spent <= budget * full():
+            found.append((trial.seen[-1].metrics["accuracy"], trial.costs["flops_per_token"]))
+    return found
+
+
+@cache
+def _everything() -> tuple[tuple[float, float], ...]:
+    table = recorded()
+    return tuple(
+        (seen[-1].metrics["accuracy"], table.costs[identity]["flops_per_token"])
+        for identity, seen in table.results.items()
+    )
+
+
+def hypervolume(points: Iterable[tuple[float, float]]) -> float:
+    """Return the area that points dominate, from the least accuracy recorded and the most FLOPs allowed."""
+    reached, area = min(accuracy for accuracy, _ in _everything()), 0.0
+    for accuracy, flops in sorted(points, key=lambda point: (point[1], -point[0])):
+        area += max(0.0, accuracy - reached) * (MOST_FLOPS - flops)
+        reached = max(reached, accuracy)
+    return area
+
+
+def replay(seeds: int) -> None:
+    """Replay every rule with every sampler and seed, and write what was found."""
+    tasks = [*product(SAMPLERS, WAYS, range(seeds))]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = list(pool.map(search, *zip(*tasks, strict=True)))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(field.name for field in fields(Found))
+    for each in found:
+        writer.writerow(f"{cell:.6g}" if isinstance(cell, float) else cell for cell in astuple(each))
+    write_text(FOUND, out.getvalue())
+
+
+SHARES = (0.5, 0.4, 0.25)
+"""Values of `keep`."""
+
+
+def in_order(rule: str, seed: int, keep: float) -> tuple[float, float]:
+    """Train the recorded points in a random order, within the larger budget, with one rung at 320k tokens.
+
+    Returns:
+        The hypervolume of what was trained in full, as a share of that of all points; the share that went on.
+    """
+    table, goes_on = recorded(), WAYS[rule][0]
+    order = [*zip(table.results.values(), _everything(), strict=True)]
+    random.Random(seed).shuffle(order)
+    seen: list[Values] = []
+    in_full: list[tuple[float, float]] = []
+    spent = 0
+    for results, (accuracy, flops) in order:
+        if spent >= BUDGETS[-1] * full():
+            break
+        own = (results[1].metrics["accuracy"], -flops)
+        goes = rule == "no rung" or goes_on(own, seen, keep, 0)
+        seen.append(own)
+        spent += results[-1 if goes else 1].tokens
+        in_full += [(accuracy, flops)] * goes
+    return hypervolume(in_full) / hypervolume(_everything()), len(in_full) / len(seen)
+
+
+def orders(count: int = 400) -> Iterator[str]:
+    """Yield how rules differ from the one before over many random orders, as Markdown."""
+    yield f"| ranked by |{''.join(f' keep {keep:g} | went on |' for keep in SHARES)}"
+    yield f"| --- |{' ---: |' * (2 * len(SHARES))}"
+    found = {
+        (rule, keep): [in_order(rule, seed, keep) for seed in range(count)]
+        for rule, keep in product(WAYS, SHARES)
+    }
+    for rule in WAYS:
+        cells = []
+        for keep in SHARES:
+            pairs = zip(found[rule, keep], found[BEFORE, keep], strict=True)
+            beyond = [own - other for (own, _), (other, _) in pairs]
+            cells.append(f"{fmean(beyond):+.4f} ± {stdev(beyond) / math.sqrt(count):.4f}")
+            cells.append(f"{fmean(share for _, share in found[rule, keep]):.2f}")
+        yield f"| {rule} | {' | '.join(cells)} |"
+
+
+def read_found() -> list[Found]:
+    """Read what was found."""
+    kinds = {"str": str, "int": int, "float": float}
+    with FOUND.open(newline="") as file:
+        return [
+            Found(*(kinds[str(field.type)](row[field.name]) for field in fields(Found)))
+            for row in csv.DictReader(file)
+        ]
+
+
+def table(found: Sequence[Found]) -> Iterator[str]:
+    """Yield what the rules found, mean and standard deviation over seeds, as Markdown."""
+    head = ["sampler", "ranked by", *(f"hypervolume, {budget}" for budget in BUDGETS)]
+    head += [f"p, {BUDGETS[-1]}", f"accuracy, {BUDGETS[-1]}", "went on", "begun", "in full"]
+    yield f"| {' | '.join(head)} |"
+    yield f"| --- | --- |{' ---: |' * (len(head) - 2)}"
+    for sampler, rule in product(SAMPLERS, WAYS):
+        group = _group(found, sampler, rule)
+        before = [each.hypervolume_20 for each in _group(found, sampler, BEFORE)]
+        own = [each.hypervolume_20 for each in group]
+        cells = [sampler, rule, _spread([each.hypervolume_10 for each in group]), _spread(own)]
+        cells.append("" if rule == BEFORE else f"{permutation_test(own, before):.2g}")
+        cells.append(_spread([each.accuracy_20 for each in group]))
+        share = fmean(each.went_on / each.looked for each in group)
+        cells.append("" if rule == "no rung" else f"{share:.2f}")
+        cells += [f"{fmean(counts):.0f}" for counts in ([e.trials for e in group], [e.full for e in group])]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _group(found: Sequence[Found], sampler: str, rule: str) -> list[Found]:
+    return [each for each in found if (each.sampler, each.rule) == (sampler, rule)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{fmean(values):.3f} ± {stdev(values):.3f}"
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["replay", *rest]:
+            replay(int((rest or ["20"])[0]))
+        case ["table"]:
+            print("\n".join(table(read_found())))
+        case ["orders"]:
+            print("\n".join(orders()))
+        case _:
+            sys.exit(__doc__)
