@@ -10,6 +10,17 @@ from collections.abc import Callable, Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 fine, 1 the user's input, 2 usage, 130 interrupted."""
+    from composer.cli.output import outliving_readers
+
+    with outliving_readers():
+        code = _ended(sys.argv[1:] if arguments is None else list(arguments))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+
+
+def _ended(arguments: list[str]) -> int:
+    """Run one command; say in words what went wrong."""
     from composer.cli.guard import foreign_packages
 
     if told := foreign_packages():
@@ -27,19 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from search.errors import SearchError
 
     try:
-        code = _run(sys.argv[1:] if arguments is None else list(arguments))
-        sys.stdout.flush()
-        return code
+        return _run(arguments)
     except (SpecError, DataError, TrainingError, DeviceError, SearchError) as error:
         report(error)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # the reader of a pipe, such as head, has gone; keep the interpreter from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _run(arguments: list[str]) -> int:

@@ -1,0 +1,89 @@
+"""A reader of the output that goes away ends nothing, and nothing else is blamed for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from composer.cli.main import main
+from composer.cli.output import outliving_readers
+
+SPEC = """\
+schema: 1
+name: tiny
+model: {width: 8, vocab: 8, context: 16}
+blocks: {seq: {type: sequence_attention, heads: 2}}
+stages: [{recur: 2, step: [seq]}]
+train:
+  data: {task: hop, length: 16, symbols: 4, hops: 2}
+  tokens: 640
+  batch_tokens: 160
+  eval: {tokens: 160}
+"""
+
+
+@pytest.fixture
+def unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Specs in the current directory; standard output and standard error are pipes that nobody reads."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    (tmp_path / "space.yaml").write_text(
+        "extends: tiny.yaml\nname: space\nmodel: {width: {choice: [8, 16]}}\n"
+        "search: {objectives: [{maximize: accuracy}], trials: 1}\n"
+    )
+    ends = []
+    for name in ("stdout", "stderr"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ends.append(os.fdopen(writer, "w"))
+        monkeypatch.setattr(sys, name, ends[-1])
+    yield
+    for end in ends:
+        end.close()  # would fail if anything were left to be written to a broken pipe
+
+
+@pytest.mark.usefixtures("unread")
+def test_training_goes_on_to_its_end_without_a_reader() -> None:
+    assert main(["train", "tiny.yaml", "--out", "run"]) == 0
+    assert Path("run/model.safetensors").exists()
+    assert main(["eval", "run"]) == 0
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("option", [[], ["--json"]], ids=["table", "events"])
+def test_a_search_goes_on_to_its_end_without_a_reader(option: list[str]) -> None:
+    assert main(["search", "space.yaml", "--out", "found", *option]) == 0
+    assert Path("found/best/model.safetensors").exists()
+
+
+@pytest.mark.usefixtures("unread")
+def test_errors_keep_their_exit_code_without_a_reader() -> None:
+    assert main(["check", "nowhere.yaml"]) == 1
+    assert main(["check"]) == 2
+
+
+def test_a_short_command_ends_quietly_when_its_reader_has_gone() -> None:
+    command = [sys.executable, "-m", "composer", "schema"]  # prints more than a pipe holds
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"{"
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
+def test_a_terminal_that_is_closed_is_a_reader_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        os.close(master)
+        with outliving_readers():
+            print("nobody sees this", flush=True)
+            print("nor this", flush=True)
+        assert sys.stdout is terminal
