@@ -97,7 +97,7 @@ class Events:
                 yield "name", record.name
                 yield "tokens", state.step.tokens
                 yield "target", state.target
-                yield "loss", state.step.loss
+                yield "train_loss", state.step.train_loss
                 yield "seconds", round(record.seconds, 3)
             case "rung" if record is not None:
                 yield from _run(state, record).items()

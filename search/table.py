@@ -211,7 +211,7 @@ def _running(state: State) -> Iterator[Text]:
         yield Text("proposing and costing candidates")
     else:
         step = state.step
-        loss = "" if step.loss is None else f", loss {step.loss:.3f}"
+        loss = "" if step.train_loss is None else f", train loss {step.train_loss:.3f}"
         tokens = f"{count_text(step.tokens)} of {count_text(state.target)} tokens"
         yield Text(f"{titled(state, record)}: {tokens}{loss}{_rung(state, record)}", "bold")
         yield Text(knobs_text(record), "dim", overflow="ellipsis", no_wrap=True)

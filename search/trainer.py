@@ -20,10 +20,10 @@ from search.goals import unknown_metric
 
 @dataclass(frozen=True)
 class Step:
-    """How far a run in progress is: training tokens read, and the loss of the last step if known."""
+    """How far a run in progress is: training tokens read, and the training loss of the last step if known."""
 
     tokens: int
-    loss: float | None = None
+    train_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def train(spec: Spec, folder: Path, until: int | None, report: Callable[[Step], 
             spec,
             folder,
             until_tokens=until,
-            report=lambda progress: report(Step(progress.tokens, progress.loss)),
+            report=lambda progress: report(Step(progress.tokens, progress.train_loss)),
         )
     except TrainingError as error:
         # what the system refuses (a full disk, a folder in use) would be refused to the next one too

@@ -21,7 +21,7 @@ from search.longer import longer
 FRONT, TRAIN = "front", "train.txt"
 
 _COPIED = (run.SPEC, run.COST, run.PLAN, run.METRICS)
-_LINKED = (run.BEST, run.LAST, run.WEIGHTS)
+_LINKED = (run.BEST, run.LAST, run.STABLE, run.STABLE_BEST, run.WEIGHTS)
 _FROM = "from.txt"
 _NEW, _OLD = ".new", ".old"
 

@@ -11,7 +11,7 @@ import typer
 from composer.cli.options import Set
 
 if TYPE_CHECKING:
-    from composer.training.score import Saved
+    from composer.training.score import Saved, Scored
 
 
 class Which(StrEnum):
@@ -44,15 +44,17 @@ def eval(
 ) -> None:
     """Score trained weights on held-out data.
 
-    The sequences are the same each time and none of them was trained on. With --steps the weights run in
-    the model of another depth; weights that belong to single steps do not fit there and are refused.
+    The sequences are the same each time, each is scored once, and none of them was trained on. With --steps
+    the weights run in the model of another depth; weights that belong to single steps do not fit there and
+    are refused.
     """
-    from composer.cli.train import score_table
+    from composer.cli.train import score_table, sequences_text
+    from composer.training.metrics import held_out
     from composer.training.score import read, score
 
     counts = _counts(steps)
     extra = [*(settings or ()), *([f"train.eval.tokens={tokens}"] if tokens else ())]
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, Scored] = {}
     for run in runs:
         saved = read(Path(run), checkpoint.value)
         for count in counts:
@@ -60,11 +62,16 @@ def eval(
     if json:
         from json import dumps
 
-        print(dumps(rows if len(rows) > 1 else next(iter(rows.values())), indent=2))
+        told = {
+            name: held_out(row.scores) | {"held_out_sequences": row.sequences} for name, row in rows.items()
+        }
+        print(dumps(told if len(told) > 1 else next(iter(told.values())), indent=2))
         return
     from composer.cli.console import console
 
-    console().print(score_table("held-out scores", rows))
+    scores = {name: row.scores for name, row in rows.items()}
+    sequences = sequences_text(*dict.fromkeys(row.sequences for row in rows.values()))
+    console().print(score_table(f"held-out scores on {sequences}", scores))
 
 
 def _counts(steps: str | None) -> list[int | None]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from composer.training.recorder import Progress
 
 _SECONDS_PER_LINE = 10.0
+_BAR = 16
+"""The width of the bar, in columns."""
 
 
 @contextmanager
@@ -25,36 +27,48 @@ def shown() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(_BAR), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
         def show(progress: Progress) -> None:
-            bar.update(task, total=progress.steps, completed=progress.step, description=_told(progress))
+            # on a line of its own, so that both fit a terminal of 80 columns
+            figures = [_training(progress), *([_scores(progress.held_out)] if progress.held_out else [])]
+            bar.update(task, total=progress.steps, completed=progress.step, description="\n".join(figures))
 
         yield show
 
 
 class _Lines:
-    """Prints the first report, the last, each evaluation, and one every few seconds."""
+    """Prints the first report, the last, each evaluation once, and a line every few seconds."""
 
     def __init__(self) -> None:
         self.printed = -_SECONDS_PER_LINE
-        self.metrics: Any = None
+        self.step: int | None = None
+        self.held_out: dict[str, float] | None = None
 
     def __call__(self, progress: Progress) -> None:
         due = time.monotonic() - self.printed >= _SECONDS_PER_LINE
-        if due or progress.metrics != self.metrics or progress.step == progress.steps:
-            self.printed, self.metrics = time.monotonic(), progress.metrics
-            print(f"step {progress.step}/{progress.steps}  {_told(progress)}", flush=True)
+        new = progress.held_out != self.held_out
+        if new or (progress.step != self.step and (due or progress.step == progress.steps)):
+            figures = [
+                _training(progress),
+                *([_scores(progress.held_out)] if new and progress.held_out else []),
+            ]
+            self.printed, self.step, self.held_out = time.monotonic(), progress.step, progress.held_out
+            print(f"step {progress.step}/{progress.steps}  {'  '.join(figures)}", flush=True)
 
 
-def _told(progress: Progress) -> str:
-    parts = [] if progress.loss is None else [f"loss {progress.loss:.3f}"]
-    if progress.metrics:
-        parts.append(f"accuracy {progress.metrics['accuracy']:.3f}")
-    if progress.tokens_per_second and progress.seconds_left is not None:
-        parts += [f"{progress.tokens_per_second:,.0f} tokens/s", f"{clock(progress.seconds_left)} left"]
+def _scores(held_out: dict[str, float]) -> str:
+    return f"held-out loss {held_out['loss']:.3f}, accuracy {held_out['accuracy']:.3f}"
+
+
+def _training(progress: Progress) -> str:
+    parts = [] if progress.train_loss is None else [f"train loss {progress.train_loss:.3f}"]
+    if progress.tokens_per_second:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.seconds_left is not None and progress.step < progress.steps:
+        parts.append(f"{clock(progress.seconds_left)} left")
     return "  ".join(parts) or "starting"
 
 

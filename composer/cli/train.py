@@ -11,7 +11,7 @@ import typer
 from composer.cli.options import CompileChoice, KernelChoice, Set, SpecFile
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from composer.graph.passes.choose_kernels import Kernels
     from composer.module.code import TorchCompile
@@ -85,21 +85,31 @@ def _trained(spec: Spec, folder: Path | None, kernels: Kernels, torch_compile: T
         return run_training(spec, folder, kernels=kernels, torch_compile=torch_compile, report=report)
 
 
-def score_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
-    """Return a table of scores, one row for each name."""
+def score_table(title: str, rows: dict[str, dict[str, float]]) -> Group:
+    """Return a title and a table of scores, one row for each name."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
     for name in names:
         table.add_column(name.removeprefix("accuracy_"), justify="right")
     for row, scores in rows.items():
         table.add_row(row, *(f"{scores[name]:.4f}" if name in scores else "" for name in names))
-    return table
+    # a table folds a title of its own to its width
+    return Group(Text(title, "bold", no_wrap=True, overflow="ignore"), table)
 
 
-def _result_table(result: Result) -> Table:
-    title = f"{result.tokens:,} tokens" + ("" if result.finished else ", not finished")
+def sequences_text(*counts: int) -> str:
+    """Say how many sequences were scored: `1 sequence`, `171 sequences`, `171 or 85 sequences`."""
+    told = " or ".join(f"{count:,}" for count in counts)
+    return f"{told} sequence{'' if counts == (1,) else 's'}"
+
+
+def _result_table(result: Result) -> Group:
+    title = f"held-out scores on {sequences_text(result.sequences)} after {result.tokens:,} tokens"
+    title += "" if result.finished else ", not finished"
     return score_table(title, {"last": result.metrics, "best": result.best})

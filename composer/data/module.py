@@ -14,7 +14,7 @@ import torch
 
 from composer.data.config import DataConfig
 from composer.data.errors import DataError
-from composer.data.stream import Stream
+from composer.data.stream import IGNORED, Stream
 
 if TYPE_CHECKING:
     from composer.spec.models import Spec, Train
@@ -106,16 +106,30 @@ class SpecData(lightning.LightningDataModule):
 
     def eval_batches(self) -> Iterator[TensorBatch]:
         """Yield the micro-batches of one evaluation."""
-        for step in range(self.eval_steps):
-            yield from self._micro_batches(self._eval, step)
+        size = self.plan.batch_sequences
+        for first in range(0, self.eval_sequences, size):
+            yield from self._micro_batches(self._eval, first // size, self.eval_sequences - first)
 
     @property
-    def eval_steps(self) -> int:
-        """How many whole batches one evaluation reads."""
-        return -(-self.plan.eval.tokens // self.plan.tokens_per_step)
+    def eval_sequences(self) -> int:
+        """How many sequences one evaluation scores: whole batches, at most each that there is once."""
+        size = self.plan.batch_sequences
+        asked = -(-self.plan.eval.tokens // self.plan.tokens_per_step) * size
+        distinct: int | None = getattr(self._eval, "distinct", None)
+        return asked if distinct is None else min(asked, distinct)
 
-    def _micro_batches(self, stream: Stream, step: int) -> Iterator[TensorBatch]:
-        """Cut batch `step` into micro-batches, and each of them into the equal shares of the ranks."""
+    @property
+    def eval_micro_batches(self) -> int:
+        """How many micro-batches one evaluation reads."""
+        micro = self.plan.batch_sequences // self.plan.accumulate
+        return -(-self.eval_sequences // micro)
+
+    def _micro_batches(self, stream: Stream, step: int, scored: int | None = None) -> Iterator[TensorBatch]:
+        """Cut batch `step` into micro-batches, and each of them into the equal shares of the ranks.
+
+        Only the first `scored` sequences have targets, by default all. The others are there so that the last
+        micro-batch has the same shape as the rest; a micro-batch without any target is left out.
+        """
         size = self.plan.batch_sequences
         rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         if size // self.plan.accumulate % ranks:
@@ -125,7 +139,14 @@ class SpecData(lightning.LightningDataModule):
             )
         share = size // self.plan.accumulate // ranks
         batch = stream.batch(step, size)
+        wanted = size if scored is None else min(scored, size)
+        if wanted < size:
+            targets = batch.targets.copy()
+            targets[wanted:] = IGNORED
+            batch = batch._replace(targets=targets)
         for first in range(rank * share, size, ranks * share):
+            if first - rank * share >= wanted:
+                break
             yield {name: torch.tensor(rows[first : first + share]) for name, rows in batch._asdict().items()}
 
     def _accumulate_as_planned(self, trainer: lightning.Trainer) -> None:
@@ -155,7 +176,7 @@ class EvalBatches:
         self.data = data
 
     def __len__(self) -> int:
-        return self.data.eval_steps * self.data.plan.accumulate
+        return self.data.eval_micro_batches
 
     def __iter__(self) -> Iterator[TensorBatch]:
         return self.data.eval_batches()

@@ -36,7 +36,11 @@ class Batch(NamedTuple):
 
 
 class Stream(Protocol):
-    """The batches of one split of one task."""
+    """The batches of one split of one task.
+
+    A stream of the eval split that begins again after a number of sequences says which, as `distinct`; an
+    evaluation then scores each of them once. Without it, batches are taken never to repeat.
+    """
 
     def batch(self, step: int, size: int) -> Batch:
         """Batch number `step` of `size` sequences: the same arguments give the same batch, at any time."""

@@ -196,8 +196,9 @@ class ComposedModel(lightning.LightningModule):
         self._scores.add(self(batch["tokens"]), batch["targets"], batch.get("group"))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and accuracy over the whole evaluation, overall and per difficulty."""
-        self.log_dict(self._scores.take(self.trainer.strategy.reduce), prog_bar=True)
+        """Log `held_out_loss`, `held_out_accuracy` and more over the whole evaluation."""
+        scores = self._scores.take(self.trainer.strategy.reduce)
+        self.log_dict({f"held_out_{name}": value for name, value in scores.items()}, prog_bar=True)
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end

@@ -31,11 +31,20 @@ def adamw(parameters: Iterable[tuple[str, nn.Parameter]], undecayed: set[str], t
 
 def schedule(train: Train, step: int) -> float:
     """Return the share of `lr` at optimizer step `step`, from 0: linear warmup, stable, linear decay to 0."""
-    warmup = round(train.schedule.warmup * train.steps)
-    decay = round(train.schedule.decay * train.steps)
+    warmup, decay = warmup_steps(train), train.steps - decay_start(train)
     rising = (step + 1) / warmup if warmup else 1.0
     falling = (train.steps - step) / decay if decay else 1.0
     return max(0.0, min(1.0, rising, falling))
+
+
+def warmup_steps(train: Train) -> int:
+    """Return over how many optimizer steps the learning rate rises."""
+    return round(train.schedule.warmup * train.steps)
+
+
+def decay_start(train: Train) -> int:
+    """Return how many optimizer steps are taken before the learning rate falls."""
+    return train.steps - round(train.schedule.decay * train.steps)
 
 
 def warmup_stable_decay(optimizer: Optimizer, train: Train) -> LambdaLR:

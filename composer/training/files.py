@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,20 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as the whole content of `path`."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def link(source: Path, target: Path) -> None:
+    """Put a file at `target` as well: as a hard link where the file system has them, else as a copy.
+
+    A run replaces its files and never writes into them, so a link keeps the content it was made of.
+    """
+    aside = target.with_name(target.name + ASIDE)
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(source, aside)
+    except OSError:
+        shutil.copy2(source, aside)
+    os.replace(aside, target)
 
 
 @contextmanager

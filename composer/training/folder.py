@@ -4,6 +4,8 @@ spec.yaml           the resolved spec
 cost.json plan.txt  what it costs, and which kernel runs what and why
 metrics.csv         losses and scores over the steps
 last.ckpt           where the run goes on from
+stable.ckpt         where a longer run goes on from: the state before the learning rate falls
+stable-best.ckpt    best.ckpt as of then
 best.ckpt           the weights with the lowest evaluation loss, as a Lightning checkpoint
 model.safetensors   the same weights alone
 lock                held by the process that trains
@@ -12,10 +14,10 @@ lock                held by the process that trains
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from composer.spec.errors import SpecError, shown
 from composer.spec.identity import run_hash
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
 
 SPEC, COST, PLAN, METRICS = "spec.yaml", "cost.json", "plan.txt", "metrics.csv"
 LAST, BEST, WEIGHTS, LOCK = "last.ckpt", "best.ckpt", "model.safetensors", "lock"
+STABLE, STABLE_BEST = "stable.ckpt", "stable-best.ckpt"
+
+Lengthen: TypeAlias = Callable[[Path, Spec, Spec], None]
+"""Puts the run of the first spec, in a folder, where the second one goes on from; or refuses to."""
+
+LENGTH = ("train.tokens", "train.schedule.")
+"""The fields, or what their names begin with, that may change where a run goes on."""
 
 
 def default_folder(spec: Spec) -> Path:
@@ -39,10 +48,13 @@ def default_folder(spec: Spec) -> Path:
 
 
 @contextmanager
-def held(folder: Path, spec: Spec, graph: Graph | None = None) -> Iterator[None]:
+def held(
+    folder: Path, spec: Spec, graph: Graph | None = None, lengthen: Lengthen | None = None
+) -> Iterator[None]:
     """Make the run folder of `spec`, or enter the one that stands there, and keep others out of it.
 
-    `graph` is what the run is planned as on this machine, by default as on a CPU.
+    `graph` is what the run is planned as on this machine, by default as on a CPU. `lengthen` is called for a
+    folder whose spec differs in nothing but its tokens and schedule; without it such a folder is refused.
 
     Raises:
         TrainingError: the folder is used by another process, is none of a run, that of another spec, or
@@ -67,7 +79,7 @@ def held(folder: Path, spec: Spec, graph: Graph | None = None) -> Iterator[None]
 
     with locked(folder / LOCK, busy):
         if (folder / SPEC).exists():
-            _refuse_another(folder, spec)
+            _enter(folder, spec, lengthen)
         else:
             write_text(folder / SPEC, resolved_yaml(spec))
         for leftover in folder.glob(f"*{ASIDE}"):
@@ -120,13 +132,21 @@ def _describe(folder: Path, spec: Spec, graph: Graph | None) -> None:
         write_text(path, now)
 
 
-def _refuse_another(folder: Path, spec: Spec) -> None:
-    old, new = _flat(read_spec(folder)), _flat(spec)
-    keys = (key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key))
-    changes = [f"  {key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in keys]
-    if changes:
+def _enter(folder: Path, spec: Spec, lengthen: Lengthen | None) -> None:
+    """Refuse a spec other than that of the folder, unless it makes the same run longer."""
+    there = read_spec(folder)
+    old, new = _flat(there), _flat(spec)
+    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    if not keys:
+        return
+    if lengthen is None or not all(key.startswith(LENGTH) for key in keys):
+        changes = [f"  {key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in keys]
         told = "\n".join(["the run in this folder is of another spec (there -> now):", *changes])
         raise TrainingError(f"{folder}: {told}\nchoose another folder with --out")
+    lengthen(folder, there, spec)
+    # last, so that whoever is killed before this begins again
+    (folder / COST).unlink(missing_ok=True)
+    write_text(folder / SPEC, resolved_yaml(spec))
 
 
 def _flat(spec: Spec) -> dict[str, str]:

@@ -1,5 +1,8 @@
 """`metrics.csv`: one row per logging interval and per evaluation.
 
+`train_loss` is the mean over the optimizer steps since the row before; columns whose name begins with
+`held_out_` are scores on the eval split, filled where there was an evaluation.
+
 Rows are appended as they come; what a killed run wrote after its last checkpoint, half a row included, is
 cut off when it goes on. No column depends on the clock, so the same run writes the same file.
 """
@@ -13,8 +16,16 @@ from pathlib import Path
 from composer.training.errors import TrainingError
 from composer.training.files import write_text
 
-PROGRESS = ("step", "tokens", "lr", "train_loss")
+TRAIN_LOSS = "train_loss"
+PROGRESS = ("step", "tokens", "lr", TRAIN_LOSS)
 """The columns that every row fills; those of an evaluation follow."""
+HELD_OUT = "held_out_"
+"""What the name of a score on held-out data begins with, wherever training figures may stand beside it."""
+
+
+def held_out(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the scores of an evaluation by the names that tell them from training figures."""
+    return {f"{HELD_OUT}{name}": value for name, value in scores.items()}
 
 
 class MetricsFile:
@@ -22,7 +33,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, scores: Sequence[str]) -> None:
         """`scores` names what an evaluation measures, in the order of its columns."""
-        self.path, self.columns = path, [*PROGRESS, *scores]
+        self.path, self.columns = path, [*PROGRESS, *(HELD_OUT + name for name in scores)]
 
     def cut(self, step: int) -> None:
         """Keep the header and the rows up to optimizer step `step`.
@@ -53,6 +64,8 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """Read the whole rows of a `metrics.csv`, each without its empty columns; no file is no rows.
 
+    Older files name the scores of an evaluation without `held_out_`; they are read as if they had it.
+
     Raises:
         TrainingError: the file is damaged; with the line.
     """
@@ -66,7 +79,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     except UnicodeDecodeError as error:
         line = whole.count(b"\n", 0, error.start) + 1
         raise _damaged(path, line, "UTF-8 text", f"the byte 0x{whole[error.start]:02x}") from None
-    names = header.split(",")
+    names = [_column(name) for name in header.split(",")]
     return [_read_row(path, number, names, line) for number, line in enumerate(lines, start=2) if line]
 
 
@@ -83,6 +96,10 @@ def _read_row(path: Path, number: int, names: Sequence[str], line: str) -> dict[
     if "step" not in row:
         raise _damaged(path, number, "a `step`", "none")
     return row
+
+
+def _column(name: str) -> str:
+    return name if name in PROGRESS or name.startswith(HELD_OUT) else HELD_OUT + name
 
 
 def _damaged(path: Path, line: int, expected: str, got: str) -> TrainingError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,15 @@ import torch
 from torch import Tensor
 
 from composer.module.model import ComposedModel
-from composer.module.optimizer import schedule
+from composer.module.optimizer import decay_start, schedule
 from composer.spec.models import Train
-from composer.training.checkpoint import save_weights
+from composer.training.checkpoint import read_checkpoint, save_weights
 from composer.training.errors import TrainingError
 from composer.training.evaluate import evaluate
-from composer.training.folder import BEST, LAST, METRICS, WEIGHTS
-from composer.training.metrics import MetricsFile
+from composer.training.files import link
+from composer.training.folder import BEST, LAST, METRICS, STABLE, STABLE_BEST, WEIGHTS
+from composer.training.metrics import MetricsFile, held_out
+from composer.training.speed import Speed
 
 _ROWS = 200  # about as many rows in metrics.csv as the whole run logs
 _REPORT_SECONDS = 0.2
@@ -34,19 +35,19 @@ class Progress:
     Attributes:
         step: optimizer steps done, of `steps` until it ends or pauses.
         tokens: training tokens read.
-        loss: training loss of the last step; None before the first.
-        tokens_per_second: over the last few seconds; None before there are two reports.
-        seconds_left: until the end or pause, at this speed.
-        metrics: the last evaluation; empty before the first.
+        train_loss: loss of the last step on its own batch; None before the first.
+        tokens_per_second: of training alone, over the last few seconds; None before there are two reports.
+        seconds_left: until the end or pause, evaluations and checkpoints included.
+        held_out: scores of the last evaluation; empty before the first.
     """
 
     step: int
     steps: int
     tokens: int
-    loss: float | None = None
+    train_loss: float | None = None
     tokens_per_second: float | None = None
     seconds_left: float | None = None
-    metrics: dict[str, float] | None = None
+    held_out: dict[str, float] | None = None
 
 
 class Interrupted(Exception):
@@ -64,6 +65,7 @@ class Plan:
         self._log = max(1, train.steps // _ROWS)
         self._evaluate = max(1, round(train.eval.every / train.tokens_per_step))
         self._save = max(1, round(train.checkpoint.every / train.tokens_per_step))
+        self.stable = decay_start(train)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of the step, counted from 1."""
@@ -75,7 +77,11 @@ class Plan:
 
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation is due."""
-        return step % self._evaluate == 0 or step == self.last
+        return self.evaluates_anyway(step) or step == self.last
+
+    def evaluates_anyway(self, step: int) -> bool:
+        """Whether an evaluation is due in a longer run as well."""
+        return step % self._evaluate == 0
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is due."""
@@ -108,8 +114,11 @@ class Recorder(lightning.Callback):
         self._losses: list[float] = []  # losses of steps since the last row
         self._loss: float | None = None
         self._rate = 0.0  # of the last step; the schedule has moved on when a row is written
-        self._times: deque[tuple[float, int]] = deque(maxlen=25)
+        self._speed = Speed()
         self._last_report = 0.0
+        self._last_row: int | None = None  # the step of the last row
+        self._kept: int | None = None  # the step of the state that is kept for a longer run
+        self._reported: int | None = None  # the step of the last report
 
     # what Lightning calls
 
@@ -120,17 +129,21 @@ class Recorder(lightning.Callback):
             "best": self.best,
             "evaluated": self.evaluated,
             "losses": self._losses,
+            "row": self._last_row,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.metrics, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
         self.evaluated, self._losses = state_dict["evaluated"], list(state_dict["losses"])
+        self._last_row = state_dict.get("row")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Cut the metrics back to where the run goes on, and report that."""
         if trainer.is_global_zero:
-            self.file.cut(trainer.global_step)
+            self.file.cut(trainer.global_step if self._last_row is None else self._last_row)
+        if (kept := self.folder / STABLE).exists():
+            self._kept = read_checkpoint(kept)["global_step"]
         self._report(trainer.global_step)
 
     def on_before_optimizer_step(
@@ -159,8 +172,15 @@ class Recorder(lightning.Callback):
         self._micro.clear()
         assert isinstance(pl_module, ComposedModel)
         step = trainer.global_step
+        keeps = step == self.plan.stable != self._kept
+        # a longer run would not evaluate here only because it ends
+        early = self.plan.evaluates(step) and not self.plan.evaluates_anyway(step)
+        if keeps and early:
+            self._keep(trainer)
         if self.plan.logs(step):
             self._row(trainer, pl_module, step)
+        if keeps and not early:
+            self._keep(trainer)
         if self.plan.saves(step):
             self._save(trainer)
         if self.report is not None and time.monotonic() - self._last_report > _REPORT_SECONDS:
@@ -170,8 +190,9 @@ class Recorder(lightning.Callback):
             self._interrupt(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Report the end."""
-        self._report(trainer.global_step)
+        """Report the end, unless its last step was reported already."""
+        if trainer.global_step != self._reported:
+            self._report(trainer.global_step)
 
     # what is done at a step
 
@@ -187,9 +208,18 @@ class Recorder(lightning.Callback):
             "train_loss": float(trainer.strategy.reduce(mean, reduce_op="mean")),
         }
         self._losses.clear()
+        self._last_row = step
+        # the losses were waited for, so that no training is left in a device's queue
+        with self._speed.paused():
+            self._score(trainer, model, step, row)
+
+    def _score(
+        self, trainer: lightning.Trainer, model: ComposedModel, step: int, row: dict[str, float]
+    ) -> None:
+        """Evaluate if that is due, write the row, and keep the best weights."""
         scored = self._evaluate(trainer, model, step) if self.plan.evaluates(step) else {}
         if trainer.is_global_zero:
-            self.file.append(row | scored)
+            self.file.append(row | held_out(scored))
         if scored and scored["loss"] < self.best.get("loss", math.inf):
             self.best = scored
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
@@ -210,7 +240,19 @@ class Recorder(lightning.Callback):
         self._look(trainer.global_step)
         if trainer.is_global_zero:
             self.file.sync()
-        trainer.save_checkpoint(self.folder / LAST)
+        with self._speed.paused():
+            trainer.save_checkpoint(self.folder / LAST)
+
+    def _keep(self, trainer: lightning.Trainer) -> None:
+        """Keep the state before the learning rate falls, for a longer run to go on from."""
+        self._look(trainer.global_step)
+        with self._speed.paused():
+            if trainer.is_global_zero:
+                if self.best:
+                    link(self.folder / BEST, self.folder / STABLE_BEST)
+                else:
+                    (self.folder / STABLE_BEST).unlink(missing_ok=True)
+            trainer.save_checkpoint(self.folder / STABLE)
 
     def _interrupt(self, trainer: lightning.Trainer) -> None:
         # other ranks do not know of the stop and would not join in saving; the last checkpoint stands
@@ -240,21 +282,17 @@ class Recorder(lightning.Callback):
     def _report(self, step: int) -> None:
         if self.report is None:
             return
-        self._last_report = now = time.monotonic()
-        tokens = step * self.plan.train.tokens_per_step
-        self._times.append((now, tokens))
-        (then, before), speed = self._times[0], None
-        if now > then and tokens > before:
-            speed = (tokens - before) / (now - then)
-        left = (self.plan.last - step) * self.plan.train.tokens_per_step
+        self._last_report, self._reported = time.monotonic(), step
+        per_step = self.plan.train.tokens_per_step
+        self._speed.at(step * per_step)
         self.report(
             Progress(
                 step,
                 self.plan.last,
-                tokens,
+                step * per_step,
                 self._loss,
-                speed,
-                left / speed if speed else None,
+                self._speed.tokens_per_second,
+                self._speed.seconds_for((self.plan.last - step) * per_step),
                 self.metrics,
             )
         )

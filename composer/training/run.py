@@ -27,6 +27,7 @@ from composer.training.checkpoint import put_weights, read_checkpoint
 from composer.training.errors import TrainingError
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder import LAST, default_folder, held
+from composer.training.lengthen import lengthen
 from composer.training.memory import keep_freed_memory
 from composer.training.ranks import OneMachine, started
 from composer.training.recorder import Interrupted, Plan, Progress, Recorder
@@ -52,11 +53,12 @@ class Result:
 
     Attributes:
         folder: the run folder.
-        metrics: of the last evaluation, at `tokens`.
+        metrics: held-out scores of the last evaluation, at `tokens`.
         best: of the evaluation with the lowest loss, whose weights `load_run` gives.
         tokens: training tokens read.
         finished: whether the whole run is done.
         trained: whether this call trained at all, or found everything done.
+        sequences: how many held-out sequences an evaluation scores, each once.
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class Result:
     tokens: int = 0
     finished: bool = False
     trained: bool = True
+    sequences: int = 0
 
 
 def run_training(
@@ -77,6 +80,9 @@ def run_training(
     report: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Train a spec in its folder (`runs/<name>-<run hash>` or `out`), from where that stands, to the end.
+
+    A spec that differs from that of the folder in `train.tokens` and `train.schedule` alone goes on from the
+    last state that its learning rates lead to (see `lengthen`).
 
     With `until_tokens` it pauses there, evaluated and saved, on the schedule of the whole run; a later call
     goes on. `kernels` are chosen for this machine, and `torch_compile` says whether torch compiles what lies
@@ -95,14 +101,15 @@ def run_training(
     folder = out or default_folder(spec)
     data = datamodule(spec)  # bad data is told before a folder is made
     ranks, graph = device_count(train), planned(spec, device_target(train), kernels)
-    with _told(folder, spec), held(folder, spec, graph):
+    with _told(folder, spec), held(folder, spec, graph, lengthen):
         plan = Plan(train, until_tokens)
         if (stored := _stored(spec, folder, plan, data)) is not None:
             return stored
         with started(folder, until_tokens, ranks, kernels, torch_compile) as environment:
             recorder = fit(spec, folder, until_tokens, environment, data, report, kernels, torch_compile)
         tokens = plan.last * train.tokens_per_step
-        return Result(folder, recorder.metrics, recorder.best, tokens, plan.last == train.steps)
+        done = plan.last == train.steps
+        return Result(folder, recorder.metrics, recorder.best, tokens, done, sequences=data.eval_sequences)
 
 
 def fit(
@@ -159,7 +166,8 @@ def _stored(spec: Spec, folder: Path, plan: Plan, data: SpecData) -> Result | No
         put_weights(model, checkpoint["state_dict"], path)
         metrics = evaluate(model, data.val_dataloader(), lambda: autocast(model))
     tokens = step * train.tokens_per_step
-    return Result(folder, metrics, dict(state["best"]) or metrics, tokens, step >= train.steps, trained=False)
+    best, done = dict(state["best"]) or metrics, step >= train.steps
+    return Result(folder, metrics, best, tokens, done, trained=False, sequences=data.eval_sequences)
 
 
 @contextmanager

@@ -53,8 +53,21 @@ def read(path: Path, which: Literal["best", "last"] = "best") -> Saved:
     return Saved(path, loads(text, str(path)), weights)
 
 
-def score(saved: Saved, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Return the scores of saved weights in the model of their spec, `overrides` laid over that.
+@dataclass(frozen=True)
+class Scored:
+    """What saved weights came to on held-out data.
+
+    Attributes:
+        scores: loss, accuracy and what else the data measures.
+        sequences: how many different sequences were scored.
+    """
+
+    scores: dict[str, float]
+    sequences: int
+
+
+def score(saved: Saved, overrides: Sequence[str] = ()) -> Scored:
+    """Score saved weights in the model of their spec, `overrides` laid over that.
 
     Raises:
         SpecError: the overrides do not make a valid spec.
@@ -67,7 +80,8 @@ def score(saved: Saved, overrides: Sequence[str] = ()) -> dict[str, float]:
     model = build(spec)
     put_weights(model, saved.weights, saved.path)
     model.to(device_kind()).eval()
-    return evaluate(model, datamodule(spec).val_dataloader(), lambda: autocast(model))
+    data = datamodule(spec)
+    return Scored(evaluate(model, data.val_dataloader(), lambda: autocast(model)), data.eval_sequences)
 
 
 def at_steps(spec: Spec, steps: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from composer.costs.units import count_text
 from composer.spec.search_config import COSTS, FlopRungs
+from composer.training.metrics import TRAIN_LOSS
 from search.ledger import Record
 from search.report.read import Source
 from search.report.stats import Agreement, Effects, agreement, effects
@@ -65,10 +66,15 @@ def measured(source: Source) -> list[str]:
 
 
 def metrics(source: Source) -> list[str]:
-    """Return what learning curves are drawn of: measured objectives, then losses."""
+    """Return what learning curves are drawn of: measured objectives, then the held-out and training loss."""
     known = {name for record in source.records() for seen in record.seen for name in seen.metrics}
     known |= {name for rows in source.curves.values() for row in rows[:1] for name in row}
-    return [name for name in dict.fromkeys([*measured(source), "loss", "train_loss"]) if name in known]
+    return [name for name in dict.fromkeys([*measured(source), "loss", TRAIN_LOSS]) if name in known]
+
+
+def metric_title(metric: str) -> str:
+    """Say on which data the metric of a learning curve is measured: `held-out accuracy`, `train loss`."""
+    return "train loss" if metric == TRAIN_LOSS else f"held-out {metric}"
 
 
 def flops_a_token(source: Source, record: Record) -> float | None:

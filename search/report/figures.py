@@ -81,7 +81,7 @@ def curves(source: Source, metric: str) -> Chart:
     chart = Chart(
         WIDTH,
         420,
-        f"{metric} over training {unit}",
+        f"{facts.metric_title(metric)} over training {unit}",
         f"{len(shown)} runs; rungs at {', '.join(map(count_text, state.config.marks)) or 'none'}",
     )
     every = [point for line in lines.values() for point in line]
@@ -92,7 +92,7 @@ def curves(source: Source, metric: str) -> Chart:
     up = scale((y for _, y in every), chart.height - _BELOW, _TOP + 28)
     chart.below(across, up.start, up.end, count_text, f"training {unit}")
     chart.beside(up, _LEFT, across.end, partial(value_text, metric), "")
-    chart.words(_LEFT, 14, metric)
+    chart.words(_LEFT, 14, facts.metric_title(metric))
     for number, rung in enumerate(rung for rung in state.config.marks if rung < across.high):
         # in turns higher and lower, so that neighbours do not run into each other
         top = _TOP - 2 + 16 * (number % 2)

@@ -18,7 +18,7 @@ from composer.spec.models import Spec
 from composer.spec.search_config import SearchConfig
 from composer.training.errors import TrainingError
 from composer.training.folder import METRICS, SPEC
-from composer.training.metrics import read_metrics
+from composer.training.metrics import HELD_OUT, read_metrics
 from search.drawn import DRAWN, Drawn, total
 from search.errors import SearchError
 from search.finals import Standing
@@ -242,9 +242,11 @@ def _spec(folder: Path, record: Record) -> tuple[str, Spec] | None:
 
 def _curve(folder: Path, record: Record) -> list[Row]:
     try:
-        return read_metrics(folder / record.folder / METRICS)
+        rows = read_metrics(folder / record.folder / METRICS)
     except (OSError, TrainingError):
         return []
+    # scores go by the names of objectives; `train_loss` is the one figure that is not held out
+    return [{name.removeprefix(HELD_OUT): value for name, value in row.items()} for row in rows]
 
 
 def _proposals(path: Path) -> list[Proposal] | None:

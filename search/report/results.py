@@ -91,7 +91,7 @@ def _other_costs(source: Source) -> list[str]:
 
 def curves(source: Source) -> str:
     """Learning curves with the rungs."""
-    charts = {name: figures.curves(source, name) for name in facts.metrics(source)}
+    charts = {facts.metric_title(name): figures.curves(source, name) for name in facts.metrics(source)}
     marks = legend(
         ("front", "on the front"),
         ("finished", "trained in full"),
@@ -100,7 +100,7 @@ def curves(source: Source) -> str:
     )
     rungs = " Dotted lines are rungs, where the weak stop." if source.state.config.marks else ""
     left = " Finals are left out." if source.standings else ""
-    intro = f"<p>Measured on held-out data as training goes.{rungs}{left}</p>"
+    intro = f"<p>Measured as training goes.{rungs}{left}</p>"
     return intro + marks + alternatives("metric", charts)
 
 

@@ -9,7 +9,9 @@ from pydantic import ValidationError
 
 from composer.data.corpus import find_sources, read_text
 from composer.data.errors import DataError
+from composer.data.module import datamodule
 from composer.data.tasks.text import Text
+from composer.spec.load import loads
 
 PROSE = "".join(f"line {i} of a déjà vu\n" for i in range(400))
 
@@ -96,7 +98,7 @@ def test_eval_takes_each_window_once_before_any_again_and_spreads_its_beginning(
         path=write(tmp_path, {"text.txt": text[: 2 * (length * count + 1)]}), length=length, eval_fraction=0.5
     )
     stream = config.stream("eval", 0)
-    assert stream.count == count
+    assert stream.distinct == count
     half = text[: 2 * (length * count + 1)][length * count + 1 :].encode()
     starts = [half.index(bytes(row.tolist())) // length for row in stream.batch(0, count).tokens]
     assert sorted(starts) == list(range(count))
@@ -191,3 +193,33 @@ def test_problems_name_what_does_not_fit():
     found = list(Text(path="x", length=16).problems(SimpleNamespace(vocab=255, context=15)))
     assert [problem.key for problem in found] == ["length", "task"]
     assert "256" in found[1].hint
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_evaluation_scores_each_window_of_a_short_split_once(tmp_path, accumulate, ranks):
+    text = "".join(map(chr, np.random.default_rng(0).integers(97, 123, 2 * (16 * 21 + 1))))
+    data = {"task": "text", "path": write(tmp_path, {"text.txt": text}), "length": 16, "eval_fraction": 0.5}
+    train = {"data": data, "tokens": 1, "batch_tokens": 16 * 8, "accumulate": accumulate}
+    spec = load_text(train | {"eval": {"tokens": 16 * 64}})
+    module = datamodule(spec)
+    assert module.eval_sequences == 21
+    seen = []
+    for rank in range(ranks):
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)
+        batches = [*module.val_dataloader()]
+        assert len(batches) == len(module.val_dataloader()) == -(-21 * accumulate // 8)
+        for batch in batches:
+            assert len(batch["tokens"]) == 8 // accumulate // ranks
+            scored = (batch["targets"] != -100).all(1)
+            assert (batch["targets"] != -100).any(1).equal(scored)
+            seen += [row.numpy().tobytes() for row in batch["targets"][scored]]
+    assert len(seen) == len(set(seen)) == 21
+    assert datamodule(load_text(train | {"eval": {"tokens": 16 * 9}})).eval_sequences == 16
+
+
+def load_text(train):
+    model = {"width": 8, "vocab": 256, "context": 16}
+    block, stages = {"type": "feed_forward", "hidden": 8}, [{"stack": 1, "step": ["mlp"]}]
+    parts = {"schema": 1, "name": "text", "model": model, "blocks": {"mlp": block}, "stages": stages}
+    return loads(json.dumps(parts | {"train": train}))

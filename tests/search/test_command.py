@@ -154,7 +154,10 @@ def test_the_live_table_shows_the_run_in_progress_the_best_and_the_counts(tmp_pa
     with LiveTable(Console(file=text, force_terminal=True, width=160, height=50)) as table:
         ended(tmp_path, TWO, watch=table)
     shown = text.getvalue()
-    for part in ("of 2.05k tokens, loss 0.500, first rung", "of 8.19k tokens, loss 0.500, 2 rungs passed"):
+    for part in (
+        "of 2.05k tokens, train loss 0.500, first rung",
+        "of 8.19k tokens, train loss 0.500, 2 rungs passed",
+    ):
         assert part in shown
     for part in ("5 of 6 trials, about 0s left", "over a cap", "% refused", "stopped", "* 0"):
         assert part in shown

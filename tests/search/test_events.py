@@ -34,7 +34,7 @@ FIELDS = {
     "begin": BEGIN | {"finalists", "seeds", "lr_sweep"} | COUNTS,
     "proposed": {"outcomes", "proposals"},
     "started": RUN | COUNTS,
-    "progress": {"name", "tokens", "target", "loss", "seconds"},
+    "progress": {"name", "tokens", "target", "train_loss", "seconds"},
     "rung": RUN | {"milestone", "metrics"},
     "note": {"note"},
     "ended": RUN | COUNTS | {"front", "seconds_left", "budgets"},

@@ -114,7 +114,7 @@ def test_rungs_in_flops_are_called_so_and_curves_are_drawn_over_flops(tmp_path):
     text = page(source, NOW)
     assert "rungs at 1G FLOPs, 2G FLOPs, of which" in text
     chart = figures.curves(source, "accuracy")
-    assert chart.title == "accuracy over training FLOPs"
+    assert chart.title == "held-out accuracy over training FLOPs"
     for record in source.state.ledger.trials():
         ends = [x for x, _ in facts.curve(source, record, "accuracy")]
         assert ends[-1] == pytest.approx(record.costs["train_flops"] * record.seen[-1].tokens / record.whole)

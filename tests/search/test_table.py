@@ -71,7 +71,7 @@ def test_a_final_in_progress_is_called_by_what_it_trains_again(with_finals):
     )
     record.status, with_finals.running, with_finals.target = "running", record, 8192
     told = shown(with_finals)
-    assert told.startswith("baseline rival again, lr x2, seed +3: 8.19k of 8.19k tokens, loss 0.500\n")
+    assert told.startswith("baseline rival again, lr x2, seed +3: 8.19k of 8.19k tokens, train loss 0.500\n")
     assert "6 of 6 trials, 14 of 15 finals" in told
 
 

@@ -35,7 +35,10 @@ def contents(folder):
     names = ("spec.yaml", "cost.json", "plan.txt", "metrics.csv", "model.safetensors")
     found = {name: (Path(folder) / name).read_bytes() for name in names}
     # equal checkpoints may be pickled differently, by which of their strings are the same object
-    return found | {name: loaded(Path(folder) / name) for name in ("best.ckpt", "last.ckpt")}
+    checkpoints = ("best.ckpt", "last.ckpt", "stable.ckpt", "stable-best.ckpt")
+    return found | {
+        name: loaded(Path(folder) / name) for name in checkpoints if (Path(folder) / name).exists()
+    }
 
 
 def loaded(path):

@@ -80,11 +80,11 @@ def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
     ("text", "told"),
     [
         (b"step,loss\n1,2\n2,\xff\n", r":3: .* expected UTF-8 text, got the byte 0xff"),
-        (b"step,loss\n1,2\n2,low\n", r":3: .* expected a number for loss, got 'low'"),
+        (b"step,loss\n1,2\n2,low\n", r":3: .* expected a number for held_out_loss, got 'low'"),
         (b"tokens,loss\n1,2\n", r":2: .* expected a `step`, got none"),
         (b"step,loss\n,2\n", r":2: .* expected a `step`, got none"),
         (b"step,loss\n1,2,3\n", r":2: .* expected 2 cells, got 3"),
-        (b"step,pain\n1,2\n", r":1: .* expected the columns step, .*loss, got 'pain'"),
+        (b"step,pain\n1,2\n", r":1: .* expected the columns step, .*loss, got 'held_out_pain'"),
     ],
 )
 def test_damaged_metrics_are_told_with_their_line(text, told, tmp_path):
@@ -96,7 +96,7 @@ def test_damaged_metrics_are_told_with_their_line(text, told, tmp_path):
 
 def test_what_a_killed_run_wrote_half_is_no_damage(tmp_path):
     (tmp_path / "metrics.csv").write_bytes(b"step,loss\n1,2.5\n2,\xff")
-    assert read_metrics(tmp_path / "metrics.csv") == [{"step": 1, "loss": 2.5}]
+    assert read_metrics(tmp_path / "metrics.csv") == [{"step": 1, "held_out_loss": 2.5}]
 
 
 @pytest.mark.parametrize("vocab", [10**12, 10**18])

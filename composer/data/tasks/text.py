@@ -81,15 +81,15 @@ class EvalWindows:
 
     def __init__(self, text: Bytes, length: int) -> None:
         self.text, self.length = text, length
-        self.count = (len(text) - 1) // length
-        self.stride = _spread(self.count)
+        self.distinct = (len(text) - 1) // length
+        self.stride = _spread(self.distinct)
 
     def batch(self, step: int, size: int) -> Batch:
         """Batch number `step`, from window `step * size` on."""
         import numpy as np
 
         numbers = np.arange(step * size, (step + 1) * size)
-        return windows(self.text, numbers * self.stride % self.count * self.length, self.length)
+        return windows(self.text, numbers * self.stride % self.distinct * self.length, self.length)
 
 
 def windows(text: Bytes, starts: Ints, length: int) -> Batch:

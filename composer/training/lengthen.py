@@ -1,0 +1,99 @@
+"""Going on with a run that has ended, for more tokens: from before its learning rate began to fall.
+
+Under a warmup-stable-decay schedule a longer run does the very same until the shorter one's decay begins.
+A run keeps its state at that step, so whoever asks for more tokens gets, bit by bit, the run that would have
+been trained with that many from the start.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from composer.module.optimizer import decay_start, warmup_steps
+from composer.spec.models import Spec, Train
+from composer.spec.show import resolved_yaml
+from composer.training.checkpoint import read_checkpoint, save_weights
+from composer.training.errors import TrainingError
+from composer.training.files import replacing
+from composer.training.folder import BEST, LAST, STABLE, STABLE_BEST, WEIGHTS
+
+
+def lengthen(folder: Path, old: Spec, new: Spec) -> None:
+    """Have the run of `old` go on as `new`, which differs in `train.tokens` and `train.schedule` alone.
+
+    Raises:
+        TrainingError: no checkpoint was reached by the learning rates of the new schedule.
+    """
+    assert old.train is not None
+    assert new.train is not None
+    last, stable = _step(folder / LAST), _step(folder / STABLE)
+    if last is None:
+        return  # it has not come to its first checkpoint
+    if _warmup(old.train) != _warmup(new.train):
+        raise TrainingError(f"{folder}: {_other_warmup(old.train, new.train)}")
+    alike = min(decay_start(old.train), decay_start(new.train))
+    if stable is not None and stable <= alike and (last > alike or last == stable):
+        # where both stand at one step, the end of the shorter run has been evaluated and the other has not
+        _put_back(folder, new)
+    elif last > alike:
+        raise TrainingError(f"{folder}: {_too_far(old.train, new.train, last, stable)}")
+
+
+def _step(path: Path) -> int | None:
+    return int(read_checkpoint(path)["global_step"]) if path.exists() else None
+
+
+def _warmup(train: Train) -> int:
+    return max(1, warmup_steps(train))  # over one step it is none
+
+
+def _put_back(folder: Path, spec: Spec) -> None:
+    """Make the state before the decay the last one. Begun again, it does the same."""
+    text = resolved_yaml(spec)
+    _copy(folder / STABLE, folder / LAST, text)
+    if (folder / STABLE_BEST).exists():
+        best = _copy(folder / STABLE_BEST, folder / BEST, text)
+        save_weights(folder / WEIGHTS, best["state_dict"], text)
+    else:
+        for name in (BEST, WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path, spec: str) -> dict[str, Any]:
+    checkpoint = read_checkpoint(source)
+    checkpoint["hyper_parameters"]["spec"] = spec
+    with replacing(target) as file:
+        torch.save(checkpoint, file)
+    return checkpoint
+
+
+def _other_warmup(old: Train, new: Train) -> str:
+    before, now = warmup_steps(old), warmup_steps(new)
+    shares = (float(f"{before / new.steps:.{digits}g}") for digits in range(1, 18))
+    share = next(share for share in shares if round(share * new.steps) == before)
+    decay = min(new.schedule.decay, 1 - share)
+    stable = float(f"{1 - share - decay:.9g}")
+    schedule = f"{{warmup: {share:g}, stable: {stable:g}, decay: {decay:g}}}"
+    return (
+        f"the run in this folder took {before} optimizer steps of warmup, and would have taken {now} with "
+        f"train.tokens {new.tokens:,} from the start, since train.schedule is in shares of the run; to go on "
+        f"with its own warmup, add --set 'train.schedule={schedule}'"
+    )
+
+
+def _too_far(old: Train, new: Train, last: int, stable: int | None) -> str:
+    def at(step: int) -> str:
+        return f"step {step:,} ({step * old.tokens_per_step:,} tokens)"
+
+    told = (
+        f"the run in this folder stands at {at(last)}, with these settings its decay begins at "
+        f"{at(decay_start(new))}, "
+    )
+    if stable is not None:
+        told += f"and the state kept for longer runs is that at {at(stable)}"
+    else:
+        told += f"and no state from before its own decay, at {at(decay_start(old))}, was kept"
+    return f"{told}; choose another folder with --out, to train from the start"
