@@ -106,8 +106,9 @@ def experts_grouped(
 
     gate_up: [experts, width, 2 * hidden]; down: [experts, hidden, width].
     """
-    if gate_up.dtype == torch.float64:
-        # grouped_mm has no float64
+    # grouped_mm has no float64, and its fake kernel, which tracers call, nothing but bfloat16
+    traced = torch.compiler.is_compiling() and gate_up.dtype != torch.bfloat16
+    if traced or gate_up.dtype == torch.float64:
         return experts_plain(x, weights, indices, gate_up, down)
     active = indices.shape[-1]
     chosen = indices.flatten()
