@@ -54,6 +54,7 @@ MAY_IMPORT = {
         "composer.training",
     ],
     "composer.cli": [
+        "blocks.core",
         "composer",
         "composer.bench",
         "composer.costs",

@@ -23,11 +23,14 @@ class Config(BaseModel):
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Describe each field by the docstring below it."""
-        from blocks.core.docs import field_docs
+        """Describe the class by its docstring, and each field by the one below it."""
+        from blocks.core.docs import docstring, field_docs
 
         found = handler(schema)
-        properties = handler.resolve_ref_schema(found).get("properties", {})
+        described = handler.resolve_ref_schema(found)
+        if text := docstring(cls):
+            described.setdefault("description", text)
+        properties = described.get("properties", {})
         for name, text in field_docs(cls).items():
             if name in cls.model_fields:
                 properties[cls.model_fields[name].alias or name]["description"] = text

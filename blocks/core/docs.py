@@ -1,30 +1,52 @@
-"""Reading the docstrings of fields from source; milliseconds a file, so only when a schema is asked for."""
+"""Docstrings read from source: those of fields, which Python drops, and all of them under `python -OO`.
+
+Parsing takes milliseconds a file, so it happens only where a schema or a help text is printed.
+"""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import sys
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from typing import Any
+
+
+def docstring(documented: type | Callable[..., Any]) -> str:
+    """Return the docstring of a class or function at the top of a module, also under `python -OO`."""
+    found = documented.__doc__ or _own_docs(documented.__module__).get(documented.__qualname__, "")
+    return inspect.cleandoc(found)
 
 
 def field_docs(config: type) -> dict[str, str]:
     """Map each annotated field of a class and its bases to the string that follows it in the source."""
     found: dict[str, str] = {}
     for base in reversed(config.__mro__):
-        found |= _module_docs(base.__module__).get(base.__qualname__, {})
+        found |= _field_docs(base.__module__).get(base.__qualname__, {})
     return found
 
 
 @cache
-def _module_docs(module: str) -> dict[str, dict[str, str]]:
+def _own_docs(module: str) -> dict[str, str]:
+    """Map each class and function at the top of a module to its docstring; none without source."""
+    defined = (ast.ClassDef, ast.FunctionDef)
+    return {node.name: ast.get_docstring(node) or "" for node in _top(module) if isinstance(node, defined)}
+
+
+@cache
+def _field_docs(module: str) -> dict[str, dict[str, str]]:
     """Map each class at the top of a module to the strings behind its fields; none without source."""
+    return {node.name: _class_docs(node) for node in _top(module) if isinstance(node, ast.ClassDef)}
+
+
+@cache
+def _top(module: str) -> list[ast.stmt]:
     try:
-        tree = ast.parse(inspect.getsource(sys.modules[module]))
+        return ast.parse(inspect.getsource(sys.modules[module])).body
     except (KeyError, OSError, TypeError, SyntaxError):
-        return {}
-    return {node.name: _class_docs(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+        return []
 
 
 def _class_docs(node: ast.ClassDef) -> dict[str, str]:

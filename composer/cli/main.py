@@ -50,6 +50,7 @@ def _ended(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     import typer
 
+    from blocks.core.docs import docstring
     from composer.cli.arms import arms
     from composer.cli.bench import bench
     from composer.cli.calibrate import calibrate
@@ -98,7 +99,8 @@ def _run(arguments: list[str]) -> int:
         report: "composer report runs/space --out report.html",
     }
     for command, example in examples.items():
-        app.command(epilog=f"Example: `{example}`")(command)
+        # not left to typer: python -OO drops docstrings
+        app.command(help=docstring(command), epilog=f"Example: `{example}`")(command)
     try:
         app(arguments, prog_name="composer")
     except SystemExit as stop:
