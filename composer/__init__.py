@@ -72,15 +72,22 @@ def datamodule(spec: Spec | str | Path) -> SpecData:
     return make(_spec(spec))
 
 
-def load_run(folder: str | Path) -> ComposedModel:
-    """Return the trained module of a run folder, with its best weights, in evaluation mode.
+def load_run(folder: str | Path, weights: Literal["best", "last"] = "best") -> ComposedModel:
+    """Return the trained module of a run folder, on the CPU, in evaluation mode.
+
+    `weights` are the "best", those of the evaluation with the lowest loss, or the "last", those of the latest
+    checkpoint.
 
     Raises:
-        ValueError: the folder holds no finished checkpoint.
+        ValueError: the folder is not that of a run, or has no such weights.
     """
     from composer.training.folder import load_run as read
 
-    return read(Path(folder))
+    return read(Path(folder), weights)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from composer.spec.errors import SpecError, shown
 from composer.spec.identity import run_hash
@@ -103,21 +103,36 @@ def read_spec(folder: Path) -> Spec:
         raise TrainingError(f"{path}: the spec of this run cannot be read:\n{error}") from None
 
 
-def load_run(folder: Path) -> ComposedModel:
-    """Return the model of a run folder with its best weights, on the CPU, in evaluation mode.
+def load_run(folder: Path, weights: Literal["best", "last"] = "best") -> ComposedModel:
+    """Return the model of a run folder with its best or last weights, on the CPU, in evaluation mode.
 
     Raises:
-        TrainingError: the folder is no run's, holds no weights yet, or the model is too large.
+        TrainingError: the folder is no run's, has no such weights, or the model is too large.
     """
     from composer.training.build import build
-    from composer.training.checkpoint import put_weights, read_weights
+    from composer.training.checkpoint import put_weights, read_checkpoint, read_weights
 
-    spec, path = read_spec(folder), folder / WEIGHTS
-    if not path.exists():
-        raise TrainingError(f"{folder}: this run has no weights yet, it was never evaluated")
+    spec, path = read_spec(folder), weights_file(folder, weights)
     model = build(spec)
-    put_weights(model, read_weights(path)[0], path)
+    found = read_weights(path)[0] if weights == "best" else read_checkpoint(path)["state_dict"]
+    put_weights(model, found, path)
     return model.eval()
+
+
+def weights_file(folder: Path, weights: str) -> Path:
+    """Return the file of a run's "best" or "last" weights.
+
+    Raises:
+        TrainingError: there is none, or `weights` is another word.
+    """
+    files = {"best": folder / WEIGHTS, "last": folder / LAST}
+    if weights not in files:
+        raise TrainingError(f"weights: expected 'best' or 'last', got {weights!r}")
+    if not files[weights].exists():
+        others = [f"{name} weights, {path.name}" for name, path in files.items() if path.exists()]
+        have = f"it has {others[0]}" if others else "it was never evaluated or saved"
+        raise TrainingError(f"{folder}: this run has no {weights} weights yet; {have}")
+    return files[weights]
 
 
 def _describe(folder: Path, spec: Spec, graph: Graph | None) -> None:

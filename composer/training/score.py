@@ -17,7 +17,7 @@ from composer.training.build import build
 from composer.training.checkpoint import put_weights, read_checkpoint, read_weights
 from composer.training.errors import TrainingError
 from composer.training.evaluate import autocast, evaluate
-from composer.training.folder import LAST, WEIGHTS, read_spec
+from composer.training.folder import read_spec, weights_file
 from composer.training.trainer import device_kind
 
 
@@ -43,9 +43,7 @@ def read(path: Path, which: Literal["best", "last"] = "best") -> Saved:
     if not path.exists():
         raise TrainingError(f"{path}: there is no such run or checkpoint")
     if path.is_dir():
-        spec, file = read_spec(path), path / (WEIGHTS if which == "best" else LAST)
-        if not file.exists():
-            raise TrainingError(f"{path}: this run has no {which} weights yet")
+        spec, file = read_spec(path), weights_file(path, which)
         return Saved(file, spec, _weights(file)[0])
     weights, text = _weights(path)
     if text is None:

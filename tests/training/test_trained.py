@@ -1,11 +1,12 @@
 import math
+import shutil
 
 import lightning
 import pytest
 from runs import spec
 
 from composer import compile, datamodule, load_run
-from composer.training.checkpoint import read_weights
+from composer.training.checkpoint import read_checkpoint, read_weights
 from composer.training.errors import TrainingError
 from composer.training.folder import held
 from composer.training.metrics import held_out
@@ -69,8 +70,21 @@ def test_what_is_no_run_cannot_be_scored(tmp_path, whole):
         read(tmp_path / "nowhere")
     with held(tmp_path, spec()), pytest.raises(TrainingError, match="no best weights yet"):
         read(tmp_path)
-    with pytest.raises(TrainingError, match="no weights yet"):
+    with pytest.raises(TrainingError, match="no best weights yet; it was never evaluated or saved"):
         load_run(tmp_path)
+
+
+def test_load_run_gives_the_last_weights_too_and_errors_say_which_there_are(whole, tmp_path):
+    last = load_run(whole.folder, weights="last")
+    assert not last.training
+    saved = read_checkpoint(whole.folder / "last.ckpt")["state_dict"]
+    assert all(weight.equal(saved[name]) for name, weight in last.state_dict().items())
+    with held(tmp_path, spec()):
+        shutil.copy(whole.folder / "model.safetensors", tmp_path)
+    with pytest.raises(ValueError, match=r"no last weights yet; it has best weights, model\.safetensors"):
+        load_run(tmp_path, weights="last")
+    with pytest.raises(ValueError, match="expected 'best' or 'last', got 'latest'"):
+        load_run(tmp_path, weights="latest")
 
 
 # a Trainer of one's own
