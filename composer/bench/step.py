@@ -164,6 +164,8 @@ class _Race:
             found.backward()
             if optimizer is not None:
                 optimizer.step()
+                if isinstance(model, ComposedModel):
+                    model.update_expert_balance()
 
         return run
 

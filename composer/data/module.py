@@ -80,6 +80,10 @@ class SpecData(lightning.LightningDataModule):
         """Give the evaluation's micro-batches: what is held out is one set."""
         return self.val_dataloader()
 
+    def predict_dataloader(self) -> Iterable[TensorBatch]:
+        """Give the evaluation's micro-batches."""
+        return self.val_dataloader()
+
     def start(self) -> int:
         """Return the optimizer step from which batches are to be given.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import lightning
@@ -15,11 +16,12 @@ from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import recomputed
 from composer.graph.walk import Place, weights
+from composer.module.balance import Reminder, over_ranks, update_balance
+from composer.module.batch import as_targets, as_tokens, check_range, read_batch, read_tokens
 from composer.module.code import Code, Compiled, TorchCompile, without_code
-from composer.module.emit import resolve
 from composer.module.optimizer import adamw, warmup_stable_decay
 from composer.module.scores import Scores
-from composer.module.stage import Stage, add_stages, gather, put, states, take_graphs
+from composer.module.stage import Stage, add_stages, gather, put, take_graphs
 from composer.module.target import functions, target_of
 from composer.module.weights import initial, residual_writers
 from composer.spec.errors import SpecError
@@ -87,6 +89,7 @@ class ComposedModel(lightning.LightningModule):
                 self._undecayed.add(name)
         self._emit()
         self._scores = Scores(self.spec)
+        self._reminder = Reminder(self, self.graph)
         # each rank counts its own loads until they are summed
         counters = [name for name, weight, _ in weights(self.graph) if not weight.saved]
         self._ddp_params_and_buffers_to_ignore = counters
@@ -142,24 +145,50 @@ class ComposedModel(lightning.LightningModule):
         """Return logits [batch, sequence, vocab] for tokens, int64 [batch, sequence].
 
         Raises:
-            ValueError: tokens are not two-dimensional or longer than `model.context`.
+            ValueError: tokens are not integers [batch, sequence], longer than `model.context`, or, on a CPU,
+                not below `model.vocab`.
         """
-        self._ready(tokens)
+        tokens = self._ready(tokens)
         logits: Tensor = self.code(tokens, None, *gather(self, self.graph))
         return logits
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy over targets [batch, sequence] that are not -100."""
-        self._ready(tokens)
+        """Return the mean cross-entropy over targets [batch, sequence] that are not -100.
+
+        The target at a position is what the model is to say there: for language, the next token.
+
+        Raises:
+            ValueError: tokens as in `forward`, or targets are not integers of the same shape.
+        """
+        tokens, targets = self._ready(tokens), as_targets(targets, tokens)
+        check_range(targets, self.spec.model.vocab, "targets", ignored=True)
         loss: Tensor = self._loss(tokens, targets, *gather(self, self.graph))
         return loss
 
-    def _ready(self, tokens: Tensor) -> None:
-        context = self.spec.model.context
-        if tokens.ndim != 2 or tokens.shape[1] > context:
+    def update_expert_balance(self) -> None:
+        """Move the balancing biases of experts by the loads counted since the last call, and clear the loads.
+
+        To be called after each optimizer step of a training loop of your own, on all ranks: loads are summed
+        over them. A Trainer calls it by itself. Models without experts have nothing to update.
+        """
+        self._update_balance(over_ranks)
+
+    def _update_balance(self, total: Callable[[Tensor], Tensor]) -> None:
+        update_balance(self, self.graph, total)
+        self._reminder.updated()
+
+    def _ready(self, tokens: Tensor) -> Tensor:
+        """Check tokens and choose kernels for where they run."""
+        context, vocab = self.spec.model.context, self.spec.model.vocab
+        tokens = as_tokens(tokens)
+        if tokens.shape[1] > context:
             expected = f"expected tokens [batch, sequence] with a sequence of at most {context}"
             raise ValueError(f"{expected} (model.context), got {list(tokens.shape)}")
+        check_range(tokens, vocab, "tokens")
         self._choose_for_now()
+        if self.training and torch.is_grad_enabled():
+            self._reminder.counted(self)
+        return tokens
 
     # what a Trainer calls
 
@@ -184,16 +213,24 @@ class ComposedModel(lightning.LightningModule):
         with self.trainer.precision_plugin.forward_context():
             self._choose_for_now()
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of one micro-batch."""
-        loss = self.loss(batch["tokens"], batch["targets"])
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of one micro-batch, in any form that `read_batch` takes."""
+        tokens, targets, _ = read_batch(batch)
+        loss = self.loss(tokens, targets)
         if self.logs_steps:
             self.log("train_loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Score one batch."""
-        self._scores.add(self(batch["tokens"]), batch["targets"], batch.get("group"))
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Score one batch, in any form that `read_batch` takes."""
+        tokens, targets, group = read_batch(batch)
+        check_range(targets, self.spec.model.vocab, "targets", ignored=True)
+        self._scores.add(self(tokens), targets, group)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the logits [batch, sequence, vocab] of a batch: tokens alone, or with targets."""
+        logits: Tensor = self(read_tokens(batch))
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         """Log `held_out_loss`, `held_out_accuracy` and more over the whole evaluation."""
@@ -224,10 +261,7 @@ class ComposedModel(lightning.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move what is updated outside the gradient (the balancing bias of experts)."""
         super().optimizer_step(*args, **kwargs)
-        for operation, held, counters in states(self, self.graph):
-            for counter in counters:
-                counter.copy_(self.trainer.strategy.reduce(counter, reduce_op="sum"))
-            resolve(operation.update)(*held, **operation.update_arguments())
+        self._update_balance(partial(self.trainer.strategy.reduce, reduce_op="sum"))
 
     def _train(self) -> Train:
         if self.spec.train is None:

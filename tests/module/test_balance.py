@@ -169,3 +169,44 @@ def test_the_same_seed_trains_to_the_same_losses_to_the_bit():
     assert len(set(first)) == 8
     assert first == second
     assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def by_hand(model, update, steps=5):
+    """Train by a plain loop; return the loads of each step."""
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2)
+    tokens, counted = tokens_for(model.spec, 2, 7), []
+    load = model.get_buffer("stages.0.step.0.e.load")
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for half in tokens.split(1):
+            model.loss(half, half).backward()
+        optimizer.step()
+        counted.append(load.clone())
+        update(model)
+    return counted
+
+
+def test_a_loop_of_ones_own_balances_by_one_call_after_each_optimizer_step():
+    model = compiled(spec(), shaken=None)
+    counted = by_hand(model, lambda model: model.update_expert_balance())
+    assert all(loads.sum() == 2 * 7 * 3 * 2 for loads in counted)
+    expected = 0.01 * sum((loads.mean() - loads).sign() for loads in counted)
+    assert model.get_buffer("stages.0.step.0.e.balance").allclose(expected)
+    assert expected.any()
+    assert not model.get_buffer("stages.0.step.0.e.load").any()
+
+
+def test_experts_that_are_trained_and_never_balanced_are_told_of_once():
+    with pytest.warns(UserWarning, match=r"call model\.update_expert_balance\(\) after each") as told:
+        by_hand(compiled(spec()), lambda model: None, steps=9)
+    assert len(told) == 1
+
+
+def test_no_warning_where_nothing_is_to_be_balanced():
+    by_hand(compiled(spec(rate=0)), lambda model: None)
+    model = compiled(spec())
+    # scored again and again, but not trained
+    for _ in range(5):
+        model.loss(tokens := tokens_for(model.spec, 2, 7), tokens)
+    dense = compiled(tree({"s": SEQ}, {"recur": 2, "step": ["s"]}))
+    dense.update_expert_balance()

@@ -42,6 +42,7 @@ def curve(device, **how):
         loss.backward()
         clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        model.update_expert_balance()
         schedule.step()
         losses.append(loss.detach())
     return torch.stack(losses).cpu()

@@ -1,0 +1,64 @@
+"""Balancing experts: after each optimizer step their biases move by the loads that it counted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from blocks.core.graph import Graph
+from composer.module.emit import resolve
+from composer.module.stage import states
+
+_MISSED = 2
+"""Optimizer steps without an update after which it is taken for forgotten."""
+
+
+def update_balance(model: nn.Module, graph: Graph, total: Callable[[Tensor], Tensor]) -> None:
+    """Move the balancing biases by the loads counted, summed over ranks by `total`, and clear the loads."""
+    for operation, held, counters in states(model, graph):
+        for counter in counters:
+            counter.copy_(total(counter))
+        resolve(operation.update)(*held, **operation.update_arguments())
+
+
+def over_ranks(counter: Tensor) -> Tensor:
+    """Return the sum over all ranks, where there are several."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(counter)
+    return counter
+
+
+class Reminder:
+    """Warns once if weights move, step after step, and the loads counted meanwhile are never used."""
+
+    def __init__(self, model: nn.Module, graph: Graph) -> None:
+        updates = (operation.update_arguments() for operation, _, _ in states(model, graph))
+        self.wanted = any(arguments.get("rate", True) for arguments in updates)
+        self.updated()
+
+    def updated(self) -> None:
+        """Note that the loads were used."""
+        self._version: int | None = None
+        self._missed = 0
+
+    def counted(self, model: nn.Module) -> None:
+        """Note a training pass, which counts loads."""
+        if not self.wanted or torch.compiler.is_compiling():
+            return
+        trained: Any = next((each for each in model.parameters() if each.requires_grad), None)
+        if trained is None or trained.is_inference():
+            return
+        # what an optimizer steps in place has a new version
+        self._missed += self._version not in (None, trained._version)
+        self._version = trained._version
+        if self._missed >= _MISSED:
+            self.wanted = False
+            warnings.warn(
+                "experts were trained but never balanced: call model.update_expert_balance() after each "
+                "optimizer step, which a lightning.Trainer does by itself (balance_rate: 0 switches it off)",
+                stacklevel=4,
+            )
