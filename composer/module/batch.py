@@ -75,7 +75,8 @@ def as_tokens(tokens: Any, name: str = "tokens") -> Tensor:
     """
     if not _holds_integers(tokens) or tokens.ndim != 2:
         raise ValueError(f"{name}: expected an integer tensor [batch, sequence], got {describe(tokens)}")
-    return tokens.long()
+    found: Tensor = tokens.long()
+    return found
 
 
 def as_targets(targets: Any, tokens: Tensor, name: str = "targets") -> Tensor:
@@ -87,7 +88,8 @@ def as_targets(targets: Any, tokens: Tensor, name: str = "targets") -> Tensor:
     if not _holds_integers(targets) or targets.shape != tokens.shape:
         shape = f"an integer tensor of the shape of the tokens, {[*tokens.shape]}"
         raise ValueError(f"{name}: expected {shape}, got {describe(targets)}")
-    return targets.long()
+    found: Tensor = targets.long()
+    return found
 
 
 def check_range(ids: Tensor, vocab: int, name: str, ignored: bool = False) -> None:
