@@ -197,6 +197,9 @@ def test_the_shipped_space_has_points_on_both_sides_of_its_caps_and_a_baseline_w
     share = sum(point.verdict == "feasible" for point in points) / len(points)
     assert 0.3 < share < 0.95
     assert not any(point.verdict == "invalid" for point in points)
-    steps = {point.params["stages.0.step"] for point in points}
-    assert steps == {"plain", "dreamer", "side"}
-    assert load(SHIPPED.with_name("space-baseline.yaml")).train == space.example().spec.train
+    layers = {point.params["stages.0.step.0.step"] for point in points}
+    assert layers == {"transformer", "experts", "deep", "dreamer", "parallel"}
+    baseline = load(SHIPPED.with_name("space-baseline.yaml")).train
+    rates = {float(point.params["train.lr"]) for point in points}
+    assert baseline.lr in rates
+    assert baseline.model_copy(update={"lr": 0.005}) == space.example().spec.train
