@@ -7,6 +7,7 @@ of a training step, so worker processes would only add their cost.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING
 
 import lightning
@@ -15,6 +16,7 @@ import torch
 from composer.data.config import DataConfig
 from composer.data.errors import DataError
 from composer.data.stream import IGNORED, Stream
+from composer.data.trainer import counts_batches, prepare, repeats_batches
 
 if TYPE_CHECKING:
     from composer.spec.models import Spec, Train
@@ -43,6 +45,7 @@ class SpecData(lightning.LightningDataModule):
     One epoch is the whole training: `train.steps` optimizer steps of `train.accumulate` micro-batches, from
     the trainer's `global_step` on. A run resumed from a checkpoint thus goes on with the very next batch.
     When the last batch is given, the trainer is asked to stop, so that no second epoch repeats the data.
+    With `overfit_batches` of a Trainer each epoch gives the same first batches, for as many steps in all.
     """
 
     def __init__(self, train: Train) -> None:
@@ -62,14 +65,21 @@ class SpecData(lightning.LightningDataModule):
         self._train = train.data.stream("train", train.seed)
         self._eval = train.data.stream("eval", EVAL_SEED)
 
+    def setup(self, stage: str) -> None:
+        """Check the Trainer's options before a fit, and have it accumulate as the spec says.
+
+        Raises:
+            DataError: the Trainer was told to train otherwise than the spec says.
+        """
+        if stage == "fit" and self.trainer is not None:
+            prepare(self.trainer, self.plan)
+
     def train_dataloader(self) -> Iterable[TensorBatch]:
         """Give this rank's micro-batches of the steps that are left.
 
         Raises:
-            DataError: the trainer's ranks or accumulation do not fit the spec.
+            DataError: the trainer's ranks do not fit the spec.
         """
-        if self.trainer is not None:
-            self._accumulate_as_planned(self.trainer)
         return TrainBatches(self)
 
     def val_dataloader(self) -> Iterable[TensorBatch]:
@@ -103,10 +113,17 @@ class SpecData(lightning.LightningDataModule):
 
     def train_batches(self) -> Iterator[TensorBatch]:
         """Yield the micro-batches of the steps that are left, then ask the trainer to stop."""
-        for step in range(self.start(), self.plan.steps):
-            yield from self._micro_batches(self._train, step)
-        if self.trainer is not None:
-            self.trainer.should_stop = True
+        start, trainer = self.start(), self.trainer
+        first = 0 if trainer is not None and repeats_batches(trainer) else start
+        left = (self.plan.steps - start) * self.plan.accumulate
+        batches = chain.from_iterable(self._micro_batches(self._train, step) for step in count(first))
+        for given, batch in enumerate(islice(batches, left), start=1):
+            if given == left and trainer is not None and counts_batches(trainer):
+                # it takes no look at whether there is another
+                trainer.should_stop = True
+            yield batch
+        if trainer is not None:
+            trainer.should_stop = True
 
     def eval_batches(self) -> Iterator[TensorBatch]:
         """Yield the micro-batches of one evaluation."""
@@ -152,15 +169,6 @@ class SpecData(lightning.LightningDataModule):
             if first - rank * share >= wanted:
                 break
             yield {name: torch.tensor(rows[first : first + share]) for name, rows in batch._asdict().items()}
-
-    def _accumulate_as_planned(self, trainer: lightning.Trainer) -> None:
-        """Make a Trainer that was not told otherwise accumulate as the spec says."""
-        if trainer.accumulate_grad_batches not in (1, self.plan.accumulate):
-            raise DataError(
-                f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}), "
-                f"but the spec says accumulate: {self.plan.accumulate}"
-            )
-        trainer.accumulate_grad_batches = self.plan.accumulate
 
 
 class TrainBatches:

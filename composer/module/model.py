@@ -19,6 +19,7 @@ from composer.graph.walk import Place, weights
 from composer.module.balance import Reminder, over_ranks, update_balance
 from composer.module.batch import as_targets, as_tokens, check_range, read_batch, read_tokens
 from composer.module.code import Code, Compiled, TorchCompile, without_code
+from composer.module.fitting import check_trainer, clipping
 from composer.module.optimizer import adamw, warmup_stable_decay
 from composer.module.scores import Scores
 from composer.module.stage import Stage, add_stages, gather, put, take_graphs
@@ -200,16 +201,12 @@ class ComposedModel(lightning.LightningModule):
             shard(self, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
-        """Choose kernels for the Trainer's device; refuse one whose precision the spec does not ask for.
+        """Check the Trainer's options against the spec, and choose kernels for its device.
 
         Raises:
-            ValueError: they differ, or kernels are refused as `choose` does.
+            ValueError: an option goes against the spec, or kernels are refused as `choose` does.
         """
-        said, runs = self._train().precision, self.trainer.precision
-        wanted = {32: "32-true", "bf16-mixed": "bf16-mixed"}.get(said, runs)
-        if wanted != runs:
-            told = f"{self.spec.name}: the spec says train.precision: {said}"
-            raise ValueError(f"{told}, the Trainer runs {runs}; give it precision={wanted!r}")
+        check_trainer(self.trainer, self._train(), self.spec.name)
         with self.trainer.precision_plugin.forward_context():
             self._choose_for_now()
 
@@ -253,10 +250,8 @@ class ComposedModel(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the spec says, unless the Trainer was given a value of its own."""
-        self.clip_gradients(
-            optimizer, gradient_clip_val or self._train().clip, gradient_clip_algorithm or "norm"
-        )
+        """Clip as the spec says, unless the Trainer was given a value of its own; 0 clips nothing."""
+        self.clip_gradients(optimizer, *clipping(gradient_clip_val, gradient_clip_algorithm, self._train()))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move what is updated outside the gradient (the balancing bias of experts)."""

@@ -199,6 +199,8 @@ def on_rank(rank, ranks, wanted):
         world_size=ranks,
         global_step=0,
         accumulate_grad_batches=1,
+        overfit_batches=0,
+        limit_train_batches=1.0,
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
     )
     return data
