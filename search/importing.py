@@ -25,6 +25,7 @@ from composer.spec.load import load
 from composer.spec.models import Spec
 from composer.spec.show import resolved_yaml
 from composer.spec.space import Space
+from composer.training.data_record import fingerprint_of
 from composer.training.files import ASIDE, write_text
 from composer.training.folder import LOCK, SPEC
 from search.arriving import Arriving, unseen
@@ -38,6 +39,7 @@ from search.ledger import Ledger, Record, Seen
 from search.locks import exclusive
 from search.open_store import open_store
 from search.rungs import milestones, tokens
+from search.same_data import changes, data_mark
 from search.same_spec import SameSpec
 from search.samplers import IDENTITY, imported, sampler
 from search.store import Store
@@ -173,6 +175,10 @@ class Door:
         assert new.train is not None
         if spec is not None and spec.train is not None and spec.train.seed != new.train.seed:
             return Refused("trained with another seed", f"train.seed is {spec.train.seed} there")
+        now = fingerprint_of(new)
+        other = changes(record, old.folder / record.folder, now) if now else []
+        if other:
+            return Refused("trained on other data", f"{_name(record)}: {other[0]}")
         seen = self._seen(record, new, costs)
         if isinstance(seen, Refused):
             return seen
@@ -190,6 +196,7 @@ class Door:
             whole=tokens(new),
             imported=str(old.folder),
             adopted="",
+            data=data_mark(new),
         )
         return Arrival(came, new, old.folder / record.folder, found.stem)
 

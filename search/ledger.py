@@ -54,6 +54,8 @@ class Record:
             number of the fresh `seed`, 0 for that of the spec.
         imported: the folder of the search that trained it, if that was another one.
         adopted: of a trial that a baseline named later turned out to be, the `stem` of that one's file.
+        data: the `place` of the data it is trained on, and the `digest` of what stood there; empty for tasks
+            without files, and in searches from before this was written.
         lost: of a crashed one, the training tokens it read after its last milestone, as far as is known.
     """
 
@@ -78,6 +80,7 @@ class Record:
     imported: str = ""
     adopted: str = ""
     lost: int = 0
+    data: dict[str, str] = field(default_factory=dict)
 
     @property
     def role(self) -> Literal["trial", "baseline", "final"]:

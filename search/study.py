@@ -40,6 +40,7 @@ from search.locks import exclusive
 from search.open_store import open_store
 from search.questions import MORE_TRIALS, Questions, awaited, holder
 from search.rungs import holds, milestones, tokens
+from search.same_data import check_data, same_data
 from search.samplers import origin, sampler
 from search.specs import bring_specs, spec_of
 from search.state import State, Watch, silent
@@ -122,6 +123,7 @@ class _Search:
 
     def run(self) -> str:
         """Work until there is nothing left to do, and say why."""
+        check_data(self.ledger.every(), self._spec, self.folder)
         self.watch("begin", self.state)
         while True:
             try:
@@ -275,6 +277,9 @@ class _Search:
     def _climb(self, record: Record, spec: Spec) -> None:
         rungs = () if record.kind == "final" else self.config.rungs
         stops = milestones(rungs, spec, record.costs)
+        if (data := same_data(spec, self.ledger.every(), self.folder)) != record.data:
+            with self._mine(record):
+                record.data = data
         try:
             for i, stop in enumerate(stops):
                 if i >= len(record.seen) and record.status == "running":

@@ -37,6 +37,12 @@ def eval(
         str | None,
         typer.Option("--tokens", metavar="N", help="How many held-out tokens to score, such as 1M."),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="PATH", help="Where the run's own data is now; it has to be the same."
+        ),
+    ] = None,
     checkpoint: Annotated[
         Which, typer.Option("--checkpoint", help="Which weights of a run folder.")
     ] = Which.best,
@@ -58,7 +64,7 @@ def eval(
     for run in runs:
         saved = read(Path(run), checkpoint.value)
         for count in counts:
-            rows[_name(run, count)] = score(saved, [*_depth(saved, count), *extra])
+            rows[_name(run, count)] = score(saved, [*_depth(saved, count), *extra], data)
     if json:
         from json import dumps
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 fine, 1 the user's input, 2 usage, 130 interrupted."""
-    from composer.cli.output import outliving_readers
+    from composer.cli.output import outliving_readers, plain_warnings
 
-    with outliving_readers():
+    with outliving_readers(), plain_warnings():
         code = _ended(sys.argv[1:] if arguments is None else list(arguments))
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -5,12 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 _GONE = (errno.EPIPE, errno.EIO)
 """What writing to a pipe without a reader, and to a closed terminal, fails with."""
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Within the context, show warnings as their text, without the line of code that gave them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager

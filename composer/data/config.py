@@ -10,6 +10,7 @@ from blocks.core.fields import Count
 from composer.data.split import Split
 
 if TYPE_CHECKING:
+    from composer.data.fingerprint import Fingerprint
     from composer.data.stream import Stream
 
 
@@ -63,6 +64,17 @@ class DataConfig(Config):
                 f"{self.task} with {self.vocab_needed} tokens",
                 f"set model.vocab to {self.vocab_needed} or more",
             )
+
+    def fingerprint(self) -> Fingerprint | None:
+        """Return what the data is by content; None for a task that makes its sequences and reads no files.
+
+        A task whose data stands in files overrides this, and names their place in fields called `path` and
+        `glob`: these two may differ where the content is the same.
+
+        Raises:
+            DataError: the data is missing or cannot be read.
+        """
+        return None
 
     def stream(self, split: Split, seed: int) -> Stream:
         """Open the batches of one split; no sequence of `train` is ever one of `eval`, whatever the seeds.

@@ -7,6 +7,7 @@ there and decoding gives the documents back. Empty documents are left out.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from composer.data.errors import DataError
+from composer.data.fingerprint import FileMark, Fingerprint
 
 SEPARATOR = b"\xff"
 
@@ -69,6 +71,29 @@ def _source(path: Path) -> Source:
     return Source(str(path), state.st_size, state.st_mtime_ns)
 
 
+def fingerprint(path: str, sources: tuple[Source, ...]) -> Fingerprint:
+    """Return what the `sources` found at `path` hold; a file is not read again in the state it was read in.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    for source in sources:
+        if source not in _hashes:
+            _content(source)
+    root = Path(path)
+    names = [Path(source.path).relative_to(root).as_posix() for source in sources]
+    return Fingerprint(
+        tuple(
+            FileMark(root.name if name == "." else name, *_hashes[source])
+            for name, source in zip(names, sources, strict=True)
+        )
+    )
+
+
+_hashes: dict[Source, tuple[int, str]] = {}
+"""Size and sha256 of the content of each file that was read, by the state it was found in."""
+
+
 @lru_cache(maxsize=1)
 def read_text(sources: tuple[Source, ...], field: str | None) -> bytes:
     """Read the documents of `sources`, joined by SEPARATOR; with `field`, each line's value of that key.
@@ -78,7 +103,7 @@ def read_text(sources: tuple[Source, ...], field: str | None) -> bytes:
     Raises:
         DataError: a file cannot be read, is not UTF-8, or is not JSON lines with `field`; or all is empty.
     """
-    documents = (document for source in sources for document in _documents(source.path, field))
+    documents = (document for source in sources for document in _documents(source, field))
     text = SEPARATOR.join(document for document in documents if document)
     if not text:
         raise DataError(
@@ -87,8 +112,8 @@ def read_text(sources: tuple[Source, ...], field: str | None) -> bytes:
     return text
 
 
-def _documents(path: str, field: str | None) -> Iterator[bytes]:
-    content = _content(path)
+def _documents(source: Source, field: str | None) -> Iterator[bytes]:
+    content, path = _content(source), source.path
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -104,10 +129,14 @@ def _documents(path: str, field: str | None) -> Iterator[bytes]:
             yield _field(line, field, f"{path}:{number}")
 
 
-def _content(path: str) -> bytes:
+def _content(source: Source) -> bytes:
+    """Return the unpacked content of a file, and note its hash."""
+    path = source.path
     try:
         content = Path(path).read_bytes()
-        return gzip.decompress(content) if path.endswith(".gz") else content
+        content = gzip.decompress(content) if path.endswith(".gz") else content
+        _hashes[source] = len(content), hashlib.sha256(content).hexdigest()
+        return content
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: named .gz, but not a whole gzip file: {error}") from error
     except OSError as error:

@@ -1,6 +1,7 @@
 """The folder of a run: what stands in it, who may write to it, and how a trained model is read from it.
 
 spec.yaml           the resolved spec
+data.json           what it is trained on: size and hash of each file; only where data stands in files
 cost.json plan.txt  what it costs, and which kernel runs what and why
 metrics.csv         losses and scores over the steps
 last.ckpt           where the run goes on from
@@ -24,6 +25,7 @@ from composer.spec.identity import run_hash
 from composer.spec.load import load
 from composer.spec.models import Spec
 from composer.spec.show import document, resolved_yaml
+from composer.training.data_record import DATA, PLACE, check_data, record_data
 from composer.training.errors import TrainingError
 from composer.training.files import ASIDE, locked, write_text
 
@@ -59,12 +61,14 @@ def held(
     Raises:
         TrainingError: the folder is used by another process, is none of a run, that of another spec, or
             cannot be made.
+        DataChanged: its data is not what the run began with.
         OSError: it cannot be written to.
     """
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder}: expected a folder for the run, got a file")
     if folder.is_dir() and not (folder / SPEC).exists():
-        others = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, SPEC + ASIDE))
+        own = (LOCK, DATA, DATA + ASIDE, SPEC + ASIDE)
+        others = sorted(path.name for path in folder.iterdir() if path.name not in own)
         if others:
             raise TrainingError(
                 f"{folder}: this is no run folder, it holds {others[0]}; choose another with --out"
@@ -80,7 +84,9 @@ def held(
     with locked(folder / LOCK, busy):
         if (folder / SPEC).exists():
             _enter(folder, spec, lengthen)
+            record_data(folder, spec)
         else:
+            record_data(folder, spec)
             write_text(folder / SPEC, resolved_yaml(spec))
         for leftover in folder.glob(f"*{ASIDE}"):
             leftover.unlink()
@@ -148,20 +154,23 @@ def _describe(folder: Path, spec: Spec, graph: Graph | None) -> None:
 
 
 def _enter(folder: Path, spec: Spec, lengthen: Lengthen | None) -> None:
-    """Refuse a spec other than that of the folder, unless it makes the same run longer."""
+    """Refuse a spec other than that of the folder, unless it makes the same run longer, and other data."""
     there = read_spec(folder)
     old, new = _flat(there), _flat(spec)
     keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-    if not keys:
-        return
-    if lengthen is None or not all(key.startswith(LENGTH) for key in keys):
+    longer = [key for key in keys if key not in PLACE]
+    if longer and (lengthen is None or not all(key.startswith(LENGTH) for key in longer)):
         changes = [f"  {key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in keys]
         told = "\n".join(["the run in this folder is of another spec (there -> now):", *changes])
         raise TrainingError(f"{folder}: {told}\nchoose another folder with --out")
-    lengthen(folder, there, spec)
-    # last, so that whoever is killed before this begins again
-    (folder / COST).unlink(missing_ok=True)
-    write_text(folder / SPEC, resolved_yaml(spec))
+    check_data(folder, spec, moved=len(keys) > len(longer))
+    if longer:
+        assert lengthen is not None
+        lengthen(folder, there, spec)
+    if keys:
+        # last, so that whoever is killed before this begins again
+        (folder / COST).unlink(missing_ok=True)
+        write_text(folder / SPEC, resolved_yaml(spec))
 
 
 def _flat(spec: Spec) -> dict[str, str]:

@@ -15,6 +15,7 @@ from composer.spec.models import Spec
 from composer.spec.show import resolved_yaml
 from composer.training.build import build
 from composer.training.checkpoint import put_weights, read_checkpoint, read_weights
+from composer.training.data_record import PLACE, located
 from composer.training.errors import TrainingError
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder import read_spec, weights_file
@@ -32,6 +33,11 @@ class Saved:
     path: Path
     spec: Spec
     weights: dict[str, Tensor]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder that the file stands in, if in any."""
+        return self.path.parent
 
 
 def read(path: Path, which: Literal["best", "last"] = "best") -> Saved:
@@ -64,8 +70,11 @@ class Scored:
     sequences: int
 
 
-def score(saved: Saved, overrides: Sequence[str] = ()) -> Scored:
-    """Score saved weights in the model of their spec, `overrides` laid over that.
+def score(saved: Saved, overrides: Sequence[str] = (), data: str | None = None) -> Scored:
+    """Score saved weights in the model of their spec, `overrides` laid over that, on the run's own data.
+
+    The data is found by its content (see `located`), at the path `data` if that is given. Overrides that name
+    another place say that other data is meant.
 
     Raises:
         SpecError: the overrides do not make a valid spec.
@@ -75,11 +84,17 @@ def score(saved: Saved, overrides: Sequence[str] = ()) -> Scored:
     spec = loads(resolved_yaml(saved.spec), str(saved.path), overrides)
     if spec.train is None:
         raise TrainingError(f"{saved.path}: expected a spec with a `train` section, whose data to score on")
+    if data is not None or not any(map(_names_data, overrides)):
+        spec = located(spec, saved.folder, data)
     model = build(spec)
     put_weights(model, saved.weights, saved.path)
     model.to(device_kind()).eval()
-    data = datamodule(spec)
-    return Scored(evaluate(model, data.val_dataloader(), lambda: autocast(model)), data.eval_sequences)
+    batches = datamodule(spec)
+    return Scored(evaluate(model, batches.val_dataloader(), lambda: autocast(model)), batches.eval_sequences)
+
+
+def _names_data(override: str) -> bool:
+    return override.partition("=")[0].strip() in ("train", "train.data", *PLACE)
 
 
 def at_steps(spec: Spec, steps: int) -> str:

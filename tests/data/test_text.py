@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from composer.data.corpus import find_sources, read_text
 from composer.data.errors import DataError
 from composer.data.module import datamodule
+from composer.data.tasks.hop import Hop
 from composer.data.tasks.text import Text
 from composer.spec.load import loads
 
@@ -29,7 +31,7 @@ def file(tmp_path):
 def write(folder, files):
     for name, content in files.items():
         path = folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     return str(folder)
 
@@ -223,3 +225,22 @@ def load_text(train):
     block, stages = {"type": "feed_forward", "hidden": 8}, [{"stack": 1, "step": ["mlp"]}]
     parts = {"schema": 1, "name": "text", "model": model, "blocks": {"mlp": block}, "stages": stages}
     return loads(json.dumps(parts | {"train": train}))
+
+
+def test_a_fingerprint_is_of_the_unpacked_content_and_reads_each_state_of_a_file_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "a", {"one.txt": "first", "two.txt.gz": gzip.compress(b"second")})
+    found = Text(path=path, length=3).fingerprint()
+    assert [(mark.file, mark.size) for mark in found.files] == [("one.txt", 5), ("two.txt.gz", 6)]
+    assert found.files[0].sha256 == hashlib.sha256(b"first").hexdigest()
+    other = write(tmp_path / "b", {"1.txt": "first", "2.txt": "second"})
+    again = Text(path=other, length=3).fingerprint()
+    assert again.digest == found.digest
+    assert found.changes(again) == []
+    write(tmp_path / "b", {"2.txt": "Second"})
+    assert Text(path=other, length=3).fingerprint().digest != found.digest
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: pytest.fail(f"read {path} again"))
+    assert Text(path=path, length=3).fingerprint() == found
+
+
+def test_a_task_without_files_has_no_fingerprint():
+    assert Hop(length=16).fingerprint() is None

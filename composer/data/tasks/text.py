@@ -15,6 +15,7 @@ from composer.data.errors import DataError
 from composer.data.split import Split
 
 if TYPE_CHECKING:
+    from composer.data.fingerprint import Fingerprint
     from composer.data.stream import Batch, Bytes, Ints, Stream
 
 
@@ -40,6 +41,12 @@ class Text(DataConfig):
     def bytes_per_token(self) -> float:
         """A token is a byte."""
         return 1.0
+
+    def fingerprint(self) -> Fingerprint:
+        """Hash the content of all files."""
+        from composer.data.corpus import find_sources, fingerprint
+
+        return fingerprint(self.path, find_sources(self.path, self.glob))
 
     def stream(self, split: Split, seed: int) -> Stream:
         """Read the text and open the windows of one split."""
