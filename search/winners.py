@@ -13,6 +13,7 @@ from pathlib import Path
 from composer.spec.errors import SpecError
 from composer.spec.load import load
 from composer.training import folder as run
+from composer.training.data_record import DATA
 from composer.training.files import write_text
 from search.folder import BEST
 from search.ledger import Record
@@ -20,7 +21,7 @@ from search.longer import longer
 
 FRONT, TRAIN = "front", "train.txt"
 
-_COPIED = (run.SPEC, run.COST, run.PLAN, run.METRICS)
+_COPIED = (run.SPEC, DATA, run.COST, run.PLAN, run.METRICS)
 _LINKED = (run.BEST, run.LAST, run.STABLE, run.STABLE_BEST, run.WEIGHTS)
 _FROM = "from.txt"
 _NEW, _OLD = ".new", ".old"

@@ -49,7 +49,8 @@ class _Lines:
 
     def __call__(self, progress: Progress) -> None:
         due = time.monotonic() - self.printed >= _SECONDS_PER_LINE
-        new = progress.held_out != self.held_out
+        # a run that goes on begins with the scores of an evaluation that was shown before
+        new = progress.held_out != self.held_out and progress.train_loss is not None
         if new or (progress.step != self.step and (due or progress.step == progress.steps)):
             figures = [
                 _training(progress),

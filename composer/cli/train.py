@@ -63,17 +63,23 @@ def told(spec: Spec, folder: Path | None) -> str:
     from composer.costs.caps import check_caps
     from composer.costs.units import count_text
     from composer.spec.errors import SpecError
-    from composer.training.folder import default_folder
+    from composer.training.folder import default_folder, shorter_run
 
     plan, costs = spec.train, check_caps(spec)
     if plan is None:
         raise SpecError([spec.fault((), "a `train` section to train by", "none")])
     total = plan.steps * plan.tokens_per_step
+    shorter = shorter_run(spec) if folder is None else None
     return (
         f"{spec.name}: {count_text(costs.params)} parameters, "
         f"{count_text(costs.flops_per_token.forward)} FLOPs per token forward\n"
         f"{plan.data.task}: {count_text(total)} tokens in {plan.steps:,} steps of {plan.tokens_per_step:,}\n"
         f"folder: {folder or default_folder(spec)}"
+        + (
+            f"\n{shorter} holds the same run with fewer tokens; --out {shorter} goes on with it"
+            if shorter
+            else ""
+        )
     )
 
 

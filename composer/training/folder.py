@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -42,11 +43,32 @@ Lengthen: TypeAlias = Callable[[Path, Spec, Spec], None]
 
 LENGTH = ("train.tokens", "train.schedule.")
 """The fields, or what their names begin with, that may change where a run goes on."""
+_LOOKED_AT = 50
+"""Folders that are looked at for a shorter run, at most."""
 
 
 def default_folder(spec: Spec) -> Path:
     """Return `runs/<name>-<run hash>`, where a run stands unless told otherwise."""
     return Path("runs") / f"{spec.name}-{run_hash(spec)}"
+
+
+def shorter_run(spec: Spec) -> Path | None:
+    """Return the default folder of the same run with fewer tokens, where `spec` has no such folder yet.
+
+    With `--out` that run would go on, instead of a new one being trained from the start.
+    """
+    own = default_folder(spec)
+    if own.exists() or spec.train is None:
+        return None
+    for kept in sorted(own.parent.glob(f"{escape(spec.name)}-*/{STABLE}"))[:_LOOKED_AT]:
+        try:
+            there = read_spec(kept.parent)
+        except TrainingError:
+            continue
+        longer = there.train is not None and there.train.tokens < spec.train.tokens
+        if longer and all(key.startswith(LENGTH) for key in _differing(_flat(there), _flat(spec))):
+            return kept.parent
+    return None
 
 
 @contextmanager
@@ -157,7 +179,7 @@ def _enter(folder: Path, spec: Spec, lengthen: Lengthen | None) -> None:
     """Refuse a spec other than that of the folder, unless it makes the same run longer, and other data."""
     there = read_spec(folder)
     old, new = _flat(there), _flat(spec)
-    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    keys = _differing(old, new)
     longer = [key for key in keys if key not in PLACE]
     if longer and (lengthen is None or not all(key.startswith(LENGTH) for key in longer)):
         changes = [f"  {key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in keys]
@@ -171,6 +193,10 @@ def _enter(folder: Path, spec: Spec, lengthen: Lengthen | None) -> None:
         # last, so that whoever is killed before this begins again
         (folder / COST).unlink(missing_ok=True)
         write_text(folder / SPEC, resolved_yaml(spec))
+
+
+def _differing(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    return [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
 
 
 def _flat(spec: Spec) -> dict[str, str]:

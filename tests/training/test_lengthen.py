@@ -4,6 +4,7 @@ import pytest
 import torch
 from runs import STEPS, TOKENS, contents, spec
 
+from composer.cli.train import told as told_before_training
 from composer.training import checkpoint, recorder
 from composer.training.checkpoint import read_checkpoint
 from composer.training.errors import TrainingError
@@ -146,3 +147,18 @@ def test_the_state_before_the_decay_is_saved_once(tmp_path, monkeypatch):
     run_training(spec(*SHORT), tmp_path, until_tokens=25 * TOKENS)
     run_training(spec(*SHORT), tmp_path)
     assert [step for name, step in saved if name == "stable.ckpt"] == [24]
+
+
+def test_a_shorter_run_in_its_default_folder_is_pointed_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = run_training(spec(*SHORT)).folder
+    told = f"{short} holds the same run with fewer tokens; --out {short} goes on with it"
+    assert told_before_training(spec(*LONG), None).endswith(told)
+    for other in (
+        spec(*SHORT),
+        spec(*LONG, "train.seed=1"),
+        spec(*LONG, "train.lr=1"),
+        spec("train.tokens=512"),
+    ):
+        assert "fewer tokens" not in told_before_training(other, None)
+    assert "fewer tokens" not in told_before_training(spec(*LONG), tmp_path / "run")

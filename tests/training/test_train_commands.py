@@ -153,7 +153,8 @@ def test_a_terminal_gets_a_bar_with_figures_named_apart_speed_and_time_left(monk
 
 def test_without_a_terminal_each_evaluation_stands_on_one_line(capsys):
     first, second = {"loss": 1.75, "accuracy": 0.25}, {"loss": 1.5, "accuracy": 0.5}
-    reports = [(0, None, {}), (1, 2.0, {}), (2, 1.5, first), (3, 1.25, first), (4, 1.0, second)]
+    before = {"loss": 2.0, "accuracy": 0.125}
+    reports = [(0, None, before), (1, 2.0, before), (2, 1.5, first), (3, 1.25, first), (4, 1.0, second)]
     with shown() as show:
         for step, loss, scores in [*reports, reports[-1]]:
             show(Progress(step, 4, step * TOKENS, loss, held_out=scores))
