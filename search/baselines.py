@@ -13,54 +13,60 @@ from composer.costs.count import Costs
 from composer.costs.fast import measures
 from composer.spec.caps import Caps
 from composer.spec.entries import Entry
-from composer.spec.errors import SpecError
+from composer.spec.errors import Fault, SpecError
 from composer.spec.identity import run_hash
 from composer.spec.models import Spec
+from composer.spec.search_checks import metric_fault
 from composer.spec.space import Space
-from search.errors import SearchError
 from search.matching import matched
-
-
-def refuse_seed_knob(space: Space) -> None:
-    """Refuse a space whose points differ in the seed alone.
-
-    Raises:
-        SearchError: `train.seed` is a knob.
-    """
-    if any(knob.name == "train.seed" for knob in space.knobs):
-        raise SearchError(
-            "train.seed: expected one seed for all candidates, got a choice; specs that differ in the "
-            "seed alone are the same to a search"
-        )
 
 
 def check_baselines(space: Space) -> None:
     """Refuse baselines that could not be compared with the candidates.
 
     Raises:
-        SpecError: one is over a cap of its own, or cannot be matched within all caps of the space.
-        SearchError: one is over a cap of the space, or is trained for less than the last rung.
+        SpecError: one is over a cap of its own or of the space, cannot be matched to its caps, is trained for
+            less than the last rung, or is not measured by the objectives.
     """
-    assert space.search is not None
-    caps, rungs = space.example().spec.caps, space.search.rungs
-    for entry, spec, _ in entered(space):
-        assert spec.train is not None
-        check_caps(entry.spec)
-        for excess in excesses(spec.model_copy(update={"caps": caps}), _costs(spec, caps)):
-            expected, got = f"a baseline within the caps of {space.name}", f"{excess.cap} {excess}"
-            if entry.match:
-                hint = f"match it to {excess.cap}, too, or begin with other layers"
-                raise SpecError([entry.fault(expected, got, hint)])
-            raise SearchError(
-                f"{entry.path}: expected {expected}, got {got}\n"
-                "candidates are held to these caps; raise the cap, or take a smaller baseline"
-            )
-        # rungs in FLOPs may be more than a cheap baseline takes in full
-        if isinstance(rungs, tuple) and rungs and rungs[-1] > spec.train.tokens:
-            raise SearchError(
-                f"{entry.path}: expected train.tokens of at least the last rung ({rungs[-1]}), "
-                f"got {spec.train.tokens}"
-            )
+    if faults := list(baseline_faults(space)):
+        raise SpecError(faults)
+
+
+def baseline_faults(space: Space) -> Iterator[Fault]:
+    """Yield what `check_baselines` refuses."""
+    like = space.example().spec
+    for entry in space.baselines:
+        try:
+            check_caps(entry.spec)
+            spec, _ = entered_as(entry, like)
+        except SpecError as error:
+            yield from error.faults
+            continue
+        yield from _over(entry, spec, space, like.caps)
+        yield from _unmeasured(entry, spec, space)
+
+
+def _over(entry: Entry, spec: Spec, space: Space, caps: Caps) -> Iterator[Fault]:
+    for excess in excesses(spec.model_copy(update={"caps": caps}), _costs(spec, caps)):
+        hint = f"match it to {excess.cap}, too, or begin with other layers"
+        if not entry.match:
+            hint = f"candidates are held to that: raise caps.{excess.cap}, or take a smaller baseline"
+        expected = f"a baseline within the caps of {space.name}"
+        yield entry.fault(expected, f"{entry.path} with {excess.cap} {excess}", hint)
+
+
+def _unmeasured(entry: Entry, spec: Spec, space: Space) -> Iterator[Fault]:
+    """Yield what of the search no training of this baseline gives: its last rung, and its objectives."""
+    assert spec.train is not None
+    rungs = space.search.rungs
+    # rungs in FLOPs may be more than a cheap baseline takes in full
+    if isinstance(rungs, tuple) and rungs and rungs[-1] > spec.train.tokens:
+        got = f"{entry.path} with {spec.train.tokens}"
+        yield entry.fault(f"train.tokens of at least the last rung ({rungs[-1]})", got)
+    for objective in space.search.objectives:
+        if told := metric_fault(objective, spec.train.data):
+            _, got, hint = told
+            yield entry.fault(f"a baseline whose training measures {got}", entry.path, hint)
 
 
 def entered(space: Space) -> Iterator[tuple[Entry, Spec, dict[str, Any]]]:
@@ -69,8 +75,14 @@ def entered(space: Space) -> Iterator[tuple[Entry, Spec, dict[str, Any]]]:
     Raises:
         SpecError: one cannot be matched to the caps that it names.
     """
+    like = space.example().spec
     for entry in space.baselines:
-        yield entry, *(matched(entry, space.example().spec) if entry.match else (entry.spec, {}))
+        yield entry, *entered_as(entry, like)
+
+
+def entered_as(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
+    """Return the spec that a baseline is trained as beside candidates such as `like`, and its origin."""
+    return matched(entry, like) if entry.match else (entry.spec, {})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from composer.costs.caps import excesses
 from composer.costs.count import Costs
 from composer.costs.fast import Coster, measures
 from composer.spec.choice import Knob, Value
-from composer.spec.errors import SpecError
+from composer.spec.errors import Fault, SpecError
 from composer.spec.identity import run_hash
 from composer.spec.models import Spec
 from composer.spec.space import InvalidPoint, Space
@@ -36,6 +36,7 @@ class Candidate:
         constraints: for the sampler, above 0 where violated: for a cap the share by which it is exceeded.
         spec: None where it is invalid.
         costs: by the names of the cost metrics.
+        faults: of an invalid one.
     """
 
     verdict: Verdict
@@ -44,6 +45,7 @@ class Candidate:
     constraints: dict[str, float] = field(default_factory=dict)
     spec: Spec | None = None
     costs: dict[str, float] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -57,7 +59,8 @@ def candidate(space: Space, ask: Callable[[Knob], Value]) -> Candidate:
     try:
         point = space.point(ask)
     except InvalidPoint as error:
-        return Candidate("invalid", error.params, str(error.faults[0]), {INVALID: 1.0})
+        why = str(error.faults[0])
+        return Candidate("invalid", error.params, why, {INVALID: 1.0}, faults=error.faults)
     costs = cost(point.spec)
     over = excesses(point.spec, costs)
     return Candidate(

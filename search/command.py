@@ -19,10 +19,10 @@ from search.importing import bring_in, read_old
 from search.locks import exclusive
 from search.open_store import check_storage
 from search.report.write import write_report
+from search.requirements import check_search
 from search.state import Event, State, Watch, silent
 from search.study import Outcome, run_search
 from search.table import Lines, LiveTable, results, summary
-from search.trainer import check_metrics
 
 _ROWS = 20
 
@@ -79,7 +79,7 @@ def _ready(space: Space, out: Path | None, storage: str | None) -> Path:
     gc.enable()
     if storage is not None:
         check_storage(storage)
-    check_metrics(space)
+    check_search(space)
     return out or default_folder(space)
 
 

@@ -21,6 +21,7 @@ import difflib
 import re
 from pathlib import Path
 
+from composer.spec.errors import os_message
 from composer.spec.space import Space
 from composer.training.files import write_text
 from search.errors import SearchError
@@ -55,6 +56,47 @@ def enter(folder: Path, space: Space) -> None:
     Raises:
         SearchError: it is the folder of another space or of something else, or it cannot be written to.
     """
+    _refuse_what_is_none(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).touch()
+    except OSError as error:
+        raise SearchError(os_message(error, folder)) from None
+    with exclusive(folder / LOCK):
+        if (folder / SPACE).exists():
+            _refuse_another(folder, space)
+        else:
+            write_text(folder / SPACE, _text(space))
+
+
+def check_folder(folder: Path, space: Space, storage: str | None) -> None:
+    """Refuse what `enter` and the store would refuse in the end, and make nothing.
+
+    Raises:
+        SearchError: it is the folder of another space or of something else, or its records are in a database.
+    """
+    _refuse_what_is_none(folder)
+    if (folder / SPACE).exists():
+        _refuse_another(folder, space)
+    if storage is None:
+        refuse_database(folder)
+
+
+def refuse_database(folder: Path) -> None:
+    """Refuse a search whose records are in a database, where none is named.
+
+    Raises:
+        SearchError: it is one.
+    """
+    if (folder / DATABASE).exists():
+        place = (folder / DATABASE).read_text(encoding="utf-8").splitlines()[-1]
+        raise SearchError(
+            f"{folder}: this search keeps its records in {place}; name it with --storage, "
+            "or choose another folder with --out"
+        )
+
+
+def _refuse_what_is_none(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise SearchError(f"{folder}: expected a folder for the search, got a file")
     if folder.is_dir():
@@ -64,16 +106,6 @@ def enter(folder: Path, space: Space) -> None:
             raise SearchError(
                 f"{folder}: this is no search folder, it holds {others[0]}; choose another with --out"
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCK).touch()
-    except OSError as error:
-        raise SearchError(f"{folder}: expected a folder to write to, got: {error.strerror}") from None
-    with exclusive(folder / LOCK):
-        if (folder / SPACE).exists():
-            _refuse_another(folder, space)
-        else:
-            write_text(folder / SPACE, _text(space))
 
 
 def _text(space: Space) -> str:

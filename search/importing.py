@@ -20,7 +20,7 @@ from optuna import Study
 from optuna.trial import create_trial
 
 from composer.spec.choice import Value
-from composer.spec.errors import SpecError
+from composer.spec.errors import SpecError, os_message
 from composer.spec.load import load
 from composer.spec.models import Spec
 from composer.spec.show import resolved_yaml
@@ -29,7 +29,7 @@ from composer.training.data_record import fingerprint_of
 from composer.training.files import ASIDE, write_text
 from composer.training.folder import LOCK, SPEC
 from search.arriving import Arriving, unseen
-from search.baselines import baselines, check_baselines, refuse_seed_knob
+from search.baselines import baselines
 from search.candidates import candidate
 from search.drafts import distributions
 from search.errors import Crash, SearchError
@@ -38,6 +38,7 @@ from search.goals import Goals
 from search.ledger import Ledger, Record, Seen
 from search.locks import exclusive
 from search.open_store import open_store
+from search.requirements import check_search
 from search.rungs import milestones, tokens
 from search.same_data import changes, data_mark
 from search.same_spec import SameSpec
@@ -119,7 +120,7 @@ def read_old(old: Path, folder: Path) -> Old:
     try:
         ledger = Ledger(old / RECORDS)
     except OSError as error:
-        raise SearchError(f"{error.filename or old}: {error.strerror or error}") from None
+        raise SearchError(os_message(error, error.filename or old)) from None
     return Old(old, list(ledger))
 
 
@@ -133,8 +134,7 @@ def bring_in(
     Raises:
         SpecError, SearchError: as of a search that begins; or a file cannot be read or written.
     """
-    refuse_seed_knob(space)
-    check_baselines(space)
+    check_search(space)
     try:
         enter(folder, space)
         with open_store(folder, space, storage) as store, exclusive(folder / IMPORT):
@@ -147,7 +147,7 @@ def bring_in(
                 raise SearchError(store.lost(error, 0)) from None
     except OSError as error:
         raise SearchError(
-            f"{error.filename or folder}: {error.strerror or error}\n"
+            f"{os_message(error, error.filename or folder)}\n"
             "what was brought in before is whole; the same command goes on from there"
         ) from None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from composer.spec.space import Space
 from search.errors import SearchError
-from search.folder import DATABASE
+from search.folder import refuse_database
 from search.folder_store import FolderStore
 from search.store import Store
 
@@ -51,12 +51,7 @@ def check_storage(storage: str) -> None:
 
 
 def _in_folder(folder: Path, space: Space) -> Store:
-    if (folder / DATABASE).exists():
-        place = (folder / DATABASE).read_text(encoding="utf-8").splitlines()[-1]
-        raise SearchError(
-            f"{folder}: this search keeps its records in {place}; name it with --storage, "
-            "or choose another folder with --out"
-        )
+    refuse_database(folder)
     return FolderStore(folder, space.name)
 
 

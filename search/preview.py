@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from composer.costs.units import amount, count_text
 from composer.spec.search_config import COSTS, FlopRungs
 from composer.spec.space import Space, draw
 from search.candidates import INVALID, Candidate, candidate
+from search.folder import check_folder, default_folder
+from search.requirements import check_search
 from search.rungs import milestones
+
+
+def check_start(space: Space, out: Path | None, storage: str | None) -> None:
+    """Refuse what a search of `space` with these options would refuse before its first trial.
+
+    Raises:
+        SpecError, SearchError, DataError: as the search would.
+    """
+    if storage is not None:
+        from search.open_store import check_storage
+
+        check_storage(storage)
+    check_search(space)
+    check_folder(out or default_folder(space), space, storage)
+    train = space.example().spec.train
+    assert train is not None
+    train.data.stream("eval", train.seed)
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,7 @@ class Preview:
         yield f"{self.space.name}: {total} random points of {len(self.space.knobs)} knobs, none trained"
         share = f"{verdicts['feasible']} ({100 * verdicts['feasible'] / total:.0f} %)"
         yield f"feasible {share}, {different} of them different; invalid {verdicts['invalid']}"
+        yield from self._reasons(total)
         over = Counter(
             name for point in self.points for name, value in point.constraints.items() if value > 0
         )
@@ -44,6 +66,17 @@ class Preview:
             if found:
                 told = (amount(name, value) for value in (min(found), median(found), max(found)))
                 yield f"  {name:22}" + "".join(f"{text:>12}" for text in told)
+
+    def _reasons(self, total: int) -> Iterator[str]:
+        """Say why points are invalid, the most frequent reason first, each with one of its points."""
+        reasons: dict[str, list[str]] = {}
+        for point in self.points:
+            for fault in point.faults:
+                # the same rule says other numbers at other points
+                rule = f"{fault.path}: {re.sub(r'[0-9]+', '', fault.expected)}"
+                reasons.setdefault(rule, []).append(f"{fault.path}: {fault.message}")
+        for told in sorted(reasons.values(), key=len, reverse=True):
+            yield f"  invalid {len(told)} ({100 * len(told) / total:.0f} %): {told[0]}"
 
     def _rungs(self, feasible: list[Candidate]) -> Iterator[str]:
         """Say how many are looked at again after each rung; all are after rungs in tokens."""

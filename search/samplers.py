@@ -13,7 +13,6 @@ import hashlib
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from math import ceil
 from typing import Any
 
@@ -23,13 +22,14 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from composer.spec.errors import SpecError
 from composer.spec.space import Space, draw
 from search.candidates import Judge, Judged
 from search.drafts import MISSES, PLAN, Asked, Draft, Source, Taught, distributions, misses
 from search.drawn import DRAWN, Drawn
-from search.errors import SearchError
 from search.evolution import Evolution
 from search.moves import Parent, words
+from search.requirements import sampler_faults
 
 ORIGIN = "origin"
 """The user attribute of a trial that says whence a child of evolution is: parents' names, moves in words."""
@@ -141,7 +141,7 @@ def sampler(space: Space) -> BaseSampler:
     """Make the sampler that a space names.
 
     Raises:
-        SearchError: it needs a package that is not installed.
+        SpecError: it needs a package that is not installed.
     """
     assert space.search is not None
     return Feasible(Judge(space), source(space), space.search.seed)
@@ -163,7 +163,7 @@ def source(space: Space) -> Source:
     hypervolume improvement for several objectives; evolution is `search.evolution`.
 
     Raises:
-        SearchError: it needs a package that is not installed.
+        SpecError: it needs a package that is not installed.
     """
     assert space.search is not None
     several = len(space.search.objectives) > 1
@@ -190,9 +190,6 @@ def _tpe_of_one(seed: int) -> BaseSampler:
 
 
 def _gp(space: Space) -> Source:
-    if find_spec("scipy") is None:
-        raise SearchError(
-            "search.sampler: gp needs scipy, which is not installed\n"
-            "pip install 'attention-composer[gp]', or take another sampler: tpe, nsga2, evolution or random"
-        )
+    if faults := list(sampler_faults(space)):
+        raise SpecError(faults)
     return Taught(space, lambda seed: GPSampler(seed=seed, warn_independent_sampling=False), 3)

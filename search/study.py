@@ -22,10 +22,11 @@ from typing import TypeAlias
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from composer.spec.errors import os_message
 from composer.spec.models import Spec
 from composer.spec.space import Space
 from search.adopting import adopt, claim, lacking
-from search.baselines import baselines, check_baselines, refuse_seed_knob
+from search.baselines import baselines
 from search.candidates import Candidate, candidate
 from search.drawn import total
 from search.endings import crashing, hopeless, last_read, leave_cause, over
@@ -39,6 +40,7 @@ from search.ledger import Ledger, Record, Seen, free
 from search.locks import exclusive
 from search.open_store import open_store
 from search.questions import MORE_TRIALS, Questions, awaited, holder
+from search.requirements import check_search
 from search.rungs import holds, milestones, tokens
 from search.same_data import check_data, same_data
 from search.samplers import origin, sampler
@@ -77,13 +79,12 @@ def run_search(
     Run folders stand in `folder`; so do records, leases and the study, unless `storage` names a database.
 
     Raises:
-        SpecError: the space has no valid point, or a baseline is over its own caps.
-        SearchError: the folder or the database cannot be used, no candidate is feasible, candidates crash in
-            a row, or the objectives name what training does not measure.
+        SpecError: the space cannot be searched as things are; see `check_search`.
+        SearchError: the folder or the database cannot be used, no candidate is feasible, or candidates crash
+            in a row.
     """
     assert space.search is not None
-    refuse_seed_knob(space)
-    check_baselines(space)
+    check_search(space)
     try:
         enter(folder, space)
         with open_store(folder, space, storage) as store, beating(store.touch, store.is_lost):
@@ -93,7 +94,7 @@ def run_search(
             return Outcome(folder, search.state, reason)
     except OSError as error:
         raise SearchError(
-            f"{error.filename or folder}: {error.strerror or error}\n"
+            f"{os_message(error, error.filename or folder)}\n"
             "what was written before is whole; the same command goes on from there"
         ) from None
 

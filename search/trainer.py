@@ -11,11 +11,7 @@ from typing import Protocol
 from composer.data.errors import DataError
 from composer.spec.errors import SpecError
 from composer.spec.models import Spec
-from composer.spec.search_config import COSTS
-from composer.spec.space import Space
-from search.baselines import entered
 from search.errors import Crash, SearchError
-from search.goals import unknown_metric
 
 
 @dataclass(frozen=True)
@@ -72,20 +68,3 @@ def train(spec: Spec, folder: Path, until: int | None, report: Callable[[Step], 
     if not math.isfinite(result.metrics["loss"]):
         raise Crash(f"the loss is {result.metrics['loss']} at {result.tokens} tokens")
     return Trained(result.tokens, result.metrics)
-
-
-def check_metrics(space: Space) -> None:
-    """Refuse, before anything is trained, objectives that training will not measure.
-
-    Raises:
-        SearchError: a candidate or a baseline has no such metric.
-        SpecError: a baseline cannot be matched to the caps that it names.
-    """
-    from composer.module.scores import Scores
-
-    assert space.search is not None
-    for spec in [space.example().spec, *(spec for _, spec, _ in entered(space))]:
-        known = Scores(spec).metrics
-        for objective in space.search.objectives:
-            if objective.metric not in [*COSTS, *known]:
-                raise SearchError(f"{spec.name}: {unknown_metric(objective.metric, known)}")

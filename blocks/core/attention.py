@@ -8,6 +8,7 @@ from typing import Any
 from blocks.core.builder import Builder
 from blocks.core.config import BlockConfig, Problem
 from blocks.core.fields import Count
+from blocks.core.invalid import independent
 from blocks.core.operation import Value
 
 
@@ -43,14 +44,20 @@ class AttentionConfig(BlockConfig):
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that heads divide as they must."""
-        heads, kv_heads, head_dim = self.geometry(width)
+        yield from independent(self._sharing(), self._sizes(width))
+
+    def _sharing(self) -> Iterator[Problem]:
+        heads, kv_heads = self.heads, self.kv_heads or self.heads
         if heads % kv_heads:
             divisors = [n for n in range(1, min(heads, 4096) + 1) if heads % n == 0]
             near = min(divisors, key=lambda n: abs(n - kv_heads))
             yield Problem("kv_heads", f"a divisor of heads ({heads})", kv_heads, f"the nearest is {near}")
-        if self.head_dim is None and width % heads:
+
+    def _sizes(self, width: int) -> Iterator[Problem]:
+        heads, head_dim = self.heads, self.head_dim
+        if head_dim is None and width % heads:
             hint = "or give head_dim, which frees heads from the width"
             yield Problem("heads", f"a divisor of the width ({width})", heads, hint)
-        elif self.rotates() and head_dim % 2:
+        elif self.rotates() and (head_dim := head_dim or width // heads) % 2:
             source = "" if self.head_dim else f" (width {width} / heads {heads})"
             yield Problem("head_dim", "an even number, since pairs are rotated", f"{head_dim}{source}")

@@ -8,6 +8,7 @@ from typing import Literal
 from blocks.core.builder import Builder
 from blocks.core.config import BlockConfig, Problem
 from blocks.core.fields import Count, NonNegative
+from blocks.core.invalid import independent
 from blocks.core.operation import ZEROS, Init, Value, Weight
 from blocks.expert_attention.operations import Experts, Route
 
@@ -33,8 +34,13 @@ class ExpertAttention(BlockConfig):
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that experts suffice and that a rotation has pairs to rotate."""
+        yield from independent(self._number(), self._code(width))
+
+    def _number(self) -> Iterator[Problem]:
         if self.active > self.experts:
             yield Problem("active", f"at most the number of experts ({self.experts})", self.active)
+
+    def _code(self, width: int) -> Iterator[Problem]:
         if self.depth_code == "rotary" and width % 2:
             yield Problem(
                 "depth_code", f"none or bias, since an odd width ({width}) has no pairs to rotate", "rotary"

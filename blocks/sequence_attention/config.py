@@ -9,6 +9,7 @@ from blocks.core.attention import AttentionConfig
 from blocks.core.builder import Builder
 from blocks.core.config import Problem
 from blocks.core.fields import Count, Positive
+from blocks.core.invalid import independent
 from blocks.core.numbers import label
 from blocks.core.operation import Value
 from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
@@ -33,7 +34,9 @@ class SequenceAttention(AttentionConfig):
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check the heads, and that no field is set that nothing reads."""
-        yield from super().problems(width)
+        yield from independent(super().problems(width), self._unread())
+
+    def _unread(self) -> Iterator[Problem]:
         if not self.rope and "rope_base" in self.model_fields_set:
             yield Problem("rope_base", "no rope_base, since rope is false", self.rope_base)
 

@@ -16,7 +16,8 @@ def check(file: SpecFile, settings: Set = None) -> None:
     """Check a spec or a space, and say in a line what it describes.
 
     All faults of a file are reported at once, each with its place. A spec above one of its caps is
-    refused. Of a space every alternative is checked, and one whole point.
+    refused. Of a space every alternative is checked, one whole point, and what a search would refuse
+    before its first trial.
     """
     from composer.spec.load import is_space, read_tree, resolve_spec
 
@@ -48,8 +49,10 @@ def told_space(tree: Node) -> str:
     from composer.spec.identity import arch_hash
     from composer.spec.space import Space
     from composer.spec.told import stage_words
+    from search.requirements import check_search
 
     space = Space(tree)
+    check_search(space)
     point = space.example()
     knobs = "1 knob" if len(space.knobs) == 1 else f"{len(space.knobs)} knobs"
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in space.search.objectives)

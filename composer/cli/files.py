@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from composer.spec.errors import Fault, SpecError
+from composer.spec.errors import Fault, SpecError, os_message
 
 
 def make_folder(folder: Path) -> None:
@@ -13,7 +13,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refused(str(folder), "a folder that can be made", error) from None
+        raise _refused(os_message(error, folder)) from None
 
 
 def write(path: str, text: str) -> None:
@@ -24,8 +24,8 @@ def write(path: str, text: str) -> None:
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise _refused(path, "a file that can be written", error) from None
+        raise _refused(os_message(error, path, writing=True)) from None
 
 
-def _refused(path: str, expected: str, error: OSError) -> SpecError:
-    return SpecError([Fault(path, 0, 0, "", expected, error.strerror or "none")])
+def _refused(message: str) -> SpecError:
+    return SpecError([Fault("", 0, 0, "", message, "")])

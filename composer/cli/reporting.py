@@ -28,10 +28,11 @@ def report(
     """
     if out is not None and not out.name.lower().endswith((".html", ".htm")):
         raise typer.BadParameter("expected a file that ends in .html", param_hint="--out")
+    from composer.spec.errors import os_message
     from search.errors import SearchError
     from search.report.write import write_report
 
     try:
         print(f"written to {write_report(folder, out)}")
     except OSError as error:
-        raise SearchError(f"{error.filename or out or folder}: {error.strerror or error}") from None
+        raise SearchError(os_message(error, error.filename or out or folder, writing=True)) from None

@@ -54,8 +54,9 @@ def search(
     if dry_run:
         if olds:
             raise typer.BadParameter("brings results in, which --dry-run does not", param_hint="--import")
-        from search.preview import preview
+        from search.preview import check_start, preview
 
+        check_start(space, out, storage)
         print("\n".join(preview(space, trials or 300).lines()))
         return
     from composer.cli.console import console

@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from composer.spec.errors import os_message
+
 
 class DeviceError(ValueError):
     """A device that is not there, or whose figures cannot be read, in words."""
@@ -98,7 +100,7 @@ def _calibrated(path: Path) -> dict[str, Device]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise DeviceError(f"{path}: the calibrated devices cannot be read: {error.strerror}") from None
+        raise DeviceError(f"the calibrated devices cannot be read: {os_message(error, path)}") from None
     try:
         found = {name: Device(**fields) for name, fields in json.loads(data).items()}
         if all(min(each.fp32, each.bf16, each.bandwidth) > 0 <= each.overhead for each in found.values()):

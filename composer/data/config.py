@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from blocks.core.config import Config, Problem
 from blocks.core.fields import Count
+from blocks.core.invalid import independent
 from composer.data.split import Split
 
 if TYPE_CHECKING:
@@ -51,12 +52,24 @@ class DataConfig(Config):
         """UTF-8 bytes that one token stands for, which gives bits per byte; None if that has no meaning."""
         return None
 
+    @property
+    def metrics(self) -> list[str]:
+        """The names of what an evaluation measures, in order."""
+        per_byte = ["bits_per_byte"] if self.bytes_per_token else []
+        groups = (self.group_names or {}).values()
+        return ["loss", "accuracy", *per_byte, *(f"accuracy_{name}" for name in groups)]
+
     def problems(self, model: ModelSize) -> Iterator[Problem]:
         """Yield what a schema cannot say: that the sequences fit the model's context and vocabulary."""
+        yield from independent(self._too_long(model), self._too_many(model))
+
+    def _too_long(self, model: ModelSize) -> Iterator[Problem]:
         if self.length > model.context:
             yield Problem(
                 "length", f"at most model.context ({model.context})", self.length, "raise model.context"
             )
+
+    def _too_many(self, model: ModelSize) -> Iterator[Problem]:
         if self.vocab_needed > model.vocab:
             yield Problem(
                 "task",

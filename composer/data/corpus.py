@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from composer.data.errors import DataError
 from composer.data.fingerprint import FileMark, Fingerprint
+from composer.spec.errors import os_message
 
 SEPARATOR = b"\xff"
 
@@ -42,14 +43,14 @@ def find_sources(path: str, glob: str | None) -> tuple[Source, ...]:
         if root.is_dir():
             return _folder_sources(root, glob or "**/*")
         if not root.exists():
-            raise DataError(f"{path}: no such file or folder (looked in {Path.cwd()})")
+            raise DataError(f"file not found: {path} (relative to {Path.cwd()})")
         if glob is not None:
             raise DataError(
                 f"{path}: is a file, but `glob` ({glob!r}) chooses files of a folder; leave it out"
             )
         return (_source(root),)
     except OSError as error:
-        raise DataError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
+        raise DataError(os_message(error, error.filename or path)) from error
 
 
 def _folder_sources(root: Path, glob: str) -> tuple[Source, ...]:
@@ -140,7 +141,7 @@ def _content(source: Source) -> bytes:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: named .gz, but not a whole gzip file: {error}") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(os_message(error, path)) from error
 
 
 def _field(line: bytes, field: str, place: str) -> bytes:

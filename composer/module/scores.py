@@ -21,13 +21,13 @@ class Scores:
         data: Any = spec.train.data if spec.train else None
         self.names: Mapping[int, str] = (data.group_names if data else None) or {}
         self.bytes_per_token: float | None = data.bytes_per_token if data else None
+        self._metrics: list[str] = data.metrics if data else ["loss", "accuracy"]
         self.sums: Tensor | None = None
 
     @property
     def metrics(self) -> list[str]:
         """The names of what `take` returns, in order."""
-        per_byte = ["bits_per_byte"] if self.bytes_per_token else []
-        return ["loss", "accuracy", *per_byte, *(f"accuracy_{name}" for name in self.names.values())]
+        return self._metrics
 
     def add(self, logits: Tensor, targets: Tensor, group: Tensor | None) -> None:
         """Add logits [batch, sequence, vocab] against targets [batch, sequence]; group is [batch] or None."""

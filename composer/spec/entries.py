@@ -10,7 +10,7 @@ from composer.spec.caps import Caps
 from composer.spec.errors import Fault, SpecError
 from composer.spec.load import load
 from composer.spec.models import Spec
-from composer.spec.search_config import MatchedBaseline, SearchConfig
+from composer.spec.search_config import MatchedBaseline
 from composer.spec.tree import Node, fault_at
 from composer.spec.validate import build
 
@@ -36,21 +36,36 @@ class Entry:
         return replace(self.place, expected=expected, got=got, hint=hint)
 
 
-def entries(
-    tree: Node, search: SearchConfig | None, caps: Node | None
-) -> tuple[tuple[Entry, ...], list[Fault]]:
-    """Load the baselines of a space, whose caps are resolved; return them, and what is wrong with them."""
+def entries(tree: Node, caps: Node | None) -> tuple[tuple[Entry, ...], list[Fault]]:
+    """Load the baselines of a space, whose caps are resolved; return them, and what is wrong with them.
+
+    One that the config of the search refuses is left out.
+    """
     found: list[Entry] = []
     faults: list[Fault] = []
-    for i, given in enumerate(search.baselines if search else ()):
-        name, match = (given.spec, given.match) if isinstance(given, MatchedBaseline) else (given, ())
+    section = tree.child("search")
+    listed = section.child("baselines") if section and not section.live else None
+    for i, node in enumerate(listed.value if listed and isinstance(listed.value, list) else ()):
+        if isinstance(node.value, dict):
+            given = build(MatchedBaseline, node)
+            if not isinstance(given, MatchedBaseline):
+                continue
+            name, match = given.spec, given.match
+        elif isinstance(node.value, str) and node.value:
+            name, match = node.value, ()
+        else:
+            continue
         asked = fault_at(tree, ("search", "baselines", i), "a spec that can be trained", name)
         folder = os.path.dirname(asked.file) if asked.line else ""
         path = os.path.normpath(os.path.join(folder, name))
         try:
             entry = Entry(path, load(path), tuple(dict.fromkeys(match)), asked)
         except SpecError as error:
-            faults += error.faults if os.path.exists(path) else [asked]
+            # what is wrong with the file as such is told where it is named
+            faults += [
+                each if each.file else replace(asked, expected=each.expected, got=each.got)
+                for each in error.faults
+            ]
             continue
         # one that is matched is trained as the candidates are
         if entry.spec.train is None and not match:

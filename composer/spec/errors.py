@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ _LONGEST = 60
 class Fault:
     """One fault: where (file and line, or the `--set` option), which key, expected, got, a hint.
 
-    `line` and `column` count from 1; 0 means that the place has no lines, as an option has none.
+    `line` and `column` count from 1; 0 means that the place has no lines, as an option has none. Where `got`
+    is empty, `expected` holds the whole message; where `file` is, the message names it.
     """
 
     file: str
@@ -27,8 +29,14 @@ class Fault:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        told = f"expected {self.expected}, got {self.got}" + (f" ({self.hint})" if self.hint else "")
-        return f"{place}  {self.path}: {told}" if self.path else f"{place}  {told}"
+        told = f"{self.message} ({self.hint})" if self.hint else self.message
+        told = f"{self.path}: {told}" if self.path else told
+        return f"{place}  {told}" if place else told
+
+    @property
+    def message(self) -> str:
+        """The fault without its place and hint."""
+        return f"expected {self.expected}, got {self.got}" if self.got else self.expected
 
 
 class SpecError(ValueError):
@@ -41,6 +49,29 @@ class SpecError(ValueError):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.faults))
+
+
+def os_message(error: OSError, path: object = "", *, writing: bool = False) -> str:
+    """Say why a file or folder cannot be used: `file not found: specs/x.yaml`.
+
+    `path` is the path as the user gave it; without it the error's own is told. `writing` says that the file
+    was to be made, so that what is missing is the directory it would stand in.
+    """
+    name = str(path or error.filename or "")
+    named = f": {name}" if name else ""
+    match error:
+        case FileNotFoundError():
+            return f"directory not found: {os.path.dirname(name)}" if writing else f"file not found{named}"
+        case IsADirectoryError():
+            return f"expected a file, got a directory{named}"
+        case NotADirectoryError():
+            return f"part of the path is a file, not a directory{named}"
+        case FileExistsError():
+            return f"expected a directory, got a file{named}"
+        case PermissionError():
+            return f"permission denied{named}"
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{name}: {reason}" if name else reason
 
 
 def shown(value: Any) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from composer.spec.errors import Fault, SpecError, shown
+from composer.spec.errors import Fault, SpecError, os_message, shown
 from composer.spec.merge import merge, override
 from composer.spec.models import Provenance, Spec
 from composer.spec.resolve import Resolver
@@ -74,9 +75,11 @@ def _file(path: str, above: tuple[str, ...], asked: Fault | None) -> Node:
         raise fault("the path of a file", "an empty one")
     try:
         data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise fault("a file that can be read", f"{path}: {reason}" if asked else reason) from None
+    except OSError as error:
+        at = asked or Fault("", 0, 0, "", "", "")
+        raise SpecError([replace(at, expected=os_message(error, path))]) from None
+    except ValueError:
+        raise fault("the path of a file", "one with a null byte in it") from None
     real = os.path.realpath(path)
     if real in above:
         raise fault("a file that does not extend itself", f"{path} again")
@@ -165,7 +168,7 @@ def unused_let(let: dict[str, Node], used: dict[str, Node] | set[str]) -> list[F
     """Make the faults of names that no `${}` reads."""
     unused = [(name, node) for name, node in let.items() if name not in used]
     return [
-        node.fault(join("let", name), "a name that some ${..} reads", "an unused one", key=True)
+        node.fault(join("let", name), f"name {name!r} is defined but never used", "", key=True)
         for name, node in unused
     ]
 
@@ -176,13 +179,12 @@ def finish(tree: Node, resolver: Resolver, faults: Sequence[Fault] = ()) -> Spec
     Raises:
         SpecError: with all faults, in the order of the files.
     """
-    spec = build(Spec, tree)
+    spec = build(Spec, tree, broken=resolver.broken)
     found = [*faults, *resolver.faults]
-    if not isinstance(spec, Spec):
-        found += [fault for fault in spec if not resolver.hides(fault.path)]
-        found += [fault for fault in semantic(tree, None) if not resolver.hides(fault.path)]
-    else:
-        found += semantic(tree, None if resolver.broken else spec)
+    sound = spec if isinstance(spec, Spec) and not resolver.broken else None
+    others = [] if isinstance(spec, Spec) else spec
+    others += semantic(tree, sound, resolver.broken)
+    found += [fault for fault in others if not resolver.hides(fault.path)]
     if found:
         raise SpecError(in_order(found))
     assert isinstance(spec, Spec)

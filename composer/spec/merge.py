@@ -53,7 +53,7 @@ def override(tree: Node, option: str) -> Node:
     if not equals or not path:
         raise SpecError([Fault(file, 0, 0, "", "path=value, such as model.width=128", shown(option))])
     try:
-        value = placed(read(text, file), Place(file))
+        value = placed(read(text, file, option=path), Place(file))
     except SpecError as error:
         raise SpecError(replace(fault, line=0, column=0, path=path) for fault in error.faults) from None
     return _set(tree, path.split("."), value, 0)
@@ -66,7 +66,9 @@ def placed(node: Node, place: Place) -> Node:
         value = {name: placed(child, place) for name, child in value.items()}
     elif isinstance(value, list):
         value = [placed(child, place) for child in value]
-    return Node(value, place, place)
+    found = Node(value, place, place)
+    found.text = node.text
+    return found
 
 
 def _set(tree: Node, steps: list[str], value: Node, depth: int) -> Node:

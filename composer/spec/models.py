@@ -127,10 +127,17 @@ class Stage(Config):
     def _one_kind(self) -> Stage:
         if (self.recur is None) == (self.stack is None):
             got = "neither" if self.recur is None else "both"
-            raise PydanticCustomError(
-                "expected", "{expected}", {"expected": "either recur or stack", "got": got}
-            )
+            told = {"expected": "either recur or stack", "got": got, "hint": self._hint()}
+            raise PydanticCustomError("expected", "{expected}", told)
         return self
+
+    def _hint(self) -> str:
+        if self.recur is None:
+            return "recur: N runs the step N times with one set of weights, stack: N makes N layers"
+        given = type(self.recur) is type(self.stack) is int
+        recur, stack = (self.recur, self.stack) if given else ("N", "M")
+        nested = f"recur: {recur}, step: [{{stack: {stack}, step: [..]}}]"
+        return f"for {stack} layers looped {recur} times write {nested}"
 
     @property
     def trips(self) -> int:

@@ -132,20 +132,37 @@ class SearchConfig(Config):
     """The seed of the sampler."""
 
     @model_validator(mode="after")
-    def _sound(self) -> SearchConfig:
+    def _limited(self) -> SearchConfig:
         if self.trials is self.tokens is self.flops is self.time_limit is None:
             raise _unlike("a budget: trials, tokens, flops or time_limit", "none")
+        return self
+
+    @model_validator(mode="after")
+    def _ascending(self) -> SearchConfig:
         marks = self.marks
         if any(low >= high for low, high in pairwise(marks)):
             raise _unlike("rungs that ascend", ", ".join(map(str, marks)))
+        return self
+
+    @model_validator(mode="after")
+    def _different(self) -> SearchConfig:
         metrics = [objective.metric for objective in self.objectives]
         twice = next((metric for metric in metrics if metrics.count(metric) > 1), None)
         if twice is not None:
             raise _unlike("different metrics", f"{twice} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _swept(self) -> SearchConfig:
         # as run folders are named by them
         rates = [f"{each:g}" for each in self.lr_sweep]
         if len({"1", *rates}) <= len(rates):
             raise _unlike("different multiples beside 1, in six digits", ", ".join(rates))
+        return self
+
+    @model_validator(mode="after")
+    def _measured(self) -> SearchConfig:
+        metrics = [objective.metric for objective in self.objectives]
         if self.retrains and all(objective.is_cost for objective in self.objectives):
             raise _unlike("an objective that training measures, for seeds and lr_sweep", ", ".join(metrics))
         return self

@@ -5,17 +5,20 @@ The checks read the resolved tree as well as the spec, so that a fault elsewhere
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from blocks.core.config import BlockConfig, Config, Problem
+from blocks.core.invalid import Unknown, independent
 from blocks.core.numbers import largest
+from composer.data.config import DataConfig
 from composer.spec.caps import Caps, MemoryLimits
-from composer.spec.errors import Fault, close, shown
+from composer.spec.errors import Fault, shown
+from composer.spec.hints import hint_for_block
 from composer.spec.models import Model, Spec, Stage, Train
+from composer.spec.partial import partial, partial_at
 from composer.spec.tree import Node, fault_at, join
 
 C = TypeVar("C", bound=Config)
@@ -24,27 +27,29 @@ _STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """The sections of a spec that are valid by themselves."""
+class Parts:
+    """The sections of a spec; of those that are not valid, what is valid in them."""
 
-    model: Model | None
+    model: Model
     blocks: Mapping[str, BlockConfig]
-    stages: tuple[Stage | None, ...]
-    caps: Caps | None
+    stages: tuple[Stage, ...]
+    caps: Caps
     train: Train | None
 
 
-def semantic(tree: Node, spec: Spec | None) -> list[Fault]:
-    """Check the tree of `spec`, or, where it makes no spec, whatever parts of it are sound."""
+def semantic(tree: Node, spec: Spec | None, broken: Collection[str] = ()) -> list[Fault]:
+    """Check the tree of `spec`, or, where it makes no spec, whatever in it is sound.
+
+    `broken` are paths that could not be resolved, of which nothing is known.
+    """
     parts = (
-        _parts(tree) if spec is None else _Parts(spec.model, spec.blocks, spec.stages, spec.caps, spec.train)
+        valid_parts(tree, broken)
+        if spec is None
+        else Parts(spec.model, spec.blocks, spec.stages, spec.caps, spec.train)
     )
-    faults = [*undefined(tree), *_steps(parts, tree), *_blocks(parts, tree), *_train(parts, tree)]
-    if parts.stages and None not in parts.stages:
-        faults += _unused(tree)
-    if parts.caps:
-        faults += _caps(parts.caps, tree)
-    return faults
+    unknown = list(undefined(tree))
+    checks = [*_steps(parts, tree), *_blocks(parts, tree), *_train(parts, tree), *_caps(parts.caps, tree)]
+    return [*unknown, *_unused(tree, unknown), *independent(*checks)]
 
 
 def uses(stages: Node | None, path: str = "stages") -> Iterator[tuple[str, Node]]:
@@ -59,18 +64,46 @@ def undefined(tree: Node) -> Iterator[Fault]:
     if section is None or not isinstance(section.value, dict):
         return
     blocks = section.value
+    types = {name: kind.plain if (kind := block.child("type")) else None for name, block in blocks.items()}
     known = f"one of {', '.join(blocks)}" if blocks else "a block; there are none"
     for path, node in uses(tree.child("stages")):
         if node.value not in blocks:
-            yield node.fault(path, known, shown(node.value), close(node.value, blocks))
+            yield node.fault(path, known, shown(node.value), hint_for_block(node.value, types))
 
 
-def _unused(tree: Node) -> Iterator[Fault]:
+def unused(block: str) -> str:
+    """Say that a block is used nowhere."""
+    return f"block {block!r} is defined but never used"
+
+
+def _unused(tree: Node, unknown: Iterable[Fault]) -> Iterator[Fault]:
+    """Find the blocks that no stage uses, where that can be told; a misspelt use is one fault, not two."""
+    if not _readable(tree.child("stages")):
+        return
     used = {node.value for _, node in uses(tree.child("stages"))}
+    hints = " ".join(fault.hint for fault in unknown)
     for name, block in _mapping(tree.child("blocks")).items():
-        if name not in used:
+        if name not in used and not re.search(rf"\b{re.escape(name)}\b", hints):
             path = join("blocks", name)
-            yield block.fault(path, "a block that some stage uses", "an unused one", key=True)
+            yield block.fault(path, unused(name), "", key=True)
+
+
+def _readable(stages: Node | None) -> bool:
+    """Whether all names of blocks in stages can be read: a step that is none might have held any."""
+    if stages is None or not isinstance(stages.value, list):
+        return False
+    for stage in stages.value:
+        step = stage.child("step")
+        if step is None or not isinstance(step.value, list):
+            return False
+        for entry in step.value:
+            branches = entry.child("parallel")
+            if branches is not None:
+                if not all(isinstance(name.value, str) for name in _items(branches) or [branches]):
+                    return False
+            elif not isinstance(entry.value, str) and not _readable(Node([entry], entry.place)):
+                return False
+    return True
 
 
 def _uses(stage: Node, path: str) -> Iterator[tuple[str, Node]]:
@@ -85,32 +118,39 @@ def _uses(stage: Node, path: str) -> Iterator[tuple[str, Node]]:
             yield from _uses(entry, here)
 
 
-def _steps(parts: _Parts, tree: Node) -> Iterator[Fault]:
-    expected = f"at most {_STEPS} steps, nested ones multiplied"
+def _steps(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
     for i, stage in enumerate(parts.stages):
-        if stage is not None and (steps := _most_steps(stage)) > _STEPS:
-            yield fault_at(tree, ("stages", i), expected, shown(steps))
+        yield _step(stage, i, tree)
+
+
+def _step(stage: Stage, i: int, tree: Node) -> Iterator[Fault]:
+    steps = _most_steps(stage)
+    if steps > _STEPS:
+        expected = f"at most {_STEPS} steps, nested ones multiplied"
+        yield fault_at(tree, ("stages", i), expected, shown(steps))
 
 
 def _most_steps(stage: Stage) -> int:
+    if stage.recur is None and stage.stack is None:
+        raise Unknown
     inner = (_most_steps(entry) for entry in stage.step if isinstance(entry, Stage))
     return stage.trips * largest(1, *inner)
 
 
-def _blocks(parts: _Parts, tree: Node) -> Iterator[Fault]:
-    if parts.model is not None:
-        for name, block in parts.blocks.items():
-            for problem in block.problems(parts.model.width):
-                yield _problem(tree, ("blocks", name), problem)
+def _blocks(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
+    for name, block in parts.blocks.items():
+        yield _problems(block.problems(parts.model.width), ("blocks", name), tree)
 
 
-def _train(parts: _Parts, tree: Node) -> Iterator[Fault]:
+def _train(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
     train = parts.train
-    if train is None:
-        return
-    if parts.model is not None:
-        for problem in train.data.problems(parts.model):
-            yield _problem(tree, ("train", "data"), problem)
+    if train is not None:
+        if isinstance(train.data, DataConfig):
+            yield _problems(train.data.problems(parts.model), ("train", "data"), tree)
+        yield _batches(train, tree)
+
+
+def _batches(train: Train, tree: Node) -> Iterator[Fault]:
     if train.batch_sequences < 1:
         expected = f"room for a sequence of {train.length} tokens"
         yield fault_at(tree, ("train", "batch_tokens"), expected, shown(train.batch_tokens))
@@ -122,15 +162,28 @@ def _train(parts: _Parts, tree: Node) -> Iterator[Fault]:
         yield fault_at(tree, ("train", "devices"), expected, shown(train.devices))
 
 
-def _caps(caps: Caps, tree: Node) -> Iterator[Fault]:
+def _caps(caps: Caps, tree: Node) -> Iterator[Iterator[Fault]]:
     trained = not _absent(tree.child("train"))
-    memory = caps.train_memory
+    yield _train_flops(caps, trained, tree)
+    yield _memory_batch(caps, trained, tree)
+
+
+def _train_flops(caps: Caps, trained: bool, tree: Node) -> Iterator[Fault]:
     if caps.train_flops is not None and not trained:
         limit = caps.limit("train_flops") or caps.limit("train_flops", "soft")
         yield fault_at(tree, ("caps", "train_flops"), "no such cap without train", shown(limit))
+
+
+def _memory_batch(caps: Caps, trained: bool, tree: Node) -> Iterator[Fault]:
+    memory = caps.train_memory
     if trained and isinstance(memory, MemoryLimits) and memory.batch_tokens is not None:
         path, got = ("caps", "train_memory", "batch_tokens"), shown(memory.batch_tokens)
         yield fault_at(tree, path, "no such key, since train says the micro-batch", got)
+
+
+def _problems(found: Iterable[Problem], path: tuple[str | int, ...], tree: Node) -> Iterator[Fault]:
+    for problem in found:
+        yield _problem(tree, path, problem)
 
 
 def _problem(tree: Node, path: tuple[str | int, ...], problem: Problem) -> Fault:
@@ -138,7 +191,8 @@ def _problem(tree: Node, path: tuple[str | int, ...], problem: Problem) -> Fault
     return fault_at(tree, (*path, *steps), problem.expected, shown(problem.got), problem.hint)
 
 
-def _parts(tree: Node) -> _Parts:
+def valid_parts(tree: Node, broken: Collection[str] = ()) -> Parts:
+    """Make the sections of a resolved tree of what is valid in them; see `semantic`."""
     from blocks.find import block_types
 
     types = block_types()
@@ -146,23 +200,25 @@ def _parts(tree: Node) -> _Parts:
     for name, node in _mapping(tree.child("blocks")).items():
         tag = node.child("type")
         config = types.get(tag.value) if tag and isinstance(tag.value, str) else None
-        block = _sound(config, node) if config else None
+        block = partial_at(config, node, join("blocks", name), broken) if config else None
         if block is not None:
             blocks[name] = block
-    return _Parts(
-        model=_sound(Model, tree.child("model")),
+    stages = [
+        partial_at(Stage, stage, join("stages", i), broken)
+        for i, stage in enumerate(_items(tree.child("stages")))
+    ]
+    return Parts(
+        model=_part(Model, tree, "model", broken) or partial(Model, {}),
         blocks=blocks,
-        stages=tuple(_sound(Stage, stage) for stage in _items(tree.child("stages"))),
-        caps=_sound(Caps, tree.child("caps")),
-        train=_sound(Train, tree.child("train")),
+        stages=tuple(stage for stage in stages if stage is not None),
+        caps=_part(Caps, tree, "caps", broken) or Caps(),
+        train=_part(Train, tree, "train", broken),
     )
 
 
-def _sound(config: type[C], node: Node | None) -> C | None:
-    try:
-        return None if node is None else config.model_validate(node.plain)
-    except ValidationError:
-        return None
+def _part(config: type[C], tree: Node, name: str, broken: Collection[str]) -> C | None:
+    node = tree.child(name)
+    return None if node is None else partial_at(config, node, name, broken)
 
 
 def _items(node: Node | None) -> list[Node]:

@@ -8,18 +8,19 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from composer.spec.choice import Choice, Knob, Value
 from composer.spec.entries import entries
-from composer.spec.errors import Fault, SpecError, shown
+from composer.spec.errors import Fault, SpecError
 from composer.spec.load import finish, in_order, read_let, read_tree, unused_let
 from composer.spec.models import Spec
 from composer.spec.resolve import Resolver
-from composer.spec.search_config import FlopRungs, SearchConfig
-from composer.spec.semantic import undefined, uses
+from composer.spec.search_checks import against_search, read_search
+from composer.spec.search_config import SearchConfig
+from composer.spec.semantic import undefined, unused, uses, valid_parts
 from composer.spec.tree import Node, fault_at, form, join
 from composer.spec.validate import build
 
@@ -27,6 +28,8 @@ Ask: TypeAlias = Callable[[Knob], Value]
 
 _DIGITS = 12
 _MOST = 20_000
+_BETWEEN = 16
+_GOLDEN = 0.6180339887
 _TRIES = 500
 _VARIABLE = ("model", "blocks", "stages", "train")
 
@@ -64,8 +67,8 @@ class Space:
         self._tree = tree
         self._top = tree.value
         self._choices: dict[str, Choice] = {}
-        search, faults = _search(tree)
-        self._config = search
+        search, faults = read_search(tree)
+        self.search: SearchConfig = search
         self._let, wrong = read_let(self._top.get("let"))
         self._fixed, more = self._fixed_part()
         faults += [*wrong, *more]
@@ -75,12 +78,10 @@ class Space:
             faults.append(
                 fault_at(tree, (), "at least one choice", "none", "{choice: [..]} in place of a value")
             )
-        self.baselines, missing = entries(tree, search, self._fixed.get("caps"))
+        self.baselines, missing = entries(tree, self._fixed.get("caps"))
         faults += missing
         if faults:
             raise SpecError(in_order(faults))
-        assert search is not None
-        self.search: SearchConfig = search
         self.name: str = self._fixed["name"].plain
 
     def point(self, ask: Ask) -> Point:
@@ -94,7 +95,7 @@ class Space:
             spec = finish(tree, resolver)
         except SpecError as error:
             raise InvalidPoint(error.faults, resolver.params) from None
-        if faults := list(self._against_search(spec, tree)):
+        if faults := list(against_search(self.search, self._tree, spec.train, spec.caps)):
             raise InvalidPoint(faults, resolver.params)
         return Point(resolver.params, spec)
 
@@ -129,6 +130,10 @@ class Space:
                 pass
         note = f"; of {_TRIES} other points tried none is valid either"
         raise InvalidPoint(first.faults, first.params, note)
+
+    def fault(self, path: tuple[str | int, ...], expected: str, got: str, hint: str = "") -> Fault:
+        """Make a fault at a path of the space."""
+        return fault_at(self._tree, path, expected, got, hint)
 
     def describe(self) -> str:
         """List the knobs, one a line."""
@@ -175,27 +180,6 @@ class Space:
         }
         return Node(kept, node.place, node.key)
 
-    def _against_search(self, spec: Spec, tree: Node) -> Iterator[Fault]:
-        """Yield what the search asks for that no training of this point can give."""
-        if spec.train is None:
-            yield fault_at(tree, ("train",), "training, since a search trains", "nothing", "add train:")
-            return
-        if self._config is None:
-            return
-        marks, most = self._config.marks, f"up to train.tokens ({spec.train.tokens})"
-        far = isinstance(self._config.rungs, tuple) and marks[-1:] > (spec.train.tokens,)
-        if isinstance(self._config.rungs, FlopRungs):
-            cap = spec.caps.limit("train_flops")
-            # what ends at the cap is not looked at before it
-            far, most = cap is not None and marks[-1] >= cap, f"below caps.train_flops ({cap})"
-        if far:
-            yield fault_at(self._tree, ("search", "rungs"), f"rungs {most}", shown(marks[-1]))
-        for i, objective in enumerate(self._config.objectives):
-            if objective.metric == "step_time" and spec.caps.step_time is None:
-                hint = "add caps.step_time: {device: h100}, or another device"
-                at = ("search", "objectives", i)
-                yield fault_at(self._tree, at, "a device to estimate step_time for", "none", hint)
-
     def _explore(self) -> tuple[tuple[Knob, ...], list[Fault]]:
         """Take each alternative of each knob once; collect what is wrong whatever else is chosen."""
         knobs: dict[str, Knob] = {}
@@ -214,28 +198,40 @@ class Space:
             for name, answer in resolver.params.items():
                 if name not in knobs:
                     knobs[name] = self._choices[name].knob
-                    others = (other for other in _ends(knobs[name]) if other != answer)
+                    others = (other for other in standing(knobs[name]) if other != answer)
                     waiting += [{**resolver.params, name: other} for other in others]
+        if "train.seed" in knobs:
+            expected = "one seed for all candidates, which differ in more than that"
+            faults.append(fault_at(self._tree, ("train", "seed"), expected, "a choice"))
         faults += unused_let(self._let, lets)
         written = self._top["blocks"].value if "blocks" in self._top else None
         if isinstance(written, dict) and form(written) is None:
             faults += [
-                node.fault(
-                    join("blocks", name), "a block that some alternative uses", "an unused one", key=True
-                )
+                node.fault(join("blocks", name), unused(name), "", key=True)
                 for name, node in written.items()
                 if name not in used
             ]
         return tuple(knobs.values()), faults
 
     def _always_wrong(self, tree: Node, resolver: Resolver) -> Iterator[Fault]:
+        """Yield what is wrong with an alternative whatever is chosen beside it."""
         yield from resolver.faults
-        spec = build(Spec, tree)
-        if not isinstance(spec, Spec):
-            yield from (fault for fault in spec if not resolver.hides(fault.path))
-        elif not resolver.broken:
-            yield from undefined(tree)
-            yield from self._against_search(spec, tree)
+        spec = build(Spec, tree, broken=resolver.broken)
+        found = [*([] if isinstance(spec, Spec) else spec), *undefined(tree)]
+        yield from (self._of_range(fault) for fault in found if not resolver.hides(fault.path))
+        parts = valid_parts(tree, resolver.broken)
+        if not resolver.hides("train") and not (parts.train is None and tree.child("train")):
+            yield from against_search(self.search, self._tree, parts.train, parts.caps)
+
+    def _of_range(self, fault: Fault) -> Fault:
+        """Say of a fault of a number drawn from a range that it is one, and what range to write."""
+        choice = self._choices.get(fault.path)
+        if choice is None or choice.knob.kind != "float" or not fault.expected.startswith("a whole number"):
+            return fault
+        low, high = choice.knob.low, choice.knob.high
+        whole = low.is_integer() and high.is_integer()
+        hint = f"write {{int: [{low:.0f}, {high:.0f}]}}" if whole else "write {int: [low, high]}"
+        return replace(fault, got="a range of numbers with fractions", hint=hint)
 
 
 def load_space(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Space:
@@ -260,27 +256,28 @@ def draw(knob: Knob, rng: random.Random) -> Value:
 
 
 def _wanted(wanted: Mapping[str, Value], knob: Knob) -> Value:
-    return wanted.get(knob.name, _ends(knob)[0])
+    return wanted.get(knob.name, standing(knob)[0])
 
 
-def _ends(knob: Knob) -> Sequence[Value]:
-    """Give the answers that stand for all: every choice, or both bounds."""
-    return knob.choices or [_number(knob, knob.low), _number(knob, knob.high)]
+def standing(knob: Knob) -> Sequence[Value]:
+    """Give answers that stand for all: every choice; of a range both ends and what lies between.
+
+    Of whole numbers that are all where they are few. Between the ends of a range of floats it is a number
+    with a fraction.
+    """
+    if knob.choices:
+        return knob.choices
+    low, high = knob.low, knob.high
+    if knob.kind == "int":
+        count = int(high - low) // knob.step
+        parts = min(count, _BETWEEN) or 1
+        return list(dict.fromkeys(int(low) + knob.step * (count * i // parts) for i in range(parts + 1)))
+    between = low * (high / low) ** _GOLDEN if knob.log else low + (high - low) * _GOLDEN
+    return list(dict.fromkeys([low, between, high]))
 
 
 def _number(knob: Knob, value: float) -> Value:
     return int(value) if knob.kind == "int" else value
-
-
-def _search(tree: Node) -> tuple[SearchConfig | None, list[Fault]]:
-    assert isinstance(tree.value, dict)
-    node = tree.value.get("search")
-    if node is None:
-        return None, [tree.fault("search", "a space, which holds `search:`", "nothing", "the key is missing")]
-    if node.live:
-        return None, [node.fault("search", "plain values", "a choice or ${..}")]
-    found = build(SearchConfig, node, "search")
-    return (found, []) if isinstance(found, SearchConfig) else (None, found)
 
 
 def _lines(value: Any, path: str) -> Iterator[str]:

@@ -28,10 +28,11 @@ class Node:
     """A value with its place; never changed once made, so that trees can share parts.
 
     `key` is the place of the key in front of it, `note` the expression it was computed from, `live` says
-    whether anything below still has to be resolved, `size` how many nodes it holds when written out.
+    whether anything below still has to be resolved, `size` how many nodes it holds when written out, `text`
+    how a scalar was spelt where that is known.
     """
 
-    __slots__ = ("_plain", "key", "live", "note", "place", "size", "value")
+    __slots__ = ("_plain", "key", "live", "note", "place", "size", "text", "value")
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Node:
         note: str = "",
     ) -> None:
         self.value, self.place, self.key, self.note = value, place, key, note
+        self.text = ""
         self._plain: Any = None
         self.size, self.live = 1, False
         if isinstance(value, str):
@@ -68,7 +70,7 @@ class Node:
             return self
         found = Node.__new__(Node)
         found.value, found.place, found.key, found.note = self.value, self.place, key, self.note
-        found.live, found.size, found._plain = self.live, self.size, self._plain
+        found.live, found.size, found._plain, found.text = self.live, self.size, self._plain, self.text
         return found
 
     @property

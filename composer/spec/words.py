@@ -124,6 +124,25 @@ def keys(hint: Any) -> list[str]:
     return [key for arg in get_args(hint) if not isinstance(arg, str) for key in keys(arg)]
 
 
+def config_of(hint: Any, plain: Any) -> type[Config] | None:
+    """Give the config that a mapping in the place of a type is validated against, if that is one only."""
+    if not isinstance(plain, Mapping):
+        return None
+    if isinstance(hint, type):
+        return hint if issubclass(hint, Config) else None
+    if get_origin(hint) is Annotated:
+        inner, *metadata = get_args(hint)
+        found = next((item for item in metadata if isinstance(item, Found)), None)
+        if found:
+            tag = plain.get(found.tag)
+            return found.find().get(tag) if isinstance(tag, str) else None
+        return config_of(inner, plain)
+    if get_origin(hint) in (Union, types.UnionType):
+        configs = [each for arg in get_args(hint) if (each := config_of(arg, plain)) is not None]
+        return configs[0] if len(configs) == 1 else None
+    return None
+
+
 @cache
 def fields(config: type[Config]) -> Mapping[str, Any]:
     """Map each key of a config, as written, to its type hint."""

@@ -15,8 +15,8 @@ import yaml
 
 from composer.spec.errors import Fault, SpecError
 from composer.spec.tree import LIMIT, Node, Place, Scalar, join
+from composer.spec.yaml_faults import DEPTH, explain, fault, unprintable
 
-_DEPTH = 60
 _LONGEST = 1_000_000
 _DIGITS = 60
 _ANCHORED = (yaml.ScalarEvent, yaml.SequenceStartEvent, yaml.MappingStartEvent)
@@ -45,33 +45,40 @@ def scalar(text: str) -> Scalar:
     return text
 
 
-def read(text: str, file: str) -> Node:
+def read(text: str, file: str, *, option: str = "") -> Node:
     """Read one YAML document from `text`; `file` names it in places.
+
+    `option` is the path that --set gives the text as a value to, if it does.
 
     Raises:
         SpecError: a syntax error, or duplicate keys, unknown tags and the like, all of them at once.
     """
     if len(text) > _LONGEST:
         raise SpecError([Fault(file, 0, 0, "", f"at most {_LONGEST} characters", str(len(text)))])
+    if problem := unprintable(text):
+        raise SpecError([fault(problem, text, file)])
     reader = _Reader(file)
     try:
         root = reader.document(iter(_events(text)))
+    except _Stop as stop:
+        raise SpecError([*reader.faults, stop.fault]) from None
     except yaml.MarkedYAMLError as error:
-        mark: Any = error.problem_mark or error.context_mark
-        place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file)
-        problem = " ".join(filter(None, (error.context, error.problem)))
-        hint = 'inside {} or [] put quotes around "${..}"' if "${" in _line(text, place) else ""
-        raise SpecError([*reader.faults, Fault(*place, "", "valid YAML", problem, hint)]) from None
-    except (yaml.YAMLError, UnicodeError) as error:
-        problem = str(error).splitlines()[0] if str(error) else "an unreadable character"
-        raise SpecError([*reader.faults, Fault(file, 0, 0, "", "valid YAML", problem)]) from None
+        raise SpecError([*reader.faults, _syntax(error, text, file, option)]) from None
     if reader.faults:
         raise SpecError(reader.faults)
     return root
 
 
-def _line(text: str, place: Place) -> str:
-    return "\n".join(text.split("\n")[max(place.line - 2, 0) : place.line])
+def _syntax(error: yaml.MarkedYAMLError, text: str, file: str, option: str) -> Fault:
+    """Say what is wrong where the parser gave up."""
+    at, begun = error.problem_mark, error.context_mark
+    if at is None:
+        return Fault(file, 0, 0, "", "valid YAML", error.problem or "something else")
+    problem = explain(text, at.index, begun.index if begun else None, option)
+    if problem is not None:
+        return fault(problem, text, file)
+    got = " ".join(filter(None, (error.context, error.problem)))
+    return Fault(file, at.line + 1, at.column + 1, "", "valid YAML", got)
 
 
 def _events(text: str) -> Iterator[Any]:
@@ -83,12 +90,12 @@ def _events(text: str) -> Iterator[Any]:
         loader.dispose()
 
 
-def _mark(event: Any) -> Any:
-    return event.start_mark
-
-
-class _Stop(yaml.MarkedYAMLError):
+class _Stop(Exception):
     """A fault after which reading on makes no sense."""
+
+    def __init__(self, place: Place, expected: str, got: str, hint: str = "") -> None:
+        super().__init__(expected)
+        self.fault = Fault(*place, "", expected, got, hint)
 
 
 class _Reader:
@@ -105,7 +112,7 @@ class _Reader:
         root = self.node(events, next(events), "", 0)
         next(events)
         if not isinstance(event := next(events), yaml.StreamEndEvent):
-            raise _Stop(problem="a second document", problem_mark=_mark(event))
+            raise _Stop(self.place(event), "one document", "a second one", "remove the line ---")
         return root
 
     def place(self, event: Any) -> Place:
@@ -115,12 +122,15 @@ class _Reader:
         place, anchor = self.place(event), event.anchor if isinstance(event, _ANCHORED) else None
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
-                raise _Stop(problem=f"the undefined alias *{event.anchor}", problem_mark=_mark(event))
+                name = f"*{event.anchor}"
+                hint = f"put quotes around text that begins with *: '{name}'"
+                raise _Stop(place, "an alias of an anchor above", f"{name}, which is undefined", hint)
             node = self.anchors[event.anchor]
-        elif depth > _DEPTH:
-            raise _Stop(problem=f"more than {_DEPTH} levels", problem_mark=_mark(event))
+        elif depth > DEPTH:
+            raise _Stop(place, f"at most {DEPTH} levels", "more")
         elif isinstance(event, yaml.ScalarEvent):
             node = Node(self.scalar(event, place, path), place)
+            node.text = event.value
         elif isinstance(event, yaml.SequenceStartEvent):
             self.tag(event, place, path, "seq")
             items: list[Node] = []
@@ -131,7 +141,7 @@ class _Reader:
             self.tag(event, place, path, "map")
             node = Node(self.mapping(events, path, depth), place)
         if node.size > LIMIT:
-            raise _Stop(problem=f"more than {LIMIT} values once aliases are written out")
+            raise _Stop(place, f"at most {LIMIT} values once aliases are written out", "more")
         if anchor is not None:
             self.anchors[anchor] = node
         return node

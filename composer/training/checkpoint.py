@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from composer.spec.errors import os_message
 from composer.training.errors import TrainingError
 from composer.training.files import replacing
 
@@ -32,12 +33,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             of a composed model.
     """
     if not path.exists():
-        raise TrainingError(f"{path}: there is no such checkpoint")
+        raise TrainingError(f"file not found: {path}")
     try:
         whole = zipfile.is_zipfile(path)
         found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if whole else None
     except OSError as error:
-        raise _refused(path, error.strerror or "an unreadable file") from None
+        raise TrainingError(os_message(error, path)) from None
     except Exception:  # a damaged pickle may fail in any way, and torch's advice is to trust the file
         raise _refused(path, "a damaged one or one with other objects than tensors") from None
     if not whole:

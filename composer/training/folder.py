@@ -21,7 +21,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from composer.spec.errors import SpecError, shown
+from composer.spec.errors import SpecError, os_message, shown
 from composer.spec.identity import run_hash
 from composer.spec.load import load
 from composer.spec.models import Spec
@@ -98,7 +98,7 @@ def held(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"{folder}: expected a folder that can be made, got: {error.strerror}") from None
+        raise TrainingError(os_message(error, folder)) from None
 
     def busy(pid: str) -> TrainingError:
         return TrainingError(f"{folder}: process {pid} is training here; wait for it or stop it")

@@ -21,6 +21,7 @@ from composer.data.module import SpecData, datamodule
 from composer.graph.passes.choose_kernels import Kernels
 from composer.module.code import TorchCompile
 from composer.module.scores import Scores
+from composer.spec.errors import os_message
 from composer.spec.models import Spec, Train
 from composer.training.build import build, is_out_of_memory
 from composer.training.checkpoint import put_weights, read_checkpoint
@@ -205,7 +206,7 @@ def _told(folder: Path, spec: Spec) -> Iterator[None]:
                 f"{folder}: no room left to write ({error.strerror}); what was saved before is whole, "
                 "free some space and start again"
             ) from None
-        raise TrainingError(f"{error.filename or folder}: {error.strerror or error}") from None
+        raise TrainingError(os_message(error, error.filename or folder)) from None
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -47,7 +47,7 @@ def read(path: Path, which: Literal["best", "last"] = "best") -> Saved:
         TrainingError: there are none, or they cannot be read.
     """
     if not path.exists():
-        raise TrainingError(f"{path}: there is no such run or checkpoint")
+        raise TrainingError(f"file not found: {path}, expected a run folder or a checkpoint")
     if path.is_dir():
         spec, file = read_spec(path), weights_file(path, which)
         return Saved(file, spec, _weights(file)[0])

@@ -151,7 +151,7 @@ def test_gradients_are_the_same_bits_each_time(way):
 def test_a_double_backward_is_refused(way):
     leaves = weights(SIZES, device=way.where)
     (gradient, _) = torch.autograd.grad(loss_of(leaves), leaves, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError):
         gradient.sum().backward()
 
 

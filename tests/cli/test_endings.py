@@ -55,13 +55,13 @@ def ended(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("none.yaml", "No such file or directory"),
-        ("folder", "Is a directory"),
-        ("tiny.yaml/under", "Not a directory"),
+        ("none.yaml", "^file not found: none.yaml$"),
+        ("folder", "^expected a file, got a directory: folder$"),
+        ("tiny.yaml/under", "^part of the path is a file, not a directory: tiny.yaml/under$"),
         ("empty", "an empty file"),
-        ("binary", "expected valid YAML|expected UTF-8 text"),
+        ("binary", "expected printable characters|expected UTF-8 text"),
         ("list.yaml", "got a list"),
-        ("broken.yaml", "broken.yaml:[12]:1 .*expected valid YAML"),
+        ("broken.yaml", r"broken.yaml:1:9  expected a closing \]"),
         ("'nul\0byte'", "null byte"),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_file_that_may_not_be_read_ends_with_1(
     monkeypatch.setattr(Path, "read_bytes", refused)
     code, out, err = ended(f"{command} tiny.yaml", capsys)
     assert (code, out) == (1, "")
-    assert err == "tiny.yaml  expected a file that can be read, got Permission denied\n"
+    assert err == "permission denied: tiny.yaml\n"
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_a_file_that_may_not_be_read_ends_with_1(
         ("train tiny.yaml --out folder", "this is no run folder"),
         ("search space.yaml --out empty", "expected a folder for the search, got a file"),
         ("search space.yaml --out folder", "this is no search folder"),
-        ("schema --out folder", "Is a directory"),
+        ("schema --out folder", "expected a file, got a directory: folder"),
         ("draw space.yaml", "got a space"),
-        ("draw tiny.yaml --out none/a.svg", "No such file or directory"),
+        ("draw tiny.yaml --out none/a.svg", "directory not found: none"),
         ("diff tiny.yaml none.yaml", "none.yaml"),
         ("diff space.yaml tiny.yaml", "got a space"),
         ("diff tiny.yaml --set model.widht=3", "did you mean width?"),
-        ("schema --out none/schema.json", "No such file or directory"),
-        ("eval none", "there is no such run"),
+        ("schema --out none/schema.json", "directory not found: none"),
+        ("eval none", "file not found: none, expected a run folder"),
         ("eval folder", "expected a run folder"),
         ("eval binary", "binary"),
         ("eval empty", "empty"),
@@ -184,7 +184,7 @@ def test_help_of_a_command_tells_all_it_takes_and_an_example_that_runs(
     monkeypatch.setenv("COLUMNS", "100")
     code, out, err = ended(f"{command} --help", capsys)
     assert (code, err) == (0, "")
-    assert f"Usage: composer {command} " in out
+    assert f"composer {command} " in out
     assert ("--set" in out) == (command not in ("calibrate", "doctor", "report", "schema"))
     # markup that ate a placeholder leaves a hole
     assert not re.search(r"runs/[^<\w]", out)
@@ -197,6 +197,6 @@ def test_help_of_a_command_tells_all_it_takes_and_an_example_that_runs(
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = ended("--help", capsys)
-    listed = re.findall(r"^│ (\w+) ", out, re.MULTILINE)
-    assert set(listed) == set(COMMANDS)
+    listed = [re.search(rf"^\W*{command}  +\w", out, re.MULTILINE) for command in COMMANDS]
+    assert None not in listed
     assert "Exit codes: 0 fine, 1 something in your files, 2 wrong usage" in out

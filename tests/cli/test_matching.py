@@ -56,4 +56,4 @@ def test_arms_writes_a_folder_of_matched_specs_with_their_residuals(tmp_path, ca
         assert main(["check", str(path)]) == 0
     (tmp_path / "file").touch()
     assert main(["arms", TINY, "--out", str(tmp_path / "file")]) == 1
-    assert "a folder that can be made" in capsys.readouterr().err
+    assert "expected a directory, got a file: " in capsys.readouterr().err

@@ -94,7 +94,7 @@ def test_without_targets_that_count_the_loss_and_its_gradients_are_0():
 def test_targets_outside_of_the_vocabulary_are_refused(target):
     x, targets, weight = drawn()
     targets[1, 2] = target
-    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+    with pytest.raises((IndexError, RuntimeError)):
         head_loss(x, targets, weight)
 
 

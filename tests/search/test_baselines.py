@@ -17,8 +17,8 @@ from composer.spec.show import document
 from composer.spec.space import load_space
 from search.baselines import baselines, check_baselines
 from search.matching import _solved
+from search.requirements import check_search
 from search.study import run_search
-from search.trainer import check_metrics
 
 CAPS = "caps={params: 30k}"
 
@@ -105,7 +105,7 @@ def test_a_search_trains_the_matched_spec_and_a_resumed_one_finds_it_again(tmp_p
     trained = load(tmp_path / "run" / "baselines" / "rival" / "spec.yaml")
     assert 29_700 <= count(trained).params <= 30_000
     assert trained.name == "rival-at-toy"
-    check_metrics(space)
+    check_search(space)
 
 
 @pytest.mark.parametrize(

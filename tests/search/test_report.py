@@ -251,7 +251,7 @@ def test_what_cannot_be_read_is_told(folder, tmp_path, capsys, change, told):
 
 def test_a_place_that_cannot_be_written_to_and_a_wrong_ending_are_told(folder, tmp_path, capsys):
     assert main(["report", str(folder), "--out", str(tmp_path / "no" / "it.html")]) == 1
-    assert "No such file" in capsys.readouterr().err
+    assert "directory not found: " in capsys.readouterr().err
     assert main(["report", str(folder), "--out", "it.pdf"]) == 2
 
 

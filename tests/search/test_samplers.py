@@ -16,12 +16,12 @@ from optuna.trial import Trial
 from samples import samples
 from test_moves import spaces
 
+from composer.spec.errors import SpecError
 from composer.spec.space import draw
-from search import samplers
+from search import requirements, samplers
 from search.candidates import INVALID, Judge, candidate
 from search.drafts import PLAN, Taught
 from search.drawn import Drawn, total
-from search.errors import SearchError
 from search.evolution import Evolution, ranked
 from search.samplers import sampler
 from search.study import run_search
@@ -272,6 +272,6 @@ def test_refused_drafts_and_running_trials_are_in_the_copy_that_a_taught_sampler
 
 
 def test_gp_without_scipy_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
-    with pytest.raises(SearchError, match=r"needs scipy.*\n.*attention-composer\[gp\]"):
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=r"search\.sampler: gp needs scipy.*attention-composer\[gp\]"):
         run_search(toy(tmp_path, "search.sampler=gp"), tmp_path / "run", FakeTraining())

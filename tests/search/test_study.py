@@ -20,7 +20,6 @@ from search import study
 from search.errors import Crash, SearchError
 from search.journal import mend
 from search.study import run_search
-from search.trainer import check_metrics
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -195,7 +194,7 @@ def test_a_baseline_that_is_a_point_of_the_space_is_trained_once(tmp_path):
 def test_a_baseline_that_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path, override, told):
     rungs = ["search.rungs=[10Ki]"] if "tokens" in override else []
     space, fake = toy(tmp_path, override, *rungs, baseline="rival.yaml"), FakeTraining()
-    with pytest.raises(SearchError) as caught:
+    with pytest.raises(SpecError, match=r"space\.yaml:24:15  search\.baselines\.0: ") as caught:
         run_search(space, tmp_path / "run", fake)
     assert all(part in str(caught.value) for part in told)
     assert not fake.calls
@@ -278,23 +277,22 @@ def test_a_metric_that_is_not_finite_is_a_crash(tmp_path):
     assert {row["trial"] for row in board(tmp_path / "run") if row["reason"] == "accuracy is nan"} == {"0"}
 
 
-@pytest.mark.parametrize("check", ["before", "in training"])
-def test_an_objective_that_nothing_measures_is_refused_with_what_there_is(tmp_path, check):
-    space = toy(tmp_path, "search.objectives=[{maximize: acuracy}]")
-    act = (
-        check_metrics
-        if check == "before"
-        else lambda space: run_search(space, tmp_path / "run", FakeTraining())
-    )
+def test_an_objective_that_nothing_measures_is_refused_where_it_stands(tmp_path):
+    with pytest.raises(SpecError, match=r"0\.maximize: .*, got 'acuracy' \(did you mean accuracy"):
+        toy(tmp_path, "search.objectives=[{maximize: acuracy}]")
+
+
+def test_a_metric_that_training_turns_out_not_to_measure_is_told_with_what_there_is(tmp_path):
+    space = toy(tmp_path, "search.objectives=[{maximize: accuracy_k1}]")
     with pytest.raises(SearchError) as caught:
-        act(space)
-    assert "'acuracy'; did you mean accuracy" in str(caught.value)
+        run_search(space, tmp_path / "run", FakeTraining())
+    assert "'accuracy_k1'; did you mean accuracy" in str(caught.value)
     assert "flops_per_token" in str(caught.value)
 
 
 def test_a_seed_is_no_knob(tmp_path):
-    with pytest.raises(SearchError, match=r"train\.seed: expected one seed"):
-        run_search(toy(tmp_path, "train.seed={int: [0, 3]}"), tmp_path / "run", FakeTraining())
+    with pytest.raises(SpecError, match=r"train\.seed: expected one seed"):
+        toy(tmp_path, "train.seed={int: [0, 3]}")
 
 
 def test_a_time_limit_starts_no_further_trial(tmp_path):

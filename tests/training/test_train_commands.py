@@ -129,7 +129,7 @@ def test_eval_says_what_is_wrong(trained, capsys, options, code, told):
 
 def test_eval_of_nothing_is_told(tmp_path, capsys):
     assert main(["eval", str(tmp_path / "nowhere")]) == 1
-    assert "no such run or checkpoint" in capsys.readouterr().err
+    assert ", expected a run folder or a checkpoint" in capsys.readouterr().err
     assert main(["eval", str(tmp_path)]) == 1
     assert "no spec.yaml" in capsys.readouterr().err
 

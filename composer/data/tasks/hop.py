@@ -17,6 +17,7 @@ from pydantic import Field
 
 from blocks.core.config import Problem
 from blocks.core.fields import Count, Natural
+from blocks.core.invalid import independent
 from composer.data.config import DataConfig, ModelSize
 from composer.data.split import Split
 
@@ -51,7 +52,9 @@ class Hop(DataConfig):
 
     def problems(self, model: ModelSize) -> Iterator[Problem]:
         """Yield also where no sequence has room for the hardest k, or where there are too few of them."""
-        yield from super().problems(model)
+        yield from independent(super().problems(model), self._too_short())
+
+    def _too_short(self) -> Iterator[Problem]:
         # going k times takes k + 2 symbols at least: A B A has one hop, A B A B two
         if self.length < self.hops + 3:
             yield Problem(

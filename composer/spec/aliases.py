@@ -1,0 +1,209 @@
+"""The words that other frameworks and papers use for what a spec says, by what they are called here.
+
+A target is `section.key`, where a section is a part of a spec, a block type or a task; `type.NAME` and
+`task.NAME` are values of these keys, `metric.NAME` is an objective. Tests hold every target to the models.
+"""
+
+from __future__ import annotations
+
+TARGETS: dict[str, str] = {
+    # the model
+    "model.width": "d_model model_dim hidden_size hidden_dim dim n_embd embed_dim emb_dim embedding_dim "
+    "embedding_size d_embed channels n_channels hidden residual_dim",
+    "model.vocab": "vocab_size vocabulary vocabulary_size n_vocab num_tokens num_embeddings",
+    "model.context": "seq_len seqlen seq_length sequence_length max_seq_len max_seq_length max_length "
+    "max_len block_size context_length context_size context_window n_ctx n_positions ctx_len ctx "
+    "max_position_embeddings length",
+    "model.tie_embeddings": "tie_word_embeddings tie_weights tied_embeddings weight_tying share_embeddings "
+    "tie_embedding",
+    # stages
+    "stage.recur": "repeat repeats repeated loop loops n_loops num_loops loop_count recurrence recurrent "
+    "recurrences n_recur n_recurrences num_recurrences iterations n_iterations num_iterations iters "
+    "num_steps n_steps recurrence_depth ponder_steps times shared tied",
+    "stage.stack": "layers n_layer n_layers num_layers num_hidden_layers depth n_blocks num_blocks "
+    "n_hidden_layers num_decoder_layers decoder_layers count untied",
+    "stage.step": "block blocks body layer layers layout sublayers modules mixers sequence steps",
+    "stage.inject": "input_injection injection inject_input reinject skip",
+    "parallel.combine": "merge reduce aggregation mix mode",
+    # blocks
+    "sequence_attention.heads": "n_heads n_head num_heads num_attention_heads attention_heads nheads "
+    "n_query_heads num_query_heads query_heads",
+    "sequence_attention.kv_heads": "n_kv_heads n_kv_head num_kv_heads num_key_value_heads key_value_heads "
+    "n_query_groups num_query_groups groups num_groups kv",
+    "sequence_attention.head_dim": "d_head dim_head head_size d_k d_v kv_channels dh",
+    "sequence_attention.rope": "rotary pos_embedding positional_embedding position_embedding pos_emb "
+    "positional_encoding position_encoding pos_enc pe positions rotary_embedding use_rope rope_enabled",
+    "sequence_attention.rope_base": "rope_theta theta rotary_base rotary_emb_base base",
+    "sequence_attention.window": "sliding_window window_size local_window attention_window swa local",
+    "sequence_attention.qk_norm": "qk_layernorm qknorm query_key_norm use_qk_norm qk_rmsnorm",
+    "depth_attention.rotary": "rope depth_rope",
+    "depth_attention.span": "inclusive exclusive include_current",
+    "expert_attention.experts": "num_experts n_experts n_routed_experts num_local_experts num_moe_experts "
+    "expert_count",
+    "expert_attention.active": "top_k topk k num_experts_per_tok num_experts_per_token experts_per_token "
+    "n_active active_experts num_active_experts moe_top_k router_topk",
+    "expert_attention.hidden": "moe_intermediate_size expert_dim expert_hidden expert_size d_expert",
+    "expert_attention.balance_rate": "aux_loss aux_loss_coef load_balancing load_balance "
+    "router_aux_loss_coef balance_loss balancing bias_update_speed gamma",
+    "feed_forward.hidden": "d_ff ff_dim ffn_dim dim_ff dim_feedforward intermediate_size ffn_hidden_size "
+    "mlp_dim d_mlp inner_dim n_inner mlp_hidden ffn_size",
+    "feed_forward.activation": "act act_fn activation_function hidden_act nonlinearity act_func",
+    "type.sequence_attention": "attention self_attention selfattention attn mha gqa mqa causal_attention "
+    "causal_self_attention multi_head_attention multihead_attention seq_attention sequence sdpa "
+    "softmax_attention token_attention sa",
+    "type.depth_attention": "depth depthwise_attention da layer_attention cross_layer_attention "
+    "attention_over_depth",
+    "type.expert_attention": "moe mixture_of_experts expert experts smoe sparse_moe mixture ea router",
+    "type.feed_forward": "mlp ffn ff feedforward dense swiglu glu feed_forward_network fc position_wise",
+    # training
+    "train.tokens": "max_tokens total_tokens num_train_tokens train_tokens n_tokens training_tokens",
+    "train.batch_tokens": "tokens_per_batch batch_size_tokens tokens_per_step global_batch_tokens",
+    "train.lr": "learning_rate learningrate max_lr peak_lr base_lr rate alpha",
+    "train.schedule": "lr_schedule scheduler lr_scheduler lr_scheduler_type wsd decay",
+    "schedule.warmup": "warmup_ratio warmup_fraction warm_up",
+    "schedule.decay": "cooldown decay_ratio decay_fraction annealing",
+    "schedule.stable": "constant plateau",
+    "train.weight_decay": "wd l2 weightdecay",
+    "train.betas": "beta adam_betas",
+    "train.clip": "grad_clip gradient_clip gradient_clip_val grad_clip_norm max_grad_norm clip_grad "
+    "clip_grad_norm gradient_clipping",
+    "train.precision": "dtype amp mixed_precision bf16 fp16 torch_dtype param_dtype",
+    "train.accumulate": "gradient_accumulation gradient_accumulation_steps grad_accum "
+    "accumulate_grad_batches grad_accum_steps accumulation",
+    "train.seed": "random_seed manual_seed rng_seed",
+    "train.devices": "gpus n_gpus num_gpus num_devices world_size",
+    "train.strategy": "parallelism distributed",
+    "train.data": "dataset data_set corpus",
+    "eval.every": "eval_interval eval_every val_check_interval interval eval_steps evaluation_interval",
+    "eval.tokens": "eval_iters eval_batches eval_tokens val_tokens limit_val_batches",
+    "checkpoint.every": "save_every save_interval checkpoint_interval save_steps",
+    "train.eval": "evaluation validation val",
+    "text.path": "file files dir directory folder root data_dir data_path",
+    "text.glob": "pattern include",
+    "text.eval_fraction": "val_fraction val_split validation_split test_split eval_split",
+    "text.field": "text_column column text_field content_key",
+    "hop.hops": "k max_hops max_k n_hops difficulty",
+    "hop.symbols": "alphabet alphabet_size n_symbols num_symbols",
+    "task.text": "lm language_modeling language_modelling language_model bytes char chars files jsonl",
+    "task.hop": "induction khop k_hop hops multi_hop induction_heads synthetic",
+    # caps, search
+    "spec.caps": "budget budgets limits limit constraints max",
+    "caps.params": "parameters num_params n_params parameter_count max_params size",
+    "caps.flops_per_token": "flops flops_token forward_flops flop",
+    "caps.train_flops": "total_flops training_flops compute",
+    "caps.train_memory": "memory vram gpu_memory max_memory peak_memory",
+    "caps.cache_bytes_per_token": "kv_cache kv_cache_bytes cache kv_cache_size",
+    "caps.step_time": "time latency step_seconds",
+    "search.objectives": "objective goal goals metric metrics target targets",
+    "search.trials": "n_trials num_trials max_trials samples num_samples budget",
+    "search.time_limit": "timeout time time_budget max_time",
+    "search.sampler": "algorithm search_alg strategy method",
+    "search.rungs": "pruner pruning fidelities milestones asha halving",
+    "search.keep": "eta reduction_factor keep_fraction",
+    "search.baselines": "baseline references reference compare",
+    "search.finalists": "n_finalists top_n best",
+    "search.seeds": "n_seeds repeats num_seeds",
+    "metric.accuracy": "acc top1 val_accuracy eval_accuracy test_accuracy val_acc",
+    "metric.loss": "val_loss eval_loss test_loss validation_loss train_loss ce cross_entropy nll "
+    "perplexity ppl",
+    "metric.bits_per_byte": "bpb bpc bits_per_char",
+    "metric.params": "parameters num_params n_params size",
+    "metric.active_params": "active_parameters activated_params",
+    "metric.flops_per_token": "flops flop forward_flops flops_token",
+    "metric.train_flops": "total_flops training_flops compute",
+    "metric.train_memory": "memory vram gpu_memory peak_memory",
+    "metric.cache_bytes_per_token": "kv_cache cache kv_cache_bytes",
+    "metric.step_time": "time latency speed throughput step_seconds",
+}
+"""What a thing is called here, and what else it is called."""
+
+NOTES: dict[str, str] = {
+    "batch_size": "batches are counted in tokens: train.batch_tokens is sequences times their length",
+    "micro_batch_size": "a micro-batch is train.batch_tokens divided by train.accumulate",
+    "max_steps": "training is counted in tokens: train.tokens is steps times train.batch_tokens",
+    "max_iters": "training is counted in tokens: train.tokens is steps times train.batch_tokens",
+    "total_steps": "training is counted in tokens: train.tokens is steps times train.batch_tokens",
+    "num_train_steps": "training is counted in tokens: train.tokens is steps times train.batch_tokens",
+    "epochs": "training is counted in tokens: train.tokens",
+    "num_epochs": "training is counted in tokens: train.tokens",
+    "max_epochs": "training is counted in tokens: train.tokens",
+    "warmup_steps": "train.schedule.warmup is a share of the steps, such as 0.05",
+    "warmup_iters": "train.schedule.warmup is a share of the steps, such as 0.05",
+    "mlp_ratio": "feed_forward.hidden is the width between the layers itself, such as ${4 * w} with `let`",
+    "expansion": "feed_forward.hidden is the width between the layers itself, such as ${4 * w} with `let`",
+    "causal": "attention is causal, and there is no field for it",
+    "dropout": "there is no dropout; train.weight_decay regularises",
+    "attention_dropout": "there is no dropout; train.weight_decay regularises",
+    "resid_dropout": "there is no dropout; train.weight_decay regularises",
+    "attn_dropout": "there is no dropout; train.weight_decay regularises",
+    "bias": "no layer has a bias, and there is no field for one",
+    "qkv_bias": "no layer has a bias, and there is no field for one",
+    "norm": "every sublayer has an RMSNorm before it, and there is no field for it",
+    "layer_norm": "every sublayer has an RMSNorm before it, and there is no field for it",
+    "layernorm": "every sublayer has an RMSNorm before it, and there is no field for it",
+    "rmsnorm": "every sublayer has an RMSNorm before it, and there is no field for it",
+    "rms_norm": "every sublayer has an RMSNorm before it, and there is no field for it",
+    "norm_eps": "every sublayer has an RMSNorm before it, and there is no field for it",
+    "norm_type": "every sublayer has an RMSNorm before it, and there is no field for it",
+    "pre_norm": "every sublayer has an RMSNorm before it, and there is no field for it",
+    "post_norm": "every sublayer has an RMSNorm before it, and there is no field for another place",
+    "residual": "every sublayer has a residual connection, and there is no field for it",
+    "init": "weights start as the documentation says, and there is no field for it",
+    "init_std": "weights start as the documentation says, and there is no field for it",
+    "initializer_range": "weights start as the documentation says, and there is no field for it",
+    "optimizer": "the optimizer is AdamW: train.lr, train.betas, train.weight_decay, train.clip",
+    "optim": "the optimizer is AdamW: train.lr, train.betas, train.weight_decay, train.clip",
+    "adam_eps": "AdamW's epsilon is fixed",
+    "eps": "AdamW's epsilon is fixed",
+    "min_lr": "the rate falls to 0 in train.schedule.decay",
+    "tokenizer": "there is no tokenizer: the task text reads bytes",
+    "halting": "there is no halting: every token runs all steps",
+    "act_threshold": "there is no halting: every token runs all steps",
+    "ponder": "there is no halting: every token runs all steps",
+    "capacity_factor": "experts have no capacity: no token is dropped",
+    "shared_experts": "there are no shared experts; a feed_forward block beside them, in parallel, is one",
+    "n_shared_experts": "there are no shared experts; a feed_forward block beside them, in parallel, is one",
+    "label_smoothing": "there is no label smoothing",
+    "z_loss": "there is no z-loss",
+    "ema": "there is no average of the weights",
+    "compile": "`composer train --torch-compile on` compiles",
+    "torch_compile": "`composer train --torch-compile on` compiles",
+    "flash_attention": "kernels are chosen by themselves; see `composer compile`",
+    "gradient_checkpointing": "what is recomputed follows from caps.train_memory",
+    "activation_checkpointing": "what is recomputed follows from caps.train_memory",
+    "recompute": "what is recomputed follows from caps.train_memory",
+    "logger": "a run leaves metrics.csv; in Python any logger of Lightning works",
+    "wandb": "a run leaves metrics.csv; in Python any logger of Lightning works",
+    "output_dir": "`composer train --out DIR` says where a run is kept",
+    "out_dir": "`composer train --out DIR` says where a run is kept",
+    "alibi": "positions are rotary, or none with rope: false; there is no ALiBi",
+    "learned_positions": "positions are rotary, or none with rope: false; there are no learned ones",
+    "soft_cap": "logits are not capped",
+    "logit_softcap": "logits are not capped",
+}
+"""What is said of a word that is no other name of a field: of another unit, or of what there is not."""
+
+VALUES: dict[str, str] = {
+    "feed_forward.activation=swiglu": "silu swish glu geglu gated reglu",
+    "feed_forward.activation=gelu": "relu gelu_new gelu_tanh relu2 squared_relu",
+    "train.precision=bf16-mixed": "bf16 bfloat16 bf16_mixed mixed amp",
+    "train.precision=32": "fp32 float32 full 32_true f32",
+    "parallel.combine=sum": "add addition plus",
+    "parallel.combine=mean": "avg average",
+    "parallel.combine=gate": "gated softmax learned weighted",
+    "stage.inject=add": "sum true plus residual",
+    "stage.inject=concat": "cat concatenate linear",
+    "stage.inject=none": "false off null",
+    "depth_attention.span=inclusive": "all full causal",
+    "depth_attention.span=exclusive": "past strict previous",
+    "expert_attention.depth_code=rotary": "rope sine sinusoidal",
+    "expert_attention.depth_code=bias": "learned embedding additive",
+    "train.strategy=fsdp": "fsdp2 zero zero3 deepspeed sharded",
+    "train.strategy=ddp": "data_parallel dp",
+    "search.sampler=gp": "bayesian bayes gaussian_process botorch bo",
+    "search.sampler=tpe": "optuna hyperopt bohb",
+    "search.sampler=evolution": "genetic regularized_evolution ea cmaes",
+    "search.sampler=nsga2": "nsga nsgaii nsga3",
+    "search.sampler=random": "uniform grid",
+}
+"""Other words for the values of a field, as `section.key=value`."""
