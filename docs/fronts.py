@@ -3,7 +3,8 @@
     export PYTHONPATH=. OMP_NUM_THREADS=1
     python docs/fronts.py replay [SEEDS]   # docs/replay/fronts.csv: every rule and sampler, 20 seeds each
     python docs/fronts.py table            # the table of it in docs/search.md
-    python docs/fronts.py orders           # the other table: 400 random orders of the points, no sampler
+    python docs/fronts.py orders           # the next table: 400 random orders of the points, no sampler
+    python docs/fronts.py moved            # the same for rungs that are moved where they rank badly
 
 A search is `search.study.run_search` as users run it, with accuracy to be maximized and FLOPs per token to be
 minimized; only the training is looked up, and the rule at the rung replaced.
@@ -31,10 +32,11 @@ from unittest.mock import patch
 import optuna
 from recorded import POINTS, Recorded, full, space
 
+from composer.spec.search_config import Objective
 from composer.training.files import write_text
-from search import rungs
-from search.goals import Values
-from search.ledger import Record
+from search import rung_check, rungs
+from search.goals import Goals, Values
+from search.ledger import Record, Seen
 from search.permutation import permutation_test
 from search.study import run_search
 
@@ -146,7 +148,9 @@ def search(sampler: str, rule: str, seed: int) -> Found:
     given = {"objectives": "[{maximize: accuracy}, {minimize: flops_per_token}]", "rungs": "[320k]", **more}
     budget = str(BUDGETS[-1] * full())
     part = space(trials="null", tokens=budget, seed=str(seed), sampler=sampler, **given)
-    with TemporaryDirectory() as folder, warnings.catch_warnings(), patch.object(rungs, "goes_on", goes_on):
+    fixed = patch.object(rung_check, "LEAST", -1.0)
+    ruled = patch.object(rungs, "goes_on", goes_on)
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), ruled, fixed:
         warnings.simplefilter("ignore")
         trials = run_search(part, Path(folder) / "search", recorded()).state.ledger.trials()
     ended = [record for record in trials if record.status == "finished"]
@@ -244,6 +248,73 @@ def orders(count: int = 400) -> Iterator[str]:
         yield f"| {rule} | {' | '.join(cells)} |"
 
 
+STOPS = {"160k and 320k": (0, 1), "320k": (1,)}
+
+
+def moving(seed: int, budget: int, stops: Sequence[int], least: float, both: bool) -> tuple[float, int, int]:
+    """Train the recorded points in a random order, with rungs that may be moved.
+
+    Args:
+        budget: training tokens, in points trained in full.
+        stops: the rungs, as milestones of the recorded points.
+        least: `rung_check.LEAST`; -1 leaves every rung where it is.
+        both: whether FLOPs are an objective, too.
+
+    Returns:
+        The hypervolume of what was trained in full, and the points at which the first and the last rung
+        were moved, 0 where they were not.
+    """
+    table = recorded()
+    objectives = [Objective(maximize="accuracy"), Objective(minimize="flops_per_token")]
+    goals = Goals(objectives if both else objectives[:1])
+    order = [*zip(table.results.values(), _everything(), strict=True)]
+    random.Random(seed).shuffle(order)
+    records: list[Record] = []
+    spent = 0
+    for number, (results, (_, flops)) in enumerate(order):
+        if spent >= budget * full():
+            break
+        record = Record(str(number), "trial", str(number), number, {}, {"flops_per_token": flops}, "")
+        records.append(record)
+        for milestone in (*stops, len(results) - 1):
+            measured = results[milestone]
+            values = goals.measured(measured.metrics, record.costs)
+            record.seen.append(Seen(measured.tokens, values, measured.metrics))
+            if milestone == len(results) - 1:
+                record.status = "finished"
+                continue
+            with patch.object(rung_check, "LEAST", least):
+                if not rungs.holds(record, records, goals, 0.4):
+                    record.status = "stopped"
+                    break
+        spent += record.tokens
+    spared = rung_check.moved(records, len(stops))
+    first, last = (int(spared[rung].name) if rung in spared else 0 for rung in (0, len(stops) - 1))
+    found = [
+        (r.seen[-1].metrics["accuracy"], r.costs["flops_per_token"])
+        for r in records
+        if r.status == "finished"
+    ]
+    return hypervolume(found) / hypervolume(_everything()), first, last
+
+
+def moved(count: int = 60) -> Iterator[str]:
+    """Yield what moving rungs changes over many random orders, as Markdown."""
+    yield "| objectives | rungs | budget | fixed | moved | difference | first moved | last moved |"
+    yield f"| --- | --- |{' ---: |' * 6}"
+    for both, (name, stops), budget in product((False, True), STOPS.items(), (20, 40)):
+        fixed, found = (
+            [moving(seed, budget, stops, least, both) for seed in range(count)]
+            for least in (-1.0, rung_check.LEAST)
+        )
+        beyond = [own - other for (own, *_), (other, *_) in zip(found, fixed, strict=True)]
+        means = [f"{fmean(volume for volume, *_ in group):.3f}" for group in (fixed, found)]
+        difference = f"{fmean(beyond):+.4f} ± {stdev(beyond) / math.sqrt(count):.4f}"
+        often = [f"{fmean(each[i] > 0 for each in found):.2f}" for i in (1, 2)]
+        cells = ["accuracy, FLOPs" if both else "accuracy", name, str(budget), *means, difference, *often]
+        yield f"| {' | '.join(cells)} |"
+
+
 def read_found() -> list[Found]:
     """Read what was found."""
     kinds = {"str": str, "int": int, "float": float}
@@ -287,6 +358,9 @@ if __name__ == "__main__":
             replay(int((rest or ["20"])[0]))
         case ["table"]:
             print("\n".join(table(read_found())))
+        case ["moved"]:
+            for line in moved():
+                print(line, flush=True)
         case ["orders"]:
             print("\n".join(orders()))
         case _:

@@ -29,7 +29,7 @@ def over(state: State, fruitless: int) -> str | None:
     """
     done = sum(not record.imported for record in state.done())
     if state.trials_left() <= 0:
-        return f"all {done} trials are done"
+        return "the only trial is done" if done == 1 else f"all {done} trials are done"
     told = f"after {state.counted()}"
     for account in state.accounts():
         if account.used_up:

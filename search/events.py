@@ -13,6 +13,7 @@ from composer.spec.search_config import FlopRungs
 from search.finals import Standing
 from search.goals import Values
 from search.ledger import Record
+from search.rung_check import moved
 from search.state import Event, State
 from search.table import train_longer
 from search.verdict import Comparison, Verdicts
@@ -54,6 +55,7 @@ class Events:
                 "proposals": dict(state.outcomes),
                 "seconds": round(state.spent(), 3),
                 "budgets": _budgets(state),
+                "moved_rungs": list(_moved(state)),
                 "winner": _run(state, winner) if winner else None,
                 "rule": verdicts.rule or None,
                 "knee": knee.name if knee else None,
@@ -103,6 +105,7 @@ class Events:
                 yield from _run(state, record).items()
                 yield "milestone", len(record.seen)
                 yield "metrics", record.seen[-1].metrics
+                yield "tau_bound", record.seen[-1].tau_bound
             case "started" | "ended" if record is not None:
                 yield from _run(state, record).items()
                 yield from _counts(state).items()
@@ -138,6 +141,13 @@ def _budgets(state: State) -> list[dict[str, Any]]:
         }
         for each in state.accounts()
     ]
+
+
+def _moved(state: State) -> Iterator[dict[str, Any]]:
+    """Yield the rungs that stop nobody any more, with the first trial that they let pass."""
+    for rung, first in moved(state.ledger, len(state.config.marks)).items():
+        bound = first.seen[rung].tau_bound
+        yield {"rung": state.config.marks[rung], "since": first.name, "tau_bound": bound}
 
 
 def _run(state: State, record: Record) -> dict[str, Any]:

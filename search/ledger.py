@@ -22,11 +22,17 @@ Status: TypeAlias = Literal["running", "finished", "stopped", "crashed"]
 
 @dataclass
 class Seen:
-    """What was measured at one milestone."""
+    """What was measured at one milestone.
+
+    Attributes:
+        tau_bound: where a rung stopped nobody because it ranks badly, the upper confidence bound of its
+            Kendall's tau with the end (`search.rung_check`); None where it decided.
+    """
 
     tokens: int
     values: Values
     metrics: dict[str, float]
+    tau_bound: float | None = None
 
 
 @dataclass
@@ -289,7 +295,10 @@ def record_of(text: str) -> Record:
         ValueError, TypeError, KeyError, AttributeError: it is none.
     """
     fields = json.loads(text)
-    seen = [Seen(item["tokens"], tuple(item["values"]), item["metrics"]) for item in fields.pop("seen")]
+    seen = [
+        Seen(item["tokens"], tuple(item["values"]), item["metrics"], item.get("tau_bound"))
+        for item in fields.pop("seen")
+    ]
     spans = [(begun, ended) for begun, ended in fields.pop("spans", ())]
     return Record(**fields, seen=seen, spans=spans)
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from composer.spec.models import Spec
 from composer.spec.search_config import FlopRungs
 from search.goals import Goals, Values, dominates
-from search.ledger import Record, Seen
+from search.ledger import Record, Seen, Status
+from search.rung_check import out_of_use
 
 
 def goes_on(own: Values, others: Sequence[Values], keep: float, measured: int = 0) -> bool:
@@ -34,15 +35,29 @@ def goes_on(own: Values, others: Sequence[Values], keep: float, measured: int = 
     return sum(rank < ranks[0] for rank in ranks) < math.ceil(keep * len(everyone))
 
 
-def holds(record: Record, records: Iterable[Record], goals: Goals, keep: float) -> bool:
-    """Whether a record goes on from the milestone it has just reached.
+def status_after(record: Record, records: Iterable[Record], goals: Goals, keep: float, end: bool) -> Status:
+    """Return the status of a record after the milestone it has just reached; only trials are stopped."""
+    if end:
+        return "finished"
+    stops = record.role == "trial" and not holds(record, records, goals, keep)
+    return "stopped" if stops else "running"
 
-    It is ranked among those that were there before, and those whose whole training was shorter.
+
+def holds(record: Record, records: Iterable[Record], goals: Goals, keep: float) -> bool:
+    """Decide whether a record goes on from the rung it has just reached.
+
+    It is ranked among those that were there before, and those whose whole training was shorter. From a rung
+    whose ranking does not predict the end every trial goes on; that is noted with what was measured there.
     """
     rung = len(record.seen) - 1
-    others = (reached(other, rung) for other in records if other is not record)
+    others = [other for other in records if other is not record]
+    bound = out_of_use(others, rung, goals)
+    if bound is not None:
+        record.seen[rung].tau_bound = bound
+        return True
     own = goals.ascending(record.seen[rung].values)
-    values = [goals.ascending(seen.values) for seen in others if seen is not None]
+    there = (reached(other, rung) for other in others)
+    values = [goals.ascending(seen.values) for seen in there if seen is not None]
     return goes_on(own, values, keep, goals.first_measured)
 
 

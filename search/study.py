@@ -41,7 +41,7 @@ from search.locks import exclusive
 from search.open_store import open_store
 from search.questions import MORE_TRIALS, Questions, awaited, holder
 from search.requirements import check_search
-from search.rungs import holds, milestones, tokens
+from search.rungs import milestones, status_after, tokens
 from search.same_data import check_data, same_data
 from search.samplers import origin, sampler
 from search.specs import bring_specs, spec_of
@@ -49,6 +49,7 @@ from search.state import State, Watch, silent
 from search.store import Store
 from search.telling import IMPORTED, OUTCOME, suggest, tell
 from search.trainer import Step, Train, train
+from search.words import moved_note
 
 PATIENCE = 1000
 """Proposals in a row without a new feasible spec after which a search ends."""
@@ -315,13 +316,12 @@ class _Search:
             record.spans.append((self.state.since, time.time()))
         with self._mine(record):
             record.seen.append(Seen(trained.tokens, values, trained.metrics))
-            if end:
-                record.status = "finished"
-            elif record.role == "trial" and not holds(record, self.ledger, self.goals, self.config.keep):
-                record.status = "stopped"
+            record.status = status_after(record, self.ledger, self.goals, self.config.keep, end)
             if record.status != "running":
                 record.ended = time.time()
         self.watch("rung", self.state)
+        if note := moved_note(self.state, record):
+            self._note(note)
 
     @contextmanager
     def _mine(self, record: Record) -> Iterator[None]:

@@ -22,6 +22,7 @@ from search.folder import BEST, LEADERBOARD
 from search.leaderboard import FINALS, ranked
 from search.ledger import Record
 from search.longer import longer
+from search.rung_check import moved
 from search.state import Event, State
 from search.verdict import Comparison, Verdicts
 from search.words import (
@@ -29,7 +30,9 @@ from search.words import (
     by_name,
     knobs_text,
     mean_text,
+    moved_text,
     named,
+    plural,
     seeds_text,
     titled,
     value_text,
@@ -91,7 +94,11 @@ class LiveTable:
 
 def picture(state: State) -> Group:
     """Draw the state: the run in progress, the best so far, counts and time left."""
-    told = [Text(_progress(state)), Text(counts(state), "dim")]
+    told = [
+        Text(_progress(state)),
+        Text(counts(state), "dim"),
+        *(Text(each, "dim") for each in _moved(state)),
+    ]
     return Group(*_running(state), results(state, _ROWS), *told, *([Text(state.note)] if state.note else []))
 
 
@@ -149,16 +156,23 @@ def counts(state: State) -> str:
     crashed = sum(record.status == "crashed" for record in done)
     told = f", {crashed} crashed" if crashed else ""
     return (
-        f"{len(done)} trials: {ends['finished']} trained in full, {ends['stopped']} stopped at a rung{told}; "
-        f"{state.drawn.costed} candidates costed, {100 * state.drawn.share:.0f} % refused (over a cap or "
-        f"invalid); {state.outcomes['repeat']} proposals repeated"
+        f"{plural(len(done), 'trial')}: {ends['finished']} trained in full, {ends['stopped']} stopped at a "
+        f"rung{told}; {plural(state.drawn.costed, 'candidate')} costed, "
+        f"{100 * state.drawn.share:.0f} % refused (over a cap or invalid); "
+        f"{plural(state.outcomes['repeat'], 'proposal')} repeated"
     )
+
+
+def _moved(state: State) -> list[str]:
+    """Say which rungs stop nobody any more."""
+    return [moved_text(state, rung) for rung in moved(state.ledger, len(state.config.marks))]
 
 
 def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
     """Say how a search ended: counts, the winner against the best baseline, how to train it again, longer."""
     yield f"{reason[0].upper()}{reason[1:]}."
     yield counts(state)
+    yield from _moved(state)
     verdicts = Verdicts(state)
     winner = verdicts.winner
     if winner is None:

@@ -116,7 +116,8 @@ class Verdicts:
             return ""
         i, name = goals.first_measured, goals.primary
         if choice.error is None:
-            return f"best {_BASES[choice.basis].format(name)}"
+            going = "; finals have not ended" * (choice.basis == "search" and self.state.config.retrains > 0)
+            return f"best {_BASES[choice.basis].format(name)}{going}"
         rest = [goal for goal in goals.objectives if goal.metric != name]
         cheaper = f"{'lower' if rest[0].direction == 'minimize' else 'higher'} {rest[0].metric}"
         error = f"one standard error ({value_text(name, choice.error)})"

@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from composer.costs.units import amount
-from composer.spec.search_config import COSTS
+from composer.costs.units import amount, count_text
+from composer.spec.search_config import COSTS, FlopRungs, SearchConfig
 from search.finals import Standing
-from search.ledger import Record
+from search.ledger import Record, Status
+from search.rung_check import LEAST, first_spared
 from search.state import State
 
-STATUS = {
+STATUS: dict[Status, str] = {
     "finished": "trained in full",
     "stopped": "stopped at a rung",
     "crashed": "crashed",
     "running": "running",
 }
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun: `1 trial`, `2 trials`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def named(state: State, record: Record) -> str:
@@ -62,6 +68,32 @@ def seeds_text(at: Standing) -> str:
     """Say how many fresh seeds a standing rests on: `3`, `2, 1 crashed`, `1, going on`."""
     crashed = f", {at.crashed} crashed" if at.crashed else ""
     return f"{len(at.runs)}" + (", going on" if at.left else "") + crashed
+
+
+def rung_names(config: SearchConfig) -> list[str]:
+    """Name the milestones of a search: each rung by its tokens or FLOPs, then the end."""
+    unit = " FLOPs" if isinstance(config.rungs, FlopRungs) else ""
+    return [*(count_text(rung) + unit for rung in config.marks), "the end"]
+
+
+def moved_text(state: State, rung: int) -> str:
+    """Say from which trial on a rung stops nobody, and why."""
+    first, names = first_spared(state.ledger, rung), rung_names(state.config)
+    assert first is not None
+    assert first.seen[rung].tau_bound is not None
+    last = rung == len(names) - 2
+    then = "all go on to the end" if last else f"the rung at {names[rung + 1]} decides"
+    return (
+        f"the rung at {names[rung]} stops no trial from {titled(state, first)} on, {then}: it does not rank "
+        f"trials as the end does (Kendall's tau at most {first.seen[rung].tau_bound:.2f}, upper 95 % bound, "
+        f"below {LEAST:g})"
+    )
+
+
+def moved_note(state: State, record: Record) -> str:
+    """Say that a rung stops nobody any more, where a record is the first that it let pass; else nothing."""
+    rung = len(record.seen) - 1
+    return moved_text(state, rung) if first_spared(state.ledger, rung) is record else ""
 
 
 def by_name(state: State, record: Record) -> dict[str, float]:

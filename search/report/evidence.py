@@ -12,7 +12,8 @@ from search.report import facts, figures
 from search.report.markup import choice, figure, link, table, warn
 from search.report.read import Source
 from search.report.stats import FEWEST, Effects
-from search.words import knob_names
+from search.rung_check import moved
+from search.words import knob_names, moved_text, plural
 
 LITTLE = 0.2
 """The share of the variance of trials left out below which effects are called hints."""
@@ -25,8 +26,8 @@ def knobs(source: Source) -> str:
     found = {goal: each for goal in goals if (each := facts.knob_effects(source, goal)) is not None}
     if not found:
         return (
-            '<p class="soft">Too few trials, or all alike: nothing can be said about single knobs yet. '
-            f"It takes {FEWEST} trials that reached the first milestone.</p>"
+            '<p class="soft">Too few trials, or all with equal results: nothing can be said about single '
+            f"knobs. It takes {FEWEST} trials that reached the first milestone.</p>"
         )
     where = facts.stages(source)[0]
     parts = (
@@ -58,15 +59,26 @@ def rungs(source: Source) -> str:
     found = list(facts.pairs(source))
     if not found:
         return '<p class="soft">No objective is measured by training, so rungs have nothing to rank.</p>'
+    if all(pair.trials < facts.FEW for pair in found):
+        most = max(pair.trials for pair in found)
+        return (
+            '<p class="soft">Too few runs reached two milestones to compare their rankings: '
+            f"{most} so far, and it takes {facts.FEW}.</p>"
+        )
     doubts = "".join(
         warn(f"{pair.first} and {pair.second} ({pair.metric}): {pair.doubt}.") for pair in found if pair.doubt
     )
     intro = (
-        "<p>A rung is worth its name if those ahead there are ahead later. Kendall's tau is 1 for the same "
-        "order and 0 for none. Only those that went on can be compared; they are the better ones and alike, "
-        "so tau tends to be lower than it would be over all.</p>"
+        "<p>A rung is useful if those ahead there are ahead at the end. Kendall's tau is 1 for the same "
+        "order and 0 for unrelated orders. Only runs that went on can be compared; they are the better ones "
+        "and alike, so tau tends to be lower than it would be over all trials.</p>"
     )
-    return intro + figure(figures.rungs(found)) + doubts
+    state = source.state
+    spared = "".join(
+        warn(f"{text[0].upper()}{text[1:]}.")
+        for text in (moved_text(state, rung) for rung in moved(state.ledger, len(state.config.marks)))
+    )
+    return intro + spared + figure(figures.rungs(found)) + doubts
 
 
 _OUTCOMES = {
@@ -82,7 +94,7 @@ def history(source: Source) -> str:
     parts = [
         _spent(source),
         _proposed(source),
-        *([figure(figures.history(source.proposals))] if source.proposals else ()),
+        *([figure(figures.history(source.proposals))] if source.proposals and source.proposals[1:] else ()),
     ]
     over = Counter(cap for proposal in source.proposals or () for cap in proposal.over)
     if over:
@@ -102,16 +114,17 @@ def _spent(source: Source) -> str:
     full = sum(spec.train.tokens for spec in known if spec.train is not None)
     spent, time = sum(record.read for record in own), sum(record.seconds for record in own)
     trials = sum(record.role == "trial" for record in own)
-    told = (
-        f"{trials} trials and the baselines read {count_text(spent)} training tokens in {duration(time)}; "
-        f"all of them in full would have been {count_text(full)}."
+    who = plural(trials, "trial")
+    who += " and the baselines" if any(record.role == "baseline" for record in own) else ""
+    told = f"{who} read {count_text(spent)} training tokens in {duration(time)}" + (
+        f"; trained in full they would have read {count_text(full)}." if spent else "."
     )
     finals = state.ledger.finals()
     if finals:
         more, time = sum(record.read for record in finals), sum(record.seconds for record in finals)
-        told += f" {len(finals)} runs of finals read {count_text(more)} more in {duration(time)}."
+        told += f" {plural(len(finals), 'run')} of finals read {count_text(more)} more in {duration(time)}."
     budgets = ", ".join(map(str, state.accounts())) if source.asked else ""
-    told += f" Of the budgets are spent: {budgets}." if budgets else ""
+    told += f" Budgets used: {budgets}." if budgets else ""
     return f"<p>{told}</p>{_imported(source)}"
 
 
@@ -132,8 +145,8 @@ def _proposed(source: Source) -> str:
     drawn, trials = state.drawn, sum(not record.imported for record in state.ledger.trials())
     each = f", {drawn.costed / trials:.1f} for each trial trained" if trials else ""
     told = (
-        f"<p>{drawn.costed} candidates were costed{each}. Of the {drawn.own} that the sampler itself "
-        f"drafted, {100 * drawn.share:.0f} % were over a cap or invalid.</p>"
+        f"<p>Candidates costed: {drawn.costed}{each}. Of the sampler's own drafts ({drawn.own}) "
+        f"{100 * drawn.share:.0f} % were over a cap or invalid.</p>"
     )
     rows = [
         [f"<span class='key {name}'></span>{name}", str(count), f"{100 * count / proposals:.0f} %", words]

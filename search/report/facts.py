@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from composer.costs.units import count_text
 from composer.spec.search_config import COSTS, FlopRungs
 from composer.training.metrics import TRAIN_LOSS
 from search.ledger import Record
 from search.report.read import Source
 from search.report.stats import Agreement, Effects, agreement, effects
 from search.rungs import reached
-from search.words import STATUS, titled, values_text
+from search.words import STATUS, rung_names, titled, values_text
 
 SURE = 0.5
 """Kendall's tau below which the ranking at a rung says little about that at another."""
@@ -102,20 +101,22 @@ def _curve(source: Source, record: Record, metric: str) -> list[tuple[float, flo
 
 def stages(source: Source) -> list[str]:
     """Name the milestones: each rung by its tokens or FLOPs, then the end."""
-    unit = " FLOPs" if isinstance(source.state.config.rungs, FlopRungs) else ""
-    return [*(count_text(rung) + unit for rung in source.state.config.marks), "the end"]
+    return rung_names(source.state.config)
 
 
 def passed(source: Source, number: int) -> str:
-    """Say how many trials were looked at on a rung, and how many of them went on."""
+    """Say how many trials a rung decided on, how many of these went on, and how many it let pass."""
     # the last milestone of what was trained in full is its end
     there = [
         record
         for record in source.state.ledger.trials()
         if len(record.seen) - (record.status == "finished") > number
     ]
-    on = sum(record.status != "stopped" or len(record.seen) > number + 1 for record in there)
-    return f"rung {stages(source)[number]}: {on} of {len(there)} went on"
+    judged = [record for record in there if record.seen[number].tau_bound is None]
+    on = sum(record.status != "stopped" or len(record.seen) > number + 1 for record in judged)
+    spared = len(there) - len(judged)
+    more = f", then {spared} passed" if spared else ""
+    return f"rung {stages(source)[number]}: {on} of {len(judged)} went on{more}"
 
 
 def at_milestone(record: Record, number: int, name: str) -> float | None:
@@ -157,9 +158,9 @@ class Pair:
         """Say why not to rely on the earlier one, or nothing."""
         found = self.agreement
         if self.trials < FEW or found is None:
-            return f"too few trials reached both ({self.trials}) to tell"
+            return f"too few runs reached both ({self.trials}; it takes {FEW})"
         if found.tau < SURE:
-            return "the earlier rung says little about the later one: stop later, or keep more"
+            return "the earlier ranking says little about the later one: set the rung later, or keep more"
         if found.low < SURE:
             return f"not sure to be above {SURE:g}"
         return ""

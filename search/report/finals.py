@@ -28,7 +28,7 @@ def finals(source: Source) -> str:
             ("seed", "a fresh seed"),
             ("mean", "their mean and spread (standard deviation)"),
             ("before", "what the search measured before"),
-            ("baseline", "baseline"),
+            *([("baseline", "baseline")] if source.state.has_baselines() else []),
         )
         parts += ["<h3>Fresh seeds</h3>", marks, alternatives("objective", seeds)]
     parts.append(_standings(source))
@@ -52,19 +52,20 @@ def swept(source: Source) -> bool:
 
 def _intro(source: Source) -> str:
     trials = sum(at.base.role == "trial" for at in source.standings)
-    who = f"The {trials} best candidates and" if trials > 1 else "The best candidate and" if trials else ""
-    who = f"{who} every baseline" if who else "Every baseline"
-    how = "was" if not trials else "were"
+    baselines = len(source.standings) - trials
+    who = [f"{trials} finalists" if trials > 1 else "one finalist"] * bool(trials)
+    who += [f"{baselines} baselines" if baselines > 1 else "one baseline"] * bool(baselines)
+    how = "were" if len(source.standings) > 1 else "was"
     seeds = any(at.runs for at in source.standings)
     told = (
-        "Means are over seeds that nothing was chosen by, so no result stands here because it was lucky in "
-        "the search; the best of several means is still a little flattered."
+        "Means are over fresh seeds, by which nothing was chosen, so no result stands here because it was "
+        "lucky in the search; the best of several means is still a little flattered."
         if seeds
-        else "There are no results of fresh seeds yet, so all of this is one seed each."
+        else "There are no results of fresh seeds, so each result rests on one seed."
     )
     going = sum(at.left for at in source.standings)
-    rest = f" {going} runs are still to end." if going else ""
-    return f"<p>{who} {how} trained again, all in the same way. {told}{rest}</p>"
+    rest = f" {going} {'runs have' if going > 1 else 'run has'} not ended yet." if going else ""
+    return f"<p>{' and '.join(who).capitalize()} {how} trained again, all in the same way. {told}{rest}</p>"
 
 
 def said(source: Source) -> Iterator[str]:
@@ -81,7 +82,7 @@ def said(source: Source) -> Iterator[str]:
             f"is {word} the best baseline, {rival.name} with {found.other.told}: {found.doubt}."
         )
     if source.verdicts.uneven:
-        yield f"Mind that {source.verdicts.uneven}."
+        yield f"Note: {source.verdicts.uneven}."
 
 
 def seeds_chart(source: Source, metric: str) -> Chart:

@@ -12,7 +12,7 @@ from composer.costs.units import count_text, duration
 from search.ledger import Record
 from search.report.read import Source
 from search.verdict import Comparison
-from search.words import mean_text, titled
+from search.words import STATUS, mean_text, titled
 
 
 def header(source: Source, now: datetime) -> str:
@@ -40,10 +40,8 @@ def _trials(source: Source) -> tuple[str, str, str]:
     came = len(state.ledger.trials()) - len(own)
     total, ends = state.config.trials, Counter(record.status for record in state.ledger.trials())
     of = f" of {total}" if source.asked and total is not None and total > len(own) else ""
-    told = (
-        f"{ends['finished']} trained in full, {ends['stopped']} stopped at a rung, {ends['crashed']} crashed"
-    )
-    told += f", {ends['running']} running" if ends["running"] else ""
+    known = [f"{count} {STATUS[status]}" for status in STATUS if (count := ends[status])]
+    told = ", ".join(known) or "none has begun"
     finals, due = len(state.ledger.finals()), state.finals().count() if source.asked else 0
     told += f"; {came} imported" if came else ""
     if finals:
@@ -59,8 +57,9 @@ def _spent(source: Source) -> str:
 
 def _time(source: Source) -> str:
     records = [record for record in source.state.ledger.every() if not record.imported]
-    more = "baselines and finals" if source.state.ledger.finals() else "baselines"
-    told = f"{duration(source.state.spent())} of training, {more} included"
+    kinds = ["baselines"] * source.state.has_baselines() + ["finals"] * bool(source.state.ledger.finals())
+    more = f", {' and '.join(kinds)} included" if kinds else ""
+    told = f"{duration(source.state.spent())} of training{more}"
     workers = len({record.worker for record in records if record.worker})
     begun = [record.started for record in records if record.started]
     ended = [record.ended for record in records if record.ended]
@@ -80,7 +79,8 @@ def _headline(source: Source) -> Iterator[tuple[str, str, str]]:
     state, verdicts = source.state, source.verdicts
     winner, rival = verdicts.winner, verdicts.rival
     if winner is None:
-        yield "Winner", "none yet", "no trial was trained in full"
+        running = any(record.status == "running" for record in state.ledger.every())
+        yield "Winner", "none yet" if running else "none", "no trial was trained in full"
         return
     first, *others = verdicts.results(winner)
     seeds = f"mean of {len(first.seeds)} fresh seeds" if len(first.seeds) > 1 else ""
@@ -90,7 +90,8 @@ def _headline(source: Source) -> Iterator[tuple[str, str, str]]:
     big = f"{first.metric} {mean_text(first.metric, first.value, first.spread)}"
     yield "Winner", big, ", ".join(part for part in parts if part)
     if rival is None:
-        yield "Against baselines", "nothing to compare", "no baseline was trained in full"
+        if state.has_baselines():
+            yield "Against baselines", "no comparison yet", "no baseline was trained in full"
         return
     found = verdicts.final()
     yield "Against the best baseline", found[0].size, _against(source, winner, rival, found)
@@ -108,4 +109,4 @@ def _against(source: Source, winner: Record, rival: Record, found: list[Comparis
     if measured is not first:
         told += f" In {measured.one.metric} {measured.size} ({measured.other.told})."
     told += f" {measured.doubt[:1].upper()}{measured.doubt[1:]}." if measured.doubt else ""
-    return told + (f" Mind that {source.verdicts.uneven}." if source.verdicts.uneven else "")
+    return told + (f" Note: {source.verdicts.uneven}." if source.verdicts.uneven else "")

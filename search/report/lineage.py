@@ -39,7 +39,7 @@ def _ancestors(state: State, last: Record) -> Iterator[Step]:
 
 
 def _leaders(state: State, last: Record) -> Iterator[Step]:
-    """Yield every trial up to the last that was the best so far in the first objective."""
+    """Yield every trial up to the last that was the best so far in the primary objective, then the last."""
     leader: Record | None = None
     for record in sorted(state.ledger.trials(), key=lambda each: int(each.name)):
         if record.status != "finished" or int(record.name) > int(last.name):
@@ -49,11 +49,13 @@ def _leaders(state: State, last: Record) -> Iterator[Step]:
                 record, "the first one trained in full" if leader is None else _changes(leader, record)
             )
             leader = record
+    if leader is not None and leader is not last:
+        yield Step(last, f"the winner: {_changes(leader, last)}")
 
 
 def _first(state: State, record: Record) -> float:
     assert record.values is not None
-    return state.goals.ascending(record.values)[0]
+    return state.goals.ascending(record.values)[state.goals.first_measured]
 
 
 def _changes(before: Record, after: Record) -> str:

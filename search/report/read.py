@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 _JUDGED = ("objectives", "rungs", "keep", "sampler")
 """What the space file of a folder tells of its `search:` section."""
+
+_IDENTITY = re.compile(r"-[0-9a-f]{12}$")
+"""What a default folder adds to the name of its space."""
 
 Row = dict[str, float]
 
@@ -156,7 +160,7 @@ def read(folder: Path, seen: State | None = None) -> Source:
     example = specs[trials[0].identity][1] if trials else None
     return Source(
         folder,
-        example.name if example else folder.resolve().name,
+        example.name if example else _IDENTITY.sub("", folder.resolve().name),
         state,
         told,
         dict(example.caps.limits()) if example else {},

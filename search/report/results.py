@@ -30,14 +30,11 @@ def front(source: Source) -> str:
     """Everything measured, and the front."""
     names = facts.axes(source)
     first = source.state.goals.names[0]
+    if not any(facts.value_of(source, record, first) is not None for record in source.records()):
+        return '<p class="soft">Nothing was measured yet.</p>'
     charts = {name: figures.front(source, name) for name in names}
-    marks = legend(
-        ("front", "on the front"),
-        ("finished", "trained in full"),
-        ("stopped", "stopped at a rung, at its last value"),
-        ("baseline", "baseline"),
-        *([("mean", "mean and spread over fresh seeds")] if _again(source) else []),
-    )
+    means = [("mean", "mean and standard deviation over fresh seeds")] if _again(source) else []
+    marks = legend(*_kinds(source, "stopped at a rung, at its last value"), *means)
     intro = (
         f"<p>How {escape(first)} trades against the rest. Choose a point, by pointer or keyboard, to see its "
         "spec, its costs and the command that trains it on. A ring marks the winner.</p>"
@@ -53,6 +50,18 @@ def front(source: Source) -> str:
     if _again(source):
         intro += "<p>Points and front are what the search measured, with one seed each.</p>"
     return intro + marks + alternatives("across", charts) + _front_table(source)
+
+
+def _kinds(source: Source, stopped: str) -> list[tuple[str, str]]:
+    """Return the marks that occur, with what they mean."""
+    known = {
+        "front": "on the front",
+        "finished": "trained in full",
+        "stopped": stopped,
+        "baseline": "baseline",
+    }
+    there = {kind for record in source.records() for kind in facts.kind(source, record).split()}
+    return [(kind, words) for kind, words in known.items() if kind in there]
 
 
 def _front_table(source: Source) -> str:
@@ -92,13 +101,8 @@ def _other_costs(source: Source) -> list[str]:
 def curves(source: Source) -> str:
     """Learning curves with the rungs."""
     charts = {facts.metric_title(name): figures.curves(source, name) for name in facts.metrics(source)}
-    marks = legend(
-        ("front", "on the front"),
-        ("finished", "trained in full"),
-        ("stopped", "stopped"),
-        ("baseline", "baseline"),
-    )
-    rungs = " Dotted lines are rungs, where the weak stop." if source.state.config.marks else ""
+    marks = legend(*_kinds(source, "stopped"))
+    rungs = " Dotted lines are rungs, at which weak trials stop." if source.state.config.marks else ""
     left = " Finals are left out." if source.standings else ""
     intro = f"<p>Measured as training goes.{rungs}{left}</p>"
     return intro + marks + alternatives("metric", charts)
@@ -139,8 +143,8 @@ def lineage_of(source: Source) -> str:
     intro = (
         "<p>The moves that the sampler made, from the first ancestor to the winner.</p>"
         if winner.origin
-        else "<p>The sampler names no moves, so this is who led in turn: each trial that was the best so "
-        f"far in {escape(source.state.goals.names[0])}, and what it changed against the one before.</p>"
+        else "<p>This sampler names no moves. Listed are the trials that were the best so far in "
+        f"{escape(source.state.goals.primary)}, each with what it changed against the one before.</p>"
     )
     return f"{intro}<ol class='lineage'>{rows}</ol>"
 
@@ -162,10 +166,12 @@ def baselines(source: Source) -> str:
             cells.append("" if known is None else mean_text(known.metric, known.value, known.spread))
             cells.append(against(source, record, i))
         rows.append([*cells, *(residual(source, record, name) for name in names)])
-    note = (
-        "<p>What each costs; in brackets how far a baseline's cost is from the winner's. A comparison is "
-        "fair in a cost whose residual is small.</p>"
-    )
+    note = "<p>What each baseline costs.</p>"
+    if winner is not None:
+        note = (
+            "<p>What the winner and each baseline cost; in brackets the difference from the winner's cost. A "
+            "comparison is fair in a cost whose difference is small.</p>"
+        )
     return note + table(head, rows, words=(0, *range(2, 1 + len(pairs), 2))) + _matched(source, baselines)
 
 

@@ -35,7 +35,7 @@ FIELDS = {
     "proposed": {"outcomes", "proposals"},
     "started": RUN | COUNTS,
     "progress": {"name", "tokens", "target", "train_loss", "seconds"},
-    "rung": RUN | {"milestone", "metrics"},
+    "rung": RUN | {"milestone", "metrics", "tau_bound"},
     "note": {"note"},
     "ended": RUN | COUNTS | {"front", "seconds_left", "budgets"},
     "end": {
@@ -44,6 +44,7 @@ FIELDS = {
         "proposals",
         "seconds",
         "budgets",
+        "moved_rungs",
         "winner",
         "rule",
         "knee",
@@ -147,6 +148,6 @@ def test_a_report_that_fails_is_told_and_the_search_ends_well(tmp_path, capsys, 
         main(["search", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "run"), "--trials", "1"]) == 0
     )
     out, err = capsys.readouterr()
-    assert "1 trials: " in out
+    assert "1 trial: " in out
     assert "the report could not be written (ZeroDivisionError: no way)" in err
     assert "composer report" in err
