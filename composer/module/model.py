@@ -23,6 +23,7 @@ from composer.module.fitting import check_trainer, clipping
 from composer.module.optimizer import adamw, warmup_stable_decay
 from composer.module.scores import Scores
 from composer.module.stage import Stage, add_stages, gather, put, take_graphs
+from composer.module.step_mean import StepMean
 from composer.module.target import functions, target_of
 from composer.module.weights import initial, residual_writers
 from composer.spec.errors import SpecError
@@ -41,7 +42,7 @@ class ComposedModel(lightning.LightningModule):
         spec: what it was compiled from.
         graph: the graph it was emitted from.
         target: what its kernels are chosen for; None until it runs, if `fused` ones were asked for.
-        logs_steps: whether each training step logs `train_loss`; that takes a Trainer about a millisecond.
+        logs_steps: whether each optimizer step logs `train_loss`; that takes a Trainer about a millisecond.
     """
 
     logs_steps = True
@@ -91,6 +92,7 @@ class ComposedModel(lightning.LightningModule):
         self._emit()
         self._scores = Scores(self.spec)
         self._reminder = Reminder(self, self.graph)
+        self._step_mean = StepMean()
         # each rank counts its own loads until they are summed
         counters = [name for name, weight, _ in weights(self.graph) if not weight.saved]
         self._ddp_params_and_buffers_to_ignore = counters
@@ -206,17 +208,33 @@ class ComposedModel(lightning.LightningModule):
         Raises:
             ValueError: an option goes against the spec, or kernels are refused as `choose` does.
         """
+        self._step_mean.start()
         check_trainer(self.trainer, self._train(), self.spec.name)
         with self.trainer.precision_plugin.forward_context():
             self._choose_for_now()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss of one micro-batch, in any form that `read_batch` takes."""
+        """Return the loss of one micro-batch, in any form that `read_batch` takes, weighted by its targets.
+
+        The optimizer step's gradient and `step_loss` are those of the mean over all its scored targets,
+        however they are split into micro-batches and ranks.
+        """
         tokens, targets, _ = read_batch(batch)
         loss = self.loss(tokens, targets)
-        if self.logs_steps:
-            self.log("train_loss", loss, prog_bar=True)
-        return loss
+        parts = 1 if self._trainer is None else self.trainer.accumulate_grad_batches * self.trainer.world_size
+        if parts == 1:
+            return self._step_mean.whole(loss)
+        return self._step_mean.part(loss, targets, self._train().tokens_per_step / parts)
+
+    @property
+    def step_loss(self) -> Tensor | None:
+        """The mean loss over the scored targets of the last optimizer step, on all ranks; None before it."""
+        return self._step_mean.loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the step's loss."""
+        if self.logs_steps and self.step_loss is not None:
+            self.log("train_loss", self.step_loss, prog_bar=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Score one batch, in any form that `read_batch` takes."""
@@ -253,9 +271,18 @@ class ComposedModel(lightning.LightningModule):
         """Clip as the spec says, unless the Trainer was given a value of its own; 0 clips nothing."""
         self.clip_gradients(optimizer, *clipping(gradient_clip_val, gradient_clip_algorithm, self._train()))
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
         """Step, then move what is updated outside the gradient (the balancing bias of experts)."""
-        super().optimizer_step(*args, **kwargs)
+
+        def gradients() -> Any:
+            loss = optimizer_closure() if optimizer_closure is not None else None
+            weights = (weight for group in optimizer.param_groups for weight in group["params"])
+            self._step_mean.finish(weights, self._train().tokens_per_step, self.trainer.strategy.reduce)
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, gradients)
         self._update_balance(partial(self.trainer.strategy.reduce, reduce_op="sum"))
 
     def _train(self) -> Train:

@@ -16,7 +16,8 @@ from composer.graph.passes.choose_kernels import Kernels
 from composer.module.code import TorchCompile
 from composer.training.errors import TrainingError
 from composer.training.folder import read_spec
-from composer.training.ranks import OneMachine
+from composer.training.interrupt import Stop, let_through
+from composer.training.ranks import other_rank
 from composer.training.run import fit
 
 
@@ -36,15 +37,20 @@ def _main(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    environment = OneMachine(int(rank), int(ranks), int(port))
-    until = None if until_tokens is None else int(until_tokens)
+    until, stop = None if until_tokens is None else int(until_tokens), Stop()
     try:
-        spec = read_spec(Path(folder))
-        fit(spec, Path(folder), until, environment, datamodule(spec), None, kernels, torch_compile)
+        with stop.listening():
+            let_through()
+            environment = other_rank(int(rank), int(ranks), int(port))
+            spec = read_spec(Path(folder))
+            fit(spec, Path(folder), until, environment, datamodule(spec), None, kernels, torch_compile, stop)
     except (TrainingError, DataError, OSError, RuntimeError) as error:
         sys.exit(f"rank {rank}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     finally:
-        torch.distributed.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

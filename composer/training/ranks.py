@@ -6,29 +6,69 @@ but the training, so a search or a notebook can use several devices too.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
 from composer.graph.passes.choose_kernels import Kernels
 from composer.module.code import TorchCompile
 from composer.training.errors import TrainingError
+from composer.training.interrupt import Stop, held_back
+from composer.training.watch import LIMIT, Watch, limit
+
+_HOST = "127.0.0.1"
 
 
 class OneMachine(LightningEnvironment):
-    """Tells Lightning the ranks, which it neither starts nor looks for in environment variables."""
+    """Tells Lightning the ranks, which it neither starts nor connects."""
 
-    def __init__(self, rank: int, ranks: int, port: int) -> None:
+    def __init__(self, rank: int, ranks: int, store: Store, watch: Watch | None = None) -> None:
+        """`store` is where the ranks meet; `watch` is rank 0's."""
         super().__init__()
-        self._rank, self._ranks, self._main_port = rank, ranks, port
+        self._rank, self._ranks, self._store, self._watch = rank, ranks, store, watch
+
+    def join(self, backend: str, stop: Stop) -> None:
+        """Meet the other ranks, and make the process group of all.
+
+        Raises:
+            TrainingError: one of them failed, or did not come within the limit.
+            Interrupted: this process was asked to stop meanwhile.
+        """
+        if self._rank:
+            self._store.set(_arrival(self._rank), "")
+        else:
+            self._await(stop)
+        device = None if backend == "gloo" else torch.device("cuda", self._rank)
+        torch.distributed.init_process_group(
+            backend,
+            store=self._store,
+            rank=self._rank,
+            world_size=self._ranks,
+            timeout=limit(),
+            device_id=device,
+        )
+
+    def _await(self, stop: Stop) -> None:
+        # in Python, so that signals and ranks that died are seen at once
+        until = time.monotonic() + limit().total_seconds()
+        for rank in range(1, self._ranks):
+            while not self._store.check([_arrival(rank)]):
+                stop.check()
+                if self._watch is not None and (told := self._watch.failure()):
+                    raise TrainingError(told)
+                if time.monotonic() > until:
+                    raise TrainingError(
+                        f"rank {rank} did not start within {limit().total_seconds():.0f} s ({LIMIT})"
+                    )
+                time.sleep(0.05)
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -38,7 +78,7 @@ class OneMachine(LightningEnvironment):
     @property
     def main_address(self) -> str:
         """Where rank 0 listens."""
-        return "127.0.0.1"
+        return _HOST
 
     def world_size(self) -> int:
         """Return the number of ranks."""
@@ -60,58 +100,65 @@ class OneMachine(LightningEnvironment):
         """Leave the environment variables as they are."""
 
 
+def other_rank(rank: int, ranks: int, port: int) -> OneMachine:
+    """Return the environment of rank 1 or up, which finds rank 0 at a port of this machine."""
+    return OneMachine(rank, ranks, TCPStore(_HOST, port, ranks, False, timeout=limit()))
+
+
 @contextmanager
 def started(
     folder: Path, until_tokens: int | None, ranks: int, kernels: Kernels, torch_compile: TorchCompile
 ) -> Iterator[OneMachine]:
-    """Start ranks 1 and up for the run in `folder`, and end them with the context."""
-    port = _free_port()
+    """Start ranks 1 and up for the run in `folder`, and end them with the context.
+
+    Raises:
+        TrainingError: a rank failed, or the ranks waited for one another for longer than the limit.
+    """
+    if ranks == 1:
+        try:
+            yield OneMachine(0, 1, HashStore())
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+        return
+    store = TCPStore(_HOST, 0, ranks, True, timeout=limit(), wait_for_workers=False)
     until = [] if until_tokens is None else [str(until_tokens)]
-    # they see by the end of their standard input that this process is gone
-    others = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "composer.training.rank",
-                str(folder),
-                str(rank),
-                str(ranks),
-                str(port),
-                kernels,
-                torch_compile,
-                *until,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-        for rank in range(1, ranks)
-    ]
+    places = [(str(rank), str(ranks), str(store.port)) for rank in range(1, ranks)]
+    with held_back():
+        # they see by the end of their standard input that this process is gone
+        others = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "composer.training.rank", str(folder), *place),
+                    *(kernels, torch_compile, *until),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+            for place in places
+        ]
+    watch = Watch(folder, others)
     try:
-        yield OneMachine(0, ranks, port)
+        yield OneMachine(0, ranks, store, watch)
     except RuntimeError as error:
         # a rank that fails takes the connections of the others with it
-        if failed := [rank for rank, process in enumerate(others, start=1) if _ended(process)]:
-            raise TrainingError(f"{folder}: rank {failed[0]} failed, as it says above") from error
+        if told := watch.failure(wait=5.0):
+            raise TrainingError(f"{folder}: {told}; what was saved before is whole") from error
+        if _timed_out(error):
+            seconds = f"{limit().total_seconds():.0f} s"
+            raise TrainingError(
+                f"{folder}: the ranks waited for one another longer than {seconds}; what was saved before "
+                f"is whole. Set {LIMIT} to more seconds if a step takes that long"
+            ) from error
         raise
     finally:
-        for process in others:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait()
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        watch.close()
 
 
-def _ended(process: subprocess.Popen[bytes]) -> bool:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(timeout=5) != 0
-    return False
+def _timed_out(error: RuntimeError) -> bool:
+    return any(words in str(error).lower() for words in ("timed out", "timeout"))
 
 
-def _free_port() -> int:
-    with contextlib.closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+def _arrival(rank: int) -> str:
+    return f"rank {rank} is here"

@@ -21,6 +21,7 @@ from composer.training.errors import TrainingError
 from composer.training.evaluate import evaluate
 from composer.training.files import link
 from composer.training.folder import BEST, LAST, METRICS, STABLE, STABLE_BEST, WEIGHTS
+from composer.training.interrupt import Interrupted, Stop
 from composer.training.metrics import MetricsFile, held_out
 from composer.training.speed import Speed
 
@@ -48,10 +49,6 @@ class Progress:
     tokens_per_second: float | None = None
     seconds_left: float | None = None
     held_out: dict[str, float] | None = None
-
-
-class Interrupted(Exception):
-    """Training was asked to stop, and stands at the end of a step."""
 
 
 class Plan:
@@ -97,19 +94,23 @@ class Recorder(lightning.Callback):
     Attributes:
         metrics: of the last evaluation, made at step `evaluated`; empty before the first.
         best: metrics of the evaluation with the lowest loss.
-        stop: set from outside to end after the current step.
+        stop: asked from outside to end after the current step; any rank's ends all.
     """
 
     def __init__(
-        self, folder: Path, plan: Plan, scores: list[str], report: Callable[[Progress], None] | None
+        self,
+        folder: Path,
+        plan: Plan,
+        scores: list[str],
+        report: Callable[[Progress], None] | None,
+        stop: Stop | None = None,
     ) -> None:
-        self.folder, self.plan, self.report = folder, plan, report
+        self.folder, self.plan, self.report, self.stop = folder, plan, report, stop or Stop()
         self.file = MetricsFile(folder / METRICS, scores)
         self.metrics: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.evaluated = 0
-        self.stop = False
-        self._micro: list[Tensor] = []
+        self._step = 0  # the last one that was looked after
         self._steps: list[Tensor] = []  # losses of steps not yet looked at: a look waits for the device
         self._losses: list[float] = []  # losses of steps since the last row
         self._loss: float | None = None
@@ -140,6 +141,7 @@ class Recorder(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Cut the metrics back to where the run goes on, and report that."""
+        self._step = trainer.global_step
         if trainer.is_global_zero:
             self.file.cut(trainer.global_step if self._last_row is None else self._last_row)
         if (kept := self.folder / STABLE).exists():
@@ -163,15 +165,14 @@ class Recorder(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Take the loss of a micro-batch; after the last one of a step, do what is due."""
-        self._micro.append(outputs["loss"])
-        if len(self._micro) < self.plan.train.accumulate:
-            return
-        # Lightning has divided them by their number
-        self._steps.append(torch.stack(self._micro).sum() if len(self._micro) > 1 else self._micro[0])
-        self._micro.clear()
-        assert isinstance(pl_module, ComposedModel)
+        """After the last micro-batch of a step, take the step's loss and do what is due."""
         step = trainer.global_step
+        if step == self._step:
+            return
+        self._step = step
+        assert isinstance(pl_module, ComposedModel)
+        assert pl_module.step_loss is not None
+        self._steps.append(pl_module.step_loss)
         keeps = step == self.plan.stable != self._kept
         # a longer run would not evaluate here only because it ends
         early = self.plan.evaluates(step) and not self.plan.evaluates_anyway(step)
@@ -186,8 +187,10 @@ class Recorder(lightning.Callback):
         if self.report is not None and time.monotonic() - self._last_report > _REPORT_SECONDS:
             self._look(step)
             self._report(step)
-        if self.stop and step < self.plan.last:
-            self._interrupt(trainer)
+        if step < self.plan.last and self._asked_to_stop(trainer):
+            if not self.plan.saves(step):
+                self._save(trainer)
+            raise Interrupted
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Report the end, unless its last step was reported already."""
@@ -198,14 +201,11 @@ class Recorder(lightning.Callback):
 
     def _row(self, trainer: lightning.Trainer, model: ComposedModel, step: int) -> None:
         self._look(step)
-        mean = torch.tensor(
-            math.fsum(self._losses) / len(self._losses), dtype=torch.float64, device=model.device
-        )
         row = {
             "step": step,
             "tokens": step * self.plan.train.tokens_per_step,
             "lr": self._rate,
-            "train_loss": float(trainer.strategy.reduce(mean, reduce_op="mean")),
+            "train_loss": math.fsum(self._losses) / len(self._losses),
         }
         self._losses.clear()
         self._last_row = step
@@ -254,11 +254,12 @@ class Recorder(lightning.Callback):
                     (self.folder / STABLE_BEST).unlink(missing_ok=True)
             trainer.save_checkpoint(self.folder / STABLE)
 
-    def _interrupt(self, trainer: lightning.Trainer) -> None:
-        # other ranks do not know of the stop and would not join in saving; the last checkpoint stands
+    def _asked_to_stop(self, trainer: lightning.Trainer) -> bool:
+        """Whether any rank was asked to stop: all ranks learn it here, at the end of the same step."""
         if trainer.world_size == 1:
-            self._save(trainer)
-        raise Interrupted
+            return self.stop.asked
+        asked = torch.tensor(float(self.stop.asked), device=trainer.strategy.root_device)
+        return bool(trainer.strategy.reduce(asked, reduce_op="sum"))
 
     def _look(self, step: int) -> None:
         """Read the losses of the steps up to `step`; the run ends where one is not finite."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import errno
 import gc
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from composer.costs.caps import check_caps
 from composer.costs.count import count
@@ -28,12 +24,14 @@ from composer.training.checkpoint import put_weights, read_checkpoint
 from composer.training.errors import TrainingError
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder import LAST, default_folder, held
+from composer.training.interrupt import Stop
 from composer.training.lengthen import lengthen
 from composer.training.memory import keep_freed_memory
 from composer.training.ranks import OneMachine, started
-from composer.training.recorder import Interrupted, Plan, Progress, Recorder
+from composer.training.recorder import Plan, Progress, Recorder
 from composer.training.threads import use_fitting_threads
 from composer.training.trainer import (
+    backend_of,
     deterministic,
     device_count,
     device_kind,
@@ -95,7 +93,8 @@ def run_training(
         TrainingError: the folder is another run's or in use, the loss is not finite, memory or disk is full,
             or a file cannot be written.
         DataError: the data cannot be used.
-        KeyboardInterrupt: it was interrupted; the folder is saved as of the last whole step.
+        KeyboardInterrupt: it was asked to end, by SIGINT, SIGTERM, SIGUSR1 or SIGHUP to any of its processes;
+            the folder is saved as of the last whole step.
     """
     train = _train(spec)
     check_caps(spec)
@@ -106,8 +105,14 @@ def run_training(
         plan = Plan(train, until_tokens)
         if (stored := _stored(spec, folder, plan, data)) is not None:
             return stored
-        with started(folder, until_tokens, ranks, kernels, torch_compile) as environment:
-            recorder = fit(spec, folder, until_tokens, environment, data, report, kernels, torch_compile)
+        stop = Stop()
+        with (
+            stop.listening(),
+            started(folder, until_tokens, ranks, kernels, torch_compile) as environment,
+        ):
+            recorder = fit(
+                spec, folder, until_tokens, environment, data, report, kernels, torch_compile, stop
+            )
         tokens = plan.last * train.tokens_per_step
         done = plan.last == train.steps
         return Result(folder, recorder.metrics, recorder.best, tokens, done, sequences=data.eval_sequences)
@@ -122,17 +127,21 @@ def fit(
     report: Callable[[Progress], None] | None,
     kernels: Kernels,
     torch_compile: TorchCompile,
+    stop: Stop,
 ) -> Recorder:
-    """Train as one of the ranks on its `data`, from the folder's checkpoint on."""
+    """Train as one of the ranks on its `data`, from the folder's checkpoint on, to the end or a `stop`."""
     train = _train(spec)
-    recorder = Recorder(folder, Plan(train, until_tokens), Scores(spec).metrics, report)
+    recorder = Recorder(folder, Plan(train, until_tokens), Scores(spec).metrics, report, stop)
     last = folder / LAST
     keep_freed_memory()
     use_fitting_threads(train.tokens_per_step // train.accumulate * spec.model.width)
     gc.enable()  # short commands run without; a trained model is a circle of references
-    with quiet(), deterministic(device_kind()), _stopping(recorder):
+    with quiet(), deterministic(device_kind()):
         model = build(spec, kernels, torch_compile)
         model.logs_steps = False  # the recorder takes the losses
+        stop.check()
+        if (backend := backend_of(train, environment.world_size())) is not None:
+            environment.join(backend, stop)
         trainer(train, recorder, environment).fit(
             model,
             datamodule=data,
@@ -169,30 +178,6 @@ def _stored(spec: Spec, folder: Path, plan: Plan, data: SpecData) -> Result | No
     tokens = step * train.tokens_per_step
     best, done = dict(state["best"]) or metrics, step >= train.steps
     return Result(folder, metrics, best, tokens, done, trained=False, sequences=data.eval_sequences)
-
-
-@contextmanager
-def _stopping(recorder: Recorder) -> Iterator[None]:
-    """Turn a first interrupt or termination into a stop after the current step; a second acts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        recorder.stop = True
-        signal.signal(number, before[number])
-
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, stop)
-    try:
-        yield
-    except (Interrupted, SystemExit):
-        raise KeyboardInterrupt from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils._pytree import tree_map_only
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from composer.training.checkpoint import read_checkpoint
+from composer.training.watch import limit
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Sharded(ModelParallelStrategy):
@@ -24,56 +30,73 @@ class Sharded(ModelParallelStrategy):
 
     def __init__(self, ranks: int, backend: str) -> None:
         """`backend` is that of torch.distributed."""
-        super().__init__(ranks, 1, save_distributed_checkpoint=False, process_group_backend=backend)
+        super().__init__(
+            ranks, 1, save_distributed_checkpoint=False, process_group_backend=backend, timeout=limit()
+        )
 
     @property
     def lightning_restore_optimizer(self) -> bool:
         """Whether a Trainer asks for the optimizer's state to be loaded, as with other strategies."""
         return True
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return whole weights, on the CPU; called by all ranks."""
-        assert self.lightning_module is not None
-        return whole(self.lightning_module.state_dict())
+    def setup_environment(self) -> None:
+        """Connect the ranks; each group of them gets the same time limit."""
+        super().setup_environment()
+        for group in self.device_mesh.get_all_groups():
+            torch.distributed.distributed_c10d._set_pg_timeout(limit(), group)
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """Return whole states, on the CPU; called by all ranks."""
-        return whole(optimizer.state_dict())
+        """Return whole states on the CPU to rank 0, and nothing to the others; called by all ranks."""
+        state: dict[str, Any] = get_optimizer_state_dict(self._module, optimizer, options=_WHOLE)
+        return numbered(state) if self.is_global_zero else {}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint, its tensors mapped from the file."""
         return read_checkpoint(Path(checkpoint_path))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Load this rank's part of whole weights."""
-        model = self.lightning_module
-        assert model is not None
-        own = model.state_dict()
-        given = checkpoint["state_dict"]
-        parts = {name: part_of(given[name], own[name]) if name in own else given[name] for name in given}
-        model.load_state_dict(parts, strict=strict)
+        """Load this rank's part of whole weights, which each rank has read."""
+        options = StateDictOptions(full_state_dict=True, strict=strict)
+        set_model_state_dict(self._module, dict(checkpoint["state_dict"]), options=options)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load this rank's part of whole states."""
-        for optimizer, given in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            state = {
-                n: {key: part_of(value, weights[n]) for key, value in values.items()}
-                for n, values in given["state"].items()
-            }
-            optimizer.load_state_dict({**given, "state": state})
+        """Load this rank's part of whole states, which each rank has read."""
+        options = StateDictOptions(full_state_dict=True)
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            set_optimizer_state_dict(
+                self._module, optimizer, named(state, self._names(optimizer)), options=options
+            )
+
+    @property
+    def _module(self) -> torch.nn.Module:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    def _names(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        """Return the names of the optimizer's parameters, group by group."""
+        names = {id(parameter): name for name, parameter in self._module.named_parameters()}
+        return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def whole(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state with its sharded tensors gathered, all on the CPU; called by all ranks."""
-    state = tree_map_only(DTensor, lambda tensor: tensor.full_tensor(), state)
-    found: dict[str, Any] = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), state)
-    return found
+def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's state with its parameters numbered in their order, as without shards."""
+    groups: list[dict[str, Any]] = []
+    numbers: dict[str, int] = {}
+    for group in state["param_groups"]:
+        numbers.update({name: len(numbers) + n for n, name in enumerate(group["params"])})
+        groups.append({**group, "params": [numbers[name] for name in group["params"]]})
+    return {
+        "state": {numbers[name]: values for name, values in state["state"].items()},
+        "param_groups": groups,
+    }
 
 
-def part_of(given: Any, own: Tensor) -> Any:
-    """Return this rank's part of a whole tensor, if it is of the shape of one that is sharded."""
-    if isinstance(own, DTensor) and torch.is_tensor(given) and given.shape == own.shape:
-        # each rank has read the whole: nothing to be sent
-        return distribute_tensor(given.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
-    return given
+def named(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return an optimizer's state with the names of its parameters in the place of their numbers."""
+    return {
+        "state": {names[number]: values for number, values in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [names[number] for number in group["params"]]}
+            for group in state["param_groups"]
+        ],
+    }

@@ -19,6 +19,7 @@ from composer.training.errors import TrainingError
 from composer.training.evaluate import lightning_precision
 from composer.training.ranks import OneMachine
 from composer.training.recorder import Recorder
+from composer.training.watch import limit
 
 
 def device_kind() -> str:
@@ -61,7 +62,7 @@ def device_count(train: Train) -> int:
 def trainer(train: Train, recorder: Recorder, environment: OneMachine) -> lightning.Trainer:
     """Return a Trainer that runs up to the recorder's last step and writes nothing of its own."""
     kind = device_kind()
-    return lightning.Trainer(
+    made = lightning.Trainer(
         accelerator=kind,
         devices=environment.world_size(),
         strategy=_strategy(train, environment.world_size()),
@@ -80,19 +81,28 @@ def trainer(train: Train, recorder: Recorder, environment: OneMachine) -> lightn
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    # its handler of SIGTERM runs a collective wherever the rank stands, while others are elsewhere
+    made._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return made
+
+
+def backend_of(train: Train, ranks: int) -> str | None:
+    """Return what the ranks talk through, if they do: the backend of torch.distributed."""
+    if ranks == 1 and train.strategy == "auto":
+        return None
+    return "nccl" if device_kind() == "cuda" else "gloo"
 
 
 def _strategy(train: Train, ranks: int) -> Any:
-    backend = "nccl" if device_kind() == "cuda" else "gloo"
+    if (backend := backend_of(train, ranks)) is None:
+        return "auto"
     if train.strategy == "fsdp":
         from composer.training.sharded import Sharded
 
         return Sharded(ranks, backend)
-    if train.strategy == "ddp" or ranks > 1:
-        from lightning.pytorch.strategies import DDPStrategy
+    from lightning.pytorch.strategies import DDPStrategy
 
-        return DDPStrategy(process_group_backend=backend)
-    return "auto"
+    return DDPStrategy(process_group_backend=backend, timeout=limit())
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 import csv
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from processes import run_all
 from runs import STEPS, TOKENS, contents, killed, on_a_small_disk, spec
 
 from composer import SpecError, compile, datamodule, load_run
@@ -25,12 +25,8 @@ from composer.training.score import read, score
 
 def fresh(*args):
     """Run a function of `runs` in a process of its own that holds no state of this one; its exit code."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["composer.training.run"])
-    process = context.Process(target=args[0], args=args[1:])
-    process.start()
-    process.join()
-    return process.exitcode
+    (code,) = run_all(args)
+    return code
 
 
 # the folder
@@ -187,7 +183,7 @@ def test_a_finished_run_returns_what_it_found(whole):
     assert contents(whole.folder) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_an_interrupted_run_saves_its_step_and_goes_on(whole, tmp_path, monkeypatch, number):
     monkeypatch.setattr(recorder, "_REPORT_SECONDS", 0)
     handler = signal.getsignal(number)
@@ -336,7 +332,7 @@ def test_accumulated_micro_batches_make_one_step(whole, tmp_path):
     assert parts.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=0.05)
     rows = [read_metrics(result.folder / "metrics.csv") for result in (parts, whole)]
     assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
-    assert rows[0][0]["train_loss"] == pytest.approx(rows[1][0]["train_loss"], rel=0.01)
+    assert rows[0][0]["train_loss"] == pytest.approx(rows[1][0]["train_loss"], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -1,0 +1,68 @@
+"""The loss of an optimizer step: the mean over its scored targets, however they are split.
+
+A micro-batch's loss is a mean over its own scored targets. Averaging these means over micro-batches and ranks
+would weight a target by how few others are scored beside it. Each mean is therefore weighted by its number of
+targets before the backward pass, and the gradients are divided by the step's total before they are clipped:
+the total is known only once the last micro-batch of every rank has been seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+IGNORED = -100
+
+
+class StepMean:
+    """Weights the losses of one optimizer step, and rescales its gradients at the end.
+
+    Attributes:
+        loss: the mean loss over the scored targets of the last step, on all ranks; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.loss: Tensor | None = None
+        self._sums: Tensor | None = None  # summed loss and scored targets of this rank's micro-batches
+
+    def start(self) -> None:
+        """Drop the micro-batches of a step that was never finished."""
+        self.loss = self._sums = None
+
+    def whole(self, loss: Tensor) -> Tensor:
+        """Return the loss of a step that is one micro-batch on one rank: its mean is the step's."""
+        self.loss = loss.detach()
+        return loss
+
+    def part(self, loss: Tensor, targets: Tensor, expected: float) -> Tensor:
+        """Return a micro-batch's mean loss times its scored targets over `expected`, those of an equal share.
+
+        `targets` are [batch, sequence], -100 where not scored. All parts of a step have the same `expected`.
+        """
+        scored = (targets != IGNORED).sum()
+        sums = torch.stack([loss.detach().double() * scored, scored.double()])
+        self._sums = sums if self._sums is None else self._sums + sums
+        return loss * (scored / expected)
+
+    @torch.no_grad()
+    def finish(self, weights: Iterable[nn.Parameter], expected: float, reduce: Callable[..., Any]) -> None:
+        """Make the gradients of `weights` those of the step's mean loss, if parts of it were weighted.
+
+        `expected` is that of all parts together; `reduce` sums a tensor over ranks.
+        """
+        if self._sums is None:
+            return
+        total, scored = reduce(self._sums, reduce_op="sum")
+        self._sums = None
+        scored = scored.clamp(min=1)
+        self.loss = (total / scored).float()
+        if gradients := [_local(weight.grad) for weight in weights if weight.grad is not None]:
+            torch._foreach_mul_(gradients, (expected / scored).to(gradients[0]))
+
+
+def _local(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
