@@ -32,7 +32,8 @@ def train(
     """Train a spec. Given again after it was stopped or killed, it goes on from the last checkpoint.
 
     The run folder keeps the resolved spec, its costs and plan, metrics.csv, the last and the best checkpoint,
-    and the best weights as safetensors. Ctrl-C saves and stops; a second one stops at once.
+    and the best weights as safetensors. Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and stop at the end of the
+    optimizer step; a second one stops at once.
     """
     from composer import load
     from composer.cli.console import console
