@@ -6,7 +6,7 @@ never more than half of a budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -58,7 +58,7 @@ _Measure: TypeAlias = Callable[[Record], float]
 
 
 def accounts(
-    config: SearchConfig, records: Iterable[Record], finals: int, left: int, now: Now | None = None
+    config: SearchConfig, records: Iterable[Record], finals: int, left: int, now: Sequence[Now] = ()
 ) -> Iterator[Account]:
     """Yield the budgets on tokens, FLOPs and time that a search has.
 
@@ -66,12 +66,13 @@ def accounts(
         records: all of them, finals included.
         finals: how many there will be in all.
         left: how many of them are still to come.
-        now: what this worker trains at the moment, when that began, and what time it is.
+        now: what is in training at the moment, as far as known: when each began, and what time it is.
     """
     own = [record for record in records if not record.imported]
     full = [record for record in own if record.status == "finished"]
     search = [record for record in own if record.kind != "final"]
-    by_clock, searched = clock(own, now), clock(search, now if now and now[0].kind != "final" else None)
+    by_clock = clock(own, now)
+    searched = clock(search, [each for each in now if each[0].kind != "final"])
     # workers side by side take less of the clock than their runs do one after another
     side_by_side = max(1.0, sum(record.seconds for record in search) / searched) if searched else 1.0
     limits: list[tuple[str, float | None, _Measure, float, float]] = [
@@ -96,11 +97,11 @@ def flops(record: Record) -> float:
     return record.costs.get("train_flops", 0.0) * share
 
 
-def clock(records: Iterable[Record], now: Now | None = None) -> float:
+def clock(records: Iterable[Record], now: Iterable[Now] = ()) -> float:
     """Return the seconds during which anyone trained: pieces at the same time count once."""
     spent, reached = 0.0, 0.0
     for begun, ended in sorted(
-        [*(span for each in records for span in _spans(each)), *([now[1:]] if now else [])]
+        [*(span for each in records for span in _spans(each)), *(each[1:] for each in now)]
     ):
         spent += max(0.0, ended - max(begun, reached))
         reached = max(reached, ended)

@@ -22,9 +22,18 @@ from search.report.write import write_report
 from search.requirements import check_search
 from search.state import Event, State, Watch, silent
 from search.study import Outcome, run_search
+from search.supervise import planned, run_workers
 from search.table import Lines, LiveTable, results, summary
+from search.worker_plan import WorkerPlan
 
 _ROWS = 20
+
+
+class Stopped(KeyboardInterrupt):
+    """The search was interrupted; the text says how to go on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"interrupted; run the same command again to continue (everything is in {folder})")
 
 
 def run(
@@ -34,25 +43,30 @@ def run(
     screen: Console,
     storage: str | None = None,
     olds: Sequence[Path] = (),
+    workers: int | None = None,
 ) -> None:
     """Search `space` in `out` or its own folder, and print to `screen` how it ended.
 
-    Results of the searches in `olds` are brought in first.
+    Results of the searches in `olds` are brought in first. `workers` is how many processes search: by default
+    as many as the machine has room for.
     """
     folder = _ready(space, out, storage)
     with nullcontext(unseen) if quiet else shown(screen) as arriving:
         notes = _imported(space, folder, out, storage, olds, arriving)
     for note in () if quiet else notes:
         screen.print(note, soft_wrap=True, markup=False, highlight=False)
+    plan = planned(space, folder, storage, workers)
     if not quiet:
-        print(f"searching in {folder}")
+        print(f"searching in {folder}" + (f" with {plan}" if plan.count > 1 else ""), flush=True)
+    if plan.note:
+        print(plan.note, file=sys.stderr)
     if quiet:
-        ended = run_search(space, folder, watch=silent, storage=storage)
+        ended = _search(space, folder, plan, silent, storage)
     elif screen.is_terminal:
         with LiveTable(screen) as table:
-            ended = run_search(space, folder, watch=table, storage=storage)
+            ended = _search(space, folder, plan, table, storage)
     else:
-        ended = run_search(space, folder, watch=Lines(screen), storage=storage)
+        ended = _search(space, folder, plan, Lines(screen), storage)
     report = _report(ended)
     screen.print(results(ended.state, _ROWS))
     for line in summary(ended.folder, ended.state, ended.reason):
@@ -61,16 +75,37 @@ def run(
         screen.print(f"report: {report}", soft_wrap=True, markup=False)
 
 
-def run_events(space: Space, out: Path | None, storage: str | None = None, olds: Sequence[Path] = ()) -> None:
+def run_events(
+    space: Space,
+    out: Path | None,
+    storage: str | None = None,
+    olds: Sequence[Path] = (),
+    workers: int | None = None,
+) -> None:
     """Search `space` in `out` or its own folder, and print nothing but events, as JSON lines.
 
-    Results of the searches in `olds` are brought in first.
+    Results of the searches in `olds` are brought in first; `workers` as in `run`.
     """
     folder = _ready(space, out, storage)
     notes = _imported(space, folder, out, storage, olds)
+    plan = planned(space, folder, storage, workers)
     events = Events(sys.stdout, folder, space.name)
-    ended = run_search(space, folder, watch=_noting(events, notes), storage=storage)
+    notes += [plan.note] if plan.note else []
+    ended = _search(space, folder, plan, _noting(events, notes), storage)
     events.end(ended.state, ended.reason, _report(ended))
+
+
+def _search(space: Space, folder: Path, plan: WorkerPlan, watch: Watch, storage: str | None) -> Outcome:
+    """Search in this process, or with workers of their own; say how to go on where it is interrupted."""
+    try:
+        if plan.count == 1:
+            return run_search(space, folder, watch=watch, storage=storage)
+        ended = run_workers(space, folder, plan, watch=watch, storage=storage)
+    except KeyboardInterrupt:
+        raise Stopped(folder) from None
+    for told in ended.failures:
+        print(told, file=sys.stderr)
+    return ended
 
 
 def _ready(space: Space, out: Path | None, storage: str | None) -> Path:

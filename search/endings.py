@@ -9,6 +9,7 @@ from pathlib import Path
 from optuna import Study
 from optuna.trial import FrozenTrial
 
+from composer.costs.units import count_text
 from composer.spec.space import Space
 from composer.training.errors import TrainingError
 from composer.training.files import write_text
@@ -18,13 +19,15 @@ from search.candidates import INVALID, candidate
 from search.errors import Crash
 from search.ledger import Record
 from search.state import State
+from search.words import titled
 
 
-def over(state: State, fruitless: int) -> str | None:
+def over(state: State, folder: Path, fruitless: int) -> str | None:
     """Say why no further trial is begun; nothing while one may be.
 
     Args:
         state: where the search stands.
+        folder: of the search.
         fruitless: proposals in a row without a new feasible spec, if too many, else 0.
     """
     done = sum(not record.imported for record in state.done())
@@ -35,7 +38,10 @@ def over(state: State, fruitless: int) -> str | None:
         if account.used_up:
             return f"the budget of {account.text(account.limit)} {account.name} is used up {told}"
     if fruitless:
-        return f"no new feasible spec in {fruitless} proposals in a row: the space seems exhausted {told}"
+        return (
+            f"no new feasible spec in {fruitless} proposals in a row: the space seems exhausted {told}; to "
+            f"go on, add choices to the space or raise a cap, and search it with `--import {folder}`"
+        )
     return None
 
 
@@ -58,6 +64,12 @@ def hopeless(space: Space, study: Study) -> str:
         f"the nearest miss exceeds {missed}: {answers}\n"
         f"raise caps.{cap}, or widen the space towards smaller models"
     )
+
+
+def taken_over(state: State, record: Record) -> str:
+    """Say whose run is gone on with, and from where."""
+    name = titled(state, record)
+    return f"{name}: taken over from worker {state.left_by}, from {count_text(state.step.tokens)} tokens on"
 
 
 def crashing(folder: Path, crashes: list[Record]) -> str:

@@ -39,8 +39,10 @@ class Events:
             if self._clock() - self._drawn < _PAUSE:
                 return
             self._drawn = self._clock()
-        if event != "end":
+        if event == "begin":
             self._write(event, dict(self._told(event, state)))
+        elif event != "end":
+            self._write(event, {"worker": state.worker, **dict(self._told(event, state))})
 
     def end(self, state: State, reason: str, report: Path | None) -> None:
         """Write how it ended."""
@@ -101,6 +103,12 @@ class Events:
                 yield "target", state.target
                 yield "train_loss", state.step.train_loss
                 yield "seconds", round(record.seconds, 3)
+            case "taken_over" if record is not None:
+                yield "name", record.name
+                yield "kind", _kind(state, record)
+                yield "folder", record.folder
+                yield "left_by", state.left_by
+                yield "tokens", state.step.tokens
             case "rung" if record is not None:
                 yield from _run(state, record).items()
                 yield "milestone", len(record.seen)
@@ -152,10 +160,9 @@ def _moved(state: State) -> Iterator[dict[str, Any]]:
 
 def _run(state: State, record: Record) -> dict[str, Any]:
     """Return a record by stable names."""
-    is_trial = record.kind == "trial"
     return {
         "name": record.name,
-        "kind": "baseline" if is_trial and state.is_baseline(record) else record.kind,
+        "kind": _kind(state, record),
         "status": record.status,
         "reason": record.reason,
         "folder": record.folder,
@@ -168,6 +175,10 @@ def _run(state: State, record: Record) -> dict[str, Any]:
         "again": record.again or None,
         "imported": record.imported or None,
     }
+
+
+def _kind(state: State, record: Record) -> str:
+    return "baseline" if record.kind == "trial" and state.is_baseline(record) else record.kind
 
 
 def _standing(state: State, at: Standing) -> dict[str, Any]:

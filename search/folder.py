@@ -10,6 +10,7 @@ leaderboard.csv       all of them, the best first
 best/                 spec and checkpoints of the winner
 database.txt          where records and study are, if in a database (then records/ is a copy)
 workers/              one lease for each worker alive
+logs/                 what local workers printed, where they printed anything
 lock                  held for moments, by the worker that claims
 publish.lock          held by the worker that writes leaderboard.csv and best/
 import.lock           held by whoever brings in results of another search
@@ -27,7 +28,7 @@ from composer.training.files import write_text
 from search.errors import SearchError
 from search.locks import exclusive
 
-SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, IMPORT, WORKERS, DATABASE, IMPORTED_RUNS = (
+SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, IMPORT, WORKERS, DATABASE, IMPORTED_RUNS, LOGS = (
     "space.txt",
     "study.journal",
     "records",
@@ -39,6 +40,7 @@ SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, IMPORT, WORKERS, DATA
     "workers",
     "database.txt",
     "imported",
+    "logs",
 )
 
 _SHOWN = 12

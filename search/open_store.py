@@ -7,13 +7,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from composer.spec.errors import os_message
 from composer.spec.space import Space
 from search.errors import SearchError
-from search.folder import refuse_database
+from search.folder import enter, refuse_database
 from search.folder_store import FolderStore
+from search.lease import beating
+from search.requirements import check_search
 from search.store import Store
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+
+
+@contextmanager
+def open_search(space: Space, folder: Path, storage: str | None) -> Iterator[Store]:
+    """Check a space, make its folder or join the search there, and keep a lease in its store until the end.
+
+    Raises:
+        SpecError: the space cannot be searched as things are; see `check_search`.
+        SearchError: the folder or the database cannot be used.
+    """
+    check_search(space)
+    try:
+        enter(folder, space)
+        with open_store(folder, space, storage) as store, beating(store.touch, store.is_lost):
+            yield store
+    except OSError as error:
+        raise SearchError(
+            f"{os_message(error, error.filename or folder)}\n"
+            "what was written before is whole; the same command goes on from there"
+        ) from None
 
 
 @contextmanager

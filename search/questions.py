@@ -11,6 +11,8 @@ from typing import Any
 from optuna import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from search.telling import IMPORTED, OUTCOME
+
 MORE_TRIALS = "more trials"
 """What a question waits for that came to a new spec when no trial was left."""
 
@@ -22,6 +24,13 @@ class Questions:
 
     def __init__(self, study: Study, worker: str) -> None:
         self._study, self._worker = study, worker
+
+    def told_and_open(self) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+        """Return those that were answered, but for imported ones, and the open ones, oldest first."""
+        trials = self._study.get_trials(deepcopy=False)
+        told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        own = [trial for trial in told if trial.user_attrs[OUTCOME] != IMPORTED]
+        return own, [trial for trial in trials if trial.state == TrialState.RUNNING]
 
     def ask(self) -> Trial:
         """Ask the sampler for another, to be answered by this worker."""

@@ -19,7 +19,25 @@ from search.goals import Goals, Values
 from search.ledger import Ledger, Record
 from search.trainer import Step
 
-Event: TypeAlias = Literal["begin", "proposed", "started", "progress", "rung", "ended", "note", "end"]
+Event: TypeAlias = Literal[
+    "begin", "proposed", "started", "taken_over", "progress", "rung", "ended", "note", "end"
+]
+
+
+@dataclass
+class Activity:
+    """What one worker does: the run that it trains, if any, and else what it last had to say.
+
+    Attributes:
+        step: how far the run is, `target` where it goes, `since` when that began, in seconds since 1970.
+        note: in words.
+    """
+
+    record: Record | None = None
+    step: Step = field(default_factory=lambda: Step(0))
+    target: int = 0
+    since: float = 0.0
+    note: str = ""
 
 
 @dataclass
@@ -31,8 +49,11 @@ class State:
         outcomes: how many proposals were feasible, over, invalid, repeat; over all starts.
         drawn: how many candidates were costed to find these.
         running: the record that this worker trains, if any; `step` is how far it is, `target` where it goes,
-            `since` when it began, in seconds since 1970.
+            `since` when it began, in seconds since 1970. With local workers, of the one that the event is of.
+        worker: the name of this worker, or of the one that the event is of.
+        left_by: of a run taken over, the worker that left it; `step` is where it goes on from.
         note: what else there is to say, in words.
+        local: what each worker that this process started does, by number; empty where it searches itself.
     """
 
     config: SearchConfig
@@ -45,7 +66,10 @@ class State:
     step: Step = field(default_factory=lambda: Step(0))
     target: int = 0
     since: float = 0.0
+    worker: str = ""
+    left_by: str = ""
     note: str = ""
+    local: dict[int, Activity] = field(default_factory=dict)
 
     def is_baseline(self, record: Record) -> bool:
         """Whether a record, or what a final trains again, is a baseline: now, or when it began."""
@@ -130,11 +154,20 @@ class State:
 
     def accounts(self) -> list[Account]:
         """Return the budgets that are not counted in trials."""
-        now = (self.running, self.since, time.time()) if self.running is not None else None
+        at_work = [Activity(self.running, since=self.since), *self.local.values()]
+        now = [(each.record, each.since, time.time()) for each in at_work if each.record is not None]
         # one in training is not spent before it ends
         ended = sum(record.status != "running" for record in self.ledger.finals())
         count = self.finals().count()
         return list(accounts(self.config, self.ledger.every(), count, max(0, count - ended), now))
+
+    def runs_left(self) -> float:
+        """Return how many runs are still to be begun or to end, at most: trials, baselines and finals."""
+        waiting = sum(self.ledger.find(identity) is None for identity in self.baselines)
+        running = sum(record.status == "running" for record in self.ledger)
+        ended = sum(record.status != "running" for record in self.ledger.finals())
+        trials = max(0, self.trials_left())
+        return trials + waiting + running + max(0, self.finals().count() - ended)
 
     def trials_left(self) -> float:
         """Return how many trials may still be claimed; imported ones do not count."""

@@ -20,34 +20,31 @@ from pathlib import Path
 from typing import TypeAlias
 
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
-from composer.spec.errors import os_message
 from composer.spec.models import Spec
 from composer.spec.space import Space
 from search.adopting import adopt, claim, lacking
 from search.baselines import baselines
 from search.candidates import Candidate, candidate
 from search.drawn import total
-from search.endings import crashing, hopeless, last_read, leave_cause, over
+from search.endings import crashing, hopeless, last_read, leave_cause, over, taken_over
 from search.errors import Crash, SearchError
 from search.finals import respec
-from search.folder import PUBLISH, enter
+from search.folder import PUBLISH
 from search.goals import Goals
 from search.leaderboard import publish
-from search.lease import beating
 from search.ledger import Ledger, Record, Seen, free
 from search.locks import exclusive
-from search.open_store import open_store
+from search.open_store import open_search
 from search.questions import MORE_TRIALS, Questions, awaited, holder
-from search.requirements import check_search
 from search.rungs import milestones, status_after, tokens
 from search.same_data import check_data, same_data
 from search.samplers import origin, sampler
 from search.specs import bring_specs, spec_of
 from search.state import State, Watch, silent
 from search.store import Store
-from search.telling import IMPORTED, OUTCOME, suggest, tell
+from search.telling import OUTCOME, suggest, tell
 from search.trainer import Step, Train, train
 from search.words import moved_note
 
@@ -65,11 +62,12 @@ _Task: TypeAlias = Callable[[], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended: where it stands, and why it stopped."""
+    """How a search ended: where it stands, and why it stopped; `failures` are of local workers, in words."""
 
     folder: Path
     state: State
     reason: str
+    failures: tuple[str, ...] = ()
 
 
 def run_search(
@@ -84,20 +82,11 @@ def run_search(
         SearchError: the folder or the database cannot be used, no candidate is feasible, or candidates crash
             in a row.
     """
-    assert space.search is not None
-    check_search(space)
-    try:
-        enter(folder, space)
-        with open_store(folder, space, storage) as store, beating(store.touch, store.is_lost):
-            search = _Search(space, folder, store, train, watch)
-            reason = search.run()
-            watch("end", search.state)
-            return Outcome(folder, search.state, reason)
-    except OSError as error:
-        raise SearchError(
-            f"{os_message(error, error.filename or folder)}\n"
-            "what was written before is whole; the same command goes on from there"
-        ) from None
+    with open_search(space, folder, storage) as store:
+        search = _Search(space, folder, store, train, watch)
+        reason = search.run()
+        watch("end", search.state)
+        return Outcome(folder, search.state, reason)
 
 
 class _Deposed(Exception):
@@ -115,7 +104,8 @@ class _Search:
         self.crashes: list[Record] = []
         self.lost_since: float | None = None
         self.ledger = Ledger(store)
-        self.state = State(self.config, self.goals, self.ledger, baselines=set(self.baselines))
+        self.state = State(self.config, self.goals, self.ledger, set(self.baselines), worker=self.me)
+        self.left_by: dict[str, str] = {}
         self._open_study()
 
     def _open_study(self) -> None:
@@ -207,7 +197,7 @@ class _Search:
         """Say why no further trial is begun, if so."""
         if self.fruitless >= PATIENCE and all(record.kind != "trial" for record in self.ledger):
             raise SearchError(hopeless(self.space, self.study))
-        return over(self.state, PATIENCE if self.fruitless >= PATIENCE else 0)
+        return over(self.state, self.folder, PATIENCE if self.fruitless >= PATIENCE else 0)
 
     def _unclaimed(self, questions: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Return the questions that may still become trials."""
@@ -256,6 +246,7 @@ class _Search:
 
     def _take(self, record: Record) -> None:
         """Take over what nobody works on any more."""
+        self.left_by[record.key] = record.worker
         record.worker = self.me
         self.ledger.save(record)
 
@@ -304,6 +295,7 @@ class _Search:
 
         def report(step: Step) -> None:
             self.state.step = step
+            self._say_taken_over(record)
             record.seconds = before + time.monotonic() - began
             self.watch("progress", self.state)
 
@@ -314,6 +306,8 @@ class _Search:
             # what crashes took its time, too
             record.seconds = before + time.monotonic() - began
             record.spans.append((self.state.since, time.time()))
+        self.state.step = Step(trained.tokens, self.state.step.train_loss)
+        self._say_taken_over(record)
         with self._mine(record):
             record.seen.append(Seen(trained.tokens, values, trained.metrics))
             record.status = status_after(record, self.ledger, self.goals, self.config.keep, end)
@@ -322,6 +316,13 @@ class _Search:
         self.watch("rung", self.state)
         if note := moved_note(self.state, record):
             self._note(note)
+
+    def _say_taken_over(self, record: Record) -> None:
+        """Say whose run this worker goes on with, as soon as it is known from where."""
+        self.state.left_by = self.left_by.pop(record.key, "")
+        if self.state.left_by:
+            self.state.note = taken_over(self.state, record)
+            self.watch("taken_over", self.state)
 
     @contextmanager
     def _mine(self, record: Record) -> Iterator[None]:
@@ -358,11 +359,9 @@ class _Search:
 
     def _count(self) -> list[FrozenTrial]:
         """Count what became of all questions since the last new spec; return the open ones, oldest first."""
-        trials = self.study.get_trials(deepcopy=False)
-        told = [t for t in trials if t.state == TrialState.COMPLETE and t.user_attrs[OUTCOME] != IMPORTED]
+        told, opened = self.questions.told_and_open()
         self.state.outcomes = Counter(trial.user_attrs[OUTCOME] for trial in told)
         self.state.drawn = total(trial.user_attrs for trial in told)
-        opened = [trial for trial in trials if trial.state == TrialState.RUNNING]
         newest = max((record.asked for record in self.ledger if record.asked is not None), default=-1)
         led_nowhere = [*told, *(trial for trial in opened if awaited(trial))]
         self.fruitless = sum(trial.number > newest for trial in led_nowhere)

@@ -41,6 +41,8 @@ from search.words import (
 
 _REFRESH = 0.25
 _ROWS = 10
+_OTHER_LINES = 12
+"""Lines of a picture beside its rows: headings, finals, counts, a note."""
 _DAY = 86_400
 
 
@@ -60,7 +62,7 @@ class Lines:
         elif event == "ended" and state.running is not None:
             record = state.running
             self._print(f"{titled(state, record)}: {_result(state, record)}; {_progress(state)}")
-        elif event == "note":
+        elif event in ("note", "taken_over"):
             self._print(state.note)
 
     def _print(self, text: str) -> None:
@@ -89,17 +91,22 @@ class LiveTable:
         if event in ("progress", "proposed") and now - self._drawn < _REFRESH:
             return
         self._drawn = now
-        self._live.update(picture(state), refresh=True)
+        # a picture higher than the terminal would lose its end
+        rows = self._live.console.height - len(state.local) - _OTHER_LINES
+        self._live.update(picture(state, max(1, min(_ROWS, rows))), refresh=True)
 
 
-def picture(state: State) -> Group:
-    """Draw the state: the run in progress, the best so far, counts and time left."""
+def picture(state: State, rows: int = _ROWS) -> Group:
+    """Draw the state: runs in progress, the best so far, counts and time left."""
     told = [
         Text(_progress(state)),
         Text(counts(state), "dim"),
         *(Text(each, "dim") for each in _moved(state)),
     ]
-    return Group(*_running(state), results(state, _ROWS), *told, *([Text(state.note)] if state.note else []))
+    running = [workers_table(state)] if state.local else _own_run(state)
+    shown = any(doing.note and state.note.endswith(doing.note) for doing in state.local.values())
+    note = [Text(state.note)] if state.note and not shown else []
+    return Group(*running, *_elsewhere_lines(state), results(state, rows), *told, *note)
 
 
 def results(state: State, rows: int) -> Group:
@@ -219,7 +226,7 @@ def _difference(found: Comparison) -> str:
     return f"{found.one.metric} {found.size}" + (f" ({found.doubt})" if found.doubt else "")
 
 
-def _running(state: State) -> Iterator[Text]:
+def _own_run(state: State) -> Iterator[Text]:
     record = state.running
     if record is None:
         yield Text("proposing and costing candidates")
@@ -229,6 +236,31 @@ def _running(state: State) -> Iterator[Text]:
         tokens = f"{count_text(step.tokens)} of {count_text(state.target)} tokens"
         yield Text(f"{titled(state, record)}: {tokens}{loss}{_rung(state, record)}", "bold")
         yield Text(knobs_text(record), "dim", overflow="ellipsis", no_wrap=True)
+
+
+def workers_table(state: State) -> Table:
+    """Draw what each local worker does."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("worker", "trains"):
+        table.add_column(name, no_wrap=True)
+    for name in ("tokens", "train loss"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("rungs", justify="right", no_wrap=True)
+    table.add_column("knobs")
+    for number, doing in state.local.items():
+        record = doing.record
+        if record is None:
+            table.add_row(str(number), Text(doing.note or "proposing", "dim"))
+            continue
+        tokens = f"{count_text(doing.step.tokens)} of {count_text(doing.target)}"
+        loss = "" if doing.step.train_loss is None else f"{doing.step.train_loss:.3f}"
+        rungs = "" if record.kind == "final" or not state.config.marks else str(len(record.seen))
+        knobs = Text(knobs_text(record), "dim", no_wrap=True, overflow="ellipsis")
+        table.add_row(str(number), titled(state, record), tokens, loss, rungs, knobs)
+    return table
+
+
+def _elsewhere_lines(state: State) -> Iterator[Text]:
     for other in _elsewhere(state):
         seen = f"{count_text(other.tokens)} tokens at its last rung" if other.seen else ""
         seen = seen or ("before its first rung" if _rung(state, other) else "training")
@@ -243,9 +275,10 @@ def _rung(state: State, record: Record) -> str:
 
 
 def _elsewhere(state: State) -> list[Record]:
-    """Return what other workers train, as far as this one knows."""
-    own = state.running.identity if state.running else None
-    return [each for each in state.ledger.every() if each.status == "running" and each.identity != own]
+    """Return what others train than this process and the workers it started, as far as is known."""
+    at_work = [state.running, *(doing.record for doing in state.local.values())]
+    own = {record.identity for record in at_work if record is not None}
+    return [each for each in state.ledger.every() if each.status == "running" and each.identity not in own]
 
 
 def _progress(state: State, now: datetime | None = None) -> str:
@@ -255,7 +288,8 @@ def _progress(state: State, now: datetime | None = None) -> str:
     if not left:
         return told
     # each worker trains one at a time
-    left /= 1 + len(_elsewhere(state))
+    own = sum(doing.record is not None for doing in state.local.values())
+    left /= max(1, own) + len(_elsewhere(state))
     end = (now or datetime.now()) + timedelta(seconds=left)
     when = end.strftime("%H:%M" if left < _DAY else "%Y-%m-%d %H:%M")
     return f"{told}, about {duration(left)} left, until {when}"

@@ -52,6 +52,12 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(autouse=True)
+def one_worker(monkeypatch):
+    """A search is in the test's own process, unless it asks for `--workers`."""
+    monkeypatch.setattr("search.worker_plan.available_cores", lambda: 1)
+
+
+@pytest.fixture(autouse=True)
 def uncalibrated(tmp_path_factory, monkeypatch):
     """No device that somebody calibrated on this account."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "nobody"))

@@ -19,6 +19,16 @@ def search(
         typer.Option(metavar="DIR", help="The search folder, instead of `runs/<name>-<identity>`."),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials, in place of search.trials.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes that search side by side on this machine. By default one for each GPU, else as "
+            "many as the CPU cores and the memory have room for; 1 searches in this process.",
+            show_default=False,
+        ),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -43,8 +53,9 @@ def search(
 ) -> None:
     """Search a space for its best specs: propose, cost, train in rungs, keep the best.
 
-    The same command goes on with a search that was interrupted or killed; given again while one runs, on any
-    machine that sees the folder or the database, it joins as another worker. The folder holds every trial,
+    All cores and GPUs of this machine are used (`--workers`). The same command goes on with a search that was
+    interrupted or killed; given again while one runs, on any machine that sees the folder or the database, it
+    joins with workers of its own. The folder holds every trial,
     `leaderboard.csv`, the winner in `best/`, the Pareto front in `front/` and a report, `report.html`.
     """
     from composer.spec.space import load_space
@@ -64,9 +75,12 @@ def search(
 
     try:
         if events:
-            run_events(space, out, storage, olds or ())
+            run_events(space, out, storage, olds or (), workers)
         else:
-            run(space, out, quiet, console(), storage, olds or ())
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+            run(space, out, quiet, console(), storage, olds or (), workers)
+    except KeyboardInterrupt as stopped:
+        print(
+            stopped if str(stopped) else "interrupted; run the same command again to continue",
+            file=sys.stderr,
+        )
         raise typer.Exit(130) from None

@@ -1,14 +1,29 @@
-"""How many threads a training on a CPU runs on."""
+"""How many threads a training on a CPU runs on. Torch-free until it is asked to set them."""
 
 from __future__ import annotations
 
-import torch
+from functools import cache
 
-_DEFAULT = torch.get_num_threads()
 _WORTH_SHARING = 1 << 19
 """Elements of one activation: two threads were slower than one at 0.1M, faster at 1M, on two cores."""
 
 
+def is_worth_sharing(elements: int) -> bool:
+    """Whether an activation of `elements` (tokens x width) is large enough to be shared among threads."""
+    return elements >= _WORTH_SHARING
+
+
 def use_fitting_threads(elements: int) -> None:
     """Run on one thread where an activation of `elements` (tokens x width) is too small to share out."""
-    torch.set_num_threads(1 if elements < _WORTH_SHARING else _DEFAULT)
+    import torch
+
+    default = _default()
+    torch.set_num_threads(default if is_worth_sharing(elements) else 1)
+
+
+@cache
+def _default() -> int:
+    """Return torch's own number of threads, as of the first call."""
+    import torch
+
+    return torch.get_num_threads()

@@ -7,7 +7,9 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from composer.spec.identity import run_hash
@@ -89,6 +91,7 @@ class FakeTraining:
         path = folder / "tokens"
         start = int(path.read_text()) if path.exists() else 0
         end = spec.train.tokens if until is None else until
+        report(Step(start))
         report(Step(end, 0.5))
         self.fault(spec, end)
         if start < end:
@@ -108,3 +111,20 @@ def kills(script: str, root: Path, stride: int) -> int:
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | paths)
     assert done.returncode == 0, done.stdout + done.stderr
     return int(done.stdout.split()[0])
+
+
+@dataclass(frozen=True)
+class SlowTraining:
+    """Fake training that a process can be sent: each piece takes `seconds`, told in steps of a 20th."""
+
+    seconds: float
+
+    def __call__(
+        self, spec: Spec, folder: Path, until: int | None, report: Callable[[Step], None]
+    ) -> Trained:
+        path = folder / "tokens"
+        start = int(path.read_text()) if path.exists() else 0
+        for _ in range(20):
+            report(Step(start, 0.5))
+            time.sleep(self.seconds / 20)
+        return FakeTraining()(spec, folder, until, report)

@@ -32,7 +32,7 @@ def test_the_clock_counts_each_second_once(pieces, rng):
 
 
 def test_what_is_being_trained_counts_by_the_clock():
-    assert clock([record((10, 20))], (record(), 15.0, 27.0)) == 17
+    assert clock([record((10, 20))], [(record(), 15.0, 27.0)]) == 17
 
 
 def test_what_crashed_counts_by_the_clock(tmp_path):

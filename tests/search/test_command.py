@@ -112,7 +112,7 @@ def test_the_default_folder_is_below_runs_and_an_interrupt_can_be_gone_on_from(
     assert main(["search", small]) == 130
     out, err = capsys.readouterr()
     assert f"searching in runs/small-{load_space(small).identity()}" in out
-    assert "the same command goes on from here" in err
+    assert "run the same command again to continue" in err
 
 
 @pytest.mark.parametrize(

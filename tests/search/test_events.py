@@ -32,11 +32,12 @@ COUNTS = {"done", "trials", "finals_done", "finals"}
 BEGIN = {"folder", "space", "objectives", "rungs", "rungs_in", "baselines", "proposals", "sampler", "budgets"}
 FIELDS = {
     "begin": BEGIN | {"finalists", "seeds", "lr_sweep"} | COUNTS,
-    "proposed": {"outcomes", "proposals"},
+    "proposed": {"worker", "outcomes", "proposals"},
     "started": RUN | COUNTS,
-    "progress": {"name", "tokens", "target", "train_loss", "seconds"},
+    "taken_over": {"worker", "name", "kind", "folder", "left_by", "tokens"},
+    "progress": {"worker", "name", "tokens", "target", "train_loss", "seconds"},
     "rung": RUN | {"milestone", "metrics", "tau_bound"},
-    "note": {"note"},
+    "note": {"worker", "note"},
     "ended": RUN | COUNTS | {"front", "seconds_left", "budgets"},
     "end": {
         "reason",
@@ -71,7 +72,7 @@ def watched(tmp_path, *overrides: str, train=None, **options) -> list[dict]:
 
 def test_every_event_has_its_fields_and_no_other(tmp_path):
     found = watched(tmp_path)
-    assert {event["event"] for event in found} - {"note"} == FIELDS.keys() - {"note"}
+    assert {event["event"] for event in found} | {"note", "taken_over"} == FIELDS.keys()
     for event in found:
         assert event.keys() == FIELDS[event["event"]] | {"event", "time"}
     assert [found[0]["event"], found[-1]["event"]] == ["begin", "end"]

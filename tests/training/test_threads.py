@@ -7,7 +7,7 @@ from composer.training import threads
 
 def test_only_large_activations_are_shared_out(monkeypatch):
     before = torch.get_num_threads()
-    monkeypatch.setattr(threads, "_DEFAULT", 2)
+    monkeypatch.setattr(threads, "_default", lambda: 2)
     try:
         threads.use_fitting_threads(2400 * 48)
         assert torch.get_num_threads() == 1

@@ -1,0 +1,16 @@
+"""`composer search` with fake training that sleeps: `local_command.py SECONDS ARGUMENT..` is a process."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from fake_training import SlowTraining
+
+from composer.cli.main import main
+from search import command
+from search.supervise import run_workers
+
+if __name__ == "__main__":
+    command.run_workers = partial(run_workers, train=SlowTraining(float(sys.argv[1])))
+    sys.exit(main(["search", *sys.argv[2:]]))
