@@ -12,7 +12,7 @@ from composer.spec.merge import merge, override
 from composer.spec.models import Provenance, Spec
 from composer.spec.resolve import Resolver
 from composer.spec.semantic import semantic
-from composer.spec.tree import NAME, Node, join
+from composer.spec.tree import NAME, Flaws, Node, join
 from composer.spec.validate import build
 from composer.spec.yaml12 import read
 
@@ -40,15 +40,31 @@ def loads(text: str, name: str = "<text>", overrides: Sequence[str] = ()) -> Spe
 def read_tree(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Node:
     """Read the file at `path` and those it extends into one tree, `overrides` on top.
 
+    Faults that leave a tree to be checked stand in its `flaws`.
+
     Raises:
         SpecError: a file cannot be read, is no YAML mapping, or extends itself.
     """
-    return overridden(_file(os.fspath(path), (), None), overrides)
+    flaws = Flaws()
+    return _flawed(_file(os.fspath(path), (), None, flaws), overrides, flaws)
 
 
 def read_text(text: str, name: str = "<text>", overrides: Sequence[str] = ()) -> Node:
     """Read YAML text, and the files it extends, into one tree; see `read_tree`."""
-    return overridden(_extended(read(text, name), "", ()), overrides)
+    flaws = Flaws()
+    return _flawed(_extended(read(text, name, flaws=flaws), "", (), flaws), overrides, flaws)
+
+
+def _flawed(tree: Node, overrides: Sequence[str], flaws: Flaws) -> Node:
+    """Lay options over a tree, and give it its flaws; an option that cannot be is one of them."""
+    for option in overrides:
+        try:
+            tree = override(tree, option)
+        except SpecError as error:
+            flaws.faults += error.faults
+            flaws.unknown += [option.partition("=")[0].strip()] if "=" in option else []
+    tree.flaws = flaws
+    return tree
 
 
 def overridden(tree: Node, overrides: Sequence[str]) -> Node:
@@ -64,7 +80,7 @@ def overridden(tree: Node, overrides: Sequence[str]) -> Node:
     return tree
 
 
-def _file(path: str, above: tuple[str, ...], asked: Fault | None) -> Node:
+def _file(path: str, above: tuple[str, ...], asked: Fault | None, flaws: Flaws) -> Node:
     """Read one file and its parents; `asked` is the fault to raise at the place that named the file."""
 
     def fault(expected: str, got: str) -> SpecError:
@@ -88,14 +104,20 @@ def _file(path: str, above: tuple[str, ...], asked: Fault | None) -> Node:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise SpecError(
+                [Fault(path, 1, 1, "", "UTF-8 text", "UTF-16", "save the file as UTF-8")]
+            ) from None
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
         byte = f"the byte 0x{data[error.start]:02x}"
-        raise SpecError([Fault(path, line, column, "", "UTF-8 text", byte)]) from None
-    return _extended(read(text, path), os.path.dirname(path), (*above, real))
+        raise SpecError(
+            [Fault(path, line, column, "", "UTF-8 text", byte, "save the file as UTF-8")]
+        ) from None
+    return _extended(read(text, path, flaws=flaws), os.path.dirname(path), (*above, real), flaws)
 
 
-def _extended(tree: Node, folder: str, above: tuple[str, ...]) -> Node:
+def _extended(tree: Node, folder: str, above: tuple[str, ...], flaws: Flaws) -> Node:
     if not isinstance(tree.value, dict):
         got = "an empty file" if tree.value is None else shown(tree.plain)
         raise SpecError([Fault(*tree.place, "", "a mapping with the keys of a spec", got)])
@@ -111,9 +133,8 @@ def _extended(tree: Node, folder: str, above: tuple[str, ...]) -> Node:
             faults.append(item.fault("extends", "the path of a file or a list of them", shown(item.plain)))
             continue
         try:
-            parent = _file(
-                os.path.normpath(os.path.join(folder, item.value)), above, item.fault("extends", "", "")
-            )
+            path = os.path.normpath(os.path.join(folder, item.value))
+            parent = _file(path, above, item.fault("extends", "", ""), flaws)
             below = parent if below is None else merge(below, parent)
         except SpecError as error:
             faults += error.faults
@@ -135,16 +156,18 @@ def resolve_spec(tree: Node) -> Spec:
     """
     assert isinstance(tree.value, dict)
     top = dict(tree.value)
-    faults: list[Fault] = []
+    flaws = tree.flaws or Flaws()
+    faults = list(flaws.faults)
     if "search" in top:
         got, hint = "a space, which holds `search:`", "give it to `composer search`"
         # its choices are right where they belong
-        raise SpecError([top["search"].fault("search", "a spec", got, hint, key=True)])
+        raise SpecError([*faults, top["search"].fault("search", "a spec", got, hint, key=True)])
     if "extends" in top:
         node = top.pop("extends")
         faults.append(node.fault("extends", "extends in a file only", "an option"))
     let, wrong = read_let(top.pop("let", None))
     resolver = Resolver(let)
+    resolver.broken += flaws.unknown
     resolved = Node({name: resolver.resolve(node, name) for name, node in top.items()}, tree.place)
     faults += [*wrong, *unused_let(let, resolver.names)]
     spec = finish(resolved, resolver, faults)

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from blocks.core.config import Config
 from blocks.core.invalid import INVALID, Unknown
 from composer.spec.hints import meant
-from composer.spec.tree import Node
+from composer.spec.tree import Node, within
 
 C = TypeVar("C", bound=Config)
 
@@ -25,8 +25,7 @@ def partial_at(config: type[C], node: Node, path: str, broken: Collection[str]) 
     if not isinstance(node.value, dict):
         return None
     wrong = [key for key in node.value if any(f"{each}.".startswith(f"{path}.{key}.") for each in broken)]
-    whole = any(f"{path}.".startswith(f"{each}.") for each in broken)
-    return partial(config, node.plain, node.value if whole else wrong)
+    return partial(config, node.plain, node.value if within(path, broken) else wrong)
 
 
 def partial(config: type[C], plain: Mapping[str, Any], wrong: Collection[str] = ()) -> C:

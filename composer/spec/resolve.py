@@ -8,7 +8,7 @@ from typing import TypeAlias
 from composer.spec.choice import Choice, Knob, Value, read_choice
 from composer.spec.errors import Fault, close, shown
 from composer.spec.expression import REFERENCE, ExpressionError, parse
-from composer.spec.tree import LIMIT, Node, below, form, join
+from composer.spec.tree import LIMIT, Node, below, form, join, within
 
 Ask: TypeAlias = Callable[[Knob], Value]
 
@@ -93,7 +93,7 @@ class Resolver:
 
     def hides(self, path: str) -> bool:
         """Whether `path` lies in a part left unresolved, so that faults there say nothing."""
-        return any(f"{path}.".startswith(f"{broken}.") for broken in self.broken)
+        return within(path, self.broken)
 
     def _break(self, node: Node, path: str) -> Node:
         self.broken.append(path)

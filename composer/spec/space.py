@@ -21,7 +21,7 @@ from composer.spec.resolve import Resolver
 from composer.spec.search_checks import against_search, read_search
 from composer.spec.search_config import SearchConfig
 from composer.spec.semantic import undefined, unused, uses, valid_parts
-from composer.spec.tree import Node, fault_at, form, join
+from composer.spec.tree import Flaws, Node, fault_at, form, join, within
 from composer.spec.validate import build
 
 Ask: TypeAlias = Callable[[Knob], Value]
@@ -71,7 +71,8 @@ class Space:
         self.search: SearchConfig = search
         self._let, wrong = read_let(self._top.get("let"))
         self._fixed, more = self._fixed_part()
-        faults += [*wrong, *more]
+        flaws = tree.flaws or Flaws()
+        faults += [*flaws.faults, *wrong, *more]
         self.knobs, reached = self._explore()
         faults += reached
         if not faults and not self.knobs:
@@ -80,6 +81,7 @@ class Space:
             )
         self.baselines, missing = entries(tree, self._fixed.get("caps"))
         faults += missing
+        faults = [each for each in faults if not within(each.path, flaws.unknown) or each in flaws.faults]
         if faults:
             raise SpecError(in_order(faults))
         self.name: str = self._fixed["name"].plain
@@ -156,6 +158,7 @@ class Space:
 
     def _resolve(self, ask: Ask) -> tuple[Node, Resolver]:
         resolver = Resolver(self._let, ask, self._choices)
+        resolver.broken += self._tree.flaws.unknown if self._tree.flaws else []
         top = self._top
         found = dict(self._fixed)
         if "stages" in top:

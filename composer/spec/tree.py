@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from composer.spec.errors import Fault, shown
@@ -24,15 +25,23 @@ class Place(NamedTuple):
     column: int = 0
 
 
+class Flaws:
+    """What was wrong with the text of a tree, which was read nevertheless; nothing is known of some paths."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.unknown: list[str] = []
+
+
 class Node:
     """A value with its place; never changed once made, so that trees can share parts.
 
     `key` is the place of the key in front of it, `note` the expression it was computed from, `live` says
     whether anything below still has to be resolved, `size` how many nodes it holds when written out, `text`
-    how a scalar was spelt where that is known.
+    how a scalar was spelt where that is known, `flaws` of the root of a file what was wrong with its text.
     """
 
-    __slots__ = ("_plain", "key", "live", "note", "place", "size", "text", "value")
+    __slots__ = ("_plain", "flaws", "key", "live", "note", "place", "size", "text", "value")
 
     def __init__(
         self,
@@ -44,6 +53,7 @@ class Node:
         self.value, self.place, self.key, self.note = value, place, key, note
         self.text = ""
         self._plain: Any = None
+        self.flaws: Flaws | None = None
         self.size, self.live = 1, False
         if isinstance(value, str):
             self.live = "${" in value
@@ -71,6 +81,7 @@ class Node:
         found = Node.__new__(Node)
         found.value, found.place, found.key, found.note = self.value, self.place, key, self.note
         found.live, found.size, found._plain, found.text = self.live, self.size, self._plain, self.text
+        found.flaws = None
         return found
 
     @property
@@ -136,6 +147,11 @@ def join(*steps: str | int) -> str:
 def below(path: str, step: str | int) -> str:
     """Write one step more of a path that is not empty: `join`, in a hurry."""
     return f"{path}.{step}" if step != "" else path
+
+
+def within(path: str, above: Iterable[str]) -> bool:
+    """Whether a path is one of those `above`, or lies below one."""
+    return any(f"{path}.".startswith(f"{each}.") for each in above)
 
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

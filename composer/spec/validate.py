@@ -136,7 +136,7 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
 
     hint: Any = config
     owner: type[Config] | None = None
-    key = ""
+    key, direct = "", False
     node, steps, kind = tree, list(detail["loc"]), detail["type"]
     while steps and (next_hint := step_into(hint, steps[0])) is not None:
         step, before = steps.pop(0), hint
@@ -151,12 +151,14 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         if child is None:
             parent = node.key or node.place
             return Fault(*parent, path, words(hint), "nothing", "the key is missing")
-        owner, key, node = config_of(before, node.plain), str(step), child
+        inside = config_of(before, node.plain)
+        owner, key, direct = (inside, str(step), True) if inside else (owner, key, False)
+        node = child
     match kind:
         case "extra_forbidden":
             name, known = str(steps[0]), keys(hint)
-            inside = config_of(hint, node.plain)
-            near = hint_for_key(name, inside, known) if inside else close(name, known)
+            kept = config_of(hint, node.plain)
+            near = hint_for_key(name, kept, known) if kept else close(name, known)
             return (node.child(name) or node).fault(join(path, name), "a known key", name, near, key=True)
         case "union_tag_invalid" | "union_tag_not_found":
             return _untagged(hint, node, path, detail)
@@ -171,7 +173,7 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         return node.fault(path, words(BlockName), shown(path.rpartition(".")[2]), key=True)
     got = str(len(node.plain)) if kind == "too_short" and node.plain else shown(node.plain)
     expected = words(hint)
-    near = hint_for_written(node, expected, owner is not None and _has_default(owner, key))
+    near = hint_for_written(node, expected, direct and owner is not None and _has_default(owner, key))
     if kind == "literal_error" and owner is not None:
         allowed = detail["ctx"]["expected"].replace("'", " ").replace(",", " ").split()
         near = hint_for_value(node.plain, owner, key, [each for each in allowed if each != "or"])

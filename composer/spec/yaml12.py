@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from composer.spec.errors import Fault, SpecError
-from composer.spec.tree import LIMIT, Node, Place, Scalar, join
+from composer.spec.tree import LIMIT, Flaws, Node, Place, Scalar, join
 from composer.spec.yaml_faults import DEPTH, explain, fault, unprintable
 
 _LONGEST = 1_000_000
@@ -45,13 +45,14 @@ def scalar(text: str) -> Scalar:
     return text
 
 
-def read(text: str, file: str, *, option: str = "") -> Node:
+def read(text: str, file: str, *, option: str = "", flaws: Flaws | None = None) -> Node:
     """Read one YAML document from `text`; `file` names it in places.
 
-    `option` is the path that --set gives the text as a value to, if it does.
+    `option` is the path that --set gives the text as a value to, if it does. Duplicate keys, unknown tags
+    and the like go to `flaws`, if given.
 
     Raises:
-        SpecError: a syntax error, or duplicate keys, unknown tags and the like, all of them at once.
+        SpecError: a syntax error; without `flaws` also those, all of them at once.
     """
     if len(text) > _LONGEST:
         raise SpecError([Fault(file, 0, 0, "", f"at most {_LONGEST} characters", str(len(text)))])
@@ -64,8 +65,11 @@ def read(text: str, file: str, *, option: str = "") -> Node:
         raise SpecError([*reader.faults, stop.fault]) from None
     except yaml.MarkedYAMLError as error:
         raise SpecError([*reader.faults, _syntax(error, text, file, option)]) from None
-    if reader.faults:
+    if reader.faults and flaws is None:
         raise SpecError(reader.faults)
+    if flaws is not None:
+        flaws.faults += reader.faults
+        flaws.unknown += reader.unknown
     return root
 
 
@@ -103,6 +107,7 @@ class _Reader:
         self.file = file
         self.anchors: dict[str, Node] = {}
         self.faults: list[Fault] = []
+        self.unknown: list[str] = []
 
     def document(self, events: Iterator[Any]) -> Node:
         next(events)
@@ -178,12 +183,14 @@ class _Reader:
                 found = source.value | found
             else:
                 self.faults.append(source.fault(path, "a mapping or a list of mappings", "something else"))
+                self.unknown.append(path.rpartition(".")[0])
         return found
 
     def tag(self, event: Any, place: Place, path: str, kind: str) -> bool:
         """Whether a tag was given; any but the standard one of its kind is a fault."""
         if event.tag in (None, "!", f"tag:yaml.org,2002:{kind}"):
             return event.tag is not None
+        self.unknown.append(path)
         self.faults.append(Fault(*place, path, "no tag", event.tag.replace("tag:yaml.org,2002:", "!!")))
         return True
 
@@ -193,5 +200,6 @@ class _Reader:
             return text
         if len(text) > _DIGITS and (_INT.fullmatch(text) or _FLOAT.fullmatch(text)):
             self.faults.append(Fault(*place, path, f"at most {_DIGITS} digits", str(len(text))))
+            self.unknown.append(path)
             return None
         return scalar(text)

@@ -188,7 +188,7 @@ def test_a_baseline_that_is_a_point_of_the_space_is_trained_once(tmp_path):
     ("override", "told"),
     [
         ("caps.params=10k", ["rival.yaml", "within the caps of toy", "params", "% over"]),
-        ("train.tokens=16Ki", ["rival.yaml", "at least the last rung (10240)", "got 8192"]),
+        ("train.tokens=16Ki", ["rival.yaml", "at least the last rung (10240)", "with 8192"]),
     ],
 )
 def test_a_baseline_that_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path, override, told):

@@ -194,7 +194,7 @@ def test_an_option_that_cannot_be_set_is_refused(option: str, told: str) -> None
         (b"", "1:1  expected a mapping with the keys of a spec, got an empty file"),
         (b"# only\n", "got an empty file"),
         (b"[1]", "1:1  expected a mapping with the keys of a spec, got a list"),
-        (b"a: b\nc: \xff\n", "2:4  expected UTF-8 text, got the byte 0xff"),
+        (b"a: b\nc: \xff\n", "2:4  expected UTF-8 text, got the byte 0xff (save the file as UTF-8)"),
         (b"a: \x07", "1:4  expected printable characters, got U+0007"),
         (b"a: 1\n---\nb: 2\n", "2:1  expected one document, got a second one"),
         (b"a: " + b"[" * 3000, "1:64  expected at most 60 levels"),

@@ -11,7 +11,7 @@ import pytest
 from spec_texts import SPACE, TINY
 
 from composer.spec.errors import SpecError
-from composer.spec.load import resolve_spec
+from composer.spec.load import loads, resolve_spec
 from composer.spec.space import Space
 from composer.spec.tree import Place, planted
 from composer.spec.yaml12 import read
@@ -139,3 +139,21 @@ def test_all_mistakes_at_once_are_all_told() -> None:
 )
 def test_no_fault_follows_from_another(changes: list[tuple[str, Any]], told: list[str]) -> None:
     assert sorted(path for path, _ in faults(SPEC, *changes)) == told
+
+
+def test_faults_of_text_and_of_options_hide_no_others() -> None:
+    text = TINY.replace("width: 64", "width: 0").replace(
+        "lr: 3e-3", "lr: !x 3\n  lr: 2\n  8: 3\n  clip: !y z"
+    )
+    with pytest.raises(SpecError) as caught:
+        loads(text, "x.yaml", ["model.vocab=[", "stages.9.recur=3", "train.tokens=-1"])
+    assert sorted(fault.path for fault in caught.value.faults) == [
+        "model.vocab",
+        "model.width",
+        "stages.9",
+        "train",
+        "train.clip",
+        "train.lr",
+        "train.lr",
+        "train.tokens",
+    ]
