@@ -143,7 +143,9 @@ def step_code(argument: str) -> str:
     path, stage = argument.split()
     code = dict(source(compile(ROOT / path)))[stage]
     command = [sys.executable, "-m", "ruff", "format", "--line-length=110", "-"]
-    shaped = subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout
+    shaped = subprocess.run(
+        command, input=code, capture_output=True, text=True, check=True, timeout=120
+    ).stdout
     return _fenced("python", shaped.rstrip())
 
 

@@ -189,8 +189,24 @@ def test_what_answers_at_once_imports_nothing_heavy() -> None:
         "composer.cli.main.main(['check', 'specs/space.yaml']); "
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_process_has_a_time_limit() -> None:
+    unlimited = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for folder in (*PACKAGES, "tests", "docs")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func)
+        in {f"subprocess.{name}" for name in ("run", "call", "check_call", "check_output")}
+        and "timeout" not in {keyword.arg for keyword in call.keywords}
+    ]
+    assert unlimited == []
 
 
 def test_files_are_short_enough_to_read() -> None:

@@ -39,12 +39,6 @@ class Sharded(ModelParallelStrategy):
         """Whether a Trainer asks for the optimizer's state to be loaded, as with other strategies."""
         return True
 
-    def setup_environment(self) -> None:
-        """Connect the ranks; each group of them gets the same time limit."""
-        super().setup_environment()
-        for group in self.device_mesh.get_all_groups():
-            torch.distributed.distributed_c10d._set_pg_timeout(limit(), group)
-
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """Return whole states on the CPU to rank 0, and nothing to the others; called by all ranks."""
         state: dict[str, Any] = get_optimizer_state_dict(self._module, optimizer, options=_WHOLE)

@@ -19,7 +19,7 @@ def told_by(script, cache, *arguments):
     root = str(HERE.parents[1])
     env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache), "PYTHONPATH": root}
     command = [sys.executable, str(HERE / script), *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -65,6 +65,6 @@ def spills(text):
         file.write(text)
         file.flush()
         command = [get_ptxas(90).path, "-v", "--gpu-name=sm_90a", file.name, "-o", os.devnull]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stderr
     assert "registers" in told, told
     return sum(map(int, re.findall(r"(\d+) bytes spill", told)))

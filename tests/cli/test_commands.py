@@ -162,7 +162,12 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; from composer.cli.main import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
 
 
@@ -173,7 +178,12 @@ def test_check_imports_nothing_heavy(tiny: str) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code, tiny], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, tiny],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     assert done.stdout.splitlines()[-1] == "set()"
 

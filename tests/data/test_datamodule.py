@@ -114,6 +114,7 @@ def test_a_plain_trainer_in_a_plain_process_works_without_a_warning(tmp_path):
         env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
+        timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
     said = [line for line in ran.stderr.splitlines() if "Warning" in line]

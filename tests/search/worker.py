@@ -56,9 +56,13 @@ def start(
 
 def join(workers: list[subprocess.Popen]) -> None:
     """Wait for them to end well."""
-    for worker in workers:
-        out, error = worker.communicate(timeout=120)
-        assert worker.returncode == 0, out + error
+    try:
+        for worker in workers:
+            out, error = worker.communicate(timeout=120)
+            assert worker.returncode == 0, out + error
+    finally:
+        for worker in workers:
+            worker.kill()  # nothing, if it has ended
 
 
 def check(root: Path, trials: int, found: optuna.Study, records: list[dict], killed: int = 0) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from runs import loaded, spec
+from torch.distributed import distributed_c10d
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
@@ -12,6 +13,7 @@ from composer.training.checkpoint import read_weights
 from composer.training.metrics import read_metrics
 from composer.training.run import run_training
 from composer.training.score import read, score
+from composer.training.watch import limit
 
 TEN = "train.tokens=2560"
 STAGES = (
@@ -43,6 +45,9 @@ def shards(monkeypatch):
             (weight.to_local() if isinstance(weight, DTensor) else weight).numel() for weight in weights
         )
         seen.append((names, here / sum(weight.numel() for weight in weights)))
+        for group in distributed_c10d._world.pg_map:
+            if group.size() > 1:
+                assert group._get_backend(torch.device("cpu")).options._timeout == limit()
         real(self, trainer, module)
 
     monkeypatch.setattr(recorder.Recorder, "on_train_start", look)
