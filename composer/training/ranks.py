@@ -62,12 +62,12 @@ class OneMachine(LightningEnvironment):
         for rank in range(1, self._ranks):
             while not self._store.check([_arrival(rank)]):
                 stop.check()
-                if self._watch is not None and (told := self._watch.failure()):
-                    raise TrainingError(told)
+                assert self._watch is not None
+                if told := self._watch.failure():
+                    raise TrainingError(f"{self._watch.folder}: {told}")
                 if time.monotonic() > until:
-                    raise TrainingError(
-                        f"rank {rank} did not start within {limit().total_seconds():.0f} s ({LIMIT})"
-                    )
+                    late = f"rank {rank} did not start within {limit().total_seconds():.0f} s ({LIMIT})"
+                    raise TrainingError(f"{self._watch.folder}: {late}")
                 time.sleep(0.05)
 
     @property

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
+import threading
 
 import pytest
 import torch
-from processes import command
+from processes import command, run_all
 from runs import SPEC, spec
 
+from composer.training import watch
 from composer.training.checkpoint import read_checkpoint
 from composer.training.errors import TrainingError
 from composer.training.interrupt import Stop
@@ -134,12 +137,12 @@ def test_the_ranks_end_with_rank_0(train, tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_that_stands_still_ends_the_run_within_the_limit(train, tmp_path):
-    with train(**{LIMIT: "10"}) as run:
+    with train(**{LIMIT: "60"}) as run:
         run.wait_for(trains(tmp_path / "run"))
         os.kill(other_rank(run), signal.SIGSTOP)
         code, told = run.ended()
         assert code == 1
-        assert f"{WHOLE} 10 s; what was saved before is whole" in told
+        assert f"{WHOLE} 60 s; what was saved before is whole" in told
         assert "Traceback" not in told
         assert not run.alive()
 
@@ -150,6 +153,33 @@ def test_a_rank_that_fails_before_it_joins_is_told_at_once(tmp_path):
         pytest.raises(TrainingError, match="rank 1 failed, as it says above"),
     ):
         environment.join("gloo", Stop())
+
+
+def in_one_call(folder, other):
+    """Stand in one call for ever, as rank 0 of a run whose rank 1 is the command `other`."""
+    os.environ[LIMIT] = "1"
+    watch._GRACE_SECONDS = 1
+    with (folder / "told").open("w") as told:
+        os.dup2(told.fileno(), 2)
+    process = subprocess.Popen(other, stdin=subprocess.PIPE)
+    (folder / "pid").write_text(str(process.pid))
+    watch.Watch(folder, [process])
+    (lock := threading.Lock()).acquire()
+    lock.acquire()
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (["false"], "rank 1 failed, as it says above"),
+        (["sleep", "600"], "rank 0 has waited for the others for 2 s"),
+    ],
+    ids=["failed", "stuck"],
+)
+def test_an_operation_without_a_limit_ends_with_its_process(other, told, tmp_path):
+    assert run_all((in_one_call, tmp_path, other)) == [1]
+    assert (tmp_path / "told").read_text() == f"{tmp_path}: {told}; what was saved before is whole\n"
+    assert not cmdline((tmp_path / "pid").read_text())
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "nan", "1e30", ""])
