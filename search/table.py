@@ -209,7 +209,7 @@ def _against(verdicts: Verdicts) -> Iterator[str]:
     rival = verdicts.rival
     if rival is None:
         if verdicts.state.has_baselines():
-            yield "no baseline was trained in full, so the winner is compared with none"
+            yield "no baseline was trained in full, so there is no comparison"
         return
     found = verdicts.final()
     told = ", ".join(f"{each.other.metric} {each.other.told}" for each in found)
@@ -271,7 +271,7 @@ def _elsewhere_lines(state: State) -> Iterator[Text]:
 def _rung(state: State, record: Record) -> str:
     if record.kind == "final" or not state.config.marks:
         return ""
-    return f", {len(record.seen)} rungs passed" if record.seen else ", first rung"
+    return f", {plural(len(record.seen), 'rung')} passed" if record.seen else ", first rung"
 
 
 def _elsewhere(state: State) -> list[Record]:

@@ -39,17 +39,18 @@ def knobs(source: Source) -> str:
 
 def _effects(goal: str, where: str, found: Effects, names: list[str]) -> str:
     predicted = f"{100 * max(0, found.explained):.0f} % of the variance of trials left out"
-    doubt = warn("That is little: take what follows as hints, not as findings.")
+    doubt = warn("This model explains little; treat what follows as hints, not as findings.")
     return (
-        f"<p>{escape(goal)} at {escape(where)}, where all {found.trials} trials that came so far can be "
-        f"compared. Single knobs, added up, predict {predicted}.</p>"
+        f"<p>Effects on {escape(goal)} at {escape(where)}, over the {found.trials} trials that reached it. "
+        f"An additive model of the knobs predicts {predicted}.</p>"
         f"{doubt if found.explained < LITTLE else ''}"
-        "<h3>Importance</h3><p class='soft'>Bars with 90 % intervals. The orange line is what 95 of 100 "
-        "shuffles of the results stay below: a grey bar cannot be told from chance.</p>"
+        "<h3>Importance</h3><p class='soft'>The share of the variance between trials that each knob accounts "
+        "for, with 90 % intervals. The orange line is the 95th percentile over shuffled results; a grey bar "
+        "is below it, so not significant.</p>"
         f"{figure(figures.importance(found, goal, names))}"
-        "<h3>Effect</h3><p class='soft'>What each answer adds, the other knobs held equal, with 90 % "
-        "intervals; in brackets how many trials gave it. A knob of a branch is compared within its branch. "
-        "Hollow points belong to knobs that cannot be told from chance.</p>"
+        "<h3>Effect</h3><p class='soft'>The change of the mean by each value, other knobs held equal, with "
+        "90 % intervals; in brackets the number of trials. A knob that belongs to a branch is compared "
+        "within that branch. Hollow points belong to knobs that are not significant.</p>"
         f"{figure(figures.effect(found, goal, names))}"
     )
 
@@ -82,10 +83,10 @@ def rungs(source: Source) -> str:
 
 
 _OUTCOMES = {
-    "feasible": "new and within the caps, so trained",
-    "repeat": "a spec that was known, answered from the records",
-    "over": "over a cap, refused before training",
-    "invalid": "no valid spec",
+    "feasible": "new and within the caps; trained",
+    "repeat": "a known spec; answered from the records",
+    "over": "over a cap; refused before training",
+    "invalid": "not a valid spec",
 }
 
 
@@ -132,20 +133,18 @@ def _imported(source: Source) -> str:
     found = Counter(record.imported for record in source.state.ledger if record.imported)
     items = (f"{count} from <code>{escape(folder)}</code>" for folder, count in found.items())
     told = ", ".join(items)
-    return (
-        f"<p>Runs that another search trained and this one knew from the start: {told}.</p>" if told else ""
-    )
+    return f"<p>Runs imported from other searches: {told}.</p>" if told else ""
 
 
 def _proposed(source: Source) -> str:
     state = source.state
     proposals = sum(state.outcomes.values())
     if not proposals:
-        return '<p class="soft">There is no journal here that tells what was proposed.</p>'
+        return '<p class="soft">No journal was found, so the proposals are not known.</p>'
     drawn, trials = state.drawn, sum(not record.imported for record in state.ledger.trials())
     each = f", {drawn.costed / trials:.1f} for each trial trained" if trials else ""
     told = (
-        f"<p>Candidates costed: {drawn.costed}{each}. Of the sampler's own drafts ({drawn.own}) "
+        f"<p>Candidates costed: {drawn.costed}{each}. Of the sampler's own {drawn.own} drafts "
         f"{100 * drawn.share:.0f} % were over a cap or invalid.</p>"
     )
     rows = [
@@ -185,21 +184,21 @@ def method(source: Source) -> str:
     *rungs, _ = facts.stages(source)
     unit = "" if isinstance(config.rungs, FlopRungs) else " tokens"
     halving = (
-        f"rungs at {', '.join(rungs)}{unit}, of which the best {100 * config.keep:g} % go on, decided on "
-        "arrival"
+        f"rungs at {', '.join(rungs)}{unit}, at which the best {100 * config.keep:g} % go on, decided when a "
+        "trial arrives"
         if rungs
         else "no rungs"
     )
     seed = "" if source.seed is None else f", {source.seed}"
     lines = (
         f"Sampler {config.sampler}; {halving}.",
-        f"The search trained each spec with one seed{seed}. Differences between close candidates are within "
-        "the noise of training, which one seed cannot show.",
+        f"The search trained each spec with one seed{seed}. Small differences between candidates may be "
+        "noise of training, which one seed cannot show.",
         *_finals(source),
-        "The front holds the runs trained in full that no other such run beats in all objectives.",
-        "Importance and effects: an additive model of all knobs, fitted by ridge regression, its penalty "
-        "chosen by leaving one trial out. Intervals are of 300 resamples of the trials, the line of chance "
-        "of 300 shuffles of the results. What knobs do only together is not in it.",
-        "Rank correlation: Kendall's tau-b, intervals of 300 resamples.",
+        "The Pareto front holds the runs trained in full that no other one dominates.",
+        "Importance and effects: an additive model of all knobs, fitted by ridge regression with the penalty "
+        "chosen by leave-one-out cross-validation. Intervals are from 300 bootstrap samples of the trials, "
+        "the orange line from 300 shuffles of the results. Interactions of knobs are not modelled.",
+        "Rank correlation: Kendall's tau-b, with intervals from 300 bootstrap samples.",
     )
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"

@@ -26,8 +26,8 @@ def finals(source: Source) -> str:
         seeds = {name: seeds_chart(source, name) for name in facts.measured(source)}
         marks = legend(
             ("seed", "a fresh seed"),
-            ("mean", "their mean and spread (standard deviation)"),
-            ("before", "what the search measured before"),
+            ("mean", "mean and standard deviation of these"),
+            ("before", "result in the search"),
             *([("baseline", "baseline")] if source.state.has_baselines() else []),
         )
         parts += ["<h3>Fresh seeds</h3>", marks, alternatives("objective", seeds)]
@@ -36,9 +36,9 @@ def finals(source: Source) -> str:
         rates = {name: sweep_chart(source, name) for name in facts.measured(source)}
         parts += [
             "<h3>Learning rates</h3>",
-            "<p>Each at multiples of its own rate, with the search's own seed, so that nobody wins by a rate "
-            "that suits it better. A ring marks the one chosen, by "
-            f"{escape(source.state.goals.names[source.state.goals.first_measured])}.</p>",
+            "<p>Each was trained at multiples of its own learning rate, with the seed of the search, so that "
+            "no comparison depends on a rate that suits one side better. A ring marks the rate with the best "
+            f"{escape(source.state.goals.primary)}.</p>",
             alternatives("objective", rates),
             _rates(source),
         ]

@@ -82,7 +82,9 @@ def _headline(source: Source) -> Iterator[tuple[str, str, str]]:
         running = any(record.status == "running" for record in state.ledger.every())
         yield "Winner", "none yet" if running else "none", "no trial was trained in full"
         return
-    first, *others = verdicts.results(winner)
+    known = verdicts.results(winner)
+    first = known[state.goals.first_measured]
+    others = [each for each in known if each is not first]
     seeds = f"mean of {len(first.seeds)} fresh seeds" if len(first.seeds) > 1 else ""
     rate = f"at lr x{first.lr:g}" if first.lr != 1 else ""
     also = [f"{each.metric} {mean_text(each.metric, each.value, each.spread)}" for each in others]
@@ -94,19 +96,23 @@ def _headline(source: Source) -> Iterator[tuple[str, str, str]]:
             yield "Against baselines", "no comparison yet", "no baseline was trained in full"
         return
     found = verdicts.final()
-    yield "Against the best baseline", found[0].size, _against(source, winner, rival, found)
+    first_difference = found[state.goals.first_measured]
+    yield (
+        "Against the best baseline",
+        first_difference.size,
+        _against(source, winner, rival, first_difference),
+    )
 
 
-def _against(source: Source, winner: Record, rival: Record, found: list[Comparison]) -> str:
-    """Say what the winner is held against, at which costs, and how sure the difference is."""
-    first, measured = found[0], found[source.state.goals.first_measured]
+def _against(source: Source, winner: Record, rival: Record, found: Comparison) -> str:
+    """Say what the winner is compared with, at which costs, and the p-value of the difference."""
     trade = ", ".join(
         f"{name} {percent(100 * (winner.costs[name] / rival.costs[name] - 1))}"
         for name in ("flops_per_token", "params")
         if rival.costs.get(name) and name in winner.costs
     )
-    told = f"than {rival.name} in {first.other.metric} ({first.other.told}), at {trade}."
-    if measured is not first:
-        told += f" In {measured.one.metric} {measured.size} ({measured.other.told})."
-    told += f" {measured.doubt[:1].upper()}{measured.doubt[1:]}." if measured.doubt else ""
+    told = f"than {rival.name} in {found.other.metric} ({found.other.told})" + (
+        f", with {trade}." if trade else "."
+    )
+    told += f" {found.doubt[:1].upper()}{found.doubt[1:]}." if found.doubt else ""
     return told + (f" Note: {source.verdicts.uneven}." if source.verdicts.uneven else "")

@@ -36,8 +36,9 @@ def front(source: Source) -> str:
     means = [("mean", "mean and standard deviation over fresh seeds")] if _again(source) else []
     marks = legend(*_kinds(source, "stopped at a rung, at its last value"), *means)
     intro = (
-        f"<p>How {escape(first)} trades against the rest. Choose a point, by pointer or keyboard, to see its "
-        "spec, its costs and the command that trains it on. A ring marks the winner.</p>"
+        f"<p>Results in {escape(first)} against the other objectives and costs. Select a point, by pointer "
+        "or keyboard, to see its spec, its costs and the command that continues its training. A ring marks "
+        "the winner.</p>"
     )
     if source.winner is not None:
         intro += f"<p>{escape(winner_text(source))}</p>"
@@ -48,7 +49,7 @@ def front(source: Source) -> str:
             "of the front.</p>"
         )
     if _again(source):
-        intro += "<p>Points and front are what the search measured, with one seed each.</p>"
+        intro += "<p>The points and the front are results of the search, with one seed each.</p>"
     return intro + marks + alternatives("across", charts) + _front_table(source)
 
 
@@ -141,7 +142,7 @@ def lineage_of(source: Source) -> str:
         for step in steps
     )
     intro = (
-        "<p>The moves that the sampler made, from the first ancestor to the winner.</p>"
+        "<p>The changes that the sampler made, from the first ancestor to the winner.</p>"
         if winner.origin
         else "<p>This sampler names no moves. Listed are the trials that were the best so far in "
         f"{escape(source.state.goals.primary)}, each with what it changed against the one before.</p>"
@@ -184,7 +185,7 @@ def _matched(source: Source, baselines: list[Record]) -> str:
         if moves or reached:
             told = escape(moves or "nothing changed") + (f"; {escape(reached)}" if reached else "")
             items.append(f"<li>{link(source, record)}: {told}</li>")
-    note = "<h3>Matched to the caps</h3><p class='soft'>What was changed so that they cost as much.</p>"
+    note = "<h3>Matched to the caps</h3><p class='soft'>The sizes changed so that they cost as much.</p>"
     return f"{note}<ul>{''.join(items)}</ul>" if items else ""
 
 
@@ -224,7 +225,8 @@ def trials(source: Source) -> str:
         ]
         body.append(f'<tr class="{facts.kind(source, record)}">{"".join(cells)}</tr>')
     return (
-        "<p>A heading sorts by its column; once more turns the order. A name opens what is known of it.</p>"
+        "<p>Select a heading to sort by its column, again to reverse the order. Select a name for "
+        "its details.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="All trials">'
         f'<table id="all" class="sortable"><thead><tr>{top}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"

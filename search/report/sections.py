@@ -24,12 +24,12 @@ def sections(source: Source) -> Iterator[Section]:
     """Yield the sections that there is something to say in."""
     yield Section("front", "Front", "What was found", results.front(source))
     if source.standings:
-        yield Section("finals", "Finals", "Finals: trained again", finals(source))
+        yield Section("finals", "Finals", "Finals: retrained with fresh seeds", finals(source))
     if facts.metrics(source):
         yield Section("curves", "Curves", "Learning curves by rung", results.curves(source))
     yield Section("knobs", "Knobs", "What the knobs do", evidence.knobs(source))
     if source.state.config.marks:
-        yield Section("rungs", "Rungs", "Do early rungs rank as late ones do?", evidence.rungs(source))
+        yield Section("rungs", "Rungs", "Do rungs predict the final ranking?", evidence.rungs(source))
     if source.caps and source.front:
         yield Section("caps", "Caps", "Costs against caps", results.caps(source))
     if source.winner is not None:

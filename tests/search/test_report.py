@@ -260,7 +260,7 @@ def test_a_damaged_journal_costs_the_history_and_nothing_else(folder, tmp_path):
     (tmp_path / "run" / "study.journal").write_text("no journal\n" * 3)
     found = read(tmp_path / "run")
     assert found.proposals is None
-    assert "no journal here" in page(found, NOW)
+    assert "No journal was found" in page(found, NOW)
 
 
 def test_curves_come_from_the_metrics_of_runs_and_else_from_milestones(folder, tmp_path):
