@@ -3,18 +3,12 @@
 from unittest.mock import patch
 
 import torch
-from models import tokens_for
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-import composer
 from blocks.depth_attention import reference
-from composer.costs.count import count
+from composer.testing.flops import counted as plainly
+from composer.testing.flops import declared, grouped
 
-
-def grouped(a, b, *rest, out_shape=None, **named):
-    """[m, k] x [groups, k, n] is 2 m k n; [m, k] x [k, n], cut into groups along k, is the same."""
-    return 2 * a[0] * a[1] * b[-1]
+__all__ = ["attend_twin", "counted", "declared", "grouped"]
 
 
 def _read(memory, reads):
@@ -60,22 +54,4 @@ def attend_twin(query, token, memory, reads):
 def counted(spec, batch=2, trains=True):
     """Return forward and backward FLOPs of one training step, counted by torch as it runs."""
     with patch.object(reference, "attend", attend_twin):
-        model = composer.compile(spec)
-    tokens = tokens_for(spec, batch)
-    formulas = {torch.ops.aten._grouped_mm: grouped}
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False, custom_mapping=formulas) as counter,
-    ):
-        loss = model.loss(tokens, tokens)
-        forward = counter.get_total_flops()
-        if trains:
-            loss.backward()
-    return forward, counter.get_total_flops() - forward
-
-
-def declared(spec, batch=2):
-    """Return the same as declared, with causal attention as the full square that torch counts."""
-    flops = count(spec, full_mask=True).flops_per_token
-    tokens = batch * spec.model.context
-    return flops.forward * tokens, flops.backward * tokens
+        return plainly(spec, batch, trains)

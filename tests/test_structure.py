@@ -45,6 +45,14 @@ MAY_IMPORT = {
         "composer.module",
         "composer.spec",
     ],
+    "composer.testing": [
+        "blocks",
+        "blocks.core",
+        "composer.costs",
+        "composer.graph",
+        "composer.module",
+        "composer.spec",
+    ],
     "composer": [
         "composer.cli",
         "composer.costs",
@@ -63,6 +71,7 @@ MAY_IMPORT = {
         "composer.graph",
         "composer.module",
         "composer.spec",
+        "composer.testing",
         "composer.training",
         "search",
     ],

@@ -28,16 +28,17 @@ def discover(package: ModuleType, base: type[C], tag: str, group: str) -> dict[s
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, base) and value is not base:
-                _claim(found, value, tag, module.__name__)
+                claim(found, value, tag, module.__name__)
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
         value = point.load()
         if not (isinstance(value, type) and issubclass(value, base)):
             raise ValueError(f"entry point {point.value} ({group}): expected a subclass of {base.__name__}")
-        _claim(found, value, tag, point.value)
+        claim(found, value, tag, point.value)
     return found
 
 
-def _claim(found: dict[str, type[C]], value: type[C], tag: str, origin: str) -> None:
+def claim(found: dict[str, type[C]], value: type[C], tag: str, origin: str) -> None:
+    """Enter a config under its name; ValueError where it has none, or another has it."""
     name = value.model_fields[tag].default
     if not isinstance(name, str):
         raise ValueError(f"{origin}: {value.__name__} needs `{tag}: Literal[...] = ...` with a default")

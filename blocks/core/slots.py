@@ -9,6 +9,10 @@ from typing import Any, Literal
 from blocks.core.operation import Affine, Kernel, Operation, Shape
 
 
+class SlotShape(tuple[int, ...]):
+    """The shape of depth slots, which no value of the same numbers is taken for."""
+
+
 @dataclass(frozen=True)
 class Slots(Operation):
     """Room for what the steps of one depth scope append: (tokens) -> (slots, token).
@@ -28,7 +32,7 @@ class Slots(Operation):
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the slots [count, 2 (key, value), kv_heads, head_dim] and the token."""
-        return ((self.count, 2, self.kv_heads, self.head_dim), ())
+        return (SlotShape((self.count, 2, self.kv_heads, self.head_dim)), ())
 
     def arguments(self) -> dict[str, Any]:
         """Return the sizes."""

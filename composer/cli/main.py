@@ -56,6 +56,7 @@ def _run(arguments: list[str]) -> int:
     from composer.cli.calibrate import calibrate
     from composer.cli.check import check
     from composer.cli.compile import compile
+    from composer.cli.conformance import conformance
     from composer.cli.cost import cost
     from composer.cli.diff import diff
     from composer.cli.doctor import doctor
@@ -92,6 +93,7 @@ def _run(arguments: list[str]) -> int:
         arms: "composer arms specs/dreamer-small.yaml --out arms",
         compile: "composer compile specs/nested.yaml --code",
         doctor: "composer doctor",
+        conformance: "composer conformance my_package.shift_mixing:ShiftMixing",
         bench: "composer bench specs/dreamer-tiny.yaml --rounds 10",
         train: "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first",
         eval: "composer eval runs/first --steps 4,6,8",

@@ -111,7 +111,7 @@ class Body:
         index: of the loop, with its trips and whether its weights are tied.
         sizes: of an element of each value.
         frees: bytes of kept values, by the number of the step whose backward pass is the last to need them.
-        drops: values that are made again, likewise.
+        drops: values that are made again, likewise; `dropped` are all of them.
         remade: bytes of these.
         kept: storages that are kept, inputs of the graph left out.
         state: bytes of the value that goes from trip to trip.
@@ -133,6 +133,7 @@ class Body:
     sizes: Sizes
     frees: dict[int, float]
     drops: dict[int, list[Value]]
+    dropped: frozenset[Value]
     remade: dict[Value, float]
     kept: frozenset[Value]
     state: float
@@ -213,6 +214,7 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         sizes,
         frees,
         drops,
+        frozenset(made_again),
         {value: batch.tokens * bytes_of(graph, value, sizes) for step in steps for value in step.made_again},
         values,
         size,

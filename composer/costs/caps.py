@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from composer.costs.budget import Budget
 from composer.costs.count import Costs, count
-from composer.costs.units import amount
+from composer.costs.units import amount, count_text
 from composer.spec.caps import Caps, Kind
 from composer.spec.errors import Fault, SpecError
 from composer.spec.models import Spec
@@ -94,11 +95,15 @@ def _faults(spec: Spec, over: list[Excess]) -> Iterator[Fault]:
     """Make a fault of each excess, with the knobs that would mend it."""
     if not over:
         return
-    from composer.costs.fit import suggestions
+    from composer.costs.fit import SUGGESTING, suggestions
 
-    tries = suggestions(spec, [excess.cap for excess in over])
+    budget = Budget(SUGGESTING)
+    tries = suggestions(spec, [excess.cap for excess in over], budget)
     for excess in over:
         found = ", ".join(map(str, tries.get(excess.cap, ())))
         expected = f"at most {amount(excess.cap, excess.limit)}"
         hint = f"try: {found}" if found else "no single knob brings it below"
+        if budget.spent:
+            stopped = f"stopped after {count_text(budget.total)} operations costed"
+            hint = f"{hint}; {stopped}" if found else f"no single knob found that brings it below, {stopped}"
         yield spec.fault(("caps", excess.cap), expected, str(excess), hint)

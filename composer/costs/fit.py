@@ -5,14 +5,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from math import inf, log
+from itertools import combinations, islice
+from math import inf, isqrt, log
 
+from blocks.core.graph import Graph
+from composer.costs.budget import Budget, OutOfBudget
+from composer.costs.budget import size as operations_of
 from composer.costs.count import count
 from composer.costs.fast import Coster
 from composer.costs.knobs import Knob, Knobs, Tree
 from composer.costs.plan import planned
-from composer.costs.units import amount
+from composer.costs.units import amount, count_text
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.spec.errors import Fault, SpecError
@@ -26,9 +29,15 @@ Measures = Callable[[Tree], Mapping[str, float]]
 _MOST_KNOBS = 3
 """Sets of up to this many knobs are all tried; then only all knobs together."""
 _HALVINGS = 10
+SUGGESTING = 10_000
+"""Operations costed at most while `check` looks for knobs that help; a graph of forty takes 2,000."""
+_FITTING = 200_000
+"""The same for `fit`, which takes 20,000 for such a graph."""
 # what defaults of other sizes follow
 _SHAPING = ("model.width",)
 _TRIES = 8
+_TRIES_FAR = 200
+_LARGEST_DIVISOR = 1000
 # accumulating changes nothing that is learned; the size of a batch and the length of a run change no model
 _WEIGHT = {"train.accumulate": 0.05, "train.batch_tokens": 2.0, "train.tokens": 2.0}
 
@@ -55,13 +64,16 @@ class Fitted:
 
 
 class Fitting:
-    """A spec's knobs against its hard caps."""
+    """A spec's knobs against its hard caps; costing a candidate takes from the budget."""
 
-    def __init__(self, spec: Spec, measures: Measures | None = None) -> None:
+    def __init__(self, spec: Spec, budget: Budget, measures: Measures | None = None) -> None:
         self.spec = spec
         self.limits = spec.caps.limits()
         self.knobs = Knobs(spec)
-        self._measures = measures or measured_by(spec)
+        self.budget = budget
+        graph = planned(spec)
+        self._size = operations_of(graph)
+        self._measures = measures or measured_by(spec, graph)
         self._known: dict[tuple[tuple[str, int], ...], Mapping[str, float] | None] = {}
 
     def costs(self, values: Mapping[str, int]) -> Mapping[str, float] | None:
@@ -71,6 +83,7 @@ class Fitting:
             values = {**self.knobs.unset, **values}
         key = tuple(sorted(values.items()))
         if key not in self._known:
+            self.budget.spend(self._size)
             try:
                 self._known[key] = self._measures(self.knobs.tree(values))
             except SpecError:
@@ -91,9 +104,13 @@ class Fitting:
             return False
         return any(there.get(cap, inf) < here[cap] for cap in self.over({}))
 
+    def fits(self, values: Mapping[str, int]) -> bool:
+        """Whether these values make a valid spec within all caps."""
+        return self.costs(values) is not None and not self.over(values)
+
     def _far(self, knob: Knob, choices: Sequence[int]) -> int | None:
         """Return the place of the farthest valid value."""
-        places = reversed(range(len(choices)))
+        places = islice(reversed(range(len(choices))), _TRIES_FAR)
         return next((i for i in places if self.costs({knob.path: choices[i]}) is not None), None)
 
     def nearest(self, knob: Knob, caps: Sequence[str]) -> int | None:
@@ -113,7 +130,7 @@ class Fitting:
         near = -1
         while far - near > 1:
             middle = (near + far) // 2
-            around = sorted(range(near + 1, far), key=lambda i: abs(i - middle))
+            around = _outward(middle, near + 1, far)
             found = next((i for i in around if fits(i) is not None), None)
             if found is None:
                 break
@@ -121,14 +138,21 @@ class Fitting:
         return choices[far]
 
 
-def measured_by(spec: Spec) -> Measures:
-    """Return what costs the trees of a spec, with what is recomputed to keep to its cap on memory.
+def _outward(middle: int, start: int, stop: int) -> Iterator[int]:
+    """Yield the numbers from `start` to below `stop`, those nearest to one of them first, some hundreds."""
+    yield middle
+    for far in range(1, _TRIES_FAR):
+        yield from (i for i in (middle - far, middle + far) if start <= i < stop)
+
+
+def measured_by(spec: Spec, graph: Graph) -> Measures:
+    """Return what costs the trees of a spec, with what is recomputed in its planned graph.
 
     Other sizes of the spec recompute what it does itself. That may not be the cheapest choice for them, but
     choosing takes longer than all else.
     """
     caps = spec.caps.limits()
-    marks = list(recomputed(planned(spec))) if spec.caps.train_memory is not None else []
+    marks = list(recomputed(graph))
     return Coster(caps, lambda other: count(other, mark_recompute(compile_graph(other), marks)))
 
 
@@ -141,47 +165,59 @@ def cheaper(spec: Spec, knob: Knob) -> Sequence[int]:
     """Return the values of a knob that could cost less, from the nearest on."""
     if knob.path == "train.accumulate":
         assert spec.train is not None
-        sequences = spec.train.batch_sequences
-        return [n for n in range(knob.value + 1, sequences + 1) if sequences % n == 0]
+        return [n for n in divisors(spec.train.batch_sequences) if n > knob.value]
     return range((knob.value - 1) // knob.grain * knob.grain, 0, -knob.grain)
 
 
-def suggestions(spec: Spec, over: Sequence[str]) -> dict[str, list[Move]]:
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number, of a large one those up to a thousand and their counterparts."""
+    small = [n for n in range(1, min(isqrt(number), _LARGEST_DIVISOR) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+def suggestions(spec: Spec, over: Sequence[str], budget: Budget | None = None) -> dict[str, list[Move]]:
     """Return for each cap of `over` the knobs that alone could mend it, each at the nearest value that does.
 
     A value that fits all caps is preferred to one that fits this cap alone. Nearest ones come first. For
     memory it is the nearest that fits with what the spec itself recomputes; another choice may do with less.
+    Once the budget is spent, those found so far are all.
     """
-    fitting = Fitting(spec)
-    if fitting.costs({}) is None:
-        return {}
-    caps = list(fitting.limits)
-    over = [cap for cap in over if cap in fitting.over({})]
+    fitting = Fitting(spec, budget or Budget(SUGGESTING))
     found: dict[str, list[Move]] = {}
-    for cap in over:
-        each = (
-            (knob, fitting.nearest(knob, caps) or fitting.nearest(knob, [cap])) for knob in fitting.knobs.all
-        )
-        moves = [_move(knob, value) for knob, value in each if value is not None]
-        found[cap] = sorted(moves, key=_distance)
-    return found
+    try:
+        if fitting.costs({}) is None:
+            return {}
+        for cap in (cap for cap in over if cap in fitting.over({})):
+            moves = found[cap] = []
+            for knob in fitting.knobs.all:
+                value = fitting.nearest(knob, list(fitting.limits)) or fitting.nearest(knob, [cap])
+                moves += [] if value is None else [_move(knob, value)]
+    except OutOfBudget:
+        pass
+    return {cap: sorted(moves, key=_distance) for cap, moves in found.items()}
 
 
 def fit(spec: Spec) -> Fitted:
     """Return the nearest spec that fits its caps: the fewest knobs changed, and those the least.
 
     Raises:
-        SpecError: no values of its knobs fit; says which cap cannot be met and the best that was reached.
+        SpecError: no values of its knobs fit; says which cap cannot be met and the best that was reached. Or
+            none was found before the budget of work was spent, which says so.
     """
-    fitting = Fitting(spec)
-    if not fitting.over({}):
-        return Fitted(spec, ())
-    fitted = _fitted(fitting)
-    exact = Fitting(fitted.spec)
-    if exact.over({}):
-        # what is recomputed was foreseen wrongly: choose it anew for every trial, which is slow
-        return _fitted(Fitting(spec, Coster(spec.caps.limits())))
-    return fitted
+    budget = Budget(_FITTING)
+    try:
+        fitting = Fitting(spec, budget)
+        if not fitting.over({}):
+            return Fitted(spec, ())
+        fitted = _fitted(fitting)
+        if Fitting(fitted.spec, budget).over({}):
+            # what is recomputed was foreseen wrongly: choose it anew for every trial, which is slow
+            return _fitted(Fitting(spec, budget, Coster(spec.caps.limits())))
+        return fitted
+    except OutOfBudget:
+        expected = f"sizes that fit, found within {count_text(budget.total)} operations costed"
+        hint = "start nearer to the caps, or with fewer blocks and stages"
+        raise SpecError([spec.fault(("caps",), expected, "none so far", hint)]) from None
 
 
 def _fitted(fitting: Fitting) -> Fitted:
@@ -233,7 +269,7 @@ def _moved(fitting: Fitting, knobs: Sequence[Knob], share: float) -> dict[str, i
         choices = cheaper(fitting.spec, knob)
         wanted = _reaching(knob, choices, abs(log(choices[-1] / knob.value)) * share)
         # the value wanted, else the nearest that is valid with the others
-        for i in sorted(range(len(choices)), key=lambda i: abs(i - wanted + 1))[:_TRIES] if wanted else ():
+        for i in islice(_outward(wanted - 1, 0, len(choices)), _TRIES) if wanted else ():
             if fitting.costs({**values, knob.path: choices[i]}) is not None:
                 values[knob.path] = choices[i]
                 break
@@ -250,12 +286,18 @@ def _given_back(fitting: Fitting, values: dict[str, int], knob: Knob) -> dict[st
     if knob.path not in values:
         return values
     rest = {path: value for path, value in values.items() if path != knob.path}
+    if fitting.fits(rest):
+        return rest
     choices = cheaper(fitting.spec, knob)
-    before = choices[: choices.index(values[knob.path])]
-    for trial in (rest, *({**rest, knob.path: choice} for choice in before)):
-        if fitting.costs(trial) is not None and not fitting.over(trial):
-            return trial
-    return values
+    # costs are taken to fall along the way
+    near, far = -1, choices.index(values[knob.path])
+    while far - near > 1:
+        middle = (near + far) // 2
+        if fitting.fits({**rest, knob.path: choices[middle]}):
+            far = middle
+        else:
+            near = middle
+    return {**rest, knob.path: choices[far]}
 
 
 def _unreachable(fitting: Fitting) -> Iterator[Fault]:

@@ -15,6 +15,7 @@ from blocks.core.graph import Graph, Loop
 from blocks.core.numbers import total
 from blocks.core.operation import At, Operation, Saved, Value
 from blocks.core.operations import Input
+from blocks.core.slots import SlotShape
 from composer.costs.precision import Precision
 from composer.graph.walk import Place, operations
 
@@ -114,8 +115,8 @@ def is_float(graph: Graph, value: Value) -> bool:
 
 
 def is_slots(graph: Graph, value: Value) -> bool:
-    """Return whether a value is depth slots: nothing else has [slots, 2, heads, head_dim] for a shape."""
-    return len(graph.nodes[value.node]["shapes"][value.output]) == 4
+    """Return whether a value is depth slots."""
+    return isinstance(graph.nodes[value.node]["shapes"][value.output], SlotShape)
 
 
 def storage(graph: Graph, value: Value) -> Value:

@@ -22,6 +22,8 @@ Part: TypeAlias = Literal["width", "block", "steps", "train"]
 
 # sizes that hardware likes in multiples of 8, and that stay so where they are
 _WIDTHS = ("width", "hidden", "head_dim", "window")
+# a tree is resolved once for each name: beyond this many nodes in all, numbers are knobs of their own
+_MOST_NODES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,9 @@ class Knobs:
         """Return each whole number in `let`, by its path, with the paths that it sets."""
         found: dict[str, tuple[int, list[str]]] = {}
         let = None if self._source is None else self._source.child("let")
-        for path, value in () if let is None else _numbers(let, ("let",)):
-            assert self._source is not None
+        if self._source is None or let is None or let.size * self._source.size > _MOST_NODES:
+            return found
+        for path, value in _numbers(let, ("let",)):
             try:
                 other = _resolved(overridden(self._source, [f"{join(*path)}={value + 1}"]))
             except SpecError:

@@ -154,15 +154,22 @@ class _Replay:
 
     def _remake(self, body: Body, value: Value, trips: Trips, where: str, again: _Again) -> None:
         """Run the maker of a value again, unless that was kept or is there."""
-        maker = body.makers.get(value.node)
-        if maker and maker.again and value not in body.kept:
+        if maker := _marked_maker(body, value):
             self._rerun(body, maker, trips, where, again)
 
     def _rerun(self, body: Body, step: Step, trips: Trips, where: str, again: _Again) -> None:
-        if step.node in again:
-            return
-        for value in step.sources:
-            self._remake(body, value, trips, where, again)
+        """Run an operation again, before it those that make what it reads: in a loop, for chains are long."""
+        waiting = [(step, iter(step.sources))] if step.node not in again else []
+        while waiting:
+            now, sources = waiting[-1]
+            value = next(sources, None)
+            if value is None:
+                waiting.pop()
+                self._run_again(body, now, trips, where, again)
+            elif (maker := _marked_maker(body, value)) and maker.node not in again:
+                waiting.append((maker, iter(maker.sources)))
+
+    def _run_again(self, body: Body, step: Step, trips: Trips, where: str, again: _Again) -> None:
         needs, ledger = step.at(self.batch, trips), self.ledger
         ledger.moment(("recomputing ", where, step.node), needs.scratch.forward)
         left: _Again = {step.node: needs.inside}
@@ -170,7 +177,7 @@ class _Replay:
         again.update(left)
         ledger.add("recomputed", total(left.values()))
         for value in step.sources:
-            if value in again and not any(value in dropped for dropped in body.drops.values()):
+            if value in again and value not in body.dropped:
                 # nobody else needs it
                 ledger.add("recomputed", -again.pop(value))
 
@@ -324,6 +331,12 @@ class _Replay:
             elif value.node in turn.slots:
                 found[name] = turn.slots[value.node]
         return found
+
+
+def _marked_maker(body: Body, value: Value) -> Step | None:
+    """Return the operation that runs again to make a value; None where that is kept."""
+    maker = body.makers.get(value.node)
+    return maker if maker and maker.again and value not in body.kept else None
 
 
 def _during(trips: Trips, body: Body, trip: int) -> Trips:

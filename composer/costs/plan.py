@@ -7,7 +7,7 @@ from blocks.core.numbers import total
 from blocks.core.operation import At, Target
 from composer.costs.memory import train_memory, trained_length
 from composer.costs.precision import precision
-from composer.costs.recompute import choose, recompute_flops
+from composer.costs.recompute import STOPPED, choose, recompute_flops
 from composer.costs.units import bytes_text, count_text
 from composer.graph.build import micro_batch_tokens
 from composer.graph.compile import compile_graph
@@ -34,7 +34,9 @@ def planned(spec: Spec, target: Target | None = None, kernels: Kernels = "auto")
     graph = graph if limit is None else _capped(spec, graph, limit)
     if target is None and kernels == plain:
         return graph
-    return compile_graph(spec, target, kernels, [*recomputed(graph)])
+    made = compile_graph(spec, target, kernels, [*recomputed(graph)])
+    made.graph.update({key: value for key, value in graph.graph.items() if key == STOPPED})
+    return made
 
 
 def planned_on(spec: Spec, graph: Graph, device: str) -> Graph:
@@ -87,10 +89,13 @@ def _told(spec: Spec, graph: Graph) -> list[str]:
     kept, peak = (train_memory(spec, each) for each in (mark_recompute(graph, ()), graph))
     flops = recompute_flops(graph, length, precision(spec))
     share = 100 * flops / trained_flops(graph, length)
+    stopped = graph.graph.get(STOPPED, 0)
+    note = f"the choice stopped after {count_text(stopped)} operations costed: fewer may suffice"
     return [
         "",
         f"recomputed in the backward pass: {', '.join(again)}",
         f"frees {bytes_text(kept.total - peak.total)}: training takes {bytes_text(peak.total)}, not "
         f"{bytes_text(kept.total)}, on a micro-batch of {count_text(peak.tokens)} tokens",
         f"costs {count_text(flops)} FLOPs per token, {share:.3g} % of those of training",
+        *([note] if stopped else []),
     ]

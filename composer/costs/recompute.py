@@ -9,6 +9,8 @@ from math import inf
 from blocks.core.graph import Graph
 from blocks.core.numbers import total
 from blocks.core.operation import At
+from composer.costs.budget import Budget, OutOfBudget
+from composer.costs.budget import size as operations_of
 from composer.costs.kept import Kept, kept, saved_per_token, storage
 from composer.costs.precision import FULL, Precision
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
@@ -16,6 +18,10 @@ from composer.graph.walk import Place, graphs
 
 Places = frozenset[str]
 _FREE, _COSTLY, _USELESS = range(3)
+_BUDGET = 50_000
+"""Operations costed at most while a set is chosen; a graph of fifty takes up to 20,000."""
+STOPPED = "operations_costed"
+"""Under this key a graph says after how many operations costed the choice was stopped, if it was."""
 
 
 def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_mask: bool = False) -> float:
@@ -33,6 +39,8 @@ def choose(
     kept. Moves that raise the peak are left out. It stops at the first set that suffices and takes back what
     that does not need. Where none is found that suffices, it is the best one, or all that frees anything.
 
+    The work is bounded: a large graph may keep more marks than it needs, and then says so (`STOPPED`).
+
     Args:
         measured: gives the bytes that the limit is about.
         tokens: of the micro-batch they are for.
@@ -42,24 +50,43 @@ def choose(
     least = measured(graph)
     if least <= limit:
         return graph
-    prices = _Prices(graph, length, size)
+    budget = Budget(max(_BUDGET, 4 * operations_of(graph)))
+    prices = _Prices(graph, length, size, budget)
     every = prices.reruns(frozenset(prices.nodes))
     if tokens * prices.freed(every) < least - limit:
         # no peak falls by more than what is freed
         return mark_recompute(graph, every)
+
+    def trial(chosen: Places) -> float:
+        budget.spend(prices.work)
+        return measured(mark_recompute(graph, chosen))
+
+    found = _fewest(prices, every, trial, limit, least)
+    marked = mark_recompute(graph, found)
+    if budget.spent:
+        marked.graph[STOPPED] = budget.total
+    return marked
+
+
+def _fewest(
+    prices: _Prices, every: Places, trial: Callable[[Places], float], limit: float, least: float
+) -> Places:
+    """Return the marks that bring the peak, `least` without any, to the limit; else the best there are."""
     chosen, before = frozenset[str](), None
-    while chosen != before:
-        # a move that raised the peak may lower it later, when the peak is elsewhere
-        before, moves = chosen, _Moves(prices)
-        while (move := moves.cheapest(chosen)) is not None:
-            found = measured(mark_recompute(graph, chosen | move))
-            if found <= least:
-                chosen, least = chosen | move, found
-            if found <= limit:
-                return _needed(graph, chosen, prices, measured, limit)
-    if measured(mark_recompute(graph, every)) < least:
-        return _needed(graph, every, prices, measured, limit)
-    return mark_recompute(graph, chosen)
+    try:
+        lowest = trial(every)
+        while chosen != before:
+            # a move that raised the peak may lower it later, when the peak is elsewhere
+            before, moves = chosen, _Moves(prices)
+            while (move := moves.cheapest(chosen)) is not None:
+                found = trial(chosen | move)
+                if found <= least:
+                    chosen, least = chosen | move, found
+                if found <= limit:
+                    return _needed(chosen, prices, trial, limit)
+        return _needed(every, prices, trial, limit) if lowest < least else chosen
+    except OutOfBudget:
+        return every if lowest < least else chosen
 
 
 class _Prices:
@@ -67,10 +94,12 @@ class _Prices:
 
     Attributes:
         nodes: the operations that can be recomputed: the path to the graph each stands in, and its node.
+        work: what it takes to price or to measure one set, in operations costed.
     """
 
-    def __init__(self, graph: Graph, length: int, size: Precision) -> None:
-        self.graph, self.length, self.size = graph, length, size
+    def __init__(self, graph: Graph, length: int, size: Precision, budget: Budget) -> None:
+        self.graph, self.length, self.size, self._budget = graph, length, size, budget
+        self.work = operations_of(graph)
         self.bodies = {_path(place): (body, place) for body, place in graphs(graph)}
         possible = set(recomputable(graph))
         self.nodes = {
@@ -125,6 +154,7 @@ class _Prices:
 
     def _of(self, chosen: Places) -> tuple[float, float, dict[str, Kept]]:
         if chosen not in self._known:
+            self._budget.spend(self.work)
             marked = mark_recompute(self.graph, chosen)
             here = kept(marked, Place(), self.length, self.size)
             freed = self._unmarked - saved_per_token(marked, self.length, self.size)
@@ -167,21 +197,22 @@ class _Moves:
         return None
 
 
-def _needed(
-    graph: Graph, chosen: Places, prices: _Prices, measured: Callable[[Graph], float], limit: float
-) -> Graph:
-    """Return the graph with those of the marks that it takes to fit, the costliest taken back first."""
-    alone = {place: prices.flops(chosen) - prices.flops(chosen - {place}) for place in chosen}
-    order = sorted(chosen, key=lambda place: (-alone[place], place))
-    before = None
-    while chosen != before:
-        # without one mark, others may not be needed any more
-        before = chosen
-        for place in order:
-            fewer = chosen - {place}
-            if fewer != chosen and measured(mark_recompute(graph, fewer)) <= limit:
-                chosen = fewer
-    return mark_recompute(graph, chosen)
+def _needed(chosen: Places, prices: _Prices, trial: Callable[[Places], float], limit: float) -> Places:
+    """Return those of the marks that it takes to fit, the costliest taken back first."""
+    try:
+        alone = {place: prices.flops(chosen) - prices.flops(chosen - {place}) for place in chosen}
+        order = sorted(chosen, key=lambda place: (-alone[place], place))
+        before = None
+        while chosen != before:
+            # without one mark, others may not be needed any more
+            before = chosen
+            for place in order:
+                fewer = chosen - {place}
+                if fewer != chosen and trial(fewer) <= limit:
+                    chosen = fewer
+    except OutOfBudget:
+        pass
+    return chosen
 
 
 def _path(place: Place) -> str:

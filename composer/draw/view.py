@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -140,18 +141,22 @@ class _Body:
         self.rows = [
             row for node, operation, data in operations(graph) for row in self._rows(node, operation, data)
         ]
-        self.slotted = {
-            node for node, operation, _ in operations(graph) if isinstance(operation, (SlotRead, SlotWrite))
-        }
+        self._named: dict[str, list[Row]] = defaultdict(list)
+        self._below: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            self._named[row.name].append(row)
+            for around in _around(row.name):
+                self._below[around].append(row)
+        slotted = (node for node, op, _ in operations(graph) if isinstance(op, (SlotRead, SlotWrite)))
+        self.slotted = {around for node in slotted for around in _around(node)}
 
     def part(self, name: str) -> Part:
         """Return the operation of a name, of none where there is none."""
-        return Part(tuple(row for row in self.rows if row.name == name), self.place.executions)
+        return Part(tuple(self._named.get(name, ())), self.place.executions)
 
     def below(self, place: str) -> Part:
         """Return the operations of a block at its place of use; the block may be called like an operation."""
-        rows = tuple(row for row in self.rows if row.name.startswith(f"{place}."))
-        return Part(rows, self.place.executions)
+        return Part(tuple(self._below.get(place, ())), self.place.executions)
 
     def inside(self, node: str) -> _Body:
         """Return the body of a stage."""
@@ -214,8 +219,13 @@ def _entry(body: _Body, number: int, entry: str | Parallel | Stage, place: str) 
 
 
 def _use(body: _Body, place: str, name: str) -> Use:
-    slotted = any(node.startswith(f"{place}.") for node in body.slotted)
-    return Use(name, body.spec.blocks[name], body.below(place), slotted)
+    return Use(name, body.spec.blocks[name], body.below(place), place in body.slotted)
+
+
+def _around(name: str) -> Iterator[str]:
+    """Yield the places that a dotted name lies in: `0.seq` and `0` for `0.seq.query`."""
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 def _held(body: _Body, node: str) -> Iterator[Held]:

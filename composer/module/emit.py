@@ -23,6 +23,9 @@ from composer.graph.walk import Place, operations
 from composer.module.recompute import Reading, Recomputed, plain
 from composer.module.regions import COMPILED, TRACEABLE
 
+NODE = "node"
+"""Under this key the metadata of a call name the node of our graph that it is."""
+
 
 def resolve(path: str) -> Any:
     """Import `package.module:name`."""
@@ -119,6 +122,7 @@ class _Emitter:
 
     def _bind(self, node: str, made: fx.Node, data: dict[str, Any]) -> None:
         self.values[Value(node)] = made
+        made.meta[NODE] = node
         made.meta["tuple"] = len(data["shapes"]) > 1
         joined = made.meta["tuple"] and isinstance(data["op"], Project)
         # the code reads better with the graph's names than with the functions'

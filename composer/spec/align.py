@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
 
 from composer.spec.identity import arch_hash
@@ -17,6 +17,8 @@ _GAP = 1.0
 _ANYTHING = 1.9  # below two gaps: at one place, other entries are a replacement
 _OTHER_BLOCK = 1.5
 _REGROUPED = 0.4
+_PAIRS = 10_000
+"""Pairs that are compared with each other at most."""
 
 
 def block_pairs(a: Spec, b: Spec) -> dict[str, str]:
@@ -32,22 +34,38 @@ def block_pairs(a: Spec, b: Spec) -> dict[str, str]:
         return a.blocks[x].type == b.blocks[y].type
 
     pairs = {name: name for name in a.blocks if name in b.blocks and alike(name, name)}
-    likest = sorted(
-        ((x, y) for x in a.blocks for y in b.blocks if alike(x, y)),
-        key=lambda pair: -_likeness(a, b, *pair),
-    )
+    rest = [name for name in b.blocks if name not in pairs]
+    likest = [(x, y) for x in a.blocks if x not in pairs for y in rest if alike(x, y)]
+    if len(likest) <= _PAIRS:
+        # else the first of a role is taken for the first, and so on
+        here, there = _places(a), _places(b)
+
+        def unlike(pair: tuple[str, str]) -> float:
+            x, y = pair
+            return -_likeness(a, b, x, y, here[x], there[y])
+
+        likest.sort(key=unlike)
+    taken = set(pairs.values())
     for x, y in likest:
-        if x not in pairs and y not in pairs.values():
+        if x not in pairs and y not in taken:
             pairs[x] = y
+            taken.add(y)
     left = {name: name for name in a.blocks if name not in pairs and name in b.blocks}
     return pairs | {name: name for name in left if name not in pairs.values()}
 
 
-def _likeness(a: Spec, b: Spec, x: str, y: str) -> float:
+def _places(spec: Spec) -> dict[str, set[int]]:
+    """Return the places of use of each block, counted in the order of stages."""
+    found: dict[str, set[int]] = {name: set() for name in spec.blocks}
+    for n, name in enumerate(spec.used()):
+        found[name].add(n)
+    return found
+
+
+def _likeness(a: Spec, b: Spec, x: str, y: str, here: set[int], there: set[int]) -> float:
     """Return how alike two blocks of one type are: the share of equal fields, and of places of use."""
     one, two = a.blocks[x].model_dump(), b.blocks[y].model_dump()
     fields: float = sum(one[key] == two.get(key) for key in one) / len(one)
-    here, there = ({n for n, name in enumerate(s.used()) if name == w} for s, w in ((a, x), (b, y)))
     return fields + len(here & there) / len(here | there)
 
 
@@ -70,8 +88,42 @@ def align(
     """Align two sequences at the least sum of costs.
 
     `cost` gives what it takes to turn one run of items into another, infinity where it is no match; at
-    least one of the runs is of one item, and none is longer than `widest`.
+    least one of the runs is of one item, and none is longer than `widest`. Equal ends are matched first; what
+    is too long for all ways to be compared is matched place by place.
     """
+    if len(before) * len(after) * widest <= _PAIRS:
+        return _aligned(before, after, cost, widest)
+    shorter = min(len(before), len(after))
+    ahead = next((n for n in range(shorter) if cost((before[n],), (after[n],))), shorter)
+    most = shorter - ahead
+    behind = next((n for n in range(most) if cost((before[-1 - n],), (after[-1 - n],))), most)
+    one, two = before[ahead : len(before) - behind], after[ahead : len(after) - behind]
+    if len(one) * len(two) * widest > _PAIRS:
+        return _by_place(before, after)
+    middle = [
+        replace(match, first_before=match.first_before + ahead, first_after=match.first_after + ahead)
+        for match in _aligned(one, two, cost, widest)
+    ]
+    first = _by_place(before[:ahead], after[:ahead])
+    ends = ((len(before) - n, len(after) - n) for n in range(behind, 0, -1))
+    return [*first, *middle, *(Match((before[i],), (after[j],), i, j) for i, j in ends)]
+
+
+def _by_place(before: Sequence[T], after: Sequence[T]) -> list[Match[T]]:
+    """Match what stands at the same place."""
+    return [
+        Match(tuple(before[n : n + 1]), tuple(after[n : n + 1]), min(n, len(before)), min(n, len(after)))
+        for n in range(max(len(before), len(after)))
+    ]
+
+
+def _aligned(
+    before: Sequence[T],
+    after: Sequence[T],
+    cost: Callable[[tuple[T, ...], tuple[T, ...]], float],
+    widest: int,
+) -> list[Match[T]]:
+    """Compare all ways to align two sequences."""
     shapes = [(1, 1), (1, 0), (0, 1)]
     shapes += [shape for n in range(2, widest + 1) for shape in ((n, 1), (1, n))]
     here, there = len(before), len(after)

@@ -17,6 +17,7 @@ from composer.spec.validate import build
 from composer.spec.yaml12 import read
 
 _DEEPEST = 20
+_FILES = 100
 
 
 def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
@@ -73,6 +74,8 @@ def overridden(tree: Node, overrides: Sequence[str]) -> Node:
     for option in overrides:
         try:
             tree = override(tree, option)
+        except _TooMany:
+            raise
         except SpecError as error:
             faults += error.faults
     if faults:
@@ -101,6 +104,10 @@ def _file(path: str, above: tuple[str, ...], asked: Fault | None, flaws: Flaws) 
         raise fault("a file that does not extend itself", f"{path} again")
     if len(above) >= _DEEPEST:
         raise fault(f"at most {_DEEPEST} files extending each other", "more")
+    flaws.files += 1
+    if flaws.files > _FILES:
+        # a fault for each file that is not read would be as much work as reading it
+        raise _TooMany(fault(f"at most {_FILES} files read through extends", "more").faults)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -115,6 +122,10 @@ def _file(path: str, above: tuple[str, ...], asked: Fault | None, flaws: Flaws) 
             [Fault(path, line, column, "", "UTF-8 text", byte, "save the file as UTF-8")]
         ) from None
     return _extended(read(text, path, flaws=flaws), os.path.dirname(path), (*above, real), flaws)
+
+
+class _TooMany(SpecError):
+    """Files without end: nothing else is looked at."""
 
 
 def _extended(tree: Node, folder: str, above: tuple[str, ...], flaws: Flaws) -> Node:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 from blocks.core.config import BlockConfig, Config, Problem
@@ -17,13 +18,17 @@ from composer.data.config import DataConfig
 from composer.spec.caps import Caps, MemoryLimits
 from composer.spec.errors import Fault, shown
 from composer.spec.hints import hint_for_block
-from composer.spec.models import Model, Spec, Stage, Train
+from composer.spec.models import Model, Parallel, Spec, Stage, Train
 from composer.spec.partial import partial, partial_at
 from composer.spec.tree import Node, fault_at, join
 
 C = TypeVar("C", bound=Config)
 
 _STEPS = 1_000_000
+_PLACES = 1000
+# the replay of memory looks at three trips of each loop
+_PER_NEST = 3
+_HINTS = 20
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,12 @@ def undefined(tree: Node) -> Iterator[Fault]:
         return
     blocks = section.value
     types = {name: kind.plain if (kind := block.child("type")) else None for name, block in blocks.items()}
-    known = f"one of {', '.join(blocks)}" if blocks else "a block; there are none"
-    for path, node in uses(tree.child("stages")):
-        if node.value not in blocks:
-            yield node.fault(path, known, shown(node.value), hint_for_block(node.value, types))
+    more = f" and {len(blocks) - _HINTS} more" if len(blocks) > _HINTS else ""
+    known = f"one of {', '.join(islice(blocks, _HINTS))}{more}" if blocks else "a block; there are none"
+    unknown = [(path, node) for path, node in uses(tree.child("stages")) if node.value not in blocks]
+    for number, (path, node) in enumerate(unknown):
+        hint = hint_for_block(node.value, types) if number < _HINTS else ""
+        yield node.fault(path, known, shown(node.value), hint)
 
 
 def unused(block: str) -> str:
@@ -121,6 +128,7 @@ def _uses(stage: Node, path: str) -> Iterator[tuple[str, Node]]:
 def _steps(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
     for i, stage in enumerate(parts.stages):
         yield _step(stage, i, tree)
+    yield _all_places(parts.stages, tree)
 
 
 def _step(stage: Stage, i: int, tree: Node) -> Iterator[Fault]:
@@ -128,6 +136,24 @@ def _step(stage: Stage, i: int, tree: Node) -> Iterator[Fault]:
     if steps > _STEPS:
         expected = f"at most {_STEPS} steps, nested ones multiplied"
         yield fault_at(tree, ("stages", i), expected, shown(steps))
+
+
+def _all_places(stages: Iterable[Stage], tree: Node) -> Iterator[Fault]:
+    places = sum(map(_places, stages))
+    if places > _PLACES:
+        expected = f"at most {_PLACES} places of blocks, those in a nested stage counted {_PER_NEST} times"
+        yield fault_at(tree, ("stages",), expected, str(places), "repeat layers by stack: or recur:")
+
+
+def _places(entry: str | Parallel | Stage) -> int:
+    """Count the places where blocks stand, as often as costs look at them."""
+    match entry:
+        case Stage():
+            return sum(_places(each) * (_PER_NEST if isinstance(each, Stage) else 1) for each in entry.step)
+        case Parallel():
+            return len(entry.parallel)
+        case _:
+            return 1
 
 
 def _most_steps(stage: Stage) -> int:

@@ -27,7 +27,8 @@ from composer.spec.validate import build
 Ask: TypeAlias = Callable[[Knob], Value]
 
 _DIGITS = 12
-_MOST = 20_000
+_MOST = 300_000
+"""Values looked at while every alternative is taken once."""
 _BETWEEN = 16
 _GOLDEN = 0.6180339887
 _TRIES = 500
@@ -191,8 +192,10 @@ class Space:
         used: set[object] = set()
         waiting: list[dict[str, Value]] = [{}]
         for count, wanted in enumerate(waiting):
-            if count > _MOST:
-                faults.append(fault_at(self._tree, (), f"at most {_MOST} alternatives", "more"))
+            if count * self._tree.size > _MOST:
+                most = _MOST // self._tree.size
+                expected = f"at most {most} alternatives in a file of {self._tree.size} values"
+                faults.append(fault_at(self._tree, (), expected, "more"))
                 break
             tree, resolver = self._resolve(partial(_wanted, wanted))
             lets |= resolver.names.keys()

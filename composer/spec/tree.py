@@ -26,9 +26,13 @@ class Place(NamedTuple):
 
 
 class Flaws:
-    """What was wrong with the text of a tree, which was read nevertheless; nothing is known of some paths."""
+    """What was wrong with the text of a tree, which was read nevertheless; nothing is known of some paths.
+
+    `files` counts those read for the tree, each as often as it is extended.
+    """
 
     def __init__(self) -> None:
+        self.files = 0
         self.faults: list[Fault] = []
         self.unknown: list[str] = []
 

@@ -18,6 +18,8 @@ from composer.spec.value_hints import hint_for_written
 
 C = TypeVar("C", bound=Config)
 
+_MOST = 200
+
 
 def build(config: type[C], tree: Node, path: str = "", broken: Collection[str] = ()) -> C | list[Fault]:
     """Validate a tree against a config class; `path` is where the tree stands in its file.
@@ -28,6 +30,10 @@ def build(config: type[C], tree: Node, path: str = "", broken: Collection[str] =
         return config.model_validate(tree.plain)
     except ValidationError as error:
         details = error.errors(include_url=False)
+    told = []
+    if len(details) > _MOST:
+        got = f"{len(details)} faults, of which these are the first"
+        told, details = [tree.fault(path, f"at most {_MOST} faults", got)], details[:_MOST]
     inside = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
     # a list whose items failed is also called too short
     real = [d for d in details if not (d["type"] == "too_short" and d["loc"] in inside)]
@@ -40,7 +46,7 @@ def build(config: type[C], tree: Node, path: str = "", broken: Collection[str] =
             continue
         fault = _translate(config, tree, path, detail)
         found[fault.path, fault.line] = fault
-    return [*found.values(), *(fault for faults in wholes.values() for fault in faults)]
+    return [*told, *found.values(), *(fault for faults in wholes.values() for fault in faults)]
 
 
 def _wholes(

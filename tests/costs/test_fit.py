@@ -11,6 +11,7 @@ from samples import samples
 from strategies import make, trees
 
 from composer.cli.main import main
+from composer.costs.budget import Budget
 from composer.costs.caps import check_caps, excesses
 from composer.costs.count import count
 from composer.costs.fit import Fitting, cheaper, fit, suggestions
@@ -124,7 +125,7 @@ def test_what_is_fitted_fits_and_is_not_fitted_again(tree, data):
     for move in found.moves:
         assert move.new != move.old
         rest = {each.path: each.new for each in found.moves if each != move}
-        fitting = Fitting(spec)
+        fitting = Fitting(spec, Budget(10**6))
         assert fitting.costs(rest) is None or fitting.over(rest), "a change that was not needed"
 
 

@@ -8,7 +8,7 @@ from cases import FFN, tree
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 from models import shipped, shortened
-from peak import allocated, measured, on_cuda, varied
+from peak import allocated, on_cuda, varied
 from samples import samples
 from strategies import make, trees
 
@@ -20,6 +20,7 @@ from composer.costs.memory import Memory
 from composer.costs.precision import BF16, FULL, MIXED
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
+from composer.testing.memory import measured
 
 # the same examples each time: what is asserted of them together must not hang on luck
 together = samples(50, derandomize=True, database=None, phases=[Phase.generate])

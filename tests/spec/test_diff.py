@@ -24,6 +24,7 @@ from composer.spec.identity import arch_hash
 from composer.spec.load import loads
 from composer.spec.models import Spec
 from composer.spec.told import value_words
+from composer.testing.examples import examples
 
 BASE: dict[str, Any] = {
     "schema": 1,
@@ -109,6 +110,22 @@ OTHER: dict[str, dict[str, Any]] = {
         "eval_fraction": 0.1,
     },
 }
+
+
+def take_in(kind: str, config: type[Config]) -> None:
+    """Add a block from elsewhere to BASE, and other values of its fields to OTHER, from its examples."""
+    plain, *others = examples(config).values()
+    BASE["blocks"][kind] = plain
+    BASE["stages"][0]["step"].append(kind)
+    fields: dict[str, Any] = {field.alias or name: None for name, field in config.model_fields.items()}
+    for other in others:
+        fields |= {key: value for key, value in other.items() if value != plain.get(key)}
+    OTHER[config.__name__] = {**fields, "type": "feed_forward"}
+
+
+for _kind, _config in block_types().items():
+    if _kind not in BASE["blocks"]:
+        take_in(_kind, _config)
 # a field whose change is told under another word than its own
 WORDS = {"recur": "shared weights", "stack": "weights of their own", "width": "width", "type": "->"}
 

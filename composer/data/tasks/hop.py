@@ -60,7 +60,8 @@ class Hop(DataConfig):
             yield Problem(
                 "length", f"at least hops + 3 ({self.hops + 3})", self.length, "raise length or lower hops"
             )
-        elif self.symbols * (self.symbols - 1) ** (self.length - 2) < _FEWEST_SEQUENCES:
+        # two symbols or more to choose from at each place: twelve places make 4096 sequences
+        elif self.symbols * (self.symbols - 1) ** min(self.length - 2, 12) < _FEWEST_SEQUENCES:
             yield Problem(
                 "length", f"room for {_FEWEST_SEQUENCES} different sequences", self.length, "raise length"
             )

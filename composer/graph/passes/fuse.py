@@ -43,6 +43,9 @@ class _Fusing:
         self.graph, self.target, self.changed = graph, target, False
         self.nodes: dict[str, dict[str, Any]] = {node: {**data} for node, data in graph.nodes(data=True)}
         self.outputs: list[Value] = graph.graph["outputs"]
+        self._readers: dict[str, set[str]] = {node: set() for node in self.nodes}
+        for node in self.nodes:
+            self._note(node)
 
     def absorb(self, node: str) -> bool:
         """Let a node absorb what makes one of its inputs; return whether it did."""
@@ -56,8 +59,11 @@ class _Fusing:
         for node, data in self.nodes.items():
             if "parts" not in data or Value(node) in self.outputs:
                 continue
-            readers = [op for op in self._operations_reading(Value(node)) if not isinstance(op, Loop)]
-            if len(readers) == self._reads(Value(node)) == 1 and readers[0].works_in(at) == "compute":
+            readers = self._reading(Value(node))
+            if len(readers) != 1 or readers[0]["inputs"].count(Value(node)) > 1:
+                continue
+            reader = readers[0]["op"]
+            if not isinstance(reader, Loop) and reader.works_in(at) == "compute":
                 data["op"] = data["op"].narrowed()
 
     def done(self) -> Graph:
@@ -76,7 +82,7 @@ class _Fusing:
             return False
         if data["inputs"].count(value) > 1:
             return False
-        readers = [each for each in self._readers(value.node) if each != node]
+        readers = self._readers[value.node] - {node}
         shared = bool(readers) or any(each.node == value.node for each in self.outputs)
         operation = data["op"].absorb(position, made["op"], shared)
         if operation is None or unfit(operation.kernels[0], operation, self.target):
@@ -95,6 +101,7 @@ class _Fusing:
         weights = self.graph.graph["weights"]
         names = (*data["weights"], *made["weights"])
         assert tuple(weights[name].shape for name in names) == operation.weight_shapes(), node
+        self._forget(node)
         self.nodes[node] = {
             **data,
             "op": operation,
@@ -104,9 +111,11 @@ class _Fusing:
             "blocks": tuple(dict.fromkeys((*made["blocks"], *data["blocks"]))),
             "parts": {**_parts(value.node, made), **_parts(node, data)},
         }
+        self._note(node)
         if hands_on:
             self._rewire(value.node, node, own)
         if hands_on or not shared:
+            self._forget(value.node)
             del self.nodes[value.node]
         self.changed = True
         return True
@@ -117,21 +126,26 @@ class _Fusing:
         def moved(value: Value) -> Value:
             return Value(node, own + value.output) if value.node == maker else value
 
-        for each, data in self.nodes.items():
-            if each != node and any(value.node == maker for value in data["inputs"]):
-                self.nodes[each] = {**data, "inputs": tuple(map(moved, data["inputs"]))}
+        for each in self._readers[maker] - {node}:
+            self._forget(each)
+            data = self.nodes[each]
+            self.nodes[each] = {**data, "inputs": tuple(map(moved, data["inputs"]))}
+            self._note(each)
         self.outputs = [*map(moved, self.outputs)]
 
-    def _readers(self, maker: str) -> list[str]:
-        return [
-            node for node, data in self.nodes.items() if any(value.node == maker for value in data["inputs"])
-        ]
+    def _note(self, node: str) -> None:
+        """Enter a node with those it reads."""
+        for value in self.nodes[node]["inputs"]:
+            self._readers[value.node].add(node)
 
-    def _operations_reading(self, value: Value) -> list[Operation]:
-        return [data["op"] for data in self.nodes.values() if value in data["inputs"]]
+    def _forget(self, node: str) -> None:
+        for value in self.nodes[node]["inputs"]:
+            self._readers[value.node].discard(node)
 
-    def _reads(self, value: Value) -> int:
-        return sum(data["inputs"].count(value) for data in self.nodes.values())
+    def _reading(self, value: Value) -> list[dict[str, Any]]:
+        """Return the nodes that read a value."""
+        readers = (self.nodes[node] for node in self._readers[value.node])
+        return [data for data in readers if value in data["inputs"]]
 
     def _before(self, first: str, second: str) -> bool:
         order = [*self.nodes]

@@ -33,17 +33,24 @@ def number_slots(graph: Graph) -> Graph:
 
 def _readers(graph: Graph, slots: Value) -> Iterator[tuple[Loop, int]]:
     """Yield each loop that reads the slots, and as which of its inputs."""
-    for _, operation, data in operations(graph):
-        if isinstance(operation, Loop) and slots in data["inputs"]:
+    for operation, data in _reading(graph, slots):
+        if isinstance(operation, Loop):
             yield operation, data["inputs"].index(slots)
 
 
 def _events(body: Graph, position: int) -> Iterator[tuple[Any, dict[str, Any], int]]:
     """Yield the operations that touch the slots which stand at an input position of the body."""
     slots = Value(body.graph["inputs"][position])
-    for _, operation, data in operations(body):
-        if slots in data["inputs"]:
-            yield operation, data, data["inputs"].index(slots)
+    for operation, data in _reading(body, slots):
+        yield operation, data, data["inputs"].index(slots)
+
+
+def _reading(graph: Graph, value: Value) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield the operations that read a value, in the order they run: edges were added in that order."""
+    for node in graph.successors(value.node):
+        data = graph.nodes[node]
+        if value in data["inputs"]:
+            yield data["op"], data
 
 
 def _count(body: Graph, position: int) -> tuple[int, int]:

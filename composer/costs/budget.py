@@ -1,0 +1,42 @@
+"""A budget of work for searches over candidates, counted in operations costed, never in seconds."""
+
+from __future__ import annotations
+
+from blocks.core.graph import Graph
+from composer.graph.walk import graphs
+
+
+class OutOfBudget(Exception):
+    """A search has spent its budget; it returns the best it has, and says that it stopped."""
+
+
+class Budget:
+    """How many operations a search may still cost: one candidate costs as many as its graph has.
+
+    Attributes:
+        total: what there was at the start.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = self._left = total
+
+    @property
+    def spent(self) -> bool:
+        """Whether a search was stopped by it."""
+        return self._left < 0
+
+    def spend(self, operations: int) -> None:
+        """Take the work of one candidate, before it is done.
+
+        Raises:
+            OutOfBudget: there is not as much left.
+        """
+        if operations > self._left:
+            self._left = -1
+            raise OutOfBudget
+        self._left -= operations
+
+
+def size(graph: Graph) -> int:
+    """Return the number of operations of a graph and of the loops in it, as they are written."""
+    return sum(len(body) for body, _ in graphs(graph))

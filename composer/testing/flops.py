@@ -1,0 +1,42 @@
+"""FLOPs as torch counts them while a model runs, and as they are declared for the same convention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from composer.costs.count import count
+from composer.module.model import ComposedModel
+from composer.spec.models import Spec
+from composer.testing.models import tokens_for
+
+
+def grouped(a: Any, b: Any, *rest: Any, out_shape: Any = None, **named: Any) -> int:
+    """[m, k] x [groups, k, n] is 2 m k n; [m, k] x [k, n], cut into groups along k, is the same."""
+    return int(2 * a[0] * a[1] * b[-1])
+
+
+def counted(spec: Spec, batch: int = 2, trains: bool = True) -> tuple[int, int]:
+    """Return forward and backward FLOPs of one training step, counted by torch as it runs."""
+    model = ComposedModel(spec)
+    tokens = tokens_for(spec, batch)
+    formulas = {torch.ops.aten._grouped_mm: grouped}
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False, custom_mapping=formulas) as counter,
+    ):
+        loss = model.loss(tokens, tokens)
+        forward = counter.get_total_flops()
+        if trains:
+            loss.backward()  # type: ignore[no-untyped-call]
+    return forward, counter.get_total_flops() - forward
+
+
+def declared(spec: Spec, batch: int = 2) -> tuple[int, int]:
+    """Return the same as declared, with causal attention as the full square that torch counts."""
+    flops = count(spec, full_mask=True).flops_per_token
+    tokens = batch * spec.model.context
+    return flops.forward * tokens, flops.backward * tokens

@@ -1,0 +1,107 @@
+"""What operations really make: shape and precision of every value of a forward pass, inputs intact."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from blocks.core.graph import Graph
+from blocks.core.operation import Value
+from composer.costs.kept import Sizes, element_bytes, is_slots, place_at
+from composer.costs.precision import FULL, MIXED, Precision
+from composer.graph.walk import Place
+from composer.module.code import Code
+from composer.module.emit import NODE
+from composer.module.model import ComposedModel
+from composer.module.stage import Stage
+
+
+def check_values(model: ComposedModel, tokens: Tensor, mixed: bool) -> None:
+    """Assert that every value has the declared shape and precision, and that no operation writes its inputs.
+
+    Runs one forward pass of the loss, under autocast to bf16 if `mixed`.
+    """
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        # torch says that a norm with fp32 gains is not one kernel in bf16
+        warnings.simplefilter("ignore", UserWarning)
+        model.loss(tokens, tokens)  # chooses kernels for the precision
+        for owner, graph, place in _graphs(model):
+            _watch(owner, graph, place, tokens.shape, MIXED if mixed else FULL, {*map(id, model.buffers())})
+        model.loss(tokens, tokens)
+
+
+def _graphs(model: ComposedModel) -> Iterator[tuple[nn.Module, Graph, Place]]:
+    yield model, model.graph, Place()
+    for module in model.modules():
+        if isinstance(module, Stage):
+            yield module, module.loop.body, module.place
+
+
+def _watch(
+    owner: nn.Module, graph: Graph, place: Place, tokens: torch.Size, size: Precision, states: set[int]
+) -> None:
+    sizes = element_bytes(graph, place_at(place.trips, tokens[1], size))
+    for code in owner.children():
+        if isinstance(code, Code):
+            code.plain = _Watched(code.plain, graph, sizes, tokens, states)  # type: ignore[assignment]
+
+
+class _Watched(nn.Module):
+    """Emitted code that is run call by call, each of them looked at."""
+
+    def __init__(
+        self, code: fx.GraphModule, graph: Graph, sizes: Sizes, tokens: torch.Size, states: set[int]
+    ) -> None:
+        super().__init__()
+        self.code, self.graph, self.sizes, self.tokens, self.states = code, graph, sizes, tokens, states
+
+    def forward(self, *arguments: Any) -> Any:
+        """Run the code."""
+        return _Calls(self).run(*arguments)
+
+
+class _Calls(fx.Interpreter):
+    def __init__(self, watched: _Watched) -> None:
+        super().__init__(watched.code)
+        self.watched = watched
+
+    def run_node(self, n: fx.Node) -> Any:
+        node = n.meta.get(NODE)
+        if node is None or n.op == "call_method":
+            return super().run_node(n)
+        given, _ = self.fetch_args_kwargs_from_env(n)
+        tensors = [each for each in given if isinstance(each, Tensor) and id(each) not in self.watched.states]
+        before = [each._version for each in tensors]
+        made = super().run_node(n)
+        after = [each._version for each in tensors]
+        assert after == before, f"{node}: writes into input {_first(before, after)}"
+        self._look(node, made)
+        return made
+
+    def _look(self, node: str, made: Any) -> None:
+        data = self.watched.graph.nodes[node]
+        shapes = data["shapes"]
+        for output, (shape, got) in enumerate(zip(shapes, made if len(shapes) > 1 else [made], strict=True)):
+            value = Value(node, output)
+            # slots, tables and the tokens that order slots are no values of tokens
+            if (
+                is_slots(self.watched.graph, value)
+                or not shape
+                or shape[0] < 0
+                or not isinstance(got, Tensor)
+            ):
+                continue
+            where = f"{node}, output {output}" if len(shapes) > 1 else node
+            wanted = (*self.watched.tokens, *shape)
+            assert tuple(got.shape) == wanted, f"{where}: shape {list(got.shape)}, declared {list(wanted)}"
+            size = self.watched.sizes[value]
+            told = f"{where}: {got.dtype} takes {got.element_size()} bytes, output_bytes says {size}"
+            assert got.element_size() == size, told
+
+
+def _first(before: list[int], after: list[int]) -> int:
+    return next(n for n, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
