@@ -29,10 +29,10 @@ Measures = Callable[[Tree], Mapping[str, float]]
 _MOST_KNOBS = 3
 """Sets of up to this many knobs are all tried; then only all knobs together."""
 _HALVINGS = 10
-SUGGESTING = 10_000
-"""Operations costed at most while `check` looks for knobs that help; a graph of forty takes 2,000."""
-_FITTING = 200_000
-"""The same for `fit`, which takes 20,000 for such a graph."""
+SUGGESTING = 8_000
+"""Operations costed at most while `check` looks for knobs that help; shipped specs take up to 2,600."""
+_FITTING = 100_000
+"""The same for `fit`, shipped specs take up to 10,000."""
 # what defaults of other sizes follow
 _SHAPING = ("model.width",)
 _TRIES = 8

@@ -18,8 +18,8 @@ from composer.graph.walk import Place, graphs
 
 Places = frozenset[str]
 _FREE, _COSTLY, _USELESS = range(3)
-_BUDGET = 50_000
-"""Operations costed at most while a set is chosen; a graph of fifty takes up to 20,000."""
+_BUDGET = 25_000
+"""Operations costed at most while a set is chosen; shipped specs take up to 8,000."""
 STOPPED = "operations_costed"
 """Under this key a graph says after how many operations costed the choice was stopped, if it was."""
 

@@ -74,8 +74,6 @@ def overridden(tree: Node, overrides: Sequence[str]) -> Node:
     for option in overrides:
         try:
             tree = override(tree, option)
-        except _TooMany:
-            raise
         except SpecError as error:
             faults += error.faults
     if faults:
@@ -147,6 +145,8 @@ def _extended(tree: Node, folder: str, above: tuple[str, ...], flaws: Flaws) -> 
             path = os.path.normpath(os.path.join(folder, item.value))
             parent = _file(path, above, item.fault("extends", "", ""), flaws)
             below = parent if below is None else merge(below, parent)
+        except _TooMany:
+            raise
         except SpecError as error:
             faults += error.faults
     if faults:
