@@ -102,7 +102,7 @@ def nested(levels: int, trips: int, kind: str = "recur") -> list[dict[str, Any]]
 
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "a long step over its caps": {"stages": [{"recur": 2, "step": ["s", "d"] * 8}], "caps": CAPS},
+    "a long step over its caps": {"stages": [{"recur": 2, "step": ["s", "d"] * 5}], "caps": CAPS},
     "stages in stages": {"stages": nested(4, 3), "caps": CAPS},
     "as many layers as there may be": {"stages": [{"stack": 1_000_000, "step": ["s", "d"]}], "caps": CAPS},
     "loops that multiply": {"stages": nested(3, 100, "stack"), "caps": CAPS},
