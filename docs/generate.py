@@ -167,12 +167,14 @@ def output_lines(argument: str) -> str:
 
 
 def arms_table(argument: str) -> str:
-    """Show what `composer arms` prints for a spec, but for where it wrote."""
+    """Show what `composer arms` prints for a spec and options, but for where it wrote."""
+    spec, *options = shlex.split(argument)
     out = io.StringIO()
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(out):
-        main(["arms", str(ROOT / argument), "--out", f"{folder}/arms"])
+        main(["arms", str(ROOT / spec), *options, "--out", f"{folder}/arms"])
     printed = [line.rstrip() for line in out.getvalue().splitlines() if not line.startswith("written to")]
-    return _fenced("console", "\n".join([f"$ composer arms {argument} --out arms", *printed]))
+    command = " ".join(["$ composer arms", spec, *options, "--out arms"])
+    return _fenced("console", "\n".join([command, *printed]))
 
 
 def formula_table(argument: str) -> str:

@@ -12,6 +12,7 @@ from composer.spec.entries import Entry
 from composer.spec.errors import SpecError, listed
 from composer.spec.load import loads
 from composer.spec.models import Spec
+from composer.spec.shape_bounds import ShapeBounds
 from composer.spec.show import resolved_yaml
 
 
@@ -23,13 +24,14 @@ def matched(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
         like: a point of the space, whose vocabulary, context, training and caps it takes.
 
     Returns:
-        The spec, and in words what was changed for it (`moves`) and what it came to (`matched`).
+        The spec, and in words what was changed for it (`moves`), what it came to (`matched`), and
+        how far its shape is from that of the entry (`distance`).
 
     Raises:
         SpecError: no sizes do that, or it cannot be trained as the space is.
     """
     try:
-        found = _solved(resolved_yaml(entry.spec), resolved_yaml(like), entry.match)
+        found = _solved(resolved_yaml(entry.spec), resolved_yaml(like), entry.match, entry.bounds)
     except SpecError as error:
         first = error.faults[0]
         got = f"{first.path}: expected {first.expected}, got {first.got}"
@@ -38,20 +40,25 @@ def matched(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
     came = [f"{name} {amount(name, value)} of {amount(name, cap)}" for name, (cap, value) in caps.items()]
     if not found.holds:
         near = (f"{name} within {TOLERANCE[name]:g} % below {amount(name, caps[name][0])}" for name in caps)
-        hint = "match it to fewer caps, or begin with other layers"
+        at = f" (the best shape is at {listed(found.reached, 'and')})" if found.reached else ""
+        hint = f"match it to fewer caps, begin with other layers, or give it wider bounds{at}"
         raise SpecError(
             [entry.fault(f"sizes that bring {listed(near, 'and')}", f"at best {', '.join(came)}", hint)]
         )
     spec = found.spec.model_copy(update={"caps": like.caps})
-    return spec, {"moves": [str(move) for move in found.moves], "matched": came}
+    return spec, {
+        "moves": [str(move) for move in found.moves],
+        "matched": came,
+        "distance": round(found.distance, 2),
+    }
 
 
 @cache
-def _solved(base: str, like: str, match: tuple[str, ...]) -> Match:
+def _solved(base: str, like: str, match: tuple[str, ...], bounds: ShapeBounds) -> Match:
     """Solve once in a process: it takes seconds."""
     target = loads(like)
     aims = {name: _aim(target.caps.limit(name) or 0, TOLERANCE[name]) for name in match}
-    return match_to(loads(base), target, aims)
+    return match_to(loads(base), target, aims, bounds=bounds)
 
 
 def _aim(cap: float, tolerance: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from composer.testing.memory import step, trainable
 ROOT = Path(__file__).parents[1]
 WIDER = {
     "dreamer-small, 4 x 4 steps": ["stages=[{recur: 4, step: [{stack: 4, step: [seq, depth, expert]}]}]"],
-    "dreamer-small, half the experts": ["blocks.expert.experts=32"],
+    "dreamer-small, half the experts": ["blocks.expert.experts=192"],
     "nested, 16 steps": ["stages.0.recur=16"],
     "transformer, wide": ["model.width=512", "blocks.mlp.hidden=1376", "model.context=512"],
 }

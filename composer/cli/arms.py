@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from composer.cli.options import Set, SpecFile
+from composer.cli.options import Bound, Set, SpecFile
 
 if TYPE_CHECKING:
-    from composer.costs.arms import Arm
+    from collections.abc import Sequence
 
-_NOTE = (
-    "Caps are left out and nothing is recomputed. Dense layers that recur use every parameter at every step, "
-    "so they cannot have the parameters of experts at their FLOPs: such arms are matched in the other "
-    "measures, told here, and not written."
-)
+    from composer.costs.arms import Arm
+    from composer.costs.suggest import Suggestion
+    from composer.spec.models import Spec
+
+_NOTE = "Caps are left out and nothing is recomputed."
 
 
 def arms(
@@ -27,40 +27,115 @@ def arms(
             metavar="FOLDER", help="Where specs and residuals go. Default: NAME-arms.", show_default=False
         ),
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option("--on", metavar="MEASURE,..", help="What is matched, as for `composer match`."),
+    ] = "params,flops_per_token,train_memory",
+    bound: Bound = None,
+    suggest: Annotated[
+        bool,
+        typer.Option(
+            "--suggest",
+            help="Where an arm cannot be matched, solve for changes of SPEC with which all can; "
+            "takes several times as long.",
+        ),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False,
 ) -> None:
     """Write the arms of a comparison, each matched to SPEC in parameters, FLOPs per token and memory.
 
     dr-da: recurrent with depth attention. dr: without it. untied: as many layers with weights of their own.
     prelude-core-coda: own layers before and after a recurrent core. And each with dense layers for experts,
-    where such a one exists at these costs. Beside the specs stand residuals.md and residuals.csv. Ends with 1
-    where an arm that is not dense could not be matched.
+    which cannot have the parameters of experts at their FLOPs and are matched in the other budgets. Each arm
+    is the shape nearest to its base within the bounds of shape (docs/costs.md). Matched arms are written,
+    beside residuals.md and residuals.csv. Ends with 1 where an arm that is not dense could not be matched.
     """
     from pathlib import Path
 
     from composer.cli.files import make_folder, write
-    from composer.cli.result import columns
+    from composer.cli.match import measure_names
+    from composer.cli.options import read_bounds
     from composer.costs.arms import arms as derived
-    from composer.costs.residuals import csv, markdown, percent, verdict
+    from composer.costs.residuals import csv, markdown
+    from composer.costs.suggest import suggestions
     from composer.spec.load import load
     from composer.spec.show import resolved_yaml
 
-    spec = load(file, settings or ())
-    found = derived(spec)
+    spec, bounds, measures = load(file, settings or ()), read_bounds(bound or ()), measure_names(on)
+    found = derived(spec, measures, bounds)
     folder = Path(out or f"{spec.name}-arms")
     make_folder(folder)
     for arm in found:
-        if arm.match.holds:
+        if arm.usable:
             write(str(folder / f"{arm.name}.yaml"), _comment(arm) + resolved_yaml(arm.match.spec))
     write(str(folder / "residuals.csv"), csv(found))
     write(str(folder / "residuals.md"), markdown(spec, found, _NOTE))
-    measures = [residual.measure for residual in found[0].match.residuals]
-    rows = [(arm.name, *(percent(r.percent) for r in arm.match.residuals), verdict(arm)) for arm in found]
-    print("\n".join(columns([("arm", *measures, "matched"), *rows])))
-    print(f"written to {folder}")
-    if not all(arm.match.holds or arm.optional for arm in found):
+    complete = all(arm.usable or arm.optional for arm in found)
+    wanted = suggestions(spec, found, measures, bounds) if suggest and not complete else []
+    if json:
+        from json import dumps
+
+        print(dumps(_plain(spec, found, wanted, bounds.model_dump()), indent=2))
+    else:
+        print("\n".join(_report(spec, found)))
+        if not complete:
+            print("\n".join(_advice(spec, wanted, asked=suggest)))
+        print(f"written to {folder}")
+    if not complete:
         raise typer.Exit(1)
 
 
+def _report(spec: Spec, found: Sequence[Arm]) -> list[str]:
+    from composer.cli.result import columns
+    from composer.costs.residuals import notes, paragraphs, table, told
+
+    why = list(paragraphs(notes(spec, found)))
+    return [*columns(table(found)), "", *told(found), *(["", *why] if why else [])]
+
+
+def _advice(spec: Spec, found: Sequence[Suggestion], *, asked: bool) -> list[str]:
+    from composer.costs.units import amount
+
+    if not asked:
+        return ["", f"--suggest solves for changes of {spec.name} with which all arms can be matched"]
+    if not found:
+        return ["", f"no change of the experts, active experts or steps of {spec.name} was found to help"]
+    lines = ["", f"with any one of these changes of {spec.name} all arms can be matched:"]
+    for each in found:
+        costs = (
+            f"{name} {amount(name, before)} -> {amount(name, after)}"
+            for name, before, after in zip(
+                ("params", "flops_per_token"), each.before, each.after, strict=True
+            )
+        )
+        lines.append(f"  {', '.join(map(str, each.moves))}: {', '.join(costs)}")
+    return lines
+
+
+def _plain(
+    spec: Spec, found: Sequence[Arm], wanted: Sequence[Suggestion], bounds: dict[str, Any]
+) -> dict[str, Any]:
+    from composer.costs.residuals import notes, plain
+
+    return {
+        "target": spec.name,
+        "bounds": bounds,
+        "arms": [
+            {"arm": arm.name, "about": arm.about, "dense": arm.optional, **plain(arm.match)} for arm in found
+        ],
+        "notes": notes(spec, found),
+        "suggestions": [
+            {move.path: {"old": move.old, "new": move.new} for move in each.moves} for each in wanted
+        ],
+    }
+
+
 def _comment(arm: Arm) -> str:
-    moves = ", ".join(map(str, arm.match.moves)) or "nothing"
-    return f"# {arm.about}; changed to match: {moves}\n"
+    from composer.costs.residuals import changes, percent
+
+    off = [residual for residual in arm.match.residuals if not residual.holds]
+    missed = "".join(f"# not matched: {r.measure}, {percent(r.percent)}\n" for r in off)
+    return (
+        f"{missed}# {arm.about}; changed to match: {changes(arm.match)}\n"
+        f"# distance {arm.match.distance:.2f} from the shape it was derived with\n"
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.cli.options import Set
+from composer.cli.options import Bound, Set
 from composer.cli.result import Out
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def match(
             "--free",
             metavar="KNOB,..",
             help="The numbers that may change, such as width,expert.hidden,steps. "
-            "Default: the width and all sizes of blocks but windows.",
+            "Default: the width, heads, head sizes, experts, active experts and hidden sizes.",
             show_default=False,
         ),
     ] = None,
@@ -54,41 +54,59 @@ def match(
             show_default=False,
         ),
     ] = None,
+    bound: Bound = None,
     settings: Set = None,
     out: Out = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print plain JSON; the spec is then written with --out only.")
+    ] = False,
 ) -> None:
     """Solve the sizes of BASE so that it costs what TARGET does: a matched baseline.
 
     BASE keeps its architecture: mixes, steps, layers and windows. Vocabulary, context and training are taken
     from TARGET, so FLOPs are stated at its context and memory at its micro-batch; caps are left out on both
-    sides, so nothing is recomputed. Sizes are freed little by little, and the first set that suffices is
-    kept: hidden sizes and experts, then active experts, then the width, then heads and their sizes. Ends
-    with 1, and writes nothing, where a residual is above its tolerance. `--set` is laid over BASE.
+    sides, so nothing is recomputed. The result is the shape nearest to BASE that costs the same and keeps
+    the bounds of shape: its width stays near that of BASE, its attention and hidden sizes near the width,
+    its experts several times as many as are active. Ends with 1, and writes nothing, where no such shape is
+    found. `--set` is laid over BASE.
     """
+    from composer.cli.files import write
+    from composer.cli.options import read_bounds
     from composer.cli.result import hand_over
     from composer.costs.match import match as matched
+    from composer.costs.residuals import plain
     from composer.spec.load import load
+    from composer.spec.show import resolved_yaml
 
-    wanted = _tolerances(tolerance)
+    wanted, bounds = _tolerances(tolerance), read_bounds(bound or ())
     target = load(to)
-    found = matched(load(base, settings or ()), target, _names(on), _names(free) if free else None, wanted)
-    report = _report(target, found)
-    if found.holds:
-        hand_over(found.spec, report, out)
-        return
-    print("\n".join(report))
-    raise typer.Exit(1)
+    knobs = measure_names(free) if free else None
+    found = matched(load(base, settings or ()), target, measure_names(on), knobs, wanted, bounds=bounds)
+    if json:
+        from json import dumps
+
+        if found.holds and out is not None:
+            write(out, resolved_yaml(found.spec))
+        print(dumps({**plain(found), "bounds": bounds.model_dump()}, indent=2))
+    elif found.holds:
+        hand_over(found.spec, _report(target, found), out)
+    else:
+        print("\n".join(_report(target, found)))
+    if not found.holds:
+        raise typer.Exit(1)
 
 
 def _report(target: Spec, found: Match) -> list[str]:
     from composer.cli.result import columns
-    from composer.costs.residuals import percent
+    from composer.costs.residuals import changes, percent
     from composer.costs.units import amount
     from composer.graph.build import micro_batch_tokens
 
     tokens = micro_batch_tokens(target)
     off = [residual.measure for residual in found.residuals if not residual.holds]
-    told = f"off in {', '.join(off)}; --free more of it, such as steps" if off else "matched"
+    told = "matched"
+    if off:
+        told = f"no shape within the bounds meets all budgets; off: {', '.join(off)}"
     rows = [
         (
             each.measure,
@@ -102,13 +120,21 @@ def _report(target: Spec, found: Match) -> list[str]:
     ]
     return [
         f"{found.spec.name}: {told}",
-        f"changed: {', '.join(map(str, found.moves)) or 'nothing'}",
+        f"changed: {changes(found)}",
+        f"distance: {found.distance:.2f} from the shape of the base",
         f"vocabulary, context and training are those of {target.name}; memory is that of {tokens} tokens",
         *columns([("measure", "value", "target", "residual", "tolerance", ""), *rows]),
+        *(
+            f"the base is itself outside the bounds: {text}; its own value is the bound"
+            for text in found.widened
+        ),
+        *([f"it is at these bounds of shape: {', '.join(found.reached)}"] if off and found.reached else []),
+        *(["try a wider --bound, a base of another size, or --free with more, such as steps"] if off else []),
     ]
 
 
-def _names(text: str) -> list[str]:
+def measure_names(text: str) -> list[str]:
+    """Read `params,flops_per_token`."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -117,7 +143,7 @@ def _tolerances(text: str | None) -> dict[str, float]:
     from composer.spec.errors import Fault, SpecError
 
     found = {}
-    for item in _names(text or ""):
+    for item in measure_names(text or ""):
         name, _, value = item.partition("=")
         value = value.strip().removesuffix("%").strip()
         if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) == 0:

@@ -1,10 +1,14 @@
-"""What every command takes: the file first, and `--set`."""
+"""What several commands take: the file first, `--set`, `--bound`, kernels."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
+
+if TYPE_CHECKING:
+    from composer.spec.shape_bounds import ShapeBounds
 
 SpecFile: TypeAlias = Annotated[
     str, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)
@@ -21,6 +25,43 @@ Set: TypeAlias = Annotated[
     ),
 ]
 """Values laid over the file, one an option."""
+
+Bound: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bound",
+        metavar="BOUND=VALUE",
+        help="Replace one bound of shape, such as width_factor=2 or hidden_ratio=[1,16]; docs/costs.md has "
+        "all of them with their defaults. May be repeated.",
+        show_default=False,
+    ),
+]
+"""Bounds of shape that are not the defaults, one an option."""
+
+
+def read_bounds(settings: Sequence[str]) -> ShapeBounds:
+    """Return the default bounds of shape with some replaced.
+
+    Raises:
+        SpecError: an unknown bound, or a value that it cannot have.
+    """
+    from dataclasses import replace
+
+    from composer.spec.errors import SpecError
+    from composer.spec.load import overridden
+    from composer.spec.shape_bounds import ShapeBounds
+    from composer.spec.tree import Node, Place
+    from composer.spec.validate import build
+
+    try:
+        found = build(ShapeBounds, overridden(Node({}, Place("--bound")), settings))
+        if isinstance(found, ShapeBounds):
+            return found
+        raise SpecError(found)
+    except SpecError as error:
+        named = (replace(each, file=each.file.replace("--set", "--bound", 1)) for each in error.faults)
+        raise SpecError(list(named)) from None
+
 
 KernelChoice: TypeAlias = Annotated[
     Literal["auto", "reference", "fused"],

@@ -6,16 +6,16 @@ Each arm is derived from the spec's structure, then matched to its parameters, F
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import inf
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from blocks.core.graph import fresh
 from composer.costs.fit import made
 from composer.costs.knobs import Tree
-from composer.costs.match import MATCHED, TOLERANCE, Match, match
+from composer.costs.match import MATCHED, Match, match
 from composer.spec.errors import SpecError
 from composer.spec.models import Spec
+from composer.spec.shape_bounds import ShapeBounds
 from composer.spec.show import document
 
 Blocks: TypeAlias = dict[str, dict[str, Any]]
@@ -27,6 +27,7 @@ _DEPTH, _SEQUENCE, _EXPERTS, _DENSE = (
     "expert_attention",
     "feed_forward",
 )
+_DENSE_GIVES_UP = (("params",), ("params", "train_memory"))
 # prelude and coda have two layers each where that leaves a core of half the steps
 _LAYERS = 2
 
@@ -37,7 +38,7 @@ class Arm:
 
     Attributes:
         about: what it is, in words.
-        optional: whether it is a dense twin, which need not exist at these costs.
+        optional: whether it is a dense twin, which cannot have all these costs.
     """
 
     name: str
@@ -45,25 +46,31 @@ class Arm:
     optional: bool
     match: Match
 
+    @property
+    def usable(self) -> bool:
+        """Whether it is matched, or is a dense arm that is off only in what a dense arm cannot have."""
+        off = {residual.measure for residual in self.match.residuals if not residual.holds}
+        return not off or (self.optional and off <= set(_DENSE_GIVES_UP[-1]))
 
-def arms(spec: Spec, on: Sequence[str] = MATCHED) -> list[Arm]:
+
+def arms(spec: Spec, on: Sequence[str] = MATCHED, bounds: ShapeBounds | None = None) -> list[Arm]:
     """Derive and match the arms of a spec; see `derived`.
 
     Raises:
         SpecError: the spec has no recurrent stage or no `train` section.
     """
-    return [_matched(name, about, arm, spec, on) for name, about, arm in derived(spec)]
+    return [matched(name, about, arm, spec, on, bounds) for name, about, arm in derived(spec)]
 
 
-def _matched(name: str, about: str, arm: Spec, spec: Spec, on: Sequence[str]) -> Arm:
+def matched(
+    name: str, about: str, arm: Spec, spec: Spec, on: Sequence[str], bounds: ShapeBounds | None
+) -> Arm:
+    """Match one derived arm; a dense one gives up what dense layers cannot have."""
     optional = name.endswith("-dense")
-    found = match(arm, spec, on, name=arm.name)
-    if optional and not found.holds and "params" in on:
-        # shared dense weights use each parameter in every step, which ties parameters to FLOPs; so it is told
-        # how many there are at equal FLOPs and memory
-        found = match(arm, spec, on, tolerance={"params": inf}, name=arm.name)
-        told = (replace(each, tolerance=TOLERANCE[each.measure]) for each in found.residuals)
-        found = replace(found, residuals=tuple(told))
+    # a dense weight takes FLOPs at every use: the parameters of experts cannot be had at their FLOPs, and
+    # memory falls with the parameters
+    give_up = [[each for each in given if each in on] for given in _DENSE_GIVES_UP] if optional else None
+    found = match(arm, spec, on, bounds=bounds, give_up=give_up, name=arm.name)
     return Arm(name, about, optional, found)
 
 

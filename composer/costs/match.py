@@ -1,18 +1,22 @@
-"""Matched baselines: the sizes at which one architecture costs what another does."""
+"""Matched baselines: the sizes at which one architecture costs what another does, in a sensible shape."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import inf, log
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Any
 
+from composer.costs.choices import axes, dimensions
 from composer.costs.fast import Coster
 from composer.costs.fit import Measures, Move, made
-from composer.costs.knobs import Knob, Knobs, Tree, Values, find
-from composer.costs.solve import Point, Problem, solve
+from composer.costs.goal import NOWHERE, Aim, Costs, Found, Goal, Score
+from composer.costs.knobs import Knob, Knobs, Tree, find
+from composer.costs.shape import SHAPING, WIDTH, Limits, Sizes, distance
+from composer.costs.solve import Search
 from composer.spec.errors import Fault, SpecError, close, listed
 from composer.spec.models import Spec
+from composer.spec.shape_bounds import ShapeBounds
 from composer.spec.show import document
 
 TOLERANCE = {
@@ -32,17 +36,6 @@ SHORT = {"cache": "cache_bytes_per_token"}
 """Short names."""
 
 _TRAINED = ("train_memory", "train_flops")
-# a ratio for what is 0 on one side only
-_FAR = 5.0
-# what is freed before all sizes are: the state's width stays as long as it can
-_FIRST = (("hidden", "experts"), ("hidden", "experts", "active"), ("hidden", "experts", "active", "width"))
-# rows of experts have to be multiples of 8, other sizes had better be
-_FINE = 2
-# knobs of such values move in large steps, which a descent does not find back from
-_COARSE = 8
-_DOUBLINGS = 3
-# tolerances away from which no other start has been seen to lead back
-_HOPELESS = 20
 
 
 @dataclass(frozen=True)
@@ -69,11 +62,21 @@ class Residual:
 
 @dataclass(frozen=True)
 class Match:
-    """A spec that costs what its target does, as nearly as its free knobs allow."""
+    """A spec that costs what its target does, or comes as near as the bounds of shape allow.
+
+    Attributes:
+        moves: every size that differs from the base's.
+        distance: how far the shape is from the base's; see `composer.costs.shape.distance`.
+        widened: in words, which bounds the base itself is outside of, so that its own values are the bounds.
+        reached: the bounds that the shape has reached.
+    """
 
     spec: Spec
     moves: tuple[Move, ...]
     residuals: tuple[Residual, ...]
+    distance: float
+    widened: tuple[str, ...] = ()
+    reached: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -88,21 +91,26 @@ def match(
     free: Sequence[str] | None = None,
     tolerance: Mapping[str, float] | None = None,
     *,
+    bounds: ShapeBounds | None = None,
+    give_up: Sequence[Collection[str]] | None = None,
     name: str | None = None,
     measures: Measures | None = None,
 ) -> Match:
     """Solve the free knobs of `base` for the costs of `target`; deterministic.
 
-    The result keeps the architecture of `base`; vocabulary, context and training are those of the target,
-    so that memory is that of the same micro-batch. Caps are left out on both sides: nothing is recomputed.
-    Without `free`, sizes are freed in this order, until all residuals are within their tolerances: hidden
-    sizes and experts; active experts; the width; heads and their sizes; then steps finer than 8. The numbers
-    of steps and layers, windows and the mix stay.
+    The result keeps the architecture of `base` and stays within the bounds of shape; vocabulary, context and
+    training are those of the target, so that memory is that of the same micro-batch. Caps are left out on
+    both sides: nothing is recomputed. Without `free` the width and the sizes of blocks may change: heads,
+    head sizes, active experts, experts and hidden sizes. The nearest shape that meets all measures is taken;
+    where none is found, the one that misses a single measure by the least, else all of them by the least.
 
     Args:
         on: measures, of `TOLERANCE`.
-        free: labels or paths of knobs.
-        tolerance: percent by measure, where not the default; infinite for one that is only told.
+        free: labels or paths of knobs. kv_heads follow heads.
+        tolerance: percent by measure, where not the default.
+        bounds: of shape, where not the default.
+        give_up: where not all measures can be met, which ones are no longer solved for, in turn; by default
+            each single one, which is then brought as near as the others allow.
         name: of the result; by default `BASE-at-TARGET`.
         measures: what costs trees.
 
@@ -119,7 +127,7 @@ def match(
     measures = measures or Coster(on)
     found = measures(_bare(document(target)))
     aims = {measure: (found[measure], wanted[measure]) for measure in on}
-    return match_to(base, target, aims, free, name=name, measures=measures)
+    return match_to(base, target, aims, free, bounds=bounds, give_up=give_up, name=name, measures=measures)
 
 
 def match_to(
@@ -128,6 +136,8 @@ def match_to(
     aims: Mapping[str, tuple[float, float]],
     free: Sequence[str] | None = None,
     *,
+    bounds: ShapeBounds | None = None,
+    give_up: Sequence[Collection[str]] | None = None,
     name: str | None = None,
     measures: Measures | None = None,
 ) -> Match:
@@ -138,6 +148,9 @@ def match_to(
             FLOPs are to be aimed at.
         aims: by measure what it is to be, and the tolerance in percent.
         free: labels or paths of knobs.
+        bounds: of shape, where not the default.
+        give_up: where not all measures can be met, which ones are no longer solved for, in turn; by default
+            each single one, which is then brought as near as the others allow.
         name: of the result; by default `BASE-at-LIKE`.
         measures: what costs trees.
 
@@ -145,17 +158,18 @@ def match_to(
         SpecError: an unknown knob, or a base that makes no valid spec with the training of `like`.
     """
     measures = measures or Coster(aims)
-    matching = _Matching(base, like, aims, measures, name)
-    values = matching.solved(free)
-    tree = matching.tree(values)
+    matching = _Matching(base, like, list(aims), measures, bounds or ShapeBounds(), name)
+    goals = _fallbacks(aims) if give_up is None else [[_without(aims, given)] for given in give_up]
+    found = matching.solved(free, [[_without(aims, ())], *goals])
+    tree = matching.tree(found.values)
     costs = measures(tree)
-    moves = (
-        Move(knob.label, knob.value, values[knob.path], knob.path)
-        for knob in matching.free(free)
-        if values.get(knob.path, knob.value) != knob.value
-    )
     residuals = (Residual(measure, costs[measure], *aim) for measure, aim in aims.items())
-    return Match(made(tree), tuple(moves), tuple(residuals))
+    limits = matching.limits
+    assert not limits.outside(found.values)
+    moves = tuple(matching.moves(found.values))
+    far = distance(limits.base, found.values)
+    reached = tuple(limits.reached(found.values))
+    return Match(made(tree), moves, tuple(residuals), far, tuple(limits.widened), reached)
 
 
 def measure_named(name: str) -> str:
@@ -185,123 +199,159 @@ class _Matching:
         self,
         base: Spec,
         like: Spec,
-        aims: Mapping[str, tuple[float, float]],
+        names: Sequence[str],
         measures: Measures,
+        bounds: ShapeBounds,
         name: str | None,
     ) -> None:
+        self.limits = Limits(base, bounds)
+        self._base, self._names, self._measures = base, names, measures
         self._knobs, self._apart = Knobs(base), Knobs(base, apart=True)
-        self._base, self._aims, self._measures = base, aims, measures
-        self._given = document(like)
-        self._name = name or f"{base.name[:48]}-at-{like.name[:48]}"
-        self._known: dict[tuple[tuple[str, int], ...], list[float] | None] = {}
-        # defaults are written out, so that heads keep their size where the width moves
-        self._sizes = self._apart.unset
-        self.residuals({}, raising=True)
+        given: dict[str, Any] = document(like)
+        tree = _bare(_copied(self._knobs.tree(self._apart.unset)))
+        tree["model"] |= {key: given["model"][key] for key in ("vocab", "context")}
+        tree["name"] = name or f"{base.name[:48]}-at-{like.name[:48]}"
+        tree["train"] = given.get("train")
+        self._tree = {key: value for key, value in tree.items() if value is not None}
+        self._slots = {knob: _slot(self._tree, knob) for knob in self.limits.base}
+        self._moved: dict[str, int] = {}
+        self._known: dict[tuple[tuple[str, int], ...], Costs | None] = {}
+        # what is wrong with the base is told before anything is solved
+        measures(self._tree)
 
-    def tree(self, values: Values) -> Tree:
-        """Return the base with some values, to be trained as `like` is."""
-        given: dict[str, Any] = self._given
-        tree = _bare(self._knobs.tree({**self._sizes, **values}))
-        model = {**tree["model"], "vocab": given["model"]["vocab"], "context": given["model"]["context"]}
-        tree = {**tree, "name": self._name, "model": model, "train": given.get("train")}
-        return {key: value for key, value in tree.items() if value is not None}
+    def tree(self, values: Sizes) -> Tree:
+        """Return the base with some sizes, to be trained as `like` is."""
+        tree: Tree = _copied(self._set(values))
+        for path, value in self._apart.unset.items():
+            block, _, field = path.rpartition(".")
+            # a default that still says the same stays unwritten
+            if field == "kv_heads" and values.get(path, value) == values.get(
+                f"{block}.heads", self.limits.base[f"{block}.heads"]
+            ):
+                holder, key = _slot(tree, path)
+                holder[key] = None
+        return tree
 
-    def residuals(self, values: Values, *, raising: bool = False) -> list[float] | None:
-        """Return logarithmic residuals in units of the tolerances; None where there is no valid spec."""
+    def _set(self, values: Sizes) -> Tree:
+        for path in self._moved:
+            if path not in values:
+                holder, key = self._slots[path]
+                holder[key] = self.limits.base[path]
+        for path, value in values.items():
+            holder, key = self._slots[path]
+            holder[key] = value
+        self._moved = dict(values)
+        return self._tree
+
+    def costs(self, values: Sizes) -> Costs | None:
+        """Return the measures aimed at; None where the sizes make no valid spec."""
         key = tuple(sorted(values.items()))
         if key not in self._known:
             try:
-                costs = self._measures(self.tree(values))
+                found = self._measures(self._set(values))
             except SpecError:
-                if raising:
-                    raise
                 self._known[key] = None
             else:
-                self._known[key] = [
-                    100 * _ratio(costs[name], aim) / tolerance
-                    for name, (aim, tolerance) in self._aims.items()
-                ]
+                self._known[key] = [found[name] for name in self._names]
         return self._known[key]
+
+    def moves(self, values: Sizes) -> Iterator[Move]:
+        """Yield every size that is not the base's; key and value heads only where they are not the heads."""
+        now = {**self.limits.base, **values}
+        for knob in self._apart.all:
+            if now.get(knob.path, knob.value) == knob.value:
+                continue
+            block, _, field = knob.path.rpartition(".")
+            heads = f"{block}.heads"
+            if field == "kv_heads" and (knob.value, now[knob.path]) == (self.limits.base[heads], now[heads]):
+                continue
+            yield Move(knob.label, knob.value, now[knob.path], knob.path)
 
     def free(self, names: Sequence[str] | None) -> list[Knob]:
         """Return the knobs that may move, each once."""
         if names is None:
-            return [knob for knob in self._apart.all if knob.part in ("width", "block") and not _kept(knob)]
+            return [knob for knob in self._apart.all if _sized(knob)]
         # names of `let` move what they set together; training is taken over
         known = dict.fromkeys(knob for knob in (*self._knobs.all, *self._apart.all) if knob.part != "train")
         return list(dict.fromkeys(find(list(known), name, self._base.name) for name in names))
 
-    def solved(self, names: Sequence[str] | None) -> dict[str, int]:
-        """Return the values of the least freedom that brings every residual below its tolerance."""
-        best: dict[str, int] = {}
-        for knobs in _freedoms(self.free(names), asked=names is not None):
-            for start in self._starts(knobs, best):
-                best = min(best, self._best(knobs, start), key=self._worst)
-                if self._worst(best) <= 1:
-                    return best
-        return best
+    def effects(self, knob: Knob, value: int) -> Sizes:
+        """Return the sizes that another value of a knob sets; a name of `let` sets several."""
+        if not knob.path.startswith("let."):
+            return {knob.path: value}
+        try:
+            tree = self._knobs.tree({knob.path: value})
+        except SpecError:
+            return {}
+        found = {}
+        for path, base in self.limits.base.items():
+            holder, key = _slot(tree, path)
+            if isinstance(now := holder[key], int) and now != base:
+                found[path] = now
+        return found
 
-    def _best(self, knobs: Sequence[Knob], start: Values) -> dict[str, int]:
-        def residuals(point: Point) -> list[float] | None:
-            return self.residuals(_values(knobs, point))
+    def solved(self, names: Sequence[str] | None, goals: Sequence[Sequence[Goal]]) -> Found:
+        """Return the nearest sizes that meet the first goal, else the best for the first that can be met."""
+        searches = self._searches(self.free(names))
+        found = Found(NOWHERE, {})
+        for alike in goals:
+            for search in searches[: None if len(alike) == 1 else 1]:
+                found = min((search.nearest(goal) for goal in alike), key=_score, default=found)
+                if found.score.excess == 0:
+                    return found
+        return found
 
-        point = tuple(start.get(knob.path, knob.value) for knob in knobs)
-        return _values(knobs, solve(Problem(knobs, point, residuals)))
-
-    def _starts(self, knobs: Sequence[Knob], best: Values) -> Iterator[Values]:
-        """Yield where to start from: the base, the best so far, then few or many heads and active experts."""
-        yield {}
-        if best:
-            yield best
-        if self._worst(best) > _HOPELESS:
-            return
-        for knob in knobs:
-            if knob.value <= _COARSE:
-                for value in (1, 2 * knob.value, 4 * knob.value):
-                    start = self._valid(knobs, {**best, knob.path: value}, knob)
-                    if start is not None:
-                        yield start
-
-    def _valid(self, knobs: Sequence[Knob], start: dict[str, int], moved: Knob) -> dict[str, int] | None:
-        """Return a start, with sizes of the same block doubled until it is valid; None where that fails."""
-        block = moved.path.rpartition(".")[0]
-        others = [knob for knob in knobs if knob.path.rpartition(".")[0] == block and knob != moved]
-        for _ in range(_DOUBLINGS):
-            if self.residuals(start) is not None:
-                return start
-            doubled = ({**start, o.path: 2 * start.get(o.path, o.value)} for o in others)
-            start = next((trial for trial in doubled if self.residuals(trial) is not None), start)
-        return None
-
-    def _worst(self, values: Values) -> float:
-        found = self.residuals(values)
-        return inf if found is None else max(map(abs, found), default=0.0)
+    def _searches(self, free: Sequence[Knob]) -> list[Search]:
+        """Return where to look, in turn: the last ones with finer hidden sizes, and heads block by block."""
+        together = dimensions(free, self.limits, self.effects)
+        apart = dimensions(free, self.limits, self.effects, apart=True)
+        plain, fine = axes(free, self.limits), axes(free, self.limits, fine=True)
+        ways = [(together, plain)]
+        if fine != plain:
+            ways.append((together, fine))
+        if len(apart) > len(together):
+            ways.append((apart, fine))
+        return [Search(self.limits, *way, self.costs) for way in ways]
 
 
-def _values(knobs: Sequence[Knob], point: Point) -> dict[str, int]:
-    return {knob.path: now for knob, now in zip(knobs, point, strict=True) if now != knob.value}
+def _score(found: Found) -> Score:
+    return found.score
 
 
-def _kept(knob: Knob) -> bool:
-    """Whether a knob is about what a block sees, not about its size."""
-    return knob.path.endswith(".window")
+def _without(aims: Mapping[str, tuple[float, float]], given: Collection[str]) -> Goal:
+    """Return the goal of some aims, with those given up only told."""
+    return Goal(tuple(Aim(*aim, held=measure not in given) for measure, aim in aims.items()))
 
 
-def _freedoms(knobs: Sequence[Knob], *, asked: bool) -> Iterator[list[Knob]]:
-    """Yield ever larger sets of knobs, and at last finer steps of what hardware does not need in eights."""
-    if not asked:
-        for fields in _FIRST:
-            yield [knob for knob in knobs if knob.path.rpartition(".")[2] in fields]
-    yield list(knobs)
-    grouped = {knob.path.rpartition(".")[0] for knob in knobs if knob.path.endswith(".experts")}
-    fine = [
-        knob for knob in knobs if knob.path.rpartition(".")[0] not in {*grouped, "model" if grouped else ""}
-    ]
-    if any(knob.grain > _FINE for knob in fine):
-        yield [replace(knob, grain=min(knob.grain, _FINE)) if knob in fine else knob for knob in knobs]
+def _fallbacks(aims: Mapping[str, tuple[float, float]]) -> list[list[Goal]]:
+    """Return goals that hold all aims but one, then just one, and bring the others as near as that allows."""
+    but_one = [frozenset(aims) - {one} for one in aims]
+    goals = []
+    for some in (but_one, [frozenset({one}) for one in aims] if len(aims) > 2 else []):
+        goals.append(
+            [
+                Goal(tuple(Aim(*aim, held=name in held, near=name not in held) for name, aim in aims.items()))
+                for held in some
+                if held
+            ]
+        )
+    return goals
 
 
-def _ratio(value: float, aim: float) -> float:
-    if value == aim:
-        return 0.0
-    return log(value / aim) if value and aim else _FAR
+def _sized(knob: Knob) -> bool:
+    return knob.path == WIDTH or (knob.part == "block" and knob.path.rpartition(".")[2] in SHAPING)
+
+
+def _copied(value: Any) -> Any:
+    """Return plain data that can be changed, apart from what it was copied from."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _slot(tree: Any, path: str) -> tuple[Any, str | int]:
+    """Return what holds the value at a path, and under which key."""
+    *steps, last = (int(step) if step.isdigit() else step for step in path.split("."))
+    for step in steps:
+        tree = tree[step]
+    return tree, last

@@ -11,6 +11,7 @@ from composer.spec.errors import Fault, SpecError
 from composer.spec.load import load
 from composer.spec.models import Spec
 from composer.spec.search_config import MatchedBaseline
+from composer.spec.shape_bounds import ShapeBounds
 from composer.spec.tree import Node, fault_at
 from composer.spec.validate import build
 
@@ -24,12 +25,14 @@ class Entry:
         spec: as it stands there.
         match: the caps that its sizes are to come up to; empty for one that is trained as it is.
         place: where the space names it.
+        bounds: of shape, for one that is matched.
     """
 
     path: str
     spec: Spec
     match: tuple[str, ...]
     place: Fault
+    bounds: ShapeBounds
 
     def fault(self, expected: str, got: str, hint: str = "") -> Fault:
         """Make a fault at the line of the space that names it."""
@@ -50,16 +53,16 @@ def entries(tree: Node, caps: Node | None) -> tuple[tuple[Entry, ...], list[Faul
             given = build(MatchedBaseline, node)
             if not isinstance(given, MatchedBaseline):
                 continue
-            name, match = given.spec, given.match
+            name, match, bounds = given.spec, given.match, given.bounds
         elif isinstance(node.value, str) and node.value:
-            name, match = node.value, ()
+            name, match, bounds = node.value, (), ShapeBounds()
         else:
             continue
         asked = fault_at(tree, ("search", "baselines", i), "a spec that can be trained", name)
         folder = os.path.dirname(asked.file) if asked.line else ""
         path = os.path.normpath(os.path.join(folder, name))
         try:
-            entry = Entry(path, load(path), tuple(dict.fromkeys(match)), asked)
+            entry = Entry(path, load(path), tuple(dict.fromkeys(match)), asked, bounds)
         except SpecError as error:
             # what is wrong with the file as such is told where it is named
             faults += [

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from blocks.core.config import Config
 from blocks.core.fields import Count, Natural, Positive
+from composer.spec.shape_bounds import ShapeBounds
 from composer.spec.types import Duration, Many, Said
 
 Matchable: TypeAlias = Literal[
@@ -81,6 +82,8 @@ class MatchedBaseline(Config):
         Field(min_length=1),
     ]
     """The caps that it comes up to."""
+    bounds: ShapeBounds = ShapeBounds()
+    """Bounds of shape that the sizes keep, each a default where not given; see docs/costs.md."""
 
 
 def _form(value: Any) -> str:

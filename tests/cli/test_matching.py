@@ -1,11 +1,13 @@
 """match and arms as commands: what they print and write, and how they end."""
 
+import json
+
 import pytest
 
 from composer.cli.main import main
 from composer.spec.load import load
 
-TINY = "specs/dreamer-tiny.yaml"
+TINY, SMALL = "specs/dreamer-tiny.yaml", "specs/dreamer-small.yaml"
 
 
 def test_match_prints_every_residual_and_a_spec_that_loads(tmp_path, capsys):
@@ -28,7 +30,7 @@ def test_match_ends_with_1_and_writes_nothing_above_the_tolerance(tmp_path, caps
     options = ["match", "specs/recurrent-tiny.yaml", "--to", TINY, "--free", "seq.heads", "--out", str(out)]
     assert main(options) == 1
     told = capsys.readouterr().out
-    assert "off in params" in told
+    assert "off: params" in told
     assert "OFF" in told
     assert not out.exists()
     assert main([*options, "--tolerance", "params=90%,flops_per_token=90,train_memory=90 %"]) == 0
@@ -43,17 +45,75 @@ def test_a_wrong_tolerance_is_told(tolerance, capsys):
     assert "Traceback" not in err
 
 
+def test_match_as_json_has_every_changed_value(tmp_path, capsys):
+    out = tmp_path / "out.yaml"
+    options = ["match", "specs/recurrent-tiny.yaml", "--to", TINY, "--json", "--out", str(out)]
+    assert main(options) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["matched"]
+    assert found["bounds"]["width_factor"] == 1.5
+    base, matched = load("specs/recurrent-tiny.yaml"), load(out)
+    for change in found["changed"]:
+        _, block, field = change["path"].split(".")
+        assert getattr(matched.blocks[block], field) == change["new"]
+        assert base.blocks[block].canonical(48)[field] == change["old"]
+    assert {each["measure"] for each in found["residuals"]} == {"params", "flops_per_token", "train_memory"}
+
+
+@pytest.mark.parametrize(
+    ("bound", "told"),
+    [
+        ("widht_factor=2", "(did you mean width_factor?)"),
+        ("width_factor=0.5", "width_factor: expected a number"),
+        ("hidden_ratio=[8, 1]", "expected hidden_ratio with the least first, got [8, 1]"),
+        ("hidden_ratio=3", "two numbers above 0, the least and the most"),
+        ("head_dims=[]", "head_dims: expected a list that is not empty"),
+    ],
+)
+def test_a_wrong_bound_is_told(bound, told, capsys):
+    assert main(["match", TINY, "--to", TINY, "--bound", bound]) == 1
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.startswith("--bound")
+
+
+def test_a_bound_on_the_command_line_binds(capsys):
+    options = ["match", "docs/examples/gpt.yaml", "--to", "docs/examples/text-dreamer.yaml", "--on", "params"]
+    assert main(options) == 0
+    assert main([*options, "--bound", "width_factor=1", "--bound", "hidden_ratio=[4, 4]"]) == 1
+    told = capsys.readouterr().out
+    assert "no shape within the bounds meets all budgets; off: params" in told
+
+
 def test_arms_writes_a_folder_of_matched_specs_with_their_residuals(tmp_path, capsys):
     folder = tmp_path / "arms"
-    assert main(["arms", TINY, "--out", str(folder)]) == 0
+    assert main(["arms", SMALL, "--out", str(folder)]) == 0
     told = capsys.readouterr().out
     written = {path.name for path in folder.iterdir()}
-    assert {"residuals.md", "residuals.csv", "dr.yaml", "dr-da.yaml", "untied.yaml"} < written
-    assert "dr-dense.yaml" not in written
-    assert "no: params" in told
+    assert {
+        "residuals.md",
+        "residuals.csv",
+        "dr.yaml",
+        "dr-da.yaml",
+        "untied.yaml",
+        "dr-dense.yaml",
+    } < written
+    assert max(map(len, told.replace(str(folder), "").splitlines())) <= 100
+    assert "except params" in told
     for path in folder.glob("*.yaml"):
-        assert load(path).name == f"dreamer-tiny-{path.stem}"
-        assert main(["check", str(path)]) == 0
+        assert load(path).name == f"dreamer-small-{path.stem}"
+    assert (folder / "dr-dense.yaml").read_text().startswith("# not matched: params, ")
     (tmp_path / "file").touch()
     assert main(["arms", TINY, "--out", str(tmp_path / "file")]) == 1
     assert "expected a directory, got a file: " in capsys.readouterr().err
+
+
+def test_arms_ends_with_1_where_one_is_not_matched_and_does_not_write_it(tmp_path, capsys):
+    folder = tmp_path / "arms"
+    assert main(["arms", TINY, "--json", "--on", "params,flops_per_token", "--out", str(folder)]) == 1
+    found = json.loads(capsys.readouterr().out)
+    arms = {arm["arm"]: arm for arm in found["arms"]}
+    assert not arms["untied"]["matched"]
+    assert not (folder / "untied.yaml").exists()
+    assert any(note.startswith("untied: no shape within the bounds") for note in found["notes"])
+    assert {change["path"] for change in arms["untied"]["changed"]}

@@ -3,60 +3,40 @@
 from functools import cache
 
 import pytest
+from shapes import GPT, TEXT, outside
 from strategies import make
 
-from composer.costs.arms import arms, derived
 from composer.costs.count import count
 from composer.costs.knobs import Knobs
 from composer.costs.match import MATCHED, TOLERANCE, match
-from composer.costs.residuals import csv, markdown
 from composer.spec.errors import SpecError
 from composer.spec.load import load, loads
+from composer.spec.shape_bounds import ShapeBounds
 from composer.spec.show import document, resolved_yaml
 
 SMALL, TINY = "dreamer-small", "dreamer-tiny"
-NEEDED = ("dr-da", "dr", "untied", "prelude-core-coda")
-# base, target, and what is freed where the default does not reach
+WIDE = ShapeBounds(
+    width_factor=16,
+    attention_ratio=(0.1, 20),
+    head_dims=tuple(range(8, 257, 8)),
+    hidden_ratio=(0.1, 32),
+    experts_per_active=1,
+)
+STEPS = "width,heads,head_dim,experts,active,hidden,steps"
+# base, target, what is freed and the bounds where the defaults do not reach
 PAIRS = [
-    (TINY, SMALL, None),
-    ("transformer", SMALL, None),
-    ("looped", SMALL, None),
-    ("recurrent-tiny", SMALL, None),
-    ("untied-flops-tiny", SMALL, None),
-    ("space-baseline", SMALL, None),
-    (SMALL, "nested", "width,heads,head_dim,experts,active,hidden,steps"),
-    (TINY, "nested", None),
-    ("recurrent-tiny", "nested", None),
-    (TINY, "transformer", None),
-    ("recurrent-tiny", "transformer", None),
-    ("space-baseline", "transformer", None),
-    (TINY, "looped", None),
-    ("recurrent-tiny", "looped", None),
-    ("transformer", "looped", None),
-    ("space-baseline", "looped", None),
-    ("looped", TINY, None),
-    ("recurrent-tiny", TINY, None),
-    ("untied-flops-tiny", TINY, None),
-    ("untied-params-tiny", TINY, None),
-    (TINY, "recurrent-tiny", None),
-    (TINY, "untied-flops-tiny", None),
-    ("recurrent-tiny", "untied-flops-tiny", None),
-    ("untied-params-tiny", "untied-flops-tiny", None),
-    ("untied-flops-tiny", "untied-params-tiny", None),
-    (SMALL, TINY, "width,heads,head_dim,experts,active,hidden,steps"),
-    (SMALL, "transformer", "width,heads,head_dim,experts,active,hidden,steps"),
-    ("nested", TINY, "width,heads,head_dim,hidden,steps"),
+    (TINY, "untied-flops-tiny", None, None),
+    ("recurrent-tiny", TINY, None, None),
+    ("recurrent-tiny", "untied-flops-tiny", None, None),
+    ("untied-params-tiny", "untied-flops-tiny", None, None),
+    (TINY, "recurrent-tiny", None, WIDE),
+    (SMALL, TINY, STEPS, WIDE),
 ]
 
 
 @cache
 def spec(name):
     return load(f"specs/{name}.yaml")
-
-
-@cache
-def arms_of(name):
-    return arms(spec(name))
 
 
 def freed(base, fields):
@@ -77,12 +57,15 @@ def bare(target):
     return make({key: value for key, value in document(target).items() if key != "caps"})
 
 
-@pytest.mark.parametrize(("base", "target", "fields"), PAIRS, ids=lambda value: str(value).split(",")[0])
-def test_shipped_specs_match_each_other(base, target, fields):
+@pytest.mark.parametrize(
+    ("base", "target", "fields", "bounds"), PAIRS, ids=lambda value: str(value).split(",")[0][:20]
+)
+def test_shipped_specs_match_each_other(base, target, fields, bounds):
     one, two = spec(base), spec(target)
-    found = match(one, two, free=freed(one, fields))
+    found = match(one, two, free=freed(one, fields), bounds=bounds)
     assert found.holds
     assert max(off(found, two).values()) <= 1
+    assert outside(found.spec, one, bounds) == []
     for residual in found.residuals:
         assert residual.value == count(found.spec).measure(residual.measure)
     assert found.spec.train == two.train
@@ -91,67 +74,55 @@ def test_shipped_specs_match_each_other(base, target, fields):
         assert [stage.trips for stage in found.spec.stages] == [stage.trips for stage in one.stages]
 
 
-@pytest.mark.parametrize("name", [SMALL, TINY])
-def test_each_arm_is_matched_and_is_what_it_says(name):
-    target = spec(name)
-    found = {arm.name: arm for arm in arms_of(name)}
-    assert set(NEEDED) < set(found)
-    for arm in found.values():
-        expected = {each: value <= 1 for each, value in off(arm.match, target).items()}
-        assert {residual.measure: residual.holds for residual in arm.match.residuals} == expected
-        assert arm.match.holds or arm.optional
-        kinds = {block.type for block in arm.match.spec.blocks.values()}
-        assert ("expert_attention" in kinds) == (not arm.optional)
-        assert ("depth_attention" in kinds) == ("da" in arm.name or "core" in arm.name)
-    steps = target.stages[0].trips
-    for arm in found.values():
-        stages = arm.match.spec.stages
-        assert sum(stage.trips for stage in stages) == steps
-        tied = [stage.tied for stage in stages]
-        assert tied == (
-            [False] if "untied" in arm.name else [False, True, False] if "core" in arm.name else [True]
-        )
-    assert found["dr-da"].match.moves == ()
-    assert found["untied-dense"].match.holds
-    # parameters used at every step are FLOPs at every step
-    assert not found["dr-dense"].match.holds
-    assert [residual.holds for residual in found["dr-dense"].match.residuals] == [False, True, True]
+def test_every_changed_value_is_told_and_none_else():
+    one = spec("recurrent-tiny")
+    found = match(one, spec(TINY))
+    before, after = (
+        {knob.path: knob.value for knob in Knobs(each, apart=True).all if knob.part != "train"}
+        for each in (one, found.spec)
+    )
+    changed = {path: (before[path], after[path]) for path in before if before[path] != after[path]}
+    assert {move.path: (move.old, move.new) for move in found.moves} == changed
+    assert found.distance > 0
 
 
-def test_residuals_are_told_as_a_table_and_as_rows():
-    target = spec(TINY)
-    found = arms_of(TINY)
-    text, rows = markdown(target, found, "Note."), csv(found).splitlines()
-    assert len(rows) == 1 + 3 * len(found)
-    assert rows[0] == "arm,measure,value,target,residual_percent,tolerance_percent,matched"
-    for arm in found:
-        line = next(line for line in text.splitlines() if line.startswith(f"| `{arm.name}` |"))
-        assert ("| yes |" in line) == arm.match.holds
-        for residual in arm.match.residuals:
-            assert f"{arm.name},{residual.measure},{residual.value:.0f},{residual.target:.0f}," in csv(found)
+def test_a_gpt_of_four_layers_comes_as_near_to_a_dreamer_as_a_sensible_shape_can():
+    base, target = load(GPT), load(TEXT)
+    found = match(base, target)
+    assert not found.holds
+    assert outside(found.spec, base) == []
+    assert "hidden_ratio" in found.reached
+    # four layers of their own use each weight once, so that FLOPs fix their parameters
+    held = {residual.measure: residual.holds for residual in found.residuals}
+    assert held == {"params": False, "flops_per_token": True, "train_memory": False}
+    alone = match(base, target, ["flops_per_token"])
+    assert alone.holds
+    assert outside(alone.spec, base) == []
 
 
-def test_a_spec_without_depth_attention_gets_one_in_its_core_only():
-    names = {name: arm for name, _, arm in derived(spec("looped"))}
-    assert set(names) == {"dr-da", "dr", "untied"}, "it has a prelude and a coda of its own, and no experts"
-    assert [stage.step for stage in names["dr-da"].stages] == [
-        ("seq", "mlp"),
-        ("seq", "depth", "mlp"),
-        ("seq", "mlp"),
-    ]
-    assert names["dr"] == make({**document(spec("looped")), "name": "looped-dr"})
-    nested = {name: arm for name, _, arm in derived(spec("nested"))}
-    assert nested["dr"].stages[0].step[0].step == ("seq", "mlp"), "a mix of one is no mix"
-    assert not nested["untied"].stages[0].tied
+def test_bounds_can_be_replaced():
+    base, target = load(GPT), load("specs/dreamer-tiny.yaml", ["model.width=60", "caps=null"])
+    narrow = match(base, target, ["params"])
+    assert not narrow.holds
+    wide = match(base, target, ["params"], bounds=ShapeBounds(width_factor=3))
+    assert wide.holds
+    assert wide.spec.model.width < 128 / 1.5
+    grouped = load("specs/dreamer-tiny.yaml", ["caps=null", "blocks.seq.kv_heads=3"])
+    on = ["cache_bytes_per_token"]
+    assert match(grouped, spec(TINY), on, ["seq.heads"], bounds=ShapeBounds(groups=(3,))).holds
+    assert not match(grouped, spec(TINY), on, ["depth.heads"], bounds=ShapeBounds(groups=(3,))).holds
 
 
-def test_nothing_to_compare_without_recurrence():
-    with pytest.raises(SpecError, match="stages: expected a stage that recurs"):
-        arms(spec("transformer"))
+def test_a_base_outside_a_bound_keeps_its_own_value_and_is_told():
+    base = load("specs/untied-params-tiny.yaml", ["blocks.expert.experts=3", "blocks.expert.active=3"])
+    found = match(base, spec("untied-flops-tiny"), ["flops_per_token"])
+    assert any("3 experts for 3 active" in text for text in found.widened)
+    assert outside(found.spec, base) == []
+    assert match(spec(TINY), spec(TINY)).widened == ()
 
 
 def test_matching_is_deterministic():
-    one, two = spec("transformer"), spec(TINY)
+    one, two = spec("recurrent-tiny"), spec(TINY)
     first, second = match(one, two), match(one, two)
     assert (first.spec, first.moves, first.residuals) == (second.spec, second.moves, second.residuals)
 
@@ -159,19 +130,20 @@ def test_matching_is_deterministic():
 def test_what_costs_the_same_is_not_changed():
     found = match(spec(TINY), spec(TINY))
     assert found.moves == ()
+    assert found.distance == 0
     assert [residual.percent for residual in found.residuals] == [0, 0, 0]
 
 
 def test_caches_are_matched_too():
     on = [*MATCHED, "cache", "depth_cache_bytes"]
-    wider = load(f"specs/{TINY}.yaml", ["caps=null", "blocks.depth.head_dim=32", "model.width=96"])
-    found = match(spec(TINY), wider, on)
+    other = load(f"specs/{TINY}.yaml", ["caps=null", "blocks.depth.head_dim=32"])
+    found = match(spec(TINY), other, on)
     assert found.holds
-    assert max(off(found, wider, [*MATCHED, "cache_bytes_per_token", "depth_cache_bytes"]).values()) <= 1
+    assert max(off(found, other, [*MATCHED, "cache_bytes_per_token", "depth_cache_bytes"]).values()) <= 1
 
 
 def test_only_what_is_freed_moves_and_tolerances_bind():
-    one, two = spec("transformer"), spec(SMALL)
+    one, two = spec("transformer"), spec("looped")
     found = match(one, two, ["params"], ["width", "mlp.hidden"], {"params": 0.2})
     assert {move.label for move in found.moves} <= {"width", "mlp.hidden"}
     assert abs(found.residuals[0].percent) <= 0.2
@@ -181,8 +153,8 @@ def test_only_what_is_freed_moves_and_tolerances_bind():
 
 def test_a_name_of_let_moves_what_it_sets():
     found = match(spec(SMALL), spec("transformer"), ["params"], ["let.w"], {"params": 100})
-    assert [move.label for move in found.moves] == ["let.w"]
-    assert found.spec.model.width == found.spec.blocks["expert"].hidden != 384
+    assert found.spec.model.width == found.spec.blocks["expert"].hidden
+    assert {move.path for move in found.moves} == {"model.width", "blocks.expert.hidden"}
 
 
 def test_mistakes_are_told_in_words():
@@ -199,5 +171,4 @@ def test_mistakes_are_told_in_words():
     ):
         match(one, untrained)
     found = match(one, untrained, ["params", "flops_per_token"])
-    assert found.holds
     assert found.spec.train is None

@@ -42,8 +42,8 @@ def matched(folder, *match, overrides=(CAPS,), text=BASELINE):
     [
         {"params": "30k", "train_memory": "5MiB"},
         {"flops_per_token": "100k"},
-        {"params": "30k", "flops_per_token": "100k"},
-        {"active_params": "50k", "train_flops": "3G"},
+        {"params": "38k", "flops_per_token": "80k"},
+        {"active_params": "50k", "train_flops": "2.7G"},
         {"train_memory": "12MiB"},
     ],
     ids=",".join,
@@ -139,6 +139,23 @@ def test_sizes_that_meet_no_cap_are_told_with_how_far_off_they_stay(tmp_path):
     assert re.search(
         r"flops_per_token within 2 % below 9k, got at best params \S+ of 1M, flops\S+ \S+ of 9k", told
     )
+
+
+def test_the_space_may_replace_bounds_of_shape(tmp_path):
+    caps = "caps={params: 300k, flops_per_token: 2M}"
+    with pytest.raises(SpecError, match="give it wider bounds"):
+        check_baselines(matched(tmp_path, "params", overrides=[caps]))
+    path = tmp_path / "space.yaml"
+    text = path.read_text().replace("params]}", "params], bounds: {BOUNDS}}")
+    path.write_text(text.replace("BOUNDS", "width_factor: 4"))
+    space = load_space(path, [caps])
+    check_baselines(space)
+    (found,) = baselines(space).values()
+    assert found.spec.model.width > 1.5 * 32
+    assert found.origin["distance"] > 0
+    path.write_text(text.replace("BOUNDS", "hidden_ratio: [4, 1]"))
+    with pytest.raises(SpecError, match=r"space.yaml:25:.*expected hidden_ratio with the least first"):
+        load_space(path, [caps])
 
 
 def test_caps_that_are_not_matched_hold_too(tmp_path):

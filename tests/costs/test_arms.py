@@ -1,0 +1,206 @@
+"""Arms that say they are matched are within every budget and every bound of shape, whatever the target."""
+
+import json
+from functools import cache
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import samples
+from shapes import TEXT, outside
+from strategies import make, trees
+
+from composer.costs.arms import arms, derived
+from composer.costs.count import count
+from composer.costs.match import MATCHED, TOLERANCE, match
+from composer.costs.residuals import csv, markdown, notes, table, told
+from composer.costs.suggest import experts_needed, suggestions
+from composer.spec.errors import SpecError
+from composer.spec.load import load, loads
+from composer.spec.show import document, resolved_yaml
+
+SMALL, TINY = "specs/dreamer-small.yaml", "specs/dreamer-tiny.yaml"
+NEEDED = ("dr-da", "dr", "untied", "prelude-core-coda")
+
+
+@cache
+def target(name):
+    return load(name)
+
+
+@cache
+def arms_of(name):
+    return arms(target(name))
+
+
+def within(spec, aim):
+    """Which measures are within their tolerances, counted anew on the spec as it loads from YAML."""
+    costs = count(loads(resolved_yaml(spec)))
+    return {m: abs(costs.measure(m) / aim.measure(m) - 1) <= TOLERANCE[m] / 100 for m in MATCHED}
+
+
+@pytest.mark.parametrize("name", [SMALL, TINY, TEXT])
+def test_each_arm_is_what_it_says_within_all_bounds(name):
+    spec = target(name)
+    aim = count(make({key: value for key, value in document(spec).items() if key != "caps"}))
+    bases = {arm: base for arm, _, base in derived(spec)}
+    assert {arm.name for arm in arms_of(name)} == set(bases) > set(NEEDED)
+    for arm in arms_of(name):
+        assert outside(arm.match.spec, bases[arm.name]) == []
+        assert {r.measure: r.holds for r in arm.match.residuals} == within(arm.match.spec, aim)
+        kinds = {block.type for block in arm.match.spec.blocks.values()}
+        assert ("expert_attention" in kinds) == (not arm.optional)
+        assert ("depth_attention" in kinds) == ("da" in arm.name or "core" in arm.name)
+        stages = arm.match.spec.stages
+        assert sum(stage.trips for stage in stages) == spec.stages[0].trips
+        tied = [stage.tied for stage in stages]
+        assert tied == (
+            [False] if "untied" in arm.name else [False, True, False] if "core" in arm.name else [True]
+        )
+    assert next(arm for arm in arms_of(name) if arm.name == "dr-da").match.moves == ()
+
+
+def test_all_arms_of_dreamer_small_are_matched_but_for_what_dense_layers_cannot_have():
+    for arm in arms_of(SMALL):
+        assert arm.usable
+        assert arm.match.holds or arm.optional
+        held = {residual.measure: residual.holds for residual in arm.match.residuals}
+        assert held["flops_per_token"]
+
+
+def test_an_untied_arm_without_a_sensible_shape_says_what_it_misses_and_what_would_help():
+    spec, found = target(TEXT), arms_of(TEXT)
+    untied = next(arm for arm in found if arm.name == "untied").match
+    assert [residual.holds for residual in untied.residuals] == [False, True, True]
+    block = untied.spec.blocks["expert"]
+    assert block.experts >= 4 * block.active
+    text = " ".join(notes(spec, found))
+    assert f"misses params by +{untied.residuals[0].percent:.2f} %" in text
+    assert experts_needed(spec) == 48
+    assert "4 x active x steps = 48 experts or more" in text
+    assert "experts_per_active" in text
+    offered = suggestions(spec, found)
+    assert [each.moves[0].label for each in offered] == ["expert.experts", "steps"]
+    for each in offered:
+        changed = load_with(spec, each)
+        assert all(arm.usable for arm in arms(changed) if not arm.optional)
+        assert (each.after[0], each.after[1]) == (
+            count(changed).params,
+            count(changed).flops_per_token.forward,
+        )
+
+
+def load_with(spec, suggestion):
+    tree = json.loads(json.dumps(document(spec)))
+    for move in suggestion.moves:
+        *steps, last = (int(step) if step.isdigit() else step for step in move.path.split("."))
+        holder = tree
+        for step in steps:
+            holder = holder[step]
+        holder[last] = move.new
+    return make(tree)
+
+
+def test_residuals_and_changes_are_told_as_tables_and_as_rows():
+    spec, found = target(TEXT), arms_of(TEXT)
+    text, rows = markdown(spec, found, "Note."), csv(found).splitlines()
+    assert len(rows) == 1 + 3 * len(found)
+    assert rows[0] == "arm,measure,value,target,residual_percent,tolerance_percent,matched,distance"
+    verdicts = {row[0]: row[-1] for row in table(found)}
+    assert verdicts["dr"] == "yes"
+    assert verdicts["untied"] == "no: params"
+    assert verdicts["dr-dense"] == "except params"
+    lines = told(found)
+    assert max(map(len, lines)) <= 100
+    for arm in found:
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{arm.name}` |"))
+        assert ("| yes |" in row) == arm.match.holds
+        for residual in arm.match.residuals:
+            assert f"{arm.name},{residual.measure},{residual.value:.0f},{residual.target:.0f}," in csv(found)
+        for move in arm.match.moves:
+            assert str(move) in text
+            assert str(move) in "\n".join(lines)
+
+
+def test_a_spec_without_depth_attention_gets_one_in_its_core_only():
+    looped, nested = load("specs/looped.yaml"), load("specs/nested.yaml")
+    names = {name: arm for name, _, arm in derived(looped)}
+    assert set(names) == {"dr-da", "dr", "untied"}, "it has a prelude and a coda of its own, and no experts"
+    assert [stage.step for stage in names["dr-da"].stages] == [
+        ("seq", "mlp"),
+        ("seq", "depth", "mlp"),
+        ("seq", "mlp"),
+    ]
+    assert names["dr"] == make({**document(looped), "name": "looped-dr"})
+    found = {name: arm for name, _, arm in derived(nested)}
+    assert found["dr"].stages[0].step[0].step == ("seq", "mlp"), "a mix of one is no mix"
+    assert not found["untied"].stages[0].tied
+
+
+def test_nothing_to_compare_without_recurrence():
+    with pytest.raises(SpecError, match="stages: expected a stage that recurs"):
+        arms(load("specs/transformer.yaml"))
+
+
+@st.composite
+def dreamers(draw):
+    """Targets of any shape, sensible or not, with training, so that memory is compared too."""
+    head_dim = draw(st.sampled_from([8, 16, 32]))
+    group = draw(st.sampled_from([1, 2]))
+    heads = {"heads": group * draw(st.integers(1, 3)), "head_dim": head_dim}
+    attention = {**heads, "kv_heads": heads["heads"] // group}
+    active = draw(st.integers(1, 3))
+    hidden = draw(st.sampled_from([8, 24, 64, 200]))
+    mixture = {"experts": active * draw(st.integers(1, 40)), "active": active, "hidden": hidden}
+    mix = {"parallel": ["seq", "depth"]}
+    step = draw(st.sampled_from([["seq", "ffn"], ["seq", "depth", "ffn"], [mix, "ffn"]]))
+    dense = {"type": "feed_forward", "hidden": hidden}
+    blocks = {
+        "seq": {"type": "sequence_attention", **attention},
+        "depth": {"type": "depth_attention", **attention},
+        "ffn": draw(st.sampled_from([{"type": "expert_attention", **mixture}, dense])),
+    }
+    used = {name for entry in step for name in (entry["parallel"] if isinstance(entry, dict) else [entry])}
+    return make(
+        {
+            "schema": 1,
+            "name": "target",
+            "model": {"width": draw(st.sampled_from([32, 48, 96])), "vocab": 16, "context": 32},
+            "blocks": {name: block for name, block in blocks.items() if name in used},
+            "stages": [{"recur": draw(st.integers(2, 6)), "step": step}],
+            "train": {
+                "data": {"task": "hop", "length": 32, "symbols": 4, "hops": 2},
+                "tokens": 8192,
+                "batch_tokens": 1024,
+            },
+        }
+    )
+
+
+@samples(24)
+@given(dreamers())
+def test_whatever_the_target_a_matched_arm_is_within_all_bounds_and_budgets(spec):
+    aim = count(spec)
+    for name, _, base in derived(spec):
+        found = match(base, spec, give_up=())
+        assert outside(found.spec, base) == []
+        assert found.holds == all(within(found.spec, aim).values())
+        assert name != "dr-da" or "depth" not in spec.blocks or found.holds
+
+
+@samples(40)
+@given(trees(levels=2), trees(levels=2))
+def test_whatever_base_and_target_a_match_is_within_all_bounds_and_budgets(one, two):
+    base, goal = make(one), make(two)
+    on = ("params", "flops_per_token")
+    found = match(base, goal, on)
+    aim, costs = count(goal), count(loads(resolved_yaml(found.spec)))
+    assert outside(found.spec, base) == []
+    off = [abs(costs.measure(m) / aim.measure(m) - 1) > TOLERANCE[m] / 100 for m in on]
+    assert found.holds == (not any(off))
+    assert {move.path.split(".")[-1] for move in found.moves} <= {
+        "width", "heads", "kv_heads", "head_dim", "experts", "active", "hidden"
+    }  # fmt: skip
+    assert found.spec.stages == base.stages
+    assert list(chain(found.spec.blocks)) == list(base.blocks)
