@@ -68,7 +68,7 @@ def run(
     else:
         ended = _search(space, folder, plan, Lines(screen), storage)
     report = _report(ended)
-    screen.print(results(ended.state, _ROWS))
+    screen.print(results(ended.state, _ROWS, screen.width))
     for line in summary(ended.folder, ended.state, ended.reason):
         screen.print(line, soft_wrap=True, markup=False)
     if report is not None:

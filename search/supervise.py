@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from composer.spec.space import Space
+from composer.training.interrupt import SIGNALS
 from search.baselines import baselines
 from search.errors import SearchError
 from search.goals import Goals
@@ -50,8 +52,8 @@ def run_workers(
 ) -> Outcome:
     """Search `space` in `folder` with local workers, from where that stands, to its end.
 
-    `watch` is told of all that happens to any of them. SIGINT, SIGTERM and SIGHUP end the workers, which save
-    their runs first; a second one, or `GRACE` seconds, end them at once.
+    `watch` is told of all that happens to any of them. Signals that end a training (`SIGNALS`) end the
+    workers, which save their runs first; a second one ends them at once, and so do `GRACE` seconds.
 
     Raises:
         SpecError, SearchError: as `run_search` does; also where all workers failed.
@@ -197,12 +199,12 @@ def _stop_signals() -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        handler = signal.getsignal(number)
-        if handler is not signal.SIG_IGN:
-            before[number] = handler
-            signal.signal(number, note)
+    before: dict[int, Any] = {}
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    for each, handler in found.items():
+        if handler not in (signal.SIG_IGN, None):
+            before[each] = handler
+            signal.signal(each, note)
     try:
         yield received
     finally:

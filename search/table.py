@@ -41,6 +41,7 @@ from search.words import (
 
 _REFRESH = 0.25
 _ROWS = 10
+_WIDE = 100
 _OTHER_LINES = 12
 """Lines of a picture beside its rows: headings, finals, counts, a note."""
 _DAY = 86_400
@@ -92,37 +93,49 @@ class LiveTable:
             return
         self._drawn = now
         # a picture higher than the terminal would lose its end
-        rows = self._live.console.height - len(state.local) - _OTHER_LINES
-        self._live.update(picture(state, max(1, min(_ROWS, rows))), refresh=True)
+        height, width = self._live.console.height, self._live.console.width
+        rows = max(1, min(_ROWS, height - len(state.local) - _OTHER_LINES))
+        self._live.update(picture(state, rows, width), refresh=True)
 
 
-def picture(state: State, rows: int = _ROWS) -> Group:
+def picture(state: State, rows: int = _ROWS, width: int = _WIDE) -> Group:
     """Draw the state: runs in progress, the best so far, counts and time left."""
-    told = [
-        Text(_progress(state)),
-        Text(counts(state), "dim"),
-        *(Text(each, "dim") for each in _moved(state)),
-    ]
+    told = [_wrapped(_progress(state))]
+    told += [_wrapped(text, "dim") for text in (counts(state), *_moved(state))]
     running = [workers_table(state)] if state.local else _own_run(state)
     shown = any(doing.note and state.note.endswith(doing.note) for doing in state.local.values())
-    note = [Text(state.note)] if state.note and not shown else []
-    return Group(*running, *_elsewhere_lines(state), results(state, rows), *told, *note)
+    note = [_wrapped(state.note)] if state.note and not shown else []
+    return Group(*running, *_elsewhere_lines(state), results(state, rows, width), *told, *note)
 
 
-def results(state: State, rows: int) -> Group:
-    """Draw the best records as a table, those on the front marked; then what finals came to."""
-    tables = [_board(state, rows), *([_finals(state)] if state.ledger.finals() else [])]
+def _wrapped(text: str, style: str = "") -> Text:
+    """Return text that is folded where the terminal ends, whatever its console does with lines."""
+    return Text(text, style, no_wrap=False, overflow="fold")
+
+
+def _cut(text: str, style: str = "") -> Text:
+    """Return text that ends in an ellipsis where its column does."""
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+def results(state: State, rows: int, width: int = _WIDE) -> Group:
+    """Draw the best records as a table, those on the front marked; then what finals came to.
+
+    A terminal of less than `_WIDE` columns shows no knobs.
+    """
+    tables = [_board(state, rows, width >= _WIDE), *([_finals(state)] if state.ledger.finals() else [])]
     return Group(*tables)
 
 
-def _board(state: State, rows: int) -> Table:
+def _board(state: State, rows: int, with_knobs: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("trial", no_wrap=True)
+    # names and knobs may give way, so that the figures stay readable
+    table.add_column("trial")
     table.add_column("status", no_wrap=True)
     for name in ["tokens", *state.goals.names, "params"]:
         table.add_column(name, justify="right", no_wrap=True)
-    # the one column that may give way, so the others stay readable
-    table.add_column("knobs")
+    if with_knobs:
+        table.add_column("knobs")
     front, knee = {record.identity for record in state.front()}, state.knee()
     shown = [record for record in ranked(state) if record.status != "running"]
     for record in shown[:rows]:
@@ -130,10 +143,11 @@ def _board(state: State, rows: int) -> Table:
         name = f"{'*' if best else ' '} {named(state, record)}{', knee' if record is knee else ''}"
         values = by_name(state, record)
         cells = [value_text(goal, values[goal]) if goal in values else "-" for goal in state.goals.names]
+        tokens, params = count_text(record.tokens), count_text(record.costs["params"])
+        row: list[Text | str] = [_cut(name), record.status, tokens, *cells, params]
+        row += [_cut(knobs_text(record))] if with_knobs else []
         table.add_row(
-            *(name, record.status, count_text(record.tokens), *cells),
-            count_text(record.costs["params"]),
-            Text(knobs_text(record), no_wrap=True, overflow="ellipsis"),
+            *row,
             style="bold" if best else "red" if record.status == "crashed" else "",
         )
     return table
@@ -241,8 +255,8 @@ def _own_run(state: State) -> Iterator[Text]:
 def workers_table(state: State) -> Table:
     """Draw what each local worker does."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("worker", "trains"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("worker", no_wrap=True)
+    table.add_column("trains", min_width=12)
     for name in ("tokens", "train loss"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("rungs", justify="right", no_wrap=True)
@@ -250,13 +264,18 @@ def workers_table(state: State) -> Table:
     for number, doing in state.local.items():
         record = doing.record
         if record is None:
-            table.add_row(str(number), Text(doing.note or "proposing", "dim"))
+            table.add_row(str(number), _cut(doing.note or "proposing", "dim"))
             continue
-        tokens = f"{count_text(doing.step.tokens)} of {count_text(doing.target)}"
+        tokens = "starting"
+        # until then the process may still be importing torch
+        if doing.target:
+            tokens = f"{count_text(doing.step.tokens)} of {count_text(doing.target)}"
         loss = "" if doing.step.train_loss is None else f"{doing.step.train_loss:.3f}"
         rungs = "" if record.kind == "final" or not state.config.marks else str(len(record.seen))
-        knobs = Text(knobs_text(record), "dim", no_wrap=True, overflow="ellipsis")
-        table.add_row(str(number), titled(state, record), tokens, loss, rungs, knobs)
+        table.add_row(
+            *(str(number), _cut(titled(state, record)), tokens, loss, rungs),
+            _cut(knobs_text(record), "dim"),
+        )
     return table
 
 

@@ -105,7 +105,9 @@ def _shared_out(gpus: list[str], spec: Spec) -> list[str]:
     each = 1 if spec.train.strategy == "auto" else len(gpus)
     if isinstance(spec.train.devices, int):
         each = spec.train.devices
-    return [",".join(gpus[first : first + each]) for first in range(0, len(gpus) - each + 1, max(1, each))]
+    # where there are too few for a run, the run says so
+    each = max(1, min(each, len(gpus)))
+    return [",".join(gpus[first : first + each]) for first in range(0, len(gpus) - each + 1, each)]
 
 
 def _within_memory(count: int, run: int, wanted: bool) -> tuple[int, str]:

@@ -10,8 +10,10 @@ from rich.console import Console
 from test_finals import AGAIN, Luck
 
 from search.report.read import read
+from search.state import Activity
 from search.study import run_search
 from search.table import _progress, counts, picture, results, summary
+from search.trainer import Step
 
 
 @pytest.fixture
@@ -41,6 +43,30 @@ def test_runs_of_other_workers_are_shown(state):
     assert "tokens at its last rung" in shown(state)
     state.running = other
     assert "with another worker" not in shown(state)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_each_local_worker_has_a_row_and_narrow_terminals_keep_the_figures(state, width):
+    record = state.ledger.trials()[-1]
+    record.status = "running"
+    state.local = {
+        1: Activity(record, Step(1500, 0.25), 2048),
+        2: Activity(note="waiting for 1 other worker"),
+        3: Activity(record),
+    }
+    state.note = "worker 4 failed: killed by SIGKILL; 3 others go on, and this note is folded at the end"
+    console = Console(width=width, soft_wrap=True)
+    with console.capture() as text:
+        console.print(picture(state, 10, width))
+    lines = text.get().splitlines()
+    rows = [line.split() for line in lines if line.split()[:1] in (["1"], ["2"], ["3"])]
+    assert rows[0][:8] == ["1", "trial", record.name, "1.5k", "of", "2.05k", "0.250", str(len(record.seen))]
+    assert rows[1][:2] == ["2", "waiting"]
+    assert rows[2][:4] == ["3", "trial", record.name, "starting"]
+    assert "with another worker" not in text.get()
+    assert all(len(line) <= width for line in lines)
+    assert "this note is folded at the end" in " ".join(text.get().split())
+    assert any(line.split()[:5] == ["trial", "status", "tokens", "accuracy", "params"] for line in lines)
 
 
 def test_the_end_is_foretold_by_the_clock_sooner_with_more_workers(state):

@@ -77,6 +77,7 @@ def test_a_spec_that_another_worker_trains_is_put_off_and_told_as_a_repeat_with_
     ended = run_search(two_points, tmp_path / "run", FakeTraining(meanwhile))
     assert {folder for folder, *_ in second.calls} == {"trials/1"}
     assert "exhausted" in ended.reason
+    assert f"--import {tmp_path / 'run'}" in ended.reason
     check(tmp_path, 2, opened(tmp_path / "run"), records(tmp_path / "run"))
 
 
@@ -96,9 +97,11 @@ def test_what_a_dead_worker_left_is_gone_on_with_at_once_here_and_after_expiry_e
     lease = tmp_path / "run" / "workers" / f"{left['worker']}.lease"
     dead = replace(this_worker(), name=left["worker"], **({} if where == "here" else {"machine": "moon"}))
     lease.write_text(json.dumps(vars(dead)))
-    notes = []
+    notes, taken = [], []
 
     def watch(event, state):
+        if event == "taken_over":
+            taken.append(state.note)
         if event == "note":
             notes.append(state.note)
             os.utime(lease, (1, 1))
@@ -106,6 +109,7 @@ def test_what_a_dead_worker_left_is_gone_on_with_at_once_here_and_after_expiry_e
     again = FakeTraining()
     run_search(space, tmp_path / "run", again, watch)
     assert again.calls == [("trials/0", 4096, 8192)]
+    assert taken == [f"trial 0: taken over from worker {left['worker']}, from 4.1k tokens on"]
     assert len(notes) == (where == "elsewhere")
     (done,) = records(tmp_path / "run")
     assert done["status"] == "finished"
