@@ -80,6 +80,8 @@ def main() -> None:
         job = connection.recv()
         threading.Thread(target=_obey, args=(connection, stopping), daemon=True).start()
         ended = Ended("done", _search(job, _Teller(connection, stopping)))
+        # from here on there is nothing to stop
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except (KeyboardInterrupt, EOFError):
         ended = Ended("stopped")
     except Exception as error:
