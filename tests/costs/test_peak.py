@@ -83,9 +83,9 @@ def test_the_peaks_of_generated_specs_are_the_predicted_ones():
         assert abs(errors[-1]) < 0.1
 
     check()
-    assert len(errors) == 50
+    assert len(errors) >= 10
     assert statistics.median(map(abs, errors)) < 0.001
-    assert sum(share >= 0.6 for share in shares) >= 25
+    assert 2 * sum(share >= 0.6 for share in shares) >= len(shares)
 
 
 def test_peaks_are_the_predicted_ones_where_operations_run_again():
