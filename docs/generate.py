@@ -33,7 +33,7 @@ from composer.costs.time import step_time
 from composer.costs.units import bytes_text, count_text
 from composer.draw.layout import picture
 from composer.draw.svg import svg
-from composer.module.code import source
+from composer.module.stage import source
 from composer.spec.identity import arch_hash, run_hash
 from composer.spec.json_schema import schema_text
 from composer.spec.load import is_space, load, read_tree

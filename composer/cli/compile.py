@@ -35,7 +35,7 @@ def compile(
     target = target_on(spec, device)
     print(plan(spec, graph=planned(spec, target, kernels)), end="")
     if code:
-        from composer.module.code import source
+        from composer.module.stage import source
         from composer.training.build import build
 
         model = build(spec, kernels)

@@ -11,20 +11,26 @@ from composer.graph.passes.choose_kernels import Kernels, Unfused, choose_kernel
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.fuse import fuse
 from composer.graph.passes.infer_shapes import infer_shapes
-from composer.graph.passes.mark_recompute import mark_recompute
+from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.number_slots import number_slots
+from composer.graph.passes.outline import outline
 from composer.graph.passes.tie_weights import tie_weights
 from composer.spec.errors import Fault, SpecError
 from composer.spec.models import Spec
 
 
 def compile_graph(
-    spec: Spec, target: Target | None = None, kernels: Kernels = "auto", recompute: Collection[str] = ()
+    spec: Spec,
+    target: Target | None = None,
+    kernels: Kernels = "auto",
+    recompute: Collection[str] = (),
+    apart: bool = False,
 ) -> Graph:
     """Build the spec's graph and run every pass over it, for a CPU in fp32 unless told otherwise.
 
     `recompute` names the operations that run again in the backward pass, by their places before fusing.
+    With `apart` the parts of each step, sublayers and blocks, are outlined (`composer.graph.passes.outline`).
 
     Raises:
         SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
@@ -32,11 +38,18 @@ def compile_graph(
     """
     target = target or Target()
     graph = number_slots(build(spec))
-    graph = fuse(infer_shapes(dead_code(merge_projections(tie_weights(graph)))), target, kernels)
+    graph = fuse(
+        infer_shapes(dead_code(merge_projections(tie_weights(graph), apart))), target, kernels, apart
+    )
+    if apart:
+        # an operation that others are merged with stands for them
+        recompute = {*recompute} & {*recomputable(graph)}
     if recompute:
         graph = mark_recompute(graph, recompute)
     # what a kernel does without may be read by no other
     graph = dead_code(choose_kernels(graph, target, kernels))
+    if apart:
+        return outline(graph)
     if kernels == "fused" and (missed := unfused(graph, target)):
         raise SpecError([_fault(spec, each, target) for each in missed])
     return graph

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -21,33 +20,29 @@ Compiled = Literal["no", "tried", "required"]
 """Whether regions are compiled: not, where that works, or else it is an error."""
 
 
-class Code(nn.Module):
+class Code:
     """Calls the code that computes `outputs`; compiled regions run where gradients are recorded."""
 
     def __init__(
         self, graph: Graph, place: Place, outputs: list[Value], name: str, compiled: Compiled = "no"
     ) -> None:
-        super().__init__()
         self.plain = emit(graph, place, outputs, name)
-        self.regions = None
+        self.regions: nn.Module | None = None
         if compiled != "no":
             self.regions = with_regions(emit(graph, place, outputs, name), compiled == "required")
 
-    def forward(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         """Return the outputs: one, or a tuple."""
         code = self.regions if self.regions is not None and torch.is_grad_enabled() else self.plain
         return code(*arguments)
 
 
-def source(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield (name, code) of a model and of each of its stages, as it would be written by hand."""
-    for name, module in model.named_modules():
-        if isinstance(module, Code):
-            lines = (line.split(";  ")[0].rstrip() for line in module.plain.code.strip().splitlines())
-            yield name.removesuffix("code").strip("._") or "model", "".join(f"{line}\n" for line in lines)
+def readable(code: Code) -> str:
+    """Return the code as it would be written by hand."""
+    lines = (line.split(";  ")[0].rstrip() for line in code.plain.code.strip().splitlines())
+    return "".join(f"{line}\n" for line in lines)
 
 
 def without_code(state: dict[str, Any]) -> dict[str, Any]:
     """Return a module's state without emitted code; it is emitted anew, where torch would trace it."""
-    modules = state["_modules"].items()
-    return {**state, "_modules": {name: module for name, module in modules if not isinstance(module, Code)}}
+    return {name: value for name, value in state.items() if not isinstance(value, Code)}

@@ -19,6 +19,7 @@ from torch import fx
 from blocks.core.graph import Graph, Loop, fresh
 from blocks.core.operation import Affine, At, Operation, Value
 from blocks.core.operations import Input, Project
+from composer.graph.passes.outline import Part
 from composer.graph.walk import Place, operations
 from composer.module.recompute import Reading, Recomputed, plain
 from composer.module.regions import COMPILED, TRACEABLE
@@ -61,8 +62,8 @@ class _Emitter:
         for node, operation, data in operations(self.graph):
             self.weights[node] = [self._parameter(name) for name in _parameters(node, operation, data)]
         for node, operation, data in operations(self.graph):
-            if isinstance(operation, Loop):
-                self._loop(node, operation, data)
+            if isinstance(operation, Loop | Part):
+                self._run(node, "run" if isinstance(operation, Loop) else "__call__", data)
             elif not isinstance(operation, Input):
                 self._call(node, operation, data)
         results = tuple(self._value(value) for value in outputs)
@@ -115,10 +116,10 @@ class _Emitter:
     def _recomputed(self, value: Value) -> bool:
         return bool(self.graph.nodes[value.node].get("recompute"))
 
-    def _loop(self, node: str, operation: Loop, data: dict[str, Any]) -> None:
+    def _run(self, node: str, method: str, data: dict[str, Any]) -> None:
         inputs = [self._tensor(value) for value in data["inputs"]]
         stage = self.weights[node][0]
-        self._bind(node, self.code.call_method("run", (stage, *inputs, *self.indices.values())), data)
+        self._bind(node, self.code.call_method(method, (stage, *inputs, *self.indices.values())), data)
 
     def _bind(self, node: str, made: fx.Node, data: dict[str, Any]) -> None:
         self.values[Value(node)] = made
@@ -139,7 +140,7 @@ class _Emitter:
         return self.values[key]
 
     def _tensor(self, value: Value) -> fx.Node:
-        """Return a value for a stage, which keeps what it is given."""
+        """Return a value for a stage or a part, which keep what they are given."""
         node = self._value(value)
         return self.code.call_function(plain, (node,)) if self._recomputed(value) else node
 
@@ -167,7 +168,7 @@ class _Emitter:
 
 def _parameters(node: str, operation: Any, data: dict[str, Any]) -> list[str]:
     """Return the names of what the code is given for a node's weights."""
-    if isinstance(operation, Loop):
+    if isinstance(operation, Loop | Part):
         return [f"{_readable(node)}_weights"]
     if isinstance(operation, Input) or not data["weights"]:
         return []

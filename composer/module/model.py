@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocks.core.operation import Target
 from composer.costs.plan import planned
@@ -21,8 +21,9 @@ from composer.module.batch import as_targets, as_tokens, check_range, read_batch
 from composer.module.code import Code, Compiled, TorchCompile, without_code
 from composer.module.fitting import check_trainer, clipping
 from composer.module.optimizer import adamw, warmup_stable_decay
+from composer.module.part import anyone_watches, tensors
 from composer.module.scores import Scores
-from composer.module.stage import Stage, add_stages, gather, put, take_graphs
+from composer.module.stage import Stage, add_parts, add_stages, gather, put, take_graphs
 from composer.module.step_mean import StepMean
 from composer.module.target import functions, target_of
 from composer.module.weights import initial, residual_writers
@@ -46,6 +47,7 @@ class ComposedModel(lightning.LightningModule):
     """
 
     logs_steps = True
+    _watched = False
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class ComposedModel(lightning.LightningModule):
         self.target = None if kernels == "fused" else Target(here=True)
         plan = {"kernels": kernels, "recompute": [*self._recompute], "torch_compile": torch_compile}
         self.save_hyperparameters({"spec": resolved_yaml(self.spec), **plan})
+        self.stages = nn.ModuleList()
         add_stages(self, self.graph, Place(), self._compiled)
         seed, writers = self.spec.train.seed if self.spec.train else 0, residual_writers(self.graph)
         self._undecayed = set()
@@ -89,6 +92,10 @@ class ComposedModel(lightning.LightningModule):
             put(self, name, weight, initial(name, weight, place, writers, seed))
             if not weight.decay:
                 self._undecayed.add(name)
+        for stage, told in zip(self.stages, self.spec.stages, strict=True):
+            assert isinstance(stage, Stage)
+            for layer in stage.sets():
+                add_parts(layer, told.step, self.spec.blocks)
         self._emit()
         self._scores = Scores(self.spec)
         self._reminder = Reminder(self, self.graph)
@@ -98,8 +105,10 @@ class ComposedModel(lightning.LightningModule):
         self._ddp_params_and_buffers_to_ignore = counters
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def choose(self, target: Target) -> None:
+    def choose(self, target: Target, watched: bool = False) -> None:
         """Choose the kernels anew for a target and emit the code that calls them; weights stay as they are.
+
+        While the model is `watched` by hooks, its parts are called one by one.
 
         Called at the start of a fit, and by a forward pass on another device or in another dtype than the
         last one.
@@ -107,15 +116,16 @@ class ComposedModel(lightning.LightningModule):
         Raises:
             SpecError: it was made with `fused`, and an operation that has a fused kernel cannot use it.
         """
-        before = functions(self.graph), self._compiled
-        self.graph = compile_graph(self.spec, target, self.kernels, self._recompute)
-        self.target = target
+        before = functions(self.graph), self._compiled, self._watched
+        kernels: Kernels = "auto" if watched and self.kernels == "fused" else self.kernels
+        self.graph = compile_graph(self.spec, target, kernels, self._recompute, apart=watched)
+        self.target, self._watched = target, watched
         take_graphs(self, self.graph)
-        if (functions(self.graph), self._compiled) != before:
+        if watched or (functions(self.graph), self._compiled, self._watched) != before:
             self._emit()
             for module in self.modules():
                 if isinstance(module, Stage):
-                    module.emit(self._compiled)
+                    module.emit("no" if watched else self._compiled, watched)
 
     @property
     def _compiled(self) -> Compiled:
@@ -128,14 +138,22 @@ class ComposedModel(lightning.LightningModule):
 
     def _emit(self) -> None:
         logits, loss = self.graph.graph["outputs"]
-        self.code = Code(self.graph, Place(), [logits], "Model", self._compiled).train(self.training)
-        self._loss = Code(self.graph, Place(), [loss], "Loss", self._compiled).train(self.training)
+        self.code = Code(self.graph, Place(), [logits], "Model", self._compiled)
+        self._loss = Code(self.graph, Place(), [loss], "Loss", self._compiled)
 
     def _choose_for_now(self) -> None:
-        """Choose kernels for where the weights are and what products are cast to, if that has changed."""
-        target = target_of(next(self.parameters()))
-        if target != self.target:
-            self.choose(target)
+        """Choose kernels anew if the device, the dtype of products, or whether hooks watch has changed."""
+        target, watched = target_of(next(self.parameters())), self._is_watched()
+        if (target, watched) != (self.target, self._watched):
+            self.choose(target, watched)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _is_watched(self) -> bool:
+        return anyone_watches(self)
+
+    def extra_repr(self) -> str:
+        """Return the tensors outside of stages and their shapes."""
+        return tensors(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_code(super().__getstate__())

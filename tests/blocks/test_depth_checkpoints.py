@@ -127,7 +127,7 @@ def test_a_model_with_such_steps_is_refused_where_it_trains():
         def forward(self, *given):
             return reentrant(code, *given)
 
-    stage._modules["code"] = Again()
+    stage.code = Again()
     with pytest.raises(RuntimeError, match=REFUSED):
         model.loss(tokens, tokens).backward()
     with torch.no_grad():

@@ -145,7 +145,7 @@ def test_merging_joins_projections_of_one_input_only():
 
 
 def unmerged(monkeypatch):
-    monkeypatch.setattr(composer.graph.compile, "merge_projections", lambda graph: graph)
+    monkeypatch.setattr(composer.graph.compile, "merge_projections", lambda graph, apart: graph)
 
 
 @pytest.mark.parametrize("case", ["dreamer", "parallel, gate", "prelude, core, coda, untied", "three levels"])

@@ -15,7 +15,7 @@ import composer
 from blocks.core.operation import Target
 from blocks.depth_attention.operations import Append, Attend
 from composer.graph.passes.mark_recompute import recomputable, recomputed
-from composer.module import code
+from composer.module import code, stage
 from composer.module.model import ComposedModel
 from composer.module.target import functions
 from composer.spec.errors import SpecError
@@ -50,7 +50,7 @@ def is_fused(model):
 
 
 def module_source(model):
-    from composer.module.code import source
+    from composer.module.stage import source
 
     return source(model)
 
@@ -208,7 +208,7 @@ def test_code_follows_what_the_same_kernels_are_given(monkeypatch):
     codes = []
     for dtype in ("float32", "bfloat16", "float32"):
         model.choose(Target("cuda", dtype))
-        codes.append(dict(code.source(model)))
+        codes.append(dict(stage.source(model)))
     # in bf16 norms are returned as products read them
     assert codes[0] == codes[2] != codes[1]
 

@@ -27,8 +27,8 @@ from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable, recomputed
 from composer.graph.walk import graphs, operations
 from composer.module import recompute
-from composer.module.code import source
 from composer.module.model import ComposedModel
+from composer.module.stage import source
 
 SOME = ["dreamer", "dreamer, grouped", "prelude, core, coda, untied", "parallel, gate", "three levels"]
 

@@ -11,18 +11,19 @@ from composer.graph.passes.choose_kernels import Kernels, unfit
 from composer.graph.walk import operations
 
 
-def fuse(graph: Graph, target: Target, kernels: Kernels = "auto") -> Graph:
+def fuse(graph: Graph, target: Target, kernels: Kernels = "auto", apart: bool = False) -> Graph:
     """Return the graph with operations fused wherever the fused one's first kernel fits the target.
 
     A fused operation has the name of the one that absorbed, all their blocks, and in `parts` the operations
-    that it stands for, by name, in the order they ran. With `reference` nothing is fused.
+    that it stands for, by name, in the order they ran. With `reference` nothing is fused, with `apart` only
+    what belongs to one block.
     """
     if kernels == "reference":
         return graph
     for _, operation, _ in operations(graph):
         if isinstance(operation, Loop):
-            operation.body = fuse(operation.body, target, kernels)
-    fusing = _Fusing(graph, target)
+            operation.body = fuse(operation.body, target, kernels, apart)
+    fusing = _Fusing(graph, target, apart)
     # the last first: whoever absorbs takes the longest chain
     for node in reversed([*graph]):
         while node in fusing.nodes and fusing.absorb(node):
@@ -39,8 +40,8 @@ class _Fusing:
         changed: whether any were.
     """
 
-    def __init__(self, graph: Graph, target: Target) -> None:
-        self.graph, self.target, self.changed = graph, target, False
+    def __init__(self, graph: Graph, target: Target, apart: bool) -> None:
+        self.graph, self.target, self.apart, self.changed = graph, target, apart, False
         self.nodes: dict[str, dict[str, Any]] = {node: {**data} for node, data in graph.nodes(data=True)}
         self.outputs: list[Value] = graph.graph["outputs"]
         self._readers: dict[str, set[str]] = {node: set() for node in self.nodes}
@@ -81,6 +82,8 @@ class _Fusing:
         if isinstance(made["op"], Input | Loop) or value.output:
             return False
         if data["inputs"].count(value) > 1:
+            return False
+        if self.apart and node.rpartition(".")[0] != value.node.rpartition(".")[0]:
             return False
         readers = self._readers[value.node] - {node}
         shared = bool(readers) or any(each.node == value.node for each in self.outputs)

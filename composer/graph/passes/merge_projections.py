@@ -10,32 +10,34 @@ from blocks.core.operations import Project
 from composer.graph.walk import operations
 
 
-def merge_projections(graph: Graph) -> Graph:
+def merge_projections(graph: Graph, apart: bool = False) -> Graph:
     """Return the graph with one projection per input, here and in the loops below.
 
+    With `apart` projections of different blocks are not joined.
     Only weights of the same stage are joined; their names stay, so checkpoints do not change.
     """
-    groups: dict[Value, list[str]] = {}
+    groups: dict[tuple[Value, str], list[str]] = {}
     for node, operation, data in operations(graph):
         if isinstance(operation, Loop):
-            operation.body = merge_projections(operation.body)
+            operation.body = merge_projections(operation.body, apart)
         elif isinstance(operation, Project):
-            groups.setdefault(data["inputs"][0], []).append(node)
-    groups = {value: nodes for value, nodes in groups.items() if len(nodes) > 1}
+            place = node.rpartition(".")[0] if apart else ""
+            groups.setdefault((data["inputs"][0], place), []).append(node)
+    groups = {key: nodes for key, nodes in groups.items() if len(nodes) > 1}
     if not groups:
         return graph
     first = {nodes[0]: nodes for nodes in groups.values()}
-    place = {node: Value(nodes[0], n) for nodes in groups.values() for n, node in enumerate(nodes)}
+    moved = {node: Value(nodes[0], n) for nodes in groups.values() for n, node in enumerate(nodes)}
     merged = Graph(**graph.graph)
     for node, _, data in operations(graph):
         if node in first:
             data = _joined([graph.nodes[each] for each in first[node]])
-        elif node in place:
+        elif node in moved:
             continue
-        inputs = tuple(place.get(value.node, value) for value in data["inputs"])
+        inputs = tuple(moved.get(value.node, value) for value in data["inputs"])
         merged.add_node(node, **{**data, "inputs": inputs})
         merged.add_edges_from((value.node, node) for value in inputs)
-    merged.graph["outputs"] = [place.get(value.node, value) for value in graph.graph["outputs"]]
+    merged.graph["outputs"] = [moved.get(value.node, value) for value in graph.graph["outputs"]]
     return merged
 
 

@@ -1,0 +1,143 @@
+"""Outline the parts of a step: each sublayer, and each block in it, becomes one operation with a body.
+
+Only done while somebody watches the parts of a model (`composer.module.watch`): a body keeps other operations
+from being merged and fused across its border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from blocks.core.graph import Graph, Loop, fresh
+from blocks.core.operation import Operation, Value
+from blocks.core.operations import Input
+from composer.graph.walk import operations
+
+
+@dataclass
+class Part(Operation):
+    """A part of a step that is called as a whole; its weights have names within it."""
+
+    body: Graph
+
+    recomputable = False
+
+
+def outline(graph: Graph) -> Graph:
+    """Return the graph with the parts of every step outlined, parts within parts too.
+
+    A part's first input is the first value that its operations read, a block's the normed state; its first
+    output is that of its last operation.
+    """
+    outlined = Graph(**graph.graph)
+    for node, operation, data in operations(graph):
+        if isinstance(operation, Loop):
+            data = {**data, "op": replace(operation, body=_grouped(outline(operation.body), steps=True))}
+        _add(outlined, node, data)
+    return outlined
+
+
+def part_of(node: str, steps: bool = False) -> str:
+    """Return the part that a node belongs to, or "": the first of its name's parts.
+
+    Of the operations of a step (`steps`) only sublayers are parts, which go by their position.
+    """
+    part, dot, _ = node.partition(".")
+    return part if dot and (part.isdigit() or not steps) else ""
+
+
+def _grouped(graph: Graph, steps: bool = False) -> Graph:
+    groups: dict[str, list[str]] = {}
+    for node, operation, _ in operations(graph):
+        if not isinstance(operation, Input) and (part := part_of(node, steps)):
+            groups.setdefault(part, []).append(node)
+    groups = {part: nodes for part, nodes in groups.items() if _together(graph, nodes)}
+    if not groups:
+        return graph
+    moved: dict[Value, Value] = {}
+    outlined = Graph(**graph.graph)
+    ends = {nodes[-1]: (part, nodes) for part, nodes in groups.items()}
+    inside = {node for nodes in groups.values() for node in nodes}
+    for node, _, data in operations(graph):
+        if node in ends:
+            part, nodes = ends[node]
+            body, inputs, made = _body(graph, part, nodes)
+            moved |= {value: Value(part, place) for place, value in enumerate(made)}
+            shapes = tuple(graph.nodes[value.node]["shapes"][value.output] for value in made)
+            attributes = {
+                "op": Part(body),
+                "inputs": inputs,
+                "weights": (),
+                "blocks": ("",),
+                "shapes": shapes,
+            }
+            _add(outlined, part, attributes, moved)
+        elif node not in inside:
+            _add(outlined, node, data, moved)
+    outlined.graph["outputs"] = [moved.get(value, value) for value in graph.graph["outputs"]]
+    return outlined
+
+
+def _together(graph: Graph, nodes: list[str]) -> bool:
+    """Return whether nodes run one after the other, so that none between them needs some and makes others."""
+    order = [node for node, operation, _ in operations(graph) if not isinstance(operation, Input)]
+    start = order.index(nodes[0])
+    return order[start : start + len(nodes)] == nodes
+
+
+def _body(graph: Graph, part: str, nodes: list[str]) -> tuple[Graph, tuple[Value, ...], list[Value]]:
+    """Return a part's own graph, the values it is given, and those of its values that are read outside."""
+    own, prefix = set(nodes), f"{part}."
+    made = [value for node in reversed(nodes) for value in _read_outside(graph, node, own)]
+    weights = {
+        name.removeprefix(prefix): weight
+        for name, weight in graph.graph["weights"].items()
+        if name.startswith(prefix)
+    }
+    body = Graph(inputs=[], outputs=[], carried=0, weights=weights, ties={})
+    inner: dict[Value, Value] = {}
+    taken = {node.removeprefix(prefix) for node in nodes}
+    for node in nodes:
+        for value in graph.nodes[node]["inputs"]:
+            if value.node not in own and value not in inner:
+                last = value.node.rpartition(".")[2]
+                # stages go by their position, which is no name in code
+                name = fresh("x" if last.isdigit() else last, {*body, *taken})
+                shape = graph.nodes[value.node]["shapes"][value.output]
+                given = {"op": Input(shape), "inputs": (), "weights": (), "blocks": ("",), "shapes": (shape,)}
+                _add(body, name, given)
+                body.graph["inputs"].append(name)
+                inner[value] = Value(name)
+    returned = {value.node for value in made}
+    for node in nodes:
+        data: dict[str, Any] = {**graph.nodes[node]}
+        data["weights"] = tuple(name.removeprefix(prefix) for name in data["weights"])
+        data["inputs"] = tuple(
+            inner.get(value) or Value(value.node.removeprefix(prefix), value.output)
+            for value in data["inputs"]
+        )
+        if node in returned:
+            # what a part returns is there as a tensor
+            data.pop("recompute", None)
+        _add(body, node.removeprefix(prefix), data)
+    body.graph["outputs"] = [Value(value.node.removeprefix(prefix), value.output) for value in made]
+    return _grouped(body), tuple(inner), made
+
+
+def _read_outside(graph: Graph, node: str, own: set[str]) -> Iterator[Value]:
+    read = {
+        value
+        for reader in graph.successors(node)
+        if reader not in own
+        for value in graph.nodes[reader]["inputs"]
+    }
+    read |= {*graph.graph["outputs"]}
+    yield from sorted(value for value in read if value.node == node)
+
+
+def _add(graph: Graph, node: str, data: dict[str, Any], moved: dict[Value, Value] | None = None) -> None:
+    inputs = tuple((moved or {}).get(value, value) for value in data["inputs"])
+    graph.add_node(node, **{**data, "inputs": inputs})
+    graph.add_edges_from((value.node, node) for value in inputs)
