@@ -146,9 +146,9 @@ def add_stages(module: nn.Module, graph: Graph, place: Place, compiled: Compiled
 
 def emit_parts(modules: Sequence[nn.Module], graph: Graph, place: Place) -> None:
     """Emit the code of the parts outlined in a graph, once for all modules that stand for it."""
-    for node, operation, _ in operations(graph):
+    for _, operation, _ in operations(graph):
         if isinstance(operation, outline.Part):
-            body, parts = operation.body, [_part(module, node) for module in modules]
+            body, parts = operation.body, [_part(module, operation.name) for module in modules]
             code = Code(body, place, body.graph["outputs"], "Part")
             for part in parts:
                 part._code, part._graph = code, body
@@ -217,7 +217,7 @@ def gather(module: nn.Module, graph: Graph) -> list[Any]:
         if isinstance(operation, Loop):
             given.append(_stage(module, node).ready())
         elif isinstance(operation, outline.Part):
-            given.append(descend(module, f"{node}.")[0])
+            given.append(descend(module, f"{operation.name}.")[0])
         elif not isinstance(operation, Input):
             tensors = [_given(module, name, graph.graph["weights"][name]) for name in data["weights"]]
             prepare = data["kernel"].kernel.prepare
@@ -232,7 +232,7 @@ def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Te
             for layer in _stage(module, node).sets():
                 yield from states(layer, operation.body)
         elif isinstance(operation, outline.Part):
-            yield from states(descend(module, f"{node}.")[0], operation.body)
+            yield from states(descend(module, f"{operation.name}.")[0], operation.body)
         elif operation.update:
             named = ((graph.graph["weights"][name], name) for name in data["weights"])
             held = [(weight, _held(module, name)) for weight, name in named if not weight.trained]

@@ -146,6 +146,17 @@ def test_watched_models_can_be_copied():
         assert len(SEEN) == 1 + 3 * (len(parts(other)) - 1)
 
 
+def test_blocks_may_be_called_like_what_stands_beside_them():
+    blocks = dict.fromkeys(("norm", "add", "gate", "mix", "code", "x"), FFN)
+    step = ["norm", {"parallel": ["add", "gate", "mix"], "combine": "gate"}, "code", "x"]
+    model = compiled(tree(blocks, {"recur": 2, "step": step})).eval()
+    tokens, fired = tokens_for(model.spec), set()
+    expected = model(tokens)
+    watch(model, lambda module, given, made: fired.add(module))
+    assert torch.allclose(model(tokens), expected, atol=1e-5)
+    assert fired == {*parts(model).values()}
+
+
 SEEN = []
 
 

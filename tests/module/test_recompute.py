@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 from collections import Counter
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -265,12 +266,14 @@ def attention(q, k, v, *rest, out_shape=None, **named):
 
 
 def counted(model, batch=2):
+    """Count by torch, as it runs when nobody watches: torch's counter watches all modules."""
     formulas = {
         torch.ops.aten._grouped_mm: grouped,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
     }
     tokens = tokens_for(model.spec, batch)
-    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    with patch("composer.module.model.anyone_watches", lambda model: False), counter:
         model.loss(tokens, tokens).backward()
     return counter.get_total_flops()
 

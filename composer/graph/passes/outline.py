@@ -18,8 +18,9 @@ from composer.graph.walk import operations
 
 @dataclass
 class Part(Operation):
-    """A part of a step that is called as a whole; its weights have names within it."""
+    """A part of a step that is called as a whole: the module `name`, and its body, with names within it."""
 
+    name: str
     body: Graph
 
     recomputable = False
@@ -64,16 +65,18 @@ def _grouped(graph: Graph, steps: bool = False) -> Graph:
         if node in ends:
             part, nodes = ends[node]
             body, inputs, made = _body(graph, part, nodes)
-            moved |= {value: Value(part, place) for place, value in enumerate(made)}
+            # a block may be called like an operation beside it, such as `norm`
+            name = fresh(part, ({*graph} - inside) | {*outlined})
+            moved |= {value: Value(name, place) for place, value in enumerate(made)}
             shapes = tuple(graph.nodes[value.node]["shapes"][value.output] for value in made)
             attributes = {
-                "op": Part(body),
+                "op": Part(part, body),
                 "inputs": inputs,
                 "weights": (),
                 "blocks": ("",),
                 "shapes": shapes,
             }
-            _add(outlined, part, attributes, moved)
+            _add(outlined, name, attributes, moved)
         elif node not in inside:
             _add(outlined, node, data, moved)
     outlined.graph["outputs"] = [moved.get(value, value) for value in graph.graph["outputs"]]
