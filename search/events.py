@@ -20,7 +20,7 @@ from search.verdict import Comparison, Verdicts
 from search.words import by_name
 
 _PAUSE = 1.0
-"""Seconds between two lines of progress, at least."""
+"""Seconds between two lines of progress of one worker, at least."""
 
 
 class Events:
@@ -30,15 +30,15 @@ class Events:
         self, stream: TextIO, folder: Path, space: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._stream, self._folder, self._space, self._clock = stream, folder, space, clock
-        self._drawn = -_PAUSE
+        self._told_at: dict[str, float] = {}
         self._outcomes: dict[str, int] = {}
 
     def __call__(self, event: Event, state: State) -> None:
         """Write what happened."""
         if event == "progress":
-            if self._clock() - self._drawn < _PAUSE:
+            if self._clock() - self._told_at.get(state.worker, -_PAUSE) < _PAUSE:
                 return
-            self._drawn = self._clock()
+            self._told_at[state.worker] = self._clock()
         if event == "begin":
             self._write(event, dict(self._told(event, state)))
         elif event != "end":

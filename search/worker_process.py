@@ -80,14 +80,15 @@ def main() -> None:
         job = connection.recv()
         threading.Thread(target=_obey, args=(connection, stopping), daemon=True).start()
         ended = Ended("done", _search(job, _Teller(connection, stopping)))
-        # from here on there is nothing to stop
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except (KeyboardInterrupt, EOFError):
         ended = Ended("stopped")
     except Exception as error:
         traceback.print_exc()
         known = isinstance(error, _IN_WORDS)
         ended = Ended("failed", str(error) if known else f"{type(error).__name__}: {error}")
+    finally:
+        # from here on there is nothing to stop
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with suppress(OSError):
         connection.send(ended)
     sys.stdout.flush()

@@ -115,16 +115,18 @@ def kills(script: str, root: Path, stride: int) -> int:
 
 @dataclass(frozen=True)
 class SlowTraining:
-    """Fake training that a process can be sent: each piece takes `seconds`, told in steps of a 20th."""
+    """Fake training that a process can be sent: each piece takes `seconds`, and waits while `hold` exists."""
 
     seconds: float
+    hold: Path
 
     def __call__(
         self, spec: Spec, folder: Path, until: int | None, report: Callable[[Step], None]
     ) -> Trained:
         path = folder / "tokens"
         start = int(path.read_text()) if path.exists() else 0
-        for _ in range(20):
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end or self.hold.exists():
             report(Step(start, 0.5))
-            time.sleep(self.seconds / 20)
+            time.sleep(0.02)
         return FakeTraining()(spec, folder, until, report)

@@ -1,9 +1,10 @@
-"""`composer search` with fake training that sleeps: `local_command.py SECONDS ARGUMENT..` is a process."""
+"""`composer search` with training that sleeps: `local_command.py SECONDS HOLD ARGUMENT..`, a process."""
 
 from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 
 from fake_training import SlowTraining
 
@@ -12,5 +13,5 @@ from search import command
 from search.supervise import run_workers
 
 if __name__ == "__main__":
-    command.run_workers = partial(run_workers, train=SlowTraining(float(sys.argv[1])))
-    sys.exit(main(["search", *sys.argv[2:]]))
+    command.run_workers = partial(run_workers, train=SlowTraining(float(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main(["search", *sys.argv[3:]]))

@@ -33,12 +33,15 @@ class Command:
     def __init__(self, root: Path, seconds: float, *arguments: str) -> None:
         toy(root)
         self.run, self.out, self.err = root / "run", root / "out", root / "err"
+        # no run gets anywhere before all workers are there
+        self.hold = root / "hold"
+        self.hold.touch()
         script = Path(__file__).with_name("local_command.py")
         paths = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, script, str(seconds), str(root / "space.yaml"), "--out", str(self.run)]
+        command = [sys.executable, script, str(seconds), str(self.hold), str(root / "space.yaml")]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [*command, *TRIALS, *arguments],
+                [*command, "--out", str(self.run), *TRIALS, *arguments],
                 stdout=out,
                 stderr=err,
                 env=os.environ | paths,
@@ -47,7 +50,8 @@ class Command:
         self.seen: set[int] = set()
 
     def end(self) -> int:
-        """Wait for its end, and for that of all workers; return the exit code."""
+        """Let runs go on to the end of all; return the exit code."""
+        self.hold.unlink()
         code = self.process.wait(WAIT)
         wait_for(lambda: not any(map(is_running, self.seen)))
         assert not list((self.run / "workers").iterdir())
@@ -112,7 +116,8 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 
 def test_two_workers_train_every_trial_once_and_tell_it_as_one_stream_of_events(tmp_path, begin):
-    command = begin(0.1, "--workers", "2", "--json", "--set", f"search.baselines=[{tmp_path}/rival.yaml]")
+    command = begin(0.05, "--workers", "2", "--json", "--set", f"search.baselines=[{tmp_path}/rival.yaml]")
+    command.until_all_train()
     assert command.end() == 0
     found = command.records()
     check(tmp_path, 6, opened(command.run), found)
@@ -135,7 +140,7 @@ def test_two_workers_train_every_trial_once_and_tell_it_as_one_stream_of_events(
     ["SIGINT to the group", "SIGINT", "SIGTERM", "SIGKILL", pytest.param("SIGHUP", marks=pytest.mark.slow)],
 )
 def test_a_command_that_is_stopped_leaves_no_worker_and_goes_on_when_given_again(tmp_path, begin, how):
-    command = begin(0.3, "--workers", "2")
+    command = begin(0.05, "--workers", "2")
     command.until_all_train()
     number = signal.Signals[how.split()[0]]
     (os.killpg if "group" in how else os.kill)(command.process.pid, number)
@@ -150,6 +155,7 @@ def test_a_command_that_is_stopped_leaves_no_worker_and_goes_on_when_given_again
     left = [each for each in command.records() if each["status"] == "running"]
     assert left
     again = begin(0.01, "--workers", "2", "--json")
+    again.until_all_train()
     assert again.end() == 0
     check(tmp_path, 6, opened(again.run), again.records(), killed=2)
     taken = [event for event in again.events() if event["event"] == "taken_over"]
@@ -158,7 +164,7 @@ def test_a_command_that_is_stopped_leaves_no_worker_and_goes_on_when_given_again
 
 
 def test_a_worker_that_is_killed_is_told_and_the_other_takes_its_trial_over(tmp_path, begin):
-    command = begin(0.3, "--workers", "2", "--json")
+    command = begin(0.05, "--workers", "2", "--json")
     one, _ = command.until_all_train()
     os.kill(one, signal.SIGKILL)
     assert command.end() == 0
@@ -172,7 +178,7 @@ def test_a_worker_that_is_killed_is_told_and_the_other_takes_its_trial_over(tmp_
 
 
 def test_when_all_workers_die_the_command_ends_with_their_reasons(begin):
-    command = begin(5, "--workers", "2")
+    command = begin(0, "--workers", "2")
     for pid in command.until_all_train():
         os.kill(pid, signal.SIGKILL)
     assert command.process.wait(WAIT) == 1
