@@ -45,7 +45,7 @@ def _watch(
     owner: nn.Module, graph: Graph, place: Place, tokens: torch.Size, size: Precision, states: set[int]
 ) -> None:
     sizes = element_bytes(graph, place_at(place.trips, tokens[1], size))
-    for code in owner.children():
+    for code in [*vars(owner).values()]:
         if isinstance(code, Code):
             code.plain = _Watched(code.plain, graph, sizes, tokens, states)  # type: ignore[assignment]
 
