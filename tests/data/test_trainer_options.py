@@ -94,7 +94,6 @@ def whole():
         ({"max_steps": 50, "min_steps": 10, "min_epochs": 1}, [10]),
         ({"callbacks": [EarlyStopping("held_out_loss", patience=9)]}, [10]),
     ],
-    ids=str,
 )
 def test_options_that_leave_the_training_alone_do(whole, options, evaluations):
     watch = fit(**options)
@@ -153,7 +152,6 @@ def test_a_clip_of_0_given_to_the_trainer_clips_nothing(whole):
         ([], {"precision": "bf16-true"}, r"precision='bf16-true'\) would keep weights .* use 'bf16-mixed'"),
         (["train.precision=32"], {"precision": "64-true"}, "give it precision='32-true'"),
     ],
-    ids=str,
 )
 def test_options_that_would_train_otherwise_are_refused_in_words(settings, options, told):
     with pytest.raises(ValueError, match=told):
