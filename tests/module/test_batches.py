@@ -119,7 +119,7 @@ def test_a_trainer_takes_ordinary_data_loaders_in_every_loop():
     rows = [{"input_ids": row, "labels": row, "attention_mask": torch.ones(8)} for row in tokens]
     run.fit(made, pairs, DataLoader(rows, batch_size=2))
     assert run.global_step == 4
-    assert run.callback_metrics["loss"] > 0
+    assert run.callback_metrics["held_out_loss"] > 0
     logits = run.predict(made, DataLoader(TensorDataset(tokens), batch_size=2))
     assert torch.cat(logits).equal(torch.cat([made.eval()(each) for each in tokens.split(2)]))
 
