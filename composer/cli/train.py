@@ -37,10 +37,13 @@ def train(
     """
     from composer import load
     from composer.cli.console import console
+    from composer.training.folder import default_folder
 
     spec = load(file, settings or ())
     folder = Path(out) if out else None
     print(told(spec, folder), flush=True)
+    folder = folder or default_folder(spec)
+    spec = _with_kept_warmup(spec, folder)
     try:
         result = _trained(spec, folder, kernels, torch_compile)
     except KeyboardInterrupt:
@@ -84,7 +87,23 @@ def told(spec: Spec, folder: Path | None) -> str:
     )
 
 
-def _trained(spec: Spec, folder: Path | None, kernels: Kernels, torch_compile: TorchCompile) -> Result:
+def _with_kept_warmup(spec: Spec, folder: Path) -> Spec:
+    """Keep the warmup that the run in `folder` had, and print so where that changes the schedule."""
+    from composer.module.optimizer import warmup_steps
+    from composer.training.warmup import keep_warmup, schedule_text
+
+    kept = keep_warmup(folder, spec)
+    if kept.train is not None and kept is not spec:
+        steps, schedule = warmup_steps(kept.train), schedule_text(kept.train.schedule)
+        print(
+            f"warmup stays at {steps:,} optimizer step{'' if steps == 1 else 's'}, as trained: "
+            f"train.schedule is {schedule}",
+            flush=True,
+        )
+    return kept
+
+
+def _trained(spec: Spec, folder: Path, kernels: Kernels, torch_compile: TorchCompile) -> Result:
     from composer.cli.progress import shown
     from composer.training.run import run_training
 

@@ -7,6 +7,7 @@ metrics.csv         losses and scores over the steps
 last.ckpt           where the run goes on from
 stable.ckpt         where a longer run goes on from: the state before the learning rate falls
 stable-best.ckpt    best.ckpt as of then
+schedules.json      each train.schedule that the run had before it was asked for more tokens
 best.ckpt           the weights with the lowest evaluation loss, as a Lightning checkpoint
 model.safetensors   the same weights alone
 lock                held by the process that trains
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 SPEC, COST, PLAN, METRICS = "spec.yaml", "cost.json", "plan.txt", "metrics.csv"
 LAST, BEST, WEIGHTS, LOCK = "last.ckpt", "best.ckpt", "model.safetensors", "lock"
-STABLE, STABLE_BEST = "stable.ckpt", "stable-best.ckpt"
+STABLE, STABLE_BEST, SCHEDULES = "stable.ckpt", "stable-best.ckpt", "schedules.json"
 
 Lengthen: TypeAlias = Callable[[Path, Spec, Spec], None]
 """Puts the run of the first spec, in a folder, where the second one goes on from; or refuses to."""
@@ -66,7 +67,7 @@ def shorter_run(spec: Spec) -> Path | None:
         except TrainingError:
             continue
         longer = there.train is not None and there.train.tokens < spec.train.tokens
-        if longer and all(key.startswith(LENGTH) for key in _differing(_flat(there), _flat(spec))):
+        if longer and all(key.startswith(LENGTH) for key in differing(there, spec)):
             return kept.parent
     return None
 
@@ -178,10 +179,10 @@ def _describe(folder: Path, spec: Spec, graph: Graph | None) -> None:
 def _enter(folder: Path, spec: Spec, lengthen: Lengthen | None) -> None:
     """Refuse a spec other than that of the folder, unless it makes the same run longer, and other data."""
     there = read_spec(folder)
-    old, new = _flat(there), _flat(spec)
-    keys = _differing(old, new)
+    keys = differing(there, spec)
     longer = [key for key in keys if key not in PLACE]
     if longer and (lengthen is None or not all(key.startswith(LENGTH) for key in longer)):
+        old, new = _flat(there), _flat(spec)
         changes = [f"  {key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in keys]
         told = "\n".join(["the run in this folder is of another spec (there -> now):", *changes])
         raise TrainingError(f"{folder}: {told}\nchoose another folder with --out")
@@ -195,7 +196,9 @@ def _enter(folder: Path, spec: Spec, lengthen: Lengthen | None) -> None:
         write_text(folder / SPEC, resolved_yaml(spec))
 
 
-def _differing(old: dict[str, str], new: dict[str, str]) -> list[str]:
+def differing(there: Spec, spec: Spec) -> list[str]:
+    """Return the fields, as dotted keys, in which two specs make different runs."""
+    old, new = _flat(there), _flat(spec)
     return [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
 
 

@@ -19,6 +19,7 @@ from composer.training.checkpoint import read_checkpoint, save_weights
 from composer.training.errors import TrainingError
 from composer.training.files import replacing
 from composer.training.folder import BEST, LAST, STABLE, STABLE_BEST, WEIGHTS
+from composer.training.warmup import record_schedule, schedule_text, with_warmup
 
 
 def lengthen(folder: Path, old: Spec, new: Spec) -> None:
@@ -35,11 +36,14 @@ def lengthen(folder: Path, old: Spec, new: Spec) -> None:
     if _warmup(old.train) != _warmup(new.train):
         raise TrainingError(f"{folder}: {_other_warmup(old.train, new.train)}")
     alike = min(decay_start(old.train), decay_start(new.train))
-    if stable is not None and stable <= alike and (last > alike or last == stable):
-        # where both stand at one step, the end of the shorter run has been evaluated and the other has not
-        _put_back(folder, new)
-    elif last > alike:
+    # where both stand at one step, the end of the shorter run has been evaluated and the other has not
+    back = stable is not None and stable <= alike and (last > alike or last == stable)
+    if last > alike and not back:
         raise TrainingError(f"{folder}: {_too_far(old.train, new.train, last, stable)}")
+    if old.train.schedule != new.train.schedule:
+        record_schedule(folder, old.train.schedule)
+    if back:
+        _put_back(folder, new)
 
 
 def _step(path: Path) -> int | None:
@@ -72,15 +76,15 @@ def _copy(source: Path, target: Path, spec: str) -> dict[str, Any]:
 
 def _other_warmup(old: Train, new: Train) -> str:
     before, now = warmup_steps(old), warmup_steps(new)
-    shares = (float(f"{before / new.steps:.{digits}g}") for digits in range(1, 18))
-    share = next(share for share in shares if round(share * new.steps) == before)
-    decay = min(new.schedule.decay, 1 - share)
-    stable = float(f"{1 - share - decay:.9g}")
-    schedule = f"{{warmup: {share:g}, stable: {stable:g}, decay: {decay:g}}}"
+    kept = with_warmup(new, before)
     return (
         f"the run in this folder took {before} optimizer steps of warmup, and would have taken {now} with "
-        f"train.tokens {new.tokens:,} from the start, since train.schedule is in shares of the run; to go on "
-        f"with its own warmup, add --set 'train.schedule={schedule}'"
+        f"train.tokens {new.tokens:,} from the start, since train.schedule is in shares of the run; "
+        + (
+            f"to go on with its own warmup, add --set 'train.schedule={schedule_text(kept)}'"
+            if kept
+            else "choose another folder with --out, to train from the start"
+        )
     )
 
 
