@@ -42,18 +42,24 @@ RESULTS = ROOT / "docs" / "replay" / "demo.csv"
 FULL = 16
 NEAR = 0.998
 """The accuracy that counts as having learned the task; the baseline comes to 0.9996."""
+LEAST = 0.9
+"""The accuracy at which the hypervolume begins."""
 UNAIDED: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
     "tpe": lambda seed: TPESampler(seed=seed),
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=16),
 }
-ARMS = ("composer: tpe", "composer: random", *(f"Optuna unaided: {name}" for name in UNAIDED))
+RUNGS = {"": "[512Ki]", " without rungs": "[]"}
+ARMS = (
+    *(f"composer{rungs}: {name}" for rungs in RUNGS for name in ("tpe", "random")),
+    *(f"Optuna unaided: {name}" for name in UNAIDED),
+)
 
 Found = list[tuple[float, float]]
 """Accuracy and FLOPs per token of each point trained in full."""
 
 
-def space(seed: int, sampler: str = "tpe") -> Space:
+def space(seed: int, sampler: str = "tpe", rungs: str = "[]") -> Space:
     """Return the shipped space with a budget in tokens and nothing trained again."""
     shipped = load_space(ROOT / "specs" / "space.yaml")
     train = shipped.example().spec.train
@@ -65,6 +71,7 @@ def space(seed: int, sampler: str = "tpe") -> Space:
         "seeds": "0",
         "seed": str(seed),
         "sampler": sampler,
+        "rungs": rungs,
     }
     return load_space(
         ROOT / "specs" / "space.yaml", [f"search.{name}={value}" for name, value in given.items()]
@@ -107,10 +114,10 @@ def _write(results: dict[str, list[Trained]]) -> None:
     write_text(RESULTS, out.getvalue())
 
 
-def searched(seed: int, sampler: str) -> Found:
+def searched(seed: int, sampler: str, rungs: str) -> Found:
     """Search as users do."""
     with TemporaryDirectory() as folder:
-        ledger = run_search(space(seed, sampler), Path(folder) / "search", trained).state.ledger
+        ledger = run_search(space(seed, sampler, rungs), Path(folder) / "search", trained).state.ledger
     ended = [trial for trial in ledger.trials() if trial.status == "finished"]
     return [(trial.seen[-1].metrics["accuracy"], trial.costs["flops_per_token"]) for trial in ended]
 
@@ -143,16 +150,17 @@ def search(arm: str, seed: int) -> Found:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     tool, name = arm.split(": ")
-    return searched(seed, name) if tool == "composer" else unaided(seed, name)
+    kind = tool.removeprefix("composer")
+    return searched(seed, name, RUNGS[kind]) if kind in RUNGS else unaided(seed, name)
 
 
 def hypervolume(points: Found) -> float:
-    """Return the area that points dominate, as a share of accuracy 0 to 1 times no FLOPs to the cap."""
-    reached, area, most = 0.0, 0.0, space(0).example().spec.caps.limits()["flops_per_token"]
+    """Return which share of the area between LEAST and 1 and between the cap and no FLOPs points dominate."""
+    reached, area, most = LEAST, 0.0, space(0).example().spec.caps.limits()["flops_per_token"]
     for accuracy, flops in sorted(points, key=lambda point: (point[1], -point[0])):
         area += max(0.0, accuracy - reached) * (1 - flops / most)
         reached = max(reached, accuracy)
-    return area
+    return area / (1 - LEAST)
 
 
 def table(seeds: int) -> Iterator[str]:
