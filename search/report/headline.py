@@ -11,7 +11,6 @@ from composer.costs.residuals import percent
 from composer.costs.units import count_text, duration
 from search.ledger import Record
 from search.report.read import Source
-from search.verdict import Comparison
 from search.words import STATUS, mean_text, titled
 
 
@@ -95,24 +94,29 @@ def _headline(source: Source) -> Iterator[tuple[str, str, str]]:
         if state.has_baselines():
             yield "Against baselines", "no comparison yet", "no baseline was trained in full"
         return
-    found = verdicts.final()
-    first_difference = found[state.goals.first_measured]
-    yield (
-        "Against the best baseline",
-        first_difference.size,
-        _against(source, winner, rival, first_difference),
-    )
+    yield "Against the best baseline", *_against(source, winner, rival)
 
 
-def _against(source: Source, winner: Record, rival: Record, found: Comparison) -> str:
-    """Say what the winner is compared with, at which costs, and the p-value of the difference."""
-    trade = ", ".join(
-        f"{name} {percent(100 * (winner.costs[name] / rival.costs[name] - 1))}"
-        for name in ("flops_per_token", "params")
-        if rival.costs.get(name) and name in winner.costs
-    )
-    told = f"than {rival.name} in {found.other.metric} ({found.other.told})" + (
-        f", with {trade}." if trade else "."
-    )
-    told += f" {found.doubt[:1].upper()}{found.doubt[1:]}." if found.doubt else ""
-    return told + (f" Note: {source.verdicts.uneven}." if source.verdicts.uneven else "")
+def _against(source: Source, winner: Record, rival: Record) -> tuple[str, str]:
+    """Say what the winner gains on the best baseline, at which costs, and the p-value of the difference.
+
+    Where what was measured first is not told apart, the gain is the first objective that is a lower cost.
+    """
+    found = source.verdicts.final()
+    first = found[source.state.goals.first_measured]
+    costs = [name for name in ("flops_per_token", "params") if rival.costs.get(name) and name in winner.costs]
+    saved = [each.one.metric for each in found if each.verdict == "cost" and each.better > 0]
+    if first.verdict == "not significant" and saved and saved[0] in costs:
+        big = f"{_change(winner, rival, saved[0])} {saved[0]}"
+        told = f"{first.one.metric} {first.size} than {rival.name} ({first.other.told})"
+        costs.remove(saved[0])
+    else:
+        big, told = first.size, f"than {rival.name} in {first.other.metric} ({first.other.told})"
+    trade = ", ".join(f"{name} {_change(winner, rival, name)}" for name in costs)
+    told += f", with {trade}." if trade else "."
+    told += f" {first.doubt[:1].upper()}{first.doubt[1:]}." if first.doubt else ""
+    return big, told + (f" Note: {source.verdicts.uneven}." if source.verdicts.uneven else "")
+
+
+def _change(winner: Record, rival: Record, cost: str) -> str:
+    return percent(100 * (winner.costs[cost] / rival.costs[cost] - 1))
