@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-IGNORED = -100
+from composer.module.loss import IGNORED
 
 
 class StepMean:
