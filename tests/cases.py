@@ -108,3 +108,17 @@ CASES = {
         width=16,
     ),
 }
+
+TINY = """\
+schema: 1
+name: tiny
+model: {width: 8, vocab: 8, context: 16}
+blocks: {seq: {type: sequence_attention, heads: 2}}
+stages: [{recur: 2, step: [seq]}]
+train:
+  data: {task: hop, length: 16, symbols: 4, hops: 2}
+  tokens: 640
+  batch_tokens: 160
+  eval: {tokens: 160}
+"""
+"""A spec, as a file, that trains in a second."""

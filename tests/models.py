@@ -40,3 +40,16 @@ def shortened(spec, context):
     """The same architecture at a shorter context, without training."""
     model = spec.model.model_copy(update={"context": min(context, spec.model.context)})
     return spec.model_copy(update={"model": model, "train": None})
+
+
+class Loader:
+    """Some batches. (Trainer takes a list for several loaders.)"""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)

@@ -7,30 +7,19 @@ import shlex
 from pathlib import Path
 
 import pytest
+from cases import TINY
 
 from composer.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 READERS = ("check", "show", "cost", "draw", "fit", "arms", "compile", "bench", "train", "search")
 COMMANDS = (*READERS, "calibrate", "diff", "doctor", "match", "eval", "report", "schema")
-SPEC = """\
-schema: 1
-name: tiny
-model: {width: 8, vocab: 8, context: 16}
-blocks: {seq: {type: sequence_attention, heads: 2}}
-stages: [{recur: 2, step: [seq]}]
-train:
-  data: {task: hop, length: 16, symbols: 4, hops: 2}
-  tokens: 640
-  batch_tokens: 160
-  eval: {tokens: 160}
-"""
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(SPEC)
+    (tmp_path / "tiny.yaml").write_text(TINY)
     (tmp_path / "space.yaml").write_text(
         "extends: tiny.yaml\nname: space\nmodel: {width: {choice: [8, 16]}}\n"
         "search: {objectives: [{maximize: accuracy}], trials: 2}\n"

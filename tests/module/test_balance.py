@@ -4,7 +4,7 @@ import lightning
 import pytest
 import torch
 from cases import SEQ, tree
-from models import compiled, tokens_for
+from models import Loader, compiled, tokens_for
 from strategies import make
 
 from blocks.expert_attention import reference
@@ -18,19 +18,6 @@ def spec(rate=0.01, **stage):
     data = {"task": "hop", "length": 32, "symbols": 3, "hops": 2}
     train = {"data": data, "tokens": "1M", "batch_tokens": 256, "lr": 1e-2}
     return make({**plain, "model": {**plain["model"], "context": 32}, "train": train})
-
-
-class Loader:
-    """Some batches. (Trainer takes a list for several loaders.)"""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        return iter(self.batches)
 
 
 def batches(model, number):

@@ -10,7 +10,7 @@ import torch
 from cases import FFN, tree
 from hypothesis import given
 from hypothesis import strategies as st
-from models import close, compiled
+from models import Loader, close, compiled
 from samples import samples
 from strategies import make
 
@@ -19,19 +19,6 @@ from composer.module.step_mean import StepMean
 
 LENGTH, VOCAB = 6, 11
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but")
-
-
-class Loader:
-    """Some batches. (Trainer takes a list for several loaders.)"""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        return iter(self.batches)
 
 
 class Gradients(lightning.Callback):
