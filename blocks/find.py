@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import blocks
-from blocks.core.config import BlockConfig
-from blocks.core.discover import claim, discover
+from blocks.base.config import BlockConfig
+from blocks.base.discover import claim, discover
 
 
 @cache

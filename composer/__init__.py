@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from composer.costs.count import Costs
-    from composer.data.module import SpecData
+    from composer.costs.counting.count import Costs
+    from composer.data.loading.module import SpecData
+    from composer.language.load import load
+    from composer.language.schema.spec import Spec
     from composer.module.model import ComposedModel
-    from composer.spec.errors import SpecError
-    from composer.spec.load import load
-    from composer.spec.models import Spec
+    from composer.settings.errors import SpecError
 
 __all__ = ["SpecError", "compile", "cost", "datamodule", "load", "load_run"]
 
 
 def _spec(spec: Spec | str | Path) -> Spec:
-    from composer.spec.load import load
+    from composer.language.load import load
 
     return load(spec) if isinstance(spec, (str, Path)) else spec
 
@@ -31,7 +31,7 @@ def cost(spec: Spec | str | Path) -> Costs:
     Raises:
         SpecError: the spec is not valid.
     """
-    from composer.costs.count import count
+    from composer.costs.counting.count import count
 
     return count(_spec(spec))
 
@@ -52,8 +52,8 @@ def compile(
         SpecError: the spec is not valid or over one of its caps.
         ValueError: its weights do not fit in memory.
     """
-    from composer.costs.caps import check_caps
-    from composer.training.build import build
+    from composer.costs.fitting.caps import check_caps
+    from composer.training.folder.build import build
 
     spec = _spec(spec)
     check_caps(spec)
@@ -67,7 +67,7 @@ def datamodule(spec: Spec | str | Path) -> SpecData:
         SpecError: the spec is not valid or has no `train` section.
         ValueError: the data cannot be read.
     """
-    from composer.data.module import datamodule as make
+    from composer.data.loading.module import datamodule as make
 
     return make(_spec(spec))
 
@@ -81,7 +81,7 @@ def load_run(folder: str | Path, weights: Literal["best", "last"] = "best") -> C
     Raises:
         ValueError: the folder is not that of a run, or has no such weights.
     """
-    from composer.training.folder import load_run as read
+    from composer.training.folder.run_folder import load_run as read
 
     return read(Path(folder), weights)
 
@@ -97,11 +97,11 @@ def __getattr__(name: str) -> Any:
 
         return version("attention-composer")
     if name == "load":
-        from composer.spec.load import load
+        from composer.language.load import load
 
         return load
     if name == "SpecError":
-        from composer.spec.errors import SpecError
+        from composer.settings.errors import SpecError
 
         return SpecError
     raise AttributeError(f"module 'composer' has no attribute {name!r}")

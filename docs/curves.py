@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from composer.costs.units import count_text
-from search.permutation import permutation_test
+from composer.costs.base.units import count_text
+from search.compare.permutation_test import permutation_test
 from search.report.chart import Chart, Scale, path
 from search.report.theme import LIGHT
 

@@ -26,15 +26,15 @@ from tempfile import TemporaryDirectory
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from composer.spec.identity import run_hash
-from composer.spec.models import Spec
-from composer.spec.space import Space, load_space
-from composer.training.files import write_text
-from search.candidates import candidate
-from search.goals import Goals
-from search.locks import exclusive
-from search.study import run_search
-from search.telling import suggest
+from composer.language.schema.identity import run_hash
+from composer.language.schema.spec import Spec
+from composer.language.space import Space, load_space
+from composer.training.folder.files import write_text
+from search.objectives import Goals
+from search.propose.candidates import candidate
+from search.propose.optuna_adapter import suggest
+from search.run.study import run_search
+from search.store.locks import exclusive
 from search.trainer import Step, Trained, train
 
 ROOT = Path(__file__).resolve().parents[1]

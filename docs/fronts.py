@@ -6,8 +6,8 @@
     python docs/fronts.py orders           # the next table: 400 random orders of the points, no sampler
     python docs/fronts.py moved            # the same for rungs that are moved where they rank badly
 
-A search is `search.study.run_search` as users run it, with accuracy to be maximized and FLOPs per token to be
-minimized; only the training is looked up, and the rule at the rung replaced.
+A search is `search.run.study.run_search` as users run it, with accuracy to be maximized and FLOPs per token
+to be minimized; only the training is looked up, and the rule at the rung replaced.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from unittest.mock import patch
 import optuna
 from recorded import POINTS, Recorded, full, space
 
-from composer.spec.search_config import Objective
-from composer.training.files import write_text
-from search import rung_check, rungs
-from search.goals import Goals, Values
-from search.ledger import Record, Seen
-from search.permutation import permutation_test
-from search.study import run_search
+from composer.language.schema.search import Objective
+from composer.training.folder.files import write_text
+from search.compare import rung_check, rungs
+from search.compare.permutation_test import permutation_test
+from search.objectives import Goals, Values
+from search.run.study import run_search
+from search.store.ledger import Record, Seen
 
 FOUND = POINTS.with_name("fronts.csv")
 SAMPLERS = ("tpe", "random")

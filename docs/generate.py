@@ -20,29 +20,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from blocks.core.config import Config
-from blocks.core.docs import field_docs
+from blocks.base.config import Config
+from blocks.base.docstrings import field_docs
 from composer import compile, cost
 from composer.cli.main import main
-from composer.costs.checkpoint import checkpoint_size
-from composer.costs.count import count
-from composer.costs.devices import NAMED
-from composer.costs.formulas import formulas
-from composer.costs.plan import plan, planned
-from composer.costs.time import step_time
-from composer.costs.units import bytes_text, count_text
+from composer.costs.base.units import bytes_text, count_text
+from composer.costs.counting.checkpoint import checkpoint_size
+from composer.costs.counting.count import count
+from composer.costs.counting.formulas import formulas
+from composer.costs.counting.plan import plan, planned
+from composer.costs.time.devices import NAMED
+from composer.costs.time.roofline import step_time
 from composer.draw.layout import picture
 from composer.draw.svg import svg
-from composer.module.stage import source
-from composer.spec.identity import arch_hash, run_hash
-from composer.spec.json_schema import schema_text
-from composer.spec.load import is_space, load, read_tree
-from composer.spec.models import Spec
-from composer.spec.show import resolved_yaml
-from composer.spec.space import Space
-from composer.spec.words import fields, words
-from composer.spec.yaml12 import scalar
-from composer.training.files import write_text
+from composer.language.description.json_schema import schema_text
+from composer.language.description.show import resolved_yaml
+from composer.language.load import is_space, load, read_tree
+from composer.language.parsing.yaml12 import scalar
+from composer.language.schema.identity import arch_hash, run_hash
+from composer.language.schema.spec import Spec
+from composer.language.space import Space
+from composer.language.validation.describe_types import fields, words
+from composer.module.emission.stage import source
+from composer.training.folder.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"

@@ -15,13 +15,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from peak import measured, on_cuda, varied
 
-from composer.costs.bodies import Batch
-from composer.costs.memory import Memory
-from composer.costs.precision import BF16
-from composer.costs.units import bytes_text
+from composer.costs.base.precision import BF16
+from composer.costs.base.units import bytes_text
+from composer.costs.memory.memory_model import Batch
+from composer.costs.memory.peak import Memory
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
-from composer.spec.models import Spec
+from composer.language.schema.spec import Spec
 
 
 def row(spec: Spec, batch: int, again: bool, cuda: bool) -> tuple[Memory, int]:

@@ -15,14 +15,14 @@ from functools import cache
 from pathlib import Path
 
 from composer import cost
-from composer.costs.fast import measures
-from composer.spec.choice import Knob, Value
-from composer.spec.identity import run_hash
-from composer.spec.models import Spec
-from composer.spec.space import Ask, Space, draw, load_space
-from composer.training.files import write_text
-from search.candidates import Judge
-from search.rungs import milestones
+from composer.costs.tracing.traced_cost import measures
+from composer.language.parsing.choice import Knob, Value
+from composer.language.schema.identity import run_hash
+from composer.language.schema.spec import Spec
+from composer.language.space import Ask, Space, draw, load_space
+from composer.training.folder.files import write_text
+from search.compare.rungs import milestones
+from search.propose.candidates import Judge
 from search.trainer import Step, Trained, train
 
 ROOT = Path(__file__).resolve().parents[1]

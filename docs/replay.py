@@ -7,7 +7,7 @@
     python docs/replay.py outside                  # how rungs agree on 30 points that were not recorded
     python docs/replay.py table                    # print what came out as Markdown, and draw it
 
-A search is `search.study.run_search` as users run it, but for what trains. Without scipy there is no gp.
+A search is `search.run.study.run_search` as users run it, but for what trains. Without scipy there is no gp.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import optuna
 from curves import BUDGETS, Curve, curves_text, figure, found_table, live_table, read_curves, rival_table
 from recorded import POINTS, ROOT, Recorded, full, outside, record, space
 
-from composer.training.files import write_text
-from search import rung_check
+from composer.training.folder.files import write_text
+from search.compare import rung_check
 from search.report.stats import agreement
-from search.study import run_search
+from search.run.study import run_search
 from search.trainer import Train, train
 
 RIVAL = "random"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from composer.data.errors import DataError
-from composer.spec.errors import SpecError
-from composer.spec.models import Spec
+from composer.data.base.errors import DataError
+from composer.language.schema.spec import Spec
+from composer.settings.errors import SpecError
 from search.errors import Crash, SearchError
 
 
@@ -46,7 +46,7 @@ class Train(Protocol):
 
 def train(spec: Spec, folder: Path, until: int | None, report: Callable[[Step], None]) -> Trained:
     """Train for real."""
-    from composer.training.errors import TrainingError
+    from composer.training.folder.errors import TrainingError
     from composer.training.run import run_training
 
     try:

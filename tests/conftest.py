@@ -54,7 +54,7 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(autouse=True)
 def one_worker(monkeypatch):
     """A search is in the test's own process, unless it asks for `--workers`."""
-    monkeypatch.setattr("search.worker_plan.available_cores", lambda: 1)
+    monkeypatch.setattr("search.run.worker_plan.available_cores", lambda: 1)
 
 
 @pytest.fixture(autouse=True)

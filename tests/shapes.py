@@ -1,6 +1,6 @@
 """The bounds of shape, checked on a spec apart from the code that solves for them."""
 
-from composer.spec.shape_bounds import ShapeBounds
+from composer.language.schema.shape_bounds import ShapeBounds
 
 TEXT, GPT = "docs/examples/text-dreamer.yaml", "docs/examples/gpt.yaml"
 

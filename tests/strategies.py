@@ -4,7 +4,7 @@ import json
 
 from hypothesis import strategies as st
 
-from composer.spec.load import loads
+from composer.language.load import loads
 
 NAMES = ("seq", "depth", "expert", "ffn", "side-2", "Twin_b", "norm", "eval")
 

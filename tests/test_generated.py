@@ -59,9 +59,9 @@ def test_the_drawing_is_current() -> None:
 
 
 def test_every_field_of_the_language_is_in_the_manual() -> None:
-    from blocks.core.config import Config
-    from composer.spec.models import Spec
-    from composer.spec.search_config import SearchConfig
+    from blocks.base.config import Config
+    from composer.language.schema.search import SearchConfig
+    from composer.language.schema.spec import Spec
 
     manual = (ROOT / "docs" / "spec-language.md").read_text(encoding="utf-8")
     tables = set(re.findall(r"<!-- generated: fields [\w.]+:(\w+) -->", manual))

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from composer.cli.main import main
-from composer.spec.load import is_space, read_tree, resolve_spec
-from composer.spec.space import Space
+from composer.language.load import is_space, read_tree, resolve_spec
+from composer.language.space import Space
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

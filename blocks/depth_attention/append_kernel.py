@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from blocks.core.tensors import in_heads
 from blocks.depth_attention.tile_kernel import Start, load, place, turned
+from blocks.kernels.tensors import in_heads
 
 
 def append(key: Tensor, value: Tensor, key_slot: Tensor, value_slot: Tensor, turn: Tensor | None) -> None:

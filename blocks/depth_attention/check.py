@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blocks.core.checking import apart, drawn, off
-from blocks.core.operation import Target
-from blocks.core.reference import rotate
-from blocks.core.rotary_kernel import rotate_back
 from blocks.depth_attention import append_kernel, kernel, reference
 from blocks.depth_attention.operations import Append, Attend, TurnedAppend, TurnedAttend
+from blocks.ir.operation import Target
+from blocks.kernels.self_tests import apart, drawn, off
+from blocks.primitives.reference import rotate
+from blocks.primitives.rotary_kernel import rotate_back
 
 SLOTS, TOKENS = 3, 5
 """Fewer tokens than a tile takes, so that its masks are at work."""

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from blocks.core.slot_memory import SlotMemory
 from blocks.depth_attention import reference
+from blocks.kernels.slot_memory import SlotMemory
 
 
 def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from blocks.core.attention import AttentionConfig
-from blocks.core.builder import Builder
-from blocks.core.operation import Value
+from blocks.base.attention import AttentionConfig
+from blocks.base.builder import Builder
 from blocks.depth_attention.operations import Append, Attend
+from blocks.ir.operation import Value
 
 
 class DepthAttention(AttentionConfig):

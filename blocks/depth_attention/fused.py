@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blocks.core.rotary_kernel import rotate_back
-from blocks.core.slot_memory import SlotMemory
-from blocks.core.tensors import fits, in_heads
 from blocks.depth_attention import append_kernel, kernel, reference
 from blocks.depth_attention.kernel import Push, Row
 from blocks.depth_attention.ways import backward_way
+from blocks.kernels.slot_memory import SlotMemory
+from blocks.kernels.tensors import fits, in_heads
+from blocks.primitives.rotary_kernel import rotate_back
 
 
 def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:

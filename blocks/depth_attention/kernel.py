@@ -26,8 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from blocks.core.tensors import in_heads
 from blocks.depth_attention.tile_kernel import Start, load, load_heads, place, turned
+from blocks.kernels.tensors import in_heads
 
 COLUMNS = 8
 """Of a table of reads: addresses of queries, gradients, log-sum-exps and deltas, the slots read, the elements

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from blocks.core.fused_operations import as_fused, as_plain
-from blocks.core.gpu import off_triton
-from blocks.core.operation import (
+from blocks.ir.operation import (
     ORIGIN,
     TABLE,
     Affine,
@@ -22,8 +20,10 @@ from blocks.core.operation import (
     Target,
     expect,
 )
-from blocks.core.operations import RotateStep
-from blocks.core.slots import SlotRead, SlotWrite
+from blocks.ir.slots import SlotRead, SlotWrite
+from blocks.kernels.gpu import off_triton
+from blocks.primitives.fused_operations import as_fused, as_plain
+from blocks.primitives.operations import RotateStep
 
 _REFERENCE = "blocks.depth_attention.reference"
 _COMPILED = "blocks.depth_attention.compiled"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blocks.core.reference import rotate_step, wide
-from blocks.core.slot_memory import SlotMemory
+from blocks.kernels.slot_memory import SlotMemory
+from blocks.primitives.reference import rotate_step, wide
 
 
 def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:

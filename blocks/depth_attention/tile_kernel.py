@@ -8,8 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from blocks.core.gpu import architecture, on, padded
 from blocks.depth_attention.tiles import Pass, Shape, tile
+from blocks.kernels.gpu import architecture, on, padded
 
 
 class Start:

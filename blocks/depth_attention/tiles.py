@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from blocks.core.gpu import padded
+from blocks.kernels.gpu import padded
 
 Pass = Literal["append", "forward", "backward", "pull"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from blocks.core.checking import apart, off
-from blocks.core.operation import Target
 from blocks.expert_attention import fused, reference, route_kernel
 from blocks.expert_attention.fused_operations import RoutedExperts
+from blocks.ir.operation import Target
+from blocks.kernels.self_tests import apart, off
 
 TOKENS = 13
 """More than a tile takes, and no multiple of it, so that tiles are added up and masks are at work."""

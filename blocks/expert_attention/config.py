@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from blocks.core.builder import Builder
-from blocks.core.config import BlockConfig, Problem
-from blocks.core.fields import Count, NonNegative
-from blocks.core.invalid import independent
-from blocks.core.operation import ZEROS, Init, Value, Weight
+from blocks.base.builder import Builder
+from blocks.base.config import BlockConfig, Problem
+from blocks.base.fields import Count, NonNegative
+from blocks.base.invalid import independent
 from blocks.expert_attention.operations import Experts, Route
+from blocks.ir.operation import ZEROS, Init, Value, Weight
 
 
 class ExpertAttention(BlockConfig):

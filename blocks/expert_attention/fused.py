@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blocks.core.reference import wide
-from blocks.core.tensors import fits
 from blocks.expert_attention import reference, route_kernel, rows_kernel
 from blocks.expert_attention.route_kernel import Routed
+from blocks.kernels.tensors import fits
+from blocks.primitives.reference import wide
 
 
 def routed_experts(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from blocks.core.gpu import off_triton
-from blocks.core.numbers import largest
-from blocks.core.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
 from blocks.expert_attention.tiles import BITS, LARGEST, MOST_ACTIVE
+from blocks.ir.numbers import largest
+from blocks.ir.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
+from blocks.kernels.gpu import off_triton
 
 _REFERENCE = "blocks.expert_attention.reference"
 

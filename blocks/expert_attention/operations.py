@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from blocks.core.numbers import largest
-from blocks.core.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
 from blocks.expert_attention.fused_operations import RoutedExperts
+from blocks.ir.numbers import largest
+from blocks.ir.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
 
 _REFERENCE = "blocks.expert_attention.reference"
 _COMPILED = "blocks.expert_attention.compiled"

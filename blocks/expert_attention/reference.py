@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.core.reference import wide
+from blocks.primitives.reference import wide
 
 
 def route(

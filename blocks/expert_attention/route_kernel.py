@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from blocks.core.gpu import architecture, on
 from blocks.expert_attention.tiles import Pass, Shape, Tile, tile
+from blocks.kernels.gpu import architecture, on
 
 
 class Routed(NamedTuple):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from blocks.core.builder import Builder
-from blocks.core.config import BlockConfig
-from blocks.core.fields import Count
-from blocks.core.operation import Value
+from blocks.base.builder import Builder
+from blocks.base.config import BlockConfig
+from blocks.base.fields import Count
 from blocks.feed_forward.operations import Gelu, SwiGLU
+from blocks.ir.operation import Value
 
 
 class FeedForward(BlockConfig):

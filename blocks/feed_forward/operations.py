@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocks.core.operation import At, Kernel, Operation, Saved, Shape, expect
+from blocks.ir.operation import At, Kernel, Operation, Saved, Shape, expect
 
 _REFERENCE = "blocks.feed_forward.reference"
 

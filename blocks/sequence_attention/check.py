@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from blocks.core.checking import apart, drawn, off
-from blocks.core.operation import Target
+from blocks.ir.operation import Target
+from blocks.kernels.self_tests import apart, drawn, off
 from blocks.sequence_attention.operations import Attend, WindowAttend
 from blocks.sequence_attention.ordered import attend_ordered
 from blocks.sequence_attention.reference import attend_plain, window_mask

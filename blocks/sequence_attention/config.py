@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from blocks.core.attention import AttentionConfig
-from blocks.core.builder import Builder
-from blocks.core.config import Problem
-from blocks.core.fields import Count, Positive
-from blocks.core.invalid import independent
-from blocks.core.numbers import label
-from blocks.core.operation import Value
+from blocks.base.attention import AttentionConfig
+from blocks.base.builder import Builder
+from blocks.base.config import Problem
+from blocks.base.fields import Count, Positive
+from blocks.base.invalid import independent
+from blocks.ir.numbers import label
+from blocks.ir.operation import Value
 from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
 
 

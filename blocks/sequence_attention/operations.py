@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from blocks.core.gpu import off_gpu
-from blocks.core.numbers import smallest
-from blocks.core.operation import At, Kernel, Operation, Saved, Shape, Target, expect
+from blocks.ir.numbers import smallest
+from blocks.ir.operation import At, Kernel, Operation, Saved, Shape, Target, expect
+from blocks.kernels.gpu import off_gpu
 
 _REFERENCE = "blocks.sequence_attention.reference"
 MASK: Shape = (-2,)

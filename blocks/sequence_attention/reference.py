@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.core.reference import wide
+from blocks.primitives.reference import wide
 
 
 def window_mask(tokens: Tensor, window: int) -> Tensor:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from blocks.core.operation import Kernel, Operation, Target
 from blocks.find import block_types
-from composer.graph.self_test import checked_kernels, run_check
+from blocks.ir.operation import Kernel, Operation, Target
+from composer.graph.passes.self_test import checked_kernels, run_check
 
 DTYPES = ("float32", "bfloat16")
 """What `train.precision` has products made in."""

@@ -7,8 +7,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
-from composer.bench.records import Part, Row
-from composer.costs.units import count_text, seconds_text
+from composer.bench.measuring.records import Part, Row
+from composer.costs.base.units import count_text, seconds_text
 
 _FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 _INK, _SOFT, _RULE, _OURS, _OTHER, _GOAL = "#1b2430", "#55606e", "#c3cad3", "#1d5aa6", "#a9b2bd", "#d9660f"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from composer.bench.records import Goal, Part, Row
-from composer.costs.units import bytes_text, count_text, seconds_text
+from composer.bench.measuring.records import Goal, Part, Row
+from composer.costs.base.units import bytes_text, count_text, seconds_text
 
 _HEAD = ("", "time", "quartiles", "floor", "of floor", "tokens/s", "model FLOP/s", "peak", "against", "goal")
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from composer.bench import depth, operations, routing, step
-from composer.bench.pairs import DeviceLost, attempt, let_go
-from composer.bench.records import Part, Row
-from composer.bench.setting import Setting
+from composer.bench.measuring.pairs import DeviceLost, attempt, let_go
+from composer.bench.measuring.records import Part, Row
+from composer.bench.measuring.setting import Setting
+from composer.bench.parts import depth, operations, routing, step
 
 Measure = Callable[[Setting], Iterator[list[Row]]]
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 import blocks
-from blocks.core.checking import TOLERANCES
 from blocks.depth_attention import reference
-from composer.bench import depth, operations, routing
-from composer.bench.clocks import Run
-from composer.bench.pairs import attempt, side_by_side
-from composer.bench.setting import Setting
+from blocks.kernels.self_tests import TOLERANCES
+from composer.bench.measuring.clocks import Run
+from composer.bench.measuring.pairs import attempt, side_by_side
+from composer.bench.measuring.setting import Setting
+from composer.bench.parts import depth, operations, routing
 
 _FACTORS = {"tokens": (0.5, 1, 2), "rows": (0.5, 1, 2), "warps": (0.5, 1, 2), "stages": (1, 2, 3)}
 """How the fields of a tile are varied, against the one that is used now; others stay."""

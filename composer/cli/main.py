@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 fine, 1 the user's input, 2 usage, 130 interrupted."""
-    from composer.cli.output import outliving_readers, plain_warnings
+    from composer.cli.terminal.output import outliving_readers, plain_warnings
 
     with outliving_readers(), plain_warnings():
         code = _ended(sys.argv[1:] if arguments is None else list(arguments))
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _ended(arguments: list[str]) -> int:
     """Run one command; say in words what went wrong."""
-    from composer.cli.guard import foreign_packages
+    from composer.cli.terminal.guard import foreign_packages
 
     if told := foreign_packages():
         print(f"composer: {told}", file=sys.stderr)
@@ -30,11 +30,11 @@ def _ended(arguments: list[str]) -> int:
     gc.disable()
     # torch's threads wait by spinning: beside any other busy process a small model trains 30 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from composer.cli.report import report
-    from composer.costs.devices import DeviceError
-    from composer.data.errors import DataError
-    from composer.spec.errors import SpecError
-    from composer.training.errors import TrainingError
+    from composer.cli.terminal.faults import report
+    from composer.costs.time.devices import DeviceError
+    from composer.data.base.errors import DataError
+    from composer.settings.errors import SpecError
+    from composer.training.folder.errors import TrainingError
     from search.errors import SearchError
 
     try:
@@ -50,26 +50,26 @@ def _ended(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     import typer
 
-    from blocks.core.docs import docstring
-    from composer.cli.arms import arms
-    from composer.cli.bench import bench
-    from composer.cli.calibrate import calibrate
-    from composer.cli.check import check
-    from composer.cli.compile import compile
-    from composer.cli.conformance import conformance
-    from composer.cli.cost import cost
-    from composer.cli.diff import diff
-    from composer.cli.doctor import doctor
-    from composer.cli.draw import draw
-    from composer.cli.eval import eval
-    from composer.cli.fit import fit
-    from composer.cli.match import match
-    from composer.cli.reporting import report
-    from composer.cli.schema import schema
-    from composer.cli.search import search
-    from composer.cli.show import show
-    from composer.cli.train import train
-    from composer.cli.version import composer
+    from blocks.base.docstrings import docstring
+    from composer.cli.commands.arms import arms
+    from composer.cli.commands.bench import bench
+    from composer.cli.commands.calibrate import calibrate
+    from composer.cli.commands.check import check
+    from composer.cli.commands.compile import compile
+    from composer.cli.commands.conformance import conformance
+    from composer.cli.commands.cost import cost
+    from composer.cli.commands.diff import diff
+    from composer.cli.commands.doctor import doctor
+    from composer.cli.commands.draw import draw
+    from composer.cli.commands.eval import eval
+    from composer.cli.commands.fit import fit
+    from composer.cli.commands.match import match
+    from composer.cli.commands.schema import schema
+    from composer.cli.commands.show import show
+    from composer.cli.commands.train import train
+    from composer.cli.terminal.version import composer
+    from search.commands.report import report
+    from search.commands.search import search
 
     app = typer.Typer(
         help="Compose, cost, train and search depth-recurrent language models from one YAML spec.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import composer.data.tasks
-from blocks.core.discover import discover
-from composer.data.config import DataConfig
+from blocks.base.discover import discover
+from composer.data.base.config import DataConfig
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from composer.costs.units import count_text
+from composer.costs.base.units import count_text
 from composer.draw.glyphs import WIDTH as GLYPH_WIDTH
 from composer.draw.glyphs import glyph
 from composer.draw.shapes import Box, Detail, Group, Shape, Text, text_width

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from composer.costs.units import bytes_text, count_text
+from composer.costs.base.units import bytes_text, count_text
 from composer.draw.card import detail, flops_words, params_words
 from composer.draw.room import CARDS, Room, most_abreast, room, sheets, widest_card
 from composer.draw.shapes import Box, Group, Line, Picture, Shape, Text, text_width
 from composer.draw.stages import Drawing
 from composer.draw.theme import BAR, BODY, INK, NAME, PAPER, RULE, SMALL, SOFT, TITLE
 from composer.draw.view import Part, StageView, View, view
-from composer.spec.models import Spec
+from composer.language.schema.spec import Spec
 
 MARGIN = 28.0
 _BAR = 38.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from composer.costs.units import count_text
+from composer.costs.base.units import count_text
 from composer.draw.card import card_width, flops_words, params_words
 from composer.draw.shapes import text_width
 from composer.draw.theme import BODY, SMALL, TIMES
 from composer.draw.view import Entry, Held, Mix, StageView, Use, View
-from composer.spec.told import trips_words
+from composer.language.description.format_spec import trips_words
 
 CARDS = 104.0
 """From the spine to the cards."""

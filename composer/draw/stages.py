@@ -22,8 +22,8 @@ from composer.draw.room import (
 from composer.draw.shapes import Box, Circle, Detail, Group, Line, Shape, Text, text_width
 from composer.draw.theme import BODY, INK, PAPER, RULE, SMALL, SOFT, STAGES, hue
 from composer.draw.view import Held, Mix, Part, StageView, Use, View
-from composer.spec.errors import listed
-from composer.spec.models import used
+from composer.language.schema.spec import used
+from composer.settings.errors import listed
 
 _HEAD = 46.0
 _INJECT = 52.0

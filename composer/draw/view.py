@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
-from blocks.core.config import BlockConfig
-from blocks.core.graph import Graph, Loop
-from blocks.core.operation import At, Operation, Shape
-from blocks.core.operations import Input, Project
-from blocks.core.slots import SlotRead, Slots, SlotWrite
-from composer.costs.count import Costs, count
-from composer.costs.plan import planned
+from blocks.base.config import BlockConfig
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import At, Operation, Shape
+from blocks.ir.slots import SlotRead, Slots, SlotWrite
+from blocks.ir.walk import Place, operations
+from blocks.primitives.operations import Input, Project
+from composer.costs.counting.count import Costs, count
+from composer.costs.counting.plan import planned
 from composer.draw.theme import TIMES
 from composer.graph.passes.plan import shape_text
-from composer.graph.walk import Place, operations
-from composer.spec.models import Parallel, Spec, Stage
+from composer.language.schema.spec import Parallel, Spec, Stage
 
 
 @dataclass(frozen=True)

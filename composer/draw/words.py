@@ -7,7 +7,7 @@ from typing import Any
 
 from composer.draw.theme import TIMES
 from composer.draw.view import Use
-from composer.spec.told import value_words
+from composer.language.description.format_spec import value_words
 
 Fields = dict[str, Any]
 _MOST = 3

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from blocks.core.graph import Graph
-from blocks.core.operation import Target
-from composer.graph.build import build
+from blocks.ir.graph import Graph
+from blocks.ir.operation import Target
+from composer.graph.lowering.build import build
 from composer.graph.passes.choose_kernels import Kernels, Unfused, choose_kernels, unfused
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.fuse import fuse
@@ -16,8 +16,8 @@ from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.number_slots import number_slots
 from composer.graph.passes.outline import outline
 from composer.graph.passes.tie_weights import tie_weights
-from composer.spec.errors import Fault, SpecError
-from composer.spec.models import Spec
+from composer.language.schema.spec import Spec
+from composer.settings.errors import Fault, SpecError
 
 
 def compile_graph(

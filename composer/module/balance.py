@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from blocks.core.graph import Graph
-from composer.module.emit import resolve
-from composer.module.stage import states
+from blocks.ir.graph import Graph
+from composer.module.emission.emit import resolve
+from composer.module.emission.stage import states
 
 _MISSED = 2
 """Optimizer steps without an update after which it is taken for forgotten."""

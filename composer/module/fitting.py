@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import lightning
 from lightning.pytorch.strategies import FSDPStrategy
 
-from composer.spec.models import Train
+from composer.language.schema.spec import Train
 
 
 def check_trainer(trainer: lightning.Trainer, train: Train, name: str) -> None:

@@ -10,27 +10,27 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from blocks.core.operation import Target
-from composer.costs.plan import planned
+from blocks.ir.operation import Target
+from blocks.ir.walk import Place, weights
+from composer.costs.counting.plan import planned
 from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import recomputed
-from composer.graph.walk import Place, weights
+from composer.language.description.show import resolved_yaml
+from composer.language.load import loads
+from composer.language.schema.spec import Spec, Train
 from composer.module.balance import Reminder, over_ranks, update_balance
 from composer.module.batch import as_targets, as_tokens, check_range, read_batch, read_tokens
-from composer.module.code import Code, Compiled, TorchCompile, without_code
+from composer.module.emission.code import Code, Compiled, TorchCompile, without_code
+from composer.module.emission.part import anyone_watches, tensors
+from composer.module.emission.stage import Stage, add_parts, add_stages, gather, put, take_graphs
 from composer.module.fitting import check_trainer, clipping
 from composer.module.optimizer import adamw, warmup_stable_decay
-from composer.module.part import anyone_watches, tensors
 from composer.module.scores import Scores
-from composer.module.stage import Stage, add_parts, add_stages, gather, put, take_graphs
 from composer.module.step_mean import StepMean
 from composer.module.target import functions, target_of
 from composer.module.weights import initial, residual_writers
-from composer.spec.errors import SpecError
-from composer.spec.load import loads
-from composer.spec.models import Spec, Train
-from composer.spec.show import resolved_yaml
+from composer.settings.errors import SpecError
 
 _WORTH_COMPILING = 1000
 """Training steps that a compilation of about a minute is spread over, at least."""

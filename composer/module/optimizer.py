@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from composer.spec.models import Train
+from composer.language.schema.spec import Train
 
 
 def adamw(parameters: Iterable[tuple[str, nn.Parameter]], undecayed: set[str], train: Train) -> Optimizer:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from composer.spec.models import Spec
+from composer.language.schema.spec import Spec
 
 
 class Scores:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-from composer.module.stage import Stage
+from composer.module.emission.stage import Stage
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:

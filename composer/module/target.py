@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocks.core.graph import Graph
-from blocks.core.operation import Target
-from blocks.core.operations import Input
-from composer.graph.walk import graphs, operations
+from blocks.ir.graph import Graph
+from blocks.ir.operation import Target
+from blocks.ir.walk import graphs, operations
+from blocks.primitives.operations import Input
 
 
 def target_of(weight: Tensor) -> Target:

@@ -8,9 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from blocks.core.graph import Graph
-from blocks.core.operation import Init, Weight
-from composer.graph.walk import Place, graphs
+from blocks.ir.graph import Graph
+from blocks.ir.operation import Init, Weight
+from blocks.ir.walk import Place, graphs
 
 
 def residual_writers(graph: Graph) -> int:

@@ -8,11 +8,11 @@ from math import isclose
 import torch
 from torch import Tensor
 
-from composer.costs.bodies import Batch
-from composer.costs.count import count
-from composer.costs.kept import saved_per_token
-from composer.costs.memory import Memory
-from composer.costs.precision import BF16, FULL
+from composer.costs.base.precision import BF16, FULL
+from composer.costs.counting.count import count
+from composer.costs.memory.memory_model import Batch
+from composer.costs.memory.peak import Memory
+from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.module.model import ComposedModel

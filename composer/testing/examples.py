@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from blocks.core.config import BlockConfig
+from blocks.base.config import BlockConfig
 
 WIDTH = 16
 Plain = dict[str, Any]

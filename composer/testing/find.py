@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
 
-from blocks.core.config import BlockConfig
+from blocks.base.config import BlockConfig
 from blocks.find import add_block, block_types
 
 

@@ -8,9 +8,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from composer.costs.count import count
+from composer.costs.counting.count import count
+from composer.language.schema.spec import Spec
 from composer.module.model import ComposedModel
-from composer.spec.models import Spec
 from composer.testing.models import tokens_for
 
 

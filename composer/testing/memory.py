@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from composer.language.schema.spec import Spec
 from composer.module.model import ComposedModel
-from composer.spec.models import Spec
 
 
 class Alive(TorchDispatchMode):

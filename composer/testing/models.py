@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from composer.graph.passes.choose_kernels import Kernels
+from composer.language.load import loads
+from composer.language.schema.spec import Spec
 from composer.module.model import ComposedModel
-from composer.spec.load import loads
-from composer.spec.models import Spec
 
 
 def make(tree: Mapping[str, Any]) -> Spec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from blocks.core.config import BlockConfig
+from blocks.base.config import BlockConfig
 from composer.testing.blocks import CHECKS
 from composer.testing.examples import Plain, examples
 

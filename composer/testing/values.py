@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from blocks.core.graph import Graph
-from blocks.core.operation import Value
-from composer.costs.kept import Sizes, element_bytes, is_slots, place_at
-from composer.costs.precision import FULL, MIXED, Precision
-from composer.graph.walk import Place
-from composer.module.code import Code
-from composer.module.emit import NODE
+from blocks.ir.graph import Graph
+from blocks.ir.operation import Value
+from blocks.ir.walk import Place
+from composer.costs.base.precision import FULL, MIXED, Precision
+from composer.costs.memory.saved_tensors import Sizes, element_bytes, is_slots, place_at
+from composer.module.emission.code import Code
+from composer.module.emission.emit import NODE
+from composer.module.emission.stage import Stage
 from composer.module.model import ComposedModel
-from composer.module.stage import Stage
 
 
 def check_values(model: ComposedModel, tokens: Tensor, mixed: bool) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
+from composer.language.description.show import resolved_yaml
+from composer.language.schema.spec import Spec, Train
 from composer.module.optimizer import decay_start, warmup_steps
-from composer.spec.models import Spec, Train
-from composer.spec.show import resolved_yaml
-from composer.training.checkpoint import read_checkpoint, save_weights
-from composer.training.errors import TrainingError
-from composer.training.files import replacing
-from composer.training.folder import BEST, LAST, STABLE, STABLE_BEST, WEIGHTS
+from composer.training.folder.checkpoint import read_checkpoint, save_weights
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.files import replacing
+from composer.training.folder.run_folder import BEST, LAST, STABLE, STABLE_BEST, WEIGHTS
 from composer.training.warmup import record_schedule, schedule_text, with_warmup
 
 

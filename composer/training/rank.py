@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from composer.data.errors import DataError
-from composer.data.module import datamodule
+from composer.data.base.errors import DataError
+from composer.data.loading.module import datamodule
 from composer.graph.passes.choose_kernels import Kernels
-from composer.module.code import TorchCompile
-from composer.training.errors import TrainingError
-from composer.training.folder import read_spec
-from composer.training.interrupt import Stop, let_through
-from composer.training.ranks import other_rank
+from composer.module.emission.code import TorchCompile
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.run_folder import read_spec
+from composer.training.processes.interrupt import Stop, let_through
+from composer.training.processes.ranks import other_rank
 from composer.training.run import fit
 
 

@@ -13,16 +13,16 @@ import lightning
 import torch
 from torch import Tensor
 
+from composer.language.schema.spec import Train
 from composer.module.model import ComposedModel
 from composer.module.optimizer import decay_start, schedule
-from composer.spec.models import Train
-from composer.training.checkpoint import read_checkpoint, save_weights
-from composer.training.errors import TrainingError
 from composer.training.evaluate import evaluate
-from composer.training.files import link
-from composer.training.folder import BEST, LAST, METRICS, STABLE, STABLE_BEST, WEIGHTS
-from composer.training.interrupt import Interrupted, Stop
-from composer.training.metrics import MetricsFile, held_out
+from composer.training.folder.checkpoint import read_checkpoint, save_weights
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.files import link
+from composer.training.folder.metrics import MetricsFile, held_out
+from composer.training.folder.run_folder import BEST, LAST, METRICS, STABLE, STABLE_BEST, WEIGHTS
+from composer.training.processes.interrupt import Interrupted, Stop
 from composer.training.speed import Speed
 
 _ROWS = 200  # about as many rows in metrics.csv as the whole run logs

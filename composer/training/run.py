@@ -9,27 +9,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from composer.costs.caps import check_caps
-from composer.costs.count import count
-from composer.costs.plan import planned
-from composer.costs.units import bytes_text
-from composer.data.module import SpecData, datamodule
+from composer.costs.base.units import bytes_text
+from composer.costs.counting.count import count
+from composer.costs.counting.plan import planned
+from composer.costs.fitting.caps import check_caps
+from composer.data.loading.module import SpecData, datamodule
 from composer.graph.passes.choose_kernels import Kernels
-from composer.module.code import TorchCompile
+from composer.language.schema.spec import Spec, Train
+from composer.module.emission.code import TorchCompile
 from composer.module.scores import Scores
-from composer.spec.errors import os_message
-from composer.spec.models import Spec, Train
-from composer.training.build import build, is_out_of_memory
-from composer.training.checkpoint import put_weights, read_checkpoint
-from composer.training.errors import TrainingError
+from composer.settings.errors import os_message
 from composer.training.evaluate import autocast, evaluate
-from composer.training.folder import LAST, default_folder, held
-from composer.training.interrupt import Stop
+from composer.training.folder.build import build, is_out_of_memory
+from composer.training.folder.checkpoint import put_weights, read_checkpoint
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.run_folder import LAST, default_folder, held
 from composer.training.lengthen import lengthen
-from composer.training.memory import keep_freed_memory
-from composer.training.ranks import OneMachine, started
+from composer.training.processes.allocator import keep_freed_memory
+from composer.training.processes.interrupt import Stop
+from composer.training.processes.ranks import OneMachine, started
+from composer.training.processes.threads import use_fitting_threads
 from composer.training.recorder import Plan, Progress, Recorder
-from composer.training.threads import use_fitting_threads
 from composer.training.trainer import (
     backend_of,
     deterministic,

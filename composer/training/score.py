@@ -9,16 +9,16 @@ from typing import Literal
 
 from torch import Tensor
 
-from composer.data.module import datamodule
-from composer.spec.load import loads
-from composer.spec.models import Spec
-from composer.spec.show import resolved_yaml
-from composer.training.build import build
-from composer.training.checkpoint import put_weights, read_checkpoint, read_weights
-from composer.training.data_record import PLACE, located
-from composer.training.errors import TrainingError
+from composer.data.loading.module import datamodule
+from composer.language.description.show import resolved_yaml
+from composer.language.load import loads
+from composer.language.schema.spec import Spec
 from composer.training.evaluate import autocast, evaluate
-from composer.training.folder import read_spec, weights_file
+from composer.training.folder.build import build
+from composer.training.folder.checkpoint import put_weights, read_checkpoint, read_weights
+from composer.training.folder.data_record import PLACE, located
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.run_folder import read_spec, weights_file
 from composer.training.trainer import device_kind
 
 

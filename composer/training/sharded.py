@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from composer.training.checkpoint import read_checkpoint
-from composer.training.watch import limit
+from composer.training.folder.checkpoint import read_checkpoint
+from composer.training.processes.watch import limit
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 

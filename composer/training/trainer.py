@@ -12,14 +12,14 @@ from typing import Any
 import lightning
 import torch
 
-from blocks.core.operation import Target
-from composer.spec.models import Train
-from composer.training.checkpoint import WholeCheckpoints
-from composer.training.errors import TrainingError
+from blocks.ir.operation import Target
+from composer.language.schema.spec import Train
 from composer.training.evaluate import lightning_precision
-from composer.training.ranks import OneMachine
+from composer.training.folder.checkpoint import WholeCheckpoints
+from composer.training.folder.errors import TrainingError
+from composer.training.processes.ranks import OneMachine
+from composer.training.processes.watch import limit
 from composer.training.recorder import Recorder
-from composer.training.watch import limit
 
 
 def device_kind() -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from composer.language.schema.spec import Schedule, Spec, Train
 from composer.module.optimizer import decay_start, warmup_steps
-from composer.spec.errors import os_message
-from composer.spec.models import Schedule, Spec, Train
-from composer.training.data_record import PLACE
-from composer.training.errors import TrainingError
-from composer.training.files import write_text
-from composer.training.folder import LAST, LENGTH, SCHEDULES, SPEC, differing, read_spec
+from composer.settings.errors import os_message
+from composer.training.folder.data_record import PLACE
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.files import write_text
+from composer.training.folder.run_folder import LAST, LENGTH, SCHEDULES, SPEC, differing, read_spec
 
 
 def keep_warmup(folder: Path, spec: Spec) -> Spec:

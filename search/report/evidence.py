@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from html import escape
 
-from composer.costs.units import count_text, duration
-from composer.spec.search_config import FlopRungs
+from composer.costs.base.units import count_text, duration
+from composer.language.schema.search import FlopRungs
+from search.compare.rung_check import moved
+from search.progress.words import knob_names, moved_text, plural
 from search.report import facts, figures
 from search.report.markup import choice, figure, link, table, warn
 from search.report.read import Source
 from search.report.stats import FEWEST, Effects
-from search.rung_check import moved
-from search.words import knob_names, moved_text, plural
 
 LITTLE = 0.2
 """The share of the variance of trials left out below which effects are called hints."""

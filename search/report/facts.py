@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from composer.spec.search_config import COSTS, FlopRungs
-from composer.training.metrics import TRAIN_LOSS
-from search.ledger import Record
+from composer.language.schema.search import COSTS, FlopRungs
+from composer.training.folder.metrics import TRAIN_LOSS
+from search.compare.rungs import reached
+from search.progress.words import STATUS, rung_names, titled, values_text
 from search.report.read import Source
 from search.report.stats import Agreement, Effects, agreement, effects
-from search.rungs import reached
-from search.words import STATUS, rung_names, titled, values_text
+from search.store.ledger import Record
 
 SURE = 0.5
 """Kendall's tau below which the ranking at a rung says little about that at another."""

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
-from composer.costs.units import count_text
-from composer.spec.search_config import FlopRungs
-from search.ledger import Record
+from composer.costs.base.units import count_text
+from composer.language.schema.search import FlopRungs
+from search.progress.verdict import Result
+from search.progress.words import named, shorts, value_text
 from search.report import facts
 from search.report.chart import Chart, Scale, Span, label, n, path, scale, spread, width_of
 from search.report.read import Proposal, Source
 from search.report.stats import Effects
-from search.verdict import Result
-from search.words import named, shorts, value_text
+from search.store.ledger import Record
 
 WIDTH = 780.0
 _LEFT, _RIGHT, _TOP, _BELOW = 66.0, 24.0, 44.0, 52.0

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from html import escape
 
-from search.finals import Standing
-from search.ledger import Record
+from search.compare.finals import Standing
+from search.progress.verdict import Comparison
+from search.progress.words import mean_text, named, seeds_text, titled, value_text
 from search.report import facts
 from search.report.chart import Chart, Scale, n, scale, spread, width_of
 from search.report.figures import WIDTH, mark
 from search.report.markup import alternatives, legend, link, residual, table
 from search.report.read import Source
-from search.verdict import Comparison
-from search.words import mean_text, named, seeds_text, titled, value_text
+from search.store.ledger import Record
 
 _ROW = 46.0
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from html import escape
 
-from composer.costs.residuals import percent
-from composer.costs.units import count_text, duration
-from search.ledger import Record
+from composer.costs.base.units import count_text, duration
+from composer.costs.matching.residuals import percent
+from search.progress.words import STATUS, mean_text, titled
 from search.report.read import Source
-from search.words import STATUS, mean_text, titled
+from search.store.ledger import Record
 
 
 def header(source: Source, now: datetime) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from search.ledger import Record
-from search.state import State
-from search.words import shorts
+from search.progress.state import State
+from search.progress.words import shorts
+from search.store.ledger import Record
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from composer.costs.residuals import percent
-from composer.costs.units import amount
-from search.ledger import Record
+from composer.costs.base.units import amount
+from composer.costs.matching.residuals import percent
+from search.progress.words import named, shorts
 from search.report.chart import Chart
 from search.report.read import Source
-from search.words import named, shorts
+from search.store.ledger import Record
 
 _TAG = re.compile(r"<[^>]*>")
 _LONG = 60

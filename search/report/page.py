@@ -8,16 +8,16 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from composer.costs.units import amount
+from composer.costs.base.units import amount
 from composer.draw.layout import picture
 from composer.draw.svg import svg
-from search import longer
-from search.ledger import Record
+from search.progress import continue_command
+from search.progress.words import by_name, shorts, titled, value_text
 from search.report import facts, sections
 from search.report.headline import header
 from search.report.read import Source
 from search.report.theme import page_style, text
-from search.words import by_name, shorts, titled, value_text
+from search.store.ledger import Record
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """No request leaves the page, whatever is in it."""
@@ -110,7 +110,7 @@ def _point(source: Source, record: Record, drawn: bool) -> Iterator[tuple[str, A
     if record.identity in source.specs:
         yaml, spec = source.specs[record.identity]
         yield "yaml", yaml
-        yield "command", longer.told(source.folder, record, spec)
+        yield "command", continue_command.told(source.folder, record, spec)
         if drawn:
             yield "drawing", svg(picture(spec))
 

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from composer.spec.errors import SpecError
-from composer.spec.load import load
-from composer.spec.models import Spec
-from composer.spec.search_config import SearchConfig
-from composer.training.errors import TrainingError
-from composer.training.folder import METRICS, SPEC
-from composer.training.metrics import HELD_OUT, read_metrics
-from search.drawn import DRAWN, Drawn, total
+from composer.language.load import load
+from composer.language.schema.search import SearchConfig
+from composer.language.schema.spec import Spec
+from composer.settings.errors import SpecError
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.metrics import HELD_OUT, read_metrics
+from composer.training.folder.run_folder import METRICS, SPEC
+from search.compare.finals import Standing
 from search.errors import SearchError
-from search.finals import Standing
-from search.folder import JOURNAL, RECORDS, SPACE
-from search.goals import Goals
-from search.leaderboard import ASKED
-from search.ledger import Ledger, Record
+from search.objectives import Goals
+from search.progress.leaderboard import ASKED
+from search.progress.state import State
+from search.progress.verdict import Verdicts
+from search.propose.draft_counts import DRAWN, Drawn, total
+from search.propose.optuna_adapter import IMPORTED, OUTCOME
 from search.report.stats import Effects
-from search.state import State
-from search.telling import IMPORTED, OUTCOME
-from search.verdict import Verdicts
+from search.store.folder import JOURNAL, RECORDS, SPACE
+from search.store.ledger import Ledger, Record
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from composer.costs.units import amount, count_text
-from composer.spec.search_config import COSTS
-from search.leaderboard import ranked
-from search.ledger import Record
+from composer.costs.base.units import amount, count_text
+from composer.language.schema.search import COSTS
+from search.progress.leaderboard import ranked
+from search.progress.words import by_name, knob_names, mean_text, shorts, titled, value_text, values_text
 from search.report import facts, figures, lineage
 from search.report.finals import against
 from search.report.markup import (
@@ -23,7 +23,7 @@ from search.report.markup import (
     table,
 )
 from search.report.read import Source
-from search.words import by_name, knob_names, mean_text, shorts, titled, value_text, values_text
+from search.store.ledger import Record
 
 
 def front(source: Source) -> str:

@@ -11,13 +11,14 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from composer.bench import clocks, pairs, run, setting
-from composer.bench.clocks import wall
-from composer.bench.machine import Rates
-from composer.bench.pairs import Timing, ratio, side_by_side
-from composer.bench.records import Goal, Part, Row, as_json
+from composer.bench import run
+from composer.bench.measuring import clocks, pairs, setting
+from composer.bench.measuring.clocks import wall
+from composer.bench.measuring.machine import Rates
+from composer.bench.measuring.pairs import Timing, ratio, side_by_side
+from composer.bench.measuring.records import Goal, Part, Row, as_json
+from composer.bench.measuring.setting import Case, Setting, measured
 from composer.bench.report import cases, ending, goals
-from composer.bench.setting import Case, Setting, measured
 from composer.cli.main import main
 
 TINY = str(Path(__file__).parents[2] / "specs" / "dreamer-tiny.yaml")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from blocks.depth_attention import ways
-from composer.bench import floors
-from composer.bench.floors import Heads
+from composer.bench.measuring import floors
+from composer.bench.measuring.floors import Heads
 
 TOKENS, COPY = 32768, 3.0e12
 # milliseconds of one step forward, by kv heads and slots read

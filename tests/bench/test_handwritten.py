@@ -8,8 +8,8 @@ from strategies import make
 
 import composer
 from composer import SpecError
-from composer.bench.handwritten import HandWritten, sizes
-from composer.bench.handwritten_depth import WAYS
+from composer.bench.rivals.handwritten import HandWritten, sizes
+from composer.bench.rivals.handwritten_depth import WAYS
 
 SPEC = {
     "schema": 1,

@@ -12,13 +12,14 @@ from strategies import make
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.overrides import TorchFunctionMode
 
-from composer.bench import handwritten_depth, step
-from composer.bench.clocks import wall
-from composer.bench.handwritten import HandWritten, sizes
-from composer.bench.handwritten_depth import WAYS, Past, compiled_arithmetic
-from composer.bench.machine import Rates
-from composer.bench.records import Row
-from composer.bench.setting import NO_COMPILER, Setting
+from composer.bench.measuring.clocks import wall
+from composer.bench.measuring.machine import Rates
+from composer.bench.measuring.records import Row
+from composer.bench.measuring.setting import NO_COMPILER, Setting
+from composer.bench.parts import step
+from composer.bench.rivals import handwritten_depth
+from composer.bench.rivals.handwritten import HandWritten, sizes
+from composer.bench.rivals.handwritten_depth import WAYS, Past, compiled_arithmetic
 from composer.module.model import ComposedModel
 
 BLOCKS = {

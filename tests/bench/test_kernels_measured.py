@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blocks.core.operation import Kernel
 from blocks.depth_attention import tiles
 from blocks.depth_attention.operations import Append, Attend
 from blocks.expert_attention import reference
-from composer.bench import depth, operations, routing, tune
-from composer.bench.clocks import wall
-from composer.bench.machine import Rates
-from composer.bench.setting import Setting
-from composer.bench.step import pointwise
+from blocks.ir.operation import Kernel
+from composer.bench import tune
+from composer.bench.measuring.clocks import wall
+from composer.bench.measuring.machine import Rates
+from composer.bench.measuring.setting import Setting
+from composer.bench.parts import depth, operations, routing
+from composer.bench.parts.step import pointwise
 
 pytest.importorskip("blocks.depth_attention.kernel", exc_type=ImportError)
 
@@ -124,7 +125,7 @@ def test_an_operation_is_measured_on_what_the_model_gives_it():
 
 
 def test_only_what_makes_no_product_is_pointwise():
-    from composer.bench.spec import bench_spec
+    from composer.bench.measuring.spec import bench_spec
 
     names = {place.rsplit(".", 1)[-1] for place in pointwise(bench_spec(False, 2))}
     assert {"norm", "query_rotated"} <= names
@@ -132,8 +133,8 @@ def test_only_what_makes_no_product_is_pointwise():
 
 
 def test_the_measured_model_has_the_parameters_it_is_called_by():
-    from composer.bench.spec import bench_spec
-    from composer.costs.count import count
+    from composer.bench.measuring.spec import bench_spec
+    from composer.costs.counting.count import count
 
     found = count(bench_spec(True, 16))
     assert round(found.params / 1e6) == 173

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from composer.costs.count import count
-from composer.costs.fast import Coster, measures
+from composer.costs.counting.count import count
+from composer.costs.tracing.traced_cost import Coster, measures
 from composer.graph.compile import compile_graph
-from composer.spec.skeleton import split
-from composer.spec.space import draw, load_space
+from composer.language.schema.template import split
+from composer.language.space import draw, load_space
 
 SPACE = Path(__file__).parents[2] / "specs/space.yaml"
 SLOW, FAST = 500, 20_000

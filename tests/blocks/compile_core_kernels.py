@@ -1,12 +1,12 @@
-"""Compile the kernels of `blocks.core` for a Hopper, which takes no GPU; print what they load and store."""
+"""Compile the kernels of `blocks.primitives` for a Hopper, without a GPU; print what they load and store."""
 
 import json
 
 from offline import ptx, spills, widest
 
-from blocks.core import norm_kernel, rotary_kernel
-from blocks.core.gpu import padded
-from blocks.core.tiles import Shape, tile
+from blocks.kernels.gpu import padded
+from blocks.primitives import norm_kernel, rotary_kernel
+from blocks.primitives.tiles import Shape, tile
 
 TYPES = {
     **dict.fromkeys(("a", "total", "to_total", "to_a", "gain", "shares", "turns"), "*fp32"),

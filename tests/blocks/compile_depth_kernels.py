@@ -4,9 +4,9 @@ import json
 
 from offline import ptx, spills, waits, widest
 
-from blocks.core.gpu import padded
 from blocks.depth_attention import append_kernel, kernel
 from blocks.depth_attention.tiles import Shape, tile
+from blocks.kernels.gpu import padded
 
 SIZES = ((64, 4, 4), (64, 16, 1), (128, 8, 2))
 """Head sizes, query heads to a kv head, kv heads."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blocks.core.tensors import DTYPES
+from blocks.kernels.tensors import DTYPES
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -36,5 +36,5 @@ class _Attention(torch.autograd.Function):
 @pytest.fixture
 def attention_keeps_as_declared(monkeypatch):
     """On a GPU sizes decide on torch's backend, and so on what is kept; columns are padded there."""
-    monkeypatch.setattr("blocks.core.reference.alignment", lambda weight: 1)
+    monkeypatch.setattr("blocks.primitives.reference.alignment", lambda weight: 1)
     monkeypatch.setattr("blocks.sequence_attention.ordered.attend_causal", _Attention.apply)

@@ -1,8 +1,8 @@
-"""What tests of the kernels of `blocks.core` share: sizes, random inputs, exact results."""
+"""What tests of the kernels of `blocks.primitives` share: sizes, random inputs, exact results."""
 
 import torch
 
-from blocks.core import reference
+from blocks.primitives import reference
 
 # batch, sequence, heads, head_dim
 HEADS = {

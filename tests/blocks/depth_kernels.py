@@ -2,8 +2,8 @@
 
 import torch
 
-from blocks.core.slot_memory import slots
 from blocks.depth_attention import reference
+from blocks.kernels.slot_memory import slots
 
 # batch, sequence, heads, kv_heads, head_dim, slots
 SIZES = {

@@ -1,15 +1,15 @@
-"""The self-tests of the kernels of `blocks.core` pass where they are right, and tell what is off."""
+"""The self-tests of the kernels of `blocks.primitives` pass where they are right, and tell what is off."""
 
 import pytest
 import torch
 
-from blocks.core.fused_operations import AddNorm, NormRotate
-from blocks.core.operation import Target
-from blocks.core.operations import Rotate
-from composer.graph.self_test import checked_kernels
+from blocks.ir.operation import Target
+from blocks.primitives.fused_operations import AddNorm, NormRotate
+from blocks.primitives.operations import Rotate
+from composer.graph.passes.self_test import checked_kernels
 
 pytest.importorskip("triton")
-check = pytest.importorskip("blocks.core.check", exc_type=ImportError)
+check = pytest.importorskip("blocks.primitives.check", exc_type=ImportError)
 
 TESTS = [
     (check.check_add_norm, None),

@@ -1,4 +1,4 @@
-"""The kernels of `blocks.core` compile for a Hopper, which needs no GPU, as they are meant to."""
+"""The kernels of `blocks.primitives` compile for a Hopper, which needs no GPU, as they are meant to."""
 
 import pytest
 from offline import told_by

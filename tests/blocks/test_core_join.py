@@ -5,7 +5,7 @@ import torch
 from cases import CASES
 from models import close, compiled, gradients, tokens_for
 
-from blocks.core import reference
+from blocks.primitives import reference
 
 SIZES = [(3, 2), (16,), (5,), (2, 16), (1,)]
 

@@ -1,14 +1,14 @@
-"""The Triton kernels of `blocks.core` against fp64, at odd sizes, from memory that starts as NaN."""
+"""The Triton kernels of `blocks.primitives` against fp64, at odd sizes, from memory that starts as NaN."""
 
 import pytest
 import torch
 from core_kernels import HEADS, ROWS, drawn, exact_add_norm, exact_rotary, table_for
 from depth_kernels import check
 
-from blocks.core.tiles import LARGEST, MEASURED, Shape, Tile, padded, tile
+from blocks.primitives.tiles import LARGEST, MEASURED, Shape, Tile, padded, tile
 
-norm_kernel = pytest.importorskip("blocks.core.norm_kernel", exc_type=ImportError)
-from blocks.core import fused, rotary_kernel  # noqa: E402
+norm_kernel = pytest.importorskip("blocks.primitives.norm_kernel", exc_type=ImportError)
+from blocks.primitives import fused, rotary_kernel  # noqa: E402
 
 DTYPES = [
     torch.float32,

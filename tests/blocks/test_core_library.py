@@ -1,11 +1,11 @@
-"""The operators of `blocks.core`: torch's own checks, and gradients."""
+"""The operators of `blocks.primitives`: torch's own checks, and gradients."""
 
 import pytest
 import torch
 from core_kernels import drawn, exact_add_norm, exact_rotary, table_for
 from depth_kernels import check
 
-library = pytest.importorskip("blocks.core.library", exc_type=ImportError)
+library = pytest.importorskip("blocks.primitives.library", exc_type=ImportError)
 
 
 @pytest.fixture

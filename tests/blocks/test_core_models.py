@@ -1,20 +1,20 @@
-"""Whole models by the kernels of `blocks.core`: planned for a GPU, run here."""
+"""Whole models by the kernels of `blocks.primitives`: planned for a GPU, run here."""
 
 import pytest
 from cases import DEPTH, EXPERT, FFN, SEQ, tree
 from models import close, kept, shake, tokens_for
 from strategies import make
 
-from blocks.core import fused
-from blocks.core.fused_operations import AddNorm, NormRotate
-from blocks.core.operation import Target
-from blocks.core.operations import Norm, Rotate, Sum
-from blocks.core.tensors import DTYPES
-from composer.costs.kept import saved_per_token
-from composer.costs.precision import FULL
+from blocks.ir.operation import Target
+from blocks.ir.walk import graphs, operations
+from blocks.kernels.tensors import DTYPES
+from blocks.primitives import fused
+from blocks.primitives.fused_operations import AddNorm, NormRotate
+from blocks.primitives.operations import Norm, Rotate, Sum
+from composer.costs.base.precision import FULL
+from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
-from composer.graph.walk import graphs, operations
 from composer.module import model as module
 from composer.module.model import ComposedModel
 

@@ -11,15 +11,15 @@ from depth_kernels import check, run, weights
 from models import close, compiled, kept, probe, tokens_for
 from torch.utils.checkpoint import checkpoint
 
-from blocks.core.operation import Target
-from blocks.core.slot_memory import slots as slots_of
 from blocks.depth_attention import reference
 from blocks.depth_attention.operations import Append, Attend, TurnedAppend, TurnedAttend
-from composer.costs.kept import saved_per_token
-from composer.costs.precision import FULL
+from blocks.ir.operation import Target
+from blocks.ir.walk import graphs, operations
+from blocks.kernels.slot_memory import slots as slots_of
+from composer.costs.base.precision import FULL
+from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
-from composer.graph.walk import graphs, operations
 from composer.module.model import ComposedModel
 
 fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)

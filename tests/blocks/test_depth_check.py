@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blocks.core.operation import Target
 from blocks.depth_attention.operations import Append, Attend, TurnedAppend, TurnedAttend
-from composer.graph.self_test import checked_kernels, run_check, self_test
+from blocks.ir.operation import Target
+from composer.graph.passes.self_test import checked_kernels, run_check, self_test
 
 pytest.importorskip("triton")
 check = pytest.importorskip("blocks.depth_attention.check", exc_type=ImportError)

@@ -7,8 +7,8 @@ from depth_kernels import run, weights
 from models import close, compiled, probe, tokens_for
 from torch.utils.checkpoint import checkpoint
 
-from blocks.core.slot_memory import slots
 from blocks.depth_attention import reference
+from blocks.kernels.slot_memory import slots
 
 fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)
 

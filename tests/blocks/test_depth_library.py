@@ -5,8 +5,8 @@ import torch
 from depth_kernels import SIZES, check, drawn, exact
 from torch.utils.flop_counter import FlopCounterMode
 
-from blocks.core.reference import rotate
 from blocks.depth_attention.reference import attend_stacked
+from blocks.primitives.reference import rotate
 
 library = pytest.importorskip("blocks.depth_attention.library", exc_type=ImportError)
 

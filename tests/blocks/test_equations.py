@@ -9,7 +9,7 @@ from models import close, compiled, gradients, probe, tokens_for
 from samples import samples
 from strategies import specs
 
-from blocks.core import reference
+from blocks.primitives import reference
 
 
 def compare(model, tokens, dtype, tolerance):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from blocks.core.operation import Target
 from blocks.expert_attention.fused_operations import RoutedExperts
-from composer.graph.self_test import checked_kernels
+from blocks.ir.operation import Target
+from composer.graph.passes.self_test import checked_kernels
 
 check = pytest.importorskip("blocks.expert_attention.check", exc_type=ImportError)
 

@@ -10,16 +10,16 @@ from expert_kernels import SIZES, drawn, exact
 from models import close, compiled, gradients, kept_of, tokens_for
 from strategies import make
 
-from blocks.core.operation import At, Flow, Target, Value
-from blocks.core.tensors import DTYPES
 from blocks.expert_attention import reference
 from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.expert_attention.operations import Experts, Route
+from blocks.ir.operation import At, Flow, Target, Value
+from blocks.ir.walk import graphs, operations
+from blocks.kernels.tensors import DTYPES
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
-from composer.graph.walk import graphs, operations
+from composer.module.emission.stage import states
 from composer.module.model import ComposedModel
-from composer.module.stage import states
 
 fused = pytest.importorskip("blocks.expert_attention.fused", exc_type=ImportError)
 rows_kernel = pytest.importorskip("blocks.expert_attention.rows_kernel", exc_type=ImportError)

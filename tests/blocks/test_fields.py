@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.core.fields import parse_quantity
+from blocks.base.fields import parse_quantity
 
 _UNITS = {
     "": 1,

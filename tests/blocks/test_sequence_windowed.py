@@ -11,14 +11,14 @@ from models import close, compiled, gradients, tokens_for
 from strategies import make
 from torch._subclasses import FakeTensorMode
 
-from blocks.core.operation import At, Target
+from blocks.ir.operation import At, Target
+from blocks.ir.walk import graphs, operations
 from blocks.sequence_attention import check, windowed
 from blocks.sequence_attention.operations import WindowAttend
 from blocks.sequence_attention.reference import attend_plain, window_mask
-from composer.costs.count import count
+from composer.costs.counting.count import count
 from composer.graph.compile import compile_graph
-from composer.graph.walk import graphs, operations
-from composer.spec.errors import SpecError
+from composer.settings.errors import SpecError
 
 GPU = Target("cuda", "bfloat16")
 WIDE = {**SEQ, "head_dim": 8}

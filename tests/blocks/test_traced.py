@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from blocks.core.numbers import largest, smallest, total
-from blocks.core.traced import Trace, Traced
-from composer.costs.code import compiled, source
+from blocks.ir.numbers import largest, smallest, total
+from blocks.ir.traced import Trace, Traced
+from composer.costs.tracing.codegen import compiled, source
 
 # what a program may do with the numbers x and y; each way in which a value can decide is among them
 STEPS = {

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from composer.cli import guard
 from composer.cli.main import main
-from composer.spec.load import load
-from composer.spec.show import resolved_yaml
+from composer.cli.terminal import guard
+from composer.language.description.show import resolved_yaml
+from composer.language.load import load
 
 ROOT = Path(__file__).parents[2]
 TEXT = """\
@@ -140,7 +140,7 @@ def test_an_interrupt_ends_with_130(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("composer.spec.load.read_tree", interrupted)
+    monkeypatch.setattr("composer.language.load.read_tree", interrupted)
     assert ran(["check", tiny], capsys)[0] == 130
 
 

@@ -32,8 +32,8 @@ def gpu(monkeypatch):
     """A GPU as doctor sees one; self-tests run in the interpreter."""
     if not pytest.importorskip("triton").knobs.runtime.interpret:
         pytest.skip("kernels are compiled here")
-    from blocks.core.operation import Target
     from blocks.depth_attention import check
+    from blocks.ir.operation import Target
 
     real = doctor.run_check
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from composer.cli.main import main
-from composer.spec.load import load
+from composer.language.load import load
 
 TINY, SMALL = "specs/dreamer-tiny.yaml", "specs/dreamer-small.yaml"
 

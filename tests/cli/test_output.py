@@ -12,7 +12,7 @@ import pytest
 from cases import TINY
 
 from composer.cli.main import main
-from composer.cli.output import outliving_readers
+from composer.cli.terminal.output import outliving_readers
 
 
 @pytest.fixture

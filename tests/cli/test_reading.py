@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 import pytest
 
 from composer.cli.main import main
-from composer.costs.count import count
-from composer.spec.load import load, loads
-from composer.spec.show import changed_yaml, resolved_yaml
+from composer.costs.counting.count import count
+from composer.language.description.show import changed_yaml, resolved_yaml
+from composer.language.load import load, loads
 
 SPECS = Path(__file__).parents[2] / "specs"
 DREAMER, RECURRENT = str(SPECS / "dreamer-tiny.yaml"), str(SPECS / "recurrent-tiny.yaml")

@@ -14,9 +14,9 @@ import pytest
 from samples import FULL
 
 from composer.cli.main import main
-from composer.spec.caps import Caps
-from composer.spec.load import load
-from composer.spec.show import document
+from composer.language.description.show import document
+from composer.language.load import load
+from composer.language.schema.caps import Caps
 
 ROOT = Path(__file__).parents[2]
 SPECS = [p for p in sorted((ROOT / "specs").glob("*.yaml")) if "\nsearch:" not in p.read_text("utf-8")]
@@ -175,17 +175,17 @@ def test_files_that_extend_each_other_without_end_are_refused(tmp_path, capsys):
 
 
 def test_a_search_for_sizes_says_where_it_gave_up(capsys, monkeypatch):
-    monkeypatch.setattr("composer.costs.fit.SUGGESTING", 400)
+    monkeypatch.setattr("composer.costs.fitting.fit.SUGGESTING", 400)
     works("check", ROOT / "specs" / "dreamer-tiny.yaml", "caps.params=60k")
     assert "; stopped after 400 operations costed)" in capsys.readouterr().err
-    monkeypatch.setattr("composer.costs.fit._FITTING", 400)
+    monkeypatch.setattr("composer.costs.fitting.fit._FITTING", 400)
     works("fit", ROOT / "specs" / "dreamer-tiny.yaml", "caps.params=60k")
     told = "expected sizes that fit, found within 400 operations costed, got none so far"
     assert told in capsys.readouterr().err
 
 
 def test_a_choice_of_what_to_recompute_says_where_it_gave_up(capsys, monkeypatch):
-    monkeypatch.setattr("composer.costs.recompute._BUDGET", 700)
+    monkeypatch.setattr("composer.costs.memory.recompute._BUDGET", 700)
     works("compile", ROOT / "specs" / "looped.yaml", "caps.train_memory=500MiB")
     assert "the choice stopped after 700 operations costed: fewer may suffice" in capsys.readouterr().out
 

@@ -11,14 +11,14 @@ from samples import samples
 from shapes import TEXT, outside
 from strategies import make, trees
 
-from composer.costs.arms import arms, derived
-from composer.costs.count import count
-from composer.costs.match import MATCHED, TOLERANCE, match
-from composer.costs.residuals import csv, markdown, notes, table, told
-from composer.costs.suggest import experts_needed, suggestions
-from composer.spec.errors import SpecError
-from composer.spec.load import load, loads
-from composer.spec.show import document, resolved_yaml
+from composer.costs.counting.count import count
+from composer.costs.matching.arms import arms, derived
+from composer.costs.matching.match import MATCHED, TOLERANCE, match
+from composer.costs.matching.residuals import csv, markdown, notes, table, told
+from composer.costs.matching.suggest import experts_needed, suggestions
+from composer.language.description.show import document, resolved_yaml
+from composer.language.load import load, loads
+from composer.settings.errors import SpecError
 
 SMALL, TINY = "specs/dreamer-small.yaml", "specs/dreamer-tiny.yaml"
 NEEDED = ("dr-da", "dr", "untied", "prelude-core-coda")

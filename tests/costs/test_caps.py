@@ -7,11 +7,11 @@ from cases import DEPTH, EXPERT, SEQ, tree
 from strategies import make
 
 from composer.cli.main import main
-from composer.costs.caps import check_caps, excesses, warnings
-from composer.costs.count import count
-from composer.costs.units import amount
-from composer.spec.caps import Caps
-from composer.spec.errors import SpecError
+from composer.costs.base.units import amount
+from composer.costs.counting.count import count
+from composer.costs.fitting.caps import check_caps, excesses, warnings
+from composer.language.schema.caps import Caps
+from composer.settings.errors import SpecError
 
 DATA = {"task": "hop", "length": 16, "symbols": 4, "hops": 1}
 PLAIN = tree(

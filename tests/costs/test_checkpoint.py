@@ -7,11 +7,11 @@ from models import compiled, shipped
 from samples import samples
 from strategies import specs
 
-from composer.costs.checkpoint import checkpoint_size
+from composer.costs.counting.checkpoint import checkpoint_size
+from composer.language.description.show import resolved_yaml
+from composer.language.schema.spec import Train
 from composer.module.optimizer import adamw
-from composer.spec.models import Train
-from composer.spec.show import resolved_yaml
-from composer.training.checkpoint import save_weights
+from composer.training.folder.checkpoint import save_weights
 
 
 def check(spec, folder):

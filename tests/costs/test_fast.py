@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from samples import samples
 from tests.strategies import trees
 
-from composer.costs.count import count
-from composer.costs.fast import Coster, measures
-from composer.spec.errors import SpecError
-from composer.spec.load import load, loads
-from composer.spec.show import document
-from composer.spec.skeleton import joined, split
-from composer.spec.space import draw, load_space
+from composer.costs.counting.count import count
+from composer.costs.tracing.traced_cost import Coster, measures
+from composer.language.description.show import document
+from composer.language.load import load, loads
+from composer.language.schema.template import joined, split
+from composer.language.space import draw, load_space
+from composer.settings.errors import SpecError
 
 SPECS = Path(__file__).parents[2] / "specs"
 SHIPPED = [path.stem for path in sorted(SPECS.glob("*.yaml")) if path.name != "space.yaml"]
@@ -121,7 +121,7 @@ def test_the_kind_of_a_number_and_the_order_of_keys_belong_to_the_structure():
 
 
 def test_a_structure_of_too_many_functions_is_counted_slowly_and_rightly(monkeypatch):
-    monkeypatch.setattr("composer.costs.fast._MOST", 2)
+    monkeypatch.setattr("composer.costs.tracing.traced_cost._MOST", 2)
     tree, coster = document(load(SPECS / "dreamer-tiny.yaml")), Coster()
     for cap in numbered(80_000):
         candidate = {**tree, "caps": {"params": cap}}

@@ -11,14 +11,14 @@ from samples import samples
 from strategies import make, trees
 
 from composer.cli.main import main
-from composer.costs.budget import Budget
-from composer.costs.caps import check_caps, excesses
-from composer.costs.count import count
-from composer.costs.fit import Fitting, cheaper, fit, suggestions
-from composer.costs.knobs import Knobs
-from composer.spec.errors import SpecError
-from composer.spec.load import load
-from composer.spec.models import Caps
+from composer.costs.base.budget import Budget
+from composer.costs.counting.count import count
+from composer.costs.fitting.caps import check_caps, excesses
+from composer.costs.fitting.fit import Fitting, cheaper, fit, suggestions
+from composer.costs.fitting.tunables import Knobs
+from composer.language.load import load
+from composer.language.schema.spec import Caps
+from composer.settings.errors import SpecError
 
 TINY = "specs/dreamer-tiny.yaml"
 COSTS = count(load(TINY))

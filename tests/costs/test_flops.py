@@ -12,8 +12,8 @@ from samples import samples
 from strategies import make, specs
 
 import composer
-from composer.costs.count import count
-from composer.graph import chunks
+from composer.costs.counting.count import count
+from composer.graph.lowering import chunks
 
 NESTED = [
     [{"recur": 5, "step": ["d"]}],

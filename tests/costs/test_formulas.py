@@ -6,14 +6,14 @@ import pytest
 from tests.cases import CASES, DREAMER, FFN, tree
 from tests.strategies import make
 
-from blocks.core.graph import Loop
-from blocks.core.operation import At
-from blocks.core.operations import Input
-from blocks.core.traced import Trace
-from composer.costs.formulas import formulas, names, written
+from blocks.ir.graph import Loop
+from blocks.ir.operation import At
+from blocks.ir.traced import Trace
+from blocks.ir.walk import graphs, operations
+from blocks.primitives.operations import Input
+from composer.costs.counting.formulas import formulas, names, written
 from composer.graph.compile import compile_graph
-from composer.graph.walk import graphs, operations
-from composer.spec.skeleton import split
+from composer.language.schema.template import split
 
 
 def counted(spec):

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from strategies import specs
 
-from composer.costs.knobs import Knobs, find
-from composer.spec.errors import SpecError
-from composer.spec.load import load, loads
-from composer.spec.show import document
+from composer.costs.fitting.tunables import Knobs, find
+from composer.language.description.show import document
+from composer.language.load import load, loads
+from composer.settings.errors import SpecError
 
 SPECS = sorted(path for path in Path("specs").glob("*.yaml") if "search:" not in path.read_text())
 LET = """\

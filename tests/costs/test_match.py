@@ -6,13 +6,13 @@ import pytest
 from shapes import GPT, TEXT, outside
 from strategies import make
 
-from composer.costs.count import count
-from composer.costs.knobs import Knobs
-from composer.costs.match import MATCHED, TOLERANCE, match
-from composer.spec.errors import SpecError
-from composer.spec.load import load, loads
-from composer.spec.shape_bounds import ShapeBounds
-from composer.spec.show import document, resolved_yaml
+from composer.costs.counting.count import count
+from composer.costs.fitting.tunables import Knobs
+from composer.costs.matching.match import MATCHED, TOLERANCE, match
+from composer.language.description.show import document, resolved_yaml
+from composer.language.load import load, loads
+from composer.language.schema.shape_bounds import ShapeBounds
+from composer.settings.errors import SpecError
 
 SMALL, TINY = "dreamer-small", "dreamer-tiny"
 WIDE = ShapeBounds(

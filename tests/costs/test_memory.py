@@ -12,15 +12,15 @@ from samples import samples
 from strategies import make, specs
 
 import composer
-from blocks.core import slot_memory
-from blocks.core.operation import At
+from blocks.ir.operation import At
+from blocks.kernels import slot_memory
 from blocks.sequence_attention import reference
-from composer.costs.count import count
-from composer.costs.kept import saved_per_token
-from composer.costs.liveness import moments
-from composer.costs.precision import FULL
-from composer.graph import chunks
+from composer.costs.base.precision import FULL
+from composer.costs.counting.count import count
+from composer.costs.memory.replay import moments
+from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
+from composer.graph.lowering import chunks
 
 
 def check_saved(spec):

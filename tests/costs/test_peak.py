@@ -12,12 +12,11 @@ from peak import allocated, on_cuda, varied
 from samples import samples
 from strategies import make, trees
 
-from blocks.core.operation import Target
-from composer.costs import liveness
-from composer.costs.bodies import Batch
-from composer.costs.liveness import moments, peak
-from composer.costs.memory import Memory
-from composer.costs.precision import BF16, FULL, MIXED
+from blocks.ir.operation import Target
+from composer.costs.base.precision import BF16, FULL, MIXED
+from composer.costs.memory.memory_model import Batch
+from composer.costs.memory.peak import Memory, replay
+from composer.costs.memory.replay import moments, peak
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 from composer.testing.memory import measured
@@ -111,7 +110,7 @@ def test_a_few_trips_of_each_loop_hold_the_peak(tree, batch):
     graph, size = compile_graph(spec), batch_of(spec, batch)
     expected = peak(graph, size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(liveness, "_corners", lambda inner, step: reversed(range(inner.trips)))
+        patch.setattr(replay, "_corners", lambda inner, step: reversed(range(inner.trips)))
         assert peak(graph, size) == expected
 
 

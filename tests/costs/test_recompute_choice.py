@@ -8,17 +8,17 @@ from models import shipped
 from samples import samples
 from strategies import make, specs
 
-from blocks.core.operation import At, Target
-from composer.costs.caps import check_caps
-from composer.costs.count import count
-from composer.costs.memory import train_memory
-from composer.costs.plan import plan, planned
-from composer.costs.precision import FULL
-from composer.costs.recompute import recompute_flops
+from blocks.ir.operation import At, Target
+from blocks.ir.walk import graphs, operations
+from composer.costs.base.precision import FULL
+from composer.costs.counting.count import count
+from composer.costs.counting.plan import plan, planned
+from composer.costs.fitting.caps import check_caps
+from composer.costs.memory.peak import train_memory
+from composer.costs.memory.recompute import recompute_flops
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable, recomputed
-from composer.graph.walk import graphs, operations
-from composer.spec.errors import SpecError
+from composer.settings.errors import SpecError
 
 
 def capped(spec, limit):

@@ -13,16 +13,15 @@ from strategies import make, specs
 import composer
 from composer import load
 from composer.cli.main import main
-from composer.costs import calibrate
-from composer.costs.caps import excesses
-from composer.costs.count import count
-from composer.costs.devices import NAMED, Device, calibrations, device
-from composer.costs.fast import Coster, measures
-from composer.costs.fit import fit
-from composer.costs.plan import planned, planned_on
-from composer.costs.time import OPTIMIZER_PASSES, step_time
+from composer.costs.counting.count import count
+from composer.costs.counting.plan import planned, planned_on
+from composer.costs.fitting.caps import excesses
+from composer.costs.fitting.fit import fit
+from composer.costs.time.devices import NAMED, Device, calibrations, device
+from composer.costs.time.roofline import OPTIMIZER_PASSES, calibrate, step_time
+from composer.costs.tracing.traced_cost import Coster, measures
 from composer.graph.compile import compile_graph
-from composer.spec.show import document
+from composer.language.description.show import document
 
 SLOW = Device(fp32=1e9, bf16=1e9, bandwidth=1e30)
 NARROW = Device(fp32=1e30, bf16=1e30, bandwidth=1e9)

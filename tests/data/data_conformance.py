@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from composer.data.stream import IGNORED, held_out
+from composer.data.base.stream import IGNORED, held_out
 
 
 def check_batches(config):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from composer.data.errors import DataError
-from composer.data.module import datamodule
-from composer.spec.models import Eval, Train
+from composer.data.base.errors import DataError
+from composer.data.loading.module import datamodule
+from composer.language.schema.spec import Eval, Train
 
 
 def spec(steps=10, accumulate=1, sequences=8, eval_tokens=320, seed=1):

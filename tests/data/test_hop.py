@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from composer.data.stream import IGNORED
+from composer.data.base.stream import IGNORED
 from composer.data.tasks.hop import Hop
 
 SIZES = [Hop(), Hop(length=16, symbols=3, hops=0), Hop(length=33, symbols=9, hops=7), Hop(length=12, hops=1)]

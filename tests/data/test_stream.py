@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.data.errors import DataError
-from composer.data.stream import generator, held_out, sample
+from composer.data.base.errors import DataError
+from composer.data.base.stream import generator, held_out, sample
 
 
 def test_about_one_row_in_sixteen_is_held_out():

@@ -10,7 +10,7 @@ from data_conformance import check_batches, check_disjoint_by_hash
 from pydantic import ValidationError
 
 import composer.data.tasks
-from composer.data.config import DataConfig
+from composer.data.base.config import DataConfig
 from composer.data.find import data_tasks
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_the_documented_task_works_through_the_documented_entry_point(tmp_path, 
     group, name, value = re.fullmatch(r'\[project.entry-points."(.+)"\]\n(\w+) = "(.+)"\n', points).groups()
     found = [EntryPoint(name=name, value=value, group=group)]
     monkeypatch.setattr(
-        "blocks.core.discover.entry_points", lambda *, group: [p for p in found if p.group == group]
+        "blocks.base.discover.entry_points", lambda *, group: [p for p in found if p.group == group]
     )
     check_copy(data_tasks()["copy"])
 

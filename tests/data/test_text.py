@@ -8,12 +8,12 @@ import pytest
 from data_conformance import check_batches
 from pydantic import ValidationError
 
-from composer.data.corpus import find_sources, read_text
-from composer.data.errors import DataError
-from composer.data.module import datamodule
+from composer.data.base.corpus import find_sources, read_text
+from composer.data.base.errors import DataError
+from composer.data.loading.module import datamodule
 from composer.data.tasks.hop import Hop
 from composer.data.tasks.text import Text
-from composer.spec.load import loads
+from composer.language.load import loads
 
 PROSE = "".join(f"line {i} of a déjà vu\n" for i in range(400))
 

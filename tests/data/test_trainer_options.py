@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.tuner import Tuner
 
 import composer
-from composer.spec.load import loads
+from composer.language.load import loads
 
 SPEC = """
 schema: 1

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from samples import samples
 from strategies import make, specs
 
-from composer.costs.count import count
-from composer.costs.units import count_text
+from composer.costs.base.units import count_text
+from composer.costs.counting.count import count
 from composer.draw.html import html
 from composer.draw.layout import picture
 from composer.draw.shapes import Box, Line, Picture, Rect, Text, text_width
 from composer.draw.svg import svg
 from composer.draw.theme import HUES, PLAIN, hue
 from composer.draw.view import Mix, StageView, Use, View, view
-from composer.spec.load import load
-from composer.spec.models import Spec
+from composer.language.load import load
+from composer.language.schema.spec import Spec
 
 SPECS = Path(__file__).parents[2] / "specs"
 SHIPPED = sorted(path for path in SPECS.glob("*.yaml") if "search:" not in path.read_text())

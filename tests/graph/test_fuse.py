@@ -8,11 +8,12 @@ from cases import CASES, DREAMER
 from models import close, compiled, gradients, tokens_for
 from strategies import make
 
-from blocks.core.builder import Builder
-from blocks.core.operation import Kernel, Operation, Target, Value
-from blocks.core.operations import Norm, Project, Sum
-from composer.graph.build import build
+from blocks.base.builder import Builder
+from blocks.ir.operation import Kernel, Operation, Target, Value
+from blocks.ir.walk import graphs, operations
+from blocks.primitives.operations import Norm, Project, Sum
 from composer.graph.compile import compile_graph
+from composer.graph.lowering.build import build
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.fuse import fuse
 from composer.graph.passes.infer_shapes import infer_shapes
@@ -20,7 +21,6 @@ from composer.graph.passes.mark_recompute import mark_recompute, recomputable, r
 from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.number_slots import number_slots
 from composer.graph.passes.tie_weights import tie_weights
-from composer.graph.walk import graphs, operations
 from composer.module.model import ComposedModel
 
 WIDTH = 8

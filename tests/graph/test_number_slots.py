@@ -6,11 +6,11 @@ from hypothesis import given
 from samples import samples
 from strategies import make, specs
 
-from blocks.core.graph import Loop
-from blocks.core.operations import RotateStep
-from blocks.core.slots import SlotRead, Slots, SlotWrite
+from blocks.ir.graph import Loop
+from blocks.ir.slots import SlotRead, Slots, SlotWrite
+from blocks.ir.walk import operations
+from blocks.primitives.operations import RotateStep
 from composer.graph.compile import compile_graph
-from composer.graph.walk import operations
 
 
 class Simulation:

@@ -9,20 +9,20 @@ from samples import samples
 from strategies import make, specs
 
 import composer.graph.compile
-from blocks.core.builder import Builder
-from blocks.core.graph import Graph, Loop
-from blocks.core.operation import Init, Target, Value, Weight
-from blocks.core.operations import Input, Norm, Project, Sum
-from composer.costs.plan import plan
-from composer.graph.build import build
+from blocks.base.builder import Builder
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import Init, Target, Value, Weight
+from blocks.ir.walk import graphs, operations
+from blocks.primitives.operations import Input, Norm, Project, Sum
+from composer.costs.counting.plan import plan
 from composer.graph.compile import compile_graph
+from composer.graph.lowering.build import build
 from composer.graph.passes.choose_kernels import choose_kernels
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.infer_shapes import infer_shapes
 from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.plan import plan_lines
 from composer.graph.passes.tie_weights import tie_weights
-from composer.graph.walk import graphs, operations
 
 WIDTH = 8
 

@@ -12,14 +12,14 @@ from models import shipped, tokens_for
 from strategies import make
 
 import composer
-from blocks.core.operation import Target
 from blocks.depth_attention.operations import Append, Attend
+from blocks.ir.operation import Target
 from composer.graph.passes.mark_recompute import recomputable, recomputed
-from composer.module import code, stage
+from composer.language.load import loads
+from composer.module.emission import code, stage
 from composer.module.model import ComposedModel
 from composer.module.target import functions
-from composer.spec.errors import SpecError
-from composer.spec.load import loads
+from composer.settings.errors import SpecError
 
 TREE = tree({"s": SEQ, "d": DEPTH, "f": FFN}, {"recur": 2, "step": ["s", {"stack": 2, "step": ["d"]}, "f"]})
 FUSED = "blocks.depth_attention.fused:attend"
@@ -50,7 +50,7 @@ def is_fused(model):
 
 
 def module_source(model):
-    from composer.module.stage import source
+    from composer.module.emission.stage import source
 
     return source(model)
 
@@ -120,7 +120,7 @@ def test_fused_runs_where_the_kernels_fit_and_else_says_why(monkeypatch):
         first, *others = kind.kernels
         checked = replace(first, check="tests_of:nothing")
         monkeypatch.setattr(kind, "kernels", (checked, *others))
-    monkeypatch.setattr("composer.graph.self_test.run_check", lambda *given: "")
+    monkeypatch.setattr("composer.graph.passes.self_test.run_check", lambda *given: "")
     model = ComposedModel(loads(TEXT, "tiny.yaml"), "fused")
     tokens = tokens_for(model.spec)
     for _ in range(2):

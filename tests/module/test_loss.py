@@ -8,14 +8,14 @@ from strategies import make
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from blocks.core.reference import project
-from composer.costs.count import count
-from composer.costs.plan import plan
-from composer.graph import chunks
+from blocks.primitives.reference import project
+from composer.costs.counting.count import count
+from composer.costs.counting.plan import plan
 from composer.graph.compile import compile_graph
-from composer.graph.operations import CrossEntropy, HeadLoss
-from composer.module.functions import cross_entropy
-from composer.module.loss import head_loss
+from composer.graph.lowering import chunks
+from composer.graph.lowering.operations import CrossEntropy, HeadLoss
+from composer.module.emission.functions import cross_entropy
+from composer.module.emission.loss import head_loss
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from models import close, compiled, gradients, shipped, tokens_for
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from composer.graph.walk import weights
+from blocks.ir.walk import weights
 from composer.module.model import ComposedModel
 
 SOME = [

@@ -20,16 +20,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from blocks.core.slot_memory import SlotMemory
-from composer.costs.kept import saved_per_token
-from composer.costs.precision import FULL
-from composer.costs.recompute import recompute_flops
+from blocks.ir.walk import graphs, operations
+from blocks.kernels.slot_memory import SlotMemory
+from composer.costs.base.precision import FULL
+from composer.costs.memory.recompute import recompute_flops
+from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable, recomputed
-from composer.graph.walk import graphs, operations
-from composer.module import recompute
+from composer.module.emission import recompute
+from composer.module.emission.stage import source
 from composer.module.model import ComposedModel
-from composer.module.stage import source
 
 SOME = ["dreamer", "dreamer, grouped", "prelude, core, coda, untied", "parallel, gate", "three levels"]
 

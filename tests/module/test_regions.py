@@ -12,10 +12,10 @@ from models import tokens_for
 from strategies import make
 from torch._dynamo.testing import CompileCounter
 
-from blocks.core.operation import Target
 from blocks.depth_attention import compiled as depth
 from blocks.expert_attention import compiled as experts
-from composer.module import regions
+from blocks.ir.operation import Target
+from composer.module.emission import regions
 from composer.module.model import ComposedModel
 
 BLOCKS = {"s": {**SEQ, "qk_norm": True}, "d": DEPTH, "e": EXPERT, "f": FFN}

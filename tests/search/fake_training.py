@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from composer.spec.identity import run_hash
-from composer.spec.models import Spec
-from composer.spec.show import resolved_yaml
-from composer.spec.space import Space, load_space
-from composer.training.files import write_text
+from composer.language.description.show import resolved_yaml
+from composer.language.schema.identity import run_hash
+from composer.language.schema.spec import Spec
+from composer.language.space import Space, load_space
+from composer.training.folder.files import write_text
 from search.trainer import Step, Trained
 
 SPACE = """\

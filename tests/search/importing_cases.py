@@ -8,8 +8,8 @@ from pathlib import Path
 import optuna
 from fake_training import FakeTraining, toy
 
-from search.importing import bring_in, read_old
-from search.study import run_search
+from search.run.importing import bring_in, read_old
+from search.run.study import run_search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 MORE = "model.width={choice: [16, 24, 32, 64]}"

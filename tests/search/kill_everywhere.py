@@ -17,8 +17,8 @@ import optuna
 from fake_training import TWO, FakeTraining, toy
 from optuna.storages.journal import JournalFileBackend
 
-from search.journal import Journal
-from search.study import run_search
+from search.run.study import run_search
+from search.store.journal import Journal
 
 _append, _replace = Journal.append_logs, os.replace
 

@@ -17,8 +17,8 @@ import optuna
 from fake_training import FakeTraining, board, toy
 from kill_everywhere import Killer, left_behind
 
-from search.importing import bring_in, read_old
-from search.study import run_search
+from search.run.importing import bring_in, read_old
+from search.run.study import run_search
 
 _link = os.link
 

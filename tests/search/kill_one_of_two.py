@@ -20,8 +20,8 @@ from kill_everywhere import Killer
 from optuna.storages.journal import JournalFileBackend
 from worker import EIGHT, check, records
 
-from search import study
-from search.study import run_search
+from search.run import study
+from search.run.study import run_search
 
 
 class TearingKiller(Killer):
@@ -60,7 +60,7 @@ def worker(root: Path, at: int) -> int:
 
 def toy_space(root: Path):
     """Half of the space of eight points, whose files another worker may be reading."""
-    from composer.spec.space import load_space
+    from composer.language.space import load_space
 
     return load_space(root / "space.yaml", [*EIGHT, "search.trials=4"])
 

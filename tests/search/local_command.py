@@ -9,9 +9,12 @@ from pathlib import Path
 from fake_training import SlowTraining
 
 from composer.cli.main import main
-from search import command
-from search.supervise import run_workers
+from search.commands import run_and_report
+from search.run.supervise import run_workers
 
 if __name__ == "__main__":
-    command.run_workers = partial(run_workers, train=SlowTraining(float(sys.argv[1]), Path(sys.argv[2])))
+    training = SlowTraining(float(sys.argv[1]), Path(sys.argv[2]))
+    run_and_report.run_workers = partial(
+        run_workers, train=SlowTraining(float(sys.argv[1]), Path(sys.argv[2]))
+    )
     sys.exit(main(["search", *sys.argv[3:]]))

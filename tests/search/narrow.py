@@ -23,12 +23,12 @@ import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
 
-from composer.spec.space import Space, load_space
-from search.candidates import Candidate, candidate
-from search.drawn import Drawn, total
-from search.goals import Goals
-from search.samplers import sampler
-from search.telling import suggest
+from composer.language.space import Space, load_space
+from search.objectives import Goals
+from search.propose.candidates import Candidate, candidate
+from search.propose.draft_counts import Drawn, total
+from search.propose.optuna_adapter import suggest
+from search.propose.samplers import sampler
 
 NARROW = """\
 schema: 1

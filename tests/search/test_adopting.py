@@ -10,10 +10,10 @@ from fake_training import FakeTraining, board, toy
 from test_finals import AGAIN, Luck
 
 from search.errors import Crash
+from search.progress.words import titled
 from search.report.read import read
 from search.report.write import write_report
-from search.study import run_search
-from search.words import titled
+from search.run.study import run_search
 
 
 @pytest.fixture(autouse=True)

@@ -8,17 +8,17 @@ import re
 import pytest
 from fake_training import BASELINE, FakeTraining, toy
 
-from composer.costs.caps import excesses
-from composer.costs.count import count
-from composer.costs.match import TOLERANCE
-from composer.spec.errors import SpecError
-from composer.spec.load import load
-from composer.spec.show import document
-from composer.spec.space import load_space
-from search.baselines import baselines, check_baselines
-from search.matching import _solved
-from search.requirements import check_search
-from search.study import run_search
+from composer.costs.counting.count import count
+from composer.costs.fitting.caps import excesses
+from composer.costs.matching.match import TOLERANCE
+from composer.language.description.show import document
+from composer.language.load import load
+from composer.language.space import load_space
+from composer.settings.errors import SpecError
+from search.propose.baselines import baselines, check_baselines
+from search.propose.matching import _solved
+from search.propose.requirements import check_search
+from search.run.study import run_search
 
 CAPS = "caps={params: 30k}"
 

@@ -10,7 +10,7 @@ from fake_training import TWO, toy
 from test_finals import AGAIN, Luck
 
 from search.report.write import write_report
-from search.study import run_search
+from search.run.study import run_search
 
 pytestmark = pytest.mark.skipif(installed() is None, reason="no Chromium is installed here")
 

@@ -9,11 +9,11 @@ from fake_training import FakeTraining, board, toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.spec.search_config import SearchConfig
-from search.budget import accounts, clock, flops
+from composer.language.schema.search import SearchConfig
 from search.errors import Crash
-from search.ledger import Record, Seen
-from search.study import run_search
+from search.progress.budget import accounts, clock, flops
+from search.run.study import run_search
+from search.store.ledger import Record, Seen
 
 FULL = 8192
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.spec.search_config import Objective
-from search.choosing import CLOSE, choose, knee, spread
-from search.goals import Goals, dominates
+from composer.language.schema.search import Objective
+from search.compare.choosing import CLOSE, choose, knee, spread
+from search.objectives import Goals, dominates
 
 ONE = Goals([Objective(maximize="accuracy")])
 TWO = Goals([Objective(maximize="accuracy"), Objective(minimize="flops_per_token")])

@@ -11,15 +11,15 @@ from rich.console import Console
 
 from composer import load_run
 from composer.cli.main import main
-from composer.costs.units import duration
-from composer.spec.load import load
-from composer.spec.space import load_space
-from search import command
-from search.baselines import check_baselines
-from search.preview import preview
-from search.state import State
-from search.study import run_search
-from search.table import Lines, LiveTable, summary
+from composer.costs.base.units import duration
+from composer.language.load import load
+from composer.language.space import load_space
+from search.commands import run_and_report
+from search.progress.state import State
+from search.progress.table import Lines, LiveTable, summary
+from search.propose.baselines import check_baselines
+from search.run.preview import preview
+from search.run.study import run_search
 
 SHIPPED = Path(__file__).parents[2] / "specs" / "space.yaml"
 SMALL = """\
@@ -108,7 +108,7 @@ def test_the_default_folder_is_below_runs_and_an_interrupt_can_be_gone_on_from(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "run_search", interrupted)
+    monkeypatch.setattr(run_and_report, "run_search", interrupted)
     assert main(["search", small]) == 130
     out, err = capsys.readouterr()
     assert f"searching in runs/small-{load_space(small).identity()}" in out
@@ -125,7 +125,7 @@ def test_the_default_folder_is_below_runs_and_an_interrupt_can_be_gone_on_from(
     ],
 )
 def test_what_cannot_be_searched_is_told(small, tmp_path, capsys, monkeypatch, arguments, code, told):
-    monkeypatch.setattr("search.study.PATIENCE", 20)
+    monkeypatch.setattr("search.run.study.PATIENCE", 20)
     assert main(["search", small, "--out", str(tmp_path / "run"), *arguments]) == code
     assert told in capsys.readouterr().err
 
@@ -149,7 +149,7 @@ def test_plain_lines_tell_each_run_once(tmp_path):
 
 
 def test_the_live_table_shows_the_run_in_progress_the_best_and_the_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr("search.table._REFRESH", 0)
+    monkeypatch.setattr("search.progress.table._REFRESH", 0)
     text = io.StringIO()
     with LiveTable(Console(file=text, force_terminal=True, width=160, height=50)) as table:
         ended(tmp_path, TWO, watch=table)

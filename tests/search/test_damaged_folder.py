@@ -4,8 +4,8 @@ import pytest
 from fake_training import toy
 
 from search.errors import SearchError
-from search.folder import enter
-from search.ledger import Ledger
+from search.store.folder import enter
+from search.store.ledger import Ledger
 
 
 def test_a_space_that_is_no_text_is_told(tmp_path):

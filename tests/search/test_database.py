@@ -17,11 +17,12 @@ from worker import EIGHT, check, join, start
 
 from composer import load
 from composer.cli.main import main
-from composer.spec.identity import run_hash
-from search import lease, study
+from composer.language.schema.identity import run_hash
 from search.errors import SearchError
-from search.study import run_search
-from search.table import summary
+from search.progress.table import summary
+from search.run import study
+from search.run.study import run_search
+from search.store.store import lease
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 needs_server = pytest.mark.skipif(bool(missing()), reason=missing())

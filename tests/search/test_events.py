@@ -10,8 +10,8 @@ from fake_training import TWO, FakeTraining, toy
 from test_finals import AGAIN, Luck
 
 from composer.cli.main import main
-from search.events import Events
-from search.study import run_search
+from search.progress.events import Events
+from search.run.study import run_search
 
 RUN = {
     "name",

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from composer import load
-from composer.spec.identity import run_hash
-from search.finals import ranked
+from composer.language.schema.identity import run_hash
+from search.compare.finals import ranked
 from search.report.write import write_report
-from search.study import run_search
+from search.run.study import run_search
 
 AGAIN = ("search.seeds=3", "search.finalists=2", "search.lr_sweep=[0.5, 2]")
 
@@ -251,10 +251,10 @@ def test_a_killed_search_goes_on_with_its_finals(tmp_path):
 
 @given(st.lists(st.tuples(st.sampled_from([0.25, 0.5, 2.0]), st.integers(0, 3)), max_size=12))
 def test_what_is_due_is_never_there_already_and_ends(pytestconfig, done):
-    from composer.spec.search_config import SearchConfig
-    from search.finals import Finals
-    from search.goals import Goals
-    from search.ledger import Ledger, Record, Seen
+    from composer.language.schema.search import SearchConfig
+    from search.compare.finals import Finals
+    from search.objectives import Goals
+    from search.store.ledger import Ledger, Record, Seen
 
     config = SearchConfig.model_validate(
         {"objectives": [{"maximize": "accuracy"}], "trials": 1, "seeds": 3, "lr_sweep": [0.5, 2]}

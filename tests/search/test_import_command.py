@@ -19,9 +19,10 @@ from rich.console import Console
 
 from composer import load, load_run
 from composer.cli.main import main
-from search import arriving, command, study
+from search.commands import run_and_report
 from search.errors import SearchError
-from search.study import run_search
+from search.run import import_progress, study
+from search.run.study import run_search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -61,7 +62,7 @@ def faked(tmp_path, monkeypatch):
     """`composer search` in an empty folder, with training replaced."""
     monkeypatch.chdir(tmp_path)
     training = FakeTraining()
-    monkeypatch.setattr(command, "run_search", partial(run_search, train=training))
+    monkeypatch.setattr(run_and_report, "run_search", partial(run_search, train=training))
     toy(tmp_path)
     return training
 
@@ -195,9 +196,9 @@ def test_a_disk_that_fills_up_leaves_whole_runs_and_the_same_command_goes_on(tmp
 def test_a_database_that_vanishes_leaves_whole_runs_and_the_same_command_goes_on(tmp_path, monkeypatch):
     from sqlalchemy.exc import OperationalError
 
-    from search import open_store
-    from search.database import DatabaseStore
-    from search.folder_store import FolderStore
+    from search.run import open_store
+    from search.store.database import DatabaseStore
+    from search.store.folder_store import FolderStore
 
     class Vanishing(FolderStore):
         _place, left = "postgresql://db/searches", 5
@@ -229,7 +230,7 @@ def test_a_database_that_vanishes_leaves_whole_runs_and_the_same_command_goes_on
 def test_how_far_an_import_is_can_be_seen(terminal):
     now, out = itertools.count(step=3), io.StringIO()
     screen = Console(file=out, force_terminal=terminal, width=200)
-    with arriving.shown(screen, lambda: float(next(now))) as told:
+    with import_progress.shown(screen, lambda: float(next(now))) as told:
         for done in range(6):
             told(Path("runs/[old]"), done, 6)
     found = out.getvalue()
@@ -247,7 +248,7 @@ def test_how_far_an_import_is_can_be_seen(terminal):
 def test_an_import_is_shown_before_its_result_and_never_among_events(
     tmp_path, faked, capsys, monkeypatch, option
 ):
-    monkeypatch.setattr(arriving, "_PAUSE", 0.0)
+    monkeypatch.setattr(import_progress, "_PAUSE", 0.0)
     assert search("--quiet", "--out", "a") == 0
     capsys.readouterr()
     assert search("--import", "a", "--out", "b", "--set", MORE, "--trials", "1", *option) == 0

@@ -13,13 +13,13 @@ from fake_training import FakeTraining, accuracy, board, kills, toy
 from importing_cases import MORE, contents, imported, old_search, records, trials
 
 from composer import load
-from composer.spec.identity import run_hash
-from search import study
+from composer.language.schema.identity import run_hash
 from search.errors import Crash
-from search.evolution import ranked
+from search.propose.evolution import ranked
+from search.propose.same_spec import SameSpec
 from search.report.read import read
-from search.same_spec import SameSpec
-from search.study import run_search
+from search.run import study
+from search.run.study import run_search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -288,7 +288,7 @@ def test_baselines_of_both_come_in_as_baselines_and_are_not_trained_again(tmp_pa
 
 def test_a_baseline_there_may_be_a_trial_here_and_a_trial_there_a_baseline(tmp_path):
     point = toy(tmp_path).point(lambda knob: knob.choices[0] if knob.choices else int(knob.low)).spec
-    from composer.spec.show import resolved_yaml
+    from composer.language.description.show import resolved_yaml
 
     (tmp_path / "low.yaml").write_text(resolved_yaml(point))
     old_search(tmp_path, "search.trials=1", baseline="low.yaml")

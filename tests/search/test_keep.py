@@ -6,7 +6,7 @@ import pytest
 from fake_training import FakeTraining, accuracy, board, toy
 
 from composer import load
-from search.study import run_search
+from search.run.study import run_search
 
 
 @pytest.mark.parametrize("keep", [0.1, 1.0])

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import samples
 
-from composer.spec.choice import Knob
-from composer.spec.space import Space, draw
-from composer.spec.yaml12 import read
-from search.moves import Parent, branch_of, crossed, inherit, moved, mutated, words
+from composer.language.parsing.choice import Knob
+from composer.language.parsing.yaml12 import read
+from composer.language.space import Space, draw
+from search.propose.moves import Parent, branch_of, crossed, inherit, moved, mutated, words
 
 BASE = {
     "schema": 1,

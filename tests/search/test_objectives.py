@@ -8,11 +8,11 @@ from importlib.util import find_spec
 import pytest
 from fake_training import FakeTraining, board, toy
 
-from composer.costs.count import count
-from composer.spec.errors import SpecError
-from composer.spec.load import load
-from search.goals import dominates
-from search.study import run_search
+from composer.costs.counting.count import count
+from composer.language.load import load
+from composer.settings.errors import SpecError
+from search.objectives import dominates
+from search.run.study import run_search
 
 TIMED = ["search.objectives=[{minimize: step_time}, {maximize: accuracy}]", "caps.step_time={device: a100}"]
 THREE = "search.objectives=[{maximize: accuracy}, {minimize: flops_per_token}, {minimize: params}]"

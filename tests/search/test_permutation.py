@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.permutation import LEVEL, permutation_test, smallest_p
+from search.compare.permutation_test import LEVEL, permutation_test, smallest_p
 
 results = st.lists(st.floats(-1e3, 1e3).map(lambda value: round(value, 3)), min_size=1, max_size=4)
 

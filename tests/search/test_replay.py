@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.rungs import milestones
+from search.compare.rungs import milestones
 from search.trainer import train
 
 DOCS = Path(__file__).parents[2] / "docs"

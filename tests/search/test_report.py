@@ -15,14 +15,14 @@ import pytest
 from fake_training import TWO, FakeTraining, toy
 
 from composer.cli.main import main
-from composer.spec.load import load
+from composer.language.load import load
 from search.errors import Crash
 from search.report import facts, figures, lineage
 from search.report.page import page
 from search.report.read import Source, read
 from search.report.stats import agreement
 from search.report.write import write_report
-from search.study import run_search
+from search.run.study import run_search
 
 NOW = datetime(2026, 1, 2, 3, 4)
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -13,13 +13,13 @@ from fake_training import TWO, FakeTraining, toy
 from test_finals import AGAIN, Luck
 from test_report import NOW, Checked, points
 
-from composer.costs.units import count_text
-from search.leaderboard import ranked
+from composer.costs.base.units import count_text
+from search.progress.leaderboard import ranked
 from search.report import facts, figures
 from search.report.page import page
 from search.report.read import read
 from search.report.write import write_report
-from search.study import run_search
+from search.run.study import run_search
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from test_finals import AGAIN, Luck
 from test_report import Checked
 
 from search.errors import Crash, SearchError
+from search.progress.table import summary
 from search.report import lineage
 from search.report.page import page
 from search.report.read import read
-from search.study import run_search
-from search.table import summary
+from search.run.study import run_search
 
 RANDOM = ("search.sampler=random", "search.trials=10", TWO)
 

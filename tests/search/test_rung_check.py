@@ -13,15 +13,15 @@ from fake_training import TWO, FakeTraining, toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.spec.search_config import Objective
-from search.events import Events
-from search.goals import Goals
-from search.ledger import Record, Seen, record_of, record_text
+from composer.language.schema.search import Objective
+from search.compare.rung_check import FEWEST, LEAST, kendall, out_of_use, tau_bound
+from search.compare.rungs import holds
+from search.objectives import Goals
+from search.progress.events import Events
+from search.progress.table import summary
 from search.report.stats import agreement
-from search.rung_check import FEWEST, LEAST, kendall, out_of_use, tau_bound
-from search.rungs import holds
-from search.study import run_search
-from search.table import summary
+from search.run.study import run_search
+from search.store.ledger import Record, Seen, record_of, record_text
 
 GOALS = Goals([Objective(maximize="accuracy")])
 MANY = ("search.trials=28", "search.sampler=random", "search.rungs=[2Ki, 4Ki]", "search.keep=0.7")

@@ -13,15 +13,15 @@ from fake_training import BASELINE, FakeTraining, board, toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.costs.count import count
-from composer.costs.fast import measures
-from composer.spec.load import load, loads
-from composer.spec.search_config import FlopRungs, Objective
-from search.goals import Goals, dominates
-from search.ledger import Record, Seen
-from search.preview import preview
-from search.rungs import fronts, goes_on, holds, milestones, reached
-from search.study import run_search
+from composer.costs.counting.count import count
+from composer.costs.tracing.traced_cost import measures
+from composer.language.load import load, loads
+from composer.language.schema.search import FlopRungs, Objective
+from search.compare.rungs import fronts, goes_on, holds, milestones, reached
+from search.objectives import Goals, dominates
+from search.run.preview import preview
+from search.run.study import run_search
+from search.store.ledger import Record, Seen
 
 KEEP = st.floats(0.01, 1)
 number = st.integers(-3, 3).map(float)

@@ -9,9 +9,9 @@ import pytest
 from fake_training import FakeTraining, toy
 from importing_cases import imported, records
 
-from composer.spec.space import Space
+from composer.language.space import Space
 from search.errors import SearchError
-from search.study import run_search
+from search.run.study import run_search
 
 PROSE = "".join(f"line {i} of a déjà vu\n" for i in range(60))
 OTHER = PROSE.replace("vu", "lu")

@@ -16,16 +16,16 @@ from optuna.trial import Trial
 from samples import samples
 from test_moves import spaces
 
-from composer.spec.errors import SpecError
-from composer.spec.space import draw
-from search import requirements, samplers
-from search.candidates import INVALID, Judge, candidate
-from search.drafts import PLAN, Taught
-from search.drawn import Drawn, total
-from search.evolution import Evolution, ranked
-from search.samplers import sampler
-from search.study import run_search
-from search.telling import suggest
+from composer.language.space import draw
+from composer.settings.errors import SpecError
+from search.propose import requirements, samplers
+from search.propose.candidates import INVALID, Judge, candidate
+from search.propose.draft_counts import Drawn, total
+from search.propose.evolution import Evolution, ranked
+from search.propose.optuna_adapter import suggest
+from search.propose.proposals import PLAN, Taught
+from search.propose.samplers import sampler
+from search.run.study import run_search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from composer import load, load_run
 from composer.training import recorder
-from search.study import run_search
+from search.run.study import run_search
 
 SMALL = (
     "model.width={choice: [8, 16]}",

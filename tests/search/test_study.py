@@ -13,13 +13,13 @@ import pytest
 from fake_training import TWO, FakeTraining, accuracy, board, kills, toy
 
 from composer import SpecError, cost, load
-from composer.costs.caps import excesses
-from composer.spec.identity import run_hash
-from composer.spec.space import load_space
-from search import study
+from composer.costs.fitting.caps import excesses
+from composer.language.schema.identity import run_hash
+from composer.language.space import load_space
 from search.errors import Crash, SearchError
-from search.journal import mend
-from search.study import run_search
+from search.run import study
+from search.run.study import run_search
+from search.store.journal import mend
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -9,10 +9,10 @@ from fake_training import TWO, FakeTraining, toy
 from rich.console import Console
 from test_finals import AGAIN, Luck
 
+from search.progress.state import Activity
+from search.progress.table import _progress, counts, picture, results, summary
 from search.report.read import read
-from search.state import Activity
-from search.study import run_search
-from search.table import _progress, counts, picture, results, summary
+from search.run.study import run_search
 from search.trainer import Step
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from fake_training import FakeTraining, board, toy
 
-from composer.data.errors import DataError
+from composer.data.base.errors import DataError
 from composer.training import run
-from composer.training.errors import TrainingError
+from composer.training.folder.errors import TrainingError
 from search.errors import Crash, SearchError
-from search.study import run_search
+from search.run.study import run_search
 from search.trainer import Step, train
 
 

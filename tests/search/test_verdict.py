@@ -8,8 +8,8 @@ import pytest
 from fake_training import TWO, FakeTraining, toy
 from test_finals import AGAIN, Luck
 
-from search.study import run_search
-from search.verdict import Verdicts
+from search.progress.verdict import Verdicts
+from search.run.study import run_search
 
 
 def state(folder, *more, train=None, baseline="rival.yaml"):

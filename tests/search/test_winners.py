@@ -11,9 +11,9 @@ import pytest
 from fake_training import TWO, FakeTraining, board, toy
 from test_finals import AGAIN, Luck
 
-from composer.spec.load import load
-from search.study import run_search
-from search.winners import put_front
+from composer.language.load import load
+from search.progress.winners import put_front
+from search.run.study import run_search
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import math
 import pytest
 from fake_training import toy
 
-from search import machine, worker_plan
-from search.worker_plan import PROCESS, THREADS, plan_workers
+from search.run import machine, worker_plan
+from search.run.worker_plan import PROCESS, THREADS, plan_workers
 
 # 1024 tokens of width 512 are worth more than one thread
 LARGE = ("model.width=512", "caps={}")

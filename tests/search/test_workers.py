@@ -14,12 +14,12 @@ from fake_training import FakeTraining, board, kills, toy
 from optuna.samplers import RandomSampler
 from worker import EIGHT, check, join, records, start
 
-from search import study
-from search.goals import Goals
-from search.journal import Journal, open_study
-from search.lease import Lease, this_worker
-from search.questions import awaited
-from search.study import run_search
+from search.objectives import Goals
+from search.propose.questions import awaited
+from search.run import study
+from search.run.study import run_search
+from search.store.journal import Journal, open_study
+from search.store.lease import Lease, this_worker
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 RUNNING = optuna.trial.TrialState.RUNNING

@@ -18,10 +18,10 @@ import optuna
 from fake_training import FakeTraining, accuracy, toy
 
 from composer import load
-from composer.spec.identity import run_hash
-from composer.spec.space import load_space
-from search import study
-from search.study import run_search
+from composer.language.schema.identity import run_hash
+from composer.language.space import load_space
+from search.run import study
+from search.run.study import run_search
 
 EIGHT = [
     "model.width=16",

@@ -5,7 +5,7 @@ import resource
 import signal
 from pathlib import Path
 
-from composer.spec.load import loads
+from composer.language.load import loads
 
 SPEC = """
 schema: 1
@@ -66,7 +66,7 @@ def killed(folder, moment, count):
     import torch
 
     from composer.training import recorder, run
-    from composer.training.metrics import MetricsFile
+    from composer.training.folder.metrics import MetricsFile
 
     left = [count]
 
@@ -108,7 +108,7 @@ def killed(folder, moment, count):
 
 def on_a_small_disk(folder, size):
     """Train where no file may become larger than `size` bytes; write down the error."""
-    from composer.training.errors import TrainingError
+    from composer.training.folder.errors import TrainingError
     from composer.training.run import run_training
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

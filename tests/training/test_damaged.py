@@ -10,10 +10,10 @@ from runs import SPEC, spec
 
 from composer import SpecError, compile, datamodule, load, load_run
 from composer.cli.main import main
-from composer.spec.show import resolved_yaml
-from composer.training.errors import TrainingError
-from composer.training.folder import held
-from composer.training.metrics import MetricsFile, read_metrics
+from composer.language.description.show import resolved_yaml
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.metrics import MetricsFile, read_metrics
+from composer.training.folder.run_folder import held
 from composer.training.run import run_training
 
 

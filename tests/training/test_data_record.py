@@ -8,10 +8,10 @@ import pytest
 from runs import contents
 
 from composer.cli.main import main
-from composer.data.errors import DataChanged, DataError
-from composer.spec.load import loads
-from composer.training.errors import TrainingError
-from composer.training.folder import read_spec
+from composer.data.base.errors import DataChanged, DataError
+from composer.language.load import loads
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.run_folder import read_spec
 from composer.training.run import run_training
 from composer.training.score import read, score
 

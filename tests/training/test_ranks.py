@@ -10,14 +10,14 @@ import torch
 from processes import command, run_all
 from runs import SPEC, spec
 
-from composer.training import watch
-from composer.training.checkpoint import read_checkpoint
-from composer.training.errors import TrainingError
-from composer.training.interrupt import Stop
-from composer.training.metrics import read_metrics
-from composer.training.ranks import started
+from composer.training.folder.checkpoint import read_checkpoint
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.metrics import read_metrics
+from composer.training.processes import watch
+from composer.training.processes.interrupt import Stop
+from composer.training.processes.ranks import started
+from composer.training.processes.watch import LIMIT, limit
 from composer.training.run import run_training
-from composer.training.watch import LIMIT, limit
 
 LONG = ("train.devices=2", "train.tokens=1M", "train.eval.every=1G", "train.checkpoint.every=1G")
 WHOLE = "the ranks waited for one another longer than"

@@ -5,7 +5,7 @@ import csv
 from runs import TOKENS, spec
 
 from composer.module import optimizer
-from composer.training.metrics import read_metrics
+from composer.training.folder.metrics import read_metrics
 from composer.training.run import run_training
 
 

@@ -9,11 +9,11 @@ from torch.distributed.tensor import DTensor
 
 from composer import load_run
 from composer.training import recorder
-from composer.training.checkpoint import read_weights
-from composer.training.metrics import read_metrics
+from composer.training.folder.checkpoint import read_weights
+from composer.training.folder.metrics import read_metrics
+from composer.training.processes.watch import limit
 from composer.training.run import run_training
 from composer.training.score import read, score
-from composer.training.watch import limit
 
 TEN = "train.tokens=2560"
 STAGES = (

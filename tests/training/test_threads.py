@@ -2,7 +2,7 @@
 
 import torch
 
-from composer.training import threads
+from composer.training.processes import threads
 
 
 def test_only_large_activations_are_shared_out(monkeypatch):

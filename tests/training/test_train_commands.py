@@ -9,10 +9,10 @@ from rich.console import Console
 from runs import SPEC, TOKENS, contents, spec
 
 from composer.cli.main import main
-from composer.cli.progress import shown
+from composer.cli.terminal.progress import shown
 from composer.training import recorder
-from composer.training.folder import default_folder
-from composer.training.metrics import held_out
+from composer.training.folder.metrics import held_out
+from composer.training.folder.run_folder import default_folder
 from composer.training.recorder import Progress
 from composer.training.run import run_training
 from composer.training.speed import Speed
@@ -73,7 +73,7 @@ def test_what_a_user_can_put_right_ends_with_1_and_a_word(file, capsys, settings
 def test_an_interrupted_train_ends_with_130_and_says_how_to_go_on(file, capsys, monkeypatch):
     monkeypatch.setattr(recorder, "_REPORT_SECONDS", 0)
     monkeypatch.setattr(
-        "composer.cli.progress._Lines.__call__",
+        "composer.cli.terminal.progress._Lines.__call__",
         lambda self, told: told.step == 3 and os.kill(os.getpid(), signal.SIGINT),
     )
     assert main(["train", file, "--out", "run"]) == 130

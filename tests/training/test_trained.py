@@ -6,10 +6,10 @@ import pytest
 from runs import spec
 
 from composer import compile, datamodule, load_run
-from composer.training.checkpoint import read_checkpoint, read_weights
-from composer.training.errors import TrainingError
-from composer.training.folder import held
-from composer.training.metrics import held_out
+from composer.training.folder.checkpoint import read_checkpoint, read_weights
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.metrics import held_out
+from composer.training.folder.run_folder import held
 from composer.training.run import run_training
 from composer.training.score import at_steps, read, score
 

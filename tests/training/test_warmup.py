@@ -7,14 +7,14 @@ from runs import SPEC, TOKENS, contents, spec
 from samples import samples
 
 from composer.cli.main import main
+from composer.language.description.show import resolved_yaml
+from composer.language.load import load, loads
+from composer.language.schema.identity import run_hash
+from composer.language.schema.spec import Schedule
 from composer.module.optimizer import schedule as rate
 from composer.module.optimizer import warmup_steps
-from composer.spec.identity import run_hash
-from composer.spec.load import load, loads
-from composer.spec.models import Schedule
-from composer.spec.show import resolved_yaml
 from composer.training import recorder
-from composer.training.errors import TrainingError
+from composer.training.folder.errors import TrainingError
 from composer.training.run import run_training
 from composer.training.warmup import keep_warmup, schedule_text, with_warmup
 

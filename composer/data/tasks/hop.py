@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from blocks.core.config import Problem
-from blocks.core.fields import Count, Natural
-from blocks.core.invalid import independent
-from composer.data.config import DataConfig, ModelSize
-from composer.data.split import Split
+from blocks.base.config import Problem
+from blocks.base.fields import Count, Natural
+from blocks.base.invalid import independent
+from composer.data.base.config import DataConfig, ModelSize
+from composer.data.base.split import Split
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from composer.data.stream import Batch, Ints, Stream
+    from composer.data.base.stream import Batch, Ints, Stream
 
 _FEWEST_SEQUENCES = 4096
 
@@ -81,7 +81,7 @@ class HopStream:
         """Batch number `step`; its group is k."""
         import numpy as np
 
-        from composer.data.stream import Batch, generator, sample
+        from composer.data.base.stream import Batch, generator, sample
 
         config, rng = self.config, generator(self.split, self.seed, step)
         # the split is decided by the symbols alone, so no k shows train a sequence of eval
@@ -104,7 +104,7 @@ def hop_targets(symbols: Ints, k: Ints) -> Ints:
     """Compute the targets [n, 1 + m] of symbol rows [n, m] without equal neighbours, for k [n] hops."""
     import numpy as np
 
-    from composer.data.stream import IGNORED
+    from composer.data.base.stream import IGNORED
 
     rows, count = symbols.shape
     nowhere = count

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from composer.data.config import DataConfig
-from composer.data.errors import DataError
-from composer.data.split import Split
+from composer.data.base.config import DataConfig
+from composer.data.base.errors import DataError
+from composer.data.base.split import Split
 
 if TYPE_CHECKING:
-    from composer.data.fingerprint import Fingerprint
-    from composer.data.stream import Batch, Bytes, Ints, Stream
+    from composer.data.base.fingerprint import Fingerprint
+    from composer.data.base.stream import Batch, Bytes, Ints, Stream
 
 
 class Text(DataConfig):
@@ -44,7 +44,7 @@ class Text(DataConfig):
 
     def fingerprint(self) -> Fingerprint:
         """Hash the content of all files."""
-        from composer.data.corpus import find_sources, fingerprint
+        from composer.data.base.corpus import find_sources, fingerprint
 
         return fingerprint(self.path, find_sources(self.path, self.glob))
 
@@ -52,7 +52,7 @@ class Text(DataConfig):
         """Read the text and open the windows of one split."""
         import numpy as np
 
-        from composer.data.corpus import find_sources, read_text
+        from composer.data.base.corpus import find_sources, read_text
 
         text = np.frombuffer(read_text(find_sources(self.path, self.glob), self.field), np.uint8)
         boundary = len(text) - round(len(text) * self.eval_fraction)
@@ -74,7 +74,7 @@ class TrainWindows:
 
     def batch(self, step: int, size: int) -> Batch:
         """Batch number `step`."""
-        from composer.data.stream import generator
+        from composer.data.base.stream import generator
 
         starts = generator("train", self.seed, step).integers(0, len(self.text) - self.length, size)
         return windows(self.text, starts, self.length)
@@ -103,7 +103,7 @@ def windows(text: Bytes, starts: Ints, length: int) -> Batch:
     """Cut `length` tokens from each of `starts` [n]; the targets are one byte on."""
     import numpy as np
 
-    from composer.data.stream import Batch
+    from composer.data.base.stream import Batch
 
     rows = text[starts[:, None] + np.arange(length + 1)].astype(np.int64)
     return Batch(rows[:, :-1], rows[:, 1:], np.full(len(starts), -1))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from blocks.core.graph import Graph, Loop
-from blocks.core.operation import Kernel, Operation, Target
-from blocks.core.operations import Input
-from composer.graph.self_test import self_test
-from composer.graph.walk import graphs, operations
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import Kernel, Operation, Target
+from blocks.ir.walk import graphs, operations
+from blocks.primitives.operations import Input
+from composer.graph.passes.self_test import self_test
 
 Kernels = Literal["auto", "reference", "fused"]
 """The best that fits; plain PyTorch; or the best, and an error where a fused kernel does not fit."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from blocks.core.graph import Graph, Loop
-from composer.graph.walk import operations
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.walk import operations
 
 
 def dead_code(graph: Graph) -> Graph:

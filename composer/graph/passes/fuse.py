@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from blocks.core.graph import Graph, Loop
-from blocks.core.operation import At, Operation, Target, Value
-from blocks.core.operations import Input
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import At, Operation, Target, Value
+from blocks.ir.walk import operations
+from blocks.primitives.operations import Input
 from composer.graph.passes.choose_kernels import Kernels, unfit
-from composer.graph.walk import operations
 
 
 def fuse(graph: Graph, target: Target, kernels: Kernels = "auto", apart: bool = False) -> Graph:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from blocks.core.graph import Graph, Loop
-from blocks.core.operation import Shape
-from blocks.core.operations import Input
-from composer.graph.walk import operations
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import Shape
+from blocks.ir.walk import operations
+from blocks.primitives.operations import Input
 
 
 def infer_shapes(graph: Graph) -> Graph:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
-from blocks.core.graph import Graph, Loop
-from blocks.core.operation import Operation
-from composer.graph.walk import operations
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import Operation
+from blocks.ir.walk import operations
 
 
 def mark_recompute(graph: Graph, chosen: Collection[str]) -> Graph:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from blocks.core.graph import Graph, Loop
-from blocks.core.operation import Value
-from blocks.core.operations import Project
-from composer.graph.walk import operations
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import Value
+from blocks.ir.walk import operations
+from blocks.primitives.operations import Project
 
 
 def merge_projections(graph: Graph, apart: bool = False) -> Graph:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from blocks.core.graph import Graph, Loop
-from blocks.core.operation import Affine, Value
-from blocks.core.operations import RotateStep
-from blocks.core.slots import SlotRead, Slots, SlotWrite
-from composer.graph.walk import operations
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import Affine, Value
+from blocks.ir.slots import SlotRead, Slots, SlotWrite
+from blocks.ir.walk import operations
+from blocks.primitives.operations import RotateStep
 
 
 def number_slots(graph: Graph) -> Graph:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from blocks.core.graph import Graph, Loop, fresh
-from blocks.core.operation import Operation, Value
-from blocks.core.operations import Input
-from composer.graph.walk import operations
+from blocks.ir.graph import Graph, Loop, fresh
+from blocks.ir.operation import Operation, Value
+from blocks.ir.walk import operations
+from blocks.primitives.operations import Input
 
 
 @dataclass

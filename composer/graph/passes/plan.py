@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from blocks.core.graph import Graph, Loop
-from blocks.core.operation import Shape
-from blocks.core.operations import Input
-from composer.graph.walk import operations
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import Shape
+from blocks.ir.walk import operations
+from blocks.primitives.operations import Input
 
 HEADINGS = ("operation", "per token", "weights", "kernel", "why")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from blocks.core.graph import Graph
-from composer.graph.walk import operations
+from blocks.ir.graph import Graph
+from blocks.ir.walk import operations
 
 
 def tie_weights(graph: Graph) -> Graph:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 
-from blocks.core.config import BlockConfig
-from blocks.core.operation import Init, Kernel, Operation, Saved, Scratch, Weight, expect
+from blocks.base.config import BlockConfig
+from blocks.ir.operation import Init, Kernel, Operation, Saved, Scratch, Weight, expect
 
 
 def shift(x, share):

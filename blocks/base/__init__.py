@@ -1,0 +1,1 @@
+"""What a block author needs: base configs, field types, the builder."""

@@ -1,0 +1,63 @@
+"""Fields and checks that attention blocks share. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from blocks.base.builder import Builder
+from blocks.base.config import BlockConfig, Problem
+from blocks.base.fields import Count
+from blocks.base.invalid import independent
+from blocks.ir.operation import Value
+
+
+class AttentionConfig(BlockConfig):
+    """Query heads that share fewer key and value heads (GQA, arXiv 2305.13245)."""
+
+    heads: Count
+    """Query heads."""
+    kv_heads: Count | None = None
+    """Key and value heads; must divide `heads`. Default: `heads`."""
+    head_dim: Count | None = None
+    """Elements of one head. Default: width / heads."""
+
+    def geometry(self, width: int) -> tuple[int, int, int]:
+        """Return (heads, kv_heads, head_dim) with the defaults filled in."""
+        return self.heads, self.kv_heads or self.heads, self.head_dim or width // self.heads
+
+    def canonical(self, width: int) -> dict[str, Any]:
+        """Return the fields with the defaults filled in."""
+        _, kv_heads, head_dim = self.geometry(width)
+        return {**super().canonical(width), "kv_heads": kv_heads, "head_dim": head_dim}
+
+    def rotates(self) -> bool:
+        """Return whether heads are rotated, which takes an even head_dim."""
+        return False
+
+    def projections(self, build: Builder, x: Value) -> tuple[Value, Value, Value]:
+        """Add projections of `x` to queries [heads, head_dim], keys and values [kv_heads, head_dim]."""
+        heads, kv_heads, head_dim = self.geometry(build.width)
+        q = build.project(x, "query", (heads, head_dim))
+        k = build.project(x, "key", (kv_heads, head_dim))
+        return q, k, build.project(x, "value", (kv_heads, head_dim))
+
+    def problems(self, width: int) -> Iterator[Problem]:
+        """Check that heads divide as they must."""
+        yield from independent(self._sharing(), self._sizes(width))
+
+    def _sharing(self) -> Iterator[Problem]:
+        heads, kv_heads = self.heads, self.kv_heads or self.heads
+        if heads % kv_heads:
+            divisors = [n for n in range(1, min(heads, 4096) + 1) if heads % n == 0]
+            near = min(divisors, key=lambda n: abs(n - kv_heads))
+            yield Problem("kv_heads", f"a divisor of heads ({heads})", kv_heads, f"the nearest is {near}")
+
+    def _sizes(self, width: int) -> Iterator[Problem]:
+        heads, head_dim = self.heads, self.head_dim
+        if head_dim is None and width % heads:
+            hint = "or give head_dim, which frees heads from the width"
+            yield Problem("heads", f"a divisor of the width ({width})", heads, hint)
+        elif self.rotates() and (head_dim := head_dim or width // heads) % 2:
+            source = "" if self.head_dim else f" (width {width} / heads {heads})"
+            yield Problem("head_dim", "an even number, since pairs are rotated", f"{head_dim}{source}")

@@ -1,0 +1,257 @@
+"""The builder a block lowers itself into: it adds operations to a graph, node by node.
+
+The body of a loop is a graph of its own, built by a child builder: what it reads from outside becomes an
+input (captured), what it hands from step to step is carried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
+
+from blocks.ir.graph import Graph, Loop, fresh
+from blocks.ir.numbers import label
+from blocks.ir.operation import ZEROS, Affine, Init, Operation, Shape, Value, Weight
+from blocks.ir.slots import Slots
+from blocks.primitives.operations import (
+    AddStepBias,
+    Input,
+    Norm,
+    Project,
+    Rotate,
+    RotateStep,
+    SequenceTable,
+    StepTable,
+)
+
+
+class Builder:
+    """Adds operations to one graph on behalf of a block at one place of use.
+
+    Attributes:
+        width: d_model, the width of the residual stream.
+        prefix: dotted place of use, put before the names of operations and weights.
+        block: name of the block being lowered; its depth cache and its costs go by it.
+    """
+
+    def __init__(self, width: int, parent: Builder | None = None, loop: tuple[str, int, bool] | None = None):
+        """`loop` is (index name, trips, tied) of the stage whose body this builder fills."""
+        self.width = width
+        self.graph = Graph(inputs=[], outputs=[], carried=0, weights={}, ties={})
+        self.prefix = ""
+        self.block = ""
+        self._parent = parent
+        self._loop = loop
+        self._captured: dict[Value, Value] = {}  # value of the parent's graph -> input here
+        # values of the model's own graph, made once; compared, since a hash would pin traced numbers
+        self._shared: list[tuple[Operation, Value]] = []
+        self._slots: dict[str, Value] = {}  # depth caches whose scope is this loop, in the parent's graph
+        self._carried: list[tuple[str, Value, Builder]] = []  # (block, token input, scope)
+        self._tokens: dict[str, Value] = {}  # the latest token of each depth cache
+        self._outer_x: Value | None = None  # the stage's input, in the parent's graph
+
+    # adding operations
+
+    def op(self, name: str, operation: Operation, *inputs: Value, weights: Sequence[Weight] = ()) -> Value:
+        """Add one operation under `<place>.<name>`; return its first output."""
+        node = fresh(f"{self.prefix}{name}", self.graph)
+        names = tuple(f"{self.prefix}{weight.role}" for weight in weights)
+        for full, weight in zip(names, weights, strict=True):
+            assert full not in self.graph.graph["weights"], f"two weights are called {full}"
+            self.graph.graph["weights"][full] = replace(weight, block=self.block)
+        self.graph.add_node(node, op=operation, inputs=inputs, weights=names, blocks=(self.block,))
+        self.graph.add_edges_from((value.node, node) for value in inputs)
+        return Value(node)
+
+    def input(self, name: str, shape: Shape) -> Value:
+        """Add an input of the graph."""
+        value = Value(fresh(name, self.graph))
+        self.graph.add_node(value.node, op=Input(shape), inputs=(), weights=(), blocks=("",))
+        self.graph.graph["inputs"].append(value.node)
+        return value
+
+    def norm(self, x: Value, role: str, shape: Shape, start: float = 1.0) -> Value:
+        """Add an RMSNorm over the last dimension of `shape`."""
+        gain = Weight(role, shape[-1:], Init("constant", start), decay=False)
+        return self.op(role, Norm(shape), x, weights=[gain])
+
+    def project(
+        self,
+        x: Value,
+        role: str,
+        shape: Shape,
+        fan_in: int | None = None,
+        *,
+        init: Init | None = None,
+        writes_residual: bool = False,
+    ) -> Value:
+        """Add a projection of `x` [fan_in, default the model width] to `shape`.
+
+        The weight [elements of shape, fan_in] starts normal with standard deviation fan_in ** -0.5;
+        one that writes into the residual stream is scaled down further, by the depth of the model.
+        """
+        fan_in = fan_in or self.width
+        operation = Project(fan_in, (shape,))
+        init = init or Init("normal", fan_in**-0.5)
+        weight = Weight(role, operation.weight_shapes()[0], init, writes_residual=writes_residual)
+        return self.op(role, operation, x, weights=[weight])
+
+    # positions
+
+    def rotate(self, x: Value, name: str, shape: Shape, base: float) -> Value:
+        """Rotate `x` by its token's position."""
+        table = self.shared(f"rope_{label(shape[-1])}", SequenceTable(shape[-1], base))
+        return self.op(name, Rotate(shape), x, table)
+
+    def rotate_step(self, x: Value, name: str, shape: Shape, base: float) -> Value:
+        """Rotate `x` by the current step's index within its depth scope."""
+        table = self.shared(f"depth_rope_{label(shape[-1])}", StepTable(shape[-1], base))
+        return self.op(name, RotateStep(shape, self.step_index()), x, table)
+
+    def add_step_bias(self, x: Value, role: str) -> Value:
+        """Add a learned vector [width] of the current step to `x`, zero at the start."""
+        steps = self.step_count()
+        weight = Weight(role, (steps, self.width), ZEROS, decay=False)
+        return self.op(role, AddStepBias(self.width, steps, self.step_index()), x, weights=[weight])
+
+    def step_index(self) -> Affine:
+        """Return the index of the current step, counted through the loops of its depth scope."""
+        strides: list[tuple[str, int]] = []
+        steps = 1
+        for index, trips, _ in self._scope_loops():
+            strides.insert(0, (index, steps))
+            steps *= trips
+        return Affine(0, tuple(strides))
+
+    def step_count(self) -> int:
+        """Return the number of steps of the depth scope."""
+        return prod(trips for _, trips, _ in self._scope_loops())
+
+    # depth state
+
+    def depth_slots(self, kv_heads: int, head_dim: int) -> Value:
+        """Return the slots that the uses of this block share within their depth scope.
+
+        The scope is the innermost recurrent stage around the block, else the innermost stage.
+        """
+        scope = self._scope()
+        outside = scope._parent
+        assert outside is not None
+        if self.block not in scope._slots:
+            # the scope is entered once per pass through the graph around it, and starts empty each time
+            made, outside.block = outside.block, self.block
+            tokens = outside._tokens_read()
+            scope._slots[self.block] = outside.op(f"{self.block}.slots", Slots(kv_heads, head_dim), tokens)
+            outside.block = made
+        return self._capture(scope._slots[self.block], outside)
+
+    def depth_token(self) -> Value:
+        """Return the latest token of this block's depth cache: what the next append or read takes."""
+        return self._token(self.block, self._scope())
+
+    def set_depth_token(self, token: Value) -> None:
+        """Make `token`, the output of an append, the latest."""
+        self._tokens[self.block] = token
+
+    def _token(self, block: str, scope: Builder) -> Value:
+        if block not in self._tokens:
+            start = self.input(f"{block}.token", ())
+            self._carried.append((block, start, scope))
+            self._tokens[block] = start
+        return self._tokens[block]
+
+    # stages
+
+    def stage(
+        self, name: str, trips: int, tied: bool, x: Value, fill: Callable[[Builder, Value], Value]
+    ) -> Value:
+        """Add a loop over the body that `fill(its builder, its input)` makes; return the last state."""
+        index = f"{self._loop[0]}_{name}" if self._loop else f"n{name.removeprefix('stages.')}"
+        body = Builder(self.width, self, (index, trips, tied))
+        body._outer_x = x
+        start = body.input("x", (self.width,))
+        result = fill(body, start)
+        outer_tokens = []
+        for block, _, scope in body._carried:
+            fresh = Value(scope._slots[block].node, 1)
+            outer_tokens.append(fresh if scope is body else self._token(block, scope))
+        captured = body._captured
+        body.graph.graph.update(
+            inputs=[
+                start.node,
+                *(token.node for _, token, _ in body._carried),
+                *(value.node for value in captured.values()),
+            ],
+            outputs=[result, *(body._tokens[block] for block, _, _ in body._carried)],
+            carried=1 + len(body._carried),
+        )
+        done = self.op(name, Loop(index, trips, tied, body.graph), x, *outer_tokens, *captured)
+        for number, (block, _, scope) in enumerate(body._carried, start=1):
+            if scope is not body:
+                self._tokens[block] = Value(done.node, number)
+        return done
+
+    def stage_input(self) -> Value:
+        """Return the input of the stage whose body this is: the same value at every step."""
+        assert self._outer_x is not None
+        assert self._parent is not None
+        return self._capture(self._outer_x, self._parent, "start")
+
+    def trip(self) -> Affine:
+        """Return the index of the current step of this stage alone."""
+        assert self._loop is not None
+        return Affine(0, ((self._loop[0], 1),))
+
+    # reading from outside
+
+    def _capture(self, value: Value, owner: Builder, name: str = "") -> Value:
+        if owner is self:
+            return value
+        assert self._parent is not None
+        outer = self._parent._capture(value, owner)
+        if outer not in self._captured:
+            # shape inference fills in the shape
+            self._captured[outer] = self.input(name or value.node, ())
+        return self._captured[outer]
+
+    def shared(self, name: str, operation: Operation) -> Value:
+        """Return a value made once per forward pass from the token ids, such as a table of positions.
+
+        Equal operations share one value; `name` is for people.
+        """
+        root = self
+        while root._parent is not None:
+            root = root._parent
+        value = next((made for known, made in root._shared if known == operation), None)
+        if value is None:
+            value = root.op(name, operation, root._tokens_read())
+            root._shared.append((operation, value))
+        return self._capture(value, root)
+
+    def _tokens_read(self) -> Value:
+        root = self
+        while root._parent is not None:
+            root = root._parent
+        return self._capture(Value(root.graph.graph["inputs"][0]), root)
+
+    def _scope(self) -> Builder:
+        builder: Builder | None = self
+        while builder is not None and builder._loop is not None:
+            if builder._loop[2]:
+                return builder
+            builder = builder._parent
+        assert self._loop is not None, "steps exist only inside a stage"
+        return self
+
+    def _scope_loops(self) -> list[tuple[str, int, bool]]:
+        """Return (index, trips, tied) of the loops from here up to the depth scope."""
+        loops = []
+        builder, scope = self, self._scope()
+        while True:
+            assert builder._loop is not None
+            assert builder._parent is not None
+            loops.append(builder._loop)
+            if builder is scope:
+                return loops
+            builder = builder._parent

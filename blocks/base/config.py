@@ -1,0 +1,68 @@
+"""The base of everything a user can write: strict, frozen, and able to say what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+if TYPE_CHECKING:
+    from blocks.base.builder import Builder
+    from blocks.ir.operation import Value
+
+
+class Config(BaseModel):
+    """A mapping of the spec: unknown keys are errors, values never change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe the class by its docstring, and each field by the one below it."""
+        from blocks.base.docstrings import docstring, field_docs
+
+        found = handler(schema)
+        described = handler.resolve_ref_schema(found)
+        if text := docstring(cls):
+            described.setdefault("description", text)
+        properties = described.get("properties", {})
+        for name, text in field_docs(cls).items():
+            if name in cls.model_fields:
+                properties[cls.model_fields[name].alias or name]["description"] = text
+        return found
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One semantic fault of a config: the key at fault (dotted below the config), expected, got, a hint."""
+
+    key: str
+    expected: str
+    got: Any
+    hint: str = ""
+
+
+class BlockConfig(Config):
+    """The config of one block: its fields, its checks and how it lowers itself into operations.
+
+    A subclass sets `type: Literal["name"] = "name"`; the name is what a spec writes.
+    """
+
+    type: str
+
+    def problems(self, width: int) -> Iterator[Problem]:
+        """Yield what a schema cannot say, such as heads that kv_heads does not divide. `width` is d_model."""
+        yield from ()
+
+    def canonical(self, width: int) -> dict[str, Any]:
+        """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
+        return self.model_dump()
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        """Add this block's operations to `build`, reading the normed input `x` [width]; return [width]."""
+        raise NotImplementedError

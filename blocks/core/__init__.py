@@ -1,1 +1,0 @@
-"""What every block is written with: configs, operations and the builder they are lowered into."""

@@ -1,0 +1,1 @@
+"""The intermediate representation: operations, values, graphs, loops, traceable numbers. Torch-free."""

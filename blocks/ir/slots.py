@@ -1,0 +1,60 @@
+"""What the passes know of depth state: slots are made, written and read in order. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.ir.operation import Affine, Kernel, Operation, Shape
+
+
+class SlotShape(tuple[int, ...]):
+    """The shape of depth slots, which no value of the same numbers is taken for."""
+
+
+@dataclass(frozen=True)
+class Slots(Operation):
+    """Room for what the steps of one depth scope append: (tokens) -> (slots, token).
+
+    The token is a scalar that every append returns and every read takes, so that the backward pass
+    reaches an append only after all reads of its slot.
+    """
+
+    kv_heads: int
+    head_dim: int
+    count: int = 0
+
+    recomputable = False
+    kernels = (
+        Kernel("slots", "blocks.kernels.slot_memory:slots", "allocated once per forward, indexed explicitly"),
+    )
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the slots [count, 2 (key, value), kv_heads, head_dim] and the token."""
+        return (SlotShape((self.count, 2, self.kv_heads, self.head_dim)), ())
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the sizes."""
+        return {"count": self.count, "kv_heads": self.kv_heads, "head_dim": self.head_dim}
+
+    def elements(self) -> int:
+        """Return the elements per token of all slots."""
+        return self.count * 2 * self.kv_heads * self.head_dim
+
+
+class SlotWrite(Operation):
+    """An operation that writes one slot: last inputs (.., token, slots), output the next token."""
+
+    slot: Affine
+
+    recomputable = False
+
+
+class SlotRead(Operation):
+    """An operation that reads the first `reads` slots: its last inputs are (.., token, slots)."""
+
+    span: Literal["inclusive", "exclusive"]
+    reads: Affine
+
+    recomputable = False

@@ -1,0 +1,47 @@
+"""What kernels for a GPU share: where they can run, and how they are started. Importing it loads no torch."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from blocks.ir.operation import Target
+
+if TYPE_CHECKING:
+    import torch
+
+
+def off_gpu(target: Target) -> str:
+    """Return why a kernel for GPUs cannot run on a target, or ""."""
+    if target.device != "cuda":
+        return "needs a GPU"
+    known = target.dtype in ("float32", "float16", "bfloat16")
+    return "" if known else f"it has no {target.dtype}"
+
+
+def off_triton(target: Target) -> str:
+    """Return why a Triton kernel cannot run on a target, or ""."""
+    return off_gpu(target) or ("" if find_spec("triton") else "triton is not installed")
+
+
+def padded(size: int) -> int:
+    """Return the next power of two, which sizes of blocks are."""
+    return 1 << (size - 1).bit_length()
+
+
+def architecture(device: torch.device) -> int:
+    """Return the compute capability of a device, such as 90; 0 where it has none."""
+    import torch
+
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a device the current one, which kernels start on."""
+    import torch
+
+    return torch.cuda.device(device if device.type == "cuda" else -1)

@@ -1,0 +1,1 @@
+"""Operations that most blocks use: norm, projections, rotary embedding, sums, with references and kernels."""

@@ -1,0 +1,146 @@
+"""The operations that take over others that many blocks share, and where their kernels fit. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, Literal
+
+from blocks.ir.numbers import largest
+from blocks.ir.operation import TABLE, At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
+from blocks.kernels.gpu import off_triton
+from blocks.primitives.tiles import LARGEST
+
+_REFERENCE = "blocks.primitives.reference"
+_FUSED = "blocks.primitives.fused"
+_CHECK = "blocks.primitives.check"
+
+
+def unfit(operation: Any, target: Target) -> str:
+    """Return why the Triton kernels of `blocks.primitives` cannot run an operation with a `shape`, or ""."""
+    longer = operation.shape[-1] > LARGEST
+    return off_triton(target) or (f"rows are longer than {LARGEST}" if longer else "")
+
+
+def as_fused(operation: Any) -> Any:
+    """Return an operation as its Triton kernel runs it."""
+    return replace(operation, fused=True)
+
+
+def as_plain(operation: Any) -> Any:
+    """Return an operation as its reference runs it."""
+    return replace(operation, fused=False)
+
+
+@dataclass(frozen=True)
+class AddNorm(Operation):
+    """A residual sum with its RMSNorm: (a, b) -> norm(a + b), and a + b where it is `shared`."""
+
+    shape: Shape
+    shared: bool
+    narrow: bool = False
+    """Whether the norm is returned in the precision of products."""
+    fused: bool = field(default=False, kw_only=True)
+
+    kernels = (
+        Kernel(
+            "triton_add_norm",
+            f"{_FUSED}:add_norm",
+            "sum and norm by one kernel, each row read once",
+            unfit,
+            form=as_fused,
+            check=f"{_CHECK}:check_add_norm",
+        ),
+        Kernel("add_norm", f"{_REFERENCE}:add_norm", "a sum, then torch's own RMSNorm", form=as_plain),
+    )
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the common shape, once or twice."""
+        expect(self, inputs, self.shape, self.shape)
+        return (self.shape,) * (1 + self.shared)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the gain's shape."""
+        return (self.shape[-1:],)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return whether the norm is narrow, and whether the sum is returned."""
+        return {"narrow": self.narrow, "shared": self.shared}
+
+    def narrowed(self) -> Operation:
+        """Return it narrow."""
+        return replace(self, narrow=True)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the sum; in plain PyTorch one scale for each row too, and on a CPU the normalised sum."""
+        total = 0 if self.shared else at.stream_bytes * prod(self.shape)
+        normed = 0 if self.fused or at.device == "cuda" else 4 * prod(self.shape)
+        scales = 0 if self.fused else 4 * prod(self.shape[:-1])
+        return Saved(outputs=(1,) if self.shared else (), extra=total + normed + scales)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """A sum has the wider precision of its terms."""
+        return at.compute_bytes if self.narrow and not output else max(given)
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Backward, plain PyTorch on a CPU holds three tensors in fp32."""
+        several = 0 if self.fused or at.device == "cuda" else 12 * prod(self.shape)
+        backward = flow.given + several
+        return Scratch(flow.made + self.saved(at).extra, backward, backward)
+
+
+@dataclass(frozen=True)
+class NormRotate(Operation):
+    """RMSNorm of each head and its rotation over the sequence: (x, table) -> x."""
+
+    shape: Shape
+    fused: bool = field(default=False, kw_only=True)
+
+    kernels = (
+        Kernel(
+            "triton_norm_rotate",
+            f"{_FUSED}:norm_rotate",
+            "heads normed and turned by one kernel, read where they lie",
+            unfit,
+            form=as_fused,
+            check=f"{_CHECK}:check_rotary",
+        ),
+        Kernel(
+            "norm_rotate",
+            f"{_REFERENCE}:norm_rotate",
+            "torch's own RMSNorm, then pairs turned",
+            form=as_plain,
+        ),
+    )
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the input's shape."""
+        expect(self, inputs, self.shape, TABLE)
+        return (self.shape,)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the gain's shape."""
+        return (self.shape[-1:],)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the input; in plain PyTorch one scale for each head too, and on a CPU the normalised input."""
+        normed = 0 if at.device == "cuda" else prod(self.shape)
+        return Saved(inputs=(0,), extra=0 if self.fused else 4 * (normed + prod(self.shape[:-1])))
+
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """One kernel, or complex numbers, which are pairs in fp32."""
+        return "any" if self.fused else "fp32"
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """It runs in fp32 and returns what it was given."""
+        return given[0]
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """In plain PyTorch the product is in fp32, and backward three tensors."""
+        if self.fused:
+            return super().scratch(at, flow)
+        product = 4 * prod(self.shape)
+        forward = flow.made + self.saved(at).extra + product + flow.copied
+        backward = largest(product + flow.copied, 3 * product + flow.given)
+        return Scratch(forward, backward, backward)

@@ -1,0 +1,311 @@
+"""Operations that many blocks share: norm, projections, rotation, sums. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, ClassVar, Literal
+
+from blocks.ir.numbers import largest
+from blocks.ir.operation import (
+    ORIGIN,
+    TABLE,
+    Affine,
+    At,
+    Flow,
+    Kernel,
+    Operation,
+    Saved,
+    Scratch,
+    Shape,
+    expect,
+)
+from blocks.primitives.fused_operations import AddNorm, NormRotate, as_fused, as_plain, unfit
+
+_REFERENCE = "blocks.primitives.reference"
+
+
+@dataclass(frozen=True)
+class Input(Operation):
+    """A value that comes from outside its graph."""
+
+    shape: Shape
+
+    recomputable = False
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the shape it was declared with."""
+        return (self.shape,)
+
+
+@dataclass(frozen=True)
+class Norm(Operation):
+    """RMSNorm over the last dimension (Zhang and Sennrich, arXiv 1910.07467), eps 1e-6."""
+
+    shape: Shape
+
+    kernels = (
+        Kernel("rms_norm", f"{_REFERENCE}:rms_norm", "torch's own RMSNorm"),
+        Kernel("rms_norm_plain", f"{_REFERENCE}:rms_norm_plain", "reference: mean of squares, rsqrt, gain"),
+    )
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the input's shape."""
+        expect(self, inputs, self.shape)
+        return (self.shape,)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the gain's shape."""
+        return (self.shape[-1:],)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the input, one scale for each row, and on a CPU the normalised input."""
+        normed = 0 if at.device == "cuda" else prod(self.shape)
+        return Saved(inputs=(0,), extra=4 * (normed + prod(self.shape[:-1])))
+
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """One kernel on a GPU, several on a CPU."""
+        return "any" if at.device == "cuda" else "fp32"
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """It runs in fp32 and returns what it was given."""
+        return given[0]
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Backward, three tensors in fp32 stand beside what is kept; a narrow result is copied last."""
+        if at.device == "cuda":
+            return super().scratch(at, flow)
+        forward = flow.made + self.saved(at).extra + 2 * flow.copied
+        backward = 4 * (3 * prod(self.shape) - prod(self.shape[:-1])) + (flow.given if flow.copied else 0)
+        return Scratch(forward, backward, backward)
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over a sum of two."""
+        sums = isinstance(producer, Sum) and producer.terms == 2 and len(self.shape) == 1
+        return AddNorm(self.shape, shared) if sums else None
+
+
+@dataclass(frozen=True)
+class Project(Operation):
+    """One matrix product of the input [fan_in] into one or several outputs, each with a weight of its own.
+
+    Weights are [elements of the output, fan_in]. With several outputs the weights are joined once per
+    forward pass, and one product makes all outputs.
+    """
+
+    fan_in: int
+    outputs: tuple[Shape, ...]
+
+    joint = True
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
+        """One product either way; only joined weights need preparation."""
+        if len(self.outputs) == 1:
+            return (Kernel("linear", f"{_REFERENCE}:project", "one product of the input and the weight"),)
+        count = len(self.outputs)
+        return (
+            Kernel(
+                "linear_joined",
+                f"{_REFERENCE}:project_joined",
+                f"{count} projections of one input as one product; weights joined once per forward",
+                prepare=f"{_REFERENCE}:join",
+                prepared=1,
+                casts=count,
+            ),
+        )
+
+    @property
+    def width(self) -> int:
+        """Elements of all outputs together."""
+        return sum(prod(shape) for shape in self.outputs)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the outputs; the input may be split into heads, its elements count."""
+        if len(inputs) != 1 or prod(inputs[0]) != self.fan_in:
+            expect(self, inputs, (self.fan_in,))
+        return self.outputs
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [elements, fan_in] for each output."""
+        return tuple((prod(shape), self.fan_in) for shape in self.outputs)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the output shapes."""
+        return {"shape": self.outputs[0]} if len(self.outputs) == 1 else {"shapes": self.outputs}
+
+    def flops(self, at: At) -> float:
+        """Two per weight element."""
+        return 2 * self.fan_in * self.width
+
+    def saved(self, at: At) -> Saved:
+        """Keep the input."""
+        return Saved(inputs=(0,))
+
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """Autocast casts what a product reads."""
+        return "compute"
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Backward, the gradients of several outputs are joined first."""
+        product = at.compute_bytes * self.fan_in
+        joined = flow.made if len(self.outputs) > 1 else 0
+        return Scratch(flow.made + flow.copied, largest(product, joined), product)
+
+
+@dataclass(frozen=True)
+class Rotate(Operation):
+    """Rotary position embedding (Su et al., arXiv 2104.09864) over the sequence: (x, table) -> x."""
+
+    shape: Shape
+    fused: bool = field(default=False, kw_only=True)
+
+    kernels: ClassVar[tuple[Kernel, ...]] = (
+        Kernel(
+            "triton_rotate",
+            "blocks.primitives.fused:rotate",
+            "pairs turned by one kernel, read where they lie",
+            unfit,
+            form=as_fused,
+            check="blocks.primitives.check:check_rotary",
+        ),
+        Kernel(
+            "rotate", f"{_REFERENCE}:rotate", "pairs turned by each token's row of the table", form=as_plain
+        ),
+    )
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over the norm of each head."""
+        norms = type(self) is Rotate and type(producer) is Norm and not shared
+        return NormRotate(self.shape) if norms else None
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the input's shape."""
+        expect(self, inputs, self.shape, TABLE)
+        return (self.shape,)
+
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """One kernel, or complex numbers, which are pairs in fp32."""
+        return "any" if self.fused else "fp32"
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """It turns in fp32 and returns what it was given."""
+        return given[0]
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The product is in fp32; a narrow one is copied. One kernel has neither."""
+        if self.fused:
+            return super().scratch(at, flow)
+        product = 4 * prod(self.shape)
+        narrow = flow.made if flow.copied else 0
+        backward = product + flow.copied - narrow
+        return Scratch(product + flow.copied + narrow, backward, backward)
+
+
+@dataclass(frozen=True)
+class RotateStep(Rotate):
+    """The same over depth: every token is rotated by the angles of the current step."""
+
+    index: Affine = ORIGIN
+
+    kernels = (Kernel("rotate_step", f"{_REFERENCE}:rotate_step", "pairs turned by the step's angles"),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step's index."""
+        return {"index": self.index}
+
+
+@dataclass(frozen=True)
+class SequenceTable(Operation):
+    """The rotation of every position of the sequence; reads the token ids for their number."""
+
+    head_dim: int
+    base: float
+
+    kernels = (Kernel("sequence_table", f"{_REFERENCE}:sequence_table", "made once per forward, in fp32"),)
+    recomputable = False
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the table."""
+        return (TABLE,)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the size and base."""
+        return {"head_dim": self.head_dim, "base": self.base}
+
+    def table_bytes(self, at: At) -> float:
+        """One complex number for each token of a sequence and pair."""
+        return 4 * at.context * self.head_dim
+
+
+@dataclass(frozen=True)
+class StepTable(Operation):
+    """The angle by which one step rotates each pair; reads the token ids for their device."""
+
+    head_dim: int
+    base: float
+
+    kernels = (Kernel("step_table", f"{_REFERENCE}:step_table", "made once per forward, in fp32"),)
+    recomputable = False
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the table."""
+        return (TABLE,)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the size and base."""
+        return {"head_dim": self.head_dim, "base": self.base}
+
+
+@dataclass(frozen=True)
+class AddStepBias(Operation):
+    """Add the current step's row of a learned bias [steps, width]."""
+
+    width: int
+    steps: int
+    index: Affine
+
+    gradients = "passed"
+    kernels = (Kernel("add_step_bias", f"{_REFERENCE}:add_step_bias", "one row added to every token"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the input's shape."""
+        expect(self, inputs, (self.width,))
+        return ((self.width,),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return one row per step."""
+        return ((self.steps, self.width),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step's index."""
+        return {"index": self.index}
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """A sum with a weight has the wider of both precisions."""
+        return max(given[0], at.weight_bytes)
+
+
+@dataclass(frozen=True)
+class Sum(Operation):
+    """Add values of one shape: residuals, and the branches of a parallel mix."""
+
+    shape: Shape
+    terms: int = 2
+
+    gradients = "passed"
+    kernels = (Kernel("add", f"{_REFERENCE}:add", "elementwise"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the common shape."""
+        expect(self, inputs, *[self.shape] * self.terms)
+        return (self.shape,)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """A sum has the widest precision of its terms."""
+        return max(given)
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Of more than two terms, the sum so far stands beside the next."""
+        return Scratch((2 if self.terms > 2 else 1) * flow.made, flow.given, flow.given)

@@ -1,0 +1,1 @@
+"""How things are timed side by side, and the records of it."""

@@ -1,0 +1,94 @@
+"""What figures were measured on, and what it does at best, measured in the same run."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from composer.bench.measuring.clocks import Clock
+
+_CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "driver_version")
+
+
+class Rates(NamedTuple):
+    """What floors are computed from.
+
+    Attributes:
+        copy: bytes per second that a large copy reads and writes together.
+        product: FLOP/s of a large square product in the dtype of the benchmark.
+    """
+
+    copy: float
+    product: float
+
+    def floor(self, moved: float, flops: float = 0.0) -> float:
+        """Return the least seconds for bytes moved and FLOPs of products, whichever takes longer."""
+        return max(moved / self.copy, flops / self.product)
+
+
+def machine() -> dict[str, str | int]:
+    """Return the device, its threads, the versions that decide speed, and a GPU's clocks."""
+    cuda = torch.cuda.is_available()
+    found: dict[str, str | int] = {
+        "device": torch.cuda.get_device_name() if cuda else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        **_versions("attention-composer", "triton"),
+    }
+    if cuda:
+        found["cuda"] = str(torch.version.cuda)
+        found |= clocks()
+    return found
+
+
+def clocks() -> dict[str, str | int]:
+    """Return the clocks of the first GPU and its limit of power, as far as its driver tells."""
+    asked = f"--query-gpu={','.join(_CLOCKS)}"
+    try:
+        told = subprocess.run(
+            ["nvidia-smi", asked, "--format=csv,noheader", f"--id={torch.cuda.current_device()}"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {name: each.strip() for name, each in zip(_CLOCKS, told.strip().split(","), strict=False)}
+
+
+def rates(device: torch.device, dtype: torch.dtype, clock: Clock, small: bool) -> Rates:
+    """Measure how fast a large copy and a large product are; `small` on what others run on, too."""
+    rows, side = (1 << 24, 512) if small else (1 << 30, 8192)
+    source = torch.ones(rows // 4, device=device)
+    out = torch.empty_like(source)
+    copied = _best(partial(out.copy_, source), clock)
+    del source, out
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    made = torch.empty_like(a)
+    multiplied = _best(partial(torch.mm, a, b, out=made), clock)
+    return Rates(2 * rows / copied, 2 * side**3 / multiplied)
+
+
+def _best(run: Callable[[], object], clock: Clock) -> float:
+    for _ in range(3):
+        run()
+    return median(clock(run) for _ in range(10))
+
+
+def _versions(*packages: str) -> dict[str, str | int]:
+    found: dict[str, str | int] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,1 @@
+"""The same models written by hand in plain PyTorch."""

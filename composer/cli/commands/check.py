@@ -1,0 +1,74 @@
+"""`composer check`: is this spec, or space, valid, and within its caps?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from composer.cli.terminal.options import Set, SpecFile
+
+if TYPE_CHECKING:
+    from composer.language.schema.search import SearchConfig
+    from composer.language.schema.spec import Spec
+    from composer.settings.tree import Node
+
+
+def check(file: SpecFile, settings: Set = None) -> None:
+    """Check a spec or a space, and say in a line what it describes.
+
+    All faults of a file are reported at once, each with its place. A spec above one of its caps is
+    refused. Of a space every alternative is checked, one whole point, and what a search would refuse
+    before its first trial.
+    """
+    from composer.language.load import is_space, read_tree, resolve_spec
+
+    tree = read_tree(file, settings or ())
+    print(told_space(tree) if is_space(tree) else told(resolve_spec(tree)))
+
+
+def told(spec: Spec) -> str:
+    """Check the caps of a spec, and tell it in a line or two.
+
+    Raises:
+        SpecError: a cap is exceeded.
+    """
+    from composer.costs.base.units import count_text
+    from composer.costs.fitting.caps import check_caps, warnings
+    from composer.language.description.format_spec import stage_words
+    from composer.language.schema.identity import arch_hash
+
+    costs = check_caps(spec)
+    notes = "".join(f"\nnote: {told}" for told in warnings(spec, costs))
+    stages = "; then ".join(map(stage_words, spec.stages))
+    flops = costs.flops_per_token.forward
+    size = f"{count_text(costs.params)} parameters, {count_text(flops)} FLOPs per token"
+    return f"{spec.name} is valid: {stages}\n{size}, arch {arch_hash(spec)}{notes}"
+
+
+def told_space(tree: Node) -> str:
+    """Tell a space in a line or two."""
+    from composer.language.description.format_spec import stage_words
+    from composer.language.schema.identity import arch_hash
+    from composer.language.space import Space
+    from search.propose.requirements import check_search
+
+    space = Space(tree)
+    check_search(space)
+    point = space.example()
+    knobs = "1 knob" if len(space.knobs) == 1 else f"{len(space.knobs)} knobs"
+    goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in space.search.objectives)
+    return (
+        f"{space.name} is a valid space of {knobs}: {goals}, {_budget(space.search)}\n"
+        f"one of its points: {stage_words(point.spec.stages[0])}, arch {arch_hash(point.spec)}"
+    )
+
+
+def _budget(config: SearchConfig) -> str:
+    from composer.costs.base.units import count_text, duration
+
+    limits = [
+        f"{config.trials} trials" if config.trials else "",
+        f"{count_text(config.tokens)} tokens" if config.tokens else "",
+        f"{count_text(config.flops)} FLOPs" if config.flops else "",
+        duration(config.time_limit) if config.time_limit else "",
+    ]
+    return ", ".join(filter(None, limits))

@@ -1,0 +1,44 @@
+"""`composer compile`: the plan of a spec, and on request the code it is emitted as."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from composer.cli.terminal.options import KernelChoice, Set, SpecFile
+
+
+def compile(
+    file: SpecFile,
+    settings: Set = None,
+    code: Annotated[
+        bool, typer.Option("--code", help="Print the PyTorch code of every step as well.")
+    ] = False,
+    kernels: KernelChoice = "auto",
+    device: Annotated[
+        Literal["cpu", "cuda"],
+        typer.Option(help="What to plan for, in the spec's precision (auto on cuda: bf16-mixed)."),
+    ] = "cpu",
+) -> None:
+    """Print the plan: each operation with its shape per token, its weights, its kernel and why.
+
+    A value of shape 4x16 is a tensor [batch, sequence, 4, 16]. A model chooses its kernels again where it
+    runs; there a kernel whose self-test fails (`composer doctor`) is left out.
+    """
+    from composer import load
+    from composer.costs.counting.plan import plan, planned, target_on
+    from composer.costs.fitting.caps import check_caps
+
+    spec = load(file, settings or ())
+    check_caps(spec)
+    target = target_on(spec, device)
+    print(plan(spec, graph=planned(spec, target, kernels)), end="")
+    if code:
+        from composer.module.emission.stage import source
+        from composer.training.folder.build import build
+
+        model = build(spec, kernels)
+        model.choose(target)
+        for name, text in source(model):
+            print(f"\n# {name}\n{text}", end="")

@@ -1,0 +1,161 @@
+"""`composer cost`: parameters, FLOPs, memory and caches of a spec, before a step is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from composer.cli.terminal.options import Set, SpecFile
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from composer.costs.counting.checkpoint import CheckpointSize
+    from composer.costs.counting.count import Costs
+    from composer.costs.time.roofline import StepTime
+    from composer.language.schema.spec import Spec
+
+
+def cost(
+    file: SpecFile,
+    settings: Set = None,
+    json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False,
+    operations: Annotated[bool, typer.Option("--operations", help="One row for each operation.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where would the time of a training step go: on h100, h200, a100, cpu, ...?"),
+    ] = None,
+) -> None:
+    """Count what a spec costs, by block and in total, and hold it against its caps.
+
+    FLOPs are those of matrix products, causal attention counted as the pairs it really has.
+    """
+    from dataclasses import asdict
+
+    from composer import load
+    from composer.cli.terminal.console import console
+    from composer.costs.counting.checkpoint import checkpoint_size
+    from composer.costs.counting.count import count
+    from composer.costs.counting.plan import planned, planned_on
+    from composer.costs.time.devices import device as find
+    from composer.costs.time.roofline import step_time
+
+    spec = load(file, settings or ())
+    graph = planned(spec)
+    costs = count(spec, graph)
+    on = find(device) if device else None
+    time = step_time(spec, planned_on(spec, graph, on.kind), on) if on else None
+    if json:
+        from json import dumps
+
+        told = {**costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, graph))}
+        told |= {"step": time.to_dict()} if time else {}
+        print(dumps(told, indent=2))
+        return
+    out = console()
+    if time:
+        out.print(_by_time(spec, str(device), time))
+        return
+    out.print(_by_operation(costs) if operations else _by_block(spec, costs))
+    out.print(_totals(spec, costs, checkpoint_size(spec, graph)))
+
+
+def _by_block(spec: Spec, costs: Costs) -> Table:
+    from composer.costs.base.units import count_text
+
+    rows = (
+        (name, share.params, share.active_params, share.forward, share.backward)
+        for name, share in costs.by_block.items()
+    )
+    table = _table(f"{spec.name}, per token at {spec.model.context} tokens", ["block"])
+    for name, *numbers in rows:
+        table.add_row(name, *map(count_text, numbers))
+    table.add_section()
+    flops = costs.flops_per_token
+    total = (costs.params, costs.active_params, flops.forward, flops.backward)
+    table.add_row("total", *map(count_text, total), style="bold")
+    return table
+
+
+def _by_operation(costs: Costs) -> Table:
+    from composer.costs.base.units import count_text
+
+    table = _table(
+        "operations that hold weights or multiply matrices", ["place", "operation", "block", "runs"]
+    )
+    for row in costs.by_operation:
+        share = row.share
+        if share.params or share.forward:
+            numbers = (share.params, share.active_params, share.forward, share.backward)
+            where = (row.place, row.operation, row.block, str(row.executions))
+            table.add_row(*where, *map(count_text, numbers))
+    return table
+
+
+def _by_time(spec: Spec, name: str, time: StepTime) -> Table:
+    from composer.costs.base.units import count_text, seconds_text
+
+    title = f"{spec.name}, a training step of {count_text(time.tokens)} tokens on {name}, at least"
+    table = _table(title, ["place", "operation", "runs"], ["forward", "backward", "share", "bound by"])
+    whole = time.seconds
+    for row in sorted(time.rows, key=lambda row: -row.seconds):
+        if row.seconds >= whole / 200:
+            share = f"{100 * row.seconds / whole:.1f} %"
+            times = (seconds_text(row.forward), seconds_text(row.backward), share, row.bound)
+            table.add_row(row.place, row.operation, str(row.executions), *times)
+    share = f"{100 * time.optimizer / whole:.1f} %"
+    table.add_row("", "optimizer", "1", seconds_text(time.optimizer), "", share, "bytes")
+    table.add_section()
+    speed = f"{count_text(time.tokens / whole)} tokens/s"
+    share = f"{100 * time.bytes_share:.0f} %"
+    table.add_row("step", speed, "", seconds_text(whole), "", share, "bytes", style="bold")
+    return table
+
+
+_KINDS: tuple[tuple[Literal["hard", "soft"], str], ...] = (("hard", ""), ("soft", " soft"))
+_COSTS = ("params", "active", "FLOPs forward", "backward")
+
+
+def _table(title: str, names: list[str], numbers: Sequence[str] = _COSTS) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _totals(spec: Spec, costs: Costs, left: CheckpointSize) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    from composer.costs.base.units import amount, bytes_text, count_text
+    from composer.costs.fitting.caps import excesses
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("measure", "value", "cap", ""):
+        table.add_column(name, justify="right" if name in ("value", "cap") else "left")
+    hard, soft = ({excess.cap for excess in excesses(spec, costs, kind)} for kind in ("hard", "soft"))
+    for name in type(spec.caps).model_fields:
+        value = costs.measure(name)
+        if value is not None:
+            caps = [(limit, word) for kind, word in _KINDS if (limit := spec.caps.limit(name, kind))]
+            said = ", ".join(f"{amount(name, limit)}{word}" for limit, word in caps)
+            mark = "[red]over[/red]" if name in hard else "[yellow]over[/yellow]" if name in soft else ""
+            table.add_row(name, amount(name, value), said, mark or ("[green]fits[/green]" if said else ""))
+    table.add_row("weights file", bytes_text(left.weights_file), "", "safetensors")
+    table.add_row("checkpoint", bytes_text(left.resume_tensors), "", "weights, AdamW's state")
+    if costs.recompute_flops:
+        told = "per token, in the backward pass; see the plan"
+        table.add_row("FLOPs run again", count_text(costs.recompute_flops), "", told)
+    memory = costs.train_memory
+    table.add_section()
+    table.add_row("at the peak of memory:", "", "", memory.moment)
+    for term, size in memory.terms.items():
+        table.add_row(f"  {term}", bytes_text(size), "", f"of {count_text(memory.tokens)} tokens")
+    return table

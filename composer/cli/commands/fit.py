@@ -1,0 +1,48 @@
+"""`composer fit`: the nearest spec that fits its caps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from composer.cli.terminal.options import Set, SpecFile
+from composer.cli.terminal.result import Out
+
+if TYPE_CHECKING:
+    from composer.costs.counting.count import Costs
+    from composer.costs.fitting.fit import Fitted
+    from composer.language.schema.spec import Spec
+
+
+def fit(file: SpecFile, settings: Set = None, out: Out = None) -> None:
+    """Change a spec as little as possible until it fits its caps, and say what was changed.
+
+    The fewest numbers change, and those by the smallest ratios: widths, heads, experts, steps, the batch.
+    Accumulating over more micro-batches counts as hardly a change, since it alters nothing that is learned.
+    Hard caps count, soft ones do not. The spec is written out in full, `let` and `extends` worked out;
+    without `--out` it is printed below the report.
+    """
+    from composer.cli.terminal.result import hand_over
+    from composer.costs.counting.count import count
+    from composer.costs.fitting.fit import fit as nearest
+    from composer.language.load import load
+
+    spec = load(file, settings or ())
+    found = nearest(spec)
+    hand_over(found.spec, _report(spec, found, count(spec), count(found.spec)), out)
+
+
+def _report(spec: Spec, found: Fitted, before: Costs, after: Costs) -> list[str]:
+    from composer.cli.terminal.result import columns
+    from composer.costs.base.units import amount
+
+    if not found.moves:
+        return [f"{spec.name} fits its caps; nothing is changed"]
+    limits = spec.caps.limits().items()
+    rows = [
+        (cap, *(amount(cap, value or 0) for value in (before.measure(cap), after.measure(cap), limit)))
+        for cap, limit in limits
+    ]
+    return [
+        f"{spec.name} fits with {', '.join(map(str, found.moves))}",
+        *columns([("cap", "before", "after", "at most"), *rows]),
+    ]

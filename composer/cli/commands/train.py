@@ -1,0 +1,141 @@
+"""`composer train`: train a spec, or go on where it stopped."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from composer.cli.terminal.options import CompileChoice, KernelChoice, Set, SpecFile
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from composer.graph.passes.choose_kernels import Kernels
+    from composer.language.schema.spec import Spec
+    from composer.module.emission.code import TorchCompile
+    from composer.training.run import Result
+
+
+def train(
+    file: SpecFile,
+    settings: Set = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="The run folder, instead of `runs/<name>-<run hash>`."),
+    ] = None,
+    kernels: KernelChoice = "auto",
+    torch_compile: CompileChoice = "auto",
+) -> None:
+    """Train a spec. Given again after it was stopped or killed, it goes on from the last checkpoint.
+
+    The run folder keeps the resolved spec, its costs and plan, metrics.csv, the last and the best checkpoint,
+    and the best weights as safetensors. Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and stop at the end of the
+    optimizer step; a second one stops at once.
+    """
+    from composer import load
+    from composer.cli.terminal.console import console
+    from composer.training.folder.run_folder import default_folder
+
+    spec = load(file, settings or ())
+    folder = Path(out) if out else None
+    print(told(spec, folder), flush=True)
+    folder = folder or default_folder(spec)
+    spec = _with_kept_warmup(spec, folder)
+    try:
+        result = _trained(spec, folder, kernels, torch_compile)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if not result.trained:
+        print("this run is finished; what follows is its result")
+    table = console()
+    table.print(_result_table(result))
+    table.print(
+        f"score it:  composer eval {result.folder}\nin Python: composer.load_run({str(result.folder)!r})"
+    )
+
+
+def told(spec: Spec, folder: Path | None) -> str:
+    """Tell what is about to be trained, in a few lines.
+
+    Raises:
+        SpecError: the spec is over a cap, or has no `train` section.
+    """
+    from composer.costs.base.units import count_text
+    from composer.costs.fitting.caps import check_caps
+    from composer.settings.errors import SpecError
+    from composer.training.folder.run_folder import default_folder, shorter_run
+
+    plan, costs = spec.train, check_caps(spec)
+    if plan is None:
+        raise SpecError([spec.fault((), "a `train` section to train by", "none")])
+    total = plan.steps * plan.tokens_per_step
+    shorter = shorter_run(spec) if folder is None else None
+    return (
+        f"{spec.name}: {count_text(costs.params)} parameters, "
+        f"{count_text(costs.flops_per_token.forward)} FLOPs per token forward\n"
+        f"{plan.data.task}: {count_text(total)} tokens in {plan.steps:,} steps of {plan.tokens_per_step:,}\n"
+        f"folder: {folder or default_folder(spec)}"
+        + (
+            f"\n{shorter} holds the same run with fewer tokens; --out {shorter} goes on with it"
+            if shorter
+            else ""
+        )
+    )
+
+
+def _with_kept_warmup(spec: Spec, folder: Path) -> Spec:
+    """Keep the warmup that the run in `folder` had, and print so where that changes the schedule."""
+    from composer.module.optimizer import warmup_steps
+    from composer.training.warmup import keep_warmup, schedule_text
+
+    kept = keep_warmup(folder, spec)
+    if kept.train is not None and kept is not spec:
+        steps, schedule = warmup_steps(kept.train), schedule_text(kept.train.schedule)
+        print(
+            f"warmup stays at {steps:,} optimizer step{'' if steps == 1 else 's'}, as trained: "
+            f"train.schedule is {schedule}",
+            flush=True,
+        )
+    return kept
+
+
+def _trained(spec: Spec, folder: Path, kernels: Kernels, torch_compile: TorchCompile) -> Result:
+    from composer.cli.terminal.progress import shown
+    from composer.training.run import run_training
+
+    with shown() as report:
+        return run_training(spec, folder, kernels=kernels, torch_compile=torch_compile, report=report)
+
+
+def score_table(title: str, rows: dict[str, dict[str, float]]) -> Group:
+    """Return a title and a table of scores, one row for each name."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
+    for name in names:
+        table.add_column(name.removeprefix("accuracy_"), justify="right")
+    for row, scores in rows.items():
+        table.add_row(row, *(f"{scores[name]:.4f}" if name in scores else "" for name in names))
+    # a table folds a title of its own to its width
+    return Group(Text(title, "bold", no_wrap=True, overflow="ignore"), table)
+
+
+def sequences_text(*counts: int) -> str:
+    """Say how many sequences were scored: `1 sequence`, `171 sequences`, `171 or 85 sequences`."""
+    told = " or ".join(f"{count:,}" for count in counts)
+    return f"{told} sequence{'' if counts == (1,) else 's'}"
+
+
+def _result_table(result: Result) -> Group:
+    title = f"held-out scores on {sequences_text(result.sequences)} after {result.tokens:,} tokens"
+    title += "" if result.finished else ", not finished"
+    return score_table(title, {"last": result.metrics, "best": result.best})

@@ -1,0 +1,1 @@
+"""What commands share: options, output, progress, files, errors on the terminal."""

@@ -1,0 +1,81 @@
+"""What several commands take: the file first, `--set`, `--bound`, kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from composer.language.schema.shape_bounds import ShapeBounds
+
+SpecFile: TypeAlias = Annotated[
+    str, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)
+]
+"""The path of a spec."""
+
+Set: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Set one value, such as model.width=128 or stages.0.recur=4. May be repeated.",
+        show_default=False,
+    ),
+]
+"""Values laid over the file, one an option."""
+
+Bound: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bound",
+        metavar="BOUND=VALUE",
+        help="Replace one bound of shape, such as width_factor=2 or hidden_ratio=[1,16]; docs/costs.md has "
+        "all of them with their defaults. May be repeated.",
+        show_default=False,
+    ),
+]
+"""Bounds of shape that are not the defaults, one an option."""
+
+
+def read_bounds(settings: Sequence[str]) -> ShapeBounds:
+    """Return the default bounds of shape with some replaced.
+
+    Raises:
+        SpecError: an unknown bound, or a value that it cannot have.
+    """
+    from dataclasses import replace
+
+    from composer.language.load import overridden
+    from composer.language.schema.shape_bounds import ShapeBounds
+    from composer.language.validation.validate import build
+    from composer.settings.errors import SpecError
+    from composer.settings.tree import Node, Place
+
+    try:
+        found = build(ShapeBounds, overridden(Node({}, Place("--bound")), settings))
+        if isinstance(found, ShapeBounds):
+            return found
+        raise SpecError(found)
+    except SpecError as error:
+        named = (replace(each, file=each.file.replace("--set", "--bound", 1)) for each in error.faults)
+        raise SpecError(list(named)) from None
+
+
+KernelChoice: TypeAlias = Annotated[
+    Literal["auto", "reference", "fused"],
+    typer.Option(
+        help="The best kernel that fits, plain PyTorch only, or an error where a fused kernel does not fit."
+    ),
+]
+"""Which kernels may run."""
+
+CompileChoice: TypeAlias = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        "--torch-compile",
+        help="Whether torch compiles what lies between kernels of our own: auto does on a GPU, in long runs.",
+    ),
+]
+"""Whether torch.compile is used."""

@@ -1,0 +1,1 @@
+"""What all cost estimates share: units, bytes per element, a budget of work."""

@@ -1,0 +1,1 @@
+"""Counting what a spec costs over its graph."""

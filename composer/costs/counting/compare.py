@@ -1,0 +1,64 @@
+"""What two specs cost, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from composer.costs.counting.count import Costs
+from composer.language.schema.search import COSTS
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number of two specs; None where a spec has no such number.
+
+    Attributes:
+        term: whether it is a part of the measure above it.
+    """
+
+    name: str
+    before: float | None
+    after: float | None
+    term: bool = False
+
+    @property
+    def percent(self) -> float | None:
+        """The change in percent of what was before; None where there is nothing to compare with."""
+        if self.before is None or self.after is None:
+            return None
+        if self.before == self.after:
+            return 0.0
+        return 100 * (self.after / self.before - 1) if self.before else None
+
+
+def measures(a: Costs, b: Costs) -> list[Change]:
+    """Return every measure that a spec of them has, FLOPs by pass and memory by term below theirs."""
+    return list(_measures(a, b))
+
+
+def _measures(a: Costs, b: Costs) -> Iterator[Change]:
+    for name in COSTS:
+        before, after = a.measure(name), b.measure(name)
+        if before is None and after is None:
+            continue
+        yield Change(name, before, after)
+        if name == "flops_per_token":
+            yield Change("backward", a.flops_per_token.backward, b.flops_per_token.backward, term=True)
+        if name == "train_memory":
+            here, there = a.train_memory.terms, b.train_memory.terms
+            for term in dict.fromkeys((*here, *there)):
+                yield Change(term, here.get(term), there.get(term), term=True)
+
+
+def by_block(a: Costs, b: Costs, names: Mapping[str, str]) -> dict[str, list[Change]]:
+    """Return the shares of blocks that both have; `names` maps those of `a` to those of `b`."""
+    pairs = {name: names.get(name, name) for name in a.by_block}
+    return {
+        one: [
+            Change(key, getattr(a.by_block[one], key), getattr(b.by_block[two], key))
+            for key in ("params", "active_params", "forward", "backward")
+        ]
+        for one, two in pairs.items()
+        if two in b.by_block and (one in names or one not in names.values())
+    }

@@ -1,0 +1,234 @@
+"""Count parameters, FLOPs, memory and caches over a spec's graph.
+
+Conventions: causal attention over T tokens is T (T + 1) / 2 pairs, windows clipped; a product of [m, k] and
+[k, n] is 2 m k n FLOPs; the backward pass has two products for each product forward and none into the
+embedding's lookup; elementwise work counts 0. FLOPs per token are stated at `model.context`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.numbers import largest
+from blocks.ir.operation import At, Operation
+from blocks.ir.slots import Slots
+from blocks.ir.walk import Place, graphs, operations
+from blocks.primitives.operations import Project
+from composer.costs.base.precision import precision
+from composer.costs.counting.plan import planned, planned_on, trained_flops
+from composer.costs.memory.peak import Memory, train_memory, trained_length
+from composer.costs.memory.recompute import recompute_flops
+from composer.costs.time.devices import UnknownDevice, device
+from composer.costs.time.roofline import step_time
+from composer.graph.passes.mark_recompute import recomputed
+from composer.language.schema.spec import Spec
+from composer.settings.errors import SpecError
+
+MODEL = "model"
+"""What belongs to no block: embedding, norms, residuals, head and loss."""
+
+
+@dataclass
+class Share:
+    """What one block or operation costs: parameters, and FLOPs per token."""
+
+    params: int = 0
+    active_params: int = 0
+    forward: float = 0
+    backward: float = 0
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of matrix products."""
+
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation of the graph: where it stands, how often it runs, what it costs in all."""
+
+    place: str
+    operation: str
+    block: str
+    executions: int
+    share: Share
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a spec costs.
+
+    Attributes:
+        flops_per_token: forward and backward, at `model.context`.
+        train_flops: forward and backward over `train.tokens`; None without a `train` section.
+        recomputed: the operations that run again in the backward pass, by their places.
+        recompute_flops: per token at the length that is trained, of operations that run again in the backward
+            pass to keep to the cap on memory; no part of the other FLOPs.
+        train_memory: bytes at the peak of a training step on one micro-batch.
+        cache_bytes_per_token: keys and values that generation keeps for each token of the sequence.
+        depth_cache_bytes: depth slots of one token, alive only while its steps run.
+        step_time: estimated seconds of an optimizer step on the device of that cap; None without the cap.
+        by_block: shares by block name; `model` is what belongs to no block.
+        by_operation: the same, operation by operation.
+    """
+
+    params: int
+    active_params: int
+    flops_per_token: Flops
+    train_flops: int | None
+    recomputed: list[str]
+    recompute_flops: int
+    train_memory: Memory
+    cache_bytes_per_token: int
+    depth_cache_bytes: int
+    step_time: float | None
+    by_block: dict[str, Share]
+    by_operation: list[Row]
+
+    def measure(self, name: str) -> float | None:
+        """Return the number a cap or an objective of that name is about (FLOPs per token: forward)."""
+        if name == "flops_per_token":
+            return self.flops_per_token.forward
+        if name == "train_memory":
+            return self.train_memory.total
+        value: float | None = getattr(self, name)
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Memory):
+        return value.to_dict()
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return asdict(value) if isinstance(value, Flops | Row | Share) else value
+
+
+def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) -> Costs:
+    """Count a spec, on its graph where the caller has it already, else as it is planned.
+
+    `full_mask` counts attention as T * T pairs, as FLOP counters do that see no mask.
+    """
+    graph = graph or planned(spec)
+    size = precision(spec)
+    rows = list(_rows(graph, spec.model.context, full_mask))
+    blocks: dict[str, Share] = defaultdict(Share)
+    for row in rows:
+        _add(blocks[row.block or MODEL], row.share)
+    total = Share()
+    for share in blocks.values():
+        _add(total, share)
+    forward, backward = round(total.forward), round(total.backward)
+    sequence, depth = _caches(graph, size.compute)
+    return Costs(
+        params=total.params,
+        active_params=total.active_params,
+        flops_per_token=Flops(forward, backward),
+        train_flops=_train_flops(spec, graph),
+        recomputed=[*recomputed(graph)],
+        recompute_flops=round(recompute_flops(graph, trained_length(spec), size)),
+        train_memory=train_memory(spec, graph),
+        cache_bytes_per_token=sequence,
+        depth_cache_bytes=depth,
+        step_time=_step_time(spec, graph),
+        by_block=dict(blocks),
+        by_operation=rows,
+    )
+
+
+def _train_flops(spec: Spec, graph: Graph) -> int | None:
+    """Return forward and backward FLOPs over all steps, at the length that is trained."""
+    if spec.train is None:
+        return None
+    per_token = trained_flops(graph, spec.train.length)
+    return round(per_token * spec.train.steps * spec.train.tokens_per_step)
+
+
+def _step_time(spec: Spec, graph: Graph) -> float | None:
+    cap = spec.caps.step_time
+    if cap is None:
+        return None
+    try:
+        on = device(cap.device)
+    except UnknownDevice as error:
+        raise SpecError([spec.fault(("caps", "step_time", "device"), error.expected, error.got)]) from None
+    return step_time(spec, planned_on(spec, graph, on.kind), on).seconds
+
+
+def _add(total: Share, part: Share) -> None:
+    total.params += part.params
+    total.active_params += part.active_params
+    total.forward += part.forward
+    total.backward += part.backward
+
+
+def _rows(graph: Graph, context: int, full_mask: bool = False) -> Iterator[Row]:
+    seen: set[tuple[int, str]] = set()
+    for body, place in graphs(graph):
+        at = At(context, place.trips, full_mask=full_mask)
+        path = ".".join(node for node, _ in place.loops)
+        for node, operation, data in operations(body):
+            if isinstance(operation, Loop):
+                continue
+            for block, share in _shares(body, operation, data, at, place, seen):
+                name = f"{path}.{node}" if path else node
+                yield Row(name, operation.describe(), block, place.executions, share)
+
+
+def _shares(
+    body: Graph, operation: Operation, data: dict[str, Any], at: At, place: Place, seen: set[tuple[int, str]]
+) -> Iterator[tuple[str, Share]]:
+    """Yield each block's share of one operation; merged projections belong to several blocks."""
+    forward = operation.flops(at) * place.executions
+    backward = operation.backward_flops(at) * place.executions
+    blocks = data["blocks"]
+    shares = {block: Share() for block in blocks}
+    parts = [1.0]
+    if isinstance(operation, Project):
+        parts = [prod(shape) / operation.width for shape in operation.outputs]
+    for block, part in zip(blocks, parts, strict=True):
+        shares[block].forward += forward * part
+        shares[block].backward += backward * part
+    for name in data["weights"]:
+        weight = body.graph["weights"][name]
+        # a tied weight is counted where it is used first
+        if weight.trained and (id(body), name) not in seen:
+            seen.add((id(body), name))
+            size = weight.size * place.copies
+            shares[weight.block].params += size
+            shares[weight.block].active_params += size * weight.active[0] // weight.active[1]
+    yield from shares.items()
+
+
+def _caches(graph: Graph, compute: int) -> tuple[int, int]:
+    """Return bytes per token of the sequence cache, and of the depth slots that are alive at once."""
+    sequence = sum(
+        operation.sequence_cache() * place.executions
+        for body, place in graphs(graph)
+        for _, operation, _ in operations(body)
+    )
+    return compute * sequence, compute * _alive(graph)
+
+
+def _alive(graph: Graph) -> int:
+    """Return the elements per token of slots that are alive at once: a stage's own and those inside it."""
+    most = 0
+    for _, operation, data in operations(graph):
+        if isinstance(operation, Loop):
+            held = (graph.nodes[value.node]["op"] for value in data["inputs"] if not value.output)
+            own = sum(slots.elements() for slots in held if isinstance(slots, Slots))
+            most = largest(most, own + _alive(operation.body))
+    return most

@@ -1,0 +1,101 @@
+"""The plan of a spec: its compiled graph, with what is recomputed so that it keeps to its cap on memory."""
+
+from __future__ import annotations
+
+from blocks.ir.graph import Graph
+from blocks.ir.numbers import total
+from blocks.ir.operation import At, Target
+from blocks.ir.walk import graphs, operations
+from composer.costs.base.precision import precision
+from composer.costs.base.units import bytes_text, count_text
+from composer.costs.memory.peak import train_memory, trained_length
+from composer.costs.memory.recompute import STOPPED, choose, recompute_flops
+from composer.graph.compile import compile_graph
+from composer.graph.lowering.build import micro_batch_tokens
+from composer.graph.passes.choose_kernels import Kernels
+from composer.graph.passes.mark_recompute import mark_recompute, recomputed
+from composer.graph.passes.plan import plan_text
+from composer.language.schema.spec import Spec
+
+
+def planned(spec: Spec, target: Target | None = None, kernels: Kernels = "auto") -> Graph:
+    """Compile the spec's graph; mark what is recomputed where it would be over its cap on memory.
+
+    Without `caps.train_memory` nothing is. Of a soft and a hard limit the soft one counts; where recomputing
+    cannot keep to it, all that lowers the peak is marked. What is recomputed does not depend on the target.
+
+    Raises:
+        SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
+    """
+    # a fused kernel is no reason to recompute less: a model may be moved, and its marks stay
+    plain: Kernels = "reference" if kernels == "reference" else "auto"
+    graph = compile_graph(spec, kernels=plain)
+    limit = spec.caps.limit("train_memory", "soft") or spec.caps.limit("train_memory")
+    graph = graph if limit is None else _capped(spec, graph, limit)
+    if target is None and kernels == plain:
+        return graph
+    made = compile_graph(spec, target, kernels, [*recomputed(graph)])
+    made.graph.update({key: value for key, value in graph.graph.items() if key == STOPPED})
+    return made
+
+
+def planned_on(spec: Spec, graph: Graph, device: str) -> Graph:
+    """Return what a spec's planned graph is on a device, cpu or cuda."""
+    return compile_graph(spec, target_on(spec, device), recompute=[*recomputed(graph)])
+
+
+def target_on(spec: Spec, device: str) -> Target:
+    """Return what a spec is planned for on a device, cpu or cuda; precision "auto" is bf16-mixed on cuda."""
+    said = spec.train.precision if spec.train else "auto"
+    mixed = said == "bf16-mixed" or (said == "auto" and device == "cuda")
+    return Target(device, "bfloat16" if mixed else "float32")
+
+
+def _capped(spec: Spec, graph: Graph, limit: float) -> Graph:
+    return choose(
+        graph,
+        limit,
+        lambda marked: train_memory(spec, marked).total,
+        micro_batch_tokens(spec),
+        trained_length(spec),
+        precision(spec),
+    )
+
+
+def trained_flops(graph: Graph, length: int) -> float:
+    """Return the FLOPs per token, forward and backward, on sequences of `length`; none that run again."""
+    found = 0.0
+    for body, place in graphs(graph):
+        at = At(length, place.trips)
+        each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
+        found = found + place.executions * total(each)
+    return found
+
+
+def plan(spec: Spec, kernels: Kernels = "auto", graph: Graph | None = None) -> str:
+    """Return the plan of a spec as plain text: one operation a line, then what is recomputed.
+
+    `graph` is its planned graph, where the caller has it already.
+    """
+    graph = graph or planned(spec, kernels=kernels)
+    return plan_text(graph) + "".join(f"{line}\n" for line in _told(spec, graph))
+
+
+def _told(spec: Spec, graph: Graph) -> list[str]:
+    again = [*recomputed(graph)]
+    if not again:
+        return []
+    length = trained_length(spec)
+    kept, peak = (train_memory(spec, each) for each in (mark_recompute(graph, ()), graph))
+    flops = recompute_flops(graph, length, precision(spec))
+    share = 100 * flops / trained_flops(graph, length)
+    stopped = graph.graph.get(STOPPED, 0)
+    note = f"the choice stopped after {count_text(stopped)} operations costed: fewer may suffice"
+    return [
+        "",
+        f"recomputed in the backward pass: {', '.join(again)}",
+        f"frees {bytes_text(kept.total - peak.total)}: training takes {bytes_text(peak.total)}, not "
+        f"{bytes_text(kept.total)}, on a micro-batch of {count_text(peak.tokens)} tokens",
+        f"costs {count_text(flops)} FLOPs per token, {share:.3g} % of those of training",
+        *([note] if stopped else []),
+    ]

@@ -1,0 +1,1 @@
+"""Caps, and the nearest spec that fits them."""

@@ -1,0 +1,109 @@
+"""Caps: what a spec may cost at most, checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from composer.costs.base.budget import Budget
+from composer.costs.base.units import amount, count_text
+from composer.costs.counting.count import Costs, count
+from composer.language.schema.caps import Caps, Kind
+from composer.language.schema.spec import Spec
+from composer.settings.errors import Fault, SpecError
+
+
+@dataclass(frozen=True)
+class Excess:
+    """One cap that a spec is over: its hard limit, or only its soft one.
+
+    Attributes:
+        heaviest: the term that weighs most, and its size.
+    """
+
+    cap: str
+    limit: float
+    value: float
+    heaviest: tuple[str, float]
+
+    def __str__(self) -> str:
+        term, size = self.heaviest
+        ratio = self.value / self.limit
+        far = f"{100 * (ratio - 1):.3g} % over" if ratio < 3 else f"{ratio:.3g} times the cap"
+        # the plan recomputes what it can before a spec is over this one
+        tried = " though all that helps is recomputed" if self.cap == "train_memory" else ""
+        over = f"{amount(self.cap, self.value)}, {far}{tried}"
+        share = f"{100 * size / self.value:.0f} %" if self.value else "0 %"
+        return f"{over}; heaviest: {term} with {amount(self.cap, size)} ({share})"
+
+
+def excesses(spec: Spec, costs: Costs, kind: Kind = "hard") -> list[Excess]:
+    """Return every cap whose hard, or soft, limit the spec is over, in the order caps are declared."""
+    return list(_excesses(spec.caps, costs, kind))
+
+
+def warnings(spec: Spec, costs: Costs) -> list[str]:
+    """Return in words every soft limit that the spec is over."""
+    return [
+        f"caps.{each.cap}: the soft limit is {amount(each.cap, each.limit)}, this is {each}"
+        for each in excesses(spec, costs, "soft")
+    ]
+
+
+def check_caps(spec: Spec, costs: Costs | None = None) -> Costs:
+    """Return the spec's costs.
+
+    Raises:
+        SpecError: it is over a cap (says which, by how much, and what weighs most), or caps train_flops
+            without a `train` section.
+    """
+    costs = costs or count(spec)
+    faults = list(_faults(spec, excesses(spec, costs)))
+    if spec.caps.train_flops is not None and costs.train_flops is None:
+        faults.append(spec.fault(("caps", "train_flops"), "a `train` section that says the tokens", "none"))
+    if faults:
+        raise SpecError(faults)
+    return costs
+
+
+def _excesses(caps: Caps, costs: Costs, kind: Kind) -> Iterator[Excess]:
+    for cap, limit in caps.limits(kind).items():
+        value = costs.measure(cap)
+        if value is not None and value > limit:
+            yield Excess(cap, limit, value, _heaviest(cap, costs))
+
+
+def _heaviest(cap: str, costs: Costs) -> tuple[str, float]:
+    if cap == "train_memory":
+        return max(costs.train_memory.terms.items(), key=lambda term: term[1])
+    if cap in ("params", "active_params"):
+        sizes = {name: getattr(share, cap) for name, share in costs.by_block.items()}
+    elif cap == "train_flops":
+        sizes = {name: share.forward + share.backward for name, share in costs.by_block.items()}
+        scale = (costs.train_flops or 0) / sum(sizes.values())
+        sizes = {name: size * scale for name, size in sizes.items()}
+    elif cap == "flops_per_token":
+        sizes = {name: share.forward for name, share in costs.by_block.items()}
+    else:
+        term = "the step" if cap == "step_time" else "keys and values"
+        sizes = {term: costs.measure(cap) or 0}
+    name, size = max(sizes.items(), key=lambda item: item[1])
+    return name, size if cap == "step_time" else round(size)
+
+
+def _faults(spec: Spec, over: list[Excess]) -> Iterator[Fault]:
+    """Make a fault of each excess, with the knobs that would mend it."""
+    if not over:
+        return
+    from composer.costs.fitting.fit import SUGGESTING, suggestions
+
+    budget = Budget(SUGGESTING)
+    tries = suggestions(spec, [excess.cap for excess in over], budget)
+    for excess in over:
+        found = ", ".join(map(str, tries.get(excess.cap, ())))
+        expected = f"at most {amount(excess.cap, excess.limit)}"
+        hint = f"try: {found}" if found else "no single knob brings it below"
+        if budget.spent:
+            stopped = f"stopped after {count_text(budget.total)} operations costed"
+            hint = f"{hint}; {stopped}" if found else f"no single knob found that brings it below, {stopped}"
+        yield spec.fault(("caps", excess.cap), expected, str(excess), hint)

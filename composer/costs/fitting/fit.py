@@ -1,0 +1,324 @@
+"""The nearest spec that fits its caps: which single knobs would do, and the least change that does."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from math import inf, isqrt, log
+
+from blocks.ir.graph import Graph
+from composer.costs.base.budget import Budget, OutOfBudget
+from composer.costs.base.budget import size as operations_of
+from composer.costs.base.units import amount, count_text
+from composer.costs.counting.count import count
+from composer.costs.counting.plan import planned
+from composer.costs.fitting.tunables import Knob, Knobs, Tree
+from composer.costs.tracing.traced_cost import Coster
+from composer.graph.compile import compile_graph
+from composer.graph.passes.mark_recompute import mark_recompute, recomputed
+from composer.language.load import resolve_spec
+from composer.language.schema.spec import Spec
+from composer.settings.errors import Fault, SpecError
+from composer.settings.tree import Place, planted
+
+Measures = Callable[[Tree], Mapping[str, float]]
+"""What gives a tree's costs by measure; SpecError where it is no valid spec."""
+
+_MOST_KNOBS = 3
+"""Sets of up to this many knobs are all tried; then only all knobs together."""
+_HALVINGS = 10
+SUGGESTING = 8_000
+"""Operations costed at most while `check` looks for knobs that help; shipped specs take up to 2,600."""
+_FITTING = 100_000
+"""The same for `fit`, shipped specs take up to 10,000."""
+# what defaults of other sizes follow
+_SHAPING = ("model.width",)
+_TRIES = 8
+_TRIES_FAR = 200
+_LARGEST_DIVISOR = 1000
+# accumulating changes nothing that is learned; the size of a batch and the length of a run change no model
+_WEIGHT = {"train.accumulate": 0.05, "train.batch_tokens": 2.0, "train.tokens": 2.0}
+
+
+@dataclass(frozen=True)
+class Move:
+    """One knob with another value."""
+
+    label: str
+    old: int
+    new: int
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.old} -> {self.new}"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A spec that fits its caps, and what was changed for it."""
+
+    spec: Spec
+    moves: tuple[Move, ...]
+
+
+class Fitting:
+    """A spec's knobs against its hard caps; costing a candidate takes from the budget."""
+
+    def __init__(self, spec: Spec, budget: Budget, measures: Measures | None = None) -> None:
+        self.spec = spec
+        self.limits = spec.caps.limits()
+        self.knobs = Knobs(spec)
+        self.budget = budget
+        graph = planned(spec)
+        self._size = operations_of(graph)
+        self._measures = measures or measured_by(spec, graph)
+        self._known: dict[tuple[tuple[str, int], ...], Mapping[str, float] | None] = {}
+
+    def costs(self, values: Mapping[str, int]) -> Mapping[str, float] | None:
+        """Return the costs with other values of some knobs; None where they make no valid spec."""
+        if not any(path in _SHAPING or path.startswith("let.") or path.endswith(".heads") for path in values):
+            # defaults written out cost the same, and one structure is costed faster than many
+            values = {**self.knobs.unset, **values}
+        key = tuple(sorted(values.items()))
+        if key not in self._known:
+            self.budget.spend(self._size)
+            try:
+                self._known[key] = self._measures(self.knobs.tree(values))
+            except SpecError:
+                self._known[key] = None
+        return self._known[key]
+
+    def over(self, values: Mapping[str, int]) -> list[str]:
+        """Return the caps exceeded with these values, which make a valid spec."""
+        costs = self.costs(values)
+        assert costs is not None
+        return [cap for cap, limit in self.limits.items() if costs.get(cap, 0) > limit]
+
+    def helps(self, knob: Knob) -> bool:
+        """Whether moving a knob all its way lowers a cost that is above its cap."""
+        here, far = self.costs({}), self._far(knob, cheaper(self.spec, knob))
+        there = None if far is None else self.costs({knob.path: cheaper(self.spec, knob)[far]})
+        if here is None or there is None:
+            return False
+        return any(there.get(cap, inf) < here[cap] for cap in self.over({}))
+
+    def fits(self, values: Mapping[str, int]) -> bool:
+        """Whether these values make a valid spec within all caps."""
+        return self.costs(values) is not None and not self.over(values)
+
+    def _far(self, knob: Knob, choices: Sequence[int]) -> int | None:
+        """Return the place of the farthest valid value."""
+        places = islice(reversed(range(len(choices))), _TRIES_FAR)
+        return next((i for i in places if self.costs({knob.path: choices[i]}) is not None), None)
+
+    def nearest(self, knob: Knob, caps: Sequence[str]) -> int | None:
+        """Return the value of a knob nearest to the present one at which none of `caps` is exceeded.
+
+        Costs are taken to fall along the way, so that halving finds it; the value itself is costed.
+        """
+        choices = cheaper(self.spec, knob)
+
+        def fits(i: int) -> bool | None:
+            values = {knob.path: choices[i]}
+            return None if self.costs(values) is None else not set(caps) & set(self.over(values))
+
+        far = self._far(knob, choices)
+        if far is None or not fits(far):
+            return None
+        near = -1
+        while far - near > 1:
+            middle = (near + far) // 2
+            around = _outward(middle, near + 1, far)
+            found = next((i for i in around if fits(i) is not None), None)
+            if found is None:
+                break
+            near, far = (near, found) if fits(found) else (found, far)
+        return choices[far]
+
+
+def _outward(middle: int, start: int, stop: int) -> Iterator[int]:
+    """Yield the numbers from `start` to below `stop`, those nearest to one of them first, some hundreds."""
+    yield middle
+    for far in range(1, _TRIES_FAR):
+        yield from (i for i in (middle - far, middle + far) if start <= i < stop)
+
+
+def measured_by(spec: Spec, graph: Graph) -> Measures:
+    """Return what costs the trees of a spec, with what is recomputed in its planned graph.
+
+    Other sizes of the spec recompute what it does itself. That may not be the cheapest choice for them, but
+    choosing takes longer than all else.
+    """
+    caps = spec.caps.limits()
+    marks = list(recomputed(graph))
+    return Coster(caps, lambda other: count(other, mark_recompute(compile_graph(other), marks)))
+
+
+def made(tree: Tree) -> Spec:
+    """Return the spec of a plain tree."""
+    return resolve_spec(planted(tree, Place(str(tree["name"]))))
+
+
+def cheaper(spec: Spec, knob: Knob) -> Sequence[int]:
+    """Return the values of a knob that could cost less, from the nearest on."""
+    if knob.path == "train.accumulate":
+        assert spec.train is not None
+        return [n for n in divisors(spec.train.batch_sequences) if n > knob.value]
+    return range((knob.value - 1) // knob.grain * knob.grain, 0, -knob.grain)
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number, of a large one those up to a thousand and their counterparts."""
+    small = [n for n in range(1, min(isqrt(number), _LARGEST_DIVISOR) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+def suggestions(spec: Spec, over: Sequence[str], budget: Budget | None = None) -> dict[str, list[Move]]:
+    """Return for each cap of `over` the knobs that alone could mend it, each at the nearest value that does.
+
+    A value that fits all caps is preferred to one that fits this cap alone. Nearest ones come first. For
+    memory it is the nearest that fits with what the spec itself recomputes; another choice may do with less.
+    Once the budget is spent, those found so far are all.
+    """
+    fitting = Fitting(spec, budget or Budget(SUGGESTING))
+    found: dict[str, list[Move]] = {}
+    try:
+        if fitting.costs({}) is None:
+            return {}
+        for cap in (cap for cap in over if cap in fitting.over({})):
+            moves = found[cap] = []
+            for knob in fitting.knobs.all:
+                value = fitting.nearest(knob, list(fitting.limits)) or fitting.nearest(knob, [cap])
+                moves += [] if value is None else [_move(knob, value)]
+    except OutOfBudget:
+        pass
+    return {cap: sorted(moves, key=_distance) for cap, moves in found.items()}
+
+
+def fit(spec: Spec) -> Fitted:
+    """Return the nearest spec that fits its caps: the fewest knobs changed, and those the least.
+
+    Raises:
+        SpecError: no values of its knobs fit; says which cap cannot be met and the best that was reached. Or
+            none was found before the budget of work was spent, which says so.
+    """
+    budget = Budget(_FITTING)
+    try:
+        fitting = Fitting(spec, budget)
+        if not fitting.over({}):
+            return Fitted(spec, ())
+        fitted = _fitted(fitting)
+        if Fitting(fitted.spec, budget).over({}):
+            # what is recomputed was foreseen wrongly: choose it anew for every trial, which is slow
+            return _fitted(Fitting(spec, budget, Coster(spec.caps.limits())))
+        return fitted
+    except OutOfBudget:
+        expected = f"sizes that fit, found within {count_text(budget.total)} operations costed"
+        hint = "start nearer to the caps, or with fewer blocks and stages"
+        raise SpecError([spec.fault(("caps",), expected, "none so far", hint)]) from None
+
+
+def _fitted(fitting: Fitting) -> Fitted:
+    moves = _least(fitting)
+    if moves is None:
+        raise SpecError(_unreachable(fitting))
+    tree = fitting.knobs.tree({move.path: move.new for move in moves})
+    return Fitted(made({**tree, "name": f"{fitting.spec.name[:95]}-fit"}), tuple(moves))
+
+
+def _least(fitting: Fitting) -> list[Move] | None:
+    knobs = [knob for knob in fitting.knobs.all if fitting.helps(knob)]
+    for size in range(1, min(_MOST_KNOBS, len(knobs)) + 1):
+        if best := _best(fitting, combinations(knobs, size)):
+            return best
+    return _best(fitting, [knobs])
+
+
+def _best(fitting: Fitting, sets: Iterable[Sequence[Knob]]) -> list[Move] | None:
+    found = [moves for knobs in sets if (moves := _shrunk(fitting, knobs))]
+    return min(found, key=lambda moves: (len(moves), sum(map(_distance, moves))), default=None)
+
+
+def _shrunk(fitting: Fitting, knobs: Sequence[Knob]) -> list[Move] | None:
+    """Move knobs together until all caps hold, then give back to each what it need not have moved."""
+    if len(knobs) == 1:
+        value = fitting.nearest(knobs[0], list(fitting.limits))
+        return None if value is None else [_move(knobs[0], value)]
+    low, high = 0.0, 1.0
+    best = _moved(fitting, knobs, high)
+    if fitting.over(best):
+        return None
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        values = _moved(fitting, knobs, middle)
+        if fitting.over(values):
+            low = middle
+        else:
+            high, best = middle, values
+    for knob in knobs:
+        best = _given_back(fitting, best, knob)
+    return [_move(knob, best[knob.path]) for knob in knobs if knob.path in best]
+
+
+def _moved(fitting: Fitting, knobs: Sequence[Knob], share: float) -> dict[str, int]:
+    """Move each knob by a share of its way, measured in ratios, to where the spec is still valid."""
+    values: dict[str, int] = {}
+    for knob in knobs:
+        choices = cheaper(fitting.spec, knob)
+        wanted = _reaching(knob, choices, abs(log(choices[-1] / knob.value)) * share)
+        # the value wanted, else the nearest that is valid with the others
+        for i in islice(_outward(wanted - 1, 0, len(choices)), _TRIES) if wanted else ():
+            if fitting.costs({**values, knob.path: choices[i]}) is not None:
+                values[knob.path] = choices[i]
+                break
+    return values
+
+
+def _reaching(knob: Knob, choices: Sequence[int], way: float) -> int:
+    """Return how many choices lie within a way from the present value, measured in ratios."""
+    return bisect_right(choices, way + 1e-12, key=lambda choice: abs(log(choice / knob.value)))
+
+
+def _given_back(fitting: Fitting, values: dict[str, int], knob: Knob) -> dict[str, int]:
+    """Return the values with one knob as near to its present value as the caps allow."""
+    if knob.path not in values:
+        return values
+    rest = {path: value for path, value in values.items() if path != knob.path}
+    if fitting.fits(rest):
+        return rest
+    choices = cheaper(fitting.spec, knob)
+    # costs are taken to fall along the way
+    near, far = -1, choices.index(values[knob.path])
+    while far - near > 1:
+        middle = (near + far) // 2
+        if fitting.fits({**rest, knob.path: choices[middle]}):
+            far = middle
+        else:
+            near = middle
+    return {**rest, knob.path: choices[far]}
+
+
+def _unreachable(fitting: Fitting) -> Iterator[Fault]:
+    """Say of each cap that cannot be met how far one comes."""
+    knobs = [knob for knob in fitting.knobs.all if fitting.helps(knob)]
+    least = _moved(fitting, knobs, 1.0)
+    costs = fitting.costs(least)
+    assert costs is not None
+    # where a set of knobs fits none at a time, each cap alone may still be met
+    for cap in fitting.over(least) or fitting.over({}):
+        told = ", ".join(f"{knob.label} {least[knob.path]}" for knob in knobs if knob.path in least)
+        got = f"{amount(cap, costs[cap])} as the best reached" + (f", with {told}" if told else "")
+        limit = fitting.limits[cap]
+        yield fitting.spec.fault(
+            ("caps", cap), f"at most {amount(cap, limit)}", got, "no values of its knobs fit"
+        )
+
+
+def _move(knob: Knob, value: int) -> Move:
+    return Move(knob.label, knob.value, value, knob.path)
+
+
+def _distance(move: Move) -> float:
+    return abs(log(move.new / move.old)) * _WEIGHT.get(move.path, 1.0)

@@ -1,0 +1,208 @@
+"""The knobs of a spec: the whole numbers in it that costs depend on, each under the name it is set by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from composer.language.description.show import document
+from composer.language.load import overridden, read_let
+from composer.language.parsing.resolve import Resolver
+from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.settings.errors import Fault, SpecError, close
+from composer.settings.tree import Node, join
+
+Path: TypeAlias = tuple[str | int, ...]
+Tree: TypeAlias = dict[str, Any]
+"""A spec as plain data, resolved."""
+Values: TypeAlias = Mapping[str, int]
+"""Values of knobs by path."""
+Part: TypeAlias = Literal["width", "block", "steps", "train"]
+
+# sizes that hardware likes in multiples of 8, and that stay so where they are
+_WIDTHS = ("width", "hidden", "head_dim", "window")
+# a tree is resolved once for each name: beyond this many nodes in all, numbers are knobs of their own
+_MOST_NODES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One number of a spec, or several that one name of `let` sets together.
+
+    Attributes:
+        path: where `--set` reaches it: `blocks.expert.experts`, `let.w`.
+        label: the same in short, for people: `expert.experts`, `width`, `steps`.
+        value: what it is now, defaults worked out.
+        grain: what sensible values of it are multiples of.
+        part: what it belongs to.
+    """
+
+    path: str
+    label: str
+    value: int
+    grain: int
+    part: Part
+
+
+class Knobs:
+    """The knobs of a spec, and the trees that other values of them make.
+
+    Numbers that one name of `let` sets are one knob; with `apart` each is a knob of its own.
+
+    Attributes:
+        all: the knobs.
+        base: the spec's tree.
+        unset: sizes that the spec leaves to their defaults, by path, worked out.
+    """
+
+    def __init__(self, spec: Spec, *, apart: bool = False) -> None:
+        self.base: Tree = document(spec)
+        self.unset: dict[str, int] = _unset(self.base, spec)
+        self._source = spec._provenance.source
+        self._plain = None if self._source is None else _resolved(self._source)
+        leaves = {knob.path: knob for knob in _leaves(spec)}
+        tied = {} if apart else self._tied()
+        taken = {path for _, paths in tied.values() for path in paths}
+        named = [_named(name, value, paths, leaves) for name, (value, paths) in tied.items()]
+        free = [knob for path, knob in leaves.items() if path not in taken]
+        self.all: tuple[Knob, ...] = (*(knob for knob in named if knob is not None), *free)
+
+    def tree(self, values: Values) -> Tree:
+        """Return the spec's tree with other values of some knobs; nothing checks that it is valid.
+
+        Raises:
+            SpecError: an expression cannot be worked out with them.
+        """
+        tree = self.base
+        named = [f"{path}={value}" for path, value in values.items() if path.startswith("let.")]
+        if named:
+            assert self._source is not None
+            for path, value in _changed(self._plain, _resolved(overridden(self._source, named))):
+                tree = put(tree, path, value)
+        for dotted, value in values.items():
+            if not dotted.startswith("let."):
+                tree = put(tree, tuple(int(s) if s.isdigit() else s for s in dotted.split(".")), value)
+        return tree
+
+    def _tied(self) -> dict[str, tuple[int, list[str]]]:
+        """Return each whole number in `let`, by its path, with the paths that it sets."""
+        found: dict[str, tuple[int, list[str]]] = {}
+        let = None if self._source is None else self._source.child("let")
+        if self._source is None or let is None or let.size * self._source.size > _MOST_NODES:
+            return found
+        for path, value in _numbers(let, ("let",)):
+            try:
+                other = _resolved(overridden(self._source, [f"{join(*path)}={value + 1}"]))
+            except SpecError:
+                continue
+            found[join(*path)] = value, [join(*changed) for changed, _ in _changed(self._plain, other)]
+        return found
+
+
+def find(knobs: Sequence[Knob], name: str, spec: str) -> Knob:
+    """Return the knob of a path or label; `spec` is the name of their spec, for errors.
+
+    Raises:
+        SpecError: there is none; names those most like it.
+    """
+    for knob in knobs:
+        if name in (knob.path, knob.label):
+            return knob
+    labels = [knob.label for knob in knobs]
+    hint = close(name, [*labels, *(knob.path for knob in knobs)])
+    raise SpecError([Fault(spec, 0, 0, "", f"one of {', '.join(labels)}", repr(name), hint)])
+
+
+def put(tree: Tree, path: Sequence[str | int], value: Any) -> Tree:
+    """Return `tree` with the value at `path` replaced; the rest is shared with it."""
+    copy: Any = list(tree) if isinstance(tree, list | tuple) else dict(tree)
+    step, *rest = path
+    copy[step] = put(copy[step], rest, value) if rest else value
+    found: Tree = copy
+    return found
+
+
+def _leaves(spec: Spec) -> Iterator[Knob]:
+    width = spec.model.width
+    yield Knob("model.width", "width", width, _grain("width", width), "width")
+    for name, block in spec.blocks.items():
+        for field, value in block.canonical(width).items():
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                yield Knob(
+                    join("blocks", name, field), f"{name}.{field}", value, _grain(field, value), "block"
+                )
+    trips = list(_trips(spec.stages, "stages"))
+    for path, stage in trips:
+        short = "steps" if stage.tied else "layers"
+        yield Knob(path, short if len(trips) == 1 else path, stage.trips, 1, "steps")
+    if (train := spec.train) is not None:
+        batch = train.length
+        yield Knob("train.accumulate", "train.accumulate", train.accumulate, 1, "train")
+        yield Knob("train.batch_tokens", "train.batch_tokens", train.batch_tokens, batch, "train")
+        digits = 10 ** max(len(str(train.tokens)) - 3, 0)
+        yield Knob("train.tokens", "train.tokens", train.tokens, digits, "train")
+
+
+def _unset(tree: Tree, spec: Spec) -> dict[str, int]:
+    sizes = {knob.path: knob.value for knob in _leaves(spec)}
+    blocks = tree["blocks"].items()
+    unset = (join("blocks", name, key) for name, block in blocks for key in block if block[key] is None)
+    return {path: sizes[path] for path in unset if path in sizes}
+
+
+def _trips(entries: Iterable[str | Parallel | Stage], path: str) -> Iterator[tuple[str, Stage]]:
+    for i, entry in enumerate(entries):
+        if isinstance(entry, Stage):
+            yield join(path, i, "recur" if entry.tied else "stack"), entry
+            yield from _trips(entry.step, join(path, i, "step"))
+
+
+def _grain(field: str, value: int) -> int:
+    if field not in _WIDTHS:
+        return 1
+    return 8 if value % 8 == 0 else 2 - value % 2
+
+
+def _named(name: str, value: int, paths: Sequence[str], leaves: Mapping[str, Knob]) -> Knob | None:
+    """Return the knob of a name that sets some of `leaves`."""
+    set_ = [leaves[path] for path in paths if path in leaves]
+    if not set_ or value < 1:
+        return None
+    # a name that is itself a width moves as widths do
+    grain = max((knob.grain for knob in set_ if knob.value == value), default=1)
+    return Knob(name, name, value, grain, set_[0].part)
+
+
+def _resolved(source: Node) -> Any:
+    """Return a merged tree as plain data, `let` and `${..}` worked out, nothing else checked."""
+    assert isinstance(source.value, dict)
+    resolver = Resolver(read_let(source.child("let"))[0])
+    found = {name: resolver.resolve(node, name) for name, node in source.value.items() if name != "let"}
+    if resolver.faults:
+        raise SpecError(resolver.faults)
+    return Node(found, source.place).plain
+
+
+def _numbers(node: Node, path: Path) -> Iterator[tuple[Path, int]]:
+    match node.value:
+        case dict():
+            for name, child in node.value.items():
+                yield from _numbers(child, (*path, name))
+        case list():
+            for i, child in enumerate(node.value):
+                yield from _numbers(child, (*path, i))
+        case int() if not isinstance(node.value, bool):
+            yield path, node.value
+
+
+def _changed(before: Any, after: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield the paths at which two trees of one shape differ, with the later values."""
+    if isinstance(before, dict):
+        for name, child in before.items():
+            yield from _changed(child, after[name], (*path, name))
+    elif isinstance(before, list | tuple):
+        for i, child in enumerate(before):
+            yield from _changed(child, after[i], (*path, i))
+    elif before != after:
+        yield path, after

@@ -1,0 +1,1 @@
+"""Baselines of equal cost and sensible shape."""

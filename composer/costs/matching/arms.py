@@ -1,0 +1,238 @@
+"""The arms of a comparison: what a depth-recurrent spec is held against at equal costs.
+
+Each arm is derived from the spec's structure, then matched to its parameters, FLOPs and memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from blocks.ir.graph import fresh
+from composer.costs.fitting.fit import made
+from composer.costs.fitting.tunables import Tree
+from composer.costs.matching.match import MATCHED, Match, match
+from composer.language.description.show import document
+from composer.language.schema.shape_bounds import ShapeBounds
+from composer.language.schema.spec import Spec
+from composer.settings.errors import SpecError
+
+Blocks: TypeAlias = dict[str, dict[str, Any]]
+Entry: TypeAlias = Any
+
+_DEPTH, _SEQUENCE, _EXPERTS, _DENSE = (
+    "depth_attention",
+    "sequence_attention",
+    "expert_attention",
+    "feed_forward",
+)
+_DENSE_GIVES_UP = (("params",), ("params", "train_memory"))
+# prelude and coda have two layers each where that leaves a core of half the steps
+_LAYERS = 2
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm, matched as well as it can be.
+
+    Attributes:
+        about: what it is, in words.
+        optional: whether it is a dense twin, which cannot have all these costs.
+    """
+
+    name: str
+    about: str
+    optional: bool
+    match: Match
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is matched, or is a dense arm that is off only in what a dense arm cannot have."""
+        off = {residual.measure for residual in self.match.residuals if not residual.holds}
+        return not off or (self.optional and off <= set(_DENSE_GIVES_UP[-1]))
+
+
+def arms(spec: Spec, on: Sequence[str] = MATCHED, bounds: ShapeBounds | None = None) -> list[Arm]:
+    """Derive and match the arms of a spec; see `derived`.
+
+    Raises:
+        SpecError: the spec has no recurrent stage or no `train` section.
+    """
+    return [matched(name, about, arm, spec, on, bounds) for name, about, arm in derived(spec)]
+
+
+def matched(
+    name: str, about: str, arm: Spec, spec: Spec, on: Sequence[str], bounds: ShapeBounds | None
+) -> Arm:
+    """Match one derived arm; a dense one gives up what dense layers cannot have."""
+    optional = name.endswith("-dense")
+    # a dense weight takes FLOPs at every use: the parameters of experts cannot be had at their FLOPs, and
+    # memory falls with the parameters
+    give_up = [[each for each in given if each in on] for given in _DENSE_GIVES_UP] if optional else None
+    found = match(arm, spec, on, bounds=bounds, give_up=give_up, name=arm.name)
+    return Arm(name, about, optional, found)
+
+
+def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
+    """Yield (name, what it is, spec) of each arm before it is matched.
+
+    - `dr-da`: recurrent, with depth attention. The spec itself, where it has some; else each sequence
+      attention is followed by a depth attention of the same heads.
+    - `dr`: the same without depth attention.
+    - `untied`: `dr` with weights of their own for each step: `recur` becomes `stack`.
+    - `prelude-core-coda`: the first and last steps of `dr-da`, one or two each, become layers of their own;
+      of a spec of one stage, since others have such layers already.
+    - `..-dense`: each of these with one feed-forward layer in place of experts, as wide as those active.
+
+    Raises:
+        SpecError: the spec has no recurrent stage of two steps or more.
+    """
+    tree = {key: value for key, value in document(spec).items() if key != "caps"}
+    core = _core(spec)
+    with_depth = tree if _uses(tree, _DEPTH) else _deepened(tree, core)
+    without = _removed(tree, _DEPTH)
+    found = {
+        "dr-da": ("recurrent, with depth attention", with_depth),
+        "dr": ("recurrent, without depth attention", without),
+        "untied": ("layers with weights of their own, without depth attention", _untied(without)),
+    }
+    if len(spec.stages) == 1 and spec.stages[core].trips >= 3:
+        found["prelude-core-coda"] = (
+            "own layers around a recurrent core",
+            _sandwich(with_depth, core),
+        )
+    if _uses(tree, _EXPERTS):
+        dense = {name: (f"{about}, dense", _dense(arm)) for name, (about, arm) in found.items()}
+        found |= {f"{name}-dense": arm for name, arm in dense.items()}
+    for name, (about, arm) in found.items():
+        yield name, about, made({**arm, "name": f"{spec.name[:70]}-{name}"})
+
+
+def _core(spec: Spec) -> int:
+    """Return which stage recurs longest."""
+    tied = [i for i, stage in enumerate(spec.stages) if stage.recurs]
+    if not tied:
+        got = "none, so that there is nothing to compare"
+        raise SpecError([spec.fault_at(("stages",), "a stage that recurs, of two steps or more", got)])
+    return max(tied, key=lambda i: spec.stages[i].trips)
+
+
+def _uses(tree: Tree, kind: str) -> bool:
+    return any(block["type"] == kind for block in tree["blocks"].values())
+
+
+def _of_kind(tree: Tree, kind: str) -> list[str]:
+    return [name for name, block in tree["blocks"].items() if block["type"] == kind]
+
+
+def _staged(tree: Tree, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Tree:
+    """Return the tree with each stage, inner ones first, replaced; those that become None go."""
+
+    def changed(stage: dict[str, Any]) -> dict[str, Any] | None:
+        step = [changed(entry) if _is_stage(entry) else entry for entry in stage["step"]]
+        return change({**stage, "step": [entry for entry in step if entry is not None]})
+
+    stages = [found for stage in tree["stages"] if (found := changed(stage)) is not None]
+    return {**tree, "stages": stages}
+
+
+def _is_stage(entry: Entry) -> bool:
+    return isinstance(entry, dict) and "step" in entry
+
+
+def _removed(tree: Tree, kind: str) -> Tree:
+    """Return the tree without the blocks of a kind; what is then empty goes too."""
+    gone = set(_of_kind(tree, kind))
+
+    def left(entry: Entry) -> Entry | None:
+        if isinstance(entry, str):
+            return None if entry in gone else entry
+        if _is_stage(entry):
+            return entry
+        names = [name for name in entry["parallel"] if name not in gone]
+        return {**entry, "parallel": names} if len(names) > 1 else next(iter(names), None)
+
+    def stage(found: dict[str, Any]) -> dict[str, Any] | None:
+        step = [new for entry in found["step"] if (new := left(entry)) is not None]
+        return {**found, "step": step} if step else None
+
+    blocks = {name: block for name, block in tree["blocks"].items() if name not in gone}
+    return {**_staged(tree, stage), "blocks": blocks}
+
+
+def _deepened(tree: Tree, core: int) -> Tree:
+    """Return the tree with depth attention in its core, after each sequence attention or mix that has one."""
+    stage = tree["stages"][core]
+    names: dict[str, str] = {}
+    blocks: Blocks = dict(tree["blocks"])
+    for name in filter(_named(stage).__contains__, _of_kind(tree, _SEQUENCE)):
+        names[name] = fresh("depth", blocks)
+        heads = {field: blocks[name][field] for field in ("heads", "kv_heads", "head_dim")}
+        blocks[names[name]] = {"type": _DEPTH, **heads, "rotary": blocks[name]["rope"]}
+
+    def after(entry: Entry) -> list[Entry]:
+        if isinstance(entry, str):
+            return [entry, names[entry]] if entry in names else [entry]
+        return [entry, *(names[name] for name in entry.get("parallel", ()) if name in names)]
+
+    def deepened(found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "step": [new for entry in found["step"] for new in after(entry)]}
+
+    stages = _staged({"stages": [stage]}, deepened)["stages"]
+    return {**tree, "blocks": blocks, "stages": _spliced(tree, core, stages)}
+
+
+def _named(stage: dict[str, Any]) -> set[str]:
+    """Return the names of the blocks that a stage runs."""
+    found: set[str] = set()
+    for entry in stage["step"]:
+        found |= (
+            {entry} if isinstance(entry, str) else _named(entry) if _is_stage(entry) else {*entry["parallel"]}
+        )
+    return found
+
+
+def _spliced(tree: Tree, core: int, stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*tree["stages"][:core], *stages, *tree["stages"][core + 1 :]]
+
+
+def _untied(tree: Tree) -> Tree:
+    def stage(found: dict[str, Any]) -> dict[str, Any]:
+        return {("stack" if key == "recur" else key): value for key, value in found.items()}
+
+    return _staged(tree, stage)
+
+
+def _sandwich(tree: Tree, core: int) -> Tree:
+    """Return the tree with the first and last steps of its core as layers, without depth attention."""
+    stage = tree["stages"][core]
+    steps = stage["recur"]
+    outer = _LAYERS if steps >= 4 * _LAYERS else 1
+    (plain,) = _removed({**tree, "stages": [stage]}, _DEPTH)["stages"] or [stage]
+    layers = {"stack": outer, "step": plain["step"], "inject": "none"}
+    return {**tree, "stages": _spliced(tree, core, [layers, {**stage, "recur": steps - 2 * outer}, layers])}
+
+
+def _dense(tree: Tree) -> Tree:
+    """Return the tree with feed-forward layers in place of experts, as wide as the experts active."""
+    names: dict[str, str] = {}
+    blocks: Blocks = {}
+    for name, block in tree["blocks"].items():
+        if block["type"] == _EXPERTS:
+            names[name] = fresh("mlp", tree["blocks"].keys() | blocks.keys())
+            blocks[names[name]] = {"type": _DENSE, "hidden": block["hidden"] * block["active"]}
+        else:
+            blocks[name] = block
+
+    def renamed(entry: Entry) -> Entry:
+        if isinstance(entry, str):
+            return names.get(entry, entry)
+        if _is_stage(entry):
+            return entry
+        return {**entry, "parallel": [names.get(name, name) for name in entry["parallel"]]}
+
+    return {
+        **_staged(tree, lambda stage: {**stage, "step": list(map(renamed, stage["step"]))}),
+        "blocks": blocks,
+    }

@@ -1,0 +1,90 @@
+"""What costs have to be, and how good sizes are by that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, inf, log
+from typing import NamedTuple, TypeAlias
+
+from composer.costs.matching.shape import Sizes
+
+Costs: TypeAlias = Sequence[float]
+"""The measures aimed at, in the order of the aims."""
+# a ratio for what is 0 on one side only
+_FAR = 5.0
+# residuals that differ by less are alike, so that the nearer shape is better: in tolerances, in logarithms
+_COARSE = 0.25, 0.01
+
+
+class Score(NamedTuple):
+    """How good sizes are; the least is best.
+
+    Attributes:
+        excess: the worst residual that has to hold, in tolerances; 0 where all hold.
+        left: the residual that only has to be small, in logarithms.
+        distance: how far from the base's shape.
+    """
+
+    excess: float
+    left: float
+    distance: float
+
+    @property
+    def met(self) -> bool:
+        """Whether every residual holds, so that only the distance counts."""
+        return self.excess == 0 and self.left == 0
+
+
+NOWHERE = Score(inf, inf, inf)
+
+
+class Found(NamedTuple):
+    """Sizes, as far as they differ from the base's, and their score."""
+
+    score: Score
+    values: Sizes
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What one measure has to be, and to how many percent.
+
+    Attributes:
+        held: whether it has to be within the tolerance.
+        near: where it is not held, whether it should come as near as the others allow, or is only told.
+    """
+
+    value: float
+    tolerance: float
+    held: bool = True
+    near: bool = False
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The least and the largest value within the tolerance."""
+        return self.value * exp(-self.tolerance / 100), self.value * exp(self.tolerance / 100)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """An aim for each measure."""
+
+    aims: tuple[Aim, ...]
+
+    def score(self, costs: Costs, distance: float) -> Score:
+        """Return the score of costs at a distance from the base's shape."""
+        worst = left = 0.0
+        for aim, cost in zip(self.aims, costs, strict=True):
+            if aim.held:
+                worst = max(worst, 100 * _off(cost, aim.value) / aim.tolerance)
+            elif aim.near:
+                left = max(left, _off(cost, aim.value))
+        excess = max(round(worst / _COARSE[0]) * _COARSE[0], 1 + _COARSE[0]) if worst > 1 else 0.0
+        return Score(excess, round(left / _COARSE[1]) * _COARSE[1], distance)
+
+
+def _off(cost: float, aim: float) -> float:
+    if cost == aim:
+        return 0.0
+    return abs(log(cost / aim)) if cost > 0 and aim > 0 else _FAR

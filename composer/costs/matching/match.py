@@ -1,0 +1,357 @@
+"""Matched baselines: the sizes at which one architecture costs what another does, in a sensible shape."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from composer.costs.fitting.fit import Measures, Move, made
+from composer.costs.fitting.tunables import Knob, Knobs, Tree, find
+from composer.costs.matching.choices import axes, dimensions
+from composer.costs.matching.goal import NOWHERE, Aim, Costs, Found, Goal, Score
+from composer.costs.matching.shape import SHAPING, WIDTH, Limits, Sizes, distance
+from composer.costs.matching.solve import Search
+from composer.costs.tracing.traced_cost import Coster
+from composer.language.description.show import document
+from composer.language.schema.shape_bounds import ShapeBounds
+from composer.language.schema.spec import Spec
+from composer.settings.errors import Fault, SpecError, close, listed
+
+TOLERANCE = {
+    "params": 1.0,
+    "active_params": 1.0,
+    "flops_per_token": 2.0,
+    "train_flops": 2.0,
+    "train_memory": 5.0,
+    "cache_bytes_per_token": 1.0,
+    "depth_cache_bytes": 1.0,
+}
+"""What can be matched, and by default to how many percent."""
+MATCHED = ("params", "flops_per_token", "train_memory")
+"""What is matched if nothing else is asked for."""
+
+SHORT = {"cache": "cache_bytes_per_token"}
+"""Short names."""
+
+_TRAINED = ("train_memory", "train_flops")
+
+
+@dataclass(frozen=True)
+class Residual:
+    """One measure of the matched spec and of its target."""
+
+    measure: str
+    value: float
+    target: float
+    tolerance: float
+
+    @property
+    def percent(self) -> float:
+        """By how much the value is off its target, in percent of it."""
+        if self.value == self.target:
+            return 0.0
+        return 100 * (self.value / self.target - 1) if self.target else inf
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is within the tolerance."""
+        return abs(self.percent) <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Match:
+    """A spec that costs what its target does, or comes as near as the bounds of shape allow.
+
+    Attributes:
+        moves: every size that differs from the base's.
+        distance: how far the shape is from the base's; see `composer.costs.matching.shape.distance`.
+        widened: in words, which bounds the base itself is outside of, so that its own values are the bounds.
+        reached: the bounds that the shape has reached.
+    """
+
+    spec: Spec
+    moves: tuple[Move, ...]
+    residuals: tuple[Residual, ...]
+    distance: float
+    widened: tuple[str, ...] = ()
+    reached: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether every residual is within its tolerance."""
+        return all(residual.holds for residual in self.residuals)
+
+
+def match(
+    base: Spec,
+    target: Spec,
+    on: Sequence[str] = MATCHED,
+    free: Sequence[str] | None = None,
+    tolerance: Mapping[str, float] | None = None,
+    *,
+    bounds: ShapeBounds | None = None,
+    give_up: Sequence[Collection[str]] | None = None,
+    name: str | None = None,
+    measures: Measures | None = None,
+) -> Match:
+    """Solve the free knobs of `base` for the costs of `target`; deterministic.
+
+    The result keeps the architecture of `base` and stays within the bounds of shape; vocabulary, context and
+    training are those of the target, so that memory is that of the same micro-batch. Caps are left out on
+    both sides: nothing is recomputed. Without `free` the width and the sizes of blocks may change: heads,
+    head sizes, active experts, experts and hidden sizes. The nearest shape that meets all measures is taken;
+    where none is found, the one that misses a single measure by the least, else all of them by the least.
+
+    Args:
+        on: measures, of `TOLERANCE`.
+        free: labels or paths of knobs. kv_heads follow heads.
+        tolerance: percent by measure, where not the default.
+        bounds: of shape, where not the default.
+        give_up: where not all measures can be met, which ones are no longer solved for, in turn; by default
+            each single one, which is then brought as near as the others allow.
+        name: of the result; by default `BASE-at-TARGET`.
+        measures: what costs trees.
+
+    Raises:
+        SpecError: an unknown measure or knob, a target without `train` where memory or training FLOPs are
+            compared, or a base that makes no valid spec with the target's training.
+    """
+    on = list(dict.fromkeys(measure_named(each) for each in on))
+    wanted = {**TOLERANCE, **{measure_named(each): far for each, far in (tolerance or {}).items()}}
+    if target.train is None and (trained := [name for name in on if name in _TRAINED]):
+        verb = "is" if len(trained) == 1 else "are"
+        expected = f"a `train` section, which {listed(trained, 'and')} {verb} compared by"
+        raise SpecError([target.fault_at(("train",), expected, "none")])
+    measures = measures or Coster(on)
+    found = measures(_bare(document(target)))
+    aims = {measure: (found[measure], wanted[measure]) for measure in on}
+    return match_to(base, target, aims, free, bounds=bounds, give_up=give_up, name=name, measures=measures)
+
+
+def match_to(
+    base: Spec,
+    like: Spec,
+    aims: Mapping[str, tuple[float, float]],
+    free: Sequence[str] | None = None,
+    *,
+    bounds: ShapeBounds | None = None,
+    give_up: Sequence[Collection[str]] | None = None,
+    name: str | None = None,
+    measures: Measures | None = None,
+) -> Match:
+    """Solve the free knobs of `base` for costs given as numbers, as `match` does for those of a spec.
+
+    Args:
+        like: whose vocabulary, context and training are taken; without `train`, neither memory nor training
+            FLOPs are to be aimed at.
+        aims: by measure what it is to be, and the tolerance in percent.
+        free: labels or paths of knobs.
+        bounds: of shape, where not the default.
+        give_up: where not all measures can be met, which ones are no longer solved for, in turn; by default
+            each single one, which is then brought as near as the others allow.
+        name: of the result; by default `BASE-at-LIKE`.
+        measures: what costs trees.
+
+    Raises:
+        SpecError: an unknown knob, or a base that makes no valid spec with the training of `like`.
+    """
+    measures = measures or Coster(aims)
+    matching = _Matching(base, like, list(aims), measures, bounds or ShapeBounds(), name)
+    goals = _fallbacks(aims) if give_up is None else [[_without(aims, given)] for given in give_up]
+    found = matching.solved(free, [[_without(aims, ())], *goals])
+    tree = matching.tree(found.values)
+    costs = measures(tree)
+    residuals = (Residual(measure, costs[measure], *aim) for measure, aim in aims.items())
+    limits = matching.limits
+    assert not limits.outside(found.values)
+    moves = tuple(matching.moves(found.values))
+    far = distance(limits.base, found.values)
+    reached = tuple(limits.reached(found.values))
+    return Match(made(tree), moves, tuple(residuals), far, tuple(limits.widened), reached)
+
+
+def measure_named(name: str) -> str:
+    """Return the full name of a measure.
+
+    Raises:
+        SpecError: there is none of that name.
+    """
+    full = SHORT.get(name, name)
+    if full not in TOLERANCE:
+        hint = close(name, TOLERANCE)
+        raise SpecError(
+            [Fault("measures", 0, 0, "", f"some of {listed(TOLERANCE, 'and')}", repr(name), hint)]
+        )
+    return full
+
+
+def _bare(tree: Tree) -> Tree:
+    """Return a tree without its caps, whose costs nothing bends."""
+    return {name: value for name, value in tree.items() if name != "caps"}
+
+
+class _Matching:
+    """One base on its way to the costs aimed at, trained as another spec is."""
+
+    def __init__(
+        self,
+        base: Spec,
+        like: Spec,
+        names: Sequence[str],
+        measures: Measures,
+        bounds: ShapeBounds,
+        name: str | None,
+    ) -> None:
+        self.limits = Limits(base, bounds)
+        self._base, self._names, self._measures = base, names, measures
+        self._knobs, self._apart = Knobs(base), Knobs(base, apart=True)
+        given: dict[str, Any] = document(like)
+        tree = _bare(_copied(self._knobs.tree(self._apart.unset)))
+        tree["model"] |= {key: given["model"][key] for key in ("vocab", "context")}
+        tree["name"] = name or f"{base.name[:48]}-at-{like.name[:48]}"
+        tree["train"] = given.get("train")
+        self._tree = {key: value for key, value in tree.items() if value is not None}
+        self._slots = {knob: _slot(self._tree, knob) for knob in self.limits.base}
+        self._moved: dict[str, int] = {}
+        self._known: dict[tuple[tuple[str, int], ...], Costs | None] = {}
+        # what is wrong with the base is told before anything is solved
+        measures(self._tree)
+
+    def tree(self, values: Sizes) -> Tree:
+        """Return the base with some sizes, to be trained as `like` is."""
+        tree: Tree = _copied(self._set(values))
+        for path, value in self._apart.unset.items():
+            block, _, field = path.rpartition(".")
+            # a default that still says the same stays unwritten
+            if field == "kv_heads" and values.get(path, value) == values.get(
+                f"{block}.heads", self.limits.base[f"{block}.heads"]
+            ):
+                holder, key = _slot(tree, path)
+                holder[key] = None
+        return tree
+
+    def _set(self, values: Sizes) -> Tree:
+        for path in self._moved:
+            if path not in values:
+                holder, key = self._slots[path]
+                holder[key] = self.limits.base[path]
+        for path, value in values.items():
+            holder, key = self._slots[path]
+            holder[key] = value
+        self._moved = dict(values)
+        return self._tree
+
+    def costs(self, values: Sizes) -> Costs | None:
+        """Return the measures aimed at; None where the sizes make no valid spec."""
+        key = tuple(sorted(values.items()))
+        if key not in self._known:
+            try:
+                found = self._measures(self._set(values))
+            except SpecError:
+                self._known[key] = None
+            else:
+                self._known[key] = [found[name] for name in self._names]
+        return self._known[key]
+
+    def moves(self, values: Sizes) -> Iterator[Move]:
+        """Yield every size that is not the base's; key and value heads only where they are not the heads."""
+        now = {**self.limits.base, **values}
+        for knob in self._apart.all:
+            if now.get(knob.path, knob.value) == knob.value:
+                continue
+            block, _, field = knob.path.rpartition(".")
+            heads = f"{block}.heads"
+            if field == "kv_heads" and (knob.value, now[knob.path]) == (self.limits.base[heads], now[heads]):
+                continue
+            yield Move(knob.label, knob.value, now[knob.path], knob.path)
+
+    def free(self, names: Sequence[str] | None) -> list[Knob]:
+        """Return the knobs that may move, each once."""
+        if names is None:
+            return [knob for knob in self._apart.all if _sized(knob)]
+        # names of `let` move what they set together; training is taken over
+        known = dict.fromkeys(knob for knob in (*self._knobs.all, *self._apart.all) if knob.part != "train")
+        return list(dict.fromkeys(find(list(known), name, self._base.name) for name in names))
+
+    def effects(self, knob: Knob, value: int) -> Sizes:
+        """Return the sizes that another value of a knob sets; a name of `let` sets several."""
+        if not knob.path.startswith("let."):
+            return {knob.path: value}
+        try:
+            tree = self._knobs.tree({knob.path: value})
+        except SpecError:
+            return {}
+        found = {}
+        for path, base in self.limits.base.items():
+            holder, key = _slot(tree, path)
+            if isinstance(now := holder[key], int) and now != base:
+                found[path] = now
+        return found
+
+    def solved(self, names: Sequence[str] | None, goals: Sequence[Sequence[Goal]]) -> Found:
+        """Return the nearest sizes that meet the first goal, else the best for the first that can be met."""
+        searches = self._searches(self.free(names))
+        found = Found(NOWHERE, {})
+        for alike in goals:
+            for search in searches[: None if len(alike) == 1 else 1]:
+                found = min((search.nearest(goal) for goal in alike), key=_score, default=found)
+                if found.score.excess == 0:
+                    return found
+        return found
+
+    def _searches(self, free: Sequence[Knob]) -> list[Search]:
+        """Return where to look, in turn: the last ones with finer hidden sizes, and heads block by block."""
+        together = dimensions(free, self.limits, self.effects)
+        apart = dimensions(free, self.limits, self.effects, apart=True)
+        plain, fine = axes(free, self.limits), axes(free, self.limits, fine=True)
+        ways = [(together, plain)]
+        if fine != plain:
+            ways.append((together, fine))
+        if len(apart) > len(together):
+            ways.append((apart, fine))
+        return [Search(self.limits, *way, self.costs) for way in ways]
+
+
+def _score(found: Found) -> Score:
+    return found.score
+
+
+def _without(aims: Mapping[str, tuple[float, float]], given: Collection[str]) -> Goal:
+    """Return the goal of some aims, with those given up only told."""
+    return Goal(tuple(Aim(*aim, held=measure not in given) for measure, aim in aims.items()))
+
+
+def _fallbacks(aims: Mapping[str, tuple[float, float]]) -> list[list[Goal]]:
+    """Return goals that hold all aims but one, then just one, and bring the others as near as that allows."""
+    but_one = [frozenset(aims) - {one} for one in aims]
+    goals = []
+    for some in (but_one, [frozenset({one}) for one in aims] if len(aims) > 2 else []):
+        goals.append(
+            [
+                Goal(tuple(Aim(*aim, held=name in held, near=name not in held) for name, aim in aims.items()))
+                for held in some
+                if held
+            ]
+        )
+    return goals
+
+
+def _sized(knob: Knob) -> bool:
+    return knob.path == WIDTH or (knob.part == "block" and knob.path.rpartition(".")[2] in SHAPING)
+
+
+def _copied(value: Any) -> Any:
+    """Return plain data that can be changed, apart from what it was copied from."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _slot(tree: Any, path: str) -> tuple[Any, str | int]:
+    """Return what holds the value at a path, and under which key."""
+    *steps, last = (int(step) if step.isdigit() else step for step in path.split("."))
+    for step in steps:
+        tree = tree[step]
+    return tree, last

@@ -1,0 +1,172 @@
+"""Arms and their residuals as text, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from textwrap import wrap
+from typing import Any
+
+from composer.costs.base.units import amount
+from composer.costs.matching.arms import Arm
+from composer.costs.matching.match import Match
+from composer.costs.matching.suggest import experts_needed
+from composer.language.schema.spec import Spec
+
+_DENSE = (
+    "A dense weight costs FLOPs every time it is used, so FLOPs fix the number of parameters of a dense arm, "
+    "by construction: fewer than a sparse target has, or more where layers with weights of their own replace "
+    "few experts. Training memory follows parameters. These arms are matched in the other budgets."
+)
+_DISTANCE = (
+    "distance: the sum of |log2(new / old)| over changed sizes: a doubling of the width, of the heads, "
+    "of the head size, of the active experts or of the hidden size counts 1, of the experts 1/4"
+)
+_BRIEF = {"flops_per_token": "FLOPs", "train_flops": "training FLOPs", "train_memory": "memory"}
+_COLUMNS = 100
+_HARD = "\xa0"
+
+
+def percent(value: float) -> str:
+    """Return 1.234 as `+1.23 %`, and what is exact as `0 %`."""
+    return "0 %" if value == 0 else f"{value:+.2f} %"
+
+
+def changes(found: Match) -> str:
+    """Return every changed size, such as `width 384 -> 376, expert.experts 384 -> 23`, or `nothing`."""
+    return ", ".join(map(str, found.moves)) or "nothing"
+
+
+def verdict(arm: Arm) -> str:
+    """Return `yes`, or the measures that are off; a dense arm is matched `except` those it cannot have."""
+    off = [_BRIEF.get(r.measure, r.measure) for r in arm.match.residuals if not r.holds]
+    if not off:
+        return "yes"
+    return f"{'except' if arm.usable else 'no:'} {', '.join(off)}"
+
+
+def table(arms: Sequence[Arm]) -> list[list[str]]:
+    """Return the rows of the table of residuals, the header first."""
+    head = ["arm", *(residual.measure for residual in arms[0].match.residuals), "distance", "matched"]
+    rows = [
+        [
+            arm.name,
+            *(percent(residual.percent) for residual in arm.match.residuals),
+            f"{arm.match.distance:.2f}",
+            verdict(arm),
+        ]
+        for arm in arms
+    ]
+    return [head, *rows]
+
+
+def told(arms: Sequence[Arm]) -> list[str]:
+    """Return in lines of 100 columns every size that was changed, from the arm as it was derived."""
+    width = max(len(arm.name) for arm in arms)
+    lines = ["changed sizes, from each arm as it was derived:"]
+    for arm in arms:
+        indent = " " * (width + 4)
+        head = f"  {arm.name:{width}}  "
+        # no line is broken inside a change
+        text = ", ".join(str(move).replace(" ", _HARD) for move in arm.match.moves) or "nothing"
+        wrapped = wrap(text, _COLUMNS, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
+        lines += (line.replace(_HARD, " ") for line in wrapped)
+    return [*lines, *wrap(_DISTANCE, _COLUMNS)]
+
+
+def notes(spec: Spec, arms: Sequence[Arm]) -> list[str]:
+    """Return why arms are not matched, one paragraph for each."""
+    found = [_missed(spec, arm) for arm in arms if not arm.usable]
+    if dense := [arm.name for arm in arms if arm.usable and not arm.match.holds]:
+        found.append(f"{', '.join(dense)}: {_DENSE}")
+    for text in dict.fromkeys(text for arm in arms for text in arm.match.widened):
+        found.append(f"The base is itself outside the bounds of shape ({text}); its own value is the bound.")
+    return found
+
+
+def _missed(spec: Spec, arm: Arm) -> str:
+    off = [residual for residual in arm.match.residuals if not residual.holds]
+    missed = " and ".join(f"{residual.measure} by {percent(residual.percent)}" for residual in off)
+    text = (
+        f"{arm.name}: no shape within the bounds was found to meet all budgets. The best one misses {missed}."
+    )
+    if arm.match.reached:
+        text += f" It is at these bounds: {', '.join(arm.match.reached)}."
+    needed = experts_needed(spec)
+    if arm.name == "untied" and needed:
+        text += (
+            " At equal width, FLOPs and parameters each of its layers has about 1/steps of the target's "
+            f"experts, so the target needs about 4 x active x steps = {needed} experts or more."
+        )
+    elif arm.name.startswith("untied"):
+        text += (
+            " Layers with weights of their own hold more parameters than a recurrent stage at equal FLOPs."
+        )
+    return text
+
+
+def markdown(spec: Spec, arms: Sequence[Arm], note: str) -> str:
+    """Return the table of the arms of a spec, with what was changed in each; `note` says how it was made."""
+    measures = [residual.measure for residual in arms[0].match.residuals]
+    head = ["arm", *measures, "distance", "matched", "what it is"]
+    limits = ", ".join(f"{r.measure} {r.tolerance:g} %" for r in arms[0].match.residuals)
+    lines = [
+        f"# Arms of {spec.name}",
+        "",
+        f"Each arm against {spec.name}. Within {limits} an arm counts as matched. {note}",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *map(_row, arms))),
+        "",
+        "Changed sizes, from each arm as it was derived:",
+        "",
+        *(f"- `{arm.name}`: {changes(arm.match)}" for arm in arms),
+        "",
+        f"{_DISTANCE[0].upper()}{_DISTANCE[1:]}.",
+    ]
+    for text in notes(spec, arms):
+        lines += ["", text]
+    return "\n".join(lines) + "\n"
+
+
+def _row(arm: Arm) -> list[str]:
+    cells = [f"{amount(r.measure, r.value)} ({percent(r.percent)})" for r in arm.match.residuals]
+    return [f"`{arm.name}`", *cells, f"{arm.match.distance:.2f}", verdict(arm), arm.about]
+
+
+def csv(arms: Sequence[Arm]) -> str:
+    """Return one row for each arm and measure, in whole numbers and percent."""
+    lines = ["arm,measure,value,target,residual_percent,tolerance_percent,matched,distance"]
+    for arm in arms:
+        for r in arm.match.residuals:
+            numbers = f"{r.value:.0f},{r.target:.0f},{r.percent:.4f},{r.tolerance:g}"
+            holds = "yes" if r.holds else "no"
+            lines.append(f"{arm.name},{r.measure},{numbers},{holds},{arm.match.distance:.4f}")
+    return "\n".join(lines) + "\n"
+
+
+def plain(found: Match) -> dict[str, Any]:
+    """Return a match as plain data for JSON."""
+    return {
+        "name": found.spec.name,
+        "matched": found.holds,
+        "distance": found.distance,
+        "residuals": [
+            {
+                "measure": r.measure,
+                "value": r.value,
+                "target": r.target,
+                "percent": r.percent,
+                "tolerance": r.tolerance,
+                "holds": r.holds,
+            }
+            for r in found.residuals
+        ],
+        "changed": [{"path": move.path, "old": move.old, "new": move.new} for move in found.moves],
+        "at_bounds": list(found.reached),
+        "widened_bounds": list(found.widened),
+    }
+
+
+def paragraphs(texts: Sequence[str]) -> Iterator[str]:
+    """Yield texts as lines of 100 columns."""
+    for text in texts:
+        yield from wrap(text, _COLUMNS, subsequent_indent="  ")

@@ -1,0 +1,214 @@
+"""The shape of a spec: its sizes in proportion, the bounds on them, and how far two shapes are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import log2
+from typing import TypeAlias
+
+from composer.costs.fitting.tunables import Knobs
+from composer.language.schema.shape_bounds import ShapeBounds
+from composer.language.schema.spec import Spec
+
+Sizes: TypeAlias = Mapping[str, int]
+"""The whole numbers of a spec by path, such as `blocks.seq.heads`; defaults are worked out."""
+Span: TypeAlias = tuple[float, float]
+"""The least and the most."""
+
+WIDTH = "model.width"
+SHAPING = ("heads", "kv_heads", "head_dim", "experts", "active", "hidden")
+"""Fields of blocks that are sizes; all others say what a block sees or does."""
+
+# experts hold parameters and are not what a token runs through
+_WEIGHTS = {"experts": 0.25, "kv_heads": 0.0}
+_SLACK = 1e-9
+# a size this near to a bound is at it
+_NEAR = 0.06
+
+
+def path(block: str, field: str) -> str:
+    """Return the path of a field of a block."""
+    return f"blocks.{block}.{field}"
+
+
+def sizes(spec: Spec) -> dict[str, int]:
+    """Return every whole number of a spec that its model's costs depend on, by path; none of training."""
+    return {knob.path: knob.value for knob in Knobs(spec, apart=True).all if knob.part != "train"}
+
+
+def distance(base: Sizes, now: Sizes) -> float:
+    """Return how far a shape is from its base's: the sum of |log2(new / old)| over kinds of sizes.
+
+    A doubling of the width counts 1, as does a doubling of the heads, of the head size, of the active experts
+    or of the hidden size in all blocks; a doubling of the experts counts 1/4. Of several blocks with a field
+    it is the mean. Key and value heads follow the query heads and count 0.
+    """
+    moved: dict[str, list[float]] = {}
+    for key, old in base.items():
+        moved.setdefault(_kind(key), []).append(abs(log2(now.get(key, old) / old)))
+    return sum(weight(kind) * sum(each) / len(each) for kind, each in moved.items())
+
+
+def weight(kind: str) -> float:
+    """Return what a doubling of sizes of one kind counts."""
+    return _WEIGHTS.get(kind, 1.0)
+
+
+def _kind(key: str) -> str:
+    """Return what a size counts as: a field of blocks, or the path itself."""
+    return key.rpartition(".")[2] if key.startswith("blocks.") else key
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The bounds of one block with heads."""
+
+    name: str
+    ratio: Span
+    head_dims: tuple[int, ...]
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The bounds of one block with a hidden size; `sparsity` is None without experts."""
+
+    name: str
+    ratio: Span
+    sparsity: float | None
+
+    def active(self, now: Sizes) -> int:
+        """Return how many hidden layers a token uses."""
+        return 1 if self.sparsity is None else now[path(self.name, "active")]
+
+
+class Limits:
+    """The bounds of shape of everything matched from one base: those given, widened to hold the base itself.
+
+    Attributes:
+        base: the sizes of the base.
+        width: the least and the largest width.
+        attention: blocks with heads.
+        hidden: blocks with a hidden size, with or without experts.
+        widened: in words, which bounds the base itself is outside of.
+    """
+
+    def __init__(self, base: Spec, bounds: ShapeBounds) -> None:
+        self.base = sizes(base)
+        width = base.model.width
+        self.width: Span = width / bounds.width_factor, width * bounds.width_factor
+        self.attention: list[Attention] = []
+        self.hidden: list[Hidden] = []
+        self.widened: list[str] = []
+        for name in base.blocks:
+            if all(path(name, field) in self.base for field in ("heads", "kv_heads", "head_dim")):
+                self.attention.append(self._attention(name, width, bounds))
+            if path(name, "hidden") in self.base:
+                self.hidden.append(self._hidden(name, width, bounds))
+
+    def _attention(self, name: str, width: int, bounds: ShapeBounds) -> Attention:
+        heads, kv_heads, head_dim = (
+            self.base[path(name, field)] for field in ("heads", "kv_heads", "head_dim")
+        )
+        allowed = _pair(bounds.attention_ratio)
+        ratio = self._wide(f"{name}: heads * head_dim", heads * head_dim / width, allowed)
+        return Attention(
+            name,
+            ratio,
+            tuple(sorted({*bounds.head_dims, head_dim})),
+            tuple(sorted({*bounds.groups, heads // kv_heads})),
+        )
+
+    def _hidden(self, name: str, width: int, bounds: ShapeBounds) -> Hidden:
+        sparsity, active = None, 1
+        if (experts := self.base.get(path(name, "experts"))) is not None:
+            active = self.base[path(name, "active")]
+            sparsity = min(bounds.experts_per_active, experts / active)
+            if sparsity < bounds.experts_per_active:
+                self.widened.append(f"{name}: {experts} experts for {active} active")
+        used = active * self.base[path(name, "hidden")]
+        what = f"{name}: {'hidden' if sparsity is None else 'active * hidden'}"
+        return Hidden(name, self._wide(what, used / width, _pair(bounds.hidden_ratio)), sparsity)
+
+    def _wide(self, what: str, own: float, span: Span) -> Span:
+        if not span[0] <= own <= span[1]:
+            self.widened.append(f"{what} {own:.3g} times the width")
+        return min(span[0], own), max(span[1], own)
+
+    def outside(self, now: Sizes) -> list[str]:
+        """Return in words which bounds sizes are outside of."""
+        return list(self._outside({**self.base, **now}))
+
+    def attention_fits(self, now: Sizes) -> bool:
+        """Whether the heads are within their bounds; cheaper than asking for words."""
+        width = now.get(WIDTH, self.base[WIDTH])
+        for each in self.attention:
+            heads, head_dim = path(each.name, "heads"), path(each.name, "head_dim")
+            inner = now.get(heads, self.base[heads]) * now.get(head_dim, self.base[head_dim])
+            if not _within(inner / width, each.ratio):
+                return False
+        return True
+
+    def reached(self, sizes: Sizes) -> list[str]:
+        """Return the names of bounds that sizes have nearly reached, where they differ from the base's."""
+        now, found = {**self.base, **sizes}, []
+        width = now[WIDTH]
+        if _near(width, self.width):
+            found.append("width_factor")
+        heads = (now[path(each.name, "heads")] * now[path(each.name, "head_dim")] for each in self.attention)
+        if any(_near(inner / width, each.ratio) for inner, each in zip(heads, self.attention, strict=True)):
+            found.append("attention_ratio")
+        used = (each.active(now) * now[path(each.name, "hidden")] for each in self.hidden)
+        if any(_near(hidden / width, each.ratio) for hidden, each in zip(used, self.hidden, strict=True)):
+            found.append("hidden_ratio")
+        for each in self.hidden:
+            if each.sparsity is not None:
+                experts, least = now[path(each.name, "experts")], each.sparsity * each.active(now)
+                if experts <= max(least + 1, least * (1 + _NEAR)) and "experts_per_active" not in found:
+                    found.append("experts_per_active")
+        return found
+
+    def _outside(self, now: Sizes) -> Iterator[str]:
+        width = now[WIDTH]
+        if not _within(width, self.width):
+            yield f"width {width}, not {_span(self.width)}"
+        for each in self.attention:
+            heads, kv_heads, head_dim = (
+                now[path(each.name, field)] for field in ("heads", "kv_heads", "head_dim")
+            )
+            ratio = heads * head_dim / width
+            if not _within(ratio, each.ratio):
+                yield f"{each.name}: heads * head_dim {ratio:.3g} times the width, not {_span(each.ratio)}"
+            if head_dim not in each.head_dims:
+                yield f"{each.name}.head_dim {head_dim}, not one of {', '.join(map(str, each.head_dims))}"
+            if heads % kv_heads or heads // kv_heads not in each.groups:
+                told = " or ".join(map(str, each.groups))
+                yield f"{each.name}: {heads} heads for {kv_heads} kv_heads, not {told} to one"
+        for one in self.hidden:
+            active = one.active(now)
+            ratio = active * now[path(one.name, "hidden")] / width
+            if not _within(ratio, one.ratio):
+                yield f"{one.name}: active hidden size {ratio:.3g} times the width, not {_span(one.ratio)}"
+            if one.sparsity is not None:
+                experts = now[path(one.name, "experts")]
+                if experts < one.sparsity * active - _SLACK:
+                    told = f"{experts} experts for {active} active"
+                    yield f"{one.name}: {told}, fewer than {one.sparsity:g} to one"
+
+
+def _pair(values: tuple[float, ...]) -> Span:
+    low, high = values
+    return low, high
+
+
+def _within(value: float, span: Span) -> bool:
+    return span[0] * (1 - _SLACK) <= value <= span[1] * (1 + _SLACK)
+
+
+def _near(value: float, span: Span) -> bool:
+    return value <= span[0] * (1 + _NEAR) or value >= span[1] * (1 - _NEAR)
+
+
+def _span(span: Span) -> str:
+    return f"{span[0]:.3g} to {span[1]:.3g}"

@@ -1,0 +1,147 @@
+"""Which change of a target lets all arms of its comparison be matched in a sensible shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from composer.costs.counting.count import count
+from composer.costs.fitting.fit import Move, made
+from composer.costs.fitting.tunables import Knob, Knobs
+from composer.costs.matching.arms import Arm, derived
+from composer.costs.matching.match import MATCHED, match
+from composer.language.schema.shape_bounds import ShapeBounds
+from composer.language.schema.spec import Spec
+from composer.settings.errors import SpecError
+
+# experts are tried up to this many times the estimate
+_FARTHEST = 4.0
+_GROWTH = 1.2
+_HALVINGS = 2
+# of active experts or steps
+_SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One change of the target; all its arms but dense ones can then be matched.
+
+    Attributes:
+        moves: what changes.
+        before: parameters and FLOPs per token of the target as it is.
+        after: the same with the change.
+    """
+
+    moves: tuple[Move, ...]
+    before: tuple[float, float]
+    after: tuple[float, float]
+
+
+def suggestions(
+    spec: Spec, found: Sequence[Arm], on: Sequence[str] = MATCHED, bounds: ShapeBounds | None = None
+) -> list[Suggestion]:
+    """Return changes of a target: more experts, fewer active ones or fewer steps, each by itself.
+
+    Args:
+        spec: the target.
+        found: its arms, of which one at least that is not dense could not be matched.
+        on: the measures.
+        bounds: of shape.
+    """
+    failing = [arm.name for arm in found if not (arm.match.holds or arm.optional)]
+    tried = _Target(spec, failing, on, bounds)
+    changes = (tried.more_experts(), tried.fewer("active"), tried.fewer("recur"))
+    return [tried.suggestion(values) for values in changes if values]
+
+
+def experts_needed(spec: Spec) -> int:
+    """Return about how many experts a recurrent target needs if its untied arm is to be a mixture; else 0.
+
+    At equal width, FLOPs and parameters a layer of an untied arm has one part in `steps` of the experts, and
+    a mixture has at least four times as many as are active.
+    """
+    knobs = Knobs(spec, apart=True).all
+    active = max((knob.value for knob in knobs if knob.path.endswith(".active")), default=0)
+    return 4 * active * max(stage.trips for stage in spec.stages if stage.recurs)
+
+
+class _Target:
+    """A target on trial, with other sizes."""
+
+    def __init__(
+        self, spec: Spec, failing: Sequence[str], on: Sequence[str], bounds: ShapeBounds | None
+    ) -> None:
+        self._spec, self._failing, self._on, self._bounds = spec, failing, on, bounds
+        self._knobs = Knobs(spec)
+        self._apart = [knob for knob in Knobs(spec, apart=True).all if knob.part in ("block", "steps")]
+
+    def _of(self, field: str) -> list[Knob]:
+        return [knob for knob in self._apart if knob.path.rpartition(".")[2] == field]
+
+    def suggestion(self, values: dict[str, int]) -> Suggestion:
+        """Return the suggestion of some values, with what they cost."""
+        moves = (
+            Move(knob.label, knob.value, values[knob.path], knob.path)
+            for knob in self._apart
+            if knob.path in values
+        )
+        before, after = (count(self._changed(each)) for each in ({}, values))
+        return Suggestion(
+            tuple(moves),
+            (before.params, before.flops_per_token.forward),
+            (after.params, after.flops_per_token.forward),
+        )
+
+    def more_experts(self) -> dict[str, int]:
+        """Return the fewest experts found, the same factor for all blocks; nothing where none do."""
+        knobs = self._of("experts")
+        if not knobs:
+            return {}
+        least = max(knob.value for knob in knobs)
+        most = _FARTHEST * max(experts_needed(self._spec), least)
+
+        def values(first: int) -> dict[str, int]:
+            return {knob.path: ceil(first * knob.value / least) for knob in knobs}
+
+        failed, trial = least, max(least + 1, 3 * experts_needed(self._spec) // 4)
+        while not self._fits(values(trial)):
+            failed, trial = trial, ceil(trial * _GROWTH)
+            if trial > most:
+                return {}
+        for _ in range(_HALVINGS):
+            middle = (failed + trial) // 2
+            if middle in (failed, trial):
+                break
+            failed, trial = (failed, middle) if self._fits(values(middle)) else (middle, trial)
+        return values(trial)
+
+    def fewer(self, field: str) -> dict[str, int]:
+        """Return the most active experts, or steps of the longest stage, that do; nothing where none do."""
+        knobs = self._of(field)
+        if not knobs:
+            return {}
+        knob = max(knobs, key=lambda each: each.value)
+        least = 2 if field == "recur" else 1
+        trials = dict.fromkeys(round(knob.value * share) for share in _SHARES)
+        fitting = ({knob.path: value} for value in trials if least <= value < knob.value)
+        return next((values for values in fitting if self._fits(values)), {})
+
+    def _changed(self, values: dict[str, int]) -> Spec:
+        return made({key: value for key, value in self._knobs.tree(values).items() if key != "caps"})
+
+    def _fits(self, values: dict[str, int]) -> bool:
+        """Whether all arms that are not dense can be matched; those that failed before are tried first."""
+        try:
+            spec = self._changed(values)
+            ready = {name: arm for name, _, arm in derived(spec)}
+        except SpecError:
+            return False
+        return all(
+            match(ready[name], spec, self._on, bounds=self._bounds, give_up=(), name=name).holds
+            for name in self._order(list(ready))
+        )
+
+    def _order(self, names: Sequence[str]) -> Iterator[str]:
+        wanted = [name for name in names if not name.endswith("-dense")]
+        yield from sorted(wanted, key=lambda name: name not in self._failing)

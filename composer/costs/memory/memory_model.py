@@ -1,0 +1,374 @@
+"""Graphs as they are replayed: each operation with the bytes that it keeps, makes and needs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.numbers import total
+from blocks.ir.operation import Affine, At, Flow, Operation, Saved, Scratch, Value
+from blocks.ir.slots import Slots
+from blocks.ir.walk import Place, operations
+from blocks.primitives.operations import Input
+from composer.costs.base.precision import Precision
+from composer.costs.memory.saved_tensors import (
+    IDS,
+    Kept,
+    Sizes,
+    bytes_of,
+    copy_bytes,
+    element_bytes,
+    is_float,
+    is_slots,
+    kept,
+    place_at,
+    storage,
+)
+
+Trips = Mapping[str, float]
+"""Trip counts by index name whose mean index is the one that is asked for."""
+
+
+class Batch(NamedTuple):
+    """What bytes are stated for: the tokens of a micro-batch, in sequences of a length, in a precision."""
+
+    tokens: int
+    length: int
+    size: Precision
+
+    def at(self, trips: Trips) -> At:
+        """Return the place costs are asked for."""
+        return place_at(trips, self.length, self.size, self.tokens)  # type: ignore[arg-type]
+
+
+class Needs(NamedTuple):
+    """What an operation keeps inside, and what it needs while it runs, in bytes."""
+
+    inside: float
+    scratch: Scratch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a body. All sizes are bytes of the micro-batch.
+
+    Attributes:
+        flow: bytes per token.
+        copied: bytes per token of copies that are kept.
+        needs: at the mean of all trips.
+        varies: whether that changes from trip to trip.
+        made: of what it makes, what is kept and what is only in flight.
+        dies: of what nobody reads after it, forward.
+        wants: inputs that get gradients, with the sizes of these.
+        reads: inputs that its backward pass needs as they are; `keeps` are outputs.
+        sources: all it reads.
+        weights: name of each that is trained, and size of its gradient.
+        prepared: weights joined or cast for it once per forward pass, which the backward pass needs.
+        late: of what gradients grow by when the backward pass is done with prepared weights.
+        slots: the depth slots that it uses.
+        inside: whether it keeps what it needs inside.
+        again: whether it runs again in the backward pass; `made_again` is what it makes then.
+    """
+
+    node: str
+    operation: Operation
+    flow: Flow
+    copied: float
+    needs: Needs
+    varies: bool
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    made: tuple[float, float]
+    dies: float
+    wants: tuple[tuple[Value, float], ...]
+    reads: tuple[Value, ...]
+    keeps: tuple[Value, ...]
+    sources: tuple[Value, ...]
+    weights: tuple[tuple[str, int], ...]
+    prepared: float
+    late: float
+    slots: tuple[str, ...]
+    inside: bool
+    again: bool
+    made_again: tuple[Value, ...]
+
+    def at(self, batch: Batch, trips: Trips) -> Needs:
+        """Return what it keeps and needs at one trip."""
+        if not self.varies:
+            return self.needs
+        return needs(self.operation, self.flow, self.copied, batch, batch.at(trips))
+
+
+@dataclass(frozen=True)
+class Body:
+    """One graph: the model's own, or the body of a loop.
+
+    Attributes:
+        index: of the loop, with its trips and whether its weights are tied.
+        sizes: of an element of each value.
+        frees: bytes of kept values, by the number of the step whose backward pass is the last to need them.
+        drops: values that are made again, likewise; `dropped` are all of them.
+        remade: bytes of these.
+        kept: storages that are kept, inputs of the graph left out.
+        state: bytes of the value that goes from trip to trip.
+        keeps_state: the same where it is kept, else 0.
+        constant: bytes that each execution keeps, those left out that vary from trip to trip.
+        weights: bytes of its weights, those of loops in it included.
+        gradients: of their gradients before they grow; `prepared` and `late` likewise.
+        slots: bytes of depth slots that one execution makes, and of their gradients.
+        makes_slots: whether there are any.
+        inner: bodies of the loops in it, by node.
+    """
+
+    graph: Graph
+    index: str
+    trips: int
+    tied: bool
+    steps: tuple[Step, ...]
+    makers: dict[str, Step]
+    sizes: Sizes
+    frees: dict[int, float]
+    drops: dict[int, list[Value]]
+    dropped: frozenset[Value]
+    remade: dict[Value, float]
+    kept: frozenset[Value]
+    state: float
+    keeps_state: float
+    constant: float
+    weights: float
+    gradients: float
+    prepared: float
+    late: float
+    slots: float
+    slot_gradients: float
+    makes_slots: bool
+    inner: dict[str, Body]
+
+
+def needs(operation: Operation, flow: Flow, copied: float, batch: Batch, at: At) -> Needs:
+    """Return what an operation keeps and needs at a place."""
+    saved = operation.saved(at)
+    once = saved.once
+    scratch = operation.scratch(at, flow)
+    return Needs(
+        batch.tokens * (saved.extra + copied) + once,
+        Scratch(
+            batch.tokens * scratch.forward + once,
+            batch.tokens * scratch.backward,
+            batch.tokens * scratch.weights,
+        ),
+    )
+
+
+def body_of(graph: Graph, batch: Batch) -> Body:
+    """Return the model's own graph with all loops in it, ready to be replayed."""
+    return _body(graph, None, Place(), kept(graph, Place(), batch.length, batch.size), batch)
+
+
+def value_bytes(graph: Graph, value: Value, sizes: Sizes) -> float:
+    """Return the bytes per token of one value alone."""
+    elements: int = prod(graph.nodes[value.node]["shapes"][value.output])
+    return elements * sizes[value]
+
+
+def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Batch) -> Body:
+    at = batch.at(place.trips)
+    sizes = element_bytes(graph, at)
+    nodes = [node for node, operation, _ in operations(graph) if not isinstance(operation, Input)]
+    dies = _dies(graph, nodes, found)
+    steps = tuple(_step(graph, node, at, sizes, found, dies[node], batch) for node in nodes)
+    inner = {
+        step.node: _body(
+            step.operation.body, step.operation, place.inside(step.node, step.operation), each, batch
+        )
+        for step in steps
+        if isinstance(step.operation, Loop)
+        for each in (found.loops[step.node],)
+    }
+    state = Value(graph.graph["inputs"][0])
+    size = batch.tokens * bytes_of(graph, state, sizes)
+    # an embedding that is the head as well is one weight
+    own = {name: size for step in steps for name, size in step.weights}
+    copies = [(1 if each.tied else each.trips, each) for each in inner.values()]
+    slots = [batch.tokens * op.elements() for _, op, _ in operations(graph) if isinstance(op, Slots)]
+    values = frozenset(value for value in found.values if not _is_input(graph, value))
+    first = _needs(steps, values)
+    frees: dict[int, float] = defaultdict(float)
+    for value in sorted(values):
+        frees[first[value]] = frees[first[value]] + batch.tokens * bytes_of(graph, value, sizes)
+    made_again = [value for step in steps if step.again for value in step.made_again if value in first]
+    drops: dict[int, list[Value]] = defaultdict(list)
+    for value in made_again:
+        drops[first[value]].append(value)
+    return Body(
+        graph,
+        loop.index if loop else "",
+        loop.trips if loop else 1,
+        loop.tied if loop else True,
+        steps,
+        {step.node: step for step in steps},
+        sizes,
+        frees,
+        drops,
+        frozenset(made_again),
+        {value: batch.tokens * bytes_of(graph, value, sizes) for step in steps for value in step.made_again},
+        values,
+        size,
+        size if loop and state in found.values else 0,
+        total(step.needs.inside for step in steps if step.inside and not step.varies)
+        + batch.tokens * total(bytes_of(graph, value, sizes) for value in sorted(values)),
+        batch.size.weight * _own(graph) + total(count * each.weights for count, each in copies),
+        total(own.values()) + total(count * each.gradients for count, each in copies),
+        total(step.prepared for step in steps) + total(count * each.prepared for count, each in copies),
+        total(step.late for step in steps) + total(count * each.late for count, each in copies),
+        total(at.compute_bytes * each for each in slots) + total(b.trips * b.slots for b in inner.values()),
+        total(4 * each for each in slots) + total(b.trips * b.slot_gradients for b in inner.values()),
+        bool(slots) or any(each.makes_slots for each in inner.values()),
+        inner,
+    )
+
+
+def _step(
+    graph: Graph, node: str, at: At, sizes: Sizes, found: Kept, dies: Iterable[Value], batch: Batch
+) -> Step:
+    data = graph.nodes[node]
+    operation: Operation = data["op"]
+    inputs: tuple[Value, ...] = data["inputs"]
+    outputs = tuple(Value(node, output) for output in range(len(data["shapes"])))
+    made = list(dict.fromkeys(storage(graph, value) for value in outputs))
+    sources = tuple(storage(graph, value) for value in inputs)
+    wants = [value for value in inputs if is_float(graph, value) and sizes[value] < IDS]
+    keeps: tuple[Value, ...] = ()
+    weights: tuple[tuple[str, int], ...] = ()
+    if isinstance(operation, Loop):
+        names = operation.body.graph["inputs"]
+        kept_there = found.loops[node].values
+        reads = tuple(v for v, name in zip(sources, names, strict=True) if Value(name) in kept_there)
+        flow, copied, need = Flow(0, 0, 0), 0.0, _NONE
+        prepared = late = 0.0
+    else:
+        copies = [copy_bytes(operation, graph, value, at, sizes) for value in inputs]
+        saved: Saved = operation.saved(at)
+        reads = tuple(sources[n] for n in saved.inputs if copies[n] is None)
+        keeps = tuple(Value(node, output) for output in saved.outputs)
+        copied = total(copies[n] or 0 for n in saved.inputs)
+        flow = Flow(
+            total(value_bytes(graph, value, sizes) for value in _gradients(operation, wants, outputs, sizes)),
+            total(bytes_of(graph, value, sizes) for value in made),
+            total(copy or 0 for copy in copies),
+        )
+        made_ready = [
+            (name, graph.graph["weights"][name].size, _ready(operation, data, number, at, batch.size))
+            for number, name in enumerate(data["weights"])
+            if graph.graph["weights"][name].trained
+        ]
+        weights = tuple((name, ready.gradient * size) for name, size, ready in made_ready)
+        prepared = total(ready.prepared * size for _, size, ready in made_ready)
+        late = total(ready.late * size for _, size, ready in made_ready)
+        need = needs(operation, flow, copied, batch, at)
+    stored = {value: batch.tokens * bytes_of(graph, value, sizes) for value in (*made, *dies)}
+    # tables stay until the step ends
+    table = operation.table_bytes(at)
+    return Step(
+        node,
+        operation,
+        flow,
+        copied,
+        need,
+        any(isinstance(argument, Affine) for argument in operation.arguments().values()),
+        inputs,
+        outputs,
+        (
+            table + total(stored[value] for value in made if value in found.values),
+            total(stored[value] for value in made if value not in found.values),
+        ),
+        total(stored[value] for value in dies),
+        tuple((value, batch.tokens * value_bytes(graph, value, sizes)) for value in wants),
+        reads,
+        keeps,
+        sources,
+        weights,
+        prepared,
+        late,
+        tuple(value.node for value in inputs if is_slots(graph, value)),
+        node in found.inside,
+        node in found.reruns,
+        tuple(value for value in made if node in found.reruns and value not in found.values),
+    )
+
+
+_NONE = Needs(0, Scratch(0, 0, 0))
+
+
+def _gradients(
+    operation: Operation, wants: list[Value], outputs: tuple[Value, ...], sizes: Sizes
+) -> list[Value]:
+    """Return the inputs whose gradients are new tensors."""
+    if operation.gradients != "passed":
+        return wants
+    return [value for value in wants if sizes[value] != sizes[outputs[0]]]
+
+
+class _Ready(NamedTuple):
+    """How a weight is made ready, in bytes of an element: see `Step`."""
+
+    gradient: float
+    prepared: float = 0
+    late: float = 0
+
+
+def _ready(operation: Operation, data: dict[str, Any], number: int, at: At, size: Precision) -> _Ready:
+    """Return how one of an operation's weights is made ready."""
+    weight, compute = size.weight, size.compute
+    if isinstance(operation, Slots):
+        return _Ready(weight)
+    kernel = data["kernel"].kernel
+    casts = number < kernel.casts if kernel.prepare else operation.works_in(at) == "compute"
+    if casts and compute < weight:
+        # cast once for all products; gradients add up as they come, and are widened in the end
+        return _Ready(compute, prepared=compute, late=weight - compute)
+    return _Ready(weight, prepared=weight if kernel.prepared == 1 else 0)
+
+
+def _own(graph: Graph) -> float:
+    """Return the elements of a graph's own trained weights."""
+    found: float = total(weight.size for weight in graph.graph["weights"].values() if weight.trained)
+    return found
+
+
+def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]:
+    """Return the storages that nobody reads after each operation and that are not kept."""
+    last: dict[Value, str] = {}
+    for node in nodes:
+        data = graph.nodes[node]
+        last.update({storage(graph, Value(node, output)): node for output in range(len(data["shapes"]))})
+        read = (storage(graph, value) for value in data["inputs"])
+        last.update({value: node for value in read if not _is_input(graph, value)})
+    # training asks the model for its loss alone
+    outputs = graph.graph["outputs"] if graph.graph["carried"] else graph.graph["outputs"][-1:]
+    stay = found.values | {storage(graph, value) for value in outputs}
+    dies: dict[str, list[Value]] = defaultdict(list)
+    for value, node in last.items():
+        if value not in stay:
+            dies[node].append(value)
+    return dies
+
+
+def _needs(steps: tuple[Step, ...], values: frozenset[Value]) -> dict[Value, int]:
+    """Return for each storage the first step whose backward pass needs it: the last one to do so."""
+    first: dict[Value, int] = {}
+    for number, step in enumerate(steps):
+        held = (value for value in step.sources if step.again and value in values)
+        for value in (*step.reads, *held):
+            first.setdefault(value, number)
+        if step.inside or step.again:
+            first.update(dict.fromkeys(step.keeps, number))
+    return first
+
+
+def _is_input(graph: Graph, value: Value) -> bool:
+    return isinstance(graph.nodes[value.node]["op"], Input)

@@ -1,0 +1,78 @@
+"""Training memory: the most bytes that are alive at once in a training step of one micro-batch."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from blocks.ir.graph import Graph
+from composer.costs.base.precision import Precision, precision
+from composer.costs.memory.ledger import Moment
+from composer.costs.memory.memory_model import Batch
+from composer.costs.memory.replay import moments, peak
+from composer.costs.memory.saved_tensors import saved_per_token
+from composer.graph.lowering.build import micro_batch_tokens
+from composer.language.schema.spec import Spec
+
+
+class Memory:
+    """Bytes at the peak of a training step on a compiled graph, and what they are made of; found on demand.
+
+    Attributes:
+        tokens: of the micro-batch they are for.
+    """
+
+    def __init__(self, graph: Graph, batch: Batch) -> None:
+        self._graph, self._batch = graph, batch
+        self.tokens = batch.tokens
+
+    @cached_property
+    def total(self) -> int:
+        """Bytes that are alive at the peak, by replaying a step."""
+        return round(peak(self._graph, self._batch))
+
+    @property
+    def terms(self) -> dict[str, int]:
+        """The bytes alive at the peak by term, heaviest first; together they are the total.
+
+        weights, gradients, optimizer (two moments), prepared (weights joined or cast once per forward pass),
+        activations (kept for the backward pass), recomputed, depth_slots (with their gradients), in_flight
+        (values and gradients on their way), scratch (what one operation needs while it runs).
+        """
+        terms = {name: round(size) for name, size in self._peak.terms.items()}
+        return dict(sorted(((name, size) for name, size in terms.items() if size), key=lambda term: -term[1]))
+
+    @property
+    def moment(self) -> str:
+        """When the peak is, in words, such as `backward of stages.0 step 15: 2.expert.experts`."""
+        return self._peak.what
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the weights; moments take twice as many, and gradients as many when all are there."""
+        return round(self._peak.terms["weights"])
+
+    @property
+    def saved(self) -> int:
+        """Bytes kept for the backward pass when the forward pass ends, depth slots left out."""
+        tokens, length, size = self._batch
+        return round(tokens * saved_per_token(self._graph, length, size))
+
+    @cached_property
+    def _peak(self) -> Moment:
+        return max(moments(self._graph, self._batch), key=lambda moment: moment.total)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        told = {"moment": self.moment, "saved": self.saved, "tokens": self.tokens}
+        return {"total": self.total, **told, **self.terms}
+
+
+def trained_length(spec: Spec) -> int:
+    """Return the tokens of a sequence that is trained on, without a `train` section the whole context."""
+    return spec.train.length if spec.train else spec.model.context
+
+
+def train_memory(spec: Spec, graph: Graph, size: Precision | None = None) -> Memory:
+    """Return the memory that a step of the spec takes on a graph of it, in the precision it states."""
+    return Memory(graph, Batch(micro_batch_tokens(spec), trained_length(spec), size or precision(spec)))

@@ -1,0 +1,234 @@
+"""Which operations run again in the backward pass so that training fits into memory, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from heapq import heapify, heappop, heapreplace
+from math import inf
+
+from blocks.ir.graph import Graph
+from blocks.ir.numbers import total
+from blocks.ir.operation import At
+from blocks.ir.walk import Place, graphs
+from composer.costs.base.budget import Budget, OutOfBudget
+from composer.costs.base.budget import size as operations_of
+from composer.costs.base.precision import FULL, Precision
+from composer.costs.memory.saved_tensors import Kept, kept, saved_per_token, storage
+from composer.graph.passes.mark_recompute import mark_recompute, recomputable
+
+Places = frozenset[str]
+_FREE, _COSTLY, _USELESS = range(3)
+_BUDGET = 25_000
+"""Operations costed at most while a set is chosen; shipped specs take up to 8,000."""
+STOPPED = "operations_costed"
+"""Under this key a graph says after how many operations costed the choice was stopped, if it was."""
+
+
+def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_mask: bool = False) -> float:
+    """Return the FLOPs per token of the operations that run again, at sequences of `length`."""
+    return _flops(graph, Place(), kept(graph, Place(), length, size), length, full_mask)
+
+
+def choose(
+    graph: Graph, limit: float, measured: Callable[[Graph], float], tokens: int, length: int, size: Precision
+) -> Graph:
+    """Return the graph with those operations marked that bring it to a limit; none where it is there already.
+
+    The cheapest bytes go first: those that no product has to run again for, the most of them first, then by
+    bytes freed for each FLOP. A move is one operation, or one with all that it takes to make it from what is
+    kept. Moves that raise the peak are left out. It stops at the first set that suffices and takes back what
+    that does not need. Where none is found that suffices, it is the best one, or all that frees anything.
+
+    The work is bounded: a large graph may keep more marks than it needs, and then says so (`STOPPED`).
+
+    Args:
+        measured: gives the bytes that the limit is about.
+        tokens: of the micro-batch they are for.
+        length: tokens of a sequence.
+        size: the precision that trains.
+    """
+    least = measured(graph)
+    if least <= limit:
+        return graph
+    budget = Budget(max(_BUDGET, 4 * operations_of(graph)))
+    prices = _Prices(graph, length, size, budget)
+    every = prices.reruns(frozenset(prices.nodes))
+    if tokens * prices.freed(every) < least - limit:
+        # no peak falls by more than what is freed
+        return mark_recompute(graph, every)
+
+    def trial(chosen: Places) -> float:
+        budget.spend(prices.work)
+        return measured(mark_recompute(graph, chosen))
+
+    found = _fewest(prices, every, trial, limit, least)
+    marked = mark_recompute(graph, found)
+    if budget.spent:
+        marked.graph[STOPPED] = budget.total
+    return marked
+
+
+def _fewest(
+    prices: _Prices, every: Places, trial: Callable[[Places], float], limit: float, least: float
+) -> Places:
+    """Return the marks that bring the peak, `least` without any, to the limit; else the best there are."""
+    chosen, before = frozenset[str](), None
+    try:
+        lowest = trial(every)
+        while chosen != before:
+            # a move that raised the peak may lower it later, when the peak is elsewhere
+            before, moves = chosen, _Moves(prices)
+            while (move := moves.cheapest(chosen)) is not None:
+                found = trial(chosen | move)
+                if found <= least:
+                    chosen, least = chosen | move, found
+                if found <= limit:
+                    return _needed(chosen, prices, trial, limit)
+        return _needed(every, prices, trial, limit) if lowest < least else chosen
+    except OutOfBudget:
+        return every if lowest < least else chosen
+
+
+class _Prices:
+    """What sets of marks free and cost, per token.
+
+    Attributes:
+        nodes: the operations that can be recomputed: the path to the graph each stands in, and its node.
+        work: what it takes to price or to measure one set, in operations costed.
+    """
+
+    def __init__(self, graph: Graph, length: int, size: Precision, budget: Budget) -> None:
+        self.graph, self.length, self.size, self._budget = graph, length, size, budget
+        self.work = operations_of(graph)
+        self.bodies = {_path(place): (body, place) for body, place in graphs(graph)}
+        possible = set(recomputable(graph))
+        self.nodes = {
+            f"{path}{node}": (path, node)
+            for path, (body, _) in self.bodies.items()
+            for node in body
+            if f"{path}{node}" in possible
+        }
+        self._known: dict[Places, tuple[float, float, dict[str, Kept]]] = {}
+        self._unmarked = saved_per_token(graph, length, size)
+
+    def freed(self, chosen: Places) -> float:
+        """Return the bytes that need not be kept."""
+        return self._of(chosen)[0]
+
+    def flops(self, chosen: Places) -> float:
+        """Return the FLOPs that run again."""
+        return self._of(chosen)[1]
+
+    def reruns(self, chosen: Places) -> Places:
+        """Return those that really run again."""
+        bodies = self._of(chosen)[2]
+        return frozenset(f"{path}{node}" for path, here in bodies.items() for node in here.reruns)
+
+    def price(self, chosen: Places, move: Places) -> tuple[int, float]:
+        """Return what a move costs after others, the lower the better."""
+        freed = self.freed(chosen | move) - self.freed(chosen)
+        flops = self.flops(chosen | move) - self.flops(chosen)
+        if freed <= 0:
+            return (_USELESS, 0.0)
+        return (_COSTLY, flops / freed) if flops > 0 else (_FREE, -freed)
+
+    def multiplies(self, place: str) -> bool:
+        """Return whether an operation has products."""
+        path, node = self.nodes[place]
+        body, around = self.bodies[path]
+        return bool(body.nodes[node]["op"].flops(At(1, around.trips)) > 0)
+
+    def with_makers(self, place: str, chosen: Places) -> Places:
+        """Return an operation with all it takes to make it from what is kept and what is chosen."""
+        path, node = self.nodes[place]
+        body, kept_here = self.bodies[path][0], self._of(chosen)[2][path].values
+        found, asked = {place}, [node]
+        while asked:
+            for value in body.nodes[asked.pop()]["inputs"]:
+                maker = f"{path}{value.node}"
+                made = storage(body, value) in kept_here or maker in chosen | found
+                if maker in self.nodes and not made:
+                    found.add(maker)
+                    asked.append(value.node)
+        return frozenset(found)
+
+    def _of(self, chosen: Places) -> tuple[float, float, dict[str, Kept]]:
+        if chosen not in self._known:
+            self._budget.spend(self.work)
+            marked = mark_recompute(self.graph, chosen)
+            here = kept(marked, Place(), self.length, self.size)
+            freed = self._unmarked - saved_per_token(marked, self.length, self.size)
+            flops = _flops(marked, Place(), here, self.length, False)
+            self._known[chosen] = freed, flops, dict(_by_path(here, ""))
+        return self._known[chosen]
+
+
+class _Moves:
+    """What can be marked next, the cheapest first."""
+
+    def __init__(self, prices: _Prices) -> None:
+        self._prices = prices
+        self._chosen: Places = frozenset()
+        self._asked: set[str] = set()  # whose price is that of now; others' may have changed since
+        # products are asked for their price only where all else does not suffice
+        self._queue = [
+            ((_COSTLY if prices.multiplies(place) else _FREE, -inf), order, place)
+            for order, place in enumerate(prices.nodes)
+        ]
+        heapify(self._queue)
+
+    def cheapest(self, chosen: Places) -> Places | None:
+        """Return the cheapest move after what is chosen; None where nothing frees anything more."""
+        if chosen != self._chosen:
+            self._chosen, self._asked = chosen, set()
+        while self._queue:
+            price, order, place = self._queue[0]
+            if place in chosen:
+                heappop(self._queue)
+            elif place not in self._asked:
+                self._asked.add(place)
+                move = self._prices.with_makers(place, chosen)
+                heapreplace(self._queue, (self._prices.price(chosen, move), order, place))
+            elif price[0] == _USELESS:
+                return None
+            else:
+                heappop(self._queue)
+                return self._prices.with_makers(place, chosen)
+        return None
+
+
+def _needed(chosen: Places, prices: _Prices, trial: Callable[[Places], float], limit: float) -> Places:
+    """Return those of the marks that it takes to fit, the costliest taken back first."""
+    try:
+        alone = {place: prices.flops(chosen) - prices.flops(chosen - {place}) for place in chosen}
+        order = sorted(chosen, key=lambda place: (-alone[place], place))
+        before = None
+        while chosen != before:
+            # without one mark, others may not be needed any more
+            before = chosen
+            for place in order:
+                fewer = chosen - {place}
+                if fewer != chosen and trial(fewer) <= limit:
+                    chosen = fewer
+    except OutOfBudget:
+        pass
+    return chosen
+
+
+def _path(place: Place) -> str:
+    return "".join(f"{node}." for node, _ in place.loops)
+
+
+def _by_path(here: Kept, path: str) -> Iterator[tuple[str, Kept]]:
+    yield path, here
+    for node, inner in here.loops.items():
+        yield from _by_path(inner, f"{path}{node}.")
+
+
+def _flops(graph: Graph, place: Place, here: Kept, length: int, full_mask: bool) -> float:
+    at = At(length, place.trips, full_mask=full_mask)
+    found: float = total(graph.nodes[node]["op"].flops(at) for node in here.reruns) * place.executions
+    for node, inner in here.loops.items():
+        body = graph.nodes[node]["op"].body
+        found = found + _flops(body, place.inside(node, graph.nodes[node]["op"]), inner, length, full_mask)
+    return found

@@ -1,0 +1,359 @@
+"""The peak of training memory, by replaying what is alive while one training step runs.
+
+The forward pass is walked in order, then the backward pass in reverse, with every byte that is alive:
+weights and moments, gradients as they appear, what is kept, values and gradients on their way, depth slots,
+and what each operation needs while it runs. Loops are not unrolled: what the trips before a given one keep
+has a closed form, and what is alive at an operation is convex in the trip, so that the first, the last and
+the last but one trip hold the peak. All of it is arithmetic on sizes that compares none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.numbers import label, largest, smallest, total
+from blocks.ir.operation import Value
+from blocks.ir.slots import Slots, SlotWrite
+from composer.costs.memory.ledger import Account, Ledger, Moment
+from composer.costs.memory.memory_model import Batch, Body, Step, Trips, body_of, value_bytes
+from composer.costs.memory.saved_tensors import is_slots
+
+Words = tuple[str, ...]
+
+
+def peak(graph: Graph, batch: Batch) -> float:
+    """Return the most bytes that are alive at once in a training step on one micro-batch, after the first."""
+    ledger = Ledger()
+    _Replay(graph, batch, ledger).run()
+    return largest(*ledger.totals)
+
+
+def moments(graph: Graph, batch: Batch) -> list[Moment]:
+    """Return the moments among which the peak is, in the order they happen."""
+    account = Account()
+    _Replay(graph, batch, account).run()
+    return account.moments
+
+
+class _Gradient:
+    """The storage of a gradient, and how many values' gradients lie in it."""
+
+    __slots__ = ("bytes", "values")
+
+    def __init__(self, size: float, values: int = 1) -> None:
+        self.bytes, self.values = size, values
+
+
+_Gradients = dict[Value, _Gradient]
+_Again = dict[str | Value, float]
+
+
+class _Turn(NamedTuple):
+    """Which execution of a body the backward pass is at.
+
+    Attributes:
+        first: 1 where it has done no other with these weights, whose gradients appear instead of adding up.
+        last: 1 where it will do no other, and prepared weights go.
+        slots: bytes of gradients of depth slots that it has not touched yet, by the input they stand at.
+    """
+
+    first: int
+    last: int
+    slots: dict[str, float]
+
+
+class _Replay:
+    def __init__(self, graph: Graph, batch: Batch, ledger: Ledger) -> None:
+        self.batch, self.ledger = batch, ledger
+        self.root = body_of(graph, batch)
+
+    def run(self) -> None:
+        """Replay one step, from its start to the update of the weights."""
+        root, ledger = self.root, self.ledger
+        graph = root.graph.graph
+        ledger.add("weights", root.weights)
+        ledger.add("optimizer", 2 * root.weights)
+        ledger.add("prepared", root.prepared)
+        # tokens and targets
+        ledger.add("activations", len(graph["inputs"]) * root.state)
+        self._forward(root, {}, "")
+        self._backward(root, {}, "", _Turn(1, 1, {}), {graph["outputs"][-1]: _Gradient(0)})
+        ledger.moment(("update of the weights",), 0)
+
+    # what trips keep
+
+    def _kept(self, body: Body, trips: Trips) -> float:
+        """Return what one execution of a body keeps, in the mean over trips."""
+        found = body.constant
+        for step in body.steps:
+            if step.varies and step.inside:
+                found = found + step.at(self.batch, trips).inside
+        for inner in body.inner.values():
+            found = found + self._trips(inner, inner.trips, trips)
+        return found
+
+    def _trips(self, body: Body, count: int, trips: Trips) -> float:
+        """Return what the first `count` trips of a loop keep, the first one's input left out."""
+        return count * self._kept(body, {**trips, body.index: count}) + (count - 1) * body.keeps_state
+
+    # forward
+
+    def _forward(self, body: Body, trips: Trips, where: str) -> None:
+        ledger = self.ledger
+        for step in body.steps:
+            operation = step.operation
+            if isinstance(operation, Loop):
+                self._forward_loop(body.inner[step.node], trips, f"{where}{step.node}")
+            elif isinstance(operation, Slots):
+                ledger.add("depth_slots", self._slots(operation, self.batch.size.compute))
+            else:
+                needs = step.at(self.batch, trips)
+                ledger.moment(("forward of ", where, step.node), needs.scratch.forward)
+                if step.inside:
+                    ledger.add("activations", needs.inside)
+            kept, in_flight = step.made
+            ledger.add("activations", kept)
+            ledger.add("in_flight", in_flight - step.dies)
+
+    def _forward_loop(self, body: Body, trips: Trips, where: str) -> None:
+        """Replay the last trip, which holds the most, then count what all trips leave."""
+        ledger, before, last = self.ledger, self.ledger.state(), body.trips - 1
+        ledger.add("activations", self._trips(body, last, trips) + body.keeps_state)
+        ledger.add("in_flight", smallest(1, last) * (body.state - body.keeps_state))
+        ledger.add("depth_slots", last * body.slots)
+        self._forward(body, _during(trips, body, last), f"{where} step {label(last)}: ")
+        ledger.restore(before)
+        ledger.add("activations", self._trips(body, body.trips, trips))
+        ledger.add("depth_slots", body.trips * body.slots)
+
+    # backward
+
+    def _backward(self, body: Body, trips: Trips, where: str, turn: _Turn, gradients: _Gradients) -> None:
+        """Walk a body in reverse, from the gradients of its outputs to those of its inputs."""
+        ledger = self.ledger
+        seen: set[str] = set()
+        again: _Again = {}  # bytes of what ran again: inside operations, and values
+        for number in reversed(range(len(body.steps))):
+            step = body.steps[number]
+            for value in step.reads:
+                self._remake(body, value, trips, where, again)
+            if isinstance(step.operation, Loop):
+                self._backward_loop(body, step, trips, where, turn, gradients)
+            elif isinstance(step.operation, SlotWrite) or any(value in gradients for value in step.outputs):
+                if step.again:
+                    self._rerun(body, step, trips, where, again)
+                self._backward_step(body, step, trips, where, turn, gradients, seen)
+            if step.inside:
+                ledger.add("activations", -step.at(self.batch, trips).inside)
+            ledger.add("recomputed", -again.pop(step.node, 0))
+            for value in body.drops.get(number, ()):
+                ledger.add("recomputed", -again.pop(value, 0))
+            ledger.add("activations", -body.frees.get(number, 0))
+
+    def _remake(self, body: Body, value: Value, trips: Trips, where: str, again: _Again) -> None:
+        """Run the maker of a value again, unless that was kept or is there."""
+        if maker := _marked_maker(body, value):
+            self._rerun(body, maker, trips, where, again)
+
+    def _rerun(self, body: Body, step: Step, trips: Trips, where: str, again: _Again) -> None:
+        """Run an operation again, before it those that make what it reads: in a loop, for chains are long."""
+        waiting = [(step, iter(step.sources))] if step.node not in again else []
+        while waiting:
+            now, sources = waiting[-1]
+            value = next(sources, None)
+            if value is None:
+                waiting.pop()
+                self._run_again(body, now, trips, where, again)
+            elif (maker := _marked_maker(body, value)) and maker.node not in again:
+                waiting.append((maker, iter(maker.sources)))
+
+    def _run_again(self, body: Body, step: Step, trips: Trips, where: str, again: _Again) -> None:
+        needs, ledger = step.at(self.batch, trips), self.ledger
+        ledger.moment(("recomputing ", where, step.node), needs.scratch.forward)
+        left: _Again = {step.node: needs.inside}
+        left.update((value, body.remade[value]) for value in step.made_again)
+        again.update(left)
+        ledger.add("recomputed", total(left.values()))
+        for value in step.sources:
+            if value in again and value not in body.dropped:
+                # nobody else needs it
+                ledger.add("recomputed", -again.pop(value))
+
+    def _backward_step(
+        self,
+        body: Body,
+        step: Step,
+        trips: Trips,
+        where: str,
+        turn: _Turn,
+        gradients: _Gradients,
+        seen: set[str],
+    ) -> None:
+        ledger, what, scratch = (
+            self.ledger,
+            ("backward of ", where, step.node),
+            step.at(self.batch, trips).scratch,
+        )
+        for name in step.slots:
+            ledger.add("depth_slots", turn.slots.pop(name, 0))
+        given = [gradients.pop(value) for value in step.outputs if value in gradients]
+        # scratch counts them as gone in the end, but the gradients of other values may lie there too
+        shared = total(each.bytes for each in given if each.values > 1)
+        ledger.moment(what, scratch.backward + shared)
+        if step.weights:
+            new = turn.first * total(size for name, size in step.weights if name not in seen)
+            # where gradients are there already, one at a time is added to them
+            added = [(1 if name in seen else 1 - turn.first) * size for name, size in step.weights]
+            seen.update(name for name, _ in step.weights)
+            ledger.moment((*what, ", weights"), scratch.weights + shared + new + largest(*added))
+            ledger.add("gradients", new)
+        made = list(self._made(body, step, given))
+        for each in given:
+            self._drop(each)
+        for value, each in made:
+            self._arrive(body, gradients, value, each, what)
+        if self.batch.size.compute < self.batch.size.weight:
+            ledger.add("gradients", turn.last * step.late)
+            ledger.moment((*what, ", weights widened"), turn.last * step.late)
+        ledger.add("prepared", -turn.last * step.prepared)
+
+    def _made(self, body: Body, step: Step, given: list[_Gradient]) -> Iterator[tuple[Value, _Gradient]]:
+        """Yield the gradients of a step's inputs, alive."""
+        kind = step.operation.gradients
+        if kind == "joint":
+            shared = self._new(total(size for _, size in step.wants), len(step.wants))
+            yield from ((value, shared) for value, _ in step.wants)
+            return
+        for value, size in step.wants:
+            if kind == "passed" and body.sizes[value] == body.sizes[step.outputs[0]]:
+                given[0].values += 1
+                yield value, given[0]
+            else:
+                yield value, self._new(size)
+
+    def _new(self, size: float, values: int = 1) -> _Gradient:
+        self.ledger.add("in_flight", size)
+        return _Gradient(size, values)
+
+    def _drop(self, gradient: _Gradient) -> None:
+        gradient.values -= 1
+        if not gradient.values:
+            self.ledger.add("in_flight", -gradient.bytes)
+
+    def _arrive(self, body: Body, gradients: _Gradients, value: Value, new: _Gradient, what: Words) -> None:
+        """Add a gradient to what a value has: in place, unless that lies where other gradients lie too."""
+        old = gradients.setdefault(value, new)
+        if old is new:
+            return
+        if old.values == 1:
+            self.ledger.moment((*what, ", adding up"), 0)
+        else:
+            gradients[value] = self._new(self.batch.tokens * value_bytes(body.graph, value, body.sizes))
+            self.ledger.moment((*what, ", adding up"), 0)
+            self._drop(old)
+        self._drop(new)
+
+    def _backward_loop(
+        self, body: Body, step: Step, trips: Trips, where: str, turn: _Turn, gradients: _Gradients
+    ) -> None:
+        """Replay the trips that may hold the peak, then count what all of them leave."""
+        ledger, inner = self.ledger, body.inner[step.node]
+        given = gradients.pop(Value(step.node))
+        slots = self._untouched(body, step, inner, turn)
+        everything = self._trips(inner, inner.trips, trips)
+        for number, trip in enumerate(_corners(inner, step)):
+            before, done = ledger.state(), inner.trips - 1 - trip
+            ledger.add("activations", self._trips(inner, trip + 1, trips) - everything)
+            passed = (
+                self._enter(inner, step, given, done, turn, slots) if number else self._start(inner, given)
+            )
+            there = _Turn(
+                turn.first * (1 - smallest(1, done) if inner.tied else 1),
+                turn.last * (1 - smallest(1, trip) if inner.tied else 1),
+                {} if number else dict(slots),
+            )
+            text = f"{where}{step.node} step {label(trip)}: "
+            self._backward(inner, _during(trips, inner, trip), text, there, passed)
+            ledger.restore(before)
+        ledger.add("activations", -everything)
+        self._leave(inner, turn, slots)
+        for name in step.slots:
+            turn.slots.pop(name, None)
+        self._drop(given)
+        for value, size in step.wants:
+            self._arrive(body, gradients, value, self._new(size), ("backward of ", where, step.node))
+
+    def _start(self, inner: Body, given: _Gradient) -> _Gradients:
+        """Return the gradients that the last trip starts from."""
+        return {inner.graph.graph["outputs"][0]: _Gradient(given.bytes, given.values)}
+
+    def _enter(
+        self, inner: Body, step: Step, given: _Gradient, done: int, turn: _Turn, slots: dict[str, float]
+    ) -> _Gradients:
+        """Count what the trips that are done left; return the gradients that the next one starts from.
+
+        With none done, which is another corner as well, no more is counted than there is.
+        """
+        ledger, graph, some = self.ledger, inner.graph.graph, smallest(1, done)
+        ledger.add("gradients", turn.first * (some if inner.tied else done) * inner.gradients)
+        gone = 0 if inner.tied else turn.last * done
+        ledger.add("gradients", gone * inner.late)
+        ledger.add("prepared", -gone * inner.prepared)
+        ledger.add("depth_slots", done * inner.slot_gradients + some * total(slots.values()))
+        if given.values > 1:
+            # what it was given stays beside
+            ledger.add("in_flight", some * inner.state)
+        names = dict(zip(step.inputs, graph["inputs"], strict=True))
+        captured = {Value(names[value]): self._new(some * size) for value, size in step.wants[1:]}
+        return {graph["outputs"][0]: _Gradient(inner.state), **captured}
+
+    def _leave(self, inner: Body, turn: _Turn, slots: dict[str, float]) -> None:
+        """Count what all trips together leave."""
+        copies = 1 if inner.tied else inner.trips
+        self.ledger.add("gradients", copies * (turn.first * inner.gradients + turn.last * inner.late))
+        self.ledger.add("prepared", -turn.last * copies * inner.prepared)
+        self.ledger.add("depth_slots", inner.trips * inner.slot_gradients + total(slots.values()))
+
+    # depth slots
+
+    def _slots(self, slots: Slots, size: int) -> float:
+        return size * self.batch.tokens * slots.elements()
+
+    def _untouched(self, body: Body, step: Step, inner: Body, turn: _Turn) -> dict[str, float]:
+        """Return the bytes of gradients of the slots that this loop is the first to touch, by its inputs."""
+        found = {}
+        for value, name in zip(step.inputs, inner.graph.graph["inputs"], strict=True):
+            operation = body.graph.nodes[value.node]["op"]
+            if isinstance(operation, Slots) and is_slots(body.graph, value):
+                found[name] = self._slots(operation, 4)
+            elif value.node in turn.slots:
+                found[name] = turn.slots[value.node]
+        return found
+
+
+def _marked_maker(body: Body, value: Value) -> Step | None:
+    """Return the operation that runs again to make a value; None where that is kept."""
+    maker = body.makers.get(value.node)
+    return maker if maker and maker.again and value not in body.kept else None
+
+
+def _during(trips: Trips, body: Body, trip: int) -> Trips:
+    """Return trip counts whose mean index is exactly this trip."""
+    return {**trips, body.index: 2 * trip + 1}
+
+
+def _corners(inner: Body, step: Step) -> list[int]:
+    """Return the trips that may hold the peak: the last, and those at which what is alive begins to change.
+
+    After the first trip backward, tied weights have their gradients, and captured values theirs. At the first
+    step most gradients are there: of weights that are not tied, and of slots that each trip makes anew.
+    """
+    last = inner.trips - 1
+    found = [last]
+    if inner.tied or len(step.wants) > 1:
+        found.append(last - smallest(1, last))
+    if not inner.tied or inner.makes_slots:
+        found.append(0)
+    return found

@@ -1,0 +1,176 @@
+"""What stands kept for the backward pass when the forward pass ends, and what runs again.
+
+Operations say which values their backward pass needs and what they keep inside (`Operation.saved`). One that
+is marked `recompute` keeps nothing of its own: where its output is needed, or its own backward pass needs
+what it keeps inside, it runs again from its inputs, so that these are needed in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import NamedTuple
+
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.numbers import total
+from blocks.ir.operation import At, Operation, Saved, Value
+from blocks.ir.slots import SlotShape
+from blocks.ir.walk import Place, operations
+from blocks.primitives.operations import Input
+from composer.costs.base.precision import Precision
+
+IDS = 8
+"""Bytes of a token id or a target."""
+
+Sizes = Mapping[Value, int]
+
+
+class Kept(NamedTuple):
+    """What one graph keeps at each of its executions.
+
+    Attributes:
+        values: what is kept, by storage; an input of a body among them is kept by the graph around it at the
+            first trip, or where it is the same at every trip.
+        inside: what unmarked operations keep that no other sees, copies of values in another precision
+            included.
+        reruns: marked operations that run again, and what they keep inside then.
+        loops: the same for the loops of this graph, by node.
+    """
+
+    values: frozenset[Value]
+    inside: dict[str, Saved]
+    reruns: dict[str, Saved]
+    loops: dict[str, Kept]
+
+
+def place_at(trips: Mapping[str, int], length: int, size: Precision, tokens: int = 1) -> At:
+    """Return the place costs are asked for; `tokens` are those of a micro-batch."""
+    return At(length, trips, size.stream, size.compute, size.weight, size.device, tokens=tokens)
+
+
+def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
+    """Return what the operations of a graph keep, and those of the loops in it."""
+    at = place_at(place.trips, length, size)
+    sizes = element_bytes(graph, at)
+    needed: set[Value] = set()  # for the backward pass
+    held: set[Value] = set()  # of these, what is kept whether its maker is marked or not
+    found = Kept(frozenset(), {}, {}, {})
+    # users come after makers: in reverse, all that need a value have been seen when its maker's turn comes
+    for node, operation, data in reversed(list(operations(graph))):
+        sources = [storage(graph, value) for value in data["inputs"]]
+        if isinstance(operation, Loop):
+            inner = kept(operation.body, place.inside(node, operation), length, size)
+            found.loops[node] = inner
+            names = operation.body.graph["inputs"]
+            held.update(
+                source
+                for source, name in zip(sources, names, strict=True)
+                if Value(name) in inner.values and not is_slots(graph, source)
+            )
+            continue
+        saved, read = _copied(graph, node, at, sizes)
+        needed.update(read)
+        if not data.get("recompute"):
+            found.inside[node] = saved
+            held.update(Value(node, output) for output in saved.outputs)
+            continue
+        made = {Value(node, output) for output in range(len(data["shapes"]))}
+        if made & (needed - held) or saved.outputs or saved.extra:
+            found.reruns[node] = saved
+            needed.update(sources)
+    kept_as_made = {value for value in needed if not graph.nodes[value.node].get("recompute")}
+    return found._replace(values=frozenset(held | kept_as_made))
+
+
+def _copied(graph: Graph, node: str, at: At, sizes: Sizes) -> tuple[Saved, list[Value]]:
+    """Return what an operation keeps inside, with copies of values, and the values it keeps as they are."""
+    data = graph.nodes[node]
+    saved = data["op"].saved(at)
+    copied, as_made = 0.0, []
+    for position in saved.inputs:
+        value = data["inputs"][position]
+        copy = copy_bytes(data["op"], graph, value, at, sizes)
+        if copy is None:
+            as_made.append(storage(graph, value))
+        else:
+            copied = copied + copy
+    return saved._replace(extra=saved.extra + copied) if copied else saved, as_made
+
+
+def copy_bytes(operation: Operation, graph: Graph, value: Value, at: At, sizes: Sizes) -> float | None:
+    """Return the bytes per token of the copy of a value that an operation works on; None for the value."""
+    given = sizes[value]
+    wanted = {"any": given, "compute": at.compute_bytes, "fp32": 4 if given < 4 else given}[
+        operation.works_in(at)
+    ]
+    if wanted == given or not is_float(graph, value):
+        return None
+    return wanted * _elements(graph, value)
+
+
+def is_float(graph: Graph, value: Value) -> bool:
+    """Return whether a value is one number or more of each token, which has a gradient."""
+    shape = graph.nodes[value.node]["shapes"][value.output]
+    return bool(shape) and shape[0] > 0 and not is_slots(graph, value)
+
+
+def is_slots(graph: Graph, value: Value) -> bool:
+    """Return whether a value is depth slots."""
+    return isinstance(graph.nodes[value.node]["shapes"][value.output], SlotShape)
+
+
+def storage(graph: Graph, value: Value) -> Value:
+    """Return the first of the values that lie where this one does."""
+    return Value(value.node) if graph.nodes[value.node]["op"].joint else value
+
+
+def bytes_of(graph: Graph, value: Value, sizes: Sizes) -> float:
+    """Return the bytes per token of a storage."""
+    data = graph.nodes[value.node]
+    operation = data["op"]
+    if isinstance(operation, Input) and not graph.graph["carried"]:
+        return IDS
+    if not is_float(graph, value):
+        return 0.0
+    if operation.joint:
+        elements: int = total(prod(shape) for shape in data["shapes"])
+        return elements * sizes[value]
+    return _elements(graph, value) * sizes[value]
+
+
+def _elements(graph: Graph, value: Value) -> int:
+    return prod(graph.nodes[value.node]["shapes"][value.output])
+
+
+def element_bytes(graph: Graph, at: At) -> dict[Value, int]:
+    """Return the bytes of an element of each value."""
+    sizes: dict[Value, int] = {}
+    for node, operation, data in operations(graph):
+        given = [sizes[value] for value in data["inputs"]]
+        for output in range(len(data["shapes"])):
+            stream = isinstance(operation, Input | Loop)
+            size = at.stream_bytes if stream else operation.output_bytes(at, given, output)
+            sizes[Value(node, output)] = size
+    return sizes
+
+
+def saved_per_token(graph: Graph, length: int, size: Precision) -> float:
+    """Return the bytes per token that are kept for the backward pass, at sequences of `length`."""
+    return _saved(graph, Place(), kept(graph, Place(), length, size), length, size)
+
+
+def _saved(graph: Graph, place: Place, here: Kept, length: int, size: Precision) -> float:
+    sizes = element_bytes(graph, place_at(place.trips, length, size))
+    found = total(saved.extra for saved in here.inside.values()) * place.executions
+    first = place.executions // place.trips[place.loops[-1][1]] if place.loops else 0
+    inputs, carried = graph.graph["inputs"], graph.graph["carried"]
+    # in the order of the graph, for a sum of floats must not depend on that of a set
+    for value in sorted(here.values):
+        if value.node not in inputs:
+            found = found + bytes_of(graph, value, sizes) * place.executions
+        elif inputs.index(value.node) < carried or not place.loops:
+            found = found + bytes_of(graph, value, sizes) * (place.executions - first)
+    for node, inner in here.loops.items():
+        operation = graph.nodes[node]["op"]
+        found = found + _saved(operation.body, place.inside(node, operation), inner, length, size)
+    return found

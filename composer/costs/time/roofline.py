@@ -1,0 +1,149 @@
+"""Where the time of a training step goes: a roofline per operation.
+
+An operation takes the longer of its FLOPs at the device's rate and its bytes at the device's bandwidth
+(Williams et al., 2009), and at least the overhead of starting it. Its backward pass moves twice the bytes of
+its forward pass: it reads gradients beside what was kept, and writes gradients. What is recomputed runs
+forward once more. Estimates are floors: they know no cache and no temporary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.numbers import largest, total
+from blocks.ir.operation import At, Operation, Value
+from blocks.ir.slots import Slots
+from blocks.ir.walk import Place, graphs, operations
+from blocks.primitives.operations import Input
+from composer.costs.base.precision import FULL, MIXED, precision
+from composer.costs.memory.memory_model import value_bytes
+from composer.costs.memory.peak import trained_length
+from composer.costs.memory.saved_tensors import Sizes, element_bytes, is_float, place_at
+from composer.costs.time.devices import Device
+from composer.graph.lowering.build import micro_batch_tokens
+from composer.language.schema.spec import Spec
+
+Bound = Literal["flops", "bytes", "overhead"]
+
+OPTIMIZER_PASSES = 10
+"""Reads and writes as large as the weights: 1 for the norm of gradients, 2 to clip them, 7 in AdamW."""
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """One operation in all its executions of an optimizer step.
+
+    Attributes:
+        place: where it stands, as in the costs by operation.
+        forward: seconds, what is recomputed included.
+        backward: seconds.
+        waits: seconds of one execution forward, had it to wait for one thing alone.
+    """
+
+    place: str
+    operation: str
+    block: str
+    executions: int
+    forward: float
+    backward: float
+    waits: dict[Bound, float]
+
+    @property
+    def bound(self) -> Bound:
+        """What its forward pass waits for."""
+        return max(self.waits, key=self.waits.__getitem__)
+
+    @property
+    def seconds(self) -> float:
+        """Forward and backward together."""
+        return self.forward + self.backward
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """The estimated time of one optimizer step: its micro-batches and the update.
+
+    Attributes:
+        tokens: of the whole step.
+        optimizer: seconds of clipping and AdamW.
+    """
+
+    tokens: int
+    rows: list[TimeRow]
+    optimizer: float
+
+    @property
+    def seconds(self) -> float:
+        """The whole step."""
+        return total(row.seconds for row in self.rows) + self.optimizer
+
+    @property
+    def bytes_share(self) -> float:
+        """The share of the time that goes into operations which wait for bytes."""
+        waiting = sum(row.seconds for row in self.rows if row.bound == "bytes") + self.optimizer
+        return waiting / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        rows = [asdict(row) | {"bound": row.bound} for row in self.rows]
+        return {"seconds": self.seconds, "tokens": self.tokens, "optimizer": self.optimizer, "rows": rows}
+
+
+def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
+    """Estimate an optimizer step of a spec, on its compiled graph.
+
+    Precision `auto` is bf16-mixed on a device whose bf16 products are the faster ones.
+    """
+    tokens = micro_batch_tokens(spec)
+    repeats = spec.train.accumulate if spec.train else 1
+    rows, elements, size = [], 0, precision(spec, MIXED if device.bf16 > device.fp32 else FULL)
+    for body, place in graphs(graph):
+        at = place_at(place.trips, trained_length(spec), size)
+        sizes = element_bytes(body, at)
+        for node, operation, _ in operations(body):
+            if not isinstance(operation, Input | Loop | Slots):
+                path = ".".join([*(name for name, _ in place.loops), node])
+                rows.append(_row(path, body, node, at, sizes, place, tokens, repeats, device))
+        held = body.graph["weights"].values()
+        elements += place.copies * sum(weight.size for weight in held if weight.trained)
+    update = OPTIMIZER_PASSES * size.weight * elements / device.bandwidth
+    return StepTime(tokens * repeats, rows, update)
+
+
+def _row(
+    path: str,
+    body: Graph,
+    node: str,
+    at: At,
+    sizes: Sizes,
+    place: Place,
+    tokens: int,
+    repeats: int,
+    device: Device,
+) -> TimeRow:
+    data: dict[str, Any] = body.nodes[node]
+    operation: Operation = data["op"]
+    given = sum(_bytes(body, value, sizes) for value in data["inputs"])
+    made = sum(_bytes(body, Value(node, n), sizes) for n in range(len(data["shapes"])))
+    read = data["weights"] if operation.reads_weights else ()
+    weights = at.compute_bytes * sum(body.graph["weights"][name].size for name in read)
+    moved = tokens * operation.traffic(at, given, made) + weights
+    flops, backward = tokens * operation.flops(at), tokens * operation.backward_flops(at)
+    rate = device.bf16 if at.compute_bytes == 2 else device.fp32
+    waits: dict[Bound, float] = {
+        "bytes": moved / device.bandwidth,
+        "flops": flops / rate,
+        "overhead": device.overhead,
+    }
+    forward = largest(*waits.values())
+    after = largest(2 * waits["bytes"], backward / rate, waits["overhead"])
+    runs, again = repeats * place.executions, 2 if data.get("recompute") else 1
+    blocks = ", ".join(dict.fromkeys(block for block in data["blocks"] if block))
+    return TimeRow(path, operation.describe(), blocks, runs, runs * again * forward, runs * after, waits)
+
+
+def _bytes(body: Graph, value: Value, sizes: Sizes) -> float:
+    """Return the bytes per token of one value; tables and slots as a whole are none."""
+    return value_bytes(body, value, sizes) if is_float(body, value) else 0.0

@@ -1,0 +1,1 @@
+"""Costs of many candidates of one structure: traced once, then run as a function."""

@@ -1,0 +1,114 @@
+"""The costs of many candidates: what was counted once for a structure is run again with other numbers.
+
+The first tree of a structure is loaded and counted as any spec. With the second, checks and counting run on
+traced numbers and become a plain function, which answers for every later tree that passes its guards; a tree
+that does not is loaded and traced again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from blocks.ir.traced import Number, Trace
+from composer.costs.counting.count import Costs, count
+from composer.costs.tracing.codegen import Compiled, compiled
+from composer.language.load import resolve_spec
+from composer.language.schema.search import COSTS
+from composer.language.schema.spec import Spec
+from composer.language.schema.template import Structure, joined, split, traced
+from composer.language.validation.semantic import semantic
+from composer.settings.tree import Place, planted
+
+_MOST = 64
+_PLACE = Place("<tree>")
+
+
+def measures(costs: Costs, names: Iterable[str] = COSTS) -> dict[str, Number]:
+    """Return costs by the names that caps and objectives use, without those that do not apply."""
+    found = {name: costs.measure(name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+class Coster:
+    """Costs trees: specs as plain data, resolved, without `let` and `extends`.
+
+    `names` are the measures that are wanted: memory is most of the work. `counted` counts one spec; `count`
+    unless the caller knows more of its graph.
+    """
+
+    def __init__(self, names: Iterable[str] = COSTS, counted: Callable[[Spec], Costs] = count) -> None:
+        self._names, self._counted = tuple(names), counted
+        # functions by structure, the latest first; None where none will be made any more
+        self._known: dict[Structure, list[Compiled] | None] = {}
+
+    def __call__(self, tree: Mapping[str, Any]) -> dict[str, Number]:
+        """Return the measures of a tree, exactly those of the spec it makes.
+
+        Raises:
+            SpecError: the tree is no valid spec.
+        """
+        structure, numbers = split(tree)
+        for run in self._known.get(structure) or ():
+            try:
+                found = run(numbers)
+            except ArithmeticError:
+                continue
+            if found is not None:
+                return found
+        spec = resolve_spec(planted(tree, _PLACE))
+        costs = self._counted(spec)
+        found = measures(costs, self._names)
+        # a choice of what to recompute holds for its own numbers, and takes longer to trace than to make
+        if self._counted is not count or not _chooses(spec, costs):
+            self._learn(spec, tree, structure, numbers, found)
+        return found
+
+    def _measured(self, spec: Spec) -> dict[str, Number]:
+        return measures(self._counted(spec), self._names)
+
+    def _learn(
+        self,
+        spec: Spec,
+        tree: Mapping[str, Any],
+        structure: Structure,
+        numbers: list[Number],
+        found: dict[str, Number],
+    ) -> None:
+        """Make a function for the tree's structure, unless this is its first tree."""
+        if structure not in self._known:
+            self._known[structure] = []
+            return
+        known = self._known[structure]
+        if known is None:
+            return
+        run = _function(self._measured, spec, tree, numbers)
+        if run is None or run(numbers) != found or len(known) == _MOST:
+            self._known[structure] = None
+        else:
+            known.insert(0, run)
+
+
+def _chooses(spec: Spec, costs: Costs) -> bool:
+    """Return whether a cap on memory made somebody choose what to recompute."""
+    limits = (spec.caps.limit("train_memory", kind) for kind in ("soft", "hard"))
+    return bool(costs.recomputed) or any(limit and costs.train_memory.total > limit for limit in limits)
+
+
+def _function(
+    measured: Callable[[Spec], dict[str, Number]], spec: Spec, tree: Mapping[str, Any], numbers: list[Number]
+) -> Compiled | None:
+    """Return a function of the numbers of a tree, from a run with those of `spec`, which it makes.
+
+    None where a check or a formula cannot be traced.
+    """
+    trace = Trace()
+    leaves = [trace.leaf(f"n{position}", number) for position, number in enumerate(numbers)]
+    plain = joined(tree, iter(leaves))
+    try:
+        copy = traced(spec, plain)
+        assert not semantic(planted(plain, _PLACE), copy)
+        return compiled(trace, leaves, measured(copy))
+    except Exception:
+        # blocks from elsewhere may do anything with a number that is not quite one
+        return None

@@ -1,0 +1,264 @@
+"""Operations of the model rather than of a block: embedding, injection, mixing, loss. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.ir.numbers import largest, smallest
+from blocks.ir.operation import Affine, At, Flow, Kernel, Operation, Saved, Scratch, Shape, expect
+from blocks.primitives.operations import Project
+from composer.graph.lowering.chunks import chunk_tokens, chunks_pay
+
+_REFERENCE = "composer.module.emission.functions"
+
+
+@dataclass(frozen=True)
+class Embed(Operation):
+    """Look up the token's row and scale it to a root mean square of 1: (tokens) -> x."""
+
+    vocab: int
+    width: int
+
+    reads_weights = False
+    kernels = (Kernel("embed", f"{_REFERENCE}:embed", "a lookup; its gradient is no product"),)
+    # what it makes is carried into the first stage, and it keeps nothing but the tokens
+    recomputable = False
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the width."""
+        expect(self, inputs, ())
+        return ((self.width,),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [vocab, width]."""
+        return ((self.vocab, self.width),)
+
+    def traffic(self, at: At, given: float, made: float) -> float:
+        """Read the rows that are looked up, write them scaled."""
+        return 2 * made
+
+    def saved(self, at: At) -> Saved:
+        """Keep the token ids, int64."""
+        return Saved(inputs=(0,))
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """The residual stream starts here."""
+        return at.stream_bytes
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The rows stand beside what they are scaled to, either way."""
+        return Scratch(2 * flow.made, flow.made, 0)
+
+
+@dataclass(frozen=True)
+class InjectAdd(Operation):
+    """Add the stage's input at every step but the first: (x, start) -> x."""
+
+    width: int
+    index: Affine
+
+    gradients = "passed"
+    kernels = (Kernel("inject_add", f"{_REFERENCE}:inject_add", "elementwise, skipped at the first step"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.width,), (self.width,))
+        return ((self.width,),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step's index."""
+        return {"index": self.index}
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """The residual stream keeps its precision."""
+        return max(given)
+
+
+@dataclass(frozen=True)
+class InjectConcat(Operation):
+    """Project the state and the stage's input side by side back to the width: (x, start) -> x."""
+
+    width: int
+
+    gradients = "joint"
+    kernels = (Kernel("inject_concat", f"{_REFERENCE}:inject_concat", "copied side by side for one product"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.width,), (self.width,))
+        return ((self.width,),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [width, 2 * width]."""
+        return ((self.width, 2 * self.width),)
+
+    def flops(self, at: At) -> float:
+        """Two per weight element."""
+        return 4 * self.width * self.width
+
+    def saved(self, at: At) -> Saved:
+        """Keep both inputs as one copy."""
+        return Saved(extra=at.compute_bytes * 2 * self.width)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """The residual stream keeps its precision."""
+        return given[0]
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The copy is cast where products are narrower than the stream."""
+        cast = at.stream_bytes if at.compute_bytes < at.stream_bytes else 0
+        backward = at.compute_bytes * 2 * self.width
+        return Scratch((at.compute_bytes + 2 * cast) * self.width + backward, backward, backward)
+
+
+@dataclass(frozen=True)
+class Mean(Operation):
+    """The mean of the branches."""
+
+    width: int
+    branches: int
+
+    gradients = "joint"
+    kernels = (Kernel("mean", f"{_REFERENCE}:mean", "elementwise"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the width."""
+        expect(self, inputs, *[(self.width,)] * self.branches)
+        return ((self.width,),)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """A mean has the widest precision of its branches."""
+        return max(given)
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The branches are stacked."""
+        return Scratch((self.branches + 1) * flow.made, flow.given, flow.given)
+
+
+@dataclass(frozen=True)
+class Gate(Operation):
+    """Weight the branches by a softmax over one logit each, per token: (logits, branches...) -> y."""
+
+    width: int
+    branches: int
+
+    kernels = (Kernel("gate", f"{_REFERENCE}:gate", "softmax over the branches, elementwise"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.branches,), *[(self.width,)] * self.branches)
+        return ((self.width,),)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the branches and the softmax, and its copy where the branches are narrower."""
+        narrow = at.compute_bytes if at.widened else 0
+        return Saved(inputs=tuple(range(1, 1 + self.branches)), extra=(4 + narrow) * self.branches)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """It has the precision of its branches."""
+        return max(given[1:])
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """The sum so far, the next product and their sum; backward, one product beside all gradients."""
+        backward = (self.branches + 1) * (flow.made + at.compute_bytes)
+        return Scratch(3 * flow.made + self.saved(at).extra, backward, backward)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Operation):
+    """Mean cross-entropy over the targets that are not -100: (logits, targets) -> loss.
+
+    `tokens` are those of a micro-batch, by which it decides whether it takes over the head.
+    """
+
+    vocab: int
+    tokens: int = 1
+
+    kernels = (Kernel("cross_entropy", f"{_REFERENCE}:cross_entropy", "log-softmax in fp32"),)
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return a scalar."""
+        expect(self, inputs, (self.vocab,), ())
+        return ((),)
+
+    def saved(self, at: At) -> Saved:
+        """Keep the fp32 log-softmax and the targets, int64."""
+        return Saved(inputs=(1,), extra=4 * self.vocab)
+
+    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+        """The log-softmax is in fp32."""
+        return "fp32"
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Backward, the gradients of the log-softmax and of the logits, in fp32."""
+        return Scratch(flow.copied + 4 * self.vocab, 8 * self.vocab, 8 * self.vocab)
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over the head where the logits of a micro-batch are larger than those of a chunk."""
+        if position or not isinstance(producer, Project) or producer.outputs != ((self.vocab,),):
+            return None
+        return HeadLoss(producer.fan_in, self.vocab) if chunks_pay(self.vocab, self.tokens) else None
+
+
+@dataclass(frozen=True)
+class HeadLoss(Operation):
+    """The head and its mean cross-entropy, by chunks of tokens: (x, targets) -> loss, logits.
+
+    It makes the loss where there are targets, which all that trains has, and else the logits.
+    """
+
+    width: int
+    vocab: int
+
+    kernels = (
+        Kernel(
+            "head_loss",
+            "composer.module.emission.loss:head_loss",
+            "logits by chunks of tokens, their gradients made with them; none are kept",
+        ),
+    )
+    recomputable = False
+
+    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+        """Return a scalar and the logits."""
+        expect(self, inputs, (self.width,), ())
+        return ((), (self.vocab,))
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [vocab, width]."""
+        return ((self.vocab, self.width),)
+
+    def flops(self, at: At) -> float:
+        """Two per weight element; where gradients are wanted, the forward pass makes their products too."""
+        return 2 * self.width * self.vocab
+
+    def traffic(self, at: At, given: float, made: float) -> float:
+        """Write the logits and read them."""
+        return given + 2 * at.compute_bytes * self.vocab
+
+    def saved(self, at: At) -> Saved:
+        """Keep the gradient of the input as products make it, and that of the weight in fp32."""
+        return Saved(extra=at.compute_bytes * self.width, once=4 * self.vocab * self.width)
+
+    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+        """Nothing of logits is there while it trains."""
+        return 4 if output == 0 else 0
+
+    def scratch(self, at: At, flow: Flow) -> Scratch:
+        """Beside what is kept, a chunk and the cast weight; backward, gradients are scaled."""
+        cast = at.compute_bytes * self.vocab * self.width if at.compute_bytes < at.weight_bytes else 0
+        forward = self.saved(at).extra + (self._chunk(at) + cast) / at.tokens
+        return Scratch(forward, flow.given, flow.given)
+
+    def _chunk(self, at: At) -> float:
+        """Return the bytes of a chunk: the softmax in fp32 beside the logits, or products for gradients."""
+        tokens = smallest(chunk_tokens(self.vocab), at.tokens)
+        part = at.compute_bytes * self.width
+        copy = at.widened if at.device == "cpu" else 0
+        softmax = tokens * ((at.compute_bytes + copy + 4) * self.vocab)
+        product = at.compute_bytes * self.vocab * self.width if at.widened else 0
+        gradients = tokens * (at.compute_bytes * self.vocab + part) + product
+        cast = tokens * part if at.compute_bytes < at.stream_bytes else 0
+        return cast + largest(softmax, gradients)

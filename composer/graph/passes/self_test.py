@@ -1,0 +1,75 @@
+"""Kernels are tried on this machine before they are used: their self-tests, each run once in a process."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from blocks.ir.operation import ORIGIN, Affine, Kernel, Operation, Target
+
+_MOST = 200
+"""Characters of an error: some name all that torch was built with."""
+
+
+def self_test(kernel: Kernel, operation: Operation, target: Target) -> str:
+    """Return what is wrong with a kernel on a target that is at hand, or "".
+
+    The first time that something is, it is warned of: the kernel is not used from then on.
+    """
+    if not (kernel.check and target.here):
+        return ""
+    return _warned(kernel, _sizes(kernel.form(operation)), target)
+
+
+def run_check(kernel: Kernel, operation: Operation | None, target: Target) -> str:
+    """Run a kernel's self-test and return what is wrong, or ""; None is an operation of its own choosing."""
+    module, name = kernel.check.split(":")
+    try:
+        wrong: str = getattr(import_module(module), name)(operation, target)
+    except Exception as error:  # from compiling on, a kernel may fail in any way
+        return in_a_line(error)
+    return wrong
+
+
+def in_a_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:_MOST]}" if lines else type(error).__name__
+
+
+def checked_kernels() -> Iterator[tuple[type[Operation], Kernel]]:
+    """Yield every kernel with a self-test of every operation that was imported, with its operation."""
+    for kind in _subclasses(Operation):
+        if isinstance(kind.kernels, tuple):
+            yield from ((kind, kernel) for kernel in kind.kernels if kernel.check)
+
+
+@cache
+def _warned(kernel: Kernel, operation: Operation, target: Target) -> str:
+    wrong = run_check(kernel, operation, target)
+    if not wrong:
+        return ""
+    told = f"its self-test fails: {wrong}"
+    warnings.warn(f"{kernel.name} is not used, {told}; see `composer doctor`", stacklevel=2)
+    return told
+
+
+def _sizes(operation: Any) -> Operation:
+    """Return an operation without its place in the loops, on which no kernel depends."""
+    places = {field.name: ORIGIN for field in fields(operation) if _is_place(operation, field.name)}
+    sizes: Operation = replace(operation, **places)
+    return sizes
+
+
+def _is_place(operation: Operation, name: str) -> bool:
+    return isinstance(getattr(operation, name), Affine)
+
+
+def _subclasses(kind: type[Operation]) -> Iterator[type[Operation]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _subclasses(each)

@@ -1,0 +1,1 @@
+"""The spec language: loading files, spaces, and what a loaded spec is."""

@@ -1,0 +1,80 @@
+"""Parts of a spec in words: stages, entries of a step, values."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from composer.language.schema.spec import Parallel, Stage
+
+_DECIMAL = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+_BINARY = ((2**40, "Ti"), (2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki"))
+_WITH_UNIT = 10_000
+_SCIENTIFIC = 0.02
+
+
+def stage_words(stage: Stage) -> str:
+    """Tell a stage: `8 steps of [seq, depth, expert] with shared weights`."""
+    mix = ", ".join(map(entry_words, stage.step))
+    return f"{trips_words(stage)} of [{mix}]" + (" with shared weights" if stage.recurs else "")
+
+
+def entry_words(entry: str | Parallel | Stage) -> str:
+    """Tell an entry of a step."""
+    match entry:
+        case Stage():
+            return f"({stage_words(entry)})"
+        case Parallel():
+            return " | ".join(entry.parallel)
+        case _:
+            return entry
+
+
+def trips_words(stage: Stage) -> str:
+    """Tell how often a stage runs: `8 steps`, `1 layer`."""
+    return f"{stage.trips} {'step' if stage.tied else 'layer'}{'' if stage.trips == 1 else 's'}"
+
+
+def weights_words(stage: Stage) -> str:
+    """Tell whose weights its steps use."""
+    if stage.tied:
+        return "with shared weights" if stage.recurs else "of recur"
+    return f"with weights of {'its' if stage.trips == 1 else 'their'} own"
+
+
+def value_words(value: Any) -> str:
+    """Write a value as a spec would, shortly but without loss: `3M`, `1e-2`, `true`, `none`."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case int():
+            return _whole(value)
+        case float():
+            return _number(value)
+        case list() | tuple():
+            return f"[{', '.join(map(value_words, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{key}: {value_words(item)}' for key, item in value.items())}}}"
+        case _:
+            return str(value)
+
+
+def _whole(value: int) -> str:
+    """Write a count with the unit that makes it shortest, exactly."""
+    found = [str(value)]
+    if abs(value) >= _WITH_UNIT:
+        for size, unit in (*_DECIMAL, *_BINARY):
+            if abs(value) >= size and value * 1000 % size == 0:
+                found.append(f"{Decimal(value) / size:f}{unit}")
+    return min(found, key=len)
+
+
+def _number(value: float) -> str:
+    if 0 < abs(value) < _SCIENTIFIC:
+        sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+        assert isinstance(exponent, int)
+        head, rest = digits[0], "".join(map(str, digits[1:]))
+        return f"{'-' * sign}{head}{'.' * bool(rest)}{rest}e{exponent + len(digits) - 1}"
+    return repr(value)

@@ -1,0 +1,42 @@
+"""What of a spec is not as its defaults say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from blocks.base.config import Config
+from composer.language.schema.spec import Parallel, Spec, Stage
+
+
+def changed(spec: Spec, full: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep of `full`, the spec as plain values, what has no default or differs from it.
+
+    What is kept is a spec that loads to an equal one.
+    """
+    kept = _kept(spec, full)
+    kept["blocks"] = {name: _kept(block, full["blocks"][name]) for name, block in spec.blocks.items()}
+    kept["stages"] = [_stage(*each) for each in zip(spec.stages, full["stages"], strict=True)]
+    return kept
+
+
+def _kept(config: Config, full: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        key, value = field.alias or name, getattr(config, name)
+        # what tells a union apart is written though its default says it
+        if key not in full or (value == field.default and key not in ("type", "task")):
+            continue
+        kept[key] = _kept(value, full[key]) if isinstance(value, Config) else full[key]
+    return kept
+
+
+def _stage(stage: Stage, full: Mapping[str, Any]) -> dict[str, Any]:
+    steps = [_entry(*each) for each in zip(stage.step, full["step"], strict=True)]
+    return {**_kept(stage, full), "step": steps}
+
+
+def _entry(entry: str | Parallel | Stage, full: Any) -> Any:
+    if isinstance(entry, Stage):
+        return _stage(entry, full)
+    return _kept(entry, full) if isinstance(entry, Parallel) else full

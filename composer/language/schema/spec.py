@@ -1,0 +1,356 @@
+"""What a spec says, as strict models: model, blocks, stages, caps, training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    PrivateAttr,
+    SerializeAsAny,
+    Strict,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from blocks.base.config import BlockConfig, Config
+from blocks.base.fields import Count, Natural, NonNegative, Positive
+from composer.data.base.config import DataConfig
+from composer.language.schema.caps import Caps
+from composer.settings.errors import Fault
+from composer.settings.tree import Node, fault_at, join
+from composer.settings.types import Many, Said
+
+T = TypeVar("T")
+
+
+class Found(Generic[T]):
+    """A union over the configs that discovery finds, told apart by a tag field; made when first used."""
+
+    def __init__(self, tag: str, find: Callable[[], Mapping[str, type[Config]]]) -> None:
+        self.tag, self.find = tag, find
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {name: handler.generate_schema(config) for name, config in self.find().items()}
+        return core_schema.tagged_union_schema(choices, self.tag)
+
+
+def _block_types() -> Mapping[str, type[Config]]:
+    from blocks.find import block_types
+
+    return block_types()
+
+
+def _data_tasks() -> Mapping[str, type[Config]]:
+    from composer.data.find import data_tasks
+
+    return data_tasks()
+
+
+class Model(Config):
+    """What all stages share."""
+
+    width: Count
+    """The size of the hidden state."""
+    vocab: Count
+    """The number of token ids."""
+    context: Count
+    """The longest sequence, in tokens; also the length at which costs are stated."""
+    tie_embeddings: bool = True
+    """Whether the head reads the embedding's weights instead of its own."""
+
+
+BlockName: TypeAlias = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=60),
+    Said("a name of letters, digits, _ and - that begins with a letter"),
+]
+"""A block's name: letters, digits, _ and -."""
+
+
+def _entry_kind(value: Any) -> str | None:
+    match value:
+        case str():
+            return "block"
+        case Parallel():
+            return "parallel"
+        case Stage():
+            return "stage"
+        case {"parallel": _} | {"combine": _}:
+            return "parallel"
+        case {"recur": _} | {"stack": _} | {"step": _}:
+            return "stage"
+        case _:
+            return None
+
+
+Entry: TypeAlias = Annotated[
+    Annotated[BlockName, Tag("block")]
+    | Annotated["Parallel", Tag("parallel")]
+    | Annotated["Stage", Tag("stage")],
+    Discriminator(_entry_kind),
+    Said("a block's name, {parallel: [..]}, or a stage: recur or stack, and step"),
+]
+"""One place in a step: the name of a block, blocks in parallel, or a nested stage."""
+
+
+class Parallel(Config):
+    """Blocks that read the same normed input, their outputs combined into one residual update."""
+
+    parallel: Annotated[Many[BlockName], Field(min_length=2)]
+    """The names of the blocks, two or more."""
+    combine: Literal["sum", "mean", "gate"] = "sum"
+    """How outputs are combined; `gate` is a learned softmax over the branches per token."""
+
+
+class Stage(Config):
+    """Steps in order: `recur: N` shares one set of weights among them, `stack: N` gives each its own."""
+
+    recur: Count | None = None
+    """The number of steps that share their weights."""
+    stack: Count | None = None
+    """The number of layers with weights of their own."""
+    step: Annotated[Many[Entry], Field(min_length=1)]
+    """What one step runs, in order, each a pre-norm residual sublayer."""
+    inject: Literal["none", "add", "concat"] = "none"
+    """How the stage's input enters again before each step: added after step 0, or by a learned 2d -> d."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Stage:
+        if (self.recur is None) == (self.stack is None):
+            got = "neither" if self.recur is None else "both"
+            told = {"expected": "either recur or stack", "got": got, "hint": self._hint()}
+            raise PydanticCustomError("expected", "{expected}", told)
+        return self
+
+    def _hint(self) -> str:
+        if self.recur is None:
+            return "recur: N runs the step N times with one set of weights, stack: N makes N layers"
+        given = type(self.recur) is type(self.stack) is int
+        recur, stack = (self.recur, self.stack) if given else ("N", "M")
+        nested = f"recur: {recur}, step: [{{stack: {stack}, step: [..]}}]"
+        return f"for {stack} layers looped {recur} times write {nested}"
+
+    @property
+    def trips(self) -> int:
+        """How many steps run."""
+        trips = self.stack if self.recur is None else self.recur
+        assert trips is not None
+        return trips
+
+    @property
+    def tied(self) -> bool:
+        """Whether the steps share their weights."""
+        return self.recur is not None
+
+    @property
+    def recurs(self) -> bool:
+        """Whether there are steps that lead back to where they began: several, with one set of weights."""
+        return self.tied and self.trips > 1
+
+
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A share from 0 to 1."""
+
+
+class Schedule(Config):
+    """The learning rate over the run: warmup, stable, decay, as shares that add up to 1."""
+
+    warmup: Share = 0.05
+    """Share of the steps in which the rate rises from 0 to `lr`."""
+    stable: Share = 0.75
+    """Share of the steps at `lr`."""
+    decay: Share = 0.2
+    """Share of the steps in which the rate falls to 0."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Schedule:
+        total = self.warmup + self.stable + self.decay
+        if not math.isclose(total, 1, abs_tol=1e-6):
+            told = {"expected": "warmup + stable + decay = 1", "got": f"{total:g}"}
+            raise PydanticCustomError("expected", "{expected}", told)
+        return self
+
+
+class Eval(Config):
+    """When and on how much held-out data the model is scored; also always at the end."""
+
+    every: Count = 500_000
+    """Training tokens between two evaluations."""
+    tokens: Count = 65_536
+    """Held-out tokens that one evaluation reads, rounded up to whole batches."""
+
+
+class Checkpoint(Config):
+    """When the state of the run is saved; also always at the end."""
+
+    every: Count = 500_000
+    """Training tokens between two checkpoints."""
+
+
+def _precision(value: Any) -> Any:
+    return 32 if value == "32" else value
+
+
+Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+"""A decay rate from 0 up to, but not, 1."""
+
+
+class Train(Config):
+    """How the model is trained: AdamW under a warmup-stable-decay schedule."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    data: Annotated[SerializeAsAny[DataConfig], Found("task", _data_tasks)]
+    """Where batches come from, told apart by `task`."""
+    tokens: Count
+    """Training tokens of the whole run."""
+    batch_tokens: Count = 4096
+    """Tokens per optimizer step, rounded down to whole sequences."""
+    lr: Positive = 3e-3
+    """The learning rate of the stable phase."""
+    schedule: Schedule = Schedule()
+    """The shape of the learning rate over the run."""
+    weight_decay: NonNegative = 0.1
+    """AdamW's decay, on matrices only: norms and biases are spared."""
+    betas: Annotated[tuple[Beta, Beta], Strict(False)] = (0.9, 0.95)
+    """AdamW's betas."""
+    clip: NonNegative = 1.0
+    """The largest norm of the gradient; 0 turns clipping off."""
+    precision: Annotated[
+        Literal["auto", 32, "bf16-mixed"],
+        BeforeValidator(_precision),
+        WithJsonSchema({"enum": ["auto", 32, "32", "bf16-mixed"]}),
+    ] = "auto"
+    """The precision of the products; `auto` is bf16-mixed where the hardware has it, else 32."""
+    accumulate: Count = 1
+    """Micro-batches per optimizer step; has to divide the sequences of a batch."""
+    seed: Natural = 0
+    """The seed of weights and batches."""
+    eval: Eval = Eval()
+    """When and on how much the model is scored."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When the run is saved."""
+    devices: Literal["auto"] | Count = "auto"
+    """How many devices train; `auto` takes all there are."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices share the work; `fsdp` also shards weights, gradients and moments."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in one sequence, as the data says."""
+        return self.data.length
+
+    @property
+    def batch_sequences(self) -> int:
+        """Whole sequences in one optimizer step."""
+        return self.batch_tokens // self.length
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step really reads."""
+        return self.batch_sequences * self.length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return -(-self.tokens // self.tokens_per_step)
+
+
+class Provenance:
+    """The trees a spec was made from, which know their places; not part of a spec's equality.
+
+    `tree` is the resolved one, `source` the merged one, in which `let` and `${..}` still stand.
+    """
+
+    def __init__(self, tree: Node | None = None, source: Node | None = None) -> None:
+        self.tree, self.source = tree, source
+
+    def origin(self, path: tuple[str | int, ...]) -> str:
+        """Say where the value at `path` came from: `file:line`, an option, or `default`."""
+        node = self.tree
+        for step in path:
+            node = node.child(step) if node else None
+        if node is None:
+            return "default"
+        where = f"{node.place.file}:{node.place.line}" if node.place.line else node.place.file
+        return f"{where} = {node.note}" if node.note else where
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Provenance)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Spec(Config):
+    """One model and how it is trained, complete and valid."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    """The version of the spec language."""
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100),
+        Said("letters, digits, `.`, `_` and `-`, up to 100"),
+    ]
+    """The name of the run folder: letters, digits, `.`, `_` and `-`."""
+    model: Model
+    """What all stages share."""
+    blocks: dict[BlockName, Annotated[SerializeAsAny[BlockConfig], Found("type", _block_types)]]
+    """The recipes of blocks by name; weights belong to the place of use."""
+    stages: Annotated[Many[Stage], Field(min_length=1)]
+    """The stages of the model, in order."""
+    caps: Caps = Caps()
+    """What the model may cost at most."""
+    train: Train | None = None
+    """How the model is trained; a model that is only costed or compiled needs none."""
+
+    _provenance: Provenance = PrivateAttr(default_factory=Provenance)
+
+    def origin(self, *path: str | int) -> str:
+        """Say where the value at `path` came from: `file:line`, an option, or `default`."""
+        return self._provenance.origin(path)
+
+    def fault(self, path: Sequence[str | int], expected: str, got: str, hint: str = "") -> Fault:
+        """Make a fault at the value at `path`, for what only shows once the spec is built or costed."""
+        node = self._provenance.tree
+        for step in path:
+            node = node.child(step) if node else None
+        dotted = ".".join(map(str, path))
+        if node is None:
+            return Fault(self.name, 0, 0, dotted, expected, got, hint)
+        return node.fault(dotted, expected, got, hint)
+
+    def fault_at(self, path: tuple[str | int, ...], expected: str, got: str, hint: str = "") -> Fault:
+        """Make a fault at a key of this spec, with its place where the spec was read from a file."""
+        tree = self._provenance.tree
+        if tree is None:
+            return Fault(self.name, 0, 0, join(*path), expected, got, hint)
+        return fault_at(tree, path, expected, got, hint)
+
+    def used(self) -> Iterator[str]:
+        """Yield the names of the blocks that stages use, in order of first use, each as often as used."""
+        for stage in self.stages:
+            yield from used(stage)
+
+
+def used(entry: str | Parallel | Stage) -> Iterator[str]:
+    """Yield the names of the blocks of an entry of a step, or of a stage, each as often as it is used."""
+    match entry:
+        case str():
+            yield entry
+        case Parallel():
+            yield from entry.parallel
+        case Stage():
+            for item in entry.step:
+                yield from used(item)

@@ -1,0 +1,297 @@
+"""Spaces: specs in which values may be choices, and the points they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+from composer.language.baselines import entries
+from composer.language.load import finish, in_order, read_let, read_tree, unused_let
+from composer.language.parsing.choice import Choice, Knob, Value
+from composer.language.parsing.resolve import Resolver
+from composer.language.schema.search import SearchConfig
+from composer.language.schema.spec import Spec
+from composer.language.validation.search_checks import against_search, read_search
+from composer.language.validation.semantic import undefined, unused, uses, valid_parts
+from composer.language.validation.validate import build
+from composer.settings.errors import Fault, SpecError
+from composer.settings.tree import Flaws, Node, fault_at, form, join, within
+
+Ask: TypeAlias = Callable[[Knob], Value]
+
+_DIGITS = 12
+_MOST = 300_000
+"""Values looked at while every alternative is taken once."""
+_BETWEEN = 16
+_GOLDEN = 0.6180339887
+_TRIES = 500
+_VARIABLE = ("model", "blocks", "stages", "train")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One spec of a space, and the answers that lead to it."""
+
+    params: dict[str, Value]
+    spec: Spec
+
+
+class InvalidPoint(SpecError):
+    """Answers that lead to no valid spec; `params` holds them."""
+
+    def __init__(self, faults: Sequence[Fault], params: Mapping[str, Value], note: str = "") -> None:
+        super().__init__(faults)
+        self.params, self.note = dict(params), note
+
+    def __str__(self) -> str:
+        answers = ", ".join(f"{name}={value}" for name, value in self.params.items())
+        return f"{super().__str__()}\nat the point {answers or 'without knobs'}{self.note}"
+
+
+class Space:
+    """A space, read once; its points are resolved from the tree in memory.
+
+    Attributes: `name`, `search` (its config), `baselines` (as it names them), `knobs` (all of them, in
+    the order in which they are met).
+    """
+
+    def __init__(self, tree: Node) -> None:
+        """Check the space and every alternative in it; SpecError names all faults found."""
+        assert isinstance(tree.value, dict)
+        self._tree = tree
+        self._top = tree.value
+        self._choices: dict[str, Choice] = {}
+        search, faults = read_search(tree)
+        self.search: SearchConfig = search
+        self._let, wrong = read_let(self._top.get("let"))
+        self._fixed, more = self._fixed_part()
+        flaws = tree.flaws or Flaws()
+        faults += [*flaws.faults, *wrong, *more]
+        self.knobs, reached = self._explore()
+        faults += reached
+        if not faults and not self.knobs:
+            faults.append(
+                fault_at(tree, (), "at least one choice", "none", "{choice: [..]} in place of a value")
+            )
+        self.baselines, missing = entries(tree, self._fixed.get("caps"))
+        faults += missing
+        faults = [each for each in faults if not within(each.path, flaws.unknown) or each in flaws.faults]
+        if faults:
+            raise SpecError(in_order(faults))
+        self.name: str = self._fixed["name"].plain
+
+    def point(self, ask: Ask) -> Point:
+        """Resolve the point that `ask` chooses, which is asked once for each knob of a taken branch.
+
+        Raises:
+            InvalidPoint: the answers make no valid spec.
+        """
+        tree, resolver = self._resolve(ask)
+        try:
+            spec = finish(tree, resolver)
+        except SpecError as error:
+            raise InvalidPoint(error.faults, resolver.params) from None
+        if faults := list(against_search(self.search, self._tree, spec.train, spec.caps)):
+            raise InvalidPoint(faults, resolver.params)
+        return Point(resolver.params, spec)
+
+    def tree(self, ask: Ask) -> tuple[dict[str, Value], dict[str, Any]]:
+        """Resolve the point that `ask` chooses to its answers and to plain data, which no check has seen.
+
+        The data is shared between points, so not to be changed.
+
+        Raises:
+            InvalidPoint: the answers lead to what cannot be resolved.
+        """
+        tree, resolver = self._resolve(ask)
+        if resolver.faults:
+            raise InvalidPoint(in_order(resolver.faults), resolver.params)
+        return resolver.params, tree.plain
+
+    def example(self, seed: int = 0) -> Point:
+        """Give some valid point, the first one where it is valid.
+
+        Raises:
+            InvalidPoint: none of a few hundred tried is valid; the faults are those of the first.
+        """
+        try:
+            return self.point(lambda knob: knob.choices[0] if knob.choices else _number(knob, knob.low))
+        except InvalidPoint as error:
+            first = error
+        rng = random.Random(seed)
+        for _ in range(_TRIES):
+            try:
+                return self.point(lambda knob: draw(knob, rng))
+            except InvalidPoint:
+                pass
+        note = f"; of {_TRIES} other points tried none is valid either"
+        raise InvalidPoint(first.faults, first.params, note)
+
+    def fault(self, path: tuple[str | int, ...], expected: str, got: str, hint: str = "") -> Fault:
+        """Make a fault at a path of the space."""
+        return fault_at(self._tree, path, expected, got, hint)
+
+    def describe(self) -> str:
+        """List the knobs, one a line."""
+        return "\n".join(map(str, self.knobs))
+
+    def lines(self) -> list[str]:
+        """Write all that decides what a trial is and how it is judged, one `path: value` a line."""
+        sections = {name: self._top[name].plain for name in ("let", *_VARIABLE, "caps") if name in self._top}
+        judged = self.search.model_dump(mode="json", include={"objectives", "rungs", "keep", "sampler"})
+        return list(_lines(sections | {"search": judged}, ""))
+
+    def identity(self) -> str:
+        """Hash `lines`: two spaces with the same identity can share a study."""
+        return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()[:_DIGITS]
+
+    def _fixed_part(self) -> tuple[dict[str, Node], list[Fault]]:
+        resolver = Resolver({}, refusal="only model, blocks, stages, train and let may hold choices")
+        names = [name for name in self._top if name not in ("let", "search", *_VARIABLE)]
+        return {name: resolver.resolve(self._top[name], name) for name in names}, resolver.faults
+
+    def _resolve(self, ask: Ask) -> tuple[Node, Resolver]:
+        resolver = Resolver(self._let, ask, self._choices)
+        resolver.broken += self._tree.flaws.unknown if self._tree.flaws else []
+        top = self._top
+        found = dict(self._fixed)
+        if "stages" in top:
+            found["stages"] = resolver.resolve(top["stages"], "stages")
+        if "blocks" in top:
+            found["blocks"] = self._used_blocks(
+                resolver, {node.value for _, node in uses(found.get("stages"))}
+            )
+        for name in ("model", "train"):
+            if name in top:
+                found[name] = resolver.resolve(top[name], name)
+        return Node(found, self._tree.place), resolver
+
+    def _used_blocks(self, resolver: Resolver, used: set[object]) -> Node:
+        node, knob = resolver.outer(self._top["blocks"], "blocks", "blocks")
+        if not isinstance(node.value, dict):
+            return node
+        kept = {
+            name: resolver.resolve(block, join("blocks", name), join(knob, name))
+            for name, block in node.value.items()
+            if name in used
+        }
+        return Node(kept, node.place, node.key)
+
+    def _explore(self) -> tuple[tuple[Knob, ...], list[Fault]]:
+        """Take each alternative of each knob once; collect what is wrong whatever else is chosen."""
+        knobs: dict[str, Knob] = {}
+        faults: list[Fault] = []
+        lets: set[str] = set()
+        used: set[object] = set()
+        waiting: list[dict[str, Value]] = [{}]
+        for count, wanted in enumerate(waiting):
+            if count * self._tree.size > _MOST:
+                most = _MOST // self._tree.size
+                expected = f"at most {most} alternatives in a file of {self._tree.size} values"
+                faults.append(fault_at(self._tree, (), expected, "more"))
+                break
+            tree, resolver = self._resolve(partial(_wanted, wanted))
+            lets |= resolver.names.keys()
+            used.update(node.value for _, node in uses(tree.child("stages")))
+            faults += self._always_wrong(tree, resolver)
+            for name, answer in resolver.params.items():
+                if name not in knobs:
+                    knobs[name] = self._choices[name].knob
+                    others = (other for other in standing(knobs[name]) if other != answer)
+                    waiting += [{**resolver.params, name: other} for other in others]
+        if "train.seed" in knobs:
+            expected = "one seed for all candidates, which differ in more than that"
+            faults.append(fault_at(self._tree, ("train", "seed"), expected, "a choice"))
+        faults += unused_let(self._let, lets)
+        written = self._top["blocks"].value if "blocks" in self._top else None
+        if isinstance(written, dict) and form(written) is None:
+            faults += [
+                node.fault(join("blocks", name), unused(name), "", key=True)
+                for name, node in written.items()
+                if name not in used
+            ]
+        return tuple(knobs.values()), faults
+
+    def _always_wrong(self, tree: Node, resolver: Resolver) -> Iterator[Fault]:
+        """Yield what is wrong with an alternative whatever is chosen beside it."""
+        yield from resolver.faults
+        spec = build(Spec, tree, broken=resolver.broken)
+        found = [*([] if isinstance(spec, Spec) else spec), *undefined(tree)]
+        yield from (self._of_range(fault) for fault in found if not resolver.hides(fault.path))
+        parts = valid_parts(tree, resolver.broken)
+        if not resolver.hides("train") and not (parts.train is None and tree.child("train")):
+            yield from against_search(self.search, self._tree, parts.train, parts.caps)
+
+    def _of_range(self, fault: Fault) -> Fault:
+        """Say of a fault of a number drawn from a range that it is one, and what range to write."""
+        choice = self._choices.get(fault.path)
+        if choice is None or choice.knob.kind != "float" or not fault.expected.startswith("a whole number"):
+            return fault
+        low, high = choice.knob.low, choice.knob.high
+        whole = low.is_integer() and high.is_integer()
+        hint = f"write {{int: [{low:.0f}, {high:.0f}]}}" if whole else "write {int: [low, high]}"
+        return replace(fault, got="a range of numbers with fractions", hint=hint)
+
+
+def load_space(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Space:
+    """Load the space at `path`, with `overrides` such as `search.trials=8` laid on top.
+
+    Raises:
+        SpecError: the file cannot be read, or it is not a valid space.
+    """
+    return Space(read_tree(path, overrides))
+
+
+def draw(knob: Knob, rng: random.Random) -> Value:
+    """Draw a uniform answer to a knob, uniform on the logarithmic scale where it asks for that."""
+    if knob.choices:
+        return rng.choice(knob.choices)
+    if knob.log:
+        found = math.exp(rng.uniform(math.log(knob.low), math.log(knob.high)))
+        return _number(knob, round(found) if knob.kind == "int" else min(max(found, knob.low), knob.high))
+    if knob.kind == "int":
+        return rng.randrange(int(knob.low), int(knob.high) + 1, knob.step)
+    return rng.uniform(knob.low, knob.high)
+
+
+def _wanted(wanted: Mapping[str, Value], knob: Knob) -> Value:
+    return wanted.get(knob.name, standing(knob)[0])
+
+
+def standing(knob: Knob) -> Sequence[Value]:
+    """Give answers that stand for all: every choice; of a range both ends and what lies between.
+
+    Of whole numbers that are all where they are few. Between the ends of a range of floats it is a number
+    with a fraction.
+    """
+    if knob.choices:
+        return knob.choices
+    low, high = knob.low, knob.high
+    if knob.kind == "int":
+        count = int(high - low) // knob.step
+        parts = min(count, _BETWEEN) or 1
+        return list(dict.fromkeys(int(low) + knob.step * (count * i // parts) for i in range(parts + 1)))
+    between = low * (high / low) ** _GOLDEN if knob.log else low + (high - low) * _GOLDEN
+    return list(dict.fromkeys([low, between, high]))
+
+
+def _number(knob: Knob, value: float) -> Value:
+    return int(value) if knob.kind == "int" else value
+
+
+def _lines(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for key in sorted(value):
+            yield from _lines(value[key], join(path, key))
+    elif isinstance(value, list | tuple) and any(isinstance(item, dict | list | tuple) for item in value):
+        for i, item in enumerate(value):
+            yield from _lines(item, join(path, i))
+    else:
+        yield f"{path}: {json.dumps(value)}"

@@ -1,0 +1,259 @@
+"""What types cannot say: names, blocks against the width, data against the model, batches.
+
+The checks read the resolved tree as well as the spec, so that a fault elsewhere hides none of these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from blocks.base.config import BlockConfig, Config, Problem
+from blocks.base.invalid import Unknown, independent
+from blocks.ir.numbers import largest
+from composer.data.base.config import DataConfig
+from composer.language.schema.caps import Caps, MemoryLimits
+from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train
+from composer.language.validation.hints import hint_for_block
+from composer.language.validation.partial import partial, partial_at
+from composer.settings.errors import Fault, shown
+from composer.settings.tree import Node, fault_at, join
+
+C = TypeVar("C", bound=Config)
+
+_STEPS = 1_000_000
+_PLACES = 1000
+# the replay of memory looks at three trips of each loop
+_PER_NEST = 3
+_HINTS = 20
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The sections of a spec; of those that are not valid, what is valid in them."""
+
+    model: Model
+    blocks: Mapping[str, BlockConfig]
+    stages: tuple[Stage, ...]
+    caps: Caps
+    train: Train | None
+
+
+def semantic(tree: Node, spec: Spec | None, broken: Collection[str] = ()) -> list[Fault]:
+    """Check the tree of `spec`, or, where it makes no spec, whatever in it is sound.
+
+    `broken` are paths that could not be resolved, of which nothing is known.
+    """
+    parts = (
+        valid_parts(tree, broken)
+        if spec is None
+        else Parts(spec.model, spec.blocks, spec.stages, spec.caps, spec.train)
+    )
+    unknown = list(undefined(tree))
+    checks = [*_steps(parts, tree), *_blocks(parts, tree), *_train(parts, tree), *_caps(parts.caps, tree)]
+    return [*unknown, *_unused(tree, unknown), *independent(*checks)]
+
+
+def uses(stages: Node | None, path: str = "stages") -> Iterator[tuple[str, Node]]:
+    """Yield each name of a block in a tree of stages, with its path; the stages need not be valid."""
+    for i, stage in enumerate(_items(stages)):
+        yield from _uses(stage, join(path, i))
+
+
+def undefined(tree: Node) -> Iterator[Fault]:
+    """Find the names in stages that no block has."""
+    section = tree.child("blocks")
+    if section is None or not isinstance(section.value, dict):
+        return
+    blocks = section.value
+    types = {name: kind.plain if (kind := block.child("type")) else None for name, block in blocks.items()}
+    more = f" and {len(blocks) - _HINTS} more" if len(blocks) > _HINTS else ""
+    known = f"one of {', '.join(islice(blocks, _HINTS))}{more}" if blocks else "a block; there are none"
+    unknown = [(path, node) for path, node in uses(tree.child("stages")) if node.value not in blocks]
+    for number, (path, node) in enumerate(unknown):
+        hint = hint_for_block(node.value, types) if number < _HINTS else ""
+        yield node.fault(path, known, shown(node.value), hint)
+
+
+def unused(block: str) -> str:
+    """Say that a block is used nowhere."""
+    return f"block {block!r} is defined but never used"
+
+
+def _unused(tree: Node, unknown: Iterable[Fault]) -> Iterator[Fault]:
+    """Find the blocks that no stage uses, where that can be told; a misspelt use is one fault, not two."""
+    if not _readable(tree.child("stages")):
+        return
+    used = {node.value for _, node in uses(tree.child("stages"))}
+    hints = " ".join(fault.hint for fault in unknown)
+    for name, block in _mapping(tree.child("blocks")).items():
+        if name not in used and not re.search(rf"\b{re.escape(name)}\b", hints):
+            path = join("blocks", name)
+            yield block.fault(path, unused(name), "", key=True)
+
+
+def _readable(stages: Node | None) -> bool:
+    """Whether all names of blocks in stages can be read: a step that is none might have held any."""
+    if stages is None or not isinstance(stages.value, list):
+        return False
+    for stage in stages.value:
+        step = stage.child("step")
+        if step is None or not isinstance(step.value, list):
+            return False
+        for entry in step.value:
+            branches = entry.child("parallel")
+            if branches is not None:
+                if not all(isinstance(name.value, str) for name in _items(branches) or [branches]):
+                    return False
+            elif not isinstance(entry.value, str) and not _readable(Node([entry], entry.place)):
+                return False
+    return True
+
+
+def _uses(stage: Node, path: str) -> Iterator[tuple[str, Node]]:
+    for i, entry in enumerate(_items(stage.child("step"))):
+        here = join(path, "step", i)
+        if isinstance(entry.value, str):
+            yield here, entry
+        elif branches := entry.child("parallel"):
+            names = enumerate(_items(branches))
+            yield from ((join(here, "parallel", j), name) for j, name in names if isinstance(name.value, str))
+        else:
+            yield from _uses(entry, here)
+
+
+def _steps(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
+    for i, stage in enumerate(parts.stages):
+        yield _step(stage, i, tree)
+    yield _all_places(parts.stages, tree)
+
+
+def _step(stage: Stage, i: int, tree: Node) -> Iterator[Fault]:
+    steps = _most_steps(stage)
+    if steps > _STEPS:
+        expected = f"at most {_STEPS} steps, nested ones multiplied"
+        yield fault_at(tree, ("stages", i), expected, shown(steps))
+
+
+def _all_places(stages: Iterable[Stage], tree: Node) -> Iterator[Fault]:
+    places = sum(map(_places, stages))
+    if places > _PLACES:
+        expected = f"at most {_PLACES} places of blocks, those in a nested stage counted {_PER_NEST} times"
+        yield fault_at(tree, ("stages",), expected, str(places), "repeat layers by stack: or recur:")
+
+
+def _places(entry: str | Parallel | Stage) -> int:
+    """Count the places where blocks stand, as often as costs look at them."""
+    match entry:
+        case Stage():
+            return sum(_places(each) * (_PER_NEST if isinstance(each, Stage) else 1) for each in entry.step)
+        case Parallel():
+            return len(entry.parallel)
+        case _:
+            return 1
+
+
+def _most_steps(stage: Stage) -> int:
+    if stage.recur is None and stage.stack is None:
+        raise Unknown
+    inner = (_most_steps(entry) for entry in stage.step if isinstance(entry, Stage))
+    return stage.trips * largest(1, *inner)
+
+
+def _blocks(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
+    for name, block in parts.blocks.items():
+        yield _problems(block.problems(parts.model.width), ("blocks", name), tree)
+
+
+def _train(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
+    train = parts.train
+    if train is not None:
+        if isinstance(train.data, DataConfig):
+            yield _problems(train.data.problems(parts.model), ("train", "data"), tree)
+        yield _batches(train, tree)
+
+
+def _batches(train: Train, tree: Node) -> Iterator[Fault]:
+    if train.batch_sequences < 1:
+        expected = f"room for a sequence of {train.length} tokens"
+        yield fault_at(tree, ("train", "batch_tokens"), expected, shown(train.batch_tokens))
+    elif train.batch_sequences % train.accumulate:
+        expected = f"a divisor of the {train.batch_sequences} sequences of a batch"
+        yield fault_at(tree, ("train", "accumulate"), expected, shown(train.accumulate))
+    elif train.devices != "auto" and train.batch_sequences // train.accumulate % train.devices:
+        expected = f"a divisor of the {train.batch_sequences // train.accumulate} sequences of a micro-batch"
+        yield fault_at(tree, ("train", "devices"), expected, shown(train.devices))
+
+
+def _caps(caps: Caps, tree: Node) -> Iterator[Iterator[Fault]]:
+    trained = not _absent(tree.child("train"))
+    yield _train_flops(caps, trained, tree)
+    yield _memory_batch(caps, trained, tree)
+
+
+def _train_flops(caps: Caps, trained: bool, tree: Node) -> Iterator[Fault]:
+    if caps.train_flops is not None and not trained:
+        limit = caps.limit("train_flops") or caps.limit("train_flops", "soft")
+        yield fault_at(tree, ("caps", "train_flops"), "no such cap without train", shown(limit))
+
+
+def _memory_batch(caps: Caps, trained: bool, tree: Node) -> Iterator[Fault]:
+    memory = caps.train_memory
+    if trained and isinstance(memory, MemoryLimits) and memory.batch_tokens is not None:
+        path, got = ("caps", "train_memory", "batch_tokens"), shown(memory.batch_tokens)
+        yield fault_at(tree, path, "no such key, since train says the micro-batch", got)
+
+
+def _problems(found: Iterable[Problem], path: tuple[str | int, ...], tree: Node) -> Iterator[Fault]:
+    for problem in found:
+        yield _problem(tree, path, problem)
+
+
+def _problem(tree: Node, path: tuple[str | int, ...], problem: Problem) -> Fault:
+    steps = problem.key.split(".") if problem.key else []
+    return fault_at(tree, (*path, *steps), problem.expected, shown(problem.got), problem.hint)
+
+
+def valid_parts(tree: Node, broken: Collection[str] = ()) -> Parts:
+    """Make the sections of a resolved tree of what is valid in them; see `semantic`."""
+    from blocks.find import block_types
+
+    types = block_types()
+    blocks = {}
+    for name, node in _mapping(tree.child("blocks")).items():
+        tag = node.child("type")
+        config = types.get(tag.value) if tag and isinstance(tag.value, str) else None
+        block = partial_at(config, node, join("blocks", name), broken) if config else None
+        if block is not None:
+            blocks[name] = block
+    stages = [
+        partial_at(Stage, stage, join("stages", i), broken)
+        for i, stage in enumerate(_items(tree.child("stages")))
+    ]
+    return Parts(
+        model=_part(Model, tree, "model", broken) or partial(Model, {}),
+        blocks=blocks,
+        stages=tuple(stage for stage in stages if stage is not None),
+        caps=_part(Caps, tree, "caps", broken) or Caps(),
+        train=_part(Train, tree, "train", broken),
+    )
+
+
+def _part(config: type[C], tree: Node, name: str, broken: Collection[str]) -> C | None:
+    node = tree.child(name)
+    return None if node is None else partial_at(config, node, name, broken)
+
+
+def _items(node: Node | None) -> list[Node]:
+    return node.value if node is not None and isinstance(node.value, list) else []
+
+
+def _mapping(node: Node | None) -> Mapping[str, Node]:
+    return node.value if node is not None and isinstance(node.value, dict) else {}
+
+
+def _absent(node: Node | None) -> bool:
+    return node is None or node.value is None

@@ -1,0 +1,1 @@
+"""From a graph to torch.fx code in modules that hold weights."""

@@ -1,0 +1,197 @@
+"""Emit a graph as readable torch.fx code, one call for each operation.
+
+The code takes the graph's inputs, the indices of the loops around it, and the prepared weights; an inner
+stage comes as an object whose `run` is called. Nothing is traced: nodes are made one by one, so autograd
+functions stay whole. Operations that are marked to be recomputed, and those that read them, are called
+through `composer.module.emission.recompute`.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import fx
+
+from blocks.ir.graph import Graph, Loop, fresh
+from blocks.ir.operation import Affine, At, Operation, Value
+from blocks.ir.walk import Place, operations
+from blocks.primitives.operations import Input, Project
+from composer.graph.passes.outline import Part
+from composer.module.emission.recompute import Reading, Recomputed, plain
+from composer.module.emission.regions import COMPILED, TRACEABLE
+
+NODE = "node"
+"""Under this key the metadata of a call name the node of our graph that it is."""
+
+
+def resolve(path: str) -> Any:
+    """Import `package.module:name`."""
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def emit(graph: Graph, place: Place, outputs: list[Value], name: str) -> fx.GraphModule:
+    """Return the code that computes `outputs`; its parameters are inputs, loop indices, weights, in order.
+
+    Weights come node by node as `composer.module.emission.stage.gather` returns them.
+    """
+    emitter = _Emitter(graph, place)
+    code = emitter.emit(outputs)
+    return fx.GraphModule(emitter.root, code, name)
+
+
+class _Emitter:
+    def __init__(self, graph: Graph, place: Place) -> None:
+        self.graph, self.place = graph, place
+        self.code = fx.Graph()
+        self.values: dict[Value, fx.Node] = {}
+        self.indices: dict[str, fx.Node] = {}
+        self.weights: dict[str, list[fx.Node]] = {}
+        self.root = torch.nn.Module()
+        self.callers: dict[tuple[Any, ...], str] = {}
+
+    def emit(self, outputs: list[Value]) -> fx.Graph:
+        for name in self.graph.graph["inputs"]:
+            self.values[Value(name)] = self._parameter(_readable(name))
+        for _, index in self.place.loops:
+            self.indices[index] = self._parameter(index)
+        for node, operation, data in operations(self.graph):
+            self.weights[node] = [self._parameter(name) for name in _parameters(node, operation, data)]
+        for node, operation, data in operations(self.graph):
+            if isinstance(operation, Loop | Part):
+                self._run(node, "run" if isinstance(operation, Loop) else "__call__", data)
+            elif not isinstance(operation, Input):
+                self._call(node, operation, data)
+        results = tuple(self._value(value) for value in outputs)
+        self.code.output(results[0] if len(results) == 1 else results)
+        self.code.eliminate_dead_code(_is_impure)
+        return self.code
+
+    def _parameter(self, name: str) -> fx.Node:
+        return self.code.placeholder(fresh(name, {node.target for node in self.code.nodes}))
+
+    def _call(self, node: str, operation: Any, data: dict[str, Any]) -> None:
+        function = resolve(data["kernel"].kernel.function)
+        arguments = {key: self._argument(key, value) for key, value in operation.arguments().items()}
+        given = (*(self._value(value) for value in data["inputs"]), *self.weights[node])
+        caller = self._caller(function, data)
+        if caller is None:
+            made = self.code.call_function(function, given, arguments)
+        else:
+            made = self.code.call_module(caller, given, arguments)
+        made.meta[TRACEABLE] = caller is None and _traceable(data)
+        if caller is None and (compiled := data["kernel"].kernel.compiled):
+            made.meta[COMPILED] = resolve(compiled)
+        self._bind(node, made, data)
+
+    def _caller(self, function: Any, data: dict[str, Any]) -> str | None:
+        """Return the name of the module that calls a function which is recomputed, or reads what is."""
+        if data.get("recompute"):
+            inputs, weights = len(data["inputs"]), self.graph.graph["weights"]
+            counters = [n for n, name in enumerate(data["weights"], inputs) if not weights[name].saved]
+            return self._called(
+                "recomputed", Recomputed, function, self._inside(data["op"]), inputs, *counters
+            )
+        if any(self._recomputed(value) for value in data["inputs"]):
+            return self._called("reading", Reading, function)
+        return None
+
+    def _called(self, prefix: str, kind: type[torch.nn.Module], function: Any, *settings: int) -> str:
+        key = (kind, function, *settings)
+        if key not in self.callers:
+            self.callers[key] = fresh(f"{prefix}_{function.__name__}", self.root._modules)
+            self.root.add_module(self.callers[key], kind(function, *settings))
+        return self.callers[key]
+
+    def _inside(self, operation: Operation) -> bool:
+        """Return whether an operation keeps what only it sees: intermediates, or copies in its precision."""
+        at = At(1, self.place.trips)
+        saved = operation.saved(at)
+        return bool(saved.extra or (saved.inputs and operation.works_in(at) != "any"))
+
+    def _recomputed(self, value: Value) -> bool:
+        return bool(self.graph.nodes[value.node].get("recompute"))
+
+    def _run(self, node: str, method: str, data: dict[str, Any]) -> None:
+        inputs = [self._tensor(value) for value in data["inputs"]]
+        stage = self.weights[node][0]
+        self._bind(node, self.code.call_method(method, (stage, *inputs, *self.indices.values())), data)
+
+    def _bind(self, node: str, made: fx.Node, data: dict[str, Any]) -> None:
+        self.values[Value(node)] = made
+        made.meta[NODE] = node
+        made.meta["tuple"] = len(data["shapes"]) > 1
+        joined = made.meta["tuple"] and isinstance(data["op"], Project)
+        # the code reads better with the graph's names than with the functions'
+        made._rename(f"{_readable(node)}_and_more" if joined else _readable(node))
+
+    def _value(self, value: Value) -> fx.Node:
+        whole = self.values[Value(value.node)]
+        if not whole.meta.get("tuple"):
+            return whole
+        key = Value(value.node, -1 - value.output)
+        if key not in self.values:
+            name = _readable(self._part(value))
+            self.values[key] = self._named(name, operator.getitem, (whole, value.output))
+        return self.values[key]
+
+    def _tensor(self, value: Value) -> fx.Node:
+        """Return a value for a stage or a part, which keep what they are given."""
+        node = self._value(value)
+        return self.code.call_function(plain, (node,)) if self._recomputed(value) else node
+
+    def _part(self, value: Value) -> str:
+        """Name one of several outputs: a merged projection's by its weight, others by number."""
+        data = self.graph.nodes[value.node]
+        names: tuple[str, ...] = data["weights"]
+        return names[value.output] if isinstance(data["op"], Project) else f"{value.node}_{value.output}"
+
+    def _argument(self, key: str, argument: Any) -> Any:
+        if not isinstance(argument, Affine):
+            return argument
+        total: Any = argument.base
+        for index, stride in argument.strides:
+            node: Any = self.indices[index]
+            term = node if stride == 1 else self._named(key, operator.mul, (node, stride))
+            total = self._named(key, operator.add, (term, total)) if total != 0 else term
+        return total
+
+    def _named(self, name: str, function: Any, arguments: tuple[Any, ...]) -> fx.Node:
+        made = self.code.call_function(function, arguments)
+        made._rename(name)
+        return made
+
+
+def _parameters(node: str, operation: Any, data: dict[str, Any]) -> list[str]:
+    """Return the names of what the code is given for a node's weights."""
+    if isinstance(operation, Loop | Part):
+        return [f"{_readable(node)}_weights"]
+    if isinstance(operation, Input) or not data["weights"]:
+        return []
+    prepared = data["kernel"].kernel.prepared
+    if prepared == 1:
+        return [f"{_readable(data['weights'][0])}_joined"]
+    return [f"{_readable(name)}_weight" for name in data["weights"]]
+
+
+def _readable(name: str) -> str:
+    """Turn `0.seq.query` into `seq_query`: positions only where nothing else tells parts apart."""
+    parts = re.sub(r"[^\w.]", "_", name).split(".")
+    words = [part for part in parts if not part.isdigit()]
+    positions = [part for part in parts if part.isdigit()] if len(words) < 2 else []
+    return "_".join([*(words or ["stage"]), *positions])
+
+
+def _traceable(data: dict[str, Any]) -> bool:
+    operation, kernel = data["op"], data["kernel"].kernel
+    indexed = any(isinstance(each, Affine) for each in operation.arguments().values())
+    return kernel.traceable and operation.recomputable and not (kernel.check or indexed)
+
+
+def _is_impure(node: fx.Node) -> bool:
+    # everything a node does is in its outputs: slots are ordered by tokens, loads by their weights
+    return node.op in ("placeholder", "output")

@@ -1,0 +1,115 @@
+"""The head and its cross-entropy as one, chunk by chunk of tokens: the logits are never there as a whole.
+
+Where gradients are wanted the forward pass makes them at once, chunk by chunk too (after arXiv 2410.10989),
+so that no logits are kept or made again; the backward pass only scales them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocks.primitives.reference import product_dtype, project
+from composer.graph.lowering.chunks import chunk_tokens
+
+IGNORED = -100
+
+
+def head_loss(x: Tensor, targets: Tensor | None, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the mean loss in fp32 over the targets [batch, sequence] that are not -100; 0 where none is.
+
+    x is [batch, sequence, width], weight [vocab, width]. The second result is None; without targets, which
+    ask for no loss, it is the logits [batch, sequence, vocab], and the first None. Under autocast products
+    are in its dtype; the softmax and the sum of the weight's gradient are in fp32 at least.
+    """
+    if targets is None:
+        return None, project(x, weight, weight.shape[:1])
+    rows, flat = x.flatten(0, 1), targets.flatten()
+    wanted = torch.is_grad_enabled() and (x.requires_grad, weight.requires_grad)
+    if wanted and any(wanted):
+        loss: Tensor = _HeadLoss.apply(rows, weight, flat, product_dtype(x))  # type: ignore[no-untyped-call]
+        return loss, None
+    total, _, _ = _sums(rows, weight, flat, product_dtype(x), (False, False))
+    return total / _counted(flat), None
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        total, to_rows, to_weight = _sums(rows, weight, targets, dtype, ctx.needs_input_grad[:2])
+        counted = _counted(targets)
+        ctx.dtypes = rows.dtype, weight.dtype
+        ctx.save_for_backward(to_rows, to_weight, counted)
+        return total / counted
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # a gradient of its own the incoming one may not have, so that nothing else would refuse
+            raise RuntimeError("gradients of gradients (create_graph=True): the loss by chunks has none")
+        to_rows, to_weight, counted = ctx.saved_tensors
+        # of the sum until now: in fp16 the mean's could be too small, which a scaled loss is to prevent
+        scale = gradient / counted
+        return _scaled(to_rows, scale, ctx.dtypes[0]), _scaled(to_weight, scale, ctx.dtypes[1]), None, None
+
+
+def _sums(
+    rows: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, wanted: tuple[bool, ...]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the sum of the losses of rows [tokens, width], and its gradients as far as they are wanted."""
+    wide = torch.promote_types(dtype, torch.float32)
+    total = torch.zeros((), dtype=wide, device=rows.device)
+    to_rows = torch.empty_like(rows, dtype=dtype) if wanted[0] else None
+    to_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
+    size = chunk_tokens(weight.shape[0])
+    # a cast that autocast made here would be remembered without its history
+    with torch.autocast(rows.device.type, enabled=False):
+        cast = weight.to(dtype)
+        for start in range(0, len(rows), size):
+            part, target = rows[start : start + size].to(dtype), targets[start : start + size]
+            made = None if to_rows is None else to_rows[start : start + size]
+            total += _chunk(part, cast, target, made, to_weight)
+    return total, to_rows, to_weight
+
+
+def _chunk(
+    rows: Tensor, weight: Tensor, targets: Tensor, to_rows: Tensor | None, to_weight: Tensor | None
+) -> Tensor:
+    """Return the sum of the losses of some rows; fill in their gradient, and add to that of the weight."""
+    ignored = (targets == IGNORED).unsqueeze(1)
+    picks = targets.unsqueeze(1).masked_fill(ignored, 0)
+    logits = rows @ weight.T
+    logs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    picked = logs.gather(1, picks)
+    total = -picked.masked_fill(ignored, 0).sum()
+    if to_rows is None and to_weight is None:
+        return total
+    # softmax less the target's 1, in the place of the logits
+    by_logits = torch.exp(logs, out=logits)
+    del logs
+    by_logits.scatter_(1, picks, picked.expm1().to(by_logits.dtype))
+    if to_rows is not None:
+        torch.mm(by_logits, weight, out=to_rows).masked_fill_(ignored, 0)
+    if to_weight is not None:
+        _add_product(to_weight, by_logits.T, rows.masked_fill(ignored, 0))
+    return total
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    if a.dtype == total.dtype:
+        torch.addmm(total, a, b, out=total)
+    else:
+        total += a @ b
+
+
+def _scaled(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return a new tensor: what is kept may be asked for again."""
+    if gradient is None:
+        return None
+    return gradient * scale if gradient.dtype == dtype else gradient.to(dtype).mul_(scale)
+
+
+def _counted(targets: Tensor) -> Tensor:
+    return (targets != IGNORED).sum().clamp(min=1)

@@ -1,0 +1,270 @@
+"""A stage as a module: the code of one step, one set of weights or several, and a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from blocks.base.config import BlockConfig
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import Operation, Weight
+from blocks.ir.walk import Place, operations
+from blocks.primitives.operations import Input
+from composer.graph.passes import outline
+from composer.language.schema.spec import Parallel
+from composer.language.schema.spec import Stage as StageSpec
+from composer.module.emission.code import Code, Compiled, readable, without_code
+from composer.module.emission.emit import resolve
+from composer.module.emission.part import Part, Watchable
+
+Blocks = Mapping[str, BlockConfig]
+
+
+class Layer(Watchable):
+    """One set of weights of one step, with the stages nested in it."""
+
+    sharded = False
+    """Whether its weights are whole only while it is called."""
+    code: Code | None = None
+    graph: Graph | None = None
+
+    def __init__(self, graph: Graph, place: Place, compiled: Compiled) -> None:
+        super().__init__()
+        add_stages(self, graph, place, compiled)
+
+    def step(self, code: Code, graph: Graph, called: bool) -> Callable[..., Any]:
+        """Return one step as a function of values: with weights made ready now, or at each call."""
+        if called:
+            self.code, self.graph = code, graph
+            return self
+        weights = gather(self, graph)
+        return lambda *values: code(*values, *weights)
+
+    def forward(self, *values: Any) -> Any:
+        """Run one step with weights that are there only now."""
+        assert self.code is not None, "a step is run by its stage"
+        assert self.graph is not None
+        return self.code(*values, *gather(self, self.graph))
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = without_code(super().__getstate__())  # type: ignore[no-untyped-call]
+        return {name: value for name, value in state.items() if name != "graph"}
+
+
+class Stage(Watchable):
+    """Steps in a row. `step` holds the weights that all steps share, or `layers` one set for each.
+
+    Attributes:
+        called: whether it and its layers are run as calls of modules, since somebody watches them.
+        sharded: whether its weights are whole only while it is called.
+    """
+
+    called = False
+    sharded = False
+
+    def __init__(self, loop: Loop, place: Place, compiled: Compiled) -> None:
+        """`place` is the place of the loop's body."""
+        super().__init__()
+        self.loop, self.place = loop, place
+        if loop.tied:
+            self.step = Layer(loop.body, place, compiled)
+        else:
+            self.layers = nn.ModuleList(Layer(loop.body, place, compiled) for _ in range(loop.trips))
+        self.emit(compiled)
+
+    def _about(self) -> str:
+        """Return what it runs, such as `recur x 8`."""
+        return self.loop.describe()
+
+    def emit(self, compiled: Compiled, called: bool = False) -> None:
+        """Emit the code of one step for the kernels that its graph has now, and of its parts if called."""
+        body, self.compiled, self.called = self.loop.body, compiled, called
+        self.code = Code(body, self.place, body.graph["outputs"], "Step", compiled)
+        emit_parts(self.sets(), body, self.place)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_code(super().__getstate__())  # type: ignore[no-untyped-call]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.emit(self.compiled, self.called)
+
+    def sets(self) -> list[Layer]:
+        """Return each set of weights once."""
+        return [self.step] if self.loop.tied else [*self.layers]
+
+    def ready(self) -> Stage | Prepared:
+        """Return what the code around it runs in one forward pass: weights are made ready once for it."""
+        return self if self.sharded or self.called else self.prepare()
+
+    def prepare(self) -> Prepared:
+        """Make the weights ready."""
+        body = self.loop.body
+        steps = [layer.step(self.code, body, layer.sharded or self.called) for layer in self.sets()]
+        return Prepared(self.loop, steps)
+
+    def run(self, *values: Any) -> Any:
+        """Run all steps as `Prepared` does, as a call of the module, with its hooks."""
+        return self(*values)
+
+    def forward(self, *values: Any) -> Any:
+        """Run all steps with weights that are there only now."""
+        return self.prepare().run(*values)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A stage with its weights made ready: what the code around it runs."""
+
+    loop: Loop
+    steps: list[Callable[..., Any]]
+
+    def run(self, *values: Any) -> Any:
+        """Run all steps; `values` are carried ones, then constant ones, then the indices of the loops around.
+
+        Returns the carried values after the last step: one, or a tuple.
+        """
+        graph = self.loop.body.graph
+        count, inputs = graph["carried"], len(graph["inputs"])
+        carried, constant, indices = values[:count], values[count:inputs], values[inputs:]
+        for n in range(self.loop.trips):
+            result = self.steps[n % len(self.steps)](*carried, *constant, *indices, n)
+            carried = result if count > 1 else (result,)
+        return carried if count > 1 else carried[0]
+
+
+def add_stages(module: nn.Module, graph: Graph, place: Place, compiled: Compiled) -> None:
+    """Give a module the stages of one graph, each under its node's name."""
+    for node, operation, _ in operations(graph):
+        if isinstance(operation, Loop):
+            parent, name = descend(module, node)
+            parent.add_module(name, Stage(operation, place.inside(node, operation), compiled))
+
+
+def emit_parts(modules: Sequence[nn.Module], graph: Graph, place: Place) -> None:
+    """Emit the code of the parts outlined in a graph, once for all modules that stand for it."""
+    for _, operation, _ in operations(graph):
+        if isinstance(operation, outline.Part):
+            body, parts = operation.body, [_part(module, operation.name) for module in modules]
+            code = Code(body, place, body.graph["outputs"], "Part")
+            for part in parts:
+                part._code, part._graph = code, body
+            emit_parts(parts, body, place)
+
+
+def add_parts(layer: nn.Module, entries: Sequence[str | Parallel | StageSpec], blocks: Blocks) -> None:
+    """Give a layer a module for each sublayer and block of its step, and tell stages in it theirs."""
+    for position, entry in enumerate(entries):
+        held = layer._modules.get(str(position))
+        if isinstance(entry, StageSpec):
+            assert isinstance(held, Stage)
+            for each in held.sets():
+                add_parts(each, entry.step, blocks)
+            continue
+        sublayer = _part(layer, str(position), "Sublayer")
+        if isinstance(entry, str):
+            _part(sublayer, entry)._config = blocks[entry]
+            continue
+        for number, name in enumerate(entry.parallel):
+            _part(_part(sublayer, str(number), "Branch"), name)._config = blocks[name]
+
+
+def _part(module: nn.Module, name: str, kind: str = "") -> Part:
+    part, _ = descend(module, f"{name}.")
+    assert isinstance(part, Part)
+    part._kind = kind or part._kind
+    return part
+
+
+def take_graphs(module: nn.Module, graph: Graph) -> None:
+    """Give a module's stages the loops of a graph that was compiled anew, with the same weights."""
+    for node, operation, _ in operations(graph):
+        if isinstance(operation, Loop):
+            stage = _stage(module, node)
+            stage.loop = operation
+            for layer in stage.sets():
+                take_graphs(layer, operation.body)
+
+
+def put(module: nn.Module, name: str, weight: Weight, tensor: Tensor) -> None:
+    """Hold a tensor under a dotted name, as a parameter or, untrained, as a buffer."""
+    parent, role = descend(module, name)
+    if weight.trained:
+        parent.register_parameter(role, nn.Parameter(tensor))
+    else:
+        parent.register_buffer(role, tensor, persistent=weight.saved)
+
+
+def descend(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the module that holds a dotted name, made where missing, and the name's last part."""
+    *path, last = name.split(".")
+    for part in path:
+        # straight in the table: a block may be called like a method of modules, such as `eval`
+        held = module._modules.get(part)
+        if held is None:
+            held = module._modules[part] = Part()
+        module = held
+    return module, last
+
+
+def gather(module: nn.Module, graph: Graph) -> list[Any]:
+    """Return what the graph's code takes for weights, node by node: prepared once, the same at every step."""
+    given: list[Any] = []
+    for node, operation, data in operations(graph):
+        if isinstance(operation, Loop):
+            given.append(_stage(module, node).ready())
+        elif isinstance(operation, outline.Part):
+            given.append(descend(module, f"{operation.name}.")[0])
+        elif not isinstance(operation, Input):
+            tensors = [_given(module, name, graph.graph["weights"][name]) for name in data["weights"]]
+            prepare = data["kernel"].kernel.prepare
+            given += resolve(prepare)(*tensors) if prepare else tensors
+    return given
+
+
+def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Tensor], list[Tensor]]]:
+    """Yield each operation that updates states after an optimizer step, its states, and its counters."""
+    for node, operation, data in operations(graph):
+        if isinstance(operation, Loop):
+            for layer in _stage(module, node).sets():
+                yield from states(layer, operation.body)
+        elif isinstance(operation, outline.Part):
+            yield from states(descend(module, f"{operation.name}.")[0], operation.body)
+        elif operation.update:
+            named = ((graph.graph["weights"][name], name) for name in data["weights"])
+            held = [(weight, _held(module, name)) for weight, name in named if not weight.trained]
+            counters = [tensor for weight, tensor in held if not weight.saved]
+            yield operation, [tensor for _, tensor in held], counters
+
+
+def _stage(module: nn.Module, node: str) -> Stage:
+    parent, name = descend(module, node)
+    stage = parent._modules[name]
+    assert isinstance(stage, Stage)
+    return stage
+
+
+def _given(module: nn.Module, name: str, weight: Weight) -> Tensor | None:
+    return _held(module, name) if weight.saved or module.training else None
+
+
+def _held(module: nn.Module, name: str) -> Tensor:
+    parent, role = descend(module, name)
+    tensor: Tensor = getattr(parent, role)
+    return tensor
+
+
+def source(model: Any) -> Iterator[tuple[str, str]]:
+    """Yield (name, code) of each stage, inner ones first, of a model and of its loss, as written by hand."""
+    yield from _stage_sources(model)
+    yield from (("model", readable(model.code)), ("loss", readable(model._loss)))
+
+
+def _stage_sources(module: nn.Module, path: str = "") -> Iterator[tuple[str, str]]:
+    for name, child in module.named_children():
+        yield from _stage_sources(child, f"{path}{name}.")
+        if isinstance(child, Stage):
+            yield f"{path}{name}", readable(child.code)

@@ -1,0 +1,1 @@
+"""What specs and data share: errors with places, trees of plain values, field types."""

@@ -1,1 +1,0 @@
-"""The spec language: reading YAML with places kept, merging, resolving, validating, identity, spaces."""

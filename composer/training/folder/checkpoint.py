@@ -1,0 +1,113 @@
+"""Checkpoints: saved whole, read without unpickling anything but tensors and plain containers."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from composer.settings.errors import os_message
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.files import replacing
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, each written aside and then put in place."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save `checkpoint` as the whole content of `path`."""
+        with replacing(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, its tensors mapped from the file.
+
+    Raises:
+        TrainingError: it cannot be read, holds anything but tensors and plain containers, or is not that
+            of a composed model.
+    """
+    if not path.exists():
+        raise TrainingError(f"file not found: {path}")
+    try:
+        whole = zipfile.is_zipfile(path)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if whole else None
+    except OSError as error:
+        raise TrainingError(os_message(error, path)) from None
+    except Exception:  # a damaged pickle may fail in any way, and torch's advice is to trust the file
+        raise _refused(path, "a damaged one or one with other objects than tensors") from None
+    if not whole:
+        raise _refused(path, "a file that is cut short or of another kind")
+    if fault := _fault(found):
+        raise _refused(path, fault)
+    checkpoint: dict[str, Any] = found
+    return checkpoint
+
+
+def _refused(path: Path, got: str) -> TrainingError:
+    return TrainingError(
+        f"{path}: this checkpoint cannot be read: expected a checkpoint of composer, got {got}"
+    )
+
+
+def _fault(found: Any) -> str | None:
+    """Say what makes the content of a file no checkpoint of a composed model, or nothing."""
+    match found:
+        case {"state_dict": dict(weights), "hyper_parameters": {"spec": str()}}:
+            wrong = [
+                n for n, weight in weights.items() if not (isinstance(n, str) and torch.is_tensor(weight))
+            ]
+            return f"{wrong[0]!r} in its `state_dict`, which is no tensor with a name" if wrong else None
+        case {"state_dict": dict()}:
+            return "one without the text of a spec in its `hyper_parameters`"
+    return "one without a `state_dict` of weights"
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], spec: str) -> None:
+    """Save weights as safetensors, with the text of their resolved spec as metadata."""
+    from safetensors.torch import save
+
+    data = save({name: weight.contiguous() for name, weight in weights.items()}, {"spec": spec})
+    with replacing(path) as file:
+        file.write(data)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Read safetensors: the weights by name, and the text of their spec if they hold it.
+
+    Raises:
+        TrainingError: the file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            names, about = list(file.keys()), file.metadata() or {}
+            return {name: file.get_tensor(name) for name in names}, about.get("spec")
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"{path}: these weights cannot be read ({error})") from None
+
+
+def put_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Load weights into a model: each one it has, of the same shape, and no other.
+
+    Raises:
+        TrainingError: they are those of another model.
+    """
+    own = model.state_dict()
+    wrong = [f"{name}: the model has it, the file does not" for name in own.keys() - weights.keys()]
+    wrong += [f"{name}: the file has it, the model does not" for name in weights.keys() - own.keys()]
+    wrong += [
+        f"{name}: {list(weights[name].shape)} in the file, {list(tensor.shape)} in the model"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if wrong:
+        told = "\n  ".join(sorted(wrong)[:5]) + (f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise TrainingError(f"{source}: these weights do not fit the model\n  {told}")
+    model.load_state_dict(dict(weights))

@@ -1,0 +1,153 @@
+"""`data.json` of a run folder: what the run is trained on, and where that was found.
+
+A run is held to the content of its data. Where the data lies may change, so it is also looked for in other
+places by its content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer.data.base.config import DataConfig
+from composer.data.base.errors import DataChanged, DataError
+from composer.data.base.fingerprint import Fingerprint
+from composer.language.schema.spec import Spec
+from composer.training.folder.errors import TrainingError
+from composer.training.folder.files import write_text
+
+DATA = "data.json"
+PLACE = ("train.data.path", "train.data.glob")
+"""The fields of a spec that say where data is, not what it is."""
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What a run is trained on.
+
+    Attributes:
+        fingerprint: of the data.
+        path: as the spec gave it.
+        directory: the one that `path` is relative to.
+        from_run: the same directory, relative to the run folder.
+    """
+
+    fingerprint: Fingerprint
+    path: str
+    directory: str
+    from_run: str
+
+
+def read_record(folder: Path) -> DataRecord | None:
+    """Read what the run in a folder is trained on; None where that is not recorded.
+
+    Raises:
+        TrainingError: the file is damaged.
+    """
+    path = folder / DATA
+    try:
+        found = json.loads(path.read_bytes())
+        places = (str(found[name]) for name in ("path", "directory", "from_run"))
+        return DataRecord(Fingerprint.from_dict(found), *places)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path}: expected the fingerprint of a run's data, but it cannot be read ({error}); "
+            "delete it to have it recorded anew"
+        ) from None
+
+
+def fingerprint_of(spec: Spec) -> Fingerprint | None:
+    """Return what a spec's data is now; None without files or a `train` section.
+
+    Raises:
+        DataError: the data is missing or cannot be read.
+    """
+    data = spec.train.data if spec.train else None
+    return data.fingerprint() if isinstance(data, DataConfig) else None
+
+
+def record_data(folder: Path, spec: Spec) -> None:
+    """Write down what the run of `spec` in `folder` is trained on, if that has files."""
+    found = fingerprint_of(spec)
+    if found is None:
+        return
+    assert spec.train is not None
+    here = Path.cwd()
+    path, from_run = getattr(spec.train.data, "path", ""), os.path.relpath(here, folder)
+    told = found.to_dict() | {"path": path, "directory": str(here), "from_run": from_run}
+    text = json.dumps(told, indent=1) + "\n"
+    if not (folder / DATA).exists() or (folder / DATA).read_text(encoding="utf-8") != text:
+        write_text(folder / DATA, text)
+
+
+def check_data(folder: Path, spec: Spec, moved: bool) -> None:
+    """Refuse to go on with a run on other data than it began with; warn where that is not known.
+
+    `moved` says that the spec names another place than that of the folder.
+
+    Raises:
+        DataChanged: the content differs, or it is not recorded and the place differs.
+    """
+    now, known = fingerprint_of(spec), read_record(folder)
+    if now is None:
+        return
+    if known is None:
+        told = f"{folder}: there is no {DATA}, for this run began before fingerprints of data were kept"
+        if moved:
+            raise DataChanged(f"{told}; so it goes on only with the data at the path of its own spec")
+        warnings.warn(f"{told}; its data is taken to be what is there now, and recorded", stacklevel=2)
+    elif changes := known.fingerprint.changes(now):
+        raise DataChanged(
+            f"{folder}: the data is not what this run began with (then -> now):\n"
+            + "".join(f"  {change}\n" for change in changes)
+            + "put the data back, or choose another folder with --out"
+        )
+
+
+def located(spec: Spec, folder: Path, given: str | None = None) -> Spec:
+    """Return the spec of a run with its data where that is now, known by its content.
+
+    It is looked for at the path `given`, or else at that of the spec: from the current directory, from where
+    the run was trained, and from there as seen from the run folder. A run without a record is left as it is.
+
+    Raises:
+        DataError: it is in none of these places.
+    """
+    known = read_record(folder)
+    if known is None or spec.train is None:
+        return spec if given is None or spec.train is None else _at(spec, given)
+    missing = []
+    for path in dict.fromkeys([given] if given is not None else _places(known, folder)):
+        candidate = _at(spec, path)
+        try:
+            found = fingerprint_of(candidate)
+        except DataError as error:
+            missing.append(str(error))
+            continue
+        changes = known.fingerprint.changes(found) if found else []
+        if not changes:
+            return candidate
+        missing.append(f"{path}: other data (then -> there): {'; '.join(changes)}")
+    raise DataError(
+        f"{folder}: the data of this run was not found:\n"
+        + "".join(f"  {reason}\n" for reason in missing)
+        + "say where it is with --data PATH, or score other data with --set train.data.path=PATH"
+    )
+
+
+def _places(known: DataRecord, folder: Path) -> Iterator[str]:
+    yield known.path
+    yield os.path.join(known.directory, known.path)
+    yield os.path.normpath(os.path.join(folder, known.from_run, known.path))
+
+
+def _at(spec: Spec, path: str) -> Spec:
+    assert spec.train is not None
+    data = spec.train.data.model_copy(update={"path": path})
+    return spec.model_copy(update={"train": spec.train.model_copy(update={"data": data})})

@@ -1,0 +1,164 @@
+"""Several processes that train one run on one machine.
+
+The process that was started is rank 0, whatever program it is; the others are started here and run nothing
+but the training, so a search or a notebook can use several devices too.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch._C._distributed_c10d import HashStore, Store, TCPStore
+
+from composer.graph.passes.choose_kernels import Kernels
+from composer.module.emission.code import TorchCompile
+from composer.training.folder.errors import TrainingError
+from composer.training.processes.interrupt import Stop, held_back
+from composer.training.processes.watch import LIMIT, Watch, limit
+
+_HOST = "127.0.0.1"
+
+
+class OneMachine(LightningEnvironment):
+    """Tells Lightning the ranks, which it neither starts nor connects."""
+
+    def __init__(self, rank: int, ranks: int, store: Store, watch: Watch | None = None) -> None:
+        """`store` is where the ranks meet; `watch` is rank 0's."""
+        super().__init__()
+        self._rank, self._ranks, self._store, self._watch = rank, ranks, store, watch
+
+    def join(self, backend: str, stop: Stop) -> None:
+        """Meet the other ranks, and make the process group of all.
+
+        Raises:
+            TrainingError: one of them failed, or did not come within the limit.
+            Interrupted: this process was asked to stop meanwhile.
+        """
+        if self._rank:
+            self._store.set(_arrival(self._rank), "")
+        else:
+            self._await(stop)
+        device = None if backend == "gloo" else torch.device("cuda", self._rank)
+        torch.distributed.init_process_group(
+            backend,
+            store=self._store,
+            rank=self._rank,
+            world_size=self._ranks,
+            timeout=limit(),
+            device_id=device,
+        )
+
+    def _await(self, stop: Stop) -> None:
+        # in Python, so that signals and ranks that died are seen at once
+        until = time.monotonic() + limit().total_seconds()
+        for rank in range(1, self._ranks):
+            while not self._store.check([_arrival(rank)]):
+                stop.check()
+                assert self._watch is not None
+                if told := self._watch.failure():
+                    raise TrainingError(f"{self._watch.folder}: {told}")
+                if time.monotonic() > until:
+                    late = f"rank {rank} did not start within {limit().total_seconds():.0f} s ({LIMIT})"
+                    raise TrainingError(f"{self._watch.folder}: {late}")
+                time.sleep(0.05)
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Whether the ranks are started by others than Lightning."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Where rank 0 listens."""
+        return _HOST
+
+    def world_size(self) -> int:
+        """Return the number of ranks."""
+        return self._ranks
+
+    def set_world_size(self, size: int) -> None:
+        """Nothing to set: the number is known."""
+        assert size == self._ranks
+
+    def local_rank(self) -> int:
+        """Return this process's rank, which is also the number of its device."""
+        return self._rank
+
+    def node_rank(self) -> int:
+        """Return 0: there is one machine."""
+        return 0
+
+    def teardown(self) -> None:
+        """Leave the environment variables as they are."""
+
+
+def other_rank(rank: int, ranks: int, port: int) -> OneMachine:
+    """Return the environment of rank 1 or up, which finds rank 0 at a port of this machine."""
+    return OneMachine(rank, ranks, TCPStore(_HOST, port, ranks, False, timeout=limit()))
+
+
+@contextmanager
+def started(
+    folder: Path, until_tokens: int | None, ranks: int, kernels: Kernels, torch_compile: TorchCompile
+) -> Iterator[OneMachine]:
+    """Start ranks 1 and up for the run in `folder`, and end them with the context.
+
+    Raises:
+        TrainingError: a rank failed, or the ranks waited for one another for longer than the limit.
+    """
+    if ranks == 1:
+        try:
+            yield OneMachine(0, 1, HashStore())
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+        return
+    store = TCPStore(_HOST, 0, ranks, True, timeout=limit(), wait_for_workers=False)
+    until = [] if until_tokens is None else [str(until_tokens)]
+    places = [(str(rank), str(ranks), str(store.port)) for rank in range(1, ranks)]
+    with held_back():
+        # they see by the end of their standard input that this process is gone
+        others = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "composer.training.rank", str(folder), *place),
+                    *(kernels, torch_compile, *until),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+            for place in places
+        ]
+    watch = Watch(folder, others)
+    try:
+        yield OneMachine(0, ranks, store, watch)
+    except RuntimeError as error:
+        # a rank that fails takes the connections of the others with it
+        if told := watch.failure(wait=5.0):
+            raise TrainingError(f"{folder}: {told}; what was saved before is whole") from error
+        if _timed_out(error):
+            seconds = f"{limit().total_seconds():.0f} s"
+            raise TrainingError(
+                f"{folder}: the ranks waited for one another longer than {seconds}; what was saved before "
+                f"is whole. Set {LIMIT} to more seconds if a step takes that long"
+            ) from error
+        raise
+    finally:
+        watch.close()
+
+
+def _timed_out(error: RuntimeError) -> bool:
+    return any(words in str(error).lower() for words in ("timed out", "timeout"))
+
+
+def _arrival(rank: int) -> str:
+    return f"rank {rank} is here"

@@ -1,0 +1,1 @@
+"""The commands of search: composer search, composer report."""

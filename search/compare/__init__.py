@@ -1,0 +1,1 @@
+"""Which of two results is better: rungs, finals, tests."""

@@ -1,0 +1,115 @@
+"""Asynchronous successive halving (arXiv 1810.05934): which candidates go on at a rung, decided on arrival.
+
+No candidate waits for others. It is ranked among those that have reached the rung so far, itself included: by
+non-dominated front, and within a front by the first objective that training measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from composer.language.schema.search import FlopRungs
+from composer.language.schema.spec import Spec
+from search.compare.rung_check import out_of_use
+from search.objectives import Goals, Values, dominates
+from search.store.ledger import Record, Seen, Status
+
+
+def goes_on(own: Values, others: Sequence[Values], keep: float, measured: int = 0) -> bool:
+    """Decide whether a candidate goes on from a rung.
+
+    Args:
+        own: its values at the rung, larger is better in each.
+        others: the values at the same rung of all that reached it before.
+        keep: the share that goes on, above 0 and at most 1.
+        measured: the index of the objective that ranks within a front.
+
+    Returns:
+        Whether fewer than `ceil(keep * n)` of the n candidates rank ahead of it. Candidates of equal rank go
+        on together, and the best in the measured objective always goes on. The cheapest candidate need not:
+        its cost is the same at every rung, so that it is always on the first front.
+    """
+    everyone = [own, *others]
+    ranks = [(front, -values[measured]) for front, values in zip(fronts(everyone), everyone, strict=True)]
+    return sum(rank < ranks[0] for rank in ranks) < math.ceil(keep * len(everyone))
+
+
+def status_after(record: Record, records: Iterable[Record], goals: Goals, keep: float, end: bool) -> Status:
+    """Return the status of a record after the milestone it has just reached; only trials are stopped."""
+    if end:
+        return "finished"
+    stops = record.role == "trial" and not holds(record, records, goals, keep)
+    return "stopped" if stops else "running"
+
+
+def holds(record: Record, records: Iterable[Record], goals: Goals, keep: float) -> bool:
+    """Decide whether a record goes on from the rung it has just reached.
+
+    It is ranked among those that were there before, and those whose whole training was shorter. From a rung
+    whose ranking does not predict the end every trial goes on; that is noted with what was measured there.
+    """
+    rung = len(record.seen) - 1
+    others = [other for other in records if other is not record]
+    bound = out_of_use(others, rung, goals)
+    if bound is not None:
+        record.seen[rung].tau_bound = bound
+        return True
+    own = goals.ascending(record.seen[rung].values)
+    there = (reached(other, rung) for other in others)
+    values = [goals.ascending(seen.values) for seen in there if seen is not None]
+    return goes_on(own, values, keep, goals.first_measured)
+
+
+def reached(record: Record, rung: int) -> Seen | None:
+    """Return what a record had come to at a rung, counted from 0; None where it was not there.
+
+    One that was trained in full before the rung stands there with what it came to at its end: with rungs in
+    FLOPs, and with `train.tokens` as a knob, a whole training may be less than a rung of dearer ones.
+    """
+    if rung < len(record.seen):
+        return record.seen[rung]
+    return record.seen[-1] if record.status == "finished" else None
+
+
+def fronts(values: Sequence[Values]) -> list[int]:
+    """Rank values by non-dominated sorting: 0 for those nobody beats, 1 for those only rank 0 beats, ..."""
+    ranks: dict[Values, int] = {}
+    # whoever dominates comes before in this order
+    for point in sorted(set(values), reverse=True):
+        ranks[point] = 1 + max((ranks[other] for other in ranks if dominates(other, point)), default=-1)
+    return [ranks[point] for point in values]
+
+
+def best_first(goals: Goals, records: Iterable[Record]) -> list[Record]:
+    """Sort records with results: by front, then by the objectives in order; equals stay as they are."""
+    found = list(records)
+    values = [goals.ascending(record.seen[-1].values) for record in found]
+    ranks = fronts(values)
+    order = sorted(range(len(found)), key=lambda i: (ranks[i], *(-value for value in values[i])))
+    return [found[i] for i in order]
+
+
+def milestones(rungs: Sequence[int] | FlopRungs, spec: Spec, costs: Mapping[str, float]) -> list[int]:
+    """Return the training tokens at which a run is looked at: the rungs before its end, then its end.
+
+    A rung in FLOPs is at the end of the first optimizer step by which training has cost as many. Rungs closer
+    than a step may be one place, looked at for each.
+    """
+    assert spec.train is not None
+    marks = _steps(rungs.flops, spec, costs) if isinstance(rungs, FlopRungs) else rungs
+    return [*(mark for mark in marks if mark < spec.train.tokens), spec.train.tokens]
+
+
+def _steps(flops: Sequence[int], spec: Spec, costs: Mapping[str, float]) -> list[int]:
+    """Return the tokens of whole steps by which so many FLOPs are reached."""
+    assert spec.train is not None
+    whole = int(costs["train_flops"])
+    # in whole numbers, for FLOPs are more than a float tells apart
+    return [-(-mark * spec.train.steps // whole) * spec.train.tokens_per_step for mark in flops]
+
+
+def tokens(spec: Spec) -> int:
+    """Return the training tokens of a whole run."""
+    assert spec.train is not None
+    return spec.train.tokens

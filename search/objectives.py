@@ -1,0 +1,94 @@
+"""What a search wants: one objective or several, and which of two results is the better one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
+
+from composer.language.schema.search import COSTS, Objective
+from composer.settings.errors import close
+from search.errors import Crash, SearchError
+
+Values: TypeAlias = tuple[float, ...]
+"""One number per objective, as measured."""
+
+Key = TypeVar("Key")
+
+
+class Goals:
+    """The objectives of a search, in order."""
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self.objectives = tuple(objectives)
+        self.names = tuple(objective.metric for objective in objectives)
+        self.directions = tuple(objective.direction for objective in objectives)
+
+    @property
+    def first_measured(self) -> int:
+        """The index of the primary objective: the first that training measures, else the first of all."""
+        return next((i for i, objective in enumerate(self.objectives) if not objective.is_cost), 0)
+
+    @property
+    def primary(self) -> str:
+        """The name of the primary objective."""
+        return self.names[self.first_measured]
+
+    def primary_first(self, values: Values) -> Values:
+        """Move the primary objective to the front; the others stay in order."""
+        i = self.first_measured
+        return (values[i], *values[:i], *values[i + 1 :])
+
+    def measured(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> Values:
+        """Read the objectives from what training measured and what the spec costs.
+
+        Raises:
+            SearchError: training measures no metric of that name.
+            Crash: a metric is not finite.
+        """
+        found: list[float] = []
+        for name in self.names:
+            source: Mapping[str, float] = costs if name in COSTS else metrics
+            if name not in source:
+                raise SearchError(unknown_metric(name, metrics))
+            if not math.isfinite(source[name]):
+                raise Crash(f"{name} is {source[name]}")
+            found.append(float(source[name]))
+        return tuple(found)
+
+    def ascending(self, values: Values) -> Values:
+        """Turn values so that larger is better for each."""
+        signs = (1 if direction == "maximize" else -1 for direction in self.directions)
+        return tuple(sign * value for sign, value in zip(signs, values, strict=True))
+
+    def worst(self, seen: Iterable[Values], costs: Mapping[str, float]) -> Values:
+        """Give finite values for a candidate that has none: its own costs, else the worst seen, else 0."""
+        known = list(seen)
+        found = []
+        for i, objective in enumerate(self.objectives):
+            column = [values[i] for values in known]
+            pick = min if objective.direction == "maximize" else max
+            default = pick(column, default=0.0)
+            found.append(float(costs.get(objective.metric, default)) if objective.is_cost else default)
+        return tuple(found)
+
+    def front(self, results: Mapping[Key, Values]) -> list[Key]:
+        """Return the keys of results that no other dominates, the best in the primary objective first."""
+        turned = {key: self.ascending(values) for key, values in results.items()}
+        free = [
+            key for key, own in turned.items() if not any(dominates(other, own) for other in turned.values())
+        ]
+        return sorted(free, key=lambda key: self.primary_first(turned[key]), reverse=True)
+
+
+def dominates(one: Values, other: Values) -> bool:
+    """Whether `one` is as large in all objectives and larger in some; both ascending."""
+    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+
+
+def unknown_metric(name: str, known: Iterable[str]) -> str:
+    """Say that an objective names nothing there is."""
+    measured = sorted({*known})
+    near = close(name, [*measured, *COSTS])
+    told = f"search.objectives: training measures no {name!r}" + (f"; {near}" if near else "")
+    return f"{told}\nmeasured are {', '.join(measured)}; costs are {', '.join(COSTS)}"

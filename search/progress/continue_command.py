@@ -1,0 +1,40 @@
+"""The commands that train a spec of a search on."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from blocks.base.fields import parse_quantity
+from composer.costs.base.units import count_text
+from composer.language.schema.spec import Spec
+from composer.training.folder.run_folder import SPEC
+from search.store.ledger import Record
+
+LONGER = 4
+"""How many times as many tokens are proposed for what was trained in full."""
+
+
+def longer(path: Path, spec: Spec) -> str:
+    """Return the command that trains the spec at `path` anew, for more tokens."""
+    assert spec.train is not None
+    tokens = LONGER * spec.train.tokens
+    short = count_text(tokens)
+    exact = short if parse_quantity(short) == tokens else str(tokens)
+    return f"composer train {shlex.quote(str(path))} --set train.tokens={exact}"
+
+
+def onward(folder: Path, record: Record) -> str:
+    """Return the command that takes a stopped run from its checkpoint to its end, in a copy of its folder."""
+    source, copy = folder / record.folder, Path("runs") / f"{folder.resolve().name}-{record.name}"
+    return (
+        f"mkdir -p runs && cp -r {shlex.quote(str(source))} {shlex.quote(str(copy))} && "
+        f"composer train {shlex.quote(str(copy / SPEC))} --out {shlex.quote(str(copy))}"
+    )
+
+
+def told(folder: Path, record: Record, spec: Spec) -> str:
+    """Return the command that trains a record's spec on: to its end, or anew and longer."""
+    if record.status == "stopped":
+        return onward(folder, record)
+    return longer(folder / record.folder / SPEC, spec)

@@ -1,0 +1,219 @@
+"""Where a search stands: what is shown while it runs, and said at its end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Literal, TypeAlias
+
+from composer.language.schema.search import SearchConfig
+from search.compare.choosing import Basis, Choice, choose, knee
+from search.compare.finals import Finals
+from search.objectives import Goals, Values
+from search.progress.budget import Account, accounts
+from search.propose.draft_counts import Drawn
+from search.store.ledger import Ledger, Record
+from search.trainer import Step
+
+Event: TypeAlias = Literal[
+    "begin", "proposed", "started", "taken_over", "progress", "rung", "ended", "note", "end"
+]
+
+
+@dataclass
+class Activity:
+    """What one worker does: the run that it trains, if any, and else what it last had to say.
+
+    Attributes:
+        step: how far the run is, `target` where it goes, `since` when that began, in seconds since 1970.
+        note: in words.
+    """
+
+    record: Record | None = None
+    step: Step = field(default_factory=lambda: Step(0))
+    target: int = 0
+    since: float = 0.0
+    note: str = ""
+
+
+@dataclass
+class State:
+    """All there is to see of a search.
+
+    Attributes:
+        baselines: identities of the space's baselines.
+        outcomes: how many proposals were feasible, over, invalid, repeat; over all starts.
+        drawn: how many candidates were costed to find these.
+        running: the record that this worker trains, if any; `step` is how far it is, `target` where it goes,
+            `since` when it began, in seconds since 1970. With local workers, of the one that the event is of.
+        worker: the name of this worker, or of the one that the event is of.
+        left_by: of a run taken over, the worker that left it; `step` is where it goes on from.
+        note: what else there is to say, in words.
+        local: what each worker that this process started does, by number; empty where it searches itself.
+    """
+
+    config: SearchConfig
+    goals: Goals
+    ledger: Ledger
+    baselines: set[str] = field(default_factory=set)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    drawn: Drawn = field(default_factory=Drawn)
+    running: Record | None = None
+    step: Step = field(default_factory=lambda: Step(0))
+    target: int = 0
+    since: float = 0.0
+    worker: str = ""
+    left_by: str = ""
+    note: str = ""
+    local: dict[int, Activity] = field(default_factory=dict)
+
+    def is_baseline(self, record: Record) -> bool:
+        """Whether a record, or what a final trains again, is a baseline: now, or when it began."""
+        of = self.base(record)
+        return of.role == "baseline" or of.identity in self.baselines
+
+    def has_baselines(self) -> bool:
+        """Whether baselines were asked for, or there are some."""
+        return bool(self.config.baselines or self.baselines) or any(map(self.is_baseline, self.ledger))
+
+    def base(self, record: Record) -> Record:
+        """Return what a final trains again; any other record itself."""
+        if record.kind != "final":
+            return record
+        return next(each for each in self.ledger if each.key == record.again["of"])
+
+    def finals(self) -> Finals:
+        """Return the finals as of now."""
+        return Finals(self.config, self.goals, self.ledger)
+
+    def done(self) -> list[Record]:
+        """Return the trials that are over, however they ended."""
+        return [record for record in self.ledger.trials() if record.status != "running"]
+
+    def finished(self) -> dict[str, Values]:
+        """Return the values of every spec trained in full, baselines included, by identity."""
+        return {
+            record.identity: record.seen[-1].values for record in self.ledger if record.status == "finished"
+        }
+
+    def front(self, kind: Literal["trial", "baseline"] | None = None) -> list[Record]:
+        """Return the Pareto front of all trained in full, the best in the primary objective first."""
+        values = {
+            identity: found
+            for identity, found in self.finished().items()
+            if kind is None or self.is_baseline(self._record(identity)) == (kind == "baseline")
+        }
+        return [self._record(identity) for identity in self.goals.front(values)]
+
+    def winner(self) -> Record | None:
+        """Return the winner, as `choice` chooses it; None before a trial was trained in full."""
+        choice = self.choice()
+        return None if choice is None else choice.winner
+
+    def choice(self) -> Choice[Record] | None:
+        """Choose the winner among trials.
+
+        Among finalists by `choosing.choose` on their fresh seeds, or without seeds on the run at the best
+        rate of each, once all of them have that; until then, and without finals, on what the search measured.
+        """
+        standings = [at for at in self.finals().settled() if not self.is_baseline(at.base)]
+        fresh = {at.base.identity: at.results for at in standings if at.results}
+        swept = {at.base.identity: at.at_rate.seen[-1].values for at in standings if at.at_rate is not None}
+        searched = {record.identity: record.seen[-1].values for record in self.front("trial")}
+        single = {identity: (values,) for identity, values in (swept or searched).items()}
+        basis: Basis = "seeds" if fresh else "rates" if swept else "search"
+        found = choose(self.goals, fresh or single, basis)
+        if found is None:
+            return None
+        return Choice(self._record(found.winner), self._record(found.best), found.error, basis)
+
+    def knee(self) -> Record | None:
+        """Return the knee of the front; None where the front has fewer than three points."""
+        found = knee(self.goals, {each.identity: each.seen[-1].values for each in self.front()})
+        return None if found is None else self._record(found)
+
+    def best_run(self) -> Record | None:
+        """Return the run whose weights stand for the winner.
+
+        That is the best of its fresh seeds in the first measure, else its run at its best rate, else itself.
+        """
+        winner, i = self.winner(), self.goals.first_measured
+        at = next((at for at in self.finals().standings() if at.base is winner), None)
+        if at is None:
+            return winner
+        best = at.at_rate or winner
+        return max(at.runs, key=lambda run: self.goals.ascending(run.seen[-1].values)[i], default=best)
+
+    def spent(self) -> float:
+        """Return the seconds spent training here so far, over all starts, summed over workers."""
+        return sum(record.seconds for record in self.ledger.every() if not record.imported)
+
+    def accounts(self) -> list[Account]:
+        """Return the budgets that are not counted in trials."""
+        at_work = [Activity(self.running, since=self.since), *self.local.values()]
+        now = [(each.record, each.since, time.time()) for each in at_work if each.record is not None]
+        # one in training is not spent before it ends
+        ended = sum(record.status != "running" for record in self.ledger.finals())
+        count = self.finals().count()
+        return list(accounts(self.config, self.ledger.every(), count, max(0, count - ended), now))
+
+    def runs_left(self) -> float:
+        """Return how many runs are still to be begun or to end, at most: trials, baselines and finals."""
+        waiting = sum(self.ledger.find(identity) is None for identity in self.baselines)
+        running = sum(record.status == "running" for record in self.ledger)
+        ended = sum(record.status != "running" for record in self.ledger.finals())
+        trials = max(0, self.trials_left())
+        return trials + waiting + running + max(0, self.finals().count() - ended)
+
+    def trials_left(self) -> float:
+        """Return how many trials may still be claimed; imported ones do not count."""
+        if self.config.trials is None:
+            return math.inf
+        return self.config.trials - sum(not record.imported for record in self.ledger.trials())
+
+    def counted(self) -> str:
+        """Count what has ended: `7 of 24 trials`, and finals where there are any."""
+        came = sum(bool(record.imported) for record in self.done())
+        done, finals = len(self.done()) - came, self.finals().count()
+        told = f"{done} trials" if self.config.trials is None else f"{done} of {self.config.trials} trials"
+        told += f" and {came} imported" if came else ""
+        ended = sum(record.status != "running" for record in self.ledger.finals())
+        return f"{told}, {ended} of {max(finals, ended)} finals" if finals or ended else told
+
+    def progress(self) -> str:
+        """Say what has ended, and what is spent of every other budget."""
+        return ", ".join([self.counted(), *map(str, self.accounts())])
+
+    def seconds_left(self) -> float | None:
+        """Estimate how long all that is left will take one worker, from the mean of what is done."""
+        ended = [record for record in self.ledger.every() if record.status != "running" and record.seconds]
+        full = [record.seconds for record in ended if record.status == "finished"]
+        trials = [record.seconds for record in ended if record.role == "trial"] or full
+        if not trials:
+            return None
+        running = sum(record.status == "running" for record in self.ledger.trials())
+        again = max(0, self.finals().count() - sum(record.kind == "final" for record in ended))
+        least = [(self.trials_left() + running) * fmean(trials)]
+        for account in self.accounts():
+            share = account.spent / account.limit
+            if share:
+                least.append(max(0.0, (1 - account.aside / account.limit) / share - 1) * self.spent())
+        found = max(0.0, min(least)) + again * fmean(full or trials)
+        return found if math.isfinite(found) else None
+
+    def _record(self, identity: str) -> Record:
+        record = self.ledger.find(identity)
+        assert record is not None
+        return record
+
+
+Watch: TypeAlias = Callable[[Event, State], None]
+"""Told of everything that happens."""
+
+
+def silent(event: Event, state: State) -> None:
+    """Watch nothing."""

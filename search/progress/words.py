@@ -1,0 +1,131 @@
+"""Records in words: what the terminal, the report and events call them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from composer.costs.base.units import amount, count_text
+from composer.language.schema.search import COSTS, FlopRungs, SearchConfig
+from search.compare.finals import Standing
+from search.compare.rung_check import LEAST, first_spared
+from search.progress.state import State
+from search.store.ledger import Record, Status
+
+STATUS: dict[Status, str] = {
+    "finished": "trained in full",
+    "stopped": "stopped at a rung",
+    "crashed": "crashed",
+    "running": "running",
+}
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun: `1 trial`, `2 trials`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def named(state: State, record: Record) -> str:
+    """Call a record `12`, `baseline rival`, or where that was a trial `baseline rival (12)`.
+
+    A final of it is `12 again, lr x0.5, seed +1`.
+    """
+    base = state.base(record)
+    name = f"{base.adopted} ({base.name})" if base.adopted else base.name
+    name = f"baseline {name}" if state.is_baseline(base) else name
+    return name + _again(record)
+
+
+def titled(state: State, record: Record) -> str:
+    """Call a record `trial 12` or `baseline rival`, a final as `named` does."""
+    base = state.base(record)
+    return f"trial {base.name}{_again(record)}" if base.role == "trial" else named(state, record)
+
+
+def _again(record: Record) -> str:
+    if record.kind != "final":
+        return ""
+    lr, seed = record.again["lr"], record.again["seed"]
+    return " again" + (f", lr x{lr:g}" if lr != 1 else "") + (f", seed +{seed}" if seed else "")
+
+
+def value_text(name: str, value: float) -> str:
+    """Write a value of a metric or a cost."""
+    return amount(name, value) if name in COSTS else f"{value:.4g}"
+
+
+def mean_text(name: str, mean: float, spread: float | None) -> str:
+    """Write a mean with its spread, `0.724 ± 0.020`: no digit that the spread makes worthless."""
+    if spread is None or name in COSTS:
+        return value_text(name, mean)
+    if not spread:
+        return f"{value_text(name, mean)} ± 0"
+    digits = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{mean:.{digits}f} ± {spread:.{digits}f}" if digits < 8 else f"{mean:.4g} ± {spread:.2g}"
+
+
+def seeds_text(at: Standing) -> str:
+    """Say how many fresh seeds a standing rests on: `3`, `2, 1 crashed`, `1, going on`."""
+    crashed = f", {at.crashed} crashed" if at.crashed else ""
+    return f"{len(at.runs)}" + (", going on" if at.left else "") + crashed
+
+
+def rung_names(config: SearchConfig) -> list[str]:
+    """Name the milestones of a search: each rung by its tokens or FLOPs, then the end."""
+    unit = " FLOPs" if isinstance(config.rungs, FlopRungs) else ""
+    return [*(count_text(rung) + unit for rung in config.marks), "the end"]
+
+
+def moved_text(state: State, rung: int) -> str:
+    """Say from which trial on a rung stops nobody, and why."""
+    first, names = first_spared(state.ledger, rung), rung_names(state.config)
+    assert first is not None
+    assert first.seen[rung].tau_bound is not None
+    last = rung == len(names) - 2
+    then = "all go on to the end" if last else f"the rung at {names[rung + 1]} decides"
+    return (
+        f"the rung at {names[rung]} stops no trial from {titled(state, first)} on, {then}: it does not rank "
+        f"trials as the end does (Kendall's tau at most {first.seen[rung].tau_bound:.2f}, upper 95 % bound, "
+        f"below {LEAST:g})"
+    )
+
+
+def moved_note(state: State, record: Record) -> str:
+    """Say that a rung stops nobody any more, where a record is the first that it let pass; else nothing."""
+    rung = len(record.seen) - 1
+    return moved_text(state, rung) if first_spared(state.ledger, rung) is record else ""
+
+
+def by_name(state: State, record: Record) -> dict[str, float]:
+    """Return the objectives of a record at its last milestone by their names; nothing before the first."""
+    return dict(zip(state.goals.names, record.values or (), strict=False))
+
+
+def values_text(state: State, record: Record) -> str:
+    """Write the objectives of a record, each with its name."""
+    return ", ".join(f"{name} {value_text(name, value)}" for name, value in by_name(state, record).items())
+
+
+def knob_names(records: Iterable[Record]) -> list[str]:
+    """Return the knobs that any of the records was asked, in the order in which they were."""
+    return list(dict.fromkeys(name for record in records for name in record.params))
+
+
+def knobs_text(record: Record) -> str:
+    """Write the answers that made a record, by the last part of each knob's name."""
+    if not record.params:
+        return "as its spec says"
+    return " ".join(f"{short(name)}={value}" for name, value in record.params.items())
+
+
+def short(name: str) -> str:
+    """Return the last parts of a knob's name."""
+    parts = name.split(".")
+    return ".".join(part for part in parts[-2:] if not part.isdecimal()) or name
+
+
+def shorts(names: Iterable[str]) -> dict[str, str]:
+    """Return the last parts of each knob's name, and the whole name where two would be called alike."""
+    found = {name: short(name) for name in names}
+    taken = list(found.values())
+    return {name: text if taken.count(text) == 1 else name for name, text in found.items()}

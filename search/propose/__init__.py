@@ -1,0 +1,1 @@
+"""Which candidate comes next: samplers, evolution, and what is feasible and new."""

@@ -1,0 +1,120 @@
+"""Baselines: specs that enter first, to be beaten; as they are, or with sizes solved for the caps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from composer import cost
+from composer.costs.counting.count import Costs
+from composer.costs.fitting.caps import check_caps, excesses
+from composer.costs.tracing.traced_cost import measures
+from composer.language.baselines import Entry
+from composer.language.schema.caps import Caps
+from composer.language.schema.identity import run_hash
+from composer.language.schema.spec import Spec
+from composer.language.space import Space
+from composer.language.validation.search_checks import metric_fault
+from composer.settings.errors import Fault, SpecError
+from search.propose.matching import matched
+
+
+def check_baselines(space: Space) -> None:
+    """Refuse baselines that could not be compared with the candidates.
+
+    Raises:
+        SpecError: one is over a cap of its own or of the space, cannot be matched to its caps, is trained for
+            less than the last rung, or is not measured by the objectives.
+    """
+    if faults := list(baseline_faults(space)):
+        raise SpecError(faults)
+
+
+def baseline_faults(space: Space) -> Iterator[Fault]:
+    """Yield what `check_baselines` refuses."""
+    like = space.example().spec
+    for entry in space.baselines:
+        try:
+            check_caps(entry.spec)
+            spec, _ = entered_as(entry, like)
+        except SpecError as error:
+            yield from error.faults
+            continue
+        yield from _over(entry, spec, space, like.caps)
+        yield from _unmeasured(entry, spec, space)
+
+
+def _over(entry: Entry, spec: Spec, space: Space, caps: Caps) -> Iterator[Fault]:
+    for excess in excesses(spec.model_copy(update={"caps": caps}), _costs(spec, caps)):
+        hint = f"match it to {excess.cap}, too, or begin with other layers"
+        if not entry.match:
+            hint = f"candidates are held to that: raise caps.{excess.cap}, or take a smaller baseline"
+        expected = f"a baseline within the caps of {space.name}"
+        yield entry.fault(expected, f"{entry.path} with {excess.cap} {excess}", hint)
+
+
+def _unmeasured(entry: Entry, spec: Spec, space: Space) -> Iterator[Fault]:
+    """Yield what of the search no training of this baseline gives: its last rung, and its objectives."""
+    assert spec.train is not None
+    rungs = space.search.rungs
+    # rungs in FLOPs may be more than a cheap baseline takes in full
+    if isinstance(rungs, tuple) and rungs and rungs[-1] > spec.train.tokens:
+        got = f"{entry.path} with {spec.train.tokens}"
+        yield entry.fault(f"train.tokens of at least the last rung ({rungs[-1]})", got)
+    for objective in space.search.objectives:
+        if told := metric_fault(objective, spec.train.data):
+            _, got, hint = told
+            yield entry.fault(f"a baseline whose training measures {got}", entry.path, hint)
+
+
+def entered(space: Space) -> Iterator[tuple[Entry, Spec, dict[str, Any]]]:
+    """Yield each baseline of a space, the spec that is trained, and where that comes from.
+
+    Raises:
+        SpecError: one cannot be matched to the caps that it names.
+    """
+    like = space.example().spec
+    for entry in space.baselines:
+        yield entry, *entered_as(entry, like)
+
+
+def entered_as(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
+    """Return the spec that a baseline is trained as beside candidates such as `like`, and its origin."""
+    return matched(entry, like) if entry.match else (entry.spec, {})
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A spec to be held against.
+
+    Attributes:
+        stem: the name of its file.
+        costs: by measure; time is that on the device of the space.
+        origin: of a matched one, what was changed for it (`moves`) and what it came to (`matched`), in words.
+    """
+
+    stem: str
+    spec: Spec
+    costs: dict[str, float]
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def baselines(space: Space) -> dict[str, Baseline]:
+    """Return the baselines of a space by their identities; equal ones are one.
+
+    Raises:
+        SpecError: one cannot be matched to the caps that it names.
+    """
+    found: dict[str, Baseline] = {}
+    for entry, spec, origin in entered(space):
+        costs = measures(_costs(spec, space.example().spec.caps))
+        found.setdefault(run_hash(spec), Baseline(Path(entry.path).stem, spec, costs, origin))
+    return found
+
+
+def _costs(spec: Spec, caps: Caps) -> Costs:
+    """Count a baseline, its time on the device of the space."""
+    own = spec.caps.model_copy(update={"step_time": caps.step_time})
+    return cost(spec.model_copy(update={"caps": own}))

@@ -1,0 +1,143 @@
+"""From an answer of the sampler to a candidate: resolved, costed, and held against the caps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from composer import cost
+from composer.costs.counting.count import Costs
+from composer.costs.fitting.caps import excesses
+from composer.costs.tracing.traced_cost import Coster, measures
+from composer.language.parsing.choice import Knob, Value
+from composer.language.schema.identity import run_hash
+from composer.language.schema.spec import Spec
+from composer.language.space import InvalidPoint, Space
+from composer.settings.errors import Fault, SpecError
+
+INVALID = "invalid"
+"""The constraint that an invalid point violates; the others are named after caps."""
+
+Verdict: TypeAlias = Literal["feasible", "over", "invalid"]
+
+_REMEMBERED = 20_000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One proposal, before any training.
+
+    Attributes:
+        verdict: feasible, over a cap, or no valid spec at all.
+        params: the answers.
+        why: what is wrong with it, in words.
+        constraints: for the sampler, above 0 where violated: for a cap the share by which it is exceeded.
+        spec: None where it is invalid.
+        costs: by the names of the cost metrics.
+        faults: of an invalid one.
+    """
+
+    verdict: Verdict
+    params: dict[str, Value]
+    why: str = ""
+    constraints: dict[str, float] = field(default_factory=dict)
+    spec: Spec | None = None
+    costs: dict[str, float] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """The run hash of its spec."""
+        assert self.spec is not None
+        return run_hash(self.spec)
+
+
+def candidate(space: Space, ask: Callable[[Knob], Value]) -> Candidate:
+    """Resolve the point that `ask` chooses and cost it."""
+    try:
+        point = space.point(ask)
+    except InvalidPoint as error:
+        why = str(error.faults[0])
+        return Candidate("invalid", error.params, why, {INVALID: 1.0}, faults=error.faults)
+    costs = cost(point.spec)
+    over = excesses(point.spec, costs)
+    return Candidate(
+        "over" if over else "feasible",
+        point.params,
+        "; ".join(f"{excess.cap} {excess}" for excess in over),
+        constraints(point.spec, costs),
+        point.spec,
+        measures(costs),
+    )
+
+
+def constraints(spec: Spec, costs: Costs) -> dict[str, float]:
+    """Return by how much each cap is exceeded, as a share of it; 0 or below where it holds."""
+    limits = spec.caps.limits()
+    values = {cap: costs.measure(cap) for cap in limits}
+    return {cap: value / limits[cap] - 1 for cap, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a sampler has to know of a point.
+
+    Attributes:
+        params: the answers, those of the branches taken.
+        excess: by how much the most exceeded cap is, as a share of it; 0 where feasible, infinite where
+            invalid.
+        identity: the run hash of the spec; empty where it is not feasible.
+    """
+
+    params: dict[str, Value]
+    excess: float
+    identity: str = ""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the point may be trained."""
+        return self.excess == 0
+
+
+class Judge:
+    """Says of many points of a space, quickly, which are feasible: costs are all it takes.
+
+    A spec is made only of a point within the caps; what was found is remembered.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self._coster = Coster()
+        self._limits: dict[str, float] | None = None
+        self._known: dict[tuple[tuple[str, Value], ...], tuple[float, str]] = {}
+
+    def __call__(self, ask: Callable[[Knob], Value]) -> Judged:
+        """Judge the point that `ask` chooses."""
+        try:
+            params, tree = self.space.tree(ask)
+        except InvalidPoint as error:
+            return Judged(error.params, math.inf)
+        key = tuple(params.items())
+        if key not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = self._judged(params, tree)
+        return Judged(params, *self._known[key])
+
+    def _judged(self, params: dict[str, Value], tree: dict[str, Any]) -> tuple[float, str]:
+        try:
+            costs = self._coster(tree)
+        except SpecError:
+            return math.inf, ""
+        if self._limits is not None:
+            over = [costs[cap] / limit - 1 for cap, limit in self._limits.items() if cap in costs]
+            if max(over, default=0.0) > 0:
+                return max(over), ""
+        found = candidate(self.space, lambda knob: params[knob.name])
+        if found.spec is None:
+            return math.inf, ""
+        self._limits = found.spec.caps.limits()
+        over = [share for share in found.constraints.values() if share > 0]
+        return (max(over), "") if over else (0.0, found.identity)

@@ -1,0 +1,66 @@
+"""Matched baselines: sizes solved so that a spec comes up to the caps of the space."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import exp
+from typing import Any
+
+from composer.costs.base.units import amount
+from composer.costs.matching.match import TOLERANCE, Match, match_to
+from composer.language.baselines import Entry
+from composer.language.description.show import resolved_yaml
+from composer.language.load import loads
+from composer.language.schema.shape_bounds import ShapeBounds
+from composer.language.schema.spec import Spec
+from composer.settings.errors import SpecError, listed
+
+
+def matched(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
+    """Return a baseline at sizes that bring each cost it is matched by just below the cap, never above.
+
+    Args:
+        entry: the baseline as the space names it.
+        like: a point of the space, whose vocabulary, context, training and caps it takes.
+
+    Returns:
+        The spec, and in words what was changed for it (`moves`), what it came to (`matched`), and
+        how far its shape is from that of the entry (`distance`).
+
+    Raises:
+        SpecError: no sizes do that, or it cannot be trained as the space is.
+    """
+    try:
+        found = _solved(resolved_yaml(entry.spec), resolved_yaml(like), entry.match, entry.bounds)
+    except SpecError as error:
+        first = error.faults[0]
+        got = f"{first.path}: expected {first.expected}, got {first.got}"
+        raise SpecError([entry.fault("a spec that can be trained as the space is", got)]) from None
+    caps = {each.measure: (like.caps.limit(each.measure) or 0, each.value) for each in found.residuals}
+    came = [f"{name} {amount(name, value)} of {amount(name, cap)}" for name, (cap, value) in caps.items()]
+    if not found.holds:
+        near = (f"{name} within {TOLERANCE[name]:g} % below {amount(name, caps[name][0])}" for name in caps)
+        at = f" (the best shape is at {listed(found.reached, 'and')})" if found.reached else ""
+        hint = f"match it to fewer caps, begin with other layers, or give it wider bounds{at}"
+        raise SpecError(
+            [entry.fault(f"sizes that bring {listed(near, 'and')}", f"at best {', '.join(came)}", hint)]
+        )
+    spec = found.spec.model_copy(update={"caps": like.caps})
+    return spec, {
+        "moves": [str(move) for move in found.moves],
+        "matched": came,
+        "distance": round(found.distance, 2),
+    }
+
+
+@cache
+def _solved(base: str, like: str, match: tuple[str, ...], bounds: ShapeBounds) -> Match:
+    """Solve once in a process: it takes seconds."""
+    target = loads(like)
+    aims = {name: _aim(target.caps.limit(name) or 0, TOLERANCE[name]) for name in match}
+    return match_to(loads(base), target, aims, bounds=bounds)
+
+
+def _aim(cap: float, tolerance: float) -> tuple[float, float]:
+    """Return the middle of what counts as matched, which ends at the cap, and the tolerance about it."""
+    return cap * exp(-tolerance / 200), tolerance / 2

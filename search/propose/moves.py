@@ -1,0 +1,160 @@
+"""Moves of evolution: mutation and crossover of the answers that lead to a spec, told in words.
+
+A child is a point of the same space by construction: its moves only say what to answer where the space asks.
+Which branch is taken decides what is asked, so an answer whose branch is gone is dropped, and a question that
+no parent was asked is answered at random.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from composer.language.parsing.choice import Knob, Value
+from composer.language.space import Ask, draw
+
+Params: TypeAlias = Mapping[str, Value]
+Knobs: TypeAlias = Mapping[str, Knob]
+
+_SWAP = 0.5
+"""How likely a crossover takes a branch from the second parent."""
+_REACH = 0.15
+"""The standard deviation of a step on a range, as a share of the range."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A trained point: the name of its trial and the answers that lead to it."""
+
+    name: str
+    params: Params
+
+
+def inherit(rng: random.Random, *answers: Params) -> Ask:
+    """Answer as the first of `answers` that has a valid answer, at random where none has."""
+
+    def ask(knob: Knob) -> Value:
+        found = (own[knob.name] for own in answers if knob.name in own)
+        return next((value for value in found if knob.holds(value)), draw(knob, rng))
+
+    return ask
+
+
+def mutated(params: Params, knobs: Knobs, rng: random.Random, times: int = 1) -> dict[str, Value]:
+    """Change the answers to `times` different knobs, fewer where there are no more; the others stay."""
+    free = [name for name in params if name in knobs and _movable(knobs[name])]
+    names = rng.sample(free, min(times, len(free)))
+    return {**params, **{name: moved(knobs[name], params[name], rng) for name in names}}
+
+
+def moved(knob: Knob, value: Value, rng: random.Random) -> Value:
+    """Give another answer: any other choice, or a step up or down a range, mostly a short one."""
+    assert _movable(knob)
+    if knob.kind == "categorical":
+        return rng.choice([choice for choice in knob.choices if choice != value])
+    assert isinstance(value, int | float)
+    low, high, at = (math.log(x) if knob.log else x for x in (knob.low, knob.high, value))
+    reached = min(max(rng.gauss(at, _REACH * (high - low)), low), high)
+    goal = min(max(math.exp(reached) if knob.log else reached, knob.low), knob.high)
+    if knob.kind == "float":
+        return goal if goal != value else draw(knob, rng)
+    found = int(knob.low) + knob.step * round((goal - knob.low) / knob.step)
+    if found == value:
+        steps = [value + way * knob.step for way in (-1, 1)]
+        found = rng.choice([int(each) for each in steps if knob.low <= each <= knob.high])
+    return found
+
+
+def crossed(first: Params, second: Params, rng: random.Random) -> dict[str, Value] | None:
+    """Take some whole branches in which the two differ from `second`, the rest from `first`.
+
+    A branch is one block, or one entry of a stage with all that is chosen inside it. None where fewer than
+    two branches differ, so that a child would be one of the parents.
+    """
+    branches = differing(first, second)
+    if len(branches) < 2:
+        return None
+    taken = [branch for branch in branches if rng.random() < _SWAP]
+    if len(taken) in (0, len(branches)):
+        taken = [rng.choice(branches)]
+    kept = {name: value for name, value in first.items() if branch_of(name) not in taken}
+    swapped = {name: value for name, value in second.items() if branch_of(name) in taken}
+    # the second parent's answers also help out where a swapped branch asks what the first never was
+    return {**second, **kept, **swapped}
+
+
+def branch_of(name: str) -> str:
+    """Return the part of a spec that a knob belongs to: `blocks.expert`, `stages.0.step`, `train.lr`."""
+    parts = re.split(r"[.\[]", name)
+    return ".".join(parts[: 3 if parts[0] == "stages" else 2])
+
+
+def differing(first: Params, second: Params) -> list[str]:
+    """Return the branches that both parents have and answer differently, and those only `second` has."""
+    names = dict.fromkeys(map(branch_of, second))
+    return [branch for branch in names if _part(first, branch) != _part(second, branch)]
+
+
+def words(child: Params, parents: Sequence[Parent]) -> list[str]:
+    """Say in words how a child differs from its first parent, and what of that is from the second.
+
+    Answers that the child was never asked are not told: they went with their branch.
+    """
+    if not parents:
+        return ["a random point"]
+    told: list[str] = []
+    first, names = parents[0].params, list(child)
+    if len(parents) > 1:
+        other = parents[1]
+        swapped = [
+            branch
+            for branch in dict.fromkeys(map(branch_of, child))
+            if _part(child, branch) == _part(other.params, branch) != _part(first, branch)
+        ]
+        names = [name for name in names if branch_of(name) not in swapped]
+        if swapped:
+            what = ", ".join(f"{_branch_words(branch)} from {other.name}" for branch in swapped)
+            told.append(f"crossover of trials {parents[0].name} and {other.name}: {what}")
+    for name in names:
+        if name not in first:
+            told.append(f"{_words(name)} {_text(child[name])} (new)")
+        elif child[name] != first[name]:
+            told.append(f"{_words(name)} {_text(first[name])} -> {_text(child[name])}")
+    return told
+
+
+def _movable(knob: Knob) -> bool:
+    return len(knob.choices) > 1 if knob.kind == "categorical" else knob.low < knob.high
+
+
+def _part(params: Params, branch: str) -> dict[str, Value]:
+    return {name: value for name, value in params.items() if branch_of(name) == branch}
+
+
+def _words(name: str) -> str:
+    """Write a name as place and key, `depth: kv_heads`; in the first stage as the key alone, `step:`."""
+    place, _, key = name.partition(".")
+    if place == "stages":
+        stage, _, key = key.partition(".")
+        return f"stage {stage}: {key}" if stage != "0" else f"{key}:"
+    if place == "blocks":
+        block, _, inner = key.partition(".")
+        return f"{block}: {inner}" if inner else f"{block}:"
+    return f"{place}: {key}" if key else f"{place}:"
+
+
+def _branch_words(branch: str) -> str:
+    place, _, key = branch.partition(".")
+    if place == "stages":
+        return _words(branch).rstrip(":")
+    return f"{key}.*" if place == "blocks" else branch
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

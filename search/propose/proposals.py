@@ -1,0 +1,171 @@
+"""Who makes drafts for a proposal: a sampler of Optuna's, asked as Optuna asks it.
+
+A source yields one draft after another. Between two of them the caller says in `refused` which drafts were
+over a cap or no valid spec, and a source may learn from that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import optuna
+from optuna import Study
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from composer.language.parsing.choice import Knob, Value
+from composer.language.space import Ask, Space
+from search.propose.candidates import Judged
+from search.propose.moves import Parent
+
+PLAN = "plan"
+"""The system attribute of a trial that holds its answers from the moment it is asked for."""
+MISSES = "misses"
+"""The one that holds infeasible drafts made before it: their answers, and by how much they are over."""
+
+_FAR = 2.0
+"""What counts for the most that a draft can be over, as a share of a cap."""
+_EXCESS = "excess"
+
+MakeSampler = Callable[[int], BaseSampler]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """How to answer, and the trained points that this was made from."""
+
+    ask: Ask
+    parents: tuple[Parent, ...] = ()
+
+
+class Source(Protocol):
+    """Whoever makes drafts."""
+
+    tries: int
+    """How many drafts are costed for one proposal."""
+
+    def drafts(
+        self, study: Study, trial: FrozenTrial, seeds: Iterable[int], refused: Sequence[Judged]
+    ) -> Iterator[Draft]:
+        """Make one draft for each seed, functions of it, of what the study was told, and of `refused`."""
+
+
+class Asked:
+    """Drafts of an Optuna sampler on the study itself."""
+
+    def __init__(self, make: MakeSampler, tries: int) -> None:
+        self.make, self.tries = make, tries
+
+    def drafts(
+        self, study: Study, trial: FrozenTrial, seeds: Iterable[int], refused: Sequence[Judged]
+    ) -> Iterator[Draft]:
+        """Ask a sampler made anew for each draft, since its stream of numbers dies with its process."""
+        for seed in seeds:
+            yield Draft(_ask(self.make(seed), study, trial))
+
+
+class Taught:
+    """Drafts of an Optuna sampler on a copy of the study, in which refused drafts are infeasible trials.
+
+    So a sampler that handles constraints learns from every draft that was costed, and the study holds no
+    trial that nobody wanted. Running trials are in the copy with all their answers.
+    """
+
+    def __init__(self, space: Space, make: MakeSampler, tries: int) -> None:
+        self.make, self.tries = make, tries
+        self._distributions = distributions(space)
+
+    def drafts(
+        self, study: Study, trial: FrozenTrial, seeds: Iterable[int], refused: Sequence[Judged]
+    ) -> Iterator[Draft]:
+        """Ask a sampler made anew for each draft."""
+        told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        worst = _worst(study, told)
+        copy = optuna.create_study(directions=study.directions)
+        copy.add_trials(
+            [made for each in study.get_trials(deepcopy=False) for made in self._copied(each, trial, worst)]
+        )
+        learned = 0
+        for seed in seeds:
+            for miss in refused[learned:]:
+                copy.add_trial(self._infeasible(miss.params, miss.excess, worst))
+            learned = len(refused)
+            asked = copy.ask()
+            frozen = copy.get_trials(deepcopy=False)[asked.number]
+            yield Draft(_ask(self.make(seed), copy, frozen))
+            copy.tell(asked, state=TrialState.FAIL)
+
+    def _copied(self, each: FrozenTrial, own: FrozenTrial, worst: list[float]) -> Iterator[FrozenTrial]:
+        if each.number == own.number:
+            return
+        if each.state == TrialState.COMPLETE:
+            excess = max(each.constraints.values(), default=0.0)
+            yield self._made(each.params, values=each.values, constraints={_EXCESS: min(excess, _FAR)})
+        elif each.state == TrialState.RUNNING:
+            yield self._made(each.system_attrs.get(PLAN, each.params), state=TrialState.RUNNING)
+        for params, excess in each.system_attrs.get(MISSES, ()):
+            yield self._infeasible(params, excess, worst)
+
+    def _infeasible(self, params: dict[str, Any], excess: float, worst: list[float]) -> FrozenTrial:
+        return self._made(params, values=worst, constraints={_EXCESS: min(excess, _FAR)})
+
+    def _made(self, params: dict[str, Any], **told: Any) -> FrozenTrial:
+        asked = {name: self._distributions[name] for name in params}
+        return create_trial(params=params, distributions=asked, **told)
+
+
+def misses(refused: Sequence[Judged], most: int = 4) -> list[tuple[dict[str, Value], float]]:
+    """Return the nearest few of refused drafts, to be written on a trial."""
+    known = [miss for miss in refused if miss.params]
+    nearest = sorted(known, key=lambda miss: miss.excess)[:most]
+    return [(miss.params, min(miss.excess, _FAR)) for miss in nearest]
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """Return all knobs of a space in Optuna's form."""
+    return {knob.name: distribution(knob) for knob in space.knobs}
+
+
+def distribution(knob: Knob) -> BaseDistribution:
+    """Return Optuna's form of a knob."""
+    match knob.kind:
+        case "categorical":
+            return CategoricalDistribution(knob.choices)
+        case "int":
+            return IntDistribution(int(knob.low), int(knob.high), step=knob.step, log=knob.log)
+        case _:
+            return FloatDistribution(knob.low, knob.high, log=knob.log)
+
+
+def _ask(inner: BaseSampler, study: Study, trial: FrozenTrial) -> Ask:
+    """Ask as Optuna does: what is drawn together first, the rest one by one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        together = inner.infer_relative_search_space(study, trial)
+        found = inner.sample_relative(study, trial, together)
+
+    def ask(knob: Knob) -> Value:
+        answer: Value = found.get(knob.name)
+        if knob.name not in found or not knob.holds(answer):
+            answer = inner.sample_independent(study, trial, knob.name, distribution(knob))
+        return answer
+
+    return ask
+
+
+def _worst(study: Study, told: Sequence[FrozenTrial]) -> list[float]:
+    """Return the worst value of each objective so far, 0 where there is none."""
+    signs = [1 if way == optuna.study.StudyDirection.MAXIMIZE else -1 for way in study.directions]
+    return [
+        sign * min((sign * trial.values[i] for trial in told), default=0.0) for i, sign in enumerate(signs)
+    ]

@@ -1,0 +1,191 @@
+"""The point of a space that is a given spec: which answers lead to it.
+
+Where the space asks what the spec was asked before, that answer stands. Elsewhere the value at the knob's
+place in the spec does. Where a knob has no place there (a name of `let`, an alternative), its answers are
+tried. A point is the spec if it has the same run hash; anything less is another run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, TypeAlias
+
+from composer.language.description.show import document
+from composer.language.parsing.choice import Knob, Value
+from composer.language.schema.identity import run_hash
+from composer.language.schema.spec import Spec
+from composer.language.space import InvalidPoint, Point, Space
+from composer.settings.tree import join
+
+TRIES = 500
+"""Points that are resolved to find one spec."""
+
+_NOTHING = object()
+_TEXT = ("schema", "name", "caps")
+"""Sections that a run hash does not cover."""
+_COMPARED = 20
+"""Points among which the nearest is looked for, when none is the spec."""
+_FAR = 1_000_000
+
+
+class SameSpec:
+    """Finds specs among the points of one space; what led to the last one is tried first for the next."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._last: dict[str, Value] = {}
+
+    def find(self, identity: str, params: Mapping[str, Value], spec: Spec | None) -> Point | str:
+        """Return the point of which `identity` is the run hash, or why there is none.
+
+        Args:
+            identity: the run hash.
+            params: what the spec was asked, in whatever space, and the answers.
+            spec: the spec itself; None where only that is known.
+        """
+        there = {} if spec is None else document(spec)
+        misses: list[tuple[int, str]] = []
+        for found in self._tried(params, there):
+            if isinstance(found, Point) and run_hash(found.spec) == identity:
+                self._last = found.params
+                return found
+            if len(misses) < _COMPARED:
+                misses.append(_miss(found, there))
+        return min(misses, key=lambda miss: miss[0])[1]
+
+    def _tried(self, params: Mapping[str, Value], spec: Mapping[str, Any]) -> Iterator[_Tried]:
+        """Resolve point after point, the last of the open questions changing first."""
+        chosen: list[int] = []
+        for _ in range(TRIES):
+            answers = _Answers(lambda knob: self._answers(knob, params, spec), chosen)
+            try:
+                yield self._space.point(answers)
+            except (InvalidPoint, _Unanswered) as missed:
+                yield missed
+            chosen = answers.next()
+            if not chosen:
+                return
+
+    def _answers(self, knob: Knob, params: Mapping[str, Value], spec: Mapping[str, Any]) -> list[Value]:
+        """Return what the answer may be, the likeliest first.
+
+        Raises:
+            _Unanswered: none leads to the spec.
+        """
+        if knob.name in params and knob.holds(params[knob.name]):
+            return [params[knob.name]]
+        there = _at(spec, knob.name)
+        # null is written for what follows from other values
+        if there is _NOTHING or there is None or isinstance(there, dict | list | tuple):
+            likely = (value for value in (self._last.get(knob.name), *params.values()) if knob.holds(value))
+            # 1, 1.0 and true are different answers
+            found = list({(type(value), value): value for value in (*likely, *_all(knob, spec))}.values())
+        else:
+            found = _standing_for(there, knob)
+        if not found:
+            raise _Unanswered(f"{knob.name} is {'not known' if there is _NOTHING else there} there")
+        return found
+
+
+class _Unanswered(Exception):
+    """No answer to a knob can lead to the spec."""
+
+
+_Tried: TypeAlias = Point | InvalidPoint | _Unanswered
+
+
+class _Answers:
+    """Answers the questions of one point: `chosen` says which of the possible answers, 0 beyond its end."""
+
+    def __init__(self, possible: Callable[[Knob], list[Value]], chosen: list[int]) -> None:
+        self._possible, self._wanted = possible, chosen
+        self._chosen: list[int] = []
+        self._counts: list[int] = []
+
+    def __call__(self, knob: Knob) -> Value:
+        found = self._possible(knob)
+        at = len(self._chosen)
+        self._chosen.append(self._wanted[at] if at < len(self._wanted) else 0)
+        self._counts.append(len(found))
+        return found[self._chosen[at]]
+
+    def next(self) -> list[int]:
+        """Count up: what to choose for the next point; nothing after the last."""
+        found = list(self._chosen)
+        while found and found[-1] + 1 == self._counts[len(found) - 1]:
+            found.pop()
+        return [*found[:-1], found[-1] + 1] if found else []
+
+
+def _standing_for(value: Any, knob: Knob) -> list[Value]:
+    """Return the answers to a knob that may stand for a value."""
+    if knob.kind != "categorical":
+        return [value] if knob.holds(value) else []
+    same = [choice for choice in knob.choices if choice == value and _is_bool(choice) == _is_bool(value)]
+    # a text may stand for anything: a quantity such as 8Ki, an expression, the name of an alternative
+    return same or [choice for choice in knob.choices if isinstance(choice, str)]
+
+
+def _all(knob: Knob, spec: Mapping[str, Any]) -> Iterator[Value]:
+    """Yield the answers to a knob, as many as can be tried; of real numbers those that stand in the spec."""
+    if knob.kind == "categorical":
+        yield from knob.choices
+    elif knob.kind == "int":
+        yield from islice(range(int(knob.low), int(knob.high) + 1, knob.step), TRIES)
+    else:
+        yield from (value for _, value in _flat(spec) if knob.holds(value))
+
+
+def _at(spec: Mapping[str, Any], name: str) -> Any:
+    """Return what stands in a spec at the place of a knob."""
+    found: Any = spec
+    for step in _outside(name).split("."):
+        if isinstance(found, dict) and step in found:
+            found = found[step]
+        elif isinstance(found, list | tuple) and step.isdecimal() and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            return _NOTHING
+    return found
+
+
+def _outside(name: str) -> str:
+    """Return the name of a knob without the alternatives in brackets, which are no part of its place."""
+    kept, depth = "", 0
+    for letter in name:
+        depth += letter == "["
+        kept += "" if depth else letter
+        depth -= letter == "]"
+    return kept
+
+
+def _miss(found: _Tried, spec: Mapping[str, Any]) -> tuple[int, str]:
+    """Say by how many values a point is not the spec, and the first of them."""
+    if isinstance(found, InvalidPoint):
+        return _FAR, str(found.faults[0])
+    if isinstance(found, _Unanswered):
+        return _FAR, str(found)
+    old, new = dict(_flat(spec)), dict(_flat(document(found.spec)))
+    others = [path for path in {**old, **new} if path not in old or path not in new or old[path] != new[path]]
+    if not spec or not others:
+        return _FAR, ""
+    return len(others), f"{others[0]} is {_said(old, others[0])} there, {_said(new, others[0])} here"
+
+
+def _said(values: Mapping[str, Any], path: str) -> str:
+    return f"{values[path]}" if path in values else "missing"
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what makes a run, value by value."""
+    if isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if path or key not in _TEXT:
+                yield from _flat(item, join(path, key))
+    else:
+        yield path, value
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)

@@ -1,0 +1,195 @@
+"""Samplers that propose what is feasible and new: costs are free, so a proposal is one of many drafts.
+
+A sampler is asked for a whole point at once. Its drafts are costed until one is within the caps and was not
+proposed before; only that one becomes a trial. Every draft has a seed of its own, from the search's seed, the
+trial's number and the draft's, so a proposal is a function of these and of what was told before, not of the
+process. The point is written on the trial, so that whoever goes on with a killed process's trial answers the
+same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from math import ceil
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from composer.language.space import Space, draw
+from composer.settings.errors import SpecError
+from search.propose.candidates import Judge, Judged
+from search.propose.draft_counts import DRAWN, Drawn
+from search.propose.evolution import Evolution
+from search.propose.moves import Parent, words
+from search.propose.proposals import MISSES, PLAN, Asked, Draft, Source, Taught, distributions, misses
+from search.propose.requirements import sampler_faults
+
+ORIGIN = "origin"
+"""The user attribute of a trial that says whence a child of evolution is: parents' names, moves in words."""
+IDENTITY = "identity"
+"""The system attribute that holds the run hash of a feasible point, which is not proposed again."""
+
+_POPULATION = 16
+_AGAIN = 200
+"""Random drafts when all of a sampler's own are infeasible or known."""
+_HOPELESS = 50
+"""Random drafts, and no others, when the last proposal led nowhere either."""
+
+
+class Feasible(BaseSampler):
+    """Proposes the first draft of a source that is feasible and new; if there is none, the nearest miss."""
+
+    def __init__(self, judge: Judge, source: Source, seed: int) -> None:
+        self._judge, self._source, self._seed = judge, source, seed
+        self._distributions = distributions(judge.space)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return all knobs, for all are answered together."""
+        return self._distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the answers written on the trial, or find and write them."""
+        if PLAN in trial.system_attrs:
+            plan: dict[str, Any] = trial.system_attrs[PLAN]
+            return plan
+        found, parents, drawn, refused = self._propose(study, trial)
+        storage, key = study._storage, trial._trial_id
+        storage.set_trial_user_attr(key, DRAWN, vars(drawn))
+        if isinstance(self._source, Evolution):
+            names = [parent.name for parent in parents]
+            storage.set_trial_user_attr(
+                key, ORIGIN, {"parents": names, "moves": words(found.params, parents)}
+            )
+        if isinstance(self._source, Taught) and refused:
+            storage.set_trial_system_attr(key, MISSES, misses(refused))
+        storage.set_trial_system_attr(key, IDENTITY, found.identity)
+        # the last one: with it the proposal is made
+        storage.set_trial_system_attr(key, PLAN, found.params)
+        return found.params
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw a knob that the trial's answers leave open."""
+        inner = RandomSampler(self._seed_of(trial, param_name))
+        return inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def _propose(
+        self, study: Study, trial: FrozenTrial
+    ) -> tuple[Judged, tuple[Parent, ...], Drawn, list[Judged]]:
+        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
+        known = {each.system_attrs.get(IDENTITY, "") for each in others}
+        lost = _lost(others)
+        drawn, refused = Drawn(), list[Judged]()
+        nearest: tuple[Judged, tuple[Parent, ...]] | None = None
+        for draft, own in self._drafts(study, trial, refused, lost):
+            judged = self._judge(draft.ask)
+            repeated = judged.feasible and judged.identity in known
+            drawn.costed += 1
+            if own:
+                drawn.own += 1
+                drawn.infeasible += not judged.feasible
+                drawn.known += repeated
+            if not judged.feasible:
+                refused.append(judged)
+            drawn.found = int(judged.feasible and not repeated)
+            if drawn.found or nearest is None or judged.excess < nearest[0].excess:
+                nearest = judged, draft.parents
+            if drawn.found:
+                break
+        assert nearest is not None
+        return *nearest, drawn, refused
+
+    def _drafts(
+        self, study: Study, trial: FrozenTrial, refused: list[Judged], lost: bool
+    ) -> Iterator[tuple[Draft, bool]]:
+        """Yield the source's drafts and then random ones, each with whether it is the source's own."""
+        if not lost:
+            seeds = (self._seed_of(trial, n) for n in range(self._source.tries))
+            for draft in self._source.drafts(study, trial, seeds, refused):
+                yield draft, True
+        rng = random.Random(self._seed_of(trial, "again"))
+        for _ in range(_HOPELESS if lost else _AGAIN):
+            yield Draft(lambda knob: draw(knob, rng)), False
+
+    def _seed_of(self, trial: FrozenTrial, what: object) -> int:
+        text = f"{self._seed}/{trial.number}/{what}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def _lost(others: list[FrozenTrial]) -> bool:
+    """Whether the last proposal told was one for want of a better."""
+    told = [each for each in others if each.state == TrialState.COMPLETE and DRAWN in each.user_attrs]
+    return bool(told) and not max(told, key=lambda each: each.number).user_attrs[DRAWN]["found"]
+
+
+def imported(identity: str) -> dict[str, Any]:
+    """Return the system attributes of an imported trial: it is known, and of NSGA-II's first generation."""
+    return {IDENTITY: identity, NSGAIISampler._get_generation_key(): 0}
+
+
+def sampler(space: Space) -> BaseSampler:
+    """Make the sampler that a space names.
+
+    Raises:
+        SpecError: it needs a package that is not installed.
+    """
+    assert space.search is not None
+    return Feasible(Judge(space), source(space), space.search.seed)
+
+
+def origin(trial: Trial) -> dict[str, Any]:
+    """Return where the point of a trial that was asked for comes from; empty where it has no parents."""
+    # the trial at hand does not see what its sampler wrote on it
+    written = trial.study.get_trials(deepcopy=False)[trial.number].user_attrs
+    found: dict[str, Any] = written.get(ORIGIN, {})
+    return found
+
+
+def source(space: Space) -> Source:
+    """Make what the sampler that a space names drafts with.
+
+    tpe is multivariate TPE on groups of knobs that are asked together, with running trials as constant liars
+    (arXiv 2304.11127); nsga2 is NSGA-II; gp a Gaussian process with constrained expected improvement, or
+    hypervolume improvement for several objectives; evolution is `search.evolution`.
+
+    Raises:
+        SpecError: it needs a package that is not installed.
+    """
+    assert space.search is not None
+    several = len(space.search.objectives) > 1
+    makers: dict[str, Callable[[], Source]] = {
+        "random": lambda: Asked(lambda seed: RandomSampler(seed=seed), 200),
+        "tpe": lambda: Taught(space, _tpe if several else _tpe_of_one, 24),
+        "nsga2": lambda: Asked(lambda seed: NSGAIISampler(seed=seed, population_size=_POPULATION), 24),
+        "gp": lambda: _gp(space),
+        "evolution": lambda: Evolution(space, 24),
+    }
+    return makers[space.search.sampler]()
+
+
+def _tpe(seed: int, gamma: Callable[[int], int] | None = None) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # gamma is to go in Optuna 6
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, gamma=gamma)
+
+
+def _tpe_of_one(seed: int) -> BaseSampler:
+    # refused drafts are trials to it, so a tenth of all is few feasible ones: a wider share keeps to the caps
+    return _tpe(seed, lambda trials: min(ceil(0.15 * trials), 25))
+
+
+def _gp(space: Space) -> Source:
+    if faults := list(sampler_faults(space)):
+        raise SpecError(faults)
+    return Taught(space, lambda seed: GPSampler(seed=seed, warn_independent_sampling=False), 3)

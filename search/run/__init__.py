@@ -1,0 +1,1 @@
+"""Running a search: workers, the loop of each, and imports from other searches."""

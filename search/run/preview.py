@@ -1,0 +1,97 @@
+"""What a space holds, before anything is trained: random points, costed."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from composer.costs.base.units import amount, count_text
+from composer.language.schema.search import COSTS, FlopRungs
+from composer.language.space import Space, draw
+from search.compare.rungs import milestones
+from search.propose.candidates import INVALID, Candidate, candidate
+from search.propose.requirements import check_search
+from search.store.folder import check_folder, default_folder
+
+
+def check_start(space: Space, out: Path | None, storage: str | None) -> None:
+    """Refuse what a search of `space` with these options would refuse before its first trial.
+
+    Raises:
+        SpecError, SearchError, DataError: as the search would.
+    """
+    if storage is not None:
+        from search.run.open_store import check_storage
+
+        check_storage(storage)
+    check_search(space)
+    check_folder(out or default_folder(space), space, storage)
+    train = space.example().spec.train
+    assert train is not None
+    train.data.stream("eval", train.seed)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Random points of a space."""
+
+    space: Space
+    points: list[Candidate]
+
+    def lines(self) -> Iterator[str]:
+        """Say how many are feasible, which caps refuse the others, and the range of each cost."""
+        total = len(self.points)
+        verdicts = Counter(point.verdict for point in self.points)
+        feasible = [point for point in self.points if point.verdict == "feasible"]
+        different = len({point.identity for point in feasible})
+        yield f"{self.space.name}: {total} random points of {len(self.space.knobs)} knobs, none trained"
+        share = f"{verdicts['feasible']} ({100 * verdicts['feasible'] / total:.0f} %)"
+        yield f"feasible {share}, {different} of them different; invalid {verdicts['invalid']}"
+        yield from self._reasons(total)
+        over = Counter(
+            name for point in self.points for name, value in point.constraints.items() if value > 0
+        )
+        for name, count in over.most_common():
+            if name != INVALID:
+                yield f"over caps.{name}: {count} ({100 * count / total:.0f} %)"
+        yield from self._rungs(feasible)
+        yield "costs of the feasible ones: lowest, median, highest"
+        for name in COSTS:
+            found = [point.costs[name] for point in feasible if name in point.costs]
+            if found:
+                told = (amount(name, value) for value in (min(found), median(found), max(found)))
+                yield f"  {name:22}" + "".join(f"{text:>12}" for text in told)
+
+    def _reasons(self, total: int) -> Iterator[str]:
+        """Say why points are invalid, the most frequent reason first, each with one of its points."""
+        reasons: dict[str, list[str]] = {}
+        for point in self.points:
+            for fault in point.faults:
+                # the same rule says other numbers at other points
+                rule = f"{fault.path}: {re.sub(r'[0-9]+', '', fault.expected)}"
+                reasons.setdefault(rule, []).append(f"{fault.path}: {fault.message}")
+        for told in sorted(reasons.values(), key=len, reverse=True):
+            yield f"  invalid {len(told)} ({100 * len(told) / total:.0f} %): {told[0]}"
+
+    def _rungs(self, feasible: list[Candidate]) -> Iterator[str]:
+        """Say how many are looked at again after each rung; all are after rungs in tokens."""
+        rungs = self.space.search.rungs
+        if isinstance(rungs, FlopRungs):
+            for number, mark in enumerate(rungs.flops, 1):
+                beyond = sum(
+                    point.spec is not None and len(milestones(rungs, point.spec, point.costs)) > number
+                    for point in feasible
+                )
+                yield f"trained beyond {count_text(mark)} FLOPs: {beyond} of the feasible ones"
+
+
+def preview(space: Space, count: int) -> Preview:
+    """Draw and cost `count` random points, a function of the search's seed."""
+    assert space.search is not None
+    rng = random.Random(space.search.seed)
+    return Preview(space, [candidate(space, lambda knob: draw(knob, rng)) for _ in range(count)])

@@ -1,0 +1,399 @@
+"""The loop of a worker: take what a dead one left, then a baseline, then ask; cost, train in rungs, tell.
+
+When the trials are over, the best of them and the baselines are trained again (`search.finals`).
+
+Each step leaves enough behind that whoever comes next goes on as if nothing had happened: the sampler's
+question stays open until it is told, the record of a spec is written before its training begins, and training
+resumes from its own checkpoint. A search that was killed, a worker that died beside others, and one that
+lost its database are the same case.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, Trial
+
+from composer.language.schema.spec import Spec
+from composer.language.space import Space
+from search.compare.finals import respec
+from search.compare.rungs import milestones, status_after, tokens
+from search.errors import Crash, SearchError
+from search.objectives import Goals
+from search.progress.leaderboard import publish
+from search.progress.state import State, Watch, silent
+from search.progress.stop_reasons import crashing, hopeless, last_read, leave_cause, over, taken_over
+from search.progress.words import moved_note
+from search.propose.baselines import baselines
+from search.propose.candidates import Candidate, candidate
+from search.propose.draft_counts import total
+from search.propose.optuna_adapter import OUTCOME, suggest, tell
+from search.propose.questions import MORE_TRIALS, Questions, awaited, holder
+from search.propose.samplers import origin, sampler
+from search.propose.specs import bring_specs, spec_of
+from search.run.adopting import adopt, claim, lacking
+from search.run.open_store import open_search
+from search.store.folder import PUBLISH
+from search.store.ledger import Ledger, Record, Seen, free
+from search.store.locks import exclusive
+from search.store.same_data import check_data, same_data
+from search.store.store import Store
+from search.trainer import Step, Train, train
+
+PATIENCE = 1000
+"""Proposals in a row without a new feasible spec after which a search ends."""
+CRASHES = 3
+"""Crashes in a row, of one worker, after which that worker stops."""
+POLL = 1.0
+"""Seconds between two looks at what other workers do, while there is nothing else to do."""
+RETRY = 600.0
+"""Seconds for which a store that is out of reach is tried again."""
+
+_Task: TypeAlias = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended: where it stands, and why it stopped; `failures` are of local workers, in words."""
+
+    folder: Path
+    state: State
+    reason: str
+    failures: tuple[str, ...] = ()
+
+
+def run_search(
+    space: Space, folder: Path, train: Train = train, watch: Watch = silent, storage: str | None = None
+) -> Outcome:
+    """Search `space` in `folder`, from where that stands, to its end, beside whoever else does.
+
+    Run folders stand in `folder`; so do records, leases and the study, unless `storage` names a database.
+
+    Raises:
+        SpecError: the space cannot be searched as things are; see `check_search`.
+        SearchError: the folder or the database cannot be used, no candidate is feasible, or candidates crash
+            in a row.
+    """
+    with open_search(space, folder, storage) as store:
+        search = _Search(space, folder, store, train, watch)
+        reason = search.run()
+        watch("end", search.state)
+        return Outcome(folder, search.state, reason)
+
+
+class _Deposed(Exception):
+    """Another worker has taken this one for dead, and its work over."""
+
+
+class _Search:
+    def __init__(self, space: Space, folder: Path, store: Store, train: Train, watch: Watch) -> None:
+        assert space.search is not None
+        self.space, self.folder, self.store, self.train, self.watch = space, folder, store, train, watch
+        self.config, self.me = space.search, store.worker.name
+        self.goals = Goals(self.config.objectives)
+        self.baselines = baselines(space)
+        self.fruitless = 0
+        self.crashes: list[Record] = []
+        self.lost_since: float | None = None
+        self.ledger = Ledger(store)
+        self.state = State(self.config, self.goals, self.ledger, set(self.baselines), worker=self.me)
+        self.left_by: dict[str, str] = {}
+        self._open_study()
+
+    def _open_study(self) -> None:
+        self.study = self.store.study(self.goals, sampler(self.space))
+        self.questions = Questions(self.study, self.me)
+        self._count()
+
+    def run(self) -> str:
+        """Work until there is nothing left to do, and say why."""
+        check_data(self.ledger.every(), self._spec, self.folder)
+        self.watch("begin", self.state)
+        while True:
+            try:
+                task = self._next()
+                if isinstance(task, str):
+                    self._publish()
+                    return task
+                task()
+                self.lost_since = None
+            except Exception as error:
+                if not self.store.is_lost(error):
+                    raise
+                self._reach_again(error)
+
+    def _spec(self, record: Record) -> Spec | None:
+        spec = spec_of(self.space, self.baselines, self.state.base(record))
+        return spec if spec is None or record.kind != "final" else respec(spec, record.again)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep the other workers from claiming, and know what they did before."""
+        with self.store.lock():
+            self.ledger.refresh()
+            yield
+
+    def _next(self) -> _Task | str:
+        """Choose what to do, or say why there is nothing left: what was begun, then baselines, then anew."""
+        self.ledger.refresh()
+        others, opened = self.store.others(), self._count()
+        left = any(free(record, others) for record in self.ledger.every())
+        left = left or any(self._answerable(question, others) for question in opened)
+        left = left or any(lacking(self.ledger, self.baselines))
+        # with trials for everyone to spare nobody has to look at what the others ask
+        if left or self._over() is not None or self.state.trials_left() <= 2 * (1 + len(others)):
+            return self._next_in_turn()
+        return partial(self._answer, self.questions.ask())
+
+    def _next_in_turn(self) -> _Task | str:
+        with self._alone():
+            others = self.store.others()
+            adopt(self.ledger, self.baselines, others)
+            for record in self.ledger.every():
+                spec = self._spec(record) if free(record, others) else None
+                if spec is not None:
+                    self._take(record)
+                    return partial(self._work, record, spec)
+            opened = self._count()
+            for question in opened:
+                if self._answerable(question, others):
+                    return partial(self._answer, self.questions.take(question))
+            for identity, baseline in self.baselines.items():
+                if self.ledger.find(identity) is None:
+                    return partial(self._work, claim(self.ledger, identity, baseline, self.me), baseline.spec)
+            asking = {holder(question) for question in self._unclaimed(opened)} & others
+            training = {record.worker for record in self.ledger.every() if record.status == "running"}
+            trying = {record.worker for record in self.ledger.trials() if record.status == "running"}
+            reason = self._over()
+            if reason is None and self.state.trials_left() > len(asking):
+                return partial(self._answer, self.questions.ask())
+            final = self._claim_final(reason is not None and not (asking | trying) & others)
+            if final is not None:
+                return final
+            busy = others & {*training, *map(holder, opened)}
+            return partial(self._wait, len(busy)) if busy or reason is None else reason
+
+    def _claim_final(self, over: bool) -> _Task | None:
+        """Take on what is to be trained again, while a budget lasts; finalists once the trials are over."""
+        if any(account.gone for account in self.state.accounts()):
+            return None
+        for due in self.state.finals().due(over):
+            spec = self._spec(due.base)
+            if spec is not None:
+                more = {"worker": self.me, "whole": tokens(spec)}
+                record = self.ledger.claim_final(due.base, due.name, due.again, **more)
+                return partial(self._work, record, respec(spec, due.again))
+        return None
+
+    def _over(self) -> str | None:
+        """Say why no further trial is begun, if so."""
+        if self.fruitless >= PATIENCE and all(record.kind != "trial" for record in self.ledger):
+            raise SearchError(hopeless(self.space, self.study))
+        return over(self.state, self.folder, PATIENCE if self.fruitless >= PATIENCE else 0)
+
+    def _unclaimed(self, questions: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the questions that may still become trials."""
+        claimed = {record.asked for record in self.ledger}
+        return [trial for trial in questions if trial.number not in claimed and not awaited(trial)]
+
+    def _answerable(self, question: FrozenTrial, others: set[str]) -> bool:
+        """Whether nobody has it in hand, and what it was put off for is there."""
+        until = awaited(question)
+        if until == MORE_TRIALS:
+            return self.state.trials_left() > 0
+        record = self.ledger.find(until)
+        return holder(question) not in others and (record is None or record.status != "running")
+
+    def _wait(self, busy: int) -> None:
+        others = f"{busy} other worker{'s' if busy > 1 else ''}"
+        self._note(f"waiting for {others} to end, after {self.state.progress()}")
+        time.sleep(POLL)
+
+    def _answer(self, trial: Trial) -> None:
+        """Bring one question of the sampler to its end, wherever an earlier process left it."""
+        found = candidate(self.space, partial(suggest, trial))
+        if found.verdict != "feasible":
+            self._tell(trial, found)
+            return
+        assert found.spec is not None
+        record = self._claim(trial, found)
+        if record is not None:
+            self._work(record, found.spec)
+        self._tell(trial, found)
+
+    def _claim(self, trial: Trial, found: Candidate) -> Record | None:
+        """Take on the candidate's spec, unless it is another's, done already, or one too many."""
+        with self._alone():
+            record = self.ledger.find(found.identity)
+            if record is None:
+                if self.state.trials_left() <= 0:
+                    return None
+                assert found.spec is not None
+                more = {"worker": self.me, "whole": tokens(found.spec), "origin": origin(trial)}
+                return self.ledger.claim(found.identity, trial.number, found.params, found.costs, **more)
+            if free(record, self.store.others()):
+                self._take(record)
+                return record
+            return None
+
+    def _take(self, record: Record) -> None:
+        """Take over what nobody works on any more."""
+        self.left_by[record.key] = record.worker
+        record.worker = self.me
+        self.ledger.save(record)
+
+    def _work(self, record: Record, spec: Spec) -> None:
+        """Train a spec from one milestone to the next, until it ends, is stopped or crashes."""
+        self.state.running, self.state.step, self.state.note = record, Step(record.tokens), ""
+        self.state.since = time.time()
+        self.watch("started", self.state)
+        try:
+            self._climb(record, spec)
+        except _Deposed:
+            self.state.running = None
+            self._note(f"{record.folder}: another worker has taken it over")
+            return
+        self._publish()
+        self.watch("ended", self.state)
+        self.state.running = None
+        if len(self.crashes) >= CRASHES:
+            raise SearchError(crashing(self.folder, self.crashes))
+
+    def _climb(self, record: Record, spec: Spec) -> None:
+        rungs = () if record.kind == "final" else self.config.rungs
+        stops = milestones(rungs, spec, record.costs)
+        if (data := same_data(spec, self.ledger.every(), self.folder)) != record.data:
+            with self._mine(record):
+                record.data = data
+        try:
+            for i, stop in enumerate(stops):
+                if i >= len(record.seen) and record.status == "running":
+                    self._train(record, spec, stop, i == len(stops) - 1)
+            self.crashes.clear()
+        except Crash as crash:
+            leave_cause(self.folder / record.folder, crash)
+            with self._mine(record):
+                record.status, record.reason, record.ended = "crashed", str(crash), time.time()
+                record.lost = max(0, last_read(self.folder / record.folder) - record.tokens)
+            # a rate that is too high is what a sweep looks for
+            if record.again.get("seed") != 0:
+                self.crashes.append(record)
+
+    def _train(self, record: Record, spec: Spec, stop: int, end: bool) -> None:
+        """Train to a milestone; what was measured and what follows from it are written in one step."""
+        self.state.target = stop
+        began, before = time.monotonic(), record.seconds
+        self.state.since = time.time()
+
+        def report(step: Step) -> None:
+            self.state.step = step
+            self._say_taken_over(record)
+            record.seconds = before + time.monotonic() - began
+            self.watch("progress", self.state)
+
+        try:
+            trained = self.train(spec, self.folder / record.folder, None if end else stop, report)
+            values = self.goals.measured(trained.metrics, record.costs)
+        finally:
+            # what crashes took its time, too
+            record.seconds = before + time.monotonic() - began
+            record.spans.append((self.state.since, time.time()))
+        self.state.step = Step(trained.tokens, self.state.step.train_loss)
+        self._say_taken_over(record)
+        with self._mine(record):
+            record.seen.append(Seen(trained.tokens, values, trained.metrics))
+            record.status = status_after(record, self.ledger, self.goals, self.config.keep, end)
+            if record.status != "running":
+                record.ended = time.time()
+        self.watch("rung", self.state)
+        if note := moved_note(self.state, record):
+            self._note(note)
+
+    def _say_taken_over(self, record: Record) -> None:
+        """Say whose run this worker goes on with, as soon as it is known from where."""
+        self.state.left_by = self.left_by.pop(record.key, "")
+        if self.state.left_by:
+            self.state.note = taken_over(self.state, record)
+            self.watch("taken_over", self.state)
+
+    @contextmanager
+    def _mine(self, record: Record) -> Iterator[None]:
+        """Change a record that this worker works on, and save it.
+
+        Raises:
+            _Deposed: another worker has it.
+        """
+        with self._alone():
+            if self.ledger.find(record.identity) is not record:
+                raise _Deposed
+            yield
+            self.ledger.save(record)
+
+    def _tell(self, trial: Trial, found: Candidate) -> None:
+        """Tell the sampler, once, or put it off to the end of the training that gives the answer."""
+        with self._alone():
+            if not self.questions.is_mine(trial):
+                return
+            record = self.ledger.find(found.identity) if found.verdict == "feasible" else None
+            if found.verdict == "feasible" and (record is None or record.status == "running"):
+                self.questions.put_off(trial, MORE_TRIALS if record is None else record.identity)
+                return
+        outcome: str = found.verdict
+        if record is not None and record.asked != trial.number:
+            outcome = "repeat"
+        try:
+            tell(self.study, trial, outcome, found, record, self.ledger, self.goals)
+        except UpdateFinishedTrialError:
+            # an heir, to which this worker seemed dead, was quicker
+            return
+        self.state.outcomes[outcome] += 1
+        self.watch("proposed", self.state)
+
+    def _count(self) -> list[FrozenTrial]:
+        """Count what became of all questions since the last new spec; return the open ones, oldest first."""
+        told, opened = self.questions.told_and_open()
+        self.state.outcomes = Counter(trial.user_attrs[OUTCOME] for trial in told)
+        self.state.drawn = total(trial.user_attrs for trial in told)
+        newest = max((record.asked for record in self.ledger if record.asked is not None), default=-1)
+        led_nowhere = [*told, *(trial for trial in opened if awaited(trial))]
+        self.fruitless = sum(trial.number > newest for trial in led_nowhere)
+        return opened
+
+    def _publish(self) -> None:
+        with exclusive(self.folder / PUBLISH):
+            self.ledger.refresh()
+            self.store.export(self.ledger.every())
+            bring_specs(self.folder, self.ledger.every(), self._spec)
+            publish(self.folder, self.state)
+
+    def _note(self, text: str) -> None:
+        if text != self.state.note:
+            self.state.note = text
+            self.watch("note", self.state)
+
+    def _reach_again(self, error: Exception) -> None:
+        """Wait until a store that was lost is there again, and forget what may not have been written."""
+        self.state.running = None
+        while True:
+            self.lost_since = self.lost_since or time.monotonic()
+            if time.monotonic() - self.lost_since > RETRY:
+                raise SearchError(self.store.lost(error, RETRY)) from None
+            self._note(self.store.lost(error, None))
+            time.sleep(POLL)
+            try:
+                self.store.reopen()
+                self.ledger = self.state.ledger = Ledger(self.store)
+                self._open_study()
+                return
+            except Exception as again:
+                if not self.store.is_lost(again):
+                    raise
+                error = again

@@ -1,0 +1,212 @@
+"""A search by several workers of this machine, seen as one: one state, one stream of events, one end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from composer.language.space import Space
+from composer.training.processes.interrupt import SIGNALS
+from search.errors import SearchError
+from search.objectives import Goals
+from search.progress.state import Activity, State, Watch, silent
+from search.propose.baselines import baselines
+from search.run.local_workers import LocalWorker, LocalWorkers
+from search.run.open_store import open_search
+from search.run.study import Outcome
+from search.run.worker_plan import WorkerPlan, plan_workers
+from search.run.worker_process import GRACE, Ended, Job, Told
+from search.store.ledger import Ledger
+from search.store.store import Store
+from search.trainer import Train, train
+
+_RETRY = 1.0
+"""Seconds between two tries to reach a store that was lost."""
+
+
+def planned(space: Space, folder: Path, storage: str | None, asked: int | None) -> WorkerPlan:
+    """Plan the workers of a search: `asked`, or by what the machine has and what is left to train.
+
+    Raises:
+        SpecError, SearchError: as `run_search` does.
+    """
+    if asked is not None:
+        return plan_workers(space, asked, float("inf"))
+    with open_search(space, folder, storage) as store:
+        return plan_workers(space, None, _state(space, store).runs_left())
+
+
+def run_workers(
+    space: Space,
+    folder: Path,
+    plan: WorkerPlan,
+    train: Train = train,
+    watch: Watch = silent,
+    storage: str | None = None,
+) -> Outcome:
+    """Search `space` in `folder` with local workers, from where that stands, to its end.
+
+    `watch` is told of all that happens to any of them. Signals that end a training (`SIGNALS`) end the
+    workers, which save their runs first; a second one ends them at once, and so do `GRACE` seconds.
+
+    Raises:
+        SpecError, SearchError: as `run_search` does; also where all workers failed.
+        KeyboardInterrupt: it was stopped; no worker is left.
+    """
+    with (
+        open_search(space, folder, storage) as store,
+        _stop_signals() as received,
+        LocalWorkers(plan, Job(space, folder, storage, train)) as workers,
+    ):
+        return _Supervisor(folder, store, _state(space, store), watch, workers, received).run()
+
+
+class _Supervisor:
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        state: State,
+        watch: Watch,
+        workers: LocalWorkers,
+        received: list[int],
+    ) -> None:
+        self.folder, self.store, self.state, self.watch = folder, store, state, watch
+        self.workers, self.received = workers, received
+        self.state.local = {worker.number: Activity(note="starting") for worker in workers.each}
+        self.begun = False
+        self.lost_since: float | None = None
+        self.stopped_at: float | None = None
+        self.killed = False
+        self.reasons: list[str] = []
+        self.failures: dict[str, str] = {}
+
+    def run(self) -> Outcome:
+        """Listen to the workers until all have ended, and say how that was."""
+        stopped = False
+        for found in self.workers.messages():
+            self._obey_signals()
+            if found is None:
+                continue
+            worker, message = found
+            if isinstance(message, Told):
+                self._hear(worker, message)
+            elif message.how == "done":
+                self.reasons.append(message.text)
+                self.state.local[worker.number] = Activity(note="done")
+            elif message.how == "stopped" or self.stopped_at is not None:
+                stopped = True
+                self.state.local[worker.number] = Activity(note="stopped")
+            else:
+                self._lose(worker, message)
+        if stopped:
+            raise KeyboardInterrupt
+        if not self.reasons:
+            raise SearchError(self._all_failed())
+        self._refresh()
+        self.state.running, self.state.local = None, {}
+        self.watch("end", self.state)
+        return Outcome(self.folder, self.state, self.reasons[-1], tuple(self.failures.values()))
+
+    def _hear(self, worker: LocalWorker, told: Told) -> None:
+        """Take in what a worker saw, and pass it on as if it had happened here."""
+        if told.event != "progress":
+            self._refresh()
+        state, doing = self.state, told.activity
+        state.running, state.step = doing.record, doing.step
+        state.target, state.since = doing.target, doing.since
+        state.worker, state.left_by = told.worker, told.left_by
+        state.note = f"worker {worker.number}: {doing.note}" if doing.note else ""
+        state.local[worker.number] = doing
+        # each knows what was proposed as of its last look
+        state.outcomes = state.outcomes | told.outcomes
+        state.drawn = max(state.drawn, told.drawn, key=lambda drawn: drawn.costed)
+        if told.event == "end" or (told.event == "begin" and self.begun):
+            return
+        self.begun = True
+        self.watch(told.event, state)
+        if told.event == "ended":
+            state.local[worker.number] = Activity()
+
+    def _lose(self, worker: LocalWorker, ended: Ended) -> None:
+        """Say that a worker failed; the others go on."""
+        self.state.local[worker.number] = Activity(note="failed")
+        output = f"; its output: {worker.log}" if worker.log.stat().st_size else ""
+        # what all fail at is said once
+        told = f"worker {worker.number} failed: {ended.text}{output}"
+        self.failures.setdefault(ended.text, told)
+        left = sum(each.ended is None for each in self.workers.each)
+        if left and self.begun:
+            self._note(f"{told}; {left} other{'s go' if left > 1 else ' goes'} on")
+
+    def _all_failed(self) -> str:
+        if len(self.failures) == 1:
+            return next(iter(self.failures)) + f"\n(all {len(self.workers.each)} workers ended with this)"
+        return "\n".join(["all workers failed:", *self.failures.values()])
+
+    def _obey_signals(self) -> None:
+        """Pass on a first signal as the order to save and end; after a second one, or in time, kill."""
+        if self.received and self.stopped_at is None:
+            self.stopped_at = time.monotonic()
+            self.workers.stop()
+            self._note("stopping: the workers save their runs; Ctrl-C again ends them at once")
+        late = self.stopped_at is not None and time.monotonic() - self.stopped_at > GRACE
+        if (len(self.received) > 1 or late) and not self.killed:
+            self.killed = True
+            self.workers.kill()
+
+    def _note(self, text: str) -> None:
+        self.state.running, self.state.note = None, text
+        if self.begun:
+            self.watch("note", self.state)
+
+    def _refresh(self) -> None:
+        """Read the records anew, unless their store is out of reach, as the workers tell."""
+        if self.lost_since is not None and time.monotonic() - self.lost_since < _RETRY:
+            return
+        try:
+            if self.lost_since is not None:
+                self.store.reopen()
+                self.state.ledger = Ledger(self.store)
+            self.state.ledger.refresh()
+            self.lost_since = None
+        except Exception as error:
+            if not self.store.is_lost(error):
+                raise
+            self.lost_since = time.monotonic()
+
+
+def _state(space: Space, store: Store) -> State:
+    assert space.search is not None
+    goals = Goals(space.search.objectives)
+    return State(space.search, goals, Ledger(store), baselines=set(baselines(space)))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect the signals that ask this process to end, instead of ending."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before: dict[int, Any] = {}
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    for each, handler in found.items():
+        if handler not in (signal.SIG_IGN, None):
+            before[each] = handler
+            signal.signal(each, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,140 @@
+"""A local worker: a process of its own that searches, and tells the process that started it what happens.
+
+It ignores Ctrl-C, which reaches it as a message, and ends when it is told to or when that process is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+from composer.costs.time.devices import DeviceError
+from composer.data.base.errors import DataError
+from composer.language.space import Space
+from composer.settings.errors import SpecError
+from composer.training.folder.errors import TrainingError
+from search.errors import SearchError
+from search.progress.state import Activity, Event, State
+from search.propose.draft_counts import Drawn
+from search.trainer import Train
+
+STOP = "stop"
+"""The message that asks a worker to save its run and end."""
+GRACE = 60.0
+"""Seconds that a worker has to save its run, after which it is killed."""
+
+_IN_WORDS = (SpecError, DataError, TrainingError, DeviceError, SearchError)
+"""Errors whose text is written for the user."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is started for: the arguments of `run_search`."""
+
+    space: Space
+    folder: Path
+    storage: str | None
+    train: Train
+
+
+@dataclass(frozen=True)
+class Told:
+    """An event of the search, as the worker that it happened to saw it; the fields are those of `State`."""
+
+    event: Event
+    worker: str
+    activity: Activity
+    left_by: str
+    outcomes: Counter[str]
+    drawn: Drawn
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last message of a worker: `text` is the reason why the search ended, or the worker failed."""
+
+    how: Literal["done", "stopped", "failed"]
+    text: str = ""
+
+
+def main() -> None:
+    """Do the job that comes through the connection whose file descriptor is the first argument."""
+    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    os.set_inheritable(connection.fileno(), False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stopping = threading.Event()
+    try:
+        job = connection.recv()
+        threading.Thread(target=_obey, args=(connection, stopping), daemon=True).start()
+        ended = Ended("done", _search(job, _Teller(connection, stopping)))
+    except (KeyboardInterrupt, EOFError):
+        ended = Ended("stopped")
+    except Exception as error:
+        traceback.print_exc()
+        known = isinstance(error, _IN_WORDS)
+        ended = Ended("failed", str(error) if known else f"{type(error).__name__}: {error}")
+    finally:
+        # from here on there is nothing to stop
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with suppress(OSError):
+        connection.send(ended)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # the search has let go of all it held; what torch takes apart at exit takes its time
+    os._exit(ended.how == "failed")
+
+
+def _search(job: Job, watch: Callable[[Event, State], None]) -> str:
+    import optuna
+
+    from search.run.study import run_search
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return run_search(job.space, job.folder, job.train, watch, job.storage).reason
+
+
+class _Teller:
+    """Watches a search and sends what happens; it ends one that is to stop where that loses nothing."""
+
+    def __init__(self, connection: Connection[Any, Any], stopping: threading.Event) -> None:
+        self._connection, self._stopping = connection, stopping
+
+    def __call__(self, event: Event, state: State) -> None:
+        # nobody has to see every step, and training does not wait for a slow reader
+        if event == "progress" and not select.select([], [self._connection], [], 0)[1]:
+            return
+        doing = Activity(state.running, state.step, state.target, state.since, state.note)
+        told = Told(event, state.worker, doing, state.left_by, state.outcomes, state.drawn)
+        # a reader that is gone is noticed by `_obey`
+        with suppress(OSError):
+            self._connection.send(told)
+        # while it trains, the run itself sees to its end
+        if self._stopping.is_set() and event not in ("progress", "taken_over"):
+            raise KeyboardInterrupt
+
+
+def _obey(connection: Connection[Any, Any], stopping: threading.Event) -> None:
+    """Interrupt the main thread when the worker is told to stop, or nobody is there to tell it."""
+    with suppress(EOFError, OSError):
+        while connection.recv() != STOP:
+            pass
+    stopping.set()
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+    signal.pthread_kill(main_thread, signal.SIGTERM)
+    time.sleep(GRACE)
+    # with all processes it started, if it leads a group of its own
+    os.killpg(0, signal.SIGKILL) if os.getpgrp() == os.getpid() else os._exit(1)

@@ -1,0 +1,273 @@
+"""The store in PostgreSQL: records, leases and Optuna's study in one database.
+
+Run folders stay in the search folder of each worker, shared or not. A search is found by the name and the
+identity of its space, so a changed space is another search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import optuna
+import sqlalchemy as sql
+from optuna.samplers import BaseSampler
+from optuna.storages import RDBStorage
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from composer.language.space import Space
+from composer.training.folder.files import write_text
+from search.errors import SearchError
+from search.objectives import Goals
+from search.store.folder import DATABASE, JOURNAL, LOCK, RECORDS, WORKERS
+from search.store.journal import named_study
+from search.store.lease import SUFFIX, Lease, is_alive, this_worker
+from search.store.ledger import Record, RecordFiles, record_of, record_text
+from search.store.locks import exclusive
+
+_tables = sql.MetaData()
+_searches = sql.Table(
+    "composer_searches",
+    _tables,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("name", sql.Text, unique=True, nullable=False),
+    sql.Column("token", sql.Text, nullable=False),
+    sql.Column("space", sql.Text, nullable=False),
+    sql.Column("version", sql.BigInteger, nullable=False),
+)
+_records = sql.Table(
+    "composer_records",
+    _tables,
+    sql.Column("search", sql.ForeignKey(_searches.c.id, ondelete="CASCADE"), primary_key=True),
+    sql.Column("key", sql.Text, primary_key=True),
+    sql.Column("identity", sql.Text, nullable=False),
+    sql.Column("body", sql.Text, nullable=False),
+    sql.Column("version", sql.BigInteger, nullable=False),
+    sql.UniqueConstraint("search", "identity"),
+)
+_workers = sql.Table(
+    "composer_workers",
+    _tables,
+    sql.Column("search", sql.ForeignKey(_searches.c.id, ondelete="CASCADE"), primary_key=True),
+    sql.Column("name", sql.Text, primary_key=True),
+    sql.Column("host", sql.Text, nullable=False),
+    sql.Column("pid", sql.Integer, nullable=False),
+    sql.Column("machine", sql.Text, nullable=False),
+    sql.Column("touched", sql.DateTime(timezone=True), nullable=False),
+)
+
+_MAKING = 7_228_401_973
+"""The advisory lock under which tables are made; any number that others do not use."""
+_OPTIONS = {
+    "connect_timeout": 10,
+    # a lock goes with its holder, also with a machine that is switched off or a process that is stopped
+    "options": "-c idle_in_transaction_session_timeout=60000 -c lock_timeout=120000",
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+
+class DatabaseStore:
+    """Shared by all workers that reach the same database."""
+
+    def __init__(self, folder: Path, space: Space, url: sql.URL) -> None:
+        self.worker = this_worker()
+        self._folder, self._url = folder, url
+        self._name = f"{space.name}-{space.identity()}"
+        self._place = url.render_as_string(hide_password=True)
+        self._connection: sql.Connection | None = None
+        self._optuna: RDBStorage | None = None
+        self._version = -1
+        self._engine = self._new_engine()
+        try:
+            self._search, token = self._enter("\n".join(space.lines()))
+            self._refuse_another(token)
+        except DBAPIError as error:
+            told = f"expected a PostgreSQL database to write to, but {_first_line(error)}"
+            raise SearchError(f"{self._place}: {told}") from None
+        finally:
+            # nothing stays open where this fails
+            self._engine.dispose()
+        self._lease = Lease(folder / WORKERS, self.worker)
+        self._copies = RecordFiles(folder / RECORDS)
+        self._copied: dict[str, str] = {}
+        self.touch()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the row of the search; what is put meanwhile is seen by others all at once."""
+        with self._engine.begin() as connection:
+            row = sql.select(_searches.c.version).where(_searches.c.id == self._search)
+            connection.execute(row.with_for_update())
+            self._connection = connection
+            try:
+                yield
+            finally:
+                self._connection = None
+
+    def changed(self) -> list[Record]:
+        """Read the records of later versions than the last one read."""
+        query = sql.select(_records.c.body, _records.c.version).where(
+            _records.c.search == self._search, _records.c.version > self._version
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(_records.c.version)).all()
+        if rows:
+            self._version = rows[-1].version
+        return [record_of(row.body) for row in rows]
+
+    def put(self, record: Record) -> None:
+        """Write a record, under the next version."""
+        assert self._connection is not None
+        this = _searches.c.id == self._search
+        update = sql.update(_searches).where(this).values(version=_searches.c.version + 1)
+        version = self._connection.execute(update.returning(_searches.c.version)).scalar_one()
+        fields = {"identity": record.identity, "body": record_text(record), "version": version}
+        new = insert(_records).values(search=self._search, key=record.key, **fields)
+        self._connection.execute(new.on_conflict_do_update(index_elements=["search", "key"], set_=fields))
+        self._version = version
+
+    def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
+        """Open Optuna's study in the same database; its own tables are made where there are none."""
+        self._forget_optuna()
+        url = self._url.render_as_string(hide_password=False)
+        with self._making():
+            self._optuna = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": _OPTIONS})
+            return named_study(self._optuna, self._name, goals, sampler)
+
+    def touch(self) -> None:
+        """Write the time, by the server's clock, into the row of this worker."""
+        self._lease.touch()
+        own = {"search": self._search, "name": self.worker.name, "host": self.worker.host}
+        own |= {"pid": self.worker.pid, "machine": self.worker.machine}
+        new = insert(_workers).values(**own, touched=sql.func.clock_timestamp())
+        touched = {"touched": sql.func.clock_timestamp()}
+        with self._engine.begin() as connection:
+            connection.execute(new.on_conflict_do_update(index_elements=["search", "name"], set_=touched))
+
+    def others(self) -> set[str]:
+        """Judge the other rows by the server's clock; a worker on this machine by its lock, if it is here."""
+        # while the server was down nobody could write
+        since = sql.func.greatest(_workers.c.touched, sql.func.pg_postmaster_start_time())
+        age = sql.extract("epoch", sql.func.clock_timestamp() - since).label("age")
+        others = (_workers.c.search == self._search) & (_workers.c.name != self.worker.name)
+        dead, found = [], set()
+        with self._reading() as connection:
+            rows = connection.execute(
+                sql.select(_workers.c.name, _workers.c.machine, _workers.c.pid, age).where(others)
+            ).all()
+        for row in rows:
+            path = self._folder / WORKERS / f"{row.name}{SUFFIX}"
+            if is_alive(path, row.machine, row.pid, float(row.age)):
+                found.add(row.name)
+            else:
+                path.unlink(missing_ok=True)
+                dead.append(row.name)
+        if dead and self._connection is not None:
+            self._connection.execute(sql.delete(_workers).where(others & _workers.c.name.in_(dead)))
+        return found
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether the server was not there, or went away, at some place in the chain of an error."""
+        link: BaseException | None = error
+        while link is not None:
+            if isinstance(link, (OperationalError, InterfaceError)):
+                return True
+            if isinstance(link, DBAPIError) and link.connection_invalidated:
+                return True
+            link = link.__cause__
+        return False
+
+    def lost(self, error: Exception, waited: float | None) -> str:
+        """Say that the database does not answer."""
+        told = f"{self._place}: the database does not answer"
+        if waited is None:
+            return f"{told}; trying again"
+        waiting = f", for {waited / 60:.0f} minutes" if waited else ""
+        return (
+            f"{told}{waiting}: {_first_line(error)}\n"
+            "nothing is lost; the same command goes on from here when it is there again"
+        )
+
+    def reopen(self) -> None:
+        """Connect anew, with no record known."""
+        self._engine.dispose()
+        self._version = -1
+        self.touch()
+
+    def export(self, records: Iterable[Record]) -> None:
+        """Copy the records into the folder."""
+        for record in records:
+            text = record_text(record)
+            if self._copied.get(record.key) != text:
+                self._copies.put(record)
+                self._copied[record.key] = text
+
+    def close(self) -> None:
+        """Take the row and the lease away."""
+        self._lease.close()
+        row = (_workers.c.search == self._search) & (_workers.c.name == self.worker.name)
+        with suppress(DBAPIError), self._engine.begin() as connection:
+            connection.execute(sql.delete(_workers).where(row))
+        self._forget_optuna()
+        self._engine.dispose()
+
+    def _forget_optuna(self) -> None:
+        if self._optuna is not None:
+            self._optuna.remove_session()
+            self._optuna.engine.dispose()
+
+    def _new_engine(self) -> sql.Engine:
+        return sql.create_engine(self._url, pool_pre_ping=True, connect_args=_OPTIONS)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sql.Connection]:
+        if self._connection is not None:
+            yield self._connection
+        else:
+            with self._engine.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def _making(self) -> Iterator[sql.Connection]:
+        """Be the only one that makes tables and studies."""
+        with self._engine.begin() as connection:
+            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_MAKING)))
+            yield connection
+
+    def _enter(self, space: str) -> tuple[int, str]:
+        with self._making() as connection:
+            _tables.create_all(connection)
+            fields: dict[str, Any] = {"name": self._name, "token": uuid4().hex, "space": space, "version": 0}
+            connection.execute(insert(_searches).values(**fields).on_conflict_do_nothing())
+            query = sql.select(_searches.c.id, _searches.c.token).where(_searches.c.name == self._name)
+            row = connection.execute(query).one()
+            return row.id, row.token
+
+    def _refuse_another(self, token: str) -> None:
+        """Keep the run folders of two searches apart."""
+        path = self._folder / DATABASE
+        with exclusive(self._folder / LOCK):
+            if (self._folder / JOURNAL).exists():
+                raise SearchError(
+                    f"{self._folder}: this search keeps its records in the folder, not in a database; go on "
+                    "without --storage, or choose another folder with --out"
+                )
+            if not path.exists():
+                write_text(path, f"{token}\n{self._place}\n")
+            stored, place, *_ = [*path.read_text(encoding="utf-8").splitlines(), "", ""]
+            if stored != token:
+                raise SearchError(
+                    f"{self._folder}: its runs belong to another search, in {place or 'a database'}, not to "
+                    f"this one in {self._place}; choose another folder with --out"
+                )
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__

@@ -1,0 +1,174 @@
+"""The folder of a search: what stands in it, and whose it is.
+
+space.txt             what decides a trial and its worth, one value a line
+study.journal         Optuna's study
+records/              one file for each spec trained: who works on what, and what came out
+trials/<number>/      run folders
+baselines/<name>/     run folders
+imported/<name>/      run folders of trials and baselines that other searches trained
+leaderboard.csv       all of them, the best first
+best/                 spec and checkpoints of the winner
+database.txt          where records and study are, if in a database (then records/ is a copy)
+workers/              one lease for each worker alive
+logs/                 what local workers printed, where they printed anything
+lock                  held for moments, by the worker that claims
+publish.lock          held by the worker that writes leaderboard.csv and best/
+import.lock           held by whoever brings in results of another search
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from composer.language.space import Space
+from composer.settings.errors import os_message
+from composer.training.folder.files import write_text
+from search.errors import SearchError
+from search.store.locks import exclusive
+
+SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, IMPORT, WORKERS, DATABASE, IMPORTED_RUNS, LOGS = (
+    "space.txt",
+    "study.journal",
+    "records",
+    "leaderboard.csv",
+    "best",
+    "lock",
+    "publish.lock",
+    "import.lock",
+    "workers",
+    "database.txt",
+    "imported",
+    "logs",
+)
+
+_SHOWN = 12
+"""Lines of a difference that a note shows."""
+
+
+def default_folder(space: Space) -> Path:
+    """Return `runs/<name>-<identity>`, where a search stands unless told otherwise."""
+    return Path("runs") / f"{space.name}-{space.identity()}"
+
+
+def enter(folder: Path, space: Space) -> None:
+    """Make the folder of a search, or join the one that stands there.
+
+    Raises:
+        SearchError: it is the folder of another space or of something else, or it cannot be written to.
+    """
+    _refuse_what_is_none(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).touch()
+    except OSError as error:
+        raise SearchError(os_message(error, folder)) from None
+    with exclusive(folder / LOCK):
+        if (folder / SPACE).exists():
+            _refuse_another(folder, space)
+        else:
+            write_text(folder / SPACE, _text(space))
+
+
+def check_folder(folder: Path, space: Space, storage: str | None) -> None:
+    """Refuse what `enter` and the store would refuse in the end, and make nothing.
+
+    Raises:
+        SearchError: it is the folder of another space or of something else, or its records are in a database.
+    """
+    _refuse_what_is_none(folder)
+    if (folder / SPACE).exists():
+        _refuse_another(folder, space)
+    if storage is None:
+        refuse_database(folder)
+
+
+def refuse_database(folder: Path) -> None:
+    """Refuse a search whose records are in a database, where none is named.
+
+    Raises:
+        SearchError: it is one.
+    """
+    if (folder / DATABASE).exists():
+        place = (folder / DATABASE).read_text(encoding="utf-8").splitlines()[-1]
+        raise SearchError(
+            f"{folder}: this search keeps its records in {place}; name it with --storage, "
+            "or choose another folder with --out"
+        )
+
+
+def _refuse_what_is_none(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise SearchError(f"{folder}: expected a folder for the search, got a file")
+    if folder.is_dir():
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith((LOCK, SPACE)))
+        # looked for last: whoever makes the folder puts this file there first
+        if others and not (folder / SPACE).exists():
+            raise SearchError(
+                f"{folder}: this is no search folder, it holds {others[0]}; choose another with --out"
+            )
+
+
+def _text(space: Space) -> str:
+    return "".join(f"{line}\n" for line in space.lines())
+
+
+def _refuse_another(folder: Path, space: Space) -> None:
+    changed = _changed(folder, space)
+    if changed:
+        raise SearchError(
+            f"{folder}: the search in this folder is of another space (- there, + now):\n"
+            + "\n".join(changed)
+            + "\nrestore the space, or choose another folder with --out; "
+            f"with `--import {folder}` that one takes over the results that are points of its space"
+        )
+
+
+def older(folder: Path, space: Space) -> str | None:
+    """Say that there are searches of the same name beside a folder that is still to be made, if so.
+
+    The newest of them is named, with the difference and the option that brings its results in.
+    """
+    if (folder / SPACE).exists():
+        return None
+    # a name and an identity, not a longer name; folders of other kinds have no records
+    named = re.compile(re.escape(space.name) + r"-[0-9a-f]{12}")
+    records = [path for path in folder.parent.glob(f"*/{RECORDS}") if named.fullmatch(path.parent.name)]
+    found = [path.parent for path in sorted(records, key=_touched) if (path.parent / SPACE).is_file()]
+    if not found:
+        return None
+    newest = found[-1]
+    try:
+        changed = _changed(newest, space)
+    except SearchError:
+        return None
+    more = [f"  and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
+    told = [
+        f"this is a new search: the last one of {space.name}, in {newest}, is of another space "
+        "(- there, + now):",
+        *changed[:_SHOWN],
+        *more,
+        f"`--import {newest}` brings in its results that are points of this space",
+    ]
+    return "\n".join(told)
+
+
+def _changed(folder: Path, space: Space) -> list[str]:
+    """Return the lines in which the space of a search and another one differ."""
+    path = folder / SPACE
+    try:
+        old = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SearchError(
+            f"{path}: expected the space of a search, but it cannot be read ({error})"
+        ) from None
+    return [
+        f"  {line[0]} {line[1:]}"
+        for line in difflib.unified_diff(old, space.lines(), n=0, lineterm="")
+        if line[0] in "+-" and not line.startswith(("---", "+++"))
+    ]
+
+
+def _touched(path: Path) -> float:
+    return path.stat().st_mtime

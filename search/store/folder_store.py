@@ -1,0 +1,101 @@
+"""The store in a folder: a file for each record and each lease, and Optuna's journal."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import optuna
+from optuna.samplers import BaseSampler
+
+from search.objectives import Goals
+from search.store.folder import JOURNAL, LOCK, RECORDS, WORKERS
+from search.store.journal import open_study
+from search.store.lease import SUFFIX, Lease, is_alive, this_worker
+from search.store.ledger import Record, RecordFiles
+from search.store.locks import exclusive
+
+
+class FolderStore:
+    """Shared by all workers that see the same folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.worker = this_worker()
+        self._folder, self._name = folder, name
+        self._records = RecordFiles(folder / RECORDS)
+        self._lease = Lease(folder / WORKERS, self.worker)
+        self._known: dict[str, tuple[str, int]] = {}
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder's lock file."""
+        return exclusive(self._folder / LOCK)
+
+    def changed(self) -> list[Record]:
+        """Read the records that are not as they were."""
+        return self._records.changed()
+
+    def put(self, record: Record) -> None:
+        """Put a record's file in place."""
+        self._records.put(record)
+
+    def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
+        """Open the journal, mended."""
+        with self.lock():
+            return open_study(self._folder / JOURNAL, self._name, goals, sampler)
+
+    def touch(self) -> None:
+        """Touch the lease."""
+        self._lease.touch()
+
+    def others(self) -> set[str]:
+        """Judge the other leases by the time at which our own was just touched."""
+        now, found = self._lease.touch(), set()
+        for path in (self._folder / WORKERS).glob(f"*{SUFFIX}"):
+            if path == self._lease.path:
+                continue
+            machine, pid = self._whose(path)
+            if is_alive(path, machine, pid, now - _touched(path)):
+                found.add(path.name.removesuffix(SUFFIX))
+            else:
+                path.unlink(missing_ok=True)
+        return found
+
+    def is_lost(self, error: Exception) -> bool:
+        """A folder is there or is not; waiting for it is left to the system."""
+        return False
+
+    def reopen(self) -> None:
+        """Read all records again."""
+        self._records = RecordFiles(self._folder / RECORDS)
+
+    def lost(self, error: Exception, waited: float | None) -> str:
+        """Never asked for."""
+        return str(error)
+
+    def export(self, records: Iterable[Record]) -> None:
+        """They are there."""
+
+    def close(self) -> None:
+        """Take the lease away."""
+        self._lease.close()
+
+    def _whose(self, path: Path) -> tuple[str, int]:
+        if path.name not in self._known:
+            try:
+                fields = json.loads(path.read_text(encoding="utf-8"))
+                self._known[path.name] = str(fields["machine"]), int(fields["pid"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return "", 0
+        return self._known[path.name]
+
+
+def _touched(path: Path) -> float:
+    # opened, since a network file system answers a bare question from memory
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return 0.0

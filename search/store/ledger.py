@@ -1,0 +1,313 @@
+"""Who works on what: one record for each spec that is or was trained, written before work begins.
+
+The ledger is the truth about training; the journal is what the sampler knows of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+from composer.training.folder.files import write_text
+from search.errors import SearchError
+from search.objectives import Values
+
+Status: TypeAlias = Literal["running", "finished", "stopped", "crashed"]
+
+
+@dataclass
+class Seen:
+    """What was measured at one milestone.
+
+    Attributes:
+        tau_bound: where a rung stopped nobody because it ranks badly, the upper confidence bound of its
+            Kendall's tau with the end (`search.rung_check`); None where it decided.
+    """
+
+    tokens: int
+    values: Values
+    metrics: dict[str, float]
+    tau_bound: float | None = None
+
+
+@dataclass
+class Record:
+    """One spec and its training.
+
+    Attributes:
+        name: the number of a trial, or the name of a baseline; of a final, both and which final.
+        kind: whether it counts as a trial; a final is a trial or a baseline trained once more.
+        identity: the run hash of the spec; of a final with more, since the hash knows no seed.
+        asked: the number of the Optuna trial that it answers; None for a baseline.
+        params: the answers that lead to the spec; empty for a baseline.
+        costs: by the names of the cost metrics.
+        folder: its run folder, below the search folder.
+        seen: one entry for each milestone reached.
+        reason: why it crashed.
+        seconds: time spent training, over all starts.
+        worker: the name of the worker that trains it or trained it last.
+        started: when it was taken on, and `ended` when it ended: seconds since 1970 by the worker's clock.
+        origin: of a child of evolution the names of its `parents` and its `moves` in words; of a baseline
+            matched to caps, its `moves` and what it `matched`.
+        whole: training tokens of the whole run; 0 in searches from before this was written.
+        spans: when it was trained, piece by piece, each from and to seconds since 1970.
+        again: of a final, the key of the record it trains again (`of`), the multiple of its `lr`, and the
+            number of the fresh `seed`, 0 for that of the spec.
+        imported: the folder of the search that trained it, if that was another one.
+        adopted: of a trial that a baseline named later turned out to be, the `stem` of that one's file.
+        data: the `place` of the data it is trained on, and the `digest` of what stood there; empty for tasks
+            without files, and in searches from before this was written.
+        lost: of a crashed one, the training tokens it read after its last milestone, as far as is known.
+    """
+
+    name: str
+    kind: Literal["trial", "baseline", "final"]
+    identity: str
+    asked: int | None
+    params: dict[str, Any]
+    costs: dict[str, float]
+    folder: str
+    status: Status = "running"
+    seen: list[Seen] = field(default_factory=list)
+    reason: str = ""
+    seconds: float = 0.0
+    worker: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+    origin: dict[str, Any] = field(default_factory=dict)
+    whole: int = 0
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    again: dict[str, Any] = field(default_factory=dict)
+    imported: str = ""
+    adopted: str = ""
+    lost: int = 0
+    data: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def role(self) -> Literal["trial", "baseline", "final"]:
+        """What it counts as: a trial that was adopted is a baseline."""
+        return "baseline" if self.adopted else self.kind
+
+    @property
+    def key(self) -> str:
+        """Its name among all records of the search."""
+        return f"{self.kind}-{self.name}"
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens at the last milestone."""
+        return self.seen[-1].tokens if self.seen else 0
+
+    @property
+    def read(self) -> int:
+        """Training tokens read in all: beyond the last milestone by what crashed."""
+        return self.tokens + self.lost
+
+    @property
+    def values(self) -> Values | None:
+        """The objectives at the last milestone."""
+        return self.seen[-1].values if self.seen else None
+
+
+class Records(Protocol):
+    """Where records are kept, for all workers."""
+
+    def changed(self) -> list[Record]:
+        """Return the records that others made or changed since the last call; at first all of them."""
+
+    def put(self, record: Record) -> None:
+        """Write one, whole."""
+
+
+class RecordFiles:
+    """Records in a folder, one file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, _Mark] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def changed(self) -> list[Record]:
+        """Read the files that are not as they were.
+
+        Raises:
+            SearchError: a record cannot be read.
+        """
+        found = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if not entry.name.endswith(".json"):
+                    continue
+                mark = _mark(entry.stat())
+                if mark != self._known.get(entry.name):
+                    found.append(_read(Path(entry.path)))
+                    self._known[entry.name] = mark
+        return found
+
+    def put(self, record: Record) -> None:
+        """Write a file and put it in place."""
+        path = self._folder / f"{record.key}.json"
+        write_text(path, record_text(record))
+        self._known[path.name] = _mark(path.stat())
+
+
+class Ledger:
+    """All records of a search as this worker knows them: as of the last refresh."""
+
+    def __init__(self, source: Path | Records) -> None:
+        """Read what is there; `source` may be the folder of the records.
+
+        Raises:
+            SearchError: a record cannot be read.
+        """
+        self._source = RecordFiles(source) if isinstance(source, Path) else source
+        self._known: dict[str, Record] = {}
+        self._records: dict[str, Record] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what other workers changed; a record that they did not touch stays the same object."""
+        changed = self._source.changed()
+        if changed:
+            self._known |= {record.key: record for record in changed}
+            standing = (record for record in self._known.values() if not self._orphaned(record))
+            self._records = {record.identity: record for record in sorted(standing, key=_in_order)}
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield what began as a baseline, then what began as a trial, in order."""
+        return (record for record in self._records.values() if record.kind != "final")
+
+    def finals(self) -> list[Record]:
+        """Return the records of what is trained once more."""
+        return [record for record in self._records.values() if record.kind == "final"]
+
+    def every(self) -> list[Record]:
+        """Return all records."""
+        return list(self._records.values())
+
+    def find(self, identity: str) -> Record | None:
+        """Return the record of a spec, if it is or was worked on."""
+        return self._records.get(identity)
+
+    def trials(self) -> list[Record]:
+        """Return the records that count as trials."""
+        return [record for record in self if record.role == "trial"]
+
+    def claim(
+        self,
+        identity: str,
+        asked: int,
+        params: dict[str, Any],
+        costs: dict[str, float],
+        **more: Any,
+    ) -> Record:
+        """Take on a spec as the next trial; under the store's lock, freshly read."""
+        number = self.new_name()
+        folder = f"trials/{number}"
+        return self.add(Record(number, "trial", identity, asked, params, costs, folder, **more))
+
+    def claim_baseline(self, stem: str, identity: str, costs: dict[str, float], **more: Any) -> Record:
+        """Take on a spec as a baseline, named after its file; under the store's lock, freshly read."""
+        name = self.new_name(stem)
+        folder = f"baselines/{name}"
+        return self.add(Record(name, "baseline", identity, None, {}, costs, folder, **more))
+
+    def adopt(self, record: Record, stem: str) -> None:
+        """Have what was trained as a trial count as a baseline; under the store's lock, freshly read.
+
+        Nothing stops a baseline: one that was stopped at a rung is free to be gone on with.
+        """
+        record.adopted = stem
+        if record.status == "stopped":
+            record.status, record.worker, record.ended = "running", "", 0.0
+        self.save(record)
+
+    def claim_final(self, base: Record, name: str, again: dict[str, Any], **more: Any) -> Record:
+        """Take on a trial or a baseline once more; under the store's lock, freshly read."""
+        identity, folder = _final_identity(base, name), f"finals/{name}"
+        params, costs = dict(base.params), dict(base.costs)
+        again = {"of": base.key, **again}
+        return self.add(Record(name, "final", identity, None, params, costs, folder, again=again, **more))
+
+    def save(self, record: Record) -> None:
+        """Write a record whole; under the store's lock."""
+        self._source.put(record)
+
+    def new_name(self, stem: str = "") -> str:
+        """Return a free name: the next number for a trial, or one after its file `stem` for a baseline."""
+        if not stem:
+            return str(1 + max((int(record.name) for record in self if record.kind == "trial"), default=-1))
+        taken = {record.name for record in self}
+        names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(taken) + 2))
+        # a trial's name is a number
+        return next(name for name in names if name not in taken and not name.isdecimal())
+
+    def add(self, record: Record) -> Record:
+        """Take in a record of a spec that has none; under the store's lock, freshly read."""
+        assert record.identity not in self._records
+        record.started = record.started or time.time()
+        self.save(record)
+        self._known[record.key] = self._records[record.identity] = record
+        return record
+
+    def _orphaned(self, record: Record) -> bool:
+        """Whether it is a final of a record that was deleted, whose name another may have by now."""
+        if record.kind != "final":
+            return False
+        base = self._known.get(record.again["of"])
+        return base is None or record.identity != _final_identity(base, record.name)
+
+
+def free(record: Record, others: set[str]) -> bool:
+    """Whether a record is to be gone on with: begun, and none of the `others` is alive to do it."""
+    return record.status == "running" and record.worker not in others
+
+
+def _final_identity(base: Record, name: str) -> str:
+    return f"{base.identity}-{name}"
+
+
+_Mark: TypeAlias = tuple[int, int, int]
+
+
+def _mark(stat: os.stat_result) -> _Mark:
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _in_order(record: Record) -> tuple[str, int, str]:
+    return record.kind, int(record.name) if record.kind == "trial" else 0, record.name
+
+
+def record_text(record: Record) -> str:
+    """Write a record as JSON."""
+    return json.dumps(asdict(record), indent=1) + "\n"
+
+
+def record_of(text: str) -> Record:
+    """Read a record from JSON.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it is none.
+    """
+    fields = json.loads(text)
+    seen = [
+        Seen(item["tokens"], tuple(item["values"]), item["metrics"], item.get("tau_bound"))
+        for item in fields.pop("seen")
+    ]
+    spans = [(begun, ended) for begun, ended in fields.pop("spans", ())]
+    return Record(**fields, seen=seen, spans=spans)
+
+
+def _read(path: Path) -> Record:
+    try:
+        return record_of(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SearchError(
+            f"{path}: expected the record of a trial, but it cannot be read ({error}); "
+            "delete it to forget that trial"
+        ) from None
