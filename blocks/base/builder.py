@@ -12,8 +12,8 @@ from math import prod
 
 from blocks.ir.graph import Graph, Loop, fresh
 from blocks.ir.numbers import label
-from blocks.ir.operation import ZEROS, Affine, Init, Operation, Shape, Value, Weight
-from blocks.ir.slots import Slots
+from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Shape, Value, Weight
+from blocks.ir.slots import DepthKVCache
 from blocks.primitives.operations import (
     AddStepBias,
     Input,
@@ -115,14 +115,14 @@ class Builder:
         weight = Weight(role, (steps, self.width), ZEROS, decay=False)
         return self.op(role, AddStepBias(self.width, steps, self.step_index()), x, weights=[weight])
 
-    def step_index(self) -> Affine:
+    def step_index(self) -> LoopIndex:
         """Return the index of the current step, counted through the loops of its depth scope."""
         strides: list[tuple[str, int]] = []
         steps = 1
         for index, trips, _ in self._scope_loops():
             strides.insert(0, (index, steps))
             steps *= trips
-        return Affine(0, tuple(strides))
+        return LoopIndex(0, tuple(strides))
 
     def step_count(self) -> int:
         """Return the number of steps of the depth scope."""
@@ -142,7 +142,9 @@ class Builder:
             # the scope is entered once per pass through the graph around it, and starts empty each time
             made, outside.block = outside.block, self.block
             tokens = outside._tokens_read()
-            scope._slots[self.block] = outside.op(f"{self.block}.slots", Slots(kv_heads, head_dim), tokens)
+            scope._slots[self.block] = outside.op(
+                f"{self.block}.slots", DepthKVCache(kv_heads, head_dim), tokens
+            )
             outside.block = made
         return self._capture(scope._slots[self.block], outside)
 
@@ -198,10 +200,10 @@ class Builder:
         assert self._parent is not None
         return self._capture(self._outer_x, self._parent, "start")
 
-    def trip(self) -> Affine:
+    def trip(self) -> LoopIndex:
         """Return the index of the current step of this stage alone."""
         assert self._loop is not None
-        return Affine(0, ((self._loop[0], 1),))
+        return LoopIndex(0, ((self._loop[0], 1),))
 
     # reading from outside
 

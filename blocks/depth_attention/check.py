@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from blocks.depth_attention import append_kernel, kernel, reference
-from blocks.depth_attention.operations import Append, Attend, TurnedAppend, TurnedAttend
+from blocks.depth_attention.operations import Attend, RotaryAttend, TurnedAppend, WriteKV
 from blocks.ir.operation import Target
 from blocks.kernels.self_tests import apart, drawn, off
 from blocks.primitives.reference import rotate
@@ -16,7 +16,7 @@ SLOTS, TOKENS = 3, 5
 """Fewer tokens than a tile takes, so that its masks are at work."""
 
 
-def check(operation: Append | Attend | None, target: Target) -> str:
+def check(operation: WriteKV | Attend | None, target: Target) -> str:
     """Run the kernels in the sizes of an operation (None: 8 heads of 64 on 2 kv heads) on a target's device.
 
     What a turned operation does is turned, and without an operation both are tried.
@@ -43,9 +43,9 @@ def _wrong(given: list[Tensor], turn: Tensor | None) -> str:
     return ""
 
 
-def _turns(operation: Append | Attend | None, query: Tensor) -> list[Tensor | None]:
+def _turns(operation: WriteKV | Attend | None, query: Tensor) -> list[Tensor | None]:
     """Return what heads are to be turned by, None to leave them as they are."""
-    if not isinstance(operation, TurnedAppend | TurnedAttend | None):
+    if not isinstance(operation, TurnedAppend | RotaryAttend | None):
         return [None]
     if query.shape[-1] % 2:
         return [None]
@@ -57,7 +57,7 @@ def _turns(operation: Append | Attend | None, query: Tensor) -> list[Tensor | No
 _NAMES = ("output", "gradient of the query", "gradient of keys", "gradient of values")
 
 
-def _sizes(operation: Append | Attend | None) -> tuple[int, int, int]:
+def _sizes(operation: WriteKV | Attend | None) -> tuple[int, int, int]:
     """Return heads, kv heads, and their size."""
     if operation is None:
         return 8, 2, 64

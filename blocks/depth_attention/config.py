@@ -6,7 +6,7 @@ from typing import Literal
 
 from blocks.base.attention import AttentionConfig
 from blocks.base.builder import Builder
-from blocks.depth_attention.operations import Append, Attend
+from blocks.depth_attention.operations import Attend, WriteKV
 from blocks.ir.operation import Value
 
 
@@ -34,7 +34,7 @@ class DepthAttention(AttentionConfig):
             q = build.rotate_step(q, "query_rotated", (heads, head_dim), 10000.0)
             k = build.rotate_step(k, "key_rotated", (kv_heads, head_dim), 10000.0)
         slots = build.depth_slots(kv_heads, head_dim)
-        token = build.op("append", Append(kv_heads, head_dim), k, v, build.depth_token(), slots)
+        token = build.op("append", WriteKV(kv_heads, head_dim), k, v, build.depth_token(), slots)
         build.set_depth_token(token)
         y = build.op("attend", Attend(heads, kv_heads, head_dim, self.span), q, token, slots)
         return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)

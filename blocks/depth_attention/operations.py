@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Literal
 from blocks.ir.operation import (
     ORIGIN,
     TABLE,
-    Affine,
-    At,
-    Flow,
+    CostContext,
+    IOBytes,
     Kernel,
+    LoopIndex,
     Operation,
-    Saved,
-    Scratch,
+    SavedTensors,
     Shape,
     Target,
+    WorkspaceBytes,
     expect,
 )
 from blocks.ir.slots import SlotRead, SlotWrite
@@ -32,19 +32,19 @@ _CHECK = "blocks.depth_attention.check:check"
 _LARGEST = 128
 
 
-def _unfit(operation: Append | Attend, target: Target) -> str:
+def _unfit(operation: WriteKV | Attend, target: Target) -> str:
     """Return why the Triton kernels cannot run, or ""."""
     larger = operation.head_dim > _LARGEST
     return off_triton(target) or (f"heads are larger than {_LARGEST}" if larger else "")
 
 
 @dataclass(frozen=True)
-class Append(SlotWrite):
+class WriteKV(SlotWrite):
     """Write this step's keys and values into their slot: (k, v, token, slots) -> token."""
 
     kv_heads: int
     head_dim: int
-    slot: Affine = ORIGIN
+    slot: LoopIndex = ORIGIN
 
     kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
@@ -69,7 +69,7 @@ class Append(SlotWrite):
             return None
         return TurnedAppend(self.kv_heads, self.head_dim, self.slot, producer.index)
 
-    def traffic(self, at: At, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Read keys and values, write them into the slot."""
         return 2 * at.compute_bytes * 2 * self.kv_heads * self.head_dim
 
@@ -77,10 +77,10 @@ class Append(SlotWrite):
         """Return the slot."""
         return {"slot": self.slot}
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The slot's gradients are copied out in fp32, and again where keys and values are narrower."""
         backward = 2 * self.kv_heads * self.head_dim * (4 + (at.compute_bytes if at.widened else 0))
-        return Scratch(0, backward, backward)
+        return WorkspaceBytes(0, backward, backward)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Attend(SlotRead):
     kv_heads: int
     head_dim: int
     span: Literal["inclusive", "exclusive"]
-    reads: Affine = ORIGIN
+    reads: LoopIndex = ORIGIN
     fused: bool = False
     """Whether one kernel runs it, which keeps no weights of the slots."""
 
@@ -101,14 +101,14 @@ class Attend(SlotRead):
             f"{_FUSED}:attend",
             "one kernel; each slot is read once per kv head, only the log-sum-exp is kept",
             _unfit,
-            form=as_fused,
+            specialize=as_fused,
             check=_CHECK,
         ),
         Kernel(
             "slot_attend",
             f"{_REFERENCE}:attend",
             "elementwise over the slots; bound by bytes",
-            form=as_plain,
+            specialize=as_plain,
             compiled=f"{_COMPILED}:attend",
         ),
     )
@@ -124,51 +124,51 @@ class Attend(SlotRead):
         if position or shared or not isinstance(producer, RotateStep):
             return None
         sizes = self.heads, self.kv_heads, self.head_dim, self.span, self.reads
-        return TurnedAttend(*sizes, index=producer.index)
+        return RotaryAttend(*sizes, index=producer.index)
 
     def arguments(self) -> dict[str, Any]:
         """Return the number of slots that are read."""
         return {"reads": self.reads}
 
-    def flops(self, at: At) -> float:
+    def flops(self, at: CostContext) -> float:
         """Two products of head_dim per slot read and head."""
         return 4 * self.heads * self.head_dim * self.reads.mean(at.trips)
 
-    def traffic(self, at: At, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Read the queries and every slot up to its own, write one vector for each query head."""
         slots = self.reads.mean(at.trips) * 2 * self.kv_heads * self.head_dim
         return at.compute_bytes * (2 * self.heads * self.head_dim + slots)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the queries, and the fp32 weights of the slots or the output and a log-sum-exp per head."""
         if self.fused:
-            return Saved(inputs=(0,), outputs=(0,), extra=4 * self.heads)
-        return Saved(inputs=(0,), extra=4 * self.heads * self.reads.mean(at.trips))
+            return SavedTensors(inputs=(0,), outputs=(0,), extra=4 * self.heads)
+        return SavedTensors(inputs=(0,), extra=4 * self.heads * self.reads.mean(at.trips))
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """It returns what it was given."""
         return given[0]
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Queries and slots in fp32, and one product of every query element with every slot.
 
         Fused it is the output and one fp32 number per head: the log-sum-exp, backward gradient times output.
         """
         if self.fused:
-            return Scratch(flow.made + 4 * self.heads, flow.given + 4 * self.heads, flow.given)
+            return WorkspaceBytes(flow.made + 4 * self.heads, flow.given + 4 * self.heads, flow.given)
         reads, query = self.reads.mean(at.trips), self.heads * self.head_dim
         slots = reads * self.kv_heads * self.head_dim
         weights, product = 4 * self.heads * reads, 4 * reads * query
         forward = at.widened * (query + 2 * slots) + weights + product + 4 * query
         backward = 2 * at.widened * (query + slots) + 2 * weights + product + 4 * slots
-        return Scratch(forward, backward, backward)
+        return WorkspaceBytes(forward, backward, backward)
 
 
 @dataclass(frozen=True)
-class TurnedAppend(Append):
+class TurnedAppend(WriteKV):
     """The same with a key that is rotated on its way: (k, v, token, slots, angles) -> token."""
 
-    index: Affine = ORIGIN
+    index: LoopIndex = ORIGIN
 
     kernels = (
         Kernel(
@@ -196,10 +196,10 @@ class TurnedAppend(Append):
 
 
 @dataclass(frozen=True)
-class TurnedAttend(Attend):
+class RotaryAttend(Attend):
     """The same with queries that are rotated as they are read: (q, token, slots, angles) -> y."""
 
-    index: Affine = ORIGIN
+    index: LoopIndex = ORIGIN
 
     kernels = (
         Kernel(
@@ -207,14 +207,14 @@ class TurnedAttend(Attend):
             f"{_FUSED}:attend_turned",
             "one kernel, which turns queries as it reads them; each slot is read once per kv head",
             _unfit,
-            form=as_fused,
+            specialize=as_fused,
             check=_CHECK,
         ),
         Kernel(
             "slot_attend_turned",
             f"{_REFERENCE}:attend_turned",
             "queries turned, then elementwise over the slots",
-            form=as_plain,
+            specialize=as_plain,
         ),
     )
 
@@ -231,7 +231,7 @@ class TurnedAttend(Attend):
         """Take over nothing more."""
         return None
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the queries as they came; in plain PyTorch those that were turned instead."""
         saved = super().saved(at)
         if self.fused:

@@ -8,7 +8,17 @@ from typing import Any
 
 from blocks.expert_attention.tiles import BITS, LARGEST, MOST_ACTIVE
 from blocks.ir.numbers import largest
-from blocks.ir.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
+from blocks.ir.operation import (
+    CostContext,
+    IOBytes,
+    Kernel,
+    Operation,
+    SavedTensors,
+    Shape,
+    Target,
+    WorkspaceBytes,
+    expect,
+)
 from blocks.kernels.gpu import off_triton
 
 _REFERENCE = "blocks.expert_attention.reference"
@@ -85,28 +95,28 @@ class RoutedExperts(Operation):
         """Return the size of one update."""
         return {"rate": self.balance_rate}
 
-    def flops(self, at: At) -> float:
+    def flops(self, at: CostContext) -> float:
         """One score per expert, and three products of width x hidden for each chosen one."""
         return 2 * self.width * self.experts + 6 * self.active * self.width * self.hidden
 
-    def traffic(self, at: At, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Write and read the logits, sorted rows, both halves, their product and the outputs."""
         inner = self.active * (2 * self.width + 4 * self.hidden + 2 * self.hidden + 2 * self.width)
         return given + 8 * self.experts + at.compute_bytes * inner + made
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep both inputs, both halves, and per choice its weight, expert, row, and what stands in a row.
 
         The query is kept in fp32, keys too; what weights were divided by is one number more.
         """
         keys = 4 * self.experts * self.width if at.weight_bytes < 4 else 0
-        return Saved(
+        return SavedTensors(
             inputs=(0,) if _narrow(at) else (0, 1),
             extra=at.compute_bytes * 2 * self.active * self.hidden + self._routed(at),
             once=keys,
         )
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, logits while they are sorted, or what stands around the second product.
 
         Backward, the gradients around the second product, then around the first; logits' come last.
@@ -122,13 +132,13 @@ class RoutedExperts(Operation):
         query = 4 * self.width if _narrow(at) else 0
         last = flow.given + query + 4 * self.experts - 2 * hidden
         backward = largest(3 * hidden + rows + weights, first, last)
-        return Scratch(forward, backward, largest(first, last))
+        return WorkspaceBytes(forward, backward, largest(first, last))
 
-    def _routed(self, at: At) -> float:
+    def _routed(self, at: CostContext) -> float:
         """Return the bytes per token that routing keeps: numbers of its choices, and the query if copied."""
         return 16 * self.active + 4 + (4 * self.width if _narrow(at) else 0)
 
 
-def _narrow(at: At) -> bool:
+def _narrow(at: CostContext) -> bool:
     """Return whether queries are copied in fp32."""
     return at.stream_bytes < 4

@@ -8,7 +8,17 @@ from typing import Any, Literal
 
 from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.ir.numbers import largest
-from blocks.ir.operation import At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
+from blocks.ir.operation import (
+    CostContext,
+    IOBytes,
+    Kernel,
+    Operation,
+    SavedTensors,
+    Shape,
+    Target,
+    WorkspaceBytes,
+    expect,
+)
 
 _REFERENCE = "blocks.expert_attention.reference"
 _COMPILED = "blocks.expert_attention.compiled"
@@ -54,29 +64,31 @@ class Route(Operation):
         """Return the size of one update."""
         return {"rate": self.balance_rate}
 
-    def flops(self, at: At) -> float:
+    def flops(self, at: CostContext) -> float:
         """One score per expert."""
         return 2 * self.width * self.experts
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the query, the sigmoids, the indices, what the renormalisation divides, and keys in fp32."""
         keys = 4 * self.experts * self.width if at.weight_bytes < 4 else 0
-        return Saved(inputs=(0,), outputs=(1,), extra=4 * self.experts + 4 * self.active + 4, once=keys)
+        return SavedTensors(
+            inputs=(0,), outputs=(1,), extra=4 * self.experts + 4 * self.active + 4, once=keys
+        )
 
-    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """Scores are in fp32."""
         return "fp32"
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """Weights are fp32, indices int64."""
         return 8 if output else 4
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, logits stand beside the sigmoids; backward, gradients of the scores or of the query do."""
         forward = flow.copied + 8 * self.experts + 16 * self.active + 4
         query = 4 * self.width - 16 * self.active - 4
         backward = largest(query, 8 * self.experts - 4 * self.active - 4)
-        return Scratch(forward, backward, query)
+        return WorkspaceBytes(forward, backward, query)
 
 
 def _ungrouped(operation: Experts, target: Target) -> str:
@@ -122,43 +134,43 @@ class Experts(Operation):
         """Return gate and up side by side, then down."""
         return ((self.experts, self.width, 2 * self.hidden), (self.experts, self.hidden, self.width))
 
-    def flops(self, at: At) -> float:
+    def flops(self, at: CostContext) -> float:
         """Three products of width x hidden for each chosen expert."""
         return 6 * self.active * self.width * self.hidden
 
-    def traffic(self, at: At, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Gather rows, and write and read again what stands between the products, then scatter."""
         # rows, both halves, their product and the outputs: each written once and read once
         inner = self.active * (2 * self.width + 4 * self.hidden + 2 * self.hidden + 2 * self.width)
         return given + at.compute_bytes * inner + made
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the sorted inputs, both halves, silu, their product, the outputs, weights, two index lists."""
         rows = 4 * self.active * self.hidden + 2 * self.active * self.width
         if self._one_by_one:
             # the weighted outputs are kept too, and weights as copies
             rows += self.active * self.width
-            return Saved(extra=at.compute_bytes * rows + (16 + 4) * self.active)
-        return Saved(inputs=(1,), extra=at.compute_bytes * rows + 16 * self.active)
+            return SavedTensors(extra=at.compute_bytes * rows + (16 + 4) * self.active)
+        return SavedTensors(inputs=(1,), extra=at.compute_bytes * rows + 16 * self.active)
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """One grouped product returns what its weights were cast to, one expert after the other its input."""
         return given[0] if self._one_by_one else at.compute_bytes
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Weighted outputs stand in fp32, backward their gradients, unless those of hidden rows are more."""
         kept, size, active = self.saved(at).extra, at.compute_bytes, self.active
         rows, hidden = active * self.width, active * self.hidden
         if self._one_by_one:
             forward = kept + 2 * flow.made + 4 * rows / self.experts
             backward = 3 * flow.made
-            return Scratch(forward, backward, backward)
+            return WorkspaceBytes(forward, backward, backward)
         forward = kept + size * rows + 8 * active + 4 * rows + 4 * self.width
         narrow = 4 * self.width - size * self.width + size * rows if at.widened else 0
         weighted = narrow + 8 * rows
         freed = size * self.width + 4 * active
         inner = 2 * size * hidden - size * rows - freed
-        return Scratch(forward, largest(weighted, inner), -2 * size * hidden - freed)
+        return WorkspaceBytes(forward, largest(weighted, inner), -2 * size * hidden - freed)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over the routing, whose weights and indices nobody else reads."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocks.ir.operation import At, Kernel, Operation, Saved, Shape, expect
+from blocks.ir.operation import CostContext, Kernel, Operation, SavedTensors, Shape, expect
 
 _REFERENCE = "blocks.feed_forward.reference"
 
@@ -23,9 +23,9 @@ class SwiGLU(Operation):
         expect(self, inputs, (self.hidden,), (self.hidden,))
         return ((self.hidden,),)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep both inputs and silu(gate)."""
-        return Saved(inputs=(0, 1), extra=at.compute_bytes * self.hidden)
+        return SavedTensors(inputs=(0, 1), extra=at.compute_bytes * self.hidden)
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,6 @@ class Gelu(Operation):
         expect(self, inputs, (self.hidden,))
         return ((self.hidden,),)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the input."""
-        return Saved(inputs=(0,))
+        return SavedTensors(inputs=(0,))

@@ -69,7 +69,7 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
-class Affine:
+class LoopIndex:
     """An index that grows with the loops around it: base + sum of stride times loop index."""
 
     base: int = 0
@@ -83,20 +83,20 @@ class Affine:
         """Return the largest value."""
         return self.base + sum(stride * (trips[loop] - 1) for loop, stride in self.strides)
 
-    def __add__(self, offset: int) -> Affine:
-        return Affine(self.base + offset, self.strides)
+    def __add__(self, offset: int) -> LoopIndex:
+        return LoopIndex(self.base + offset, self.strides)
 
     def __str__(self) -> str:
         terms = [loop if stride == 1 else f"{stride}*{loop}" for loop, stride in self.strides]
         return " + ".join([*terms, str(self.base)] if self.base or not terms else terms)
 
 
-ORIGIN = Affine()
+ORIGIN = LoopIndex()
 """Where an index stands before the pass that numbers slots has run."""
 
 
 @dataclass(frozen=True, slots=True)
-class At:
+class CostContext:
     """The place a cost is asked for.
 
     Attributes:
@@ -125,7 +125,7 @@ class At:
         return 4 if self.compute_bytes < 4 else 0
 
 
-class Saved(NamedTuple):
+class SavedTensors(NamedTuple):
     """What an operation keeps for its backward pass.
 
     `inputs` and `outputs` are positions of values that are kept as they are (counted once however many
@@ -139,7 +139,7 @@ class Saved(NamedTuple):
     once: float = 0.0
 
 
-class Flow(NamedTuple):
+class IOBytes(NamedTuple):
     """Bytes per token of what flows through an operation.
 
     Attributes:
@@ -153,7 +153,7 @@ class Flow(NamedTuple):
     copied: float
 
 
-class Scratch(NamedTuple):
+class WorkspaceBytes(NamedTuple):
     """Bytes per token that are alive at most while an operation runs, above what was alive before.
 
     Attributes:
@@ -203,9 +203,9 @@ class Kernel:
         prepare: `package.module:name` of what is done to the weights once per forward pass, or "".
         prepared: how many tensors `prepare` returns.
         casts: how many weights, the first ones, `prepare` casts to the precision of products.
-        form: returns the operation with the costs it has when this kernel runs it.
+        specialize: returns the operation with the costs it has when this kernel runs it.
         dtypes: what products it can make; all where none is named.
-        unread: positions of the inputs that it does without; what nothing else reads is not made.
+        unused_inputs: positions of the inputs that it does without; what nothing else reads is not made.
         check: `package.module:name` of its self-test, which a kernel of our own has, or "". Called with an
             operation (None: one of its own choosing) and a target, it runs the kernel on one tile against
             the reference there and returns what is wrong, or "".
@@ -222,9 +222,9 @@ class Kernel:
     prepare: str = ""
     prepared: int = 0
     casts: int = 0
-    form: Callable[[Any], Any] = _as_it_is
+    specialize: Callable[[Any], Any] = _as_it_is
     dtypes: tuple[str, ...] = ()
-    unread: tuple[int, ...] = ()
+    unused_inputs: tuple[int, ...] = ()
     check: str = ""
     traceable: bool = True
     compiled: str = ""
@@ -245,7 +245,7 @@ class Operation:
     recomputable: ClassVar[bool] = True
     """Whether it may be run again in the backward pass: a function of its inputs and weights alone."""
 
-    joint: ClassVar[bool] = False
+    shares_storage: ClassVar[bool] = False
     """Whether all its outputs lie in one storage."""
 
     gradients: ClassVar[Literal["own", "joint", "passed"]] = "own"
@@ -260,47 +260,47 @@ class Operation:
         return ()
 
     def arguments(self) -> dict[str, Any]:
-        """Return its functions' constant keyword arguments; an `Affine` becomes an index at run time."""
+        """Return its functions' constant keyword arguments; an `LoopIndex` becomes an index at run time."""
         return {}
 
     def update_arguments(self) -> dict[str, Any]:
         """Return the constant keyword arguments of `update`, which is called with the untrained weights."""
         return {}
 
-    def flops(self, at: At) -> float:
+    def flops(self, at: CostContext) -> float:
         """Return the FLOPs of its matrix products, forward, per token and execution."""
         return 0.0
 
-    def backward_flops(self, at: At) -> float:
+    def backward_flops(self, at: CostContext) -> float:
         """Return the same for the backward pass: two products for each product forward."""
         return 2 * self.flops(at)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Return what is kept for the backward pass."""
-        return Saved()
+        return SavedTensors()
 
-    def traffic(self, at: At, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Return the bytes per token that it reads and writes forward, `given` and `made` by its values.
 
         Weights come on top, once per execution.
         """
         return given + made
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """Return the bytes of an element of an output, where those of its inputs take `given`."""
         return at.compute_bytes
 
-    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """Return the precision it works in, fp32 at least; of a value in another it makes a copy."""
         return "any"
 
-    def table_bytes(self, at: At) -> float:
+    def table_bytes(self, at: CostContext) -> float:
         """Return the bytes of an output that is no value of tokens."""
         return 0.0
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Return what it needs while it runs."""
-        return Scratch(flow.made + self.saved(at).extra + flow.copied, flow.given, flow.given)
+        return WorkspaceBytes(flow.made + self.saved(at).extra + flow.copied, flow.given, flow.given)
 
     def sequence_cache(self) -> int:
         """Return the elements per token that generation keeps for later tokens."""
@@ -320,7 +320,7 @@ class Operation:
         """
         return None
 
-    def narrowed(self) -> Operation:
+    def cast_output(self) -> Operation:
         """Return the operation for a place where one product alone reads its first output.
 
         It may then return that in the precision of products, which the product would have cast it to.

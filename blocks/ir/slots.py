@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from blocks.ir.operation import Affine, Kernel, Operation, Shape
+from blocks.ir.operation import Kernel, LoopIndex, Operation, Shape
 
 
 class SlotShape(tuple[int, ...]):
@@ -14,7 +14,7 @@ class SlotShape(tuple[int, ...]):
 
 
 @dataclass(frozen=True)
-class Slots(Operation):
+class DepthKVCache(Operation):
     """Room for what the steps of one depth scope append: (tokens) -> (slots, token).
 
     The token is a scalar that every append returns and every read takes, so that the backward pass
@@ -46,7 +46,7 @@ class Slots(Operation):
 class SlotWrite(Operation):
     """An operation that writes one slot: last inputs (.., token, slots), output the next token."""
 
-    slot: Affine
+    slot: LoopIndex
 
     recomputable = False
 
@@ -55,6 +55,6 @@ class SlotRead(Operation):
     """An operation that reads the first `reads` slots: its last inputs are (.., token, slots)."""
 
     span: Literal["inclusive", "exclusive"]
-    reads: Affine
+    reads: LoopIndex
 
     recomputable = False

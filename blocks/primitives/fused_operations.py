@@ -8,7 +8,18 @@ from math import prod
 from typing import Any, Literal
 
 from blocks.ir.numbers import largest
-from blocks.ir.operation import TABLE, At, Flow, Kernel, Operation, Saved, Scratch, Shape, Target, expect
+from blocks.ir.operation import (
+    TABLE,
+    CostContext,
+    IOBytes,
+    Kernel,
+    Operation,
+    SavedTensors,
+    Shape,
+    Target,
+    WorkspaceBytes,
+    expect,
+)
 from blocks.kernels.gpu import off_triton
 from blocks.primitives.tiles import LARGEST
 
@@ -49,10 +60,10 @@ class AddNorm(Operation):
             f"{_FUSED}:add_norm",
             "sum and norm by one kernel, each row read once",
             unfit,
-            form=as_fused,
+            specialize=as_fused,
             check=f"{_CHECK}:check_add_norm",
         ),
-        Kernel("add_norm", f"{_REFERENCE}:add_norm", "a sum, then torch's own RMSNorm", form=as_plain),
+        Kernel("add_norm", f"{_REFERENCE}:add_norm", "a sum, then torch's own RMSNorm", specialize=as_plain),
     )
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -68,26 +79,26 @@ class AddNorm(Operation):
         """Return whether the norm is narrow, and whether the sum is returned."""
         return {"narrow": self.narrow, "shared": self.shared}
 
-    def narrowed(self) -> Operation:
+    def cast_output(self) -> Operation:
         """Return it narrow."""
         return replace(self, narrow=True)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the sum; in plain PyTorch one scale for each row too, and on a CPU the normalised sum."""
         total = 0 if self.shared else at.stream_bytes * prod(self.shape)
         normed = 0 if self.fused or at.device == "cuda" else 4 * prod(self.shape)
         scales = 0 if self.fused else 4 * prod(self.shape[:-1])
-        return Saved(outputs=(1,) if self.shared else (), extra=total + normed + scales)
+        return SavedTensors(outputs=(1,) if self.shared else (), extra=total + normed + scales)
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """A sum has the wider precision of its terms."""
         return at.compute_bytes if self.narrow and not output else max(given)
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, plain PyTorch on a CPU holds three tensors in fp32."""
         several = 0 if self.fused or at.device == "cuda" else 12 * prod(self.shape)
         backward = flow.given + several
-        return Scratch(flow.made + self.saved(at).extra, backward, backward)
+        return WorkspaceBytes(flow.made + self.saved(at).extra, backward, backward)
 
 
 @dataclass(frozen=True)
@@ -103,14 +114,14 @@ class NormRotate(Operation):
             f"{_FUSED}:norm_rotate",
             "heads normed and turned by one kernel, read where they lie",
             unfit,
-            form=as_fused,
+            specialize=as_fused,
             check=f"{_CHECK}:check_rotary",
         ),
         Kernel(
             "norm_rotate",
             f"{_REFERENCE}:norm_rotate",
             "torch's own RMSNorm, then pairs turned",
-            form=as_plain,
+            specialize=as_plain,
         ),
     )
 
@@ -123,24 +134,24 @@ class NormRotate(Operation):
         """Return the gain's shape."""
         return (self.shape[-1:],)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the input; in plain PyTorch one scale for each head too, and on a CPU the normalised input."""
         normed = 0 if at.device == "cuda" else prod(self.shape)
-        return Saved(inputs=(0,), extra=0 if self.fused else 4 * (normed + prod(self.shape[:-1])))
+        return SavedTensors(inputs=(0,), extra=0 if self.fused else 4 * (normed + prod(self.shape[:-1])))
 
-    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """One kernel, or complex numbers, which are pairs in fp32."""
         return "any" if self.fused else "fp32"
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """It runs in fp32 and returns what it was given."""
         return given[0]
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """In plain PyTorch the product is in fp32, and backward three tensors."""
         if self.fused:
             return super().scratch(at, flow)
         product = 4 * prod(self.shape)
         forward = flow.made + self.saved(at).extra + product + flow.copied
         backward = largest(product + flow.copied, 3 * product + flow.given)
-        return Scratch(forward, backward, backward)
+        return WorkspaceBytes(forward, backward, backward)

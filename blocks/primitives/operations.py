@@ -11,14 +11,14 @@ from blocks.ir.numbers import largest
 from blocks.ir.operation import (
     ORIGIN,
     TABLE,
-    Affine,
-    At,
-    Flow,
+    CostContext,
+    IOBytes,
     Kernel,
+    LoopIndex,
     Operation,
-    Saved,
-    Scratch,
+    SavedTensors,
     Shape,
+    WorkspaceBytes,
     expect,
 )
 from blocks.primitives.fused_operations import AddNorm, NormRotate, as_fused, as_plain, unfit
@@ -59,26 +59,26 @@ class Norm(Operation):
         """Return the gain's shape."""
         return (self.shape[-1:],)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the input, one scale for each row, and on a CPU the normalised input."""
         normed = 0 if at.device == "cuda" else prod(self.shape)
-        return Saved(inputs=(0,), extra=4 * (normed + prod(self.shape[:-1])))
+        return SavedTensors(inputs=(0,), extra=4 * (normed + prod(self.shape[:-1])))
 
-    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """One kernel on a GPU, several on a CPU."""
         return "any" if at.device == "cuda" else "fp32"
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """It runs in fp32 and returns what it was given."""
         return given[0]
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, three tensors in fp32 stand beside what is kept; a narrow result is copied last."""
         if at.device == "cuda":
             return super().scratch(at, flow)
         forward = flow.made + self.saved(at).extra + 2 * flow.copied
         backward = 4 * (3 * prod(self.shape) - prod(self.shape[:-1])) + (flow.given if flow.copied else 0)
-        return Scratch(forward, backward, backward)
+        return WorkspaceBytes(forward, backward, backward)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over a sum of two."""
@@ -97,7 +97,7 @@ class Project(Operation):
     fan_in: int
     outputs: tuple[Shape, ...]
 
-    joint = True
+    shares_storage = True
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
@@ -135,23 +135,23 @@ class Project(Operation):
         """Return the output shapes."""
         return {"shape": self.outputs[0]} if len(self.outputs) == 1 else {"shapes": self.outputs}
 
-    def flops(self, at: At) -> float:
+    def flops(self, at: CostContext) -> float:
         """Two per weight element."""
         return 2 * self.fan_in * self.width
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the input."""
-        return Saved(inputs=(0,))
+        return SavedTensors(inputs=(0,))
 
-    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """Autocast casts what a product reads."""
         return "compute"
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the gradients of several outputs are joined first."""
         product = at.compute_bytes * self.fan_in
         joined = flow.made if len(self.outputs) > 1 else 0
-        return Scratch(flow.made + flow.copied, largest(product, joined), product)
+        return WorkspaceBytes(flow.made + flow.copied, largest(product, joined), product)
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,14 @@ class Rotate(Operation):
             "blocks.primitives.fused:rotate",
             "pairs turned by one kernel, read where they lie",
             unfit,
-            form=as_fused,
+            specialize=as_fused,
             check="blocks.primitives.check:check_rotary",
         ),
         Kernel(
-            "rotate", f"{_REFERENCE}:rotate", "pairs turned by each token's row of the table", form=as_plain
+            "rotate",
+            f"{_REFERENCE}:rotate",
+            "pairs turned by each token's row of the table",
+            specialize=as_plain,
         ),
     )
 
@@ -185,29 +188,29 @@ class Rotate(Operation):
         expect(self, inputs, self.shape, TABLE)
         return (self.shape,)
 
-    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """One kernel, or complex numbers, which are pairs in fp32."""
         return "any" if self.fused else "fp32"
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """It turns in fp32 and returns what it was given."""
         return given[0]
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The product is in fp32; a narrow one is copied. One kernel has neither."""
         if self.fused:
             return super().scratch(at, flow)
         product = 4 * prod(self.shape)
         narrow = flow.made if flow.copied else 0
         backward = product + flow.copied - narrow
-        return Scratch(product + flow.copied + narrow, backward, backward)
+        return WorkspaceBytes(product + flow.copied + narrow, backward, backward)
 
 
 @dataclass(frozen=True)
 class RotateStep(Rotate):
     """The same over depth: every token is rotated by the angles of the current step."""
 
-    index: Affine = ORIGIN
+    index: LoopIndex = ORIGIN
 
     kernels = (Kernel("rotate_step", f"{_REFERENCE}:rotate_step", "pairs turned by the step's angles"),)
 
@@ -234,7 +237,7 @@ class SequenceTable(Operation):
         """Return the size and base."""
         return {"head_dim": self.head_dim, "base": self.base}
 
-    def table_bytes(self, at: At) -> float:
+    def table_bytes(self, at: CostContext) -> float:
         """One complex number for each token of a sequence and pair."""
         return 4 * at.context * self.head_dim
 
@@ -264,7 +267,7 @@ class AddStepBias(Operation):
 
     width: int
     steps: int
-    index: Affine
+    index: LoopIndex
 
     gradients = "passed"
     kernels = (Kernel("add_step_bias", f"{_REFERENCE}:add_step_bias", "one row added to every token"),)
@@ -282,7 +285,7 @@ class AddStepBias(Operation):
         """Return the step's index."""
         return {"index": self.index}
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """A sum with a weight has the wider of both precisions."""
         return max(given[0], at.weight_bytes)
 
@@ -302,10 +305,10 @@ class Sum(Operation):
         expect(self, inputs, *[self.shape] * self.terms)
         return (self.shape,)
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """A sum has the widest precision of its terms."""
         return max(given)
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Of more than two terms, the sum so far stands beside the next."""
-        return Scratch((2 if self.terms > 2 else 1) * flow.made, flow.given, flow.given)
+        return WorkspaceBytes((2 if self.terms > 2 else 1) * flow.made, flow.given, flow.given)

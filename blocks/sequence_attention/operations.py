@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from blocks.ir.numbers import smallest
-from blocks.ir.operation import At, Kernel, Operation, Saved, Shape, Target, expect
+from blocks.ir.operation import CostContext, Kernel, Operation, SavedTensors, Shape, Target, expect
 from blocks.kernels.gpu import off_gpu
 
 _REFERENCE = "blocks.sequence_attention.reference"
@@ -46,7 +46,7 @@ class WindowMask(Operation):
         """Return the window."""
         return {"window": self.window}
 
-    def table_bytes(self, at: At) -> float:
+    def table_bytes(self, at: CostContext) -> float:
         """One byte for each pair of tokens."""
         return at.context * at.context
 
@@ -77,26 +77,26 @@ class Attend(Operation):
         expect(self, inputs, q, kv, kv)
         return (q,)
 
-    def seen(self, at: At) -> float:
+    def seen(self, at: CostContext) -> float:
         """Return the tokens that the last token sees."""
         return at.context
 
-    def pairs(self, at: At) -> float:
+    def pairs(self, at: CostContext) -> float:
         """Return the (query, key) pairs per token: T (T + 1) / 2 in all, clipped by a window."""
         if at.full_mask:
             return at.context
         seen = self.seen(at)
         return seen - seen * (seen - 1) / (2 * at.context)
 
-    def flops(self, at: At) -> float:
+    def flops(self, at: CostContext) -> float:
         """Two products of head_dim per pair and head."""
         return 4 * self.heads * self.head_dim * self.pairs(at)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep queries, keys, values, the output and one fp32 log-sum-exp per head."""
-        return Saved(inputs=(0, 1, 2), outputs=(0,), extra=4 * self.heads)
+        return SavedTensors(inputs=(0, 1, 2), outputs=(0,), extra=4 * self.heads)
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """It has the precision of the values."""
         return given[2]
 
@@ -122,9 +122,9 @@ class WindowAttend(Attend):
             "blocks.sequence_attention.windowed:attend_windowed",
             "torch's flash attention, which goes through the window alone and needs no mask",
             _unflashed,
-            form=_unmasked,
+            specialize=_unmasked,
             dtypes=("bfloat16", "float16"),
-            unread=(3,),
+            unused_inputs=(3,),
             check="blocks.sequence_attention.check:check_windowed",
         ),
         Kernel("sdpa_masked", f"{_REFERENCE}:attend_masked", "torch's attention under the window's mask"),
@@ -141,11 +141,11 @@ class WindowAttend(Attend):
         """Return the window, where no mask tells of it."""
         return {} if self.masked else {"window": self.window}
 
-    def seen(self, at: At) -> float:
+    def seen(self, at: CostContext) -> float:
         """Return the tokens that the last token sees."""
         return smallest(self.window, at.context)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the mask as numbers as well."""
         mask = at.compute_bytes * at.context * at.context if self.masked else 0
         return super().saved(at)._replace(once=mask)

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from blocks.base.config import BlockConfig
 from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import At, Operation, Shape
-from blocks.ir.slots import SlotRead, Slots, SlotWrite
+from blocks.ir.operation import CostContext, Operation, Shape
+from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.ir.walk import Place, operations
 from blocks.primitives.operations import Input, Project
 from composer.costs.counting.count import Costs, count
@@ -167,7 +167,7 @@ class _Body:
     def _rows(self, node: str, operation: Operation, data: dict[str, Any]) -> Iterator[Row]:
         if isinstance(operation, (Loop, Input)):
             return
-        at = At(self.spec.model.context, self.place.trips)
+        at = CostContext(self.spec.model.context, self.place.trips)
         forward = operation.flops(at) * self.place.executions
         backward = operation.backward_flops(at) * self.place.executions
         kernel = data["kernel"].kernel.name
@@ -232,9 +232,9 @@ def _held(body: _Body, node: str) -> Iterator[Held]:
     """Yield the slots that a stage keeps: those that its graph makes for it."""
     for value in body.graph.nodes[node]["inputs"]:
         made = body.graph.nodes[value.node]
-        if isinstance(made["op"], Slots) and value.output == 0:
+        if isinstance(made["op"], DepthKVCache) and value.output == 0:
             block = made["blocks"][0]
-            operation: Slots = made["op"]
+            operation: DepthKVCache = made["op"]
             shape = _shape((2, operation.kv_heads, operation.head_dim))
             yield Held(block, operation.count, body.spec.blocks[block].type, shape)
 

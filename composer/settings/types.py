@@ -12,7 +12,7 @@ Many: TypeAlias = Annotated[tuple[T, ...], Strict(False)]
 """A list of any length."""
 
 
-class Said(str):
+class Description(str):
     """What a type is in words, for errors; stands in its metadata."""
 
     __slots__ = ()
@@ -35,7 +35,7 @@ Duration: TypeAlias = Annotated[
     float,
     Field(gt=0, allow_inf_nan=False),
     BeforeValidator(_seconds),
-    Said("a duration such as 80ms, 90s, 15min or 2h"),
+    Description("a duration such as 80ms, 90s, 15min or 2h"),
     WithJsonSchema(
         {
             "anyOf": [

@@ -51,8 +51,8 @@ def run(
     as many as the machine has room for.
     """
     folder = _ready(space, out, storage)
-    with nullcontext(unseen) if quiet else shown(screen) as arriving:
-        notes = _imported(space, folder, out, storage, olds, arriving)
+    with nullcontext(unseen) if quiet else shown(screen) as show_import:
+        notes = _imported(space, folder, out, storage, olds, show_import)
     for note in () if quiet else notes:
         screen.print(note, soft_wrap=True, markup=False, highlight=False)
     plan = planned(space, folder, storage, workers)
@@ -124,13 +124,13 @@ def _imported(
     out: Path | None,
     storage: str | None,
     olds: Sequence[Path],
-    arriving: Arriving = unseen,
+    show_import: Arriving = unseen,
 ) -> list[str]:
     """Bring in what is asked for, or say what could be; return what there is to say."""
     if olds:
         # all are read before anything is made
         read = [read_old(old, folder) for old in olds]
-        return [str(tally) for tally in bring_in(space, folder, read, storage, arriving)]
+        return [str(tally) for tally in bring_in(space, folder, read, storage, show_import)]
     note = older(folder, space) if out is None else None
     return [note] if note else []
 

@@ -60,7 +60,7 @@ class Source(Protocol):
         """Make one draft for each seed, functions of it, of what the study was told, and of `refused`."""
 
 
-class Asked:
+class DirectSource:
     """Drafts of an Optuna sampler on the study itself."""
 
     def __init__(self, make: MakeSampler, tries: int) -> None:
@@ -74,7 +74,7 @@ class Asked:
             yield Draft(_ask(self.make(seed), study, trial))
 
 
-class Taught:
+class SurrogateSource:
     """Drafts of an Optuna sampler on a copy of the study, in which refused drafts are infeasible trials.
 
     So a sampler that handles constraints learns from every draft that was costed, and the study holds no

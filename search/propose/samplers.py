@@ -28,7 +28,16 @@ from search.propose.candidates import Judge, Judged
 from search.propose.draft_counts import DRAWN, Drawn
 from search.propose.evolution import Evolution
 from search.propose.moves import Parent, words
-from search.propose.proposals import MISSES, PLAN, Asked, Draft, Source, Taught, distributions, misses
+from search.propose.proposals import (
+    MISSES,
+    PLAN,
+    DirectSource,
+    Draft,
+    Source,
+    SurrogateSource,
+    distributions,
+    misses,
+)
 from search.propose.requirements import sampler_faults
 
 ORIGIN = "origin"
@@ -69,7 +78,7 @@ class Feasible(BaseSampler):
             storage.set_trial_user_attr(
                 key, ORIGIN, {"parents": names, "moves": words(found.params, parents)}
             )
-        if isinstance(self._source, Taught) and refused:
+        if isinstance(self._source, SurrogateSource) and refused:
             storage.set_trial_system_attr(key, MISSES, misses(refused))
         storage.set_trial_system_attr(key, IDENTITY, found.identity)
         # the last one: with it the proposal is made
@@ -168,9 +177,9 @@ def source(space: Space) -> Source:
     assert space.search is not None
     several = len(space.search.objectives) > 1
     makers: dict[str, Callable[[], Source]] = {
-        "random": lambda: Asked(lambda seed: RandomSampler(seed=seed), 200),
-        "tpe": lambda: Taught(space, _tpe if several else _tpe_of_one, 24),
-        "nsga2": lambda: Asked(lambda seed: NSGAIISampler(seed=seed, population_size=_POPULATION), 24),
+        "random": lambda: DirectSource(lambda seed: RandomSampler(seed=seed), 200),
+        "tpe": lambda: SurrogateSource(space, _tpe if several else _tpe_of_one, 24),
+        "nsga2": lambda: DirectSource(lambda seed: NSGAIISampler(seed=seed, population_size=_POPULATION), 24),
         "gp": lambda: _gp(space),
         "evolution": lambda: Evolution(space, 24),
     }
@@ -192,4 +201,4 @@ def _tpe_of_one(seed: int) -> BaseSampler:
 def _gp(space: Space) -> Source:
     if faults := list(sampler_faults(space)):
         raise SpecError(faults)
-    return Taught(space, lambda seed: GPSampler(seed=seed, warn_independent_sampling=False), 3)
+    return SurrogateSource(space, lambda seed: GPSampler(seed=seed, warn_independent_sampling=False), 3)

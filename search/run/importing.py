@@ -125,11 +125,15 @@ def read_old(old: Path, folder: Path) -> Old:
 
 
 def bring_in(
-    space: Space, folder: Path, olds: Sequence[Old], storage: str | None = None, arriving: Arriving = unseen
+    space: Space,
+    folder: Path,
+    olds: Sequence[Old],
+    storage: str | None = None,
+    show_import: Arriving = unseen,
 ) -> list[Tally]:
     """Bring the results of other searches into the one in `folder`, made where there is none.
 
-    `arriving` is told how far that is.
+    `show_import` is told how far that is.
 
     Raises:
         SpecError, SearchError: as of a search that begins; or a file cannot be read or written.
@@ -139,7 +143,7 @@ def bring_in(
         enter(folder, space)
         with open_store(folder, space, storage) as store, exclusive(folder / IMPORT):
             try:
-                importing = _Import(space, folder, store, arriving)
+                importing = _Import(space, folder, store, show_import)
                 return [importing.bring_in(old) for old in olds]
             except Exception as error:
                 if not store.is_lost(error):
@@ -152,7 +156,7 @@ def bring_in(
         ) from None
 
 
-class Door:
+class ImportFilter:
     """Judges which records of other searches are results of this space."""
 
     def __init__(self, space: Space) -> None:
@@ -245,9 +249,9 @@ class Door:
 class _Import:
     """Brings records into one search."""
 
-    def __init__(self, space: Space, folder: Path, store: Store, arriving: Arriving) -> None:
-        self.arriving = arriving
-        self.door, self.folder, self.store = Door(space), folder, store
+    def __init__(self, space: Space, folder: Path, store: Store, show_import: Arriving) -> None:
+        self.show_import = show_import
+        self.door, self.folder, self.store = ImportFilter(space), folder, store
         self.ledger = Ledger(store)
         self.study = store.study(self.door.goals, sampler(space))
         self._distributions = distributions(space)
@@ -257,7 +261,7 @@ class _Import:
         tally = Tally(old)
         self._finish()
         for done, record in enumerate(old.records):
-            self.arriving(old.folder, done, len(old.records))
+            self.show_import(old.folder, done, len(old.records))
             came = self._brought(old, record)
             if came is None:
                 tally.brought += 1

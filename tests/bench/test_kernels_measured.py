@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blocks.depth_attention import tiles
-from blocks.depth_attention.operations import Append, Attend
+from blocks.depth_attention.operations import Attend, WriteKV
 from blocks.expert_attention import reference
 from blocks.ir.operation import Kernel
 from composer.bench import tune
@@ -35,7 +35,7 @@ def interpreted(monkeypatch):
     """Have the kernels of depth attention run on a CPU."""
     if not pytest.importorskip("triton").knobs.runtime.interpret:
         pytest.skip("kernels are compiled here")
-    for kind in (Append, Attend):
+    for kind in (WriteKV, Attend):
         monkeypatch.setattr(kind, "kernels", tuple(map(anywhere, kind.kernels)))
     monkeypatch.setattr("blocks.depth_attention.fused.fits", lambda tensor: True)
 

@@ -12,7 +12,7 @@ from models import close, compiled, kept, probe, tokens_for
 from torch.utils.checkpoint import checkpoint
 
 from blocks.depth_attention import reference
-from blocks.depth_attention.operations import Append, Attend, TurnedAppend, TurnedAttend
+from blocks.depth_attention.operations import Attend, RotaryAttend, TurnedAppend, WriteKV
 from blocks.ir.operation import Target
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.slot_memory import slots as slots_of
@@ -231,7 +231,7 @@ def chosen(tree, target, kernels="auto"):
         type(op): (data["kernel"], op)
         for body, _ in graphs(graph)
         for _, op, data in operations(body)
-        if isinstance(op, Append | Attend)
+        if isinstance(op, WriteKV | Attend)
     }
 
 
@@ -243,11 +243,11 @@ def test_the_plan_takes_the_kernels_on_a_gpu_and_says_why_elsewhere():
         (Target("cuda", "float64"), "it has no float64"),
     ):
         found = chosen(tree, target)
-        for kind, name in ((Append, "triton_append"), (Attend, "triton_attend")):
+        for kind, name in ((WriteKV, "triton_append"), (Attend, "triton_attend")):
             choice, operation = found[kind]
             assert (choice.kernel.name == name) == (not reason)
             assert not reason or choice.why.endswith(f"not {name}: {reason}")
-            assert kind is Append or operation.fused == (not reason)
+            assert kind is WriteKV or operation.fused == (not reason)
     large = chosen({**tree, "blocks": {"b": {**tree["blocks"]["b"], "head_dim": 130}}}, Target("cuda"))
     assert "heads are larger than 128" in large[Attend][0].why
     plain = chosen(tree, Target("cuda"), "reference")
@@ -259,22 +259,22 @@ def test_on_a_gpu_heads_are_turned_by_the_kernels_that_read_them():
     there, here = (chosen(CASES["depth"], target) for target in (Target("cuda", "bfloat16"), None))
     assert {each: found[0].kernel.name for each, found in there.items()} == {
         TurnedAppend: "triton_append_turned",
-        TurnedAttend: "triton_attend_turned",
+        RotaryAttend: "triton_attend_turned",
     }
-    assert {*here} == {Append, Attend}
-    for turned, alone in ((TurnedAppend, Append), (TurnedAttend, Attend)):
+    assert {*here} == {WriteKV, Attend}
+    for turned, alone in ((TurnedAppend, WriteKV), (RotaryAttend, Attend)):
         plain = here[alone][1]
-        assert getattr(there[turned][1], "slot" if alone is Append else "reads") == getattr(
-            plain, "slot" if alone is Append else "reads"
+        assert getattr(there[turned][1], "slot" if alone is WriteKV else "reads") == getattr(
+            plain, "slot" if alone is WriteKV else "reads"
         )
     # queries and keys of a step are turned by one index
-    assert there[TurnedAppend][1].index == there[TurnedAttend][1].index != Append.slot
+    assert there[TurnedAppend][1].index == there[RotaryAttend][1].index != WriteKV.slot
 
 
 @pytest.fixture
 def forced(monkeypatch):
     """The plan takes the kernels, whatever it is made for."""
-    for kind in (Append, Attend):
+    for kind in (WriteKV, Attend):
         first, *others = kind.kernels
         monkeypatch.setattr(kind, "kernels", (replace(first, unfit=lambda *given: ""), *others))
 

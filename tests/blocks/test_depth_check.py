@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blocks.depth_attention.operations import Append, Attend, TurnedAppend, TurnedAttend
+from blocks.depth_attention.operations import Attend, RotaryAttend, TurnedAppend, WriteKV
 from blocks.ir.operation import Target
 from composer.graph.passes.self_test import checked_kernels, run_check, self_test
 
@@ -14,11 +14,11 @@ check = pytest.importorskip("blocks.depth_attention.check", exc_type=ImportError
 
 OPERATIONS = [
     None,
-    Append(2, 40),
+    WriteKV(2, 40),
     Attend(6, 2, 40, "inclusive"),
     Attend(8, 1, 16, "exclusive"),
     TurnedAppend(2, 48),
-    TurnedAttend(3, 1, 80, "inclusive"),
+    RotaryAttend(3, 1, 80, "inclusive"),
 ]
 
 
@@ -55,7 +55,7 @@ def test_wrong_kernels_are_told(where, monkeypatch, function, told, wrong):
 
 def test_all_fused_kernels_have_a_check():
     found = {(kind, kernel.name) for kind, kernel in checked_kernels()}
-    assert {(Append, "triton_append"), (Attend, "triton_attend")} <= found
+    assert {(WriteKV, "triton_append"), (Attend, "triton_attend")} <= found
 
 
 def test_a_self_test_runs_once_in_a_process_and_warns_of_what_fails(monkeypatch):

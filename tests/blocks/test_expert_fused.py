@@ -13,7 +13,7 @@ from strategies import make
 from blocks.expert_attention import reference
 from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.expert_attention.operations import Experts, Route
-from blocks.ir.operation import At, Flow, Target, Value
+from blocks.ir.operation import CostContext, IOBytes, Target, Value
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.tensors import DTYPES
 from composer.graph.compile import compile_graph
@@ -216,7 +216,7 @@ def test_what_is_kept_is_declared_and_less_than_the_reference_keeps(kernels, siz
     sizes = SIZES[size]
     _, _, width, experts, active, hidden = sizes
     more, less = (kept_by_experts(sizes, tokens, kernels) for tokens in (16, 8))
-    at = At(8, {})
+    at = CostContext(8, {})
     saved = RoutedExperts(width, experts, active, hidden, 0.0).saved(at)
     assert saved.inputs == (0, 1)
     assert (more - less) / 8 == saved.extra + 2 * 4 * width
@@ -225,10 +225,10 @@ def test_what_is_kept_is_declared_and_less_than_the_reference_keeps(kernels, siz
 
 
 def test_it_computes_what_its_parts_compute():
-    at, flow = At(8, {}, compute_bytes=2), Flow(8 * 16, 2 * 16, 0)
+    at, flow = CostContext(8, {}, compute_bytes=2), IOBytes(8 * 16, 2 * 16, 0)
     whole, parts = RoutedExperts(16, 5, 2, 8, 1e-3), (Route(16, 5, 2, 1e-3), Experts(16, 5, 2, 8))
     assert whole.flops(at) == sum(part.flops(at) for part in parts)
     assert {*whole.weight_shapes()} == {*parts[0].weight_shapes(), *parts[1].weight_shapes()}
     assert (whole.update, whole.update_arguments()) == (parts[0].update, parts[0].update_arguments())
     assert whole.scratch(at, flow).forward >= whole.saved(at).extra
-    assert whole.saved(At(8, {}, 2, 2, 2)).inputs == (0,)
+    assert whole.saved(CostContext(8, {}, 2, 2, 2)).inputs == (0,)

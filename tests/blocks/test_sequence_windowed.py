@@ -11,7 +11,7 @@ from models import close, compiled, gradients, tokens_for
 from strategies import make
 from torch._subclasses import FakeTensorMode
 
-from blocks.ir.operation import At, Target
+from blocks.ir.operation import CostContext, Target
 from blocks.ir.walk import graphs, operations
 from blocks.sequence_attention import check, windowed
 from blocks.sequence_attention.operations import WindowAttend
@@ -76,7 +76,7 @@ def test_torch_takes_the_call_and_keeps_what_is_said():
         assert out.shape == (batch, length, 4, 8)
         found = torch.autograd.grad(out, leaves, torch.empty_like(out))
     assert [each.shape for each in found] == [each.shape for each in leaves]
-    saved = operation.saved(At(length, compute_bytes=2))
+    saved = operation.saved(CostContext(length, compute_bytes=2))
     per_token = 2 * 8 * (4 + 2 + 2) + 2 * 8 * 4 + saved.extra
     starts, random_state = 2 * 4 * (batch + 1), 16  # of which costs know nothing
     assert sum(each.nbytes for each in kept) == batch * length * per_token + starts + random_state

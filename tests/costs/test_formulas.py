@@ -7,7 +7,7 @@ from tests.cases import CASES, DREAMER, FFN, tree
 from tests.strategies import make
 
 from blocks.ir.graph import Loop
-from blocks.ir.operation import At
+from blocks.ir.operation import CostContext
 from blocks.ir.traced import Trace
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
@@ -19,7 +19,7 @@ from composer.language.schema.template import split
 def counted(spec):
     """What is not 0 among the costs of each operation, in order."""
     for body, place in graphs(compile_graph(spec)):
-        at = At(spec.model.context, place.trips)
+        at = CostContext(spec.model.context, place.trips)
         for _, operation, data in operations(body):
             if isinstance(operation, Loop | Input):
                 continue

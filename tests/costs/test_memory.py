@@ -12,7 +12,7 @@ from samples import samples
 from strategies import make, specs
 
 import composer
-from blocks.ir.operation import At
+from blocks.ir.operation import CostContext
 from blocks.kernels import slot_memory
 from blocks.sequence_attention import reference
 from composer.costs.base.precision import FULL
@@ -47,7 +47,7 @@ def test_a_head_by_chunks_keeps_what_it_declares(tie, monkeypatch):
     monkeypatch.setattr(chunks, "FEWEST", 4)
     spec = make(tree({"f": FFN}, {"recur": 2, "step": ["f"]}, tie=tie))
     check_saved(spec)
-    saved = compile_graph(spec).nodes["loss"]["op"].saved(At(8))
+    saved = compile_graph(spec).nodes["loss"]["op"].saved(CostContext(8))
     assert (saved.inputs, saved.extra, saved.once) == ((), 4 * 10, 4 * 10 * 11)
 
 

@@ -8,7 +8,7 @@ from models import shipped
 from samples import samples
 from strategies import make, specs
 
-from blocks.ir.operation import At, Target
+from blocks.ir.operation import CostContext, Target
 from blocks.ir.walk import graphs, operations
 from composer.costs.base.precision import FULL
 from composer.costs.counting.count import count
@@ -44,7 +44,7 @@ def products(graph):
         "".join(f"{loop}." for loop, _ in place.loops) + node
         for body, place in graphs(graph)
         for node, operation, _ in operations(body)
-        if operation.flops(At(4, place.trips)) > 0
+        if operation.flops(CostContext(4, place.trips)) > 0
     }
 
 

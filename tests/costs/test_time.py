@@ -175,8 +175,8 @@ def test_on_a_gpu_time_is_that_of_the_fused_plan(capsys):
     fused = capsys.readouterr().out
     assert main(["cost", str(spec_path()), "--device", "cpu"]) == 0
     plain = capsys.readouterr().out
-    assert "TurnedAttend" in fused
-    assert "TurnedAttend" not in plain
+    assert "RotaryAttend" in fused
+    assert "RotaryAttend" not in plain
 
 
 @pytest.mark.parametrize("name", ["h100", "cpu"])

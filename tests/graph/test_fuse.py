@@ -62,7 +62,7 @@ class Toy(Operation):
     def weight_shapes(self):
         return (self.shape[-1:],)
 
-    def narrowed(self):
+    def cast_output(self):
         return replace(self, narrow=True)
 
 

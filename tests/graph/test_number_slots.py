@@ -7,7 +7,7 @@ from samples import samples
 from strategies import make, specs
 
 from blocks.ir.graph import Loop
-from blocks.ir.slots import SlotRead, Slots, SlotWrite
+from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.ir.walk import operations
 from blocks.primitives.operations import RotateStep
 from composer.graph.compile import compile_graph
@@ -68,7 +68,7 @@ class Execution:
             if isinstance(operation, Loop):
                 for n in range(operation.trips):
                     self.run(operation.body, {**indices, operation.index: n})
-            elif isinstance(operation, Slots):
+            elif isinstance(operation, DepthKVCache):
                 self.sizes.append((block, operation.count))
             elif isinstance(operation, SlotWrite):
                 self.slot, self.key = at(operation.slot, indices), index(graph, data, indices)

@@ -12,7 +12,7 @@ from models import shipped, tokens_for
 from strategies import make
 
 import composer
-from blocks.depth_attention.operations import Append, Attend
+from blocks.depth_attention.operations import Attend, WriteKV
 from blocks.ir.operation import Target
 from composer.graph.passes.mark_recompute import recomputable, recomputed
 from composer.language.load import loads
@@ -32,7 +32,7 @@ def bf16(monkeypatch):
     def unfit(operation, target):
         return "" if target.dtype == "bfloat16" else "it is not bf16"
 
-    for kind in (Append, Attend):
+    for kind in (WriteKV, Attend):
         first, *others = kind.kernels
         monkeypatch.setattr(kind, "kernels", (replace(first, unfit=unfit, check=""), *others))
 
@@ -116,7 +116,7 @@ stages:
 
 
 def test_fused_runs_where_the_kernels_fit_and_else_says_why(monkeypatch):
-    for kind in (Append, Attend):
+    for kind in (WriteKV, Attend):
         first, *others = kind.kernels
         checked = replace(first, check="tests_of:nothing")
         monkeypatch.setattr(kind, "kernels", (checked, *others))
@@ -142,7 +142,7 @@ def test_fused_runs_where_the_kernels_fit_and_else_says_why(monkeypatch):
 
 
 def test_a_kernel_that_fails_its_self_test_does_not_run(monkeypatch):
-    for kind in (Append, Attend):
+    for kind in (WriteKV, Attend):
         first, *others = kind.kernels
         monkeypatch.setattr(kind, "kernels", (replace(first, name="bad", check="tests_of:nothing"), *others))
     model = composer.compile(make(TREE))

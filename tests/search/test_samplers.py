@@ -23,7 +23,7 @@ from search.propose.candidates import INVALID, Judge, candidate
 from search.propose.draft_counts import Drawn, total
 from search.propose.evolution import Evolution, ranked
 from search.propose.optuna_adapter import suggest
-from search.propose.proposals import PLAN, Taught
+from search.propose.proposals import PLAN, SurrogateSource
 from search.propose.samplers import sampler
 from search.run.study import run_search
 
@@ -259,7 +259,7 @@ def test_refused_drafts_and_running_trials_are_in_the_copy_that_a_taught_sampler
             seen.append((states.count("RUNNING"), refused))
             return {}
 
-    taught = Taught(space, lambda seed: Spy(seed), 24)
+    taught = SurrogateSource(space, lambda seed: Spy(seed), 24)
     study = optuna.create_study(sampler=samplers.Feasible(Judge(space), taught, 0))
     answers(space, study)
     assert [running for running, _ in seen] == [0] * len(seen)

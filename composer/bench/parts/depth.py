@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blocks.depth_attention import reference
-from blocks.depth_attention.operations import Append, Attend
+from blocks.depth_attention.operations import Attend, WriteKV
 from blocks.depth_attention.ways import backward_way
-from blocks.ir.operation import Affine
+from blocks.ir.operation import LoopIndex
 from blocks.kernels.slot_memory import slots
 from composer.bench.measuring import floors
 from composer.bench.measuring.clocks import Run, without_gradients
@@ -66,7 +66,7 @@ class Fitting(NamedTuple):
 def fitting(size: Size, setting: Setting) -> Fitting:
     """Choose kernels as a model does: the best that fits and passes its self-test."""
     kv = (size.kv_heads, size.head_dim)
-    write, read = Append(*kv), Attend(size.heads, *kv, "inclusive", reads=Affine(1))
+    write, read = WriteKV(*kv), Attend(size.heads, *kv, "inclusive", reads=LoopIndex(1))
     chosen = [first_fit(each, setting.target) for each in (write, read)]
     return Fitting(f"composer, {chosen[1].name}", *(resolve(each.function) for each in chosen))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import Affine, Kernel, Operation, Value
+from blocks.ir.operation import Kernel, LoopIndex, Operation, Value
 from blocks.ir.walk import operations
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.primitives.operations import Input
@@ -210,9 +210,9 @@ def prepared(kernel: Kernel, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def running(call: Call, kernel: Kernel, backward: bool, setting: Setting) -> Callable[[], list[Tensor]]:
     """Return what runs a call by a kernel and gives its outputs, then the gradients of all it was given."""
-    read = [each for position, each in enumerate(call.inputs) if position not in kernel.unread]
-    constants = kernel.form(call.operation).arguments().items()
-    named = {**call.arguments, **{key: each for key, each in constants if not isinstance(each, Affine)}}
+    read = [each for position, each in enumerate(call.inputs) if position not in kernel.unused_inputs]
+    constants = kernel.specialize(call.operation).arguments().items()
+    named = {**call.arguments, **{key: each for key, each in constants if not isinstance(each, LoopIndex)}}
     function = partial(resolve(kernel.function), **named)
     with torch.no_grad(), cast(setting):
         given = (*read, *prepared(kernel, call.weights))
@@ -277,7 +277,7 @@ def _key(call: Call) -> str:
 
 
 def _index(argument: Any, indices: dict[str, int]) -> Any:
-    if not isinstance(argument, Affine):
+    if not isinstance(argument, LoopIndex):
         return argument
     return argument.base + sum(stride * indices[loop] for loop, stride in argument.strides)
 

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from blocks.ir.operation import At
+from blocks.ir.operation import CostContext
 from blocks.ir.walk import graphs, operations
 from composer.bench.measuring.clocks import Run
 from composer.bench.measuring.pairs import let_go
@@ -178,7 +178,7 @@ def pointwise(spec: Spec) -> list[str]:
     graph = compile_graph(spec)
     light = set()
     for body, place in graphs(graph):
-        at = At(spec.model.context, place.trips)
+        at = CostContext(spec.model.context, place.trips)
         path = "".join(f"{name}." for name, _ in place.loops)
         light |= {f"{path}{node}" for node, operation, _ in operations(body) if not operation.flops(at)}
     return [place for place in recomputable(graph) if place in light]

@@ -15,8 +15,8 @@ from typing import Any
 
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import largest
-from blocks.ir.operation import At, Operation
-from blocks.ir.slots import Slots
+from blocks.ir.operation import CostContext, Operation
+from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.operations import Project
 from composer.costs.base.precision import precision
@@ -178,7 +178,7 @@ def _add(total: Share, part: Share) -> None:
 def _rows(graph: Graph, context: int, full_mask: bool = False) -> Iterator[Row]:
     seen: set[tuple[int, str]] = set()
     for body, place in graphs(graph):
-        at = At(context, place.trips, full_mask=full_mask)
+        at = CostContext(context, place.trips, full_mask=full_mask)
         path = ".".join(node for node, _ in place.loops)
         for node, operation, data in operations(body):
             if isinstance(operation, Loop):
@@ -189,7 +189,12 @@ def _rows(graph: Graph, context: int, full_mask: bool = False) -> Iterator[Row]:
 
 
 def _shares(
-    body: Graph, operation: Operation, data: dict[str, Any], at: At, place: Place, seen: set[tuple[int, str]]
+    body: Graph,
+    operation: Operation,
+    data: dict[str, Any],
+    at: CostContext,
+    place: Place,
+    seen: set[tuple[int, str]],
 ) -> Iterator[tuple[str, Share]]:
     """Yield each block's share of one operation; merged projections belong to several blocks."""
     forward = operation.flops(at) * place.executions
@@ -229,6 +234,6 @@ def _alive(graph: Graph) -> int:
     for _, operation, data in operations(graph):
         if isinstance(operation, Loop):
             held = (graph.nodes[value.node]["op"] for value in data["inputs"] if not value.output)
-            own = sum(slots.elements() for slots in held if isinstance(slots, Slots))
+            own = sum(slots.elements() for slots in held if isinstance(slots, DepthKVCache))
             most = largest(most, own + _alive(operation.body))
     return most

@@ -14,7 +14,7 @@ from math import gcd, lcm
 from typing import Any, NamedTuple, TypeAlias
 
 from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import At, Operation
+from blocks.ir.operation import CostContext, Operation
 from blocks.ir.traced import Trace, Traced
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
@@ -62,7 +62,7 @@ def formulas(tree: Mapping[str, Any]) -> Iterator[Formula]:
     spec = traced(spec, joined(tree, leaves))
     sizes = {name: trace.leaf(name, 4) for name in ("stream_bytes", "compute_bytes")}
     for body, place in graphs(compile_graph(spec)):
-        at = At(spec.model.context, place.trips, **sizes)  # type: ignore[arg-type]
+        at = CostContext(spec.model.context, place.trips, **sizes)  # type: ignore[arg-type]
         for node, operation, data in operations(body):
             if not isinstance(operation, Loop | Input):
                 block = next(iter(data["blocks"]), "")
@@ -76,7 +76,9 @@ def written(number: Any) -> str:
     return _written(_sum(number))
 
 
-def _costs(body: Graph, operation: Operation, data: dict[str, Any], at: At) -> Iterator[tuple[str, Any]]:
+def _costs(
+    body: Graph, operation: Operation, data: dict[str, Any], at: CostContext
+) -> Iterator[tuple[str, Any]]:
     weights = [body.graph["weights"][name] for name in data["weights"]]
     sizes = [(weight.size, *weight.active) for weight in weights if weight.trained]
     yield "forward", operation.flops(at)

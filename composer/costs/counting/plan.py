@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blocks.ir.graph import Graph
 from blocks.ir.numbers import total
-from blocks.ir.operation import At, Target
+from blocks.ir.operation import CostContext, Target
 from blocks.ir.walk import graphs, operations
 from composer.costs.base.precision import precision
 from composer.costs.base.units import bytes_text, count_text
@@ -66,7 +66,7 @@ def trained_flops(graph: Graph, length: int) -> float:
     """Return the FLOPs per token, forward and backward, on sequences of `length`; none that run again."""
     found = 0.0
     for body, place in graphs(graph):
-        at = At(length, place.trips)
+        at = CostContext(length, place.trips)
         each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
         found = found + place.executions * total(each)
     return found

@@ -10,8 +10,16 @@ from typing import Any, NamedTuple
 
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import total
-from blocks.ir.operation import Affine, At, Flow, Operation, Saved, Scratch, Value
-from blocks.ir.slots import Slots
+from blocks.ir.operation import (
+    CostContext,
+    IOBytes,
+    LoopIndex,
+    Operation,
+    SavedTensors,
+    Value,
+    WorkspaceBytes,
+)
+from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, operations
 from blocks.primitives.operations import Input
 from composer.costs.base.precision import Precision
@@ -40,7 +48,7 @@ class Batch(NamedTuple):
     length: int
     size: Precision
 
-    def at(self, trips: Trips) -> At:
+    def at(self, trips: Trips) -> CostContext:
         """Return the place costs are asked for."""
         return place_at(trips, self.length, self.size, self.tokens)  # type: ignore[arg-type]
 
@@ -49,7 +57,7 @@ class Needs(NamedTuple):
     """What an operation keeps inside, and what it needs while it runs, in bytes."""
 
     inside: float
-    scratch: Scratch
+    scratch: WorkspaceBytes
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Step:
 
     node: str
     operation: Operation
-    flow: Flow
+    flow: IOBytes
     copied: float
     needs: Needs
     varies: bool
@@ -149,14 +157,14 @@ class Body:
     inner: dict[str, Body]
 
 
-def needs(operation: Operation, flow: Flow, copied: float, batch: Batch, at: At) -> Needs:
+def needs(operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: CostContext) -> Needs:
     """Return what an operation keeps and needs at a place."""
     saved = operation.saved(at)
     once = saved.once
     scratch = operation.scratch(at, flow)
     return Needs(
         batch.tokens * (saved.extra + copied) + once,
-        Scratch(
+        WorkspaceBytes(
             batch.tokens * scratch.forward + once,
             batch.tokens * scratch.backward,
             batch.tokens * scratch.weights,
@@ -194,7 +202,7 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
     # an embedding that is the head as well is one weight
     own = {name: size for step in steps for name, size in step.weights}
     copies = [(1 if each.tied else each.trips, each) for each in inner.values()]
-    slots = [batch.tokens * op.elements() for _, op, _ in operations(graph) if isinstance(op, Slots)]
+    slots = [batch.tokens * op.elements() for _, op, _ in operations(graph) if isinstance(op, DepthKVCache)]
     values = frozenset(value for value in found.values if not _is_input(graph, value))
     first = _needs(steps, values)
     frees: dict[int, float] = defaultdict(float)
@@ -233,7 +241,7 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
 
 
 def _step(
-    graph: Graph, node: str, at: At, sizes: Sizes, found: Kept, dies: Iterable[Value], batch: Batch
+    graph: Graph, node: str, at: CostContext, sizes: Sizes, found: Kept, dies: Iterable[Value], batch: Batch
 ) -> Step:
     data = graph.nodes[node]
     operation: Operation = data["op"]
@@ -248,15 +256,15 @@ def _step(
         names = operation.body.graph["inputs"]
         kept_there = found.loops[node].values
         reads = tuple(v for v, name in zip(sources, names, strict=True) if Value(name) in kept_there)
-        flow, copied, need = Flow(0, 0, 0), 0.0, _NONE
+        flow, copied, need = IOBytes(0, 0, 0), 0.0, _NONE
         prepared = late = 0.0
     else:
         copies = [copy_bytes(operation, graph, value, at, sizes) for value in inputs]
-        saved: Saved = operation.saved(at)
+        saved: SavedTensors = operation.saved(at)
         reads = tuple(sources[n] for n in saved.inputs if copies[n] is None)
         keeps = tuple(Value(node, output) for output in saved.outputs)
         copied = total(copies[n] or 0 for n in saved.inputs)
-        flow = Flow(
+        flow = IOBytes(
             total(value_bytes(graph, value, sizes) for value in _gradients(operation, wants, outputs, sizes)),
             total(bytes_of(graph, value, sizes) for value in made),
             total(copy or 0 for copy in copies),
@@ -279,7 +287,7 @@ def _step(
         flow,
         copied,
         need,
-        any(isinstance(argument, Affine) for argument in operation.arguments().values()),
+        any(isinstance(argument, LoopIndex) for argument in operation.arguments().values()),
         inputs,
         outputs,
         (
@@ -301,7 +309,7 @@ def _step(
     )
 
 
-_NONE = Needs(0, Scratch(0, 0, 0))
+_NONE = Needs(0, WorkspaceBytes(0, 0, 0))
 
 
 def _gradients(
@@ -321,10 +329,12 @@ class _Ready(NamedTuple):
     late: float = 0
 
 
-def _ready(operation: Operation, data: dict[str, Any], number: int, at: At, size: Precision) -> _Ready:
+def _ready(
+    operation: Operation, data: dict[str, Any], number: int, at: CostContext, size: Precision
+) -> _Ready:
     """Return how one of an operation's weights is made ready."""
     weight, compute = size.weight, size.compute
-    if isinstance(operation, Slots):
+    if isinstance(operation, DepthKVCache):
         return _Ready(weight)
     kernel = data["kernel"].kernel
     casts = number < kernel.casts if kernel.prepare else operation.works_in(at) == "compute"

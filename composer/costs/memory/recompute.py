@@ -8,7 +8,7 @@ from math import inf
 
 from blocks.ir.graph import Graph
 from blocks.ir.numbers import total
-from blocks.ir.operation import At
+from blocks.ir.operation import CostContext
 from blocks.ir.walk import Place, graphs
 from composer.costs.base.budget import Budget, OutOfBudget
 from composer.costs.base.budget import size as operations_of
@@ -136,7 +136,7 @@ class _Prices:
         """Return whether an operation has products."""
         path, node = self.nodes[place]
         body, around = self.bodies[path]
-        return bool(body.nodes[node]["op"].flops(At(1, around.trips)) > 0)
+        return bool(body.nodes[node]["op"].flops(CostContext(1, around.trips)) > 0)
 
     def with_makers(self, place: str, chosen: Places) -> Places:
         """Return an operation with all it takes to make it from what is kept and what is chosen."""
@@ -226,7 +226,7 @@ def _by_path(here: Kept, path: str) -> Iterator[tuple[str, Kept]]:
 
 
 def _flops(graph: Graph, place: Place, here: Kept, length: int, full_mask: bool) -> float:
-    at = At(length, place.trips, full_mask=full_mask)
+    at = CostContext(length, place.trips, full_mask=full_mask)
     found: float = total(graph.nodes[node]["op"].flops(at) for node in here.reruns) * place.executions
     for node, inner in here.loops.items():
         body = graph.nodes[node]["op"].body

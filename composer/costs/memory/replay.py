@@ -15,7 +15,7 @@ from typing import NamedTuple
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import label, largest, smallest, total
 from blocks.ir.operation import Value
-from blocks.ir.slots import Slots, SlotWrite
+from blocks.ir.slots import DepthKVCache, SlotWrite
 from composer.costs.memory.ledger import Account, Ledger, Moment
 from composer.costs.memory.memory_model import Batch, Body, Step, Trips, body_of, value_bytes
 from composer.costs.memory.saved_tensors import is_slots
@@ -106,7 +106,7 @@ class _Replay:
             operation = step.operation
             if isinstance(operation, Loop):
                 self._forward_loop(body.inner[step.node], trips, f"{where}{step.node}")
-            elif isinstance(operation, Slots):
+            elif isinstance(operation, DepthKVCache):
                 ledger.add("depth_slots", self._slots(operation, self.batch.size.compute))
             else:
                 needs = step.at(self.batch, trips)
@@ -318,7 +318,7 @@ class _Replay:
 
     # depth slots
 
-    def _slots(self, slots: Slots, size: int) -> float:
+    def _slots(self, slots: DepthKVCache, size: int) -> float:
         return size * self.batch.tokens * slots.elements()
 
     def _untouched(self, body: Body, step: Step, inner: Body, turn: _Turn) -> dict[str, float]:
@@ -326,7 +326,7 @@ class _Replay:
         found = {}
         for value, name in zip(step.inputs, inner.graph.graph["inputs"], strict=True):
             operation = body.graph.nodes[value.node]["op"]
-            if isinstance(operation, Slots) and is_slots(body.graph, value):
+            if isinstance(operation, DepthKVCache) and is_slots(body.graph, value):
                 found[name] = self._slots(operation, 4)
             elif value.node in turn.slots:
                 found[name] = turn.slots[value.node]

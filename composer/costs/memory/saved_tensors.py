@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import total
-from blocks.ir.operation import At, Operation, Saved, Value
+from blocks.ir.operation import CostContext, Operation, SavedTensors, Value
 from blocks.ir.slots import SlotShape
 from blocks.ir.walk import Place, operations
 from blocks.primitives.operations import Input
@@ -38,14 +38,14 @@ class Kept(NamedTuple):
     """
 
     values: frozenset[Value]
-    inside: dict[str, Saved]
-    reruns: dict[str, Saved]
+    inside: dict[str, SavedTensors]
+    reruns: dict[str, SavedTensors]
     loops: dict[str, Kept]
 
 
-def place_at(trips: Mapping[str, int], length: int, size: Precision, tokens: int = 1) -> At:
+def place_at(trips: Mapping[str, int], length: int, size: Precision, tokens: int = 1) -> CostContext:
     """Return the place costs are asked for; `tokens` are those of a micro-batch."""
-    return At(length, trips, size.stream, size.compute, size.weight, size.device, tokens=tokens)
+    return CostContext(length, trips, size.stream, size.compute, size.weight, size.device, tokens=tokens)
 
 
 def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
@@ -82,7 +82,7 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
     return found._replace(values=frozenset(held | kept_as_made))
 
 
-def _copied(graph: Graph, node: str, at: At, sizes: Sizes) -> tuple[Saved, list[Value]]:
+def _copied(graph: Graph, node: str, at: CostContext, sizes: Sizes) -> tuple[SavedTensors, list[Value]]:
     """Return what an operation keeps inside, with copies of values, and the values it keeps as they are."""
     data = graph.nodes[node]
     saved = data["op"].saved(at)
@@ -97,7 +97,9 @@ def _copied(graph: Graph, node: str, at: At, sizes: Sizes) -> tuple[Saved, list[
     return saved._replace(extra=saved.extra + copied) if copied else saved, as_made
 
 
-def copy_bytes(operation: Operation, graph: Graph, value: Value, at: At, sizes: Sizes) -> float | None:
+def copy_bytes(
+    operation: Operation, graph: Graph, value: Value, at: CostContext, sizes: Sizes
+) -> float | None:
     """Return the bytes per token of the copy of a value that an operation works on; None for the value."""
     given = sizes[value]
     wanted = {"any": given, "compute": at.compute_bytes, "fp32": 4 if given < 4 else given}[
@@ -121,7 +123,7 @@ def is_slots(graph: Graph, value: Value) -> bool:
 
 def storage(graph: Graph, value: Value) -> Value:
     """Return the first of the values that lie where this one does."""
-    return Value(value.node) if graph.nodes[value.node]["op"].joint else value
+    return Value(value.node) if graph.nodes[value.node]["op"].shares_storage else value
 
 
 def bytes_of(graph: Graph, value: Value, sizes: Sizes) -> float:
@@ -132,7 +134,7 @@ def bytes_of(graph: Graph, value: Value, sizes: Sizes) -> float:
         return IDS
     if not is_float(graph, value):
         return 0.0
-    if operation.joint:
+    if operation.shares_storage:
         elements: int = total(prod(shape) for shape in data["shapes"])
         return elements * sizes[value]
     return _elements(graph, value) * sizes[value]
@@ -142,7 +144,7 @@ def _elements(graph: Graph, value: Value) -> int:
     return prod(graph.nodes[value.node]["shapes"][value.output])
 
 
-def element_bytes(graph: Graph, at: At) -> dict[Value, int]:
+def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
     """Return the bytes of an element of each value."""
     sizes: dict[Value, int] = {}
     for node, operation, data in operations(graph):

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import largest, total
-from blocks.ir.operation import At, Operation, Value
-from blocks.ir.slots import Slots
+from blocks.ir.operation import CostContext, Operation, Value
+from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.operations import Input
 from composer.costs.base.precision import FULL, MIXED, precision
@@ -103,7 +103,7 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
         at = place_at(place.trips, trained_length(spec), size)
         sizes = element_bytes(body, at)
         for node, operation, _ in operations(body):
-            if not isinstance(operation, Input | Loop | Slots):
+            if not isinstance(operation, Input | Loop | DepthKVCache):
                 path = ".".join([*(name for name, _ in place.loops), node])
                 rows.append(_row(path, body, node, at, sizes, place, tokens, repeats, device))
         held = body.graph["weights"].values()
@@ -116,7 +116,7 @@ def _row(
     path: str,
     body: Graph,
     node: str,
-    at: At,
+    at: CostContext,
     sizes: Sizes,
     place: Place,
     tokens: int,

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from blocks.ir.numbers import largest, smallest
-from blocks.ir.operation import Affine, At, Flow, Kernel, Operation, Saved, Scratch, Shape, expect
+from blocks.ir.operation import (
+    CostContext,
+    IOBytes,
+    Kernel,
+    LoopIndex,
+    Operation,
+    SavedTensors,
+    Shape,
+    WorkspaceBytes,
+    expect,
+)
 from blocks.primitives.operations import Project
 from composer.graph.lowering.chunks import chunk_tokens, chunks_pay
 
@@ -35,21 +45,21 @@ class Embed(Operation):
         """Return [vocab, width]."""
         return ((self.vocab, self.width),)
 
-    def traffic(self, at: At, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Read the rows that are looked up, write them scaled."""
         return 2 * made
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the token ids, int64."""
-        return Saved(inputs=(0,))
+        return SavedTensors(inputs=(0,))
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """The residual stream starts here."""
         return at.stream_bytes
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The rows stand beside what they are scaled to, either way."""
-        return Scratch(2 * flow.made, flow.made, 0)
+        return WorkspaceBytes(2 * flow.made, flow.made, 0)
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class InjectAdd(Operation):
     """Add the stage's input at every step but the first: (x, start) -> x."""
 
     width: int
-    index: Affine
+    index: LoopIndex
 
     gradients = "passed"
     kernels = (Kernel("inject_add", f"{_REFERENCE}:inject_add", "elementwise, skipped at the first step"),)
@@ -71,7 +81,7 @@ class InjectAdd(Operation):
         """Return the step's index."""
         return {"index": self.index}
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """The residual stream keeps its precision."""
         return max(given)
 
@@ -94,23 +104,23 @@ class InjectConcat(Operation):
         """Return [width, 2 * width]."""
         return ((self.width, 2 * self.width),)
 
-    def flops(self, at: At) -> float:
+    def flops(self, at: CostContext) -> float:
         """Two per weight element."""
         return 4 * self.width * self.width
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep both inputs as one copy."""
-        return Saved(extra=at.compute_bytes * 2 * self.width)
+        return SavedTensors(extra=at.compute_bytes * 2 * self.width)
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """The residual stream keeps its precision."""
         return given[0]
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The copy is cast where products are narrower than the stream."""
         cast = at.stream_bytes if at.compute_bytes < at.stream_bytes else 0
         backward = at.compute_bytes * 2 * self.width
-        return Scratch((at.compute_bytes + 2 * cast) * self.width + backward, backward, backward)
+        return WorkspaceBytes((at.compute_bytes + 2 * cast) * self.width + backward, backward, backward)
 
 
 @dataclass(frozen=True)
@@ -128,13 +138,13 @@ class Mean(Operation):
         expect(self, inputs, *[(self.width,)] * self.branches)
         return ((self.width,),)
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """A mean has the widest precision of its branches."""
         return max(given)
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The branches are stacked."""
-        return Scratch((self.branches + 1) * flow.made, flow.given, flow.given)
+        return WorkspaceBytes((self.branches + 1) * flow.made, flow.given, flow.given)
 
 
 @dataclass(frozen=True)
@@ -151,19 +161,19 @@ class Gate(Operation):
         expect(self, inputs, (self.branches,), *[(self.width,)] * self.branches)
         return ((self.width,),)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the branches and the softmax, and its copy where the branches are narrower."""
         narrow = at.compute_bytes if at.widened else 0
-        return Saved(inputs=tuple(range(1, 1 + self.branches)), extra=(4 + narrow) * self.branches)
+        return SavedTensors(inputs=tuple(range(1, 1 + self.branches)), extra=(4 + narrow) * self.branches)
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """It has the precision of its branches."""
         return max(given[1:])
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The sum so far, the next product and their sum; backward, one product beside all gradients."""
         backward = (self.branches + 1) * (flow.made + at.compute_bytes)
-        return Scratch(3 * flow.made + self.saved(at).extra, backward, backward)
+        return WorkspaceBytes(3 * flow.made + self.saved(at).extra, backward, backward)
 
 
 @dataclass(frozen=True)
@@ -183,17 +193,17 @@ class CrossEntropy(Operation):
         expect(self, inputs, (self.vocab,), ())
         return ((),)
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the fp32 log-softmax and the targets, int64."""
-        return Saved(inputs=(1,), extra=4 * self.vocab)
+        return SavedTensors(inputs=(1,), extra=4 * self.vocab)
 
-    def works_in(self, at: At) -> Literal["any", "compute", "fp32"]:
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """The log-softmax is in fp32."""
         return "fp32"
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the gradients of the log-softmax and of the logits, in fp32."""
-        return Scratch(flow.copied + 4 * self.vocab, 8 * self.vocab, 8 * self.vocab)
+        return WorkspaceBytes(flow.copied + 4 * self.vocab, 8 * self.vocab, 8 * self.vocab)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over the head where the logits of a micro-batch are larger than those of a chunk."""
@@ -230,29 +240,29 @@ class HeadLoss(Operation):
         """Return [vocab, width]."""
         return ((self.vocab, self.width),)
 
-    def flops(self, at: At) -> float:
+    def flops(self, at: CostContext) -> float:
         """Two per weight element; where gradients are wanted, the forward pass makes their products too."""
         return 2 * self.width * self.vocab
 
-    def traffic(self, at: At, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Write the logits and read them."""
         return given + 2 * at.compute_bytes * self.vocab
 
-    def saved(self, at: At) -> Saved:
+    def saved(self, at: CostContext) -> SavedTensors:
         """Keep the gradient of the input as products make it, and that of the weight in fp32."""
-        return Saved(extra=at.compute_bytes * self.width, once=4 * self.vocab * self.width)
+        return SavedTensors(extra=at.compute_bytes * self.width, once=4 * self.vocab * self.width)
 
-    def output_bytes(self, at: At, given: Sequence[int], output: int = 0) -> int:
+    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
         """Nothing of logits is there while it trains."""
         return 4 if output == 0 else 0
 
-    def scratch(self, at: At, flow: Flow) -> Scratch:
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Beside what is kept, a chunk and the cast weight; backward, gradients are scaled."""
         cast = at.compute_bytes * self.vocab * self.width if at.compute_bytes < at.weight_bytes else 0
         forward = self.saved(at).extra + (self._chunk(at) + cast) / at.tokens
-        return Scratch(forward, flow.given, flow.given)
+        return WorkspaceBytes(forward, flow.given, flow.given)
 
-    def _chunk(self, at: At) -> float:
+    def _chunk(self, at: CostContext) -> float:
         """Return the bytes of a chunk: the softmax in fp32 beside the logits, or products for gradients."""
         tokens = smallest(chunk_tokens(self.vocab), at.tokens)
         part = at.compute_bytes * self.width

@@ -43,9 +43,9 @@ def choose_kernels(graph: Graph, target: Target, kernels: Kernels = "auto") -> G
         elif not isinstance(operation, Input):
             choice = _choose(operation, target, kernels)
             data["kernel"] = choice
-            data["op"] = choice.kernel.form(operation)
-            if choice.kernel.unread:
-                graph.leave(node, choice.kernel.unread)
+            data["op"] = choice.kernel.specialize(operation)
+            if choice.kernel.unused_inputs:
+                graph.leave(node, choice.kernel.unused_inputs)
     return graph
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import At, Operation, Target, Value
+from blocks.ir.operation import CostContext, Operation, Target, Value
 from blocks.ir.walk import operations
 from blocks.primitives.operations import Input
 from composer.graph.passes.choose_kernels import Kernels, unfit
@@ -56,7 +56,7 @@ class _Fusing:
 
     def narrow(self) -> None:
         """Narrow what one product alone reads."""
-        at = At(1, compute_bytes=2)
+        at = CostContext(1, compute_bytes=2)
         for node, data in self.nodes.items():
             if "parts" not in data or Value(node) in self.outputs:
                 continue
@@ -65,7 +65,7 @@ class _Fusing:
                 continue
             reader = readers[0]["op"]
             if not isinstance(reader, Loop) and reader.works_in(at) == "compute":
-                data["op"] = data["op"].narrowed()
+                data["op"] = data["op"].cast_output()
 
     def done(self) -> Graph:
         """Return the graph that the nodes make."""

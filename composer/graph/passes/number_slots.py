@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import Affine, Value
-from blocks.ir.slots import SlotRead, Slots, SlotWrite
+from blocks.ir.operation import LoopIndex, Value
+from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.ir.walk import operations
 from blocks.primitives.operations import RotateStep
 
@@ -21,11 +21,11 @@ from blocks.primitives.operations import RotateStep
 def number_slots(graph: Graph) -> Graph:
     """Fill in every append's slot, every read's length and the slots' number, here and in the loops below."""
     for node, operation, data in list(operations(graph)):
-        if isinstance(operation, Slots):
+        if isinstance(operation, DepthKVCache):
             scope, position = next(_readers(graph, Value(node)))
             slots, steps = _count(scope.body, position)
             data["op"] = replace(operation, count=slots * scope.trips)
-            _assign(scope, position, (Affine(), slots), (Affine(), steps))
+            _assign(scope, position, (LoopIndex(), slots), (LoopIndex(), steps))
         elif isinstance(operation, Loop):
             number_slots(operation.body)
     return graph
@@ -68,10 +68,10 @@ def _count(body: Graph, position: int) -> tuple[int, int]:
     return slots, steps
 
 
-def _assign(loop: Loop, position: int, slot: tuple[Affine, int], step: tuple[Affine, int]) -> None:
+def _assign(loop: Loop, position: int, slot: tuple[LoopIndex, int], step: tuple[LoopIndex, int]) -> None:
     """Write the indices into the body; `slot` and `step` are (index at the first run, growth per run)."""
     next_slot, next_step = (
-        Affine(base.base, (*base.strides, (loop.index, growth))) for base, growth in (slot, step)
+        LoopIndex(base.base, (*base.strides, (loop.index, growth))) for base, growth in (slot, step)
     )
     group = next_slot
     beside = False
@@ -94,7 +94,7 @@ def _assign(loop: Loop, position: int, slot: tuple[Affine, int], step: tuple[Aff
             _rotate_by(loop.body, data["inputs"][0], next_step + -1)
 
 
-def _rotate_by(body: Graph, value: Value, index: Affine) -> None:
+def _rotate_by(body: Graph, value: Value, index: LoopIndex) -> None:
     data = body.nodes[value.node]
     if isinstance(data["op"], RotateStep):
         data["op"] = replace(data["op"], index=index)

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from blocks.ir.operation import ORIGIN, Affine, Kernel, Operation, Target
+from blocks.ir.operation import ORIGIN, Kernel, LoopIndex, Operation, Target
 
 _MOST = 200
 """Characters of an error: some name all that torch was built with."""
@@ -22,7 +22,7 @@ def self_test(kernel: Kernel, operation: Operation, target: Target) -> str:
     """
     if not (kernel.check and target.here):
         return ""
-    return _warned(kernel, _sizes(kernel.form(operation)), target)
+    return _warned(kernel, _sizes(kernel.specialize(operation)), target)
 
 
 def run_check(kernel: Kernel, operation: Operation | None, target: Target) -> str:
@@ -66,7 +66,7 @@ def _sizes(operation: Any) -> Operation:
 
 
 def _is_place(operation: Operation, name: str) -> bool:
-    return isinstance(getattr(operation, name), Affine)
+    return isinstance(getattr(operation, name), LoopIndex)
 
 
 def _subclasses(kind: type[Operation]) -> Iterator[type[Operation]]:

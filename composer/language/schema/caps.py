@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from blocks.base.config import Config
 from blocks.base.fields import Bytes, Count
-from composer.settings.types import Duration, Said
+from composer.settings.types import Description, Duration
 
 Kind: TypeAlias = Literal["hard", "soft"]
 
@@ -63,7 +63,7 @@ class TimeLimits(_Limits):
 
     _without: ClassVar[bool] = True
 
-    device: Annotated[str, Field(min_length=1), Said("the name of a device, such as h100")]
+    device: Annotated[str, Field(min_length=1), Description("the name of a device, such as h100")]
     """The device: h100, h200, a100, cpu, or one that `composer calibrate` has measured."""
     soft: Duration | None = None
     """Above it a spec is warned about."""

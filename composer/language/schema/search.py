@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from blocks.base.config import Config
 from blocks.base.fields import Count, Natural, Positive
 from composer.language.schema.shape_bounds import ShapeBounds
-from composer.settings.types import Duration, Many, Said
+from composer.settings.types import Description, Duration, Many
 
 Matchable: TypeAlias = Literal[
     "params",
@@ -28,7 +28,7 @@ COSTS = (*get_args(Matchable), "step_time")
 """Metrics that are known before training; any other name is one that training logs."""
 
 Metric: TypeAlias = Annotated[
-    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*$"), Said("the name of a metric or cost")
+    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*$"), Description("the name of a metric or cost")
 ]
 """A cost, such as params or flops_per_token, or a metric that training logs, such as accuracy."""
 
@@ -106,7 +106,7 @@ class SearchConfig(Config):
     """How a space is searched: what for, within which budget, where weak candidates stop."""
 
     objectives: Annotated[
-        Many[Objective], Field(min_length=1, max_length=4), Said("a list of 1 to 4 objectives")
+        Many[Objective], Field(min_length=1, max_length=4), Description("a list of 1 to 4 objectives")
     ]
     """One to four of {maximize: metric} or {minimize: metric}."""
     trials: Count | None = None

@@ -9,10 +9,12 @@ from pydantic_core import PydanticCustomError
 
 from blocks.base.config import Config
 from blocks.base.fields import Count, Positive
-from composer.settings.types import Many, Said
+from composer.settings.types import Description, Many
 
 Range: TypeAlias = Annotated[
-    Many[Positive], Field(min_length=2, max_length=2), Said("two numbers above 0, the least and the most")
+    Many[Positive],
+    Field(min_length=2, max_length=2),
+    Description("two numbers above 0, the least and the most"),
 ]
 """The least and the most."""
 Factor: TypeAlias = Annotated[float, Field(ge=1, allow_inf_nan=False)]

@@ -27,12 +27,12 @@ from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
 from composer.settings.errors import Fault
 from composer.settings.tree import Node, fault_at, join
-from composer.settings.types import Many, Said
+from composer.settings.types import Description, Many
 
 T = TypeVar("T")
 
 
-class Found(Generic[T]):
+class DiscoveredUnion(Generic[T]):
     """A union over the configs that discovery finds, told apart by a tag field; made when first used."""
 
     def __init__(self, tag: str, find: Callable[[], Mapping[str, type[Config]]]) -> None:
@@ -71,7 +71,7 @@ class Model(Config):
 BlockName: TypeAlias = Annotated[
     str,
     Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=60),
-    Said("a name of letters, digits, _ and - that begins with a letter"),
+    Description("a name of letters, digits, _ and - that begins with a letter"),
 ]
 """A block's name: letters, digits, _ and -."""
 
@@ -97,7 +97,7 @@ Entry: TypeAlias = Annotated[
     | Annotated["Parallel", Tag("parallel")]
     | Annotated["Stage", Tag("stage")],
     Discriminator(_entry_kind),
-    Said("a block's name, {parallel: [..]}, or a stage: recur or stack, and step"),
+    Description("a block's name, {parallel: [..]}, or a stage: recur or stack, and step"),
 ]
 """One place in a step: the name of a block, blocks in parallel, or a nested stage."""
 
@@ -209,7 +209,7 @@ class Train(Config):
 
     model_config = ConfigDict(defer_build=True)
 
-    data: Annotated[SerializeAsAny[DataConfig], Found("task", _data_tasks)]
+    data: Annotated[SerializeAsAny[DataConfig], DiscoveredUnion("task", _data_tasks)]
     """Where batches come from, told apart by `task`."""
     tokens: Count
     """Training tokens of the whole run."""
@@ -301,12 +301,12 @@ class Spec(Config):
     name: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100),
-        Said("letters, digits, `.`, `_` and `-`, up to 100"),
+        Description("letters, digits, `.`, `_` and `-`, up to 100"),
     ]
     """The name of the run folder: letters, digits, `.`, `_` and `-`."""
     model: Model
     """What all stages share."""
-    blocks: dict[BlockName, Annotated[SerializeAsAny[BlockConfig], Found("type", _block_types)]]
+    blocks: dict[BlockName, Annotated[SerializeAsAny[BlockConfig], DiscoveredUnion("type", _block_types)]]
     """The recipes of blocks by name; weights belong to the place of use."""
     stages: Annotated[Many[Stage], Field(min_length=1)]
     """The stages of the model, in order."""

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from blocks.base.config import Config
 from blocks.base.fields import UNITS
 from blocks.ir.traced import Number, Traced
-from composer.settings.types import Said
+from composer.settings.types import Description
 
 C = TypeVar("C", bound=Config)
 Plain = Mapping[str, Any]
@@ -175,7 +175,7 @@ def _limit(check: Any) -> Limits | None:
             return (("<", check.lt),)
         case Le():
             return (("<=", check.le),)
-        case WithJsonSchema() | Said():
+        case WithJsonSchema() | Description():
             return ()
     finite = getattr(check, "__dict__", None) == {"allow_inf_nan": False}
     return () if finite or check in UNITS else None

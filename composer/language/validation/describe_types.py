@@ -13,9 +13,9 @@ from pydantic.fields import FieldInfo
 
 from blocks.base.config import Config
 from blocks.base.fields import LARGEST, Bytes, Count, Natural
-from composer.language.schema.spec import Found
+from composer.language.schema.spec import DiscoveredUnion
 from composer.settings.errors import listed
-from composer.settings.types import Said
+from composer.settings.types import Description
 
 _NAMED = {
     Count: "a whole number above 0, such as 64 or 4Ki",
@@ -30,9 +30,9 @@ def words(hint: Any, extra: tuple[Any, ...] = ()) -> str:
         return named
     if get_origin(hint) is Annotated:
         inner, *metadata = get_args(hint)
-        if said := next((item for item in metadata if isinstance(item, Said)), None):
+        if said := next((item for item in metadata if isinstance(item, Description)), None):
             return said
-        found = next((item for item in metadata if isinstance(item, Found)), None)
+        found = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
         if found:
             return f"a mapping with {found.tag}: {listed(sorted(found.find()))}"
         return words(inner, (*_flat(metadata), *extra))
@@ -112,7 +112,7 @@ def _plain(value: Any) -> str:
 
 def quantity(hint: Any) -> bool:
     """Whether a hint is, or may be, a number with units, or has words of its own."""
-    if _named(hint) or any(isinstance(item, Said) for item in getattr(hint, "__metadata__", ())):
+    if _named(hint) or any(isinstance(item, Description) for item in getattr(hint, "__metadata__", ())):
         return True
     return get_origin(hint) in (Union, types.UnionType) and any(map(quantity, get_args(hint)))
 
@@ -132,7 +132,7 @@ def config_of(hint: Any, plain: Any) -> type[Config] | None:
         return hint if issubclass(hint, Config) else None
     if get_origin(hint) is Annotated:
         inner, *metadata = get_args(hint)
-        found = next((item for item in metadata if isinstance(item, Found)), None)
+        found = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
         if found:
             tag = plain.get(found.tag)
             return found.find().get(tag) if isinstance(tag, str) else None
@@ -158,7 +158,7 @@ def step_into(hint: Any, step: str | int) -> tuple[Any, bool] | None:
     """
     if get_origin(hint) is Annotated:
         inner, *metadata = get_args(hint)
-        found = next((item for item in metadata if isinstance(item, Found)), None)
+        found = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
         if found:
             return (found.find()[str(step)], False) if step in found.find() else None
         return step_into(inner, step)

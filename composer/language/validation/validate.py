@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from blocks.base.config import Config
-from composer.language.schema.spec import BlockName, Found, Stage
+from composer.language.schema.spec import BlockName, DiscoveredUnion, Stage
 from composer.language.validation.hints import hint_for_key, hint_for_tag, hint_for_value, meant
 from composer.language.validation.partial import conflicts, partial_at
 from composer.language.validation.value_hints import hint_for_written
@@ -194,7 +194,9 @@ def _has_default(config: type[Config], key: str) -> bool:
 def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fault:
     from composer.language.validation.describe_types import words
 
-    found = next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Found)), None)
+    found = next(
+        (item for item in getattr(hint, "__metadata__", ()) if isinstance(item, DiscoveredUnion)), None
+    )
     if found is None or not isinstance(node.value, dict):
         near = ""
         if isinstance(node.value, dict):

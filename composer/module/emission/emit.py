@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from blocks.ir.graph import Graph, Loop, fresh
-from blocks.ir.operation import Affine, At, Operation, Value
+from blocks.ir.operation import CostContext, LoopIndex, Operation, Value
 from blocks.ir.walk import Place, operations
 from blocks.primitives.operations import Input, Project
 from composer.graph.passes.outline import Part
@@ -109,7 +109,7 @@ class _Emitter:
 
     def _inside(self, operation: Operation) -> bool:
         """Return whether an operation keeps what only it sees: intermediates, or copies in its precision."""
-        at = At(1, self.place.trips)
+        at = CostContext(1, self.place.trips)
         saved = operation.saved(at)
         return bool(saved.extra or (saved.inputs and operation.works_in(at) != "any"))
 
@@ -151,7 +151,7 @@ class _Emitter:
         return names[value.output] if isinstance(data["op"], Project) else f"{value.node}_{value.output}"
 
     def _argument(self, key: str, argument: Any) -> Any:
-        if not isinstance(argument, Affine):
+        if not isinstance(argument, LoopIndex):
             return argument
         total: Any = argument.base
         for index, stride in argument.strides:
@@ -188,7 +188,7 @@ def _readable(name: str) -> str:
 
 def _traceable(data: dict[str, Any]) -> bool:
     operation, kernel = data["op"], data["kernel"].kernel
-    indexed = any(isinstance(each, Affine) for each in operation.arguments().values())
+    indexed = any(isinstance(each, LoopIndex) for each in operation.arguments().values())
     return kernel.traceable and operation.recomputable and not (kernel.check or indexed)
 
 

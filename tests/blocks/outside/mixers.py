@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 
 from blocks.base.config import BlockConfig
-from blocks.ir.operation import Init, Kernel, Operation, Saved, Scratch, Weight, expect
+from blocks.ir.operation import Init, Kernel, Operation, SavedTensors, Weight, WorkspaceBytes, expect
 
 
 def shift(x, share):
@@ -56,7 +56,7 @@ class Shift(Operation):
         return ((self.width,),)
 
     def saved(self, at):
-        return Saved(inputs=(0,), extra=at.stream_bytes * self.width)
+        return SavedTensors(inputs=(0,), extra=at.stream_bytes * self.width)
 
     def output_bytes(self, at, given, output=0):
         return max(given[0], at.weight_bytes)
@@ -86,8 +86,8 @@ def running(*functions):
 
 
 wrong_flops = wrong("wrong_flops", flops=lambda self, at: 2.0 * self.width)
-wrong_saved = wrong("wrong_saved", saved=lambda self, at: Saved(inputs=(0,)))
-wrong_scratch = wrong("wrong_scratch", scratch=lambda self, at, flow: Scratch(1e5, 1e5, 1e5))
+wrong_saved = wrong("wrong_saved", saved=lambda self, at: SavedTensors(inputs=(0,)))
+wrong_scratch = wrong("wrong_scratch", scratch=lambda self, at, flow: WorkspaceBytes(1e5, 1e5, 1e5))
 wrong_precision = wrong("wrong_precision", output_bytes=lambda self, at, given, output=0: at.compute_bytes)
 wrong_shape = wrong("wrong_shape", weight_shapes=lambda self: ((self.width + 1,),))
 looks_ahead = wrong("looks_ahead", kernels=running(later))
@@ -120,13 +120,13 @@ class Spread(Operation):
         return ((2, 2, 2, 8),)
 
     def saved(self, at):
-        return Saved(outputs=(0,))
+        return SavedTensors(outputs=(0,))
 
     def output_bytes(self, at, given, output=0):
         return given[0]
 
     def scratch(self, at, flow):
-        return Scratch(2 * flow.made, flow.made + flow.given, flow.made + flow.given)
+        return WorkspaceBytes(2 * flow.made, flow.made + flow.given, flow.made + flow.given)
 
 
 class Ranked(BlockConfig):
