@@ -17,8 +17,9 @@ from composer.costs.counting.count import count
 from composer.costs.counting.plan import planned, planned_on
 from composer.costs.fitting.caps import excesses
 from composer.costs.fitting.fit import fit
+from composer.costs.time import calibrate
 from composer.costs.time.devices import NAMED, Device, calibrations, device
-from composer.costs.time.roofline import OPTIMIZER_PASSES, calibrate, step_time
+from composer.costs.time.roofline import OPTIMIZER_PASSES, step_time
 from composer.costs.tracing.traced_cost import Coster, measures
 from composer.graph.compile import compile_graph
 from composer.language.description.show import document

@@ -6,9 +6,9 @@ from runs import STEPS, TOKENS, contents, spec
 
 from composer.cli.commands.train import told as told_before_training
 from composer.training import recorder
+from composer.training.folder import checkpoint
 from composer.training.folder.checkpoint import read_checkpoint
 from composer.training.folder.errors import TrainingError
-from composer.training.folder.run_folder import checkpoint
 from composer.training.run import run_training
 
 # 30 steps of which 2 are warmup and 6 decay; 60 steps of which 2 are warmup and 12 decay
@@ -46,7 +46,7 @@ def test_a_finished_run_goes_on_bit_equal_to_one_that_was_asked_for_more_at_once
 
 def test_killed_anywhere_while_it_is_put_back_it_ends_the_same(long, tmp_path, monkeypatch):
     run_training(spec(*SHORT), tmp_path / "run")
-    from composer.training.folder.run_folder import files
+    from composer.training.folder import files
 
     real, left = files.os.replace, 0
 

@@ -13,10 +13,11 @@ from runs import STEPS, TOKENS, contents, killed, on_a_small_disk, spec
 from composer import SpecError, compile, datamodule, load_run
 from composer.data.base.errors import DataError
 from composer.training import recorder
+from composer.training.folder import checkpoint, files
 from composer.training.folder.checkpoint import read_checkpoint, read_weights
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.metrics import held_out, read_metrics
-from composer.training.folder.run_folder import checkpoint, default_folder, files, held
+from composer.training.folder.run_folder import default_folder, held
 from composer.training.processes.allocator import keep_freed_memory
 from composer.training.recorder import Plan
 from composer.training.run import run_training
