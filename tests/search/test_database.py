@@ -22,7 +22,7 @@ from search.errors import SearchError
 from search.progress.table import summary
 from search.run import study
 from search.run.study import run_search
-from search.store.store import lease
+from search.store import lease
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 needs_server = pytest.mark.skipif(bool(missing()), reason=missing())
