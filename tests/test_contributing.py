@@ -98,7 +98,7 @@ def test_it_passes_its_own_tests_and_those_of_every_block(house: Path) -> None:
 
 def test_the_tests_of_the_language_take_it_in(house: Path) -> None:
     plugins = ["-p", "contributed", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-    differences = str(ROOT / "tests" / "spec" / "test_diff.py")
+    differences = str(ROOT / "tests" / "language" / "test_diff.py")
     done = run(house, "-m", "pytest", "-q", *plugins, "-k", "any_field or every_section", differences)
     assert done.returncode == 0, done.stdout + done.stderr
 

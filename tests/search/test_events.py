@@ -143,7 +143,7 @@ def test_a_report_that_fails_is_told_and_the_search_ends_well(tmp_path, capsys, 
     def fail(folder, seen):
         raise ZeroDivisionError("no way")
 
-    monkeypatch.setattr("search.command.write_report", fail)
+    monkeypatch.setattr("search.commands.run_and_report.write_report", fail)
     (tmp_path / "space.yaml").write_text(SMALL)
     assert (
         main(["search", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "run"), "--trials", "1"]) == 0
