@@ -91,6 +91,24 @@ def test_extreme_numbers_in_any_field_are_little_work(part, capsys):
         capsys.readouterr()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stages.0.recur", "{int: [1, 100000], log: true}"),
+        ("stages.0.step.0.stack", "{int: [1, 4096]}"),
+        ("blocks.mlp.hidden", "{int: [1, 999999999]}"),
+        ("model.context", "{int: [1, 1e18]}"),
+        ("train.lr", "{float: [1e-300, 1e300], log: true}"),
+    ],
+)
+@pytest.mark.parametrize("caps", ["caps=null", "caps.params=40k"])
+def test_the_preview_of_a_space_with_extreme_ranges_is_little_work(field, value, caps, capsys):
+    options = ["--dry-run", "--set", f"{field}={value}", "--set", caps]
+    code, _ = lines_of(lambda: main(["search", str(ROOT / "specs" / "space.yaml"), *options]), 20 * LINES)
+    assert code in (0, 1)
+
+
 CAPS = {"params": 1, "train_memory": 1, "flops_per_token": 1}
 
 
