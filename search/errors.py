@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from composer.settings.errors import UserError
 
-class SearchError(ValueError):
+
+class SearchError(UserError):
     """A search cannot start or go on; the message says why, where, and what would help."""
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TypeVar
 
 from blocks.base.config import Config
+from blocks.base.entry_points import entry_points
 
 C = TypeVar("C", bound=Config)
 
@@ -29,7 +29,7 @@ def discover(package: ModuleType, base: type[C], tag: str, group: str) -> dict[s
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, base) and value is not base:
                 claim(found, value, tag, module.__name__)
-    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+    for point in entry_points(group):
         value = point.load()
         if not (isinstance(value, type) and issubclass(value, base)):
             raise ValueError(f"entry point {point.value} ({group}): expected a subclass of {base.__name__}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,15 +31,11 @@ def _ended(arguments: list[str]) -> int:
     # torch's threads wait by spinning: beside any other busy process a small model trains 30 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from composer.cli.terminal.faults import report
-    from composer.costs.time.devices import DeviceError
-    from composer.data.base.errors import DataError
-    from composer.settings.errors import SpecError
-    from composer.training.folder.errors import TrainingError
-    from search.errors import SearchError
+    from composer.settings.errors import UserError
 
     try:
         return _run(arguments)
-    except (SpecError, DataError, TrainingError, DeviceError, SearchError) as error:
+    except UserError as error:
         report(error)
         return 1
     except KeyboardInterrupt:
@@ -51,25 +47,8 @@ def _run(arguments: list[str]) -> int:
     import typer
 
     from blocks.base.docstrings import docstring
-    from composer.cli.commands.arms import arms
-    from composer.cli.commands.bench import bench
-    from composer.cli.commands.calibrate import calibrate
-    from composer.cli.commands.check import check
-    from composer.cli.commands.compile import compile
-    from composer.cli.commands.conformance import conformance
-    from composer.cli.commands.cost import cost
-    from composer.cli.commands.diff import diff
-    from composer.cli.commands.doctor import doctor
-    from composer.cli.commands.draw import draw
-    from composer.cli.commands.eval import eval
-    from composer.cli.commands.fit import fit
-    from composer.cli.commands.match import match
-    from composer.cli.commands.schema import schema
-    from composer.cli.commands.show import show
-    from composer.cli.commands.train import train
+    from composer.cli.find import find_commands
     from composer.cli.terminal.version import composer
-    from search.commands.report import report
-    from search.commands.search import search
 
     app = typer.Typer(
         help="Compose, cost, train and search depth-recurrent language models from one YAML spec.",
@@ -80,29 +59,14 @@ def _run(arguments: list[str]) -> int:
         rich_markup_mode="markdown",
     )
     app.callback()(composer)
-    examples: dict[Callable[..., None], str] = {
-        check: "composer check specs/dreamer-tiny.yaml --set stages.0.recur=4",
-        show: "composer show specs/looped.yaml --resolved",
-        schema: "composer schema --out specs/composer.schema.json",
-        cost: "composer cost specs/dreamer-small.yaml --operations",
-        diff: "composer diff specs/dreamer-tiny.yaml specs/recurrent-tiny.yaml",
-        calibrate: "composer calibrate",
-        draw: "composer draw specs/dreamer-tiny.yaml --out dreamer-tiny.svg",
-        fit: "composer fit specs/dreamer-small.yaml --set caps.params=100M",
-        match: "composer match specs/recurrent-tiny.yaml --to specs/dreamer-tiny.yaml",
-        arms: "composer arms specs/dreamer-small.yaml --out arms",
-        compile: "composer compile specs/nested.yaml --code",
-        doctor: "composer doctor",
-        conformance: "composer conformance my_package.shift_mixing:ShiftMixing",
-        bench: "composer bench specs/dreamer-tiny.yaml --rounds 10",
-        train: "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first",
-        eval: "composer eval runs/first --steps 4,6,8",
-        search: "composer search specs/space.yaml --trials 8",
-        report: "composer report runs/space --out report.html",
-    }
-    for command, example in examples.items():
-        # not left to typer: python -OO drops docstrings
-        app.command(help=docstring(command), epilog=f"Example: `{example}`")(command)
+    for each in find_commands(arguments):
+        app.command(
+            each.name,
+            # not left to typer: python -OO drops docstrings
+            help=docstring(each.function),
+            epilog=f"Example: `{each.example}`" if each.example else None,
+            rich_help_panel=each.panel,
+        )(each.function)
     try:
         app(arguments, prog_name="composer")
     except SystemExit as stop:

@@ -11,6 +11,13 @@ from typing import Any
 _LONGEST = 60
 
 
+class UserError(ValueError):
+    """An error that the user can fix; the message says what is wrong, where, and what would help.
+
+    The command line prints the message, without a traceback, and exits with 1.
+    """
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault: where (file and line, or the `--set` option), which key, expected, got, a hint.
@@ -39,7 +46,7 @@ class Fault:
         return f"expected {self.expected}, got {self.got}" if self.got else self.expected
 
 
-class SpecError(ValueError):
+class SpecError(UserError):
     """A spec that cannot be used, with every fault found in it."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:

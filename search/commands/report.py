@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+PANEL = "Search"
+EXAMPLE = "composer report runs/space --out report.html"
+
 
 def report(
     folder: Annotated[

@@ -10,6 +10,9 @@ import typer
 
 from composer.cli.terminal.options import Set
 
+PANEL = "Search"
+EXAMPLE = "composer search specs/space.yaml --trials 8"
+
 
 def search(
     file: Annotated[str, typer.Argument(metavar="SPACE", help="The space, a YAML file.", show_default=False)],

@@ -55,7 +55,7 @@ def test_the_documented_task_works_through_the_documented_entry_point(tmp_path, 
     group, name, value = re.fullmatch(r'\[project.entry-points."(.+)"\]\n(\w+) = "(.+)"\n', points).groups()
     found = [EntryPoint(name=name, value=value, group=group)]
     monkeypatch.setattr(
-        "blocks.base.discover.entry_points", lambda *, group: [p for p in found if p.group == group]
+        "blocks.base.discover.entry_points", lambda group: [p for p in found if p.group == group]
     )
     check_copy(data_tasks()["copy"])
 

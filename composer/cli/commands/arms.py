@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from composer.costs.matching.suggest import Suggestion
     from composer.language.schema.spec import Spec
 
+PANEL = "Costs"
+EXAMPLE = "composer arms specs/dreamer-small.yaml --out arms"
 _NOTE = "Caps are left out and nothing is recomputed."
 
 

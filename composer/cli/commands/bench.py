@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from composer.bench.measuring.setting import Setting
     from composer.bench.run import Measure
 
+PANEL = "Models and kernels"
+EXAMPLE = "composer bench specs/dreamer-tiny.yaml --rounds 10"
+
 
 def bench(
     file: Annotated[

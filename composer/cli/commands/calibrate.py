@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
+PANEL = "Costs"
+EXAMPLE = "composer calibrate"
+
 
 def calibrate(
     kind: Annotated[

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from composer.language.schema.spec import Spec
     from composer.settings.tree import Node
 
+PANEL = "Specs"
+EXAMPLE = "composer check specs/dreamer-tiny.yaml --set stages.0.recur=4"
+CHECKS = "composer.checks"
+"""Entry points of functions that take a space and raise SpecError where it cannot be searched."""
+
 
 def check(file: SpecFile, settings: Set = None) -> None:
     """Check a spec or a space, and say in a line what it describes.
@@ -46,13 +51,14 @@ def told(spec: Spec) -> str:
 
 def told_space(tree: Node) -> str:
     """Tell a space in a line or two."""
+    from blocks.base.entry_points import entry_points
     from composer.language.description.format_spec import stage_words
     from composer.language.schema.identity import arch_hash
     from composer.language.space import Space
-    from search.propose.requirements import check_search
 
     space = Space(tree)
-    check_search(space)
+    for check_space in entry_points(CHECKS):
+        check_space.load()(space)
     point = space.example()
     knobs = "1 knob" if len(space.knobs) == 1 else f"{len(space.knobs)} knobs"
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in space.search.objectives)

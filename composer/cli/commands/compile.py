@@ -8,6 +8,9 @@ import typer
 
 from composer.cli.terminal.options import KernelChoice, Set, SpecFile
 
+PANEL = "Models and kernels"
+EXAMPLE = "composer compile specs/nested.yaml --code"
+
 
 def compile(
     file: SpecFile,

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+PANEL = "Models and kernels"
+EXAMPLE = "composer conformance my_package.shift_mixing:ShiftMixing"
+
 
 def conformance(
     block: Annotated[

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from composer.costs.time.roofline import StepTime
     from composer.language.schema.spec import Spec
 
+PANEL = "Costs"
+EXAMPLE = "composer cost specs/dreamer-small.yaml --operations"
+
 
 def cost(
     file: SpecFile,

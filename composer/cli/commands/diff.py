@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from composer.language.description.diff import Difference
     from composer.language.schema.spec import Spec
 
+PANEL = "Specs"
+EXAMPLE = "composer diff specs/dreamer-tiny.yaml specs/recurrent-tiny.yaml"
+
 
 def diff(
     file: SpecFile,

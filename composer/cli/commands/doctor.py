@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+PANEL = "Models and kernels"
+EXAMPLE = "composer doctor"
+
 
 def doctor() -> None:
     """Check the machine: versions, devices, torch.compile, and each kernel against its reference.

@@ -8,6 +8,9 @@ import typer
 
 from composer.cli.terminal.options import Set, SpecFile
 
+PANEL = "Specs"
+EXAMPLE = "composer draw specs/dreamer-tiny.yaml --out dreamer-tiny.svg"
+
 
 def draw(
     file: SpecFile,

@@ -13,6 +13,9 @@ from composer.cli.terminal.options import Set
 if TYPE_CHECKING:
     from composer.training.score import SavedTensors, Scored
 
+PANEL = "Training"
+EXAMPLE = "composer eval runs/first --steps 4,6,8"
+
 
 class Which(StrEnum):
     """Which weights of a run folder."""

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from composer.costs.fitting.fit import Fitted
     from composer.language.schema.spec import Spec
 
+PANEL = "Costs"
+EXAMPLE = "composer fit specs/dreamer-small.yaml --set caps.params=100M"
+
 
 def fit(file: SpecFile, settings: Set = None, out: Out = None) -> None:
     """Change a spec as little as possible until it fits its caps, and say what was changed.

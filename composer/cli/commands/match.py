@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from composer.costs.matching.match import Match
     from composer.language.schema.spec import Spec
 
+PANEL = "Costs"
+EXAMPLE = "composer match specs/recurrent-tiny.yaml --to specs/dreamer-tiny.yaml"
+
 
 def match(
     base: Annotated[

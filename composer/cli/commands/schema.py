@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+PANEL = "Specs"
+EXAMPLE = "composer schema --out specs/composer.schema.json"
+
 
 def schema(
     out: Annotated[

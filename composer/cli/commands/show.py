@@ -12,6 +12,9 @@ from composer.cli.terminal.options import Set, SpecFile
 if TYPE_CHECKING:
     from composer.language.schema.spec import Spec
 
+PANEL = "Specs"
+EXAMPLE = "composer show specs/looped.yaml --resolved"
+
 
 def show(
     file: SpecFile,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from composer.module.emission.code import TorchCompile
     from composer.training.run import Result
 
+PANEL = "Training"
+EXAMPLE = "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first"
+
 
 def train(
     file: SpecFile,

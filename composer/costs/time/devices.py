@@ -9,10 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from composer.settings.errors import os_message
+from composer.settings.errors import UserError, os_message
 
 
-class DeviceError(ValueError):
+class DeviceError(UserError):
     """A device that is not there, or whose figures cannot be read, in words."""
 
 

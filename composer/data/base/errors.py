@@ -1,7 +1,9 @@
 """What goes wrong with data a user named."""
 
+from composer.settings.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """The data cannot be used as asked; the message names the file and what would help."""
 
 

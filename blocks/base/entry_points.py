@@ -1,0 +1,28 @@
+"""Entry points by group, in a checkout that need not be installed as well."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+_PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+"""The project file of a checkout; an installed wheel has none beside its packages."""
+
+
+def entry_points(group: str) -> list[EntryPoint]:
+    """Return the entry points of a group, sorted by name: of installed packages and of this checkout."""
+    installed = importlib.metadata.entry_points(group=group)
+    found = {(point.name, point.value): point for point in [*installed, *_of_checkout(group)]}
+    return [found[key] for key in sorted(found)]
+
+
+def _of_checkout(group: str) -> list[EntryPoint]:
+    text = _PROJECT.read_text(encoding="utf-8") if _PROJECT.is_file() else ""
+    if f'"{group}"' not in text:
+        return []
+    # imported only where it is needed: most commands need no entry point of the checkout
+    import tomllib
+
+    declared = tomllib.loads(text)["project"].get("entry-points", {}).get(group, {})
+    return [EntryPoint(name, value, group) for name, value in declared.items()]

@@ -1,0 +1,81 @@
+"""Finds commands: every file of `composer.cli.commands`, and entry points of `composer.commands`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+
+import composer.cli.commands
+from blocks.base.entry_points import entry_points
+from composer.settings.errors import UserError
+
+GROUP = "composer.commands"
+PANELS = ("Specs", "Costs", "Models and kernels", "Training", "Search")
+"""The panels of `composer --help`, in order; panels that only other packages name follow."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, as its module declares it.
+
+    The module may name the panel of `composer --help` that lists the command (`PANEL`) and a command line
+    that runs in a checkout (`EXAMPLE`).
+    """
+
+    name: str
+    function: Callable[..., None]
+    panel: str
+    example: str
+
+
+def find_commands(arguments: Sequence[str]) -> list[Command]:
+    """Return the command that `arguments` name; all of them, by panel, where they name none.
+
+    Only the modules of the commands that are returned are imported. A command of another package that cannot
+    be loaded is reported on stderr and left out of the list.
+
+    Raises:
+        UserError: the command that is named cannot be loaded.
+    """
+    ours = [info.name for info in pkgutil.iter_modules(composer.cli.commands.__path__)]
+    wanted = next((each for each in arguments if not each.startswith("-")), None)
+    if wanted in ours:
+        return [_ours(wanted)]
+    others = {point.name: point for point in entry_points(GROUP)}
+    if wanted in others:
+        return [_loaded(others[wanted])]
+    found = [_ours(name) for name in ours]
+    for name, point in others.items():
+        try:
+            found.append(_loaded(point, taken=name in ours))
+        except UserError as error:
+            print(f"composer: {error}", file=sys.stderr)
+    panels = [*PANELS, *(each.panel for each in found)]
+    return sorted(found, key=lambda each: (panels.index(each.panel), each.name))
+
+
+def _ours(name: str) -> Command:
+    module = importlib.import_module(f"composer.cli.commands.{name}")
+    return _declared(name, getattr(module, name))
+
+
+def _loaded(point: EntryPoint, taken: bool = False) -> Command:
+    reason = "there is a command of that name already"
+    if not taken:
+        try:
+            return _declared(point.name, point.load())
+        # whatever another package's import raises
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+    raise UserError(f"cannot load the command {point.name!r} from {point.value}: {reason}")
+
+
+def _declared(name: str, function: Callable[..., None]) -> Command:
+    module = sys.modules[function.__module__]
+    panel: str = getattr(module, "PANEL", "Other packages")
+    example: str = getattr(module, "EXAMPLE", "")
+    return Command(name, function, panel, example)
