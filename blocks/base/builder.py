@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
-from blocks.ir.graph import Graph, Loop, fresh
+from blocks.ir.graph import Graph, Loop, Node, fresh
 from blocks.ir.numbers import label
 from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Shape, Value, Weight
 from blocks.ir.slots import DepthKVCache
@@ -38,7 +38,7 @@ class Builder:
     def __init__(self, width: int, parent: Builder | None = None, loop: tuple[str, int, bool] | None = None):
         """`loop` is (index name, trips, tied) of the stage whose body this builder fills."""
         self.width = width
-        self.graph = Graph(inputs=[], outputs=[], carried=0, weights={}, ties={})
+        self.graph = Graph()
         self.prefix = ""
         self.block = ""
         self._parent = parent
@@ -58,17 +58,16 @@ class Builder:
         node = fresh(f"{self.prefix}{name}", self.graph)
         names = tuple(f"{self.prefix}{weight.role}" for weight in weights)
         for full, weight in zip(names, weights, strict=True):
-            assert full not in self.graph.graph["weights"], f"two weights are called {full}"
-            self.graph.graph["weights"][full] = replace(weight, block=self.block)
-        self.graph.add_node(node, op=operation, inputs=inputs, weights=names, blocks=(self.block,))
-        self.graph.add_edges_from((value.node, node) for value in inputs)
+            assert full not in self.graph.weights, f"two weights are called {full}"
+            self.graph.weights[full] = replace(weight, block=self.block)
+        self.graph.put(node, Node(operation, inputs, names, (self.block,)))
         return Value(node)
 
     def input(self, name: str, shape: Shape) -> Value:
         """Add an input of the graph."""
         value = Value(fresh(name, self.graph))
-        self.graph.add_node(value.node, op=Input(shape), inputs=(), weights=(), blocks=("",))
-        self.graph.graph["inputs"].append(value.node)
+        self.graph.put(value.node, Node(Input(shape)))
+        self.graph.inputs.append(value.node)
         return value
 
     def norm(self, x: Value, role: str, shape: Shape, start: float = 1.0) -> Value:
@@ -179,15 +178,13 @@ class Builder:
             fresh = Value(scope._slots[block].node, 1)
             outer_tokens.append(fresh if scope is body else self._token(block, scope))
         captured = body._captured
-        body.graph.graph.update(
-            inputs=[
-                start.node,
-                *(token.node for _, token, _ in body._carried),
-                *(value.node for value in captured.values()),
-            ],
-            outputs=[result, *(body._tokens[block] for block, _, _ in body._carried)],
-            carried=1 + len(body._carried),
-        )
+        body.graph.inputs = [
+            start.node,
+            *(token.node for _, token, _ in body._carried),
+            *(value.node for value in captured.values()),
+        ]
+        body.graph.outputs = [result, *(body._tokens[block] for block, _, _ in body._carried)]
+        body.graph.carried = 1 + len(body._carried)
         done = self.op(name, Loop(index, trips, tied, body.graph), x, *outer_tokens, *captured)
         for number, (block, _, scope) in enumerate(body._carried, start=1):
             if scope is not body:
@@ -235,7 +232,7 @@ class Builder:
         root = self
         while root._parent is not None:
             root = root._parent
-        return self._capture(Value(root.graph.graph["inputs"][0]), root)
+        return self._capture(Value(root.graph.inputs[0]), root)
 
     def _scope(self) -> Builder:
         builder: Builder | None = self

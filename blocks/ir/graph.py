@@ -1,15 +1,16 @@
-"""The graph of operations, and the loop: an operation whose body is a graph of its own. Torch-free."""
+"""The graph of operations: a networkx graph of typed nodes, and the loop, whose body is one. Torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
 
-from blocks.ir.operation import Operation, Shape, Value
+from blocks.ir.operation import Kernel, Operation, Shape, Value, Weight
 
 if TYPE_CHECKING:
     _DiGraph = nx.DiGraph[str]
@@ -23,24 +24,117 @@ def fresh(name: str, taken: Container[object]) -> str:
     return next(each for each in names if each not in taken)
 
 
-class Graph(_DiGraph):
-    """Operations as nodes, in the order they run; an edge wherever one reads another's output.
+class Choice(NamedTuple):
+    """A kernel and the reason it was chosen."""
 
-    Node attributes: `op`, `inputs` (values), `weights` (names), `blocks` (who it belongs to), and once the
-    passes ran `shapes` and `kernel`. Graph attributes: `inputs` (node names), `outputs` (values), `carried`
-    (how many of both, first, go from step to step), `weights` (name -> Weight), `ties` (name -> shared name).
+    kernel: Kernel
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation at its place in a graph. A pass replaces nodes; it never changes one.
+
+    Attributes:
+        op: the operation.
+        inputs: the values that it reads, in order.
+        weights: names of its weights in the graph.
+        blocks: names of the blocks that it belongs to; "" is the model itself.
+        shapes: shapes of its outputs, filled in by shape inference.
+        choice: its kernel and why, filled in when kernels are chosen.
+        recompute: whether it runs again in the backward pass.
+        parts: the operations that a fused one stands for, by name, in the order they ran; else empty.
     """
 
-    def leave(self, node: str, positions: Collection[int]) -> None:
+    op: Operation
+    inputs: tuple[Value, ...] = ()
+    weights: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ("",)
+    shapes: tuple[Shape, ...] = ()
+    choice: Choice | None = None
+    recompute: bool = False
+    parts: Mapping[str, Operation] = field(default_factory=dict)
+
+    @property
+    def kernel(self) -> Kernel:
+        """The chosen kernel."""
+        assert self.choice is not None, f"{self.op.describe()}: no kernel has been chosen"
+        return self.choice.kernel
+
+
+class Graph(_DiGraph):
+    """Nodes by name, in the order they run; an edge wherever one reads another's output.
+
+    Attributes:
+        inputs: names of the nodes that values come in through.
+        outputs: the values it returns.
+        carried: how many inputs and outputs, first, go from step to step; 0 in the model's own graph.
+        weights: every weight by its name here.
+        ties: names of weights that share another's tensor, with that one's name.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str] = (),
+        outputs: Sequence[Value] = (),
+        carried: int = 0,
+        weights: Mapping[str, Weight] | None = None,
+        ties: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.inputs, self.outputs, self.carried = [*inputs], [*outputs], carried
+        self.weights, self.ties = dict(weights or {}), dict(ties or {})
+
+    def node(self, name: str) -> Node:
+        """Return the node of a name."""
+        found: Node = self.nodes[name]["node"]
+        return found
+
+    def loop(self, name: str) -> Loop:
+        """Return the loop of a name."""
+        operation = self.node(name).op
+        assert isinstance(operation, Loop), f"{name} is no loop"
+        return operation
+
+    def put(self, name: str, node: Node) -> None:
+        """Add a node, or put it in the place of the one that has its name; edges follow its inputs."""
+        makers = dict.fromkeys(value.node for value in node.inputs)
+        if name in self:
+            self.remove_edges_from(
+                [(maker, name) for maker in self.predecessors(name) if maker not in makers]
+            )
+        self.add_node(name, node=node)
+        self.add_edges_from((maker, name) for maker in makers)
+
+    def replace(self, name: str, **changes: Any) -> None:
+        """Change fields of the node of a name."""
+        self.put(name, dataclasses.replace(self.node(name), **changes))
+
+    def leave(self, name: str, positions: Collection[int]) -> None:
         """Take the inputs at some positions from a node."""
-        inputs: tuple[Value, ...] = self.nodes[node]["inputs"]
+        inputs = self.node(name).inputs
         kept = tuple(value for position, value in enumerate(inputs) if position not in positions)
-        self.nodes[node]["inputs"] = kept
-        read = {value.node for value in kept}
-        self.remove_edges_from([(value.node, node) for value in inputs if value.node not in read])
+        self.replace(name, inputs=kept)
+
+    def readers(self, value: Value) -> list[str]:
+        """Return the names of the nodes that read a value, in the order they run."""
+        found = {name for name in self.successors(value.node) if value in self.node(name).inputs}
+        return [name for name in self if name in found]
+
+    def empty(self) -> Graph:
+        """Return a graph of the same inputs, outputs and weights that has no nodes yet."""
+        return Graph(self.inputs, self.outputs, self.carried, self.weights, self.ties)
+
+    def copy(self, as_view: bool = False) -> Graph:
+        """Return a graph of the same nodes, which are values and stay as they are."""
+        assert not as_view, "a graph of operations has no views"
+        made = self.empty()
+        for name in self:
+            made.put(name, self.node(name))
+        return made
 
 
-@dataclass
+@dataclass(frozen=True)
 class Loop(Operation):
     """A stage: its body runs `trips` times; with `tied` weights they are one set, else one per trip.
 
@@ -56,7 +150,7 @@ class Loop(Operation):
 
     def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
         """Return the shapes of the carried values."""
-        return tuple(inputs[: self.body.graph["carried"]])
+        return tuple(inputs[: self.body.carried])
 
     def describe(self) -> str:
         """Return `recur x 8` or `stack x 8`."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from blocks.ir.graph import Graph, Loop
+from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import Operation, Weight
 
 
@@ -36,10 +35,11 @@ class Place:
         )
 
 
-def operations(graph: Graph) -> Iterator[tuple[str, Operation, dict[str, Any]]]:
-    """Yield (node, operation, attributes) of one graph in the order they run."""
-    for node, data in graph.nodes(data=True):
-        yield node, data["op"], data
+def operations(graph: Graph) -> Iterator[tuple[str, Operation, Node]]:
+    """Yield (name, operation, node) of one graph in the order they run."""
+    for name in graph:
+        node = graph.node(name)
+        yield name, node.op, node
 
 
 def graphs(graph: Graph, place: Place | None = None) -> Iterator[tuple[Graph, Place]]:
@@ -54,7 +54,7 @@ def graphs(graph: Graph, place: Place | None = None) -> Iterator[tuple[Graph, Pl
 def weights(graph: Graph, place: Place | None = None, path: str = "") -> Iterator[tuple[str, Weight, Place]]:
     """Yield every tensor the graph stands for, copy by copy, under its full name in a state_dict."""
     place = place or Place()
-    for name, weight in graph.graph["weights"].items():
+    for name, weight in graph.weights.items():
         yield f"{path}{name}", weight, place
     for node, operation, _ in operations(graph):
         if isinstance(operation, Loop):

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, TypeAlias
 
 from blocks.base.config import BlockConfig
-from blocks.ir.graph import Graph, Loop
+from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import CostContext, Operation, Shape
 from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.ir.walk import Place, operations
@@ -160,18 +160,17 @@ class _Body:
 
     def inside(self, node: str) -> _Body:
         """Return the body of a stage."""
-        loop = self.graph.nodes[node]["op"]
-        assert isinstance(loop, Loop)
+        loop = self.graph.loop(node)
         return _Body(self.spec, loop.body, self.place.inside(node, loop), self.seen)
 
-    def _rows(self, node: str, operation: Operation, data: dict[str, Any]) -> Iterator[Row]:
+    def _rows(self, node: str, operation: Operation, data: Node) -> Iterator[Row]:
         if isinstance(operation, (Loop, Input)):
             return
         at = CostContext(self.spec.model.context, self.place.trips)
         forward = operation.flops(at) * self.place.executions
         backward = operation.backward_flops(at) * self.place.executions
-        kernel = data["kernel"].kernel.name
-        weights, shapes = data["weights"], data["shapes"]
+        kernel = data.kernel.name
+        weights, shapes = data.weights, data.shapes
         if isinstance(operation, Project) and len(weights) > 1:
             for name, shape in zip(weights, shapes, strict=True):
                 part = prod(shape) / operation.width
@@ -184,7 +183,7 @@ class _Body:
 
     def _weights(self, names: Any, kernel: str) -> tuple[str, str, int, int]:
         """Tell weights and kernel, and count what was not counted before."""
-        weights = [(name, self.graph.graph["weights"][name]) for name in names]
+        weights = [(name, self.graph.weights[name]) for name in names]
         told = ", ".join(f"{name.rpartition('.')[2]} {_shape(weight.shape)}" for name, weight in weights)
         params = active = 0
         for name, weight in weights:
@@ -230,11 +229,10 @@ def _around(name: str) -> Iterator[str]:
 
 def _held(body: _Body, node: str) -> Iterator[Held]:
     """Yield the slots that a stage keeps: those that its graph makes for it."""
-    for value in body.graph.nodes[node]["inputs"]:
-        made = body.graph.nodes[value.node]
-        if isinstance(made["op"], DepthKVCache) and value.output == 0:
-            block = made["blocks"][0]
-            operation: DepthKVCache = made["op"]
+    for value in body.graph.node(node).inputs:
+        made = body.graph.node(value.node)
+        operation, block = made.op, made.blocks[0]
+        if isinstance(operation, DepthKVCache) and value.output == 0:
             shape = _shape((2, operation.kv_heads, operation.head_dim))
             yield Held(block, operation.count, body.spec.blocks[block].type, shape)
 

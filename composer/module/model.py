@@ -137,7 +137,7 @@ class ComposedModel(lightning.LightningModule):
         return "required" if self.torch_compile == "on" else "no"
 
     def _emit(self) -> None:
-        logits, loss = self.graph.graph["outputs"]
+        logits, loss = self.graph.outputs
         self.code = Code(self.graph, Place(), [logits], "Model", self._compiled)
         self._loss = Code(self.graph, Place(), [loss], "Loss", self._compiled)
 

@@ -24,8 +24,8 @@ def target_of(weight: Tensor) -> Target:
 def functions(graph: Graph) -> list[tuple[str, str, dict[str, Any]]]:
     """Return what kernels of a graph are prepared by, call, and give: what emitted code depends on."""
     return [
-        (data["kernel"].kernel.prepare, data["kernel"].kernel.function, operation.arguments())
+        (data.kernel.prepare, data.kernel.function, operation.arguments())
         for body, _ in graphs(graph)
         for _, operation, data in operations(body)
-        if not isinstance(operation, Input) and "kernel" in data
+        if not isinstance(operation, Input) and data.choice
     ]

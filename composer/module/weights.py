@@ -18,7 +18,7 @@ def residual_writers(graph: Graph) -> int:
     return sum(
         place.copies
         for body, place in graphs(graph)
-        for weight in body.graph["weights"].values()
+        for weight in body.weights.values()
         if weight.writes_residual
     )
 

@@ -83,8 +83,8 @@ class _Calls(fx.Interpreter):
         return made
 
     def _look(self, node: str, made: Any) -> None:
-        data = self.watched.graph.nodes[node]
-        shapes = data["shapes"]
+        data = self.watched.graph.node(node)
+        shapes = data.shapes
         for output, (shape, got) in enumerate(zip(shapes, made if len(shapes) > 1 else [made], strict=True)):
             value = Value(node, output)
             # slots, tables and the tokens that order slots are no values of tokens

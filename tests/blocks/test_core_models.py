@@ -83,12 +83,7 @@ def test_models_by_kernels_give_the_loss_and_gradients_of_the_reference(planned_
 
 
 def chosen(graph):
-    return {
-        data["kernel"].kernel.name
-        for body, _ in graphs(graph)
-        for _, _, data in operations(body)
-        if "kernel" in data
-    }
+    return {data.kernel.name for body, _ in graphs(graph) for _, _, data in operations(body) if data.choice}
 
 
 @pytest.mark.parametrize("case", ["transformer", "parallel"])

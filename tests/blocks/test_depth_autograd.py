@@ -228,7 +228,7 @@ def test_without_a_gpu_the_reference_runs():
 def chosen(tree, target, kernels="auto"):
     graph = compile_graph(compiled(tree).spec, target, kernels)
     return {
-        type(op): (data["kernel"], op)
+        type(op): (data.choice, op)
         for body, _ in graphs(graph)
         for _, op, data in operations(body)
         if isinstance(op, WriteKV | Attend)

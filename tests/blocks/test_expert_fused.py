@@ -155,18 +155,18 @@ def found(graph):
 def test_on_a_gpu_experts_absorb_their_routing():
     graph = compile_graph(make(DREAMER), Target("cuda", "bfloat16"))
     ((node, data),) = found(graph)
-    assert data["op"] == RoutedExperts(16, 5, 2, 8, 1e-3)
+    assert data.op == RoutedExperts(16, 5, 2, 8, 1e-3)
     assert node.endswith("e.experts")
-    assert [*data["parts"]] == [node.replace("experts", "route"), node]
-    assert [name.rsplit(".")[-1] for name in data["weights"]] == [
+    assert [*data.parts] == [node.replace("experts", "route"), node]
+    assert [name.rsplit(".")[-1] for name in data.weights] == [
         "gate_up",
         "down",
         "keys",
         "balance",
         "load",
     ]
-    assert data["inputs"][0] != data["inputs"][1] == Value(node.replace("experts", "query_rotated"))
-    assert data["kernel"].kernel.name == "triton_experts"
+    assert data.inputs[0] != data.inputs[1] == Value(node.replace("experts", "query_rotated"))
+    assert data.kernel.name == "triton_experts"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_elsewhere_they_do_not(changes, device):
     graph = compile_graph(
         make(tree({"e": {**GROUPED, **changes}}, {"recur": 2, "step": ["e"]}, width=16)), Target(device)
     )
-    assert [type(data["op"]) for _, data in found(graph)] == [Route, Experts]
+    assert [type(data.op) for _, data in found(graph)] == [Route, Experts]
 
 
 @pytest.mark.parametrize("code", ["rotary", "none", "bias"])
@@ -190,7 +190,7 @@ def test_a_model_that_routes_in_kernels_is_the_same_model(anywhere, code, again)
     tokens = tokens_for(spec).to(anywhere)
     close(gradients(model, tokens), gradients(plain, tokens))
     ((_, data),) = found(model.graph)
-    assert bool(data.get("recompute")) == again
+    assert bool(data.recompute) == again
     counted = [[each.clone() for _, held, _ in states(m, m.graph) for each in held] for m in (model, plain)]
     # counted once per step, and not again when it is recomputed
     for one, other in zip(*counted, strict=True):

@@ -109,10 +109,10 @@ def test_its_self_test_finds_a_window_that_is_one_off(more, monkeypatch):
 def used(graph):
     """The kernels of attention and masks, and what they are given."""
     return [
-        (data["kernel"].kernel.name, len(data["inputs"]))
+        (data.kernel.name, len(data.inputs))
         for body, _ in graphs(graph)
         for node, _, data in operations(body)
-        if ("kernel" in data and node.startswith("window")) or node.endswith("attend")
+        if (data.choice and node.startswith("window")) or node.endswith("attend")
     ]
 
 

@@ -23,7 +23,7 @@ def counted(spec):
         for _, operation, data in operations(body):
             if isinstance(operation, Loop | Input):
                 continue
-            held = [body.graph["weights"][name] for name in data["weights"]]
+            held = [body.weights[name] for name in data.weights]
             sizes = [(prod(weight.shape), weight.active) for weight in held if weight.trained]
             params = sum(size for size, _ in sizes)
             active = sum(size * used // of for size, (used, of) in sizes)

@@ -47,7 +47,7 @@ def test_a_head_by_chunks_keeps_what_it_declares(tie, monkeypatch):
     monkeypatch.setattr(chunks, "FEWEST", 4)
     spec = make(tree({"f": FFN}, {"recur": 2, "step": ["f"]}, tie=tie))
     check_saved(spec)
-    saved = compile_graph(spec).nodes["loss"]["op"].saved(CostContext(8))
+    saved = compile_graph(spec).node("loss").op.saved(CostContext(8))
     assert (saved.inputs, saved.extra, saved.once) == ((), 4 * 10, 4 * 10 * 11)
 
 

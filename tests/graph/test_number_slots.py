@@ -64,7 +64,7 @@ class Execution:
 
     def run(self, graph, indices):
         for _, operation, data in operations(graph):
-            block = data["blocks"][0]
+            block = data.blocks[0]
             if isinstance(operation, Loop):
                 for n in range(operation.trips):
                     self.run(operation.body, {**indices, operation.index: n})
@@ -83,7 +83,7 @@ def at(affine, indices):
 
 
 def index(graph, data, indices):
-    rotation = graph.nodes[data["inputs"][0].node]["op"]
+    rotation = graph.node(data.inputs[0].node).op
     return at(rotation.index, indices) if isinstance(rotation, RotateStep) else None
 
 

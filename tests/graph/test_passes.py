@@ -41,7 +41,7 @@ def ordered(graph):
     """Whether every operation comes after what it reads."""
     seen = set()
     for node, _, data in operations(graph):
-        if not {value.node for value in data["inputs"]} <= seen | {node}:
+        if not {value.node for value in data.inputs} <= seen | {node}:
             return False
         seen.add(node)
     return True
@@ -55,10 +55,10 @@ def test_dead_code_removes_what_no_output_needs_with_its_weights():
     y = builder.project(x, "kept", (4,))
     for n in range(9):  # far more is dead than alive
         x = builder.project(x, f"dead{n}", (WIDTH,))
-    builder.graph.graph["outputs"] = [builder.project(y, "out", (WIDTH,), 4)]
+    builder.graph.outputs = [builder.project(y, "out", (WIDTH,), 4)]
     graph = dead_code(builder.graph)
     assert names(graph) == ["x", "kept", "out"]
-    assert list(graph.graph["weights"]) == ["kept", "out"]
+    assert list(graph.weights) == ["kept", "out"]
     assert isinstance(graph, Graph)
 
 
@@ -69,7 +69,7 @@ def test_dead_code_keeps_the_order_of_what_lives():
         builder.project(x, f"dead{n}_a", (WIDTH,))
         builder.project(x, f"dead{n}_b", (WIDTH,))
         x = builder.op(f"add{n}", Sum((WIDTH,)), x, y)
-    builder.graph.graph["outputs"] = [x]
+    builder.graph.outputs = [x]
     graph = dead_code(builder.graph)
     assert names(graph) == ["x", *(f"{kind}{n}" for n in range(12) for kind in ("p", "add"))]
     assert ordered(graph)
@@ -82,10 +82,10 @@ def test_dead_code_reaches_into_loops():
         body.project(start, "dead", (3,))
         return body.project(start, "alive", (WIDTH,))
 
-    builder.graph.graph["outputs"] = [builder.stage("stages.0", 2, True, x, fill)]
+    builder.graph.outputs = [builder.stage("stages.0", 2, True, x, fill)]
     graph = dead_code(builder.graph)
     (loop,) = (operation for _, operation, _ in operations(graph) if isinstance(operation, Loop))
-    assert list(loop.body.graph["weights"]) == ["alive"]
+    assert list(loop.body.weights) == ["alive"]
 
 
 def test_dead_code_takes_from_loops_what_they_do_not_read_and_goes_for_its_maker():
@@ -100,9 +100,9 @@ def test_dead_code_takes_from_loops_what_they_do_not_read_and_goes_for_its_maker
         body._capture(unread, builder)
         return body.op("add", Sum((WIDTH,)), start, body._capture(value, builder))
 
-    builder.graph.graph["outputs"] = [builder.stage("stages.0", 2, True, x, outer)]
+    builder.graph.outputs = [builder.stage("stages.0", 2, True, x, outer)]
     (inner,) = (body for body, place in graphs(builder.graph) if len(place.loops) == 2)
-    assert inner.graph["inputs"] == ["x", "near", "far"]
+    assert inner.inputs == ["x", "near", "far"]
     graph = dead_code(builder.graph)
     assert [names(body) for body, _ in graphs(graph)] == [
         ["x", "far", "near", "stages.0"],
@@ -110,14 +110,15 @@ def test_dead_code_takes_from_loops_what_they_do_not_read_and_goes_for_its_maker
         ["x", "far", "add"],
     ]
     # the innermost reader of `far` gone, it is not made
-    inner.graph["outputs"] = [Value("x")]
+    (inner,) = (body for body, place in graphs(graph) if len(place.loops) == 2)
+    inner.outputs = [Value("x")]
     inner.remove_node("add")
     graph = dead_code(graph)
     assert [names(body) for body, _ in graphs(graph)][:2] == [
         ["x", "near", "stages.0"],
         ["x", "near", "inner", "add"],
     ]
-    assert list(graph.graph["weights"]) == ["near"]
+    assert list(graph.weights) == ["near"]
     assert ordered(graph)
 
 
@@ -135,13 +136,13 @@ def test_merging_joins_projections_of_one_input_only():
     builder, x = small()
     a, b = builder.project(x, "a", (2, 3)), builder.project(x, "b", (5,))
     c = builder.project(a, "c", (4,), 6)
-    builder.graph.graph["outputs"] = [b, c, a]
+    builder.graph.outputs = [b, c, a]
     graph = merge_projections(builder.graph)
     assert names(graph) == ["x", "a", "c"]
-    assert graph.nodes["a"]["op"] == Project(WIDTH, ((2, 3), (5,)))
-    assert graph.nodes["a"]["weights"] == ("a", "b")
-    assert graph.graph["outputs"] == [("a", 1), ("c", 0), ("a", 0)]
-    assert list(graph.graph["weights"]) == ["a", "b", "c"]
+    assert graph.node("a").op == Project(WIDTH, ((2, 3), (5,)))
+    assert graph.node("a").weights == ("a", "b")
+    assert graph.outputs == [("a", 1), ("c", 0), ("a", 0)]
+    assert list(graph.weights) == ["a", "b", "c"]
 
 
 def unmerged(monkeypatch):
@@ -165,7 +166,7 @@ def test_merging_keeps_the_function_and_the_names(case, monkeypatch):
 @given(specs())
 def test_after_merging_no_two_projections_read_the_same(spec):
     for graph, _ in graphs(compile_graph(spec)):
-        read = [data["inputs"][0] for _, op, data in operations(graph) if isinstance(op, Project)]
+        read = [data.inputs[0] for _, op, data in operations(graph) if isinstance(op, Project)]
         assert len(read) == len(set(read))
         assert ordered(graph)
 
@@ -226,7 +227,7 @@ def test_inferred_shapes_are_those_of_the_tensors(spec):
         (2, 3, *shape)
         for graph, _ in graphs(model.graph)
         for _, op, data in operations(graph)
-        for shape in data["shapes"]
+        for shape in data.shapes
         if not isinstance(op, Input) and all(size >= 0 for size in shape)
     }
     for module in model.modules():
@@ -245,18 +246,18 @@ def test_inferred_shapes_are_those_of_the_tensors(spec):
 def test_a_tied_weight_disappears_and_its_user_reads_the_other():
     builder, x = small()
     a = builder.project(x, "a", (4,))
-    builder.graph.graph["outputs"] = [a, builder.project(x, "b", (4,))]
-    builder.graph.graph["ties"]["b"] = "a"
+    builder.graph.outputs = [a, builder.project(x, "b", (4,))]
+    builder.graph.ties["b"] = "a"
     graph = tie_weights(builder.graph)
-    assert list(graph.graph["weights"]) == ["a"]
-    assert graph.nodes["b"]["weights"] == ("a",)
+    assert list(graph.weights) == ["a"]
+    assert graph.node("b").weights == ("a",)
 
 
 def test_a_tie_of_unequal_shapes_is_refused():
     builder, x = small()
     builder.project(x, "a", (4,))
     builder.project(x, "b", (5,))
-    builder.graph.graph["ties"]["b"] = "a"
+    builder.graph.ties["b"] = "a"
     with pytest.raises(ValueError, match=r"b \(5, 8\) is tied to a \(4, 8\)"):
         tie_weights(builder.graph)
 
@@ -267,10 +268,10 @@ def test_a_tie_of_unequal_shapes_is_refused():
 def chosen(spec, target=None, kernels="auto"):
     graph = choose_kernels(compile_graph(spec), target or Target(), kernels)
     return {
-        f"{'.'.join(loop[0] for loop in place.loops)}.{node}": data["kernel"]
+        f"{'.'.join(loop[0] for loop in place.loops)}.{node}": data.choice
         for body, place in graphs(graph)
         for node, _, data in operations(body)
-        if "kernel" in data
+        if data.choice
     }
 
 
@@ -303,7 +304,7 @@ def test_reference_takes_the_last_kernel_everywhere_and_every_choice_says_why(sp
             for _, operation, data in operations(body):
                 if isinstance(operation, (Loop, Input)):
                     continue
-                kernel, why = data["kernel"]
+                kernel, why = data.choice
                 assert kernel.why
                 assert kernel.why in why
                 assert kernel in operation.kernels
@@ -325,7 +326,7 @@ def test_the_plan_prints_every_operation_once_in_order(spec):
                 yield depth, f"{node}: {operation.describe()}", "loop"
                 yield from expected(operation.body, depth + 1)
             elif not isinstance(operation, Input):
-                yield depth, node, data["kernel"].kernel.name
+                yield depth, node, data.kernel.name
 
     assert [(line.depth, line.operation, line.kernel) for line in plan_lines(graph)] == list(
         expected(graph, 0)

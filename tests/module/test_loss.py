@@ -178,7 +178,7 @@ def test_models_give_the_losses_and_gradients_of_the_reference(tied, autocast, m
 
 
 def operation_of(model):
-    return type(model.graph.nodes["loss"]["op"])
+    return type(model.graph.node("loss").op)
 
 
 def test_a_model_scores_and_runs_without_gradients():
@@ -212,9 +212,9 @@ def test_the_head_is_absorbed_only_where_logits_are_more_than_a_chunk(monkeypatc
         (spec(2**15, 64, {"batch_tokens": 2048, "accumulate": 2}), False),
     ):
         graph = compile_graph(made)
-        assert isinstance(graph.nodes["loss"]["op"], HeadLoss) == absorbed
+        assert isinstance(graph.node("loss").op, HeadLoss) == absorbed
         assert ("head" in graph) == (not absorbed)
-    assert isinstance(compile_graph(made, kernels="reference").nodes["loss"]["op"], CrossEntropy)
+    assert isinstance(compile_graph(made, kernels="reference").node("loss").op, CrossEntropy)
 
 
 def test_absorbing_changes_no_cost_of_parameters_and_products():

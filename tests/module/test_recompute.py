@@ -342,7 +342,7 @@ def test_what_cannot_be_recomputed_is_refused(place):
 def test_slots_tables_inputs_and_results_are_never_recomputed(spec):
     graph = compile_graph(spec)
     for body, _ in graphs(mark_recompute(graph, [*recomputable(graph)])):
-        returned = {value.node for value in body.graph["outputs"]}
+        returned = {value.node for value in body.outputs}
         for node, operation, data in operations(body):
             kind = type(operation).__name__
             stays = kind in (
@@ -354,7 +354,7 @@ def test_slots_tables_inputs_and_results_are_never_recomputed(spec):
                 "StepTable",
                 "WindowMask",
             )
-            assert ("recompute" in data) == (not stays and node not in returned and operation.recomputable)
+            assert data.recompute == (not stays and node not in returned and operation.recomputable)
 
 
 def test_weights_and_their_names_do_not_depend_on_marks():

@@ -135,22 +135,22 @@ def _run(
     path: str,
     found: dict[str, Call],
 ) -> list[Any]:
-    values = {Value(name): value for name, value in zip(graph.graph["inputs"], given, strict=True)}
+    values = {Value(name): value for name, value in zip(graph.inputs, given, strict=True)}
     for node, operation, data in operations(graph):
         if isinstance(operation, Input):
             continue
-        inputs = [values[Value(*value)] for value in data["inputs"]]
+        inputs = [values[Value(*value)] for value in data.inputs]
         if isinstance(operation, Loop):
             made = _loop(module, node, operation, inputs, indices, f"{path}{node}.", found)
         else:
-            weights = tuple(_held(module, name) for name in data["weights"])
+            weights = tuple(_held(module, name) for name in data.weights)
             arguments = {key: _index(each, indices) for key, each in operation.arguments().items()}
-            call = Call(f"{path}{node}", operation, data["kernel"].kernel, tuple(inputs), weights, arguments)
+            call = Call(f"{path}{node}", operation, data.kernel, tuple(inputs), weights, arguments)
             found[call.place] = call
             out = resolve(call.kernel.function)(*inputs, *prepared(call.kernel, weights), **arguments)
             made = [*out] if isinstance(out, tuple) else [out]
         values |= {Value(node, n): value for n, value in enumerate(made)}
-    return [values[Value(*value)] for value in graph.graph["outputs"]]
+    return [values[Value(*value)] for value in graph.outputs]
 
 
 def _loop(
@@ -164,7 +164,7 @@ def _loop(
 ) -> list[Any]:
     parent, name = descend(module, node)
     sets = parent._modules[name].sets()  # type: ignore[union-attr,operator]
-    count = loop.body.graph["carried"]
+    count = loop.body.carried
     carried, constant = given[:count], given[count:]
     for n in range(loop.trips):
         inside = {**indices, loop.index: n}

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
-from blocks.ir.graph import Graph, Loop
+from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import largest
 from blocks.ir.operation import CostContext, Operation
 from blocks.ir.slots import DepthKVCache
@@ -191,7 +191,7 @@ def _rows(graph: Graph, context: int, full_mask: bool = False) -> Iterator[Row]:
 def _shares(
     body: Graph,
     operation: Operation,
-    data: dict[str, Any],
+    data: Node,
     at: CostContext,
     place: Place,
     seen: set[tuple[int, str]],
@@ -199,7 +199,7 @@ def _shares(
     """Yield each block's share of one operation; merged projections belong to several blocks."""
     forward = operation.flops(at) * place.executions
     backward = operation.backward_flops(at) * place.executions
-    blocks = data["blocks"]
+    blocks = data.blocks
     shares = {block: Share() for block in blocks}
     parts = [1.0]
     if isinstance(operation, Project):
@@ -207,8 +207,8 @@ def _shares(
     for block, part in zip(blocks, parts, strict=True):
         shares[block].forward += forward * part
         shares[block].backward += backward * part
-    for name in data["weights"]:
-        weight = body.graph["weights"][name]
+    for name in data.weights:
+        weight = body.weights[name]
         # a tied weight is counted where it is used first
         if weight.trained and (id(body), name) not in seen:
             seen.add((id(body), name))
@@ -233,7 +233,7 @@ def _alive(graph: Graph) -> int:
     most = 0
     for _, operation, data in operations(graph):
         if isinstance(operation, Loop):
-            held = (graph.nodes[value.node]["op"] for value in data["inputs"] if not value.output)
+            held = (graph.node(value.node).op for value in data.inputs if not value.output)
             own = sum(slots.elements() for slots in held if isinstance(slots, DepthKVCache))
             most = largest(most, own + _alive(operation.body))
     return most

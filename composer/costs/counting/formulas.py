@@ -13,7 +13,7 @@ from functools import reduce
 from math import gcd, lcm
 from typing import Any, NamedTuple, TypeAlias
 
-from blocks.ir.graph import Graph, Loop
+from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import CostContext, Operation
 from blocks.ir.traced import Trace, Traced
 from blocks.ir.walk import graphs, operations
@@ -65,7 +65,7 @@ def formulas(tree: Mapping[str, Any]) -> Iterator[Formula]:
         at = CostContext(spec.model.context, place.trips, **sizes)  # type: ignore[arg-type]
         for node, operation, data in operations(body):
             if not isinstance(operation, Loop | Input):
-                block = next(iter(data["blocks"]), "")
+                block = next(iter(data.blocks), "")
                 for quantity, value in _costs(body, operation, data, at):
                     if (text := written(value)) != "0":
                         yield Formula(block, _name(node, data), quantity, text)
@@ -76,10 +76,8 @@ def written(number: Any) -> str:
     return _written(_sum(number))
 
 
-def _costs(
-    body: Graph, operation: Operation, data: dict[str, Any], at: CostContext
-) -> Iterator[tuple[str, Any]]:
-    weights = [body.graph["weights"][name] for name in data["weights"]]
+def _costs(body: Graph, operation: Operation, data: Node, at: CostContext) -> Iterator[tuple[str, Any]]:
+    weights = [body.weights[name] for name in data.weights]
     sizes = [(weight.size, *weight.active) for weight in weights if weight.trained]
     yield "forward", operation.flops(at)
     yield "backward", operation.backward_flops(at)
@@ -88,9 +86,9 @@ def _costs(
     yield "kept", operation.saved(at).extra
 
 
-def _name(node: str, data: dict[str, Any]) -> str:
-    roles = [weight.rpartition(".")[2] for weight in data["weights"]]
-    return ", ".join(roles) if len(roles) > 1 and len(data["blocks"]) > 1 else node.rpartition(".")[2]
+def _name(node: str, data: Node) -> str:
+    roles = [weight.rpartition(".")[2] for weight in data.weights]
+    return ", ".join(roles) if len(roles) > 1 and len(data.blocks) > 1 else node.rpartition(".")[2]
 
 
 def names(tree: Mapping[str, Any]) -> list[str]:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from blocks.ir.graph import Graph, Loop
+from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import total
 from blocks.ir.operation import (
     CostContext,
@@ -96,7 +96,7 @@ class Step:
     reads: tuple[Value, ...]
     keeps: tuple[Value, ...]
     sources: tuple[Value, ...]
-    weights: tuple[tuple[str, int], ...]
+    weights: tuple[tuple[str, float], ...]
     prepared: float
     late: float
     slots: tuple[str, ...]
@@ -179,7 +179,7 @@ def body_of(graph: Graph, batch: Batch) -> Body:
 
 def value_bytes(graph: Graph, value: Value, sizes: Sizes) -> float:
     """Return the bytes per token of one value alone."""
-    elements: int = prod(graph.nodes[value.node]["shapes"][value.output])
+    elements: int = prod(graph.node(value.node).shapes[value.output])
     return elements * sizes[value]
 
 
@@ -197,7 +197,7 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         if isinstance(step.operation, Loop)
         for each in (found.loops[step.node],)
     }
-    state = Value(graph.graph["inputs"][0])
+    state = Value(graph.inputs[0])
     size = batch.tokens * bytes_of(graph, state, sizes)
     # an embedding that is the head as well is one weight
     own = {name: size for step in steps for name, size in step.weights}
@@ -243,17 +243,16 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
 def _step(
     graph: Graph, node: str, at: CostContext, sizes: Sizes, found: Kept, dies: Iterable[Value], batch: Batch
 ) -> Step:
-    data = graph.nodes[node]
-    operation: Operation = data["op"]
-    inputs: tuple[Value, ...] = data["inputs"]
-    outputs = tuple(Value(node, output) for output in range(len(data["shapes"])))
+    data = graph.node(node)
+    operation, inputs = data.op, data.inputs
+    outputs = tuple(Value(node, output) for output in range(len(data.shapes)))
     made = list(dict.fromkeys(storage(graph, value) for value in outputs))
     sources = tuple(storage(graph, value) for value in inputs)
     wants = [value for value in inputs if is_float(graph, value) and sizes[value] < IDS]
     keeps: tuple[Value, ...] = ()
-    weights: tuple[tuple[str, int], ...] = ()
+    weights: tuple[tuple[str, float], ...] = ()
     if isinstance(operation, Loop):
-        names = operation.body.graph["inputs"]
+        names = operation.body.inputs
         kept_there = found.loops[node].values
         reads = tuple(v for v, name in zip(sources, names, strict=True) if Value(name) in kept_there)
         flow, copied, need = IOBytes(0, 0, 0), 0.0, _NONE
@@ -270,9 +269,9 @@ def _step(
             total(copy or 0 for copy in copies),
         )
         made_ready = [
-            (name, graph.graph["weights"][name].size, _ready(operation, data, number, at, batch.size))
-            for number, name in enumerate(data["weights"])
-            if graph.graph["weights"][name].trained
+            (name, graph.weights[name].size, _ready(operation, data, number, at, batch.size))
+            for number, name in enumerate(data.weights)
+            if graph.weights[name].trained
         ]
         weights = tuple((name, ready.gradient * size) for name, size, ready in made_ready)
         prepared = total(ready.prepared * size for _, size, ready in made_ready)
@@ -329,14 +328,12 @@ class _Ready(NamedTuple):
     late: float = 0
 
 
-def _ready(
-    operation: Operation, data: dict[str, Any], number: int, at: CostContext, size: Precision
-) -> _Ready:
+def _ready(operation: Operation, data: Node, number: int, at: CostContext, size: Precision) -> _Ready:
     """Return how one of an operation's weights is made ready."""
     weight, compute = size.weight, size.compute
     if isinstance(operation, DepthKVCache):
         return _Ready(weight)
-    kernel = data["kernel"].kernel
+    kernel = data.kernel
     casts = number < kernel.casts if kernel.prepare else operation.works_in(at) == "compute"
     if casts and compute < weight:
         # cast once for all products; gradients add up as they come, and are widened in the end
@@ -346,7 +343,7 @@ def _ready(
 
 def _own(graph: Graph) -> float:
     """Return the elements of a graph's own trained weights."""
-    found: float = total(weight.size for weight in graph.graph["weights"].values() if weight.trained)
+    found: float = total(weight.size for weight in graph.weights.values() if weight.trained)
     return found
 
 
@@ -354,12 +351,12 @@ def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]
     """Return the storages that nobody reads after each operation and that are not kept."""
     last: dict[Value, str] = {}
     for node in nodes:
-        data = graph.nodes[node]
-        last.update({storage(graph, Value(node, output)): node for output in range(len(data["shapes"]))})
-        read = (storage(graph, value) for value in data["inputs"])
+        data = graph.node(node)
+        last.update({storage(graph, Value(node, output)): node for output in range(len(data.shapes))})
+        read = (storage(graph, value) for value in data.inputs)
         last.update({value: node for value in read if not _is_input(graph, value)})
     # training asks the model for its loss alone
-    outputs = graph.graph["outputs"] if graph.graph["carried"] else graph.graph["outputs"][-1:]
+    outputs = graph.outputs if graph.carried else graph.outputs[-1:]
     stay = found.values | {storage(graph, value) for value in outputs}
     dies: dict[str, list[Value]] = defaultdict(list)
     for value, node in last.items():
@@ -381,4 +378,4 @@ def _needs(steps: tuple[Step, ...], values: frozenset[Value]) -> dict[Value, int
 
 
 def _is_input(graph: Graph, value: Value) -> bool:
-    return isinstance(graph.nodes[value.node]["op"], Input)
+    return isinstance(graph.node(value.node).op, Input)

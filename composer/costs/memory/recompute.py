@@ -136,7 +136,7 @@ class _Prices:
         """Return whether an operation has products."""
         path, node = self.nodes[place]
         body, around = self.bodies[path]
-        return bool(body.nodes[node]["op"].flops(CostContext(1, around.trips)) > 0)
+        return body.node(node).op.flops(CostContext(1, around.trips)) > 0
 
     def with_makers(self, place: str, chosen: Places) -> Places:
         """Return an operation with all it takes to make it from what is kept and what is chosen."""
@@ -144,7 +144,7 @@ class _Prices:
         body, kept_here = self.bodies[path][0], self._of(chosen)[2][path].values
         found, asked = {place}, [node]
         while asked:
-            for value in body.nodes[asked.pop()]["inputs"]:
+            for value in body.node(asked.pop()).inputs:
                 maker = f"{path}{value.node}"
                 made = storage(body, value) in kept_here or maker in chosen | found
                 if maker in self.nodes and not made:
@@ -227,8 +227,8 @@ def _by_path(here: Kept, path: str) -> Iterator[tuple[str, Kept]]:
 
 def _flops(graph: Graph, place: Place, here: Kept, length: int, full_mask: bool) -> float:
     at = CostContext(length, place.trips, full_mask=full_mask)
-    found: float = total(graph.nodes[node]["op"].flops(at) for node in here.reruns) * place.executions
+    found: float = total(graph.node(node).op.flops(at) for node in here.reruns) * place.executions
     for node, inner in here.loops.items():
-        body = graph.nodes[node]["op"].body
-        found = found + _flops(body, place.inside(node, graph.nodes[node]["op"]), inner, length, full_mask)
+        loop = graph.loop(node)
+        found = found + _flops(loop.body, place.inside(node, loop), inner, length, full_mask)
     return found

@@ -72,14 +72,14 @@ class _Replay:
     def run(self) -> None:
         """Replay one step, from its start to the update of the weights."""
         root, ledger = self.root, self.ledger
-        graph = root.graph.graph
+        graph = root.graph
         ledger.add("weights", root.weights)
         ledger.add("optimizer", 2 * root.weights)
         ledger.add("prepared", root.prepared)
         # tokens and targets
-        ledger.add("activations", len(graph["inputs"]) * root.state)
+        ledger.add("activations", len(graph.inputs) * root.state)
         self._forward(root, {}, "")
-        self._backward(root, {}, "", _Turn(1, 1, {}), {graph["outputs"][-1]: _Gradient(0)})
+        self._backward(root, {}, "", _Turn(1, 1, {}), {graph.outputs[-1]: _Gradient(0)})
         ledger.moment(("update of the weights",), 0)
 
     # what trips keep
@@ -287,7 +287,7 @@ class _Replay:
 
     def _start(self, inner: Body, given: _Gradient) -> _Gradients:
         """Return the gradients that the last trip starts from."""
-        return {inner.graph.graph["outputs"][0]: _Gradient(given.bytes, given.values)}
+        return {inner.graph.outputs[0]: _Gradient(given.bytes, given.values)}
 
     def _enter(
         self, inner: Body, step: Step, given: _Gradient, done: int, turn: _Turn, slots: dict[str, float]
@@ -296,7 +296,7 @@ class _Replay:
 
         With none done, which is another corner as well, no more is counted than there is.
         """
-        ledger, graph, some = self.ledger, inner.graph.graph, smallest(1, done)
+        ledger, graph, some = self.ledger, inner.graph, smallest(1, done)
         ledger.add("gradients", turn.first * (some if inner.tied else done) * inner.gradients)
         gone = 0 if inner.tied else turn.last * done
         ledger.add("gradients", gone * inner.late)
@@ -305,9 +305,9 @@ class _Replay:
         if given.values > 1:
             # what it was given stays beside
             ledger.add("in_flight", some * inner.state)
-        names = dict(zip(step.inputs, graph["inputs"], strict=True))
+        names = dict(zip(step.inputs, graph.inputs, strict=True))
         captured = {Value(names[value]): self._new(some * size) for value, size in step.wants[1:]}
-        return {graph["outputs"][0]: _Gradient(inner.state), **captured}
+        return {graph.outputs[0]: _Gradient(inner.state), **captured}
 
     def _leave(self, inner: Body, turn: _Turn, slots: dict[str, float]) -> None:
         """Count what all trips together leave."""
@@ -324,8 +324,8 @@ class _Replay:
     def _untouched(self, body: Body, step: Step, inner: Body, turn: _Turn) -> dict[str, float]:
         """Return the bytes of gradients of the slots that this loop is the first to touch, by its inputs."""
         found = {}
-        for value, name in zip(step.inputs, inner.graph.graph["inputs"], strict=True):
-            operation = body.graph.nodes[value.node]["op"]
+        for value, name in zip(step.inputs, inner.graph.inputs, strict=True):
+            operation = body.graph.node(value.node).op
             if isinstance(operation, DepthKVCache) and is_slots(body.graph, value):
                 found[name] = self._slots(operation, 4)
             elif value.node in turn.slots:

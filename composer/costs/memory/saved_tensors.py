@@ -57,11 +57,11 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
     found = Kept(frozenset(), {}, {}, {})
     # users come after makers: in reverse, all that need a value have been seen when its maker's turn comes
     for node, operation, data in reversed(list(operations(graph))):
-        sources = [storage(graph, value) for value in data["inputs"]]
+        sources = [storage(graph, value) for value in data.inputs]
         if isinstance(operation, Loop):
             inner = kept(operation.body, place.inside(node, operation), length, size)
             found.loops[node] = inner
-            names = operation.body.graph["inputs"]
+            names = operation.body.inputs
             held.update(
                 source
                 for source, name in zip(sources, names, strict=True)
@@ -70,26 +70,26 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
             continue
         saved, read = _copied(graph, node, at, sizes)
         needed.update(read)
-        if not data.get("recompute"):
+        if not data.recompute:
             found.inside[node] = saved
             held.update(Value(node, output) for output in saved.outputs)
             continue
-        made = {Value(node, output) for output in range(len(data["shapes"]))}
+        made = {Value(node, output) for output in range(len(data.shapes))}
         if made & (needed - held) or saved.outputs or saved.extra:
             found.reruns[node] = saved
             needed.update(sources)
-    kept_as_made = {value for value in needed if not graph.nodes[value.node].get("recompute")}
+    kept_as_made = {value for value in needed if not graph.node(value.node).recompute}
     return found._replace(values=frozenset(held | kept_as_made))
 
 
 def _copied(graph: Graph, node: str, at: CostContext, sizes: Sizes) -> tuple[SavedTensors, list[Value]]:
     """Return what an operation keeps inside, with copies of values, and the values it keeps as they are."""
-    data = graph.nodes[node]
-    saved = data["op"].saved(at)
+    data = graph.node(node)
+    saved = data.op.saved(at)
     copied, as_made = 0.0, []
     for position in saved.inputs:
-        value = data["inputs"][position]
-        copy = copy_bytes(data["op"], graph, value, at, sizes)
+        value = data.inputs[position]
+        copy = copy_bytes(data.op, graph, value, at, sizes)
         if copy is None:
             as_made.append(storage(graph, value))
         else:
@@ -112,44 +112,44 @@ def copy_bytes(
 
 def is_float(graph: Graph, value: Value) -> bool:
     """Return whether a value is one number or more of each token, which has a gradient."""
-    shape = graph.nodes[value.node]["shapes"][value.output]
+    shape = graph.node(value.node).shapes[value.output]
     return bool(shape) and shape[0] > 0 and not is_slots(graph, value)
 
 
 def is_slots(graph: Graph, value: Value) -> bool:
     """Return whether a value is depth slots."""
-    return isinstance(graph.nodes[value.node]["shapes"][value.output], SlotShape)
+    return isinstance(graph.node(value.node).shapes[value.output], SlotShape)
 
 
 def storage(graph: Graph, value: Value) -> Value:
     """Return the first of the values that lie where this one does."""
-    return Value(value.node) if graph.nodes[value.node]["op"].shares_storage else value
+    return Value(value.node) if graph.node(value.node).op.shares_storage else value
 
 
 def bytes_of(graph: Graph, value: Value, sizes: Sizes) -> float:
     """Return the bytes per token of a storage."""
-    data = graph.nodes[value.node]
-    operation = data["op"]
-    if isinstance(operation, Input) and not graph.graph["carried"]:
+    data = graph.node(value.node)
+    operation = data.op
+    if isinstance(operation, Input) and not graph.carried:
         return IDS
     if not is_float(graph, value):
         return 0.0
     if operation.shares_storage:
-        elements: int = total(prod(shape) for shape in data["shapes"])
+        elements: int = total(prod(shape) for shape in data.shapes)
         return elements * sizes[value]
     return _elements(graph, value) * sizes[value]
 
 
 def _elements(graph: Graph, value: Value) -> int:
-    return prod(graph.nodes[value.node]["shapes"][value.output])
+    return prod(graph.node(value.node).shapes[value.output])
 
 
 def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
     """Return the bytes of an element of each value."""
     sizes: dict[Value, int] = {}
     for node, operation, data in operations(graph):
-        given = [sizes[value] for value in data["inputs"]]
-        for output in range(len(data["shapes"])):
+        given = [sizes[value] for value in data.inputs]
+        for output in range(len(data.shapes)):
             stream = isinstance(operation, Input | Loop)
             size = at.stream_bytes if stream else operation.output_bytes(at, given, output)
             sizes[Value(node, output)] = size
@@ -165,7 +165,7 @@ def _saved(graph: Graph, place: Place, here: Kept, length: int, size: Precision)
     sizes = element_bytes(graph, place_at(place.trips, length, size))
     found = total(saved.extra for saved in here.inside.values()) * place.executions
     first = place.executions // place.trips[place.loops[-1][1]] if place.loops else 0
-    inputs, carried = graph.graph["inputs"], graph.graph["carried"]
+    inputs, carried = graph.inputs, graph.carried
     # in the order of the graph, for a sum of floats must not depend on that of a set
     for value in sorted(here.values):
         if value.node not in inputs:
@@ -173,6 +173,6 @@ def _saved(graph: Graph, place: Place, here: Kept, length: int, size: Precision)
         elif inputs.index(value.node) < carried or not place.loops:
             found = found + bytes_of(graph, value, sizes) * (place.executions - first)
     for node, inner in here.loops.items():
-        operation = graph.nodes[node]["op"]
+        operation = graph.loop(node)
         found = found + _saved(operation.body, place.inside(node, operation), inner, length, size)
     return found

@@ -106,7 +106,7 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
             if not isinstance(operation, Input | Loop | DepthKVCache):
                 path = ".".join([*(name for name, _ in place.loops), node])
                 rows.append(_row(path, body, node, at, sizes, place, tokens, repeats, device))
-        held = body.graph["weights"].values()
+        held = body.weights.values()
         elements += place.copies * sum(weight.size for weight in held if weight.trained)
     update = OPTIMIZER_PASSES * size.weight * elements / device.bandwidth
     return StepTime(tokens * repeats, rows, update)
@@ -123,12 +123,12 @@ def _row(
     repeats: int,
     device: Device,
 ) -> TimeRow:
-    data: dict[str, Any] = body.nodes[node]
-    operation: Operation = data["op"]
-    given = sum(_bytes(body, value, sizes) for value in data["inputs"])
-    made = sum(_bytes(body, Value(node, n), sizes) for n in range(len(data["shapes"])))
-    read = data["weights"] if operation.reads_weights else ()
-    weights = at.compute_bytes * sum(body.graph["weights"][name].size for name in read)
+    data = body.node(node)
+    operation: Operation = data.op
+    given = sum(_bytes(body, value, sizes) for value in data.inputs)
+    made = sum(_bytes(body, Value(node, n), sizes) for n in range(len(data.shapes)))
+    read = data.weights if operation.reads_weights else ()
+    weights = at.compute_bytes * sum(body.weights[name].size for name in read)
     moved = tokens * operation.traffic(at, given, made) + weights
     flops, backward = tokens * operation.flops(at), tokens * operation.backward_flops(at)
     rate = device.bf16 if at.compute_bytes == 2 else device.fp32
@@ -139,8 +139,8 @@ def _row(
     }
     forward = largest(*waits.values())
     after = largest(2 * waits["bytes"], backward / rate, waits["overhead"])
-    runs, again = repeats * place.executions, 2 if data.get("recompute") else 1
-    blocks = ", ".join(dict.fromkeys(block for block in data["blocks"] if block))
+    runs, again = repeats * place.executions, 2 if data.recompute else 1
+    blocks = ", ".join(dict.fromkeys(block for block in data.blocks if block))
     return TimeRow(path, operation.describe(), blocks, runs, runs * again * forward, runs * after, waits)
 
 

@@ -33,9 +33,9 @@ def build(spec: Spec) -> Graph:
     x = root.norm(x, "norm", (width,), start=width**-0.5)
     logits = root.project(x, "head", (vocab,))
     loss = root.op("loss", CrossEntropy(vocab, micro_batch_tokens(spec)), logits, targets)
-    root.graph.graph["outputs"] = [logits, loss]
+    root.graph.outputs = [logits, loss]
     if spec.model.tie_embeddings:
-        root.graph.graph["ties"]["head"] = "embedding"
+        root.graph.ties["head"] = "embedding"
     return root.graph
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from blocks.ir.graph import Graph, Loop
+from blocks.ir.graph import Choice, Graph, Loop
 from blocks.ir.operation import Kernel, Operation, Target
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
@@ -12,13 +12,6 @@ from composer.graph.passes.self_test import self_test
 
 Kernels = Literal["auto", "reference", "fused"]
 """The best that fits; plain PyTorch; or the best, and an error where a fused kernel does not fit."""
-
-
-class Choice(NamedTuple):
-    """A kernel and the reason it was chosen."""
-
-    kernel: Kernel
-    why: str
 
 
 class Unfused(NamedTuple):
@@ -31,19 +24,18 @@ class Unfused(NamedTuple):
 
 
 def choose_kernels(graph: Graph, target: Target, kernels: Kernels = "auto") -> Graph:
-    """Set `kernel` on every operation: the first that fits, or with `reference` plain PyTorch.
+    """Choose a kernel for every operation: the first that fits, or with `reference` plain PyTorch.
 
     On a target that is at hand a kernel fits only if its self-test passes. The operation takes the form it
     has under its kernel, which its costs follow, and the inputs that kernel reads. With `fused`, `unfused`
     tells what is to be refused.
     """
-    for node, operation, data in operations(graph):
+    for node, operation, _ in list(operations(graph)):
         if isinstance(operation, Loop):
             choose_kernels(operation.body, target, kernels)
         elif not isinstance(operation, Input):
             choice = _choose(operation, target, kernels)
-            data["kernel"] = choice
-            data["op"] = choice.kernel.specialize(operation)
+            graph.replace(node, op=choice.kernel.specialize(operation), choice=choice)
             if choice.kernel.unused_inputs:
                 graph.leave(node, choice.kernel.unused_inputs)
     return graph
@@ -53,10 +45,10 @@ def unfused(graph: Graph, target: Target) -> list[Unfused]:
     """Return what keeps operations of a graph from a fused kernel that they have; each block's once."""
     found: dict[Unfused, None] = {}
     for body, _ in graphs(graph):
-        for _, operation, data in operations(body):
+        for _, operation, node in operations(body):
             own = [kernel for kernel in operation.kernels if kernel.check]
-            if own and not data["kernel"].kernel.check:
-                block = next((name for name in data["blocks"] if name), "")
+            if own and not node.kernel.check:
+                block = next((name for name in node.blocks if name), "")
                 reason = unfit(own[0], operation, target)
                 found[Unfused(operation.describe(), block, own[0].name, reason)] = None
     return [*found]

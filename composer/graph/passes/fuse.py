@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
-from blocks.ir.graph import Graph, Loop
+from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import CostContext, Operation, Target, Value
 from blocks.ir.walk import operations
 from blocks.primitives.operations import Input
@@ -20,141 +21,101 @@ def fuse(graph: Graph, target: Target, kernels: Kernels = "auto", apart: bool = 
     """
     if kernels == "reference":
         return graph
-    for _, operation, _ in operations(graph):
+    fused = graph.copy()
+    for name, operation, _ in operations(graph):
         if isinstance(operation, Loop):
-            operation.body = fuse(operation.body, target, kernels, apart)
-    fusing = _Fusing(graph, target, apart)
+            body = fuse(operation.body, target, kernels, apart)
+            fused.replace(name, op=replace(operation, body=body))
     # the last first: whoever absorbs takes the longest chain
-    for node in reversed([*graph]):
-        while node in fusing.nodes and fusing.absorb(node):
+    for name in reversed([*graph]):
+        while name in fused and _absorb(fused, name, target, apart):
             pass
     if target.dtype != "float32":
-        fusing.narrow()
-    return fusing.done() if fusing.changed else graph
+        _cast_outputs(fused)
+    return fused
 
 
-class _Fusing:
-    """The nodes of a graph while they are fused, in the order they run.
-
-    Attributes:
-        changed: whether any were.
-    """
-
-    def __init__(self, graph: Graph, target: Target, apart: bool) -> None:
-        self.graph, self.target, self.apart, self.changed = graph, target, apart, False
-        self.nodes: dict[str, dict[str, Any]] = {node: {**data} for node, data in graph.nodes(data=True)}
-        self.outputs: list[Value] = graph.graph["outputs"]
-        self._readers: dict[str, set[str]] = {node: set() for node in self.nodes}
-        for node in self.nodes:
-            self._note(node)
-
-    def absorb(self, node: str) -> bool:
-        """Let a node absorb what makes one of its inputs; return whether it did."""
-        if type(self.nodes[node]["op"]).absorb is Operation.absorb:
-            return False
-        return any(self._takes(node, position) for position in range(len(self.nodes[node]["inputs"])))
-
-    def narrow(self) -> None:
-        """Narrow what one product alone reads."""
-        at = CostContext(1, compute_bytes=2)
-        for node, data in self.nodes.items():
-            if "parts" not in data or Value(node) in self.outputs:
-                continue
-            readers = self._reading(Value(node))
-            if len(readers) != 1 or readers[0]["inputs"].count(Value(node)) > 1:
-                continue
-            reader = readers[0]["op"]
-            if not isinstance(reader, Loop) and reader.works_in(at) == "compute":
-                data["op"] = data["op"].cast_output()
-
-    def done(self) -> Graph:
-        """Return the graph that the nodes make."""
-        fused = Graph(**{**self.graph.graph, "outputs": self.outputs})
-        for node, data in self.nodes.items():
-            fused.add_node(node, **data)
-            fused.add_edges_from((value.node, node) for value in data["inputs"])
-        return fused
-
-    def _takes(self, node: str, position: int) -> bool:
-        data = self.nodes[node]
-        value = data["inputs"][position]
-        made = self.nodes[value.node]
-        if isinstance(made["op"], Input | Loop) or value.output:
-            return False
-        if data["inputs"].count(value) > 1:
-            return False
-        if self.apart and node.rpartition(".")[0] != value.node.rpartition(".")[0]:
-            return False
-        readers = self._readers[value.node] - {node}
-        shared = bool(readers) or any(each.node == value.node for each in self.outputs)
-        operation = data["op"].absorb(position, made["op"], shared)
-        if operation is None or unfit(operation.kernels[0], operation, self.target):
-            return False
-        inputs = tuple(
-            made["inputs"][0] if each == value else each
-            for each in data["inputs"]
-            if each == value or each.node != value.node
-        )
-        inputs += made["inputs"][1:]
-        shapes = operation.shapes([self.nodes[each.node]["shapes"][each.output] for each in inputs])
-        own = len(data["shapes"])
-        hands_on = shared and len(shapes) > own
-        if hands_on and any(self._before(each, node) for each in readers):
-            return False
-        weights = self.graph.graph["weights"]
-        names = (*data["weights"], *made["weights"])
-        assert tuple(weights[name].shape for name in names) == operation.weight_shapes(), node
-        self._forget(node)
-        self.nodes[node] = {
-            **data,
-            "op": operation,
-            "inputs": inputs,
-            "weights": names,
-            "shapes": shapes,
-            "blocks": tuple(dict.fromkeys((*made["blocks"], *data["blocks"]))),
-            "parts": {**_parts(value.node, made), **_parts(node, data)},
-        }
-        self._note(node)
-        if hands_on:
-            self._rewire(value.node, node, own)
-        if hands_on or not shared:
-            self._forget(value.node)
-            del self.nodes[value.node]
-        self.changed = True
-        return True
-
-    def _rewire(self, maker: str, node: str, own: int) -> None:
-        """Make all who read the outputs of a maker read those of a node, after its own."""
-
-        def moved(value: Value) -> Value:
-            return Value(node, own + value.output) if value.node == maker else value
-
-        for each in self._readers[maker] - {node}:
-            self._forget(each)
-            data = self.nodes[each]
-            self.nodes[each] = {**data, "inputs": tuple(map(moved, data["inputs"]))}
-            self._note(each)
-        self.outputs = [*map(moved, self.outputs)]
-
-    def _note(self, node: str) -> None:
-        """Enter a node with those it reads."""
-        for value in self.nodes[node]["inputs"]:
-            self._readers[value.node].add(node)
-
-    def _forget(self, node: str) -> None:
-        for value in self.nodes[node]["inputs"]:
-            self._readers[value.node].discard(node)
-
-    def _reading(self, value: Value) -> list[dict[str, Any]]:
-        """Return the nodes that read a value."""
-        readers = (self.nodes[node] for node in self._readers[value.node])
-        return [data for data in readers if value in data["inputs"]]
-
-    def _before(self, first: str, second: str) -> bool:
-        order = [*self.nodes]
-        return order.index(first) < order.index(second)
+def _absorb(graph: Graph, name: str, target: Target, apart: bool) -> bool:
+    """Let a node absorb what makes one of its inputs; return whether it did."""
+    node = graph.node(name)
+    if type(node.op).absorb is Operation.absorb:
+        return False
+    return any(_takes(graph, name, position, target, apart) for position in range(len(node.inputs)))
 
 
-def _parts(node: str, data: dict[str, Any]) -> dict[str, Operation]:
-    parts: dict[str, Operation] = data.get("parts", {node: data["op"]})
-    return parts
+def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) -> bool:
+    node = graph.node(name)
+    value = node.inputs[position]
+    maker = graph.node(value.node)
+    if isinstance(maker.op, Input | Loop) or value.output or node.inputs.count(value) > 1:
+        return False
+    if apart and name.rpartition(".")[0] != value.node.rpartition(".")[0]:
+        return False
+    readers = {*graph.successors(value.node)} - {name}
+    shared = bool(readers) or any(each.node == value.node for each in graph.outputs)
+    operation = node.op.absorb(position, maker.op, shared)
+    if operation is None or unfit(operation.kernels[0], operation, target):
+        return False
+    inputs = tuple(
+        maker.inputs[0] if each == value else each
+        for each in node.inputs
+        if each == value or each.node != value.node
+    )
+    inputs += maker.inputs[1:]
+    shapes = operation.shapes([graph.node(each.node).shapes[each.output] for each in inputs])
+    own = len(node.shapes)
+    hands_on = shared and len(shapes) > own
+    if hands_on and any(_runs_before(graph, each, name) for each in readers):
+        return False
+    weights = (*node.weights, *maker.weights)
+    assert tuple(graph.weights[each].shape for each in weights) == operation.weight_shapes(), name
+    fused = replace(
+        node,
+        op=operation,
+        inputs=inputs,
+        weights=weights,
+        shapes=shapes,
+        blocks=tuple(dict.fromkeys((*maker.blocks, *node.blocks))),
+        parts={**_parts(value.node, maker), **_parts(name, node)},
+    )
+    graph.put(name, fused)
+    if hands_on:
+        _rewire(graph, value.node, name, own)
+    if hands_on or not shared:
+        graph.remove_node(value.node)
+    return True
+
+
+def _rewire(graph: Graph, maker: str, name: str, own: int) -> None:
+    """Make all that read the outputs of a maker read those of a node, after its own."""
+
+    def moved(value: Value) -> Value:
+        return Value(name, own + value.output) if value.node == maker else value
+
+    for each in {*graph.successors(maker)} - {name}:
+        graph.replace(each, inputs=tuple(map(moved, graph.node(each).inputs)))
+    graph.outputs = [*map(moved, graph.outputs)]
+
+
+def _cast_outputs(graph: Graph) -> None:
+    """Let a fused operation return in the precision of products what one product alone reads."""
+    at = CostContext(1, compute_bytes=2)
+    for name, _, node in list(operations(graph)):
+        if not node.parts or Value(name) in graph.outputs:
+            continue
+        readers = [graph.node(each) for each in graph.readers(Value(name))]
+        if len(readers) != 1 or readers[0].inputs.count(Value(name)) > 1:
+            continue
+        reader = readers[0].op
+        if not isinstance(reader, Loop) and reader.works_in(at) == "compute":
+            graph.replace(name, op=node.op.cast_output())
+
+
+def _runs_before(graph: Graph, first: str, second: str) -> bool:
+    order = [*graph]
+    return order.index(first) < order.index(second)
+
+
+def _parts(name: str, node: Node) -> Mapping[str, Operation]:
+    """Return the operations that a node stands for."""
+    return node.parts or {name: node.op}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from typing import Any
 
-from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import Operation
+from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.walk import operations
 
 
@@ -22,7 +20,7 @@ def mark_recompute(graph: Graph, chosen: Collection[str]) -> Graph:
         ValueError: a place is not that of an operation that can be recomputed.
     """
     # what a fused operation stands for could be alone, even if it cannot
-    possible = {*_places(graph, lambda body, node: "parts" in body.nodes[node] or _can_be(body, node))}
+    possible = {*_places(graph, lambda body, node: bool(body.node(node).parts) or _can_be(body, node))}
     for place in chosen:
         if place not in possible:
             raise ValueError(f"expected an operation that can be recomputed, got {place!r}")
@@ -36,7 +34,7 @@ def recomputable(graph: Graph) -> Iterator[str]:
 
 def recomputed(graph: Graph) -> Iterator[str]:
     """Yield the places of the operations that are marked."""
-    return _places(graph, lambda body, node: bool(body.nodes[node].get("recompute")))
+    return _places(graph, lambda body, node: body.node(node).recompute)
 
 
 def _places(graph: Graph, holds: Callable[[Graph, str], bool], path: str = "") -> Iterator[str]:
@@ -49,25 +47,23 @@ def _places(graph: Graph, holds: Callable[[Graph, str], bool], path: str = "") -
 
 
 def _can_be(graph: Graph, node: str) -> bool:
-    recomputable: bool = graph.nodes[node]["op"].recomputable
-    return recomputable and all(value.node != node for value in graph.graph["outputs"])
+    return graph.node(node).op.recomputable and all(value.node != node for value in graph.outputs)
 
 
-def _again(node: str, data: dict[str, Any]) -> list[str]:
+def _again(node: str, data: Node) -> list[str]:
     """Return the names by which an operation is marked: its own, or those of its parts."""
-    parts: dict[str, Operation] = data.get("parts", {node: data["op"]})
+    parts = data.parts or {node: data.op}
     return [name for name, operation in parts.items() if operation.recomputable]
 
 
 def _marked(graph: Graph, chosen: set[str], path: str) -> Graph:
-    marked = Graph(**graph.graph)
+    marked = graph.empty()
     for node, operation, data in operations(graph):
-        kept = {key: value for key, value in data.items() if key != "recompute"}
         if isinstance(operation, Loop):
-            kept["op"] = replace(operation, body=_marked(operation.body, chosen, f"{path}{node}."))
-        elif _can_be(graph, node):
+            body = _marked(operation.body, chosen, f"{path}{node}.")
+            marked.put(node, replace(data, op=replace(operation, body=body)))
+        else:
             names = [f"{path}{part}" for part in _again(node, data)]
-            kept |= {} if chosen.isdisjoint(names) else {"recompute": True}
-        marked.add_node(node, **kept)
-        marked.add_edges_from((value.node, node) for value in data["inputs"])
+            again = _can_be(graph, node) and not chosen.isdisjoint(names)
+            marked.put(node, replace(data, recompute=again))
     return marked

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-from blocks.ir.graph import Graph, Loop
+from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import Value
 from blocks.ir.walk import operations
 from blocks.primitives.operations import Project
@@ -16,33 +16,35 @@ def merge_projections(graph: Graph, apart: bool = False) -> Graph:
     With `apart` projections of different blocks are not joined.
     Only weights of the same stage are joined; their names stay, so checkpoints do not change.
     """
+    merged = graph.copy()
     groups: dict[tuple[Value, str], list[str]] = {}
-    for node, operation, data in operations(graph):
+    for name, operation, node in operations(graph):
         if isinstance(operation, Loop):
-            operation.body = merge_projections(operation.body, apart)
+            body = merge_projections(operation.body, apart)
+            merged.replace(name, op=replace(operation, body=body))
         elif isinstance(operation, Project):
-            place = node.rpartition(".")[0] if apart else ""
-            groups.setdefault((data["inputs"][0], place), []).append(node)
-    groups = {key: nodes for key, nodes in groups.items() if len(nodes) > 1}
-    if not groups:
-        return graph
-    first = {nodes[0]: nodes for nodes in groups.values()}
-    moved = {node: Value(nodes[0], n) for nodes in groups.values() for n, node in enumerate(nodes)}
-    merged = Graph(**graph.graph)
-    for node, _, data in operations(graph):
-        if node in first:
-            data = _joined([graph.nodes[each] for each in first[node]])
-        elif node in moved:
-            continue
-        inputs = tuple(moved.get(value.node, value) for value in data["inputs"])
-        merged.add_node(node, **{**data, "inputs": inputs})
-        merged.add_edges_from((value.node, node) for value in inputs)
-    merged.graph["outputs"] = [moved.get(value.node, value) for value in graph.graph["outputs"]]
+            place = name.rpartition(".")[0] if apart else ""
+            groups.setdefault((node.inputs[0], place), []).append(name)
+    moved: dict[str, Value] = {}
+    for names in groups.values():
+        if len(names) > 1:
+            moved |= {name: Value(names[0], number) for number, name in enumerate(names)}
+            merged.put(names[0], _joined([graph.node(name) for name in names]))
+    merged.remove_nodes_from({*moved} - {value.node for value in moved.values()})
+    for name, _, node in list(operations(merged)):
+        inputs = tuple(moved.get(value.node, value) for value in node.inputs)
+        merged.replace(name, inputs=inputs)
+    merged.outputs = [moved.get(value.node, value) for value in graph.outputs]
     return merged
 
 
-def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the attributes of one projection that makes the outputs of all."""
-    outputs = tuple(shape for part in parts for shape in part["op"].outputs)
-    merged = {key: tuple(each for part in parts for each in part[key]) for key in ("weights", "blocks")}
-    return {**parts[0], "op": Project(parts[0]["op"].fan_in, outputs), **merged}
+def _joined(parts: list[Node]) -> Node:
+    """Return the node of one projection that makes the outputs of all."""
+    projections = [part.op for part in parts if isinstance(part.op, Project)]
+    outputs = tuple(shape for each in projections for shape in each.outputs)
+    return replace(
+        parts[0],
+        op=Project(projections[0].fan_in, outputs),
+        weights=tuple(name for part in parts for name in part.weights),
+        blocks=tuple(block for part in parts for block in part.blocks),
+    )

@@ -20,11 +20,11 @@ from blocks.primitives.operations import RotateStep
 
 def number_slots(graph: Graph) -> Graph:
     """Fill in every append's slot, every read's length and the slots' number, here and in the loops below."""
-    for node, operation, data in list(operations(graph)):
+    for node, operation, _ in list(operations(graph)):
         if isinstance(operation, DepthKVCache):
             scope, position = next(_readers(graph, Value(node)))
             slots, steps = _count(scope.body, position)
-            data["op"] = replace(operation, count=slots * scope.trips)
+            graph.replace(node, op=replace(operation, count=slots * scope.trips))
             _assign(scope, position, (LoopIndex(), slots), (LoopIndex(), steps))
         elif isinstance(operation, Loop):
             number_slots(operation.body)
@@ -33,31 +33,24 @@ def number_slots(graph: Graph) -> Graph:
 
 def _readers(graph: Graph, slots: Value) -> Iterator[tuple[Loop, int]]:
     """Yield each loop that reads the slots, and as which of its inputs."""
-    for operation, data in _reading(graph, slots):
-        if isinstance(operation, Loop):
-            yield operation, data["inputs"].index(slots)
+    for node in map(graph.node, graph.readers(slots)):
+        if isinstance(node.op, Loop):
+            yield node.op, node.inputs.index(slots)
 
 
-def _events(body: Graph, position: int) -> Iterator[tuple[Any, dict[str, Any], int]]:
-    """Yield the operations that touch the slots which stand at an input position of the body."""
-    slots = Value(body.graph["inputs"][position])
-    for operation, data in _reading(body, slots):
-        yield operation, data, data["inputs"].index(slots)
-
-
-def _reading(graph: Graph, value: Value) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yield the operations that read a value, in the order they run: edges were added in that order."""
-    for node in graph.successors(value.node):
-        data = graph.nodes[node]
-        if value in data["inputs"]:
-            yield data["op"], data
+def _events(body: Graph, position: int) -> Iterator[tuple[str, Any, int]]:
+    """Yield the operations that read the slots given at an input position, with name and position."""
+    slots = Value(body.inputs[position])
+    for name in body.readers(slots):
+        node = body.node(name)
+        yield name, node.op, node.inputs.index(slots)
 
 
 def _count(body: Graph, position: int) -> tuple[int, int]:
     """Return the slots and the depth indices that one run of the body takes."""
     slots = steps = 0
     beside = False
-    for operation, _, inner in _events(body, position):
+    for _, operation, inner in _events(body, position):
         if isinstance(operation, Loop):
             inner_slots, inner_steps = _count(operation.body, inner)
             slots, steps = slots + inner_slots * operation.trips, steps + inner_steps * operation.trips
@@ -75,7 +68,7 @@ def _assign(loop: Loop, position: int, slot: tuple[LoopIndex, int], step: tuple[
     )
     group = next_slot
     beside = False
-    for operation, data, inner in _events(loop.body, position):
+    for name, operation, inner in _events(loop.body, position):
         if isinstance(operation, Loop):
             slots, steps = _count(operation.body, inner)
             _assign(operation, inner, (next_slot, slots), (next_step, steps))
@@ -85,16 +78,18 @@ def _assign(loop: Loop, position: int, slot: tuple[LoopIndex, int], step: tuple[
             if not beside:
                 group, next_step = next_slot, next_step + 1
             beside = True
-            data["op"] = replace(operation, slot=next_slot)  # type: ignore[type-var]
+            loop.body.replace(name, op=replace(operation, slot=next_slot))  # type: ignore[type-var]
             next_slot = next_slot + 1
-            _rotate_by(loop.body, data["inputs"][0], next_step + -1)
+            _rotate_by(loop.body, name, next_step + -1)
         elif isinstance(operation, SlotRead):
             reads = next_slot if operation.span == "inclusive" else group
-            data["op"] = replace(operation, reads=reads)  # type: ignore[type-var]
-            _rotate_by(loop.body, data["inputs"][0], next_step + -1)
+            loop.body.replace(name, op=replace(operation, reads=reads))  # type: ignore[type-var]
+            _rotate_by(loop.body, name, next_step + -1)
 
 
-def _rotate_by(body: Graph, value: Value, index: LoopIndex) -> None:
-    data = body.nodes[value.node]
-    if isinstance(data["op"], RotateStep):
-        data["op"] = replace(data["op"], index=index)
+def _rotate_by(body: Graph, name: str, index: LoopIndex) -> None:
+    """Set the index by which a node's first input is rotated, if it is."""
+    maker = body.node(name).inputs[0].node
+    operation = body.node(maker).op
+    if isinstance(operation, RotateStep):
+        body.replace(maker, op=replace(operation, index=index))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
-from blocks.ir.graph import Graph, Loop, fresh
+from blocks.ir.graph import Graph, Loop, Node, fresh
 from blocks.ir.operation import Operation, Value
 from blocks.ir.walk import operations
 from blocks.primitives.operations import Input
@@ -32,11 +31,11 @@ def outline(graph: Graph) -> Graph:
     A part's first input is the first value that its operations read, a block's the normed state; its first
     output is that of its last operation.
     """
-    outlined = Graph(**graph.graph)
+    outlined = graph.empty()
     for node, operation, data in operations(graph):
         if isinstance(operation, Loop):
-            data = {**data, "op": replace(operation, body=_grouped(outline(operation.body), steps=True))}
-        _add(outlined, node, data)
+            data = replace(data, op=replace(operation, body=_grouped(outline(operation.body), steps=True)))
+        outlined.put(node, data)
     return outlined
 
 
@@ -58,7 +57,7 @@ def _grouped(graph: Graph, steps: bool = False) -> Graph:
     if not groups:
         return graph
     moved: dict[Value, Value] = {}
-    outlined = Graph(**graph.graph)
+    outlined = graph.empty()
     ends = {nodes[-1]: (part, nodes) for part, nodes in groups.items()}
     inside = {node for nodes in groups.values() for node in nodes}
     for node, _, data in operations(graph):
@@ -68,18 +67,11 @@ def _grouped(graph: Graph, steps: bool = False) -> Graph:
             # a block may be called like an operation beside it, such as `norm`
             name = fresh(part, ({*graph} - inside) | {*outlined})
             moved |= {value: Value(name, place) for place, value in enumerate(made)}
-            shapes = tuple(graph.nodes[value.node]["shapes"][value.output] for value in made)
-            attributes = {
-                "op": Part(part, body),
-                "inputs": inputs,
-                "weights": (),
-                "blocks": ("",),
-                "shapes": shapes,
-            }
-            _add(outlined, name, attributes, moved)
+            shapes = tuple(graph.node(value.node).shapes[value.output] for value in made)
+            _add(outlined, name, Node(Part(part, body), inputs, shapes=shapes), moved)
         elif node not in inside:
             _add(outlined, node, data, moved)
-    outlined.graph["outputs"] = [moved.get(value, value) for value in graph.graph["outputs"]]
+    outlined.outputs = [moved.get(value, value) for value in graph.outputs]
     return outlined
 
 
@@ -95,52 +87,47 @@ def _body(graph: Graph, part: str, nodes: list[str]) -> tuple[Graph, tuple[Value
     own, prefix = set(nodes), f"{part}."
     made = [value for node in reversed(nodes) for value in _read_outside(graph, node, own)]
     weights = {
-        name.removeprefix(prefix): weight
-        for name, weight in graph.graph["weights"].items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): weight for name, weight in graph.weights.items() if name.startswith(prefix)
     }
-    body = Graph(inputs=[], outputs=[], carried=0, weights=weights, ties={})
+    body = Graph(weights=weights)
     inner: dict[Value, Value] = {}
     taken = {node.removeprefix(prefix) for node in nodes}
     for node in nodes:
-        for value in graph.nodes[node]["inputs"]:
+        for value in graph.node(node).inputs:
             if value.node not in own and value not in inner:
                 last = value.node.rpartition(".")[2]
                 # stages go by their position, which is no name in code
                 name = fresh("x" if last.isdigit() else last, {*body, *taken})
-                shape = graph.nodes[value.node]["shapes"][value.output]
-                given = {"op": Input(shape), "inputs": (), "weights": (), "blocks": ("",), "shapes": (shape,)}
-                _add(body, name, given)
-                body.graph["inputs"].append(name)
+                shape = graph.node(value.node).shapes[value.output]
+                body.put(name, Node(Input(shape), shapes=(shape,)))
+                body.inputs.append(name)
                 inner[value] = Value(name)
     returned = {value.node for value in made}
     for node in nodes:
-        data: dict[str, Any] = {**graph.nodes[node]}
-        data["weights"] = tuple(name.removeprefix(prefix) for name in data["weights"])
-        data["inputs"] = tuple(
-            inner.get(value) or Value(value.node.removeprefix(prefix), value.output)
-            for value in data["inputs"]
-        )
-        if node in returned:
+        data = graph.node(node)
+        inside = replace(
+            data,
+            weights=tuple(name.removeprefix(prefix) for name in data.weights),
+            inputs=tuple(
+                inner.get(value) or Value(value.node.removeprefix(prefix), value.output)
+                for value in data.inputs
+            ),
             # what a part returns is there as a tensor
-            data.pop("recompute", None)
-        _add(body, node.removeprefix(prefix), data)
-    body.graph["outputs"] = [Value(value.node.removeprefix(prefix), value.output) for value in made]
+            recompute=data.recompute and node not in returned,
+        )
+        body.put(node.removeprefix(prefix), inside)
+    body.outputs = [Value(value.node.removeprefix(prefix), value.output) for value in made]
     return _grouped(body), tuple(inner), made
 
 
 def _read_outside(graph: Graph, node: str, own: set[str]) -> Iterator[Value]:
     read = {
-        value
-        for reader in graph.successors(node)
-        if reader not in own
-        for value in graph.nodes[reader]["inputs"]
+        value for reader in graph.successors(node) if reader not in own for value in graph.node(reader).inputs
     }
-    read |= {*graph.graph["outputs"]}
+    read |= {*graph.outputs}
     yield from sorted(value for value in read if value.node == node)
 
 
-def _add(graph: Graph, node: str, data: dict[str, Any], moved: dict[Value, Value] | None = None) -> None:
-    inputs = tuple((moved or {}).get(value, value) for value in data["inputs"])
-    graph.add_node(node, **{**data, "inputs": inputs})
-    graph.add_edges_from((value.node, node) for value in inputs)
+def _add(graph: Graph, name: str, node: Node, moved: dict[Value, Value]) -> None:
+    inputs = tuple(moved.get(value, value) for value in node.inputs)
+    graph.put(name, replace(node, inputs=inputs))

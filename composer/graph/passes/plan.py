@@ -33,11 +33,10 @@ def plan_lines(graph: Graph, depth: int = 0) -> Iterator[Line]:
             yield Line(depth, f"{node}: {operation.describe()}", "", sets, "loop", "")
             yield from plan_lines(operation.body, depth + 1)
         elif not isinstance(operation, Input):
-            kernel, why = data["kernel"]
-            why = f"recomputed; {why}" if data.get("recompute") else why
-            yield Line(
-                depth, node, _shapes(data["shapes"]), _weights(graph, data["weights"]), kernel.name, why
-            )
+            assert data.choice is not None
+            kernel, why = data.choice
+            why = f"recomputed; {why}" if data.recompute else why
+            yield Line(depth, node, _shapes(data.shapes), _weights(graph, data.weights), kernel.name, why)
 
 
 def plan_text(graph: Graph) -> str:
@@ -63,7 +62,7 @@ def shape_text(shape: Shape, times: str = "x") -> str:
 
 def _weights(graph: Graph, names: tuple[str, ...]) -> str:
     """Name weights with their shapes; those of one shape but for the rows, which are joined, share one."""
-    weights = [graph.graph["weights"][name] for name in names]
+    weights = [graph.weights[name] for name in names]
     roles = [weight.role.rpartition(".")[2] for weight in weights]
     if len(weights) > 1 and len({(weight.shape[1:], len(weight.shape)) for weight in weights}) == 1:
         rows = sum(weight.shape[0] for weight in weights)

@@ -12,11 +12,11 @@ def tie_weights(graph: Graph) -> Graph:
     Raises:
         ValueError: the two differ in shape.
     """
-    weights, ties = graph.graph["weights"], graph.graph["ties"]
+    weights, ties = graph.weights, graph.ties
     for name, shared in ties.items():
         if weights[name].shape != weights[shared].shape:
             raise ValueError(f"{name} {weights[name].shape} is tied to {shared} {weights[shared].shape}")
         del weights[name]
-    for _, _, data in operations(graph):
-        data["weights"] = tuple(ties.get(name, name) for name in data["weights"])
+    for node, _, data in list(operations(graph)):
+        graph.replace(node, weights=tuple(ties.get(name, name) for name in data.weights))
     return graph

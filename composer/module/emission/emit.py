@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from blocks.ir.graph import Graph, Loop, fresh
+from blocks.ir.graph import Graph, Loop, Node, fresh
 from blocks.ir.operation import CostContext, LoopIndex, Operation, Value
 from blocks.ir.walk import Place, operations
 from blocks.primitives.operations import Input, Project
@@ -55,7 +55,7 @@ class _Emitter:
         self.callers: dict[tuple[Any, ...], str] = {}
 
     def emit(self, outputs: list[Value]) -> fx.Graph:
-        for name in self.graph.graph["inputs"]:
+        for name in self.graph.inputs:
             self.values[Value(name)] = self._parameter(_readable(name))
         for _, index in self.place.loops:
             self.indices[index] = self._parameter(index)
@@ -74,29 +74,27 @@ class _Emitter:
     def _parameter(self, name: str) -> fx.Node:
         return self.code.placeholder(fresh(name, {node.target for node in self.code.nodes}))
 
-    def _call(self, node: str, operation: Any, data: dict[str, Any]) -> None:
-        function = resolve(data["kernel"].kernel.function)
+    def _call(self, node: str, operation: Any, data: Node) -> None:
+        function = resolve(data.kernel.function)
         arguments = {key: self._argument(key, value) for key, value in operation.arguments().items()}
-        given = (*(self._value(value) for value in data["inputs"]), *self.weights[node])
+        given = (*(self._value(value) for value in data.inputs), *self.weights[node])
         caller = self._caller(function, data)
         if caller is None:
             made = self.code.call_function(function, given, arguments)
         else:
             made = self.code.call_module(caller, given, arguments)
         made.meta[TRACEABLE] = caller is None and _traceable(data)
-        if caller is None and (compiled := data["kernel"].kernel.compiled):
+        if caller is None and (compiled := data.kernel.compiled):
             made.meta[COMPILED] = resolve(compiled)
         self._bind(node, made, data)
 
-    def _caller(self, function: Any, data: dict[str, Any]) -> str | None:
+    def _caller(self, function: Any, data: Node) -> str | None:
         """Return the name of the module that calls a function which is recomputed, or reads what is."""
-        if data.get("recompute"):
-            inputs, weights = len(data["inputs"]), self.graph.graph["weights"]
-            counters = [n for n, name in enumerate(data["weights"], inputs) if not weights[name].saved]
-            return self._called(
-                "recomputed", Recomputed, function, self._inside(data["op"]), inputs, *counters
-            )
-        if any(self._recomputed(value) for value in data["inputs"]):
+        if data.recompute:
+            inputs, weights = len(data.inputs), self.graph.weights
+            counters = [n for n, name in enumerate(data.weights, inputs) if not weights[name].saved]
+            return self._called("recomputed", Recomputed, function, self._inside(data.op), inputs, *counters)
+        if any(self._recomputed(value) for value in data.inputs):
             return self._called("reading", Reading, function)
         return None
 
@@ -114,18 +112,18 @@ class _Emitter:
         return bool(saved.extra or (saved.inputs and operation.works_in(at) != "any"))
 
     def _recomputed(self, value: Value) -> bool:
-        return bool(self.graph.nodes[value.node].get("recompute"))
+        return bool(self.graph.node(value.node).recompute)
 
-    def _run(self, node: str, method: str, data: dict[str, Any]) -> None:
-        inputs = [self._tensor(value) for value in data["inputs"]]
+    def _run(self, node: str, method: str, data: Node) -> None:
+        inputs = [self._tensor(value) for value in data.inputs]
         stage = self.weights[node][0]
         self._bind(node, self.code.call_method(method, (stage, *inputs, *self.indices.values())), data)
 
-    def _bind(self, node: str, made: fx.Node, data: dict[str, Any]) -> None:
+    def _bind(self, node: str, made: fx.Node, data: Node) -> None:
         self.values[Value(node)] = made
         made.meta[NODE] = node
-        made.meta["tuple"] = len(data["shapes"]) > 1
-        joined = made.meta["tuple"] and isinstance(data["op"], Project)
+        made.meta["tuple"] = len(data.shapes) > 1
+        joined = made.meta["tuple"] and isinstance(data.op, Project)
         # the code reads better with the graph's names than with the functions'
         made._rename(f"{_readable(node)}_and_more" if joined else _readable(node))
 
@@ -146,9 +144,9 @@ class _Emitter:
 
     def _part(self, value: Value) -> str:
         """Name one of several outputs: a merged projection's by its weight, others by number."""
-        data = self.graph.nodes[value.node]
-        names: tuple[str, ...] = data["weights"]
-        return names[value.output] if isinstance(data["op"], Project) else f"{value.node}_{value.output}"
+        data = self.graph.node(value.node)
+        names: tuple[str, ...] = data.weights
+        return names[value.output] if isinstance(data.op, Project) else f"{value.node}_{value.output}"
 
     def _argument(self, key: str, argument: Any) -> Any:
         if not isinstance(argument, LoopIndex):
@@ -166,16 +164,16 @@ class _Emitter:
         return made
 
 
-def _parameters(node: str, operation: Any, data: dict[str, Any]) -> list[str]:
+def _parameters(node: str, operation: Any, data: Node) -> list[str]:
     """Return the names of what the code is given for a node's weights."""
     if isinstance(operation, Loop | Part):
         return [f"{_readable(node)}_weights"]
-    if isinstance(operation, Input) or not data["weights"]:
+    if isinstance(operation, Input) or not data.weights:
         return []
-    prepared = data["kernel"].kernel.prepared
+    prepared = data.kernel.prepared
     if prepared == 1:
-        return [f"{_readable(data['weights'][0])}_joined"]
-    return [f"{_readable(name)}_weight" for name in data["weights"]]
+        return [f"{_readable(data.weights[0])}_joined"]
+    return [f"{_readable(name)}_weight" for name in data.weights]
 
 
 def _readable(name: str) -> str:
@@ -186,8 +184,8 @@ def _readable(name: str) -> str:
     return "_".join([*(words or ["stage"]), *positions])
 
 
-def _traceable(data: dict[str, Any]) -> bool:
-    operation, kernel = data["op"], data["kernel"].kernel
+def _traceable(data: Node) -> bool:
+    operation, kernel = data.op, data.kernel
     indexed = any(isinstance(each, LoopIndex) for each in operation.arguments().values())
     return kernel.traceable and operation.recomputable and not (kernel.check or indexed)
 

@@ -82,7 +82,7 @@ class Stage(Watchable):
     def emit(self, compiled: Compiled, called: bool = False) -> None:
         """Emit the code of one step for the kernels that its graph has now, and of its parts if called."""
         body, self.compiled, self.called = self.loop.body, compiled, called
-        self.code = Code(body, self.place, body.graph["outputs"], "Step", compiled)
+        self.code = Code(body, self.place, body.outputs, "Step", compiled)
         emit_parts(self.sets(), body, self.place)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -127,8 +127,8 @@ class Prepared:
 
         Returns the carried values after the last step: one, or a tuple.
         """
-        graph = self.loop.body.graph
-        count, inputs = graph["carried"], len(graph["inputs"])
+        body = self.loop.body
+        count, inputs = body.carried, len(body.inputs)
         carried, constant, indices = values[:count], values[count:inputs], values[inputs:]
         for n in range(self.loop.trips):
             result = self.steps[n % len(self.steps)](*carried, *constant, *indices, n)
@@ -149,7 +149,7 @@ def emit_parts(modules: Sequence[nn.Module], graph: Graph, place: Place) -> None
     for _, operation, _ in operations(graph):
         if isinstance(operation, outline.Part):
             body, parts = operation.body, [_part(module, operation.name) for module in modules]
-            code = Code(body, place, body.graph["outputs"], "Part")
+            code = Code(body, place, body.outputs, "Part")
             for part in parts:
                 part._code, part._graph = code, body
             emit_parts(parts, body, place)
@@ -219,8 +219,8 @@ def gather(module: nn.Module, graph: Graph) -> list[Any]:
         elif isinstance(operation, outline.Part):
             given.append(descend(module, f"{operation.name}.")[0])
         elif not isinstance(operation, Input):
-            tensors = [_given(module, name, graph.graph["weights"][name]) for name in data["weights"]]
-            prepare = data["kernel"].kernel.prepare
+            tensors = [_given(module, name, graph.weights[name]) for name in data.weights]
+            prepare = data.kernel.prepare
             given += resolve(prepare)(*tensors) if prepare else tensors
     return given
 
@@ -234,7 +234,7 @@ def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Te
         elif isinstance(operation, outline.Part):
             yield from states(descend(module, f"{operation.name}.")[0], operation.body)
         elif operation.update:
-            named = ((graph.graph["weights"][name], name) for name in data["weights"])
+            named = ((graph.weights[name], name) for name in data.weights)
             held = [(weight, _held(module, name)) for weight, name in named if not weight.trained]
             counters = [tensor for weight, tensor in held if not weight.saved]
             yield operation, [tensor for _, tensor in held], counters
