@@ -23,7 +23,7 @@ from composer.training.trainer import device_kind
 
 
 @dataclass(frozen=True)
-class SavedTensors:
+class SavedModel:
     """Weights and the spec they were trained by.
 
     Attributes:
@@ -40,7 +40,7 @@ class SavedTensors:
         return self.path.parent
 
 
-def read(path: Path, which: Literal["best", "last"] = "best") -> SavedTensors:
+def read(path: Path, which: Literal["best", "last"] = "best") -> SavedModel:
     """Read a run folder's best or last weights, or one file of weights.
 
     Raises:
@@ -50,11 +50,11 @@ def read(path: Path, which: Literal["best", "last"] = "best") -> SavedTensors:
         raise TrainingError(f"file not found: {path}, expected a run folder or a checkpoint")
     if path.is_dir():
         spec, file = read_spec(path), weights_file(path, which)
-        return SavedTensors(file, spec, _weights(file)[0])
+        return SavedModel(file, spec, _weights(file)[0])
     weights, text = _weights(path)
     if text is None:
         raise TrainingError(f"{path}: expected weights that hold their spec, got weights alone")
-    return SavedTensors(path, loads(text, str(path)), weights)
+    return SavedModel(path, loads(text, str(path)), weights)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Scored:
     sequences: int
 
 
-def score(saved: SavedTensors, overrides: Sequence[str] = (), data: str | None = None) -> Scored:
+def score(saved: SavedModel, overrides: Sequence[str] = (), data: str | None = None) -> Scored:
     """Score saved weights in the model of their spec, `overrides` laid over that, on the run's own data.
 
     The data is found by its content (see `located`), at the path `data` if that is given. Overrides that name

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from cases import FFN, tree
 from hypothesis import given
 from models import compiled, shipped
 from samples import samples
-from strategies import specs
+from strategies import make, specs
 
 from composer.costs.counting.checkpoint import checkpoint_size
 from composer.language.description.show import resolved_yaml
@@ -39,3 +40,9 @@ def test_shipped_specs_leave_what_is_declared(name, tmp_path):
 @given(spec=specs())
 def test_generated_specs_leave_what_is_declared(tmp_path_factory, spec):
     check(spec, tmp_path_factory.getbasetemp())
+
+
+def test_the_header_of_too_many_tensors_is_not_counted():
+    size = checkpoint_size(make(tree({"b": FFN}, {"stack": 1_000_000, "step": ["b"]})))
+    assert size.weights_file is None
+    assert size.resume_tensors > 12 * 10**6 * 4

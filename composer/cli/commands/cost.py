@@ -151,7 +151,8 @@ def _totals(spec: Spec, costs: Costs, left: CheckpointSize) -> Any:
             said = ", ".join(f"{amount(name, limit)}{word}" for limit, word in caps)
             mark = "[red]over[/red]" if name in hard else "[yellow]over[/yellow]" if name in soft else ""
             table.add_row(name, amount(name, value), said, mark or ("[green]fits[/green]" if said else ""))
-    table.add_row("weights file", bytes_text(left.weights_file), "", "safetensors")
+    if left.weights_file is not None:
+        table.add_row("weights file", bytes_text(left.weights_file), "", "safetensors")
     table.add_row("checkpoint", bytes_text(left.resume_tensors), "", "weights, AdamW's state")
     if costs.recompute_flops:
         told = "per token, in the backward pass; see the plan"

@@ -11,7 +11,7 @@ import typer
 from composer.cli.terminal.options import Set
 
 if TYPE_CHECKING:
-    from composer.training.score import SavedTensors, Scored
+    from composer.training.score import SavedModel, Scored
 
 PANEL = "Training"
 EXAMPLE = "composer eval runs/first --steps 4,6,8"
@@ -92,7 +92,7 @@ def _counts(steps: str | None) -> list[int | None]:
     return [int(word) for word in words]
 
 
-def _depth(saved: SavedTensors, count: int | None) -> list[str]:
+def _depth(saved: SavedModel, count: int | None) -> list[str]:
     from composer.training.score import at_steps
 
     return [] if count is None else [at_steps(saved.spec, count)]

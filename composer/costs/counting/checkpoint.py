@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from operator import itemgetter
 
 from blocks.ir.graph import Graph
-from blocks.ir.walk import weights
+from blocks.ir.walk import graphs, weights
 from composer.graph.compile import compile_graph
 from composer.language.description.show import resolved_yaml
 from composer.language.schema.spec import Spec
 
 _ELEMENT = 4
+_MOST_TENSORS = 50_000
 
 
 @dataclass(frozen=True)
@@ -23,28 +25,38 @@ class CheckpointSize:
     """Bytes of checkpoints.
 
     Attributes:
-        weights_file: the whole `.safetensors` file.
+        weights_file: the whole `.safetensors` file; None for more than 50,000 tensors, which its header lists.
         resume_tensors: in a `.ckpt`: weights, states, AdamW's two moments and its step for each weight.
     """
 
-    weights_file: int
+    weights_file: int | None
     resume_tensors: int
 
 
 def checkpoint_size(spec: Spec, graph: Graph | None = None) -> CheckpointSize:
     """Return the sizes; all weights and states are fp32."""
-    held = [each for each in weights(graph or compile_graph(spec)) if each[1].saved]
-    sizes = {name: weight.size for name, weight, _ in held}
-    shapes = {name: list(weight.shape) for name, weight, _ in held}
-    trained = [weight.size for _, weight, _ in held if weight.trained]
+    graph = graph or compile_graph(spec)
+    counted = [
+        (weight, place.copies)
+        for body, place in graphs(graph)
+        for weight in body.weights.values()
+        if weight.saved
+    ]
+    data = sum(_ELEMENT * weight.size * copies for weight, copies in counted)
+    moments = sum((2 * _ELEMENT * w.size + _ELEMENT) * copies for w, copies in counted if w.trained)
+    few = sum(copies for _, copies in counted) <= _MOST_TENSORS
+    return CheckpointSize(8 + _header_length(spec, graph) + data if few else None, data + moments)
+
+
+def _header_length(spec: Spec, graph: Graph) -> int:
+    """Return the bytes of the padded header, in which tensors are in the order of their names."""
     header: dict[str, object] = {"__metadata__": {"spec": resolved_yaml(spec)}}
-    at = 0
-    # of one element size, tensors stand in the order of their names
-    for name in sorted(sizes):
-        end = at + _ELEMENT * sizes[name]
-        header[name] = {"dtype": "F32", "shape": shapes[name], "data_offsets": [at, end]}
-        at = end
+    start = 0
+    for name, weight, _ in sorted(weights(graph), key=itemgetter(0)):
+        if not weight.saved:
+            continue
+        end = start + _ELEMENT * weight.size
+        header[name] = {"dtype": "F32", "shape": list(weight.shape), "data_offsets": [start, end]}
+        start = end
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
-    length = -(-len(text.encode()) // 8) * 8
-    moments = sum(2 * _ELEMENT * size + _ELEMENT for size in trained)
-    return CheckpointSize(8 + length + at, at + moments)
+    return -(-len(text.encode()) // 8) * 8
