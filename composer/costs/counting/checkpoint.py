@@ -25,7 +25,7 @@ class CheckpointSize:
     """Bytes of checkpoints.
 
     Attributes:
-        weights_file: the whole `.safetensors` file; None for more than 50,000 tensors, which its header lists.
+        weights_file: the whole `.safetensors` file; None for more than 50,000 tensors.
         resume_tensors: in a `.ckpt`: weights, states, AdamW's two moments and its step for each weight.
     """
 
