@@ -1,6 +1,6 @@
-"""The shipped space searched by composer and by Optuna's samplers unaided, at equal training tokens.
+"""The shipped space searched by composer and by Optuna's samplers alone, at equal training tokens.
 
-    PYTHONPATH=. OMP_NUM_THREADS=1 python docs/demo.py [SEEDS]    # the table in docs/search.md, 5 seeds
+    PYTHONPATH=. OMP_NUM_THREADS=1 python docs/demo.py [SEEDS]    # the table in docs/experiments.md, 5 seeds
 
 Each search may train for as many tokens as FULL points trained in full. "Unaided" is a sampler of Optuna in
 the loop that a user would write: every point is a trial, one over a cap is told as infeasible, one that was
@@ -52,7 +52,7 @@ UNAIDED: dict[str, Callable[[int], BaseSampler]] = {
 RUNGS = {"": "[512Ki]", " without rungs": "[]"}
 ARMS = (
     *(f"composer{rungs}: {name}" for rungs in RUNGS for name in ("tpe", "random")),
-    *(f"Optuna unaided: {name}" for name in UNAIDED),
+    *(f"Optuna alone: {name}" for name in UNAIDED),
 )
 
 Found = list[tuple[float, float]]

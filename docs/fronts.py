@@ -2,7 +2,7 @@
 
     export PYTHONPATH=. OMP_NUM_THREADS=1
     python docs/fronts.py replay [SEEDS]   # docs/replay/fronts.csv: every rule and sampler, 20 seeds each
-    python docs/fronts.py table            # the table of it in docs/search.md
+    python docs/fronts.py table            # the table of it in docs/experiments.md
     python docs/fronts.py orders           # the next table: 400 random orders of the points, no sampler
     python docs/fronts.py moved            # the same for rungs that are moved where they rank badly
 
