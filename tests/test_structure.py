@@ -175,6 +175,24 @@ def test_what_answers_at_once_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_checking_a_spec_imports_only_what_it_needs() -> None:
+    others = (
+        "search",
+        "rich",
+        "composer.language.space",
+        "composer.costs.time",
+        "composer.cli.commands.cost",
+    )
+    code = (
+        "import sys, composer.cli.main; composer.cli.main.main(['check', 'specs/dreamer-tiny.yaml']); "
+        f"print(sorted(set({others!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_every_process_has_a_time_limit() -> None:
     unlimited = [
         f"{path.relative_to(ROOT)}:{call.lineno}"

@@ -23,8 +23,6 @@ from composer.costs.base.precision import precision
 from composer.costs.counting.plan import planned, planned_on, trained_flops
 from composer.costs.memory.peak import Memory, train_memory, trained_length
 from composer.costs.memory.recompute import recompute_flops
-from composer.costs.time.devices import UnknownDevice, device
-from composer.costs.time.roofline import step_time
 from composer.graph.passes.mark_recompute import recomputed
 from composer.language.schema.spec import Spec
 from composer.settings.errors import SpecError
@@ -161,6 +159,10 @@ def _step_time(spec: Spec, graph: Graph) -> float | None:
     cap = spec.caps.step_time
     if cap is None:
         return None
+    # imported only for the cap that needs them
+    from composer.costs.time.devices import UnknownDevice, device
+    from composer.costs.time.roofline import step_time
+
     try:
         on = device(cap.device)
     except UnknownDevice as error:
