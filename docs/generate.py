@@ -127,7 +127,8 @@ def costs_table(_: str) -> str:
         flops = costs.flops_per_token
         numbers = (costs.params, costs.active_params, flops.forward)
         sizes = (costs.train_memory.total, costs.cache_bytes_per_token)
-        rows.append([f"[{path.stem}](../specs/{path.name})", *map(count_text, numbers), *map(bytes_text, sizes)])
+        link = f"[{path.stem}](../specs/{path.name})"
+        rows.append([link, *map(count_text, numbers), *map(bytes_text, sizes)])
     return _table(rows, right=range(1, len(names)))
 
 

@@ -1,4 +1,4 @@
-"""Measure the arms of docs/experiments.md on hop: accuracy at the hardest k, at 60 % of the tokens and at the end.
+"""Measure the arms of docs/experiments.md on hop: accuracy at the hardest k, late in training and at its end.
 
 `python docs/results.py FOLDER [ARM ...]` trains each arm at three seeds in FOLDER, about 3 minutes a
 run on one thread; stopped and started again, it goes on.
