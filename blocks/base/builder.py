@@ -12,8 +12,9 @@ from math import prod
 
 from blocks.ir.graph import Graph, Loop, Node, fresh
 from blocks.ir.numbers import label
-from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Shape, Value, Weight
+from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Value, Weight
 from blocks.ir.slots import DepthKVCache
+from blocks.ir.tensor_type import ORDER, Shape, TensorType
 from blocks.primitives.operations import (
     AddStepBias,
     Input,
@@ -63,10 +64,10 @@ class Builder:
         self.graph.put(node, Node(operation, inputs, names, (self.block,)))
         return Value(node)
 
-    def input(self, name: str, shape: Shape) -> Value:
+    def input(self, name: str, type: TensorType) -> Value:
         """Add an input of the graph."""
         value = Value(fresh(name, self.graph))
-        self.graph.put(value.node, Node(Input(shape)))
+        self.graph.put(value.node, Node(Input(type)))
         self.graph.inputs.append(value.node)
         return value
 
@@ -157,7 +158,7 @@ class Builder:
 
     def _token(self, block: str, scope: Builder) -> Value:
         if block not in self._tokens:
-            start = self.input(f"{block}.token", ())
+            start = self.input(f"{block}.token", ORDER)
             self._carried.append((block, start, scope))
             self._tokens[block] = start
         return self._tokens[block]
@@ -171,7 +172,7 @@ class Builder:
         index = f"{self._loop[0]}_{name}" if self._loop else f"n{name.removeprefix('stages.')}"
         body = Builder(self.width, self, (index, trips, tied))
         body._outer_x = x
-        start = body.input("x", (self.width,))
+        start = body.input("x", TensorType((self.width,), "stream"))
         result = fill(body, start)
         outer_tokens = []
         for block, _, scope in body._carried:
@@ -210,8 +211,8 @@ class Builder:
         assert self._parent is not None
         outer = self._parent._capture(value, owner)
         if outer not in self._captured:
-            # shape inference fills in the shape
-            self._captured[outer] = self.input(name or value.node, ())
+            # type inference fills in the type
+            self._captured[outer] = self.input(name or value.node, TensorType())
         return self._captured[outer]
 
     def shared(self, name: str, operation: Operation) -> Value:

@@ -8,22 +8,21 @@ from typing import Any, ClassVar, Literal
 
 from blocks.ir.operation import (
     ORIGIN,
-    TABLE,
     CostContext,
     IOBytes,
     Kernel,
     LoopIndex,
     Operation,
     SavedTensors,
-    Shape,
     Target,
     WorkspaceBytes,
     expect,
 )
-from blocks.ir.slots import SlotRead, SlotWrite
+from blocks.ir.slots import SlotRead, SlotWrite, slots_of
+from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.gpu import off_triton
 from blocks.primitives.fused_operations import as_fused, as_plain
-from blocks.primitives.operations import RotateStep
+from blocks.primitives.operations import RotateStep, step_angles
 
 _REFERENCE = "blocks.depth_attention.reference"
 _COMPILED = "blocks.depth_attention.compiled"
@@ -57,11 +56,11 @@ class WriteKV(SlotWrite):
         Kernel("slot_write", f"{_REFERENCE}:append", "written in place once, no list is stacked"),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the token."""
         kv = (self.kv_heads, self.head_dim)
-        expect(self, inputs, kv, kv, (), (inputs[-1][0], 2, *kv))
-        return ((),)
+        expect(self, inputs, kv, kv, ORDER, slots_of(inputs[-1], *kv))
+        return (ORDER,)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over the rotation of the key."""
@@ -113,11 +112,11 @@ class Attend(SlotRead):
         ),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return one vector for each query head."""
         q = (self.heads, self.head_dim)
-        expect(self, inputs, q, (), (inputs[-1][0], 2, self.kv_heads, self.head_dim))
-        return (q,)
+        expect(self, inputs, q, ORDER, slots_of(inputs[-1], self.kv_heads, self.head_dim))
+        return (inputs[0],)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over the rotation of the query."""
@@ -144,10 +143,6 @@ class Attend(SlotRead):
         if self.fused:
             return SavedTensors(inputs=(0,), outputs=(0,), extra=4 * self.heads)
         return SavedTensors(inputs=(0,), extra=4 * self.heads * self.reads.mean(at.trips))
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """It returns what it was given."""
-        return given[0]
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Queries and slots in fp32, and one product of every query element with every slot.
@@ -181,10 +176,10 @@ class TurnedAppend(WriteKV):
         Kernel("slot_write_turned", f"{_REFERENCE}:append_turned", "keys turned, then written in place once"),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the token."""
-        expect(self, inputs[4:], TABLE)
-        return super().shapes(inputs[:4])
+        expect(self, inputs[4:], step_angles(self.head_dim))
+        return super().types(inputs[:4])
 
     def arguments(self) -> dict[str, Any]:
         """Return the slot and the step's index."""
@@ -218,10 +213,10 @@ class RotaryAttend(Attend):
         ),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return one vector for each query head."""
-        expect(self, inputs[3:], TABLE)
-        return super().shapes(inputs[:3])
+        expect(self, inputs[3:], step_angles(self.head_dim))
+        return super().types(inputs[:3])
 
     def arguments(self) -> dict[str, Any]:
         """Return the number of slots that are read and the step's index."""

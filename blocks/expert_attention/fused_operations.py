@@ -14,11 +14,11 @@ from blocks.ir.operation import (
     Kernel,
     Operation,
     SavedTensors,
-    Shape,
     Target,
     WorkspaceBytes,
     expect,
 )
+from blocks.ir.tensor_type import Shape, TensorType
 from blocks.kernels.gpu import off_triton
 
 _REFERENCE = "blocks.expert_attention.reference"
@@ -71,10 +71,10 @@ class RoutedExperts(Operation):
     )
     update = f"{_REFERENCE}:update_balance"
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width of the model."""
         expect(self, inputs, (self.width,), (self.width,))
-        return ((self.width,),)
+        return (TensorType((self.width,)),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return gate and up side by side, down, keys, balancing bias and load."""

@@ -14,11 +14,11 @@ from blocks.ir.operation import (
     Kernel,
     Operation,
     SavedTensors,
-    Shape,
     Target,
     WorkspaceBytes,
     expect,
 )
+from blocks.ir.tensor_type import Shape, TensorType
 
 _REFERENCE = "blocks.expert_attention.reference"
 _COMPILED = "blocks.expert_attention.compiled"
@@ -47,10 +47,10 @@ class Route(Operation):
     )
     update = f"{_REFERENCE}:update_balance"
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return weights and indices of the chosen experts."""
         expect(self, inputs, (self.width,))
-        return ((self.active,), (self.active,))
+        return (TensorType((self.active,), "fp32"), TensorType((self.active,), "int"))
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return keys, balancing bias and load."""
@@ -78,10 +78,6 @@ class Route(Operation):
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """Scores are in fp32."""
         return "fp32"
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """Weights are fp32, indices int64."""
-        return 8 if output else 4
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, logits stand beside the sigmoids; backward, gradients of the scores or of the query do."""
@@ -125,10 +121,11 @@ class Experts(Operation):
         ),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width of the model."""
-        expect(self, inputs, (self.width,), (self.active,), (self.active,))
-        return ((self.width,),)
+        expect(self, inputs, (self.width,), (self.active,), TensorType((self.active,), "int"))
+        # one grouped product returns what its weights were cast to, one expert after the other its input
+        return (inputs[0] if self._one_by_one else TensorType((self.width,)),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return gate and up side by side, then down."""
@@ -152,10 +149,6 @@ class Experts(Operation):
             rows += self.active * self.width
             return SavedTensors(extra=at.compute_bytes * rows + (16 + 4) * self.active)
         return SavedTensors(inputs=(1,), extra=at.compute_bytes * rows + 16 * self.active)
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """One grouped product returns what its weights were cast to, one expert after the other its input."""
-        return given[0] if self._one_by_one else at.compute_bytes
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Weighted outputs stand in fp32, backward their gradients, unless those of hidden rows are more."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocks.ir.operation import CostContext, Kernel, Operation, SavedTensors, Shape, expect
+from blocks.ir.operation import CostContext, Kernel, Operation, SavedTensors, expect
+from blocks.ir.tensor_type import TensorType
 
 _REFERENCE = "blocks.feed_forward.reference"
 
@@ -18,10 +19,10 @@ class SwiGLU(Operation):
 
     kernels = (Kernel("swiglu", f"{_REFERENCE}:swiglu", "elementwise"),)
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the hidden width."""
         expect(self, inputs, (self.hidden,), (self.hidden,))
-        return ((self.hidden,),)
+        return (TensorType((self.hidden,)),)
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep both inputs and silu(gate)."""
@@ -36,10 +37,10 @@ class Gelu(Operation):
 
     kernels = (Kernel("gelu", f"{_REFERENCE}:gelu", "elementwise"),)
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the hidden width."""
         expect(self, inputs, (self.hidden,))
-        return ((self.hidden,),)
+        return (TensorType((self.hidden,)),)
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the input."""

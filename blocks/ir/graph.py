@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
 
-from blocks.ir.operation import Kernel, Operation, Shape, Value, Weight
+from blocks.ir.operation import Kernel, Operation, Value, Weight
+from blocks.ir.tensor_type import TensorType
 
 if TYPE_CHECKING:
     _DiGraph = nx.DiGraph[str]
@@ -40,7 +41,7 @@ class Node:
         inputs: the values that it reads, in order.
         weights: names of its weights in the graph.
         blocks: names of the blocks that it belongs to; "" is the model itself.
-        shapes: shapes of its outputs, filled in by shape inference.
+        types: types of its outputs, filled in by type inference.
         choice: its kernel and why, filled in when kernels are chosen.
         recompute: whether it runs again in the backward pass.
         parts: the operations that a fused one stands for, by name, in the order they ran; else empty.
@@ -50,7 +51,7 @@ class Node:
     inputs: tuple[Value, ...] = ()
     weights: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ("",)
-    shapes: tuple[Shape, ...] = ()
+    types: tuple[TensorType, ...] = ()
     choice: Choice | None = None
     recompute: bool = False
     parts: Mapping[str, Operation] = field(default_factory=dict)
@@ -89,6 +90,10 @@ class Graph(_DiGraph):
         """Return the node of a name."""
         found: Node = self.nodes[name]["node"]
         return found
+
+    def type_of(self, value: Value) -> TensorType:
+        """Return the type of a value."""
+        return self.node(value.node).types[value.output]
 
     def loop(self, name: str) -> Loop:
         """Return the loop of a name."""
@@ -148,8 +153,8 @@ class Loop(Operation):
 
     recomputable = False
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
-        """Return the shapes of the carried values."""
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the types of the carried values."""
         return tuple(inputs[: self.body.carried])
 
     def describe(self) -> str:

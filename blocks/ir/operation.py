@@ -1,6 +1,5 @@
-"""What an operation is: its shapes, weights, costs and kernels. Torch-free.
+"""What an operation is: its types, weights, costs and kernels. Torch-free.
 
-Shapes are per token: a value of shape (4, 16) is a tensor [batch, sequence, 4, 16] once it runs.
 Operations are values (frozen dataclasses): a pass rewrites a graph by replacing them.
 """
 
@@ -11,10 +10,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, Literal, NamedTuple
 
-Shape = tuple[int, ...]
-
-TABLE: Shape = (-1,)
-"""The shape that stands for a rotary table, which has no batch axis."""
+from blocks.ir.tensor_type import Element, Shape, TensorType
 
 
 class Value(NamedTuple):
@@ -118,6 +114,16 @@ class CostContext:
     device: Literal["cpu", "cuda"] = "cpu"
     full_mask: bool = False
     tokens: int = 1
+
+    def element_bytes(self, element: Element) -> int:
+        """Return the bytes of an element."""
+        match element:
+            case "compute":
+                return self.compute_bytes
+            case "stream":
+                return self.stream_bytes
+            case _:
+                return {"none": 0, "bool": 1, "fp32": 4, "int": 8}[element]
 
     @property
     def widened(self) -> int:
@@ -251,8 +257,8 @@ class Operation:
     gradients: ClassVar[Literal["own", "joint", "passed"]] = "own"
     """Where gradients of its inputs lie: each alone, all in one storage, or where that of its output lies."""
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
-        """Return the output shapes; ValueError where the inputs do not fit."""
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the types of the outputs; ValueError where the inputs do not fit (see `expect`)."""
         raise NotImplementedError
 
     def weight_shapes(self) -> tuple[Shape, ...]:
@@ -286,17 +292,9 @@ class Operation:
         """
         return given + made
 
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """Return the bytes of an element of an output, where those of its inputs take `given`."""
-        return at.compute_bytes
-
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """Return the precision it works in, fp32 at least; of a value in another it makes a copy."""
         return "any"
-
-    def table_bytes(self, at: CostContext) -> float:
-        """Return the bytes of an output that is no value of tokens."""
-        return 0.0
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Return what it needs while it runs."""
@@ -332,7 +330,10 @@ class Operation:
         return type(self).__name__
 
 
-def expect(operation: Operation, got: Sequence[Shape], *expected: Shape) -> None:
-    """Raise ValueError unless the input shapes are the expected ones."""
-    if tuple(got) != expected:
-        raise ValueError(f"{operation.describe()}: expected inputs {list(expected)}, got {list(got)}")
+def expect(operation: Operation, got: Sequence[TensorType], *expected: Shape | TensorType) -> None:
+    """Raise ValueError unless the inputs are as expected; a shape stands for a float value of tokens."""
+    wanted = [each if isinstance(each, TensorType) else TensorType(each) for each in expected]
+    if len(got) != len(wanted) or not all(map(TensorType.fits, got, wanted)):
+        told = ", ".join(each.needs() for each in wanted)
+        given = ", ".join(map(str, got))
+        raise ValueError(f"{operation.describe()}: expected inputs ({told}), got ({given})")

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from blocks.ir.operation import Kernel, LoopIndex, Operation, Shape
+from blocks.ir.operation import Kernel, LoopIndex, Operation
+from blocks.ir.tensor_type import ORDER, TensorType
 
 
-class SlotShape(tuple[int, ...]):
-    """The shape of depth slots, which no value of the same numbers is taken for."""
+def slots_of(given: TensorType, kv_heads: int, head_dim: int) -> TensorType:
+    """Return the type of the slots that an operation with keys of these sizes expects, however many."""
+    return TensorType((*given.shape[:1], 2, kv_heads, head_dim), kind="depth_cache")
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class DepthKVCache(Operation):
         Kernel("slots", "blocks.kernels.slot_memory:slots", "allocated once per forward, indexed explicitly"),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the slots [count, 2 (key, value), kv_heads, head_dim] and the token."""
-        return (SlotShape((self.count, 2, self.kv_heads, self.head_dim)), ())
+        return (TensorType((self.count, 2, self.kv_heads, self.head_dim), kind="depth_cache"), ORDER)
 
     def arguments(self) -> dict[str, Any]:
         """Return the sizes."""

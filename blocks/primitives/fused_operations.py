@@ -9,23 +9,27 @@ from typing import Any, Literal
 
 from blocks.ir.numbers import largest
 from blocks.ir.operation import (
-    TABLE,
     CostContext,
     IOBytes,
     Kernel,
     Operation,
     SavedTensors,
-    Shape,
     Target,
     WorkspaceBytes,
     expect,
 )
+from blocks.ir.tensor_type import Shape, TensorType, widest
 from blocks.kernels.gpu import off_triton
 from blocks.primitives.tiles import LARGEST
 
 _REFERENCE = "blocks.primitives.reference"
 _FUSED = "blocks.primitives.fused"
 _CHECK = "blocks.primitives.check"
+
+
+def positions(head_dim: int) -> TensorType:
+    """Return the type of a table of rotations: for each position one complex number per pair."""
+    return TensorType((head_dim,), "fp32", "table")
 
 
 def unfit(operation: Any, target: Target) -> str:
@@ -66,10 +70,12 @@ class AddNorm(Operation):
         Kernel("add_norm", f"{_REFERENCE}:add_norm", "a sum, then torch's own RMSNorm", specialize=as_plain),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the common shape, once or twice."""
         expect(self, inputs, self.shape, self.shape)
-        return (self.shape,) * (1 + self.shared)
+        total = TensorType(self.shape, widest(*inputs))
+        normed = TensorType(self.shape) if self.narrow else total
+        return (normed, total) if self.shared else (normed,)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return the gain's shape."""
@@ -89,10 +95,6 @@ class AddNorm(Operation):
         normed = 0 if self.fused or at.device == "cuda" else 4 * prod(self.shape)
         scales = 0 if self.fused else 4 * prod(self.shape[:-1])
         return SavedTensors(outputs=(1,) if self.shared else (), extra=total + normed + scales)
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """A sum has the wider precision of its terms."""
-        return at.compute_bytes if self.narrow and not output else max(given)
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, plain PyTorch on a CPU holds three tensors in fp32."""
@@ -125,10 +127,10 @@ class NormRotate(Operation):
         ),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the input's shape."""
-        expect(self, inputs, self.shape, TABLE)
-        return (self.shape,)
+        expect(self, inputs, self.shape, positions(self.shape[-1]))
+        return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return the gain's shape."""
@@ -142,10 +144,6 @@ class NormRotate(Operation):
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """One kernel, or complex numbers, which are pairs in fp32."""
         return "any" if self.fused else "fp32"
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """It runs in fp32 and returns what it was given."""
-        return given[0]
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """In plain PyTorch the product is in fp32, and backward three tensors."""

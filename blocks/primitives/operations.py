@@ -10,33 +10,37 @@ from typing import Any, ClassVar, Literal
 from blocks.ir.numbers import largest
 from blocks.ir.operation import (
     ORIGIN,
-    TABLE,
     CostContext,
     IOBytes,
     Kernel,
     LoopIndex,
     Operation,
     SavedTensors,
-    Shape,
     WorkspaceBytes,
     expect,
 )
-from blocks.primitives.fused_operations import AddNorm, NormRotate, as_fused, as_plain, unfit
+from blocks.ir.tensor_type import Shape, TensorType, widest
+from blocks.primitives.fused_operations import AddNorm, NormRotate, as_fused, as_plain, positions, unfit
 
 _REFERENCE = "blocks.primitives.reference"
+
+
+def step_angles(head_dim: int) -> TensorType:
+    """Return the type of the angles by which one step rotates each pair."""
+    return TensorType((head_dim // 2,), "fp32", "constant")
 
 
 @dataclass(frozen=True)
 class Input(Operation):
     """A value that comes from outside its graph."""
 
-    shape: Shape
+    type: TensorType
 
     recomputable = False
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
-        """Return the shape it was declared with."""
-        return (self.shape,)
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the type it was declared with."""
+        return (self.type,)
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,10 @@ class Norm(Operation):
         Kernel("rms_norm_plain", f"{_REFERENCE}:rms_norm_plain", "reference: mean of squares, rsqrt, gain"),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the input's shape."""
         expect(self, inputs, self.shape)
-        return (self.shape,)
+        return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return the gain's shape."""
@@ -67,10 +71,6 @@ class Norm(Operation):
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """One kernel on a GPU, several on a CPU."""
         return "any" if at.device == "cuda" else "fp32"
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """It runs in fp32 and returns what it was given."""
-        return given[0]
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, three tensors in fp32 stand beside what is kept; a narrow result is copied last."""
@@ -121,11 +121,11 @@ class Project(Operation):
         """Elements of all outputs together."""
         return sum(prod(shape) for shape in self.outputs)
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the outputs; the input may be split into heads, its elements count."""
-        if len(inputs) != 1 or prod(inputs[0]) != self.fan_in:
+        if len(inputs) != 1 or not inputs[0].is_float or inputs[0].size != self.fan_in:
             expect(self, inputs, (self.fan_in,))
-        return self.outputs
+        return tuple(map(TensorType, self.outputs))
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [elements, fan_in] for each output."""
@@ -183,18 +183,17 @@ class Rotate(Operation):
         norms = type(self) is Rotate and type(producer) is Norm and not shared
         return NormRotate(self.shape) if norms else None
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the input's shape."""
-        expect(self, inputs, self.shape, TABLE)
-        return (self.shape,)
+        expect(self, inputs, self.shape, self._angles())
+        return (inputs[0],)
+
+    def _angles(self) -> TensorType:
+        return positions(self.shape[-1])
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """One kernel, or complex numbers, which are pairs in fp32."""
         return "any" if self.fused else "fp32"
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """It turns in fp32 and returns what it was given."""
-        return given[0]
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The product is in fp32; a narrow one is copied. One kernel has neither."""
@@ -214,6 +213,9 @@ class RotateStep(Rotate):
 
     kernels = (Kernel("rotate_step", f"{_REFERENCE}:rotate_step", "pairs turned by the step's angles"),)
 
+    def _angles(self) -> TensorType:
+        return step_angles(self.shape[-1])
+
     def arguments(self) -> dict[str, Any]:
         """Return the step's index."""
         return {"index": self.index}
@@ -229,17 +231,13 @@ class SequenceTable(Operation):
     kernels = (Kernel("sequence_table", f"{_REFERENCE}:sequence_table", "made once per forward, in fp32"),)
     recomputable = False
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the table."""
-        return (TABLE,)
+        return (positions(self.head_dim),)
 
     def arguments(self) -> dict[str, Any]:
         """Return the size and base."""
         return {"head_dim": self.head_dim, "base": self.base}
-
-    def table_bytes(self, at: CostContext) -> float:
-        """One complex number for each token of a sequence and pair."""
-        return 4 * at.context * self.head_dim
 
 
 @dataclass(frozen=True)
@@ -252,9 +250,9 @@ class StepTable(Operation):
     kernels = (Kernel("step_table", f"{_REFERENCE}:step_table", "made once per forward, in fp32"),)
     recomputable = False
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
-        """Return the table."""
-        return (TABLE,)
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the angles."""
+        return (step_angles(self.head_dim),)
 
     def arguments(self) -> dict[str, Any]:
         """Return the size and base."""
@@ -272,10 +270,10 @@ class AddStepBias(Operation):
     gradients = "passed"
     kernels = (Kernel("add_step_bias", f"{_REFERENCE}:add_step_bias", "one row added to every token"),)
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the input's shape."""
         expect(self, inputs, (self.width,))
-        return ((self.width,),)
+        return (TensorType((self.width,), widest(*inputs, "stream")),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return one row per step."""
@@ -284,10 +282,6 @@ class AddStepBias(Operation):
     def arguments(self) -> dict[str, Any]:
         """Return the step's index."""
         return {"index": self.index}
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """A sum with a weight has the wider of both precisions."""
-        return max(given[0], at.weight_bytes)
 
 
 @dataclass(frozen=True)
@@ -300,14 +294,10 @@ class Sum(Operation):
     gradients = "passed"
     kernels = (Kernel("add", f"{_REFERENCE}:add", "elementwise"),)
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the common shape."""
         expect(self, inputs, *[self.shape] * self.terms)
-        return (self.shape,)
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """A sum has the widest precision of its terms."""
-        return max(given)
+        return (TensorType(self.shape, widest(*inputs)),)
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Of more than two terms, the sum so far stands beside the next."""

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from blocks.ir.numbers import smallest
-from blocks.ir.operation import CostContext, Kernel, Operation, SavedTensors, Shape, Target, expect
+from blocks.ir.operation import CostContext, Kernel, Operation, SavedTensors, Target, expect
+from blocks.ir.tensor_type import TensorType
 from blocks.kernels.gpu import off_gpu
 
 _REFERENCE = "blocks.sequence_attention.reference"
-MASK: Shape = (-2,)
+MASK = TensorType((), "bool", "mask")
 
 
 def _unordered(operation: Attend, target: Target) -> str:
@@ -38,17 +39,13 @@ class WindowMask(Operation):
     kernels = (Kernel("window_mask", f"{_REFERENCE}:window_mask", "made once per forward"),)
     recomputable = False
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the mask, which has no token axis of its own."""
         return (MASK,)
 
     def arguments(self) -> dict[str, Any]:
         """Return the window."""
         return {"window": self.window}
-
-    def table_bytes(self, at: CostContext) -> float:
-        """One byte for each pair of tokens."""
-        return at.context * at.context
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,11 @@ class Attend(Operation):
         Kernel("attend_plain", f"{_REFERENCE}:attend_plain", "reference: scores, mask, softmax, sum"),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return one vector for each query head."""
         q, kv = (self.heads, self.head_dim), (self.kv_heads, self.head_dim)
         expect(self, inputs, q, kv, kv)
-        return (q,)
+        return (TensorType(q, inputs[2].element),)
 
     def seen(self, at: CostContext) -> float:
         """Return the tokens that the last token sees."""
@@ -95,10 +92,6 @@ class Attend(Operation):
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep queries, keys, values, the output and one fp32 log-sum-exp per head."""
         return SavedTensors(inputs=(0, 1, 2), outputs=(0,), extra=4 * self.heads)
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """It has the precision of the values."""
-        return given[2]
 
     def sequence_cache(self) -> int:
         """Keys and values."""
@@ -131,11 +124,11 @@ class WindowAttend(Attend):
         Kernel("attend_plain", f"{_REFERENCE}:attend_plain", "reference: scores, mask, softmax, sum"),
     )
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return one vector for each query head."""
         if self.masked:
             expect(self, inputs[3:], MASK)
-        return super().shapes(inputs[:3])
+        return super().types(inputs[:3])
 
     def arguments(self) -> dict[str, Any]:
         """Return the window, where no mask tells of it."""

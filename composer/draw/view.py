@@ -10,14 +10,15 @@ from typing import Any, TypeAlias
 
 from blocks.base.config import BlockConfig
 from blocks.ir.graph import Graph, Loop, Node
-from blocks.ir.operation import CostContext, Operation, Shape
+from blocks.ir.operation import CostContext, Operation
 from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
+from blocks.ir.tensor_type import Shape
 from blocks.ir.walk import Place, operations
 from blocks.primitives.operations import Input, Project
 from composer.costs.counting.count import Costs, count
 from composer.costs.counting.plan import planned
 from composer.draw.theme import TIMES
-from composer.graph.passes.plan import shape_text
+from composer.graph.passes.plan import shape_text, types_text
 from composer.language.schema.spec import Parallel, Spec, Stage
 
 
@@ -170,15 +171,15 @@ class _Body:
         forward = operation.flops(at) * self.place.executions
         backward = operation.backward_flops(at) * self.place.executions
         kernel = data.kernel.name
-        weights, shapes = data.weights, data.shapes
+        weights = data.weights
         if isinstance(operation, Project) and len(weights) > 1:
-            for name, shape in zip(weights, shapes, strict=True):
+            for name, shape in zip(weights, operation.outputs, strict=True):
                 part = prod(shape) / operation.width
                 yield Row(
                     name, _shape(shape), *self._weights([name], kernel), forward * part, backward * part
                 )
         else:
-            told = " and ".join(map(_shape, shapes))
+            told = types_text(data.types, TIMES, " and ")
             yield Row(node, told, *self._weights(weights, kernel), forward, backward)
 
     def _weights(self, names: Any, kernel: str) -> tuple[str, str, int, int]:

@@ -10,7 +10,7 @@ from composer.graph.lowering.build import build
 from composer.graph.passes.choose_kernels import Kernels, Unfused, choose_kernels, unfused
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.fuse import fuse
-from composer.graph.passes.infer_shapes import infer_shapes
+from composer.graph.passes.infer_types import infer_types
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.number_slots import number_slots
@@ -38,9 +38,7 @@ def compile_graph(
     """
     target = target or Target()
     graph = number_slots(build(spec))
-    graph = fuse(
-        infer_shapes(dead_code(merge_projections(tie_weights(graph), apart))), target, kernels, apart
-    )
+    graph = fuse(infer_types(dead_code(merge_projections(tie_weights(graph), apart))), target, kernels, apart)
     if apart:
         # an operation that others are merged with stands for them
         recompute = {*recompute} & {*recomputable(graph)}

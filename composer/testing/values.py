@@ -13,7 +13,7 @@ from blocks.ir.graph import Graph
 from blocks.ir.operation import Value
 from blocks.ir.walk import Place
 from composer.costs.base.precision import FULL, MIXED, Precision
-from composer.costs.memory.saved_tensors import Sizes, element_bytes, is_slots, place_at
+from composer.costs.memory.saved_tensors import Sizes, element_bytes, place_at
 from composer.module.emission.code import Code
 from composer.module.emission.emit import NODE
 from composer.module.emission.stage import Stage
@@ -83,23 +83,15 @@ class _Calls(fx.Interpreter):
         return made
 
     def _look(self, node: str, made: Any) -> None:
-        data = self.watched.graph.node(node)
-        shapes = data.shapes
-        for output, (shape, got) in enumerate(zip(shapes, made if len(shapes) > 1 else [made], strict=True)):
-            value = Value(node, output)
-            # slots, tables and the tokens that order slots are no values of tokens
-            if (
-                is_slots(self.watched.graph, value)
-                or not shape
-                or shape[0] < 0
-                or not isinstance(got, Tensor)
-            ):
+        types = self.watched.graph.node(node).types
+        for output, (type, got) in enumerate(zip(types, made if len(types) > 1 else [made], strict=True)):
+            if type.kind != "token" or not isinstance(got, Tensor):
                 continue
-            where = f"{node}, output {output}" if len(shapes) > 1 else node
-            wanted = (*self.watched.tokens, *shape)
+            where = f"{node}, output {output}" if len(types) > 1 else node
+            wanted = (*self.watched.tokens, *type.shape)
             assert tuple(got.shape) == wanted, f"{where}: shape {list(got.shape)}, declared {list(wanted)}"
-            size = self.watched.sizes[value]
-            told = f"{where}: {got.dtype} takes {got.element_size()} bytes, output_bytes says {size}"
+            size = self.watched.sizes[Value(node, output)]
+            told = f"{where}: {got.dtype} takes {got.element_size()} bytes, its type {type} says {size}"
             assert got.element_size() == size, told
 
 

@@ -10,13 +10,14 @@ from strategies import make
 
 from blocks.base.builder import Builder
 from blocks.ir.operation import Kernel, Operation, Target, Value
+from blocks.ir.tensor_type import TensorType
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Norm, Project, Sum
 from composer.graph.compile import compile_graph
 from composer.graph.lowering.build import build
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.fuse import fuse
-from composer.graph.passes.infer_shapes import infer_shapes
+from composer.graph.passes.infer_types import infer_types
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable, recomputed
 from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.number_slots import number_slots
@@ -56,8 +57,8 @@ class Toy(Operation):
             Kernel("reference", f"{__name__}:{name}", "a toy that fits"),
         )
 
-    def shapes(self, inputs):
-        return (self.shape,) * (2 if self.shared else 1)
+    def types(self, inputs):
+        return (TensorType(self.shape),) * (2 if self.shared else 1)
 
     def weight_shapes(self):
         return (self.shape[-1:],)
@@ -76,13 +77,13 @@ def toys(monkeypatch):
 
 
 def unfused(spec):
-    return infer_shapes(dead_code(merge_projections(tie_weights(number_slots(build(spec))))))
+    return infer_types(dead_code(merge_projections(tie_weights(number_slots(build(spec))))))
 
 
 def listed(graph):
     """Every operation of a graph with what it reads and owns."""
     return [
-        (node, operation.describe(), data.inputs, data.weights, data.shapes, data.blocks)
+        (node, operation.describe(), data.inputs, data.weights, data.types, data.blocks)
         for body, _ in graphs(graph)
         for node, operation, data in operations(body)
     ]
@@ -91,7 +92,7 @@ def listed(graph):
 def chain(*readers):
     """x -> (a, b) -> sum -> norm, with other readers of the sum; unfused."""
     builder = Builder(WIDTH)
-    x = builder.input("x", (WIDTH,))
+    x = builder.input("x", TensorType((WIDTH,)))
     a, b = builder.project(x, "a", (WIDTH,)), builder.project(x, "b", (WIDTH,))
     total = builder.op("sum", Sum((WIDTH,)), a, b)
     outputs = [builder.project(total, name, (WIDTH,)) for name in readers if name.startswith("early")]
@@ -101,7 +102,7 @@ def chain(*readers):
     if "returned" in readers:
         outputs.append(total)
     builder.graph.outputs = outputs
-    return infer_shapes(builder.graph)
+    return infer_types(builder.graph)
 
 
 @pytest.mark.parametrize("target", [Target(), Target("cpu", "bfloat16"), Target("cpu", here=True)])
@@ -121,7 +122,7 @@ def test_one_takes_over_what_it_alone_reads(toys):
     assert data.op == Toy((WIDTH,), shared=False)
     assert data.inputs == (Value("a"), Value("b"))
     assert data.weights == ("norm",)
-    assert data.shapes == ((WIDTH,),)
+    assert data.types == (TensorType((WIDTH,)),)
     assert {name: type(part) for name, part in data.parts.items()} == {"sum": Sum, "norm": Norm}
     assert {*graph.predecessors("norm")} == {"a", "b"}
 
@@ -129,7 +130,7 @@ def test_one_takes_over_what_it_alone_reads(toys):
 def test_what_others_read_is_returned_after_its_own(toys):
     graph = fuse(chain("late", "returned"), Target())
     assert [*graph] == ["x", "a", "b", "norm", "out", "late"]
-    assert graph.node("norm").shapes == ((WIDTH,), (WIDTH,))
+    assert graph.node("norm").types == (TensorType((WIDTH,)),) * 2
     assert graph.node("out").inputs == (Value("norm", 0),)
     assert graph.node("late").inputs == (Value("norm", 1),)
     assert graph.outputs == [Value("out"), Value("late"), Value("norm", 1)]
@@ -189,7 +190,7 @@ def test_a_mark_of_any_part_is_honoured(toys):
 
 
 def test_several_outputs_of_one_product_are_read_as_before(toys):
-    graph = fuse(infer_shapes(merge_projections(chain())), Target())
+    graph = fuse(infer_types(merge_projections(chain())), Target())
     assert graph.node("a").op == Project(WIDTH, ((WIDTH,), (WIDTH,)))
     assert graph.node("norm").inputs == (Value("a", 0), Value("a", 1))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import NamedTuple
 
 from blocks.ir.graph import Graph, Loop, Node
@@ -24,14 +23,11 @@ from blocks.ir.walk import Place, operations
 from blocks.primitives.operations import Input
 from composer.costs.base.precision import Precision
 from composer.costs.memory.saved_tensors import (
-    IDS,
     Kept,
     Sizes,
     bytes_of,
     copy_bytes,
     element_bytes,
-    is_float,
-    is_slots,
     kept,
     place_at,
     storage,
@@ -179,8 +175,7 @@ def body_of(graph: Graph, batch: Batch) -> Body:
 
 def value_bytes(graph: Graph, value: Value, sizes: Sizes) -> float:
     """Return the bytes per token of one value alone."""
-    elements: int = prod(graph.node(value.node).shapes[value.output])
-    return elements * sizes[value]
+    return graph.type_of(value).size * sizes[value]
 
 
 def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Batch) -> Body:
@@ -245,10 +240,10 @@ def _step(
 ) -> Step:
     data = graph.node(node)
     operation, inputs = data.op, data.inputs
-    outputs = tuple(Value(node, output) for output in range(len(data.shapes)))
+    outputs = tuple(Value(node, output) for output in range(len(data.types)))
     made = list(dict.fromkeys(storage(graph, value) for value in outputs))
     sources = tuple(storage(graph, value) for value in inputs)
-    wants = [value for value in inputs if is_float(graph, value) and sizes[value] < IDS]
+    wants = [value for value in inputs if graph.type_of(value).is_float]
     keeps: tuple[Value, ...] = ()
     weights: tuple[tuple[str, float], ...] = ()
     if isinstance(operation, Loop):
@@ -279,7 +274,7 @@ def _step(
         need = needs(operation, flow, copied, batch, at)
     stored = {value: batch.tokens * bytes_of(graph, value, sizes) for value in (*made, *dies)}
     # tables stay until the step ends
-    table = operation.table_bytes(at)
+    table = total(type.shared_bytes(at.context) for type in data.types if not isinstance(operation, Loop))
     return Step(
         node,
         operation,
@@ -301,7 +296,7 @@ def _step(
         weights,
         prepared,
         late,
-        tuple(value.node for value in inputs if is_slots(graph, value)),
+        tuple(value.node for value in inputs if graph.type_of(value).kind == "depth_cache"),
         node in found.inside,
         node in found.reruns,
         tuple(value for value in made if node in found.reruns and value not in found.values),
@@ -352,7 +347,7 @@ def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]
     last: dict[Value, str] = {}
     for node in nodes:
         data = graph.node(node)
-        last.update({storage(graph, Value(node, output)): node for output in range(len(data.shapes))})
+        last.update({storage(graph, Value(node, output)): node for output in range(len(data.types))})
         read = (storage(graph, value) for value in data.inputs)
         last.update({value: node for value in read if not _is_input(graph, value)})
     # training asks the model for its loss alone

@@ -18,7 +18,6 @@ from blocks.ir.operation import Value
 from blocks.ir.slots import DepthKVCache, SlotWrite
 from composer.costs.memory.ledger import Account, Ledger, Moment
 from composer.costs.memory.memory_model import Batch, Body, Step, Trips, body_of, value_bytes
-from composer.costs.memory.saved_tensors import is_slots
 
 Words = tuple[str, ...]
 
@@ -326,7 +325,7 @@ class _Replay:
         found = {}
         for value, name in zip(step.inputs, inner.graph.inputs, strict=True):
             operation = body.graph.node(value.node).op
-            if isinstance(operation, DepthKVCache) and is_slots(body.graph, value):
+            if isinstance(operation, DepthKVCache) and body.graph.type_of(value).kind == "depth_cache":
                 found[name] = self._slots(operation, 4)
             elif value.node in turn.slots:
                 found[name] = turn.slots[value.node]

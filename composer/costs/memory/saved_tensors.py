@@ -8,19 +8,13 @@ what it keeps inside, it runs again from its inputs, so that these are needed in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from typing import NamedTuple
 
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import total
 from blocks.ir.operation import CostContext, Operation, SavedTensors, Value
-from blocks.ir.slots import SlotShape
 from blocks.ir.walk import Place, operations
-from blocks.primitives.operations import Input
 from composer.costs.base.precision import Precision
-
-IDS = 8
-"""Bytes of a token id or a target."""
 
 Sizes = Mapping[Value, int]
 
@@ -65,7 +59,7 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
             held.update(
                 source
                 for source, name in zip(sources, names, strict=True)
-                if Value(name) in inner.values and not is_slots(graph, source)
+                if Value(name) in inner.values and graph.type_of(source).kind != "depth_cache"
             )
             continue
         saved, read = _copied(graph, node, at, sizes)
@@ -74,7 +68,7 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
             found.inside[node] = saved
             held.update(Value(node, output) for output in saved.outputs)
             continue
-        made = {Value(node, output) for output in range(len(data.shapes))}
+        made = {Value(node, output) for output in range(len(data.types))}
         if made & (needed - held) or saved.outputs or saved.extra:
             found.reruns[node] = saved
             needed.update(sources)
@@ -105,20 +99,9 @@ def copy_bytes(
     wanted = {"any": given, "compute": at.compute_bytes, "fp32": 4 if given < 4 else given}[
         operation.works_in(at)
     ]
-    if wanted == given or not is_float(graph, value):
+    if wanted == given or not graph.type_of(value).is_float:
         return None
-    return wanted * _elements(graph, value)
-
-
-def is_float(graph: Graph, value: Value) -> bool:
-    """Return whether a value is one number or more of each token, which has a gradient."""
-    shape = graph.node(value.node).shapes[value.output]
-    return bool(shape) and shape[0] > 0 and not is_slots(graph, value)
-
-
-def is_slots(graph: Graph, value: Value) -> bool:
-    """Return whether a value is depth slots."""
-    return isinstance(graph.node(value.node).shapes[value.output], SlotShape)
+    return wanted * graph.type_of(value).size
 
 
 def storage(graph: Graph, value: Value) -> Value:
@@ -128,32 +111,18 @@ def storage(graph: Graph, value: Value) -> Value:
 
 def bytes_of(graph: Graph, value: Value, sizes: Sizes) -> float:
     """Return the bytes per token of a storage."""
-    data = graph.node(value.node)
-    operation = data.op
-    if isinstance(operation, Input) and not graph.carried:
-        return IDS
-    if not is_float(graph, value):
-        return 0.0
-    if operation.shares_storage:
-        elements: int = total(prod(shape) for shape in data.shapes)
-        return elements * sizes[value]
-    return _elements(graph, value) * sizes[value]
-
-
-def _elements(graph: Graph, value: Value) -> int:
-    return prod(graph.node(value.node).shapes[value.output])
+    node = graph.node(value.node)
+    types = node.types if node.op.shares_storage else [graph.type_of(value)]
+    return total(each.size for each in types) * sizes[value]
 
 
 def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
     """Return the bytes of an element of each value."""
-    sizes: dict[Value, int] = {}
-    for node, operation, data in operations(graph):
-        given = [sizes[value] for value in data.inputs]
-        for output in range(len(data.shapes)):
-            stream = isinstance(operation, Input | Loop)
-            size = at.stream_bytes if stream else operation.output_bytes(at, given, output)
-            sizes[Value(node, output)] = size
-    return sizes
+    return {
+        Value(name, output): at.element_bytes(type.element)
+        for name, _, node in operations(graph)
+        for output, type in enumerate(node.types)
+    }
 
 
 def saved_per_token(graph: Graph, length: int, size: Precision) -> float:

@@ -20,7 +20,7 @@ from blocks.primitives.operations import Input
 from composer.costs.base.precision import FULL, MIXED, precision
 from composer.costs.memory.memory_model import value_bytes
 from composer.costs.memory.peak import trained_length
-from composer.costs.memory.saved_tensors import Sizes, element_bytes, is_float, place_at
+from composer.costs.memory.saved_tensors import Sizes, element_bytes, place_at
 from composer.costs.time.devices import Device
 from composer.graph.lowering.build import micro_batch_tokens
 from composer.language.schema.spec import Spec
@@ -126,7 +126,7 @@ def _row(
     data = body.node(node)
     operation: Operation = data.op
     given = sum(_bytes(body, value, sizes) for value in data.inputs)
-    made = sum(_bytes(body, Value(node, n), sizes) for n in range(len(data.shapes)))
+    made = sum(_bytes(body, Value(node, n), sizes) for n in range(len(data.types)))
     read = data.weights if operation.reads_weights else ()
     weights = at.compute_bytes * sum(body.weights[name].size for name in read)
     moved = tokens * operation.traffic(at, given, made) + weights
@@ -145,5 +145,5 @@ def _row(
 
 
 def _bytes(body: Graph, value: Value, sizes: Sizes) -> float:
-    """Return the bytes per token of one value; tables and slots as a whole are none."""
-    return value_bytes(body, value, sizes) if is_float(body, value) else 0.0
+    """Return the bytes per token of one value; token ids, tables and slots as a whole are none."""
+    return value_bytes(body, value, sizes) if body.type_of(value).shape else 0.0

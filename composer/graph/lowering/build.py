@@ -9,6 +9,7 @@ from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig
 from blocks.ir.graph import Graph
 from blocks.ir.operation import ZEROS, Init, Value, Weight
+from blocks.ir.tensor_type import IDS
 from blocks.primitives.operations import Sum
 from composer.graph.lowering.operations import CrossEntropy, Embed, Gate, InjectAdd, InjectConcat, Mean
 from composer.language.schema.caps import MemoryLimits
@@ -24,7 +25,7 @@ def build(spec: Spec) -> Graph:
     """
     width, vocab = spec.model.width, spec.model.vocab
     root = Builder(width)
-    tokens, targets = root.input("tokens", ()), root.input("targets", ())
+    tokens, targets = root.input("tokens", IDS), root.input("targets", IDS)
     embedding = Weight("embedding", (vocab, width), Init("normal", width**-0.5))
     x = root.op("embed", Embed(vocab, width), tokens, weights=[embedding])
     for number, stage in enumerate(spec.stages):

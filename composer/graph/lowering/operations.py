@@ -14,10 +14,10 @@ from blocks.ir.operation import (
     LoopIndex,
     Operation,
     SavedTensors,
-    Shape,
     WorkspaceBytes,
     expect,
 )
+from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType, widest
 from blocks.primitives.operations import Project
 from composer.graph.lowering.chunks import chunk_tokens, chunks_pay
 
@@ -36,10 +36,10 @@ class Embed(Operation):
     # what it makes is carried into the first stage, and it keeps nothing but the tokens
     recomputable = False
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width."""
-        expect(self, inputs, ())
-        return ((self.width,),)
+        expect(self, inputs, IDS)
+        return (TensorType((self.width,), "stream"),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [vocab, width]."""
@@ -52,10 +52,6 @@ class Embed(Operation):
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the token ids, int64."""
         return SavedTensors(inputs=(0,))
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """The residual stream starts here."""
-        return at.stream_bytes
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The rows stand beside what they are scaled to, either way."""
@@ -72,18 +68,14 @@ class InjectAdd(Operation):
     gradients = "passed"
     kernels = (Kernel("inject_add", f"{_REFERENCE}:inject_add", "elementwise, skipped at the first step"),)
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width."""
         expect(self, inputs, (self.width,), (self.width,))
-        return ((self.width,),)
+        return (TensorType((self.width,), widest(*inputs)),)
 
     def arguments(self) -> dict[str, Any]:
         """Return the step's index."""
         return {"index": self.index}
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """The residual stream keeps its precision."""
-        return max(given)
 
 
 @dataclass(frozen=True)
@@ -95,10 +87,10 @@ class InjectConcat(Operation):
     gradients = "joint"
     kernels = (Kernel("inject_concat", f"{_REFERENCE}:inject_concat", "copied side by side for one product"),)
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width."""
         expect(self, inputs, (self.width,), (self.width,))
-        return ((self.width,),)
+        return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [width, 2 * width]."""
@@ -111,10 +103,6 @@ class InjectConcat(Operation):
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep both inputs as one copy."""
         return SavedTensors(extra=at.compute_bytes * 2 * self.width)
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """The residual stream keeps its precision."""
-        return given[0]
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The copy is cast where products are narrower than the stream."""
@@ -133,14 +121,10 @@ class Mean(Operation):
     gradients = "joint"
     kernels = (Kernel("mean", f"{_REFERENCE}:mean", "elementwise"),)
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width."""
         expect(self, inputs, *[(self.width,)] * self.branches)
-        return ((self.width,),)
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """A mean has the widest precision of its branches."""
-        return max(given)
+        return (TensorType((self.width,), widest(*inputs)),)
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The branches are stacked."""
@@ -156,19 +140,15 @@ class Gate(Operation):
 
     kernels = (Kernel("gate", f"{_REFERENCE}:gate", "softmax over the branches, elementwise"),)
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width."""
         expect(self, inputs, (self.branches,), *[(self.width,)] * self.branches)
-        return ((self.width,),)
+        return (TensorType((self.width,), widest(*inputs[1:])),)
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the branches and the softmax, and its copy where the branches are narrower."""
         narrow = at.compute_bytes if at.widened else 0
         return SavedTensors(inputs=tuple(range(1, 1 + self.branches)), extra=(4 + narrow) * self.branches)
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """It has the precision of its branches."""
-        return max(given[1:])
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The sum so far, the next product and their sum; backward, one product beside all gradients."""
@@ -188,10 +168,10 @@ class CrossEntropy(Operation):
 
     kernels = (Kernel("cross_entropy", f"{_REFERENCE}:cross_entropy", "log-softmax in fp32"),)
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return a scalar."""
-        expect(self, inputs, (self.vocab,), ())
-        return ((),)
+        expect(self, inputs, (self.vocab,), IDS)
+        return (SCALAR,)
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the fp32 log-softmax and the targets, int64."""
@@ -231,10 +211,10 @@ class HeadLoss(Operation):
     )
     recomputable = False
 
-    def shapes(self, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
-        """Return a scalar and the logits."""
-        expect(self, inputs, (self.width,), ())
-        return ((), (self.vocab,))
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return a scalar and the logits, which training does not make."""
+        expect(self, inputs, (self.width,), IDS)
+        return (SCALAR, TensorType((self.vocab,), "none"))
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [vocab, width]."""
@@ -251,10 +231,6 @@ class HeadLoss(Operation):
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the gradient of the input as products make it, and that of the weight in fp32."""
         return SavedTensors(extra=at.compute_bytes * self.width, once=4 * self.vocab * self.width)
-
-    def output_bytes(self, at: CostContext, given: Sequence[int], output: int = 0) -> int:
-        """Nothing of logits is there while it trains."""
-        return 4 if output == 0 else 0
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Beside what is kept, a chunk and the cast weight; backward, gradients are scaled."""

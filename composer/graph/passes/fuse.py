@@ -62,9 +62,9 @@ def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) 
         if each == value or each.node != value.node
     )
     inputs += maker.inputs[1:]
-    shapes = operation.shapes([graph.node(each.node).shapes[each.output] for each in inputs])
-    own = len(node.shapes)
-    hands_on = shared and len(shapes) > own
+    types = operation.types([graph.type_of(each) for each in inputs])
+    own = len(node.types)
+    hands_on = shared and len(types) > own
     if hands_on and any(_runs_before(graph, each, name) for each in readers):
         return False
     weights = (*node.weights, *maker.weights)
@@ -74,7 +74,7 @@ def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) 
         op=operation,
         inputs=inputs,
         weights=weights,
-        shapes=shapes,
+        types=types,
         blocks=tuple(dict.fromkeys((*maker.blocks, *node.blocks))),
         parts={**_parts(value.node, maker), **_parts(name, node)},
     )
@@ -108,7 +108,9 @@ def _cast_outputs(graph: Graph) -> None:
             continue
         reader = readers[0].op
         if not isinstance(reader, Loop) and reader.works_in(at) == "compute":
-            graph.replace(name, op=node.op.cast_output())
+            operation = node.op.cast_output()
+            types = operation.types([graph.type_of(value) for value in node.inputs])
+            graph.replace(name, op=operation, types=types)
 
 
 def _runs_before(graph: Graph, first: str, second: str) -> bool:

@@ -67,8 +67,8 @@ def _grouped(graph: Graph, steps: bool = False) -> Graph:
             # a block may be called like an operation beside it, such as `norm`
             name = fresh(part, ({*graph} - inside) | {*outlined})
             moved |= {value: Value(name, place) for place, value in enumerate(made)}
-            shapes = tuple(graph.node(value.node).shapes[value.output] for value in made)
-            _add(outlined, name, Node(Part(part, body), inputs, shapes=shapes), moved)
+            types = tuple(map(graph.type_of, made))
+            _add(outlined, name, Node(Part(part, body), inputs, types=types), moved)
         elif node not in inside:
             _add(outlined, node, data, moved)
     outlined.outputs = [moved.get(value, value) for value in graph.outputs]
@@ -98,8 +98,8 @@ def _body(graph: Graph, part: str, nodes: list[str]) -> tuple[Graph, tuple[Value
                 last = value.node.rpartition(".")[2]
                 # stages go by their position, which is no name in code
                 name = fresh("x" if last.isdigit() else last, {*body, *taken})
-                shape = graph.node(value.node).shapes[value.output]
-                body.put(name, Node(Input(shape), shapes=(shape,)))
+                type = graph.type_of(value)
+                body.put(name, Node(Input(type), types=(type,)))
                 body.inputs.append(name)
                 inner[value] = Value(name)
     returned = {value.node for value in made}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import Shape
+from blocks.ir.tensor_type import Shape, TensorType
 from blocks.ir.walk import operations
 from blocks.primitives.operations import Input
 
@@ -36,7 +36,7 @@ def plan_lines(graph: Graph, depth: int = 0) -> Iterator[Line]:
             assert data.choice is not None
             kernel, why = data.choice
             why = f"recomputed; {why}" if data.recompute else why
-            yield Line(depth, node, _shapes(data.shapes), _weights(graph, data.weights), kernel.name, why)
+            yield Line(depth, node, types_text(data.types), _weights(graph, data.weights), kernel.name, why)
 
 
 def plan_text(graph: Graph) -> str:
@@ -49,15 +49,15 @@ def plan_text(graph: Graph) -> str:
     return "".join(f"{'  '.join(row).rstrip()}\n" for row in padded)
 
 
-def _shapes(shapes: tuple[Shape, ...]) -> str:
-    return ", ".join(shape_text(shape) for shape in shapes)
+def types_text(types: Sequence[TensorType], times: str = "x", between: str = ", ") -> str:
+    """Write types as their shapes, and values that are not of tokens as their kinds."""
+    sized = ("token", "depth_cache")
+    return between.join(shape_text(type.shape, times) if type.kind in sized else type.kind for type in types)
 
 
 def shape_text(shape: Shape, times: str = "x") -> str:
     """Write a shape as `4x16`."""
-    if not shape:
-        return "scalar"
-    return "table" if min(shape) < 0 else times.join(map(str, shape))
+    return times.join(map(str, shape)) or "scalar"
 
 
 def _weights(graph: Graph, names: tuple[str, ...]) -> str:

@@ -122,7 +122,7 @@ class _Emitter:
     def _bind(self, node: str, made: fx.Node, data: Node) -> None:
         self.values[Value(node)] = made
         made.meta[NODE] = node
-        made.meta["tuple"] = len(data.shapes) > 1
+        made.meta["tuple"] = len(data.types) > 1
         joined = made.meta["tuple"] and isinstance(data.op, Project)
         # the code reads better with the graph's names than with the functions'
         made._rename(f"{_readable(node)}_and_more" if joined else _readable(node))

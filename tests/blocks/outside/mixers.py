@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from blocks.base.config import BlockConfig
 from blocks.ir.operation import Init, Kernel, Operation, SavedTensors, Weight, WorkspaceBytes, expect
+from blocks.ir.tensor_type import TensorType, widest
 
 
 def shift(x, share):
@@ -48,18 +49,15 @@ class Shift(Operation):
 
     kernels = (Kernel("shift", "mixers:shift", "elementwise"),)
 
-    def shapes(self, inputs):
+    def types(self, inputs):
         expect(self, inputs, (self.width,))
-        return ((self.width,),)
+        return (TensorType((self.width,), widest(*inputs, "stream")),)
 
     def weight_shapes(self):
         return ((self.width,),)
 
     def saved(self, at):
         return SavedTensors(inputs=(0,), extra=at.stream_bytes * self.width)
-
-    def output_bytes(self, at, given, output=0):
-        return max(given[0], at.weight_bytes)
 
 
 class Mixing(BlockConfig):
@@ -88,7 +86,7 @@ def running(*functions):
 wrong_flops = wrong("wrong_flops", flops=lambda self, at: 2.0 * self.width)
 wrong_saved = wrong("wrong_saved", saved=lambda self, at: SavedTensors(inputs=(0,)))
 wrong_scratch = wrong("wrong_scratch", scratch=lambda self, at, flow: WorkspaceBytes(1e5, 1e5, 1e5))
-wrong_precision = wrong("wrong_precision", output_bytes=lambda self, at, given, output=0: at.compute_bytes)
+wrong_precision = wrong("wrong_precision", types=lambda self, inputs: (TensorType((self.width,)),))
 wrong_shape = wrong("wrong_shape", weight_shapes=lambda self: ((self.width + 1,),))
 looks_ahead = wrong("looks_ahead", kernels=running(later))
 loses_gradient = wrong("loses_gradient", kernels=running(detached))
@@ -115,15 +113,12 @@ class Spread(Operation):
 
     kernels = (Kernel("spread", "mixers:spread", "elementwise"),)
 
-    def shapes(self, inputs):
+    def types(self, inputs):
         expect(self, inputs, (16,))
-        return ((2, 2, 2, 8),)
+        return (TensorType((2, 2, 2, 8), inputs[0].element),)
 
     def saved(self, at):
         return SavedTensors(outputs=(0,))
-
-    def output_bytes(self, at, given, output=0):
-        return given[0]
 
     def scratch(self, at, flow):
         return WorkspaceBytes(2 * flow.made, flow.made + flow.given, flow.made + flow.given)
