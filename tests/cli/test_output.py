@@ -75,3 +75,10 @@ def test_a_terminal_that_is_closed_is_a_reader_that_has_gone(monkeypatch: pytest
             print("nobody sees this", flush=True)
             print("nor this", flush=True)
         assert sys.stdout is terminal
+
+
+def test_a_process_that_loaded_torch_ends_without_a_word() -> None:
+    pytest.importorskip("triton")
+    code = "import sys, torch, triton; from composer.cli.main import main; sys.exit(main(['doctor', '--help']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
