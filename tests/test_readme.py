@@ -42,7 +42,7 @@ def test_the_commands_of_the_readme_run(clone: Path, capsys: pytest.CaptureFixtu
     """In order, the training made short."""
     lines = [line.split("#")[0] for block in fences(README, "sh") for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("composer ")]
-    named = "check draw show diff cost fit arms compile train eval search"
+    named = "new check draw show diff cost fit arms compile train eval search"
     assert {command[0] for command in commands} == set(named.split())
     for command in commands:
         quick = [part for value in QUICK for part in ("--set", value)] if command[0] == "train" else []
