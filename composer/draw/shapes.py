@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 Anchor: TypeAlias = Literal["start", "middle", "end"]
 
@@ -16,31 +16,12 @@ _WIDTHS = {
     **dict.fromkeys("W%@…", 1.03),
 }
 _USUAL, _UNKNOWN, _BOLD = 0.65, 1.05, 1.13
-_ABOVE, _BELOW = 0.78, 0.24  # of a line, in em
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
     """Estimate the width of a line of text from above."""
     em = sum(_WIDTHS.get(c, _USUAL if c.isascii() else _UNKNOWN) for c in text)
     return em * size * (_BOLD if bold else 1.0)
-
-
-class Rect(NamedTuple):
-    """A rectangle by its edges."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def overlaps(self, other: Rect) -> bool:
-        """Whether two rectangles share any area."""
-        return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
-        )
 
 
 @dataclass(frozen=True)
@@ -54,13 +35,6 @@ class Text:
     colour: str
     bold: bool = False
     anchor: Anchor = "start"
-
-    @property
-    def rect(self) -> Rect:
-        """The room it takes, estimated from above."""
-        width = text_width(self.text, self.size, self.bold)
-        left = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
-        return Rect(left, self.y - _ABOVE * self.size, left + width, self.y + _BELOW * self.size)
 
 
 @dataclass(frozen=True)

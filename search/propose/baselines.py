@@ -21,19 +21,12 @@ from composer.settings.errors import Fault, SpecError
 from search.propose.matching import matched
 
 
-def check_baselines(space: Space) -> None:
-    """Refuse baselines that could not be compared with the candidates.
-
-    Raises:
-        SpecError: one is over a cap of its own or of the space, cannot be matched to its caps, is trained for
-            less than the last rung, or is not measured by the objectives.
-    """
-    if faults := list(baseline_faults(space)):
-        raise SpecError(faults)
-
-
 def baseline_faults(space: Space) -> Iterator[Fault]:
-    """Yield what `check_baselines` refuses."""
+    """Yield why baselines cannot be compared with the candidates.
+
+    A baseline may be over a cap of its own or of the space, not be matched to its caps, be trained for less
+    than the last rung, or not be measured by the objectives.
+    """
     like = space.example().spec
     for entry in space.baselines:
         try:

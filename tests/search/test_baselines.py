@@ -15,7 +15,7 @@ from composer.language.description.show import document
 from composer.language.load import load
 from composer.language.space import load_space
 from composer.settings.errors import SpecError
-from search.propose.baselines import baselines, check_baselines
+from search.propose.baselines import baselines
 from search.propose.matching import _solved
 from search.propose.requirements import check_search
 from search.run.study import run_search
@@ -52,7 +52,7 @@ def test_each_cost_that_is_matched_comes_within_its_tolerance_below_the_cap(tmp_
     match = [name for name in caps if caps[name] != "5MiB"]
     written = ", ".join(f"{name}: {cap}" for name, cap in caps.items())
     space = matched(tmp_path, *match, overrides=[f"caps={{{written}}}"])
-    check_baselines(space)
+    check_search(space)
     (baseline,) = baselines(space).values()
     costs, limits = count(baseline.spec), space.example().spec.caps.limits()
     for name in match:
@@ -133,7 +133,7 @@ def test_sizes_that_meet_no_cap_are_told_with_how_far_off_they_stay(tmp_path):
         tmp_path, "params", "flops_per_token", overrides=["caps={params: 1M, flops_per_token: 9k}"]
     )
     with pytest.raises(SpecError) as caught:
-        check_baselines(space)
+        check_search(space)
     told = str(caught.value)
     assert re.search(r"space\.yaml:25:\d+  search\.baselines\.0: expected sizes that bring params", told)
     assert re.search(
@@ -144,12 +144,12 @@ def test_sizes_that_meet_no_cap_are_told_with_how_far_off_they_stay(tmp_path):
 def test_the_space_may_replace_bounds_of_shape(tmp_path):
     caps = "caps={params: 300k, flops_per_token: 2M}"
     with pytest.raises(SpecError, match="give it wider bounds"):
-        check_baselines(matched(tmp_path, "params", overrides=[caps]))
+        check_search(matched(tmp_path, "params", overrides=[caps]))
     path = tmp_path / "space.yaml"
     text = path.read_text().replace("params]}", "params], bounds: {BOUNDS}}")
     path.write_text(text.replace("BOUNDS", "width_factor: 4"))
     space = load_space(path, [caps])
-    check_baselines(space)
+    check_search(space)
     (found,) = baselines(space).values()
     assert found.spec.model.width > 1.5 * 32
     assert found.origin["distance"] > 0
@@ -161,7 +161,7 @@ def test_the_space_may_replace_bounds_of_shape(tmp_path):
 def test_caps_that_are_not_matched_hold_too(tmp_path):
     space = matched(tmp_path, "params", overrides=["caps={params: 60k, flops_per_token: 50k}"])
     with pytest.raises(SpecError) as caught:
-        check_baselines(space)
+        check_search(space)
     assert re.search(
         r"space\.yaml:25:\d+  search\.baselines\.0: .*flops_per_token \S+, \S+ % over", str(caught.value)
     )
