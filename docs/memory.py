@@ -17,7 +17,7 @@ from peak import measured, on_cuda, varied
 
 from composer.costs.base.precision import BF16
 from composer.costs.base.units import bytes_text
-from composer.costs.memory.memory_model import Batch
+from composer.costs.memory.operation_memory import Batch
 from composer.costs.memory.peak import Memory
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable

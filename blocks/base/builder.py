@@ -6,7 +6,8 @@ input (captured), what it hands from step to step is carried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 
@@ -14,6 +15,7 @@ from blocks.ir.graph import Graph, Loop, Node, fresh
 from blocks.ir.numbers import label
 from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Value, Weight
 from blocks.ir.slots import DepthKVCache
+from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import ORDER, Shape, TensorType
 from blocks.primitives.operations import (
     AddStepBias,
@@ -44,6 +46,7 @@ class Builder:
         self.block = ""
         self._parent = parent
         self._loop = loop
+        self._active: Steps | None = None
         self._captured: dict[Value, Value] = {}  # value of the parent's graph -> input here
         # values of the model's own graph, made once; compared, since a hash would pin traced numbers
         self._shared: list[tuple[Operation, Value]] = []
@@ -61,7 +64,7 @@ class Builder:
         for full, weight in zip(names, weights, strict=True):
             assert full not in self.graph.weights, f"two weights are called {full}"
             self.graph.weights[full] = replace(weight, block=self.block)
-        self.graph.put(node, Node(operation, inputs, names, (self.block,)))
+        self.graph.put(node, Node(operation, inputs, names, (self.block,), active=self._active))
         return Value(node)
 
     def input(self, name: str, type: TensorType) -> Value:
@@ -96,6 +99,29 @@ class Builder:
         init = init or Init("normal", fan_in**-0.5)
         weight = Weight(role, operation.weight_shapes()[0], init, writes_residual=writes_residual)
         return self.op(role, operation, x, weights=[weight])
+
+    # steps
+
+    @contextmanager
+    def active(self, steps: Steps) -> Iterator[None]:
+        """Let the operations added meanwhile run at some steps of this stage only; the weights stay tied.
+
+        At other steps what reads them reads the input that they pass on (`Operation.passes`).
+
+        Raises:
+            ValueError: the stage's weights are not tied, or none of the steps exists.
+        """
+        assert self._loop is not None, "steps exist only inside a stage"
+        _, trips, tied = self._loop
+        if not tied:
+            raise ValueError("expected tied weights where operations are active at some steps only")
+        if not steps.among(trips):
+            raise ValueError(f"expected some of the {trips} steps, got {steps}")
+        before, self._active = self._active, steps
+        try:
+            yield
+        finally:
+            self._active = before
 
     # positions
 

@@ -68,6 +68,10 @@ class WriteKV(SlotWrite):
             return None
         return TurnedAppend(self.kv_heads, self.head_dim, self.slot, producer.index)
 
+    def passes(self, output: int) -> int | None:
+        """A skipped write passes its order token on."""
+        return 2
+
     def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Read keys and values, write them into the slot."""
         return 2 * at.compute_bytes * 2 * self.kv_heads * self.head_dim

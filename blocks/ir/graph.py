@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import networkx as nx
 
 from blocks.ir.operation import Kernel, Operation, Value, Weight
+from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import TensorType
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Node:
         choice: its kernel and why, filled in when kernels are chosen.
         recompute: whether it runs again in the backward pass.
         parts: the operations that a fused one stands for, by name, in the order they ran; else empty.
+        active: the steps of the loop around it at which it runs; None is all of them.
     """
 
     op: Operation
@@ -55,6 +57,7 @@ class Node:
     choice: Choice | None = None
     recompute: bool = False
     parts: Mapping[str, Operation] = field(default_factory=dict)
+    active: Steps | None = None
 
     @property
     def kernel(self) -> Kernel:
@@ -157,6 +160,27 @@ class Loop(Operation):
         """Return the types of the carried values."""
         return tuple(inputs[: self.body.carried])
 
+    def passes(self, output: int) -> int | None:
+        """A skipped loop hands on the values it would have carried."""
+        return output
+
     def describe(self) -> str:
         """Return `recur x 8` or `stack x 8`."""
         return f"{'recur' if self.tied else 'stack'} x {self.trips}"
+
+
+@dataclass(frozen=True)
+class Segment(Loop):
+    """Successive steps of a loop at which the same nodes are active, for cost estimates.
+
+    Attributes:
+        origin: name of the loop's node.
+        first: number of its first step in the loop.
+        used_before: names, with those of the loops in it, of nodes that ran in earlier segments.
+        used_after: likewise of weights and inputs that later segments use.
+    """
+
+    origin: str
+    first: int
+    used_before: frozenset[str]
+    used_after: frozenset[str]

@@ -6,10 +6,11 @@ Operations are values (frozen dataclasses): a pass rewrites a graph by replacing
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from blocks.ir.steps import StepCount
 from blocks.ir.tensor_type import Element, Shape, TensorType
 
 
@@ -66,24 +67,52 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class LoopIndex:
-    """An index that grows with the loops around it: base + sum of stride times loop index."""
+    """An index that grows with the loops around it: base + sum of stride times loop index + `counts`.
+
+    `counts` are terms that grow only at some steps of a loop, since an operation runs only there.
+    """
 
     base: int = 0
     strides: tuple[tuple[str, int], ...] = ()
+    counts: tuple[StepCount, ...] = ()
 
     def mean(self, trips: Mapping[str, int]) -> float:
         """Return the mean over all executions, exactly: each index runs over 0 .. trips - 1."""
-        return self.base + sum(stride * (trips[loop] - 1) / 2 for loop, stride in self.strides)
-
-    def last(self, trips: Mapping[str, int]) -> int:
-        """Return the largest value."""
-        return self.base + sum(stride * (trips[loop] - 1) for loop, stride in self.strides)
+        mean = self.base + sum(stride * (trips[loop] - 1) / 2 for loop, stride in self.strides)
+        for count in self.counts:
+            mean = mean + count.mean(trips[count.loop])
+        return mean
 
     def __add__(self, offset: int) -> LoopIndex:
-        return LoopIndex(self.base + offset, self.strides)
+        return LoopIndex(self.base + offset, self.strides, self.counts)
+
+    def plus(self, count: StepCount) -> LoopIndex:
+        """Return the index with one more count; counts of the same steps are added up."""
+        same = [each for each in self.counts if replace(each, stride=0) == replace(count, stride=0)]
+        others = tuple(each for each in self.counts if each not in same)
+        stride = sum(each.stride for each in (*same, count))
+        added = (replace(count, stride=stride),) if stride else ()
+        return LoopIndex(self.base, self.strides, (*others, *added))
+
+    def from_step(self, loop: str, first: int, after: int, trips: int) -> LoopIndex:
+        """Return the index for steps `first` to `after` - 1 of a loop, counted from 0.
+
+        Raises:
+            ValueError: it does not grow evenly between these steps.
+        """
+        base = self.base + sum(stride * first for name, stride in self.strides if name == loop)
+        strides, last = self.strides, after - 1
+        for count in self.counts:
+            if count.loop == loop:
+                start, grown = count.at(first, trips), count.at(last, trips) - count.at(first, trips)
+                if grown not in (0, count.stride * (last - first)):
+                    raise ValueError(f"{self} does not grow evenly from step {first} to {last}")
+                base, strides = base + start, (*strides, (loop, count.stride if grown else 0))
+        return LoopIndex(base, strides, tuple(count for count in self.counts if count.loop != loop))
 
     def __str__(self) -> str:
         terms = [loop if stride == 1 else f"{stride}*{loop}" for loop, stride in self.strides]
+        terms += map(str, self.counts)
         return " + ".join([*terms, str(self.base)] if self.base or not terms else terms)
 
 
@@ -315,6 +344,13 @@ class Operation:
             position: of the input that is the producer's first output.
             shared: others read what the producer makes. Then it returns the producer's outputs after its own,
                 or its own alone: the producer stays for the others, and is run twice.
+        """
+        return None
+
+    def passes(self, output: int) -> int | None:
+        """Return the position of the input that stands for an output at steps that skip the operation.
+
+        None means that no operation may read this output at such a step.
         """
         return None
 

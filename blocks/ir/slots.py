@@ -52,6 +52,10 @@ class SlotWrite(Operation):
 
     recomputable = False
 
+    def passes(self, output: int) -> int | None:
+        """A skipped write passes its order token on."""
+        return -2
+
 
 class SlotRead(Operation):
     """An operation that reads the first `reads` slots: its last inputs are (.., token, slots)."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from blocks.ir.graph import Graph, Loop, Node
+from blocks.ir.graph import Graph, Loop, Node, Segment
 from blocks.ir.operation import Operation, Weight
+from blocks.ir.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,18 @@ class Place:
 
     def inside(self, node: str, loop: Loop) -> Place:
         """Return the place of the loop's body."""
+        name = loop.origin if isinstance(loop, Segment) else node
         return Place(
-            (*self.loops, (node, loop.index)),
+            (*self.loops, (name, loop.index)),
             {**self.trips, loop.index: loop.trips},
             self.executions * loop.trips,
             self.copies * (1 if loop.tied else loop.trips),
         )
+
+    def at(self, steps: Steps) -> Place:
+        """Return the same place for what runs at some steps of the innermost loop only."""
+        trips = self.trips[self.loops[-1][1]]
+        return replace(self, executions=self.executions // trips * len(steps.among(trips)))
 
 
 def operations(graph: Graph) -> Iterator[tuple[str, Operation, Node]]:
@@ -54,8 +61,9 @@ def graphs(graph: Graph, place: Place | None = None) -> Iterator[tuple[Graph, Pl
 def weights(graph: Graph, place: Place | None = None, path: str = "") -> Iterator[tuple[str, Weight, Place]]:
     """Yield every tensor the graph stands for, copy by copy, under its full name in a state_dict."""
     place = place or Place()
+    active = {name: node.active for _, _, node in operations(graph) for name in node.weights if node.active}
     for name, weight in graph.weights.items():
-        yield f"{path}{name}", weight, place
+        yield f"{path}{name}", weight, place.at(active[name]) if name in active else place
     for node, operation, _ in operations(graph):
         if isinstance(operation, Loop):
             sets = ["step"] if operation.tied else [f"layers.{n}" for n in range(operation.trips)]

@@ -85,6 +85,10 @@ class AddNorm(Operation):
         """Return whether the norm is narrow, and whether the sum is returned."""
         return {"narrow": self.narrow, "shared": self.shared}
 
+    def passes(self, output: int) -> int | None:
+        """A skipped sum leaves its first term as it is; nothing reads the norm of a skipped sublayer."""
+        return 0 if output else None
+
     def cast_output(self) -> Operation:
         """Return it narrow."""
         return replace(self, narrow=True)

@@ -302,3 +302,7 @@ class Sum(Operation):
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Of more than two terms, the sum so far stands beside the next."""
         return WorkspaceBytes((2 if self.terms > 2 else 1) * flow.made, flow.given, flow.given)
+
+    def passes(self, output: int) -> int | None:
+        """A skipped residual sum leaves the first term, the residual stream, as it is."""
+        return 0

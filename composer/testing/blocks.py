@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composer.costs.base.precision import BF16, FULL
 from composer.costs.counting.count import count
-from composer.costs.memory.memory_model import Batch
+from composer.costs.memory.operation_memory import Batch
 from composer.costs.memory.peak import Memory
 from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph

@@ -14,7 +14,7 @@ from blocks.ir.operation import Value
 from blocks.ir.walk import Place
 from composer.costs.base.precision import FULL, MIXED, Precision
 from composer.costs.memory.saved_tensors import Sizes, element_bytes, place_at
-from composer.module.emission.code import Code
+from composer.module.emission.code import Code, StepCode
 from composer.module.emission.emit import NODE
 from composer.module.emission.stage import Stage
 from composer.module.model import ComposedModel
@@ -45,9 +45,11 @@ def _watch(
     owner: nn.Module, graph: Graph, place: Place, tokens: torch.Size, size: Precision, states: set[int]
 ) -> None:
     sizes = element_bytes(graph, place_at(place.trips, tokens[1], size))
-    for code in [*vars(owner).values()]:
-        if isinstance(code, Code):
-            code.plain = _Watched(code.plain, graph, sizes, tokens, states)  # type: ignore[assignment]
+    held = [*vars(owner).values()]
+    codes = [each for each in held if isinstance(each, Code)]
+    codes += [code for each in held if isinstance(each, StepCode) for code in each.codes]
+    for code in codes:
+        code.plain = _Watched(code.plain, graph, sizes, tokens, states)  # type: ignore[assignment]
 
 
 class _Watched(nn.Module):

@@ -15,7 +15,7 @@ from strategies import make, trees
 from blocks.ir.operation import Target
 from composer.costs.base.precision import BF16, FULL, MIXED
 from composer.costs.memory import replay
-from composer.costs.memory.memory_model import Batch
+from composer.costs.memory.operation_memory import Batch
 from composer.costs.memory.peak import Memory
 from composer.costs.memory.replay import moments, peak
 from composer.graph.compile import compile_graph

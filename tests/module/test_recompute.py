@@ -4,24 +4,19 @@ import copy
 import gc
 import weakref
 from collections import Counter
-from unittest.mock import patch
 
 import pytest
 import torch
 from cases import CASES, DREAMER, EXPERT, one
-from flops import grouped
 from hypothesis import given
 from hypothesis import strategies as st
 from models import probe, shake, shipped, shortened, tokens_for
 from samples import samples
+from storages import Storages, alive, counted
 from strategies import make, specs
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from blocks.ir.walk import graphs, operations
-from blocks.kernels.slot_memory import SlotMemory
 from composer.costs.base.precision import FULL
 from composer.costs.memory.recompute import recompute_flops
 from composer.costs.memory.saved_tensors import saved_per_token
@@ -161,54 +156,6 @@ def test_loads_are_counted_once():
 # fewer bytes
 
 
-class Storages(TorchDispatchMode):
-    """Follows every storage that is made, apart from those of weights and depth slots."""
-
-    def __init__(self, model):
-        super().__init__()
-        own = [*model.parameters(), *model.buffers()]
-        self.apart = {tensor.untyped_storage()._cdata for tensor in own}
-        self.made, self.slots = {}, []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        results = function(*args, **(kwargs or {}))
-        for each in results if isinstance(results, (tuple, list)) else (results,):
-            if isinstance(each, torch.Tensor):
-                storage = each.untyped_storage()
-                self.made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        return results
-
-    def __enter__(self):
-        def made(memory, *args, **kwargs):
-            start(memory, *args, **kwargs)
-            self.slots.append(weakref.ref(memory))
-
-        start = SlotMemory.__init__
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(SlotMemory, "__init__", made)
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        self.patch.undo()
-        super().__exit__(*error)
-
-    def bytes(self):
-        """Return the bytes of those that are alive."""
-        memories = [memory for ref in self.slots if (memory := ref())]
-        parts = [part for each in memories for part in (each.keys, each.values, *(each._gradients or ()))]
-        apart = {part.untyped_storage()._cdata for part in parts} | self.apart
-        return sum(size for key, (ref, size) in self.made.items() if key not in apart and not ref.expired())
-
-
-def alive(model, batch):
-    """Return the bytes that stand after the forward pass; tokens count where they are kept."""
-    with Storages(model) as storages:
-        loss = model.loss(tokens_for(model.spec, batch), tokens_for(model.spec, batch))
-    found = storages.bytes()
-    del loss
-    return found
-
-
 @samples(50)
 @given(marked(room=4))
 def test_what_is_kept_is_what_is_declared(example):
@@ -258,24 +205,6 @@ def test_a_pass_over_a_part_of_the_graph_leaves_nothing_behind(case):
 
 
 # the FLOPs that were declared
-
-
-def attention(q, k, v, *rest, out_shape=None, **named):
-    """Both products of torch's fused attention on a CPU, which it counts as none."""
-    return 4 * q[0] * q[1] * q[2] * k[2] * q[3]
-
-
-def counted(model, batch=2):
-    """Count by torch, as it runs when nobody watches: torch's counter watches all modules."""
-    formulas = {
-        torch.ops.aten._grouped_mm: grouped,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
-    }
-    tokens = tokens_for(model.spec, batch)
-    counter = FlopCounterMode(display=False, custom_mapping=formulas)
-    with patch("composer.module.model.anyone_watches", lambda model: False), counter:
-        model.loss(tokens, tokens).backward()
-    return counter.get_total_flops()
 
 
 @samples(25)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import prod
 from typing import Any
 
@@ -23,6 +23,7 @@ from composer.costs.base.precision import precision
 from composer.costs.counting.plan import planned, planned_on, trained_flops
 from composer.costs.memory.peak import Memory, train_memory, trained_length
 from composer.costs.memory.recompute import recompute_flops
+from composer.graph.passes.active_steps import segmented
 from composer.graph.passes.mark_recompute import recomputed
 from composer.language.schema.spec import Spec
 from composer.settings.errors import SpecError
@@ -122,7 +123,7 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
     """
     graph = graph or planned(spec)
     size = precision(spec)
-    rows = list(_rows(graph, spec.model.context, full_mask))
+    rows = _rows(segmented(graph), spec.model.context, full_mask)
     blocks: dict[str, Share] = defaultdict(Share)
     for row in rows:
         _add(blocks[row.block or MODEL], row.share)
@@ -177,17 +178,27 @@ def _add(total: Share, part: Share) -> None:
     total.backward += part.backward
 
 
-def _rows(graph: Graph, context: int, full_mask: bool = False) -> Iterator[Row]:
-    seen: set[tuple[int, str]] = set()
+def _sum(one: Share, other: Share) -> Share:
+    return Share(*(getattr(one, field.name) + getattr(other, field.name) for field in fields(Share)))
+
+
+def _rows(graph: Graph, context: int, full_mask: bool = False) -> list[Row]:
+    """Return a row for each operation and block; segments of a loop are one."""
+    rows: dict[tuple[str, str], Row] = {}
+    seen: set[tuple[str, str]] = set()
     for body, place in graphs(graph):
         at = CostContext(context, place.trips, full_mask=full_mask)
         path = ".".join(node for node, _ in place.loops)
         for node, operation, data in operations(body):
             if isinstance(operation, Loop):
                 continue
-            for block, share in _shares(body, operation, data, at, place, seen):
-                name = f"{path}.{node}" if path else node
-                yield Row(name, operation.describe(), block, place.executions, share)
+            name = f"{path}.{node}" if path else node
+            for block, share in _shares(body, operation, data, at, place, path, seen):
+                executions = place.executions
+                if (row := rows.get((name, block))) is not None:
+                    executions, share = executions + row.executions, _sum(row.share, share)
+                rows[name, block] = Row(name, operation.describe(), block, executions, share)
+    return [*rows.values()]
 
 
 def _shares(
@@ -196,7 +207,8 @@ def _shares(
     data: Node,
     at: CostContext,
     place: Place,
-    seen: set[tuple[int, str]],
+    path: str,
+    seen: set[tuple[str, str]],
 ) -> Iterator[tuple[str, Share]]:
     """Yield each block's share of one operation; merged projections belong to several blocks."""
     forward = operation.flops(at) * place.executions
@@ -212,8 +224,8 @@ def _shares(
     for name in data.weights:
         weight = body.weights[name]
         # a tied weight is counted where it is used first
-        if weight.trained and (id(body), name) not in seen:
-            seen.add((id(body), name))
+        if weight.trained and (path, name) not in seen:
+            seen.add((path, name))
             size = weight.size * place.copies
             shares[weight.block].params += size
             shares[weight.block].active_params += size * weight.active[0] // weight.active[1]
@@ -224,7 +236,7 @@ def _caches(graph: Graph, compute: int) -> tuple[int, int]:
     """Return bytes per token of the sequence cache, and of the depth slots that are alive at once."""
     sequence = sum(
         operation.sequence_cache() * place.executions
-        for body, place in graphs(graph)
+        for body, place in graphs(segmented(graph))
         for _, operation, _ in operations(body)
     )
     return compute * sequence, compute * _alive(graph)

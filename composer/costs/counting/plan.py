@@ -12,6 +12,7 @@ from composer.costs.memory.peak import train_memory, trained_length
 from composer.costs.memory.recompute import STOPPED, choose, recompute_flops
 from composer.graph.compile import compile_graph
 from composer.graph.lowering.build import micro_batch_tokens
+from composer.graph.passes.active_steps import segmented
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.graph.passes.plan import plan_text
@@ -65,7 +66,7 @@ def _capped(spec: Spec, graph: Graph, limit: float) -> Graph:
 def trained_flops(graph: Graph, length: int) -> float:
     """Return the FLOPs per token, forward and backward, on sequences of `length`; none that run again."""
     found = 0.0
-    for body, place in graphs(graph):
+    for body, place in graphs(segmented(graph)):
         at = CostContext(length, place.trips)
         each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
         found = found + place.executions * total(each)

@@ -1,110 +1,27 @@
-"""Graphs as they are replayed: each operation with the bytes that it keeps, makes and needs."""
+"""Graphs as they are replayed: the model's own and the bodies of its loops, with the bytes of each."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from blocks.ir.graph import Graph, Loop, Node
+from blocks.ir.graph import Graph, Loop, Segment
 from blocks.ir.numbers import total
-from blocks.ir.operation import (
-    CostContext,
-    IOBytes,
-    LoopIndex,
-    Operation,
-    SavedTensors,
-    Value,
-    WorkspaceBytes,
-)
+from blocks.ir.operation import Value
 from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, operations
 from blocks.primitives.operations import Input
-from composer.costs.base.precision import Precision
+from composer.costs.memory.operation_memory import Batch, Step, step_of
 from composer.costs.memory.saved_tensors import (
     Kept,
     Sizes,
     bytes_of,
-    copy_bytes,
     element_bytes,
     kept,
-    place_at,
     storage,
 )
-
-Trips = Mapping[str, float]
-"""Trip counts by index name whose mean index is the one that is asked for."""
-
-
-class Batch(NamedTuple):
-    """What bytes are stated for: the tokens of a micro-batch, in sequences of a length, in a precision."""
-
-    tokens: int
-    length: int
-    size: Precision
-
-    def at(self, trips: Trips) -> CostContext:
-        """Return the place costs are asked for."""
-        return place_at(trips, self.length, self.size, self.tokens)  # type: ignore[arg-type]
-
-
-class Needs(NamedTuple):
-    """What an operation keeps inside, and what it needs while it runs, in bytes."""
-
-    inside: float
-    scratch: WorkspaceBytes
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation of a body. All sizes are bytes of the micro-batch.
-
-    Attributes:
-        flow: bytes per token.
-        copied: bytes per token of copies that are kept.
-        needs: at the mean of all trips.
-        varies: whether that changes from trip to trip.
-        made: of what it makes, what is kept and what is only in flight.
-        dies: of what nobody reads after it, forward.
-        wants: inputs that get gradients, with the sizes of these.
-        reads: inputs that its backward pass needs as they are; `keeps` are outputs.
-        sources: all it reads.
-        weights: name of each that is trained, and size of its gradient.
-        prepared: weights joined or cast for it once per forward pass, which the backward pass needs.
-        late: of what gradients grow by when the backward pass is done with prepared weights.
-        slots: the depth slots that it uses.
-        inside: whether it keeps what it needs inside.
-        again: whether it runs again in the backward pass; `made_again` is what it makes then.
-    """
-
-    node: str
-    operation: Operation
-    flow: IOBytes
-    copied: float
-    needs: Needs
-    varies: bool
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    made: tuple[float, float]
-    dies: float
-    wants: tuple[tuple[Value, float], ...]
-    reads: tuple[Value, ...]
-    keeps: tuple[Value, ...]
-    sources: tuple[Value, ...]
-    weights: tuple[tuple[str, float], ...]
-    prepared: float
-    late: float
-    slots: tuple[str, ...]
-    inside: bool
-    again: bool
-    made_again: tuple[Value, ...]
-
-    def at(self, batch: Batch, trips: Trips) -> Needs:
-        """Return what it keeps and needs at one trip."""
-        if not self.varies:
-            return self.needs
-        return needs(self.operation, self.flow, self.copied, batch, batch.at(trips))
+from composer.graph.passes.active_steps import segmented
 
 
 @dataclass(frozen=True)
@@ -118,13 +35,14 @@ class Body:
         drops: values that are made again, likewise; `dropped` are all of them.
         remade: bytes of these.
         kept: storages that are kept, inputs of the graph left out.
-        state: bytes of the value that goes from trip to trip.
-        keeps_state: the same where it is kept, else 0.
+        states: the outputs that are carried to the next trip and have gradients, with their bytes.
+        state: bytes of all of them together, and `keeps_state` of those that are kept as they come in.
         constant: bytes that each execution keeps, those left out that vary from trip to trip.
         weights: bytes of its weights, those of loops in it included.
         gradients: of their gradients before they grow; `prepared` and `late` likewise.
         slots: bytes of depth slots that one execution makes, and of their gradients.
         makes_slots: whether there are any.
+        used_after: weights and slots, by names here, that later segments of the loop use as well.
         inner: bodies of the loops in it, by node.
     """
 
@@ -140,6 +58,7 @@ class Body:
     dropped: frozenset[Value]
     remade: dict[Value, float]
     kept: frozenset[Value]
+    states: tuple[tuple[Value, float], ...]
     state: float
     keeps_state: float
     constant: float
@@ -150,52 +69,56 @@ class Body:
     slots: float
     slot_gradients: float
     makes_slots: bool
+    used_after: frozenset[str]
     inner: dict[str, Body]
-
-
-def needs(operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: CostContext) -> Needs:
-    """Return what an operation keeps and needs at a place."""
-    saved = operation.saved(at)
-    once = saved.once
-    scratch = operation.scratch(at, flow)
-    return Needs(
-        batch.tokens * (saved.extra + copied) + once,
-        WorkspaceBytes(
-            batch.tokens * scratch.forward + once,
-            batch.tokens * scratch.backward,
-            batch.tokens * scratch.weights,
-        ),
-    )
 
 
 def body_of(graph: Graph, batch: Batch) -> Body:
     """Return the model's own graph with all loops in it, ready to be replayed."""
-    return _body(graph, None, Place(), kept(graph, Place(), batch.length, batch.size), batch)
+    graph = segmented(graph)
+    found = kept(graph, Place(), batch.length, batch.size)
+    return _body(graph, None, Place(), found, batch, _Shared())
 
 
-def value_bytes(graph: Graph, value: Value, sizes: Sizes) -> float:
-    """Return the bytes per token of one value alone."""
-    return graph.type_of(value).size * sizes[value]
+class _Shared(NamedTuple):
+    """What a body shares with other segments of the loops around it: see `Segment`."""
+
+    before: frozenset[str] = frozenset()
+    after: frozenset[str] = frozenset()
+
+    def inside(self, node: str, loop: Loop) -> _Shared:
+        """Return what the body of a loop shares."""
+        if not isinstance(loop, Segment):
+            return _Shared(_below(self.before, node), _below(self.after, node))
+        before, after = (_below(each, loop.origin) for each in self)
+        return _Shared(before | loop.used_before, after | loop.used_after)
 
 
-def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Batch) -> Body:
+def _below(names: frozenset[str], node: str) -> frozenset[str]:
+    prefix = f"{node}."
+    return frozenset(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Batch, shared: _Shared) -> Body:
     at = batch.at(place.trips)
     sizes = element_bytes(graph, at)
     nodes = [node for node, operation, _ in operations(graph) if not isinstance(operation, Input)]
     dies = _dies(graph, nodes, found)
-    steps = tuple(_step(graph, node, at, sizes, found, dies[node], batch) for node in nodes)
-    inner = {
-        step.node: _body(
-            step.operation.body, step.operation, place.inside(step.node, step.operation), each, batch
-        )
-        for step in steps
-        if isinstance(step.operation, Loop)
-        for each in (found.loops[step.node],)
-    }
-    state = Value(graph.inputs[0])
-    size = batch.tokens * bytes_of(graph, state, sizes)
+    steps = tuple(
+        step_of(graph, node, at, sizes, found, dies[node], batch, node in shared.before) for node in nodes
+    )
+    inner = {}
+    for step in steps:
+        if isinstance(each := step.operation, Loop):
+            around, theirs = place.inside(step.node, each), shared.inside(step.node, each)
+            inner[step.node] = _body(each.body, each, around, found.loops[step.node], batch, theirs)
+    states = tuple(
+        (output, batch.tokens * bytes_of(graph, Value(name), sizes), Value(name) in found.values)
+        for name, output in zip(graph.inputs[: graph.carried], graph.outputs, strict=False)
+        if graph.type_of(Value(name)).is_float
+    )
     # an embedding that is the head as well is one weight
-    own = {name: size for step in steps for name, size in step.weights}
+    own = {name: size for step in steps for name, size in step.weights if name not in shared.after}
     copies = [(1 if each.tied else each.trips, each) for each in inner.values()]
     slots = [batch.tokens * op.elements() for _, op, _ in operations(graph) if isinstance(op, DepthKVCache)]
     values = frozenset(value for value in found.values if not _is_input(graph, value))
@@ -220,125 +143,27 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         frozenset(made_again),
         {value: batch.tokens * bytes_of(graph, value, sizes) for step in steps for value in step.made_again},
         values,
-        size,
-        size if loop and state in found.values else 0,
+        tuple((output, size) for output, size, _ in states),
+        total(size for _, size, _ in states),
+        total(size for _, size, is_kept in states if is_kept),
         total(step.needs.inside for step in steps if step.inside and not step.varies)
         + batch.tokens * total(bytes_of(graph, value, sizes) for value in sorted(values)),
-        batch.size.weight * _own(graph) + total(count * each.weights for count, each in copies),
+        batch.size.weight * _own(graph, shared.after) + total(count * each.weights for count, each in copies),
         total(own.values()) + total(count * each.gradients for count, each in copies),
         total(step.prepared for step in steps) + total(count * each.prepared for count, each in copies),
         total(step.late for step in steps) + total(count * each.late for count, each in copies),
         total(at.compute_bytes * each for each in slots) + total(b.trips * b.slots for b in inner.values()),
         total(4 * each for each in slots) + total(b.trips * b.slot_gradients for b in inner.values()),
         bool(slots) or any(each.makes_slots for each in inner.values()),
+        shared.after,
         inner,
     )
 
 
-def _step(
-    graph: Graph, node: str, at: CostContext, sizes: Sizes, found: Kept, dies: Iterable[Value], batch: Batch
-) -> Step:
-    data = graph.node(node)
-    operation, inputs = data.op, data.inputs
-    outputs = tuple(Value(node, output) for output in range(len(data.types)))
-    made = list(dict.fromkeys(storage(graph, value) for value in outputs))
-    sources = tuple(storage(graph, value) for value in inputs)
-    wants = [value for value in inputs if graph.type_of(value).is_float]
-    keeps: tuple[Value, ...] = ()
-    weights: tuple[tuple[str, float], ...] = ()
-    if isinstance(operation, Loop):
-        names = operation.body.inputs
-        kept_there = found.loops[node].values
-        reads = tuple(v for v, name in zip(sources, names, strict=True) if Value(name) in kept_there)
-        flow, copied, need = IOBytes(0, 0, 0), 0.0, _NONE
-        prepared = late = 0.0
-    else:
-        copies = [copy_bytes(operation, graph, value, at, sizes) for value in inputs]
-        saved: SavedTensors = operation.saved(at)
-        reads = tuple(sources[n] for n in saved.inputs if copies[n] is None)
-        keeps = tuple(Value(node, output) for output in saved.outputs)
-        copied = total(copies[n] or 0 for n in saved.inputs)
-        flow = IOBytes(
-            total(value_bytes(graph, value, sizes) for value in _gradients(operation, wants, outputs, sizes)),
-            total(bytes_of(graph, value, sizes) for value in made),
-            total(copy or 0 for copy in copies),
-        )
-        made_ready = [
-            (name, graph.weights[name].size, _ready(operation, data, number, at, batch.size))
-            for number, name in enumerate(data.weights)
-            if graph.weights[name].trained
-        ]
-        weights = tuple((name, ready.gradient * size) for name, size, ready in made_ready)
-        prepared = total(ready.prepared * size for _, size, ready in made_ready)
-        late = total(ready.late * size for _, size, ready in made_ready)
-        need = needs(operation, flow, copied, batch, at)
-    stored = {value: batch.tokens * bytes_of(graph, value, sizes) for value in (*made, *dies)}
-    # tables stay until the step ends
-    table = total(type.shared_bytes(at.context) for type in data.types if not isinstance(operation, Loop))
-    return Step(
-        node,
-        operation,
-        flow,
-        copied,
-        need,
-        any(isinstance(argument, LoopIndex) for argument in operation.arguments().values()),
-        inputs,
-        outputs,
-        (
-            table + total(stored[value] for value in made if value in found.values),
-            total(stored[value] for value in made if value not in found.values),
-        ),
-        total(stored[value] for value in dies),
-        tuple((value, batch.tokens * value_bytes(graph, value, sizes)) for value in wants),
-        reads,
-        keeps,
-        sources,
-        weights,
-        prepared,
-        late,
-        tuple(value.node for value in inputs if graph.type_of(value).kind == "depth_cache"),
-        node in found.inside,
-        node in found.reruns,
-        tuple(value for value in made if node in found.reruns and value not in found.values),
-    )
-
-
-_NONE = Needs(0, WorkspaceBytes(0, 0, 0))
-
-
-def _gradients(
-    operation: Operation, wants: list[Value], outputs: tuple[Value, ...], sizes: Sizes
-) -> list[Value]:
-    """Return the inputs whose gradients are new tensors."""
-    if operation.gradients != "passed":
-        return wants
-    return [value for value in wants if sizes[value] != sizes[outputs[0]]]
-
-
-class _Ready(NamedTuple):
-    """How a weight is made ready, in bytes of an element: see `Step`."""
-
-    gradient: float
-    prepared: float = 0
-    late: float = 0
-
-
-def _ready(operation: Operation, data: Node, number: int, at: CostContext, size: Precision) -> _Ready:
-    """Return how one of an operation's weights is made ready."""
-    weight, compute = size.weight, size.compute
-    if isinstance(operation, DepthKVCache):
-        return _Ready(weight)
-    kernel = data.kernel
-    casts = number < kernel.casts if kernel.prepare else operation.works_in(at) == "compute"
-    if casts and compute < weight:
-        # cast once for all products; gradients add up as they come, and are widened in the end
-        return _Ready(compute, prepared=compute, late=weight - compute)
-    return _Ready(weight, prepared=weight if kernel.prepared == 1 else 0)
-
-
-def _own(graph: Graph) -> float:
-    """Return the elements of a graph's own trained weights."""
-    found: float = total(weight.size for weight in graph.weights.values() if weight.trained)
+def _own(graph: Graph, used_after: frozenset[str]) -> float:
+    """Return the elements of a graph's own trained weights, without those that later segments count."""
+    own = {name: weight for name, weight in graph.weights.items() if name not in used_after}
+    found: float = total(weight.size for weight in own.values() if weight.trained)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from blocks.ir.graph import Graph
 from composer.costs.base.precision import Precision, precision
 from composer.costs.memory.ledger import Moment
-from composer.costs.memory.memory_model import Batch
+from composer.costs.memory.operation_memory import Batch
 from composer.costs.memory.replay import moments, peak
 from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.lowering.build import micro_batch_tokens

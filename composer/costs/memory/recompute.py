@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heapreplace
 from math import inf
 
-from blocks.ir.graph import Graph
+from blocks.ir.graph import Graph, Segment
 from blocks.ir.numbers import total
 from blocks.ir.operation import CostContext
 from blocks.ir.walk import Place, graphs
@@ -14,6 +14,7 @@ from composer.costs.base.budget import Budget, OutOfBudget
 from composer.costs.base.budget import size as operations_of
 from composer.costs.base.precision import FULL, Precision
 from composer.costs.memory.saved_tensors import Kept, kept, saved_per_token, storage
+from composer.graph.passes.active_steps import segmented
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 
 Places = frozenset[str]
@@ -26,6 +27,7 @@ STOPPED = "operations_costed"
 
 def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_mask: bool = False) -> float:
     """Return the FLOPs per token of the operations that run again, at sequences of `length`."""
+    graph = segmented(graph)
     return _flops(graph, Place(), kept(graph, Place(), length, size), length, full_mask)
 
 
@@ -155,11 +157,16 @@ class _Prices:
     def _of(self, chosen: Places) -> tuple[float, float, dict[str, Kept]]:
         if chosen not in self._known:
             self._budget.spend(self.work)
-            marked = mark_recompute(self.graph, chosen)
+            marked = segmented(mark_recompute(self.graph, chosen))
             here = kept(marked, Place(), self.length, self.size)
             freed = self._unmarked - saved_per_token(marked, self.length, self.size)
             flops = _flops(marked, Place(), here, self.length, False)
-            self._known[chosen] = freed, flops, dict(_by_path(here, ""))
+            by_path: dict[str, Kept] = {}
+            for path, found in _by_path(marked, here, ""):
+                known = by_path.get(path, found)
+                both = known.values | found.values, known.reruns | found.reruns
+                by_path[path] = found._replace(values=both[0], reruns=both[1])
+            self._known[chosen] = freed, flops, by_path
         return self._known[chosen]
 
 
@@ -219,10 +226,13 @@ def _path(place: Place) -> str:
     return "".join(f"{node}." for node, _ in place.loops)
 
 
-def _by_path(here: Kept, path: str) -> Iterator[tuple[str, Kept]]:
+def _by_path(graph: Graph, here: Kept, path: str) -> Iterator[tuple[str, Kept]]:
+    """Yield what each graph keeps with the path to it; segments of one loop have the same path."""
     yield path, here
     for node, inner in here.loops.items():
-        yield from _by_path(inner, f"{path}{node}.")
+        loop = graph.loop(node)
+        origin = loop.origin if isinstance(loop, Segment) else node
+        yield from _by_path(loop.body, inner, f"{path}{origin}.")
 
 
 def _flops(graph: Graph, place: Place, here: Kept, length: int, full_mask: bool) -> float:

@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from blocks.ir.graph import Graph, Loop
+from blocks.ir.graph import Graph, Loop, Segment
 from blocks.ir.numbers import label, largest, smallest, total
 from blocks.ir.operation import Value
 from blocks.ir.slots import DepthKVCache, SlotWrite
 from composer.costs.memory.ledger import Account, Ledger, Moment
-from composer.costs.memory.memory_model import Batch, Body, Step, Trips, body_of, value_bytes
+from composer.costs.memory.memory_model import Body, body_of
+from composer.costs.memory.operation_memory import Batch, Step, Trips, value_bytes
+from composer.costs.memory.saved_tensors import bytes_of
 
 Words = tuple[str, ...]
 
@@ -46,6 +48,7 @@ class _Gradient:
 
 
 _Gradients = dict[Value, _Gradient]
+_Given = list[_Gradient | None]
 _Again = dict[str | Value, float]
 
 
@@ -76,7 +79,10 @@ class _Replay:
         ledger.add("optimizer", 2 * root.weights)
         ledger.add("prepared", root.prepared)
         # tokens and targets
-        ledger.add("activations", len(graph.inputs) * root.state)
+        ledger.add(
+            "activations",
+            self.batch.tokens * total(bytes_of(graph, Value(n), root.sizes) for n in graph.inputs),
+        )
         self._forward(root, {}, "")
         self._backward(root, {}, "", _Turn(1, 1, {}), {graph.outputs[-1]: _Gradient(0)})
         ledger.moment(("update of the weights",), 0)
@@ -104,7 +110,7 @@ class _Replay:
         for step in body.steps:
             operation = step.operation
             if isinstance(operation, Loop):
-                self._forward_loop(body.inner[step.node], trips, f"{where}{step.node}")
+                self._forward_loop(body.inner[step.node], step, trips, where)
             elif isinstance(operation, DepthKVCache):
                 ledger.add("depth_slots", self._slots(operation, self.batch.size.compute))
             else:
@@ -116,13 +122,13 @@ class _Replay:
             ledger.add("activations", kept)
             ledger.add("in_flight", in_flight - step.dies)
 
-    def _forward_loop(self, body: Body, trips: Trips, where: str) -> None:
+    def _forward_loop(self, body: Body, step: Step, trips: Trips, where: str) -> None:
         """Replay the last trip, which holds the most, then count what all trips leave."""
         ledger, before, last = self.ledger, self.ledger.state(), body.trips - 1
         ledger.add("activations", self._trips(body, last, trips) + body.keeps_state)
         ledger.add("in_flight", smallest(1, last) * (body.state - body.keeps_state))
         ledger.add("depth_slots", last * body.slots)
-        self._forward(body, _during(trips, body, last), f"{where} step {label(last)}: ")
+        self._forward(body, _during(trips, body, last), f"{where}{_words(step, last)}: ")
         ledger.restore(before)
         ledger.add("activations", self._trips(body, body.trips, trips))
         ledger.add("depth_slots", body.trips * body.slots)
@@ -132,7 +138,7 @@ class _Replay:
     def _backward(self, body: Body, trips: Trips, where: str, turn: _Turn, gradients: _Gradients) -> None:
         """Walk a body in reverse, from the gradients of its outputs to those of its inputs."""
         ledger = self.ledger
-        seen: set[str] = set()
+        seen = set(body.used_after)
         again: _Again = {}  # bytes of what ran again: inside operations, and values
         for number in reversed(range(len(body.steps))):
             step = body.steps[number]
@@ -259,37 +265,39 @@ class _Replay:
     ) -> None:
         """Replay the trips that may hold the peak, then count what all of them leave."""
         ledger, inner = self.ledger, body.inner[step.node]
-        given = gradients.pop(Value(step.node))
+        given = [gradients.pop(value, None) for value in step.outputs]
         slots = self._untouched(body, step, inner, turn)
         everything = self._trips(inner, inner.trips, trips)
         for number, trip in enumerate(_corners(inner, step)):
             before, done = ledger.state(), inner.trips - 1 - trip
             ledger.add("activations", self._trips(inner, trip + 1, trips) - everything)
-            passed = (
-                self._enter(inner, step, given, done, turn, slots) if number else self._start(inner, given)
-            )
+            enter = self._enter if number else self._start
+            passed = enter(inner, step, given, done, turn, slots)
             there = _Turn(
                 turn.first * (1 - smallest(1, done) if inner.tied else 1),
                 turn.last * (1 - smallest(1, trip) if inner.tied else 1),
                 {} if number else dict(slots),
             )
-            text = f"{where}{step.node} step {label(trip)}: "
+            text = f"{where}{_words(step, trip)}: "
             self._backward(inner, _during(trips, inner, trip), text, there, passed)
             ledger.restore(before)
         ledger.add("activations", -everything)
         self._leave(inner, turn, slots)
         for name in step.slots:
             turn.slots.pop(name, None)
-        self._drop(given)
+        for each in given:
+            if each is not None:
+                self._drop(each)
         for value, size in step.wants:
             self._arrive(body, gradients, value, self._new(size), ("backward of ", where, step.node))
 
-    def _start(self, inner: Body, given: _Gradient) -> _Gradients:
+    def _start(self, inner: Body, step: Step, given: _Given, *_: object) -> _Gradients:
         """Return the gradients that the last trip starts from."""
-        return {inner.graph.outputs[0]: _Gradient(given.bytes, given.values)}
+        outputs = zip(inner.graph.outputs, given, strict=True)
+        return {value: _Gradient(each.bytes, each.values) for value, each in outputs if each is not None}
 
     def _enter(
-        self, inner: Body, step: Step, given: _Gradient, done: int, turn: _Turn, slots: dict[str, float]
+        self, inner: Body, step: Step, given: _Given, done: int, turn: _Turn, slots: dict[str, float]
     ) -> _Gradients:
         """Count what the trips that are done left; return the gradients that the next one starts from.
 
@@ -301,12 +309,17 @@ class _Replay:
         ledger.add("gradients", gone * inner.late)
         ledger.add("prepared", -gone * inner.prepared)
         ledger.add("depth_slots", done * inner.slot_gradients + some * total(slots.values()))
-        if given.values > 1:
-            # what it was given stays beside
-            ledger.add("in_flight", some * inner.state)
-        names = dict(zip(step.inputs, graph.inputs, strict=True))
-        captured = {Value(names[value]): self._new(some * size) for value, size in step.wants[1:]}
-        return {graph.outputs[0]: _Gradient(inner.state), **captured}
+        by_output = dict(zip(graph.outputs, given, strict=True))
+        for value, size in inner.states:
+            start = by_output[value]
+            if start is None or start.values > 1:
+                # a gradient given from outside, if any, stays beside
+                ledger.add("in_flight", some * size)
+        names = dict(zip(step.inputs[graph.carried :], graph.inputs[graph.carried :], strict=True))
+        captured = {
+            Value(names[value]): self._new(some * size) for value, size in step.wants[len(inner.states) :]
+        }
+        return {value: _Gradient(size) for value, size in inner.states} | captured
 
     def _leave(self, inner: Body, turn: _Turn, slots: dict[str, float]) -> None:
         """Count what all trips together leave."""
@@ -325,11 +338,21 @@ class _Replay:
         found = {}
         for value, name in zip(step.inputs, inner.graph.inputs, strict=True):
             operation = body.graph.node(value.node).op
+            if name in inner.used_after:
+                # later segments have made them
+                continue
             if isinstance(operation, DepthKVCache) and body.graph.type_of(value).kind == "depth_cache":
                 found[name] = self._slots(operation, 4)
             elif value.node in turn.slots:
                 found[name] = turn.slots[value.node]
         return found
+
+
+def _words(step: Step, trip: int) -> str:
+    """Return which step of a loop this is, in words."""
+    loop = step.operation
+    name, first = (loop.origin, loop.first) if isinstance(loop, Segment) else (step.node, 0)
+    return f"{name} step {label(trip + first)}"
 
 
 def _marked_maker(body: Body, value: Value) -> Step | None:

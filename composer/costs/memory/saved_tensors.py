@@ -15,6 +15,7 @@ from blocks.ir.numbers import total
 from blocks.ir.operation import CostContext, Operation, SavedTensors, Value
 from blocks.ir.walk import Place, operations
 from composer.costs.base.precision import Precision
+from composer.graph.passes.active_steps import segmented
 
 Sizes = Mapping[Value, int]
 
@@ -127,6 +128,7 @@ def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
 
 def saved_per_token(graph: Graph, length: int, size: Precision) -> float:
     """Return the bytes per token that are kept for the backward pass, at sequences of `length`."""
+    graph = segmented(graph)
     return _saved(graph, Place(), kept(graph, Place(), length, size), length, size)
 
 

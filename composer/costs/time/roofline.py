@@ -8,7 +8,7 @@ forward once more. Estimates are floors: they know no cache and no temporary.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from blocks.ir.graph import Graph, Loop
@@ -18,11 +18,12 @@ from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.operations import Input
 from composer.costs.base.precision import FULL, MIXED, precision
-from composer.costs.memory.memory_model import value_bytes
+from composer.costs.memory.operation_memory import value_bytes
 from composer.costs.memory.peak import trained_length
 from composer.costs.memory.saved_tensors import Sizes, element_bytes, place_at
 from composer.costs.time.devices import Device
 from composer.graph.lowering.build import micro_batch_tokens
+from composer.graph.passes.active_steps import segmented
 from composer.language.schema.spec import Spec
 
 Bound = Literal["flops", "bytes", "overhead"]
@@ -59,6 +60,15 @@ class TimeRow:
     def seconds(self) -> float:
         """Forward and backward together."""
         return self.forward + self.backward
+
+    def with_more(self, other: TimeRow) -> TimeRow:
+        """Return the row with further executions of the same operation, at other steps of its loop."""
+        return replace(
+            self,
+            executions=self.executions + other.executions,
+            forward=self.forward + other.forward,
+            backward=self.backward + other.backward,
+        )
 
 
 @dataclass(frozen=True)
@@ -98,18 +108,21 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
     """
     tokens = micro_batch_tokens(spec)
     repeats = spec.train.accumulate if spec.train else 1
-    rows, elements, size = [], 0, precision(spec, MIXED if device.bf16 > device.fp32 else FULL)
-    for body, place in graphs(graph):
+    rows: dict[str, TimeRow] = {}
+    size = precision(spec, MIXED if device.bf16 > device.fp32 else FULL)
+    for body, place in graphs(segmented(graph)):
         at = place_at(place.trips, trained_length(spec), size)
         sizes = element_bytes(body, at)
         for node, operation, _ in operations(body):
             if not isinstance(operation, Input | Loop | DepthKVCache):
                 path = ".".join([*(name for name, _ in place.loops), node])
-                rows.append(_row(path, body, node, at, sizes, place, tokens, repeats, device))
-        held = body.weights.values()
-        elements += place.copies * sum(weight.size for weight in held if weight.trained)
+                row = _row(path, body, node, at, sizes, place, tokens, repeats, device)
+                rows[path] = rows[path].with_more(row) if path in rows else row
+    elements = 0
+    for body, place in graphs(graph):
+        elements += place.copies * sum(weight.size for weight in body.weights.values() if weight.trained)
     update = OPTIMIZER_PASSES * size.weight * elements / device.bandwidth
-    return StepTime(tokens * repeats, rows, update)
+    return StepTime(tokens * repeats, [*rows.values()], update)
 
 
 def _row(

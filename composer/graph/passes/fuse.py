@@ -49,6 +49,8 @@ def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) 
     maker = graph.node(value.node)
     if isinstance(maker.op, Input | Loop) or value.output or node.inputs.count(value) > 1:
         return False
+    if node.active != maker.active:
+        return False
     if apart and name.rpartition(".")[0] != value.node.rpartition(".")[0]:
         return False
     readers = {*graph.successors(value.node)} - {name}

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import Value
+from blocks.ir.steps import Steps
 from blocks.ir.walk import operations
 from blocks.primitives.operations import Project
 
@@ -13,18 +14,18 @@ from blocks.primitives.operations import Project
 def merge_projections(graph: Graph, apart: bool = False) -> Graph:
     """Return the graph with one projection per input, here and in the loops below.
 
-    With `apart` projections of different blocks are not joined.
+    With `apart` projections of different blocks are not joined, nor are ever those active at different steps.
     Only weights of the same stage are joined; their names stay, so checkpoints do not change.
     """
     merged = graph.copy()
-    groups: dict[tuple[Value, str], list[str]] = {}
+    groups: dict[tuple[Value, str, Steps | None], list[str]] = {}
     for name, operation, node in operations(graph):
         if isinstance(operation, Loop):
             body = merge_projections(operation.body, apart)
             merged.replace(name, op=replace(operation, body=body))
         elif isinstance(operation, Project):
             place = name.rpartition(".")[0] if apart else ""
-            groups.setdefault((node.inputs[0], place), []).append(name)
+            groups.setdefault((node.inputs[0], place, node.active), []).append(name)
     moved: dict[str, Value] = {}
     for names in groups.values():
         if len(names) > 1:

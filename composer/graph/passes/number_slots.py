@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import LoopIndex, Value
 from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
+from blocks.ir.steps import StepCount, Steps
 from blocks.ir.walk import operations
 from blocks.primitives.operations import RotateStep
 
@@ -23,9 +24,8 @@ def number_slots(graph: Graph) -> Graph:
     for node, operation, _ in list(operations(graph)):
         if isinstance(operation, DepthKVCache):
             scope, position = next(_readers(graph, Value(node)))
-            slots, steps = _count(scope.body, position)
-            graph.replace(node, op=replace(operation, count=slots * scope.trips))
-            _assign(scope, position, (LoopIndex(), slots), (LoopIndex(), steps))
+            graph.replace(node, op=replace(operation, count=_total(scope, position)[0]))
+            _assign(scope, position, LoopIndex(), LoopIndex())
         elif isinstance(operation, Loop):
             number_slots(operation.body)
     return graph
@@ -46,45 +46,101 @@ def _events(body: Graph, position: int) -> Iterator[tuple[str, Any, int]]:
         yield name, node.op, node.inputs.index(slots)
 
 
-def _count(body: Graph, position: int) -> tuple[int, int]:
-    """Return the slots and the depth indices that one run of the body takes."""
-    slots = steps = 0
-    beside = False
-    for _, operation, inner in _events(body, position):
+class _Use(NamedTuple):
+    """One use of depth slots in a body: the slots and depth indices that a run of it takes.
+
+    Attributes:
+        inner: position of the slots among the inputs of a loop.
+        active: the steps at which it runs.
+    """
+
+    name: str
+    operation: Any
+    inner: int
+    slots: int
+    steps: int
+    active: Steps | None
+
+
+def _uses(body: Graph, position: int) -> Iterator[_Use]:
+    """Yield the uses of the slots which are an input of the body, in the order they run.
+
+    Raises:
+        ValueError: writes that share a depth index are active at different steps.
+    """
+    group: list[Steps | None] = []  # the active steps of the write whose depth index the next one shares
+    for name, operation, inner in _events(body, position):
+        active, slots, steps = body.node(name).active, 0, 0
         if isinstance(operation, Loop):
-            inner_slots, inner_steps = _count(operation.body, inner)
-            slots, steps = slots + inner_slots * operation.trips, steps + inner_steps * operation.trips
-            beside = False
+            slots, steps = _total(operation, inner)
+            group = []
         elif isinstance(operation, SlotWrite):
-            slots, steps = slots + 1, steps + (not beside)
-            beside = True
+            if group and group != [active]:
+                place = body.node(name).blocks[0]
+                raise ValueError(f"{name}: the uses of block {place!r} in a step must be active together")
+            slots, steps = 1, int(not group)
+            group = [active]
+        yield _Use(name, operation, inner, slots, steps, active)
+
+
+def _growth(body: Graph, position: int) -> tuple[int, int]:
+    """Return the slots and depth indices that each step of a body takes, by what runs at all steps."""
+    uses = [use for use in _uses(body, position) if use.active is None]
+    return sum(use.slots for use in uses), sum(use.steps for use in uses)
+
+
+def _total(loop: Loop, position: int) -> tuple[int, int]:
+    """Return the slots and depth indices that all steps of a loop take together."""
+    slots, steps = (each * loop.trips for each in _growth(loop.body, position))
+    for use in _uses(loop.body, position):
+        if use.active is not None:
+            runs = len(use.active.among(loop.trips))
+            slots, steps = slots + use.slots * runs, steps + use.steps * runs
     return slots, steps
 
 
-def _assign(loop: Loop, position: int, slot: tuple[LoopIndex, int], step: tuple[LoopIndex, int]) -> None:
-    """Write the indices into the body; `slot` and `step` are (index at the first run, growth per run)."""
-    next_slot, next_step = (
-        LoopIndex(base.base, (*base.strides, (loop.index, growth))) for base, growth in (slot, step)
-    )
+def _assign(loop: Loop, position: int, slot: LoopIndex, step: LoopIndex) -> None:
+    """Write the indices into the body; `slot` and `step` are those before the loop's first step."""
+    uses = [*_uses(loop.body, position)]
+    next_slot, next_step = slot, step
+    if any(use.active is None and not isinstance(use.operation, SlotRead) for use in uses):
+        next_slot, next_step = (
+            LoopIndex(base.base, (*base.strides, (loop.index, growth)), base.counts)
+            for base, growth in zip((slot, step), _growth(loop.body, position), strict=True)
+        )
+    for use in uses:
+        next_slot = _counted(next_slot, loop, use, use.slots, inclusive=False)
+        next_step = _counted(next_step, loop, use, use.steps, inclusive=False)
     group = next_slot
-    beside = False
-    for name, operation, inner in _events(loop.body, position):
-        if isinstance(operation, Loop):
-            slots, steps = _count(operation.body, inner)
-            _assign(operation, inner, (next_slot, slots), (next_step, steps))
-            next_slot, next_step = next_slot + slots * operation.trips, next_step + steps * operation.trips
-            beside = False
-        elif isinstance(operation, SlotWrite):
-            if not beside:
-                group, next_step = next_slot, next_step + 1
-            beside = True
-            loop.body.replace(name, op=replace(operation, slot=next_slot))  # type: ignore[type-var]
-            next_slot = next_slot + 1
-            _rotate_by(loop.body, name, next_step + -1)
-        elif isinstance(operation, SlotRead):
-            reads = next_slot if operation.span == "inclusive" else group
-            loop.body.replace(name, op=replace(operation, reads=reads))  # type: ignore[type-var]
-            _rotate_by(loop.body, name, next_step + -1)
+    for use in uses:
+        if isinstance(use.operation, Loop):
+            _assign(use.operation, use.inner, next_slot, next_step)
+        elif isinstance(use.operation, SlotWrite):
+            if use.steps:
+                group = next_slot
+            loop.body.replace(use.name, op=replace(use.operation, slot=next_slot))  # type: ignore[type-var]
+        next_slot = _after(next_slot, loop, use, use.slots)
+        next_step = _after(next_step, loop, use, use.steps)
+        if isinstance(use.operation, SlotRead):
+            reads = next_slot if use.operation.span == "inclusive" else group
+            loop.body.replace(use.name, op=replace(use.operation, reads=reads))  # type: ignore[type-var]
+        if not isinstance(use.operation, Loop):
+            _rotate_by(loop.body, use.name, next_step + -1)
+
+
+def _counted(index: LoopIndex, loop: Loop, use: _Use, grown: int, inclusive: bool) -> LoopIndex:
+    """Return an index with what a use that is not active at all steps has made it grow by."""
+    if use.active is None or not grown:
+        return index
+    return index.plus(StepCount(loop.index, use.active, grown, inclusive))
+
+
+def _after(index: LoopIndex, loop: Loop, use: _Use, grown: int) -> LoopIndex:
+    """Return an index as it is after a use that makes it grow."""
+    if use.active is None:
+        return index + grown
+    before = _counted(index, loop, use, -grown, inclusive=False)
+    return _counted(before, loop, use, grown, inclusive=True)
 
 
 def _rotate_by(body: Graph, name: str, index: LoopIndex) -> None:

@@ -24,6 +24,17 @@ class Part(Operation):
 
     recomputable = False
 
+    def passes(self, output: int) -> int | None:
+        """A skipped part passes on what the operations in it do."""
+        value = self.body.outputs[output]
+        while value.node not in self.body.inputs:
+            node = self.body.node(value.node)
+            position = node.op.passes(value.output)
+            if position is None:
+                return None
+            value = node.inputs[position]
+        return self.body.inputs.index(value.node)
+
 
 def outline(graph: Graph) -> Graph:
     """Return the graph with the parts of every step outlined, parts within parts too.
@@ -68,7 +79,8 @@ def _grouped(graph: Graph, steps: bool = False) -> Graph:
             name = fresh(part, ({*graph} - inside) | {*outlined})
             moved |= {value: Value(name, place) for place, value in enumerate(made)}
             types = tuple(map(graph.type_of, made))
-            _add(outlined, name, Node(Part(part, body), inputs, types=types), moved)
+            whole = Node(Part(part, body), inputs, types=types, active=data.active)
+            _add(outlined, name, whole, moved)
         elif node not in inside:
             _add(outlined, node, data, moved)
     outlined.outputs = [moved.get(value, value) for value in graph.outputs]
@@ -76,7 +88,12 @@ def _grouped(graph: Graph, steps: bool = False) -> Graph:
 
 
 def _together(graph: Graph, nodes: list[str]) -> bool:
-    """Return whether nodes run one after the other, so that none between them needs some and makes others."""
+    """Return whether nodes run one after the other, so that none between them needs some and makes others.
+
+    They have to be active at the same steps.
+    """
+    if len({graph.node(node).active for node in nodes}) > 1:
+        return False
     order = [node for node, operation, _ in operations(graph) if not isinstance(operation, Input)]
     start = order.index(nodes[0])
     return order[start : start + len(nodes)] == nodes
@@ -114,6 +131,7 @@ def _body(graph: Graph, part: str, nodes: list[str]) -> tuple[Graph, tuple[Value
             ),
             # what a part returns is there as a tensor
             recompute=data.recompute and node not in returned,
+            active=None,
         )
         body.put(node.removeprefix(prefix), inside)
     body.outputs = [Value(value.node.removeprefix(prefix), value.output) for value in made]

@@ -36,6 +36,7 @@ def plan_lines(graph: Graph, depth: int = 0) -> Iterator[Line]:
             assert data.choice is not None
             kernel, why = data.choice
             why = f"recomputed; {why}" if data.recompute else why
+            why = f"at steps {data.active} only; {why}" if data.active else why
             yield Line(depth, node, types_text(data.types), _weights(graph, data.weights), kernel.name, why)
 
 

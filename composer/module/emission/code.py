@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from blocks.ir.graph import Graph
+from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import Value
 from blocks.ir.walk import Place
+from composer.graph.passes.active_steps import Variant, variants
 from composer.module.emission.emit import emit
 from composer.module.emission.regions import with_regions
 
@@ -24,25 +26,63 @@ class Code:
     """Calls the code that computes `outputs`; compiled regions run where gradients are recorded."""
 
     def __init__(
-        self, graph: Graph, place: Place, outputs: list[Value], name: str, compiled: Compiled = "no"
+        self,
+        graph: Graph,
+        place: Place,
+        outputs: list[Value],
+        name: str,
+        compiled: Compiled = "no",
+        signature: Graph | None = None,
     ) -> None:
-        self.plain = emit(graph, place, outputs, name)
+        """`signature` is the graph whose parameters the code takes, where it runs only some of the nodes."""
+        self.plain = emit(graph, place, outputs, name, signature)
         self.regions: nn.Module | None = None
         if compiled != "no":
-            self.regions = with_regions(emit(graph, place, outputs, name), compiled == "required")
+            self.regions = with_regions(emit(graph, place, outputs, name, signature), compiled == "required")
 
     def __call__(self, *arguments: Any) -> Any:
         """Return the outputs: one, or a tuple."""
         code = self.regions if self.regions is not None and torch.is_grad_enabled() else self.plain
         return code(*arguments)
 
+    def sources(self, name: str) -> Iterator[tuple[str, str]]:
+        """Yield (name, source) of the code, the source as it would be written by hand."""
+        lines = (line.split(";  ")[0].rstrip() for line in self.plain.code.strip().splitlines())
+        yield name, "".join(f"{line}\n" for line in lines)
 
-def readable(code: Code) -> str:
-    """Return the code as it would be written by hand."""
-    lines = (line.split(";  ")[0].rstrip() for line in code.plain.code.strip().splitlines())
-    return "".join(f"{line}\n" for line in lines)
+
+class StepCode:
+    """Calls the code of a step of a loop that runs different nodes at different steps."""
+
+    def __init__(self, found: list[Variant], body: Graph, place: Place, compiled: Compiled) -> None:
+        """`place` is the place of the loop's body; the codes take the same arguments."""
+        self.variants = found
+        self.codes = [
+            Code(each.body, place, each.body.outputs, "Step", compiled, signature=body) for each in found
+        ]
+        self._number = len(body.inputs) + len(place.loops) - 1  # position of the step's number
+        self._of_step = {
+            step: code for each, code in zip(found, self.codes, strict=True) for step in each.steps
+        }
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Return the outputs of the step whose number is among the arguments: one, or a tuple."""
+        return self._of_step[arguments[self._number]](*arguments)
+
+    def sources(self, name: str) -> Iterator[tuple[str, str]]:
+        """Yield (name, source) of each code, with the steps that run it in the name."""
+        for each, code in zip(self.variants, self.codes, strict=True):
+            yield from code.sources(f"{name} steps {', '.join(map(str, each.steps))}")
+
+
+def step_code(loop: Loop, place: Place, compiled: Compiled) -> Code | StepCode:
+    """Return what runs a step of a loop; `place` is the place of its body."""
+    found = variants(loop)
+    if len(found) == 1:
+        return Code(found[0].body, place, found[0].body.outputs, "Step", compiled, signature=loop.body)
+    return StepCode(found, loop.body, place, compiled)
 
 
 def without_code(state: dict[str, Any]) -> dict[str, Any]:
     """Return a module's state without emitted code; it is emitted anew, where torch would trace it."""
-    return {name: value for name, value in state.items() if not isinstance(value, Code)}
+    return {name: value for name, value in state.items() if not isinstance(value, Code | StepCode)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 import re
+from bisect import bisect_left, bisect_right
 from importlib import import_module
 from typing import Any
 
@@ -34,19 +35,22 @@ def resolve(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def emit(graph: Graph, place: Place, outputs: list[Value], name: str) -> fx.GraphModule:
+def emit(
+    graph: Graph, place: Place, outputs: list[Value], name: str, signature: Graph | None = None
+) -> fx.GraphModule:
     """Return the code that computes `outputs`; its parameters are inputs, loop indices, weights, in order.
 
-    Weights come node by node as `composer.module.emission.stage.gather` returns them.
+    Weights come node by node as `composer.module.emission.stage.gather` returns them. The parameters are
+    those of the graph `signature` where the code runs a part of its nodes only.
     """
-    emitter = _Emitter(graph, place)
+    emitter = _Emitter(graph, place, signature or graph)
     code = emitter.emit(outputs)
     return fx.GraphModule(emitter.root, code, name)
 
 
 class _Emitter:
-    def __init__(self, graph: Graph, place: Place) -> None:
-        self.graph, self.place = graph, place
+    def __init__(self, graph: Graph, place: Place, signature: Graph) -> None:
+        self.graph, self.place, self.signature = graph, place, signature
         self.code = fx.Graph()
         self.values: dict[Value, fx.Node] = {}
         self.indices: dict[str, fx.Node] = {}
@@ -59,7 +63,7 @@ class _Emitter:
             self.values[Value(name)] = self._parameter(_readable(name))
         for _, index in self.place.loops:
             self.indices[index] = self._parameter(index)
-        for node, operation, data in operations(self.graph):
+        for node, operation, data in operations(self.signature):
             self.weights[node] = [self._parameter(name) for name in _parameters(node, operation, data)]
         for node, operation, data in operations(self.graph):
             if isinstance(operation, Loop | Part):
@@ -155,6 +159,12 @@ class _Emitter:
         for index, stride in argument.strides:
             node: Any = self.indices[index]
             term = node if stride == 1 else self._named(key, operator.mul, (node, stride))
+            total = self._named(key, operator.add, (term, total)) if total != 0 else term
+        for count in argument.counts:
+            count_of = bisect_right if count.inclusive else bisect_left
+            steps = count.steps.among(self.place.trips[count.loop])
+            term = self._named(key, count_of, (steps, self.indices[count.loop]))
+            term = self._named(key, operator.mul, (term, count.stride)) if count.stride != 1 else term
             total = self._named(key, operator.add, (term, total)) if total != 0 else term
         return total
 

@@ -16,7 +16,7 @@ from blocks.primitives.operations import Input
 from composer.graph.passes import outline
 from composer.language.schema.spec import Parallel
 from composer.language.schema.spec import Stage as StageSpec
-from composer.module.emission.code import Code, Compiled, readable, without_code
+from composer.module.emission.code import Code, Compiled, StepCode, step_code, without_code
 from composer.module.emission.emit import resolve
 from composer.module.emission.part import Part, Watchable
 
@@ -28,14 +28,14 @@ class Layer(Watchable):
 
     sharded = False
     """Whether its weights are whole only while it is called."""
-    code: Code | None = None
+    code: Code | StepCode | None = None
     graph: Graph | None = None
 
     def __init__(self, graph: Graph, place: Place, compiled: Compiled) -> None:
         super().__init__()
         add_stages(self, graph, place, compiled)
 
-    def step(self, code: Code, graph: Graph, called: bool) -> Callable[..., Any]:
+    def step(self, code: Code | StepCode, graph: Graph, called: bool) -> Callable[..., Any]:
         """Return one step as a function of values: with weights made ready now, or at each call."""
         if called:
             self.code, self.graph = code, graph
@@ -82,7 +82,7 @@ class Stage(Watchable):
     def emit(self, compiled: Compiled, called: bool = False) -> None:
         """Emit the code of one step for the kernels that its graph has now, and of its parts if called."""
         body, self.compiled, self.called = self.loop.body, compiled, called
-        self.code = Code(body, self.place, body.outputs, "Step", compiled)
+        self.code = step_code(self.loop, self.place, compiled)
         emit_parts(self.sets(), body, self.place)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -260,11 +260,12 @@ def _held(module: nn.Module, name: str) -> Tensor:
 def source(model: Any) -> Iterator[tuple[str, str]]:
     """Yield (name, code) of each stage, inner ones first, of a model and of its loss, as written by hand."""
     yield from _stage_sources(model)
-    yield from (("model", readable(model.code)), ("loss", readable(model._loss)))
+    yield from model.code.sources("model")
+    yield from model._loss.sources("loss")
 
 
 def _stage_sources(module: nn.Module, path: str = "") -> Iterator[tuple[str, str]]:
     for name, child in module.named_children():
         yield from _stage_sources(child, f"{path}{name}.")
         if isinstance(child, Stage):
-            yield f"{path}{name}", readable(child.code)
+            yield from child.code.sources(f"{path}{name}")

@@ -1,0 +1,70 @@
+"""Subsets of the steps of a loop, and how many of them came before a step. Torch-free."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Some steps of a loop, as a slice of all steps or as a set of step numbers.
+
+    Which steps these are depends on the number of steps: negative numbers count from the end, and steps
+    beyond the last are left out.
+
+    Attributes:
+        start, stop, step: the slice, as in `steps[start:stop:step]`; `step` is at least 1.
+        numbers: the steps themselves; used instead of the slice where it is not None.
+    """
+
+    start: int | None = None
+    stop: int | None = None
+    step: int = 1
+    numbers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.step < 1:
+            raise ValueError(f"steps: expected a stride of at least 1, got {self.step}")
+
+    def among(self, trips: int) -> Sequence[int]:
+        """Return the step numbers in ascending order for a loop of `trips` steps."""
+        if self.numbers is None:
+            return range(trips)[self.start : self.stop : self.step]
+        return tuple(sorted({n % trips for n in self.numbers if -trips <= n < trips}))
+
+    def __str__(self) -> str:
+        if self.numbers is not None:
+            return ", ".join(map(str, self.numbers))
+        start, stop = ("" if each is None else str(each) for each in (self.start, self.stop))
+        return f"{start}:{stop}" + (f":{self.step}" if self.step != 1 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class StepCount:
+    """A term of a loop index: `stride` times how many of `steps` came before the current step of a loop.
+
+    Attributes:
+        loop: index name of the loop.
+        inclusive: whether the current step counts too.
+    """
+
+    loop: str
+    steps: Steps
+    stride: int
+    inclusive: bool = False
+
+    def at(self, step: int, trips: int) -> int:
+        """Return the value at one step of a loop of `trips` steps."""
+        bisect = bisect_right if self.inclusive else bisect_left
+        return self.stride * bisect(self.steps.among(trips), step)
+
+    def mean(self, trips: int) -> float:
+        """Return the mean over all steps of a loop of `trips` steps."""
+        later = sum(trips - step - (not self.inclusive) for step in self.steps.among(trips))
+        return self.stride * later / trips
+
+    def __str__(self) -> str:
+        counted = f"steps {self.steps} {'up to' if self.inclusive else 'before'} {self.loop}"
+        return f"({counted})" if self.stride == 1 else f"{self.stride}*({counted})"

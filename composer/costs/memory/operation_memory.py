@@ -1,0 +1,233 @@
+"""An operation as it is replayed, with the bytes that it keeps, makes and needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from blocks.ir.graph import Graph, Loop, Node
+from blocks.ir.numbers import total
+from blocks.ir.operation import (
+    CostContext,
+    IOBytes,
+    LoopIndex,
+    Operation,
+    SavedTensors,
+    Value,
+    WorkspaceBytes,
+)
+from blocks.ir.slots import DepthKVCache
+from composer.costs.base.precision import Precision
+from composer.costs.memory.saved_tensors import (
+    Kept,
+    Sizes,
+    bytes_of,
+    copy_bytes,
+    place_at,
+    storage,
+)
+
+Trips = Mapping[str, float]
+"""Trip counts by index name whose mean index is the one that is asked for."""
+
+
+class Batch(NamedTuple):
+    """What bytes are stated for: the tokens of a micro-batch, in sequences of a length, in a precision."""
+
+    tokens: int
+    length: int
+    size: Precision
+
+    def at(self, trips: Trips) -> CostContext:
+        """Return the place costs are asked for."""
+        return place_at(trips, self.length, self.size, self.tokens)  # type: ignore[arg-type]
+
+
+class Needs(NamedTuple):
+    """What an operation keeps inside, and what it needs while it runs, in bytes."""
+
+    inside: float
+    scratch: WorkspaceBytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a body. All sizes are bytes of the micro-batch.
+
+    Attributes:
+        flow: bytes per token.
+        copied: bytes per token of copies that are kept.
+        needs: at the mean of all trips.
+        varies: whether that changes from trip to trip.
+        made: of what it makes, what is kept and what is only in flight.
+        dies: of what nobody reads after it, forward.
+        wants: inputs that get gradients, with the sizes of these.
+        reads: inputs that its backward pass needs as they are; `keeps` are outputs.
+        sources: all it reads.
+        weights: name of each that is trained, and size of its gradient.
+        prepared: weights joined or cast for it once per forward pass, which the backward pass needs.
+        late: of what gradients grow by when the backward pass is done with prepared weights.
+        slots: the depth slots that it uses.
+        inside: whether it keeps what it needs inside.
+        again: whether it runs again in the backward pass; `made_again` is what it makes then.
+    """
+
+    node: str
+    operation: Operation
+    flow: IOBytes
+    copied: float
+    needs: Needs
+    varies: bool
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    made: tuple[float, float]
+    dies: float
+    wants: tuple[tuple[Value, float], ...]
+    reads: tuple[Value, ...]
+    keeps: tuple[Value, ...]
+    sources: tuple[Value, ...]
+    weights: tuple[tuple[str, float], ...]
+    prepared: float
+    late: float
+    slots: tuple[str, ...]
+    inside: bool
+    again: bool
+    made_again: tuple[Value, ...]
+
+    def at(self, batch: Batch, trips: Trips) -> Needs:
+        """Return what it keeps and needs at one trip."""
+        if not self.varies:
+            return self.needs
+        return needs(self.operation, self.flow, self.copied, batch, batch.at(trips))
+
+
+_NONE = Needs(0, WorkspaceBytes(0, 0, 0))
+
+
+def needs(operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: CostContext) -> Needs:
+    """Return what an operation keeps and needs at a place."""
+    saved = operation.saved(at)
+    once = saved.once
+    scratch = operation.scratch(at, flow)
+    return Needs(
+        batch.tokens * (saved.extra + copied) + once,
+        WorkspaceBytes(
+            batch.tokens * scratch.forward + once,
+            batch.tokens * scratch.backward,
+            batch.tokens * scratch.weights,
+        ),
+    )
+
+
+def value_bytes(graph: Graph, value: Value, sizes: Sizes) -> float:
+    """Return the bytes per token of one value alone."""
+    return graph.type_of(value).size * sizes[value]
+
+
+def step_of(
+    graph: Graph,
+    node: str,
+    at: CostContext,
+    sizes: Sizes,
+    found: Kept,
+    dies: Iterable[Value],
+    batch: Batch,
+    ran_before: bool,
+) -> Step:
+    """Return an operation with its bytes; `dies` are values that nothing reads after it."""
+    data = graph.node(node)
+    operation, inputs = data.op, data.inputs
+    outputs = tuple(Value(node, output) for output in range(len(data.types)))
+    made = list(dict.fromkeys(storage(graph, value) for value in outputs))
+    sources = tuple(storage(graph, value) for value in inputs)
+    wants = [value for value in inputs if graph.type_of(value).is_float]
+    keeps: tuple[Value, ...] = ()
+    weights: tuple[tuple[str, float], ...] = ()
+    if isinstance(operation, Loop):
+        names = operation.body.inputs
+        kept_there = found.loops[node].values
+        reads = tuple(v for v, name in zip(sources, names, strict=True) if Value(name) in kept_there)
+        flow, copied, need = IOBytes(0, 0, 0), 0.0, _NONE
+        prepared = late = 0.0
+    else:
+        copies = [copy_bytes(operation, graph, value, at, sizes) for value in inputs]
+        saved: SavedTensors = operation.saved(at)
+        reads = tuple(sources[n] for n in saved.inputs if copies[n] is None)
+        keeps = tuple(Value(node, output) for output in saved.outputs)
+        copied = total(copies[n] or 0 for n in saved.inputs)
+        flow = IOBytes(
+            total(value_bytes(graph, value, sizes) for value in _gradients(operation, wants, outputs, sizes)),
+            total(bytes_of(graph, value, sizes) for value in made),
+            total(copy or 0 for copy in copies),
+        )
+        made_ready = [
+            (name, graph.weights[name].size, _ready(operation, data, number, at, batch.size))
+            for number, name in enumerate(data.weights)
+            if graph.weights[name].trained
+        ]
+        weights = tuple((name, ready.gradient * size) for name, size, ready in made_ready)
+        prepared = late = 0.0
+        if not ran_before:
+            prepared = total(ready.prepared * size for _, size, ready in made_ready)
+            late = total(ready.late * size for _, size, ready in made_ready)
+        need = needs(operation, flow, copied, batch, at)
+    stored = {value: batch.tokens * bytes_of(graph, value, sizes) for value in (*made, *dies)}
+    # tables stay until the step ends
+    table = total(type.shared_bytes(at.context) for type in data.types if not isinstance(operation, Loop))
+    return Step(
+        node,
+        operation,
+        flow,
+        copied,
+        need,
+        any(isinstance(argument, LoopIndex) for argument in operation.arguments().values()),
+        inputs,
+        outputs,
+        (
+            table + total(stored[value] for value in made if value in found.values),
+            total(stored[value] for value in made if value not in found.values),
+        ),
+        total(stored[value] for value in dies),
+        tuple((value, batch.tokens * value_bytes(graph, value, sizes)) for value in wants),
+        reads,
+        keeps,
+        sources,
+        weights,
+        prepared,
+        late,
+        tuple(value.node for value in inputs if graph.type_of(value).kind == "depth_cache"),
+        node in found.inside,
+        node in found.reruns,
+        tuple(value for value in made if node in found.reruns and value not in found.values),
+    )
+
+
+def _gradients(
+    operation: Operation, wants: list[Value], outputs: tuple[Value, ...], sizes: Sizes
+) -> list[Value]:
+    """Return the inputs whose gradients are new tensors."""
+    if operation.gradients != "passed":
+        return wants
+    return [value for value in wants if sizes[value] != sizes[outputs[0]]]
+
+
+class _Ready(NamedTuple):
+    """How a weight is made ready, in bytes of an element: see `Step`."""
+
+    gradient: float
+    prepared: float = 0
+    late: float = 0
+
+
+def _ready(operation: Operation, data: Node, number: int, at: CostContext, size: Precision) -> _Ready:
+    """Return how one of an operation's weights is made ready."""
+    weight, compute = size.weight, size.compute
+    if isinstance(operation, DepthKVCache):
+        return _Ready(weight)
+    kernel = data.kernel
+    casts = number < kernel.casts if kernel.prepare else operation.works_in(at) == "compute"
+    if casts and compute < weight:
+        # cast once for all products; gradients add up as they come, and are widened in the end
+        return _Ready(compute, prepared=compute, late=weight - compute)
+    return _Ready(weight, prepared=weight if kernel.prepared == 1 else 0)

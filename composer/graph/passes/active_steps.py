@@ -1,0 +1,202 @@
+"""What a loop runs at which step, where some of its nodes are active at a subset of the steps.
+
+A skipped node does not run: what reads it reads the input that it passes on instead, such as the residual
+stream. Emission takes the distinct bodies of a loop (`variants`). Costs take a graph in which such a loop is
+a chain of plain loops that share their weights (`segmented`), so that every cost is counted as for any graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from blocks.ir.graph import Graph, Loop, Segment
+from blocks.ir.operation import LoopIndex, Operation, Value
+from blocks.ir.walk import operations
+from blocks.primitives.operations import Input
+
+
+class Variant(NamedTuple):
+    """The steps of a loop at which the same nodes are active, and the loop's body at these steps."""
+
+    steps: Sequence[int]
+    body: Graph
+
+
+def variants(loop: Loop) -> list[Variant]:
+    """Return the distinct bodies of a loop in the order in which they first run.
+
+    Raises:
+        ValueError: at some step an active node reads a skipped one that passes no input on.
+    """
+    if _is_uniform(loop.body):
+        return [Variant(range(loop.trips), loop.body)]
+    steps: dict[frozenset[str], list[int]] = {}
+    for step, skipped in enumerate(_skipped(loop)):
+        steps.setdefault(skipped, []).append(step)
+    return [Variant(each, _without(loop.body, skipped, each[0])) for skipped, each in steps.items()]
+
+
+def segmented(graph: Graph) -> Graph:
+    """Return the graph with each loop that skips nodes at some steps split into a chain of plain loops.
+
+    Steps at which nothing happens are left out. Graphs without such loops are returned as they are.
+    """
+    if not _splits(graph):
+        return graph
+    made = graph.empty()
+    moved: dict[Value, Value] = {}
+    for name, operation, node in operations(graph):
+        inputs = tuple(moved.get(value, value) for value in node.inputs)
+        if not isinstance(operation, Loop):
+            made.put(name, replace(node, inputs=inputs))
+            continue
+        loop = replace(operation, body=segmented(operation.body))
+        if _is_uniform(loop.body):
+            made.put(name, replace(node, op=loop, inputs=inputs))
+            continue
+        values = [*inputs]
+        for segment, given, changed in _segments(name, loop):
+            own = f"{name}@{segment.first}"
+            inputs = tuple(values[position] for position in given)
+            types = tuple(node.types[position] for position in changed)
+            made.put(own, replace(node, op=segment, inputs=inputs, types=types))
+            for output, position in enumerate(changed):
+                values[position] = Value(own, output)
+        moved |= {Value(name, output): values[output] for output in range(loop.body.carried)}
+    made.outputs = [moved.get(value, value) for value in graph.outputs]
+    return made
+
+
+def _is_uniform(body: Graph) -> bool:
+    return all(node.active is None for _, _, node in operations(body))
+
+
+def _splits(graph: Graph) -> bool:
+    loops = [operation.body for _, operation, _ in operations(graph) if isinstance(operation, Loop)]
+    return any(not _is_uniform(body) or _splits(body) for body in loops)
+
+
+def _skipped(loop: Loop) -> Iterator[frozenset[str]]:
+    """Yield the nodes that each step skips."""
+    active = {
+        name: frozenset(node.active.among(loop.trips))
+        for name, _, node in operations(loop.body)
+        if node.active is not None
+    }
+    for step in range(loop.trips):
+        yield frozenset(name for name, steps in active.items() if step not in steps)
+
+
+def _without(body: Graph, skipped: frozenset[str], step: int) -> Graph:
+    """Return a body without skipped nodes and what only they read; its inputs stay."""
+    if not skipped:
+        return body
+
+    def moved(value: Value) -> Value:
+        while value.node in skipped:
+            node = body.node(value.node)
+            position = node.op.passes(value.output)
+            if position is None:
+                raise ValueError(f"{value.node}: skipped at step {step}, where another operation reads it")
+            value = node.inputs[position]
+        return value
+
+    outputs = [*map(moved, body.outputs)]
+    needed, waiting = set(body.inputs), [value.node for value in outputs]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += [moved(value).node for value in body.node(name).inputs]
+    returned = {value.node for value in outputs}
+    made = body.empty()
+    for name, _, node in operations(body):
+        if name in needed:
+            inputs = tuple(map(moved, node.inputs))
+            # what a step returns is there as a tensor
+            made.put(name, replace(node, inputs=inputs, recompute=node.recompute and name not in returned))
+    made.outputs = outputs
+    used = {weight for _, _, node in operations(made) for weight in node.weights}
+    made.weights = {name: weight for name, weight in body.weights.items() if name in used}
+    return made
+
+
+def _segments(name: str, loop: Loop) -> Iterator[tuple[Segment, list[int], list[int]]]:
+    """Yield the segments of a loop, with the positions of inputs that each reads and changes."""
+    parts = []
+    for skipped, group in groupby(enumerate(_skipped(loop)), key=lambda each: each[1]):
+        steps = [step for step, _ in group]
+        first, after = steps[0], steps[-1] + 1
+        body = _rebased(_without(loop.body, skipped, first), loop, first, after)
+        body, given, changed = _trimmed(body)
+        if changed:
+            parts.append((first, after - first, body, given, changed))
+    nodes = [frozenset(_nodes(body)) for _, _, body, _, _ in parts]
+    shared = [frozenset(_shared(body)) for _, _, body, _, _ in parts]
+    for number, (first, trips, body, given, changed) in enumerate(parts):
+        before = frozenset().union(*nodes[:number])
+        after_it = frozenset().union(*shared[number + 1 :])
+        yield Segment(loop.index, trips, True, body, name, first, before, after_it), given, changed
+
+
+def _rebased(body: Graph, loop: Loop, first: int, after: int) -> Graph:
+    """Return a body in which the loop's index counts from 0 at step `first`."""
+    made = body.empty()
+    for name, operation, node in operations(body):
+        if isinstance(operation, Loop):
+            operation = replace(operation, body=_rebased(operation.body, loop, first, after))
+        else:
+            operation = _with_indices(operation, loop, first, after)
+        made.put(name, replace(node, op=operation, active=None))
+    return made
+
+
+def _with_indices(operation: Any, loop: Loop, first: int, after: int) -> Operation:
+    held = {field.name: getattr(operation, field.name) for field in fields(operation)}
+    indices = {
+        name: value.from_step(loop.index, first, after, loop.trips)
+        for name, value in held.items()
+        if isinstance(value, LoopIndex)
+    }
+    found: Operation = replace(operation, **indices) if indices else operation
+    return found
+
+
+def _trimmed(body: Graph) -> tuple[Graph, list[int], list[int]]:
+    """Return a body whose carried values all change, with the inputs it keeps and the changed ones."""
+    changed = [n for n in range(body.carried) if body.outputs[n] != Value(body.inputs[n])]
+    outputs = [body.outputs[n] for n in changed]
+    returned = {value.node for value in outputs}
+    constant = [
+        n
+        for n, name in enumerate(body.inputs)
+        if n not in changed and (body.out_degree(name) or name in returned)
+    ]
+    given = [*changed, *constant]
+    names = [body.inputs[n] for n in given]
+    made = body.copy()
+    made.remove_nodes_from({*body.inputs} - {*names})
+    made.inputs, made.outputs, made.carried = names, outputs, len(changed)
+    return made, given, changed
+
+
+def _nodes(body: Graph) -> Iterator[str]:
+    """Yield the names of a body's nodes, and of those of the loops in it."""
+    for name, operation, _ in operations(body):
+        if isinstance(operation, Loop):
+            origin = operation.origin if isinstance(operation, Segment) else name
+            yield from (f"{origin}.{each}" for each in _nodes(operation.body))
+        elif not isinstance(operation, Input):
+            yield name
+
+
+def _shared(body: Graph) -> Iterator[str]:
+    """Yield the names of a body's weights and inputs, and of the weights of the loops in it."""
+    yield from (*body.inputs, *body.weights)
+    for name, operation, _ in operations(body):
+        if isinstance(operation, Loop):
+            origin = operation.origin if isinstance(operation, Segment) else name
+            yield from (f"{origin}.{each}" for each in _shared(operation.body))
