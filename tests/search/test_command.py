@@ -17,7 +17,7 @@ from composer.language.space import load_space
 from search.commands import run_and_report
 from search.progress.state import State
 from search.progress.table import Lines, LiveTable, summary
-from search.propose.baselines import check_baselines
+from search.propose.requirements import check_search
 from search.run.preview import preview
 from search.run.study import run_search
 
@@ -192,7 +192,7 @@ def test_times_read_as_one_says_them(seconds, told):
 
 def test_the_shipped_space_has_points_on_both_sides_of_its_caps_and_a_baseline_within(capsys):
     space = load_space(SHIPPED)
-    check_baselines(space)
+    check_search(space)
     points = preview(space, 200).points
     share = sum(point.verdict == "feasible" for point in points) / len(points)
     assert 0.3 < share < 0.95
