@@ -24,11 +24,12 @@ from blocks.base.config import Config
 from blocks.base.docstrings import field_docs
 from composer import compile, cost
 from composer.cli.main import main
-from composer.costs.base.units import bytes_text, count_text
+from composer.costs.base.units import amount, count_text
 from composer.costs.counting.checkpoint import checkpoint_size
 from composer.costs.counting.count import count
 from composer.costs.counting.formulas import formulas
 from composer.costs.counting.plan import plan, planned
+from composer.costs.measures.registry import MEASURES
 from composer.costs.time.devices import NAMED
 from composer.costs.time.roofline import step_time
 from composer.draw.layout import picture
@@ -119,17 +120,27 @@ def field_table(argument: str) -> str:
 
 def costs_table(_: str) -> str:
     """Make the table of what every shipped spec costs."""
-    names = ["spec", "parameters", "active", "FLOPs per token", "training memory", "cache per token"]
-    rows = [names]
-    for path in SPECS:
-        spec = load(path)
-        costs = cost(spec)
-        flops = costs.flops_per_token
-        numbers = (costs.params, costs.active_params, flops.forward)
-        sizes = (costs.train_memory.total, costs.cache_bytes_per_token)
-        link = f"[{path.stem}](../specs/{path.name})"
-        rows.append([link, *map(count_text, numbers), *map(bytes_text, sizes)])
-    return _table(rows, right=range(1, len(names)))
+    costs = {path: cost(path) for path in SPECS}
+    names = [name for name in MEASURES if any(each.measure(name) for each in costs.values())]
+    rows = [["spec", *(MEASURES[name].label or name for name in names)]]
+    for path, each in costs.items():
+        values = (each.measure(name) for name in names)
+        told = [
+            "" if value is None else amount(name, value) for name, value in zip(names, values, strict=True)
+        ]
+        rows.append([f"[{path.stem}](../specs/{path.name})", *told])
+    return _table(rows, right=range(1, len(rows[0])))
+
+
+def measures_table(_: str) -> str:
+    """Make the table of the cost measures."""
+    rows = [["measure", "unit", "matched within", "meaning"]]
+    for name, measure in MEASURES.items():
+        within = "" if measure.tolerance is None else f"{measure.tolerance:g} %"
+        rows.append(
+            [f"`{name}`", measure.unit, within, measure.meaning.replace("{", "`{").replace("}", "}`")]
+        )
+    return _table(rows)
 
 
 def file_copy(argument: str) -> str:
@@ -233,6 +244,7 @@ KINDS = {
     "file": file_copy,
     "formulas": formula_table,
     "lines": output_lines,
+    "measures": measures_table,
     "run": output,
 }
 

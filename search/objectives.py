@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
-from composer.language.schema.search import COSTS, Objective
+from composer.costs.measures.registry import MEASURES
+from composer.language.schema.search import Objective
 from composer.settings.errors import close
 from search.errors import Crash, SearchError
 
@@ -48,7 +49,7 @@ class Goals:
         """
         found: list[float] = []
         for name in self.names:
-            source: Mapping[str, float] = costs if name in COSTS else metrics
+            source: Mapping[str, float] = costs if name in MEASURES else metrics
             if name not in source:
                 raise SearchError(unknown_metric(name, metrics))
             if not math.isfinite(source[name]):
@@ -89,6 +90,6 @@ def dominates(one: Values, other: Values) -> bool:
 def unknown_metric(name: str, known: Iterable[str]) -> str:
     """Say that an objective names nothing there is."""
     measured = sorted({*known})
-    near = close(name, [*measured, *COSTS])
+    near = close(name, [*measured, *MEASURES])
     told = f"search.objectives: training measures no {name!r}" + (f"; {near}" if near else "")
-    return f"{told}\nmeasured are {', '.join(measured)}; costs are {', '.join(COSTS)}"
+    return f"{told}\nmeasured are {', '.join(measured)}; costs are {', '.join(MEASURES)}"

@@ -29,6 +29,7 @@ FLOORS = [
     "composer.data.base",
     "composer.data.tasks",
     "composer.data",
+    "composer.costs.measures",
     "composer.language.schema",
     "composer.language.parsing",
     "composer.language.description",

@@ -21,8 +21,9 @@ def docstring(documented: type | Callable[..., Any]) -> str:
 
 
 def field_docs(config: type) -> dict[str, str]:
-    """Map each annotated field of a class and its bases to the string that follows it in the source."""
-    found: dict[str, str] = {}
+    """Map each field of a class and its bases to its description, or the string below it in the source."""
+    described = getattr(config, "model_fields", {}).items()
+    found: dict[str, str] = {name: info.description for name, info in described if info.description}
     for base in reversed(config.__mro__):
         found |= _field_docs(base.__module__).get(base.__qualname__, {})
     return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from composer.costs.base.units import bytes_text, count_text
+from composer.costs.base.units import amount, count_text
+from composer.costs.measures.registry import MEASURES
 from composer.draw.card import detail, flops_words, params_words
 from composer.draw.room import CARDS, Room, most_abreast, room, sheets, widest_card
 from composer.draw.shapes import Box, Group, Line, Picture, Shape, Text, text_width
@@ -101,7 +102,9 @@ class _Page:
 
     def _note(self) -> str:
         context = self.view.spec.model.context
-        return f"FLOPs: forward, per token at a context of {context}, over all steps and layers."
+        backward = count_text(self.view.costs.flops_per_token.backward)
+        told = f"per token at a context of {context}, over all steps and layers"
+        return f"FLOPs: forward, {told}; those of the backward pass are {backward}."
 
     def _bar(self, told: tuple[str, str, Part], y: float) -> float:
         """Draw one of the model's own parts across the whole picture."""
@@ -122,20 +125,12 @@ class _Page:
 
     def _totals(self, y: float) -> float:
         """Draw what all of it costs, in columns."""
-        costs, train = self.view.costs, self.view.spec.train
         items = self.drawing.items
         cells = [
-            ("parameters", count_text(costs.params)),
-            ("active per token", count_text(costs.active_params)),
-            ("FLOPs per token", count_text(costs.flops_per_token.forward)),
-            ("with backward", count_text(costs.flops_per_token.forward + costs.flops_per_token.backward)),
-            ("training memory", bytes_text(costs.train_memory.total)),
-            ("cache per token", bytes_text(costs.cache_bytes_per_token)),
+            (measure.label or name, amount(name, found))
+            for name, measure in MEASURES.items()
+            if (found := measure.value(self.view.costs))
         ]
-        if costs.depth_cache_bytes:
-            cells.append(("depth slots", bytes_text(costs.depth_cache_bytes)))
-        if train is not None and costs.train_flops is not None:
-            cells.append(("training FLOPs", count_text(costs.train_flops)))
         items.append(Line(((self.left, y), (self.right, y)), RULE, 1.2))
         room = self.right - self.left
         cell = max(_CELL, *(text_width(label, SMALL) + 14 for label, _ in cells))

@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from composer.costs.measures.registry import MEASURES
 from composer.language.load import load
-from composer.language.schema.search import COSTS
 from composer.settings.errors import SpecError
 from composer.training.folder.files import write_text
 from composer.training.folder.run_folder import SPEC
@@ -56,7 +56,7 @@ def leaderboard(state: State) -> str:
     """Write all records as CSV, the best first; `front` is 1 on the Pareto front, `knee` at its knee."""
     front, knee = {record.identity for record in state.front()}, state.knee()
     goals, knobs = state.goals.names, knob_names(state.ledger)
-    costs = [name for name in COSTS if name not in goals]
+    costs = [name for name in MEASURES if name not in goals]
     head = ["trial", "kind", "status", "front", "knee", "rung", "tokens", *goals, *costs, "seconds", *knobs]
     rows = []
     for record in ranked(state):
@@ -122,7 +122,7 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _values(state: State, record: Record) -> list[Any]:
     """Return the cells of the objectives; a cost that is a count is written as one."""
     values = by_name(state, record)
-    whole = {name: int(value) for name, value in values.items() if name in COSTS and value == int(value)}
+    whole = {name: int(value) for name, value in values.items() if name in MEASURES and value == int(value)}
     return [whole.get(name, values.get(name, "")) for name in state.goals.names]
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 
 from composer.costs.base.units import amount, count_text
-from composer.language.schema.search import COSTS, FlopRungs, SearchConfig
+from composer.costs.measures.registry import MEASURES
+from composer.language.schema.search import FlopRungs, SearchConfig
 from search.compare.finals import Standing
 from search.compare.rung_check import LEAST, first_spared
 from search.progress.state import State
@@ -51,12 +52,12 @@ def _again(record: Record) -> str:
 
 def value_text(name: str, value: float) -> str:
     """Write a value of a metric or a cost."""
-    return amount(name, value) if name in COSTS else f"{value:.4g}"
+    return amount(name, value) if name in MEASURES else f"{value:.4g}"
 
 
 def mean_text(name: str, mean: float, spread: float | None) -> str:
     """Write a mean with its spread, `0.724 ± 0.020`: no digit that the spread makes worthless."""
-    if spread is None or name in COSTS:
+    if spread is None or name in MEASURES:
         return value_text(name, mean)
     if not spread:
         return f"{value_text(name, mean)} ± 0"

@@ -10,6 +10,7 @@ from typing import Any
 from composer import cost
 from composer.costs.counting.count import Costs
 from composer.costs.fitting.caps import check_caps, excesses
+from composer.costs.measures.registry import MEASURES
 from composer.costs.tracing.traced_cost import measures
 from composer.language.baselines import Entry
 from composer.language.schema.caps import Caps
@@ -109,5 +110,5 @@ def baselines(space: Space) -> dict[str, Baseline]:
 
 def _costs(spec: Spec, caps: Caps) -> Costs:
     """Count a baseline, its time on the device of the space."""
-    own = spec.caps.model_copy(update={"step_time": caps.step_time})
-    return cost(spec.model_copy(update={"caps": own}))
+    timed = {name: getattr(caps, name) for name, measure in MEASURES.items() if measure.on_device}
+    return cost(spec.model_copy(update={"caps": spec.caps.model_copy(update=timed)}))

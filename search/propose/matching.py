@@ -7,7 +7,8 @@ from math import exp
 from typing import Any
 
 from composer.costs.base.units import amount
-from composer.costs.matching.match import TOLERANCE, Match, match_to
+from composer.costs.matching.match import Match, match_to
+from composer.costs.measures.registry import MATCHABLE
 from composer.language.baselines import Entry
 from composer.language.description.show import resolved_yaml
 from composer.language.load import loads
@@ -39,7 +40,7 @@ def matched(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
     caps = {each.measure: (like.caps.limit(each.measure) or 0, each.value) for each in found.residuals}
     came = [f"{name} {amount(name, value)} of {amount(name, cap)}" for name, (cap, value) in caps.items()]
     if not found.holds:
-        near = (f"{name} within {TOLERANCE[name]:g} % below {amount(name, caps[name][0])}" for name in caps)
+        near = (f"{name} within {MATCHABLE[name]:g} % below {amount(name, caps[name][0])}" for name in caps)
         at = f" (the best shape is at {listed(found.reached, 'and')})" if found.reached else ""
         hint = f"match it to fewer caps, begin with other layers, or give it wider bounds{at}"
         raise SpecError(
@@ -57,7 +58,7 @@ def matched(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
 def _solved(base: str, like: str, match: tuple[str, ...], bounds: ShapeBounds) -> Match:
     """Solve once in a process: it takes seconds."""
     target = loads(like)
-    aims = {name: _aim(target.caps.limit(name) or 0, TOLERANCE[name]) for name in match}
+    aims = {name: _aim(target.caps.limit(name) or 0, MATCHABLE[name]) for name in match}
     return match_to(loads(base), target, aims, bounds=bounds)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from composer.language.schema.search import COSTS, FlopRungs
+from composer.costs.measures.registry import MAIN, MEASURES
+from composer.language.schema.search import FlopRungs
 from composer.training.folder.metrics import TRAIN_LOSS
 from search.compare.rungs import reached
 from search.progress.words import STATUS, rung_names, titled, values_text
@@ -44,7 +45,7 @@ def told(source: Source, record: Record) -> str:
 
 def value_of(source: Source, record: Record, name: str) -> float | None:
     """Return a record's last value of an objective, a cost or a metric."""
-    if name in COSTS:
+    if name in MEASURES:
         return record.costs.get(name)
     return record.seen[-1].metrics.get(name) if record.seen else None
 
@@ -53,15 +54,16 @@ def axes(source: Source) -> list[str]:
     """Return what the first objective is drawn against: the other objectives, then every cost."""
     first, *others = source.state.goals.names
     costs = [
-        name for name in COSTS if name != first and any(name in record.costs for record in source.records())
+        name
+        for name in MEASURES
+        if name != first and any(name in record.costs for record in source.records())
     ]
-    preferred = ["flops_per_token", "params"]
-    return list(dict.fromkeys([*others, *(name for name in preferred if name in costs), *costs]))
+    return list(dict.fromkeys([*others, *(name for name in MAIN if name in costs), *costs]))
 
 
 def measured(source: Source) -> list[str]:
     """Return the objectives that only training tells."""
-    return [name for name in source.state.goals.names if name not in COSTS]
+    return [name for name in source.state.goals.names if name not in MEASURES]
 
 
 def metrics(source: Source) -> list[str]:
@@ -124,7 +126,7 @@ def at_milestone(record: Record, number: int, name: str) -> float | None:
     seen = reached(record, number)
     if seen is None:
         return None
-    return record.costs.get(name) if name in COSTS else seen.metrics.get(name)
+    return record.costs.get(name) if name in MEASURES else seen.metrics.get(name)
 
 
 def knob_effects(source: Source, name: str) -> Effects | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from html import escape
 
+from composer.costs.measures.registry import MAIN
 from search.compare.finals import Standing
 from search.progress.verdict import Comparison
 from search.progress.words import mean_text, named, seeds_text, titled, value_text
@@ -176,7 +177,7 @@ def _seed(kind: str, x: float, y: float) -> str:
 def _standings(source: Source) -> str:
     """Show how all stand: seeds, means, and each against the winner."""
     state, names = source.state, source.state.goals.names
-    costs = [name for name in ("params", "flops_per_token") if name not in names]
+    costs = [name for name in MAIN if name not in names]
     head = ["trained again", "rate", "fresh seeds"]
     measured = [i for i, goal in enumerate(state.goals.objectives) if not goal.is_cost]
     for i in measured:

@@ -9,6 +9,7 @@ from html import escape
 
 from composer.costs.base.units import count_text, duration
 from composer.costs.matching.residuals import percent
+from composer.costs.measures.registry import MAIN
 from search.progress.words import STATUS, mean_text, titled
 from search.report.read import Source
 from search.store.ledger import Record
@@ -104,7 +105,7 @@ def _against(source: Source, winner: Record, rival: Record) -> tuple[str, str]:
     """
     found = source.verdicts.final()
     first = found[source.state.goals.first_measured]
-    costs = [name for name in ("flops_per_token", "params") if rival.costs.get(name) and name in winner.costs]
+    costs = [name for name in MAIN if rival.costs.get(name) and name in winner.costs]
     saved = [each.one.metric for each in found if each.verdict == "cost" and each.better > 0]
     if first.verdict == "not significant" and saved and saved[0] in costs:
         big = f"{_change(winner, rival, saved[0])} {saved[0]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from composer.costs.base.units import amount, count_text
-from composer.language.schema.search import COSTS
+from composer.costs.measures.registry import MAIN, MEASURES
 from search.progress.leaderboard import ranked
 from search.progress.words import by_name, knob_names, mean_text, shorts, titled, value_text, values_text
 from search.report import facts, figures, lineage
@@ -94,8 +94,7 @@ def _again(source: Source) -> bool:
 
 
 def _other_costs(source: Source) -> list[str]:
-    wanted = ("params", "flops_per_token", "train_memory")
-    known = [name for name in wanted if all(name in record.costs for record in source.records())]
+    known = [name for name in MAIN if all(name in record.costs for record in source.records())]
     return [name for name in known if name not in source.state.goals.names]
 
 
@@ -153,7 +152,7 @@ def lineage_of(source: Source) -> str:
 def baselines(source: Source) -> str:
     """Baselines with the residuals of their costs."""
     state, winner = source.state, source.winner
-    names = [name for name in COSTS if any(name in record.costs for record in source.records())]
+    names = [name for name in MEASURES if any(name in record.costs for record in source.records())]
     baselines = [record for record in source.records() if record.role == "baseline"]
     measured = [i for i, goal in enumerate(state.goals.objectives) if not goal.is_cost]
     pairs = [text for i in measured for text in (state.goals.names[i], "against the winner")]
@@ -193,7 +192,7 @@ def trials(source: Source) -> str:
     """A table of all trials that can be sorted."""
     state = source.state
     knobs = knob_names(source.records())
-    costs = [name for name in COSTS if name not in state.goals.names and name in _known_costs(source)]
+    costs = [name for name in MEASURES if name not in state.goals.names and name in _known_costs(source)]
     called = shorts(knobs)
     head = ["trial", "status", "tokens", *state.goals.names, *costs, "seconds"]
     top = "".join(

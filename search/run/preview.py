@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 
 from composer.costs.base.units import amount, count_text
-from composer.language.schema.search import COSTS, FlopRungs
+from composer.costs.measures.registry import MEASURES
+from composer.language.schema.search import FlopRungs
 from composer.language.space import Space, draw
 from search.compare.rungs import milestones
 from search.propose.candidates import INVALID, Candidate, candidate
@@ -61,7 +62,7 @@ class Preview:
                 yield f"over caps.{name}: {count} ({100 * count / total:.0f} %)"
         yield from self._rungs(feasible)
         yield "costs of the feasible ones: lowest, median, highest"
-        for name in COSTS:
+        for name in MEASURES:
             found = [point.costs[name] for point in feasible if name in point.costs]
             if found:
                 told = (amount(name, value) for value in (min(found), median(found), max(found)))

@@ -13,9 +13,10 @@ from strategies import make, trees
 
 from composer.costs.counting.count import count
 from composer.costs.matching.arms import arms, derived
-from composer.costs.matching.match import MATCHED, TOLERANCE, match
+from composer.costs.matching.match import match
 from composer.costs.matching.residuals import csv, markdown, notes, table, told
 from composer.costs.matching.suggest import experts_needed, suggestions
+from composer.costs.measures.registry import MAIN, MATCHABLE
 from composer.language.description.show import document, resolved_yaml
 from composer.language.load import load, loads
 from composer.settings.errors import SpecError
@@ -37,7 +38,7 @@ def arms_of(name):
 def within(spec, aim):
     """Which measures are within their tolerances, counted anew on the spec as it loads from YAML."""
     costs = count(loads(resolved_yaml(spec)))
-    return {m: abs(costs.measure(m) / aim.measure(m) - 1) <= TOLERANCE[m] / 100 for m in MATCHED}
+    return {m: abs(costs.measure(m) / aim.measure(m) - 1) <= MATCHABLE[m] / 100 for m in MAIN}
 
 
 @pytest.mark.parametrize("name", [SMALL, TINY, TEXT])
@@ -85,7 +86,7 @@ def test_an_untied_arm_without_a_sensible_shape_says_what_it_misses_and_what_wou
     for each in offered:
         changed = load_with(spec, each)
         assert all(arm.usable for arm in arms(changed) if not arm.optional)
-        assert (each.after[0], each.after[1]) == (
+        assert (each.after["params"], each.after["flops_per_token"]) == (
             count(changed).params,
             count(changed).flops_per_token.forward,
         )
@@ -197,7 +198,7 @@ def test_whatever_base_and_target_a_match_is_within_all_bounds_and_budgets(one, 
     found = match(base, goal, on)
     aim, costs = count(goal), count(loads(resolved_yaml(found.spec)))
     assert outside(found.spec, base) == []
-    off = [abs(costs.measure(m) / aim.measure(m) - 1) > TOLERANCE[m] / 100 for m in on]
+    off = [abs(costs.measure(m) / aim.measure(m) - 1) > MATCHABLE[m] / 100 for m in on]
     assert found.holds == (not any(off))
     assert {move.path.split(".")[-1] for move in found.moves} <= {
         "width", "heads", "kv_heads", "head_dim", "experts", "active", "hidden"

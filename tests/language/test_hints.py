@@ -9,16 +9,19 @@ import pytest
 from spec_texts import TINY
 
 from blocks.find import block_types
+from composer.costs.measures.registry import MEASURES
 from composer.data.find import data_tasks
 from composer.language.load import loads
-from composer.language.schema.search import COSTS
 from composer.language.validation.aliases import NOTES, TARGETS, VALUES
 from composer.language.validation.describe_types import fields
 from composer.language.validation.hints import _plain, sections
 from composer.language.validation.partial import partial
 from composer.settings.errors import SpecError
 
-METRICS = {*COSTS, *(name for task in data_tasks().values() for name in partial(task, {"hops": 1}).metrics)}
+METRICS = {
+    *MEASURES,
+    *(name for task in data_tasks().values() for name in partial(task, {"hops": 1}).metrics),
+}
 NAMES = {"type": block_types(), "task": data_tasks(), "metric": METRICS}
 
 

@@ -10,7 +10,7 @@ from fake_training import BASELINE, FakeTraining, toy
 
 from composer.costs.counting.count import count
 from composer.costs.fitting.caps import excesses
-from composer.costs.matching.match import TOLERANCE
+from composer.costs.measures.registry import MATCHABLE
 from composer.language.description.show import document
 from composer.language.load import load
 from composer.language.space import load_space
@@ -56,7 +56,7 @@ def test_each_cost_that_is_matched_comes_within_its_tolerance_below_the_cap(tmp_
     (baseline,) = baselines(space).values()
     costs, limits = count(baseline.spec), space.example().spec.caps.limits()
     for name in match:
-        assert (1 - TOLERANCE[name] / 100) * limits[name] <= costs.measure(name) <= limits[name]
+        assert (1 - MATCHABLE[name] / 100) * limits[name] <= costs.measure(name) <= limits[name]
         assert baseline.costs[name] == costs.measure(name)
     # what holds the candidates to the cap on memory holds the baseline, too
     assert bool(costs.recomputed) == ("5MiB" in caps.values())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from composer.cli.terminal.options import Bound, Set, SpecFile
+from composer.costs.measures.registry import MAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ def arms(
     on: Annotated[
         str,
         typer.Option("--on", metavar="MEASURE,..", help="What is matched, as for `composer match`."),
-    ] = "params,flops_per_token,train_memory",
+    ] = ",".join(MAIN),
     bound: Bound = None,
     suggest: Annotated[
         bool,
@@ -105,10 +106,8 @@ def _advice(spec: Spec, found: Sequence[Suggestion], *, asked: bool) -> list[str
     lines = ["", f"with any one of these changes of {spec.name} all arms can be matched:"]
     for each in found:
         costs = (
-            f"{name} {amount(name, before)} -> {amount(name, after)}"
-            for name, before, after in zip(
-                ("params", "flops_per_token"), each.before, each.after, strict=True
-            )
+            f"{name} {amount(name, before)} -> {amount(name, each.after[name])}"
+            for name, before in each.before.items()
         )
         lines.append(f"  {', '.join(map(str, each.moves))}: {', '.join(costs)}")
     return lines

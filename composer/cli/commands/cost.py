@@ -139,12 +139,13 @@ def _totals(spec: Spec, costs: Costs, left: CheckpointSize) -> Any:
 
     from composer.costs.base.units import amount, bytes_text, count_text
     from composer.costs.fitting.caps import excesses
+    from composer.costs.measures.registry import MEASURES
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("measure", "value", "cap", ""):
         table.add_column(name, justify="right" if name in ("value", "cap") else "left")
     hard, soft = ({excess.cap for excess in excesses(spec, costs, kind)} for kind in ("hard", "soft"))
-    for name in type(spec.caps).model_fields:
+    for name in MEASURES:
         value = costs.measure(name)
         if value is not None:
             caps = [(limit, word) for kind, word in _KINDS if (limit := spec.caps.limit(name, kind))]

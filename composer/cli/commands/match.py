@@ -9,6 +9,7 @@ import typer
 
 from composer.cli.terminal.options import Bound, Set
 from composer.cli.terminal.result import Out
+from composer.costs.measures.registry import MAIN, MATCHABLE, MEASURES
 
 if TYPE_CHECKING:
     from composer.costs.matching.match import Match
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 PANEL = "Costs"
 EXAMPLE = "composer match specs/recurrent-tiny.yaml --to specs/dreamer-tiny.yaml"
+
+
+def _named(name: str) -> str:
+    short = MEASURES[name].short
+    return f"{name} (short: {short})" if short else name
 
 
 def match(
@@ -33,10 +39,9 @@ def match(
         typer.Option(
             "--on",
             metavar="MEASURE,..",
-            help="What is matched: params, active_params, flops_per_token, train_flops, train_memory, "
-            "cache_bytes_per_token (short: cache), depth_cache_bytes.",
+            help=f"What is matched: {', '.join(map(_named, MATCHABLE))}.",
         ),
-    ] = "params,flops_per_token,train_memory",
+    ] = ",".join(MAIN),
     free: Annotated[
         str | None,
         typer.Option(
@@ -52,8 +57,8 @@ def match(
         typer.Option(
             "--tolerance",
             metavar="MEASURE=PERCENT,..",
-            help="How far a measure may be off, such as params=0.5%. Default: 2 % for FLOPs, 5 % for memory, "
-            "1 % for parameters and caches.",
+            help="How far a measure may be off, such as params=0.5%. Default: "
+            f"{', '.join(f'{name} {far:g} %' for name, far in MATCHABLE.items())}.",
             show_default=False,
         ),
     ] = None,

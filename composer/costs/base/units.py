@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from composer.costs.measures.registry import MEASURES
+
 _TIMES = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 
 
 def amount(name: str, value: float) -> str:
-    """Return a measure with its unit: bytes where its name says so, else counts."""
-    if name == "step_time":
-        return seconds_text(value)
-    return bytes_text(value) if "memory" in name or "bytes" in name else count_text(value)
+    """Return the value of a measure in its unit; as a count where no measure has that name."""
+    unit = MEASURES[name].unit if name in MEASURES else "count"
+    return {"count": count_text, "bytes": bytes_text, "seconds": seconds_text}[unit](value)
 
 
 def seconds_text(value: float) -> str:

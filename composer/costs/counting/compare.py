@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from composer.costs.counting.count import Costs
-from composer.language.schema.search import COSTS
+from composer.costs.measures.registry import MEASURES
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,13 @@ def measures(a: Costs, b: Costs) -> list[Change]:
 
 
 def _measures(a: Costs, b: Costs) -> Iterator[Change]:
-    for name in COSTS:
+    for name, measure in MEASURES.items():
         before, after = a.measure(name), b.measure(name)
         if before is None and after is None:
             continue
         yield Change(name, before, after)
-        if name == "flops_per_token":
-            yield Change("backward", a.flops_per_token.backward, b.flops_per_token.backward, term=True)
-        if name == "train_memory":
-            here, there = a.train_memory.terms, b.train_memory.terms
+        if measure.details:
+            here, there = measure.details(a), measure.details(b)
             for term in dict.fromkeys((*here, *there)):
                 yield Change(term, here.get(term), there.get(term), term=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from math import prod
 from typing import Any
 
@@ -21,6 +21,7 @@ from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.operations import Project
 from composer.costs.base.precision import precision
 from composer.costs.counting.plan import planned, planned_on, trained_flops
+from composer.costs.measures.registry import MEASURES
 from composer.costs.memory.peak import Memory, train_memory, trained_length
 from composer.costs.memory.recompute import recompute_flops
 from composer.graph.passes.active_steps import segmented
@@ -77,6 +78,7 @@ class Costs:
         step_time: estimated seconds of an optimizer step on the device of that cap; None without the cap.
         by_block: shares by block name; `model` is what belongs to no block.
         by_operation: the same, operation by operation.
+        spec, graph: what was counted; no part of `to_dict`.
     """
 
     params: int
@@ -91,19 +93,17 @@ class Costs:
     step_time: float | None
     by_block: dict[str, Share]
     by_operation: list[Row]
+    spec: Spec = field(compare=False, repr=False)
+    graph: Graph = field(compare=False, repr=False)
 
     def measure(self, name: str) -> float | None:
-        """Return the number a cap or an objective of that name is about (FLOPs per token: forward)."""
-        if name == "flops_per_token":
-            return self.flops_per_token.forward
-        if name == "train_memory":
-            return self.train_memory.total
-        value: float | None = getattr(self, name)
-        return value
+        """Return the number that a cap or an objective of that name is about, if it applies."""
+        return MEASURES[name].value(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {name: _plain(value) for name, value in vars(self).items()}
+        found = {each.name: _plain(getattr(self, each.name)) for each in fields(self) if each.compare}
+        return found | {name: self.measure(name) for name in MEASURES if name not in found}
 
 
 def _plain(value: Any) -> Any:
@@ -145,6 +145,8 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
         step_time=_step_time(spec, graph),
         by_block=dict(blocks),
         by_operation=rows,
+        spec=spec,
+        graph=graph,
     )
 
 
@@ -179,7 +181,7 @@ def _add(total: Share, part: Share) -> None:
 
 
 def _sum(one: Share, other: Share) -> Share:
-    return Share(*(getattr(one, field.name) + getattr(other, field.name) for field in fields(Share)))
+    return Share(*(getattr(one, each.name) + getattr(other, each.name) for each in fields(Share)))
 
 
 def _rows(graph: Graph, context: int, full_mask: bool = False) -> list[Row]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from composer.costs.base.budget import Budget
 from composer.costs.base.units import amount, count_text
 from composer.costs.counting.count import Costs, count
+from composer.costs.measures.registry import MEASURES
 from composer.language.schema.caps import Caps, Kind
 from composer.language.schema.spec import Spec
 from composer.settings.errors import Fault, SpecError
@@ -30,8 +31,8 @@ class Excess:
         term, size = self.heaviest
         ratio = self.value / self.limit
         far = f"{100 * (ratio - 1):.3g} % over" if ratio < 3 else f"{ratio:.3g} times the cap"
-        # the plan recomputes what it can before a spec is over this one
-        tried = " though all that helps is recomputed" if self.cap == "train_memory" else ""
+        mitigation = MEASURES[self.cap].mitigation
+        tried = f" though {mitigation}" if mitigation else ""
         over = f"{amount(self.cap, self.value)}, {far}{tried}"
         share = f"{100 * size / self.value:.0f} %" if self.value else "0 %"
         return f"{over}; heaviest: {term} with {amount(self.cap, size)} ({share})"
@@ -54,13 +55,18 @@ def check_caps(spec: Spec, costs: Costs | None = None) -> Costs:
     """Return the spec's costs.
 
     Raises:
-        SpecError: it is over a cap (says which, by how much, and what weighs most), or caps train_flops
-            without a `train` section.
+        SpecError: it is over a cap (says which, by how much, and what weighs most), or caps what
+            needs a `train` section without one.
     """
     costs = costs or count(spec)
     faults = list(_faults(spec, excesses(spec, costs)))
-    if spec.caps.train_flops is not None and costs.train_flops is None:
-        faults.append(spec.fault(("caps", "train_flops"), "a `train` section that says the tokens", "none"))
+    faults += [
+        spec.fault(("caps", name), "a `train` section that says the tokens", "none")
+        for name, measure in MEASURES.items()
+        if measure.training == "needed"
+        and getattr(spec.caps, name) is not None
+        and measure.value(costs) is None
+    ]
     if faults:
         raise SpecError(faults)
     return costs
@@ -70,25 +76,7 @@ def _excesses(caps: Caps, costs: Costs, kind: Kind) -> Iterator[Excess]:
     for cap, limit in caps.limits(kind).items():
         value = costs.measure(cap)
         if value is not None and value > limit:
-            yield Excess(cap, limit, value, _heaviest(cap, costs))
-
-
-def _heaviest(cap: str, costs: Costs) -> tuple[str, float]:
-    if cap == "train_memory":
-        return max(costs.train_memory.terms.items(), key=lambda term: term[1])
-    if cap in ("params", "active_params"):
-        sizes = {name: getattr(share, cap) for name, share in costs.by_block.items()}
-    elif cap == "train_flops":
-        sizes = {name: share.forward + share.backward for name, share in costs.by_block.items()}
-        scale = (costs.train_flops or 0) / sum(sizes.values())
-        sizes = {name: size * scale for name, size in sizes.items()}
-    elif cap == "flops_per_token":
-        sizes = {name: share.forward for name, share in costs.by_block.items()}
-    else:
-        term = "the step" if cap == "step_time" else "keys and values"
-        sizes = {term: costs.measure(cap) or 0}
-    name, size = max(sizes.items(), key=lambda item: item[1])
-    return name, size if cap == "step_time" else round(size)
+            yield Excess(cap, limit, value, MEASURES[cap].heaviest(costs))
 
 
 def _faults(spec: Spec, over: list[Excess]) -> Iterator[Fault]:

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 from blocks.ir.graph import fresh
 from composer.costs.fitting.fit import made
 from composer.costs.fitting.tunables import Tree
-from composer.costs.matching.match import MATCHED, Match, match
+from composer.costs.matching.match import Match, match
+from composer.costs.measures.registry import MAIN
 from composer.language.description.show import document
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import Spec
@@ -53,7 +54,7 @@ class Arm:
         return not off or (self.optional and off <= set(_DENSE_GIVES_UP[-1]))
 
 
-def arms(spec: Spec, on: Sequence[str] = MATCHED, bounds: ShapeBounds | None = None) -> list[Arm]:
+def arms(spec: Spec, on: Sequence[str] = MAIN, bounds: ShapeBounds | None = None) -> list[Arm]:
     """Derive and match the arms of a spec; see `derived`.
 
     Raises:

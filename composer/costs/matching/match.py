@@ -13,29 +13,14 @@ from composer.costs.matching.choices import axes, dimensions
 from composer.costs.matching.goal import NOWHERE, Aim, Costs, Found, Goal, Score
 from composer.costs.matching.shape import SHAPING, WIDTH, Limits, Sizes, distance
 from composer.costs.matching.solve import Search
+from composer.costs.measures.registry import MAIN, MATCHABLE, MEASURES
 from composer.costs.tracing.traced_cost import Coster
 from composer.language.description.show import document
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import Spec
 from composer.settings.errors import Fault, SpecError, close, listed
 
-TOLERANCE = {
-    "params": 1.0,
-    "active_params": 1.0,
-    "flops_per_token": 2.0,
-    "train_flops": 2.0,
-    "train_memory": 5.0,
-    "cache_bytes_per_token": 1.0,
-    "depth_cache_bytes": 1.0,
-}
-"""What can be matched, and by default to how many percent."""
-MATCHED = ("params", "flops_per_token", "train_memory")
-"""What is matched if nothing else is asked for."""
-
-SHORT = {"cache": "cache_bytes_per_token"}
-"""Short names."""
-
-_TRAINED = ("train_memory", "train_flops")
+_SHORT = {measure.short: name for name, measure in MEASURES.items() if measure.short}
 
 
 @dataclass(frozen=True)
@@ -87,7 +72,7 @@ class Match:
 def match(
     base: Spec,
     target: Spec,
-    on: Sequence[str] = MATCHED,
+    on: Sequence[str] = MAIN,
     free: Sequence[str] | None = None,
     tolerance: Mapping[str, float] | None = None,
     *,
@@ -105,7 +90,7 @@ def match(
     where none is found, the one that misses a single measure by the least, else all of them by the least.
 
     Args:
-        on: measures, of `TOLERANCE`.
+        on: measures, of `MATCHABLE`.
         free: labels or paths of knobs. kv_heads follow heads.
         tolerance: percent by measure, where not the default.
         bounds: of shape, where not the default.
@@ -119,8 +104,8 @@ def match(
             compared, or a base that makes no valid spec with the target's training.
     """
     on = list(dict.fromkeys(measure_named(each) for each in on))
-    wanted = {**TOLERANCE, **{measure_named(each): far for each, far in (tolerance or {}).items()}}
-    if target.train is None and (trained := [name for name in on if name in _TRAINED]):
+    wanted = {**MATCHABLE, **{measure_named(each): far for each, far in (tolerance or {}).items()}}
+    if target.train is None and (trained := [name for name in on if MEASURES[name].training != "unused"]):
         verb = "is" if len(trained) == 1 else "are"
         expected = f"a `train` section, which {listed(trained, 'and')} {verb} compared by"
         raise SpecError([target.fault_at(("train",), expected, "none")])
@@ -178,11 +163,11 @@ def measure_named(name: str) -> str:
     Raises:
         SpecError: there is none of that name.
     """
-    full = SHORT.get(name, name)
-    if full not in TOLERANCE:
-        hint = close(name, TOLERANCE)
+    full = _SHORT.get(name, name)
+    if full not in MATCHABLE:
+        hint = close(name, MATCHABLE)
         raise SpecError(
-            [Fault("measures", 0, 0, "", f"some of {listed(TOLERANCE, 'and')}", repr(name), hint)]
+            [Fault("measures", 0, 0, "", f"some of {listed(MATCHABLE, 'and')}", repr(name), hint)]
         )
     return full
 

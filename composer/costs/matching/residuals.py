@@ -10,6 +10,7 @@ from composer.costs.base.units import amount
 from composer.costs.matching.arms import Arm
 from composer.costs.matching.match import Match
 from composer.costs.matching.suggest import experts_needed
+from composer.costs.measures.registry import MEASURES
 from composer.language.schema.spec import Spec
 
 _DENSE = (
@@ -21,7 +22,6 @@ _DISTANCE = (
     "distance: the sum of |log2(new / old)| over changed sizes: a doubling of the width, of the heads, "
     "of the head size, of the active experts or of the hidden size counts 1, of the experts 1/4"
 )
-_BRIEF = {"flops_per_token": "FLOPs", "train_flops": "training FLOPs", "train_memory": "memory"}
 _COLUMNS = 100
 _HARD = "\xa0"
 
@@ -38,7 +38,7 @@ def changes(found: Match) -> str:
 
 def verdict(arm: Arm) -> str:
     """Return `yes`, or the measures that are off; a dense arm is matched `except` those it cannot have."""
-    off = [_BRIEF.get(r.measure, r.measure) for r in arm.match.residuals if not r.holds]
+    off = [MEASURES[r.measure].short or r.measure for r in arm.match.residuals if not r.holds]
     if not off:
         return "yes"
     return f"{'except' if arm.usable else 'no:'} {', '.join(off)}"

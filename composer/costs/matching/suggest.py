@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -10,7 +10,9 @@ from composer.costs.counting.count import count
 from composer.costs.fitting.fit import Move, made
 from composer.costs.fitting.tunables import Knob, Knobs
 from composer.costs.matching.arms import Arm, derived
-from composer.costs.matching.match import MATCHED, match
+from composer.costs.matching.match import match
+from composer.costs.measures.registry import MAIN
+from composer.costs.tracing.traced_cost import measures
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import Spec
 from composer.settings.errors import SpecError
@@ -29,17 +31,17 @@ class Suggestion:
 
     Attributes:
         moves: what changes.
-        before: parameters and FLOPs per token of the target as it is.
+        before: the main measures of the target as it is.
         after: the same with the change.
     """
 
     moves: tuple[Move, ...]
-    before: tuple[float, float]
-    after: tuple[float, float]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
 
 
 def suggestions(
-    spec: Spec, found: Sequence[Arm], on: Sequence[str] = MATCHED, bounds: ShapeBounds | None = None
+    spec: Spec, found: Sequence[Arm], on: Sequence[str] = MAIN, bounds: ShapeBounds | None = None
 ) -> list[Suggestion]:
     """Return changes of a target: more experts, fewer active ones or fewer steps, each by itself.
 
@@ -86,12 +88,8 @@ class _Target:
             for knob in self._apart
             if knob.path in values
         )
-        before, after = (count(self._changed(each)) for each in ({}, values))
-        return Suggestion(
-            tuple(moves),
-            (before.params, before.flops_per_token.forward),
-            (after.params, after.flops_per_token.forward),
-        )
+        before, after = (measures(count(self._changed(each)), MAIN) for each in ({}, values))
+        return Suggestion(tuple(moves), before, after)
 
     def more_experts(self) -> dict[str, int]:
         """Return the fewest experts found, the same factor for all blocks; nothing where none do."""

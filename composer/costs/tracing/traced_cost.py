@@ -12,9 +12,9 @@ from typing import Any
 
 from blocks.ir.traced import Number, Trace
 from composer.costs.counting.count import Costs, count
+from composer.costs.measures.registry import MEASURES
 from composer.costs.tracing.codegen import Compiled, compiled
 from composer.language.load import resolve_spec
-from composer.language.schema.search import COSTS
 from composer.language.schema.spec import Spec
 from composer.language.schema.template import Structure, joined, split, traced
 from composer.language.validation.semantic import semantic
@@ -24,7 +24,7 @@ _MOST = 64
 _PLACE = Place("<tree>")
 
 
-def measures(costs: Costs, names: Iterable[str] = COSTS) -> dict[str, Number]:
+def measures(costs: Costs, names: Iterable[str] = MEASURES) -> dict[str, Number]:
     """Return costs by the names that caps and objectives use, without those that do not apply."""
     found = {name: costs.measure(name) for name in names}
     return {name: value for name, value in found.items() if value is not None}
@@ -37,7 +37,7 @@ class Coster:
     unless the caller knows more of its graph.
     """
 
-    def __init__(self, names: Iterable[str] = COSTS, counted: Callable[[Spec], Costs] = count) -> None:
+    def __init__(self, names: Iterable[str] = MEASURES, counted: Callable[[Spec], Costs] = count) -> None:
         self._names, self._counted = tuple(names), counted
         # functions by structure, the latest first; None where none will be made any more
         self._known: dict[Structure, list[Compiled] | None] = {}

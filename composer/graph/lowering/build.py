@@ -11,8 +11,8 @@ from blocks.ir.graph import Graph
 from blocks.ir.operation import ZEROS, Init, Value, Weight
 from blocks.ir.tensor_type import IDS
 from blocks.primitives.operations import Sum
+from composer.costs.measures.limits import MemoryLimits
 from composer.graph.lowering.operations import CrossEntropy, Embed, Gate, InjectAdd, InjectConcat, Mean
-from composer.language.schema.caps import MemoryLimits
 from composer.language.schema.spec import Parallel, Spec, Stage
 
 Blocks = Mapping[str, BlockConfig]

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from blocks.base.config import Config
 from blocks.base.fields import Count, Natural, Positive
+from composer.costs.measures.registry import MATCHABLE, MEASURES
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.settings.types import Description, Duration, Many
 
-Matchable: TypeAlias = Literal[
-    "params",
-    "active_params",
-    "flops_per_token",
-    "train_flops",
-    "train_memory",
-    "cache_bytes_per_token",
-    "depth_cache_bytes",
-]
+if TYPE_CHECKING:
+    Matchable: TypeAlias = str
+else:
+    Matchable = Literal[tuple(MATCHABLE)]
 """A cost that sizes can be solved for."""
-
-COSTS = (*get_args(Matchable), "step_time")
-"""Metrics that are known before training; any other name is one that training logs."""
 
 Metric: TypeAlias = Annotated[
     str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*$"), Description("the name of a metric or cost")
@@ -62,7 +55,7 @@ class Objective(Config):
     @property
     def is_cost(self) -> bool:
         """Whether the metric is known before training."""
-        return self.metric in COSTS
+        return self.metric in MEASURES
 
 
 class FlopRungs(Config):

@@ -6,6 +6,8 @@ A target is `section.key`, where a section is a part of a spec, a block type or 
 
 from __future__ import annotations
 
+from composer.costs.measures.registry import MEASURES
+
 TARGETS: dict[str, str] = {
     # the model
     "model.width": "d_model model_dim hidden_size hidden_dim dim n_embd embed_dim emb_dim embedding_dim "
@@ -88,12 +90,7 @@ TARGETS: dict[str, str] = {
     "task.hop": "induction khop k_hop hops multi_hop induction_heads synthetic",
     # caps, search
     "spec.caps": "budget budgets limits limit constraints max",
-    "caps.params": "parameters num_params n_params parameter_count max_params size",
-    "caps.flops_per_token": "flops flops_token forward_flops flop",
-    "caps.train_flops": "total_flops training_flops compute",
-    "caps.train_memory": "memory vram gpu_memory max_memory peak_memory",
-    "caps.cache_bytes_per_token": "kv_cache kv_cache_bytes cache kv_cache_size",
-    "caps.step_time": "time latency step_seconds",
+    **{f"caps.{name}": measure.aliases for name, measure in MEASURES.items() if measure.aliases},
     "search.objectives": "objective goal goals metric metrics target targets",
     "search.trials": "n_trials num_trials max_trials samples num_samples budget",
     "search.time_limit": "timeout time time_budget max_time",
@@ -107,13 +104,7 @@ TARGETS: dict[str, str] = {
     "metric.loss": "val_loss eval_loss test_loss validation_loss train_loss ce cross_entropy nll "
     "perplexity ppl",
     "metric.bits_per_byte": "bpb bpc bits_per_char",
-    "metric.params": "parameters num_params n_params size",
-    "metric.active_params": "active_parameters activated_params",
-    "metric.flops_per_token": "flops flop forward_flops flops_token",
-    "metric.train_flops": "total_flops training_flops compute",
-    "metric.train_memory": "memory vram gpu_memory peak_memory",
-    "metric.cache_bytes_per_token": "kv_cache cache kv_cache_bytes",
-    "metric.step_time": "time latency speed throughput step_seconds",
+    **{f"metric.{name}": measure.aliases for name, measure in MEASURES.items() if measure.aliases},
 }
 """What a thing is called here, and what else it is called."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from blocks.base.invalid import independent
+from composer.costs.measures.registry import MEASURES
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
-from composer.language.schema.search import COSTS, FlopRungs, Objective, SearchConfig
+from composer.language.schema.search import FlopRungs, Objective, SearchConfig
 from composer.language.schema.spec import Train
 from composer.language.validation.hints import hint_for_metric
 from composer.language.validation.partial import partial
@@ -47,13 +48,13 @@ def against_search(search: SearchConfig, tree: Node, train: Train | None, caps: 
 def metric_fault(objective: Objective, data: DataConfig) -> tuple[str, str, str] | None:
     """Say what is wrong with an objective that training on `data` does not measure: expected, got, hint."""
     name = objective.metric
-    if name in COSTS or name in ("loss", "accuracy"):
+    if name in MEASURES or name in ("loss", "accuracy"):
         return None
     measured = data.metrics
     if name in measured:
         return None
     expected = f"a cost, or a metric that the task {data.task} measures"
-    return expected, shown(name), hint_for_metric(name, measured, COSTS)
+    return expected, shown(name), hint_for_metric(name, measured, MEASURES)
 
 
 def _objectives(tree: Node) -> Iterator[tuple[tuple[str | int, ...], Objective]]:
@@ -81,9 +82,10 @@ def _rungs(search: SearchConfig, tree: Node, train: Train, caps: Caps) -> Iterat
 
 
 def _device(objective: Objective, place: tuple[str | int, ...], tree: Node, caps: Caps) -> Iterator[Fault]:
-    if objective.metric == "step_time" and caps.step_time is None:
-        hint = "add caps.step_time: {device: h100}, or another device"
-        yield fault_at(tree, place, "a device to estimate step_time for", "none", hint)
+    name = objective.metric
+    if name in MEASURES and MEASURES[name].on_device and getattr(caps, name) is None:
+        hint = f"add caps.{name}: {{device: h100}}, or another device"
+        yield fault_at(tree, place, f"a device to estimate {name} for", "none", hint)
 
 
 def _metric(objective: Objective, place: tuple[str | int, ...], tree: Node, train: Train) -> Iterator[Fault]:

@@ -14,8 +14,10 @@ from typing import TypeVar
 from blocks.base.config import BlockConfig, Config, Problem
 from blocks.base.invalid import Unknown, independent
 from blocks.ir.numbers import largest
+from composer.costs.measures.limits import MemoryLimits
+from composer.costs.measures.registry import MEASURES
 from composer.data.base.config import DataConfig
-from composer.language.schema.caps import Caps, MemoryLimits
+from composer.language.schema.caps import Caps
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train
 from composer.language.validation.hints import hint_for_block
 from composer.language.validation.partial import partial, partial_at
@@ -190,14 +192,15 @@ def _batches(train: Train, tree: Node) -> Iterator[Fault]:
 
 def _caps(caps: Caps, tree: Node) -> Iterator[Iterator[Fault]]:
     trained = not _absent(tree.child("train"))
-    yield _train_flops(caps, trained, tree)
+    yield _trained(caps, trained, tree)
     yield _memory_batch(caps, trained, tree)
 
 
-def _train_flops(caps: Caps, trained: bool, tree: Node) -> Iterator[Fault]:
-    if caps.train_flops is not None and not trained:
-        limit = caps.limit("train_flops") or caps.limit("train_flops", "soft")
-        yield fault_at(tree, ("caps", "train_flops"), "no such cap without train", shown(limit))
+def _trained(caps: Caps, trained: bool, tree: Node) -> Iterator[Fault]:
+    for name, measure in MEASURES.items():
+        if measure.training == "needed" and not trained and getattr(caps, name) is not None:
+            limit = caps.limit(name) or caps.limit(name, "soft")
+            yield fault_at(tree, ("caps", name), "no such cap without train", shown(limit))
 
 
 def _memory_batch(caps: Caps, trained: bool, tree: Node) -> Iterator[Fault]:
