@@ -52,12 +52,13 @@ def compile(
         SpecError: the spec is not valid or over one of its caps.
         ValueError: its weights do not fit in memory.
     """
+    from composer.costs.counting.plan import make_plan
     from composer.costs.fitting.caps import check_caps
     from composer.training.folder.build import build
 
-    spec = _spec(spec)
-    check_caps(spec)
-    return build(spec, kernels, torch_compile)
+    plan = make_plan(_spec(spec))
+    check_caps(plan.spec, plan.costs)
+    return build(plan.spec, kernels, torch_compile, None if kernels == "reference" else plan)
 
 
 def datamodule(spec: Spec | str | Path) -> SpecData:

@@ -26,9 +26,8 @@ from composer import compile, cost
 from composer.cli.main import main
 from composer.costs.base.units import amount, count_text
 from composer.costs.counting.checkpoint import checkpoint_size
-from composer.costs.counting.count import count
 from composer.costs.counting.formulas import formulas
-from composer.costs.counting.plan import plan, planned
+from composer.costs.counting.plan import make_plan
 from composer.costs.measures.registry import MEASURES
 from composer.costs.time.devices import NAMED
 from composer.costs.time.roofline import step_time
@@ -75,14 +74,15 @@ def drawing(name: str) -> str:
 
 def golden(spec: Spec) -> dict[str, str]:
     """Make the golden files of a spec: resolved form, costs, plan, hashes."""
-    graph = planned(spec)
-    found = {**count(spec, graph).to_dict(), "checkpoint": asdict(checkpoint_size(spec, graph))}
+    plan = make_plan(spec)
+    graph = plan.graph
+    found = {**plan.costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, graph))}
     found["h100_step_seconds"] = step_time(spec, graph, NAMED["h100"]).seconds
     costs = json.dumps(_rounded(found), indent=1)
     return {
         "resolved.yaml": resolved_yaml(spec),
         "cost.json": f"{costs}\n",
-        "plan.txt": plan(spec, graph=graph),
+        "plan.txt": plan.text(),
         "identity.txt": f"arch {arch_hash(spec)}\nrun  {run_hash(spec)}\n",
     }
 

@@ -15,8 +15,8 @@ from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.ir.tensor_type import Shape
 from blocks.ir.walk import Place, operations
 from blocks.primitives.operations import Input, Project
-from composer.costs.counting.count import Costs, count
-from composer.costs.counting.plan import planned
+from composer.costs.counting.count import Costs
+from composer.costs.counting.plan import make_plan
 from composer.draw.theme import TIMES
 from composer.graph.passes.plan import shape_text, types_text
 from composer.language.schema.spec import Parallel, Spec, Stage
@@ -123,15 +123,15 @@ class View:
 
 def view(spec: Spec) -> View:
     """Look at a spec's graph and costs, part by part."""
-    graph = planned(spec)
-    body = _Body(spec, graph, Place(), set())
+    plan = make_plan(spec)
+    body = _Body(spec, plan.graph, Place(), set())
     stages = tuple(
         _stage(body, f"stages.{number}", f"stages.{number}", stage)
         for number, stage in enumerate(spec.stages)
     )
     names = ("embed", "norm", "head", "loss")
     embed, norm, head, loss = (body.part(name) for name in names)
-    return View(spec, count(spec, graph), embed, stages, norm, head, loss)
+    return View(spec, plan.costs, embed, stages, norm, head, loss)
 
 
 class _Body:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from blocks.ir.operation import Target
 from blocks.ir.walk import Place, weights
-from composer.costs.counting.plan import planned
+from composer.costs.counting.plan import Plan, make_plan
 from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import recomputed
@@ -55,6 +55,7 @@ class ComposedModel(lightning.LightningModule):
         kernels: Kernels = "auto",
         recompute: Collection[str] | None = None,
         torch_compile: TorchCompile = "auto",
+        plan: Plan | None = None,
     ) -> None:
         """Build the model with fresh weights, a function of `train.seed` (0 without a `train` section).
 
@@ -65,7 +66,7 @@ class ComposedModel(lightning.LightningModule):
 
         `spec` may be the text of a resolved spec, which is how a checkpoint keeps it. `recompute` names the
         operations that run again in the backward pass (places as in `Costs.by_operation`), by default those
-        of the plan.
+        of the plan. `plan` is the spec's plan where the caller has it, also for another target.
 
         Raises:
             ValueError: an operation cannot be recomputed.
@@ -74,7 +75,8 @@ class ComposedModel(lightning.LightningModule):
         self.spec = spec if isinstance(spec, Spec) else loads(spec, "checkpoint")
         first: Kernels = "reference" if kernels == "reference" else "auto"
         if recompute is None:
-            self.graph = planned(self.spec, kernels=first)
+            plan = plan or make_plan(self.spec, first)
+            self.graph = plan.graph
         else:
             self.graph = compile_graph(self.spec, kernels=first, recompute=recompute)
         self.kernels: Kernels = kernels
@@ -82,8 +84,10 @@ class ComposedModel(lightning.LightningModule):
         self._recompute = (*recomputed(self.graph),)
         # what `fused` has to be refused on is known when the model runs
         self.target = None if kernels == "fused" else Target(here=True)
-        plan = {"kernels": kernels, "recompute": [*self._recompute], "torch_compile": torch_compile}
-        self.save_hyperparameters({"spec": resolved_yaml(self.spec), **plan})
+        if plan is not None and recompute is None and plan.target.here:
+            self.target = plan.target
+        how = {"kernels": kernels, "recompute": [*self._recompute], "torch_compile": torch_compile}
+        self.save_hyperparameters({"spec": resolved_yaml(self.spec), **how})
         self.stages = nn.ModuleList()
         add_stages(self, self.graph, Place(), self._compiled)
         seed, writers = self.spec.train.seed if self.spec.train else 0, residual_writers(self.graph)

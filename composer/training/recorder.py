@@ -51,7 +51,7 @@ class Progress:
     held_out: dict[str, float] | None = None
 
 
-class Plan:
+class Events:
     """At which optimizer steps a run logs, evaluates, saves and ends; functions of the spec alone."""
 
     def __init__(self, train: Train, until_tokens: int | None) -> None:
@@ -100,12 +100,12 @@ class Recorder(lightning.Callback):
     def __init__(
         self,
         folder: Path,
-        plan: Plan,
+        events: Events,
         scores: list[str],
         report: Callable[[Progress], None] | None,
         stop: Stop | None = None,
     ) -> None:
-        self.folder, self.plan, self.report, self.stop = folder, plan, report, stop or Stop()
+        self.folder, self.events, self.report, self.stop = folder, events, report, stop or Stop()
         self.file = MetricsFile(folder / METRICS, scores)
         self.metrics: dict[str, float] = {}
         self.best: dict[str, float] = {}
@@ -173,22 +173,22 @@ class Recorder(lightning.Callback):
         assert isinstance(pl_module, ComposedModel)
         assert pl_module.step_loss is not None
         self._steps.append(pl_module.step_loss)
-        keeps = step == self.plan.stable != self._kept
+        keeps = step == self.events.stable != self._kept
         # a longer run would not evaluate here only because it ends
-        early = self.plan.evaluates(step) and not self.plan.evaluates_anyway(step)
+        early = self.events.evaluates(step) and not self.events.evaluates_anyway(step)
         if keeps and early:
             self._keep(trainer)
-        if self.plan.logs(step):
+        if self.events.logs(step):
             self._row(trainer, pl_module, step)
         if keeps and not early:
             self._keep(trainer)
-        if self.plan.saves(step):
+        if self.events.saves(step):
             self._save(trainer)
         if self.report is not None and time.monotonic() - self._last_report > _REPORT_SECONDS:
             self._look(step)
             self._report(step)
-        if step < self.plan.last and self._asked_to_stop(trainer):
-            if not self.plan.saves(step):
+        if step < self.events.last and self._asked_to_stop(trainer):
+            if not self.events.saves(step):
                 self._save(trainer)
             raise Interrupted
 
@@ -203,7 +203,7 @@ class Recorder(lightning.Callback):
         self._look(step)
         row = {
             "step": step,
-            "tokens": step * self.plan.train.tokens_per_step,
+            "tokens": step * self.events.train.tokens_per_step,
             "lr": self._rate,
             "train_loss": math.fsum(self._losses) / len(self._losses),
         }
@@ -217,7 +217,7 @@ class Recorder(lightning.Callback):
         self, trainer: lightning.Trainer, model: ComposedModel, step: int, row: dict[str, float]
     ) -> None:
         """Evaluate if that is due, write the row, and keep the best weights."""
-        scored = self._evaluate(trainer, model, step) if self.plan.evaluates(step) else {}
+        scored = self._evaluate(trainer, model, step) if self.events.evaluates(step) else {}
         if trainer.is_global_zero:
             self.file.append(row | held_out(scored))
         if scored and scored["loss"] < self.best.get("loss", math.inf):
@@ -274,26 +274,26 @@ class Recorder(lightning.Callback):
         self._loss = losses[-1]
 
     def _diverged(self, what: str, value: float, step: int) -> TrainingError:
-        rate = self.plan.rate(step)
+        rate = self.events.rate(step)
         return TrainingError(
             f"{self.folder}: {what} became {value} at step {step}, learning rate {rate:.3g}; "
-            f"lower train.lr ({self.plan.train.lr:g}) or train.clip ({self.plan.train.clip:g})"
+            f"lower train.lr ({self.events.train.lr:g}) or train.clip ({self.events.train.clip:g})"
         )
 
     def _report(self, step: int) -> None:
         if self.report is None:
             return
         self._last_report, self._reported = time.monotonic(), step
-        per_step = self.plan.train.tokens_per_step
+        per_step = self.events.train.tokens_per_step
         self._speed.at(step * per_step)
         self.report(
             Progress(
                 step,
-                self.plan.last,
+                self.events.last,
                 step * per_step,
                 self._loss,
                 self._speed.tokens_per_second,
-                self._speed.seconds_for((self.plan.last - step) * per_step),
+                self._speed.seconds_for((self.events.last - step) * per_step),
                 self.metrics,
             )
         )

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.costs.base.units import bytes_text
-from composer.costs.counting.count import count
-from composer.costs.counting.plan import planned
+from composer.costs.counting.plan import Plan, make_plan
 from composer.costs.fitting.caps import check_caps
 from composer.data.loading.module import SpecData, datamodule
 from composer.graph.passes.choose_kernels import Kernels
@@ -29,7 +28,7 @@ from composer.training.processes.allocator import keep_freed_memory
 from composer.training.processes.interrupt import Stop
 from composer.training.processes.ranks import OneMachine, started
 from composer.training.processes.threads import use_fitting_threads
-from composer.training.recorder import Plan, Progress, Recorder
+from composer.training.recorder import Events, Progress, Recorder
 from composer.training.trainer import (
     backend_of,
     deterministic,
@@ -97,13 +96,14 @@ def run_training(
             the folder is saved as of the last whole step.
     """
     train = _train(spec)
-    check_caps(spec)
+    base = make_plan(spec)
+    check_caps(spec, base.costs)
     folder = out or default_folder(spec)
     data = datamodule(spec)  # bad data is told before a folder is made
-    ranks, graph = device_count(train), planned(spec, device_target(train), kernels)
-    with _told(folder, spec), held(folder, spec, graph, lengthen):
-        plan = Plan(train, until_tokens)
-        if (stored := _stored(spec, folder, plan, data)) is not None:
+    ranks, plan = device_count(train), run_plan(base, train, kernels)
+    with _told(folder, base), held(folder, spec, plan, lengthen):
+        events = Events(train, until_tokens)
+        if (stored := _stored(spec, folder, events, data)) is not None:
             return stored
         stop = Stop()
         with (
@@ -111,15 +111,26 @@ def run_training(
             started(folder, until_tokens, ranks, kernels, torch_compile) as environment,
         ):
             recorder = fit(
-                spec, folder, until_tokens, environment, data, report, kernels, torch_compile, stop
+                plan, folder, until_tokens, environment, data, report, kernels, torch_compile, stop
             )
-        tokens = plan.last * train.tokens_per_step
-        done = plan.last == train.steps
+        tokens = events.last * train.tokens_per_step
+        done = events.last == train.steps
         return Result(folder, recorder.metrics, recorder.best, tokens, done, sequences=data.eval_sequences)
 
 
+def run_plan(base: Plan, train: Train, kernels: Kernels) -> Plan:
+    """Return what a run is planned as on this machine.
+
+    Raises:
+        SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it here.
+    """
+    if kernels == "reference":
+        base = make_plan(base.spec, kernels)
+    return base.on(device_target(train), kernels)
+
+
 def fit(
-    spec: Spec,
+    plan: Plan,
     folder: Path,
     until_tokens: int | None,
     environment: OneMachine,
@@ -130,14 +141,14 @@ def fit(
     stop: Stop,
 ) -> Recorder:
     """Train as one of the ranks on its `data`, from the folder's checkpoint on, to the end or a `stop`."""
-    train = _train(spec)
-    recorder = Recorder(folder, Plan(train, until_tokens), Scores(spec).metrics, report, stop)
+    spec, train = plan.spec, _train(plan.spec)
+    recorder = Recorder(folder, Events(train, until_tokens), Scores(spec).metrics, report, stop)
     last = folder / LAST
     keep_freed_memory()
     use_fitting_threads(train.tokens_per_step // train.accumulate * spec.model.width)
     gc.enable()  # short commands run without; a trained model is a circle of references
     with quiet(), deterministic(device_kind()):
-        model = build(spec, kernels, torch_compile)
+        model = build(spec, kernels, torch_compile, plan)
         model.logs_steps = False  # the recorder takes the losses
         stop.check()
         if (backend := backend_of(train, environment.world_size())) is not None:
@@ -157,9 +168,9 @@ def _train(spec: Spec) -> Train:
     return spec.train
 
 
-def _stored(spec: Spec, folder: Path, plan: Plan, data: SpecData) -> Result | None:
+def _stored(spec: Spec, folder: Path, events: Events, data: SpecData) -> Result | None:
     """Return the result of a run that has come as far as planned, or nothing."""
-    path, train = folder / LAST, plan.train
+    path, train = folder / LAST, events.train
     if not path.exists():
         return None
     checkpoint = read_checkpoint(path)
@@ -168,7 +179,7 @@ def _stored(spec: Spec, folder: Path, plan: Plan, data: SpecData) -> Result | No
             metrics = dict(state["metrics"])
         case _:
             raise TrainingError(f"{path}: expected the checkpoint of a run, got one of another Trainer")
-    if step < plan.last:
+    if step < events.last:
         return None
     if state["evaluated"] != step:
         # saved there in passing, on the way to a later end
@@ -181,7 +192,7 @@ def _stored(spec: Spec, folder: Path, plan: Plan, data: SpecData) -> Result | No
 
 
 @contextmanager
-def _told(folder: Path, spec: Spec) -> Iterator[None]:
+def _told(folder: Path, plan: Plan) -> Iterator[None]:
     """Say in words what the system refused."""
     try:
         yield
@@ -195,7 +206,7 @@ def _told(folder: Path, spec: Spec) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        memory, train = count(spec).train_memory, _train(spec)
+        memory, train = plan.costs.train_memory, _train(plan.spec)
         kept = 4 * memory.weights  # gradients take as many, AdamW's moments twice as many
         # sharded ones are a part of these
         if train.strategy != "fsdp" and kept > (room := device_memory()):

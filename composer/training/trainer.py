@@ -68,7 +68,7 @@ def trainer(train: Train, recorder: Recorder, environment: OneMachine) -> lightn
         strategy=_strategy(train, environment.world_size()),
         precision=lightning_precision(train.precision, torch.device(kind)),  # type: ignore[arg-type]
         max_epochs=-1,
-        max_steps=recorder.plan.last,
+        max_steps=recorder.events.last,
         accumulate_grad_batches=train.accumulate,
         callbacks=[recorder],
         plugins=[WholeCheckpoints(), environment],

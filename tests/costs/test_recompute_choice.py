@@ -12,7 +12,7 @@ from blocks.ir.operation import CostContext, Target
 from blocks.ir.walk import graphs, operations
 from composer.costs.base.precision import FULL
 from composer.costs.counting.count import count
-from composer.costs.counting.plan import plan, planned
+from composer.costs.counting.plan import make_plan
 from composer.costs.fitting.caps import check_caps
 from composer.costs.memory.peak import train_memory
 from composer.costs.memory.recompute import recompute_flops
@@ -35,7 +35,7 @@ def range_of(spec):
 
 
 def again(spec):
-    return [*recomputed(planned(spec))]
+    return [*make_plan(spec).recomputed]
 
 
 def products(graph):
@@ -62,7 +62,7 @@ def test_without_a_cap_and_within_it_nothing_is_recomputed(spec):
 def test_a_cap_that_can_be_kept_is_kept_with_no_mark_to_spare(spec, share):
     whole, least = range_of(spec)
     spec = capped(spec, round(least + share * (whole - least)))
-    graph = planned(spec)
+    graph = make_plan(spec).graph
     assert count(spec).train_memory.total == train_memory(spec, graph).total <= max(least, whole)
     if least < whole:
         assert train_memory(spec, graph).total <= spec.caps.train_memory
@@ -88,7 +88,7 @@ def test_no_product_runs_again_while_cheaper_bytes_suffice(name):
 def test_the_plan_is_the_same_every_time_and_what_is_counted(name):
     whole, least = range_of(shipped()[name])
     spec = capped(shipped()[name], (whole + 4 * least) // 5)
-    graph = planned(spec)
+    graph = make_plan(spec).graph
     assert again(spec) == [*recomputed(graph)]
     assert count(spec).train_memory.total == count(spec, graph).train_memory.total <= whole
     assert count(spec).recompute_flops == round(recompute_flops(graph, spec.train.length, FULL)) > 0
@@ -112,9 +112,9 @@ def test_the_soft_limit_is_what_is_kept_to():
 
 def test_the_plan_says_what_is_recomputed_and_what_it_frees_and_costs():
     spec = make(DREAMER)
-    assert "recomputed" not in plan(spec)
+    assert "recomputed" not in make_plan(spec).text()
     _, least = range_of(spec)
-    text = plan(capped(spec, least)).splitlines()
+    text = make_plan(capped(spec, least)).text().splitlines()
     marks = again(capped(spec, least))
     operations = [line for line in text if "recomputed; " in line]
     assert [line.split()[0] for line in operations] == [place.removeprefix("stages.0.") for place in marks]
@@ -136,5 +136,6 @@ def test_fused_operations_take_no_more_memory_than_what_they_stand_for(name, pre
     for share in (0.5, 0.7):
         given = capped(spec, int(share * whole))
         target = Target("cuda", "float32" if precision == 32 else "bfloat16")
-        plain, fused = (train_memory(spec, planned(given, *at)) for at in ((), (target,)))
+        plan = make_plan(given)
+        plain, fused = (train_memory(spec, each.graph) for each in (plan, plan.on(target)))
         assert fused.total <= plain.total

@@ -19,7 +19,7 @@ from composer.training.folder.errors import TrainingError
 from composer.training.folder.metrics import held_out, read_metrics
 from composer.training.folder.run_folder import default_folder, held
 from composer.training.processes.allocator import keep_freed_memory
-from composer.training.recorder import Plan
+from composer.training.recorder import Events
 from composer.training.run import run_training
 from composer.training.score import read, score
 
@@ -290,8 +290,8 @@ def test_evaluations_and_checkpoints_come_at_their_intervals(tmp_path, monkeypat
     run_training(spec(), tmp_path)
     assert [step for name, step in saved if name == "last.ckpt"] == [7, 14, 21, 28, 30]
     train = spec("train.eval.every=1", "train.checkpoint.every=1G").train
-    assert all(Plan(train, None).evaluates(step) for step in range(1, STEPS + 1))
-    assert [step for step in range(1, STEPS + 1) if Plan(train, None).saves(step)] == [STEPS]
+    assert all(Events(train, None).evaluates(step) for step in range(1, STEPS + 1))
+    assert [step for step in range(1, STEPS + 1) if Events(train, None).saves(step)] == [STEPS]
 
 
 def test_precision_reaches_the_products(whole, tmp_path):

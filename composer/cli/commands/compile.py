@@ -30,13 +30,14 @@ def compile(
     runs; there a kernel whose self-test fails (`composer doctor`) is left out.
     """
     from composer import load
-    from composer.costs.counting.plan import plan, planned, target_on
+    from composer.costs.counting.plan import make_plan, target_on
     from composer.costs.fitting.caps import check_caps
 
     spec = load(file, settings or ())
-    check_caps(spec)
+    plan = make_plan(spec)
+    check_caps(spec, plan.costs)
     target = target_on(spec, device)
-    print(plan(spec, graph=planned(spec, target, kernels)), end="")
+    print((plan if kernels == "auto" else make_plan(spec, kernels)).on(target, kernels).text(), end="")
     if code:
         from composer.module.emission.stage import source
         from composer.training.folder.build import build

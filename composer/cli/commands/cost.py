@@ -40,16 +40,15 @@ def cost(
     from composer import load
     from composer.cli.terminal.console import console
     from composer.costs.counting.checkpoint import checkpoint_size
-    from composer.costs.counting.count import count
-    from composer.costs.counting.plan import planned, planned_on
+    from composer.costs.counting.plan import make_plan, target_on
     from composer.costs.time.devices import device as find
     from composer.costs.time.roofline import step_time
 
     spec = load(file, settings or ())
-    graph = planned(spec)
-    costs = count(spec, graph)
+    plan = make_plan(spec)
+    graph, costs = plan.graph, plan.costs
     on = find(device) if device else None
-    time = step_time(spec, planned_on(spec, graph, on.kind), on) if on else None
+    time = step_time(spec, plan.on(target_on(spec, on.kind)).graph, on) if on else None
     if json:
         from json import dumps
 

@@ -20,10 +20,11 @@ from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.operations import Project
 from composer.costs.base.precision import precision
-from composer.costs.counting.plan import planned, planned_on, trained_flops
+from composer.costs.counting.plan import make_plan, target_on, trained_flops
 from composer.costs.measures.registry import MEASURES
 from composer.costs.memory.peak import Memory, train_memory, trained_length
 from composer.costs.memory.recompute import recompute_flops
+from composer.graph.compile import compile_graph
 from composer.graph.passes.active_steps import segmented
 from composer.graph.passes.mark_recompute import recomputed
 from composer.language.schema.spec import Spec
@@ -121,7 +122,7 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
 
     `full_mask` counts attention as T * T pairs, as FLOP counters do that see no mask.
     """
-    graph = graph or planned(spec)
+    graph = graph or make_plan(spec).graph
     size = precision(spec)
     rows = _rows(segmented(graph), spec.model.context, full_mask)
     blocks: dict[str, Share] = defaultdict(Share)
@@ -170,7 +171,8 @@ def _step_time(spec: Spec, graph: Graph) -> float | None:
         on = device(cap.device)
     except UnknownDevice as error:
         raise SpecError([spec.fault(("caps", "step_time", "device"), error.expected, error.got)]) from None
-    return step_time(spec, planned_on(spec, graph, on.kind), on).seconds
+    target = target_on(spec, on.kind)
+    return step_time(spec, compile_graph(spec, target, recompute=[*recomputed(graph)]), on).seconds
 
 
 def _add(total: Share, part: Share) -> None:

@@ -1,6 +1,10 @@
-"""The plan of a spec: its compiled graph, with what is recomputed so that it keeps to its cap on memory."""
+"""The plan of a spec: its graph, compiled once, with what is recomputed to keep to its cap on memory."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from blocks.ir.graph import Graph
 from blocks.ir.numbers import total
@@ -18,9 +22,59 @@ from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.graph.passes.plan import plan_text
 from composer.language.schema.spec import Spec
 
+if TYPE_CHECKING:
+    from composer.costs.counting.count import Costs
 
-def planned(spec: Spec, target: Target | None = None, kernels: Kernels = "auto") -> Graph:
-    """Compile the spec's graph; mark what is recomputed where it would be over its cap on memory.
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A spec's graph, compiled once for a target, with what runs again in the backward pass.
+
+    Costs, modules, pictures and run folders take it, so that none of them compiles a graph of its own.
+
+    Attributes:
+        kernels: how kernels were chosen: auto, reference or fused.
+        base: the plan for a CPU that it was made from; None for that itself.
+    """
+
+    spec: Spec
+    graph: Graph
+    target: Target
+    kernels: Kernels
+    base: Plan | None = None
+
+    @property
+    def recomputed(self) -> tuple[str, ...]:
+        """The operations that run again in the backward pass, by their places."""
+        return tuple(recomputed(self.graph))
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What the spec costs, on whatever it runs."""
+        from composer.costs.counting.count import count
+
+        return self.base.costs if self.base else count(self.spec, self.graph)
+
+    def on(self, target: Target, kernels: Kernels | None = None) -> Plan:
+        """Return the plan for another target, or by other kernels; what is recomputed stays the same.
+
+        Raises:
+            SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
+        """
+        kernels = kernels or self.kernels
+        if (target, kernels) == (self.target, self.kernels):
+            return self
+        graph = compile_graph(self.spec, target, kernels, self.recomputed)
+        graph.graph.update({key: value for key, value in self.graph.graph.items() if key == STOPPED})
+        return Plan(self.spec, graph, target, kernels, self.base or self)
+
+    def text(self) -> str:
+        """Return the plan as plain text: one operation a line, then what is recomputed."""
+        return plan_text(self.graph) + "".join(f"{line}\n" for line in _recomputation(self))
+
+
+def make_plan(spec: Spec, kernels: Kernels = "auto") -> Plan:
+    """Compile the spec's graph for a CPU; mark what is recomputed where it would be over its cap on memory.
 
     Without `caps.train_memory` nothing is. Of a soft and a hard limit the soft one counts; where recomputing
     cannot keep to it, all that lowers the peak is marked. What is recomputed does not depend on the target.
@@ -33,16 +87,8 @@ def planned(spec: Spec, target: Target | None = None, kernels: Kernels = "auto")
     graph = compile_graph(spec, kernels=plain)
     limit = spec.caps.limit("train_memory", "soft") or spec.caps.limit("train_memory")
     graph = graph if limit is None else _capped(spec, graph, limit)
-    if target is None and kernels == plain:
-        return graph
-    made = compile_graph(spec, target, kernels, [*recomputed(graph)])
-    made.graph.update({key: value for key, value in graph.graph.items() if key == STOPPED})
-    return made
-
-
-def planned_on(spec: Spec, graph: Graph, device: str) -> Graph:
-    """Return what a spec's planned graph is on a device, cpu or cuda."""
-    return compile_graph(spec, target_on(spec, device), recompute=[*recomputed(graph)])
+    plan = Plan(spec, graph, Target(), plain)
+    return plan if kernels == plain else plan.on(Target(), kernels)
 
 
 def target_on(spec: Spec, device: str) -> Target:
@@ -73,17 +119,8 @@ def trained_flops(graph: Graph, length: int) -> float:
     return found
 
 
-def plan(spec: Spec, kernels: Kernels = "auto", graph: Graph | None = None) -> str:
-    """Return the plan of a spec as plain text: one operation a line, then what is recomputed.
-
-    `graph` is its planned graph, where the caller has it already.
-    """
-    graph = graph or planned(spec, kernels=kernels)
-    return plan_text(graph) + "".join(f"{line}\n" for line in _told(spec, graph))
-
-
-def _told(spec: Spec, graph: Graph) -> list[str]:
-    again = [*recomputed(graph)]
+def _recomputation(plan: Plan) -> list[str]:
+    spec, graph, again = plan.spec, plan.graph, plan.recomputed
     if not again:
         return []
     length = trained_length(spec)

@@ -13,7 +13,7 @@ from composer.costs.base.budget import Budget, OutOfBudget
 from composer.costs.base.budget import size as operations_of
 from composer.costs.base.units import amount, count_text
 from composer.costs.counting.count import count
-from composer.costs.counting.plan import planned
+from composer.costs.counting.plan import make_plan
 from composer.costs.fitting.tunables import Knob, Knobs, Tree
 from composer.costs.tracing.traced_cost import Coster
 from composer.graph.compile import compile_graph
@@ -71,7 +71,7 @@ class Fitting:
         self.limits = spec.caps.limits()
         self.knobs = Knobs(spec)
         self.budget = budget
-        graph = planned(spec)
+        graph = make_plan(spec).graph
         self._size = operations_of(graph)
         self._measures = measures or measured_by(spec, graph)
         self._known: dict[tuple[tuple[str, int], ...], Mapping[str, float] | None] = {}

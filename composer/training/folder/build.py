@@ -8,6 +8,7 @@ import torch
 
 from composer.costs.base.units import bytes_text
 from composer.costs.counting.count import count
+from composer.costs.counting.plan import Plan
 from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec
 from composer.module.emission.code import TorchCompile
@@ -18,14 +19,16 @@ from composer.training.folder.errors import TrainingError
 _WORDS = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 
 
-def build(spec: Spec, kernels: Kernels = "auto", torch_compile: TorchCompile = "auto") -> ComposedModel:
-    """Build the model of a spec with fresh weights, on the CPU.
+def build(
+    spec: Spec, kernels: Kernels = "auto", torch_compile: TorchCompile = "auto", plan: Plan | None = None
+) -> ComposedModel:
+    """Build the model of a spec, by its plan where the caller has it, with fresh weights on the CPU.
 
     Raises:
         TrainingError: its weights do not fit into memory.
     """
     try:
-        return ComposedModel(spec, kernels, torch_compile=torch_compile)
+        return ComposedModel(spec, kernels, torch_compile=torch_compile, plan=plan)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -32,7 +32,7 @@ from composer.training.folder.errors import TrainingError
 from composer.training.folder.files import ASIDE, locked, write_text
 
 if TYPE_CHECKING:
-    from blocks.ir.graph import Graph
+    from composer.costs.counting.plan import Plan
     from composer.module.model import ComposedModel
 
 SPEC, COST, PLAN, METRICS = "spec.yaml", "cost.json", "plan.txt", "metrics.csv"
@@ -74,11 +74,11 @@ def shorter_run(spec: Spec) -> Path | None:
 
 @contextmanager
 def held(
-    folder: Path, spec: Spec, graph: Graph | None = None, lengthen: Lengthen | None = None
+    folder: Path, spec: Spec, plan: Plan | None = None, lengthen: Lengthen | None = None
 ) -> Iterator[None]:
     """Make the run folder of `spec`, or enter the one that stands there, and keep others out of it.
 
-    `graph` is what the run is planned as on this machine, by default as on a CPU. `lengthen` is called for a
+    `plan` is the run's plan on this machine, by default that on a CPU. `lengthen` is called for a
     folder whose spec differs in nothing but its tokens and schedule; without it such a folder is refused.
 
     Raises:
@@ -113,7 +113,7 @@ def held(
             write_text(folder / SPEC, resolved_yaml(spec))
         for leftover in folder.glob(f"*{ASIDE}"):
             leftover.unlink()
-        _describe(folder, spec, graph)
+        _describe(folder, spec, plan)
         yield
 
 
@@ -164,14 +164,14 @@ def weights_file(folder: Path, weights: str) -> Path:
     return files[weights]
 
 
-def _describe(folder: Path, spec: Spec, graph: Graph | None) -> None:
-    """Write what the spec costs, wherever it runs, and what it is planned as where it runs now."""
-    from composer.costs.counting.count import count
-    from composer.costs.counting.plan import plan
+def _describe(folder: Path, spec: Spec, plan: Plan | None) -> None:
+    """Write what the spec costs, wherever it runs, and its plan where it runs now."""
+    from composer.costs.counting.plan import make_plan
 
+    plan = plan or make_plan(spec)
     if not (folder / COST).exists():
-        write_text(folder / COST, json.dumps(count(spec).to_dict(), indent=2) + "\n")
-    now, path = plan(spec, graph=graph).rstrip() + "\n", folder / PLAN
+        write_text(folder / COST, json.dumps(plan.costs.to_dict(), indent=2) + "\n")
+    now, path = plan.text().rstrip() + "\n", folder / PLAN
     if not path.exists() or path.read_bytes() != now.encode():
         write_text(path, now)
 
