@@ -7,7 +7,7 @@ from torch import Tensor
 
 from blocks.depth_attention import append_kernel, kernel, reference
 from blocks.depth_attention.operations import Attend, RotaryAttend, TurnedAppend, WriteKV
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import apart, drawn, off
 from blocks.primitives.reference import rotate
 from blocks.primitives.rotary_kernel import rotate_back

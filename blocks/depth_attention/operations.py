@@ -6,18 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from blocks.ir.operation import (
-    ORIGIN,
-    CostContext,
-    IOBytes,
-    Kernel,
-    LoopIndex,
-    Operation,
-    SavedTensors,
-    Target,
-    WorkspaceBytes,
-    expect,
-)
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel, Target
+from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.slots import SlotRead, SlotWrite, slots_of
 from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.gpu import off_triton

@@ -6,7 +6,7 @@ import torch
 
 from blocks.expert_attention import fused, reference, route_kernel
 from blocks.expert_attention.fused_operations import RoutedExperts
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import apart, off
 
 TOKENS = 13

@@ -7,17 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from blocks.expert_attention.tiles import BITS, LARGEST, MOST_ACTIVE
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest
-from blocks.ir.operation import (
-    CostContext,
-    IOBytes,
-    Kernel,
-    Operation,
-    SavedTensors,
-    Target,
-    WorkspaceBytes,
-    expect,
-)
+from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
 from blocks.kernels.gpu import off_triton
 

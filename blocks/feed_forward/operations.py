@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocks.ir.operation import CostContext, Kernel, Operation, SavedTensors, expect
+from blocks.ir.costs import CostContext, SavedTensors
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import TensorType
 
 _REFERENCE = "blocks.feed_forward.reference"

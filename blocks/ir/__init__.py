@@ -1,1 +1,1 @@
-"""The intermediate representation: operations, values, graphs, loops, traceable numbers. Torch-free."""
+"""The intermediate representation: operations, tensor types, graphs, loops, traceable numbers. Torch-free."""

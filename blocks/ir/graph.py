@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
 
-from blocks.ir.operation import Kernel, Operation, Value, Weight
+from blocks.ir.costs import CostContext, SavedTensors, SavesNothing
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import TensorType
 
@@ -58,6 +60,13 @@ class Node:
     recompute: bool = False
     parts: Mapping[str, Operation] = field(default_factory=dict)
     active: Steps | None = None
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Return what the operation keeps for its backward pass: all it reads and makes unless it says."""
+        saved = self.op.saved(at)
+        if saved is not None:
+            return saved
+        return SavedTensors(tuple(range(len(self.inputs))), tuple(range(len(self.types))))
 
     @property
     def kernel(self) -> Kernel:
@@ -116,7 +125,11 @@ class Graph(_DiGraph):
 
     def replace(self, name: str, **changes: Any) -> None:
         """Change fields of the node of a name."""
-        self.put(name, dataclasses.replace(self.node(name), **changes))
+        node = dataclasses.replace(self.node(name), **changes)
+        if "inputs" in changes:
+            self.put(name, node)
+        else:
+            self.nodes[name]["node"] = node
 
     def leave(self, name: str, positions: Collection[int]) -> None:
         """Take the inputs at some positions from a node."""
@@ -143,7 +156,7 @@ class Graph(_DiGraph):
 
 
 @dataclass(frozen=True)
-class Loop(Operation):
+class Loop(SavesNothing, Operation):
     """A stage: its body runs `trips` times; with `tied` weights they are one set, else one per trip.
 
     `index` names the step's number in affine indices.

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from blocks.ir.operation import Kernel, LoopIndex, Operation
+from blocks.ir.costs import SavesNothing
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import LoopIndex, Operation
 from blocks.ir.tensor_type import ORDER, TensorType
 
 
@@ -16,7 +18,7 @@ def slots_of(given: TensorType, kv_heads: int, head_dim: int) -> TensorType:
 
 
 @dataclass(frozen=True)
-class DepthKVCache(Operation):
+class DepthKVCache(SavesNothing, Operation):
     """Room for what the steps of one depth scope append: (tokens) -> (slots, token).
 
     The token is a scalar that every append returns and every read takes, so that the backward pass
@@ -45,7 +47,7 @@ class DepthKVCache(Operation):
         return self.count * 2 * self.kv_heads * self.head_dim
 
 
-class SlotWrite(Operation):
+class SlotWrite(SavesNothing, Operation):
     """An operation that writes one slot: last inputs (.., token, slots), output the next token."""
 
     slot: LoopIndex

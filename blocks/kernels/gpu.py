@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """Of the norm of what is expected; a kernel that is wrong is off by far more."""

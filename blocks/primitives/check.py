@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blocks.ir.operation import Operation, Target
+from blocks.ir.kernel import Target
+from blocks.ir.operation import Operation
 from blocks.kernels.self_tests import apart, drawn, off
 from blocks.primitives import norm_kernel, reference, rotary_kernel
 from blocks.primitives.fused_operations import AddNorm

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest
-from blocks.ir.operation import (
-    CostContext,
-    IOBytes,
-    Kernel,
-    Operation,
-    SavedTensors,
-    Target,
-    WorkspaceBytes,
-    expect,
-)
+from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType, widest
 from blocks.kernels.gpu import off_triton
 from blocks.primitives.tiles import LARGEST
@@ -89,7 +82,7 @@ class AddNorm(Operation):
         """A skipped sum leaves its first term as it is; nothing reads the norm of a skipped sublayer."""
         return 0 if output else None
 
-    def cast_output(self) -> Operation:
+    def cast_output(self) -> Self:
         """Return it narrow."""
         return replace(self, narrow=True)
 

@@ -7,18 +7,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, Literal
 
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
-from blocks.ir.operation import (
-    ORIGIN,
-    CostContext,
-    IOBytes,
-    Kernel,
-    LoopIndex,
-    Operation,
-    SavedTensors,
-    WorkspaceBytes,
-    expect,
-)
+from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType, widest
 from blocks.primitives.fused_operations import AddNorm, NormRotate, as_fused, as_plain, positions, unfit
 
@@ -31,7 +23,7 @@ def step_angles(head_dim: int) -> TensorType:
 
 
 @dataclass(frozen=True)
-class Input(Operation):
+class Input(SavesNothing, Operation):
     """A value that comes from outside its graph."""
 
     type: TensorType
@@ -135,10 +127,6 @@ class Project(Operation):
         """Return the output shapes."""
         return {"shape": self.outputs[0]} if len(self.outputs) == 1 else {"shapes": self.outputs}
 
-    def flops(self, at: CostContext) -> float:
-        """Two per weight element."""
-        return 2 * self.fan_in * self.width
-
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the input."""
         return SavedTensors(inputs=(0,))
@@ -155,7 +143,7 @@ class Project(Operation):
 
 
 @dataclass(frozen=True)
-class Rotate(Operation):
+class Rotate(SavesNothing, Operation):
     """Rotary position embedding (Su et al., arXiv 2104.09864) over the sequence: (x, table) -> x."""
 
     shape: Shape
@@ -222,7 +210,7 @@ class RotateStep(Rotate):
 
 
 @dataclass(frozen=True)
-class SequenceTable(Operation):
+class SequenceTable(SavesNothing, Operation):
     """The rotation of every position of the sequence; reads the token ids for their number."""
 
     head_dim: int
@@ -241,7 +229,7 @@ class SequenceTable(Operation):
 
 
 @dataclass(frozen=True)
-class StepTable(Operation):
+class StepTable(SavesNothing, Operation):
     """The angle by which one step rotates each pair; reads the token ids for their device."""
 
     head_dim: int
@@ -260,7 +248,7 @@ class StepTable(Operation):
 
 
 @dataclass(frozen=True)
-class AddStepBias(Operation):
+class AddStepBias(SavesNothing, Operation):
     """Add the current step's row of a learned bias [steps, width]."""
 
     width: int
@@ -279,13 +267,17 @@ class AddStepBias(Operation):
         """Return one row per step."""
         return ((self.steps, self.width),)
 
+    def flops(self, at: CostContext) -> float:
+        """No product."""
+        return 0.0
+
     def arguments(self) -> dict[str, Any]:
         """Return the step's index."""
         return {"index": self.index}
 
 
 @dataclass(frozen=True)
-class Sum(Operation):
+class Sum(SavesNothing, Operation):
     """Add values of one shape: residuals, and the branches of a parallel mix."""
 
     shape: Shape

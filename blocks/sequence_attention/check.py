@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import apart, drawn, off
 from blocks.sequence_attention.operations import Attend, WindowAttend
 from blocks.sequence_attention.ordered import attend_ordered

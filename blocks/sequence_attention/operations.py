@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from blocks.ir.costs import CostContext, SavedTensors, SavesNothing
+from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import smallest
-from blocks.ir.operation import CostContext, Kernel, Operation, SavedTensors, Target, expect
+from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import TensorType
 from blocks.kernels.gpu import off_gpu
 
@@ -31,7 +33,7 @@ def _unmasked(operation: WindowAttend) -> WindowAttend:
 
 
 @dataclass(frozen=True)
-class WindowMask(Operation):
+class WindowMask(SavesNothing, Operation):
     """Which token sees which: True where 0 <= i - j < window; reads the token ids for their number."""
 
     window: int

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 
 from blocks.find import block_types
-from blocks.ir.operation import Kernel, Operation, Target
+from blocks.ir.kernel import Kernel, Target
+from blocks.ir.operation import Operation
 from composer.graph.passes.self_test import checked_kernels, run_check
 
 DTYPES = ("float32", "bfloat16")

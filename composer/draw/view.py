@@ -9,8 +9,9 @@ from math import prod
 from typing import Any, TypeAlias
 
 from blocks.base.config import BlockConfig
+from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop, Node
-from blocks.ir.operation import CostContext, Operation
+from blocks.ir.operation import Operation
 from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.ir.tensor_type import Shape
 from blocks.ir.walk import Place, operations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from blocks.ir.graph import Graph
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from composer.graph.lowering.build import build
 from composer.graph.passes.choose_kernels import Kernels, Unfused, choose_kernels, unfused
 from composer.graph.passes.dead_code import dead_code

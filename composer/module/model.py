@@ -10,7 +10,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from blocks.ir.walk import Place, weights
 from composer.costs.counting.plan import Plan, make_plan
 from composer.graph.compile import compile_graph

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blocks.ir.graph import Graph
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
 

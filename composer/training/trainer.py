@@ -12,7 +12,7 @@ from typing import Any
 import lightning
 import torch
 
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from composer.language.schema.spec import Train
 from composer.training.evaluate import lightning_precision
 from composer.training.folder.checkpoint import WholeCheckpoints

@@ -10,7 +10,7 @@ import torch
 from blocks.depth_attention import tiles
 from blocks.depth_attention.operations import Attend, WriteKV
 from blocks.expert_attention import reference
-from blocks.ir.operation import Kernel
+from blocks.ir.kernel import Kernel
 from composer.bench import tune
 from composer.bench.measuring.clocks import wall
 from composer.bench.measuring.machine import Rates

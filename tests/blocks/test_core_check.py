@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from blocks.primitives.fused_operations import AddNorm, NormRotate
 from blocks.primitives.operations import Rotate
 from composer.graph.passes.self_test import checked_kernels

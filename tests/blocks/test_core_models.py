@@ -5,7 +5,7 @@ from cases import DEPTH, EXPERT, FFN, SEQ, tree
 from models import close, kept, shake, tokens_for
 from strategies import make
 
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.tensors import DTYPES
 from blocks.primitives import fused

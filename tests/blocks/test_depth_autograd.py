@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from blocks.depth_attention import reference
 from blocks.depth_attention.operations import Attend, RotaryAttend, TurnedAppend, WriteKV
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.slot_memory import slots as slots_of
 from composer.costs.base.precision import FULL

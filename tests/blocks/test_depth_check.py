@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blocks.depth_attention.operations import Attend, RotaryAttend, TurnedAppend, WriteKV
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from composer.graph.passes.self_test import checked_kernels, run_check, self_test
 
 pytest.importorskip("triton")

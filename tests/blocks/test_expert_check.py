@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from blocks.expert_attention.fused_operations import RoutedExperts
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from composer.graph.passes.self_test import checked_kernels
 
 check = pytest.importorskip("blocks.expert_attention.check", exc_type=ImportError)

@@ -13,7 +13,9 @@ from strategies import make
 from blocks.expert_attention import reference
 from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.expert_attention.operations import Experts, Route
-from blocks.ir.operation import CostContext, IOBytes, Target, Value
+from blocks.ir.costs import CostContext, IOBytes
+from blocks.ir.kernel import Target
+from blocks.ir.operation import Value
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.tensors import DTYPES
 from composer.graph.compile import compile_graph

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from blocks.sequence_attention import check, ordered
 from blocks.sequence_attention.operations import Attend
 from blocks.sequence_attention.reference import attend_causal

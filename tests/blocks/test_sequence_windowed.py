@@ -11,7 +11,8 @@ from models import close, compiled, gradients, tokens_for
 from strategies import make
 from torch._subclasses import FakeTensorMode
 
-from blocks.ir.operation import CostContext, Target
+from blocks.ir.costs import CostContext
+from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from blocks.sequence_attention import check, windowed
 from blocks.sequence_attention.operations import WindowAttend

@@ -33,7 +33,7 @@ def gpu(monkeypatch):
     if not pytest.importorskip("triton").knobs.runtime.interpret:
         pytest.skip("kernels are compiled here")
     from blocks.depth_attention import check
-    from blocks.ir.operation import Target
+    from blocks.ir.kernel import Target
 
     real = doctor.run_check
 

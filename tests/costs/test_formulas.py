@@ -6,8 +6,8 @@ import pytest
 from tests.cases import CASES, DREAMER, FFN, tree
 from tests.strategies import make
 
+from blocks.ir.costs import CostContext
 from blocks.ir.graph import Loop
-from blocks.ir.operation import CostContext
 from blocks.ir.traced import Trace
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input

@@ -12,7 +12,7 @@ from samples import samples
 from strategies import make, specs
 
 import composer
-from blocks.ir.operation import CostContext
+from blocks.ir.costs import CostContext
 from blocks.kernels import slot_memory
 from blocks.sequence_attention import reference
 from composer.costs.base.precision import FULL

@@ -12,7 +12,7 @@ from peak import allocated, on_cuda, varied
 from samples import samples
 from strategies import make, trees
 
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from composer.costs.base.precision import BF16, FULL, MIXED
 from composer.costs.memory import replay
 from composer.costs.memory.operation_memory import Batch

@@ -8,7 +8,8 @@ from models import shipped
 from samples import samples
 from strategies import make, specs
 
-from blocks.ir.operation import CostContext, Target
+from blocks.ir.costs import CostContext
+from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from composer.costs.base.precision import FULL
 from composer.costs.counting.count import count

@@ -11,7 +11,8 @@ from strategies import make, specs
 import composer.graph.compile
 from blocks.base.builder import Builder
 from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import Init, Target, Value, Weight
+from blocks.ir.kernel import Target
+from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.tensor_type import TensorType
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input, Norm, Project, Sum

@@ -13,7 +13,7 @@ from strategies import make
 
 import composer
 from blocks.depth_attention.operations import Attend, WriteKV
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from composer.graph.passes.mark_recompute import recomputable, recomputed
 from composer.language.load import loads
 from composer.module.emission import code, stage

@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounter
 
 from blocks.depth_attention import compiled as depth
 from blocks.expert_attention import compiled as experts
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from composer.module.emission import regions
 from composer.module.model import ComposedModel
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from blocks.ir.operation import Target
+from blocks.ir.kernel import Target
 from composer.bench.measuring.clocks import Clock, Run, clock_of, wall
 from composer.bench.measuring.machine import Rates, rates
 from composer.bench.measuring.pairs import attempt, let_go, ratio, side_by_side

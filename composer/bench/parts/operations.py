@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import Kernel, LoopIndex, Operation, Value
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import LoopIndex, Operation, Value
 from blocks.ir.walk import operations
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.primitives.operations import Input

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from blocks.ir.operation import CostContext
+from blocks.ir.costs import CostContext
 from blocks.ir.walk import graphs, operations
 from composer.bench.measuring.clocks import Run
 from composer.bench.measuring.pairs import let_go

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, field, fields
 from math import prod
 from typing import Any
 
+from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import largest
-from blocks.ir.operation import CostContext, Operation
+from blocks.ir.operation import Operation
 from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.operations import Project

@@ -13,8 +13,9 @@ from functools import reduce
 from math import gcd, lcm
 from typing import Any, NamedTuple, TypeAlias
 
+from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop, Node
-from blocks.ir.operation import CostContext, Operation
+from blocks.ir.operation import Operation
 from blocks.ir.traced import Trace, Traced
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
@@ -84,7 +85,7 @@ def _costs(body: Graph, operation: Operation, data: Node, at: CostContext) -> It
     yield "backward", operation.backward_flops(at)
     yield "params", sum(size for size, _, _ in sizes)
     yield "active_params", sum(size * used // of for size, used, of in sizes)
-    yield "kept", operation.saved(at).extra
+    yield "kept", data.saved(at).extra
 
 
 def _name(node: str, data: Node) -> str:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph
+from blocks.ir.kernel import Target
 from blocks.ir.numbers import total
-from blocks.ir.operation import CostContext, Target
 from blocks.ir.walk import graphs, operations
 from composer.costs.base.precision import precision
 from composer.costs.base.units import bytes_text, count_text

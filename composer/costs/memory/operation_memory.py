@@ -6,17 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import total
-from blocks.ir.operation import (
-    CostContext,
-    IOBytes,
-    LoopIndex,
-    Operation,
-    SavedTensors,
-    Value,
-    WorkspaceBytes,
-)
+from blocks.ir.operation import LoopIndex, Operation, Value
 from blocks.ir.slots import DepthKVCache
 from composer.costs.base.precision import Precision
 from composer.costs.memory.saved_tensors import (
@@ -107,7 +100,7 @@ _NONE = Needs(0, WorkspaceBytes(0, 0, 0))
 
 def needs(operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: CostContext) -> Needs:
     """Return what an operation keeps and needs at a place."""
-    saved = operation.saved(at)
+    saved = operation.saved(at) or SavedTensors()
     once = saved.once
     scratch = operation.scratch(at, flow)
     return Needs(
@@ -152,7 +145,7 @@ def step_of(
         prepared = late = 0.0
     else:
         copies = [copy_bytes(operation, graph, value, at, sizes) for value in inputs]
-        saved: SavedTensors = operation.saved(at)
+        saved = data.saved(at)
         reads = tuple(sources[n] for n in saved.inputs if copies[n] is None)
         keeps = tuple(Value(node, output) for output in saved.outputs)
         copied = total(copies[n] or 0 for n in saved.inputs)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heapreplace
 from math import inf
 
+from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Segment
 from blocks.ir.numbers import total
-from blocks.ir.operation import CostContext
 from blocks.ir.walk import Place, graphs
 from composer.costs.base.budget import Budget, OutOfBudget
 from composer.costs.base.budget import size as operations_of

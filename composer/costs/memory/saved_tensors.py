@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from blocks.ir.costs import CostContext, SavedTensors
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import total
-from blocks.ir.operation import CostContext, Operation, SavedTensors, Value
+from blocks.ir.operation import Operation, Value
 from blocks.ir.walk import Place, operations
 from composer.costs.base.precision import Precision
 from composer.graph.passes.active_steps import segmented
@@ -80,7 +81,7 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
 def _copied(graph: Graph, node: str, at: CostContext, sizes: Sizes) -> tuple[SavedTensors, list[Value]]:
     """Return what an operation keeps inside, with copies of values, and the values it keeps as they are."""
     data = graph.node(node)
-    saved = data.op.saved(at)
+    saved = data.saved(at)
     copied, as_made = 0.0, []
     for position in saved.inputs:
         value = data.inputs[position]

@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import largest, total
-from blocks.ir.operation import CostContext, Operation, Value
+from blocks.ir.operation import Operation, Value
 from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.operations import Input

@@ -6,17 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest, smallest
-from blocks.ir.operation import (
-    CostContext,
-    IOBytes,
-    Kernel,
-    LoopIndex,
-    Operation,
-    SavedTensors,
-    WorkspaceBytes,
-    expect,
-)
+from blocks.ir.operation import LoopIndex, Operation, expect
 from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType, widest
 from blocks.primitives.operations import Project
 from composer.graph.lowering.chunks import chunk_tokens, chunks_pay
@@ -59,7 +52,7 @@ class Embed(Operation):
 
 
 @dataclass(frozen=True)
-class InjectAdd(Operation):
+class InjectAdd(SavesNothing, Operation):
     """Add the stage's input at every step but the first: (x, start) -> x."""
 
     width: int
@@ -96,10 +89,6 @@ class InjectConcat(Operation):
         """Return [width, 2 * width]."""
         return ((self.width, 2 * self.width),)
 
-    def flops(self, at: CostContext) -> float:
-        """Two per weight element."""
-        return 4 * self.width * self.width
-
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep both inputs as one copy."""
         return SavedTensors(extra=at.compute_bytes * 2 * self.width)
@@ -112,7 +101,7 @@ class InjectConcat(Operation):
 
 
 @dataclass(frozen=True)
-class Mean(Operation):
+class Mean(SavesNothing, Operation):
     """The mean of the branches."""
 
     width: int
@@ -219,10 +208,6 @@ class HeadLoss(Operation):
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [vocab, width]."""
         return ((self.vocab, self.width),)
-
-    def flops(self, at: CostContext) -> float:
-        """Two per weight element; where gradients are wanted, the forward pass makes their products too."""
-        return 2 * self.width * self.vocab
 
     def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Write the logits and read them."""

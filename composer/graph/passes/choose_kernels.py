@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from blocks.ir.graph import Choice, Graph, Loop
-from blocks.ir.operation import Kernel, Operation, Target
+from blocks.ir.kernel import Kernel, Target
+from blocks.ir.operation import Operation
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
 from composer.graph.passes.self_test import self_test
@@ -30,7 +31,7 @@ def choose_kernels(graph: Graph, target: Target, kernels: Kernels = "auto") -> G
     has under its kernel, which its costs follow, and the inputs that kernel reads. With `fused`, `unfused`
     tells what is to be refused.
     """
-    for node, operation, _ in list(operations(graph)):
+    for node, operation, _ in operations(graph):
         if isinstance(operation, Loop):
             choose_kernels(operation.body, target, kernels)
         elif not isinstance(operation, Input):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import networkx as nx
 
 from blocks.ir.graph import Graph, Loop
@@ -11,23 +9,22 @@ from blocks.ir.walk import operations
 
 
 def dead_code(graph: Graph) -> Graph:
-    """Return the graph without operations that no output needs, here and in the loops below.
+    """Remove the operations that no output needs, here and in the loops below; return the graph.
 
     Inputs stay, but for what a loop takes from outside and does not read; weights go with their last user.
     """
-    kept = graph.copy()
-    for name, operation, _ in list(operations(kept)):
+    for name, operation, _ in operations(graph):
         if isinstance(operation, Loop):
-            body = dead_code(operation.body)
-            kept.replace(name, op=replace(operation, body=body))
-            if unread := _unread(body):
-                kept.leave(name, unread)
-    returned = {value.node for value in kept.outputs}
-    needed = returned.union(kept.inputs, *(nx.ancestors(kept, name) for name in returned))
-    kept.remove_nodes_from({*kept} - needed)
-    used = {name for _, _, node in operations(kept) for name in node.weights}
-    kept.weights = {name: weight for name, weight in kept.weights.items() if name in used}
-    return kept
+            dead_code(operation.body)
+            if unread := _unread(operation.body):
+                graph.leave(name, unread)
+    returned = {value.node for value in graph.outputs}
+    needed = returned.union(graph.inputs, *(nx.ancestors(graph, name) for name in returned))
+    if dead := {*graph} - needed:
+        graph.remove_nodes_from(dead)
+        used = {name for _, _, node in operations(graph) for name in node.weights}
+        graph.weights = {name: weight for name, weight in graph.weights.items() if name in used}
+    return graph
 
 
 def _unread(body: Graph) -> list[int]:

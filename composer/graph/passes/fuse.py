@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop, Node
-from blocks.ir.operation import CostContext, Operation, Target, Value
+from blocks.ir.kernel import Target
+from blocks.ir.operation import Operation, Value
 from blocks.ir.walk import operations
 from blocks.primitives.operations import Input
 from composer.graph.passes.choose_kernels import Kernels, unfit
 
 
 def fuse(graph: Graph, target: Target, kernels: Kernels = "auto", apart: bool = False) -> Graph:
-    """Return the graph with operations fused wherever the fused one's first kernel fits the target.
+    """Fuse operations wherever the fused one's first kernel fits the target; return the graph.
 
     A fused operation has the name of the one that absorbed, all their blocks, and in `parts` the operations
     that it stands for, by name, in the order they ran. With `reference` nothing is fused, with `apart` only
@@ -21,18 +23,16 @@ def fuse(graph: Graph, target: Target, kernels: Kernels = "auto", apart: bool = 
     """
     if kernels == "reference":
         return graph
-    fused = graph.copy()
-    for name, operation, _ in operations(graph):
+    for _, operation, _ in operations(graph):
         if isinstance(operation, Loop):
-            body = fuse(operation.body, target, kernels, apart)
-            fused.replace(name, op=replace(operation, body=body))
+            fuse(operation.body, target, kernels, apart)
     # the last first: whoever absorbs takes the longest chain
     for name in reversed([*graph]):
-        while name in fused and _absorb(fused, name, target, apart):
+        while name in graph and _absorb(graph, name, target, apart):
             pass
     if target.dtype != "float32":
-        _cast_outputs(fused)
-    return fused
+        _cast_outputs(graph)
+    return graph
 
 
 def _absorb(graph: Graph, name: str, target: Target, apart: bool) -> bool:

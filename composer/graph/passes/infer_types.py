@@ -10,7 +10,7 @@ from blocks.primitives.operations import Input
 
 def infer_types(graph: Graph) -> Graph:
     """Set `types` on every node, here and in the loops below; ValueError where operations do not fit."""
-    for name, operation, node in list(operations(graph)):
+    for name, operation, node in operations(graph):
         inputs = [graph.type_of(value) for value in node.inputs]
         if isinstance(operation, Loop):
             _infer_body(name, operation, inputs)

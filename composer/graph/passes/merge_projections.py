@@ -12,17 +12,15 @@ from blocks.primitives.operations import Project
 
 
 def merge_projections(graph: Graph, apart: bool = False) -> Graph:
-    """Return the graph with one projection per input, here and in the loops below.
+    """Leave one projection per input, here and in the loops below; return the graph.
 
     With `apart` projections of different blocks are not joined, nor are ever those active at different steps.
     Only weights of the same stage are joined; their names stay, so checkpoints do not change.
     """
-    merged = graph.copy()
     groups: dict[tuple[Value, str, Steps | None], list[str]] = {}
     for name, operation, node in operations(graph):
         if isinstance(operation, Loop):
-            body = merge_projections(operation.body, apart)
-            merged.replace(name, op=replace(operation, body=body))
+            merge_projections(operation.body, apart)
         elif isinstance(operation, Project):
             place = name.rpartition(".")[0] if apart else ""
             groups.setdefault((node.inputs[0], place, node.active), []).append(name)
@@ -30,13 +28,13 @@ def merge_projections(graph: Graph, apart: bool = False) -> Graph:
     for names in groups.values():
         if len(names) > 1:
             moved |= {name: Value(names[0], number) for number, name in enumerate(names)}
-            merged.put(names[0], _joined([graph.node(name) for name in names]))
-    merged.remove_nodes_from({*moved} - {value.node for value in moved.values()})
-    for name, _, node in list(operations(merged)):
-        inputs = tuple(moved.get(value.node, value) for value in node.inputs)
-        merged.replace(name, inputs=inputs)
-    merged.outputs = [moved.get(value.node, value) for value in graph.outputs]
-    return merged
+            graph.put(names[0], _joined([graph.node(name) for name in names]))
+    for reader in {reader for name in moved for reader in graph.successors(name)}:
+        inputs = tuple(moved.get(value.node, value) for value in graph.node(reader).inputs)
+        graph.replace(reader, inputs=inputs)
+    graph.remove_nodes_from({*moved} - {value.node for value in moved.values()})
+    graph.outputs = [moved.get(value.node, value) for value in graph.outputs]
+    return graph
 
 
 def _joined(parts: list[Node]) -> Node:

@@ -21,7 +21,7 @@ from blocks.primitives.operations import RotateStep
 
 def number_slots(graph: Graph) -> Graph:
     """Fill in every append's slot, every read's length and the slots' number, here and in the loops below."""
-    for node, operation, _ in list(operations(graph)):
+    for node, operation, _ in operations(graph):
         if isinstance(operation, DepthKVCache):
             scope, position = next(_readers(graph, Value(node)))
             graph.replace(node, op=replace(operation, count=_total(scope, position)[0]))

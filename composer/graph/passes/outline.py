@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from blocks.ir.costs import SavesNothing
 from blocks.ir.graph import Graph, Loop, Node, fresh
 from blocks.ir.operation import Operation, Value
 from blocks.ir.walk import operations
@@ -16,7 +17,7 @@ from blocks.primitives.operations import Input
 
 
 @dataclass
-class Part(Operation):
+class Part(SavesNothing, Operation):
     """A part of a step that is called as a whole: the module `name`, and its body, with names within it."""
 
     name: str

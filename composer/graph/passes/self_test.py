@@ -9,7 +9,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from blocks.ir.operation import ORIGIN, Kernel, LoopIndex, Operation, Target
+from blocks.ir.kernel import Kernel, Target
+from blocks.ir.operation import ORIGIN, LoopIndex, Operation
 
 _MOST = 200
 """Characters of an error: some name all that torch was built with."""

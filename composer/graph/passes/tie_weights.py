@@ -17,6 +17,7 @@ def tie_weights(graph: Graph) -> Graph:
         if weights[name].shape != weights[shared].shape:
             raise ValueError(f"{name} {weights[name].shape} is tied to {shared} {weights[shared].shape}")
         del weights[name]
-    for node, _, data in list(operations(graph)):
-        graph.replace(node, weights=tuple(ties.get(name, name) for name in data.weights))
+    for node, _, data in operations(graph):
+        if not ties.keys().isdisjoint(data.weights):
+            graph.replace(node, weights=tuple(ties.get(name, name) for name in data.weights))
     return graph

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop, Node, fresh
-from blocks.ir.operation import CostContext, LoopIndex, Operation, Value
+from blocks.ir.operation import LoopIndex, Value
 from blocks.ir.walk import Place, operations
 from blocks.primitives.operations import Input, Project
 from composer.graph.passes.outline import Part
@@ -97,7 +98,7 @@ class _Emitter:
         if data.recompute:
             inputs, weights = len(data.inputs), self.graph.weights
             counters = [n for n, name in enumerate(data.weights, inputs) if not weights[name].saved]
-            return self._called("recomputed", Recomputed, function, self._inside(data.op), inputs, *counters)
+            return self._called("recomputed", Recomputed, function, self._inside(data), inputs, *counters)
         if any(self._recomputed(value) for value in data.inputs):
             return self._called("reading", Reading, function)
         return None
@@ -109,11 +110,11 @@ class _Emitter:
             self.root.add_module(self.callers[key], kind(function, *settings))
         return self.callers[key]
 
-    def _inside(self, operation: Operation) -> bool:
+    def _inside(self, node: Node) -> bool:
         """Return whether an operation keeps what only it sees: intermediates, or copies in its precision."""
         at = CostContext(1, self.place.trips)
-        saved = operation.saved(at)
-        return bool(saved.extra or (saved.inputs and operation.works_in(at) != "any"))
+        saved = node.saved(at)
+        return bool(saved.extra or (saved.inputs and node.op.works_in(at) != "any"))
 
     def _recomputed(self, value: Value) -> bool:
         return bool(self.graph.node(value.node).recompute)

@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 
 from blocks.base.config import BlockConfig
-from blocks.ir.operation import Init, Kernel, Operation, SavedTensors, Weight, WorkspaceBytes, expect
+from blocks.ir.costs import SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import Init, Operation, Weight, expect
 from blocks.ir.tensor_type import TensorType, widest
 
 

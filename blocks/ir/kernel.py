@@ -1,0 +1,100 @@
+"""How an operation runs: its kernels, and what it can be fused with. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from blocks.ir.operation import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a plan is made for.
+
+    Attributes:
+        device: what runs it, as torch calls the kind: cpu, cuda.
+        dtype: what products are made in: float32, bfloat16, float16.
+        here: whether that device is at hand, so that kernels are tried before they are used.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    here: bool = False
+
+
+def _fits(operation: Any, target: Target) -> str:
+    return ""
+
+
+def _as_it_is(operation: Any) -> Any:
+    return operation
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One way to run an operation.
+
+    Attributes:
+        function: `package.module:name`, called with inputs, weights (or what `prepare` made of them) and
+            the operation's arguments; imported only when a module is emitted.
+        why: what speaks for it, in words for the plan.
+        unfit: returns why it cannot run an operation on a target, or "".
+        prepare: `package.module:name` of what is done to the weights once per forward pass, or "".
+        prepared: how many tensors `prepare` returns.
+        casts: how many weights, the first ones, `prepare` casts to the precision of products.
+        specialize: returns the operation with the costs it has when this kernel runs it.
+        dtypes: what products it can make; all where none is named.
+        unused_inputs: positions of the inputs that it does without; what nothing else reads is not made.
+        check: `package.module:name` of its self-test, which a kernel of our own has, or "". Called with an
+            operation (None: one of its own choosing) and a target, it runs the kernel on one tile against
+            the reference there and returns what is wrong, or "".
+        traceable: whether torch.compile can trace it, which needs shapes that do not depend on data. Taken to
+            be false for kernels with a self-test, operations that cannot be recomputed, and loop indices.
+        compiled: `package.module:name` of what runs in its place where torch compiles, which cannot trace it,
+            or "".
+    """
+
+    name: str
+    function: str
+    why: str
+    unfit: Callable[[Any, Target], str] = _fits
+    prepare: str = ""
+    prepared: int = 0
+    casts: int = 0
+    specialize: Callable[[Any], Any] = _as_it_is
+    dtypes: tuple[str, ...] = ()
+    unused_inputs: tuple[int, ...] = ()
+    check: str = ""
+    traceable: bool = True
+    compiled: str = ""
+
+
+class Implementation:
+    """How an operation runs. Only `kernels` has no default."""
+
+    kernels: ClassVar[tuple[Kernel, ...]] = ()
+    """Best first; the last is the plain-PyTorch reference and fits everything."""
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Return the operation that does the work of the producer of one of its inputs as well, or None.
+
+        It reads the operation's inputs, the one at `position` replaced by the producer's first and those that
+        are other outputs of the producer left out, then the producer's other inputs; its weights are the
+        operation's, then the producer's.
+
+        Args:
+            position: of the input that is the producer's first output.
+            shared: others read what the producer makes. Then it returns the producer's outputs after its own,
+                or its own alone: the producer stays for the others, and is run twice.
+        """
+        return None
+
+    def cast_output(self) -> Self:
+        """Return the operation for a place where one product alone reads its first output.
+
+        It may then return that in the precision of products, which the product would have cast it to.
+        """
+        return self
