@@ -18,9 +18,9 @@ class DepthAttention(AttentionConfig):
 
     type: Literal["depth_attention"] = "depth_attention"
     rotary: bool = True
-    """Whether queries and keys are rotated by the index of their step."""
+    """Whether to rotate queries and keys by the index of their step."""
     span: Literal["inclusive", "exclusive"] = "inclusive"
-    """Whether a step sees the slot it writes itself, or only those of earlier steps (then 0 at the first)."""
+    """Whether a step attends to its own slot, or only to those of earlier steps (then 0 at the first)."""
 
     def rotates(self) -> bool:
         """Return whether heads are rotated."""

@@ -24,13 +24,13 @@ class ExpertAttention(BlockConfig):
     experts: Count
     """Number of experts."""
     active: Count
-    """Experts that one token uses (top_k)."""
+    """Experts used by each token (top-k)."""
     hidden: Count
     """Width of one expert, a SwiGLU feed-forward layer (arXiv 2002.05202)."""
     depth_code: Literal["none", "rotary", "bias"] = "rotary"
-    """What tells the router's query which step it is: nothing, a rotation, or a learned vector per step."""
+    """How the router's query encodes the step: not at all, by a rotation, or by a learned vector per step."""
     balance_rate: NonNegative = 1e-3
-    """Size of the bias update after each optimizer step, towards equal loads; 0 switches balancing off."""
+    """Step size of the load-balancing bias after each optimizer step; 0 disables load balancing."""
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that experts suffice and that a rotation has pairs to rotate."""

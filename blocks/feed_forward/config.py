@@ -16,9 +16,9 @@ class FeedForward(BlockConfig):
 
     type: Literal["feed_forward"] = "feed_forward"
     hidden: Count
-    """Width between the layers."""
+    """Hidden size."""
     activation: Literal["swiglu", "gelu"] = "swiglu"
-    """SwiGLU has a third weight, the gate."""
+    """Activation; SwiGLU has a third weight matrix, the gate."""
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Project up, activate, project down."""

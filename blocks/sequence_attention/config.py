@@ -20,13 +20,13 @@ class SequenceAttention(AttentionConfig):
 
     type: Literal["sequence_attention"] = "sequence_attention"
     rope: bool = True
-    """Whether queries and keys are rotated by position (RoPE, arXiv 2104.09864)."""
+    """Whether to rotate queries and keys by position (RoPE, arXiv 2104.09864)."""
     rope_base: Positive = 10000.0
-    """Base of the rotation's frequencies."""
+    """Base of the RoPE frequencies."""
     window: Count | None = None
-    """Tokens each token sees, itself included. Default: all before it."""
+    """Size of a sliding attention window, including the token itself. Default: the whole context."""
     qk_norm: bool = False
-    """Whether queries and keys are RMS-normed per head before the rotation."""
+    """Whether to apply RMSNorm to queries and keys per head before the rotation."""
 
     def rotates(self) -> bool:
         """Return whether heads are rotated."""

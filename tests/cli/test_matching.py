@@ -66,7 +66,7 @@ def test_match_as_json_has_every_changed_value(tmp_path, capsys):
         ("widht_factor=2", "(did you mean width_factor?)"),
         ("width_factor=0.5", "width_factor: expected a number"),
         ("hidden_ratio=[8, 1]", "expected hidden_ratio with the least first, got [8, 1]"),
-        ("hidden_ratio=3", "two numbers above 0, the least and the most"),
+        ("hidden_ratio=3", "two numbers above 0, the smallest first"),
         ("head_dims=[]", "head_dims: expected a list that is not empty"),
     ],
 )

@@ -35,38 +35,38 @@ class CountLimits(Limits):
     """A cap on a number, with two limits."""
 
     soft: Count | None = None
-    """Above it a spec is warned about."""
+    """A spec above this value gets a warning."""
     hard: Count | None = None
-    """Above it a spec is refused."""
+    """A spec above this value is refused."""
 
 
 class ByteLimits(Limits):
     """A cap on bytes, with two limits."""
 
     soft: Bytes | None = None
-    """Above it a spec is warned about."""
+    """A spec above this value gets a warning."""
     hard: Bytes | None = None
-    """Above it a spec is refused."""
+    """A spec above this value is refused."""
 
 
 class MemoryLimits(ByteLimits):
-    """A cap on training memory: what recomputing can do to keep to its lower limit is done."""
+    """A cap on training memory; operations are recomputed to stay below its lower limit."""
 
     batch_tokens: Count | None = None
-    """Tokens of the micro-batch it is stated for, where there is no `train` to say. Default: one sequence."""
+    """Tokens of the micro-batch, if there is no `train` section. Default: one sequence."""
 
 
 class TimeLimits(Limits):
-    """The estimated time of a training step on one device, and what caps it, if anything."""
+    """The estimated time of an optimizer step on one device, with optional limits."""
 
     _without: ClassVar[bool] = True
 
     device: Annotated[str, Field(min_length=1), Description("the name of a device, such as h100")]
-    """The device: h100, h200, a100, cpu, or one that `composer calibrate` has measured."""
+    """The device: h100, h200, a100, cpu, or one measured by `composer calibrate`."""
     soft: Duration | None = None
-    """Above it a spec is warned about."""
+    """A spec above this value gets a warning."""
     hard: Duration | None = None
-    """Above it a spec is refused."""
+    """A spec above this value is refused."""
 
 
 def _form(value: Any) -> str:

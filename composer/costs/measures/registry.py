@@ -36,7 +36,7 @@ SHIPPED = (
     Measure(
         "active_params",
         "count",
-        "Parameters that one token touches.",
+        "Parameters used by one token.",
         lambda costs: costs.active_params,
         label="active per token",
         aliases="active_parameters activated_params",
@@ -46,7 +46,7 @@ SHIPPED = (
     Measure(
         "flops_per_token",
         "count",
-        "FLOPs of the forward pass per token at the full context.",
+        "FLOPs of the forward pass per token, at the full context.",
         lambda costs: costs.flops_per_token.forward,
         label="FLOPs per token",
         short="FLOPs",
@@ -59,7 +59,7 @@ SHIPPED = (
     Measure(
         "train_flops",
         "count",
-        "FLOPs of forward and backward over all training tokens.",
+        "FLOPs of forward and backward passes over all training tokens.",
         lambda costs: costs.train_flops,
         label="training FLOPs",
         short="training FLOPs",
@@ -71,7 +71,7 @@ SHIPPED = (
     Measure(
         "train_memory",
         "bytes",
-        "Bytes at the peak of a training step of one micro-batch; operations are recomputed to keep to it.",
+        "Peak memory of training one micro-batch; operations are recomputed to stay below it.",
         lambda costs: costs.train_memory.total,
         label="training memory",
         short="memory",
@@ -87,7 +87,7 @@ SHIPPED = (
     Measure(
         "cache_bytes_per_token",
         "bytes",
-        "Bytes of keys and values kept per token of the sequence at generation.",
+        "Size of the KV cache per token at generation.",
         lambda costs: costs.cache_bytes_per_token,
         label="cache per token",
         short="cache",
@@ -98,7 +98,7 @@ SHIPPED = (
     Measure(
         "depth_cache_bytes",
         "bytes",
-        "Bytes of depth slots kept per token while its steps run.",
+        "Size of the depth KV cache per token while its steps run.",
         lambda costs: costs.depth_cache_bytes,
         label="depth slots",
         tolerance=1,
@@ -107,7 +107,7 @@ SHIPPED = (
     Measure(
         "step_time",
         "seconds",
-        "Estimated time of an optimizer step on a device: {device: h100, hard: 120ms}, or without limits.",
+        "Estimated time of an optimizer step on a device: {device: h100, hard: 120ms}; limits are optional.",
         lambda costs: costs.step_time,
         label="step time",
         aliases="time latency speed throughput step_seconds",

@@ -30,15 +30,15 @@ _FEWEST_SEQUENCES = 4096
 
 
 class Hop(DataConfig):
-    """k-hop induction over a small alphabet, fresh sequences for ever; accuracy is reported per k."""
+    """k-hop induction over a small alphabet, with endless fresh sequences; accuracy is reported per k."""
 
     task: Literal["hop"] = "hop"
     length: Count = 48
-    """Tokens per sequence, the one that names k included."""
+    """Tokens per sequence, including the one that encodes k."""
     symbols: Annotated[Count, Field(ge=3)] = 4
-    """Size of the alphabet; two symbols without equal neighbours could only alternate."""
+    """Size of the alphabet; at least 3, because two symbols without equal neighbours can only alternate."""
     hops: Natural = 4
-    """The hardest k; each sequence has its k, uniform in 0 .. hops."""
+    """The largest k; each sequence has its own k, uniform in 0 .. hops."""
 
     @property
     def vocab_needed(self) -> int:

@@ -24,13 +24,13 @@ class Text(DataConfig):
 
     task: Literal["text"] = "text"
     path: Annotated[str, Field(min_length=1)]
-    """A file or a folder, relative to the current directory; `.gz` files are unpacked as they are read."""
+    """A file or folder, relative to the current directory; `.gz` files are decompressed."""
     glob: Annotated[str, Field(min_length=1)] | None = None
-    """Which files of a folder, such as `**/*.py`; all but hidden ones if left out."""
+    """Files of a folder, such as `**/*.py`. Default: all except hidden ones."""
     field: Annotated[str, Field(min_length=1)] | None = None
-    """The key whose string is a document, for JSON lines; without it files are plain text."""
+    """For JSON lines: the key whose string is a document. Default: files are plain text."""
     eval_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """The share of the bytes, at the end, that is kept for evaluation."""
+    """The share of the bytes, at the end, reserved for evaluation."""
 
     @property
     def vocab_needed(self) -> int:

@@ -29,9 +29,9 @@ else:
 
 
 class Caps(_Fields):
-    """What the model may cost at most: a number is a hard limit, above which a spec is refused untrained.
+    """Upper limits on the model's costs: a number is a hard limit, above which a spec is refused untrained.
 
-    `{soft: .., hard: ..}` states two: above the soft one a spec is warned about.
+    `{soft: .., hard: ..}` sets two: a spec above the soft one gets a warning.
     """
 
     def limit(self, name: str, kind: Kind = "hard") -> float | None:

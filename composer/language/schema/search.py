@@ -27,12 +27,12 @@ Metric: TypeAlias = Annotated[
 
 
 class Objective(Config):
-    """What a search wants: one metric, as large or as small as possible."""
+    """One objective of a search: a metric to maximize or minimize."""
 
     maximize: Metric | None = None
-    """The metric that should be large."""
+    """The metric to maximize."""
     minimize: Metric | None = None
-    """The metric that should be small."""
+    """The metric to minimize."""
 
     @model_validator(mode="after")
     def _sound(self) -> Objective:
@@ -59,24 +59,24 @@ class Objective(Config):
 
 
 class FlopRungs(Config):
-    """Rungs by compute: every candidate is looked at when its training has cost so many FLOPs."""
+    """Rungs by compute: every candidate is measured when its training has used this many FLOPs."""
 
     flops: Annotated[Many[Count], Field(min_length=1)]
     """Training FLOPs, forward and backward, ascending."""
 
 
 class MatchedBaseline(Config):
-    """A baseline whose sizes are solved so that it costs what the caps allow."""
+    """A baseline whose sizes are solved so that its costs come close to the caps."""
 
     spec: Annotated[str, Field(min_length=1)]
-    """The spec to begin with, by a path relative to this file; trained as the space says."""
+    """The spec to start from, by a path relative to this file; trained as the space says."""
     match: Annotated[
         Many[Matchable],
         Field(min_length=1),
     ]
-    """The caps that it comes up to."""
+    """The caps that it should reach."""
     bounds: ShapeBounds = ShapeBounds()
-    """Bounds of shape that the sizes keep, each a default where not given; see docs/costs.md."""
+    """Bounds on its shape, with defaults; see docs/costs.md."""
 
 
 def _form(value: Any) -> str:
@@ -96,34 +96,34 @@ NamedBaseline: TypeAlias = Annotated[
 
 
 class SearchConfig(Config):
-    """How a space is searched: what for, within which budget, where weak candidates stop."""
+    """How a space is searched: objectives, budgets, rungs, sampler, finals."""
 
     objectives: Annotated[
         Many[Objective], Field(min_length=1, max_length=4), Description("a list of 1 to 4 objectives")
     ]
     """One to four of {maximize: metric} or {minimize: metric}."""
     trials: Count | None = None
-    """Candidates to train; invalid ones, ones above a cap and repeated ones do not count."""
+    """Number of candidates to train; invalid, repeated and over-cap points do not count."""
     tokens: Count | None = None
     """Training tokens of all runs together."""
     flops: Count | None = None
     """Training FLOPs of all runs together."""
     time_limit: Duration | None = None
-    """Time by the clock during which anyone trains, such as 2h. The first budget used up ends the search."""
+    """Wall-clock time while any worker trains, such as 2h; the first exhausted budget ends a search."""
     rungs: Rungs = ()
-    """Training tokens at which weak candidates stop, or {flops: [..]}; survivors go on to `train.tokens`."""
+    """Training tokens at which weak candidates stop, or {flops: [..]}; others continue to `train.tokens`."""
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """The share of candidates that go on at a rung."""
+    """The share of candidates that continue at a rung."""
     sampler: Literal["tpe", "nsga2", "gp", "evolution", "random"] = "tpe"
-    """How points are proposed: all but random learn from earlier trials; gp needs the extra `gp`."""
+    """How points are proposed; all except random learn from earlier trials, and gp needs the extra `gp`."""
     baselines: Many[NamedBaseline] = ()
-    """Specs that are trained first: paths relative to this file, or {spec: path, match: [caps]}."""
+    """Specs to train first: paths relative to this file, or {spec: path, match: [caps]}."""
     finalists: Count = 3
-    """How many of the best candidates are trained again, where `seeds` or `lr_sweep` say so."""
+    """Number of the best candidates that are retrained if `seeds` or `lr_sweep` is set."""
     seeds: Natural = 0
-    """Fresh seeds that each finalist and each baseline is trained again with; 0 for none."""
+    """Number of fresh seeds with which each finalist and baseline is retrained."""
     lr_sweep: Many[Positive] = ()
-    """Multiples of its own train.lr that each finalist and each baseline is tried with, beside 1."""
+    """Multiples of its own train.lr, besides 1, with which each finalist and baseline is tried."""
     seed: Natural = 0
     """The seed of the sampler."""
 

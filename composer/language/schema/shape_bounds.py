@@ -14,7 +14,7 @@ from composer.settings.types import Description, Many
 Range: TypeAlias = Annotated[
     Many[Positive],
     Field(min_length=2, max_length=2),
-    Description("two numbers above 0, the least and the most"),
+    Description("two numbers above 0, the smallest first"),
 ]
 """The least and the most."""
 Factor: TypeAlias = Annotated[float, Field(ge=1, allow_inf_nan=False)]
@@ -25,17 +25,17 @@ class ShapeBounds(Config):
     """Which shapes a matched spec may have. A base outside a bound may keep its own value, and no worse."""
 
     width_factor: Factor = 1.5
-    """How many times wider or narrower than its base the matched spec may be."""
+    """Largest factor between the widths of the matched spec and its base."""
     attention_ratio: Range = (0.5, 2)
-    """heads * head_dim divided by the width: least and most."""
+    """Range of heads * head_dim / width."""
     head_dims: Annotated[Many[Count], Field(min_length=1)] = (16, 32, 64, 80, 96, 128, 256)
-    """Head sizes that may be chosen, besides those of the base."""
+    """Allowed head sizes, in addition to the base's."""
     groups: Many[Count] = ()
-    """Query heads per key and value head that may be chosen, besides those of the base."""
+    """Allowed numbers of query heads per key and value head, in addition to the base's."""
     hidden_ratio: Range = (1, 8)
-    """Hidden size used by a token (for experts active * hidden) divided by the width: least and most."""
+    """Range of the hidden size used by a token (for experts active * hidden) / width."""
     experts_per_active: Factor = 4
-    """Least number of experts for each active one, in every layer that has experts."""
+    """Smallest ratio of experts to active experts, in every layer with experts."""
 
     @model_validator(mode="after")
     def _sound(self) -> ShapeBounds:

@@ -56,14 +56,14 @@ def _data_tasks() -> Mapping[str, type[Config]]:
 
 
 class Model(Config):
-    """What all stages share."""
+    """Settings shared by all stages."""
 
     width: Count
     """The size of the hidden state."""
     vocab: Count
     """The number of token ids."""
     context: Count
-    """The longest sequence, in tokens; also the length at which costs are stated."""
+    """The longest sequence in tokens, and the length at which costs are computed."""
     tie_embeddings: bool = True
     """Whether the head reads the embedding's weights instead of its own."""
 
@@ -165,11 +165,11 @@ class Schedule(Config):
     """The learning rate over the run: warmup, stable, decay, as shares that add up to 1."""
 
     warmup: Share = 0.05
-    """Share of the steps in which the rate rises from 0 to `lr`."""
+    """Share of the optimizer steps in which the rate rises from 0 to `lr`."""
     stable: Share = 0.75
-    """Share of the steps at `lr`."""
+    """Share of the optimizer steps at `lr`."""
     decay: Share = 0.2
-    """Share of the steps in which the rate falls to 0."""
+    """Share of the optimizer steps in which the rate falls to 0."""
 
     @model_validator(mode="after")
     def _whole(self) -> Schedule:
@@ -181,7 +181,7 @@ class Schedule(Config):
 
 
 class Eval(Config):
-    """When and on how much held-out data the model is scored; also always at the end."""
+    """When and on how much held-out data the model is evaluated; always also at the end."""
 
     every: Count = 500_000
     """Training tokens between two evaluations."""
@@ -210,39 +210,39 @@ class Train(Config):
     model_config = ConfigDict(defer_build=True)
 
     data: Annotated[SerializeAsAny[DataConfig], DiscoveredUnion("task", _data_tasks)]
-    """Where batches come from, told apart by `task`."""
+    """The data, selected by `task`."""
     tokens: Count
     """Training tokens of the whole run."""
     batch_tokens: Count = 4096
     """Tokens per optimizer step, rounded down to whole sequences."""
     lr: Positive = 3e-3
-    """The learning rate of the stable phase."""
+    """The learning rate of the stable phase (peak learning rate)."""
     schedule: Schedule = Schedule()
-    """The shape of the learning rate over the run."""
+    """The learning-rate schedule."""
     weight_decay: NonNegative = 0.1
-    """AdamW's decay, on matrices only: norms and biases are spared."""
+    """AdamW's weight decay, applied to matrices only, not to norms and biases."""
     betas: Annotated[tuple[Beta, Beta], Strict(False)] = (0.9, 0.95)
     """AdamW's betas."""
     clip: NonNegative = 1.0
-    """The largest norm of the gradient; 0 turns clipping off."""
+    """The largest gradient norm; 0 disables clipping."""
     precision: Annotated[
         Literal["auto", 32, "bf16-mixed"],
         BeforeValidator(_precision),
         WithJsonSchema({"enum": ["auto", 32, "32", "bf16-mixed"]}),
     ] = "auto"
-    """The precision of the products; `auto` is bf16-mixed where the hardware has it, else 32."""
+    """Precision of matrix products; `auto` is bf16-mixed if the hardware supports it, else 32."""
     accumulate: Count = 1
-    """Micro-batches per optimizer step; has to divide the sequences of a batch."""
+    """Micro-batches per optimizer step; must divide the number of sequences in a batch."""
     seed: Natural = 0
-    """The seed of weights and batches."""
+    """The random seed of weights and batches."""
     eval: Eval = Eval()
-    """When and on how much the model is scored."""
+    """When and on how much data the model is evaluated."""
     checkpoint: Checkpoint = Checkpoint()
     """When the run is saved."""
     devices: Literal["auto"] | Count = "auto"
-    """How many devices train; `auto` takes all there are."""
+    """Number of devices; `auto` uses all."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """How several devices share the work; `fsdp` also shards weights, gradients and moments."""
+    """Parallelism over several devices; `fsdp` also shards weights, gradients and optimizer moments."""
 
     @property
     def length(self) -> int:
@@ -305,15 +305,15 @@ class Spec(Config):
     ]
     """The name of the run folder: letters, digits, `.`, `_` and `-`."""
     model: Model
-    """What all stages share."""
+    """Settings shared by all stages."""
     blocks: dict[BlockName, Annotated[SerializeAsAny[BlockConfig], DiscoveredUnion("type", _block_types)]]
-    """The recipes of blocks by name; weights belong to the place of use."""
+    """The blocks by name; each use of a block has weights of its own."""
     stages: Annotated[Many[Stage], Field(min_length=1)]
     """The stages of the model, in order."""
     caps: Caps = Caps()
-    """What the model may cost at most."""
+    """Upper limits on the model's costs."""
     train: Train | None = None
-    """How the model is trained; a model that is only costed or compiled needs none."""
+    """How the model is trained; not needed to only cost or compile a model."""
 
     _provenance: Provenance = PrivateAttr(default_factory=Provenance)
 
