@@ -87,9 +87,16 @@ class _Calls(fx.Interpreter):
     def _look(self, node: str, made: Any) -> None:
         types = self.watched.graph.node(node).types
         for output, (type, got) in enumerate(zip(types, made if len(types) > 1 else [made], strict=True)):
-            if type.kind != "token" or not isinstance(got, Tensor):
+            if not isinstance(got, Tensor):
                 continue
             where = f"{node}, output {output}" if len(types) > 1 else node
+            if type.kind in ("table", "mask"):
+                bytes_ = type.shared_bytes(self.watched.tokens[1])
+                assert got.nbytes == bytes_, (
+                    f"{where}: takes {got.nbytes} bytes, its type {type} says {bytes_}"
+                )
+            if type.kind != "token":
+                continue
             wanted = (*self.watched.tokens, *type.shape)
             assert tuple(got.shape) == wanted, f"{where}: shape {list(got.shape)}, declared {list(wanted)}"
             size = self.watched.sizes[Value(node, output)]
