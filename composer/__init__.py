@@ -31,9 +31,9 @@ def cost(spec: Spec | str | Path) -> Costs:
     Raises:
         SpecError: the spec is not valid.
     """
-    from composer.costs.counting.count import count
+    from composer.costs.counting.plan import make_plan
 
-    return count(_spec(spec))
+    return make_plan(_spec(spec)).costs
 
 
 def compile(
@@ -57,8 +57,8 @@ def compile(
     from composer.training.folder.build import build
 
     plan = make_plan(_spec(spec))
-    check_caps(plan.spec, plan.costs)
-    return build(plan.spec, kernels, torch_compile, None if kernels == "reference" else plan)
+    check_caps(plan)
+    return build(plan, kernels, torch_compile)
 
 
 def datamodule(spec: Spec | str | Path) -> SpecData:

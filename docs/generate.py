@@ -75,14 +75,13 @@ def drawing(name: str) -> str:
 def golden(spec: Spec) -> dict[str, str]:
     """Make the golden files of a spec: resolved form, costs, plan, hashes."""
     plan = make_plan(spec)
-    graph = plan.graph
-    found = {**plan.costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, graph))}
-    found["h100_step_seconds"] = step_time(spec, graph, NAMED["h100"]).seconds
+    found = {**plan.costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, plan.graph))}
+    found["h100_step_seconds"] = step_time(spec, plan.graph, NAMED["h100"]).seconds
     costs = json.dumps(_rounded(found), indent=1)
     return {
         "resolved.yaml": resolved_yaml(spec),
         "cost.json": f"{costs}\n",
-        "plan.txt": plan.text(),
+        "plan.txt": plan.text,
         "identity.txt": f"arch {arch_hash(spec)}\nrun  {run_hash(spec)}\n",
     }
 

@@ -53,6 +53,13 @@ def compile_graph(
     return graph
 
 
+def target_on(spec: Spec, device: str) -> Target:
+    """Return the target of a spec on a device, cpu or cuda; precision "auto" is bf16-mixed on cuda."""
+    stated = spec.train.precision if spec.train else "auto"
+    mixed = stated == "bf16-mixed" or (stated == "auto" and device == "cuda")
+    return Target(device, "bfloat16" if mixed else "float32")
+
+
 def _fault(spec: Spec, missed: Unfused, target: Target) -> Fault:
     place = ("blocks", missed.block) if missed.block else ()
     expected = f"an operation for the fused kernel {missed.kernel} on {target.device} in {target.dtype}"

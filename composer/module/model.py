@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,12 +11,11 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from blocks.ir.graph import Graph
 from blocks.ir.kernel import Target
 from blocks.ir.walk import Place, weights
 from composer.costs.counting.plan import Plan, make_plan
-from composer.graph.compile import compile_graph
 from composer.graph.passes.choose_kernels import Kernels
-from composer.graph.passes.mark_recompute import recomputed
 from composer.language.description.show import resolved_yaml
 from composer.language.load import loads
 from composer.language.schema.spec import Spec, Train
@@ -41,7 +41,7 @@ class ComposedModel(lightning.LightningModule):
 
     Attributes:
         spec: what it was compiled from.
-        graph: the graph it was emitted from.
+        plan: the plan its code was emitted from.
         target: what its kernels are chosen for; None until it runs, if `fused` ones were asked for.
         logs_steps: whether each optimizer step logs `train_loss`; that takes a Trainer about a millisecond.
     """
@@ -51,11 +51,10 @@ class ComposedModel(lightning.LightningModule):
 
     def __init__(
         self,
-        spec: Spec | str,
+        spec: Spec | str | Plan,
         kernels: Kernels = "auto",
         recompute: Collection[str] | None = None,
         torch_compile: TorchCompile = "auto",
-        plan: Plan | None = None,
     ) -> None:
         """Build the model with fresh weights, a function of `train.seed` (0 without a `train` section).
 
@@ -64,30 +63,31 @@ class ComposedModel(lightning.LightningModule):
         With `torch_compile` "on", what lies between kernels of our own is compiled by torch where gradients
         are recorded; "auto" is "on" for runs of at least 1000 steps on a GPU, and no error if it fails.
 
-        `spec` may be the text of a resolved spec, which is how a checkpoint keeps it. `recompute` names the
-        operations that run again in the backward pass (places as in `Costs.by_operation`), by default those
-        of the plan. `plan` is the spec's plan where the caller has it, also for another target.
+        `spec` may be a plan, or the text of a resolved spec, which is how a checkpoint keeps it. `recompute`
+        names the operations that run again in the backward pass (places as in `Costs.by_operation`), by
+        default those of the plan.
 
         Raises:
-            ValueError: an operation cannot be recomputed.
+            ValueError: an operation cannot be recomputed, or a plan was given and `recompute` as well.
         """
         super().__init__()
-        self.spec = spec if isinstance(spec, Spec) else loads(spec, "checkpoint")
-        first: Kernels = "reference" if kernels == "reference" else "auto"
-        if recompute is None:
-            plan = plan or make_plan(self.spec, first)
-            self.graph = plan.graph
+        if isinstance(spec, Plan):
+            if recompute is not None:
+                raise ValueError("recompute: expected none beside a plan, which has its own")
         else:
-            self.graph = compile_graph(self.spec, kernels=first, recompute=recompute)
+            first: Kernels = "reference" if kernels == "reference" else "auto"
+            read = spec if isinstance(spec, Spec) else loads(spec, "checkpoint")
+            spec = make_plan(read, kernels=first, recompute=recompute)
         self.kernels: Kernels = kernels
         self.torch_compile: TorchCompile = torch_compile
-        self._recompute = (*recomputed(self.graph),)
-        # what `fused` has to be refused on is known when the model runs
-        self.target = None if kernels == "fused" else Target(here=True)
-        if plan is not None and recompute is None and plan.target.here:
-            self.target = plan.target
-        how = {"kernels": kernels, "recompute": [*self._recompute], "torch_compile": torch_compile}
-        self.save_hyperparameters({"spec": resolved_yaml(self.spec), **how})
+        self.target: Target | None = None
+        if kernels != "fused" or spec.kernels == "fused":
+            self.target = replace(spec.target, here=True)
+            spec = spec.on(self.target, kernels)
+        # else what `fused` has to be refused on is known when the model runs
+        self.plan, self.spec = spec, spec.spec
+        options = {"kernels": kernels, "recompute": [*spec.recomputed], "torch_compile": torch_compile}
+        self.save_hyperparameters({"spec": resolved_yaml(self.spec), **options})
         self.stages = nn.ModuleList()
         add_stages(self, self.graph, Place(), self._compiled)
         seed, writers = self.spec.train.seed if self.spec.train else 0, residual_writers(self.graph)
@@ -122,7 +122,7 @@ class ComposedModel(lightning.LightningModule):
         """
         before = functions(self.graph), self._compiled, self._watched
         kernels: Kernels = "auto" if watched and self.kernels == "fused" else self.kernels
-        self.graph = compile_graph(self.spec, target, kernels, self._recompute, apart=watched)
+        self.plan = self.plan.on(target, kernels, apart=watched)
         self.target, self._watched = target, watched
         take_graphs(self, self.graph)
         if watched or (functions(self.graph), self._compiled, self._watched) != before:
@@ -130,6 +130,11 @@ class ComposedModel(lightning.LightningModule):
             for module in self.modules():
                 if isinstance(module, Stage):
                     module.emit("no" if watched else self._compiled, watched)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph its code was emitted from."""
+        return self.plan.graph
 
     @property
     def _compiled(self) -> Compiled:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from composer.costs.base.precision import BF16, FULL
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.memory.operation_memory import Batch
 from composer.costs.memory.peak import Memory
 from composer.costs.memory.saved_tensors import saved_per_token

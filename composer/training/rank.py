@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from composer.costs.counting.plan import make_plan
 from composer.data.base.errors import DataError
 from composer.data.loading.module import datamodule
 from composer.graph.passes.choose_kernels import Kernels
@@ -19,7 +18,7 @@ from composer.training.folder.errors import TrainingError
 from composer.training.folder.run_folder import read_spec
 from composer.training.processes.interrupt import Stop, let_through
 from composer.training.processes.ranks import other_rank
-from composer.training.run import fit, run_plan
+from composer.training.run import fit, plan_here
 
 
 def _leave_with_parent() -> None:
@@ -44,9 +43,8 @@ def _main(
             let_through()
             environment = other_rank(int(rank), int(ranks), int(port))
             spec = read_spec(Path(folder))
-            assert spec.train is not None
-            plan, data = run_plan(make_plan(spec), spec.train, kernels), datamodule(spec)
-            fit(plan, Path(folder), until, environment, data, None, kernels, torch_compile, stop)
+            plan = plan_here(spec, kernels)
+            fit(plan, Path(folder), until, environment, datamodule(spec), None, torch_compile, stop)
     except (TrainingError, DataError, OSError, RuntimeError) as error:
         sys.exit(f"rank {rank}: {error}")
     except KeyboardInterrupt:

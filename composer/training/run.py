@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.costs.base.units import bytes_text
-from composer.costs.counting.plan import Plan, make_plan
+from composer.costs.counting.plan import Plan, as_plan, make_plan
 from composer.costs.fitting.caps import check_caps
 from composer.data.loading.module import SpecData, datamodule
 from composer.graph.passes.choose_kernels import Kernels
@@ -69,7 +69,7 @@ class Result:
 
 
 def run_training(
-    spec: Spec,
+    spec: Spec | Plan,
     out: Path | None = None,
     *,
     until_tokens: int | None = None,
@@ -95,38 +95,33 @@ def run_training(
         KeyboardInterrupt: it was asked to end, by SIGINT, SIGTERM, SIGUSR1 or SIGHUP to any of its processes;
             the folder is saved as of the last whole step.
     """
-    train = _train(spec)
-    base = make_plan(spec)
-    check_caps(spec, base.costs)
+    plan = as_plan(spec)
+    spec, train = plan.spec, _train(plan.spec)
+    check_caps(plan)
     folder = out or default_folder(spec)
     data = datamodule(spec)  # bad data is told before a folder is made
-    ranks, plan = device_count(train), run_plan(base, train, kernels)
-    with _told(folder, base), held(folder, spec, plan, lengthen):
+    ranks, here = device_count(train), plan_here(plan, kernels)
+    with _told(folder, plan), held(folder, plan, here, lengthen):
         events = Events(train, until_tokens)
-        if (stored := _stored(spec, folder, events, data)) is not None:
+        if (stored := _stored(here, folder, events, data)) is not None:
             return stored
         stop = Stop()
         with (
             stop.listening(),
             started(folder, until_tokens, ranks, kernels, torch_compile) as environment,
         ):
-            recorder = fit(
-                plan, folder, until_tokens, environment, data, report, kernels, torch_compile, stop
-            )
+            recorder = fit(here, folder, until_tokens, environment, data, report, torch_compile, stop)
         tokens = events.last * train.tokens_per_step
         done = events.last == train.steps
         return Result(folder, recorder.metrics, recorder.best, tokens, done, sequences=data.eval_sequences)
 
 
-def run_plan(base: Plan, train: Train, kernels: Kernels) -> Plan:
-    """Return what a run is planned as on this machine.
-
-    Raises:
-        SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it here.
-    """
-    if kernels == "reference":
-        base = make_plan(base.spec, kernels)
-    return base.on(device_target(train), kernels)
+def plan_here(spec: Spec | Plan, kernels: Kernels) -> Plan:
+    """Return the plan of a run on this machine."""
+    plan = as_plan(spec)
+    target = device_target(_train(plan.spec))
+    # plain PyTorch keeps other values for the backward pass, so it chooses what to recompute by itself
+    return make_plan(plan.spec, target, kernels) if kernels == "reference" else plan.on(target, kernels)
 
 
 def fit(
@@ -136,7 +131,6 @@ def fit(
     environment: OneMachine,
     data: SpecData,
     report: Callable[[Progress], None] | None,
-    kernels: Kernels,
     torch_compile: TorchCompile,
     stop: Stop,
 ) -> Recorder:
@@ -148,7 +142,7 @@ def fit(
     use_fitting_threads(train.tokens_per_step // train.accumulate * spec.model.width)
     gc.enable()  # short commands run without; a trained model is a circle of references
     with quiet(), deterministic(device_kind()):
-        model = build(spec, kernels, torch_compile, plan)
+        model = build(plan, plan.kernels, torch_compile)
         model.logs_steps = False  # the recorder takes the losses
         stop.check()
         if (backend := backend_of(train, environment.world_size())) is not None:
@@ -168,7 +162,7 @@ def _train(spec: Spec) -> Train:
     return spec.train
 
 
-def _stored(spec: Spec, folder: Path, events: Events, data: SpecData) -> Result | None:
+def _stored(plan: Plan, folder: Path, events: Events, data: SpecData) -> Result | None:
     """Return the result of a run that has come as far as planned, or nothing."""
     path, train = folder / LAST, events.train
     if not path.exists():
@@ -183,7 +177,7 @@ def _stored(spec: Spec, folder: Path, events: Events, data: SpecData) -> Result 
         return None
     if state["evaluated"] != step:
         # saved there in passing, on the way to a later end
-        model = build(spec).to(device_kind())
+        model = build(plan).to(device_kind())
         put_weights(model, checkpoint["state_dict"], path)
         metrics = evaluate(model, data.val_dataloader(), lambda: autocast(model))
     tokens = step * train.tokens_per_step
@@ -206,7 +200,7 @@ def _told(folder: Path, plan: Plan) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        memory, train = plan.costs.train_memory, _train(plan.spec)
+        memory, train = plan.memory, _train(plan.spec)
         kept = 4 * memory.weights  # gradients take as many, AdamW's moments twice as many
         # sharded ones are a part of these
         if train.strategy != "fsdp" and kept > (room := device_memory()):

@@ -134,7 +134,7 @@ def test_only_what_makes_no_product_is_pointwise():
 
 def test_the_measured_model_has_the_parameters_it_is_called_by():
     from composer.bench.measuring.spec import bench_spec
-    from composer.costs.counting.count import count
+    from composer.costs.counting.plan import count
 
     found = count(bench_spec(True, 16))
     assert round(found.params / 1e6) == 173

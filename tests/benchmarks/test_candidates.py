@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.tracing.traced_cost import Coster, measures
 from composer.graph.compile import compile_graph
 from composer.language.schema.template import split

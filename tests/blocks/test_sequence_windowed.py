@@ -17,7 +17,7 @@ from blocks.ir.walk import graphs, operations
 from blocks.sequence_attention import check, windowed
 from blocks.sequence_attention.operations import WindowAttend
 from blocks.sequence_attention.reference import attend_plain, window_mask
-from composer.costs.counting.count import count
+from composer.costs.counting.count import count_graph
 from composer.graph.compile import compile_graph
 from composer.settings.errors import SpecError
 
@@ -152,10 +152,10 @@ def test_fused_names_what_a_window_lacks(block, dtype, why):
 def test_costs_are_then_those_of_attention_without_a_mask():
     long = {**TREE, "model": {**TREE["model"], "context": 256}}
     spec, blind = make(long), make({**long, "blocks": {"near": WIDE, "far": WIDE}})
-    costs, wanted = (count(each, compile_graph(each, GPU)) for each in (spec, blind))
+    costs, wanted = (count_graph(each, compile_graph(each, GPU)) for each in (spec, blind))
     assert costs.train_memory.total == wanted.train_memory.total
     assert costs.flops_per_token.forward < wanted.flops_per_token.forward
-    masked = count(spec, compile_graph(spec, Target("cuda", "bfloat16"), "reference"))
+    masked = count_graph(spec, compile_graph(spec, Target("cuda", "bfloat16"), "reference"))
     assert masked.flops_per_token == costs.flops_per_token
     # the mask, and what each of six executions keeps of it as numbers
     assert masked.train_memory.total > costs.train_memory.total + 6 * 256 * 256

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from composer.cli.main import main
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.language.description.show import changed_yaml, resolved_yaml
 from composer.language.load import load, loads
 

@@ -11,7 +11,7 @@ from samples import samples
 from shapes import TEXT, outside
 from strategies import make, trees
 
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.matching.arms import arms, derived
 from composer.costs.matching.match import match
 from composer.costs.matching.residuals import csv, markdown, notes, table, told

@@ -8,7 +8,7 @@ from strategies import make
 
 from composer.cli.main import main
 from composer.costs.base.units import amount
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.fitting.caps import check_caps, excesses, warnings
 from composer.language.schema.caps import Caps
 from composer.settings.errors import SpecError

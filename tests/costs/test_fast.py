@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from samples import samples
 from tests.strategies import trees
 
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.tracing.traced_cost import Coster, measures
 from composer.language.description.show import document
 from composer.language.load import load, loads

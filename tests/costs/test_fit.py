@@ -12,7 +12,7 @@ from strategies import make, trees
 
 from composer.cli.main import main
 from composer.costs.base.budget import Budget
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count, make_plan
 from composer.costs.fitting.caps import check_caps, excesses
 from composer.costs.fitting.fit import Fitting, cheaper, fit, suggestions
 from composer.costs.fitting.tunables import Knobs
@@ -40,7 +40,7 @@ def fits(spec):
 @pytest.mark.parametrize("file", [TINY, "specs/dreamer-small.yaml", "specs/nested.yaml"])
 def test_each_suggestion_fits_by_itself_and_the_next_nearer_value_does_not(cap, file):
     spec = over(cap, file=file)
-    found = suggestions(spec, [cap])[cap]
+    found = suggestions(make_plan(spec), [cap])[cap]
     assert found
     source = ["caps=null"] if "dreamer" in file else []
     source.append(f"caps.{cap}={spec.caps.limit(cap)}")
@@ -63,7 +63,7 @@ def test_each_suggestion_fits_by_itself_and_the_next_nearer_value_does_not(cap, 
 def test_suggestions_mend_all_caps_where_one_knob_can_and_else_this_one():
     source = ["caps=null", "caps.params=60k", "caps.depth_cache_bytes=600"]
     spec = load(TINY, source)
-    for cap, found in suggestions(spec, ["params", "depth_cache_bytes"]).items():
+    for cap, found in suggestions(make_plan(spec), ["params", "depth_cache_bytes"]).items():
         for move in found:
             moved = load(TINY, [*source, f"{move.path}={move.new}"])
             left = {excess.cap for excess in excesses(moved, count(moved))}
@@ -91,7 +91,7 @@ def test_a_cap_on_time_is_fitted_too():
 def test_the_fewest_knobs_change_and_those_the_least():
     spec = over("params", 90)
     (move,) = fit(spec).moves
-    (every,) = suggestions(spec, ["params"]).values()
+    (every,) = suggestions(make_plan(spec), ["params"]).values()
     assert abs(log(move.new / move.old)) == min(abs(log(each.new / each.old)) for each in every)
     # neither experts nor steps alone meet both
     both = load(TINY, ["caps=null", "caps.params=9k", "caps.depth_cache_bytes=100", "model.width=24"])
@@ -125,7 +125,7 @@ def test_what_is_fitted_fits_and_is_not_fitted_again(tree, data):
     for move in found.moves:
         assert move.new != move.old
         rest = {each.path: each.new for each in found.moves if each != move}
-        fitting = Fitting(spec, Budget(10**6))
+        fitting = Fitting(make_plan(spec), Budget(10**6))
         assert fitting.costs(rest) is None or fitting.over(rest), "a change that was not needed"
 
 

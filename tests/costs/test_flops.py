@@ -12,7 +12,7 @@ from samples import samples
 from strategies import make, specs
 
 import composer
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.graph.lowering import chunks
 
 NESTED = [

@@ -6,7 +6,7 @@ import pytest
 from shapes import GPT, TEXT, outside
 from strategies import make
 
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.fitting.tunables import Knobs
 from composer.costs.matching.match import match
 from composer.costs.measures.registry import MAIN, MATCHABLE

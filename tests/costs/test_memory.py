@@ -16,7 +16,7 @@ from blocks.ir.costs import CostContext
 from blocks.kernels import slot_memory
 from blocks.sequence_attention import reference
 from composer.costs.base.precision import FULL
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.memory.replay import moments
 from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph

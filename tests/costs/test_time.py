@@ -13,8 +13,7 @@ from strategies import make, specs
 import composer
 from composer import load
 from composer.cli.main import main
-from composer.costs.counting.count import count
-from composer.costs.counting.plan import make_plan, target_on
+from composer.costs.counting.plan import count, make_plan
 from composer.costs.fitting.caps import excesses
 from composer.costs.fitting.fit import fit
 from composer.costs.time import calibrate
@@ -153,8 +152,7 @@ def test_under_a_cap_on_time_one_function_costs_every_width(limit):
 
 def test_fit_sees_what_a_soft_cap_on_memory_recomputes():
     spec = load(spec_path(), ["caps={train_memory: {soft: 40MiB}}"])
-    target, again = target_on(spec, "cuda"), make_plan(spec).recomputed
-    graphs = [compile_graph(spec, target, recompute=marks) for marks in ((), again)]
+    graphs = [make_plan(spec, recompute=marks).on_device("cuda").graph for marks in ((), None)]
     kept, again = (step_time(spec, graph, NAMED["h100"]).seconds for graph in graphs)
     assert kept < again
     limit = {"device": "h100", "hard": (kept + again) / 2}

@@ -16,7 +16,7 @@ from samples import samples
 from strategies import make, specs
 
 from composer.costs.base.units import count_text
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.draw.html import html
 from composer.draw.layout import picture
 from composer.draw.shapes import Box, Line, Picture, Text, text_width

@@ -333,7 +333,7 @@ def test_the_plan_prints_every_operation_once_in_order(spec):
     assert [(line.depth, line.operation, line.kernel) for line in plan_lines(graph)] == list(
         expected(graph, 0)
     )
-    text = make_plan(spec).text().splitlines()
+    text = make_plan(spec).text.splitlines()
     assert len(text) == 1 + len(list(plan_lines(graph)))
     for printed, line in zip(text[1:], plan_lines(graph), strict=True):
         assert printed.startswith("  " * line.depth + line.operation)
@@ -342,11 +342,11 @@ def test_the_plan_prints_every_operation_once_in_order(spec):
 
 
 def test_the_plan_prints_every_weight():
-    text = make_plan(make(DREAMER)).text()
+    text = make_plan(make(DREAMER)).text
     for weight in ("query, key, value 30x10", "out 10x18", "keys 5x10", "gate_up 5x10x14", "down 5x7x10"):
         assert weight in text
 
 
 def test_the_plan_says_which_kernels_are_references():
-    assert "attend_plain" in make_plan(make(DREAMER), "reference").text()
-    assert "attend_plain" not in make_plan(make(DREAMER)).text()
+    assert "attend_plain" in make_plan(make(DREAMER), kernels="reference").text
+    assert "attend_plain" not in make_plan(make(DREAMER)).text

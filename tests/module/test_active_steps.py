@@ -20,7 +20,7 @@ from strategies import make
 
 from blocks.ir.steps import Steps
 from composer.costs.base.precision import BF16, FULL
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.memory.operation_memory import Batch
 from composer.costs.memory.peak import Memory
 from composer.costs.memory.recompute import recompute_flops

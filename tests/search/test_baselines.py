@@ -8,7 +8,7 @@ import re
 import pytest
 from fake_training import BASELINE, FakeTraining, toy
 
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.fitting.caps import excesses
 from composer.costs.measures.registry import MATCHABLE
 from composer.language.description.show import document

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 from fake_training import FakeTraining, board, toy
 
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.language.load import load
 from composer.settings.errors import SpecError
 from search.objectives import dominates

@@ -13,7 +13,7 @@ from fake_training import BASELINE, FakeTraining, board, toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.tracing.traced_cost import measures
 from composer.language.load import load, loads
 from composer.language.schema.search import FlopRungs, Objective

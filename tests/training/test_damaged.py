@@ -10,6 +10,7 @@ from runs import SPEC, spec
 
 from composer import SpecError, compile, datamodule, load, load_run
 from composer.cli.main import main
+from composer.costs.counting.plan import make_plan
 from composer.language.description.show import resolved_yaml
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.metrics import MetricsFile, read_metrics
@@ -67,7 +68,7 @@ def test_a_checkpoint_that_is_cut_short_is_refused(share, tmp_path, capsys):
 
 
 def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
-    with held(tmp_path, spec()):
+    with held(tmp_path, make_plan(spec())):
         pass
     torch.save(checkpoint(callbacks=[], global_step=3), tmp_path / "last.ckpt")
     with pytest.raises(

@@ -11,6 +11,7 @@ from processes import run_all
 from runs import STEPS, TOKENS, contents, killed, on_a_small_disk, spec
 
 from composer import SpecError, compile, datamodule, load_run
+from composer.costs.counting.plan import make_plan
 from composer.data.base.errors import DataError
 from composer.training import recorder
 from composer.training.folder import checkpoint, files
@@ -113,7 +114,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_a_folder_in_use_is_refused_with_the_process(whole):
-    with held(whole.folder, spec()), pytest.raises(TrainingError, match=f"process {os.getpid()} is training"):
+    with (
+        held(whole.folder, make_plan(spec())),
+        pytest.raises(TrainingError, match=f"process {os.getpid()} is training"),
+    ):
         run_training(spec(), whole.folder)
     assert run_training(spec(), whole.folder).finished
 
@@ -264,7 +268,7 @@ class Evil:
 
 @pytest.mark.parametrize("content", [b"", b"half of a checkpoint", Evil()], ids=["empty", "text", "code"])
 def test_a_checkpoint_that_is_none_is_refused_and_never_run(tmp_path, content, capfd):
-    with held(tmp_path, spec()):
+    with held(tmp_path, make_plan(spec())):
         pass
     if isinstance(content, bytes):
         (tmp_path / "last.ckpt").write_bytes(content)

@@ -6,6 +6,7 @@ import pytest
 from runs import spec
 
 from composer import compile, datamodule, load_run
+from composer.costs.counting.plan import make_plan
 from composer.training.folder.checkpoint import read_checkpoint, read_weights
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.metrics import held_out
@@ -68,7 +69,7 @@ def test_steps_need_one_recurrent_stage():
 def test_what_is_no_run_cannot_be_scored(tmp_path, whole):
     with pytest.raises(TrainingError, match=r"^file not found: .*, expected a run folder or a checkpoint$"):
         read(tmp_path / "nowhere")
-    with held(tmp_path, spec()), pytest.raises(TrainingError, match="no best weights yet"):
+    with held(tmp_path, make_plan(spec())), pytest.raises(TrainingError, match="no best weights yet"):
         read(tmp_path)
     with pytest.raises(TrainingError, match="no best weights yet; it was never evaluated or saved"):
         load_run(tmp_path)
@@ -79,7 +80,7 @@ def test_load_run_gives_the_last_weights_too_and_errors_say_which_there_are(whol
     assert not last.training
     saved = read_checkpoint(whole.folder / "last.ckpt")["state_dict"]
     assert all(weight.equal(saved[name]) for name, weight in last.state_dict().items())
-    with held(tmp_path, spec()):
+    with held(tmp_path, make_plan(spec())):
         shutil.copy(whole.folder / "model.safetensors", tmp_path)
     with pytest.raises(ValueError, match=r"no last weights yet; it has best weights, model\.safetensors"):
         load_run(tmp_path, weights="last")

@@ -19,7 +19,7 @@ from composer.bench.measuring.setting import NO_COMPILER, Case, Setting, measure
 from composer.bench.measuring.spec import bench_spec
 from composer.bench.rivals.handwritten import HandWritten, sizes
 from composer.bench.rivals.handwritten_depth import Way
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.memory.peak import trained_length
 from composer.graph.compile import compile_graph
 from composer.graph.lowering.build import micro_batch_tokens

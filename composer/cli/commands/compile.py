@@ -30,19 +30,21 @@ def compile(
     runs; there a kernel whose self-test fails (`composer doctor`) is left out.
     """
     from composer import load
-    from composer.costs.counting.plan import make_plan, target_on
+    from composer.costs.counting.plan import make_plan
     from composer.costs.fitting.caps import check_caps
+    from composer.graph.compile import target_on
 
     spec = load(file, settings or ())
-    plan = make_plan(spec)
-    check_caps(spec, plan.costs)
     target = target_on(spec, device)
-    print((plan if kernels == "auto" else make_plan(spec, kernels)).on(target, kernels).text(), end="")
+    plan = make_plan(spec)
+    check_caps(plan)
+    plan = make_plan(spec, target, kernels) if kernels == "reference" else plan.on(target, kernels)
+    print(plan.text, end="")
     if code:
         from composer.module.emission.stage import source
         from composer.training.folder.build import build
 
-        model = build(spec, kernels)
-        model.choose(target)
+        model = build(plan, kernels)
+        model.choose(plan.target)
         for name, text in source(model):
             print(f"\n# {name}\n{text}", end="")

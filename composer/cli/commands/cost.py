@@ -40,19 +40,19 @@ def cost(
     from composer import load
     from composer.cli.terminal.console import console
     from composer.costs.counting.checkpoint import checkpoint_size
-    from composer.costs.counting.plan import make_plan, target_on
+    from composer.costs.counting.plan import make_plan
     from composer.costs.time.devices import device as find
     from composer.costs.time.roofline import step_time
 
     spec = load(file, settings or ())
     plan = make_plan(spec)
-    graph, costs = plan.graph, plan.costs
+    costs = plan.costs
     on = find(device) if device else None
-    time = step_time(spec, plan.on(target_on(spec, on.kind)).graph, on) if on else None
+    time = step_time(spec, plan.on_device(on.kind).graph, on) if on else None
     if json:
         from json import dumps
 
-        told = {**costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, graph))}
+        told = {**costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, plan.graph))}
         told |= {"step": time.to_dict()} if time else {}
         print(dumps(told, indent=2))
         return
@@ -61,7 +61,7 @@ def cost(
         out.print(_by_time(spec, str(device), time))
         return
     out.print(_by_operation(costs) if operations else _by_block(spec, costs))
-    out.print(_totals(spec, costs, checkpoint_size(spec, graph)))
+    out.print(_totals(spec, costs, checkpoint_size(spec, plan.graph)))
 
 
 def _by_block(spec: Spec, costs: Costs) -> Table:

@@ -38,7 +38,7 @@ def diff(
     Ends with 0 whether they differ or not.
     """
     from composer.costs.counting.compare import by_block, measures
-    from composer.costs.counting.count import count
+    from composer.costs.counting.plan import count
     from composer.language.description.align import block_pairs
     from composer.language.description.diff import differences, relation
     from composer.language.load import load

@@ -25,7 +25,7 @@ def fit(file: SpecFile, settings: Set = None, out: Out = None) -> None:
     without `--out` it is printed below the report.
     """
     from composer.cli.terminal.result import hand_over
-    from composer.costs.counting.count import count
+    from composer.costs.counting.plan import count
     from composer.costs.fitting.fit import fit as nearest
     from composer.language.load import load
 

@@ -13,6 +13,7 @@ from composer.cli.terminal.options import CompileChoice, KernelChoice, Set, Spec
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from composer.costs.counting.plan import Plan
     from composer.graph.passes.choose_kernels import Kernels
     from composer.language.schema.spec import Spec
     from composer.module.emission.code import TorchCompile
@@ -40,15 +41,17 @@ def train(
     """
     from composer import load
     from composer.cli.terminal.console import console
+    from composer.costs.counting.plan import make_plan
     from composer.training.folder.run_folder import default_folder
 
     spec = load(file, settings or ())
+    plan = make_plan(spec)
     folder = Path(out) if out else None
-    print(told(spec, folder), flush=True)
+    print(told(plan, folder), flush=True)
     folder = folder or default_folder(spec)
-    spec = _with_kept_warmup(spec, folder)
+    kept = _with_kept_warmup(spec, folder)
     try:
-        result = _trained(spec, folder, kernels, torch_compile)
+        result = _trained(plan if kept is spec else make_plan(kept), folder, kernels, torch_compile)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -61,7 +64,7 @@ def train(
     )
 
 
-def told(spec: Spec, folder: Path | None) -> str:
+def told(plan: Plan, folder: Path | None) -> str:
     """Tell what is about to be trained, in a few lines.
 
     Raises:
@@ -72,15 +75,17 @@ def told(spec: Spec, folder: Path | None) -> str:
     from composer.settings.errors import SpecError
     from composer.training.folder.run_folder import default_folder, shorter_run
 
-    plan, costs = spec.train, check_caps(spec)
-    if plan is None:
+    costs = check_caps(plan)
+    spec, train = plan.spec, plan.spec.train
+    if train is None:
         raise SpecError([spec.fault((), "a `train` section to train by", "none")])
-    total = plan.steps * plan.tokens_per_step
+    total = train.steps * train.tokens_per_step
+    steps = f"{train.steps:,} steps of {train.tokens_per_step:,}"
     shorter = shorter_run(spec) if folder is None else None
     return (
         f"{spec.name}: {count_text(costs.params)} parameters, "
         f"{count_text(costs.flops_per_token.forward)} FLOPs per token forward\n"
-        f"{plan.data.task}: {count_text(total)} tokens in {plan.steps:,} steps of {plan.tokens_per_step:,}\n"
+        f"{train.data.task}: {count_text(total)} tokens in {steps}\n"
         f"folder: {folder or default_folder(spec)}"
         + (
             f"\n{shorter} holds the same run with fewer tokens; --out {shorter} goes on with it"
@@ -106,12 +111,12 @@ def _with_kept_warmup(spec: Spec, folder: Path) -> Spec:
     return kept
 
 
-def _trained(spec: Spec, folder: Path, kernels: Kernels, torch_compile: TorchCompile) -> Result:
+def _trained(plan: Plan, folder: Path, kernels: Kernels, torch_compile: TorchCompile) -> Result:
     from composer.cli.terminal.progress import shown
     from composer.training.run import run_training
 
     with shown() as report:
-        return run_training(spec, folder, kernels=kernels, torch_compile=torch_compile, report=report)
+        return run_training(plan, folder, kernels=kernels, torch_compile=torch_compile, report=report)
 
 
 def score_table(title: str, rows: dict[str, dict[str, float]]) -> Group:

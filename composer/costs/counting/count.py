@@ -16,16 +16,16 @@ from typing import Any
 from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import largest
+from blocks.ir.numbers import total as sum_of
 from blocks.ir.operation import Operation
 from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.operations import Project
 from composer.costs.base.precision import precision
-from composer.costs.counting.plan import make_plan, target_on, trained_flops
 from composer.costs.measures.registry import MEASURES
 from composer.costs.memory.peak import Memory, train_memory, trained_length
 from composer.costs.memory.recompute import recompute_flops
-from composer.graph.compile import compile_graph
+from composer.graph.compile import compile_graph, target_on
 from composer.graph.passes.active_steps import segmented
 from composer.graph.passes.mark_recompute import recomputed
 from composer.language.schema.spec import Spec
@@ -118,12 +118,12 @@ def _plain(value: Any) -> Any:
     return asdict(value) if isinstance(value, Flops | Row | Share) else value
 
 
-def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) -> Costs:
-    """Count a spec, on its graph where the caller has it already, else as it is planned.
+def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_mask: bool = False) -> Costs:
+    """Count a spec over one of its compiled graphs.
 
-    `full_mask` counts attention as T * T pairs, as FLOP counters do that see no mask.
+    `memory` is the training memory of that graph, if it was estimated before. `full_mask` counts attention as
+    T * T pairs, as FLOP counters do that see no mask.
     """
-    graph = graph or make_plan(spec).graph
     size = precision(spec)
     rows = _rows(segmented(graph), spec.model.context, full_mask)
     blocks: dict[str, Share] = defaultdict(Share)
@@ -141,7 +141,7 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
         train_flops=_train_flops(spec, graph),
         recomputed=[*recomputed(graph)],
         recompute_flops=round(recompute_flops(graph, trained_length(spec), size)),
-        train_memory=train_memory(spec, graph),
+        train_memory=memory or train_memory(spec, graph),
         cache_bytes_per_token=sequence,
         depth_cache_bytes=depth,
         step_time=_step_time(spec, graph),
@@ -150,6 +150,16 @@ def count(spec: Spec, graph: Graph | None = None, *, full_mask: bool = False) ->
         spec=spec,
         graph=graph,
     )
+
+
+def trained_flops(graph: Graph, length: int) -> float:
+    """Return the FLOPs per token, forward and backward, on sequences of `length`; none that run again."""
+    found = 0.0
+    for body, place in graphs(segmented(graph)):
+        at = CostContext(length, place.trips)
+        each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
+        found = found + place.executions * sum_of(each)
+    return found
 
 
 def _train_flops(spec: Spec, graph: Graph) -> int | None:
@@ -172,8 +182,8 @@ def _step_time(spec: Spec, graph: Graph) -> float | None:
         on = device(cap.device)
     except UnknownDevice as error:
         raise SpecError([spec.fault(("caps", "step_time", "device"), error.expected, error.got)]) from None
-    target = target_on(spec, on.kind)
-    return step_time(spec, compile_graph(spec, target, recompute=[*recomputed(graph)]), on).seconds
+    graph = compile_graph(spec, target_on(spec, on.kind), recompute=[*recomputed(graph)])
+    return step_time(spec, graph, on).seconds
 
 
 def _add(total: Share, part: Share) -> None:

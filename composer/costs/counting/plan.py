@@ -1,140 +1,162 @@
-"""The plan of a spec: its graph, compiled once, with what is recomputed to keep to its cap on memory."""
+"""The plan of a spec: made once, and read by costs, modules, pictures, training and benchmarks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph
 from blocks.ir.kernel import Target
-from blocks.ir.numbers import total
 from blocks.ir.walk import graphs, operations
 from composer.costs.base.precision import precision
 from composer.costs.base.units import bytes_text, count_text
-from composer.costs.memory.peak import train_memory, trained_length
+from composer.costs.counting.count import Costs, count_graph, trained_flops
+from composer.costs.memory.peak import Memory, train_memory, trained_length
 from composer.costs.memory.recompute import STOPPED, choose, recompute_flops
-from composer.graph.compile import compile_graph
+from composer.graph.compile import compile_graph, target_on
 from composer.graph.lowering.build import micro_batch_tokens
-from composer.graph.passes.active_steps import segmented
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.graph.passes.plan import plan_text
 from composer.language.schema.spec import Spec
 
-if TYPE_CHECKING:
-    from composer.costs.counting.count import Costs
-
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A spec's graph, compiled once for a target, with what runs again in the backward pass.
-
-    Costs, modules, pictures and run folders take it, so that none of them compiles a graph of its own.
+    """A spec compiled for one target, with a choice of what is recomputed. Costs are counted on demand.
 
     Attributes:
-        kernels: how kernels were chosen: auto, reference or fused.
-        base: the plan for a CPU that it was made from; None for that itself.
+        spec: what was compiled.
+        target: what kernels were chosen for.
+        kernels: how they were chosen.
+        graph: the compiled graph, which must not be modified.
+        recomputed: the places of operations that run again in the backward pass; the same on every target.
+        stopped: after how many operations costed that choice was stopped; 0 where it was not.
+        apart: whether the parts of each step are outlined, to be called one by one.
     """
 
     spec: Spec
-    graph: Graph
     target: Target
     kernels: Kernels
-    base: Plan | None = None
+    graph: Graph
+    recomputed: tuple[str, ...]
+    stopped: int = 0
+    apart: bool = False
+    _memories: dict[frozenset[str], Memory] = field(default_factory=dict, repr=False)
 
-    @property
-    def recomputed(self) -> tuple[str, ...]:
-        """The operations that run again in the backward pass, by their places."""
-        return tuple(recomputed(self.graph))
+    def on(self, target: Target, kernels: Kernels | None = None, apart: bool = False) -> Plan:
+        """Return the plan for another target, with the same operations recomputed.
 
-    @cached_property
-    def costs(self) -> Costs:
-        """What the spec costs, on whatever it runs."""
-        from composer.costs.counting.count import count
-
-        return self.base.costs if self.base else count(self.spec, self.graph)
-
-    def on(self, target: Target, kernels: Kernels | None = None) -> Plan:
-        """Return the plan for another target, or by other kernels; what is recomputed stays the same.
+        Returns this plan where nothing would differ.
 
         Raises:
             SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
         """
         kernels = kernels or self.kernels
-        if (target, kernels) == (self.target, self.kernels):
+        if (kernels, apart) == (self.kernels, self.apart) and _serves(self, target):
             return self
-        graph = compile_graph(self.spec, target, kernels, self.recomputed)
-        graph.graph.update({key: value for key, value in self.graph.graph.items() if key == STOPPED})
-        return Plan(self.spec, graph, target, kernels, self.base or self)
+        graph = compile_graph(self.spec, target, kernels, self.recomputed, apart)
+        return replace(self, target=target, kernels=kernels, graph=graph, apart=apart, _memories={})
 
+    def on_device(self, device: str) -> Plan:
+        """Return the plan for a device, cpu or cuda, in the precision of the spec there."""
+        return self.on(target_on(self.spec, device))
+
+    @property
+    def memory(self) -> Memory:
+        """Training memory of one micro-batch."""
+        return self._memory(self.graph)
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What the spec costs as it is planned here."""
+        return count_graph(self.spec, self.graph, self.memory)
+
+    @cached_property
     def text(self) -> str:
-        """Return the plan as plain text: one operation a line, then what is recomputed."""
-        return plan_text(self.graph) + "".join(f"{line}\n" for line in _recomputation(self))
+        """The plan as plain text: one operation a line, then what is recomputed."""
+        return plan_text(self.graph) + "".join(f"{line}\n" for line in self._recompute_lines())
+
+    def _memory(self, graph: Graph) -> Memory:
+        return self._memories.setdefault(frozenset(recomputed(graph)), train_memory(self.spec, graph))
+
+    def _recompute_lines(self) -> list[str]:
+        again = [*recomputed(self.graph)]
+        if not again:
+            return []
+        length = trained_length(self.spec)
+        kept, peak = self._memory(mark_recompute(self.graph, ())).total, self.memory.total
+        flops = recompute_flops(self.graph, length, precision(self.spec))
+        share = 100 * flops / trained_flops(self.graph, length)
+        note = f"the choice stopped after {count_text(self.stopped)} operations costed: fewer may suffice"
+        return [
+            "",
+            f"recomputed in the backward pass: {', '.join(again)}",
+            f"frees {bytes_text(kept - peak)}: training takes {bytes_text(peak)}, not "
+            f"{bytes_text(kept)}, on a micro-batch of {count_text(self.memory.tokens)} tokens",
+            f"costs {count_text(flops)} FLOPs per token, {share:.3g} % of those of training",
+            *([note] if self.stopped else []),
+        ]
 
 
-def make_plan(spec: Spec, kernels: Kernels = "auto") -> Plan:
-    """Compile the spec's graph for a CPU; mark what is recomputed where it would be over its cap on memory.
+def make_plan(
+    spec: Spec,
+    target: Target | None = None,
+    kernels: Kernels = "auto",
+    recompute: Collection[str] | None = None,
+) -> Plan:
+    """Compile a spec, for a CPU in fp32 unless told otherwise, and choose what is recomputed.
 
-    Without `caps.train_memory` nothing is. Of a soft and a hard limit the soft one counts; where recomputing
-    cannot keep to it, all that lowers the peak is marked. What is recomputed does not depend on the target.
+    Without `recompute` nothing is, except where the spec would exceed `caps.train_memory`: of a soft and a
+    hard limit the soft one counts; where recomputing cannot keep to it, all that lowers the peak is marked.
+    The choice does not depend on the target, because a model may be moved and its marks stay.
 
     Raises:
         SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
+        ValueError: an operation of `recompute` cannot be recomputed.
     """
-    # a fused kernel is no reason to recompute less: a model may be moved, and its marks stay
     plain: Kernels = "reference" if kernels == "reference" else "auto"
-    graph = compile_graph(spec, kernels=plain)
+    graph = compile_graph(spec, kernels=plain, recompute=recompute or ())
+    found = Plan(spec, Target(), plain, graph, (*recomputed(graph),))
     limit = spec.caps.limit("train_memory", "soft") or spec.caps.limit("train_memory")
-    graph = graph if limit is None else _capped(spec, graph, limit)
-    plan = Plan(spec, graph, Target(), plain)
-    return plan if kernels == plain else plan.on(Target(), kernels)
+    if recompute is None and limit is not None:
+        found = _within(found, limit)
+    return found.on(target or Target(), kernels)
 
 
-def target_on(spec: Spec, device: str) -> Target:
-    """Return what a spec is planned for on a device, cpu or cuda; precision "auto" is bf16-mixed on cuda."""
-    said = spec.train.precision if spec.train else "auto"
-    mixed = said == "bf16-mixed" or (said == "auto" and device == "cuda")
-    return Target(device, "bfloat16" if mixed else "float32")
+def as_plan(spec: Spec | Plan) -> Plan:
+    """Return the plan of a spec, or the one that is given."""
+    return spec if isinstance(spec, Plan) else make_plan(spec)
 
 
-def _capped(spec: Spec, graph: Graph, limit: float) -> Graph:
-    return choose(
-        graph,
+def count(spec: Spec) -> Costs:
+    """Count what a spec costs as it is planned for a CPU in fp32."""
+    return make_plan(spec).costs
+
+
+def _within(plan: Plan, limit: float) -> Plan:
+    """Return the plan with those operations recomputed that bring its memory to a limit."""
+    spec = plan.spec
+    graph = choose(
+        plan.graph,
         limit,
-        lambda marked: train_memory(spec, marked).total,
+        lambda marked: plan._memory(marked).total,
         micro_batch_tokens(spec),
         trained_length(spec),
         precision(spec),
     )
+    marks = (*recomputed(graph),)
+    return replace(plan, graph=graph, recomputed=marks, stopped=graph.graph.get(STOPPED, 0))
 
 
-def trained_flops(graph: Graph, length: int) -> float:
-    """Return the FLOPs per token, forward and backward, on sequences of `length`; none that run again."""
-    found = 0.0
-    for body, place in graphs(segmented(graph)):
-        at = CostContext(length, place.trips)
-        each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
-        found = found + place.executions * total(each)
-    return found
-
-
-def _recomputation(plan: Plan) -> list[str]:
-    spec, graph, again = plan.spec, plan.graph, plan.recomputed
-    if not again:
-        return []
-    length = trained_length(spec)
-    kept, peak = (train_memory(spec, each) for each in (mark_recompute(graph, ()), graph))
-    flops = recompute_flops(graph, length, precision(spec))
-    share = 100 * flops / trained_flops(graph, length)
-    stopped = graph.graph.get(STOPPED, 0)
-    note = f"the choice stopped after {count_text(stopped)} operations costed: fewer may suffice"
-    return [
-        "",
-        f"recomputed in the backward pass: {', '.join(again)}",
-        f"frees {bytes_text(kept.total - peak.total)}: training takes {bytes_text(peak.total)}, not "
-        f"{bytes_text(kept.total)}, on a micro-batch of {count_text(peak.tokens)} tokens",
-        f"costs {count_text(flops)} FLOPs per token, {share:.3g} % of those of training",
-        *([note] if stopped else []),
-    ]
+def _serves(plan: Plan, target: Target) -> bool:
+    """Return whether a plan is also that of a target: only self-tests tell a machine at hand from another."""
+    if target == plan.target:
+        return True
+    tested = any(
+        data.choice is not None and data.kernel.check
+        for body, _ in graphs(plan.graph)
+        for _, _, data in operations(body)
+    )
+    return not tested and target == replace(plan.target, here=target.here)

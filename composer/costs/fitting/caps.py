@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from composer.costs.base.budget import Budget
 from composer.costs.base.units import amount, count_text
-from composer.costs.counting.count import Costs, count
+from composer.costs.counting.count import Costs
+from composer.costs.counting.plan import Plan, as_plan
 from composer.costs.measures.registry import MEASURES
 from composer.language.schema.caps import Caps, Kind
 from composer.language.schema.spec import Spec
@@ -51,15 +52,16 @@ def warnings(spec: Spec, costs: Costs) -> list[str]:
     ]
 
 
-def check_caps(spec: Spec, costs: Costs | None = None) -> Costs:
-    """Return the spec's costs.
+def check_caps(spec: Spec | Plan) -> Costs:
+    """Return the costs of a spec as it is planned.
 
     Raises:
         SpecError: it is over a cap (says which, by how much, and what weighs most), or caps what
             needs a `train` section without one.
     """
-    costs = costs or count(spec)
-    faults = list(_faults(spec, excesses(spec, costs)))
+    plan = as_plan(spec)
+    spec, costs = plan.spec, plan.costs
+    faults = list(_faults(plan, excesses(spec, costs)))
     faults += [
         spec.fault(("caps", name), "a `train` section that says the tokens", "none")
         for name, measure in MEASURES.items()
@@ -79,14 +81,14 @@ def _excesses(caps: Caps, costs: Costs, kind: Kind) -> Iterator[Excess]:
             yield Excess(cap, limit, value, MEASURES[cap].heaviest(costs))
 
 
-def _faults(spec: Spec, over: list[Excess]) -> Iterator[Fault]:
+def _faults(plan: Plan, over: list[Excess]) -> Iterator[Fault]:
     """Make a fault of each excess, with the knobs that would mend it."""
     if not over:
         return
     from composer.costs.fitting.fit import SUGGESTING, suggestions
 
     budget = Budget(SUGGESTING)
-    tries = suggestions(spec, [excess.cap for excess in over], budget)
+    tries = suggestions(plan, [excess.cap for excess in over], budget)
     for excess in over:
         found = ", ".join(map(str, tries.get(excess.cap, ())))
         expected = f"at most {amount(excess.cap, excess.limit)}"
@@ -94,4 +96,4 @@ def _faults(spec: Spec, over: list[Excess]) -> Iterator[Fault]:
         if budget.spent:
             stopped = f"stopped after {count_text(budget.total)} operations costed"
             hint = f"{hint}; {stopped}" if found else f"no single knob found that brings it below, {stopped}"
-        yield spec.fault(("caps", excess.cap), expected, str(excess), hint)
+        yield plan.spec.fault(("caps", excess.cap), expected, str(excess), hint)

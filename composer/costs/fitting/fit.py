@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from math import inf, isqrt, log
 
-from blocks.ir.graph import Graph
 from composer.costs.base.budget import Budget, OutOfBudget
 from composer.costs.base.budget import size as operations_of
 from composer.costs.base.units import amount, count_text
-from composer.costs.counting.count import count
-from composer.costs.counting.plan import make_plan
+from composer.costs.counting.count import Costs, count_graph
+from composer.costs.counting.plan import Plan, make_plan
 from composer.costs.fitting.tunables import Knob, Knobs, Tree
 from composer.costs.tracing.traced_cost import Coster
 from composer.graph.compile import compile_graph
-from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.language.load import resolve_spec
 from composer.language.schema.spec import Spec
 from composer.settings.errors import Fault, SpecError
@@ -66,14 +64,13 @@ class Fitted:
 class Fitting:
     """A spec's knobs against its hard caps; costing a candidate takes from the budget."""
 
-    def __init__(self, spec: Spec, budget: Budget, measures: Measures | None = None) -> None:
-        self.spec = spec
+    def __init__(self, plan: Plan, budget: Budget, measures: Measures | None = None) -> None:
+        self.spec = spec = plan.spec
         self.limits = spec.caps.limits()
         self.knobs = Knobs(spec)
         self.budget = budget
-        graph = make_plan(spec).graph
-        self._size = operations_of(graph)
-        self._measures = measures or measured_by(spec, graph)
+        self._size = operations_of(plan.graph)
+        self._measures = measures or measured_by(plan)
         self._known: dict[tuple[tuple[str, int], ...], Mapping[str, float] | None] = {}
 
     def costs(self, values: Mapping[str, int]) -> Mapping[str, float] | None:
@@ -145,15 +142,17 @@ def _outward(middle: int, start: int, stop: int) -> Iterator[int]:
         yield from (i for i in (middle - far, middle + far) if start <= i < stop)
 
 
-def measured_by(spec: Spec, graph: Graph) -> Measures:
-    """Return what costs the trees of a spec, with what is recomputed in its planned graph.
+def measured_by(plan: Plan) -> Measures:
+    """Return what costs the trees of a plan's spec, with the operations recomputed that its plan recomputes.
 
     Other sizes of the spec recompute what it does itself. That may not be the cheapest choice for them, but
     choosing takes longer than all else.
     """
-    caps = spec.caps.limits()
-    marks = list(recomputed(graph))
-    return Coster(caps, lambda other: count(other, mark_recompute(compile_graph(other), marks)))
+
+    def counted(other: Spec) -> Costs:
+        return count_graph(other, compile_graph(other, recompute=plan.recomputed))
+
+    return Coster(plan.spec.caps.limits(), counted)
 
 
 def made(tree: Tree) -> Spec:
@@ -175,14 +174,14 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)})
 
 
-def suggestions(spec: Spec, over: Sequence[str], budget: Budget | None = None) -> dict[str, list[Move]]:
+def suggestions(plan: Plan, over: Sequence[str], budget: Budget | None = None) -> dict[str, list[Move]]:
     """Return for each cap of `over` the knobs that alone could mend it, each at the nearest value that does.
 
     A value that fits all caps is preferred to one that fits this cap alone. Nearest ones come first. For
     memory it is the nearest that fits with what the spec itself recomputes; another choice may do with less.
     Once the budget is spent, those found so far are all.
     """
-    fitting = Fitting(spec, budget or Budget(SUGGESTING))
+    fitting = Fitting(plan, budget or Budget(SUGGESTING))
     found: dict[str, list[Move]] = {}
     try:
         if fitting.costs({}) is None:
@@ -204,15 +203,15 @@ def fit(spec: Spec) -> Fitted:
         SpecError: no values of its knobs fit; says which cap cannot be met and the best that was reached. Or
             none was found before the budget of work was spent, which says so.
     """
-    budget = Budget(_FITTING)
+    plan, budget = make_plan(spec), Budget(_FITTING)
     try:
-        fitting = Fitting(spec, budget)
+        fitting = Fitting(plan, budget)
         if not fitting.over({}):
             return Fitted(spec, ())
         fitted = _fitted(fitting)
-        if Fitting(fitted.spec, budget).over({}):
+        if Fitting(make_plan(fitted.spec), budget).over({}):
             # what is recomputed was foreseen wrongly: choose it anew for every trial, which is slow
-            return _fitted(Fitting(spec, budget, Coster(spec.caps.limits())))
+            return _fitted(Fitting(plan, budget, Coster(spec.caps.limits())))
         return fitted
     except OutOfBudget:
         expected = f"sizes that fit, found within {count_text(budget.total)} operations costed"

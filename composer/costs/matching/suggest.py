@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from composer.costs.counting.count import count
+from composer.costs.counting.plan import count
 from composer.costs.fitting.fit import Move, made
 from composer.costs.fitting.tunables import Knob, Knobs
 from composer.costs.matching.arms import Arm, derived

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from blocks.ir.traced import Number, Trace
-from composer.costs.counting.count import Costs, count
+from composer.costs.counting.count import Costs
+from composer.costs.counting.plan import count
 from composer.costs.measures.registry import MEASURES
 from composer.costs.tracing.codegen import Compiled, compiled
 from composer.language.load import resolve_spec

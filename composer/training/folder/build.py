@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from composer.costs.base.units import bytes_text
-from composer.costs.counting.count import count
-from composer.costs.counting.plan import Plan
+from composer.costs.counting.plan import Plan, as_plan
 from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec
 from composer.module.emission.code import TorchCompile
@@ -20,21 +19,22 @@ _WORDS = ("can't allocate memory", "not enough memory", "Storage size calculatio
 
 
 def build(
-    spec: Spec, kernels: Kernels = "auto", torch_compile: TorchCompile = "auto", plan: Plan | None = None
+    spec: Spec | Plan, kernels: Kernels = "auto", torch_compile: TorchCompile = "auto"
 ) -> ComposedModel:
-    """Build the model of a spec, by its plan where the caller has it, with fresh weights on the CPU.
+    """Build the model of a spec with fresh weights, on the CPU.
 
     Raises:
         TrainingError: its weights do not fit into memory.
     """
+    plan = as_plan(spec)
     try:
-        return ComposedModel(spec, kernels, torch_compile=torch_compile, plan=plan)
+        return ComposedModel(plan, kernels, torch_compile=torch_compile)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        size = bytes_text(count(spec).train_memory.weights)
+        size = bytes_text(plan.memory.weights)
         raise TrainingError(
-            f"{spec.name}: the weights of {size} do not fit in memory; choose a smaller model"
+            f"{plan.spec.name}: the weights of {size} do not fit in memory; choose a smaller model"
         ) from None
 
 

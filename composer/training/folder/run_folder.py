@@ -74,12 +74,12 @@ def shorter_run(spec: Spec) -> Path | None:
 
 @contextmanager
 def held(
-    folder: Path, spec: Spec, plan: Plan | None = None, lengthen: Lengthen | None = None
+    folder: Path, plan: Plan, here: Plan | None = None, lengthen: Lengthen | None = None
 ) -> Iterator[None]:
-    """Make the run folder of `spec`, or enter the one that stands there, and keep others out of it.
+    """Make the run folder of a plan's spec, or enter the one that stands there, and keep others out of it.
 
-    `plan` is the run's plan on this machine, by default that on a CPU. `lengthen` is called for a
-    folder whose spec differs in nothing but its tokens and schedule; without it such a folder is refused.
+    `here` is the plan for this machine, by default `plan`. `lengthen` is called for a folder whose spec
+    differs in nothing but its tokens and schedule; without it such a folder is refused.
 
     Raises:
         TrainingError: the folder is used by another process, is none of a run, that of another spec, or
@@ -87,6 +87,7 @@ def held(
         DataChanged: its data is not what the run began with.
         OSError: it cannot be written to.
     """
+    spec = plan.spec
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder}: expected a folder for the run, got a file")
     if folder.is_dir() and not (folder / SPEC).exists():
@@ -113,7 +114,7 @@ def held(
             write_text(folder / SPEC, resolved_yaml(spec))
         for leftover in folder.glob(f"*{ASIDE}"):
             leftover.unlink()
-        _describe(folder, spec, plan)
+        _describe(folder, plan, here or plan)
         yield
 
 
@@ -164,14 +165,11 @@ def weights_file(folder: Path, weights: str) -> Path:
     return files[weights]
 
 
-def _describe(folder: Path, spec: Spec, plan: Plan | None) -> None:
-    """Write what the spec costs, wherever it runs, and its plan where it runs now."""
-    from composer.costs.counting.plan import make_plan
-
-    plan = plan or make_plan(spec)
+def _describe(folder: Path, plan: Plan, here: Plan) -> None:
+    """Write what the spec costs, wherever it runs, and its plan for this machine."""
     if not (folder / COST).exists():
         write_text(folder / COST, json.dumps(plan.costs.to_dict(), indent=2) + "\n")
-    now, path = plan.text().rstrip() + "\n", folder / PLAN
+    now, path = here.text.rstrip() + "\n", folder / PLAN
     if not path.exists() or path.read_bytes() != now.encode():
         write_text(path, now)
 
