@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from blocks.ir.graph import Graph
 from blocks.ir.operation import Value
+from blocks.ir.tensor_type import TensorType
 from blocks.ir.walk import Place
 from composer.costs.base.precision import FULL, MIXED, Precision
 from composer.costs.memory.saved_tensors import Sizes, element_bytes, place_at
@@ -90,18 +91,17 @@ class _Calls(fx.Interpreter):
             if not isinstance(got, Tensor):
                 continue
             where = f"{node}, output {output}" if len(types) > 1 else node
-            if type.kind in ("table", "mask"):
-                bytes_ = type.shared_bytes(self.watched.tokens[1])
-                assert got.nbytes == bytes_, (
-                    f"{where}: takes {got.nbytes} bytes, its type {type} says {bytes_}"
-                )
-            if type.kind != "token":
-                continue
-            wanted = (*self.watched.tokens, *type.shape)
-            assert tuple(got.shape) == wanted, f"{where}: shape {list(got.shape)}, declared {list(wanted)}"
-            size = self.watched.sizes[Value(node, output)]
-            told = f"{where}: {got.dtype} takes {got.element_size()} bytes, its type {type} says {size}"
-            assert got.element_size() == size, told
+            if type.kind == "token":
+                self._look_at(where, type, got, self.watched.sizes[Value(node, output)])
+            elif type.kind in ("table", "mask"):
+                size = type.shared_bytes(self.watched.tokens[1])
+                assert got.nbytes == size, f"{where}: takes {got.nbytes} bytes, its type {type} says {size}"
+
+    def _look_at(self, where: str, type: TensorType, got: Tensor, size: int) -> None:
+        wanted = (*self.watched.tokens, *type.shape)
+        assert tuple(got.shape) == wanted, f"{where}: shape {list(got.shape)}, declared {list(wanted)}"
+        told = f"{where}: {got.dtype} takes {got.element_size()} bytes, its type {type} says {size}"
+        assert got.element_size() == size, told
 
 
 def _first(before: list[int], after: list[int]) -> int:

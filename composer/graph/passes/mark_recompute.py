@@ -20,7 +20,7 @@ def mark_recompute(graph: Graph, chosen: Collection[str]) -> Graph:
         ValueError: a place is not that of an operation that can be recomputed.
     """
     # what a fused operation stands for could be alone, even if it cannot
-    possible = {*_places(graph, lambda body, node: bool(body.node(node).parts) or _can_be(body, node))}
+    possible = {*_places(graph, lambda body, name: bool(body.node(name).parts) or _can_be(body, name))}
     for place in chosen:
         if place not in possible:
             raise ValueError(f"expected an operation that can be recomputed, got {place!r}")
@@ -34,36 +34,36 @@ def recomputable(graph: Graph) -> Iterator[str]:
 
 def recomputed(graph: Graph) -> Iterator[str]:
     """Yield the places of the operations that are marked."""
-    return _places(graph, lambda body, node: body.node(node).recompute)
+    return _places(graph, lambda body, name: body.node(name).recompute)
 
 
 def _places(graph: Graph, holds: Callable[[Graph, str], bool], path: str = "") -> Iterator[str]:
     """Yield the places by which the operations go, in loops too, for which something holds."""
-    for node, operation, data in operations(graph):
+    for name, operation, node in operations(graph):
         if isinstance(operation, Loop):
-            yield from _places(operation.body, holds, f"{path}{node}.")
-        elif holds(graph, node):
-            yield from (f"{path}{part}" for part in _again(node, data))
+            yield from _places(operation.body, holds, f"{path}{name}.")
+        elif holds(graph, name):
+            yield from (f"{path}{part}" for part in _again(name, node))
 
 
-def _can_be(graph: Graph, node: str) -> bool:
-    return graph.node(node).op.recomputable and all(value.node != node for value in graph.outputs)
+def _can_be(graph: Graph, name: str) -> bool:
+    return graph.node(name).op.recomputable and all(value.node != name for value in graph.outputs)
 
 
-def _again(node: str, data: Node) -> list[str]:
+def _again(name: str, node: Node) -> list[str]:
     """Return the names by which an operation is marked: its own, or those of its parts."""
-    parts = data.parts or {node: data.op}
-    return [name for name, operation in parts.items() if operation.recomputable]
+    parts = node.parts or {name: node.op}
+    return [part for part, operation in parts.items() if operation.recomputable]
 
 
 def _marked(graph: Graph, chosen: set[str], path: str) -> Graph:
     marked = graph.empty()
-    for node, operation, data in operations(graph):
+    for name, operation, node in operations(graph):
         if isinstance(operation, Loop):
-            body = _marked(operation.body, chosen, f"{path}{node}.")
-            marked.put(node, replace(data, op=replace(operation, body=body)))
+            body = _marked(operation.body, chosen, f"{path}{name}.")
+            marked.put(name, replace(node, op=replace(operation, body=body)))
         else:
-            names = [f"{path}{part}" for part in _again(node, data)]
-            again = _can_be(graph, node) and not chosen.isdisjoint(names)
-            marked.put(node, replace(data, recompute=again))
+            names = [f"{path}{part}" for part in _again(name, node)]
+            again = _can_be(graph, name) and not chosen.isdisjoint(names)
+            marked.put(name, replace(node, recompute=again))
     return marked

@@ -27,17 +27,17 @@ class Line:
 
 def plan_lines(graph: Graph, depth: int = 0) -> Iterator[Line]:
     """Yield the plan of a compiled graph in the order it runs."""
-    for node, operation, data in operations(graph):
+    for name, operation, node in operations(graph):
         if isinstance(operation, Loop):
             sets = "one set of weights" if operation.tied else f"{operation.trips} sets of weights"
-            yield Line(depth, f"{node}: {operation.describe()}", "", sets, "loop", "")
+            yield Line(depth, f"{name}: {operation.describe()}", "", sets, "loop", "")
             yield from plan_lines(operation.body, depth + 1)
         elif not isinstance(operation, Input):
-            assert data.choice is not None
-            kernel, why = data.choice
-            why = f"recomputed; {why}" if data.recompute else why
-            why = f"at steps {data.active} only; {why}" if data.active else why
-            yield Line(depth, node, types_text(data.types), _weights(graph, data.weights), kernel.name, why)
+            assert node.choice is not None
+            kernel, why = node.choice
+            why = f"recomputed; {why}" if node.recompute else why
+            why = f"at steps {node.active} only; {why}" if node.active else why
+            yield Line(depth, name, types_text(node.types), _weights(graph, node.weights), kernel.name, why)
 
 
 def plan_text(graph: Graph) -> str:

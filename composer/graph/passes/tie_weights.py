@@ -17,7 +17,7 @@ def tie_weights(graph: Graph) -> Graph:
         if weights[name].shape != weights[shared].shape:
             raise ValueError(f"{name} {weights[name].shape} is tied to {shared} {weights[shared].shape}")
         del weights[name]
-    for node, _, data in operations(graph):
-        if not ties.keys().isdisjoint(data.weights):
-            graph.replace(node, weights=tuple(ties.get(name, name) for name in data.weights))
+    for name, _, node in operations(graph):
+        if not ties.keys().isdisjoint(node.weights):
+            graph.replace(name, weights=tuple(ties.get(weight, weight) for weight in node.weights))
     return graph
