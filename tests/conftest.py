@@ -23,7 +23,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     full = config.getoption("--full")
-    # read by tests/samples.py when a test module is imported
+    # read by tests/helpers/samples.py when a test module is imported
     os.environ["COMPOSER_FULL_TESTS"] = "1" if full else ""
     settings.register_profile(
         "seeded",  # the same examples on every machine

@@ -37,7 +37,7 @@ def house(tmp_path: Path) -> Path:
         path.write_text(text, encoding="utf-8")
     (tmp_path / "contributed.py").write_text(
         f"import sys\nimport blocks\nblocks.__path__.append({str(tmp_path / 'blocks')!r})\n"
-        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        f"sys.path.insert(0, {str(ROOT / 'tests/helpers')!r})\n"
     )
     (tmp_path / "spec.yaml").write_text(SPEC)
     return tmp_path

@@ -1,12 +1,8 @@
 """Trials per hour of four workers against one, on training that sleeps, in a folder and in a database."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "search"))
 from postgresql import Server, missing
 from worker import join, start
 

@@ -6,7 +6,7 @@ import os
 from statistics import fmean, stdev
 
 import pytest
-from fake_training import TWO, FakeTraining, accuracy, toy
+from fake_training import AGAIN, TWO, Luck, toy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,25 +15,6 @@ from composer.language.schema.identity import run_hash
 from search.compare.finals import ranked
 from search.report.write import write_report
 from search.run.study import run_search
-
-AGAIN = ("search.seeds=3", "search.finalists=2", "search.lr_sweep=[0.5, 2]")
-
-
-class Luck(FakeTraining):
-    """Training whose result depends on the seed and the rate: best at `lr`, with luck in the seed."""
-
-    def __init__(self, lr: float = 6e-3, fault=lambda spec, tokens: None) -> None:
-        super().__init__(fault)
-        self.lr, self.specs = lr, {}
-
-    def __call__(self, spec, folder, until, report):
-        found = super().__call__(spec, folder, until, report)
-        self.specs[f"{folder.parent.name}/{folder.name}"] = spec
-        luck = {0: 0.3, 1: 0.1, 2: -0.1, 3: 0.06}[spec.train.seed]
-        same = spec.model_copy(update={"train": spec.train.model_copy(update={"lr": self.lr})})
-        value = accuracy(same, found.tokens) + luck - 100 * abs(spec.train.lr - self.lr)
-        found.metrics["accuracy"] = value
-        return found
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from fake_training import TWO, FakeTraining, toy
+from fake_training import AGAIN, TWO, FakeTraining, Luck, toy
 from rich.console import Console
-from test_finals import AGAIN, Luck
 
 from search.progress.state import Activity
 from search.progress.table import _progress, counts, picture, results, summary

@@ -10,7 +10,7 @@ import pytest
 from search.compare.rungs import milestones
 from search.trainer import train
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 sys.path.insert(0, str(DOCS))
 
 from curves import found_table, live_table, read_curves  # noqa: E402

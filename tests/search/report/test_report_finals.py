@@ -9,9 +9,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
-from fake_training import TWO, FakeTraining, toy
-from test_finals import AGAIN, Luck
-from test_report import NOW, Checked, points
+from fake_training import AGAIN, TWO, FakeTraining, Luck, toy
+from pages import NOW, Checked, points
 
 from composer.costs.base.units import count_text
 from search.progress.leaderboard import ranked

@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fake_training import TWO, FakeTraining, board, toy
-from test_finals import AGAIN, Luck
+from fake_training import AGAIN, TWO, FakeTraining, Luck, board, toy
 
 from composer.language.load import load
 from search.progress.winners import put_front

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fake_training
 import optuna
 import pytest
 from fake_training import toy
@@ -36,8 +37,8 @@ class Command:
         # no run gets anywhere before all workers are there
         self.hold = root / "hold"
         self.hold.touch()
-        script = Path(__file__).with_name("local_command.py")
-        paths = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        script = Path(fake_training.__file__).with_name("local_command.py")
+        paths = {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, script, str(seconds), str(self.hold), str(root / "space.yaml")]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(

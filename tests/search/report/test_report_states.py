@@ -6,9 +6,8 @@ import os
 from datetime import datetime
 
 import pytest
-from fake_training import TWO, FakeTraining, toy
-from test_finals import AGAIN, Luck
-from test_report import Checked
+from fake_training import AGAIN, TWO, FakeTraining, Luck, toy
+from pages import Checked
 
 from search.errors import Crash, SearchError
 from search.progress.table import summary

@@ -7,12 +7,11 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
-from datetime import datetime
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from fake_training import TWO, FakeTraining, toy
+from pages import NOW, Checked, points
 
 from composer.cli.main import main
 from composer.language.load import load
@@ -23,9 +22,6 @@ from search.report.read import Source, read
 from search.report.stats import agreement
 from search.report.write import write_report
 from search.run.study import run_search
-
-NOW = datetime(2026, 1, 2, 3, 4)
-VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 def some_crash(spec, tokens):
@@ -44,47 +40,6 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def source(folder) -> Source:
     return read(folder)
-
-
-class Checked(HTMLParser):
-    """Ids, links and unclosed tags of a page, and every address in it."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.addresses: list[str] = []
-        self.wrong: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        told = dict(attrs)
-        self.ids += [told["id"]] if "id" in told else []
-        self.links += [told["href"]] if tag == "a" else []
-        self.addresses += [told[key] for key in ("src", "href", "data", "action") if told.get(key)]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.words.append(data)
-
-
-def points(text: str) -> dict[str, dict]:
-    found = re.search(r'<script type="application/json" id="points">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
 
 
 def test_the_page_is_whole_and_asks_for_nothing(source):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 import pytest
-from fake_training import TWO, FakeTraining, toy
-from test_finals import AGAIN, Luck
+from fake_training import AGAIN, TWO, FakeTraining, Luck, toy
 
 from search.progress.verdict import Verdicts
 from search.run.study import run_search

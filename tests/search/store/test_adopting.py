@@ -6,8 +6,7 @@ import os
 from itertools import pairwise
 
 import pytest
-from fake_training import FakeTraining, board, toy
-from test_finals import AGAIN, Luck
+from fake_training import AGAIN, FakeTraining, Luck, board, toy
 
 from search.errors import Crash
 from search.progress.words import titled

@@ -31,7 +31,7 @@ def compiled(tree, kernels="auto", shaken=0):
 
 def shipped():
     """Map the name of every shipped spec (not spaces) to it."""
-    files = sorted((Path(__file__).parents[1] / "specs").glob("*.yaml"))
+    files = sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))
     specs = (file for file in files if "\nsearch:" not in file.read_text(encoding="utf-8"))
     return {file.stem: composer.load(file) for file in specs}
 

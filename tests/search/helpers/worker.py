@@ -41,7 +41,7 @@ def start(
     """Start workers on ROOT/run and let them begin together."""
     toy(root)
     command = [sys.executable, __file__, str(root), str(seconds), storage, *overrides]
-    paths = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    paths = {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     workers = [
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | paths

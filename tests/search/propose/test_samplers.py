@@ -9,12 +9,12 @@ from importlib.util import find_spec
 import optuna
 import pytest
 from fake_training import FakeTraining, toy
+from generated_spaces import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from narrow import explore, narrow
 from optuna.trial import Trial
 from samples import samples
-from test_moves import spaces
 
 from composer.language.space import draw
 from composer.settings.errors import SpecError

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from composer import load
 from composer.testing.memory import step, trainable
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WIDER = {
     "dreamer-small, 4 x 4 steps": ["stages=[{recur: 4, step: [{stack: 4, step: [seq, depth, expert]}]}]"],
     "dreamer-small, half the experts": ["blocks.expert.experts=192"],

@@ -1,6 +1,6 @@
 """A space of which about 5 % is feasible, and searches of it in which training is a formula.
 
-    PYTHONPATH=.:tests/search python tests/search/narrow.py [SEEDS [SAMPLER ..]]
+    PYTHONPATH=. python tests/search/helpers/narrow.py [SEEDS [SAMPLER ..]]
 
 prints, for each sampler or for some, what became of its drafts and proposals, as Markdown.
 """

@@ -6,8 +6,7 @@ import io
 import json
 
 import pytest
-from fake_training import TWO, FakeTraining, toy
-from test_finals import AGAIN, Luck
+from fake_training import AGAIN, TWO, FakeTraining, Luck, toy
 
 from composer.cli.main import main
 from search.progress.events import Events
@@ -126,7 +125,7 @@ def test_progress_is_told_once_a_second_at_most(tmp_path, clock, lines):
 
 
 def test_the_command_prints_events_alone_and_leaves_a_report(tmp_path, capsys):
-    from test_command import SMALL
+    from fake_training import SMALL
 
     (tmp_path / "space.yaml").write_text(SMALL)
     run = tmp_path / "run"
@@ -138,7 +137,7 @@ def test_the_command_prints_events_alone_and_leaves_a_report(tmp_path, capsys):
 
 
 def test_a_report_that_fails_is_told_and_the_search_ends_well(tmp_path, capsys, monkeypatch):
-    from test_command import SMALL
+    from fake_training import SMALL
 
     def fail(folder, seen):
         raise ZeroDivisionError("no way")

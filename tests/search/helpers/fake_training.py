@@ -107,7 +107,7 @@ class FakeTraining:
 def kills(script: str, root: Path, stride: int) -> int:
     """Run a script that kills searches below `root` at every `stride`-th step; return at how many."""
     command = [sys.executable, Path(__file__).with_name(script), root, str(stride)]
-    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    paths = {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | paths)
     assert done.returncode == 0, done.stdout + done.stderr
     return int(done.stdout.split()[0])
@@ -130,3 +130,45 @@ class SlowTraining:
             report(Step(start, 0.5))
             time.sleep(0.02)
         return FakeTraining()(spec, folder, until, report)
+
+
+AGAIN = ("search.seeds=3", "search.finalists=2", "search.lr_sweep=[0.5, 2]")
+
+
+class Luck(FakeTraining):
+    """Training whose result depends on the seed and the rate: best at `lr`, with luck in the seed."""
+
+    def __init__(self, lr: float = 6e-3, fault=lambda spec, tokens: None) -> None:
+        super().__init__(fault)
+        self.lr, self.specs = lr, {}
+
+    def __call__(self, spec, folder, until, report):
+        found = super().__call__(spec, folder, until, report)
+        self.specs[f"{folder.parent.name}/{folder.name}"] = spec
+        luck = {0: 0.3, 1: 0.1, 2: -0.1, 3: 0.06}[spec.train.seed]
+        same = spec.model_copy(update={"train": spec.train.model_copy(update={"lr": self.lr})})
+        value = accuracy(same, found.tokens) + luck - 100 * abs(spec.train.lr - self.lr)
+        found.metrics["accuracy"] = value
+        return found
+
+
+SMALL = """\
+schema: 1
+name: small
+model: {width: {choice: [8, 16]}, vocab: 8, context: 16}
+blocks:
+  seq: {type: sequence_attention, heads: 2, kv_heads: {choice: [1, 2]}}
+  mlp: {type: feed_forward, hidden: 16}
+stages: [{recur: {int: [1, 3]}, step: [seq, mlp]}]
+caps: {params: 1800}
+train:
+  data: {task: hop, length: 16, symbols: 4, hops: 1}
+  tokens: 2Ki
+  batch_tokens: 512
+  lr: 1e-2
+  eval: {tokens: 1Ki}
+search:
+  objectives: [{maximize: accuracy_k1}, {minimize: params}]
+  trials: 2
+  rungs: [1Ki]
+"""

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import browser, installed
-from fake_training import TWO, toy
-from test_finals import AGAIN, Luck
+from fake_training import AGAIN, TWO, Luck, toy
 
 from search.report.write import write_report
 from search.run.study import run_search

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from fake_training import TWO, FakeTraining, board, toy
+from fake_training import SMALL, TWO, FakeTraining, board, toy
 from rich.console import Console
 
 from composer import load_run
@@ -21,27 +21,7 @@ from search.propose.requirements import check_search
 from search.run.preview import preview
 from search.run.study import run_search
 
-SHIPPED = Path(__file__).parents[2] / "specs" / "space.yaml"
-SMALL = """\
-schema: 1
-name: small
-model: {width: {choice: [8, 16]}, vocab: 8, context: 16}
-blocks:
-  seq: {type: sequence_attention, heads: 2, kv_heads: {choice: [1, 2]}}
-  mlp: {type: feed_forward, hidden: 16}
-stages: [{recur: {int: [1, 3]}, step: [seq, mlp]}]
-caps: {params: 1800}
-train:
-  data: {task: hop, length: 16, symbols: 4, hops: 1}
-  tokens: 2Ki
-  batch_tokens: 512
-  lr: 1e-2
-  eval: {tokens: 1Ki}
-search:
-  objectives: [{maximize: accuracy_k1}, {minimize: params}]
-  trials: 2
-  rungs: [1Ki]
-"""
+SHIPPED = Path(__file__).parents[3] / "specs" / "space.yaml"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 def told_by(script, cache, *arguments):
     """Run a script beside this file, which prints what it found as JSON; return that."""
-    root = str(HERE.parents[1])
+    root = str(HERE.parents[2])
     env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache), "PYTHONPATH": root}
     command = [sys.executable, str(HERE / script), *arguments]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
