@@ -21,7 +21,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from blocks.base.config import Config
-from blocks.base.docstrings import field_docs
+from blocks.base.docstrings import docstring, field_docs
+from blocks.base.wiring import WiringConfig
+from blocks.find import wiring_options
 from composer import compile, cost
 from composer.cli.main import main
 from composer.costs.base.units import amount, count_text
@@ -114,6 +116,20 @@ def field_table(argument: str) -> str:
         key = info.alias or field
         meaning, _, computed = " ".join(docs[field].split()).partition(" Default: ")
         rows.append([f"`{key}`", _value(hints[key]), computed.rstrip(".") or _default(info), meaning])
+    return _table(rows)
+
+
+def wiring_table(owner: str) -> str:
+    """Make the table of the values that the keys of wiring of `model`, `stage` or `parallel` take."""
+    rows = [["key", "value", "meaning"]]
+    for options in wiring_options().values():
+        for number, option in enumerate(each for each in options.values() if each.owner == owner):
+            docs, hints = field_docs(option), fields(option)
+            inside = ", ".join(f"{name}: {words(hints[name])}" for name in option.model_fields)
+            meanings = [docstring(option), *(docs[name] for name in option.model_fields)]
+            key = "" if number else f"`{option.key}`"
+            value = f"`{{{inside}}}`" if inside else f"`{option.name}`"
+            rows.append([key, value, " ".join(" ".join(meanings).split())])
     return _table(rows)
 
 
@@ -245,6 +261,7 @@ KINDS = {
     "lines": output_lines,
     "measures": measures_table,
     "run": output,
+    "wiring": wiring_table,
 }
 
 
@@ -257,6 +274,8 @@ def _value(hint: Any) -> str:
 def _default(info: Any) -> str:
     if info.is_required():
         return "required"
+    if isinstance(info.default, WiringConfig):
+        return f"`{info.default.name}`"
     if isinstance(info.default, Config):
         return "below"
     if info.default in (None, ()):

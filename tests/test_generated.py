@@ -60,6 +60,7 @@ def test_the_drawing_is_current() -> None:
 
 def test_every_field_of_the_language_is_in_the_manual() -> None:
     from blocks.base.config import Config
+    from blocks.find import all_wiring
     from composer.language.schema.search import SearchConfig
     from composer.language.schema.spec import Spec
 
@@ -70,7 +71,11 @@ def test_every_field_of_the_language_is_in_the_manual() -> None:
         """The configs that a config holds, found in the schema."""
         return set(model.model_json_schema().get("$defs", {}))
 
-    assert (configs(Spec) | configs(SearchConfig) | {"Spec", "SearchConfig"}) - tables == {"Objective"}
+    # of which there are tables by key
+    wiring = {option.__name__ for option in all_wiring()}
+    found = configs(Spec) | configs(SearchConfig) | {"Spec", "SearchConfig"}
+    assert found - tables - wiring == {"Objective"}
+    assert {"model", "stage", "parallel"} == set(re.findall(r"<!-- generated: wiring (\w+) -->", manual))
 
 
 def test_a_part_that_is_not_current_is_made_again() -> None:

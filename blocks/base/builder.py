@@ -36,6 +36,7 @@ class Builder:
         width: d_model, the width of the residual stream.
         prefix: dotted place of use, put before the names of operations and weights.
         block: name of the block being lowered; its depth cache and its costs go by it.
+        writes_residual: whether projections marked `writes_residual` do; not where a norm follows them.
     """
 
     def __init__(self, width: int, parent: Builder | None = None, loop: tuple[str, int, bool] | None = None):
@@ -44,6 +45,7 @@ class Builder:
         self.graph = Graph()
         self.prefix = ""
         self.block = ""
+        self.writes_residual = True
         self._parent = parent
         self._loop = loop
         self._active: Steps | None = None
@@ -55,6 +57,16 @@ class Builder:
         self._tokens: dict[str, Value] = {}  # the latest token of each depth cache
         self._outer_x: Value | None = None  # the stage's input, in the parent's graph
 
+    @contextmanager
+    def at(self, prefix: str, block: str = "", *, writes_residual: bool | None = None) -> Iterator[None]:
+        """Add operations at another place of use, until the context ends."""
+        before = self.prefix, self.block, self.writes_residual
+        self.prefix, self.block = prefix, block
+        if writes_residual is not None:
+            self.writes_residual = writes_residual
+        yield
+        self.prefix, self.block, self.writes_residual = before
+
     # adding operations
 
     def op(self, name: str, operation: Operation, *inputs: Value, weights: Sequence[Weight] = ()) -> Value:
@@ -63,7 +75,8 @@ class Builder:
         names = tuple(f"{self.prefix}{weight.role}" for weight in weights)
         for full, weight in zip(names, weights, strict=True):
             assert full not in self.graph.weights, f"two weights are called {full}"
-            self.graph.weights[full] = replace(weight, block=self.block)
+            writes = weight.writes_residual and self.writes_residual
+            self.graph.weights[full] = replace(weight, block=self.block, writes_residual=writes)
         self.graph.put(node, Node(operation, inputs, names, (self.block,), active=self._active))
         return Value(node)
 
@@ -74,9 +87,15 @@ class Builder:
         self.graph.inputs.append(value.node)
         return value
 
-    def norm(self, x: Value, role: str, shape: Shape, start: float = 1.0) -> Value:
-        """Add an RMSNorm over the last dimension of `shape`."""
-        gain = Weight(role, shape[-1:], Init("constant", start), decay=False)
+    def norm(
+        self, x: Value, role: str, shape: Shape, start: float = 1.0, *, writes_residual: bool = False
+    ) -> Value:
+        """Add an RMSNorm over the last dimension of `shape`, with a gain that begins at `start`.
+
+        The gain of one that writes into the residual stream begins smaller, by the depth of the model.
+        """
+        start_as = Init("constant", start)
+        gain = Weight(role, shape[-1:], start_as, decay=False, writes_residual=writes_residual)
         return self.op(role, Norm(shape), x, weights=[gain])
 
     def project(
@@ -223,6 +242,11 @@ class Builder:
         assert self._outer_x is not None
         assert self._parent is not None
         return self._capture(self._outer_x, self._parent, "start")
+
+    def trips(self) -> int:
+        """Return how many steps this stage has."""
+        assert self._loop is not None
+        return self._loop[1]
 
     def trip(self) -> LoopIndex:
         """Return the index of the current step of this stage alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TypeVar
 
@@ -13,27 +14,38 @@ from blocks.base.entry_points import entry_points
 C = TypeVar("C", bound=Config)
 
 
+def offered(package: ModuleType, base: type[C], group: str) -> Iterator[tuple[type[C], str]]:
+    """Yield each config that a package or an installed distribution offers, and where it is from.
+
+    A module of `package` offers the subclasses of `base` that it defines or exports; a distribution offers a
+    class through the entry point group `group`.
+
+    Raises:
+        ValueError: an entry point is not a subclass of `base`.
+    """
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, base) and value is not base:
+                yield value, module.__name__
+    for point in entry_points(group):
+        value = point.load()
+        if not (isinstance(value, type) and issubclass(value, base)):
+            raise ValueError(f"entry point {point.value} ({group}): expected a subclass of {base.__name__}")
+        yield value, point.value
+
+
 def discover(package: ModuleType, base: type[C], tag: str, group: str) -> dict[str, type[C]]:
     """Map each config's tag value to its class, shipped ones first.
 
-    A module of `package` offers the subclasses of `base` that it defines or exports; an installed
-    distribution offers a class through the entry point group `group`. `tag` is the field whose literal
-    default names the config (`type` of a block, `task` of a data source).
+    `tag` is the field whose literal default names the config (`type` of a block, `task` of a data source).
 
     Raises:
         ValueError: two classes claim one name, or an entry point is not a subclass of `base`.
     """
     found: dict[str, type[C]] = {}
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, base) and value is not base:
-                claim(found, value, tag, module.__name__)
-    for point in entry_points(group):
-        value = point.load()
-        if not (isinstance(value, type) and issubclass(value, base)):
-            raise ValueError(f"entry point {point.value} ({group}): expected a subclass of {base.__name__}")
-        claim(found, value, tag, point.value)
+    for value, origin in offered(package, base, group):
+        claim(found, value, tag, origin)
     return found
 
 

@@ -13,6 +13,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+from blocks.base.wiring import WiringConfig, kind_of
+
 
 def docstring(documented: type | Callable[..., Any]) -> str:
     """Return the docstring of a class or function at the top of a module, also under `python -OO`."""
@@ -21,11 +23,17 @@ def docstring(documented: type | Callable[..., Any]) -> str:
 
 
 def field_docs(config: type) -> dict[str, str]:
-    """Map each field of a class and its bases to its description, or the string below it in the source."""
+    """Map each field of a class and its bases to its description, or the string below it in the source.
+
+    A key of wiring is documented by the class that declares it.
+    """
     described = getattr(config, "model_fields", {}).items()
     found: dict[str, str] = {name: info.description for name, info in described if info.description}
     for base in reversed(config.__mro__):
         found |= _field_docs(base.__module__).get(base.__qualname__, {})
+    for name, info in described:
+        if isinstance(info.default, WiringConfig):
+            found[name] = docstring(kind_of(type(info.default)))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from blocks.base.wiring import Site
 from composer.costs.base.units import amount, count_text
 from composer.costs.measures.registry import MEASURES
 from composer.draw.card import detail, flops_words, params_words
@@ -89,11 +90,12 @@ class _Page:
 
     def _bars(self) -> tuple[tuple[str, str, Part], ...]:
         model, view = self.view.spec.model, self.view
+        loss = model.wiring()["loss"]
         shared = ", tied to the embedding" if model.tie_embeddings else ""
         return (
             ("embedding", f"{model.vocab} → {model.width}", view.embed),
             ("head", f"{model.width} → {model.vocab}{shared}", view.head),
-            ("loss", "cross-entropy", view.loss),
+            ("loss", loss.words(Site(model.width)) or loss.name, view.loss),
         )
 
     def _facts(self, part: Part) -> str:

@@ -8,8 +8,9 @@ from composer.costs.base.units import count_text
 from composer.draw.card import card_width, flops_words, params_words
 from composer.draw.shapes import text_width
 from composer.draw.theme import BODY, SMALL, TIMES
-from composer.draw.view import Entry, Held, Mix, StageView, Use, View
-from composer.language.description.format_spec import trips_words
+from composer.draw.view import Entry, Held, Joint, Mix, StageView, Use, View
+from composer.draw.wiring import site
+from composer.language.description.format_spec import trips_words, value_words
 
 CARDS = 104.0
 """From the spine to the cards."""
@@ -63,25 +64,22 @@ def badge_width(view: StageView) -> float:
 
 
 def head_words(view: StageView) -> str:
-    """Write the head of a stage: `6 steps, shared weights`."""
+    """Write the head of a stage: `6 steps, shared weights, norm post`."""
     stage = view.stage
     own = "own weights" if not stage.tied else "shared weights" if stage.trips > 1 else ""
-    return ", ".join(filter(None, (trips_words(stage), own)))
+    # what stands at the beginning or end of a step has words of its own
+    shown = {joint.added.option.key for joint in (*view.step.before, *view.step.after)}
+    changed = stage.changed_wiring().items()
+    options = (f"{key} {value_words(value)}" for key, value in changed if key not in shown)
+    return ", ".join(filter(None, (trips_words(stage), own, *options)))
 
 
-def inject_words(stage: StageView, view: View) -> tuple[str, ...]:
-    """Say how the stage's input enters again, in a line or two; in none where it does not."""
-    match stage.stage.inject:
-        case "none":
-            return ()
-        case "concat":
-            width = view.spec.model.width
-            costs = f"{params_words(stage.inject)} · {flops_words(stage.inject, view)}"
-            return f"[state, stage's input] {2 * width} → {width}", costs
-        case "add":
-            return ("stage's input added from step 2 on",)
-        case other:
-            return (other,)
+def joint_words(joint: Joint, stage: StageView, view: View) -> tuple[str, ...]:
+    """Say in a line or two what an option of a stage does, and what it costs if it has parameters."""
+    width = view.spec.model.width
+    words = joint.added.option.words(site(stage.stage, width))
+    costs = f"{params_words(joint.part)} · {flops_words(joint.part, view)}" if joint.part.params else ""
+    return tuple(filter(None, (words, costs)))
 
 
 def slots_words(held: Held) -> tuple[str, str]:
@@ -130,7 +128,9 @@ def room(stage: StageView, view: View, card: float) -> Room:
         if isinstance(entry, StageView)
     }
     content = CARDS + text_width(head_words(stage), BODY, bold=True)
-    content = max([content, *(CARDS + text_width(line, SMALL) for line in inject_words(stage, view))])
+    joints = (*stage.step.before, *stage.step.after)
+    lines = (line for joint in joints for line in joint_words(joint, stage, view))
+    content = max([content, *(CARDS + text_width(line, SMALL) for line in lines)])
     for number, entry in enumerate(stage.entries):
         match entry:
             case StageView():

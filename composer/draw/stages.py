@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 from composer.draw.card import HEIGHT as CARD
@@ -14,14 +17,14 @@ from composer.draw.room import (
     badge,
     badge_width,
     head_words,
-    inject_words,
+    joint_words,
     loops,
     sheets,
     slots_words,
 )
 from composer.draw.shapes import Box, Circle, Detail, Group, Line, Shape, Text, text_width
 from composer.draw.theme import BODY, INK, PAPER, RULE, SMALL, SOFT, STAGES, hue
-from composer.draw.view import Held, Mix, Part, StageView, Use, View
+from composer.draw.view import Held, Joint, Joints, Mix, Part, StageView, Use, View
 from composer.language.schema.spec import used
 from composer.settings.errors import listed
 
@@ -33,9 +36,31 @@ _PILL = (52.0, 25.0)
 _PLUS = 9.0
 _BUS, _LANE = 34.0, 50.0
 _RUNGS = 8
+_LABEL = 52.0
 
 
 Points: TypeAlias = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What options add to a branch beside the spine: to what the block reads, and to what it returns."""
+
+    before: tuple[Joint, ...]
+    after: tuple[Joint, ...]
+
+
+def _branch(around: Joints) -> Branch:
+    """Leave out what stands on the spine, and the sum itself, which is drawn as a plus."""
+    before = tuple(joint for joint in around.before if joint.added.option.order >= 0)
+    after = [joint for joint in around.after if joint.added.option.order >= 0]
+    return Branch(before, tuple(after[:-1] if after and after[-1].added.sums else after))
+
+
+def _label(words: Sequence[str]) -> str:
+    """Write all words, or where there is no room the first and how many more."""
+    text = " · ".join(words)
+    return text if text_width(text, SMALL) <= _LABEL else f"{words[0]} +{len(words) - 1}"
 
 
 class Drawing:
@@ -80,20 +105,19 @@ class Drawing:
 
     def stage(self, stage: StageView, room: Room, y: float, depth: int) -> float:
         """Draw a stage from `y` down; return its lower edge, sheets included."""
+        for joint in stage.loop.before:
+            y = self.pill(joint.label, y, joint.part) + _ROW_GAP
         spine, below = self.spine, self.items
         self.items = []
-        injected = stage.stage.inject != "none"
-        if injected:
+        if any(joint.added.reads_input for joint in stage.step.before):
             # where the stage's input leaves for the injection, still outside
             self._dot(y - 16)
         self.spine_to(y + 20)
         self.items.append(self._head(stage, spine + CARDS, y + 28))
-        row = y + _HEAD
-        if injected:
-            self._inject(stage, y - 16, y + _HEAD + 21)
-            row += _INJECT
+        row = self._joints(stage, stage.step.before, y + _HEAD, y - 16)
         held = self._enter(stage)
         bottom = self._step(stage, room, row, depth)
+        bottom = self._joints(stage, stage.step.after, bottom + 10, y - 16) - 10
         end = bottom + (32 if loops(stage) else 12)
         self._leave(stage, room, held)
         if loops(stage):
@@ -102,7 +126,10 @@ class Drawing:
         inside, self.items = self.items, below
         self._container(stage, room, y, end, depth)
         self.items += inside
-        return end + sheets(stage)
+        end += sheets(stage)
+        for joint in stage.loop.after:
+            end = self.pill(joint.label, end + _ROW_GAP - 6, joint.part)
+        return end
 
     def _head(self, stage: StageView, x: float, y: float) -> Group:
         blocks = listed(dict.fromkeys(used(stage.stage)), "and")
@@ -129,27 +156,26 @@ class Drawing:
         self.items.append(Box(x - width / 2, middle - half, width, 2 * half, PAPER, INK, half, 1.6))
         self.items.append(Text(x, middle + 5, badge(stage), BODY, INK, bold=True, anchor="middle"))
 
-    def _inject(self, stage: StageView, start: float, middle: float) -> None:
-        spine = self.spine
-        x = spine + 66
-        concat = stage.stage.inject == "concat"
-        reach = _PILL[0] / 2 + 6 if concat else _PLUS
-        self.items.append(
-            Line(
-                ((spine, start), (x, start), (x, middle), (spine + reach + 2, middle)),
-                INK,
-                1.6,
-                bend=10,
-                head=True,
-            )
-        )
-        if concat:
-            self.spine_to(middle - _PILL[1] / 2, head=True)
-            self._pill("concat", spine - 32, middle, stage.inject)
-            self.from_y = middle + _PILL[1] / 2
-        else:
+    def _joints(self, stage: StageView, joints: Sequence[Joint], y: float, start: float) -> float:
+        """Draw what options add to a step from `y` down; the stage's input comes from `start`."""
+        for number, joint in enumerate(joints):
+            self._joint(stage, joint, start, y + 21, self.spine + 66 + 8 * number)
+            y += _INJECT
+        return y
+
+    def _joint(self, stage: StageView, joint: Joint, start: float, middle: float, x: float) -> None:
+        spine, sums = self.spine, joint.added.sums
+        if joint.added.reads_input:
+            reach = _PLUS if sums else _PILL[0] / 2 + 6
+            points = ((spine, start), (x, start), (x, middle), (spine + reach + 2, middle))
+            self.items.append(Line(points, INK, 1.6, bend=10, head=True))
+        if sums:
             self._plus(middle)
-        lines = inject_words(stage, self.view)
+        else:
+            self.spine_to(middle - _PILL[1] / 2, head=True)
+            self._pill(joint.added.option.name, spine - 32, middle, joint.part)
+            self.from_y = middle + _PILL[1] / 2
+        lines = joint_words(joint, stage, self.view)
         for number, line in enumerate(lines):
             y = middle + 4.5 + 17 * (number - (len(lines) - 1) / 2)
             self.items.append(Text(spine + CARDS, y, line, SMALL, SOFT))
@@ -160,40 +186,53 @@ class Drawing:
         """Draw the entries of a step from `y` down; return the lower edge of the last."""
         for number, entry in enumerate(stage.entries):
             y += _ROW_GAP if number else 0
+            around = stage.sublayers[number]
             match entry:
                 case Use():
-                    y = self._sublayer(entry, stage.norms[number], y)
+                    y = self._around(around, y, partial(self._sublayer, entry))
                 case Mix():
-                    y = self._parallel(entry, stage.norms[number], y)
+                    y = self._around(around, y, partial(self._parallel, entry))
                 case StageView():
                     y = self.stage(entry, room.inner[number], y, depth + 1)
         return y
 
-    def _sublayer(self, use: Use, norm: Part, y: float) -> float:
+    def _around(self, around: Joints, y: float, draw: Callable[[Branch, float], float]) -> float:
+        """Draw a sublayer with what stands on the spine around it."""
+        for joint in around.before:
+            if joint.added.option.order < 0:
+                y = self.pill(joint.label, y, joint.part) + _ROW_GAP
+        y = draw(_branch(around), y)
+        for joint in around.after:
+            if joint.added.option.order < 0:
+                y = self.pill(joint.label, y + 6, joint.part)
+        return y
+
+    def _sublayer(self, use: Use, branch: Branch, y: float) -> float:
         left = self.spine + CARDS
         middle, out = y + _IN, y + _OUT
         self._dot(middle)
-        edge = self._norm(norm, middle)
+        edge = self._enters(branch, middle)
         self.items.append(Line(((edge, middle), (left - 2, middle)), INK, head=True))
         self._card(use, left, y)
-        self.items.append(Line(((left, out), (self.spine + _PLUS + 2, out)), INK, head=True))
-        self._plus(out)
+        self._returns(branch.after, left, out)
         if use.slotted:
             self.links[use.name].append(((left + self.card_width + 2, y + CARD / 2),))
         return y + CARD
 
-    def _parallel(self, mix: Mix, norm: Part, y: float) -> float:
+    def _parallel(self, mix: Mix, branch: Branch, y: float) -> float:
         # a way to the slots needs room above the cards beside
         lane = any(use.slotted for use in mix.uses[:-1])
         bus, top = y + 14, y + (_LANE if lane else _BUS)
         out = top + CARD + 22
         lefts = [self.spine + CARDS + n * (self.card_width + CARD_GAP) for n in range(len(mix.uses))]
         self._dot(bus)
-        edge = self._norm(norm, bus)
+        edge = self._enters(branch, bus)
         last = lefts[-1] + 30
         self.items.append(Line(((edge, bus), (last, bus), (last, top - 2)), INK, bend=8, head=True))
         self.items += [Line(((x + 30, bus), (x + 30, top - 2)), INK, head=True) for x in lefts[:-1]]
-        pill = self._pill(mix.combine, self.spine + 26, out, mix.part)
+        label = _label([mix.combine, *(joint.label for joint in branch.after)])
+        rows = (*mix.part.rows, *(row for joint in branch.after for row in joint.part.rows))
+        pill = self._pill(label, self.spine + 26, out, replace(mix.part, rows=rows))
         self.items.append(Line(((last, top + CARD), (last, out), (pill + 2, out)), INK, bend=8, head=True))
         self.items += [Line(((x + 30, top + CARD), (x + 30, out)), INK) for x in lefts[:-1]]
         for x in lefts[:-1]:
@@ -213,11 +252,28 @@ class Drawing:
     def _card(self, use: Use, x: float, y: float) -> None:
         self.items.append(card(use, self.view, x, y, self.card_width, self.slots.get(use.name, 1)))
 
-    def _norm(self, norm: Part, middle: float) -> float:
-        """Draw the norm of a sublayer; return its right edge."""
+    def _enters(self, branch: Branch, middle: float) -> float:
+        """Draw what a sublayer reads, and what options do to it; return the right edge."""
+        if not branch.before:
+            return self.spine
         x = self.spine + 26
         self.items.append(Line(((self.spine, middle), (x, middle)), INK))
-        return self._pill("norm", x, middle, norm)
+        return self._pills(branch.before, x, middle)
+
+    def _returns(self, joints: Sequence[Joint], left: float, out: float) -> None:
+        """Draw how the output of a block comes back to the spine, and what options do to it."""
+        if joints:
+            x = self.spine + 26
+            self.items.append(Line(((left, out), (self._pills(joints, x, out) + 2, out)), INK, head=True))
+            left = x
+        self.items.append(Line(((left, out), (self.spine + _PLUS + 2, out)), INK, head=True))
+        self._plus(out)
+
+    def _pills(self, joints: Sequence[Joint], x: float, middle: float) -> float:
+        """Draw operations that follow each other as one pill; return its right edge."""
+        rows = tuple(row for joint in joints for row in joint.part.rows)
+        label = _label([joint.label for joint in joints])
+        return self._pill(label, x, middle, replace(joints[0].part, rows=rows))
 
     def _dot(self, y: float, x: float | None = None) -> None:
         self.items.append(Circle(self.spine if x is None else x, y, 3, INK))

@@ -19,6 +19,7 @@ from blocks.primitives.operations import Input, Project
 from composer.costs.counting.count import Costs
 from composer.costs.counting.plan import make_plan
 from composer.draw.theme import TIMES
+from composer.draw.wiring import Addition, Additions, additions
 from composer.graph.passes.plan import shape_text, types_text
 from composer.language.schema.spec import Parallel, Spec, Stage
 
@@ -95,13 +96,35 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Joint:
+    """An operation that an option of a stage adds."""
+
+    added: Addition
+    part: Part
+
+    @property
+    def label(self) -> str:
+        """What is written on it: the last word of its name."""
+        return self.added.name.rpartition("_")[2]
+
+
+@dataclass(frozen=True)
+class Joints:
+    """The operations that options add in front of what they wrap, and behind it."""
+
+    before: tuple[Joint, ...] = ()
+    after: tuple[Joint, ...] = ()
+
+
+@dataclass(frozen=True)
 class StageView:
-    """A stage: what injects its input, the norm and the entry at each position, and the slots it keeps."""
+    """A stage: its entries, what options add around it, a step and each sublayer, and the slots it keeps."""
 
     place: str
     stage: Stage
-    inject: Part
-    norms: tuple[Part, ...]
+    loop: Joints
+    step: Joints
+    sublayers: tuple[Joints, ...]
     entries: tuple[Entry, ...]
     held: tuple[Held, ...]
 
@@ -198,23 +221,40 @@ class _Body:
 
 
 def _stage(outside: _Body, node: str, place: str, stage: Stage) -> StageView:
+    width = outside.spec.model.width
     held = tuple(_held(outside, node))
     body = outside.inside(node)
-    entries = tuple(_entry(body, number, entry, place) for number, entry in enumerate(stage.step))
-    norms = tuple(body.part(f"{number}.norm") for number in range(len(entries)))
-    return StageView(place, stage, body.part("inject"), norms, entries, held)
+    loop = _joints(outside, f"{node}.", additions(stage, "around_loop", width))
+    step = _joints(body, "", additions(stage, "around_step", width))
+    around = additions(stage, "around_sublayer", width)
+    sublayers = tuple(_joints(body, f"{number}.", around) for number in range(len(stage.step)))
+    entries = tuple(
+        _entry(body, number, entry, place, sublayers[number]) for number, entry in enumerate(stage.step)
+    )
+    return StageView(place, stage, loop, step, sublayers, entries, held)
 
 
-def _entry(body: _Body, number: int, entry: str | Parallel | Stage, place: str) -> Entry:
+def _joints(body: _Body, prefix: str, added: Additions) -> Joints:
+    before, after = (
+        tuple(Joint(each, body.part(f"{prefix}{each.name}")) for each in part)
+        for part in (added.before, added.after)
+    )
+    return Joints(before, after)
+
+
+def _entry(body: _Body, number: int, entry: str | Parallel | Stage, place: str, around: Joints) -> Entry:
     match entry:
         case Stage():
             return _stage(body, str(number), f"{place}.step.{number}", entry)
         case Parallel():
             uses = tuple(_use(body, f"{number}.{n}.{name}", name) for n, name in enumerate(entry.parallel))
-            combined = tuple(
-                row for each in ("gate", "mix", "sum", "mean") for row in body.part(f"{number}.{each}").rows
+            apart = {f"{number}.{joint.added.name}" for joint in (*around.before, *around.after)}
+            rows = tuple(
+                row
+                for row in body.rows
+                if row.name.rpartition(".")[0] == str(number) and row.name not in apart
             )
-            return Mix(uses, entry.combine, Part(combined, body.place.executions))
+            return Mix(uses, entry.wiring()["combine"].name, Part(rows, body.place.executions))
         case _:
             return _use(body, f"{number}.{entry}", entry)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from composer.module.emission.loss import IGNORED
+from blocks.wiring.loss.reference import IGNORED
 
 
 class StepMean:

@@ -1,4 +1,4 @@
-"""Examples of a block, made from the fields of its config. Torch-free.
+"""Examples of blocks and wiring options, made from the fields of their configs. Torch-free.
 
 Required counts are 2, and every other value of a flag, a choice or an optional count makes one more example.
 Those that the block itself refuses are left out.
@@ -6,9 +6,12 @@ Those that the block itself refuses are left out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from blocks.base.config import BlockConfig
+from blocks.base.config import BlockConfig, Config
+from blocks.base.wiring import Owner, WiringConfig
+from blocks.find import wiring_options
 
 WIDTH = 16
 Plain = dict[str, Any]
@@ -17,16 +20,44 @@ Plain = dict[str, Any]
 def examples(config: type[BlockConfig]) -> dict[str, Plain]:
     """Map a name to each example of a block, as plain data."""
     kind = config.model_fields["type"].default
-    plain: Plain = {"type": kind}
-    for name, field in config.model_fields.items():
-        if field.is_required():
-            plain[name] = _values(field.annotation, required=True)[0]
-    found = {kind: plain}
+    found = {kind: {"type": kind, **_required(config)}}
+    for name, value in _others(config):
+        found[f"{kind}, {name} {value}"] = {**found[kind], name: value}
+    return {name: one for name, one in found.items() if not _refused(config, one)}
+
+
+def wiring_examples(owner: Owner) -> dict[str, list[Any]]:
+    """Map each key of wiring of `owner` to values as a spec writes them, the default first."""
+    found: dict[str, list[Any]] = {}
+    for key, options in wiring_options().items():
+        for option in options.values():
+            if option.owner == owner:
+                found.setdefault(key, []).extend(_wiring_values(option))
+    return found
+
+
+def _wiring_values(option: type[WiringConfig]) -> list[Any]:
+    if not option.model_fields:
+        return [option.name]
+    first = _required(option)
+    main = {option.name: option.model_fields[option.name].default, **first}
+    return [first or option.name, *({**main, name: value} for name, value in _others(option))]
+
+
+def _required(config: type[Config]) -> Plain:
+    fields = config.model_fields.items()
+    return {
+        name: _values(field.annotation, required=True)[0] for name, field in fields if field.is_required()
+    }
+
+
+def _others(config: type[Config]) -> Iterator[tuple[str, Any]]:
+    """Yield values of single fields other than those of the first example."""
+    first = _required(config)
     for name, field in config.model_fields.items():
         for value in _values(field.annotation):
-            if name != "type" and value not in (field.default, plain.get(name)):
-                found[f"{kind}, {name} {value}"] = {**plain, name: value}
-    return {name: one for name, one in found.items() if not _refused(config, one)}
+            if name != "type" and value not in (field.default, first.get(name)):
+                yield name, value
 
 
 def _values(annotation: Any, required: bool = False) -> list[Any]:

@@ -12,8 +12,8 @@ from samples import samples
 from strategies import make, specs
 
 import composer
+from blocks.wiring.loss import chunks
 from composer.costs.counting.plan import count
-from composer.graph.lowering import chunks
 
 NESTED = [
     [{"recur": 5, "step": ["d"]}],

@@ -162,7 +162,9 @@ def model_parts(found: View | StageView) -> list:  # type: ignore[type-arg]
     parts = []
     for entry in found.stages if isinstance(found, View) else found.entries:
         if isinstance(entry, StageView):
-            parts += [entry.inject, *entry.norms, *model_parts(entry)]
+            joints = [entry.loop, entry.step, *entry.sublayers]
+            parts += [joint.part for each in joints for joint in (*each.before, *each.after)]
+            parts += model_parts(entry)
         elif isinstance(entry, Mix):
             parts.append(entry.part)
     return parts

@@ -1,5 +1,7 @@
 """Specs as plain data that between them use every block, option and mix; small and odd sizes."""
 
+from composer.testing.examples import wiring_examples
+
 SEQ = {"type": "sequence_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
 DEPTH = {"type": "depth_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
 EXPERT = {"type": "expert_attention", "experts": 5, "active": 2, "hidden": 7}
@@ -61,15 +63,18 @@ CASES = {
     ),
     "feed forward, swiglu": one(FFN),
     "feed forward, gelu": one({**FFN, "activation": "gelu"}),
-    "parallel, sum": mix("sum"),
-    "parallel, mean": mix("mean"),
-    "parallel, gate": mix("gate"),
+    **{f"parallel, {value}": mix(value) for value in wiring_examples("parallel")["combine"]},
     "parallel, twice the same": tree(
         {"d": {**DEPTH, "span": "exclusive"}},
         {"recur": 3, "step": [{"parallel": ["d", "d"], "combine": "gate"}]},
     ),
-    "inject add": one(FFN, inject="add"),
-    "inject concat": one(FFN, inject="concat"),
+    **{
+        f"{key} {value}": tree(
+            {"d": DEPTH, "f": FFN}, {"recur": 3, "step": ["d", {"parallel": ["f", "d"]}], key: value}
+        )
+        for key, (_, *values) in wiring_examples("stage").items()
+        for value in values
+    },
     "inject in a stack": tree({"f": FFN}, {"stack": 3, "step": ["f"], "inject": "concat"}),
     "inject inside and outside": tree(
         {"f": FFN}, {"recur": 2, "step": [{"stack": 2, "step": ["f"], "inject": "add"}], "inject": "concat"}

@@ -73,19 +73,32 @@ class _Row:
         for n in range(trips):
             at = f"{path}.step" if tied else f"{path}.layers.{n}"
             step = _Step([*loops, (n, trips, tied)], memory)
-            if stage.inject == "add" and n > 0:
+            if stage.inject.name == "add" and n > 0:
                 x = [a + b for a, b in zip(x, start, strict=True)]
-            if stage.inject == "concat":
+            if stage.inject.name == "concat":
                 x = [self.w[f"{at}.inject"] @ torch.cat([a, b]) for a, b in zip(x, start, strict=True)]
             for place, entry in enumerate(stage.step):
                 if hasattr(entry, "step"):
                     x = self.stage(entry, f"{at}.{place}", x, step.loops, memory)
                 else:
-                    x = self.sublayer(entry, f"{at}.{place}", x, step)
+                    x = self.sublayer(stage, entry, f"{at}.{place}", x, step)
         return x
 
-    def sublayer(self, entry, at, x, step):
-        normed = [rms_norm(vector, self.w[f"{at}.norm"]) for vector in x]
+    def sublayer(self, stage, entry, at, x, step):
+        norm, residual = stage.norm.name, stage.residual
+        y = self.entry(entry, at, x if norm == "post" else self.normed(x, f"{at}.norm"), step)
+        if norm == "sandwich":
+            y = self.normed(y, f"{at}.out_norm")
+        scale = 1.0
+        if residual.name == "scale":
+            scale = 1 / stage.trips if residual.scale == "1/steps" else residual.scale
+        x = [a + scale * b for a, b in zip(x, y, strict=True)]
+        return self.normed(x, f"{at}.norm") if norm == "post" else x
+
+    def normed(self, x, gain):
+        return [rms_norm(vector, self.w[gain]) for vector in x]
+
+    def entry(self, entry, at, normed, step):
         if isinstance(entry, str):
             y = self.block(entry, f"{at}.{entry}", normed, step)
         else:
@@ -95,12 +108,12 @@ class _Row:
             y = []
             for t, vector in enumerate(normed):
                 outs = [branch[t] for branch in branches]
-                if entry.combine == "gate":
+                if entry.combine.name == "gate":
                     shares = (self.w[f"{at}.gate"] @ vector).softmax(0)
                     y.append(sum(share * out for share, out in zip(shares, outs, strict=True)))
                 else:
-                    y.append(sum(outs) / (len(outs) if entry.combine == "mean" else 1))
-        return [a + b for a, b in zip(x, y, strict=True)]
+                    y.append(sum(outs) / (len(outs) if entry.combine.name == "mean" else 1))
+        return y
 
     def block(self, name, at, x, step):
         config = self.spec.blocks[name]

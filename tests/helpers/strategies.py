@@ -5,6 +5,7 @@ import json
 from hypothesis import strategies as st
 
 from composer.language.load import loads
+from composer.testing.examples import wiring_examples
 
 NAMES = ("seq", "depth", "expert", "ffn", "side-2", "Twin_b", "norm", "eval")
 
@@ -78,6 +79,11 @@ def block(width):
     )
 
 
+def wiring(owner):
+    """Map each key of wiring to a strategy: its default more often than each other value."""
+    return {key: st.sampled_from(values[:1] + values) for key, values in wiring_examples(owner).items()}
+
+
 @st.composite
 def stage(draw, names, levels, room):
     """`room` bounds the executions of one step of this stage, counted through the loops around it."""
@@ -86,15 +92,15 @@ def stage(draw, names, levels, room):
     mix = st.fixed_dictionaries(
         {
             "parallel": st.lists(name, min_size=2, max_size=3),
-            "combine": st.sampled_from(["sum", "mean", "gate"]),
+            **wiring("parallel"),
         }
     )
     kinds = [name, name, mix]
     if levels > 1:
         kinds.append(stage(names, levels - 1, room // trips))
     step = draw(st.lists(st.one_of(kinds), min_size=1, max_size=3))
-    inject = draw(st.sampled_from(["none", "none", "add", "concat"]))
-    return {draw(st.sampled_from(["recur", "stack"])): trips, "step": step, "inject": inject}
+    options = draw(st.fixed_dictionaries(wiring("stage")))
+    return {draw(st.sampled_from(["recur", "stack"])): trips, "step": step, **options}
 
 
 def used(stages):
@@ -119,6 +125,7 @@ def trees(draw, levels=3, room=8, widths=(5, 6, 8, 12, 16)):
         "vocab": draw(st.integers(2, 20)),
         "context": draw(st.sampled_from([7, 8, 12])),
         "tie_embeddings": draw(st.booleans()),
+        **draw(st.fixed_dictionaries(wiring("model"))),
     }
     return {"schema": 1, "name": "generated", "model": model, "blocks": sized, "stages": stages}
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from blocks.base.wiring import Owner
+from composer.testing.examples import wiring_examples
+
 _SMALL = st.integers(1, 8)
 
 
@@ -42,18 +45,22 @@ def blocks() -> st.SearchStrategy[dict[str, Any]]:
     return st.one_of(attention("sequence_attention"), attention("depth_attention"), experts(), forward)
 
 
+def wiring(owner: Owner) -> dict[str, st.SearchStrategy[Any]]:
+    return {key: st.sampled_from(values) for key, values in wiring_examples(owner).items()}
+
+
 def stages(names: list[str]) -> st.SearchStrategy[list[dict[str, Any]]]:
     name = st.sampled_from(names)
     parallel = st.fixed_dictionaries(
         {"parallel": st.lists(name, min_size=2, max_size=3)},
-        optional={"combine": st.sampled_from(["sum", "mean", "gate"])},
+        optional=wiring("parallel"),
     )
 
     def stage(entry: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
         rest = {"step": st.lists(entry, min_size=1, max_size=3)}
-        optional = {"inject": st.sampled_from(["none", "add", "concat"])}
         kinds = [
-            st.fixed_dictionaries({kind: _SMALL, **rest}, optional=optional) for kind in ("recur", "stack")
+            st.fixed_dictionaries({kind: _SMALL, **rest}, optional=wiring("stage"))
+            for kind in ("recur", "stack")
         ]
         return st.one_of(kinds)
 
@@ -90,10 +97,11 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
     used = sorted(set(_names(found)))
     width = 2 * draw(st.integers(1, 64))
     size = {"width": width, "vocab": draw(st.integers(16, 99)), "context": draw(st.integers(16, 99))}
+    options = {"tie_embeddings": st.booleans(), **wiring("model")}
     spec: dict[str, Any] = {
         "schema": 1,
         "name": draw(st.sampled_from(["tiny", "1e5", "0x10", "x.y-z"])),
-        "model": size | draw(st.fixed_dictionaries({}, optional={"tie_embeddings": st.booleans()})),
+        "model": size | draw(st.fixed_dictionaries({}, optional=options)),
         "blocks": {name: draw(blocks()) for name in used},
         "stages": found,
     }

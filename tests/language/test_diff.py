@@ -15,6 +15,7 @@ from samples import samples
 from spec_texts import TINY
 
 from blocks.base.config import Config
+from blocks.base.wiring import Owner
 from blocks.find import block_types
 from composer.data.find import data_tasks
 from composer.language.description.align import align, block_pairs
@@ -24,7 +25,7 @@ from composer.language.load import loads
 from composer.language.schema import spec
 from composer.language.schema.identity import arch_hash
 from composer.language.schema.spec import Spec
-from composer.testing.examples import examples
+from composer.testing.examples import examples, wiring_examples
 
 BASE: dict[str, Any] = {
     "schema": 1,
@@ -49,11 +50,18 @@ BASE: dict[str, Any] = {
     "train": {"data": {"task": "hop"}, "tokens": 10_000_000, "batch_tokens": 4800},
 }
 TEXT = {"task": "text", "length": 16, "path": "corpus"}
+
+
+def wiring(owner: Owner) -> dict[str, Any]:
+    """A value other than the default for each key of wiring, None where there is no other."""
+    return {key: values[1] if values[1:] else None for key, values in wiring_examples(owner).items()}
+
+
 # a value other than BASE's for every field of the language
 OTHER: dict[str, dict[str, Any]] = {
-    "Model": {"width": 64, "vocab": 301, "context": 65, "tie_embeddings": False},
-    "Stage": {"recur": 4, "stack": 3, "step": ["sequence_attention"], "inject": "add"},
-    "Parallel": {"parallel": ["expert_attention", "depth_attention"], "combine": "gate"},
+    "Model": {"width": 64, "vocab": 301, "context": 65, "tie_embeddings": False, **wiring("model")},
+    "Stage": {"recur": 4, "stack": 3, "step": ["sequence_attention"], **wiring("stage")},
+    "Parallel": {"parallel": ["expert_attention", "depth_attention"], **wiring("parallel")},
     "SequenceAttention": {
         "type": "feed_forward",
         "heads": 2,

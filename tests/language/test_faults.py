@@ -86,7 +86,7 @@ WRONG = [
         "[seq, depth,",
         "[{parallel: [seq, depth], combine: avg},",
         "10:46  stages.0.step.0.combine:",
-        ["sum, mean or gate", "'avg'"],
+        ["sum, gate or mean", "'avg'"],
     ),
     ("[seq, depth, expert]", "[]", "10:11  stages.0.step:", ["a list that is not empty", "an empty list"]),
     ("recur: 4", "recur: 4\n    stack: 2", "9:5  stages.0:", ["either recur or stack", "got both"]),

@@ -12,6 +12,7 @@ from blocks.find import block_types
 from composer.costs.measures.registry import MEASURES
 from composer.data.find import data_tasks
 from composer.language.load import loads
+from composer.language.schema.unions import WiringUnion
 from composer.language.validation.aliases import NOTES, TARGETS, VALUES
 from composer.language.validation.describe_types import fields
 from composer.language.validation.hints import _plain, sections
@@ -47,7 +48,10 @@ def test_every_value_is_one_that_the_field_takes() -> None:
 
 
 def literals(hint: object) -> list[object]:
-    found = [value for arg in get_args(hint) for value in literals(arg)]
+    if isinstance(hint, WiringUnion):
+        return [*hint.options]
+    args = (*get_args(hint), *getattr(hint, "__metadata__", ()))
+    found = [value for arg in args for value in literals(arg)]
     return found or ([hint] if isinstance(hint, str | int) else [])
 
 

@@ -87,7 +87,7 @@ def test_answers_land_where_they_belong(space: Space) -> None:
     spec = space.point(first(**answers)).spec
     assert spec.train is not None
     assert (spec.name, spec.model.width, spec.stages[0].trips, spec.train.lr) == ("small", 96, 4, 0.005)
-    assert spec.stages[0].step[0].combine == "gate"  # type: ignore[union-attr]
+    assert spec.stages[0].step[0].combine.name == "gate"  # type: ignore[union-attr]
     expert = spec.blocks["expert"].model_dump()
     assert (expert["hidden"], expert["active"], expert["experts"]) == (160, 3, 8)
 
@@ -158,7 +158,7 @@ def test_a_block_may_be_a_choice_as_a_whole(folder: Path) -> None:
         ("step: 32}", "log: 1}", "blocks.expert.hidden.log: expected true or false, got 1"),
         ("[1e-4, 1e-2]", "[0, 1e-2]", "train.lr.float: expected a low above 0 for log: true, got 0"),
         ("[seq, depth, expert]", "[seq, dept, expert]", "stages.0.step.1: expected one of"),
-        ("[sum, gate]", "[sum, max]", "stages.0.step.0.combine: expected sum, mean or gate, got 'max'"),
+        ("[sum, gate]", "[sum, max]", "stages.0.step.0.combine: expected sum, gate or mean, got 'max'"),
         ("name: small", "name: {choice: [a, b]}", "2:7  name: expected one value, got a choice"),
         ("name: small", "nmae: small", "2:1  nmae: expected a known key, got nmae (did you mean name?)"),
         (

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from blocks.find import all_wiring
 from blocks.ir.graph import fresh
 from composer.costs.fitting.fit import made
 from composer.costs.fitting.tunables import Tree
@@ -211,7 +212,8 @@ def _sandwich(tree: Tree, core: int) -> Tree:
     steps = stage["recur"]
     outer = _LAYERS if steps >= 4 * _LAYERS else 1
     (plain,) = _removed({**tree, "stages": [stage]}, _DEPTH)["stages"] or [stage]
-    layers = {"stack": outer, "step": plain["step"], "inject": "none"}
+    recurrent = {"recur", *(option.key for option in all_wiring() if option.recurrent)}
+    layers = {"stack": outer} | {key: value for key, value in plain.items() if key not in recurrent}
     return {**tree, "stages": _spliced(tree, core, [layers, {**stage, "recur": steps - 2 * outer}, layers])}
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig
 from blocks.ir.graph import Graph
-from blocks.ir.operation import ZEROS, Init, Value, Weight
+from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.tensor_type import IDS
-from blocks.primitives.operations import Sum
+from blocks.wiring.combine.config import Combine
+from blocks.wiring.loss.config import Loss
 from composer.costs.measures.limits import MemoryLimits
-from composer.graph.lowering.operations import CrossEntropy, Embed, Gate, InjectAdd, InjectConcat, Mean
+from composer.graph.lowering.operations import Embed
 from composer.language.schema.spec import Parallel, Spec, Stage
 
 Blocks = Mapping[str, BlockConfig]
@@ -30,14 +31,19 @@ def build(spec: Spec) -> Graph:
     x = root.op("embed", Embed(vocab, width), tokens, weights=[embedding])
     for number, stage in enumerate(spec.stages):
         x = _stage(root, f"stages.{number}", stage, spec.blocks, x)
-    # a small gain keeps the first logits near 0 though tied embeddings are as long as the state
-    x = root.norm(x, "norm", (width,), start=width**-0.5)
-    logits = root.project(x, "head", (vocab,))
-    loss = root.op("loss", CrossEntropy(vocab, micro_batch_tokens(spec)), logits, targets)
+    logits, loss = spec.model.option(Loss).lower(
+        root, x, partial(_head, root, vocab), targets, vocab, micro_batch_tokens(spec)
+    )
     root.graph.outputs = [logits, loss]
     if spec.model.tie_embeddings:
         root.graph.ties["head"] = "embedding"
     return root.graph
+
+
+def _head(build: Builder, vocab: int, x: Value) -> Value:
+    # a small gain keeps the first logits near 0 though tied embeddings are as long as the state
+    x = build.norm(x, "norm", (build.width,), start=build.width**-0.5)
+    return build.project(x, "head", (vocab,))
 
 
 def micro_batch_tokens(spec: Spec) -> int:
@@ -50,52 +56,45 @@ def micro_batch_tokens(spec: Spec) -> int:
 
 
 def _stage(build: Builder, name: str, stage: Stage, blocks: Blocks, x: Value) -> Value:
-    return build.stage(name, stage.trips, stage.tied, x, partial(_step, stage, blocks))
+    def loop(x: Value) -> Value:
+        with build.at(""):
+            return build.stage(name, stage.trips, stage.tied, x, partial(_step, stage, blocks))
+
+    with build.at(f"{name}."):
+        return _wrapped("around_loop", stage, build, loop, x)
 
 
 def _step(stage: Stage, blocks: Blocks, build: Builder, x: Value) -> Value:
-    x = _inject(build, stage.inject, x)
-    for position, entry in enumerate(stage.step):
-        if isinstance(entry, Stage):
-            x = _stage(build, str(position), entry, blocks, x)
-        else:
-            x = _sublayer(build, str(position), entry, blocks, x)
-    return x
+    def body(x: Value) -> Value:
+        for position, entry in enumerate(stage.step):
+            if isinstance(entry, Stage):
+                x = _stage(build, str(position), entry, blocks, x)
+            else:
+                with build.at(f"{position}."):
+                    x = _wrapped("around_sublayer", stage, build, partial(_entry, build, entry, blocks), x)
+        return x
+
+    return _wrapped("around_step", stage, build, body, x)
 
 
-def _inject(build: Builder, inject: str, x: Value) -> Value:
-    if inject == "add":
-        return build.op("inject", InjectAdd(build.width, build.trip()), x, build.stage_input())
-    if inject == "concat":
-        operation = InjectConcat(build.width)
-        weight = Weight("inject", operation.weight_shapes()[0], Init("eye"))
-        return build.op("inject", operation, x, build.stage_input(), weights=[weight])
-    return x
+def _wrapped(hook: str, stage: Stage, build: Builder, run: Callable[[Value], Value], x: Value) -> Value:
+    """Run a part of a stage within the hooks of its options, those of the lowest order outermost."""
+    options = sorted(stage.wiring().values(), key=lambda option: option.order)
+    for option in reversed(options):
+        run = partial(getattr(option, hook), build, run=run)
+    return run(x)
 
 
-def _sublayer(build: Builder, place: str, entry: str | Parallel, blocks: Blocks, x: Value) -> Value:
-    """Add one pre-norm residual sublayer: x + mix(norm(x))."""
-    normed = build.norm(x, f"{place}.norm", (build.width,))
+def _entry(build: Builder, entry: str | Parallel, blocks: Blocks, x: Value) -> Value:
+    """Add the block or the parallel blocks of a sublayer; `build` is at its place."""
     if isinstance(entry, str):
-        y = _block(build, f"{place}.{entry}", entry, blocks, normed)
-    else:
-        y = _parallel(build, place, entry, blocks, normed)
-    return build.op(f"{place}.add", Sum((build.width,)), x, y)
+        return _block(build, f"{build.prefix}{entry}.", blocks, entry, x)
+    branches = [
+        _block(build, f"{build.prefix}{n}.{name}.", blocks, name, x) for n, name in enumerate(entry.parallel)
+    ]
+    return entry.option(Combine).lower(build, x, branches)
 
 
-def _block(build: Builder, place: str, name: str, blocks: Blocks, x: Value) -> Value:
-    build.prefix, build.block = f"{place}.", name
-    y = blocks[name].lower(build, x)
-    build.prefix, build.block = "", ""
-    return y
-
-
-def _parallel(build: Builder, place: str, entry: Parallel, blocks: Blocks, x: Value) -> Value:
-    names = entry.parallel
-    branches = [_block(build, f"{place}.{n}.{name}", name, blocks, x) for n, name in enumerate(names)]
-    if entry.combine == "sum":
-        return build.op(f"{place}.sum", Sum((build.width,), len(names)), *branches)
-    if entry.combine == "mean":
-        return build.op(f"{place}.mean", Mean(build.width, len(names)), *branches)
-    logits = build.project(x, f"{place}.gate", (len(names),), init=ZEROS)
-    return build.op(f"{place}.mix", Gate(build.width, len(names)), logits, *branches)
+def _block(build: Builder, place: str, blocks: Blocks, name: str, x: Value) -> Value:
+    with build.at(place, name):
+        return blocks[name].lower(build, x)

@@ -16,6 +16,7 @@ from composer.language.description.format_spec import (
 )
 from composer.language.schema.identity import arch_hash
 from composer.language.schema.spec import Parallel, Spec, Stage, used
+from composer.language.schema.wired import Wired
 from composer.settings.errors import listed
 
 Kind = Literal["architecture", "training", "caps", "names"]
@@ -208,8 +209,8 @@ class _Architecture:
         """Tell an entry of the second spec, with the recipes that the first one does not have."""
         new = [name for name in dict.fromkeys(used(entry)) if name not in self.names.values()]
         words = stage_words(entry) if isinstance(entry, Stage) else _mix(entry)
-        if isinstance(entry, Stage) and entry.inject != "none":
-            words += f", inject {entry.inject}"
+        if isinstance(entry, Stage):
+            words += _wiring(entry)
         recipes = [(name, _recipe(_written(self.b.blocks[name]))) for name in new]
         if isinstance(entry, str) and recipes:
             return f"{words} ({recipes[0][1]})"
@@ -236,12 +237,18 @@ def _many(stage: Stage) -> int:
 
 
 def _head(stage: Stage) -> str:
-    return _trips(stage) if stage.inject == "none" else f"{_trips(stage)}, inject {stage.inject}"
+    return _trips(stage) + _wiring(stage)
+
+
+def _wiring(config: Wired) -> str:
+    """Tell the options that are not at their defaults: `, inject add`."""
+    return "".join(f", {key} {value_words(value)}" for key, value in config.changed_wiring().items())
 
 
 def _mix(entry: Entry) -> str:
     if isinstance(entry, Parallel):
-        return f"{listed(entry.parallel, 'and')} in parallel ({entry.combine})"
+        wiring = [value_words(option.plain(defaults=False)) for option in entry.wiring().values()]
+        return f"{listed(entry.parallel, 'and')} in parallel ({', '.join(wiring)})"
     return entry_words(entry)
 
 

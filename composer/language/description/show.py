@@ -93,7 +93,8 @@ def _fields(config: Any, problems: Callable[[Any], Iterable[Problem]]) -> dict[s
 
 def _stage(stage: Stage) -> dict[str, Any]:
     steps = [_stage(item) if isinstance(item, Stage) else _entry(item) for item in stage.step]
-    return {"recur" if stage.tied else "stack": stage.trips, "step": steps, "inject": stage.inject}
+    wiring = {key: option.plain() for key, option in stage.wiring().items()}
+    return {"recur" if stage.tied else "stack": stage.trips, "step": steps, **wiring}
 
 
 def _entry(entry: str | Parallel) -> Any:

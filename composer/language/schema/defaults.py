@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blocks.base.config import Config
+from blocks.base.wiring import WiringConfig
 from composer.language.schema.spec import Parallel, Spec, Stage
 
 
@@ -27,7 +28,12 @@ def _kept(config: Config, full: Mapping[str, Any]) -> dict[str, Any]:
         # what tells a union apart is written though its default says it
         if key not in full or (value == field.default and key not in ("type", "task")):
             continue
-        kept[key] = _kept(value, full[key]) if isinstance(value, Config) else full[key]
+        if isinstance(value, WiringConfig) and isinstance(full[key], str):
+            kept[key] = full[key]
+        elif isinstance(value, WiringConfig):
+            kept[key] = {value.name: full[key][value.name], **_kept(value, full[key])}
+        else:
+            kept[key] = _kept(value, full[key]) if isinstance(value, Config) else full[key]
     return kept
 
 

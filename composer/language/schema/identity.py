@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.language.schema.wired import Wired
 
 _DIGITS = 12
 
@@ -38,18 +39,25 @@ def architecture(spec: Spec) -> dict[str, Any]:
 
     def stage(stage: Stage) -> dict[str, Any]:
         kind = "recur" if stage.tied else "stack"
-        return {kind: stage.trips, "inject": stage.inject, "step": [entry(item) for item in stage.step]}
+        return {kind: stage.trips, **_wiring(stage), "step": [entry(item) for item in stage.step]}
 
     def entry(item: str | Parallel | Stage) -> dict[str, Any]:
         match item:
             case Stage():
                 return stage(item)
             case Parallel():
-                return {"parallel": [recipes[name] for name in item.parallel], "combine": item.combine}
+                return {"parallel": [recipes[name] for name in item.parallel], **_wiring(item)}
             case _:
                 return recipes[item]
 
-    return {"model": spec.model.model_dump(), "stages": [stage(item) for item in spec.stages]}
+    model = spec.model.model_dump(exclude={*spec.model.wiring()}) | _wiring(spec.model)
+    return {"model": model, "stages": [stage(item) for item in spec.stages]}
+
+
+def _wiring(config: Wired) -> dict[str, Any]:
+    """Write the options that are not at their defaults, and those whose defaults hashes contain."""
+    defaults = {key: option.plain() for key, option in config.wiring().items() if option.hash_default}
+    return defaults | config.changed_wiring()
 
 
 def _hash(value: Any) -> str:

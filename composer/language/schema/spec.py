@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
-    GetCoreSchemaHandler,
     PrivateAttr,
     SerializeAsAny,
     Strict,
@@ -19,28 +18,17 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 
 from blocks.base.config import BlockConfig, Config
 from blocks.base.fields import Count, Natural, NonNegative, Positive
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
+from composer.language.schema.unions import DiscoveredUnion
+from composer.language.schema.wired import Wired, wired
 from composer.settings.errors import Fault
 from composer.settings.tree import Node, fault_at, join
 from composer.settings.types import Description, Many
-
-T = TypeVar("T")
-
-
-class DiscoveredUnion(Generic[T]):
-    """A union over the configs that discovery finds, told apart by a tag field; made when first used."""
-
-    def __init__(self, tag: str, find: Callable[[], Mapping[str, type[Config]]]) -> None:
-        self.tag, self.find = tag, find
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices = {name: handler.generate_schema(config) for name, config in self.find().items()}
-        return core_schema.tagged_union_schema(choices, self.tag)
 
 
 def _block_types() -> Mapping[str, type[Config]]:
@@ -55,7 +43,8 @@ def _data_tasks() -> Mapping[str, type[Config]]:
     return data_tasks()
 
 
-class Model(Config):
+@wired("model")
+class Model(Wired):
     """Settings shared by all stages."""
 
     width: Count
@@ -84,10 +73,10 @@ def _entry_kind(value: Any) -> str | None:
             return "parallel"
         case Stage():
             return "stage"
-        case {"parallel": _} | {"combine": _}:
-            return "parallel"
         case {"recur": _} | {"stack": _} | {"step": _}:
             return "stage"
+        case Mapping() if value.keys() & Parallel.model_fields.keys():
+            return "parallel"
         case _:
             return None
 
@@ -102,16 +91,16 @@ Entry: TypeAlias = Annotated[
 """One place in a step: the name of a block, blocks in parallel, or a nested stage."""
 
 
-class Parallel(Config):
-    """Blocks that read the same normed input, their outputs combined into one residual update."""
+@wired("parallel")
+class Parallel(Wired):
+    """Blocks that read the same input, their outputs combined into one residual update."""
 
     parallel: Annotated[Many[BlockName], Field(min_length=2)]
     """The names of the blocks, two or more."""
-    combine: Literal["sum", "mean", "gate"] = "sum"
-    """How outputs are combined; `gate` is a learned softmax over the branches per token."""
 
 
-class Stage(Config):
+@wired("stage")
+class _Stage(Wired):
     """Steps in order: `recur: N` shares one set of weights among them, `stack: N` gives each its own."""
 
     recur: Count | None = None
@@ -119,9 +108,7 @@ class Stage(Config):
     stack: Count | None = None
     """The number of layers with weights of their own."""
     step: Annotated[Many[Entry], Field(min_length=1)]
-    """What one step runs, in order, each a pre-norm residual sublayer."""
-    inject: Literal["none", "add", "concat"] = "none"
-    """How the stage's input enters again before each step: added after step 0, or by a learned 2d -> d."""
+    """What one step runs, in order, each a residual sublayer."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Stage:
@@ -156,6 +143,9 @@ class Stage(Config):
         """Whether there are steps that lead back to where they began: several, with one set of weights."""
         return self.tied and self.trips > 1
 
+
+# only the finished class has this name, which steps refer to
+Stage: TypeAlias = _Stage
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """A share from 0 to 1."""

@@ -6,6 +6,8 @@ A target is `section.key`, where a section is a part of a spec, a block type or 
 
 from __future__ import annotations
 
+from blocks.base.wiring import kind_of
+from blocks.find import all_wiring
 from composer.costs.measures.registry import MEASURES
 
 TARGETS: dict[str, str] = {
@@ -25,8 +27,6 @@ TARGETS: dict[str, str] = {
     "stage.stack": "layers n_layer n_layers num_layers num_hidden_layers depth n_blocks num_blocks "
     "n_hidden_layers num_decoder_layers decoder_layers count untied",
     "stage.step": "block blocks body layer layers layout sublayers modules mixers sequence steps",
-    "stage.inject": "input_injection injection inject_input reinject skip",
-    "parallel.combine": "merge reduce aggregation mix mode",
     # blocks
     "sequence_attention.heads": "n_heads n_head num_heads num_attention_heads attention_heads nheads "
     "n_query_heads num_query_heads query_heads",
@@ -105,6 +105,7 @@ TARGETS: dict[str, str] = {
     "perplexity ppl",
     "metric.bits_per_byte": "bpb bpc bits_per_char",
     **{f"metric.{name}": measure.aliases for name, measure in MEASURES.items() if measure.aliases},
+    **{f"{kind.owner}.{kind.key}": kind.key_aliases for kind in map(kind_of, all_wiring())},
 }
 """What a thing is called here, and what else it is called."""
 
@@ -129,16 +130,10 @@ NOTES: dict[str, str] = {
     "attn_dropout": "there is no dropout; train.weight_decay regularises",
     "bias": "no layer has a bias, and there is no field for one",
     "qkv_bias": "no layer has a bias, and there is no field for one",
-    "norm": "every sublayer has an RMSNorm before it, and there is no field for it",
-    "layer_norm": "every sublayer has an RMSNorm before it, and there is no field for it",
-    "layernorm": "every sublayer has an RMSNorm before it, and there is no field for it",
-    "rmsnorm": "every sublayer has an RMSNorm before it, and there is no field for it",
-    "rms_norm": "every sublayer has an RMSNorm before it, and there is no field for it",
-    "norm_eps": "every sublayer has an RMSNorm before it, and there is no field for it",
-    "norm_type": "every sublayer has an RMSNorm before it, and there is no field for it",
-    "pre_norm": "every sublayer has an RMSNorm before it, and there is no field for it",
-    "post_norm": "every sublayer has an RMSNorm before it, and there is no field for another place",
-    "residual": "every sublayer has a residual connection, and there is no field for it",
+    "rmsnorm": "every norm is an RMSNorm; `norm` of a stage says where they are",
+    "rms_norm": "every norm is an RMSNorm; `norm` of a stage says where they are",
+    "norm_eps": "every norm is an RMSNorm with eps 1e-6",
+    "norm_type": "every norm is an RMSNorm with eps 1e-6",
     "init": "weights start as the documentation says, and there is no field for it",
     "init_std": "weights start as the documentation says, and there is no field for it",
     "initializer_range": "weights start as the documentation says, and there is no field for it",
@@ -179,12 +174,6 @@ VALUES: dict[str, str] = {
     "feed_forward.activation=gelu": "relu gelu_new gelu_tanh relu2 squared_relu",
     "train.precision=bf16-mixed": "bf16 bfloat16 bf16_mixed mixed amp",
     "train.precision=32": "fp32 float32 full 32_true f32",
-    "parallel.combine=sum": "add addition plus",
-    "parallel.combine=mean": "avg average",
-    "parallel.combine=gate": "gated softmax learned weighted",
-    "stage.inject=add": "sum true plus residual",
-    "stage.inject=concat": "cat concatenate linear",
-    "stage.inject=none": "false off null",
     "depth_attention.span=inclusive": "all full causal",
     "depth_attention.span=exclusive": "past strict previous",
     "expert_attention.depth_code=rotary": "rope sine sinusoidal",
@@ -196,5 +185,6 @@ VALUES: dict[str, str] = {
     "search.sampler=evolution": "genetic regularized_evolution ea cmaes",
     "search.sampler=nsga2": "nsga nsgaii nsga3",
     "search.sampler=random": "uniform grid",
+    **{f"{option.owner}.{option.key}={option.name}": option.aliases for option in all_wiring()},
 }
 """Other words for the values of a field, as `section.key=value`."""

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from blocks.base.config import Config
 from blocks.base.fields import LARGEST, Bytes, Count, Natural
-from composer.language.schema.spec import DiscoveredUnion
+from composer.language.schema.unions import DiscoveredUnion
 from composer.settings.errors import listed
 from composer.settings.types import Description
 
@@ -34,7 +34,7 @@ def words(hint: Any, extra: tuple[Any, ...] = ()) -> str:
             return said
         found = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
         if found:
-            return f"a mapping with {found.tag}: {listed(sorted(found.find()))}"
+            return found.describe()
         return words(inner, (*_flat(metadata), *extra))
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -134,8 +134,7 @@ def config_of(hint: Any, plain: Any) -> type[Config] | None:
         inner, *metadata = get_args(hint)
         found = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
         if found:
-            tag = plain.get(found.tag)
-            return found.find().get(tag) if isinstance(tag, str) else None
+            return found.select(plain)
         return config_of(inner, plain)
     if get_origin(hint) in (Union, types.UnionType):
         configs = [each for arg in get_args(hint) if (each := config_of(arg, plain)) is not None]

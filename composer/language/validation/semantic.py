@@ -13,12 +13,14 @@ from typing import TypeVar
 
 from blocks.base.config import BlockConfig, Config, Problem
 from blocks.base.invalid import Unknown, independent
+from blocks.base.wiring import Site, WiringConfig
 from blocks.ir.numbers import largest
 from composer.costs.measures.limits import MemoryLimits
 from composer.costs.measures.registry import MEASURES
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train
+from composer.language.schema.wired import Wired
 from composer.language.validation.hints import hint_for_block
 from composer.language.validation.partial import partial, partial_at
 from composer.settings.errors import Fault, shown
@@ -55,7 +57,13 @@ def semantic(tree: Node, spec: Spec | None, broken: Collection[str] = ()) -> lis
         else Parts(spec.model, spec.blocks, spec.stages, spec.caps, spec.train)
     )
     unknown = list(undefined(tree))
-    checks = [*_steps(parts, tree), *_blocks(parts, tree), *_train(parts, tree), *_caps(parts.caps, tree)]
+    checks = [
+        *_steps(parts, tree),
+        *_blocks(parts, tree),
+        *_wiring(parts, tree),
+        *_train(parts, tree),
+        *_caps(parts.caps, tree),
+    ]
     return [*unknown, *_unused(tree, unknown), *independent(*checks)]
 
 
@@ -168,6 +176,30 @@ def _most_steps(stage: Stage) -> int:
 def _blocks(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
     for name, block in parts.blocks.items():
         yield _problems(block.problems(parts.model.width), ("blocks", name), tree)
+
+
+def _wiring(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
+    width = parts.model.width
+    for config, path, steps, tied in _wired(parts):
+        options = config.wiring()
+        valid = {key: option for key, option in options.items() if isinstance(option, WiringConfig)}
+        for key, option in valid.items():
+            yield _problems(option.problems(Site(width, steps, tied, options)), (*path, key), tree)
+
+
+def _wired(parts: Parts) -> Iterator[tuple[Wired, tuple[str | int, ...], int, bool]]:
+    """Yield the model and all stages and parallel mixes with their paths, steps and whether they are tied."""
+    entries: list[tuple[str | Parallel | Stage, tuple[str | int, ...]]]
+    yield parts.model, ("model",), 1, False
+    entries = [(stage, ("stages", i)) for i, stage in enumerate(parts.stages)]
+    while entries:
+        entry, path = entries.pop(0)
+        if isinstance(entry, Parallel):
+            yield entry, path, 1, False
+        elif isinstance(entry, Stage) and isinstance(entry.step, tuple):
+            if (entry.recur is None) != (entry.stack is None):
+                yield entry, path, entry.trips, entry.tied
+            entries += [(each, (*path, "step", i)) for i, each in enumerate(entry.step)]
 
 
 def _train(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:

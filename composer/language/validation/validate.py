@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from blocks.base.config import Config
-from composer.language.schema.spec import BlockName, DiscoveredUnion, Stage
+from composer.language.schema.spec import BlockName, Stage
+from composer.language.schema.unions import DiscoveredUnion, WiringUnion
 from composer.language.validation.hints import hint_for_key, hint_for_tag, hint_for_value, meant
 from composer.language.validation.partial import conflicts, partial_at
 from composer.language.validation.value_hints import hint_for_written
@@ -167,6 +168,10 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
             near = hint_for_key(name, kept, known) if kept else close(name, known)
             return (node.child(name) or node).fault(join(path, name), "a known key", name, near, key=True)
         case "union_tag_invalid" | "union_tag_not_found":
+            if (union := _union(hint)) and isinstance(union, WiringUnion) and owner is not None:
+                got = next(iter(node.plain), "") if isinstance(node.plain, Mapping) else node.plain
+                near = hint_for_value(got, owner, key, [*union.options])
+                return node.fault(path, union.describe(), shown(node.plain), near)
             return _untagged(hint, node, path, detail)
         case "expected":
             told = detail["ctx"]
@@ -191,12 +196,15 @@ def _has_default(config: type[Config], key: str) -> bool:
     return key in fields and not fields[key].is_required()
 
 
+def _union(hint: Any) -> DiscoveredUnion[Any] | None:
+    metadata = getattr(hint, "__metadata__", ())
+    return next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
+
+
 def _untagged(hint: Any, node: Node, path: str, detail: Mapping[str, Any]) -> Fault:
     from composer.language.validation.describe_types import words
 
-    found = next(
-        (item for item in getattr(hint, "__metadata__", ()) if isinstance(item, DiscoveredUnion)), None
-    )
+    found = _union(hint)
     if found is None or not isinstance(node.value, dict):
         near = ""
         if isinstance(node.value, dict):

@@ -193,7 +193,8 @@ def put(module: nn.Module, name: str, weight: Weight, tensor: Tensor) -> None:
     """Hold a tensor under a dotted name, as a parameter or, untrained, as a buffer."""
     parent, role = descend(module, name)
     if weight.trained:
-        parent.register_parameter(role, nn.Parameter(tensor))
+        # straight in the table: a block may be called like a weight beside it
+        parent._parameters[role] = nn.Parameter(tensor)
     else:
         parent.register_buffer(role, tensor, persistent=weight.saved)
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from blocks.primitives.reference import product_dtype, project
-from composer.graph.lowering.chunks import chunk_tokens
-
-IGNORED = -100
+from blocks.wiring.loss.chunks import chunk_tokens
+from blocks.wiring.loss.reference import IGNORED
 
 
 def head_loss(x: Tensor, targets: Tensor | None, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -1,0 +1,134 @@
+"""The base of wiring options: how a stage, a parallel mix or the model connects its blocks. Torch-free.
+
+An option is a value of a key of the spec, such as `norm: post` or `residual: {scale: 0.5}`. A *kind* is a
+class that declares the key; each *value* of it is a subclass in a file of its own. The file's presence in
+`blocks/wiring/`, or an entry point of the group `composer.wiring`, makes it a part of the language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from blocks.base.config import Config, Problem
+
+if TYPE_CHECKING:
+    from blocks.base.builder import Builder
+    from blocks.ir.operation import Value
+
+Owner = Literal["model", "stage", "parallel"]
+"""Which mapping of the spec has the key: `model`, a stage, or an entry with `parallel`."""
+
+Run: TypeAlias = "Callable[[Value], Value]"
+"""What an option wraps: it takes a value of the residual stream [width] and returns the next one."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an option is used, for its checks and words.
+
+    Attributes:
+        width: d_model.
+        steps: how often the stage runs; 1 outside a stage.
+        tied: whether these steps share their weights.
+        wiring: the options beside it and itself, by key.
+    """
+
+    width: int
+    steps: int = 1
+    tied: bool = False
+    wiring: Mapping[str, WiringConfig] = field(default_factory=dict)
+
+
+class WiringConfig(Config):
+    """One option. A spec writes its name, or a mapping that has the name as a key: `{scale: 0.5}`.
+
+    An option with fields therefore has a field of its own name. A kind sets `key`, `owner` and `default`, and
+    its docstring documents the key; a value sets `name`, and its docstring documents the value.
+    """
+
+    key: ClassVar[str] = ""
+    """The key in the spec."""
+    owner: ClassVar[Owner] = "stage"
+    """What has that key."""
+    default: ClassVar[str] = ""
+    """The name of the value that applies where the key is missing; it has no required fields."""
+    key_aliases: ClassVar[str] = ""
+    """Names of the key in other frameworks, separated by spaces, for hints."""
+    recurrent: ClassVar[bool] = False
+    """Whether the key is about recurrence, so that layers made from a recurrent stage do without it."""
+    hash_default: ClassVar[bool] = False
+    """Whether hashes contain the default too. False for every new kind, so that old hashes stay."""
+    order: ClassVar[int] = 0
+    """Options of lower order wrap those of higher order. The residual sum is at 0."""
+
+    name: ClassVar[str] = ""
+    """The value in the spec."""
+    aliases: ClassVar[str] = ""
+    """Names of the value in other frameworks, separated by spaces, for hints."""
+
+    def problems(self, site: Site) -> Iterator[Problem]:
+        """Yield what a schema cannot say, such as another option that this one excludes.
+
+        The key of a problem is relative to the option; "" is the option itself.
+        """
+        yield from ()
+
+    def words(self, site: Site) -> str:
+        """Return a line for pictures that says what the option does here, or ""."""
+        return ""
+
+    def plain(self, *, defaults: bool = True) -> str | dict[str, Any]:
+        """Return the option as a spec writes it, with or without the fields at their defaults."""
+        fields = self.model_dump(exclude_defaults=not defaults)
+        if fields and self.name in type(self).model_fields:
+            fields = {self.name: getattr(self, self.name), **fields}
+        return fields or self.name
+
+    # lowering: each hook adds operations around `run`, and by default none
+
+    def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
+        """Wrap a whole stage: `run` takes the state of the first step and returns that of the last."""
+        return run(x)
+
+    def around_step(self, build: Builder, x: Value, run: Run) -> Value:
+        """Wrap one step of a stage. `build.stage_input()` and `build.trip()` say where the step is."""
+        return run(x)
+
+    def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
+        """Wrap a block, or a parallel mix, of a step.
+
+        Outside the residual sum (`order` below 0) `run` returns the stream, inside it the update.
+        """
+        return run(x)
+
+
+def kind_of(option: type[WiringConfig]) -> type[WiringConfig]:
+    """Return the class that declares the option's key."""
+    return next(each for each in reversed(option.__mro__) if getattr(each, "key", ""))
+
+
+def default_of(options: Mapping[str, type[WiringConfig]]) -> WiringConfig:
+    """Return the default of a kind, given its values by name."""
+    kind = kind_of(next(iter(options.values())))
+    return options[kind.default].model_construct()
+
+
+def selected(options: Mapping[str, type[WiringConfig]], value: Any) -> str | None:
+    """Return the name of the option that a plain value of a key selects, or None.
+
+    Of several names among the keys of a mapping it is the one whose option knows most of these keys.
+    """
+    match value:
+        case WiringConfig():
+            return value.name
+        case str():
+            return value if value in options else None
+        case Mapping():
+            named = [name for name in options if name in value and name in options[name].model_fields]
+            return max(
+                named, key=lambda name: len(value.keys() & options[name].model_fields.keys()), default=None
+            )
+        case _:
+            return None

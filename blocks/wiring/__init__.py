@@ -1,0 +1,1 @@
+"""Wiring: the options of stages, parallel mixes and the model, one module or folder each."""

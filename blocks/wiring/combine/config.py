@@ -1,0 +1,59 @@
+"""Config and lowering of the combination of parallel branches. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blocks.base.builder import Builder
+from blocks.base.wiring import WiringConfig
+from blocks.ir.operation import ZEROS, Value
+from blocks.primitives.operations import Sum
+from blocks.wiring.combine.operations import Gate, Mean
+
+
+class Combine(WiringConfig):
+    """How outputs are combined; `gate` is a learned softmax over the branches per token."""
+
+    key = "combine"
+    owner = "parallel"
+    default = "sum"
+    key_aliases = "merge reduce aggregation mix mode"
+    hash_default = True
+
+    def lower(self, build: Builder, x: Value, branches: Sequence[Value]) -> Value:
+        """Combine the branches, which have read `x`, into one update; all are [width]."""
+        raise NotImplementedError
+
+
+class SumOfBranches(Combine):
+    """The sum of the branches."""
+
+    name = "sum"
+    aliases = "add addition plus"
+
+    def lower(self, build: Builder, x: Value, branches: Sequence[Value]) -> Value:
+        """Add them up."""
+        return build.op("sum", Sum((build.width,), len(branches)), *branches)
+
+
+class MeanOfBranches(Combine):
+    """The mean of the branches."""
+
+    name = "mean"
+    aliases = "avg average"
+
+    def lower(self, build: Builder, x: Value, branches: Sequence[Value]) -> Value:
+        """Take their mean."""
+        return build.op("mean", Mean(build.width, len(branches)), *branches)
+
+
+class GateBranches(Combine):
+    """A softmax over the branches for each token, projected from what they read; it starts uniform."""
+
+    name = "gate"
+    aliases = "gated softmax learned weighted"
+
+    def lower(self, build: Builder, x: Value, branches: Sequence[Value]) -> Value:
+        """Project one logit for each branch, and weight them."""
+        logits = build.project(x, "gate", (len(branches),), init=ZEROS)
+        return build.op("mix", Gate(build.width, len(branches)), logits, *branches)

@@ -1,0 +1,58 @@
+"""The operations that combine branches. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import Operation, expect
+from blocks.ir.tensor_type import TensorType, widest
+
+_REFERENCE = "blocks.wiring.combine.reference"
+
+
+@dataclass(frozen=True)
+class Mean(SavesNothing, Operation):
+    """The mean of the branches."""
+
+    width: int
+    branches: int
+
+    gradients = "joint"
+    kernels = (Kernel("mean", f"{_REFERENCE}:mean", "elementwise"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the width."""
+        expect(self, inputs, *[(self.width,)] * self.branches)
+        return (TensorType((self.width,), widest(*inputs)),)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The branches are stacked."""
+        return WorkspaceBytes((self.branches + 1) * flow.made, flow.given, flow.given)
+
+
+@dataclass(frozen=True)
+class Gate(Operation):
+    """Weight the branches by a softmax over one logit each, per token: (logits, branches...) -> y."""
+
+    width: int
+    branches: int
+
+    kernels = (Kernel("gate", f"{_REFERENCE}:gate", "softmax over the branches, elementwise"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.branches,), *[(self.width,)] * self.branches)
+        return (TensorType((self.width,), widest(*inputs[1:])),)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the branches and the softmax, and its copy where the branches are narrower."""
+        narrow = at.compute_bytes if at.widened else 0
+        return SavedTensors(inputs=tuple(range(1, 1 + self.branches)), extra=(4 + narrow) * self.branches)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The sum so far, the next product and their sum; backward, one product beside all gradients."""
+        backward = (self.branches + 1) * (flow.made + at.compute_bytes)
+        return WorkspaceBytes(3 * flow.made + self.saved(at).extra, backward, backward)

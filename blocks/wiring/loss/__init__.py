@@ -1,0 +1,5 @@
+"""The loss of the model."""
+
+from blocks.wiring.loss.config import LastStep
+
+__all__ = ["LastStep"]

@@ -1,0 +1,107 @@
+"""The operations of the loss. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest, smallest
+from blocks.ir.operation import Operation, expect
+from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType
+from blocks.primitives.operations import Project
+from blocks.wiring.loss.chunks import chunk_tokens, chunks_pay
+
+_REFERENCE = "blocks.wiring.loss.reference"
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Operation):
+    """Mean cross-entropy over the targets that are not -100: (logits, targets) -> loss.
+
+    `tokens` are those of a micro-batch, by which it decides whether it takes over the head.
+    """
+
+    vocab: int
+    tokens: int = 1
+
+    kernels = (Kernel("cross_entropy", f"{_REFERENCE}:cross_entropy", "log-softmax in fp32"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return a scalar."""
+        expect(self, inputs, (self.vocab,), IDS)
+        return (SCALAR,)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the fp32 log-softmax and the targets, int64."""
+        return SavedTensors(inputs=(1,), extra=4 * self.vocab)
+
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
+        """The log-softmax is in fp32."""
+        return "fp32"
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Backward, the gradients of the log-softmax and of the logits, in fp32."""
+        return WorkspaceBytes(flow.copied + 4 * self.vocab, 8 * self.vocab, 8 * self.vocab)
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over the head where the logits of a micro-batch are larger than those of a chunk."""
+        if position or not isinstance(producer, Project) or producer.outputs != ((self.vocab,),):
+            return None
+        return HeadLoss(producer.fan_in, self.vocab) if chunks_pay(self.vocab, self.tokens) else None
+
+
+@dataclass(frozen=True)
+class HeadLoss(Operation):
+    """The head and its mean cross-entropy, by chunks of tokens: (x, targets) -> loss, logits.
+
+    It makes the loss where there are targets, which all that trains has, and else the logits.
+    """
+
+    width: int
+    vocab: int
+
+    kernels = (
+        Kernel(
+            "head_loss",
+            "blocks.wiring.loss.by_chunks:head_loss",
+            "logits by chunks of tokens, their gradients made with them; none are kept",
+        ),
+    )
+    recomputable = False
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return a scalar and the logits, which training does not make."""
+        expect(self, inputs, (self.width,), IDS)
+        return (SCALAR, TensorType((self.vocab,), "none"))
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [vocab, width]."""
+        return ((self.vocab, self.width),)
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Write the logits and read them."""
+        return given + 2 * at.compute_bytes * self.vocab
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the gradient of the input as products make it, and that of the weight in fp32."""
+        return SavedTensors(extra=at.compute_bytes * self.width, once=4 * self.vocab * self.width)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Beside what is kept, a chunk and the cast weight; backward, gradients are scaled."""
+        cast = at.compute_bytes * self.vocab * self.width if at.compute_bytes < at.weight_bytes else 0
+        forward = self.saved(at).extra + (self._chunk(at) + cast) / at.tokens
+        return WorkspaceBytes(forward, flow.given, flow.given)
+
+    def _chunk(self, at: CostContext) -> float:
+        """Return the bytes of a chunk: the softmax in fp32 beside the logits, or products for gradients."""
+        tokens = smallest(chunk_tokens(self.vocab), at.tokens)
+        part = at.compute_bytes * self.width
+        copy = at.widened if at.device == "cpu" else 0
+        softmax = tokens * ((at.compute_bytes + copy + 4) * self.vocab)
+        product = at.compute_bytes * self.vocab * self.width if at.widened else 0
+        gradients = tokens * (at.compute_bytes * self.vocab + part) + product
+        cast = tokens * part if at.compute_bytes < at.stream_bytes else 0
+        return cast + largest(softmax, gradients)

@@ -1,0 +1,27 @@
+"""Where a sublayer is normalised: in front of its block. Torch-free."""
+
+from __future__ import annotations
+
+from blocks.base.builder import Builder
+from blocks.base.wiring import Run, WiringConfig
+from blocks.ir.operation import Value
+
+
+class Norm(WiringConfig):
+    """Where each sublayer has its RMSNorm."""
+
+    key = "norm"
+    default = "pre"
+    key_aliases = "norm_position norm_placement layer_norm layernorm norm_first prenorm"
+
+
+class PreNorm(Norm):
+    """x + f(norm(x)) (arXiv 2002.04745)."""
+
+    name = "pre"
+    aliases = "pre_norm prenorm before true"
+    order = 10
+
+    def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
+        """Normalise what the block reads."""
+        return run(build.norm(x, "norm", (build.width,)))

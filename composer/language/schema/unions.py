@@ -1,0 +1,87 @@
+"""Fields whose configs are found at run time: blocks, tasks and wiring options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from blocks.base.config import Config
+from blocks.base.wiring import WiringConfig, selected
+from blocks.find import wiring_options
+from composer.settings.errors import listed
+
+T = TypeVar("T")
+
+
+class DiscoveredUnion(Generic[T]):
+    """A union over the configs that discovery finds, told apart by a tag field; made when first used."""
+
+    def __init__(self, tag: str, find: Callable[[], Mapping[str, type[Config]]]) -> None:
+        self.tag, self.find = tag, find
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {name: handler.generate_schema(config) for name, config in self.find().items()}
+        return core_schema.tagged_union_schema(choices, self.tag)
+
+    def select(self, plain: Mapping[str, Any]) -> type[Config] | None:
+        """Return the config that a mapping is validated against, if it says so."""
+        tag = plain.get(self.tag)
+        return self.find().get(tag) if isinstance(tag, str) else None
+
+    def describe(self) -> str:
+        """Say what is expected."""
+        return f"a mapping with {self.tag}: {listed(sorted(self.find()))}"
+
+
+class WiringUnion(DiscoveredUnion[WiringConfig]):
+    """The values of a key of wiring: each is its name, or a mapping with its name as a key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key, lambda: wiring_options()[key])
+        self.options = wiring_options()[key]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices: dict[Any, CoreSchema] = {
+            name: core_schema.no_info_before_validator_function(_fields, handler.generate_schema(option))
+            for name, option in self.options.items()
+        }
+        written = core_schema.plain_serializer_function_ser_schema(_written, info_arg=True)
+        return core_schema.tagged_union_schema(
+            choices, lambda value: selected(self.options, value), serialization=written
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        mappings = [
+            handler(schema["choices"][name]) for name, option in self.options.items() if option.model_fields
+        ]
+        names = {"type": "string", "enum": self.bare()}
+        return {"anyOf": [names, *mappings]} if mappings else names
+
+    def bare(self) -> list[str]:
+        """Return the names that are values by themselves: of options that need no fields."""
+        return [name for name, option in self.options.items() if not _required(option)]
+
+    def select(self, plain: Mapping[str, Any]) -> type[Config] | None:
+        """Return the option that a mapping selects, if it does."""
+        name = selected(self.options, plain)
+        return None if name is None else self.options[name]
+
+    def describe(self) -> str:
+        """Say what is expected."""
+        mappings = [f"a mapping with {name}" for name, option in self.options.items() if option.model_fields]
+        return listed([*self.bare(), *mappings])
+
+
+def _required(option: type[Config]) -> bool:
+    return any(field.is_required() for field in option.model_fields.values())
+
+
+def _fields(value: Any) -> Any:
+    return {} if isinstance(value, str) else value
+
+
+def _written(option: Any, info: core_schema.SerializationInfo) -> Any:
+    return option.plain(defaults=not info.exclude_defaults)

@@ -1,0 +1,72 @@
+"""Configs that wiring options add keys to: the model, stages and parallel mixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, TypeVar
+
+from pydantic import GetJsonSchemaHandler, create_model
+from pydantic_core import CoreSchema
+
+from blocks.base.config import Config
+from blocks.base.wiring import Owner, WiringConfig, default_of, kind_of
+from blocks.find import wiring_options
+from composer.language.schema.unions import WiringUnion
+
+W = TypeVar("W", bound="Wired")
+K = TypeVar("K", bound=WiringConfig)
+
+
+class Wired(Config):
+    """A config with keys of wiring."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        found = super().__get_pydantic_json_schema__(schema, handler)
+        properties = handler.resolve_ref_schema(found).get("properties", {})
+        for key in wiring_keys(cls):
+            properties[key]["default"] = cls.model_fields[key].default.plain()
+        return found
+
+    def wiring(self) -> dict[str, WiringConfig]:
+        """Return the option of each key of wiring."""
+        return {key: getattr(self, key) for key in wiring_keys(type(self))}
+
+    def option(self, kind: type[K]) -> K:
+        """Return the option of a kind."""
+        found = getattr(self, kind.key)
+        assert isinstance(found, kind)
+        return found
+
+    def changed_wiring(self) -> dict[str, Any]:
+        """Return the options that are not at their defaults, as a spec writes them."""
+        fields = type(self).model_fields
+        return {
+            key: option.plain(defaults=False)
+            for key, option in self.wiring().items()
+            if option != fields[key].default
+        }
+
+
+def wired(owner: Owner) -> Callable[[type[W]], type[W]]:
+    """Decorate a config so that it has the keys of wiring that belong to `owner`."""
+
+    def decorate(config: type[W]) -> type[W]:
+        fields: dict[str, Any] = {
+            key: (Annotated[WiringConfig, WiringUnion(key)], default_of(options))
+            for key, options in wiring_options().items()
+            if kind_of(next(iter(options.values()))).owner == owner
+        }
+        name = config.__name__.lstrip("_")
+        return create_model(
+            name, __base__=config, __module__=config.__module__, __doc__=config.__doc__, **fields
+        )
+
+    return decorate
+
+
+def wiring_keys(config: type[Config]) -> Iterator[str]:
+    """Yield the keys of wiring that a config has."""
+    return (key for key in wiring_options() if key in config.model_fields)
