@@ -14,9 +14,9 @@ from math import prod
 from blocks.ir.graph import Graph, Loop, Node, fresh
 from blocks.ir.numbers import label
 from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Value, Weight
-from blocks.ir.slots import DepthKVCache
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import ORDER, Shape, TensorType
+from blocks.kernels.slots import DepthKVCache
 from blocks.primitives.operations import (
     AddStepBias,
     Input,

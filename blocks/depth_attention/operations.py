@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel, Target
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
-from blocks.ir.slots import SlotRead, SlotWrite, slots_of
 from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.gpu import off_triton
+from blocks.kernels.slots import SlotRead, SlotWrite, slots_of
 from blocks.primitives.fused_operations import as_fused, as_plain
 from blocks.primitives.operations import RotateStep, step_angles
 

@@ -12,9 +12,9 @@ from blocks.base.config import BlockConfig
 from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import Operation
-from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.ir.tensor_type import Shape
 from blocks.ir.walk import Place, operations
+from blocks.kernels.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.primitives.operations import Input, Project
 from composer.costs.counting.count import Costs
 from composer.costs.counting.plan import make_plan

@@ -7,8 +7,8 @@ from samples import samples
 from strategies import make, specs
 
 from blocks.ir.graph import Loop
-from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.ir.walk import operations
+from blocks.kernels.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.primitives.operations import RotateStep
 from composer.graph.compile import compile_graph
 

@@ -18,8 +18,8 @@ from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import largest
 from blocks.ir.numbers import total as sum_of
 from blocks.ir.operation import Operation
-from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, graphs, operations
+from blocks.kernels.slots import DepthKVCache
 from blocks.primitives.operations import Project
 from composer.costs.base.precision import precision
 from composer.costs.measures.registry import MEASURES

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from blocks.ir.graph import Graph, Loop, Segment
 from blocks.ir.numbers import total
 from blocks.ir.operation import Value
-from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, operations
+from blocks.kernels.slots import DepthKVCache
 from blocks.primitives.operations import Input
 from composer.costs.memory.operation_memory import Batch, Step, step_of
 from composer.costs.memory.saved_tensors import (

@@ -10,7 +10,7 @@ from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import total
 from blocks.ir.operation import LoopIndex, Operation, Value
-from blocks.ir.slots import DepthKVCache
+from blocks.kernels.slots import DepthKVCache
 from composer.costs.base.precision import Precision
 from composer.costs.memory.saved_tensors import (
     Kept,

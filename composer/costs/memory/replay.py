@@ -15,7 +15,7 @@ from typing import NamedTuple
 from blocks.ir.graph import Graph, Loop, Segment
 from blocks.ir.numbers import label, largest, smallest, total
 from blocks.ir.operation import Value
-from blocks.ir.slots import DepthKVCache, SlotWrite
+from blocks.kernels.slots import DepthKVCache, SlotWrite
 from composer.costs.memory.ledger import Account, Ledger, Moment
 from composer.costs.memory.memory_model import Body, body_of
 from composer.costs.memory.operation_memory import Batch, Step, Trips, value_bytes

@@ -15,8 +15,8 @@ from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import largest, total
 from blocks.ir.operation import Operation, Value
-from blocks.ir.slots import DepthKVCache
 from blocks.ir.walk import Place, graphs, operations
+from blocks.kernels.slots import DepthKVCache
 from blocks.primitives.operations import Input
 from composer.costs.base.precision import FULL, MIXED, precision
 from composer.costs.memory.operation_memory import value_bytes

@@ -10,7 +10,7 @@ from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, Shape, TensorType
 
-_REFERENCE = "composer.module.emission.functions"
+_REFERENCE = "composer.graph.lowering.reference"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import LoopIndex, Value
-from blocks.ir.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.ir.steps import StepCount, Steps
 from blocks.ir.walk import operations
+from blocks.kernels.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.primitives.operations import RotateStep
 
 
