@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
+from functools import lru_cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -12,9 +14,17 @@ _PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 def entry_points(group: str) -> list[EntryPoint]:
     """Return the entry points of a group, sorted by name: of installed packages and of this checkout."""
-    installed = importlib.metadata.entry_points(group=group)
+    installed = _installed(tuple(sys.path)).get(group, ())
     found = {(point.name, point.value): point for point in [*installed, *_of_checkout(group)]}
     return [found[key] for key in sorted(found)]
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
+    """Map each of our groups to its entry points; installed packages are read once for each `sys.path`."""
+    found = importlib.metadata.entry_points()
+    groups = [group for group in found.groups if group.startswith("composer.")]
+    return {group: tuple(found.select(group=group)) for group in groups}
 
 
 def _of_checkout(group: str) -> list[EntryPoint]:
