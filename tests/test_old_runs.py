@@ -1,6 +1,7 @@
 """Runs, checkpoints and searches made by earlier versions load, score alike and go on."""
 
 import csv
+import json
 import tarfile
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 import composer
 from composer.cli.main import main
+from composer.language.load import loads
 from composer.language.schema.identity import arch_hash, run_hash
 
 FIXTURES = Path(__file__).parent / "fixtures" / "v0"
@@ -32,6 +34,13 @@ def rows(run: Path) -> list[dict[str, str]]:
 def test_hashes_are_those_of_earlier_versions(tmp_path, name):
     spec = composer.load(unpacked(name, tmp_path) / "spec.yaml")
     assert (arch_hash(spec), run_hash(spec)) == HASHES[name]
+
+
+def test_hashes_of_all_kinds_of_specs_are_those_of_earlier_versions():
+    for line in (FIXTURES / "hashes.jsonl").read_text("utf-8").splitlines():
+        old = json.loads(line)
+        spec = loads(json.dumps(old["spec"]))
+        assert (arch_hash(spec), run_hash(spec)) == (old["arch"], old["run"]), line
 
 
 def test_a_finished_run_scores_as_it_did(tmp_path, capsys):

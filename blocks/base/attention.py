@@ -31,6 +31,12 @@ class AttentionConfig(BlockConfig):
         _, kv_heads, head_dim = self.geometry(width)
         return {**super().canonical(width), "kv_heads": kv_heads, "head_dim": head_dim}
 
+    def heads_words(self, fields: dict[str, Any]) -> str:
+        """Describe the heads: `8 heads × 64, 2 kv`."""
+        heads, kv_heads, head_dim = (fields.pop(name) for name in ("heads", "kv_heads", "head_dim"))
+        shared = "" if kv_heads == heads else f", {kv_heads} kv"
+        return f"{heads} {'head' if heads == 1 else 'heads'} \u00d7 {head_dim}{shared}"
+
     def rotates(self) -> bool:
         """Return whether heads are rotated, which takes an even head_dim."""
         return False

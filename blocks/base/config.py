@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
@@ -18,6 +18,9 @@ class Config(BaseModel):
     """A mapping of the spec: unknown keys are errors, values never change once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
+
+    unhashed: ClassVar[frozenset[str]] = frozenset()
+    """Fields that hashes of a spec leave out; all others are part of them."""
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -62,6 +65,14 @@ class BlockConfig(Config):
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
         return self.model_dump()
+
+    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+        """Yield short lines that describe the block in pictures, three at most.
+
+        `fields` are the canonical ones. Pop those that a line covers; a picture shows the others, as
+        `name value`, where they are not at their defaults.
+        """
+        yield from ()
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Add this block's operations to `build`, reading the normed input `x` [width]; return [width]."""

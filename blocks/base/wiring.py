@@ -58,8 +58,6 @@ class WiringConfig(Config):
     """Names of the key in other frameworks, separated by spaces, for hints."""
     recurrent: ClassVar[bool] = False
     """Whether the key is about recurrence, so that layers made from a recurrent stage do without it."""
-    hash_default: ClassVar[bool] = False
-    """Whether hashes contain the default too. False for every new kind, so that old hashes stay."""
     order: ClassVar[int] = 0
     """Options of lower order wrap those of higher order. The residual sum is at 0."""
 

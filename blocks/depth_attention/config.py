@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from blocks.base.attention import AttentionConfig
 from blocks.base.builder import Builder
@@ -25,6 +26,12 @@ class DepthAttention(AttentionConfig):
     def rotates(self) -> bool:
         """Return whether heads are rotated."""
         return self.rotary
+
+    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+        """Describe heads, rotation and span."""
+        yield self.heads_words(fields)
+        yield "rotary over steps" if fields.pop("rotary") else "no step code"
+        yield "steps so far" if fields.pop("span") == "inclusive" else "earlier steps only"
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Project, rotate by depth, append to the slots, attend over them, project back."""

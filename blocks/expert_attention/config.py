@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
@@ -11,6 +11,8 @@ from blocks.base.fields import Count, NonNegative
 from blocks.base.invalid import independent
 from blocks.expert_attention.operations import Experts, Route
 from blocks.ir.operation import ZEROS, Init, Value, Weight
+
+_STEP_CODES = {"rotary": "rotary over steps", "bias": "bias for each step", "none": "no step code"}
 
 
 class ExpertAttention(BlockConfig):
@@ -45,6 +47,12 @@ class ExpertAttention(BlockConfig):
             yield Problem(
                 "depth_code", f"none or bias, since an odd width ({width}) has no pairs to rotate", "rotary"
             )
+
+    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+        """Describe the experts, their sizes and the step code."""
+        yield f"{fields.pop('active')} of {fields.pop('experts')} experts"
+        yield f"SwiGLU {width} → {fields.pop('hidden')} → {width}"
+        yield _STEP_CODES[fields.pop("depth_code")]
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Code the query by depth, route it, run the chosen experts."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig
@@ -19,6 +20,11 @@ class FeedForward(BlockConfig):
     """Hidden size."""
     activation: Literal["swiglu", "gelu"] = "swiglu"
     """Activation; SwiGLU has a third weight matrix, the gate."""
+
+    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+        """Describe sizes and activation."""
+        yield f"{width} → {fields.pop('hidden')} → {width}"
+        yield {"swiglu": "SwiGLU", "gelu": "GELU"}[fields.pop("activation")]
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Project up, activate, project down."""

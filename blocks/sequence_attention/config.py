@@ -45,6 +45,17 @@ class SequenceAttention(AttentionConfig):
         fields = super().canonical(width)
         return fields if self.rope else {**fields, "rope_base": None}
 
+    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+        """Describe heads, positions and norms, and the window."""
+        yield self.heads_words(fields)
+        options = [
+            "RoPE" if fields.pop("rope") else "no positions",
+            "QK norm" if fields.pop("qk_norm") else "",
+        ]
+        yield " · ".join(filter(None, options))
+        window = fields.pop("window")
+        yield f"window of {window}" if window else "all earlier tokens"
+
     def lower(self, build: Builder, x: Value) -> Value:
         """Project, norm, rotate, attend, project back."""
         heads, kv_heads, head_dim = self.geometry(build.width)

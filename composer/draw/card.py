@@ -8,7 +8,7 @@ from composer.draw.glyphs import glyph
 from composer.draw.shapes import Box, Detail, Group, Shape, Text, text_width
 from composer.draw.theme import BODY, FAINT, INK, NAME, SMALL, SOFT, hue
 from composer.draw.view import Part, Use, View
-from composer.draw.words import card_lines
+from composer.language.description.format_spec import value_words
 
 HEIGHT = 138.0
 _PAD = 16.0
@@ -20,6 +20,15 @@ _NAME_GAP = 20.0
 def kind_words(use: Use) -> str:
     """Name a block's type in words."""
     return use.block.type.replace("_", " ")
+
+
+def card_lines(use: Use, width: int) -> list[str]:
+    """Describe a block in at most three lines: by its own words, and what they leave out of its fields."""
+    fields = use.block.canonical(width)
+    lines = [line for line in use.block.words(fields, width) if line]
+    changed = use.block.model_dump(exclude_defaults=True, include={*fields})
+    lines += [f"{key} {value_words(value)}" for key, value in changed.items() if key != "type"]
+    return [*lines[:2], *([" · ".join(lines[2:])] if lines[2:] else [])]
 
 
 def params_words(part: Part) -> str:

@@ -69,7 +69,7 @@ def head_words(view: StageView) -> str:
     own = "own weights" if not stage.tied else "shared weights" if stage.trips > 1 else ""
     # what stands at the beginning or end of a step has words of its own
     shown = {joint.added.option.key for joint in (*view.step.before, *view.step.after)}
-    changed = stage.changed_wiring().items()
+    changed = stage.changed_options().items()
     options = (f"{key} {value_words(value)}" for key, value in changed if key not in shown)
     return ", ".join(filter(None, (trips_words(stage), own, *options)))
 

@@ -16,6 +16,7 @@ from composer.language.baselines import entries
 from composer.language.load import finish, in_order, read_let, read_tree, unused_let
 from composer.language.parsing.choice import Choice, Knob, Value
 from composer.language.parsing.resolve import Resolver
+from composer.language.schema.identity import plain
 from composer.language.schema.search import SearchConfig
 from composer.language.schema.spec import Spec
 from composer.language.validation.search_checks import against_search, read_search
@@ -145,8 +146,7 @@ class Space:
     def lines(self) -> list[str]:
         """Write all that decides what a trial is and how it is judged, one `path: value` a line."""
         sections = {name: self._top[name].plain for name in ("let", *_VARIABLE, "caps") if name in self._top}
-        judged = self.search.model_dump(mode="json", include={"objectives", "rungs", "keep", "sampler"})
-        return list(_lines(sections | {"search": judged}, ""))
+        return list(_lines(sections | {"search": plain(self.search)}, ""))
 
     def identity(self) -> str:
         """Hash `lines`: two spaces with the same identity can share a study."""

@@ -1,106 +1,178 @@
-"""Random valid specs for property tests: every block and option, every mix, nested stages; small sizes."""
+"""Random valid specs for property tests, made from the fields of the configs; small sizes.
+
+A field that is new is drawn without a change here, unless other fields restrict it.
+"""
 
 import json
+import types
+from functools import cache, partial
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from blocks.base.config import Config
+from blocks.find import block_types
+from composer.data.find import data_tasks
 from composer.language.load import loads
+from composer.language.schema.caps import Caps
+from composer.language.schema.spec import Model, Parallel, Schedule, Spec, Stage, Train
+from composer.language.schema.unions import WiringUnion
+from composer.language.validation.describe_types import fields
 from composer.testing.examples import wiring_examples
 
-NAMES = ("seq", "depth", "expert", "ffn", "side-2", "Twin_b", "norm", "eval")
+# among them names of methods of modules, and ones that look like something else in YAML
+NAMES = ("seq", "expert", "side-2", "Twin_b", "norm", "eval", "null", "true", "e1", "no", "a-b_c", "Inf")
+SMALL = st.integers(1, 8)
 
 
-def _divisors(n):
-    return [d for d in range(1, n + 1) if n % d == 0]
+@cache
+def by_type(kind, key):
+    """Draw a field of a config by its type; made once, since hypothesis checks each new strategy."""
+    return value(fields(kind)[key])
+
+
+def config(kind, given=(), without=()):
+    """Draw the fields of a config: those `given` by their strategies, others by their types."""
+    given = dict(given)
+    keys = (key for key in fields(kind) if key not in without)
+    drawn = {key: given[key] if key in given else by_type(kind, key) for key in keys}
+    required = {field.alias or name for name, field in kind.model_fields.items() if field.is_required()}
+    required |= {"type", "task"}
+    return st.fixed_dictionaries(
+        {key: strategy for key, strategy in drawn.items() if key in required},
+        optional={key: strategy for key, strategy in drawn.items() if key not in required},
+    )
+
+
+def value(hint):
+    """Draw a small value of a type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        wiring = next((item for item in args if isinstance(item, WiringUnion)), None)
+        return value(args[0]) if wiring is None else option(wiring)
+    if origin is Literal:
+        return st.sampled_from(args)
+    if origin in (Union, types.UnionType):
+        return st.one_of(*(value(arg) for arg in args if arg is not type(None)))
+    if origin is tuple:
+        return st.lists(value(args[0]), min_size=len(args), max_size=2)
+    if isinstance(hint, type) and issubclass(hint, Config):
+        return config(hint).filter(lambda plain: valid(hint, plain))
+    return {bool: st.booleans(), int: SMALL, float: st.sampled_from([0.25, 0.5]), str: st.just("text")}[hint]
+
+
+def valid(kind, plain):
+    try:
+        return bool(kind.model_validate(plain))
+    except ValidationError:
+        return False
+
+
+def option(wiring):
+    """Draw a value of a key of wiring: its default more often than each other one."""
+    owner = next(iter(wiring.options.values())).owner
+    values = wiring_examples(owner)[wiring.tag]
+    return st.sampled_from(values[:1] + values)
 
 
 @st.composite
-def attention(draw, width, rotates):
+def attention(draw, kind, width):
+    """Draw an attention block, whose sizes divide each other and the width."""
+    sizes = ("heads", "kv_heads", "head_dim")
+    given = {"rope_base": st.sampled_from([500.0, 1e6, 123456.1, 123456.4])}
+    found = draw(config(kind, given, without=sizes))
+    if not found.get("rope", True):
+        found.pop("rope_base", None)
+    rotates = found.get("rope", found.get("rotary", True))
     heads = draw(st.sampled_from([n for n in (1, 2, 3, 4) if n <= width]))
-    config = {"heads": heads}
+    found["heads"] = heads
     if draw(st.booleans()):
-        config["kv_heads"] = draw(st.sampled_from(_divisors(heads)))
+        found["kv_heads"] = draw(st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0]))
     default = width // heads if width % heads == 0 else 0
     if not default or (rotates and default % 2) or draw(st.booleans()):
-        config["head_dim"] = draw(st.sampled_from([2, 4, 6, 10] if rotates else [1, 3, 4, 6]))
-    return config
+        found["head_dim"] = draw(st.sampled_from([2, 4, 6, 10] if rotates else [1, 3, 4, 6]))
+    return found
 
 
 @st.composite
-def sequence_attention(draw, width):
-    rope = draw(st.booleans())
-    config = {"type": "sequence_attention", "rope": rope, **draw(attention(width, rope))}
-    if rope and draw(st.booleans()):
-        config["rope_base"] = draw(st.sampled_from([500.0, 1e6, 123456.1, 123456.4]))
-    if draw(st.booleans()):
-        config["window"] = draw(st.integers(1, 9))
-    config["qk_norm"] = draw(st.booleans())
-    return config
-
-
-@st.composite
-def depth_attention(draw, width):
-    rotary = draw(st.booleans())
-    span = draw(st.sampled_from(["inclusive", "exclusive"]))
-    return {
-        "type": "depth_attention",
-        "rotary": rotary,
-        "span": span,
-        **draw(attention(width, rotary)),
+def experts(draw, kind, width):
+    """Draw expert attention, with experts enough and a rotation only of pairs."""
+    count = draw(st.integers(1, 6))
+    given = {
+        "experts": st.just(count),
+        "active": st.integers(1, min(3, count)),
+        "hidden": st.sampled_from([3, 8, 16]),
+        "balance_rate": st.sampled_from([0, 0.001, 0.1]),
     }
+    found = draw(config(kind, given))
+    if width % 2 and found.get("depth_code", "rotary") == "rotary":
+        found["depth_code"] = draw(st.sampled_from(["none", "bias"]))
+    return found
 
 
-@st.composite
-def expert_attention(draw, width):
-    experts = draw(st.integers(1, 6))
-    return {
-        "type": "expert_attention",
-        "experts": experts,
-        "active": draw(st.integers(1, min(3, experts))),
-        "hidden": draw(st.sampled_from([3, 8, 16])),
-        "depth_code": draw(st.sampled_from(["none", "bias"] + ["rotary"] * (width % 2 == 0))),
-        "balance_rate": draw(st.sampled_from([0, 0.001, 0.1])),
-    }
+SIZED = {"sequence_attention": attention, "depth_attention": attention, "expert_attention": experts}
 
 
-def feed_forward(width):
-    return st.fixed_dictionaries(
-        {
-            "type": st.just("feed_forward"),
-            "hidden": st.sampled_from([1, 5, 16]),
-            "activation": st.sampled_from(["swiglu", "gelu"]),
-        }
-    )
-
-
+@cache
 def block(width):
+    """Draw a block of any type that the width allows."""
+
+    def sound(kind, plain):
+        return not [*kind.model_validate(plain).problems(width)]
+
     return st.one_of(
-        sequence_attention(width), depth_attention(width), expert_attention(width), feed_forward(width)
+        (SIZED[name](kind, width) if name in SIZED else config(kind)).filter(partial(sound, kind))
+        for name, kind in block_types().items()
     )
 
 
-def wiring(owner):
-    """Map each key of wiring to a strategy: its default more often than each other value."""
-    return {key: st.sampled_from(values[:1] + values) for key, values in wiring_examples(owner).items()}
+@cache
+def mix(names):
+    return config(Parallel, {"parallel": st.lists(st.sampled_from(names), min_size=2, max_size=3)})
+
+
+@cache
+def one_stage(names, levels, room):
+    """Draw the fields of a stage, but for its kind and number of steps."""
+    kinds = [st.sampled_from(names), st.sampled_from(names), mix(names)]
+    if levels > 1:
+        kinds.append(stage(names, levels - 1, room))
+    given = {"step": st.lists(st.one_of(kinds), min_size=1, max_size=3)}
+    return config(Stage, given, without=("recur", "stack"))
 
 
 @st.composite
 def stage(draw, names, levels, room):
     """`room` bounds the executions of one step of this stage, counted through the loops around it."""
     trips = draw(st.integers(1, min(4, room)))
-    name = st.sampled_from(names)
-    mix = st.fixed_dictionaries(
-        {
-            "parallel": st.lists(name, min_size=2, max_size=3),
-            **wiring("parallel"),
-        }
-    )
-    kinds = [name, name, mix]
-    if levels > 1:
-        kinds.append(stage(names, levels - 1, room // trips))
-    step = draw(st.lists(st.one_of(kinds), min_size=1, max_size=3))
-    options = draw(st.fixed_dictionaries(wiring("stage")))
-    return {draw(st.sampled_from(["recur", "stack"])): trips, "step": step, **options}
+    found = draw(one_stage(names, levels, room // trips))
+    return {draw(st.sampled_from(["recur", "stack"])): trips, **found}
+
+
+@cache
+def train(context):
+    """Draw a `train` section with sequences of the context."""
+    length = st.just(context)
+    sizes = {"length": length, "symbols": st.integers(3, 5), "hops": st.integers(0, 4)}
+    tasks = [
+        config(kind, sizes).map(lambda data: data | {"length": context}) for kind in data_tasks().values()
+    ]
+    given = {
+        "data": st.one_of(tasks),
+        "tokens": st.integers(1, 10**9),
+        "batch_tokens": st.integers(64, 4096),
+        "accumulate": st.just(1),
+        "devices": st.sampled_from(["auto", 1]),
+        "lr": st.floats(1e-8, 10),
+        "betas": st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).map(list),
+        "clip": st.floats(0, 10),
+        "seed": st.integers(0, 2**40),
+        "schedule": config(
+            Schedule, {"warmup": st.just(0), "stable": st.just(0.5), "decay": st.just(0.5)}
+        ).map(lambda drawn: {"warmup": 0, "stable": 0.5, "decay": 0.5} | drawn),
+    }
+    return config(Train, given)
 
 
 def used(stages):
@@ -113,21 +185,33 @@ def used(stages):
             yield from used([entry])
 
 
+CAPS = value(Caps)
+REST = config(Spec, without=("schema", "name", "model", "blocks", "stages", "caps", "train"))
+
+
 @st.composite
-def trees(draw, levels=3, room=8, widths=(5, 6, 8, 12, 16)):
-    """A spec as plain data, as a user would write it."""
-    width = draw(st.sampled_from(widths))
-    names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True))
-    stages = draw(st.lists(stage(names, levels, room), min_size=1, max_size=3))
-    sized = {name: draw(block(width)) for name in dict.fromkeys(used(stages))}
-    model = {
-        "width": width,
-        "vocab": draw(st.integers(2, 20)),
-        "context": draw(st.sampled_from([7, 8, 12])),
-        "tie_embeddings": draw(st.booleans()),
-        **draw(st.fixed_dictionaries(wiring("model"))),
+def trees(draw, levels=3, room=8, widths=(5, 6, 8, 12, 16), trained=False):
+    """A spec as plain data, as a user would write it; with `trained` some have `train` and `caps`."""
+    sizes = {
+        "width": st.sampled_from(widths),
+        "vocab": st.integers(2, 20),
+        "context": st.sampled_from([7, 8, 12]),
     }
-    return {"schema": 1, "name": "generated", "model": model, "blocks": sized, "stages": stages}
+    model = draw(config(Model, sizes))
+    names = tuple(draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True)))
+    stages = draw(st.lists(stage(names, levels, room), min_size=1, max_size=3))
+    sized = {name: draw(block(model["width"])) for name in dict.fromkeys(used(stages))}
+    found = {"schema": 1, "name": "generated", "model": model, "blocks": sized, "stages": stages}
+    found |= draw(REST)
+    if trained and draw(st.booleans()):
+        found["model"] = {**model, "vocab": 300, "context": 32}
+        found["name"] = draw(st.sampled_from(["tiny", "1e5", "0x10", "x.y-z"]))
+        found["train"] = draw(train(32))
+        found["caps"] = caps = draw(CAPS)
+        if isinstance(memory := caps.get("train_memory"), dict):
+            # `train` says of how many tokens
+            memory.pop("batch_tokens", None)
+    return found
 
 
 def make(tree):

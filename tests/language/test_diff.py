@@ -8,11 +8,11 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from generated import specs
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import samples
 from spec_texts import TINY
+from strategies import trees
 
 from blocks.base.config import Config
 from blocks.base.wiring import Owner
@@ -210,7 +210,7 @@ def test_every_section_of_a_spec_is_compared() -> None:
 
 
 @samples(60)
-@given(specs(), specs())
+@given(trees(trained=True), trees(trained=True))
 def test_specs_differ_in_architecture_exactly_when_words_say_so(
     one: dict[str, Any], two: dict[str, Any]
 ) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from generated import specs
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import samples
 from spec_texts import TINY
+from strategies import trees
 
 from composer.language.description.show import _scalar, changed_yaml, resolved_lines, resolved_yaml
 from composer.language.load import load, loads
@@ -19,7 +19,7 @@ from composer.language.schema.spec import Spec
 
 
 @samples(150)
-@given(specs())
+@given(trees(trained=True))
 def test_the_resolved_form_loads_back_to_an_equal_spec(plain: dict[str, Any]) -> None:
     spec = loads(json.dumps(plain))
     for origins in (False, True):
@@ -30,7 +30,7 @@ def test_the_resolved_form_loads_back_to_an_equal_spec(plain: dict[str, Any]) ->
 
 
 @samples(100)
-@given(specs())
+@given(trees(trained=True))
 def test_what_differs_from_the_defaults_loads_back_to_an_equal_spec(plain: dict[str, Any]) -> None:
     spec = loads(json.dumps(plain))
     kept = changed_yaml(spec)

@@ -18,7 +18,6 @@ class Combine(WiringConfig):
     owner = "parallel"
     default = "sum"
     key_aliases = "merge reduce aggregation mix mode"
-    hash_default = True
 
     def lower(self, build: Builder, x: Value, branches: Sequence[Value]) -> Value:
         """Combine the branches, which have read `x`, into one update; all are [width]."""

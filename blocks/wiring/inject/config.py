@@ -15,7 +15,6 @@ class Inject(WiringConfig):
     default = "none"
     key_aliases = "input_injection injection inject_input reinject skip"
     recurrent = True
-    hash_default = True
 
 
 class NoInjection(Inject):

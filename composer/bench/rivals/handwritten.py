@@ -62,8 +62,8 @@ def sizes(spec: Spec) -> Sizes:
         raise _unlike(spec, ("stages",), "one `recur` stage of sequence, depth and expert attention")
     seq, depth, expert = blocks
     plain = {
-        ("model",): not spec.model.changed_wiring(),
-        ("stages", 0): stage.recur is not None and not stage.changed_wiring(),
+        ("model",): spec.model.changed_options().keys() <= {"tie_embeddings"},
+        ("stages", 0): stage.recur is not None and not stage.changed_options(),
         ("blocks", stage.step[0]): seq.rope and seq.rope_base == 10000.0 and seq.window is None,
         ("blocks", stage.step[1]): depth.rotary and depth.span == "inclusive",
         ("blocks", stage.step[2]): expert.depth_code == "rotary",

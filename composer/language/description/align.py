@@ -195,12 +195,15 @@ def _entry_cost(one: Entry, two: Entry, names: dict[str, str]) -> float:
     if isinstance(one, str) and isinstance(two, str):
         return 0.0 if _known(one, names) == two else _OTHER_BLOCK
     shared = alike(one, two, names)
+    if isinstance(one, Parallel) and isinstance(two, Parallel):
+        other = 0.1 * (one.changed_options() != two.changed_options())
+        return (_ANYTHING - other) * (1 - shared) + other
     if not isinstance(one, Stage) or not isinstance(two, Stage):
         # a block that now stands in parallel with others, or in a stage of its own
         same_kind = type(one) is type(two)
         return _ANYTHING - shared * (_ANYTHING if same_kind else 1.0)
     other = 0.2 * (one.tied != two.tied) + 0.1 * (one.trips != two.trips)
-    other += 0.1 * (one.wiring() != two.wiring())
+    other += 0.1 * (one.changed_options() != two.changed_options())
     return (_ANYTHING - 0.4) * (1 - shared) + other
 
 

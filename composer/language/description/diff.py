@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,6 +107,8 @@ class _Architecture:
         fields = _fields(self.a.model.model_dump(), self.b.model.model_dump(), "")
         if told := [f"{key} {words}" for key, words in fields]:
             yield "model", ", ".join(told)
+        rest = {"schema_", "name", "model", "blocks", "stages", "caps", "train"}
+        yield from _fields(self.a.model_dump(exclude=rest), self.b.model_dump(exclude=rest), "")
         for match in align_stages(self.a.stages, self.b.stages, self.names):
             yield from self._stages(match)
         for one, two in self.names.items():
@@ -210,7 +212,7 @@ class _Architecture:
         new = [name for name in dict.fromkeys(used(entry)) if name not in self.names.values()]
         words = stage_words(entry) if isinstance(entry, Stage) else _mix(entry)
         if isinstance(entry, Stage):
-            words += _wiring(entry)
+            words += _options(entry)
         recipes = [(name, _recipe(_written(self.b.blocks[name]))) for name in new]
         if isinstance(entry, str) and recipes:
             return f"{words} ({recipes[0][1]})"
@@ -237,18 +239,20 @@ def _many(stage: Stage) -> int:
 
 
 def _head(stage: Stage) -> str:
-    return _trips(stage) + _wiring(stage)
+    return _trips(stage) + _options(stage)
 
 
-def _wiring(config: Wired) -> str:
-    """Tell the options that are not at their defaults: `, inject add`."""
-    return "".join(f", {key} {value_words(value)}" for key, value in config.changed_wiring().items())
+def _options(config: Wired, told: Collection[str] = ()) -> str:
+    """Describe the options that are not at their defaults, except those in `told`: `, inject add`."""
+    changed = config.changed_options().items()
+    return "".join(f", {key} {value_words(value)}" for key, value in changed if key not in told)
 
 
 def _mix(entry: Entry) -> str:
     if isinstance(entry, Parallel):
-        wiring = [value_words(option.plain(defaults=False)) for option in entry.wiring().values()]
-        return f"{listed(entry.parallel, 'and')} in parallel ({', '.join(wiring)})"
+        wiring = {key: value_words(option.plain(defaults=False)) for key, option in entry.wiring().items()}
+        words = ", ".join(wiring.values()) + _options(entry, told=wiring)
+        return f"{listed(entry.parallel, 'and')} in parallel ({words})"
     return entry_words(entry)
 
 

@@ -65,19 +65,18 @@ def _holds(plain: Any, path: Path) -> bool:
 def document(spec: Spec) -> dict[str, Any]:
     """Give the spec as plain values, in the order in which one reads it."""
     width, model, train = spec.model.width, spec.model, spec.train
-    found: dict[str, Any] = {
-        "schema": spec.schema_,
-        "name": spec.name,
-        "model": model.model_dump(),
-        "blocks": {name: _fields(block, lambda b: b.problems(width)) for name, block in spec.blocks.items()},
-        "stages": [_stage(stage) for stage in spec.stages],
+    found: dict[str, Any] = spec.model_dump(by_alias=True, exclude={"blocks", "stages", "caps", "train"})
+    found["blocks"] = {
+        name: _fields(block, lambda b: b.problems(width)) for name, block in spec.blocks.items()
     }
+    found["stages"] = [_stage(stage) for stage in spec.stages]
     if caps := spec.caps.model_dump(exclude_none=True):
         found["caps"] = caps
     if train is not None:
         data = _fields(train.data, lambda data: data.problems(model))
         found["train"] = {"data": data} | train.model_dump(exclude={"data"})
-    return found
+    keys = [field.alias or name for name, field in Spec.model_fields.items()]
+    return {key: found[key] for key in keys if key in found}
 
 
 def _fields(config: Any, problems: Callable[[Any], Iterable[Problem]]) -> dict[str, Any]:
@@ -93,8 +92,8 @@ def _fields(config: Any, problems: Callable[[Any], Iterable[Problem]]) -> dict[s
 
 def _stage(stage: Stage) -> dict[str, Any]:
     steps = [_stage(item) if isinstance(item, Stage) else _entry(item) for item in stage.step]
-    wiring = {key: option.plain() for key, option in stage.wiring().items()}
-    return {"recur" if stage.tied else "stack": stage.trips, "step": steps, **wiring}
+    options = stage.model_dump(exclude={"recur", "stack", "step"})
+    return {"recur" if stage.tied else "stack": stage.trips, "step": steps, **options}
 
 
 def _entry(entry: str | Parallel) -> Any:

@@ -1,15 +1,47 @@
-"""What makes two specs the same: hashes of their canonical form."""
+"""What makes two specs the same: hashes of their canonical form, derived from the fields of their configs.
+
+Every field is part of a hash unless its config names it in `unhashed`. A field at its default is left out, so
+that a field that is new leaves every known hash as it was; a default must therefore never change. Only the
+fields of the first version are always included.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
+from blocks.base.config import BlockConfig, Config
+from blocks.base.wiring import WiringConfig
 from composer.language.schema.spec import Parallel, Spec, Stage
-from composer.language.schema.wired import Wired
 
 _DIGITS = 12
+_TAGS = ("type", "task")
+_INCLUDED = object()
+"""In place of a default: the field is always included."""
+_FIRST_VERSION = {
+    "Model": "tie_embeddings",
+    "Stage": "inject",
+    "Parallel": "combine",
+    "Train": "batch_tokens lr schedule weight_decay betas clip precision accumulate eval checkpoint "
+    "devices strategy",
+    "Schedule": "warmup stable decay",
+    "Eval": "every tokens",
+    "Checkpoint": "every",
+    "SearchConfig": "rungs keep sampler",
+    "Objective": "maximize minimize",
+    "hop": "length symbols hops",
+    "text": "glob field eval_fraction",
+    "sequence_attention": "kv_heads head_dim rope rope_base window qk_norm",
+    "depth_attention": "kv_heads head_dim rotary span",
+    "expert_attention": "depth_code balance_rate",
+    "feed_forward": "activation",
+}
+"""Fields that are included even at their defaults, by the name of their config. Complete: never add to it."""
 
 
 def arch_hash(spec: Spec) -> str:
@@ -22,7 +54,7 @@ def arch_hash(spec: Spec) -> str:
 
 def run_hash(spec: Spec) -> str:
     """Hash the architecture and how it is trained, the seed left out."""
-    train = None if spec.train is None else spec.train.model_dump(mode="json", exclude={"seed"})
+    train = None if spec.train is None else plain(spec.train)
     return _hash({"arch": architecture(spec), "train": train})
 
 
@@ -33,31 +65,76 @@ def architecture(spec: Spec) -> dict[str, Any]:
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(spec.used()))}
     recipes = {
-        name: {"name": number, "block": spec.blocks[name].canonical(spec.model.width)}
+        name: {"name": number, "block": _block(spec.blocks[name], spec.model.width)}
         for name, number in numbers.items()
     }
-
-    def stage(stage: Stage) -> dict[str, Any]:
-        kind = "recur" if stage.tied else "stack"
-        return {kind: stage.trips, **_wiring(stage), "step": [entry(item) for item in stage.step]}
 
     def entry(item: str | Parallel | Stage) -> dict[str, Any]:
         match item:
             case Stage():
-                return stage(item)
+                return {**plain(item, without=("step",)), "step": [entry(each) for each in item.step]}
             case Parallel():
-                return {"parallel": [recipes[name] for name in item.parallel], **_wiring(item)}
+                return {
+                    **plain(item, without=("parallel",)),
+                    "parallel": [recipes[name] for name in item.parallel],
+                }
             case _:
                 return recipes[item]
 
-    model = spec.model.model_dump(exclude={*spec.model.wiring()}) | _wiring(spec.model)
-    return {"model": model, "stages": [stage(item) for item in spec.stages]}
+    found: dict[str, Any] = plain(spec, without=("blocks", "stages", "train"))
+    return {**found, "stages": [entry(stage) for stage in spec.stages]}
 
 
-def _wiring(config: Wired) -> dict[str, Any]:
-    """Write the options that are not at their defaults, and those whose defaults hashes contain."""
-    defaults = {key: option.plain() for key, option in config.wiring().items() if option.hash_default}
-    return defaults | config.changed_wiring()
+def plain(value: Any, without: Collection[str] = ()) -> Any:
+    """Return a value as JSON; of a config the fields that belong to its identity."""
+    match value:
+        case None | str() | int() | float():
+            return value
+        case WiringConfig():
+            return value.plain(defaults=False)
+        case Config():
+            return {
+                name: plain(here)
+                for name, default in _hashed_fields(type(value)).items()
+                if name not in without and (here := getattr(value, name)) != default
+            }
+        case tuple() | list():
+            return [plain(each) for each in value]
+        case dict():
+            return {key: plain(each) for key, each in value.items()}
+        case _:
+            return to_jsonable_python(value)
+
+
+def _block(block: BlockConfig, width: int) -> dict[str, Any]:
+    """Return the recipe of a block: its canonical fields, except what the defaults of new fields give."""
+    canonical = block.canonical(width)
+    for name, default in _hashed_fields(type(block)).items():
+        if name not in canonical:
+            continue
+        if isinstance(nested := getattr(block, name), Config):
+            canonical[name] = nested
+        elif default is not _INCLUDED:
+            usual = block.model_copy(update={name: default}).canonical(width)
+            if canonical[name] == usual.get(name):
+                del canonical[name]
+    return {name: plain(value) for name, value in canonical.items()}
+
+
+@cache
+def _hashed_fields(config: type[Config]) -> Mapping[str, Any]:
+    """Map each field of a config's identity to the default at which it is left out."""
+    fields = config.model_fields
+    tag = next((name for name in _TAGS if name in fields), None)
+    kind = config.__name__ if tag is None else fields[tag].default
+    always = {tag, *_FIRST_VERSION.get(kind, "").split()}
+    return {
+        name: _INCLUDED
+        if name in always or field.is_required()
+        else field.get_default(call_default_factory=True, validated_data={})
+        for name, field in fields.items()
+        if name not in config.unhashed
+    }
 
 
 def _hash(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -97,6 +97,10 @@ NamedBaseline: TypeAlias = Annotated[
 
 class SearchConfig(Config):
     """How a space is searched: objectives, budgets, rungs, sampler, finals."""
+
+    unhashed: ClassVar[frozenset[str]] = frozenset(
+        {"trials", "tokens", "flops", "time_limit", "baselines", "finalists", "seeds", "lr_sweep", "seed"}
+    )
 
     objectives: Annotated[
         Many[Objective], Field(min_length=1, max_length=4), Description("a list of 1 to 4 objectives")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
     BeforeValidator,
@@ -103,6 +103,8 @@ class Parallel(Wired):
 class _Stage(Wired):
     """Steps in order: `recur: N` shares one set of weights among them, `stack: N` gives each its own."""
 
+    not_options: ClassVar[frozenset[str]] = frozenset({"recur", "stack"})
+
     recur: Count | None = None
     """The number of steps that share their weights."""
     stack: Count | None = None
@@ -199,6 +201,8 @@ class Train(Config):
 
     model_config = ConfigDict(defer_build=True)
 
+    unhashed: ClassVar[frozenset[str]] = frozenset({"seed"})
+
     data: Annotated[SerializeAsAny[DataConfig], DiscoveredUnion("task", _data_tasks)]
     """The data, selected by `task`."""
     tokens: Count
@@ -285,6 +289,8 @@ class Spec(Config):
     """One model and how it is trained, complete and valid."""
 
     model_config = ConfigDict(defer_build=True)
+
+    unhashed: ClassVar[frozenset[str]] = frozenset({"schema_", "name", "caps"})
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
     """The version of the spec language."""

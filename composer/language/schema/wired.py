@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import GetJsonSchemaHandler, create_model
 from pydantic_core import CoreSchema
@@ -19,6 +19,9 @@ K = TypeVar("K", bound=WiringConfig)
 
 class Wired(Config):
     """A config with keys of wiring."""
+
+    not_options: ClassVar[frozenset[str]] = frozenset()
+    """Fields with a default that say what is there, not how it behaves."""
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -40,14 +43,10 @@ class Wired(Config):
         assert isinstance(found, kind)
         return found
 
-    def changed_wiring(self) -> dict[str, Any]:
+    def changed_options(self) -> dict[str, Any]:
         """Return the options that are not at their defaults, as a spec writes them."""
-        fields = type(self).model_fields
-        return {
-            key: option.plain(defaults=False)
-            for key, option in self.wiring().items()
-            if option != fields[key].default
-        }
+        required = {name for name, field in type(self).model_fields.items() if field.is_required()}
+        return self.model_dump(exclude_defaults=True, exclude=required | self.not_options)
 
 
 def wired(owner: Owner) -> Callable[[type[W]], type[W]]:

@@ -1,0 +1,254 @@
+"""Adds a field to every config in a copy of the sources, and says which parts of the language see it."""
+
+import ast
+import importlib.util
+import inspect
+import json
+import random
+import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import composer
+from blocks.base.config import Config
+from blocks.find import block_types
+from composer.data.find import data_tasks
+from composer.language.load import loads, read_text
+from composer.language.schema.caps import Caps
+from composer.language.schema.identity import arch_hash, run_hash
+from composer.language.space import Space
+from composer.testing.examples import examples
+
+SPECS = Path(composer.__file__).parents[1] / "specs"
+BLOCKS = {name: next(iter(examples(kind).values())) for name, kind in block_types().items()}
+STAGES = [
+    {"recur": 2, "step": [*BLOCKS]},
+    {"stack": 1, "step": [{"parallel": [*BLOCKS][:2]}], "residual": {"scale": 0.5}},
+]
+CAPS = {
+    "params": {"hard": "9M"},
+    "cache_bytes_per_token": {"hard": "9MB"},
+    "train_memory": {"hard": "9GB"},
+    "step_time": {"device": "h100"},
+}
+SEARCH = {
+    "objectives": [{"minimize": "loss"}],
+    "trials": 2,
+    "rungs": {"flops": [1]},
+    "baselines": [{"spec": str(SPECS / "recurrent-tiny.yaml"), "match": ["params"]}],
+}
+
+
+def trees():
+    """Specs as plain data, one for each task, that between them have every config."""
+    for name, kind in data_tasks().items():
+        required = [field for field, info in kind.model_fields.items() if info.is_required()]
+        data = {field: 32 if field == "length" else "text" for field in required}
+        yield {
+            "schema": 1,
+            "name": "t",
+            "model": {"width": 16, "vocab": 300, "context": 64},
+            "blocks": BLOCKS,
+            "stages": STAGES,
+            "caps": CAPS,
+            "train": {"data": {"task": name, **data}, "tokens": "1M"},
+        }
+
+
+def places(value, path=()):
+    """Yield each config in a value, and where it is."""
+    if isinstance(value, Config):
+        # an option of wiring without fields is a name alone, and each cap is a measure
+        if type(value).model_fields and not isinstance(value, Caps):
+            yield value, path
+        for name, field in type(value).model_fields.items():
+            yield from places(getattr(value, name), (*path, field.alias or name))
+    elif isinstance(value, dict | tuple):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(each, (*path, key))
+
+
+def known():
+    """Map the name of each config to the config, the plain spec that has it, and its place there."""
+    found = {}
+    for tree in trees():
+        for config, path in places(loads(json.dumps(tree))):
+            found.setdefault(type(config).__name__, (type(config), tree, path))
+    tree = put({**next(trees()), "search": SEARCH}, ("train", "lr"), {"choice": [1e-3, 1e-2]})
+    for config, path in places(Space(read_text(json.dumps(tree), "t.yaml")).search, ("search",)):
+        found[type(config).__name__] = (type(config), tree, path)
+    return found
+
+
+def put(tree, path, value):
+    key, *rest = path
+    if isinstance(tree, list):
+        return [put(each, rest, value) if i == key else each for i, each in enumerate(tree)]
+    return {**tree, key: put(tree.get(key, {}), rest, value) if rest else value}
+
+
+def hashes(tree):
+    if "search" in tree:
+        return {"space": Space(read_text(json.dumps(tree), "t.yaml")).identity()}
+    spec = loads(json.dumps(tree))
+    return {"arch": arch_hash(spec), "run": run_hash(spec)}
+
+
+def add_fields(root):
+    """Add `probe: Literal["usual", "other"]` to every config in the sources below `root`."""
+    wanted = {}
+    for config, *_ in known().values():
+        # the class as it is in the source, where another is derived from it
+        config = next(each for each in config.__mro__ if _source(each))
+        wanted.setdefault(config.__module__, set()).add(config.__qualname__)
+    for module, names in wanted.items():
+        path = root / f"{module.replace('.', '/')}.py"
+        path = path if path.exists() else path.parent / path.stem / "__init__.py"
+        lines = path.read_text("utf-8").splitlines()
+        classes = [node for node in ast.parse("\n".join(lines)).body if getattr(node, "name", "") in names]
+        assert {node.name for node in classes} == names
+        for node in reversed(classes):
+            last = max(i for i, each in enumerate(node.body) if isinstance(each, ast.AnnAssign))
+            documented = node.body[last + 1 : last + 2]
+            end = (documented or node.body[last:])[0].end_lineno
+            lines[end:end] = [
+                "    probe: __import__('typing').Literal['usual', 'other'] = 'usual'",
+                '    """A new field."""',
+            ]
+        path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+@cache
+def _source(config):
+    module = ast.parse(inspect.getsource(sys.modules[config.__module__]))
+    return any(getattr(node, "name", "") == config.__qualname__ for node in module.body)
+
+
+def seen(name, config, tree, path, before, drawn, generate):
+    """Return which parts of the language see the field of one config, by name of the part."""
+    other = put(tree, (*path, "probe"), "other")
+    found = {
+        "schema": _schema(name)["probe"].get("description") == "A new field.",
+        "old hashes": hashes(tree) == before,
+        "manual": _manual(config, generate),
+    }
+    if path[:1] == ("search",):
+        return found | {"hash": (hashes(other) != before) == ("baselines" not in path)}
+    return found | _spec_sees(name, path, tree, other, before) | {"generated specs": name in drawn}
+
+
+def _schema(name):
+    from composer.language.description.json_schema import spec_schema
+
+    schema = spec_schema()
+    special = {"Spec": schema, "SearchConfig": schema["properties"]["search"]}
+    return (special.get(name) or schema["$defs"][name])["properties"]
+
+
+def _manual(config, generate):
+    from blocks.base.wiring import WiringConfig
+
+    if issubclass(config, WiringConfig):
+        return "A new field." in generate.wiring_table(config.owner)
+    table = generate.field_table(f"{config.__module__}:{config.__name__}")
+    return "| `probe` | usual or other | `usual` | A new field. |" in table
+
+
+def _spec_sees(name, path, tree, other, before):
+    from composer.draw.layout import picture
+    from composer.draw.svg import svg
+    from composer.language.description.align import _entry_cost, _likeness
+    from composer.language.description.diff import differences
+    from composer.language.description.show import changed_yaml, document, resolved_yaml
+
+    a, b = loads(json.dumps(tree)), loads(json.dumps(other))
+    shown = document(a)
+    for step in path:
+        shown = shown[step]
+    part = "arch" if path[:1] != ("train",) else "run"
+    found = {
+        "hash": (hashes(other)[part] != before[part]) == (path[:1] != ("caps",)),
+        "show": shown.get("probe") == "usual",
+        "round trip": loads(resolved_yaml(b)) == loads(changed_yaml(b)) == b != a,
+        "only what is changed": "probe" not in changed_yaml(a),
+        "diff": [str(each).partition("probe")[2].strip(": ") for each in differences(a, b)]
+        == ["usual -> other"],
+    }
+    if path[:1] == ("blocks",):
+        block = path[1]
+        found["alignment"] = _likeness(a, b, block, block, set(), {0}) < _likeness(
+            a, a, block, block, set(), {0}
+        )
+        found["picture"] = "probe other" in svg(picture(b))
+    elif path[:1] == ("stages",):
+        names = {block: block for block in a.blocks}
+        one, two = (spec.stages[path[1]] for spec in (a, b))
+        if name == "Parallel":
+            one, two = one.step[0], two.step[0]
+        found["alignment"] = _entry_cost(one, two, names) > _entry_cost(one, one, names)
+        if name != "Parallel":
+            found["picture"] = "probe" in svg(picture(b))
+    if path[:1] in (("model",), ("blocks",), ("stages",), ("train",)):
+        found["search moves"] = _moves(tree, path, b)
+    return found
+
+
+def _moves(tree, path, wanted):
+    """Whether a space can choose the field, and evolution changes it."""
+    from composer.settings.tree import join
+    from search.propose.moves import mutated
+
+    choice = {"choice": ["usual", "other"]}
+    plain = {
+        **put(tree, (*path, "probe"), choice),
+        "search": {"objectives": [{"minimize": "loss"}], "trials": 1},
+    }
+    space = Space(read_text(json.dumps(plain), "t.yaml"))
+    knobs = {knob.name: knob for knob in space.knobs}
+    params = mutated({join(*path, "probe"): "usual"}, knobs, random.Random(0))
+    point = space.point(lambda knob: params[knob.name])
+    return point.spec == wanted
+
+
+class _AllDrawn(Exception):
+    """Every config has been drawn with its new field at another value."""
+
+
+def draw(wanted):
+    """Draw specs until each config has been drawn with its new field at another value, or for a while."""
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+    from strategies import trees as generated
+
+    found = set()
+    checks = [*HealthCheck]
+
+    @seed(0)
+    @settings(
+        max_examples=1000, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=checks
+    )
+    @given(generated(trained=True))
+    def collect(tree):
+        spec = loads(json.dumps(tree))
+        found.update(type(each).__name__ for each, _ in places(spec) if each.probe == "other")
+        if found >= wanted:
+            raise _AllDrawn
+
+    with suppress(_AllDrawn):
+        collect()
+    return found
+
+
+def main():
+    root = Path(sys.argv[1])
+    before = json.loads(sys.stdin.read())
+    spec = importlib.util.spec_from_file_location("generate", root / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    drawn = draw({name for name, (_, _, path) in known().items() if path[:1] != ("search",)})
+    found = {name: seen(name, *rest, before[name], drawn, generate) for name, rest in known().items()}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
