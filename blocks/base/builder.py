@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
+from typing import NamedTuple
 
 from blocks.ir.graph import Graph, Loop, Node, fresh
 from blocks.ir.numbers import label
@@ -27,6 +28,18 @@ from blocks.primitives.operations import (
     SequenceTable,
     StepTable,
 )
+
+
+class LoopResult(NamedTuple):
+    """What a loop returns in the graph around it.
+
+    Attributes:
+        states: the carried values after the last step.
+        collected: for each collected value a sequence of tensors, that of each step in order.
+    """
+
+    states: tuple[Value, ...]
+    collected: tuple[Value, ...]
 
 
 class Builder:
@@ -49,6 +62,7 @@ class Builder:
         self._parent = parent
         self._loop = loop
         self._active: Steps | None = None
+        self._collected: list[Value] = []
         self._captured: dict[Value, Value] = {}  # value of the parent's graph -> input here
         # values of the model's own graph, made once; compared, since a hash would pin traced numbers
         self._shared: list[tuple[Operation, Value]] = []
@@ -214,28 +228,54 @@ class Builder:
         self, name: str, trips: int, tied: bool, x: Value, fill: Callable[[Builder, Value], Value]
     ) -> Value:
         """Add a loop over the body that `fill(its builder, its input)` makes; return the last state."""
+        return self.loop(name, trips, tied, [x], lambda body, x: [fill(body, x)]).states[0]
+
+    def loop(
+        self,
+        name: str,
+        trips: int,
+        tied: bool,
+        states: Sequence[Value],
+        fill: Callable[..., Sequence[Value]],
+    ) -> LoopResult:
+        """Add a loop that carries several states from step to step.
+
+        `fill` is called with the builder of the body and its states, and returns the states of the next
+        step, of the same types. What it hands to `collect` is returned once per step.
+
+        Raises:
+            ValueError: the body both collects values and has operations that are active at some steps only.
+        """
         index = f"{self._loop[0]}_{name}" if self._loop else f"n{name.removeprefix('stages.')}"
         body = Builder(self.width, self, (index, trips, tied))
-        body._outer_x = x
-        start = body.input("x", TensorType((self.width,), "stream"))
-        result = fill(body, start)
+        body._outer_x = states[0]
+        # type inference fills in the types
+        starts = [body.input("x", TensorType()) for _ in states]
+        results = fill(body, *starts)
+        assert len(results) == len(states), f"{name}: {len(states)} states, {len(results)} for the next step"
+        if body._collected and any(body.graph.node(each).active for each in body.graph):
+            raise ValueError(f"{name}: values cannot be collected where operations skip steps")
         outer_tokens = []
         for block, _, scope in body._carried:
             fresh = Value(scope._slots[block].node, 1)
             outer_tokens.append(fresh if scope is body else self._token(block, scope))
         captured = body._captured
-        body.graph.inputs = [
-            start.node,
-            *(token.node for _, token, _ in body._carried),
-            *(value.node for value in captured.values()),
-        ]
-        body.graph.outputs = [result, *(body._tokens[block] for block, _, _ in body._carried)]
-        body.graph.carried = 1 + len(body._carried)
-        done = self.op(name, Loop(index, trips, tied, body.graph), x, *outer_tokens, *captured)
-        for number, (block, _, scope) in enumerate(body._carried, start=1):
+        inputs = [*starts, *(token for _, token, _ in body._carried), *captured.values()]
+        body.graph.inputs = [value.node for value in inputs]
+        tokens = [body._tokens[block] for block, _, _ in body._carried]
+        body.graph.outputs = [*results, *tokens, *body._collected]
+        body.graph.carried = len(states) + len(tokens)
+        done = self.op(name, Loop(index, trips, tied, body.graph), *states, *outer_tokens, *captured).node
+        for number, (block, _, scope) in enumerate(body._carried, start=len(states)):
             if scope is not body:
-                self._tokens[block] = Value(done.node, number)
-        return done
+                self._tokens[block] = Value(done, number)
+        made = [Value(done, number) for number in range(len(body.graph.outputs))]
+        return LoopResult(tuple(made[: len(states)]), tuple(made[body.graph.carried :]))
+
+    def collect(self, value: Value) -> None:
+        """Hand out a value of this loop's body at every step, in `LoopResult.collected` of the loop."""
+        assert self._loop is not None, "values are collected inside a stage"
+        self._collected.append(value)
 
     def stage_input(self) -> Value:
         """Return the input of the stage whose body this is: the same value at every step."""

@@ -81,7 +81,8 @@ class Graph(_DiGraph):
     Attributes:
         inputs: names of the nodes that values come in through.
         outputs: the values it returns.
-        carried: how many inputs and outputs, first, go from step to step; 0 in the model's own graph.
+        carried: how many inputs and outputs, first, go from step to step; 0 in the model's own graph. Further
+            outputs of a loop's body are collected: the loop returns a tuple with the value of each step.
         weights: every weight by its name here.
         ties: names of weights that share another's tensor, with that one's name.
     """
@@ -170,12 +171,17 @@ class Loop(SavesNothing, Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the types of the carried values."""
-        return tuple(inputs[: self.body.carried])
+        """Return the types of the carried values, then of the collected ones."""
+        carried = self.body.carried
+        collected = map(self.body.type_of, self.body.outputs[carried:])
+        return (
+            *inputs[:carried],
+            *(TensorType((self.trips, *each.shape), each.element, "steps") for each in collected),
+        )
 
     def passes(self, output: int) -> int | None:
         """A skipped loop hands on the values it would have carried."""
-        return output
+        return output if output < self.body.carried else None
 
     def describe(self) -> str:
         """Return `recur x 8` or `stack x 8`."""

@@ -13,10 +13,11 @@ Element = Literal["none", "bool", "compute", "stream", "fp32", "int"]
 products (`compute`), in that of weights and of the residual stream (`stream`), or in fp32; or an int64.
 """
 
-Kind = Literal["token", "table", "constant", "mask", "depth_cache", "scalar", "order"]
+Kind = Literal["token", "steps", "table", "constant", "mask", "depth_cache", "scalar", "order"]
 """What axes stand before those of the shape.
 
-`token`: [batch, sequence, *shape]; `table`: [sequence, *shape]; `constant`: [*shape];
+`token`: [batch, sequence, *shape]; `steps`: a tuple with one such tensor for each step of a loop, whose
+number is the first size of the shape; `table`: [sequence, *shape]; `constant`: [*shape];
 `mask`: [sequence, sequence]; `depth_cache`: the slots of a depth KV cache, shape (slots, 2, kv heads,
 head_dim) per token; `scalar`: one number of the whole micro-batch; `order`: a tensor without data, which
 orders writes and reads.
@@ -41,13 +42,13 @@ class TensorType:
 
     @property
     def size(self) -> int:
-        """Number of elements per token; 0 where it is no value of tokens."""
-        return prod(self.shape) if self.kind == "token" else 0
+        """Number of elements per token, of all steps together; 0 where it is no value of tokens."""
+        return prod(self.shape) if self.kind in ("token", "steps") else 0
 
     @property
     def is_float(self) -> bool:
         """Whether it is a value of tokens that has a gradient and may be cast."""
-        return self.kind == "token" and self.element != "int"
+        return self.kind in ("token", "steps") and self.element not in ("int", "bool")
 
     def shared_bytes(self, context: int) -> int:
         """Return the bytes of a table or mask, which is made once for all sequences of a length."""

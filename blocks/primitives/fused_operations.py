@@ -79,8 +79,8 @@ class AddNorm(Operation):
         return {"narrow": self.narrow, "shared": self.shared}
 
     def passes(self, output: int) -> int | None:
-        """A skipped sum leaves its first term as it is; nothing reads the norm of a skipped sublayer."""
-        return 0 if output else None
+        """Skipped, it leaves the sum's first term as it is, and does not norm it."""
+        return 0
 
     def cast_output(self) -> Self:
         """Return it narrow."""

@@ -72,6 +72,10 @@ class Norm(Operation):
         backward = 4 * (3 * prod(self.shape) - prod(self.shape[:-1])) + (flow.given if flow.copied else 0)
         return WorkspaceBytes(forward, backward, backward)
 
+    def passes(self, output: int) -> int | None:
+        """A skipped norm leaves its input as it is."""
+        return 0
+
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over a sum of two."""
         sums = isinstance(producer, Sum) and producer.terms == 2 and len(self.shape) == 1

@@ -1,7 +1,7 @@
 """Sublayers and stages active at some steps only: specs cannot say it yet, so their lowering is patched."""
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
 
 import naive
@@ -16,31 +16,35 @@ def active_at(steps):
     `steps` maps places, such as `0.1` for the second entry of the first stage, to `Steps`.
     """
 
-    def lowered(function):
-        def run(build, name, *rest):
-            loop = build._loop[0].removeprefix("n").replace("_", ".") if build._loop else ""
-            if (place := f"{loop}.{name}") not in steps:
-                return function(build, name, *rest)
-            with build.active(steps[place]):
-                return function(build, name, *rest)
+    def runs(build, name):
+        loop = build._loop[0].removeprefix("n").replace("_", ".") if build._loop else ""
+        place = f"{loop}.{name}"
+        return build.active(steps[place]) if place in steps else nullcontext()
 
-        return run
+    def lowered_stage(build, name, *rest):
+        with runs(build, name):
+            return plain_stage(build, name, *rest)
+
+    def wrapped(hook, stage, build, *rest):
+        with runs(build, build.prefix.rstrip(".")) if hook == "around_sublayer" else nullcontext():
+            return plain_wrapped(hook, stage, build, *rest)
 
     def skips(path, loop):
         place = re.sub(r"\.(step|layers\.\d+)(?=\.|$)", "", path.removeprefix("stages."))
         return place in steps and loop[0] not in steps[place].among(loop[1])
 
+    plain_stage, plain_wrapped = lowering._stage, lowering._wrapped
     sublayer, stage = naive._Row.sublayer, naive._Row.stage
 
-    def naive_sublayer(self, entry, at, x, step):
-        return x if skips(at, step.loops[-1]) else sublayer(self, entry, at, x, step)
+    def naive_sublayer(self, told, entry, at, x, step):
+        return x if skips(at, step.loops[-1]) else sublayer(self, told, entry, at, x, step)
 
     def naive_stage(self, told, path, x, loops, memory):
         return x if loops and skips(path, loops[-1]) else stage(self, told, path, x, loops, memory)
 
     with (
-        patch.object(lowering, "_sublayer", lowered(lowering._sublayer)),
-        patch.object(lowering, "_stage", lowered(lowering._stage)),
+        patch.object(lowering, "_wrapped", wrapped),
+        patch.object(lowering, "_stage", lowered_stage),
         patch.object(naive._Row, "sublayer", naive_sublayer),
         patch.object(naive._Row, "stage", naive_stage),
     ):

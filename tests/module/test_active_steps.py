@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from functools import partial
 from unittest.mock import patch
 
-import naive
 import pytest
 import torch
 from active import active_at
 from cases import DEPTH, EXPERT, FFN, SEQ, tree
 from flops import counted, declared
-from models import close, gradients, probe, shake, tokens_for
+from models import close, gradients, shake, tokens_for
+from references import equal_to_the_equations
 from storages import alive
 from storages import counted as ran
 from strategies import make
@@ -63,6 +63,10 @@ CASES = {
         [{"recur": 3, "step": ["s", "d"]}, {"recur": 4, "step": ["d", "f"]}],
         {"0.0": Steps(step=2), "1.1": Steps(stop=-1)},
     ),
+    "post norm": (
+        [{"recur": 3, "step": ["s", "f"], "norm": "post"}],
+        {"0.0": Steps(1), "0.1": Steps(stop=2)},
+    ),
     "parallel": (
         [{"recur": 3, "step": [{"parallel": ["s", "d", "f"], "combine": "gate"}, "f"]}],
         {"0.0": Steps(1)},
@@ -96,18 +100,7 @@ def everything(spec):
 
 
 def test_it_computes_what_the_equations_do(spec):
-    model = shaken(spec)
-    tokens = tokens_for(spec, 1, 5)
-    named = dict(model.named_parameters())
-    weights = {
-        name: tensor.detach().double().clone().requires_grad_(name in named)
-        for name, tensor in model.state_dict().items()
-    }
-    expected = naive.logits(spec, weights, tokens)
-    probe(expected).backward()
-    close({"logits": model(tokens).double()}, {"logits": expected}, 2e-4)
-    found = {name: gradient.double() for name, gradient in gradients(model, tokens).items()}
-    close(found, {name: weights[name].grad for name in named}, 2e-4)
+    equal_to_the_equations(shaken(spec))
 
 
 def test_what_runs_costs_what_is_declared(spec):

@@ -17,8 +17,10 @@ from composer.costs.memory.saved_tensors import (
     Kept,
     Sizes,
     bytes_of,
+    counted_inside,
     element_bytes,
     kept,
+    returns_kept,
     storage,
 )
 from composer.graph.passes.active_steps import segmented
@@ -36,7 +38,9 @@ class Body:
         remade: bytes of these.
         kept: storages that are kept, inputs of the graph left out.
         states: the outputs that are carried to the next trip and have gradients, with their bytes.
-        state: bytes of all of them together, and `keeps_state` of those that are kept as they come in.
+        states_in_flight: bytes of those that are not kept, and `keeps_state` of those kept as they come in.
+        collected: the outputs that are handed out at every trip, with the bytes of one trip.
+        collected_in_flight: bytes of those of one trip that the body does not keep.
         constant: bytes that each execution keeps, those left out that vary from trip to trip.
         weights: bytes of its weights, those of loops in it included.
         gradients: of their gradients before they grow; `prepared` and `late` likewise.
@@ -59,8 +63,10 @@ class Body:
     remade: dict[Value, float]
     kept: frozenset[Value]
     states: tuple[tuple[Value, float], ...]
-    state: float
+    states_in_flight: float
     keeps_state: float
+    collected: tuple[tuple[Value, float], ...]
+    collected_in_flight: float
     constant: float
     weights: float
     gradients: float
@@ -94,6 +100,25 @@ class _Shared(NamedTuple):
         return _Shared(before | loop.used_before, after | loop.used_after)
 
 
+class _State(NamedTuple):
+    """A carried output: its bytes, and whether it is kept as it comes in or as it is made."""
+
+    output: Value
+    size: float
+    keeps_input: bool
+    keeps_output: bool
+
+
+def _states(graph: Graph, sizes: Sizes, found: Kept, batch: Batch) -> list[_State]:
+    states = []
+    for name, output in zip(graph.inputs[: graph.carried], graph.outputs, strict=False):
+        value = Value(name)
+        if graph.type_of(value).kind == "token":
+            kept_there = value in found.values, returns_kept(graph, name, found.values)
+            states.append(_State(output, batch.tokens * bytes_of(graph, value, sizes), *kept_there))
+    return states
+
+
 def _below(names: frozenset[str], node: str) -> frozenset[str]:
     prefix = f"{node}."
     return frozenset(name.removeprefix(prefix) for name in names if name.startswith(prefix))
@@ -112,11 +137,13 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         if isinstance(each := step.operation, Loop):
             around, theirs = place.inside(step.node, each), shared.inside(step.node, each)
             inner[step.node] = _body(each.body, each, around, found.loops[step.node], batch, theirs)
-    states = tuple(
-        (output, batch.tokens * bytes_of(graph, Value(name), sizes), Value(name) in found.values)
-        for name, output in zip(graph.inputs[: graph.carried], graph.outputs, strict=False)
-        if graph.type_of(Value(name)).is_float
-    )
+    states = _states(graph, sizes, found, batch)
+    inside = counted_inside(loop, found) if loop else {}
+    collected = [
+        (value, batch.tokens * bytes_of(graph, value, sizes), number in inside)
+        for number, value in enumerate(graph.outputs)
+        if loop and number >= graph.carried
+    ]
     # an embedding that is the head as well is one weight
     own = {name: size for step in steps for name, size in step.weights if name not in shared.after}
     copies = [(1 if each.tied else each.trips, each) for each in inner.values()]
@@ -143,9 +170,11 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         frozenset(made_again),
         {value: batch.tokens * bytes_of(graph, value, sizes) for step in steps for value in step.made_again},
         values,
-        tuple((output, size) for output, size, _ in states),
-        total(size for _, size, _ in states),
-        total(size for _, size, is_kept in states if is_kept),
+        tuple((state.output, state.size) for state in states if graph.type_of(state.output).is_float),
+        total(state.size for state in states if not state.keeps_input and not state.keeps_output),
+        total(state.size for state in states if state.keeps_input and not state.keeps_output),
+        tuple((value, size) for value, size, _ in collected),
+        total(size for _, size, counted in collected if not counted),
         total(step.needs.inside for step in steps if step.inside and not step.varies)
         + batch.tokens * total(bytes_of(graph, value, sizes) for value in sorted(values)),
         batch.size.weight * _own(graph, shared.after) + total(count * each.weights for count, each in copies),
@@ -194,7 +223,9 @@ def _needs(steps: tuple[Step, ...], values: frozenset[Value]) -> dict[Value, int
             first.setdefault(value, number)
         if step.inside or step.again:
             first.update(dict.fromkeys(step.keeps, number))
-    return first
+    # the last state of a loop whose states are read step by step goes with the others
+    makers = {step.node: number for number, step in enumerate(steps)}
+    return {value: makers[value.node] for value in values} | first
 
 
 def _is_input(graph: Graph, value: Value) -> bool:

@@ -17,6 +17,7 @@ from composer.costs.memory.saved_tensors import (
     Sizes,
     bytes_of,
     copy_bytes,
+    counted_inside,
     place_at,
     storage,
 )
@@ -165,7 +166,7 @@ def step_of(
             prepared = total(ready.prepared * size for _, size, ready in made_ready)
             late = total(ready.late * size for _, size, ready in made_ready)
         need = needs(operation, flow, copied, batch, at)
-    stored = {value: batch.tokens * bytes_of(graph, value, sizes) for value in (*made, *dies)}
+    stored = {value: batch.tokens * _stored(graph, value, sizes, found) for value in (*made, *dies)}
     # tables stay until the step ends
     table = total(type.shared_bytes(at.context) for type in data.types if not isinstance(operation, Loop))
     return Step(
@@ -194,6 +195,14 @@ def step_of(
         node in found.reruns,
         tuple(value for value in made if node in found.reruns and value not in found.values),
     )
+
+
+def _stored(graph: Graph, value: Value, sizes: Sizes, found: Kept) -> float:
+    """Return the bytes per token of a storage, 0 where the body of the loop that makes it counts them."""
+    loop = graph.node(value.node).op
+    if isinstance(loop, Loop) and value.output in counted_inside(loop, found.loops[value.node]):
+        return 0.0
+    return bytes_of(graph, value, sizes)
 
 
 def _gradients(

@@ -126,7 +126,7 @@ class _Replay:
         """Replay the last trip, which holds the most, then count what all trips leave."""
         ledger, before, last = self.ledger, self.ledger.state(), body.trips - 1
         ledger.add("activations", self._trips(body, last, trips) + body.keeps_state)
-        ledger.add("in_flight", smallest(1, last) * (body.state - body.keeps_state))
+        ledger.add("in_flight", smallest(1, last) * body.states_in_flight + last * body.collected_in_flight)
         ledger.add("depth_slots", last * body.slots)
         self._forward(body, _during(trips, body, last), f"{where}{_words(step, last)}: ")
         ledger.restore(before)
@@ -273,6 +273,7 @@ class _Replay:
             ledger.add("activations", self._trips(inner, trip + 1, trips) - everything)
             enter = self._enter if number else self._start
             passed = enter(inner, step, given, done, turn, slots)
+            self._collected(inner, given, done, passed, ("backward of ", where, step.node))
             there = _Turn(
                 turn.first * (1 - smallest(1, done) if inner.tied else 1),
                 turn.last * (1 - smallest(1, trip) if inner.tied else 1),
@@ -293,8 +294,16 @@ class _Replay:
 
     def _start(self, inner: Body, step: Step, given: _Given, *_: object) -> _Gradients:
         """Return the gradients that the last trip starts from."""
-        outputs = zip(inner.graph.outputs, given, strict=True)
+        outputs = zip(inner.graph.outputs[: inner.graph.carried], given, strict=False)
         return {value: _Gradient(each.bytes, each.values) for value, each in outputs if each is not None}
+
+    def _collected(self, inner: Body, given: _Given, done: int, gradients: _Gradients, what: Words) -> None:
+        """Add the gradients of what a trip handed out; those of the trips that are done are gone."""
+        for (value, size), each in zip(inner.collected, given[inner.graph.carried :], strict=True):
+            if each is not None:
+                own = each.values == 1
+                self.ledger.add("in_flight", -done * size if own else 0)
+                self._arrive(inner, gradients, value, _Gradient(size if own else 0), what)
 
     def _enter(
         self, inner: Body, step: Step, given: _Given, done: int, turn: _Turn, slots: dict[str, float]
@@ -309,7 +318,7 @@ class _Replay:
         ledger.add("gradients", gone * inner.late)
         ledger.add("prepared", -gone * inner.prepared)
         ledger.add("depth_slots", done * inner.slot_gradients + some * total(slots.values()))
-        by_output = dict(zip(graph.outputs, given, strict=True))
+        by_output = dict(zip(graph.outputs[: graph.carried], given, strict=False))
         for value, size in inner.states:
             start = by_output[value]
             if start is None or start.values > 1:

@@ -63,6 +63,17 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
                 for source, name in zip(sources, names, strict=True)
                 if Value(name) in inner.values and graph.type_of(source).kind != "depth_cache"
             )
+            inside = counted_inside(operation, inner)
+            # of a state that every step keeps as it comes in, the last one is kept here
+            needed.update(
+                Value(node, state)
+                for number, state in inside.items()
+                if Value(node, number) in needed and state is not None
+            )
+            within = {Value(node, number) for number, state in inside.items() if state is None}
+            collected = {Value(node, number) for number in inside if number >= operation.body.carried}
+            needed -= within | collected
+            held -= within
             continue
         saved, read = _copied(graph, node, at, sizes)
         needed.update(read)
@@ -76,6 +87,25 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
             needed.update(sources)
     kept_as_made = {value for value in needed if not graph.node(value.node).recompute}
     return found._replace(values=frozenset(held | kept_as_made))
+
+
+def counted_inside(loop: Loop, inner: Kept) -> dict[int, int | None]:
+    """Return the outputs of a loop whose bytes its body counts, for it keeps them itself.
+
+    With each stands None, or the number of the state that they are, step by step, where the body keeps that
+    as it comes in.
+    """
+    body = loop.body
+    made = [storage(body, value) for value in body.outputs]
+    found: dict[int, int | None] = {}
+    for number, value in enumerate(made):
+        if value in inner.values and (number >= body.carried or value.node not in body.inputs):
+            found[number] = None
+        elif number >= body.carried and value in made[: body.carried]:
+            state = made.index(value)
+            if Value(body.inputs[state]) in inner.values:
+                found[number] = state
+    return found
 
 
 def _copied(graph: Graph, node: str, at: CostContext, sizes: Sizes) -> tuple[SavedTensors, list[Value]]:
@@ -104,6 +134,12 @@ def copy_bytes(
     if wanted == given or not graph.type_of(value).is_float:
         return None
     return wanted * graph.type_of(value).size
+
+
+def returns_kept(graph: Graph, name: str, values: frozenset[Value]) -> bool:
+    """Return whether a body keeps what it makes for the next step's carried input of this name."""
+    made = storage(graph, graph.outputs[graph.inputs.index(name)])
+    return made in values and made.node not in graph.inputs
 
 
 def storage(graph: Graph, value: Value) -> Value:
@@ -138,11 +174,13 @@ def _saved(graph: Graph, place: Place, here: Kept, length: int, size: Precision)
     found = total(saved.extra for saved in here.inside.values()) * place.executions
     first = place.executions // place.trips[place.loops[-1][1]] if place.loops else 0
     inputs, carried = graph.inputs, graph.carried
+    # a state that a step keeps when it makes it is not counted again when the next step is given it
+    again = {name for name in inputs[:carried] if returns_kept(graph, name, here.values)}
     # in the order of the graph, for a sum of floats must not depend on that of a set
     for value in sorted(here.values):
         if value.node not in inputs:
             found = found + bytes_of(graph, value, sizes) * place.executions
-        elif inputs.index(value.node) < carried or not place.loops:
+        elif (inputs.index(value.node) < carried and value.node not in again) or not place.loops:
             found = found + bytes_of(graph, value, sizes) * (place.executions - first)
     for node, inner in here.loops.items():
         operation = graph.loop(node)

@@ -28,7 +28,10 @@ def mark_recompute(graph: Graph, chosen: Collection[str]) -> Graph:
 
 
 def recomputable(graph: Graph) -> Iterator[str]:
-    """Yield the places of the operations that can be: not depth state, not what a graph returns."""
+    """Yield the places of the operations that can be: not depth state, not what a graph returns.
+
+    Those that read the values of all steps of a loop are not recomputed either.
+    """
     return _places(graph, _can_be)
 
 
@@ -47,7 +50,10 @@ def _places(graph: Graph, holds: Callable[[Graph, str], bool], path: str = "") -
 
 
 def _can_be(graph: Graph, name: str) -> bool:
-    return graph.node(name).op.recomputable and all(value.node != name for value in graph.outputs)
+    found = graph.node(name)
+    if any(graph.type_of(value).kind == "steps" for value in found.inputs):
+        return False
+    return found.op.recomputable and all(value.node != name for value in graph.outputs)
 
 
 def _again(name: str, node: Node) -> list[str]:

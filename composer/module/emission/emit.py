@@ -88,7 +88,8 @@ class _Emitter:
             made = self.code.call_function(function, given, arguments)
         else:
             made = self.code.call_module(caller, given, arguments)
-        made.meta[TRACEABLE] = caller is None and _traceable(data)
+        steps = any(self.graph.type_of(value).kind == "steps" for value in data.inputs)
+        made.meta[TRACEABLE] = caller is None and not steps and _traceable(data)
         if caller is None and (compiled := data.kernel.compiled):
             made.meta[COMPILED] = resolve(compiled)
         self._bind(node, made, data)

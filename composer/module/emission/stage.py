@@ -125,15 +125,21 @@ class Prepared:
     def run(self, *values: Any) -> Any:
         """Run all steps; `values` are carried ones, then constant ones, then the indices of the loops around.
 
-        Returns the carried values after the last step: one, or a tuple.
+        Returns the carried values after the last step, then for each collected value a tuple of that of
+        each step, in order: one value, or a tuple of several.
         """
         body = self.loop.body
         count, inputs = body.carried, len(body.inputs)
         carried, constant, indices = values[:count], values[count:inputs], values[inputs:]
+        collected: list[list[Any]] = [[] for _ in body.outputs[count:]]
         for n in range(self.loop.trips):
-            result = self.steps[n % len(self.steps)](*carried, *constant, *indices, n)
-            carried = result if count > 1 else (result,)
-        return carried if count > 1 else carried[0]
+            made = self.steps[n % len(self.steps)](*carried, *constant, *indices, n)
+            result = made if len(body.outputs) > 1 else (made,)
+            carried = result[:count]
+            for steps, value in zip(collected, result[count:], strict=True):
+                steps.append(value)
+        returned = (*carried, *map(tuple, collected))
+        return returned if len(returned) > 1 else returned[0]
 
 
 def add_stages(module: nn.Module, graph: Graph, place: Place, compiled: Compiled) -> None:
