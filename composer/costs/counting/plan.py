@@ -13,7 +13,7 @@ from composer.costs.base.precision import precision
 from composer.costs.base.units import bytes_text, count_text
 from composer.costs.counting.count import Costs, count_graph, trained_flops
 from composer.costs.memory.peak import Memory, train_memory, trained_length
-from composer.costs.memory.recompute import STOPPED, choose, recompute_flops
+from composer.costs.memory.recompute import choose, recompute_flops
 from composer.graph.compile import compile_graph, target_on
 from composer.graph.lowering.build import micro_batch_tokens
 from composer.graph.passes.choose_kernels import Kernels
@@ -138,7 +138,7 @@ def count(spec: Spec) -> Costs:
 def _within(plan: Plan, limit: float) -> Plan:
     """Return the plan with those operations recomputed that bring its memory to a limit."""
     spec = plan.spec
-    graph = choose(
+    graph, stopped = choose(
         plan.graph,
         limit,
         lambda marked: plan._memory(marked).total,
@@ -147,7 +147,7 @@ def _within(plan: Plan, limit: float) -> Plan:
         precision(spec),
     )
     marks = (*recomputed(graph),)
-    return replace(plan, graph=graph, recomputed=marks, stopped=graph.graph.get(STOPPED, 0))
+    return replace(plan, graph=graph, recomputed=marks, stopped=stopped)
 
 
 def _serves(plan: Plan, target: Target) -> bool:

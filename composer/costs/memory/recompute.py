@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heapreplace
 from math import inf
+from typing import NamedTuple
 
 from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Segment
@@ -21,8 +22,13 @@ Places = frozenset[str]
 _FREE, _COSTLY, _USELESS = range(3)
 _BUDGET = 25_000
 """Operations costed at most while a set is chosen; shipped specs take up to 8,000."""
-STOPPED = "operations_costed"
-"""Under this key a graph says after how many operations costed the choice was stopped, if it was."""
+
+
+class Marked(NamedTuple):
+    """A graph with marks, and how many operations had been costed when the choice was stopped, else 0."""
+
+    graph: Graph
+    stopped: int = 0
 
 
 def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_mask: bool = False) -> float:
@@ -33,7 +39,7 @@ def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_m
 
 def choose(
     graph: Graph, limit: float, measured: Callable[[Graph], float], tokens: int, length: int, size: Precision
-) -> Graph:
+) -> Marked:
     """Return the graph with those operations marked that bring it to a limit; none where it is there already.
 
     The cheapest bytes go first: those that no product has to run again for, the most of them first, then by
@@ -41,7 +47,7 @@ def choose(
     kept. Moves that raise the peak are left out. It stops at the first set that suffices and takes back what
     that does not need. Where none is found that suffices, it is the best one, or all that frees anything.
 
-    The work is bounded: a large graph may keep more marks than it needs, and then says so (`STOPPED`).
+    The work is bounded: a large graph may keep more marks than it needs, and then says so (`stopped`).
 
     Args:
         measured: gives the bytes that the limit is about.
@@ -51,23 +57,20 @@ def choose(
     """
     least = measured(graph)
     if least <= limit:
-        return graph
+        return Marked(graph)
     budget = Budget(max(_BUDGET, 4 * operations_of(graph)))
     prices = _Prices(graph, length, size, budget)
     every = prices.reruns(frozenset(prices.nodes))
     if tokens * prices.freed(every) < least - limit:
         # no peak falls by more than what is freed
-        return mark_recompute(graph, every)
+        return Marked(mark_recompute(graph, every))
 
     def trial(chosen: Places) -> float:
         budget.spend(prices.work)
         return measured(mark_recompute(graph, chosen))
 
     found = _fewest(prices, every, trial, limit, least)
-    marked = mark_recompute(graph, found)
-    if budget.spent:
-        marked.graph[STOPPED] = budget.total
-    return marked
+    return Marked(mark_recompute(graph, found), budget.total if budget.spent else 0)
 
 
 def _fewest(
