@@ -48,9 +48,7 @@ def wiring_options() -> Wiring:
                 f"{origin}: the key {kind.key!r} is already taken by {kinds[kind.key].__module__}"
             )
         if option.model_fields and option.name not in option.model_fields:
-            raise ValueError(
-                f"{origin}: {option.__name__} has fields, so one of them is called {option.name!r}"
-            )
+            raise ValueError(f"{origin}: {option.__name__} has fields, but none called {option.name!r}")
         if found.setdefault(kind.key, {}).setdefault(option.name, option) is not option:
             taken = found[kind.key][option.name].__module__
             raise ValueError(f"{origin}: {kind.key}: {option.name} is already taken by {taken}")

@@ -16,6 +16,7 @@ from blocks.ir.tensor_type import Shape
 from blocks.ir.walk import Place, operations
 from blocks.kernels.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.primitives.operations import Input, Project
+from blocks.wiring.combine.config import Combine
 from composer.costs.counting.count import Costs
 from composer.costs.counting.plan import make_plan
 from composer.draw.theme import TIMES
@@ -254,7 +255,7 @@ def _entry(body: _Body, number: int, entry: str | Parallel | Stage, place: str, 
                 for row in body.rows
                 if row.name.rpartition(".")[0] == str(number) and row.name not in apart
             )
-            return Mix(uses, entry.wiring()["combine"].name, Part(rows, body.place.executions))
+            return Mix(uses, entry.option(Combine).name, Part(rows, body.place.executions))
         case _:
             return _use(body, f"{number}.{entry}", entry)
 

@@ -28,6 +28,10 @@ STAGES = {
     "stacked transformer": [{"stack": 32, "step": PLAIN}],
     "in parallel": [{"recur": 32, "step": SIDE}],
     "concat": [{"recur": 32, "step": DREAMER, "inject": "concat"}],
+    "post-norm": [{"recur": 32, "step": DREAMER, "norm": "post"}],
+    "sandwich": [{"recur": 32, "step": DREAMER, "norm": "sandwich"}],
+    "stacked sandwich": [{"stack": 32, "step": DREAMER, "norm": "sandwich"}],
+    "scaled branches": [{"recur": 32, "step": DREAMER, "residual": {"scale": "1/steps"}}],
     "looped stack": [{"recur": 4, "step": [{"stack": 8, "step": DREAMER}]}],
     "prelude, core, coda": [
         {"stack": 2, "step": PLAIN},

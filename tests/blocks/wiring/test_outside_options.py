@@ -1,0 +1,218 @@
+"""An option file of somebody else's package is a part of everything, and no other file changes for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cases import DREAMER
+from strategies import make
+
+from blocks import find
+from blocks.base.wiring import WiringConfig
+from blocks.wiring.norm import Norm, PreNorm
+from composer.language.schema.identity import arch_hash
+
+ROOT = Path(__file__).parents[3]
+README = ROOT / "blocks" / "wiring" / "README.md"
+POINTS = """\
+[composer.wiring]
+half = half:HalfResidual
+no_step_code = wirings:NoStepCode
+embedding = wirings:StepEmbedding
+start = wirings:StartInput
+scaled = wirings:StartScaled
+"""
+SCRIPT = """
+import json, sys
+import torch, composer
+from composer.costs.counting.plan import count
+from composer.draw.layout import picture
+from composer.draw.svg import svg
+from composer.language.description.diff import differences
+from composer.language.description.json_schema import schema_text
+from composer.language.description.show import changed_yaml, resolved_yaml
+from composer.language.load import loads
+from composer.language.schema.identity import arch_hash
+from composer.testing.examples import wiring_examples
+from composer.testing.models import compiled, tokens_for
+
+base = json.loads(sys.argv[1])
+
+def tree(options, **more):
+    return {**base, "stages": [{**base["stages"][0], **options, **more}]}
+
+def spec(options, **more):
+    return loads(json.dumps(tree(options, **more)))
+
+def faults(options, **more):
+    try:
+        spec(options, **more)
+    except composer.SpecError as error:
+        return str(error)
+
+def told(options):
+    found, plain = spec(options), spec({})
+    model, costs = compiled(found), count(found)
+    tokens = tokens_for(found)
+    logits = model(tokens)
+    moved = model(tokens.index_fill(1, torch.tensor([5]), 0))
+    model.loss(tokens, tokens).backward()
+    return {
+        "hash": arch_hash(found),
+        "round trip": loads(resolved_yaml(found)) == found == loads(changed_yaml(found)),
+        "show": changed_yaml(found),
+        "diff": [str(each) for each in differences(plain, found)],
+        "picture": svg(picture(found)),
+        "params": costs.params - count(plain).params,
+        "built": sum(p.numel() for p in model.parameters()) - costs.params,
+        "operations": sorted({row.place for row in costs.by_operation}),
+        "weights": sorted(dict(model.named_parameters()).keys() - dict(compiled(plain).named_parameters())),
+        "gradients": all(p.grad is not None for p in model.parameters()),
+        "causal": torch.allclose(logits[:, :5], moved[:, :5], atol=1e-5),
+        "unlike": not torch.allclose(logits, compiled(plain)(tokens)),
+    }
+
+print(json.dumps({
+    "default": arch_hash(spec({})),
+    "full": resolved_yaml(spec({})),
+    "schema": schema_text(),
+    "examples": wiring_examples("stage"),
+    "half": told({"residual": "half"}),
+    "embedding": told({"step_code": "embedding"}),
+    "scaled": told({"start": {"scaled": 0.25}}),
+    "by default": told({"start": "scaled"})["hash"] == arch_hash(spec({"start": {"scaled": 0.5}})),
+    "faults": [
+        faults({"step_code": "embedding"}, recur=1),
+        faults({"step_code": "embedding", "inject": "concat"}),
+        faults({"step_embedding": "learned"}),
+        faults({"step_code": "learned"}),
+        faults({"start": {"scaled": 0}}),
+        faults({"start": "half"}),
+    ],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process says in which a package with these options is installed."""
+    site = tmp_path_factory.mktemp("site")
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (site / "half.py").write_text(code, encoding="utf-8")
+    info = site / "outside_wiring-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-wiring\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(POINTS)
+    path = os.pathsep.join(map(str, (site, ROOT / "tests" / "blocks" / "outside", ROOT)))
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(DREAMER)],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=site,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_options_at_their_defaults_leave_every_hash_and_are_shown(told: dict[str, Any]) -> None:
+    assert told["default"] == arch_hash(make(DREAMER))
+    assert "step_code: none\n" in told["full"]
+    assert "start: input\n" in told["full"]
+
+
+@pytest.mark.parametrize("name", ["half", "embedding", "scaled"])
+def test_an_option_is_built_costed_hashed_shown_compared_and_drawn(told: dict[str, Any], name: str) -> None:
+    found = told[name]
+    assert found["hash"] != told["default"]
+    assert found["round trip"]
+    assert found["gradients"]
+    assert found["causal"]
+    assert found["unlike"]
+    assert found["built"] == 0
+    written = {
+        "half": ("residual: half", "residual add -> half", "residual half"),
+        "embedding": ("step_code: embedding", "step_code none -> embedding", "a vector for each of 3 steps"),
+        "scaled": ("scaled: 0.25", "start input -> {scaled: 0.25}", "start {scaled: 0.25}"),
+    }
+    show, diff, drawn = written[name]
+    assert show in found["show"]
+    assert found["diff"] == [f"stages.0: {diff}"]
+    assert drawn in found["picture"]
+
+
+def test_its_weights_and_operations_are_counted(told: dict[str, Any]) -> None:
+    assert told["embedding"]["weights"] == ["stages.0.step.step_code"]
+    assert told["embedding"]["params"] == 3 * DREAMER["model"]["width"]
+    assert told["half"]["params"] == told["scaled"]["params"] == 0
+    assert {"stages.0.0.half", "stages.0.2.half"} <= {*told["half"]["operations"]}
+    assert "stages.0.start" in told["scaled"]["operations"]
+
+
+def test_it_is_in_the_schema_and_in_generated_specs(told: dict[str, Any]) -> None:
+    assert "What a step knows of its number." in told["schema"]
+    assert '"half"' in told["schema"]
+    assert told["examples"]["step_code"] == ["none", "embedding"]
+    assert told["examples"]["start"] == ["input", "scaled"]
+    assert "half" in told["examples"]["residual"]
+    assert told["by default"]
+
+
+def test_its_faults_have_places_and_hints(told: dict[str, Any]) -> None:
+    expected = [
+        "stages.0.step_code: expected none in a stage of one step",
+        "stages.0.step_code: expected none beside inject: concat",
+        "stages.0.step_embedding: expected a known key, got step_embedding (did you mean step_code?)",
+        "stages.0.step_code: expected none or embedding, got 'learned' (did you mean embedding?)",
+        "stages.0.start.scaled: expected a number above 0",
+        "stages.0.start: expected input, scaled or a mapping with scaled, got 'half'",
+    ]
+    for fault, words in zip(told["faults"], expected, strict=True):
+        assert words in fault
+
+
+class OtherNorm(WiringConfig):
+    """A kind of a key that is taken."""
+
+    key = "norm"
+    default = "other"
+    name = "other"
+
+
+class Again(Norm):
+    """A name that is taken."""
+
+    name = "pre"
+
+
+class Unnamed(Norm):
+    """Fields, none of them called like the option."""
+
+    name = "unnamed"
+    size: int = 1
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (OtherNorm, "the key 'norm' is already taken by blocks.wiring.norm"),
+        (Again, "norm: pre is already taken by blocks.wiring.norm"),
+        (Unnamed, "Unnamed has fields, but none called 'unnamed'"),
+    ],
+)
+def test_an_option_that_cannot_be_told_from_another_is_refused(
+    option: type[WiringConfig], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find, "offered", lambda *_: [(PreNorm, "ours"), (option, "theirs")])
+    with pytest.raises(ValueError, match=re.escape(words)):
+        find.wiring_options.__wrapped__()
