@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from blocks.expert_attention import fused, reference, route_kernel
+from blocks.expert_attention import library, reference, route_kernel
 from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import apart, off
@@ -73,8 +73,8 @@ def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
     # what a product leaves unwritten shows
     poison = [torch.full_like(each, torch.nan) for each in (gate_up, down, x, x)]
     del poison
-    y, both = fused.forward(x[0], routed.weights, *rows, gate_up, down)
-    made = fused.backward(gradient[0], x[0], routed.weights, both, *rows, gate_up, down)
+    y, both = library.experts(x[0], routed.weights, *rows, gate_up, down)
+    made = library.experts_backward(gradient[0], x[0], routed.weights, *rows, gate_up, down, both)
     leaves = [each.double().requires_grad_() for each in (x, routed.weights[None], gate_up, down)]
     expected = reference.experts_plain(leaves[0], leaves[1], routed.indices[None].long(), *leaves[2:])
     gradients = torch.autograd.grad(expected, leaves, gradient.double())

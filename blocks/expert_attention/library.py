@@ -1,8 +1,6 @@
-"""Routing and experts as operators of torch: functions of tensors, which graphs and counters can hold.
+"""Routing and experts as torch operators, with fake kernels, gradients and FLOPs.
 
-Each is differentiable, and so is one after the other. `fused.py` calls the same kernels without operators
-around them. Importing this module registers the operators with their fake kernels and their FLOPs: those of
-the products of experts, forward, and twice that backward; what is computed again has none.
+FLOPs are those of the products of experts, forward, and twice that backward; what is computed again has none.
 """
 
 from __future__ import annotations
@@ -12,10 +10,11 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from blocks.expert_attention import fused, route_kernel
+from blocks.expert_attention import route_kernel, rows_kernel
 
 _NAME = "attention_composer"
 _Routed = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -48,7 +47,9 @@ def experts(
     Returns that [tokens, width], and gate and up of each row [tokens * active, 2 * hidden], which has no
     gradient; both in the dtype of gate_up [experts, width, 2 * hidden] and down [experts, hidden, width].
     """
-    return fused.forward(x, weights, order, place, ends, gate_up, down)
+    both = F.grouped_mm(rows_kernel.spread(x, place, gate_up.dtype), gate_up, offs=ends)
+    out = F.grouped_mm(rows_kernel.swiglu(both, weights, order), down, offs=ends)
+    return rows_kernel.total(out, place, out.dtype), both
 
 
 @torch.library.custom_op(f"{_NAME}::experts_backward", mutates_args=())
@@ -64,7 +65,16 @@ def experts_backward(
     both: Tensor,
 ) -> _Four:
     """Return the gradients of x, the weights, gate_up and down."""
-    return fused.backward(gradient, x, weights, both, order, place, ends, gate_up, down)
+    outward = rows_kernel.spread(gradient, place, both.dtype)
+    inward = F.grouped_mm(outward, down.transpose(-2, -1), offs=ends)
+    to_both, to_weights, inner = rows_kernel.swiglu_backward(inward, both, weights, order)
+    to_down = F.grouped_mm(inner.t(), outward, offs=ends)
+    del inward, inner, outward
+    to_rows = F.grouped_mm(to_both, gate_up.transpose(-2, -1), offs=ends)
+    to_x = rows_kernel.total(to_rows, place, x.dtype)
+    del to_rows
+    to_gate_up = F.grouped_mm(rows_kernel.spread(x, place, both.dtype).t(), to_both, offs=ends)
+    return to_x, to_weights, to_gate_up, to_down
 
 
 @expert_route.register_fake
@@ -108,6 +118,7 @@ def _keep_route(ctx: Any, inputs: tuple[Any, ...], output: _Routed) -> None:
     ctx.experts = products.shape[1]
     ctx.save_for_backward(*output[:3])
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
 
 
 def _differentiate_route(ctx: Any, gradient: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
@@ -117,6 +128,8 @@ def _differentiate_route(ctx: Any, gradient: Tensor, *others: Tensor) -> tuple[T
 def _keep_experts(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, output[1])
     ctx.mark_non_differentiable(output[1])
+    # gate and up have no gradient; zeros of their size would take memory
+    ctx.set_materialize_grads(False)
 
 
 def _differentiate_experts(ctx: Any, gradient: Tensor, of_both: Tensor) -> tuple[Tensor | None, ...]:

@@ -47,10 +47,10 @@ class Routed(NamedTuple):
     counts: Tensor
 
 
-def route(products: Tensor, balance: Tensor, scale: float, active: int, load: Tensor | None = None) -> Routed:
+def route(products: Tensor, balance: Tensor, scale: float, active: int) -> Routed:
     """Choose `active` experts of each token by products * scale + balance; sort the choices by expert.
 
-    products: [tokens, experts], fp32; balance: [experts]; counts are added to `load` [experts].
+    products: [tokens, experts], fp32; balance: [experts].
     """
     tokens, experts = products.shape
     products, balance = products.contiguous(), balance.contiguous()
@@ -76,11 +76,10 @@ def route(products: Tensor, balance: Tensor, scale: float, active: int, load: Te
             )
         scan = _tile("scan", products)
         _scan[(triton.cdiv(experts, scan.columns),)](
-            *(bits, before, counts, counts if load is None else load, tiles),
+            *(bits, before, counts, tiles),
             EXPERTS=experts,
             BLOCK_TILES=scan.rows,
             BLOCK_EXPERTS=scan.columns,
-            LOAD=load is not None,
             num_warps=scan.warps,
         )
         put = _tile("place", products)
@@ -180,12 +179,10 @@ def _scan(
     bits,
     before,
     counts,
-    load,
     tiles,
     EXPERTS: tl.constexpr,
     BLOCK_TILES: tl.constexpr,
     BLOCK_EXPERTS: tl.constexpr,
-    LOAD: tl.constexpr,
 ):
     expert = tl.program_id(0) * BLOCK_EXPERTS + tl.arange(0, BLOCK_EXPERTS)[None, :]
     real = expert < EXPERTS
@@ -197,9 +194,6 @@ def _scan(
         tl.store(before + at, total + tl.cumsum(count, 0) - count, mask=there)
         total += tl.sum(count, 0, keep_dims=True)
     tl.store(counts + expert, total, mask=real)
-    if LOAD:
-        old = tl.load(load + expert, mask=real, other=0.0).to(tl.float32)
-        tl.store(load + expert, (old + total).to(load.dtype.element_ty), mask=real)
 
 
 @triton.jit

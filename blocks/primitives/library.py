@@ -1,7 +1,6 @@
-"""The fused operations of `blocks.primitives` as torch operators, for graphs, tracers and counters.
+"""The Triton kernels of `blocks.primitives` as torch operators, with fake kernels and gradients.
 
-`fused.py` calls the same kernels directly. Importing this module registers the operators with their fake
-kernels; they have no matrix products, so they count no FLOPs.
+They have no matrix products, so FLOP counters count none.
 """
 
 from __future__ import annotations
@@ -24,12 +23,31 @@ def add_norm(a: Tensor, b: Tensor, gain: Tensor, dtype: torch.dtype) -> tuple[Te
 
 @torch.library.custom_op(f"{_NAME}::add_norm_backward", mutates_args=())
 def add_norm_backward(
-    of_norm: Tensor, of_total: Tensor, total: Tensor, gain: Tensor, first: torch.dtype, second: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the terms, each in its dtype, and of the gain."""
+    of_norm: Tensor | None,
+    of_total: Tensor | None,
+    total: Tensor,
+    gain: Tensor,
+    first: torch.dtype,
+    second: torch.dtype,
+) -> list[Tensor]:
+    """Return the gradient of the gain, then those of the terms: one for both if their dtypes are equal.
+
+    `of_norm` and `of_total` are the gradients of the outputs, None where there is none.
+    """
     to_a, to_b, to_gain = norm_kernel.add_norm_backward(of_norm, of_total, total, gain, (first, second))
-    # outputs of an operator may not be one tensor
-    return to_a, to_b.clone() if to_b is to_a else to_b, to_gain
+    return [to_gain, to_a] if to_b is to_a else [to_gain, to_a, to_b]
+
+
+@torch.library.custom_op(f"{_NAME}::rotate", mutates_args=())
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate the pairs (2i, 2i + 1) of x [batch, sequence, heads, head_dim] by each token's rotation."""
+    return rotary_kernel.rotate_forward(x, table, None)
+
+
+@torch.library.custom_op(f"{_NAME}::rotate_backward", mutates_args=())
+def rotate_backward(gradient: Tensor, table: Tensor) -> Tensor:
+    """Return the gradient of x: that of the result, rotated back."""
+    return rotary_kernel.rotate_backward(gradient, table, None, None)[0]
 
 
 @torch.library.custom_op(f"{_NAME}::norm_rotate", mutates_args=())
@@ -54,10 +72,25 @@ def _(a: Tensor, b: Tensor, gain: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
 
 @add_norm_backward.register_fake
 def _(
-    of_norm: Tensor, of_total: Tensor, total: Tensor, gain: Tensor, first: torch.dtype, second: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    terms = (total.new_empty(total.shape, dtype=dtype) for dtype in (first, second))
-    return next(terms), next(terms), gain.new_empty(gain.shape)
+    of_norm: Tensor | None,
+    of_total: Tensor | None,
+    total: Tensor,
+    gain: Tensor,
+    first: torch.dtype,
+    second: torch.dtype,
+) -> list[Tensor]:
+    dtypes = dict.fromkeys((first, second))
+    return [gain.new_empty(gain.shape), *(total.new_empty(total.shape, dtype=dtype) for dtype in dtypes)]
+
+
+@rotate.register_fake
+def _(x: Tensor, table: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@rotate_backward.register_fake
+def _(gradient: Tensor, table: Tensor) -> Tensor:
+    return gradient.new_empty(gradient.shape)
 
 
 @norm_rotate.register_fake
@@ -74,21 +107,32 @@ def _keep_sum(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
     a, b, gain, _ = inputs
     ctx.save_for_backward(output[1], gain)
     ctx.dtypes = a.dtype, b.dtype
+    ctx.set_materialize_grads(False)
 
 
-def _through_norm(ctx: Any, of_norm: Tensor, of_total: Tensor) -> tuple[Tensor | None, ...]:
-    return (*add_norm_backward(of_norm, of_total, *ctx.saved_tensors, *ctx.dtypes), None)
+def _add_norm_gradients(ctx: Any, of_norm: Tensor | None, of_total: Tensor | None) -> tuple[Any, ...]:
+    to_gain, *to_terms = add_norm_backward(of_norm, of_total, *ctx.saved_tensors, *ctx.dtypes)
+    return to_terms[0], to_terms[-1], to_gain, None
+
+
+def _keep_table(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _rotate_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    return rotate_backward(gradient, *ctx.saved_tensors), None
 
 
 def _keep_heads(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _through_turn(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _norm_rotate_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, table, gain = ctx.saved_tensors
     to_x, to_gain = norm_rotate_backward(gradient, table, x, gain)
     return to_x, None, to_gain
 
 
-add_norm.register_autograd(_through_norm, setup_context=_keep_sum)
-norm_rotate.register_autograd(_through_turn, setup_context=_keep_heads)
+add_norm.register_autograd(_add_norm_gradients, setup_context=_keep_sum)
+rotate.register_autograd(_rotate_gradients, setup_context=_keep_table)
+norm_rotate.register_autograd(_norm_rotate_gradients, setup_context=_keep_heads)

@@ -204,7 +204,9 @@ def _alone(
 def _own_routing(logits: Tensor, balance: Tensor, load: Tensor, active: int) -> Any:
     from blocks.expert_attention import route_kernel
 
-    return route_kernel.route(logits, balance, 1.0, active, load)
+    routed = route_kernel.route(logits, balance, 1.0, active)
+    load += routed.counts
+    return routed
 
 
 def _unfit(setting: Setting) -> str:

@@ -28,8 +28,8 @@ def test_right_kernels_pass(where, operation, dtype):
     ("module", "function", "told"),
     [
         ("route_kernel", "route_backward", "gradient of the logits"),
-        ("fused", "forward", "output"),
-        ("fused", "backward", "gradient of the input"),
+        ("library", "experts", "output"),
+        ("library", "experts_backward", "gradient of the input"),
     ],
 )
 def test_wrong_kernels_are_told(where, monkeypatch, module, function, told, wrong):

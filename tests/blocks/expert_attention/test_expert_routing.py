@@ -56,17 +56,8 @@ def test_many_rounds_and_programs_add_up(where, monkeypatch):
     architecture = kernel.architecture(products.device)
     for step, sizes in {"choose": (2, 8, 1), "scan": (2, 4, 1), "place": (4, 8, 1)}.items():
         monkeypatch.setitem(MEASURED, Shape(step, architecture, 7), Tile(*sizes))
-    load = torch.zeros(7, device=where)
-    found = kernel.route(products, balance, 0.25, 3, load)
+    found = kernel.route(products, balance, 0.25, 3)
     equal(found, routed(products, balance, 0.25, 3))
-    assert torch.equal(load, found.counts.float())
-
-
-def test_counts_are_added_to_the_load(where):
-    products, balance = drawn(37, 12, where)
-    load = torch.arange(12.0, device=where)
-    found = kernel.route(products, balance, 1.0, 3, load)
-    assert torch.equal(load, torch.arange(12.0, device=where) + found.counts)
 
 
 def test_equal_logits_choose_the_lower_numbers(where):
@@ -112,10 +103,8 @@ def test_inputs_may_be_slices(where):
 
 def test_no_token_is_no_work(where):
     products, balance = drawn(0, 5, where)
-    load = torch.ones(5, device=where)
-    found = kernel.route(products, balance, 1.0, 2, load)
+    found = kernel.route(products, balance, 1.0, 2)
     assert found.ends.tolist() == found.counts.tolist() == [0] * 5
-    assert load.tolist() == [1] * 5
     assert kernel.route_backward(found.weights, *found[:3], 1.0, 5).shape == (0, 5)
 
 
