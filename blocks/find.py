@@ -8,7 +8,7 @@ from functools import cache
 import blocks
 import blocks.wiring
 from blocks.base.config import BlockConfig
-from blocks.base.discover import claim, discover, offered
+from blocks.base.discover import discover, offered
 from blocks.base.wiring import WiringConfig, kind_of
 
 Wiring = Mapping[str, Mapping[str, type[WiringConfig]]]
@@ -18,16 +18,6 @@ Wiring = Mapping[str, Mapping[str, type[WiringConfig]]]
 def block_types() -> dict[str, type[BlockConfig]]:
     """Map each block's `type` to its config class."""
     return discover(blocks, BlockConfig, "type", "composer.blocks")
-
-
-def add_block(config: type[BlockConfig]) -> type[BlockConfig]:
-    """Make a block known that no folder or entry point offers, for this process; before a spec is loaded.
-
-    Raises:
-        ValueError: its type is taken.
-    """
-    claim(block_types(), config, "type", f"{config.__module__}:{config.__name__}")
-    return config
 
 
 @cache

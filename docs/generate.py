@@ -40,11 +40,13 @@ from composer.language.description.show import resolved_yaml
 from composer.language.load import is_space, load, read_tree
 from composer.language.parsing.yaml12 import scalar
 from composer.language.schema.identity import arch_hash, run_hash
+from composer.language.schema.samplers import samplers
 from composer.language.schema.spec import Spec
 from composer.language.space import Space
 from composer.language.validation.describe_types import fields, words
 from composer.module.emission.stage import source
 from composer.training.folder.files import write_text
+from search.propose.sampler import find_sampler
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -158,6 +160,17 @@ def measures_table(_: str) -> str:
     return _table(rows)
 
 
+def samplers_table(_: str) -> str:
+    """Make the table of the samplers of a search."""
+    rows = [["`sampler`", ""]]
+    for name in samplers():
+        found = find_sampler(name)
+        rows.append(
+            [f"`{name}`", found.meaning + (f"; `pip install '{found.install}'`" if found.install else "")]
+        )
+    return _table(rows)
+
+
 def file_copy(argument: str) -> str:
     """Show a file of the tree as it is, but for an editor's modeline."""
     lines = (ROOT / argument).read_text(encoding="utf-8").splitlines()
@@ -261,6 +274,7 @@ KINDS = {
     "lines": output_lines,
     "measures": measures_table,
     "run": output,
+    "samplers": samplers_table,
     "wiring": wiring_table,
 }
 

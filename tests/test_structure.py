@@ -65,9 +65,11 @@ FLOORS = [
     "search.store",
     "search.compare",
     "search.propose",
+    "search.propose.samplers",
     "search.progress",
     "search.run",
     "search.report",
+    "search.testing",
     "search.commands",
 ]
 MOST_FILES = 17

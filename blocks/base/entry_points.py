@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import pkgutil
 import sys
 from functools import lru_cache
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 from pathlib import Path
 
 _PROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -36,3 +38,30 @@ def _of_checkout(group: str) -> list[EntryPoint]:
 
     declared = tomllib.loads(text)["project"].get("entry-points", {}).get(group, {})
     return [EntryPoint(name, value, group) for name, value in declared.items()]
+
+
+def entry_points_by_name(group: str, attribute: str) -> dict[str, EntryPoint]:
+    """Map names to what a group offers, importing none of it.
+
+    An entry point `name = module:object` offers that object. One without an object, `name = package`, offers
+    the `attribute` of each file of that package, under the file's name.
+
+    Raises:
+        ValueError: a name is offered twice.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group):
+        for each in [point] if point.attr else _files(point, attribute):
+            if each.name in found:
+                raise ValueError(
+                    f"{each.value} ({group}): {each.name} is already taken by {found[each.name].value}"
+                )
+            found[each.name] = each
+    return found
+
+
+def _files(point: EntryPoint, attribute: str) -> list[EntryPoint]:
+    package = find_spec(point.module)
+    folders = package.submodule_search_locations if package else None
+    names = sorted(info.name for info in pkgutil.iter_modules(folders)) if folders else []
+    return [EntryPoint(name, f"{point.module}.{name}:{attribute}", point.group) for name in names]

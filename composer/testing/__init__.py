@@ -1,4 +1,5 @@
-"""What every block has to hold, as functions: for the blocks here and for those of other packages.
+"""Conformance suites: what every block and every task has to hold, here and in other packages.
 
-`composer conformance my_package.module:MyBlock` runs all of it.
+`composer conformance` runs them; a test calls the functions of `CHECKS` in `blocks` and `tasks`. Samplers and
+stores of a search have theirs in `search.testing`.
 """

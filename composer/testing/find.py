@@ -1,20 +1,26 @@
-"""The block that a user names: by type, by `package.module:Class`, or by its folder."""
+"""The block or task that a user names: by its name, by `package.module:Class`, or by its folder."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TypeGuard
+from typing import Any, TypeVar
 
-from blocks.base.config import BlockConfig
-from blocks.find import add_block, block_types
+from blocks.base.config import BlockConfig, Config
+from blocks.base.discover import claim
+from blocks.find import block_types
+from composer.data.base.config import DataConfig
+from composer.data.find import data_tasks
+
+C = TypeVar("C", bound=Config)
 
 
-class UnknownBlock(ValueError):
-    """No block goes by a name; says what was expected and what came."""
+class UnknownName(ValueError):
+    """No block or task goes by a name; says what was expected and what came."""
 
 
 def find_block(name: str) -> type[BlockConfig]:
@@ -23,47 +29,79 @@ def find_block(name: str) -> type[BlockConfig]:
     Modules are looked for as Python does, the current folder included.
 
     Raises:
-        UnknownBlock: there is no such type, module, class or folder, or its type is taken.
+        UnknownName: there is no such type, module, class or folder, or its type is taken.
     """
-    known = block_types()
+    return _find(name, block_types(), BlockConfig, "type")
+
+
+def find_task(name: str, settings: Sequence[str] = ()) -> DataConfig:
+    """Return a task with some fields, given as `field=value`.
+
+    Raises:
+        UnknownName: there is no such task, module, class or folder, or its name is taken.
+        SpecError: the fields are not valid.
+    """
+    from composer.language.parsing.yaml12 import scalar
+    from composer.language.validation.validate import build
+    from composer.settings.errors import SpecError
+    from composer.settings.tree import Place, planted
+
+    config = _find(name, data_tasks(), DataConfig, "task")
+    fields = {key: scalar(value) for key, _, value in (each.partition("=") for each in settings)}
+    found = build(config, planted({"task": config.model_fields["task"].default, **fields}, Place("--set")))
+    if isinstance(found, list):
+        raise SpecError(found)
+    return found
+
+
+def _find(name: str, known: dict[str, type[C]], base: type[C], tag: str) -> type[C]:
     if name in known:
         return known[name]
-    found: type[BlockConfig]
     if ":" in name:
         module, _, attribute = name.partition(":")
-        value = getattr(_imported(module, os.getcwd()), attribute, None)
-        if not _is_block(value):
-            raise UnknownBlock(f"{name}: expected a subclass of BlockConfig, got {_told(value)}")
-        found = value
+        value: Any = getattr(imported(module, os.getcwd()), attribute, None)
+        offered: list[type[C]] = [value] if _is(value, base, tag) else []
+        expected, got = f"a subclass of {base.__name__}", _told(value)
     elif Path(name).is_dir():
         folder = Path(name).resolve()
-        blocks = [
-            each for each in vars(_imported(folder.name, str(folder.parent))).values() if _is_block(each)
-        ]
-        if len(blocks) != 1:
-            raise UnknownBlock(f"{name}: expected one block in its __init__.py, got {len(blocks)}")
-        found = blocks[0]
+        values = vars(imported(folder.name, str(folder.parent))).values()
+        offered = [each for each in values if _is(each, base, tag)]
+        expected, got = f"one {base.__name__} in its __init__.py", str(len(offered))
     else:
-        expected = f"one of {', '.join(known)}, package.module:Class, or a folder"
-        raise UnknownBlock(f"expected {expected}, got {name!r}")
+        raise UnknownName(
+            f"expected one of {', '.join(known)}, package.module:Class, or a folder, got {name!r}"
+        )
+    if len(offered) != 1:
+        raise UnknownName(f"{name}: expected {expected}, got {got}")
+    found = offered[0]
     try:
-        return add_block(found)
+        claim(known, found, tag, f"{found.__module__}:{found.__name__}")
     except ValueError as error:
-        raise UnknownBlock(str(error)) from None
+        raise UnknownName(str(error)) from None
+    return found
 
 
-def _imported(module: str, folder: str) -> ModuleType:
+def imported(module: str, folder: str) -> ModuleType:
+    """Import a module, looked for in a folder, too, behind all else: it stands before no installed package.
+
+    Raises:
+        UnknownName: it cannot be imported.
+    """
     if folder not in sys.path:
-        # behind all else: nothing there may stand before an installed package
         sys.path.append(folder)
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UnknownBlock(f"{module}: cannot be imported: {error}") from None
+        raise UnknownName(f"{module}: cannot be imported: {error}") from None
 
 
-def _is_block(value: object) -> TypeGuard[type[BlockConfig]]:
-    return isinstance(value, type) and issubclass(value, BlockConfig) and "type" in value.model_fields
+def _is(value: object, base: type[Config], tag: str) -> bool:
+    return (
+        isinstance(value, type)
+        and issubclass(value, base)
+        and tag in value.model_fields
+        and value is not base
+    )
 
 
 def _told(value: object) -> str:

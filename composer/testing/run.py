@@ -1,13 +1,19 @@
-"""The whole suite over all examples of a block."""
+"""Running a suite: every check on every example."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 from blocks.base.config import BlockConfig
 from composer.testing.blocks import CHECKS
-from composer.testing.examples import Plain, examples
+from composer.testing.examples import examples
+from composer.testing.find import UnknownName, find_block
+
+Example = TypeVar("Example")
+Suite: TypeAlias = Callable[[str, Sequence[str]], Iterator["Finding"]]
+"""What the entry points of `composer.conformance` name: from a name and settings to findings."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +27,33 @@ class Finding:
 
 def conformance(config: type[BlockConfig]) -> Iterator[Finding]:
     """Yield what each check finds with each example of a block."""
-    for name, plain in examples(config).items():
-        for check in CHECKS:
-            yield Finding(name, check, fault(check, plain))
+    return examined(examples(config), CHECKS)
 
 
-def fault(check: str, plain: Plain) -> str:
-    """Return what does not hold in a line, or "": an error of the block's own is a fault as well."""
+def block_conformance(name: str, settings: Sequence[str] = ()) -> Iterator[Finding]:
+    """Yield what each check finds with a block, named as for `find_block`, in all of its options.
+
+    Raises:
+        UnknownName: there is no such block, or settings are given.
+    """
+    if settings:
+        raise UnknownName("--set is for tasks: a block is checked in all of its options")
+    return conformance(find_block(name))
+
+
+def examined(
+    these: Mapping[str, Example], checks: Mapping[str, Callable[[Example], None]]
+) -> Iterator[Finding]:
+    """Yield what each check finds with each example."""
+    for name, example in these.items():
+        for check, holds in checks.items():
+            yield Finding(name, check, fault(holds, example))
+
+
+def fault(check: Callable[[Example], None], example: Example) -> str:
+    """Return what does not hold in a line, or "": an error of the example's own is a fault as well."""
     try:
-        CHECKS[check](plain)
+        check(example)
     except AssertionError as error:
         return _line(error) or "does not hold"
     except Exception as error:

@@ -20,7 +20,7 @@ from search.compare.rungs import fronts
 from search.propose.candidates import Judged
 from search.propose.moves import Parent, crossed, inherit, mutated
 from search.propose.optuna_adapter import IMPORTED, OUTCOME
-from search.propose.proposals import Draft
+from search.propose.proposals import Draft, Source
 
 WARMUP = 6
 """Trained trials before the first child; until then points are random."""
@@ -31,8 +31,10 @@ _CROSSED = 0.4
 _TOURNAMENT = 8
 
 
-class Evolution:
+class Evolution(Source):
     """Drafts that are children of trained points; each try that fails makes the next child move further."""
+
+    names_parents = True
 
     def __init__(self, space: Space, tries: int) -> None:
         self.tries = tries

@@ -7,9 +7,10 @@ over a cap or no valid spec, and a source may learn from that.
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna import Study
@@ -48,19 +49,24 @@ class Draft:
     parents: tuple[Parent, ...] = ()
 
 
-class Source(Protocol):
-    """Whoever makes drafts."""
+class Source(ABC):
+    """What makes drafts; a sampler of another package derives its own, or wraps one of Optuna's."""
 
-    tries: int
+    tries: int = 24
     """How many drafts are costed for one proposal."""
+    names_parents: bool = False
+    """Whether drafts say which trained points they were made from, which is then written on the trial."""
+    learns_from_refused: bool = False
+    """Whether the nearest misses of a proposal are written on its trial, for later proposals."""
 
+    @abstractmethod
     def drafts(
         self, study: Study, trial: FrozenTrial, seeds: Iterable[int], refused: Sequence[Judged]
     ) -> Iterator[Draft]:
         """Make one draft for each seed, functions of it, of what the study was told, and of `refused`."""
 
 
-class DirectSource:
+class DirectSource(Source):
     """Drafts of an Optuna sampler on the study itself."""
 
     def __init__(self, make: MakeSampler, tries: int) -> None:
@@ -74,12 +80,14 @@ class DirectSource:
             yield Draft(_ask(self.make(seed), study, trial))
 
 
-class SurrogateSource:
+class SurrogateSource(Source):
     """Drafts of an Optuna sampler on a copy of the study, in which refused drafts are infeasible trials.
 
     So a sampler that handles constraints learns from every draft that was costed, and the study holds no
     trial that nobody wanted. Running trials are in the copy with all their answers.
     """
+
+    learns_from_refused = True
 
     def __init__(self, space: Space, make: MakeSampler, tries: int) -> None:
         self.make, self.tries = make, tries

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from optuna import Study
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search import optuna_private
 from search.propose.optuna_adapter import IMPORTED, OUTCOME
 
 MORE_TRIALS = "more trials"
@@ -35,27 +36,24 @@ class Questions:
     def ask(self) -> Trial:
         """Ask the sampler for another, to be answered by this worker."""
         # it is this worker's from the moment it is there
-        new = create_trial(state=TrialState.RUNNING, system_attrs={_HELD: _hold(self._worker, "")})
-        number = self._study._storage.create_new_trial(self._study._study_id, new)
-        return Trial(self._study, number)
+        return optuna_private.ask(self._study, {_HELD: _hold(self._worker, "")})
 
     def take(self, found: FrozenTrial) -> Trial:
         """Take over an open one; what it was given already it is given again."""
-        self._write(found._trial_id, _hold(self._worker, ""))
-        # there is no public way back to a running trial
-        return Trial(self._study, found._trial_id)
+        self._write(found, _hold(self._worker, ""))
+        return optuna_private.running(self._study, found)
 
     def put_off(self, trial: Trial, until: str) -> None:
         """Leave it open, to whoever comes first when `until` is there: the end of the record so named."""
-        self._write(trial._trial_id, _hold("", until))
+        self._write(trial, _hold("", until))
 
     def is_mine(self, trial: Trial) -> bool:
         """Whether it is open, and nobody took it from this worker."""
-        found = self._study._storage.get_trial(trial._trial_id)
+        found = self._study.get_trials(deepcopy=False)[trial.number]
         return found.state == TrialState.RUNNING and holder(found) == self._worker
 
-    def _write(self, trial_id: int, held: dict[str, Any]) -> None:
-        self._study._storage.set_trial_system_attr(trial_id, _HELD, held)
+    def _write(self, trial: Trial | FrozenTrial, held: dict[str, Any]) -> None:
+        optuna_private.set_system_attr(self._study, trial, _HELD, held)
 
 
 def holder(trial: FrozenTrial) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 
+from composer.language.schema.samplers import samplers
 from composer.language.space import Space
-from composer.settings.errors import Fault, SpecError
+from composer.settings.errors import Fault, SpecError, listed
 from search.propose.baselines import baseline_faults
+from search.propose.sampler import find_sampler
 
 
 def check_search(space: Space) -> None:
@@ -32,6 +33,10 @@ def check_search(space: Space) -> None:
 
 def sampler_faults(space: Space) -> Iterator[Fault]:
     """Yield what the sampler of a space lacks."""
-    if space.search.sampler == "gp" and find_spec("scipy") is None:
-        hint = "pip install 'attention-composer[gp]', or take tpe, nsga2, evolution or random"
-        yield space.fault(("search", "sampler"), "gp needs scipy, which is not installed", "", hint)
+    name = space.search.sampler
+    found = find_sampler(name)
+    if found.missing:
+        others = (each for each in samplers() if each != name and not find_sampler(each).missing)
+        hint = f"pip install '{found.install}', or take {listed(others, 'or')}"
+        told = f"{name} needs {found.needs}, which is not installed"
+        yield space.fault(("search", "sampler"), told, "", hint)

@@ -257,8 +257,10 @@ def _proposals(path: Path) -> list[Proposal] | None:
     """Read from Optuna's journal what became of each told trial."""
     if not path.is_file():
         return None
+    from optuna import load_study
     from optuna.storages import JournalStorage
     from optuna.storages.journal import BaseJournalBackend
+    from optuna.study import get_all_study_names
     from optuna.trial import TrialState
 
     class Reading(BaseJournalBackend):
@@ -273,8 +275,8 @@ def _proposals(path: Path) -> list[Proposal] | None:
 
     try:
         storage = JournalStorage(Reading())
-        studies = storage.get_all_studies()
-        trials = storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
+        names = get_all_study_names(storage)
+        trials = load_study(study_name=names[0], storage=storage).get_trials(deepcopy=False) if names else []
     except Exception:
         # a journal beyond reading takes the history of proposals from the report, and no trial
         return None

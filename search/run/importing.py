@@ -34,11 +34,11 @@ from search.objectives import Goals
 from search.progress.winners import bring
 from search.propose.baselines import baselines
 from search.propose.candidates import candidate
+from search.propose.feasible import IDENTITY, imported, sampler
 from search.propose.optuna_adapter import IMPORTED, OUTCOME, answer
 from search.propose.proposals import distributions
 from search.propose.requirements import check_search
 from search.propose.same_spec import SameSpec
-from search.propose.samplers import IDENTITY, imported, sampler
 from search.run.import_progress import Arriving, unseen
 from search.run.open_store import open_store
 from search.store.folder import IMPORT, IMPORTED_RUNS, RECORDS, SPACE, enter
@@ -338,8 +338,8 @@ class _Import:
                 user_attrs=facts | {OUTCOME: IMPORTED},
                 system_attrs=imported(record.identity),
             )
-            storage = self.study._storage
-            number = storage.get_trial(storage.create_new_trial(self.study._study_id, trial)).number
+            self.study.add_trial(trial)
+            number = _numbers(self.study)[record.identity]
         record.asked = number
         self.ledger.save(record)
 

@@ -35,9 +35,9 @@ from search.progress.words import moved_note
 from search.propose.baselines import baselines
 from search.propose.candidates import Candidate, candidate
 from search.propose.draft_counts import total
+from search.propose.feasible import origin, sampler
 from search.propose.optuna_adapter import OUTCOME, suggest, tell
 from search.propose.questions import MORE_TRIALS, Questions, awaited, holder
-from search.propose.samplers import origin, sampler
 from search.propose.specs import bring_specs, spec_of
 from search.run.adopting import adopt, claim, lacking
 from search.run.open_store import open_search

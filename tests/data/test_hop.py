@@ -3,13 +3,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from data_conformance import check_batches, check_disjoint_by_hash
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from composer.data.base.stream import IGNORED
+from composer.data.base.stream import IGNORED, held_out
 from composer.data.tasks.hop import Hop
+from composer.testing.tasks import CHECKS
 
 SIZES = [Hop(), Hop(length=16, symbols=3, hops=0), Hop(length=33, symbols=9, hops=7), Hop(length=12, hops=1)]
 
@@ -23,10 +23,17 @@ def naive_target(symbols, position, k):
     return symbols[position]
 
 
+@pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("config", SIZES, ids=repr)
-def test_keeps_what_every_task_promises(config):
-    check_batches(config)
-    check_disjoint_by_hash(config, lambda tokens: tokens[:, 1:])
+def test_it_conforms(config, check):
+    CHECKS[check](config)
+
+
+@pytest.mark.parametrize("config", SIZES, ids=repr)
+def test_the_symbols_alone_say_which_split_a_sequence_is_of(config):
+    for split in ("train", "eval"):
+        symbols = config.stream(split, 1).batch(2, 300).tokens[:, 1:]
+        assert (held_out(symbols) == (split == "eval")).all()
 
 
 @given(st.integers(3, 6), st.integers(0, 6), st.integers(9, 40), st.integers(0, 2**40))

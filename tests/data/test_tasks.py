@@ -3,15 +3,18 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
-from data_conformance import check_batches, check_disjoint_by_hash
 from pydantic import ValidationError
 
 import composer.data.tasks
 from composer.data.base.config import DataConfig
 from composer.data.find import data_tasks
+from composer.data.tasks.hop import Hop
+from composer.testing.run import examined
+from composer.testing.tasks import CHECKS
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs/data.md").read_text(encoding="utf-8")
@@ -29,8 +32,7 @@ def fresh():
 
 
 def check_copy(task):
-    check_batches(task())
-    check_disjoint_by_hash(task(), lambda tokens: tokens[:, :16])
+    assert [found for found in examined({"copy": task()}, CHECKS) if found.fault] == []
     tokens, targets, _ = task().stream("train", 0).batch(0, 1)
     assert targets[0, 16:].tolist() == tokens[0, :16].tolist()
     with pytest.raises(ValidationError):
@@ -83,3 +85,36 @@ def test_finding_tasks_imports_nothing_heavy():
     )
     assert not {"numpy", "torch", "lightning"} & set(ran.stdout.split())
     assert "composer.data.tasks.text" in ran.stdout
+
+
+class Broken(Hop):
+    """Hop, with one thing at a time that no task may do."""
+
+    task: Literal["broken"] = "broken"
+    wrong: str
+
+    @property
+    def vocab_needed(self):
+        return super().vocab_needed - (self.wrong == "vocabulary and targets")
+
+    @property
+    def group_names(self):
+        return None if self.wrong == "groups" else super().group_names
+
+    def stream(self, split, seed):
+        split = "train" if self.wrong == "train and eval apart" else split
+        inner, wrong = super().stream(split, seed), self.wrong
+
+        class Changed:
+            def batch(self, step, size):
+                batch = inner.batch(0 if wrong == "functions of seed and step" else step, size)
+                return batch._replace(group=batch.group[1:]) if wrong == "shapes" else batch
+
+        return Changed()
+
+
+@pytest.mark.parametrize("wrong", CHECKS)
+def test_what_a_task_may_not_do_is_found(wrong):
+    found = {each.check for each in examined({"x": Broken(length=16, wrong=wrong)}, CHECKS) if each.fault}
+    assert wrong in found
+    assert len(found) < len(CHECKS)

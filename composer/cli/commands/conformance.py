@@ -1,4 +1,4 @@
-"""`composer conformance`: does a block hold what every block has to hold?"""
+"""`composer conformance`: the conformance suites of blocks, tasks, samplers and stores."""
 
 from __future__ import annotations
 
@@ -6,42 +6,57 @@ from typing import Annotated
 
 import typer
 
+from composer.cli.terminal.options import Set
+
 PANEL = "Models and kernels"
 EXAMPLE = "composer conformance my_package.shift_mixing:ShiftMixing"
 
 
 def conformance(
-    block: Annotated[
+    name: Annotated[
         str,
         typer.Argument(
-            metavar="BLOCK",
-            help="A type, package.module:Class, or the folder of a block.",
+            metavar="NAME",
+            help="Its name. For a block or a task also package.module:Class or a folder; for a store "
+            "the URL of an empty database, or `folder`.",
             show_default=False,
         ),
     ],
+    kind: Annotated[str, typer.Option(help="What it is: block, task, sampler, store.")] = "block",
+    settings: Set = None,
 ) -> None:
-    """Check a block, of this package or of another, in all of its options.
+    """Check a block, task, sampler or store, of this package or of another.
 
-    Causality, nothing left between passes, kernels against references, shapes and precisions of every
-    value, inputs left alone, parameters, FLOPs, saved bytes and peak memory as declared, gradients.
+    A block is checked in all of its options: causality, nothing left between passes, kernels against
+    references, shapes and precisions of every value, inputs left alone, parameters, FLOPs, saved bytes and
+    peak memory as declared, gradients. A task, with fields given by `--set hops=2`: batches are functions of
+    seed and number, train and eval never meet, ids and groups are as declared. A sampler: feasible new
+    points, seeds, resumption, two objectives. A store: records, locks, leases, the study, a killed worker.
     Ends with 1 if anything does not hold.
     """
-    from composer.testing.find import UnknownBlock, find_block
+    from blocks.base.entry_points import entry_points
+    from composer.settings.errors import listed
+    from composer.testing.find import UnknownName
+    from composer.testing.run import Suite
 
+    suites = {point.name: point for point in entry_points("composer.conformance")}
+    if kind not in suites:
+        raise typer.BadParameter(f"--kind: expected {listed(suites)}, got {kind!r}")
+    suite: Suite = suites[kind].load()
     try:
-        config = find_block(block)
-    except UnknownBlock as error:
+        findings = suite(name, settings or ())
+    except UnknownName as error:
         raise typer.BadParameter(str(error)) from None
-    from composer.testing.run import conformance as findings
-
     failed = count = 0
-    for found in findings(config):
+    example = name
+    for found in findings:
         count += 1
         failed += bool(found.fault)
+        example = found.example
         if found.fault:
             print(f"{found.example}: {found.check}: {found.fault}", flush=True)
-    kind = config.model_fields["type"].default
+    told = example.partition(" ")[0]
     if failed:
-        print(f"{kind}: {failed} of {count} checks do not hold")
+        print(f"{told}: {failed} of {count} checks do not hold")
         raise typer.Exit(1)
-    print(f"{kind} holds all {count} checks")
+    print(f"{told} holds all {count} checks")

@@ -11,14 +11,17 @@ from pydantic_core import PydanticCustomError
 from blocks.base.config import Config
 from blocks.base.fields import Count, Natural, Positive
 from composer.costs.measures.registry import MATCHABLE, MEASURES
+from composer.language.schema.samplers import samplers
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.settings.types import Description, Duration, Many
 
 if TYPE_CHECKING:
     Matchable: TypeAlias = str
+    SamplerName: TypeAlias = str
 else:
+    # a cost that sizes can be solved for
     Matchable = Literal[tuple(MATCHABLE)]
-"""A cost that sizes can be solved for."""
+    SamplerName = Literal[tuple(samplers())]
 
 Metric: TypeAlias = Annotated[
     str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*$"), Description("the name of a metric or cost")
@@ -118,8 +121,8 @@ class SearchConfig(Config):
     """Training tokens at which weak candidates stop, or {flops: [..]}; others continue to `train.tokens`."""
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The share of candidates that continue at a rung."""
-    sampler: Literal["tpe", "nsga2", "gp", "evolution", "random"] = "tpe"
-    """How points are proposed; all except random learn from earlier trials, and gp needs the extra `gp`."""
+    sampler: SamplerName = "tpe"
+    """What proposes points; docs/search.md lists the samplers, and packages add others."""
     baselines: Many[NamedBaseline] = ()
     """Specs to train first: paths relative to this file, or {spec: path, match: [caps]}."""
     finalists: Count = 3

@@ -17,33 +17,9 @@ from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Spec
 from composer.language.space import Space, load_space
 from composer.training.folder.files import write_text
+from search.testing.spaces import TEXT as SPACE
+from search.testing.spaces import TWO as TWO
 from search.trainer import Step, Trained
-
-SPACE = """\
-schema: 1
-name: toy
-model: {width: {choice: [16, 32, 64]}, vocab: 8, context: 32}
-blocks:
-  seq: {type: sequence_attention, heads: 2, kv_heads: {choice: [1, 2]}}
-  depth: {type: depth_attention, heads: 2}
-  expert:
-    {type: expert_attention, experts: {choice: [4, 8]}, active: {int: [1, 6]}, hidden: {choice: [16, 32, 64]}}
-stages:
-  - recur: {int: [1, 6]}
-    step:
-      choice:
-        plain: [seq, expert]
-        dreamer: [seq, depth, expert]
-caps: {params: 60k, flops_per_token: 200k}
-train:
-  data: {task: hop, length: 32, symbols: 4, hops: 2}
-  tokens: 8Ki
-  batch_tokens: 1Ki
-search:
-  objectives: [{maximize: accuracy}]
-  trials: 6
-  rungs: [2Ki, 4Ki]
-"""
 
 BASELINE = """\
 schema: 1
@@ -53,8 +29,6 @@ blocks: {seq: {type: sequence_attention, heads: 2}, mlp: {type: feed_forward, hi
 stages: [{stack: 2, step: [seq, mlp]}]
 train: {data: {task: hop, length: 32, symbols: 4, hops: 2}, tokens: 8Ki, batch_tokens: 1Ki}
 """
-
-TWO = "search.objectives=[{maximize: accuracy}, {minimize: flops_per_token}]"
 
 
 def toy(folder: Path, *overrides: str, baseline: str = "") -> Space:

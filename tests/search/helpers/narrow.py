@@ -27,8 +27,8 @@ from composer.language.space import Space, load_space
 from search.objectives import Goals
 from search.propose.candidates import Candidate, candidate
 from search.propose.draft_counts import Drawn, total
+from search.propose.feasible import sampler
 from search.propose.optuna_adapter import suggest
-from search.propose.samplers import sampler
 
 NARROW = """\
 schema: 1

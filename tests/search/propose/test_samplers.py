@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from functools import partial
-from importlib.util import find_spec
 
 import optuna
 import pytest
@@ -13,31 +11,22 @@ from generated_spaces import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from narrow import explore, narrow
-from optuna.trial import Trial
 from samples import samples
 
 from composer.language.space import draw
 from composer.settings.errors import SpecError
-from search.propose import requirements, samplers
+from search.propose import feasible
 from search.propose.candidates import INVALID, Judge, candidate
 from search.propose.draft_counts import Drawn, total
 from search.propose.evolution import Evolution, ranked
-from search.propose.optuna_adapter import suggest
-from search.propose.proposals import PLAN, SurrogateSource
-from search.propose.samplers import sampler
+from search.propose.feasible import sampler
+from search.propose.proposals import SurrogateSource
 from search.run.study import run_search
+from search.testing.samplers import answered
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-needs_scipy = pytest.mark.skipif(find_spec("scipy") is None, reason="gp needs scipy, the extra `gp`")
 FOUR = ["random", "tpe", "nsga2", "evolution"]
-ALL = [*FOUR, pytest.param("gp", marks=needs_scipy)]
-
-
-def answers(space, study, trial=None):
-    """The answers to one question, a new one unless given."""
-    trial = trial or study.ask()
-    return candidate(space, partial(suggest, trial)), trial
 
 
 @samples(6, deadline=None)
@@ -89,96 +78,17 @@ def test_what_is_costed_is_counted(tmp_path, name):
     assert total([{}, {"drawn": vars(drawn)}, {"drawn": vars(Drawn(costed=1))}]).costed == drawn.costed + 1
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_whoever_asks_anew_gets_the_same_and_another_seed_gives_another(tmp_path, name):
-    def run(seed, *, fresh):
-        space = toy(tmp_path, f"search.sampler={name}", f"search.seed={seed}")
-        study = optuna.create_study(direction="maximize", sampler=sampler(space))
-        found = []
-        for n in range(15):
-            if fresh:
-                study.sampler = sampler(space)
-            point, trial = answers(space, study)
-            for key, value in {"status": "finished", "tokens": 1, "outcome": "feasible"}.items():
-                trial.set_user_attr(key, value)
-            study.tell(trial, point.costs["params"] % 97 + n % 2)
-            found.append(point.params)
-        return found
-
-    assert run(0, fresh=False) == run(0, fresh=True) != run(1, fresh=False)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_many_who_ask_at_once_get_different_feasible_points(tmp_path, name):
-    space = toy(tmp_path, f"search.sampler={name}", "caps.params=30k")
-    study = optuna.create_study(direction="maximize", sampler=sampler(space))
-    told = [answers(space, study) for _ in range(12)]
-    for n, (_, trial) in enumerate(told[:11]):
-        for key, value in {"status": "finished", "tokens": 1, "outcome": "feasible"}.items():
-            trial.set_user_attr(key, value)
-        study.tell(trial, float(n))
-    told += [answers(space, study) for _ in range(6)]
-    assert {point.verdict for point, _ in told} == {"feasible"}
-    assert len({point.identity for point, _ in told}) == 18
-
-
-@pytest.mark.parametrize("name", FOUR)
-def test_a_trial_taken_over_is_answered_as_it_was_asked_whatever_was_told_since(tmp_path, name):
-    space = toy(tmp_path, f"search.sampler={name}")
-    study = optuna.create_study(direction="maximize", sampler=sampler(space))
-    first = study.ask()
-    suggest(first, space.knobs[0])
-    plan = study.trials[0].system_attrs[PLAN]
-    for n in range(12):
-        study.tell(answers(space, study)[1], float(n))
-    study.sampler = sampler(space)
-    point, _ = answers(space, study, Trial(study, first._trial_id))
-    assert point.params == plan
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_space_of_few_points_is_found_whole_and_then_repeated(tmp_path, name):
-    fixed = ["model.width=16", "blocks.expert={type: expert_attention, experts: 4, active: 1, hidden: 16}"]
-    space = toy(tmp_path, *fixed, "stages.0.recur=2", f"search.sampler={name}")
-    run = explore_toy(space, 8)
-    assert [outcome for outcome, _ in run] == ["feasible"] * 4 + ["repeat"] * 4
-    assert max(drawn["costed"] for _, drawn in run) <= 401
-
-
-def test_without_a_feasible_point_the_nearest_miss_is_proposed_and_patience_is_short(tmp_path):
-    space = toy(tmp_path, "caps.params=1k")
-    (first, drawn), *others = explore_toy(space, 3)
-    assert first == "over"
-    assert drawn["found"] == 0
-    assert all(again["costed"] < drawn["costed"] for _, again in others)
-    assert all(again["own"] == 0 for _, again in others)
-
-
-def explore_toy(space, count):
-    study, known, found = optuna.create_study(sampler=sampler(space)), set(), []
-    for _ in range(count):
-        point, trial = answers(space, study)
-        new = point.verdict == "feasible" and point.identity not in known
-        known |= {point.identity} if point.verdict == "feasible" else set()
-        outcome = "feasible" if new else "repeat" if point.verdict == "feasible" else point.verdict
-        for key, value in {"status": "finished", "tokens": 1, "outcome": outcome}.items():
-            trial.set_user_attr(key, value)
-        study.tell(trial, 0.0)
-        found.append((outcome, study.trials[-1].user_attrs["drawn"]))
-    return found
-
-
 @samples(3, deadline=None)
 @given(spaces(), st.integers(0, 10**6))
 def test_children_of_evolution_are_valid_within_the_caps_and_new(space, seed):
     judge = Judge(space)
-    study = optuna.create_study(sampler=samplers.Feasible(judge, Evolution(space, 24), seed))
+    study = optuna.create_study(sampler=feasible.Feasible(judge, Evolution(space, 24), seed))
     rng = random.Random(seed)
     if sum(judge(lambda knob: draw(knob, rng)).feasible for _ in range(50)) < 3:
         return
     known = set()
     for n in range(14):
-        point, trial = answers(space, study)
+        point, trial = answered(space, study)
         found = study.trials[-1].user_attrs["drawn"]["found"]
         if found:
             assert point.verdict == "feasible"
@@ -260,18 +170,18 @@ def test_refused_drafts_and_running_trials_are_in_the_copy_that_a_taught_sampler
             return {}
 
     taught = SurrogateSource(space, lambda seed: Spy(seed), 24)
-    study = optuna.create_study(sampler=samplers.Feasible(Judge(space), taught, 0))
-    answers(space, study)
+    study = optuna.create_study(sampler=feasible.Feasible(Judge(space), taught, 0))
+    answered(space, study)
     assert [running for running, _ in seen] == [0] * len(seen)
     assert [refused for _, refused in seen] == list(range(len(seen)))
     seen.clear()
-    answers(space, study)
+    answered(space, study)
     # of the drafts before, the nearest misses
     assert seen[0] == (1, min(len(study.trials[0].system_attrs["misses"]), 4))
     assert len(study.trials) == 2
 
 
 def test_gp_without_scipy_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    monkeypatch.setattr("search.propose.sampler.find_spec", lambda name: None)
     with pytest.raises(SpecError, match=r"search\.sampler: gp needs scipy.*attention-composer\[gp\]"):
         run_search(toy(tmp_path, "search.sampler=gp"), tmp_path / "run", FakeTraining())

@@ -1,4 +1,4 @@
-"""Samplers that propose what is feasible and new: costs are free, so a proposal is one of many drafts.
+"""The sampler of a study: it proposes what is feasible and new, since costs are free.
 
 A sampler is asked for a whole point at once. Its drafts are costed until one is within the caps and was not
 proposed before; only that one becomes a trial. Every draft has a seed of its own, from the search's seed, the
@@ -11,34 +11,31 @@ from __future__ import annotations
 
 import hashlib
 import random
-import warnings
-from collections.abc import Callable, Iterator
-from math import ceil
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from composer.language.space import Space, draw
 from composer.settings.errors import SpecError
+from search import optuna_private
 from search.propose.candidates import Judge, Judged
 from search.propose.draft_counts import DRAWN, Drawn
-from search.propose.evolution import Evolution
 from search.propose.moves import Parent, words
 from search.propose.proposals import (
     MISSES,
     PLAN,
-    DirectSource,
     Draft,
     Source,
-    SurrogateSource,
     distributions,
     misses,
 )
 from search.propose.requirements import sampler_faults
+from search.propose.sampler import find_sampler
 
 ORIGIN = "origin"
 """The user attribute of a trial that says whence a child of evolution is: parents' names, moves in words."""
@@ -71,18 +68,19 @@ class Feasible(BaseSampler):
             plan: dict[str, Any] = trial.system_attrs[PLAN]
             return plan
         found, parents, drawn, refused = self._propose(study, trial)
-        storage, key = study._storage, trial._trial_id
-        storage.set_trial_user_attr(key, DRAWN, vars(drawn))
-        if isinstance(self._source, Evolution):
+        write, write_system = (
+            partial(each, study, trial)
+            for each in (optuna_private.set_user_attr, optuna_private.set_system_attr)
+        )
+        write(DRAWN, vars(drawn))
+        if self._source.names_parents:
             names = [parent.name for parent in parents]
-            storage.set_trial_user_attr(
-                key, ORIGIN, {"parents": names, "moves": words(found.params, parents)}
-            )
-        if isinstance(self._source, SurrogateSource) and refused:
-            storage.set_trial_system_attr(key, MISSES, misses(refused))
-        storage.set_trial_system_attr(key, IDENTITY, found.identity)
+            write(ORIGIN, {"parents": names, "moves": words(found.params, parents)})
+        if self._source.learns_from_refused and refused:
+            write_system(MISSES, misses(refused))
+        write_system(IDENTITY, found.identity)
         # the last one: with it the proposal is made
-        storage.set_trial_system_attr(key, PLAN, found.params)
+        write_system(PLAN, found.params)
         return found.params
 
     def sample_independent(
@@ -143,7 +141,7 @@ def _lost(others: list[FrozenTrial]) -> bool:
 
 def imported(identity: str) -> dict[str, Any]:
     """Return the system attributes of an imported trial: it is known, and of NSGA-II's first generation."""
-    return {IDENTITY: identity, NSGAIISampler._get_generation_key(): 0}
+    return {IDENTITY: identity, optuna_private.generation_key(): 0}
 
 
 def sampler(space: Space) -> BaseSampler:
@@ -152,8 +150,10 @@ def sampler(space: Space) -> BaseSampler:
     Raises:
         SpecError: it needs a package that is not installed.
     """
-    assert space.search is not None
-    return Feasible(Judge(space), source(space), space.search.seed)
+    if faults := list(sampler_faults(space)):
+        raise SpecError(faults)
+    source = find_sampler(space.search.sampler).source(space)
+    return Feasible(Judge(space), source, space.search.seed)
 
 
 def origin(trial: Trial) -> dict[str, Any]:
@@ -162,43 +162,3 @@ def origin(trial: Trial) -> dict[str, Any]:
     written = trial.study.get_trials(deepcopy=False)[trial.number].user_attrs
     found: dict[str, Any] = written.get(ORIGIN, {})
     return found
-
-
-def source(space: Space) -> Source:
-    """Make what the sampler that a space names drafts with.
-
-    tpe is multivariate TPE on groups of knobs that are asked together, with running trials as constant liars
-    (arXiv 2304.11127); nsga2 is NSGA-II; gp a Gaussian process with constrained expected improvement, or
-    hypervolume improvement for several objectives; evolution is `search.evolution`.
-
-    Raises:
-        SpecError: it needs a package that is not installed.
-    """
-    assert space.search is not None
-    several = len(space.search.objectives) > 1
-    makers: dict[str, Callable[[], Source]] = {
-        "random": lambda: DirectSource(lambda seed: RandomSampler(seed=seed), 200),
-        "tpe": lambda: SurrogateSource(space, _tpe if several else _tpe_of_one, 24),
-        "nsga2": lambda: DirectSource(lambda seed: NSGAIISampler(seed=seed, population_size=_POPULATION), 24),
-        "gp": lambda: _gp(space),
-        "evolution": lambda: Evolution(space, 24),
-    }
-    return makers[space.search.sampler]()
-
-
-def _tpe(seed: int, gamma: Callable[[int], int] | None = None) -> BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        warnings.simplefilter("ignore", FutureWarning)  # gamma is to go in Optuna 6
-        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, gamma=gamma)
-
-
-def _tpe_of_one(seed: int) -> BaseSampler:
-    # refused drafts are trials to it, so a tenth of all is few feasible ones: a wider share keeps to the caps
-    return _tpe(seed, lambda trials: min(ceil(0.15 * trials), 25))
-
-
-def _gp(space: Space) -> Source:
-    if faults := list(sampler_faults(space)):
-        raise SpecError(faults)
-    return SurrogateSource(space, lambda seed: GPSampler(seed=seed, warn_independent_sampling=False), 3)
