@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import samples
-from tests.strategies import trees
+from strategies import trees
 
 from composer.costs.counting.plan import count
 from composer.costs.tracing.traced_cost import Coster, measures

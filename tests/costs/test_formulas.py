@@ -3,8 +3,8 @@
 from math import prod
 
 import pytest
-from tests.cases import CASES, DREAMER, FFN, tree
-from tests.strategies import make
+from cases import CASES, DREAMER, FFN, tree
+from strategies import make
 
 from blocks.ir.costs import CostContext
 from blocks.ir.graph import Loop
