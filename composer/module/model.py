@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from composer.module.fitting import check_trainer, clipping
 from composer.module.optimizer import adamw, warmup_stable_decay
 from composer.module.scores import Scores
 from composer.module.step_mean import StepMean
+from composer.module.steps import check_weights, with_steps
 from composer.module.target import functions, target_of
 from composer.module.weights import initial, residual_writers
 from composer.settings.errors import SpecError
@@ -124,12 +125,36 @@ class ComposedModel(lightning.LightningModule):
         kernels: Kernels = "auto" if watched and self.kernels == "fused" else self.kernels
         self.plan = self.plan.on(target, kernels, apart=watched)
         self.target, self._watched = target, watched
-        take_graphs(self, self.graph)
+        take_graphs(self, self.graph, Place())
         if watched or (functions(self.graph), self._compiled, self._watched) != before:
-            self._emit()
-            for module in self.modules():
-                if isinstance(module, Stage):
-                    module.emit("no" if watched else self._compiled, watched)
+            self._emit_all()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def set_steps(self, steps: Mapping[str, int]) -> None:
+        """Run recurrent stages for other numbers of steps from now on, such as more at test time.
+
+        `steps` maps places of stages, such as `stages.0` or `stages.0.1`, to numbers; the others, and with
+        an empty mapping all, run for as many as the spec says. What depends on the number of steps, such as a
+        residual scale of `1/steps`, follows the new one. `plan` has the costs at these numbers. A Trainer
+        refuses to train with them.
+
+        Raises:
+            ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight holds
+                something for each step.
+        """
+        spec = with_steps(self.spec, steps) if steps else self.spec
+        plan = make_plan(spec, self.plan.target, self.plan.kernels, self.plan.recomputed)
+        check_weights(self.graph, plan.graph)
+        self.plan, self._watched = plan, False
+        take_graphs(self, self.graph, Place())
+        self._emit_all()
+
+    def _emit_all(self) -> None:
+        """Emit the model's own code and that of all stages."""
+        self._emit()
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.emit("no" if self._watched else self._compiled, self._watched)
 
     @property
     def graph(self) -> Graph:
@@ -236,6 +261,8 @@ class ComposedModel(lightning.LightningModule):
             ValueError: an option goes against the spec, or kernels are refused as `choose` does.
         """
         self._step_mean.start()
+        if self.plan.spec is not self.spec:
+            raise ValueError("expected the steps of the spec to train with: call set_steps({}) before")
         check_trainer(self.trainer, self._train(), self.spec.name)
         with self.trainer.precision_plugin.forward_context():
             self._choose_for_now()

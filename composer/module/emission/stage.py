@@ -185,14 +185,14 @@ def _part(module: nn.Module, name: str, kind: str = "") -> Part:
     return part
 
 
-def take_graphs(module: nn.Module, graph: Graph) -> None:
+def take_graphs(module: nn.Module, graph: Graph, place: Place) -> None:
     """Give a module's stages the loops of a graph that was compiled anew, with the same weights."""
     for node, operation, _ in operations(graph):
         if isinstance(operation, Loop):
             stage = _stage(module, node)
-            stage.loop = operation
+            stage.loop, stage.place = operation, place.inside(node, operation)
             for layer in stage.sets():
-                take_graphs(layer, operation.body)
+                take_graphs(layer, operation.body, stage.place)
 
 
 def put(module: nn.Module, name: str, weight: Weight, tensor: Tensor) -> None:
