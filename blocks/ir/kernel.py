@@ -52,7 +52,7 @@ class Kernel:
             operation (None: one of its own choosing) and a target, it runs the kernel on one tile against
             the reference there and returns what is wrong, or "".
         traceable: whether torch.compile can trace it, which needs shapes that do not depend on data. Taken to
-            be false for kernels with a self-test, operations that cannot be recomputed, and loop indices.
+            be false for operations that cannot be recomputed or take a loop index.
         compiled: `package.module:name` of what runs in its place where torch compiles, which cannot trace it,
             or "".
     """

@@ -199,7 +199,7 @@ def _readable(name: str) -> str:
 def _traceable(data: Node) -> bool:
     operation, kernel = data.op, data.kernel
     indexed = any(isinstance(each, LoopIndex) for each in operation.arguments().values())
-    return kernel.traceable and operation.recomputable and not (kernel.check or indexed)
+    return kernel.traceable and operation.recomputable and not indexed
 
 
 def _is_impure(node: fx.Node) -> bool:

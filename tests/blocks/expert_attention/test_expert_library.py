@@ -6,6 +6,7 @@ from depth_kernels import check
 from expert_kernels import SIZES, drawn, exact
 from torch.utils.flop_counter import FlopCounterMode
 
+fused = pytest.importorskip("blocks.expert_attention.fused", exc_type=ImportError)
 library = pytest.importorskip("blocks.expert_attention.library", exc_type=ImportError)
 
 SIZE = SIZES["fewer tokens than a tile"]
@@ -63,3 +64,16 @@ def test_flops_are_three_products_forward_and_six_backward(inputs):
     with FlopCounterMode(display=False) as counter:
         y.sum().backward()
     assert counter.get_total_flops() == 2 * (scores + 6 * length * active * width * hidden)
+
+
+def test_torch_compile_traces_routed_experts_as_one_graph_and_counts_their_load(inputs, monkeypatch):
+    monkeypatch.setattr(fused, "fits", lambda *tensors: True)
+    *leaves, balance, gradient = inputs
+
+    def ran(function):
+        load = torch.zeros(SIZE[3], device=balance.device)
+        y = function(*leaves, balance, load, 2)
+        return [y, load, *torch.autograd.grad(y, leaves, gradient)]
+
+    traced = torch.compile(fused.routed_experts, backend="aot_eager", fullgraph=True)
+    assert all(map(torch.equal, ran(fused.routed_experts), ran(traced)))

@@ -5,6 +5,7 @@ import torch
 from core_kernels import drawn, exact_add_norm, exact_rotary, table_for
 from depth_kernels import check
 
+fused = pytest.importorskip("blocks.primitives.fused", exc_type=ImportError)
 library = pytest.importorskip("blocks.primitives.library", exc_type=ImportError)
 
 
@@ -38,3 +39,17 @@ def test_rotated_heads_with_and_without_a_norm_do_too(device):
     made = library.norm_rotate(leaves[0], table, leaves[1])
     got = torch.autograd.grad(made, leaves, gradient)
     check([made.detach(), *got], exact_rotary(x, gain, table, gradient), x.dtype)
+
+
+def test_torch_compile_traces_functions_with_their_operators_as_one_graph(device, monkeypatch):
+    monkeypatch.setattr(fused, "fits", lambda *tensors: True)
+    shape = (1, 3, 2, 8)
+    x, y, gradient, gain = drawn([shape, shape, shape, (8,)], device=device)
+    table, leaves = table_for(shape, device), [each.requires_grad_() for each in (x, y, gain)]
+
+    def function(x, y, gain):
+        return fused.rotate(fused.norm_rotate(fused.add_norm(x, y, gain, False, False), table, gain), table)
+
+    made = [run(*leaves) for run in (function, torch.compile(function, backend="aot_eager", fullgraph=True))]
+    eager, traced = ([each, *torch.autograd.grad(each, leaves, gradient)] for each in made)
+    assert all(torch.equal(one, other) for one, other in zip(eager, traced, strict=True))
