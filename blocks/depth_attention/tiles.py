@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from blocks.kernels.gpu import padded
+from blocks.kernels.tiles import Tiles
 
 Pass = Literal["append", "forward", "backward", "pull"]
 
@@ -36,7 +37,7 @@ class Shape(NamedTuple):
 
 
 MEASURED: dict[Shape, Tile] = {}
-"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others follow `_derived`."""
+"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others are derived."""
 
 _ELEMENTS: dict[Pass, int] = {"append": 4096, "forward": 4096, "backward": 2048, "pull": 2048}
 """Elements of a block. Forward holds two blocks (queries, sums), backward three to four."""
@@ -48,11 +49,6 @@ _PER_THREAD = 32
 """Elements of one block that a thread holds at most: four blocks in fp32 fit into 255 registers."""
 
 
-def tile(shape: Shape) -> Tile:
-    """Return the tile of a kernel for a shape: as measured, else derived from the room in registers."""
-    return MEASURED.get(shape) or _derived(shape)
-
-
 def _derived(shape: Shape) -> Tile:
     # bound by bytes: enough programs in flight count for more than large ones
     token = padded(shape.group) * padded(shape.head_dim)
@@ -60,3 +56,7 @@ def _derived(shape: Shape) -> Tile:
     tokens = max(1, elements // token)
     warps = max(4, min(16, tokens * token // (32 * _PER_THREAD)))
     return Tile(tokens, warps, stages=1)
+
+
+tile = Tiles(_derived, MEASURED)
+"""The tile of a kernel for a shape."""

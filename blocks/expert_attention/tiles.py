@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from blocks.kernels.gpu import padded
+from blocks.kernels.tiles import Tiles
 
 Pass = Literal["choose", "unchoose", "scan", "place", "spread", "sum", "swiglu", "swiglu_backward"]
 
@@ -40,7 +41,7 @@ class Shape(NamedTuple):
 
 
 MEASURED: dict[Shape, Tile] = {}
-"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others follow `_derived`."""
+"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others are derived."""
 
 LARGEST = 1024
 """Experts at most: a token's logits are one row of a block."""
@@ -56,11 +57,6 @@ _SCAN = Tile(1024, 8, 8)
 
 BITS = 8
 """Tokens of a tile of routing: bits of one byte."""
-
-
-def tile(shape: Shape) -> Tile:
-    """Return the tile of a kernel for a shape: as measured, else derived from the room in registers."""
-    return MEASURED.get(shape) or _derived(shape)
 
 
 def _derived(shape: Shape) -> Tile:
@@ -82,3 +78,7 @@ def _columns(width: int) -> int:
     sizes = [1 << power for power in range(7, 11)]
     fitting = [size for size in sizes if size <= padded(width)] or [padded(width)]
     return min(fitting, key=lambda size: (-(-width // size) * size, -size))
+
+
+tile = Tiles(_derived, MEASURED)
+"""The tile of a kernel for a shape."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from blocks.kernels.gpu import padded
+from blocks.kernels.tiles import Tiles
 
 Pass = Literal["add_norm", "add_norm_backward", "rotate", "rotate_backward"]
 
@@ -34,7 +35,7 @@ class Shape(NamedTuple):
 
 
 MEASURED: dict[Shape, Tile] = {}
-"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others follow `_derived`."""
+"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others are derived."""
 
 _ELEMENTS: dict[Pass, int] = {
     "add_norm": 2048,
@@ -46,13 +47,12 @@ _PER_THREAD = 16
 """Elements of one block that a thread holds: the backward pass holds four to six blocks."""
 
 
-def tile(shape: Shape) -> Tile:
-    """Return the tile of a kernel for a shape: as measured, else derived from the room in registers."""
-    return MEASURED.get(shape) or _derived(shape)
-
-
 def _derived(shape: Shape) -> Tile:
     row = padded(shape.width)
     rows = max(1, _ELEMENTS[shape.kernel] // row)
     warps = max(1, min(16, rows * row // (32 * _PER_THREAD)))
     return Tile(rows, warps)
+
+
+tile = Tiles(_derived, MEASURED)
+"""The tile of a kernel for a shape."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from itertools import product
@@ -97,7 +96,7 @@ def asked(work: Work, modules: Iterable[ModuleType]) -> list[tuple[ModuleType, A
     found: list[tuple[ModuleType, Any]] = []
     for module in modules:
         table = _Noting(module.MEASURED)
-        with _table(module, table):
+        with module.tile.using(table):
             work.run()
         found += [(module, shape) for shape in table.asked]
     return found
@@ -152,7 +151,7 @@ def _scaled(field: str, value: int, factor: float) -> int:
 
 
 def _under(work: Work, module: ModuleType, shape: Any, tile: Any) -> Sequence[Tensor]:
-    with _table(module, {**module.MEASURED, shape: tile}):
+    with module.tile.using({**module.MEASURED, shape: tile}):
         return work.run()
 
 
@@ -169,16 +168,6 @@ def _right(work: Work, module: ModuleType, shape: Any, tile: Any, dtype: torch.d
 def _off(got: Tensor, expected: Tensor) -> float:
     expected = expected.double()
     return float((got.double() - expected).norm() / expected.norm().clamp(min=1e-6))
-
-
-@contextmanager
-def _table(module: ModuleType, table: dict[Any, Any]) -> Iterator[None]:
-    before = module.MEASURED
-    module.MEASURED = table  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        module.MEASURED = before  # type: ignore[attr-defined]
 
 
 class _Noting(dict[Any, Any]):

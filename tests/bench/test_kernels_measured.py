@@ -90,7 +90,7 @@ def test_a_tile_that_makes_something_else_is_not_taken(interpreted, monkeypatch)
 
     def run():
         made = work.run()
-        return [2 * each for each in made] if tiles.MEASURED.get(shape) == wrong else made
+        return [2 * each for each in made] if tiles.tile.measured.get(shape) == wrong else made
 
     monkeypatch.setattr(tune, "around", lambda tile, kernel: [now, wrong])
     found = tune.best(work._replace(run=run), tiles, shape, HERE, None)
