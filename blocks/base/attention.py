@@ -7,7 +7,7 @@ from typing import Any
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
-from blocks.base.fields import Count
+from blocks.base.fields import Count, Width
 from blocks.base.invalid import independent
 from blocks.ir.operation import Value
 
@@ -19,7 +19,7 @@ class AttentionConfig(BlockConfig):
     """Query heads."""
     kv_heads: Count | None = None
     """Key and value heads; must divide `heads`. Default: `heads`."""
-    head_dim: Count | None = None
+    head_dim: Width | None = None
     """Elements of one head. Default: width / heads."""
 
     def geometry(self, width: int) -> tuple[int, int, int]:

@@ -64,6 +64,14 @@ UNITS = (BeforeValidator(_count), BeforeValidator(_bytes))
 Count = Annotated[int, Field(gt=0, le=LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 1)]
 """A whole number above 0, units allowed."""
 
+
+class Aligned:
+    """Marks a count that hardware prefers in multiples of 8; suggested sizes keep to them."""
+
+
+Width = Annotated[Count, Aligned()]
+"""A count that is a dimension of tensors: a whole number above 0, units allowed."""
+
 Natural = Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 0)]
 """A whole number, 0 allowed, units allowed."""
 

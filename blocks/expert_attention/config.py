@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
-from blocks.base.fields import Count, NonNegative
+from blocks.base.fields import Count, NonNegative, Width
 from blocks.base.invalid import independent
 from blocks.expert_attention.operations import Experts, Route
 from blocks.ir.operation import ZEROS, Init, Value, Weight
@@ -27,7 +27,7 @@ class ExpertAttention(BlockConfig):
     """Number of experts."""
     active: Count
     """Experts used by each token (top-k)."""
-    hidden: Count
+    hidden: Width
     """Width of one expert, a SwiGLU feed-forward layer (arXiv 2002.05202)."""
     depth_code: Literal["none", "rotary", "bias"] = "rotary"
     """How the router's query encodes the step: not at all, by a rotation, or by a learned vector per step."""

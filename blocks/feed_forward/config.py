@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig
-from blocks.base.fields import Count
+from blocks.base.fields import Width
 from blocks.feed_forward.operations import Gelu, SwiGLU
 from blocks.ir.operation import Value
 
@@ -16,7 +16,7 @@ class FeedForward(BlockConfig):
     """Two layers without biases, with a gate between them (SwiGLU, arXiv 2002.05202) or GELU."""
 
     type: Literal["feed_forward"] = "feed_forward"
-    hidden: Count
+    hidden: Width
     """Hidden size."""
     activation: Literal["swiglu", "gelu"] = "swiglu"
     """Activation; SwiGLU has a third weight matrix, the gate."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from blocks.base.attention import AttentionConfig
 from blocks.base.builder import Builder
 from blocks.base.config import Problem
-from blocks.base.fields import Count, Positive
+from blocks.base.fields import Positive, Width
 from blocks.base.invalid import independent
 from blocks.ir.numbers import label
 from blocks.ir.operation import Value
@@ -23,7 +23,7 @@ class SequenceAttention(AttentionConfig):
     """Whether to rotate queries and keys by position (RoPE, arXiv 2104.09864)."""
     rope_base: Positive = 10000.0
     """Base of the RoPE frequencies."""
-    window: Count | None = None
+    window: Width | None = None
     """Size of a sliding attention window, including the token itself. Default: the whole context."""
     qk_norm: bool = False
     """Whether to apply RMSNorm to queries and keys per head before the rotation."""

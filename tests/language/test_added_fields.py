@@ -23,6 +23,7 @@ def seen(tmp_path_factory):
     root = tmp_path_factory.mktemp("copy")
     for folder in ("blocks", "composer", "search", "docs", "specs"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", "*.gif"))
+    shutil.copy(ROOT / "pyproject.toml", root)
     add_fields(root)
     before = {name: hashes(tree) for name, (_, tree, _) in KNOWN.items()}
     done = subprocess.run(

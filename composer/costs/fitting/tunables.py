@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from blocks.base.config import Config
+from blocks.base.fields import Aligned
 from composer.language.description.show import document
 from composer.language.load import overridden, read_let
 from composer.language.parsing.resolve import Resolver
 from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.language.validation.describe_types import fields, marked
 from composer.settings.errors import Fault, SpecError, close
 from composer.settings.tree import Node, join
 
@@ -20,8 +23,6 @@ Values: TypeAlias = Mapping[str, int]
 """Values of knobs by path."""
 Part: TypeAlias = Literal["width", "block", "steps", "train"]
 
-# sizes that hardware likes in multiples of 8, and that stay so where they are
-_WIDTHS = ("width", "hidden", "head_dim", "window")
 # a tree is resolved once for each name: beyond this many nodes in all, numbers are knobs of their own
 _MOST_NODES = 2_000_000
 
@@ -125,13 +126,12 @@ def put(tree: Tree, path: Sequence[str | int], value: Any) -> Tree:
 
 def _leaves(spec: Spec) -> Iterator[Knob]:
     width = spec.model.width
-    yield Knob("model.width", "width", width, _grain("width", width), "width")
+    yield Knob("model.width", "width", width, _grain(spec.model, "width", width), "width")
     for name, block in spec.blocks.items():
         for field, value in block.canonical(width).items():
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                yield Knob(
-                    join("blocks", name, field), f"{name}.{field}", value, _grain(field, value), "block"
-                )
+                grain = _grain(block, field, value)
+                yield Knob(join("blocks", name, field), f"{name}.{field}", value, grain, "block")
     trips = list(_trips(spec.stages, "stages"))
     for path, stage in trips:
         short = "steps" if stage.tied else "layers"
@@ -158,8 +158,9 @@ def _trips(entries: Iterable[str | Parallel | Stage], path: str) -> Iterator[tup
             yield from _trips(entry.step, join(path, i, "step"))
 
 
-def _grain(field: str, value: int) -> int:
-    if field not in _WIDTHS:
+def _grain(config: Config, field: str, value: int) -> int:
+    """Return what a size is a multiple of; sizes that are multiples of 8 stay so."""
+    if not marked(fields(type(config)).get(field), Aligned):
         return 1
     return 8 if value % 8 == 0 else 2 - value % 2
 

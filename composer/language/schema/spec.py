@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from blocks.base.config import BlockConfig, Config
-from blocks.base.fields import Count, Natural, NonNegative, Positive
+from blocks.base.fields import Count, Natural, NonNegative, Positive, Width
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
 from composer.language.schema.unions import DiscoveredUnion
@@ -47,7 +47,7 @@ def _data_tasks() -> Mapping[str, type[Config]]:
 class Model(Wired):
     """Settings shared by all stages."""
 
-    width: Count
+    width: Width
     """The size of the hidden state."""
     vocab: Count
     """The number of token ids."""

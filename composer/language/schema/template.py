@@ -17,7 +17,7 @@ from pydantic import WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from blocks.base.config import Config
-from blocks.base.fields import UNITS
+from blocks.base.fields import UNITS, Aligned
 from blocks.ir.traced import Number, Traced
 from composer.settings.types import Description
 
@@ -175,7 +175,7 @@ def _limit(check: Any) -> Limits | None:
             return (("<", check.lt),)
         case Le():
             return (("<=", check.le),)
-        case WithJsonSchema() | Description():
+        case WithJsonSchema() | Description() | Aligned():
             return ()
     finite = getattr(check, "__dict__", None) == {"allow_inf_nan": False}
     return () if finite or check in UNITS else None

@@ -12,12 +12,13 @@ from pydantic import Tag
 from pydantic.fields import FieldInfo
 
 from blocks.base.config import Config
-from blocks.base.fields import LARGEST, Bytes, Count, Natural
+from blocks.base.fields import LARGEST, Bytes, Count, Natural, Width
 from composer.language.schema.unions import DiscoveredUnion
 from composer.settings.errors import listed
 from composer.settings.types import Description
 
 _NAMED = {
+    Width: "a whole number above 0, such as 64 or 4Ki",
     Count: "a whole number above 0, such as 64 or 4Ki",
     Natural: "a whole number, 0 or more",
     Bytes: "a size in bytes, such as 64MiB or 2GiB",
@@ -122,6 +123,13 @@ def keys(hint: Any) -> list[str]:
     if isinstance(hint, type) and issubclass(hint, Config):
         return list(fields(hint))
     return [key for arg in get_args(hint) if not isinstance(arg, str) for key in keys(arg)]
+
+
+def marked(hint: Any, marker: type) -> bool:
+    """Whether a type, or a part of it, has a marker in its metadata."""
+    if any(isinstance(item, marker) for item in getattr(hint, "__metadata__", ())):
+        return True
+    return any(marked(arg, marker) for arg in get_args(hint) if not isinstance(arg, str))
 
 
 def config_of(hint: Any, plain: Any) -> type[Config] | None:
