@@ -35,6 +35,7 @@ from recorded import POINTS, Recorded, full, space
 from composer.language.schema.search import Objective
 from composer.training.folder.files import write_text
 from search.compare import rung_check, rungs
+from search.compare.choosing import rescaled
 from search.compare.permutation_test import permutation_test
 from search.objectives import Goals, Values
 from search.run.study import run_search
@@ -56,7 +57,7 @@ def ranked(inside: Inside) -> Rule:
     """Return the rule that ranks by front, and within a front by a score."""
 
     def goes_on(own: Values, others: Sequence[Values], keep: float, measured: int = 0) -> bool:
-        everyone = scaled([own, *others])
+        everyone = rescaled([own, *others])
         ranks = rungs.fronts(everyone)
         front = sorted({point for point, rank in zip(everyone, ranks, strict=True) if rank == ranks[0]})
         scores = dict(zip(front, inside(front), strict=True))
@@ -65,15 +66,6 @@ def ranked(inside: Inside) -> Rule:
         return ahead < math.ceil(keep * len(everyone))
 
     return goes_on
-
-
-def scaled(points: Sequence[Values]) -> list[Values]:
-    """Scale each objective to the range of the points."""
-    columns = []
-    for column in zip(*points, strict=True):
-        low, span = min(column), max(column) - min(column) or 1.0
-        columns.append([(value - low) / span for value in column])
-    return list(zip(*columns, strict=True))
 
 
 def crowding(front: Sequence[Values]) -> list[float]:

@@ -162,6 +162,12 @@ def test_rooms_are_small_enough_to_find_a_file_in() -> None:
     assert {str(folder): count for folder, count in counts.items() if count > MOST_FILES} == {}
 
 
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    # pytest and `import` find them by their names alone
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = nx.DiGraph(
         (module, name)

@@ -84,7 +84,7 @@ def knee(goals: Goals, front: Mapping[Key, Values]) -> Key | None:
     """
     if len(goals.objectives) == 1 or len(set(front.values())) < 3:
         return None
-    scaled = _scaled([goals.ascending(values) for values in front.values()])
+    scaled = rescaled([goals.ascending(values) for values in front.values()])
     sums = dict(zip(front, map(math.fsum, scaled), strict=True))
     return max(sums, key=sums.__getitem__)
 
@@ -99,7 +99,7 @@ def spread(goals: Goals, front: Mapping[Key, Values]) -> list[Key]:
     order = sorted(points, key=points.__getitem__, reverse=True)
     if len(goals.objectives) == 1:
         return order
-    scaled = dict(zip(order, _scaled([points[key][1:] for key in order]), strict=True))
+    scaled = dict(zip(order, rescaled([points[key][1:] for key in order]), strict=True))
     chosen: list[Key] = []
     for key in order:
         if not any(_close(scaled[key], scaled[other]) for other in chosen):
@@ -111,7 +111,7 @@ def _close(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(abs(a - b) <= CLOSE for a, b in zip(one, other, strict=True))
 
 
-def _scaled(points: Sequence[Values]) -> list[Values]:
+def rescaled(points: Sequence[Values]) -> list[Values]:
     """Scale each objective to 0 for the worst of the points and 1 for the best; 0 where all are equal."""
     columns = []
     for column in zip(*points, strict=True):
