@@ -8,9 +8,9 @@ good.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Iterable
 
+from search.compare.kendall import kendall
 from search.objectives import Goals
 from search.store.ledger import Record
 
@@ -45,20 +45,12 @@ def tau_bound(records: Iterable[Record], rung: int, goals: Goals) -> float | Non
     ][-_LAST:]
     if len(pairs) < FEWEST:
         return None
-    tau = kendall(pairs)
-    if tau >= 1:
+    tau = kendall([first for first, _ in pairs], [last for _, last in pairs])
+    # where one of them ranks nothing, nothing speaks against the rung
+    if math.isnan(tau) or tau >= 1:
         return 1.0
     error = math.sqrt(0.437 / (len(pairs) - 4))
     return math.tanh(math.atanh(max(tau, -0.999)) + _Z * error)
-
-
-def kendall(pairs: Sequence[tuple[float, float]]) -> float:
-    """Return Kendall's tau-b of pairs; 1 where all values of one side are equal."""
-    agree, ones, others = 0, 0, 0
-    for (a, x), (b, y) in combinations(pairs, 2):
-        one, other = (a > b) - (a < b), (x > y) - (x < y)
-        agree, ones, others = agree + one * other, ones + one * one, others + other * other
-    return agree / math.sqrt(ones * others) if ones and others else 1.0
 
 
 def out_of_use(records: Iterable[Record], rung: int, goals: Goals) -> float | None:

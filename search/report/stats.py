@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from search.compare.kendall import kendall
+
 Array: TypeAlias = NDArray[np.float64]
 
 FEWEST = 8
@@ -110,18 +112,12 @@ def effects(answers: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Ef
 
 def agreement(one: Sequence[float], other: Sequence[float]) -> Agreement | None:
     """Compare two rankings of the same trials; None where one of them ranks nothing."""
-    a, b = (np.sign(np.subtract.outer(np.asarray(x, float), np.asarray(x, float))) for x in (one, other))
-
-    def tau(weights: Array) -> float:
-        sizes = [weights @ (x * y) @ weights for x, y in ((a, b), (a, a), (b, b))]
-        return float(sizes[0] / np.sqrt(sizes[1] * sizes[2])) if sizes[1] and sizes[2] else float("nan")
-
-    count = len(one)
-    whole = tau(np.ones(count)) if count else float("nan")
+    count, whole = len(one), kendall(one, other)
     if np.isnan(whole):
         return None
     rng = np.random.default_rng(0)
-    draws = [tau(rng.multinomial(count, np.full(count, 1 / count)).astype(float)) for _ in range(_DRAWS)]
+    samples = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS).astype(float)
+    draws = [kendall(one, other, weights) for weights in samples]
     low, high = np.nanpercentile(draws, _INTERVAL)
     return Agreement(count, whole, float(low), float(high))
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from datetime import datetime
+from itertools import combinations
 from statistics import fmean
 
+import numpy as np
 import pytest
 from fake_training import TWO, FakeTraining, toy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from composer.language.schema.search import Objective
-from search.compare.rung_check import FEWEST, LEAST, kendall, out_of_use, tau_bound
+from search.compare.kendall import kendall
+from search.compare.rung_check import FEWEST, LEAST, out_of_use, tau_bound
 from search.compare.rungs import holds
 from search.objectives import Goals
 from search.progress.events import Events
 from search.progress.table import summary
-from search.report.stats import agreement
 from search.run.study import run_search
 from search.store.ledger import Record, Seen, record_of, record_text
 
@@ -51,9 +54,15 @@ def finished(pairs):
 
 
 @given(st.lists(st.tuples(values, values), min_size=2, max_size=20))
-def test_tau_is_that_of_the_report(pairs):
-    found = agreement(*zip(*pairs, strict=True))
-    assert kendall(pairs) == pytest.approx(1.0 if found is None else found.tau)
+def test_tau_is_agreeing_less_disagreeing_pairs_over_those_that_are_ranked(pairs):
+    ranked = [((a > b) - (a < b), (x > y) - (x < y)) for (a, x), (b, y) in combinations(pairs, 2)]
+    agree, ones, others = (sum(one[i] * one[j] for one in ranked) for i, j in ((0, 1), (0, 0), (1, 1)))
+    found = kendall(*zip(*pairs, strict=True))
+    assert found == pytest.approx(agree / math.sqrt(ones * others)) if ones * others else math.isnan(found)
+    # a weight of two is the same as being there twice
+    doubled = kendall(*zip(*pairs, pairs[0], strict=True))
+    weighted = kendall(*zip(*pairs, strict=True), weights=np.array([2.0] + [1.0] * (len(pairs) - 1)))
+    assert doubled == pytest.approx(weighted, nan_ok=True)
 
 
 @given(st.lists(st.tuples(values, values), max_size=30))
@@ -61,7 +70,8 @@ def test_nothing_is_concluded_from_few_runs_and_the_bound_is_above_tau(pairs):
     bound = tau_bound(finished(pairs), 0, GOALS)
     assert (bound is None) == (len(pairs) < FEWEST)
     if bound is not None:
-        assert max(kendall(pairs), -0.999) <= bound <= 1
+        tau = kendall(*zip(*pairs, strict=True))
+        assert (bound == 1) if math.isnan(tau) else (max(tau, -0.999) <= bound <= 1)
 
 
 def test_the_same_tau_over_more_runs_is_surer():
