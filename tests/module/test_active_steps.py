@@ -163,6 +163,7 @@ def test_hooks_see_what_runs_and_change_nothing(spec):
     close(gradients(model, tokens), plain, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["every second step", "depth attention", "in a nested stage"])
 def test_regions_compute_the_same(case):
     with patched(case) as spec:

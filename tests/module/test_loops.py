@@ -96,6 +96,7 @@ def test_recomputing_costs_what_is_declared_and_changes_no_gradient(spec):
     assert declared * 2 * spec.model.context == pytest.approx(ran(again) - ran(plain), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", [partial(collected, "state"), halting])
 def test_regions_and_hooks_compute_the_same(loop):
     with lowered(*loop()):
