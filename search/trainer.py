@@ -59,7 +59,7 @@ def train(spec: Spec, folder: Path, until: int | None, report: Callable[[Step], 
     except TrainingError as error:
         # what the system refuses (a full disk, a folder in use) would be refused to the next one too
         if isinstance(error.__context__, OSError):
-            raise SearchError(f"{error}\nthe search goes on from here when it is started again") from None
+            raise SearchError(f"{error}\nrun the same command to resume the search") from None
         raise Crash(str(error)) from None
     except (SpecError, DataError):
         raise

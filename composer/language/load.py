@@ -170,7 +170,7 @@ def resolve_spec(tree: Node) -> Spec:
     flaws = tree.flaws or Flaws()
     faults = list(flaws.faults)
     if "search" in top:
-        got, hint = "a space, which holds `search:`", "give it to `composer search`"
+        got, hint = "a space, which has a `search:` section", "give it to `composer search`"
         # its choices are right where they belong
         raise SpecError([*faults, top["search"].fault("search", "a spec", got, hint, key=True)])
     if "extends" in top:

@@ -153,7 +153,7 @@ class Space:
         return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()[:_DIGITS]
 
     def _fixed_part(self) -> tuple[dict[str, Node], list[Fault]]:
-        resolver = Resolver({}, refusal="only model, blocks, stages, train and let may hold choices")
+        resolver = Resolver({}, refusal="choices are allowed only in model, blocks, stages, train and let")
         names = [name for name in self._top if name not in ("let", "search", *_VARIABLE)]
         return {name: resolver.resolve(self._top[name], name) for name in names}, resolver.faults
 

@@ -78,10 +78,10 @@ def _other_warmup(old: Train, new: Train) -> str:
     before, now = warmup_steps(old), warmup_steps(new)
     kept = with_warmup(new, before)
     return (
-        f"the run in this folder took {before} optimizer steps of warmup, and would have taken {now} with "
-        f"train.tokens {new.tokens:,} from the start, since train.schedule is in shares of the run; "
+        f"the run in this folder took {before} optimizer steps of warmup; with "
+        f"train.tokens {new.tokens:,} its schedule, in shares of the run, would have taken {now}; "
         + (
-            f"to go on with its own warmup, add --set 'train.schedule={schedule_text(kept)}'"
+            f"to keep its warmup, add --set 'train.schedule={schedule_text(kept)}'"
             if kept
             else "choose another folder with --out, to train from the start"
         )
@@ -93,11 +93,11 @@ def _too_far(old: Train, new: Train, last: int, stable: int | None) -> str:
         return f"step {step:,} ({step * old.tokens_per_step:,} tokens)"
 
     told = (
-        f"the run in this folder stands at {at(last)}, with these settings its decay begins at "
+        f"the run in this folder is at {at(last)}, but with these settings its decay begins at "
         f"{at(decay_start(new))}, "
     )
     if stable is not None:
-        told += f"and the state kept for longer runs is that at {at(stable)}"
+        told += f"and the state saved for longer runs is from {at(stable)}"
     else:
-        told += f"and no state from before its own decay, at {at(decay_start(old))}, was kept"
+        told += f"and no state from before its own decay, at {at(decay_start(old))}, was saved"
     return f"{told}; choose another folder with --out, to train from the start"

@@ -193,8 +193,8 @@ def _told(folder: Path, plan: Plan) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise TrainingError(
-                f"{folder}: no room left to write ({error.strerror}); what was saved before is whole, "
-                "free some space and start again"
+                f"{folder}: no room left to write ({error.strerror}); earlier checkpoints are intact, "
+                "free some space and run the same command again"
             ) from None
         raise TrainingError(os_message(error, error.filename or folder)) from None
     except (MemoryError, RuntimeError) as error:

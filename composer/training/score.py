@@ -53,7 +53,7 @@ def read(path: Path, which: Literal["best", "last"] = "best") -> SavedModel:
         return SavedModel(file, spec, _weights(file)[0])
     weights, text = _weights(path)
     if text is None:
-        raise TrainingError(f"{path}: expected weights that hold their spec, got weights alone")
+        raise TrainingError(f"{path}: expected a weights file that includes its spec, got weights only")
     return SavedModel(path, loads(text, str(path)), weights)
 
 

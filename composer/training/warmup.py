@@ -88,8 +88,8 @@ def _earlier(folder: Path) -> list[Schedule]:
         return []
     except (ValueError, TypeError):
         raise TrainingError(
-            f"{path}: expected a list of the schedules that this run had earlier, but it cannot be read; "
-            f"delete it to go on with the schedule in {SPEC}"
+            f"{path}: expected the list of this run's earlier schedules, but it cannot be read; "
+            f"delete it to continue with the schedule in {SPEC}"
         ) from None
 
 

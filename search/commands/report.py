@@ -19,7 +19,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="Write the page here and nothing to the folder. Default: report.html and figures/ in it.",
+            help="Write only the page, to this file. Default: report.html and figures/ in the folder.",
             show_default=False,
         ),
     ] = None,

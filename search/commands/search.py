@@ -43,15 +43,13 @@ def search(
         typer.Option(
             "--import",
             metavar="OLD",
-            help="The folder of another search, whose results are brought in first where they are points of "
-            "this space. May be repeated.",
+            help="The folder of another search, whose results are imported first if they are points of this "
+            "space. May be repeated.",
             show_default=False,
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the result only.")] = False,
-    events: Annotated[
-        bool, typer.Option("--json", help="Print events as JSON lines, and nothing else.")
-    ] = False,
+    events: Annotated[bool, typer.Option("--json", help="Print only JSON lines, one per event.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Cost random points and train nothing.")] = False,
 ) -> None:
     """Search a space for its best specs: propose, cost, train in rungs, keep the best.

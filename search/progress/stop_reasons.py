@@ -77,9 +77,9 @@ def crashing(folder: Path, crashes: list[Record]) -> str:
     reasons = "\n".join(f"  {folder / record.folder}: {record.reason}" for record in crashes)
     return (
         f"{len(crashes)} candidates in a row could not be trained:\n{reasons}\n"
-        "if it is the machine, mend it; if it is the space, narrow it (a lower train.lr or more warmup "
+        "if the machine is the cause, fix it; if the space is, narrow it (a lower train.lr or more warmup "
         "against losses that are not finite, caps.train_memory against a lack of memory). "
-        "The same command goes on with other candidates"
+        "The same command continues with other candidates"
     )
 
 

@@ -66,9 +66,9 @@ def mean_text(name: str, mean: float, spread: float | None) -> str:
 
 
 def seeds_text(at: Standing) -> str:
-    """Say how many fresh seeds a standing rests on: `3`, `2, 1 crashed`, `1, going on`."""
+    """Say how many fresh seeds a standing rests on: `3`, `2, 1 crashed`, `1, running`."""
     crashed = f", {at.crashed} crashed" if at.crashed else ""
-    return f"{len(at.runs)}" + (", going on" if at.left else "") + crashed
+    return f"{len(at.runs)}" + (", running" if at.left else "") + crashed
 
 
 def rung_names(config: SearchConfig) -> list[str]:
@@ -83,9 +83,9 @@ def moved_text(state: State, rung: int) -> str:
     assert first is not None
     assert first.seen[rung].tau_bound is not None
     last = rung == len(names) - 2
-    then = "all go on to the end" if last else f"the rung at {names[rung + 1]} decides"
+    then = "all continue to the end" if last else f"the rung at {names[rung + 1]} decides"
     return (
-        f"the rung at {names[rung]} stops no trial from {titled(state, first)} on, {then}: it does not rank "
+        f"the rung at {names[rung]} stops no trial from {titled(state, first)} on ({then}): it does not rank "
         f"trials as the end does (Kendall's tau at most {first.seen[rung].tau_bound:.2f}, upper 95 % bound, "
         f"below {LEAST:g})"
     )

@@ -26,7 +26,7 @@ def knobs(source: Source) -> str:
     found = {goal: each for goal in goals if (each := facts.knob_effects(source, goal)) is not None}
     if not found:
         return (
-            '<p class="soft">Too few trials, or all with equal results: nothing can be said about single '
+            '<p class="soft">Too few trials, or all with equal results: no conclusions about single '
             f"knobs. It takes {FEWEST} trials that reached the first milestone.</p>"
         )
     where = facts.stages(source)[0]
@@ -39,7 +39,7 @@ def knobs(source: Source) -> str:
 
 def _effects(goal: str, where: str, found: Effects, names: list[str]) -> str:
     predicted = f"{100 * max(0, found.explained):.0f} % of the variance of trials left out"
-    doubt = warn("This model explains little; treat what follows as hints, not as findings.")
+    doubt = warn("This model explains little; treat the effects below as hints, not as findings.")
     return (
         f"<p>Effects on {escape(goal)} at {escape(where)}, over the {found.trials} trials that reached it. "
         f"An additive model of the knobs predicts {predicted}.</p>"
@@ -71,8 +71,8 @@ def rungs(source: Source) -> str:
     )
     intro = (
         "<p>A rung is useful if those ahead there are ahead at the end. Kendall's tau is 1 for the same "
-        "order and 0 for unrelated orders. Only runs that went on can be compared; they are the better ones "
-        "and alike, so tau tends to be lower than it would be over all trials.</p>"
+        "order and 0 for unrelated orders. Only runs that continued can be compared; they are better "
+        "and more alike, so tau tends to be lower than it would be over all trials.</p>"
     )
     state = source.state
     spared = "".join(
@@ -184,8 +184,8 @@ def method(source: Source) -> str:
     *rungs, _ = facts.stages(source)
     unit = "" if isinstance(config.rungs, FlopRungs) else " tokens"
     halving = (
-        f"rungs at {', '.join(rungs)}{unit}, at which the best {100 * config.keep:g} % go on, decided when a "
-        "trial arrives"
+        f"rungs at {', '.join(rungs)}{unit} at which the best {100 * config.keep:g} % continue, decided when "
+        "a trial arrives"
         if rungs
         else "no rungs"
     )

@@ -59,8 +59,8 @@ def _intro(source: Source) -> str:
     how = "were" if len(source.standings) > 1 else "was"
     seeds = any(at.runs for at in source.standings)
     told = (
-        "Means are over fresh seeds, by which nothing was chosen, so no result stands here because it was "
-        "lucky in the search; the best of several means is still a little flattered."
+        "Means are over fresh seeds, on which nothing was selected, so no result is here because it was "
+        "lucky in the search; the best of several means is still slightly optimistic."
         if seeds
         else "There are no results of fresh seeds, so each result rests on one seed."
     )

@@ -144,7 +144,7 @@ def lineage_of(source: Source) -> str:
         "<p>The changes that the sampler made, from the first ancestor to the winner.</p>"
         if winner.origin
         else "<p>This sampler names no moves. Listed are the trials that were the best so far in "
-        f"{escape(source.state.goals.primary)}, each with what it changed against the one before.</p>"
+        f"{escape(source.state.goals.primary)}, each with its changes from the one before.</p>"
     )
     return f"{intro}<ol class='lineage'>{rows}</ol>"
 
@@ -166,7 +166,7 @@ def baselines(source: Source) -> str:
             cells.append("" if known is None else mean_text(known.metric, known.value, known.spread))
             cells.append(against(source, record, i))
         rows.append([*cells, *(residual(source, record, name) for name in names)])
-    note = "<p>What each baseline costs.</p>"
+    note = "<p>The costs of each baseline.</p>"
     if winner is not None:
         note = (
             "<p>What the winner and each baseline cost; in brackets the difference from the winner's cost. A "

@@ -152,7 +152,7 @@ def bring_in(
     except OSError as error:
         raise SearchError(
             f"{os_message(error, error.filename or folder)}\n"
-            "what was brought in before is whole; the same command goes on from there"
+            "runs imported so far are intact; run the same command to continue"
         ) from None
 
 

@@ -35,7 +35,7 @@ def open_search(space: Space, folder: Path, storage: str | None) -> Iterator[Sto
     except OSError as error:
         raise SearchError(
             f"{os_message(error, error.filename or folder)}\n"
-            "what was written before is whole; the same command goes on from there"
+            "everything written so far is intact; run the same command to resume"
         ) from None
 
 

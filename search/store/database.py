@@ -191,7 +191,7 @@ class DatabaseStore:
         waiting = f", for {waited / 60:.0f} minutes" if waited else ""
         return (
             f"{told}{waiting}: {_first_line(error)}\n"
-            "nothing is lost; the same command goes on from here when it is there again"
+            "nothing is lost; run the same command to resume once it is back"
         )
 
     def reopen(self) -> None:
@@ -255,8 +255,8 @@ class DatabaseStore:
         with exclusive(self._folder / LOCK):
             if (self._folder / JOURNAL).exists():
                 raise SearchError(
-                    f"{self._folder}: this search keeps its records in the folder, not in a database; go on "
-                    "without --storage, or choose another folder with --out"
+                    f"{self._folder}: this search keeps its records in the folder, not in a database; "
+                    "continue without --storage, or choose another folder with --out"
                 )
             if not path.exists():
                 write_text(path, f"{token}\n{self._place}\n")

@@ -106,7 +106,7 @@ def _refuse_what_is_none(folder: Path) -> None:
         # looked for last: whoever makes the folder puts this file there first
         if others and not (folder / SPACE).exists():
             raise SearchError(
-                f"{folder}: this is no search folder, it holds {others[0]}; choose another with --out"
+                f"{folder}: not a search folder (it contains {others[0]}); choose another with --out"
             )
 
 

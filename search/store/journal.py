@@ -125,8 +125,8 @@ def mend(path: Path) -> None:
     if good < len(lines) - 1:
         raise SearchError(
             f"{path}:{good + 1}: expected a record of the study, got damage in the middle of the file\n"
-            "restore the file from a copy; or delete it, and the search goes on with the trials in "
-            "records/, its sampler learning anew"
+            "restore the file from a copy; or delete it, and the search continues with the trials in "
+            "records/; only the sampler starts over"
         )
     if good < len(lines):
         with path.open("r+b") as file:

@@ -39,9 +39,10 @@ def same_data(spec: Spec, records: Iterable[Record], folder: Path) -> dict[str, 
             assert now is not None
             told = "".join(f"  {change}\n" for change in changes(record, folder / record.folder, now))
             raise SearchError(
-                f"{folder}: the data is not what {record.kind} {record.name} was trained on (then -> now):\n"
-                f"{told}results on different data cannot be ranked together; put the data back and the "
-                "search goes on, or begin another one with --out"
+                f"{folder}: the data has changed since {record.kind} {record.name} was trained "
+                f"(then -> now):\n"
+                f"{told}results on different data cannot be compared; restore the data to continue the "
+                "search, or start another one with --out"
             )
     return mark
 

@@ -155,7 +155,7 @@ def test_a_foreign_package_of_our_name_is_told(
     monkeypatch.delitem(sys.modules, name, raising=False)
     told = guard.foreign_packages()
     assert told is not None
-    assert f"the import name `{name}` belongs to another package here" in told
+    assert f"the import name `{name}` is taken by another package" in told
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -151,7 +151,7 @@ def test_the_command_prints_or_writes_a_spec_that_loads_and_fits(tmp_path, capsy
     assert fits(one)
     assert json.dumps(one.blocks["expert"].model_dump())
     assert main(["fit", TINY, "--out", str(tmp_path / "same.yaml")]) == 0
-    assert "dreamer-tiny fits its caps; nothing is changed" in capsys.readouterr().out
+    assert "dreamer-tiny is within its caps; nothing changed" in capsys.readouterr().out
     assert load(tmp_path / "same.yaml") == load(TINY)
     assert main(["fit", TINY, "--set", "caps.params=30"]) == 1
     assert "Traceback" not in capsys.readouterr().err

@@ -184,11 +184,11 @@ def test_a_block_may_be_a_choice_as_a_whole(folder: Path) -> None:
             "rungs: {flops: [1T, 2T]}\ncaps: {train_flops: 2T}",
             "search.rungs: expected rungs below caps.train_flops (2000000000000), got 2000000000000",
         ),
-        ("trials: 8", "trials: 8\n  lr_sweep: [1]", "expected different multiples beside 1"),
+        ("trials: 8", "trials: 8\n  lr_sweep: [1]", "expected distinct multiples other than 1"),
         (
             "trials: 8",
             "trials: 8\n  lr_sweep: [0.1234567, 0.1234568]",
-            "expected different multiples beside 1",
+            "expected distinct multiples other than 1",
         ),
         ("[250k, 1M]", "{flops: []}", "search.rungs.flops: expected a list that is not empty"),
         ("[250k, 1M]", "{flop: [1T]}", "search.rungs.flop: expected a known key, got flop (did you mean"),
@@ -217,7 +217,7 @@ def test_a_space_is_checked_in_every_alternative(folder: Path, old: str, new: st
 
 
 def test_a_spec_is_no_space_and_a_space_needs_a_choice(folder: Path) -> None:
-    with pytest.raises(SpecError, match="a space, which holds `search:`"):
+    with pytest.raises(SpecError, match="a space, which has a `search:` section"):
         load_space(folder / "tiny.yaml")
     with pytest.raises(SpecError, match="at least one choice, got none"):
         load_space(folder / "tiny.yaml", ["search={objectives: [{maximize: loss}], trials: 1}"])

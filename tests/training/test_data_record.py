@@ -87,10 +87,10 @@ def test_an_older_run_goes_on_with_a_warning_and_is_recorded(home, paused):
     recorded = (paused / "data.json").read_text()
     (paused / "data.json").unlink()
     shutil.copy(home / "corpus.txt", home / "copy.txt")
-    with pytest.raises(DataChanged, match="goes on only with the data at the path of its own spec"):
+    with pytest.raises(DataChanged, match="can only resume with the data at the path in its own spec"):
         run_training(spec("train.data.path=copy.txt"), paused)
     assert score(read(paused)).sequences == 16
-    with pytest.warns(UserWarning, match="its data is taken to be what is there now, and recorded"):
+    with pytest.warns(UserWarning, match="the current data is assumed to be the same and is recorded"):
         assert run_training(spec(), paused).finished
     assert (paused / "data.json").read_text() == recorded
 

@@ -20,7 +20,7 @@ from composer.training.processes.watch import LIMIT, limit
 from composer.training.run import run_training
 
 LONG = ("train.devices=2", "train.tokens=1M", "train.eval.every=1G", "train.checkpoint.every=1G")
-WHOLE = "the ranks waited for one another longer than"
+WHOLE = "the ranks waited for each other longer than"
 
 
 def first_step(folder, *settings):
@@ -102,7 +102,7 @@ def test_a_signal_to_any_rank_saves_and_ends_all(number, to, train, tmp_path):
             os.killpg(run.pid, number)
         else:
             os.kill(run.pid if to == "rank 0" else other_rank(run), number)
-        assert run.ended() == (130, "stopped; the same command goes on from here\n")
+        assert run.ended() == (130, "stopped; run the same command to resume\n")
         assert not run.alive()
     step = read_checkpoint(tmp_path / "run" / "last.ckpt")["global_step"]
     assert step >= read_metrics(tmp_path / "run" / "metrics.csv")[-1]["step"]
@@ -112,7 +112,7 @@ def test_a_signal_while_the_ranks_start_ends_them(train, tmp_path):
     with train() as run:
         run.wait_for(lambda: other_rank(run))
         os.killpg(run.pid, signal.SIGTERM)
-        assert run.ended() == (130, "stopped; the same command goes on from here\n")
+        assert run.ended() == (130, "stopped; run the same command to resume\n")
         assert not run.alive()
 
 
@@ -122,7 +122,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_words(train, tmp_path):
         os.kill(other_rank(run), signal.SIGKILL)
         code, told = run.ended()
         assert code == 1
-        assert "rank 1 was killed by SIGKILL; what was saved before is whole" in told
+        assert "rank 1 was killed by SIGKILL; earlier checkpoints are intact" in told
         assert "Traceback" not in told
         assert not run.alive()
 
@@ -142,7 +142,7 @@ def test_a_rank_that_stands_still_ends_the_run_within_the_limit(train, tmp_path)
         os.kill(other_rank(run), signal.SIGSTOP)
         code, told = run.ended()
         assert code == 1
-        assert f"{WHOLE} 60 s; what was saved before is whole" in told
+        assert f"{WHOLE} 60 s; earlier checkpoints are intact" in told
         assert "Traceback" not in told
         assert not run.alive()
 
@@ -178,7 +178,7 @@ def in_one_call(folder, other):
 )
 def test_an_operation_without_a_limit_ends_with_its_process(other, told, tmp_path):
     assert run_all((in_one_call, tmp_path, other)) == [1]
-    assert (tmp_path / "told").read_text() == f"{tmp_path}: {told}; what was saved before is whole\n"
+    assert (tmp_path / "told").read_text() == f"{tmp_path}: {told}; earlier checkpoints are intact\n"
     assert not cmdline((tmp_path / "pid").read_text())
 
 

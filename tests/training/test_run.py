@@ -105,7 +105,7 @@ def test_names_and_caps_do_not_make_another_run(whole):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(TrainingError, match=r"no run folder, it holds thesis\.tex"):
+    with pytest.raises(TrainingError, match=r"not a run folder \(it contains thesis\.tex\)"):
         run_training(spec(), tmp_path)
     with pytest.raises(TrainingError, match="expected a folder for the run, got a file"):
         run_training(spec(), tmp_path / "thesis.tex")

@@ -50,7 +50,7 @@ def test_train_tells_what_it_trains_how_far_it_is_and_what_came_of_it(file, caps
     assert any(f"composer eval {folder}" in line for line in lines)
     assert contents(folder)
     assert main(["train", file, "--set", "train.tokens=1280"]) == 0
-    assert "this run is finished" in capsys.readouterr().out
+    assert "this run is already finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_an_interrupted_train_ends_with_130_and_says_how_to_go_on(file, capsys, 
         lambda self, told: told.step == 3 and os.kill(os.getpid(), signal.SIGINT),
     )
     assert main(["train", file, "--out", "run"]) == 130
-    assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
+    assert capsys.readouterr().err == "stopped; run the same command to resume\n"
     monkeypatch.undo()
     assert main(["train", file, "--out", os.path.join(os.path.dirname(file), "run")]) == 0
 

@@ -64,7 +64,7 @@ def test_the_plain_command_is_bit_equal_to_a_run_with_the_kept_warmup_from_the_s
     before = contents(tmp_path / "run")
     code, said, _ = train(LONGER)
     assert code == 0
-    assert {LINE, "this run is finished; what follows is its result"} <= set(said)
+    assert {LINE, "this run is already finished; its result:"} <= set(said)
     assert contents(tmp_path / "run") == before
 
 
@@ -151,7 +151,9 @@ def test_another_share_that_makes_the_same_rates_stays_recorded(tmp_path):
 def test_a_damaged_record_of_schedules_is_an_error_that_names_it(tmp_path, text):
     run_training(spec(), folder := tmp_path / "run", until_tokens=TOKENS)
     (folder / "schedules.json").write_text(text)
-    with pytest.raises(TrainingError, match=r"schedules\.json: expected a list of the schedules"):
+    with pytest.raises(
+        TrainingError, match=r"schedules\.json: expected the list of this run's earlier schedules"
+    ):
         keep_warmup(folder, spec(LONGER, "train.schedule={warmup: 0.1, stable: 0.7, decay: 0.2}"))
 
 
@@ -159,7 +161,7 @@ def test_a_warmup_longer_than_the_run_is_refused_without_an_option(tmp_path):
     shares = "train.schedule={warmup: 0.5, stable: 0.3, decay: 0.2}"
     run_training(spec(shares), folder := tmp_path / "run", until_tokens=TOKENS)
     with pytest.raises(
-        TrainingError, match=r"15 optimizer steps of warmup, .* choose another folder with --out"
+        TrainingError, match=r"15 optimizer steps of warmup; .* choose another folder with --out"
     ):
         run_training(spec(shares, "train.tokens=2560"), folder)
 

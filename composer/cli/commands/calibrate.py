@@ -14,7 +14,7 @@ def calibrate(
     kind: Annotated[
         Literal["cpu", "cuda"] | None,
         typer.Option(
-            "--device", help="What to measure. Default: the GPU where there is one.", show_default=False
+            "--device", help="The device to measure. Default: the GPU, if there is one.", show_default=False
         ),
     ] = None,
     name: Annotated[

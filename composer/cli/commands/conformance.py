@@ -32,7 +32,7 @@ def conformance(
     peak memory as declared, gradients. A task, with fields given by `--set hops=2`: batches are functions of
     seed and number, train and eval never meet, ids and groups are as declared. A sampler: feasible new
     points, seeds, resumption, two objectives. A store: records, locks, leases, the study, a killed worker.
-    Ends with 1 if anything does not hold.
+    Ends with 1 if any check fails.
     """
     from blocks.base.entry_points import entry_points
     from composer.settings.errors import listed
@@ -57,6 +57,6 @@ def conformance(
             print(f"{found.example}: {found.check}: {found.fault}", flush=True)
     told = example.partition(" ")[0]
     if failed:
-        print(f"{told}: {failed} of {count} checks do not hold")
+        print(f"{told}: {failed} of {count} checks failed")
         raise typer.Exit(1)
-    print(f"{told} holds all {count} checks")
+    print(f"{told}: all {count} checks passed")

@@ -28,7 +28,7 @@ def cost(
     operations: Annotated[bool, typer.Option("--operations", help="One row for each operation.")] = False,
     device: Annotated[
         str | None,
-        typer.Option(help="Where would the time of a training step go: on h100, h200, a100, cpu, ...?"),
+        typer.Option(help="Estimate the time of a training step on a device: h100, h200, a100, cpu, ..."),
     ] = None,
 ) -> None:
     """Count what a spec costs, by block and in total, and hold it against its caps.
@@ -84,9 +84,7 @@ def _by_block(spec: Spec, costs: Costs) -> Table:
 def _by_operation(costs: Costs) -> Table:
     from composer.costs.base.units import count_text
 
-    table = _table(
-        "operations that hold weights or multiply matrices", ["place", "operation", "block", "runs"]
-    )
+    table = _table("operations with weights or matrix products", ["place", "operation", "block", "runs"])
     for row in costs.by_operation:
         share = row.share
         if share.params or share.forward:

@@ -25,7 +25,7 @@ def diff(
         str | None,
         typer.Argument(
             metavar="[OTHER]",
-            help="The spec it is compared with. Default: the same file, to see what `--set` does.",
+            help="The spec to compare with. Default: the same file, to see the effect of `--set`.",
             show_default=False,
         ),
     ] = None,

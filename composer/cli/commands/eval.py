@@ -38,7 +38,7 @@ def eval(
     settings: Set = None,
     tokens: Annotated[
         str | None,
-        typer.Option("--tokens", metavar="N", help="How many held-out tokens to score, such as 1M."),
+        typer.Option("--tokens", metavar="N", help="Number of held-out tokens to score, such as 1M."),
     ] = None,
     data: Annotated[
         str | None,

@@ -39,7 +39,7 @@ def _report(spec: Spec, found: Fitted, before: Costs, after: Costs) -> list[str]
     from composer.costs.base.units import amount
 
     if not found.moves:
-        return [f"{spec.name} fits its caps; nothing is changed"]
+        return [f"{spec.name} is within its caps; nothing changed"]
     limits = spec.caps.limits().items()
     rows = [
         (cap, *(amount(cap, value or 0) for value in (before.measure(cap), after.measure(cap), limit)))

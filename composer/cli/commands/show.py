@@ -20,10 +20,10 @@ def show(
     file: SpecFile,
     settings: Set = None,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="Add where each value came from: a file, an option, a default.")
+        bool, typer.Option("--resolved", help="Show where each value comes from: file, option or default.")
     ] = False,
     changed: Annotated[
-        bool, typer.Option("--changed", help="Print only what has no default or differs from it.")
+        bool, typer.Option("--changed", help="Print only values that differ from the default or have none.")
     ] = False,
 ) -> None:
     """Print a spec in full: extended, set, computed, with every default.

@@ -53,10 +53,10 @@ def train(
     try:
         result = _trained(plan if kept is spec else make_plan(kept), folder, kernels, torch_compile)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; run the same command to resume", file=sys.stderr)
         raise typer.Exit(130) from None
     if not result.trained:
-        print("this run is finished; what follows is its result")
+        print("this run is already finished; its result:")
     table = console()
     table.print(_result_table(result))
     table.print(
@@ -88,7 +88,7 @@ def told(plan: Plan, folder: Path | None) -> str:
         f"{train.data.task}: {count_text(total)} tokens in {steps}\n"
         f"folder: {folder or default_folder(spec)}"
         + (
-            f"\n{shorter} holds the same run with fewer tokens; --out {shorter} goes on with it"
+            f"\n{shorter} holds the same run with fewer tokens; --out {shorter} continues it"
             if shorter
             else ""
         )

@@ -16,11 +16,11 @@ def foreign_packages() -> str | None:
         places = [] if found is None else [*(found.submodule_search_locations or ()), found.origin]
         homes = [Path(place).resolve() for place in places if place]
         if not homes:
-            return f"the package `{name}` is missing beside {here}; install attention-composer again"
+            return f"the package `{name}` is missing from {here}; reinstall attention-composer"
         if here not in homes[0].parents:
             return (
-                f"the import name `{name}` belongs to another package here, at {homes[0]}. "
-                f"attention-composer needs it (at {here / name}); use a virtual environment of its own, "
-                "and mind the current directory and PYTHONPATH"
+                f"the import name `{name}` is taken by another package, at {homes[0]}. "
+                f"attention-composer needs it (at {here / name}); use a separate virtual environment, "
+                "and check the current directory and PYTHONPATH"
             )
     return None

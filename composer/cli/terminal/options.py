@@ -66,7 +66,7 @@ def read_bounds(settings: Sequence[str]) -> ShapeBounds:
 KernelChoice: TypeAlias = Annotated[
     Literal["auto", "reference", "fused"],
     typer.Option(
-        help="The best kernel that fits, plain PyTorch only, or an error where a fused kernel does not fit."
+        help="auto: the best kernel that fits; reference: plain PyTorch; fused: fail where none fits."
     ),
 ]
 """Which kernels may run."""
@@ -75,7 +75,7 @@ CompileChoice: TypeAlias = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(
         "--torch-compile",
-        help="Whether torch compiles what lies between kernels of our own: auto does on a GPU, in long runs.",
+        help="Run torch.compile on the code between custom kernels; auto does so for long runs on a GPU.",
     ),
 ]
 """Whether torch.compile is used."""

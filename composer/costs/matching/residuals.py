@@ -14,13 +14,13 @@ from composer.costs.measures.registry import MEASURES
 from composer.language.schema.spec import Spec
 
 _DENSE = (
-    "A dense weight costs FLOPs every time it is used, so FLOPs fix the number of parameters of a dense arm, "
-    "by construction: fewer than a sparse target has, or more where layers with weights of their own replace "
+    "A dense weight costs FLOPs every time it is used, so FLOPs determine the parameters of a dense arm: "
+    "fewer than a sparse target has, or more where layers with weights of their own replace "
     "few experts. Training memory follows parameters. These arms are matched in the other budgets."
 )
 _DISTANCE = (
-    "distance: the sum of |log2(new / old)| over changed sizes: a doubling of the width, of the heads, "
-    "of the head size, of the active experts or of the hidden size counts 1, of the experts 1/4"
+    "distance: the sum of |log2(new / old)| over changed sizes; doubling the width, the heads, "
+    "the head size, the active experts or the hidden size counts 1, the number of experts 1/4"
 )
 _COLUMNS = 100
 _HARD = "\xa0"
@@ -62,7 +62,7 @@ def table(arms: Sequence[Arm]) -> list[list[str]]:
 def told(arms: Sequence[Arm]) -> list[str]:
     """Return in lines of 100 columns every size that was changed, from the arm as it was derived."""
     width = max(len(arm.name) for arm in arms)
-    lines = ["changed sizes, from each arm as it was derived:"]
+    lines = ["changed sizes, relative to each arm as derived:"]
     for arm in arms:
         indent = " " * (width + 4)
         head = f"  {arm.name:{width}}  "
@@ -99,7 +99,7 @@ def _missed(spec: Spec, arm: Arm) -> str:
         )
     elif arm.name.startswith("untied"):
         text += (
-            " Layers with weights of their own hold more parameters than a recurrent stage at equal FLOPs."
+            " Layers with weights of their own have more parameters than a recurrent stage at equal FLOPs."
         )
     return text
 
@@ -116,7 +116,7 @@ def markdown(spec: Spec, arms: Sequence[Arm], note: str) -> str:
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *map(_row, arms))),
         "",
-        "Changed sizes, from each arm as it was derived:",
+        "Changed sizes, relative to each arm as derived:",
         "",
         *(f"- `{arm.name}`: {changes(arm.match)}" for arm in arms),
         "",

@@ -127,7 +127,7 @@ def _range(node: Node, name: str, kind: str) -> Choice | list[Fault]:
     if type(step) is not int or step < 1:
         faults.append(node.value["step"].fault(f"{name}.step", "a whole number above 0", shown(step)))
     elif log is True and step != 1:
-        faults.append(node.value["step"].fault(f"{name}.step", "no step beside log: true", shown(step)))
+        faults.append(node.value["step"].fault(f"{name}.step", "no step with log: true", shown(step)))
     elif (high - low) % step and kind == "int":
         faults.append(
             node.value["step"].fault(f"{name}.step", f"a step that divides {high - low}", shown(step))

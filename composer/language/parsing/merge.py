@@ -78,7 +78,7 @@ def _set(tree: Node, steps: list[str], value: Node, depth: int) -> Node:
     if isinstance(tree.value, list):
         count = len(tree.value)
         if not (step.isascii() and step.isdigit() and len(step) < 9 and int(step) < count):
-            expected = f"an item from 0 to {count - 1}" if count else "nothing below an empty list"
+            expected = f"an item from 0 to {count - 1}" if count else "no items of an empty list"
             raise SpecError([Fault(*place, path, expected, shown(step))])
         items = list(tree.value)
         items[int(step)] = _set(items[int(step)], steps, value, depth + 1)

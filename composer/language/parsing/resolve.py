@@ -30,7 +30,7 @@ class Resolver:
         let: Mapping[str, Node],
         ask: Ask | None = None,
         choices: dict[str, Choice] | None = None,
-        refusal: str = "only a space, which has `search:`, may hold choices",
+        refusal: str = "choices are allowed only in a space, which has a `search:` section",
     ) -> None:
         self.let, self.ask, self.refusal = let, ask, refusal
         self.choices = {} if choices is None else choices

@@ -158,12 +158,12 @@ def _lines(text: str, at: int, begun: int | None) -> Problem | None:
     if line[:column].rstrip()[-1:] in ("'", '"'):
         quote = line[:column].rstrip()[-1]
         hint = "write '' for a quote inside single quotes" if quote == "'" else r"write \" for a quote inside"
-        return Problem(at, "nothing behind a closing quote", shown(line[column:].strip()), hint)
+        return Problem(at, "nothing after a closing quote", shown(line[column:].strip()), hint)
     if not line[:column].strip():
         if line[column:].startswith("- ") or line[column:] == "-":
-            return Problem(at, "`key: value`", "an item of a list", "a mapping holds no items")
+            return Problem(at, "`key: value`", "an item of a list", "a mapping has no list items")
         if above.lstrip().startswith("- ") and len(above) - len(above.lstrip()) == column:
-            return Problem(at, "an item of a list, `- value`", "a key", "a list holds no keys")
+            return Problem(at, "an item of a list, `- value`", "a key", "a list has no keys")
         got = f"{column} space{'' if column == 1 else 's'}"
         return Problem(at, "the indentation of a line above", got)
     return None

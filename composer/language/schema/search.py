@@ -160,7 +160,7 @@ class SearchConfig(Config):
         # as run folders are named by them
         rates = [f"{each:g}" for each in self.lr_sweep]
         if len({"1", *rates}) <= len(rates):
-            raise _unlike("different multiples beside 1, in six digits", ", ".join(rates))
+            raise _unlike("distinct multiples other than 1 (compared to six digits)", ", ".join(rates))
         return self
 
     @model_validator(mode="after")

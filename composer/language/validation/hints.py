@@ -15,7 +15,7 @@ from composer.settings.errors import close, listed
 _WRITTEN = {
     "spec": "{}",
     "stage": "`{}` of a stage",
-    "parallel": "`{}` beside `parallel`",
+    "parallel": "`{}` next to `parallel`",
     "schedule": "train.schedule.{}",
     "eval": "train.eval.{}",
     "checkpoint": "train.checkpoint.{}",

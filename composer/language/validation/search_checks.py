@@ -21,7 +21,8 @@ def read_search(tree: Node) -> tuple[SearchConfig, list[Fault]]:
     """Read the `search` section of a space; with faults, only what is valid in it is known."""
     node = tree.child("search")
     if node is None:
-        fault = tree.fault("search", "a space, which holds `search:`", "nothing", "the key is missing")
+        expected = "a space, which has a `search:` section"
+        fault = tree.fault("search", expected, "nothing", "the key is missing")
         return partial(SearchConfig, {}), [fault]
     if node.live:
         return partial(SearchConfig, {}), [node.fault("search", "plain values", "a choice or ${..}")]

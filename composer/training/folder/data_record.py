@@ -58,7 +58,7 @@ def read_record(folder: Path) -> DataRecord | None:
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{path}: expected the fingerprint of a run's data, but it cannot be read ({error}); "
-            "delete it to have it recorded anew"
+            "delete it to record it again"
         ) from None
 
 
@@ -98,15 +98,15 @@ def check_data(folder: Path, spec: Spec, moved: bool) -> None:
     if now is None:
         return
     if known is None:
-        told = f"{folder}: there is no {DATA}, for this run began before fingerprints of data were kept"
+        told = f"{folder}: no {DATA}, because this run is older than data fingerprints"
         if moved:
-            raise DataChanged(f"{told}; so it goes on only with the data at the path of its own spec")
-        warnings.warn(f"{told}; its data is taken to be what is there now, and recorded", stacklevel=2)
+            raise DataChanged(f"{told}; it can only resume with the data at the path in its own spec")
+        warnings.warn(f"{told}; the current data is assumed to be the same and is recorded", stacklevel=2)
     elif changes := known.fingerprint.changes(now):
         raise DataChanged(
-            f"{folder}: the data is not what this run began with (then -> now):\n"
+            f"{folder}: the data has changed since this run began (then -> now):\n"
             + "".join(f"  {change}\n" for change in changes)
-            + "put the data back, or choose another folder with --out"
+            + "restore the data, or choose another folder with --out"
         )
 
 
@@ -137,7 +137,7 @@ def located(spec: Spec, folder: Path, given: str | None = None) -> Spec:
     raise DataError(
         f"{folder}: the data of this run was not found:\n"
         + "".join(f"  {reason}\n" for reason in missing)
-        + "say where it is with --data PATH, or score other data with --set train.data.path=PATH"
+        + "name its place with --data PATH, or score other data with --set train.data.path=PATH"
     )
 
 

@@ -95,7 +95,7 @@ def held(
         others = sorted(path.name for path in folder.iterdir() if path.name not in own)
         if others:
             raise TrainingError(
-                f"{folder}: this is no run folder, it holds {others[0]}; choose another with --out"
+                f"{folder}: not a run folder (it contains {others[0]}); choose another with --out"
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -144,12 +144,12 @@ def started(
     except RuntimeError as error:
         # a rank that fails takes the connections of the others with it
         if told := watch.failure(wait=5.0):
-            raise TrainingError(f"{folder}: {told}; what was saved before is whole") from error
+            raise TrainingError(f"{folder}: {told}; earlier checkpoints are intact") from error
         if _timed_out(error):
             seconds = f"{limit().total_seconds():.0f} s"
             raise TrainingError(
-                f"{folder}: the ranks waited for one another longer than {seconds}; what was saved before "
-                f"is whole. Set {LIMIT} to more seconds if a step takes that long"
+                f"{folder}: the ranks waited for each other longer than {seconds}; earlier checkpoints are "
+                f"intact. Set {LIMIT} to more seconds if a step takes that long"
             ) from error
         raise
     finally:

@@ -124,5 +124,5 @@ class Watch:
             return
         for process in self.others:
             process.kill()
-        print(f"{self.folder}: {told}; what was saved before is whole", file=sys.stderr, flush=True)
+        print(f"{self.folder}: {told}; earlier checkpoints are intact", file=sys.stderr, flush=True)
         os._exit(1)

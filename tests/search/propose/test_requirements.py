@@ -80,7 +80,7 @@ def test_what_a_search_would_refuse_is_refused_at_once(
     ("options", "told"),
     [
         (["--storage", "mysql://here"], "--storage: expected postgresql://"),
-        (["--out", "full"], "this is no search folder"),
+        (["--out", "full"], "not a search folder"),
         (["--out", "rival.yaml"], "expected a folder for the search, got a file"),
         (["--out", "old"], "the search in this folder is of another space"),
         (["--set", "train.data={task: text, length: 32, path: none.txt}"], "file not found: none.txt"),

@@ -42,7 +42,9 @@ def test_records_hold_the_fingerprint_and_a_changed_corpus_is_refused_with_what_
     corpus.write_text(OTHER)
     training = FakeTraining()
     for trials in (2, 4):
-        with pytest.raises(SearchError, match=r"not what trial \d was trained on .*\n  sha256 \w+ -> sha256"):
+        with pytest.raises(
+            SearchError, match=r"changed since trial \d was trained .*\n  sha256 \w+ -> sha256"
+        ):
             run_search(text(tmp_path, f"search.trials={trials}"), tmp_path / "run", training)
     assert training.calls == []
     corpus.write_text(PROSE)
@@ -57,7 +59,7 @@ def test_a_corpus_that_changes_amid_a_search_stops_it_before_the_next_trial(
         corpus.write_text(OTHER)
 
     training = FakeTraining(rewrite)
-    with pytest.raises(SearchError, match="the data is not what trial 0 was trained on"):
+    with pytest.raises(SearchError, match="the data has changed since trial 0 was trained"):
         run_search(text(tmp_path), tmp_path / "run", training)
     assert len(training.calls) == 1
     corpus.write_text(PROSE)

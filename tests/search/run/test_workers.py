@@ -203,7 +203,7 @@ def test_a_disk_that_fills_amid_a_record_loses_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Journal, "append_logs", full)
     with pytest.raises(
-        study.SearchError, match=r"study\.journal: No space left on device\n.*goes on from there"
+        study.SearchError, match=r"study\.journal: No space left on device\n.*run the same command to resume"
     ):
         run_search(toy(tmp_path, *EIGHT), tmp_path / "run", FakeTraining())
     run_search(toy(tmp_path, *EIGHT), tmp_path / "run", FakeTraining())

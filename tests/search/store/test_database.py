@@ -171,7 +171,7 @@ def test_a_lost_database_is_told_and_given_up_after_a_while(tmp_path, server, mo
     else:
         try:
             with pytest.raises(
-                SearchError, match=r"does not answer, for .*\n.*nothing is lost; the same command"
+                SearchError, match=r"does not answer, for .*\n.*nothing is lost; run the same command"
             ):
                 run_search(space, tmp_path / "run", FakeTraining(), watch, url)
         finally:
