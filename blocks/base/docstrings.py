@@ -13,8 +13,6 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from blocks.base.wiring import WiringConfig, kind_of
-
 
 def docstring(documented: type | Callable[..., Any]) -> str:
     """Return the docstring of a class or function at the top of a module, also under `python -OO`."""
@@ -32,8 +30,9 @@ def field_docs(config: type) -> dict[str, str]:
     for base in reversed(config.__mro__):
         found |= _field_docs(base.__module__).get(base.__qualname__, {})
     for name, info in described:
-        if isinstance(info.default, WiringConfig):
-            found[name] = docstring(kind_of(type(info.default)))
+        # an option of wiring, which is not imported here: it is a config itself
+        if documented_by := getattr(info.default, "documented_by", None):
+            found[name] = docstring(documented_by())
     return found
 
 

@@ -84,6 +84,10 @@ class WiringConfig(Config):
             fields = {self.name: getattr(self, self.name), **fields}
         return fields or self.name
 
+    def documented_by(self) -> type:
+        """Return the class whose docstring describes the key."""
+        return kind_of(type(self))
+
     # lowering: each hook adds operations around `run`, and by default none
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:

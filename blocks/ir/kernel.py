@@ -1,13 +1,10 @@
-"""How an operation runs: its kernels, and what it can be fused with. Torch-free."""
+"""How an operation runs: its kernels, and the targets they fit. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
-
-if TYPE_CHECKING:
-    from blocks.ir.operation import Operation
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +74,6 @@ class Implementation:
 
     kernels: ClassVar[tuple[Kernel, ...]] = ()
     """Best first; the last is the plain-PyTorch reference and fits everything."""
-
-    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Return the operation that does the work of the producer of one of its inputs as well, or None.
-
-        It reads the operation's inputs, the one at `position` replaced by the producer's first and those that
-        are other outputs of the producer left out, then the producer's other inputs; its weights are the
-        operation's, then the producer's.
-
-        Args:
-            position: of the input that is the producer's first output.
-            shared: others read what the producer makes. Then it returns the producer's outputs after its own,
-                or its own alone: the producer stays for the others, and is run twice.
-        """
-        return None
 
     def cast_output(self) -> Self:
         """Return the operation for a place where one product alone reads its first output.

@@ -129,6 +129,20 @@ class Operation(CostModel, Implementation):
     (`Implementation`); costs (`CostModel`) have defaults.
     """
 
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Return the operation that does the work of the producer of one of its inputs as well, or None.
+
+        It reads the operation's inputs, the one at `position` replaced by the producer's first and those that
+        are other outputs of the producer left out, then the producer's other inputs; its weights are the
+        operation's, then the producer's.
+
+        Args:
+            position: of the input that is the producer's first output.
+            shared: others read what the producer makes. Then it returns the producer's outputs after its own,
+                or its own alone: the producer stays for the others, and is run twice.
+        """
+        return None
+
 
 def expect(operation: Operation, got: Sequence[TensorType], *expected: Shape | TensorType) -> None:
     """Raise ValueError unless the inputs are as expected; a shape stands for a float value of tokens."""

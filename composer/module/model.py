@@ -22,8 +22,9 @@ from composer.language.schema.spec import Spec, Train
 from composer.module.balance import Reminder, over_ranks, update_balance
 from composer.module.batch import as_targets, as_tokens, check_range, read_batch, read_tokens
 from composer.module.emission.code import Code, Compiled, TorchCompile, without_code
+from composer.module.emission.lookup import gather
 from composer.module.emission.part import anyone_watches, tensors
-from composer.module.emission.stage import Stage, add_parts, add_stages, gather, put, take_graphs
+from composer.module.emission.stage import Stage, add_parts, add_stages, put, take_graphs
 from composer.module.fitting import check_trainer, clipping
 from composer.module.optimizer import adamw, warmup_stable_decay
 from composer.module.scores import Scores

@@ -30,7 +30,7 @@ from composer.graph.lowering.build import micro_batch_tokens
 from composer.graph.passes.choose_kernels import Kernels, first_fit, unfit
 from composer.language.schema.spec import Spec
 from composer.module.emission.emit import resolve
-from composer.module.emission.stage import descend
+from composer.module.emission.lookup import find, held_tensor
 from composer.module.model import ComposedModel
 
 _TASKS = ("forward", "forward + backward")
@@ -144,7 +144,7 @@ def _run(
         if isinstance(operation, Loop):
             made = _loop(module, node, operation, inputs, indices, f"{path}{node}.", found)
         else:
-            weights = tuple(_held(module, name) for name in data.weights)
+            weights = tuple(held_tensor(module, name) for name in data.weights)
             arguments = {key: _index(each, indices) for key, each in operation.arguments().items()}
             call = Call(f"{path}{node}", operation, data.kernel, tuple(inputs), weights, arguments)
             found[call.place] = call
@@ -163,8 +163,7 @@ def _loop(
     path: str,
     found: dict[str, Call],
 ) -> list[Any]:
-    parent, name = descend(module, node)
-    sets = parent._modules[name].sets()  # type: ignore[union-attr,operator]
+    sets = find(module, node).sets()
     count = loop.body.carried
     carried, constant = given[:count], given[count:]
     for n in range(loop.trips):
@@ -281,12 +280,6 @@ def _index(argument: Any, indices: dict[str, int]) -> Any:
     if not isinstance(argument, LoopIndex):
         return argument
     return argument.base + sum(stride * indices[loop] for loop, stride in argument.strides)
-
-
-def _held(module: nn.Module, name: str) -> Tensor:
-    parent, role = descend(module, name)
-    tensor: Tensor = getattr(parent, role)
-    return tensor
 
 
 def _device(setting: Setting) -> Device:

@@ -41,7 +41,7 @@ def emit(
 ) -> fx.GraphModule:
     """Return the code that computes `outputs`; its parameters are inputs, loop indices, weights, in order.
 
-    Weights come node by node as `composer.module.emission.stage.gather` returns them. The parameters are
+    Weights come node by node as `composer.module.emission.lookup.gather` returns them. The parameters are
     those of the graph `signature` where the code runs a part of its nodes only.
     """
     emitter = _Emitter(graph, place, signature or graph)

@@ -14,6 +14,7 @@ from torch import nn
 from blocks.base.config import BlockConfig
 from blocks.ir.graph import Graph
 from composer.module.emission.code import Code, without_code
+from composer.module.emission.lookup import gather
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -64,8 +65,6 @@ class Part(Watchable):
         Raises:
             RuntimeError: it is not called by the model around it.
         """
-        from composer.module.emission.stage import gather
-
         if self._code is None or self._graph is None:
             raise RuntimeError(
                 f"{self._get_name()}: a part of a model runs only where the model is called; to see what "

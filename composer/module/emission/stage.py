@@ -12,12 +12,11 @@ from blocks.base.config import BlockConfig
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import Operation, Weight
 from blocks.ir.walk import Place, operations
-from blocks.primitives.operations import Input
 from composer.graph.passes import outline
 from composer.language.schema.spec import Parallel
 from composer.language.schema.spec import Stage as StageSpec
 from composer.module.emission.code import Code, Compiled, StepCode, step_code, without_code
-from composer.module.emission.emit import resolve
+from composer.module.emission.lookup import gather, held_tensor
 from composer.module.emission.part import Part, Watchable
 
 Blocks = Mapping[str, BlockConfig]
@@ -217,21 +216,6 @@ def descend(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     return module, last
 
 
-def gather(module: nn.Module, graph: Graph) -> list[Any]:
-    """Return what the graph's code takes for weights, node by node: prepared once, the same at every step."""
-    given: list[Any] = []
-    for node, operation, data in operations(graph):
-        if isinstance(operation, Loop):
-            given.append(_stage(module, node).ready())
-        elif isinstance(operation, outline.Part):
-            given.append(descend(module, f"{operation.name}.")[0])
-        elif not isinstance(operation, Input):
-            tensors = [_given(module, name, graph.weights[name]) for name in data.weights]
-            prepare = data.kernel.prepare
-            given += resolve(prepare)(*tensors) if prepare else tensors
-    return given
-
-
 def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Tensor], list[Tensor]]]:
     """Yield each operation that updates states after an optimizer step, its states, and its counters."""
     for node, operation, data in operations(graph):
@@ -242,7 +226,7 @@ def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Te
             yield from states(descend(module, f"{operation.name}.")[0], operation.body)
         elif operation.update:
             named = ((graph.weights[name], name) for name in data.weights)
-            held = [(weight, _held(module, name)) for weight, name in named if not weight.trained]
+            held = [(weight, held_tensor(module, name)) for weight, name in named if not weight.trained]
             counters = [tensor for weight, tensor in held if not weight.saved]
             yield operation, [tensor for _, tensor in held], counters
 
@@ -252,16 +236,6 @@ def _stage(module: nn.Module, node: str) -> Stage:
     stage = parent._modules[name]
     assert isinstance(stage, Stage)
     return stage
-
-
-def _given(module: nn.Module, name: str, weight: Weight) -> Tensor | None:
-    return _held(module, name) if weight.saved or module.training else None
-
-
-def _held(module: nn.Module, name: str) -> Tensor:
-    parent, role = descend(module, name)
-    tensor: Tensor = getattr(parent, role)
-    return tensor
 
 
 def source(model: Any) -> Iterator[tuple[str, str]]:

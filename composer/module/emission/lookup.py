@@ -1,0 +1,50 @@
+"""What emitted code takes from the modules that hold it: weights, made ready, and modules it calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import Weight
+from blocks.ir.walk import operations
+from blocks.primitives.operations import Input
+from composer.graph.passes import outline
+from composer.module.emission.emit import resolve
+
+
+def gather(module: nn.Module, graph: Graph) -> list[Any]:
+    """Return what the graph's code takes for weights, node by node: prepared once, the same at every step."""
+    given: list[Any] = []
+    for node, operation, data in operations(graph):
+        if isinstance(operation, Loop):
+            given.append(find(module, node).ready())
+        elif isinstance(operation, outline.Part):
+            given.append(find(module, operation.name))
+        elif not isinstance(operation, Input):
+            tensors = [_given(module, name, graph.weights[name]) for name in data.weights]
+            prepare = data.kernel.prepare
+            given += resolve(prepare)(*tensors) if prepare else tensors
+    return given
+
+
+def _given(module: nn.Module, name: str, weight: Weight) -> Tensor | None:
+    return held_tensor(module, name) if weight.saved or module.training else None
+
+
+def held_tensor(module: nn.Module, name: str) -> Tensor:
+    """Return the parameter or buffer under a dotted name."""
+    path, _, role = name.rpartition(".")
+    tensor: Tensor = getattr(find(module, path), role)
+    return tensor
+
+
+def find(module: nn.Module, path: str) -> Any:
+    """Return the module under a dotted path; the module itself for an empty one."""
+    for name in filter(None, path.split(".")):
+        # straight in the table: a block may be called like a method of modules, such as `eval`
+        held = module._modules[name]
+        assert held is not None
+        module = held
+    return module
