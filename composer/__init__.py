@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from composer.costs.counting.count import Costs
-    from composer.data.loading.module import SpecData
     from composer.language.load import load
     from composer.language.schema.spec import Spec
     from composer.module.model import ComposedModel
     from composer.settings.errors import SpecError
+    from composer.training.data.datamodule import SpecData
 
 __all__ = ["SpecError", "compile", "cost", "datamodule", "load", "load_run"]
 
@@ -68,7 +68,7 @@ def datamodule(spec: Spec | str | Path) -> SpecData:
         SpecError: the spec is not valid or has no `train` section.
         ValueError: the data cannot be read.
     """
-    from composer.data.loading.module import datamodule as make
+    from composer.training.data.datamodule import datamodule as make
 
     return make(_spec(spec))
 

@@ -30,7 +30,6 @@ from composer.costs.base.units import amount, count_text
 from composer.costs.counting.checkpoint import checkpoint_size
 from composer.costs.counting.formulas import formulas
 from composer.costs.counting.plan import make_plan
-from composer.costs.measures.registry import MEASURES
 from composer.costs.time.devices import NAMED
 from composer.costs.time.roofline import step_time
 from composer.draw.layout import picture
@@ -44,6 +43,7 @@ from composer.language.schema.samplers import samplers
 from composer.language.schema.spec import Spec
 from composer.language.space import Space
 from composer.language.validation.describe_types import fields, words
+from composer.measures.registry import MEASURES
 from composer.module.emission.stage import source
 from composer.training.folder.files import write_text
 from search.propose.sampler import find_sampler

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
-from composer.costs.measures.registry import MEASURES
 from composer.language.schema.search import Objective
+from composer.measures.registry import MEASURES
 from composer.settings.errors import close
 from search.errors import Crash, SearchError
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from blocks.base.wiring import Site
 from composer.costs.base.units import amount, count_text
-from composer.costs.measures.registry import MEASURES
 from composer.draw.card import detail, flops_words, params_words
 from composer.draw.room import CARDS, Room, most_abreast, room, sheets, widest_card
 from composer.draw.shapes import Box, Group, Line, Picture, Shape, Text, text_width
@@ -14,6 +13,7 @@ from composer.draw.stages import Drawing
 from composer.draw.theme import BAR, BODY, INK, NAME, PAPER, RULE, SMALL, SOFT, TITLE
 from composer.draw.view import Part, StageView, View, view
 from composer.language.schema.spec import Spec
+from composer.measures.registry import MEASURES
 
 MARGIN = 28.0
 _BAR = 38.0

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from composer.data.base.errors import DataError
-from composer.data.loading.module import datamodule
 from composer.graph.passes.choose_kernels import Kernels
 from composer.module.emission.code import TorchCompile
+from composer.training.data.datamodule import datamodule
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.run_folder import read_spec
 from composer.training.processes.interrupt import Stop, let_through

@@ -12,12 +12,12 @@ from pathlib import Path
 from composer.costs.base.units import bytes_text
 from composer.costs.counting.plan import Plan, as_plan, make_plan
 from composer.costs.fitting.caps import check_caps
-from composer.data.loading.module import SpecData, datamodule
 from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec, Train
 from composer.module.emission.code import TorchCompile
 from composer.module.scores import Scores
 from composer.settings.errors import os_message
+from composer.training.data.datamodule import SpecData, datamodule
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder.build import build, is_out_of_memory
 from composer.training.folder.checkpoint import put_weights, read_checkpoint

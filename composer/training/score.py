@@ -9,10 +9,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from composer.data.loading.module import datamodule
 from composer.language.description.show import resolved_yaml
 from composer.language.load import loads
 from composer.language.schema.spec import Spec
+from composer.training.data.datamodule import datamodule
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder.build import build
 from composer.training.folder.checkpoint import put_weights, read_checkpoint, read_weights

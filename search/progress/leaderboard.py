@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from composer.costs.measures.registry import MEASURES
 from composer.language.load import load
+from composer.measures.registry import MEASURES
 from composer.settings.errors import SpecError
 from composer.training.folder.files import write_text
 from composer.training.folder.run_folder import SPEC

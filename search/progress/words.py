@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 
 from composer.costs.base.units import amount, count_text
-from composer.costs.measures.registry import MEASURES
 from composer.language.schema.search import FlopRungs, SearchConfig
+from composer.measures.registry import MEASURES
 from search.compare.finals import Standing
 from search.compare.rung_check import LEAST, first_spared
 from search.progress.state import State

@@ -10,7 +10,6 @@ from typing import Any
 from composer import cost
 from composer.costs.counting.count import Costs
 from composer.costs.fitting.caps import check_caps, excesses
-from composer.costs.measures.registry import MEASURES
 from composer.costs.tracing.traced_cost import measures
 from composer.language.baselines import Entry
 from composer.language.schema.caps import Caps
@@ -18,6 +17,7 @@ from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Spec
 from composer.language.space import Space
 from composer.language.validation.search_checks import metric_fault
+from composer.measures.registry import MEASURES
 from composer.settings.errors import Fault, SpecError
 from search.propose.matching import matched
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from composer.costs.base.units import amount
 from composer.costs.matching.match import Match, match_to
-from composer.costs.measures.registry import MATCHABLE
 from composer.language.baselines import Entry
 from composer.language.description.show import resolved_yaml
 from composer.language.load import loads
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import Spec
+from composer.measures.registry import MATCHABLE
 from composer.settings.errors import SpecError, listed
 
 

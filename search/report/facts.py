@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from composer.costs.measures.registry import MAIN, MEASURES
 from composer.language.schema.search import FlopRungs
+from composer.measures.registry import MAIN, MEASURES
 from composer.training.folder.metrics import TRAIN_LOSS
 from search.compare.rungs import reached
 from search.progress.words import STATUS, rung_names, titled, values_text

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from html import escape
 
-from composer.costs.measures.registry import MAIN
+from composer.measures.registry import MAIN
 from search.compare.finals import Standing
 from search.progress.verdict import Comparison
 from search.progress.words import mean_text, named, seeds_text, titled, value_text

@@ -9,7 +9,7 @@ from html import escape
 
 from composer.costs.base.units import count_text, duration
 from composer.costs.matching.residuals import percent
-from composer.costs.measures.registry import MAIN
+from composer.measures.registry import MAIN
 from search.progress.words import STATUS, mean_text, titled
 from search.report.read import Source
 from search.store.ledger import Record

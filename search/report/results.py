@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from composer.costs.base.units import amount, count_text
-from composer.costs.measures.registry import MAIN, MEASURES
+from composer.measures.registry import MAIN, MEASURES
 from search.progress.leaderboard import ranked
 from search.progress.words import by_name, knob_names, mean_text, shorts, titled, value_text, values_text
 from search.report import facts, figures, lineage

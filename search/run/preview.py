@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 
 from composer.costs.base.units import amount, count_text
-from composer.costs.measures.registry import MEASURES
 from composer.language.schema.search import FlopRungs
 from composer.language.space import Space, draw
+from composer.measures.registry import MEASURES
 from search.compare.rungs import milestones
 from search.propose.candidates import INVALID, Candidate, candidate
 from search.propose.requirements import check_search

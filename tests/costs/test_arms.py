@@ -16,9 +16,9 @@ from composer.costs.matching.arms import arms, derived
 from composer.costs.matching.match import match
 from composer.costs.matching.residuals import csv, markdown, notes, table, told
 from composer.costs.matching.suggest import experts_needed, suggestions
-from composer.costs.measures.registry import MAIN, MATCHABLE
 from composer.language.description.show import document, resolved_yaml
 from composer.language.load import load, loads
+from composer.measures.registry import MAIN, MATCHABLE
 from composer.settings.errors import SpecError
 
 SMALL, TINY = "specs/dreamer-small.yaml", "specs/dreamer-tiny.yaml"

@@ -9,10 +9,10 @@ from strategies import make
 from composer.costs.counting.plan import count
 from composer.costs.fitting.tunables import Knobs
 from composer.costs.matching.match import match
-from composer.costs.measures.registry import MAIN, MATCHABLE
 from composer.language.description.show import document, resolved_yaml
 from composer.language.load import load, loads
 from composer.language.schema.shape_bounds import ShapeBounds
+from composer.measures.registry import MAIN, MATCHABLE
 from composer.settings.errors import SpecError
 
 SMALL, TINY = "dreamer-small", "dreamer-tiny"

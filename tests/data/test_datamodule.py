@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from composer.data.base.errors import DataError
-from composer.data.loading.module import datamodule
 from composer.language.schema.spec import Eval, Train
+from composer.training.data.datamodule import datamodule
 
 
 def spec(steps=10, accumulate=1, sequences=8, eval_tokens=320, seed=1):

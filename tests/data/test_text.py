@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from composer.data.base.corpus import find_sources, read_text
 from composer.data.base.errors import DataError
-from composer.data.loading.module import datamodule
 from composer.data.tasks.hop import Hop
 from composer.data.tasks.text import Text
 from composer.language.load import loads
 from composer.testing.tasks import CHECKS
+from composer.training.data.datamodule import datamodule
 
 PROSE = "".join(f"line {i} of a déjà vu\n" for i in range(400))
 

@@ -9,7 +9,6 @@ import pytest
 from spec_texts import TINY
 
 from blocks.find import block_types
-from composer.costs.measures.registry import MEASURES
 from composer.data.find import data_tasks
 from composer.language.load import loads
 from composer.language.schema.unions import WiringUnion
@@ -17,6 +16,7 @@ from composer.language.validation.aliases import NOTES, TARGETS, VALUES
 from composer.language.validation.describe_types import fields
 from composer.language.validation.hints import _plain, sections
 from composer.language.validation.partial import partial
+from composer.measures.registry import MEASURES
 from composer.settings.errors import SpecError
 
 METRICS = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from composer.data.loading.module import datamodule
 from composer.language.load import loads
 from composer.module.model import ComposedModel
+from composer.training.data.datamodule import datamodule
 
 STEPS = 300
 SPEC = """

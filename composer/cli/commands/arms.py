@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from composer.cli.terminal.options import Bound, Set, SpecFile
-from composer.costs.measures.registry import MAIN
+from composer.measures.registry import MAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

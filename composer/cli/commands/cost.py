@@ -136,7 +136,7 @@ def _totals(spec: Spec, costs: Costs, left: CheckpointSize) -> Any:
 
     from composer.costs.base.units import amount, bytes_text, count_text
     from composer.costs.fitting.caps import excesses
-    from composer.costs.measures.registry import MEASURES
+    from composer.measures.registry import MEASURES
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("measure", "value", "cap", ""):

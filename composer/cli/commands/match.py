@@ -9,7 +9,7 @@ import typer
 
 from composer.cli.terminal.options import Bound, Set
 from composer.cli.terminal.result import Out
-from composer.costs.measures.registry import MAIN, MATCHABLE, MEASURES
+from composer.measures.registry import MAIN, MATCHABLE, MEASURES
 
 if TYPE_CHECKING:
     from composer.costs.matching.match import Match

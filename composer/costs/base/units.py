@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from composer.costs.measures.registry import MEASURES
+from composer.measures.registry import MEASURES
 
 _TIMES = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from composer.costs.counting.count import Costs
-from composer.costs.measures.registry import MEASURES
+from composer.measures.registry import MEASURES
 
 
 @dataclass(frozen=True)

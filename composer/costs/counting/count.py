@@ -22,13 +22,13 @@ from blocks.ir.walk import Place, graphs, operations
 from blocks.kernels.slots import DepthKVCache
 from blocks.primitives.operations import Project
 from composer.costs.base.precision import precision
-from composer.costs.measures.registry import MEASURES
 from composer.costs.memory.peak import Memory, train_memory, trained_length
 from composer.costs.memory.recompute import recompute_flops
 from composer.graph.compile import compile_graph, target_on
 from composer.graph.passes.active_steps import segmented
 from composer.graph.passes.mark_recompute import recomputed
 from composer.language.schema.spec import Spec
+from composer.measures.registry import MEASURES
 from composer.settings.errors import SpecError
 
 MODEL = "model"

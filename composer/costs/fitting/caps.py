@@ -9,9 +9,9 @@ from composer.costs.base.budget import Budget
 from composer.costs.base.units import amount, count_text
 from composer.costs.counting.count import Costs
 from composer.costs.counting.plan import Plan, as_plan
-from composer.costs.measures.registry import MEASURES
 from composer.language.schema.caps import Caps, Kind
 from composer.language.schema.spec import Spec
+from composer.measures.registry import MEASURES
 from composer.settings.errors import Fault, SpecError
 
 

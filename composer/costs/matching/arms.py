@@ -14,10 +14,10 @@ from blocks.ir.graph import fresh
 from composer.costs.fitting.fit import made
 from composer.costs.fitting.tunables import Tree
 from composer.costs.matching.match import Match, match
-from composer.costs.measures.registry import MAIN
 from composer.language.description.show import document
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import Spec
+from composer.measures.registry import MAIN
 from composer.settings.errors import SpecError
 
 Blocks: TypeAlias = dict[str, dict[str, Any]]

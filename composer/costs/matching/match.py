@@ -13,11 +13,11 @@ from composer.costs.matching.choices import axes, dimensions
 from composer.costs.matching.goal import NOWHERE, Aim, Costs, Found, Goal, Score
 from composer.costs.matching.shape import SHAPING, WIDTH, Limits, Sizes, distance
 from composer.costs.matching.solve import Search
-from composer.costs.measures.registry import MAIN, MATCHABLE, MEASURES
 from composer.costs.tracing.traced_cost import Coster
 from composer.language.description.show import document
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import Spec
+from composer.measures.registry import MAIN, MATCHABLE, MEASURES
 from composer.settings.errors import Fault, SpecError, close, listed
 
 _SHORT = {measure.short: name for name, measure in MEASURES.items() if measure.short}

@@ -10,8 +10,8 @@ from composer.costs.base.units import amount
 from composer.costs.matching.arms import Arm
 from composer.costs.matching.match import Match
 from composer.costs.matching.suggest import experts_needed
-from composer.costs.measures.registry import MEASURES
 from composer.language.schema.spec import Spec
+from composer.measures.registry import MEASURES
 
 _DENSE = (
     "A dense weight costs FLOPs every time it is used, so FLOPs determine the parameters of a dense arm: "

@@ -11,10 +11,10 @@ from composer.costs.fitting.fit import Move, made
 from composer.costs.fitting.tunables import Knob, Knobs
 from composer.costs.matching.arms import Arm, derived
 from composer.costs.matching.match import match
-from composer.costs.measures.registry import MAIN
 from composer.costs.tracing.traced_cost import measures
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import Spec
+from composer.measures.registry import MAIN
 from composer.settings.errors import SpecError
 
 # experts are tried up to this many times the estimate

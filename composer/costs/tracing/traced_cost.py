@@ -13,12 +13,12 @@ from typing import Any
 from blocks.ir.traced import Number, Trace
 from composer.costs.counting.count import Costs
 from composer.costs.counting.plan import count
-from composer.costs.measures.registry import MEASURES
 from composer.costs.tracing.codegen import Compiled, compiled
 from composer.language.load import resolve_spec
 from composer.language.schema.spec import Spec
 from composer.language.schema.template import Structure, joined, split, traced
 from composer.language.validation.semantic import semantic
+from composer.measures.registry import MEASURES
 from composer.settings.tree import Place, planted
 
 _MOST = 64

@@ -12,9 +12,9 @@ from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.tensor_type import IDS
 from blocks.wiring.combine.config import Combine
 from blocks.wiring.loss.config import Loss
-from composer.costs.measures.limits import MemoryLimits
 from composer.graph.lowering.operations import Embed
 from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.measures.limits import MemoryLimits
 
 Blocks = Mapping[str, BlockConfig]
 

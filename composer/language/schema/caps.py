@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from pydantic import Field, create_model
 
 from blocks.base.config import Config
-from composer.costs.measures.limits import Limits
-from composer.costs.measures.registry import MEASURES
+from composer.measures.limits import Limits
+from composer.measures.registry import MEASURES
 
 Kind: TypeAlias = Literal["hard", "soft"]
 

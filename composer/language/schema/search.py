@@ -10,9 +10,9 @@ from pydantic_core import PydanticCustomError
 
 from blocks.base.config import Config
 from blocks.base.fields import Count, Natural, Positive
-from composer.costs.measures.registry import MATCHABLE, MEASURES
 from composer.language.schema.samplers import samplers
 from composer.language.schema.shape_bounds import ShapeBounds
+from composer.measures.registry import MATCHABLE, MEASURES
 from composer.settings.types import Description, Duration, Many
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from blocks.base.wiring import kind_of
 from blocks.find import all_wiring
-from composer.costs.measures.registry import MEASURES
+from composer.measures.registry import MEASURES
 
 TARGETS: dict[str, str] = {
     # the model

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from blocks.base.invalid import independent
-from composer.costs.measures.registry import MEASURES
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
 from composer.language.schema.search import FlopRungs, Objective, SearchConfig
@@ -13,6 +12,7 @@ from composer.language.schema.spec import Train
 from composer.language.validation.hints import hint_for_metric
 from composer.language.validation.partial import partial
 from composer.language.validation.validate import build
+from composer.measures.registry import MEASURES
 from composer.settings.errors import Fault, shown
 from composer.settings.tree import Node, fault_at
 

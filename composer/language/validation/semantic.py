@@ -15,14 +15,14 @@ from blocks.base.config import BlockConfig, Config, Problem
 from blocks.base.invalid import Unknown, independent
 from blocks.base.wiring import Site, WiringConfig
 from blocks.ir.numbers import largest
-from composer.costs.measures.limits import MemoryLimits
-from composer.costs.measures.registry import MEASURES
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train
 from composer.language.schema.wired import Wired
 from composer.language.validation.hints import hint_for_block
 from composer.language.validation.partial import partial, partial_at
+from composer.measures.limits import MemoryLimits
+from composer.measures.registry import MEASURES
 from composer.settings.errors import Fault, shown
 from composer.settings.tree import Node, fault_at, join
 

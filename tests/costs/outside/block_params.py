@@ -1,6 +1,6 @@
 """A cost measure of somebody else's package."""
 
-from composer.costs.measures.measure import Costs, Measure
+from composer.measures.measure import Costs, Measure
 
 
 def _value(costs: Costs) -> int:

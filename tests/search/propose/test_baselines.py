@@ -10,10 +10,10 @@ from fake_training import BASELINE, FakeTraining, toy
 
 from composer.costs.counting.plan import count
 from composer.costs.fitting.caps import excesses
-from composer.costs.measures.registry import MATCHABLE
 from composer.language.description.show import document
 from composer.language.load import load
 from composer.language.space import load_space
+from composer.measures.registry import MATCHABLE
 from composer.settings.errors import SpecError
 from search.propose.baselines import baselines
 from search.propose.matching import _solved

@@ -16,7 +16,7 @@ import torch
 from composer.data.base.config import DataConfig
 from composer.data.base.errors import DataError
 from composer.data.base.stream import IGNORED, Stream
-from composer.data.loading.trainer import counts_batches, prepare, repeats_batches
+from composer.training.data.trainer_options import counts_batches, prepare, repeats_batches
 
 if TYPE_CHECKING:
     from composer.language.schema.spec import Spec, Train

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from composer.costs.measures.limits import Number, Size, TimeLimits
+from composer.measures.limits import Number, Size, TimeLimits
 
 Unit: TypeAlias = Literal["count", "bytes", "seconds"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from blocks.base.entry_points import entry_points
-from composer.costs.measures.limits import Memory
-from composer.costs.measures.measure import Costs, Measure
+from composer.measures.limits import Memory
+from composer.measures.measure import Costs, Measure
 
 GROUP = "composer.measures"
 
