@@ -26,6 +26,11 @@ class Budget:
         """Whether a search was stopped by it."""
         return self._left < 0
 
+    @property
+    def left(self) -> int:
+        """How many operations it may still cost, 0 after it was stopped."""
+        return max(self._left, 0)
+
     def spend(self, operations: int) -> None:
         """Take the work of one candidate, before it is done.
 

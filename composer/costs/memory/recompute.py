@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from heapq import heapify, heappop, heapreplace
 from math import inf
 from typing import NamedTuple
@@ -10,10 +11,11 @@ from typing import NamedTuple
 from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Segment
 from blocks.ir.numbers import total
-from blocks.ir.walk import Place, graphs
+from blocks.ir.walk import Place, graphs, operations
 from composer.costs.base.budget import Budget, OutOfBudget
 from composer.costs.base.budget import size as operations_of
 from composer.costs.base.precision import FULL, Precision
+from composer.costs.memory.lightest import lighter
 from composer.costs.memory.saved_tensors import Kept, kept, saved_per_token, storage
 from composer.graph.passes.active_steps import segmented
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
@@ -22,6 +24,8 @@ Places = frozenset[str]
 _FREE, _COSTLY, _USELESS = range(3)
 _BUDGET = 25_000
 """Operations costed at most while a set is chosen; shipped specs take up to 8,000."""
+_IMPROVING = 10_000
+"""Of these, operations costed at most to find a set with fewer FLOPs than the first one that suffices."""
 
 
 class Marked(NamedTuple):
@@ -70,7 +74,9 @@ def choose(
         return measured(mark_recompute(graph, chosen))
 
     found = _fewest(prices, every, trial, limit, least)
-    return Marked(mark_recompute(graph, found), budget.total if budget.spent else 0)
+    if budget.spent:
+        return Marked(mark_recompute(graph, found), budget.total)
+    return Marked(mark_recompute(graph, _fewer_flops(found, every, prices, trial, limit, budget)))
 
 
 def _fewest(
@@ -92,6 +98,40 @@ def _fewest(
         return _needed(every, prices, trial, limit) if lowest < least else chosen
     except OutOfBudget:
         return every if lowest < least else chosen
+
+
+def _fewer_flops(
+    found: Places,
+    every: Places,
+    prices: _Prices,
+    trial: Callable[[Places], float],
+    limit: float,
+    budget: Budget,
+) -> Places:
+    """Return marks that suffice with fewer FLOPs than those found, or these where the budget has none."""
+    if budget.left < 2 * prices.work or prices.flops(found) == 0 or trial(found) > limit:
+        return found
+    products = {place: flops for place, flops in prices.products().items() if place in every}
+    reserved = 3 * len(every) * prices.work  # to take back what is not needed in the end
+    stop = reserved + max(0, budget.left - _IMPROVING)
+    best, flops = found, prices.flops(found)
+
+    for free in dict.fromkeys((every.difference(products), found.difference(products))):
+
+        def suffices(chosen: Places, free: Places = free) -> bool:
+            if budget.left < stop:
+                raise OutOfBudget
+            return trial(chosen | free) <= limit
+
+        with suppress(OutOfBudget):
+            for chosen in lighter(products, suffices, flops):
+                best, flops = chosen | free, sum(products[place] for place in chosen)
+    if best != found:
+        with suppress(OutOfBudget):
+            best = _needed(best, prices, trial, limit)
+            if prices.flops(best) < prices.flops(found) and not budget.spent:
+                return best
+    return found
 
 
 class _Prices:
@@ -142,6 +182,18 @@ class _Prices:
         path, node = self.nodes[place]
         body, around = self.bodies[path]
         return body.node(node).op.flops(CostContext(1, around.trips)) > 0
+
+    def products(self) -> dict[str, float]:
+        """Return the FLOPs per token of each operation that has products, were it to run again."""
+        found: dict[str, float] = {}
+        for body, place in graphs(segmented(self.graph)):
+            at = CostContext(self.length, place.trips)
+            for node, operation, _ in operations(body):
+                name = f"{_path(place)}{node}"
+                flops = operation.flops(at) * place.executions if name in self.nodes else 0
+                if flops > 0:
+                    found[name] = found.get(name, 0.0) + flops
+        return found
 
     def with_makers(self, place: str, chosen: Places) -> Places:
         """Return an operation with all it takes to make it from what is kept and what is chosen."""
