@@ -16,8 +16,9 @@ from typing import Any
 
 def docstring(documented: type | Callable[..., Any]) -> str:
     """Return the docstring of a class or function at the top of a module, also under `python -OO`."""
-    found = documented.__doc__ or _own_docs(documented.__module__).get(documented.__qualname__, "")
-    return inspect.cleandoc(found)
+    docs, name = _own_docs(documented.__module__), documented.__qualname__
+    # a class that is finished under its public name is private in the source
+    return inspect.cleandoc(documented.__doc__ or docs.get(name) or docs.get(f"_{name}", ""))
 
 
 def field_docs(config: type) -> dict[str, str]:

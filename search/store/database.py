@@ -180,7 +180,7 @@ class DatabaseStore:
                 return True
             if isinstance(link, DBAPIError) and link.connection_invalidated:
                 return True
-            link = link.__cause__
+            link = link.__cause__ or link.__context__
         return False
 
     def lost(self, error: Exception, waited: float | None) -> str:

@@ -175,7 +175,7 @@ def test_a_block_may_be_a_choice_as_a_whole(folder: Path) -> None:
         (
             "trials: 8",
             "trials: 8\n  sampler: bohb",
-            "search.sampler: expected tpe, nsga2, gp, evolution or random, got 'bohb'",
+            "search.sampler: expected evolution, gp, nsga2, random or tpe, got 'bohb'",
         ),
         ("trials: 8", "trials: 8\n  keep: 0", "search.keep: expected a number above 0 and at most 1, got 0"),
         ("trials: 8", "trials: 8\n  time_limit: soon", "search.time_limit: expected a duration such as 80ms"),

@@ -44,7 +44,7 @@ def compile(
         from composer.module.emission.stage import source
         from composer.training.folder.build import build
 
-        model = build(plan, kernels)
+        model = build(spec, kernels)
         model.choose(plan.target)
         for name, text in source(model):
             print(f"\n# {name}\n{text}", end="")

@@ -99,7 +99,7 @@ def test_the_default_folder_is_below_runs_and_an_interrupt_can_be_gone_on_from(
     ("arguments", "code", "told"),
     [
         (["--trials", "0"], 2, "--trials"),
-        (["--set", "search.sampler=bohb"], 1, "expected tpe, nsga2, gp, evolution or random, got 'bohb'"),
+        (["--set", "search.sampler=bohb"], 1, "expected evolution, gp, nsga2, random or tpe, got 'bohb'"),
         (["--set", "search.objectives=[{maximize: accuracy_k7}]"], 1, "got 'accuracy_k7'"),
         (["--set", "caps.params=1"], 1, "over caps.params"),
     ],

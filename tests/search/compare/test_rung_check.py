@@ -143,7 +143,7 @@ def test_a_misleading_rung_is_moved_and_the_search_says_so(tmp_path, goals):
     moved = events[-1]["moved_rungs"]
     assert [(each["rung"], each["since"]) for each in moved] == [(2048, str(first))]
     assert -1 < moved[0]["tau_bound"] < LEAST
-    told = f"the rung at 2.05k stops no trial from trial {first} on, the rung at 4.1k decides"
+    told = f"the rung at 2.05k stops no trial from trial {first} on (the rung at 4.1k decides)"
     assert sum(event["event"] == "note" and told in event["note"] for event in events) == 1
     assert any(told in line for line in summary(tmp_path / "run", ended.state, "done"))
     html = page(read(tmp_path / "run"), datetime(2026, 1, 1))

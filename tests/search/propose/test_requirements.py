@@ -51,7 +51,7 @@ REFUSED = [
 @pytest.fixture
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("search.propose.requirements.find_spec", lambda name: None)
+    monkeypatch.setattr("search.propose.sampler.find_spec", lambda name: None)
     (tmp_path / "space.yaml").write_text(SPACE)
     (tmp_path / "rival.yaml").write_text(BASELINE)
     (tmp_path / "other.yaml").write_text(OTHER)

@@ -111,7 +111,7 @@ def test_rungs_in_flops_are_called_so_and_curves_are_drawn_over_flops(tmp_path):
     source = read(tmp_path / "run")
     assert facts.stages(source) == ["1G FLOPs", "2G FLOPs", "the end"]
     text = page(source, NOW)
-    assert "rungs at 1G FLOPs, 2G FLOPs, at which" in text
+    assert "rungs at 1G FLOPs, 2G FLOPs at which" in text
     chart = figures.curves(source, "accuracy")
     assert chart.title == "held-out accuracy over training FLOPs"
     for record in source.state.ledger.trials():

@@ -332,7 +332,7 @@ def test_a_place_that_is_no_search_folder_is_refused(tmp_path, kind):
     else:
         place.mkdir()
         (place / "thesis.tex").write_text("")
-    with pytest.raises(SearchError, match="got a file" if kind == "file" else r"holds thesis\.tex"):
+    with pytest.raises(SearchError, match="got a file" if kind == "file" else r"contains thesis\.tex"):
         run_search(toy(tmp_path), place, FakeTraining())
 
 
