@@ -1,7 +1,9 @@
 """What all tests share: one torch thread, no GPU unless a test asks for it, seeded samples."""
 
 import os
+import signal
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +24,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell's background jobs ignore SIGINT, and the processes that tests interrupt would inherit that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     full = config.getoption("--full")
     # read by tests/helpers/samples.py when a test module is imported
     os.environ["COMPOSER_FULL_TESTS"] = "1" if full else ""
