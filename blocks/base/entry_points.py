@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import pkgutil
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,14 +30,22 @@ def _installed(path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
 
 
 def _of_checkout(group: str) -> list[EntryPoint]:
-    text = _PROJECT.read_text(encoding="utf-8") if _PROJECT.is_file() else ""
-    if f'"{group}"' not in text:
-        return []
-    # imported only where it is needed: most commands need no entry point of the checkout
+    # parsed only where it is needed: most commands need no entry point of the checkout
+    declared = _declared().get(group, {}) if f'"{group}"' in _project() else {}
+    return [EntryPoint(name, value, group) for name, value in declared.items()]
+
+
+@cache
+def _project() -> str:
+    return _PROJECT.read_text(encoding="utf-8") if _PROJECT.is_file() else ""
+
+
+@cache
+def _declared() -> dict[str, dict[str, str]]:
     import tomllib
 
-    declared = tomllib.loads(text)["project"].get("entry-points", {}).get(group, {})
-    return [EntryPoint(name, value, group) for name, value in declared.items()]
+    found: dict[str, dict[str, str]] = tomllib.loads(_project())["project"].get("entry-points", {})
+    return found
 
 
 def entry_points_by_name(group: str, attribute: str) -> dict[str, EntryPoint]:
