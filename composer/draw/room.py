@@ -127,10 +127,9 @@ def room(stage: StageView, view: View, card: float) -> Room:
         for number, entry in enumerate(stage.entries)
         if isinstance(entry, StageView)
     }
-    content = CARDS + text_width(head_words(stage), BODY, bold=True)
     joints = (*stage.step.before, *stage.step.after)
     lines = (line for joint in joints for line in joint_words(joint, stage, view))
-    content = max([content, *(CARDS + text_width(line, SMALL) for line in lines)])
+    content = max([0.0, *(CARDS + text_width(line, SMALL) for line in lines)])
     for number, entry in enumerate(stage.entries):
         match entry:
             case StageView():
@@ -145,6 +144,8 @@ def room(stage: StageView, view: View, card: float) -> Room:
         wide = max(_LADDER, *(text_width(line, SMALL) + 14 for line in slots_words(held)))
         ladders.append(right + 8 + wide / 2)
         right += wide + 8
+    # the head has the whole width, above the ladders
+    right = max(right, CARDS + text_width(head_words(stage), BODY, bold=True))
     left = max([_EDGE, *(each.left + _NEST for each in inner.values())])
     loop = 0.0
     if loops(stage):
