@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.costs.base.units import bytes_text
-from composer.costs.counting.plan import Plan, as_plan, make_plan
+from composer.costs.counting.plan import Plan, as_plan
 from composer.costs.fitting.caps import check_caps
 from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec, Train
@@ -119,9 +119,7 @@ def run_training(
 def plan_here(spec: Spec | Plan, kernels: Kernels) -> Plan:
     """Return the plan of a run on this machine."""
     plan = as_plan(spec)
-    target = device_target(_train(plan.spec))
-    # plain PyTorch keeps other values for the backward pass, so it chooses what to recompute by itself
-    return make_plan(plan.spec, target, kernels) if kernels == "reference" else plan.on(target, kernels)
+    return plan.on(device_target(_train(plan.spec)), kernels)
 
 
 def fit(

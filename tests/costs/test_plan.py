@@ -72,3 +72,14 @@ def test_a_plan_keeps_its_marks_on_every_target_and_compiles_only_where_one_diff
     assert set(plan.recomputed) <= set(recomputed(there.graph))
     with pytest.raises(ValueError, match="recompute: expected none beside a plan"):
         composer.module.model.ComposedModel(plan, recompute=())
+
+
+@pytest.mark.parametrize("share", [0.8, 0.5])
+@pytest.mark.parametrize("name", ["dreamer-tiny", "looped", "nested", "transformer"])
+def test_what_is_recomputed_does_not_depend_on_the_kernels(name, share):
+    spec = shipped()[name]
+    caps = spec.caps.model_copy(update={"train_memory": int(share * make_plan(spec).memory.total)})
+    spec = spec.model_copy(update={"caps": caps})
+    chosen = make_plan(spec).recomputed
+    assert chosen
+    assert make_plan(spec, kernels="reference").recomputed == chosen

@@ -38,7 +38,7 @@ def compile(
     target = target_on(spec, device)
     plan = make_plan(spec)
     check_caps(plan)
-    plan = make_plan(spec, target, kernels) if kernels == "reference" else plan.on(target, kernels)
+    plan = plan.on(target, kernels)
     print(plan.text, end="")
     if code:
         from composer.module.emission.stage import source
