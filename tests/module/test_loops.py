@@ -1,33 +1,26 @@
 """Loops that hand out values at every step, and that carry several states and masks."""
 
-import warnings
 from functools import partial
-from unittest.mock import patch
 
 import pytest
-import torch
 from cases import DEPTH, FFN, SEQ, tree
-from flops import counted, declared
+from loop_proofs import (  # noqa: F401
+    regions_compute_the_same,
+    shaken,
+    test_it_computes_what_the_equations_do,
+    test_recomputing_costs_what_is_declared_and_changes_no_gradient,
+    test_the_peak_is_the_predicted_one,
+    test_what_is_saved_is_what_is_declared,
+    test_what_runs_costs_what_is_declared,
+)
 from loops import Mix, Runs, collected, halting, lowered
-from models import close, gradients, shake, tokens_for
-from references import equal_to_the_equations
-from storages import alive
-from storages import counted as ran
+from models import close, gradients, tokens_for
 from strategies import make
 
 from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.steps import Steps
-from composer.costs.base.precision import BF16, FULL
-from composer.costs.memory.operation_memory import Batch
-from composer.costs.memory.peak import Memory
-from composer.costs.memory.recompute import recompute_flops
-from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.graph.lowering import build as lowering
-from composer.graph.passes.mark_recompute import recomputable
-from composer.module.emission import regions
-from composer.module.model import ComposedModel
-from composer.testing.memory import measured
 
 BLOCKS = {"s": SEQ, "d": DEPTH, "f": FFN}
 STAGES = {
@@ -52,50 +45,6 @@ def spec(request):
         yield make(tree(used, stage, {"stack": 1, "step": ["f"]}))
 
 
-def shaken(spec, chosen=(), **settings):
-    model = ComposedModel(spec, recompute=chosen, **settings)
-    shake(model)
-    return model
-
-
-def everything(spec):
-    return list(recomputable(compile_graph(spec)))
-
-
-def test_it_computes_what_the_equations_do(spec):
-    equal_to_the_equations(shaken(spec))
-
-
-def test_what_runs_costs_what_is_declared(spec):
-    assert declared(spec) == counted(spec)
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_what_is_saved_is_what_is_declared(spec, again):
-    model = shaken(spec, everything(spec) if again else ())
-    length = spec.model.context
-    found = (alive(model, 5) - alive(model, 2)) / (3 * length)
-    assert saved_per_token(model.graph, length, FULL) == pytest.approx(found, rel=1e-12)
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_the_peak_is_the_predicted_one(spec, again):
-    large = spec.model.model_copy(update={"context": 256, "vocab": 64})
-    spec = spec.model_copy(update={"model": large})
-    chosen = everything(spec) if again else ()
-    predicted = Memory(compile_graph(spec, recompute=chosen), Batch(16 * 256, 256, BF16)).total
-    assert predicted == pytest.approx(measured(spec, 16, recompute=chosen), rel=0.02 if again else 1e-4)
-
-
-def test_recomputing_costs_what_is_declared_and_changes_no_gradient(spec):
-    plain, again = shaken(spec), shaken(spec, everything(spec))
-    tokens = tokens_for(spec)
-    expected = gradients(plain, tokens)
-    assert all(torch.equal(found, expected[name]) for name, found in gradients(again, tokens).items())
-    declared = recompute_flops(again.graph, spec.model.context, full_mask=True)
-    assert declared * 2 * spec.model.context == pytest.approx(ran(again) - ran(plain), rel=1e-12)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", [partial(collected, "state"), halting])
 def test_regions_and_hooks_compute_the_same(loop):
@@ -108,11 +57,7 @@ def test_regions_and_hooks_compute_the_same(loop):
         expected = gradients(plain, tokens)
         close(gradients(watched, tokens), expected, 1e-4)
         assert len(called) == 4
-        torch._dynamo.reset()
-        eager = partial(torch.compile, backend="eager")
-        with patch.object(regions.torch, "compile", eager), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # dynamo warns of its own ways
-            close(gradients(compiled, tokens), expected)
+        regions_compute_the_same(compiled, tokens, expected)
 
 
 def first_stage(fill):
