@@ -29,7 +29,7 @@ def wiring_options() -> Wiring:
     """
     found: dict[str, dict[str, type[WiringConfig]]] = {}
     kinds: dict[str, type[WiringConfig]] = {}
-    for option, origin in offered(blocks.wiring, WiringConfig, "composer.wiring"):
+    for option, origin in offered(blocks.wiring, WiringConfig, "composer.wiring", nested=True):
         if not option.name:  # a kind, which its values bring along
             continue
         kind = kind_of(option)

@@ -14,25 +14,37 @@ from blocks.base.entry_points import entry_points
 C = TypeVar("C", bound=Config)
 
 
-def offered(package: ModuleType, base: type[C], group: str) -> Iterator[tuple[type[C], str]]:
+def offered(
+    package: ModuleType, base: type[C], group: str, *, nested: bool = False
+) -> Iterator[tuple[type[C], str]]:
     """Yield each config that a package or an installed distribution offers, and where it is from.
 
-    A module of `package` offers the subclasses of `base` that it defines or exports; a distribution offers a
-    class through the entry point group `group`.
+    A module of `package` offers the subclasses of `base` that it defines or exports, and with `nested` so do
+    the modules of a package in it that defines one itself; a distribution offers a class through the entry
+    point group `group`.
 
     Raises:
         ValueError: an entry point is not a subclass of `base`.
     """
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, base) and value is not base:
-                yield value, module.__name__
+    yield from _in_modules(package, base, nested)
     for point in entry_points(group):
         value = point.load()
         if not (isinstance(value, type) and issubclass(value, base)):
             raise ValueError(f"entry point {point.value} ({group}): expected a subclass of {base.__name__}")
         yield value, point.value
+
+
+def _in_modules(package: ModuleType, base: type[C], nested: bool) -> Iterator[tuple[type[C], str]]:
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        found = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, base) and value is not base
+        ]
+        yield from ((value, module.__name__) for value in found)
+        if nested and info.ispkg and any(value.__module__ == module.__name__ for value in found):
+            yield from _in_modules(module, base, nested)
 
 
 def discover(package: ModuleType, base: type[C], tag: str, group: str) -> dict[str, type[C]]:

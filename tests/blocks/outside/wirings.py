@@ -9,7 +9,7 @@ from blocks.base.config import Problem
 from blocks.base.fields import Positive
 from blocks.base.wiring import Run, Site, WiringConfig
 from blocks.ir.operation import Value
-from blocks.wiring.scaled_residual import Scale
+from blocks.wiring.residual.scale import Scale
 
 
 class StepCode(WiringConfig):

@@ -16,7 +16,8 @@ from strategies import make
 
 from blocks import find
 from blocks.base.wiring import WiringConfig
-from blocks.wiring.norm import Norm, PreNorm
+from blocks.wiring.norm import Norm
+from blocks.wiring.norm.pre import PreNorm
 from composer.language.schema.identity import arch_hash
 
 ROOT = Path(__file__).parents[3]
@@ -206,7 +207,7 @@ class Unnamed(Norm):
     ("option", "words"),
     [
         (OtherNorm, "the key 'norm' is already taken by blocks.wiring.norm"),
-        (Again, "norm: pre is already taken by blocks.wiring.norm"),
+        (Again, "norm: pre is already taken by blocks.wiring.norm.pre"),
         (Unnamed, "Unnamed has fields, but none called 'unnamed'"),
     ],
 )

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from blocks.base.builder import Builder
-from blocks.base.wiring import Run, WiringConfig
+from blocks.base.wiring import Run
 from blocks.ir.operation import Value
-
-
-class Norm(WiringConfig):
-    """Where each sublayer has its RMSNorm."""
-
-    key = "norm"
-    default = "pre"
-    key_aliases = "norm_position norm_placement layer_norm layernorm norm_first prenorm"
+from blocks.wiring.norm import Norm
 
 
 class PreNorm(Norm):

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from blocks.base.builder import Builder
-from blocks.base.wiring import Run, WiringConfig
+from blocks.base.wiring import Run
 from blocks.ir.operation import Value
 from blocks.primitives.operations import Sum
-
-
-class Residual(WiringConfig):
-    """How the output of each sublayer joins the residual stream."""
-
-    key = "residual"
-    default = "add"
-    key_aliases = "residual_connection skip_connection residual_scale residual_multiplier"
+from blocks.wiring.residual import Residual
 
 
 class AddResidual(Residual):

@@ -1,0 +1,11 @@
+"""The key `norm`; each value is a file here. Torch-free."""
+
+from blocks.base.wiring import WiringConfig
+
+
+class Norm(WiringConfig):
+    """Where each sublayer has its RMSNorm."""
+
+    key = "norm"
+    default = "pre"
+    key_aliases = "norm_position norm_placement layer_norm layernorm norm_first prenorm"

@@ -1,0 +1,11 @@
+"""The key `residual`; each value is a file or folder here. Torch-free."""
+
+from blocks.base.wiring import WiringConfig
+
+
+class Residual(WiringConfig):
+    """How the output of each sublayer joins the residual stream."""
+
+    key = "residual"
+    default = "add"
+    key_aliases = "residual_connection skip_connection residual_scale residual_multiplier"
