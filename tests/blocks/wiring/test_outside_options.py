@@ -214,6 +214,6 @@ class Unnamed(Norm):
 def test_an_option_that_cannot_be_told_from_another_is_refused(
     option: type[WiringConfig], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(find, "offered", lambda *_: [(PreNorm, "ours"), (option, "theirs")])
+    monkeypatch.setattr(find, "offered", lambda *_, **__: [(PreNorm, "ours"), (option, "theirs")])
     with pytest.raises(ValueError, match=re.escape(words)):
         find.wiring_options.__wrapped__()
