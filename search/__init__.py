@@ -1,1 +1,1 @@
-"""Search: candidates of a space are costed first, then trained in rungs; a killed search goes on."""
+"""Search: candidates are costed first, then trained in rungs; a killed search resumes."""

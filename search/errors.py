@@ -1,4 +1,4 @@
-"""What can go wrong with a search, in the user's words."""
+"""The errors of a search."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from composer.settings.errors import UserError
 
 
 class SearchError(UserError):
-    """A search cannot start or go on; the message says why, where, and what would help."""
+    """A search cannot start or continue; the message says why, where, and what would help."""
 
 
 class Crash(Exception):
-    """A candidate that cannot be trained, which is no fault of the search; the message is its reason."""
+    """A candidate cannot be trained, which does not end the search; the message is the reason."""

@@ -1,4 +1,4 @@
-"""What a search wants: one objective or several, and which of two results is the better one."""
+"""The objectives of a search, and which of two results is better."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ class Goals:
         return tuple(found)
 
     def ascending(self, values: Values) -> Values:
-        """Turn values so that larger is better for each."""
+        """Change signs so that larger is better for every value."""
         signs = (1 if direction == "maximize" else -1 for direction in self.directions)
         return tuple(sign * value for sign, value in zip(signs, values, strict=True))
 
     def worst(self, seen: Iterable[Values], costs: Mapping[str, float]) -> Values:
-        """Give finite values for a candidate that has none: its own costs, else the worst seen, else 0."""
+        """Return finite values for a candidate without results: its costs, else the worst seen, else 0."""
         known = list(seen)
         found = []
         for i, objective in enumerate(self.objectives):
@@ -88,7 +88,7 @@ def dominates(one: Values, other: Values) -> bool:
 
 
 def unknown_metric(name: str, known: Iterable[str]) -> str:
-    """Say that an objective names nothing there is."""
+    """Return the error for an objective of an unknown name."""
     measured = sorted({*known})
     near = close(name, [*measured, *MEASURES])
     told = f"search.objectives: training measures no {name!r}" + (f"; {near}" if near else "")

@@ -1,4 +1,4 @@
-"""A search from the command line: watched, then summed up."""
+"""A search run from the command line: live progress, then a summary."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ROWS = 20
 
 
 class Stopped(KeyboardInterrupt):
-    """The search was interrupted; the text says how to go on."""
+    """The search was interrupted; the text says how to resume it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"interrupted; run the same command again to continue (everything is in {folder})")
@@ -47,7 +47,7 @@ def run(
 ) -> None:
     """Search `space` in `out` or its own folder, and print to `screen` how it ended.
 
-    Results of the searches in `olds` are brought in first. `workers` is how many processes search: by default
+    Results of the searches in `olds` are imported first. `workers` is the number of processes: by default
     as many as the machine has room for.
     """
     folder = _ready(space, out, storage)
@@ -84,7 +84,7 @@ def run_events(
 ) -> None:
     """Search `space` in `out` or its own folder, and print nothing but events, as JSON lines.
 
-    Results of the searches in `olds` are brought in first; `workers` as in `run`.
+    Results of the searches in `olds` are imported first; `workers` as in `run`.
     """
     folder = _ready(space, out, storage)
     notes = _imported(space, folder, out, storage, olds)
@@ -96,7 +96,7 @@ def run_events(
 
 
 def _search(space: Space, folder: Path, plan: WorkerPlan, watch: Watch, storage: str | None) -> Outcome:
-    """Search in this process, or with workers of their own; say how to go on where it is interrupted."""
+    """Search in this process or in worker processes; if interrupted, say how to resume."""
     try:
         if plan.count == 1:
             return run_search(space, folder, watch=watch, storage=storage)
@@ -126,7 +126,7 @@ def _imported(
     olds: Sequence[Path],
     show_import: Arriving = unseen,
 ) -> list[str]:
-    """Bring in what is asked for, or say what could be; return what there is to say."""
+    """Import the searches asked for, or name those that could be; return the notes to print."""
     if olds:
         # all are read before anything is made
         read = [read_old(old, folder) for old in olds]
@@ -136,7 +136,7 @@ def _imported(
 
 
 def _noting(watch: Watch, notes: Sequence[str]) -> Watch:
-    """Tell notes right after a search has begun."""
+    """Print notes right after a search has started."""
 
     def told(event: Event, state: State) -> None:
         watch(event, state)
@@ -149,7 +149,7 @@ def _noting(watch: Watch, notes: Sequence[str]) -> Watch:
 
 
 def _report(ended: Outcome) -> Path | None:
-    """Write the report; what goes wrong with it is told, and takes nothing from the search."""
+    """Write the report; a failure is printed and leaves the search intact."""
     try:
         # several workers may end at once
         with exclusive(ended.folder / PUBLISH):

@@ -1,4 +1,4 @@
-"""`composer search`: search a space, or go on with a search."""
+"""`composer search`: start a search, or resume one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def search(
 ) -> None:
     """Search a space for its best specs: propose, cost, train in rungs, keep the best.
 
-    All cores and GPUs of this machine are used (`--workers`). The same command goes on with a search that was
+    All cores and GPUs of this machine are used (`--workers`). The same command resumes a search that was
     interrupted or killed; given again while one runs, on any machine that sees the folder or the database, it
     joins with workers of its own. The folder holds every trial,
     `leaderboard.csv`, the winner in `best/`, the Pareto front in `front/` and a report, `report.html`.

@@ -1,7 +1,8 @@
-"""Finals: the best candidates and the baselines, each trained again at a few rates and with fresh seeds.
+"""Finals: the best candidates and the baselines, each retrained at several learning rates and with fresh
+seeds.
 
-The rate is chosen by the search's own seed; results are of seeds that nothing was chosen by, so the best of
-many candidates is not flattered by the luck that made it the best. Baselines get the same.
+The learning rate is chosen on the search's seed; results come from fresh seeds that no choice was based on,
+so the best of many candidates is not favoured by selection bias. Baselines are treated alike.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from search.store.ledger import Ledger, Record
 
 @dataclass(frozen=True)
 class Due:
-    """A run to be claimed: a record to train again, as `again` says, under a name of its own."""
+    """A run to be claimed: a record to retrain as `again` says, under its own name."""
 
     base: Record
     name: str
@@ -31,16 +32,16 @@ class Due:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a finalist or a baseline came to when it was trained again.
+    """The results of a finalist or a baseline when retrained.
 
     Attributes:
         base: its record in the search.
-        sweep: by multiple of the rate, 1 included, what the search's own seed came to; None while that is
-            not known or where it crashed.
-        lr: the multiple chosen; None while the sweep is not over.
+        sweep: the result with the search's own seed, by multiple of the learning rate (1 included); None
+            while that is not known or where it crashed.
+        lr: the chosen multiple; None until the sweep has ended.
         runs: those with fresh seeds at that rate, trained in full.
         crashed: how many of these crashed.
-        left: how many runs, of the sweep or with fresh seeds, are still to end.
+        left: number of runs, of the sweep or with fresh seeds, that have not ended.
         at_rate: the run with the search's own seed at that rate, which is `base` at 1.
     """
 
@@ -73,21 +74,21 @@ class Standing:
 
 
 class Finals:
-    """The finals of a search, as a function of its records."""
+    """The finals of a search, computed from its records."""
 
     def __init__(self, config: SearchConfig, goals: Goals, ledger: Ledger) -> None:
         self.config, self.goals, self.ledger = config, goals, ledger
         self._known = {record.key: record for record in ledger.every()}
 
     def finalists(self) -> list[Record]:
-        """Return the trials that are to be trained again, as of now."""
+        """Return the trials to retrain, as of now."""
         return ranked(self.goals, self.ledger)[: self.config.finalists]
 
     def standings(self) -> list[Standing]:
-        """Return how all stand that were trained again: trials, the best first, then baselines."""
+        """Return the standings of all retrained: trials, best first, then baselines."""
         ends, best = _ends(self.ledger), ranked(self.goals, self.ledger)
         bases = [*best, *_baselines(self.ledger)]
-        # who is no finalist any more is owed nothing more
+        # a record that is no finalist any more gets no further runs
         past = {base.key for base in best[self.config.finalists :]}
         return [
             self._standing(base, ends[base.key], base.key not in past) for base in bases if base.key in ends
@@ -97,7 +98,7 @@ class Finals:
         """Yield the runs to be claimed next: sweeps first, then seed by seed at the rates they chose.
 
         Args:
-            over: whether the trials are over; before that only baselines are trained again.
+            over: whether all trials have ended; before that only baselines are retrained.
         """
         if not self.config.retrains:
             return
@@ -113,15 +114,15 @@ class Finals:
                     yield from self._due(at.base, {"lr": at.lr, "seed": seed})
 
     def count(self) -> int:
-        """Return how many runs finals take in all, once there are as many finalists as asked for."""
+        """Return the total number of runs of the finals, given as many finalists as requested."""
         trials = sum(record.status in ("finished", "running") for record in self.ledger.trials())
         bases = min(self.config.finalists, trials) + len(_baselines(self.ledger))
         return bases * self.config.retrains
 
     def settled(self) -> list[Standing]:
-        """Return how the finalists stand, once nothing of what is wanted of them is left; nothing before."""
+        """Return the standings of the finalists once all their runs have ended; nothing before."""
         trials = [at for at in self.standings() if at.base.role == "trial"]
-        # with finals turned off those of earlier starts count
+        # with finals turned off, those of earlier starts count
         wanted = {at.base.key for at in trials}
         if self.config.retrains:
             wanted = {base.key for base in self.finalists()}
@@ -134,7 +135,7 @@ class Finals:
             yield Due(base, name, again)
 
     def _standing(self, base: Record, ends: Mapping[tuple[float, int], Record], owed: bool) -> Standing:
-        # what an earlier start asked for counts, too
+        # what an earlier start requested counts, too
         rates = {*(self.config.lr_sweep if owed else ()), *(lr for lr, seed in ends if not seed)}
         swept = {lr: ends.get((lr, 0)) for lr in rates}
         sweep: dict[float, Values | None] = {1.0: base.values}
@@ -176,7 +177,7 @@ def ranked(goals: Goals, ledger: Ledger) -> list[Record]:
 
 
 def respec(spec: Spec, again: Mapping[str, Any]) -> Spec:
-    """Return a spec as a final trains it: at a multiple of its rate, with its seed moved on."""
+    """Return a spec as a final trains it: at a multiple of its learning rate, with a fresh seed."""
     assert spec.train is not None
     train = {"lr": float(f"{spec.train.lr * again['lr']:.9g}"), "seed": spec.train.seed + again["seed"]}
     return spec.model_copy(update={"train": spec.train.model_copy(update=train)})
@@ -187,7 +188,7 @@ def _baselines(ledger: Ledger) -> list[Record]:
 
 
 def _ends(ledger: Ledger) -> dict[str, dict[tuple[float, int], Record]]:
-    """Return the finals by the record they train again, then by rate and seed."""
+    """Return the finals by the record they retrain, then by learning rate and seed."""
     found: dict[str, dict[tuple[float, int], Record]] = {}
     for record in ledger.finals():
         found.setdefault(record.again["of"], {})[record.again["lr"], record.again["seed"]] = record

@@ -1,7 +1,7 @@
 """Which rungs no longer stop trials, because the ranking there does not predict the ranking at the end.
 
-Whether that is so is decided whenever a trial reaches a rung, and written with what was measured there. So it
-is a function of the records: a search that was killed decides alike, all workers see it, and it holds for
+This is decided whenever a trial reaches a rung, and written with what was measured there. It is therefore a
+function of the records: a resumed search decides alike, all workers see it, and the decision is
 good.
 """
 
@@ -15,13 +15,13 @@ from search.objectives import Goals
 from search.store.ledger import Record
 
 FEWEST = 8
-"""Runs trained in full beyond a rung, below which nothing is concluded about it."""
+"""Fewest runs trained in full beyond a rung from which anything is concluded about it."""
 LEAST = 0.4
-"""A rung stops trials as long as Kendall's tau between it and the end may be as high as this."""
+"""A rung stops trials while the upper bound of Kendall's tau between it and the end is at least this."""
 _Z = 1.645
 """The normal quantile of a one-sided 95 % bound."""
 _LAST = 200
-"""How many of the latest runs are looked at; the time it takes grows with their square."""
+"""Number of latest runs considered; computing tau is quadratic in it."""
 
 
 def tau_bound(records: Iterable[Record], rung: int, goals: Goals) -> float | None:
@@ -54,9 +54,9 @@ def tau_bound(records: Iterable[Record], rung: int, goals: Goals) -> float | Non
 
 
 def out_of_use(records: Iterable[Record], rung: int, goals: Goals) -> float | None:
-    """Return the bound by which a rung no longer stops trials; None while it does.
+    """Return the bound for which a rung no longer stops trials; None while it does.
 
-    A rung that was found out of use stays so.
+    A retired rung stays retired.
     """
     known = list(records)
     found = first_spared(known, rung)
@@ -67,13 +67,13 @@ def out_of_use(records: Iterable[Record], rung: int, goals: Goals) -> float | No
 
 
 def moved(records: Iterable[Record], rungs: int) -> dict[int, Record]:
-    """Return the first trial that each rung out of use let pass, by rung."""
+    """Return, by rung, the first trial that each retired rung let pass."""
     known = list(records)
     found = ((rung, first_spared(known, rung)) for rung in range(rungs))
     return {rung: record for rung, record in found if record is not None}
 
 
 def first_spared(records: Iterable[Record], rung: int) -> Record | None:
-    """Return the first trial that a rung out of use let pass; None where there was none."""
+    """Return the first trial that a retired rung let pass, or None."""
     spared = [r for r in records if len(r.seen) > rung and r.seen[rung].tau_bound is not None]
     return min(spared, key=lambda record: int(record.name), default=None)

@@ -1,4 +1,5 @@
-"""Asynchronous successive halving (arXiv 1810.05934): which candidates go on at a rung, decided on arrival.
+"""Asynchronous successive halving (arXiv 1810.05934): which candidates continue at a rung, decided on
+arrival.
 
 No candidate waits for others. It is ranked among those that have reached the rung so far, itself included: by
 non-dominated front, and within a front by the first objective that training measures.
@@ -17,18 +18,18 @@ from search.store.ledger import Record, Seen, Status
 
 
 def goes_on(own: Values, others: Sequence[Values], keep: float, measured: int = 0) -> bool:
-    """Decide whether a candidate goes on from a rung.
+    """Decide whether a candidate continues beyond a rung.
 
     Args:
         own: its values at the rung, larger is better in each.
-        others: the values at the same rung of all that reached it before.
-        keep: the share that goes on, above 0 and at most 1.
+        others: the values at this rung of all candidates that reached it before.
+        keep: the share that continues, above 0 and at most 1.
         measured: the index of the objective that ranks within a front.
 
     Returns:
-        Whether fewer than `ceil(keep * n)` of the n candidates rank ahead of it. Candidates of equal rank go
-        on together, and the best in the measured objective always goes on. The cheapest candidate need not:
-        its cost is the same at every rung, so that it is always on the first front.
+        Whether fewer than `ceil(keep * n)` of the n candidates rank ahead of it. Candidates of equal rank
+        continue together, and the best in the measured objective always continues. The cheapest need not:
+        its cost is the same at every rung, so it is always on the first front.
     """
     everyone = [own, *others]
     ranks = [(front, -values[measured]) for front, values in zip(fronts(everyone), everyone, strict=True)]
@@ -44,10 +45,11 @@ def status_after(record: Record, records: Iterable[Record], goals: Goals, keep: 
 
 
 def holds(record: Record, records: Iterable[Record], goals: Goals, keep: float) -> bool:
-    """Decide whether a record goes on from the rung it has just reached.
+    """Decide whether a record continues beyond the rung it has just reached.
 
-    It is ranked among those that were there before, and those whose whole training was shorter. From a rung
-    whose ranking does not predict the end every trial goes on; that is noted with what was measured there.
+    It is ranked among those that reached it before and those whose whole training was shorter. At a rung
+    whose ranking does not predict the final one, every trial continues; this is noted with what was measured
+    there.
     """
     rung = len(record.seen) - 1
     others = [other for other in records if other is not record]
@@ -62,10 +64,11 @@ def holds(record: Record, records: Iterable[Record], goals: Goals, keep: float) 
 
 
 def reached(record: Record, rung: int) -> Seen | None:
-    """Return what a record had come to at a rung, counted from 0; None where it was not there.
+    """Return a record's values at a rung, counted from 0; None if it did not reach it.
 
-    One that was trained in full before the rung stands there with what it came to at its end: with rungs in
-    FLOPs, and with `train.tokens` as a knob, a whole training may be less than a rung of dearer ones.
+    A record that was trained in full before the rung counts with its final values: with rungs in
+    FLOPs, or with `train.tokens` as a knob, a whole training may be shorter than a rung of costlier
+    candidates.
     """
     if rung < len(record.seen):
         return record.seen[rung]
@@ -73,16 +76,16 @@ def reached(record: Record, rung: int) -> Seen | None:
 
 
 def fronts(values: Sequence[Values]) -> list[int]:
-    """Rank values by non-dominated sorting: 0 for those nobody beats, 1 for those only rank 0 beats, ..."""
+    """Rank values by non-dominated sorting: 0 for the Pareto front, 1 for the front without rank 0, ..."""
     ranks: dict[Values, int] = {}
-    # whoever dominates comes before in this order
+    # in this order a dominating point comes before those it dominates
     for point in sorted(set(values), reverse=True):
         ranks[point] = 1 + max((ranks[other] for other in ranks if dominates(other, point)), default=-1)
     return [ranks[point] for point in values]
 
 
 def best_first(goals: Goals, records: Iterable[Record]) -> list[Record]:
-    """Sort records with results: by front, then by the objectives in order; equals stay as they are."""
+    """Sort records with results: by front, then by the objectives in order; the sort is stable."""
     found = list(records)
     values = [goals.ascending(record.seen[-1].values) for record in found]
     ranks = fronts(values)
@@ -91,10 +94,10 @@ def best_first(goals: Goals, records: Iterable[Record]) -> list[Record]:
 
 
 def milestones(rungs: Sequence[int] | FlopRungs, spec: Spec, costs: Mapping[str, float]) -> list[int]:
-    """Return the training tokens at which a run is looked at: the rungs before its end, then its end.
+    """Return the training tokens at which a run is evaluated: the rungs before its end, then its end.
 
-    A rung in FLOPs is at the end of the first optimizer step by which training has cost as many. Rungs closer
-    than a step may be one place, looked at for each.
+    A rung in FLOPs is at the end of the first optimizer step by which training has used as many. Rungs closer
+    than an optimizer step may coincide; each still counts.
     """
     assert spec.train is not None
     marks = _steps(rungs.flops, spec, costs) if isinstance(rungs, FlopRungs) else rungs
@@ -102,10 +105,10 @@ def milestones(rungs: Sequence[int] | FlopRungs, spec: Spec, costs: Mapping[str,
 
 
 def _steps(flops: Sequence[int], spec: Spec, costs: Mapping[str, float]) -> list[int]:
-    """Return the tokens of whole steps by which so many FLOPs are reached."""
+    """Return the tokens of the whole optimizer steps that reach a number of FLOPs."""
     assert spec.train is not None
     whole = int(costs["train_flops"])
-    # in whole numbers, for FLOPs are more than a float tells apart
+    # in integers, since FLOPs exceed the precision of a float
     return [-(-mark * spec.train.steps // whole) * spec.train.tokens_per_step for mark in flops]
 
 

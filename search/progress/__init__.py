@@ -1,1 +1,1 @@
-"""Where a search stands and what it leaves: state, events, tables, verdicts, the winner."""
+"""The progress of a search and its results: state, events, tables, verdicts, the winner."""

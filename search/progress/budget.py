@@ -1,6 +1,6 @@
 """What a search may spend: trials, training tokens, training FLOPs, time; shared by all workers.
 
-What finals will take is set aside, as far as it is known: so many times the dearest run trained in full, but
+The expected cost of finals is reserved: their number times the costliest run trained in full, but
 never more than half of a budget.
 """
 
@@ -21,9 +21,9 @@ class Account:
 
     Attributes:
         spent: by all runs.
-        aside: what finals that are still to come will take.
+        aside: what remaining finals will take.
         searched: what trials and baselines spent.
-        share: of the limit, what trials and baselines may spend, however far finals are.
+        share: the part of the limit that trials and baselines may spend, however far finals are.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Account:
 
     @property
     def used_up(self) -> bool:
-        """Whether nothing is left for another run of the search itself."""
+        """Whether nothing is left for another trial or baseline."""
         return self.searched >= self.share or self.gone
 
     @property
@@ -48,7 +48,7 @@ class Account:
         return f"{self.text(self.spent)} of {self.text(self.limit)} {self.name}{aside}"
 
     def text(self, value: float) -> str:
-        """Write an amount of it."""
+        """Format an amount of it."""
         return _TEXT[self.name](value)
 
 
@@ -66,14 +66,14 @@ def accounts(
         records: all of them, finals included.
         finals: how many there will be in all.
         left: how many of them are still to come.
-        now: what is in training at the moment, as far as known: when each began, and what time it is.
+        now: the runs in training, as far as known: when each began, and the current time.
     """
     own = [record for record in records if not record.imported]
     full = [record for record in own if record.status == "finished"]
     search = [record for record in own if record.kind != "final"]
     by_clock = clock(own, now)
     searched = clock(search, [each for each in now if each[0].kind != "final"])
-    # workers side by side take less of the clock than their runs do one after another
+    # workers side by side take less wall-clock time than their runs in sequence
     side_by_side = max(1.0, sum(record.seconds for record in search) / searched) if searched else 1.0
     limits: list[tuple[str, float | None, _Measure, float, float]] = [
         ("tokens", config.tokens, _tokens, sum(map(_tokens, own)), sum(map(_tokens, search))),
@@ -98,7 +98,7 @@ def flops(record: Record) -> float:
 
 
 def clock(records: Iterable[Record], now: Iterable[Now] = ()) -> float:
-    """Return the seconds during which anyone trained: pieces at the same time count once."""
+    """Return the wall-clock seconds during which any worker trained; overlapping spans count once."""
     spent, reached = 0.0, 0.0
     for begun, ended in sorted(
         [*(span for each in records for span in _spans(each)), *(each[1:] for each in now)]
@@ -109,7 +109,7 @@ def clock(records: Iterable[Record], now: Iterable[Now] = ()) -> float:
 
 
 def _spans(record: Record) -> list[Span]:
-    # a search from before spans were written knows how long, and about when
+    # searches of older versions have no spans, only the duration and an approximate time
     return record.spans or [(record.started, record.started + record.seconds)]
 
 

@@ -1,4 +1,4 @@
-"""The commands that train a spec of a search on."""
+"""The commands that continue training a spec of a search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from composer.training.folder.run_folder import SPEC
 from search.store.ledger import Record
 
 LONGER = 4
-"""How many times as many tokens are proposed for what was trained in full."""
+"""Factor by which tokens are raised in the command for a run that was trained in full."""
 
 
 def longer(path: Path, spec: Spec) -> str:
@@ -25,7 +25,7 @@ def longer(path: Path, spec: Spec) -> str:
 
 
 def onward(folder: Path, record: Record) -> str:
-    """Return the command that takes a stopped run from its checkpoint to its end, in a copy of its folder."""
+    """Return the command that trains a stopped run to its end, in a copy of its folder."""
     source, copy = folder / record.folder, Path("runs") / f"{folder.resolve().name}-{record.name}"
     return (
         f"mkdir -p runs && cp -r {shlex.quote(str(source))} {shlex.quote(str(copy))} && "
@@ -34,7 +34,7 @@ def onward(folder: Path, record: Record) -> str:
 
 
 def told(folder: Path, record: Record, spec: Spec) -> str:
-    """Return the command that trains a record's spec on: to its end, or anew and longer."""
+    """Return the command that continues a record's training to its end, or trains it anew and longer."""
     if record.status == "stopped":
         return onward(folder, record)
     return longer(folder / record.folder / SPEC, spec)

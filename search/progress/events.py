@@ -20,11 +20,11 @@ from search.progress.words import by_name
 from search.store.ledger import Record
 
 _PAUSE = 1.0
-"""Seconds between two lines of progress of one worker, at least."""
+"""Least seconds between two progress lines of one worker."""
 
 
 class Events:
-    """Watches a search and writes a line for each event; `end` is written apart, when all is known."""
+    """Writes a line for each event of a search; `end` is written separately, once everything is known."""
 
     def __init__(
         self, stream: TextIO, folder: Path, space: str, clock: Callable[[], float] = time.monotonic
@@ -152,7 +152,7 @@ def _budgets(state: State) -> list[dict[str, Any]]:
 
 
 def _moved(state: State) -> Iterator[dict[str, Any]]:
-    """Yield the rungs that stop nobody any more, with the first trial that they let pass."""
+    """Yield the retired rungs, each with the first trial that it let pass."""
     for rung, first in moved(state.ledger, len(state.config.marks)).items():
         bound = first.seen[rung].tau_bound
         yield {"rung": state.config.marks[rung], "since": first.name, "tau_bound": bound}
@@ -182,7 +182,7 @@ def _kind(state: State, record: Record) -> str:
 
 
 def _standing(state: State, at: Standing) -> dict[str, Any]:
-    """Return what one came to that was trained again; `mean` and `spread` are over fresh seeds."""
+    """Return the results of a retrained record; `mean` and `spread` are over fresh seeds."""
     names = state.goals.names
 
     def named(values: Values | None) -> dict[str, float] | None:
@@ -202,7 +202,7 @@ def _standing(state: State, at: Standing) -> dict[str, Any]:
 
 
 def _comparison(found: Comparison) -> dict[str, Any]:
-    """Return how the winner does against the best baseline in one objective."""
+    """Compare the winner with the best baseline in one objective."""
     return {
         "metric": found.one.metric,
         "winner": found.one.value,

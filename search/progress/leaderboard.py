@@ -1,4 +1,4 @@
-"""What a search leaves: tables of trials and finals, the winner in `best/`, all of the front in `front/`."""
+"""The results of a search: tables of trials and finals, `best/` with the winner, `front/` with the front."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ORDER = ("finished", "stopped", "crashed", "running")
 
 
 def publish(folder: Path, state: State) -> None:
-    """Write the tables, and `best/` and `front/` where they have changed; each file and folder whole."""
+    """Write the tables, and `best/` and `front/` if they changed; each file and folder atomically."""
     write_text(folder / LEADERBOARD, leaderboard(state))
     if state.ledger.finals():
         write_text(folder / FINALS, finals(folder, state))
@@ -71,7 +71,7 @@ def leaderboard(state: State) -> str:
 
 
 def finals(folder: Path, state: State) -> str:
-    """Write the runs of finals as CSV, by what they train again; `lr` and `seed` as their specs say them."""
+    """Write the runs of finals as CSV, by the record they retrain; `lr` and `seed` as in their specs."""
     head = [
         "trial",
         "kind",
@@ -95,7 +95,7 @@ def finals(folder: Path, state: State) -> str:
 
 
 def standings(state: State) -> str:
-    """Write what finalists and baselines came to as CSV: rate, seeds, mean and spread of each objective."""
+    """Write the results of finalists and baselines as CSV: rate, seeds, mean and spread of each objective."""
     verdicts, goals = Verdicts(state), state.goals.names
     head = ["trial", "kind", "winner", "lr_multiple", "seeds", "crashed", "left"]
     rows = []
@@ -120,7 +120,7 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _values(state: State, record: Record) -> list[Any]:
-    """Return the cells of the objectives; a cost that is a count is written as one."""
+    """Return the cells of the objectives; integer costs are written as integers."""
     values = by_name(state, record)
     whole = {name: int(value) for name, value in values.items() if name in MEASURES and value == int(value)}
     return [whole.get(name, values.get(name, "")) for name in state.goals.names]
@@ -137,7 +137,7 @@ def _line(text: str) -> str:
 
 
 def _trained_with(path: Path) -> tuple[Any, Any]:
-    """Return rate and seed of a spec; nothing where it is not there yet."""
+    """Return learning rate and seed of a spec; empty if there is none yet."""
     try:
         return _rate_and_seed(path)
     except SpecError:
@@ -152,7 +152,7 @@ def _rate_and_seed(path: Path) -> tuple[float, int]:
 
 
 def _remember(path: Path, state: State) -> None:
-    """Write what was last asked for, budgets and finals included, for reports that are written later."""
+    """Write the current settings, budgets and finals included, for reports that are written later."""
     text = state.config.model_dump_json(indent=1) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
@@ -168,8 +168,8 @@ def ranked(state: State) -> list[Record]:
 
 
 def _ranked(state: State, group: list[Record]) -> Iterator[Record]:
-    """Sort records of one status; those that came further come first."""
-    # with rungs in FLOPs there are fewer on a cheap one's way, and its end is as much an end
+    """Sort records of one status; those that trained longer come first."""
+    # with rungs in FLOPs a cheap candidate passes fewer of them; trained in full, it counts as such
     far = [math.inf if record.status == "finished" else len(record.seen) for record in group]
     for reached in sorted(set(far), reverse=True):
         level = [record for record, came in zip(group, far, strict=True) if came == reached]

@@ -1,4 +1,4 @@
-"""Where a search stands: what is shown while it runs, and said at its end."""
+"""The state of a search, as shown while it runs and at its end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Event: TypeAlias = Literal[
 
 @dataclass
 class Activity:
-    """What one worker does: the run that it trains, if any, and else what it last had to say.
+    """The activity of one worker: the run it trains, if any, else its last note.
 
     Attributes:
         step: how far the run is, `target` where it goes, `since` when that began, in seconds since 1970.
@@ -42,17 +42,17 @@ class Activity:
 
 @dataclass
 class State:
-    """All there is to see of a search.
+    """The complete visible state of a search.
 
     Attributes:
         baselines: identities of the space's baselines.
         outcomes: how many proposals were feasible, over, invalid, repeat; over all starts.
-        drawn: how many candidates were costed to find these.
+        drawn: number of candidates costed to find these.
         running: the record that this worker trains, if any; `step` is how far it is, `target` where it goes,
             `since` when it began, in seconds since 1970. With local workers, of the one that the event is of.
         worker: the name of this worker, or of the one that the event is of.
-        left_by: of a run taken over, the worker that left it; `step` is where it goes on from.
-        note: what else there is to say, in words.
+        left_by: for a run taken over, the worker that left it; `step` is where it resumes.
+        note: anything else to show, as text.
         local: what each worker that this process started does, by number; empty where it searches itself.
     """
 
@@ -72,16 +72,16 @@ class State:
     local: dict[int, Activity] = field(default_factory=dict)
 
     def is_baseline(self, record: Record) -> bool:
-        """Whether a record, or what a final trains again, is a baseline: now, or when it began."""
+        """Whether a record, or the one that a final retrains, is a baseline: now, or when it began."""
         of = self.base(record)
         return of.role == "baseline" or of.identity in self.baselines
 
     def has_baselines(self) -> bool:
-        """Whether baselines were asked for, or there are some."""
+        """Whether baselines were requested, or exist."""
         return bool(self.config.baselines or self.baselines) or any(map(self.is_baseline, self.ledger))
 
     def base(self, record: Record) -> Record:
-        """Return what a final trains again; any other record itself."""
+        """Return the record that a final retrains; any other record itself."""
         if record.kind != "final":
             return record
         return next(each for each in self.ledger if each.key == record.again["of"])
@@ -91,11 +91,11 @@ class State:
         return Finals(self.config, self.goals, self.ledger)
 
     def done(self) -> list[Record]:
-        """Return the trials that are over, however they ended."""
+        """Return the trials that have ended, in whatever way."""
         return [record for record in self.ledger.trials() if record.status != "running"]
 
     def finished(self) -> dict[str, Values]:
-        """Return the values of every spec trained in full, baselines included, by identity."""
+        """Return, by identity, the values of every spec trained in full, baselines included."""
         return {
             record.identity: record.seen[-1].values for record in self.ledger if record.status == "finished"
         }
@@ -149,20 +149,20 @@ class State:
         return max(at.runs, key=lambda run: self.goals.ascending(run.seen[-1].values)[i], default=best)
 
     def spent(self) -> float:
-        """Return the seconds spent training here so far, over all starts, summed over workers."""
+        """Return the seconds spent training so far, over all starts and workers."""
         return sum(record.seconds for record in self.ledger.every() if not record.imported)
 
     def accounts(self) -> list[Account]:
-        """Return the budgets that are not counted in trials."""
+        """Return the budgets other than the number of trials."""
         at_work = [Activity(self.running, since=self.since), *self.local.values()]
         now = [(each.record, each.since, time.time()) for each in at_work if each.record is not None]
-        # one in training is not spent before it ends
+        # a run in training is not counted before it ends
         ended = sum(record.status != "running" for record in self.ledger.finals())
         count = self.finals().count()
         return list(accounts(self.config, self.ledger.every(), count, max(0, count - ended), now))
 
     def runs_left(self) -> float:
-        """Return how many runs are still to be begun or to end, at most: trials, baselines and finals."""
+        """Return the most runs that are still to begin or end: trials, baselines and finals."""
         waiting = sum(self.ledger.find(identity) is None for identity in self.baselines)
         running = sum(record.status == "running" for record in self.ledger)
         ended = sum(record.status != "running" for record in self.ledger.finals())
@@ -185,11 +185,11 @@ class State:
         return f"{told}, {ended} of {max(finals, ended)} finals" if finals or ended else told
 
     def progress(self) -> str:
-        """Say what has ended, and what is spent of every other budget."""
+        """Return as text what has ended and how much of every other budget is spent."""
         return ", ".join([self.counted(), *map(str, self.accounts())])
 
     def seconds_left(self) -> float | None:
-        """Estimate how long all that is left will take one worker, from the mean of what is done."""
+        """Estimate the seconds that one worker needs for all remaining runs, from the mean so far."""
         ended = [record for record in self.ledger.every() if record.status != "running" and record.seconds]
         full = [record.seconds for record in ended if record.status == "finished"]
         trials = [record.seconds for record in ended if record.role == "trial"] or full
@@ -212,8 +212,8 @@ class State:
 
 
 Watch: TypeAlias = Callable[[Event, State], None]
-"""Told of everything that happens."""
+"""Called with every event and the state after it."""
 
 
 def silent(event: Event, state: State) -> None:
-    """Watch nothing."""
+    """Ignore all events."""

@@ -1,4 +1,4 @@
-"""Why a search ends, or cannot go on, in words that help."""
+"""Why a search ends or cannot continue, as messages for the user."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from search.store.ledger import Record
 
 
 def over(state: State, folder: Path, fruitless: int) -> str | None:
-    """Say why no further trial is begun; nothing while one may be.
+    """Return why no further trial is started, or "" if one may be.
 
     Args:
         state: where the search stands.
         folder: of the search.
-        fruitless: proposals in a row without a new feasible spec, if too many, else 0.
+        fruitless: consecutive proposals without a new feasible spec, if too many, else 0.
     """
     done = sum(not record.imported for record in state.done())
     if state.trials_left() <= 0:
@@ -46,7 +46,7 @@ def over(state: State, folder: Path, fruitless: int) -> str | None:
 
 
 def hopeless(space: Space, study: Study) -> str:
-    """Say why no point of the space is feasible: the cap that most exceed, and the nearest miss."""
+    """Return why no point of the space is feasible: the cap exceeded most often, and the nearest miss."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.constraints]
     costed = [trial for trial in trials if INVALID not in trial.constraints]
     told = f"{space.name}: none of {len(trials)} candidates is feasible"
@@ -67,13 +67,13 @@ def hopeless(space: Space, study: Study) -> str:
 
 
 def taken_over(state: State, record: Record) -> str:
-    """Say whose run is gone on with, and from where."""
+    """Return whose run is resumed, and from which step."""
     name = titled(state, record)
     return f"{name}: taken over from worker {state.left_by}, from {count_text(state.step.tokens)} tokens on"
 
 
 def crashing(folder: Path, crashes: list[Record]) -> str:
-    """Say why candidates that crash in a row end a search, and what would help."""
+    """Return why consecutive crashes end a search, and what would help."""
     reasons = "\n".join(f"  {folder / record.folder}: {record.reason}" for record in crashes)
     return (
         f"{len(crashes)} candidates in a row could not be trained:\n{reasons}\n"
@@ -84,16 +84,16 @@ def crashing(folder: Path, crashes: list[Record]) -> str:
 
 
 def leave_cause(folder: Path, crash: Crash) -> None:
-    """Leave the traceback of what a crash came from, if from anything, in the run's folder."""
+    """Write the traceback of a crash's cause, if it has one, into the run's folder."""
     if crash.__cause__ is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "error.txt", "".join(traceback.format_exception(crash.__cause__)))
 
 
 def last_read(folder: Path) -> int:
-    """Return the training tokens at the last row of a run's metrics, 0 where there is none to be read.
+    """Return the training tokens at the last row of a run's metrics, or 0 if there is none.
 
-    Rows are at least as close as checkpoints.
+    Rows are at least as frequent as checkpoints.
     """
     try:
         rows = read_metrics(folder / METRICS)

@@ -1,4 +1,4 @@
-"""A search on the terminal: a live table, or plain lines where there is no terminal."""
+"""The progress of a search on the terminal: a live table, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _REFRESH = 0.25
 _ROWS = 10
 _WIDE = 100
 _OTHER_LINES = 12
-"""Lines of a picture beside its rows: headings, finals, counts, a note."""
+"""Lines of the live table other than its rows: headings, finals, counts, a note."""
 _DAY = 86_400
 
 
 class Lines:
-    """Watches a search in plain lines: one for each run that ends."""
+    """Prints a line for each run that ends."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -71,7 +71,7 @@ class Lines:
 
 
 class LiveTable:
-    """Watches a search in a table that is drawn again as it goes; a context manager."""
+    """A table of the search that is redrawn while it runs; a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)
@@ -87,12 +87,12 @@ class LiveTable:
         self._live.stop()
 
     def __call__(self, event: Event, state: State) -> None:
-        """Draw, some times a second at most while a run goes on."""
+        """Draw, at most a few times per second while a run is in progress."""
         now = time.monotonic()
         if event in ("progress", "proposed") and now - self._drawn < _REFRESH:
             return
         self._drawn = now
-        # a picture higher than the terminal would lose its end
+        # a table taller than the terminal would lose its end
         height, width = self._live.console.height, self._live.console.width
         rows = max(1, min(_ROWS, height - len(state.local) - _OTHER_LINES))
         self._live.update(picture(state, rows, width), refresh=True)
@@ -109,17 +109,17 @@ def picture(state: State, rows: int = _ROWS, width: int = _WIDE) -> Group:
 
 
 def _wrapped(text: str, style: str = "") -> Text:
-    """Return text that is folded where the terminal ends, whatever its console does with lines."""
+    """Return text wrapped at the width of the terminal, whatever its console does with lines."""
     return Text(text, style, no_wrap=False, overflow="fold")
 
 
 def _cut(text: str, style: str = "") -> Text:
-    """Return text that ends in an ellipsis where its column does."""
+    """Return text that is cut with an ellipsis at the end of its column."""
     return Text(text, style, no_wrap=True, overflow="ellipsis")
 
 
 def results(state: State, rows: int, width: int = _WIDE) -> Group:
-    """Draw the best records as a table, those on the front marked; then what finals came to.
+    """Draw the best records as a table with those on the front marked, then the finals.
 
     A terminal of less than `_WIDE` columns shows no knobs.
     """
@@ -129,7 +129,7 @@ def results(state: State, rows: int, width: int = _WIDE) -> Group:
 
 def _board(state: State, rows: int, with_knobs: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    # names and knobs may give way, so that the figures stay readable
+    # names and knobs may be cut, so that the figures stay readable
     table.add_column("trial")
     table.add_column("status", no_wrap=True)
     for name in ["tokens", *state.goals.names, "params"]:
@@ -154,7 +154,7 @@ def _board(state: State, rows: int, with_knobs: bool) -> Table:
 
 
 def _finals(state: State) -> Table:
-    """Draw what finalists and baselines came to when they were trained again: mean and spread over seeds."""
+    """Draw the results of retrained finalists and baselines: mean and spread over seeds."""
     verdicts = Verdicts(state)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("trained again", no_wrap=True)
@@ -171,7 +171,7 @@ def _finals(state: State) -> Table:
 
 
 def counts(state: State) -> str:
-    """Say what became of the trials, and how many candidates were costed to find them."""
+    """Return the outcomes of the trials, and how many candidates were costed to find them, as text."""
     done = state.done()
     ends = {status: sum(record.status == status for record in done) for status in ("finished", "stopped")}
     crashed = sum(record.status == "crashed" for record in done)
@@ -185,12 +185,12 @@ def counts(state: State) -> str:
 
 
 def _moved(state: State) -> list[str]:
-    """Say which rungs stop nobody any more."""
+    """Return a sentence for each retired rung."""
     return [moved_text(state, rung) for rung in moved(state.ledger, len(state.config.marks))]
 
 
 def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
-    """Say how a search ended: counts, the winner against the best baseline, how to train it again, longer."""
+    """Summarize a search: counts, the winner against the best baseline, the command that trains it longer."""
     yield f"{reason[0].upper()}{reason[1:]}."
     yield counts(state)
     yield from _moved(state)
@@ -219,7 +219,7 @@ def train_longer(folder: Path) -> str:
 
 
 def _against(verdicts: Verdicts) -> Iterator[str]:
-    """Compare the winner with the best baseline; nothing in a search without baselines."""
+    """Compare the winner with the best baseline; empty in a search without baselines."""
     rival = verdicts.rival
     if rival is None:
         if verdicts.state.has_baselines():
@@ -234,7 +234,7 @@ def _against(verdicts: Verdicts) -> Iterator[str]:
 
 
 def _difference(found: Comparison) -> str:
-    """Write a difference from the best baseline: `accuracy 0.02 better (permutation test: p = 0.10)`."""
+    """Format a difference from the best baseline: `accuracy 0.02 better (permutation test: p = 0.10)`."""
     if found.verdict == "cost" and found.other.value:
         return f"{found.one.metric} {percent(100 * (found.one.value / found.other.value - 1))}"
     return f"{found.one.metric} {found.size}" + (f" ({found.doubt})" if found.doubt else "")
@@ -253,7 +253,7 @@ def _own_run(state: State) -> Iterator[Text]:
 
 
 def workers_table(state: State) -> Table:
-    """Draw what each local worker does."""
+    """Draw the activity of each local worker."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("worker", no_wrap=True)
     table.add_column("trains", min_width=12)
@@ -267,7 +267,7 @@ def workers_table(state: State) -> Table:
             table.add_row(str(number), _cut(doing.note or "proposing", "dim"))
             continue
         tokens = "starting"
-        # until then the process may still be importing torch
+        # before that the process may still be importing torch
         if doing.target:
             tokens = f"{count_text(doing.step.tokens)} of {count_text(doing.target)}"
         loss = "" if doing.step.train_loss is None else f"{doing.step.train_loss:.3f}"
@@ -294,14 +294,14 @@ def _rung(state: State, record: Record) -> str:
 
 
 def _elsewhere(state: State) -> list[Record]:
-    """Return what others train than this process and the workers it started, as far as is known."""
+    """Return what workers elsewhere are training, as far as is known."""
     at_work = [state.running, *(doing.record for doing in state.local.values())]
     own = {record.identity for record in at_work if record is not None}
     return [each for each in state.ledger.every() if each.status == "running" and each.identity not in own]
 
 
 def _progress(state: State, now: datetime | None = None) -> str:
-    """Say how much of the budget is used, how long the rest takes and when that will be."""
+    """Return the used share of the budget, the time left and the time of the end, as text."""
     told = state.progress()
     left = state.seconds_left()
     if not left:

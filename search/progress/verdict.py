@@ -1,4 +1,4 @@
-"""Comparisons of two results with the p-value of their difference, worded alike everywhere.
+"""Comparisons of two results with the p-value of their difference, worded alike everywhere they appear.
 
 Both sides are of one kind: means over fresh seeds where both have them, else the result of the search's own
 seed at the best learning rate of each, else what the search measured.
@@ -24,12 +24,12 @@ Verdict: TypeAlias = Literal["significant", "not significant", "too few seeds", 
 
 @dataclass(frozen=True)
 class Result:
-    """What a record came to in one objective.
+    """The result of a record in one objective.
 
     Attributes:
-        value: the mean over fresh seeds, else the one value there is.
-        seeds: what each fresh seed came to.
-        lr: the multiple of its rate that it was trained at.
+        value: the mean over fresh seeds, else the single value.
+        seeds: the result of each fresh seed.
+        lr: the multiple of its learning rate that it was trained at.
     """
 
     metric: str
@@ -44,7 +44,7 @@ class Result:
 
     @property
     def told(self) -> str:
-        """The value, its spread, and how many seeds that rests on, in words."""
+        """The value, its spread, and the number of seeds, as text."""
         text = mean_text(self.metric, self.value, self.spread)
         seeds = f" over {len(self.seeds)} fresh seed{'s' * (len(self.seeds) > 1)}" if self.seeds else ""
         return text + seeds + (f" at lr x{self.lr:g}" if self.lr != 1 else "")
@@ -55,8 +55,8 @@ class Comparison:
     """Two records in one objective.
 
     Attributes:
-        better: by how much the first is better than the other; below 0 where it is worse.
-        p: the p-value of a permutation test; None where there are too few seeds for one.
+        better: by how much the first is better than the other; negative if it is worse.
+        p: the p-value of a permutation test; None with too few seeds.
     """
 
     one: Result
@@ -72,12 +72,12 @@ class Comparison:
 
     @property
     def size(self) -> str:
-        """The difference in words: `0.021 better`."""
+        """The difference as text: `0.021 better`."""
         return f"{value_text(self.one.metric, abs(self.better))} {self.word}" if self.better else "equal"
 
     @property
     def doubt(self) -> str:
-        """The p-value of the difference, or why there is none; nothing for a cost."""
+        """The p-value of the difference, or why there is none; empty for a cost."""
         match self.verdict:
             case "cost":
                 return ""
@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def p_text(self) -> str:
-        """The p-value: `p = 0.10`; nothing where there is none."""
+        """The p-value as text, `p = 0.10`; empty without one."""
         if self.p is None:
             return ""
         return f"p = {self.p:.2f}" if self.p >= 0.01 else f"p = {self.p:.1g}"
@@ -110,7 +110,7 @@ class Verdicts:
 
     @cached_property
     def rule(self) -> str:
-        """Say by which rule the winner was chosen; nothing without one."""
+        """Return the rule by which the winner was chosen; empty without a winner."""
         choice, goals = self.state.choice(), self.state.goals
         if choice is None:
             return ""
@@ -132,7 +132,7 @@ class Verdicts:
 
     @cached_property
     def rival(self) -> Record | None:
-        """The best baseline: by its mean over fresh seeds, where baselines have that."""
+        """The best baseline, by its mean over fresh seeds if baselines have fresh seeds."""
         baselines = {
             each.key: each
             for each in self.state.ledger
@@ -146,7 +146,7 @@ class Verdicts:
         return None
 
     def results(self, record: Record) -> list[Result]:
-        """Return what a record came to in each objective, as surely as it is known; nothing before a rung."""
+        """Return a record's result in each objective, from the most reliable source; empty before a rung."""
         return self._results(record, self._level(record)) if record.seen else []
 
     def against(self, one: Record, other: Record) -> list[Comparison]:
@@ -156,12 +156,12 @@ class Verdicts:
         return [self._compare(i, *pair) for i, pair in enumerate(pairs)]
 
     def final(self) -> list[Comparison]:
-        """Compare the winner with the best baseline; nothing where one is missing."""
+        """Compare the winner with the best baseline; empty if one is missing."""
         return self.against(self.winner, self.rival) if self.winner and self.rival else []
 
     @property
     def uneven(self) -> str:
-        """Say that winner and best baseline were not trained for as long; nothing where they were."""
+        """Return a note if winner and best baseline were trained for different numbers of tokens, else ""."""
         if self.winner is None or self.rival is None or self.winner.tokens == self.rival.tokens:
             return ""
         own, other = count_text(self.winner.tokens), count_text(self.rival.tokens)
@@ -214,4 +214,4 @@ _BASES = {
     "search": "{} in the search, one seed each",
 }
 _LEVELS = (_mean, _swept, _own)
-"""What a record came to, the surest first: over fresh seeds, at its best rate, as the search measured it."""
+"""Sources of a record's result, most reliable first: fresh seeds, its best learning rate, the search."""

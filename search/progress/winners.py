@@ -1,7 +1,7 @@
 """`best/` and `front/`: the winner, and every point of the front, each with spec, weights and a command.
 
-A folder is made aside and put in place whole. Checkpoints are hard links where the file system has them: a
-run replaces its files and never writes into them, so a link keeps what it was made of.
+A folder is written under another name and renamed. Checkpoints are hard links where the file system has them:
+a run replaces its files and never writes into them, so a link keeps its content.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def put_best(folder: Path, winner: Record) -> None:
 
 
 def put_front(folder: Path, records: list[Record]) -> None:
-    """Make `front/` hold a copy of the run folder of each of the records, by its name, and no other."""
+    """Make `front/` contain a copy of the run folder of each record, under its name, and nothing else."""
     (folder / FRONT).mkdir(exist_ok=True)
     wanted = {record.name for record in records}
     for path in (folder / FRONT).iterdir():
@@ -66,7 +66,7 @@ def _put(folder: Path, record: Record, place: Path) -> None:
 
 
 def bring(source: Path, target: Path, link: bool) -> None:
-    """Copy a file, as a hard link where that is asked for and can be had."""
+    """Copy a file, as a hard link if requested and possible."""
     if link:
         try:
             os.link(source, target)

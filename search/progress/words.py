@@ -1,4 +1,4 @@
-"""Records in words: what the terminal, the report and events call them."""
+"""Names and texts of records for the terminal, the report and events."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STATUS: dict[Status, str] = {
 
 
 def plural(count: int, noun: str) -> str:
-    """Write a count with its noun: `1 trial`, `2 trials`."""
+    """Format a count with its noun: `1 trial`, `2 trials`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def named(state: State, record: Record) -> str:
-    """Call a record `12`, `baseline rival`, or where that was a trial `baseline rival (12)`.
+    """Name a record: `12`, `baseline rival`, or for an adopted trial `baseline rival (12)`.
 
-    A final of it is `12 again, lr x0.5, seed +1`.
+    A final of it is named `12 again, lr x0.5, seed +1`.
     """
     base = state.base(record)
     name = f"{base.adopted} ({base.name})" if base.adopted else base.name
@@ -38,7 +38,7 @@ def named(state: State, record: Record) -> str:
 
 
 def titled(state: State, record: Record) -> str:
-    """Call a record `trial 12` or `baseline rival`, a final as `named` does."""
+    """Name a record `trial 12` or `baseline rival`, a final as `named` does."""
     base = state.base(record)
     return f"trial {base.name}{_again(record)}" if base.role == "trial" else named(state, record)
 
@@ -51,12 +51,12 @@ def _again(record: Record) -> str:
 
 
 def value_text(name: str, value: float) -> str:
-    """Write a value of a metric or a cost."""
+    """Format a value of a metric or a cost."""
     return amount(name, value) if name in MEASURES else f"{value:.4g}"
 
 
 def mean_text(name: str, mean: float, spread: float | None) -> str:
-    """Write a mean with its spread, `0.724 ± 0.020`: no digit that the spread makes worthless."""
+    """Format a mean with its spread, `0.724 ± 0.020`, without digits below the spread's precision."""
     if spread is None or name in MEASURES:
         return value_text(name, mean)
     if not spread:
@@ -66,7 +66,7 @@ def mean_text(name: str, mean: float, spread: float | None) -> str:
 
 
 def seeds_text(at: Standing) -> str:
-    """Say how many fresh seeds a standing rests on: `3`, `2, 1 crashed`, `1, running`."""
+    """Return the number of fresh seeds of a standing as text: `3`, `2, 1 crashed`, `1, running`."""
     crashed = f", {at.crashed} crashed" if at.crashed else ""
     return f"{len(at.runs)}" + (", running" if at.left else "") + crashed
 
@@ -78,7 +78,7 @@ def rung_names(config: SearchConfig) -> list[str]:
 
 
 def moved_text(state: State, rung: int) -> str:
-    """Say from which trial on a rung stops nobody, and why."""
+    """Return from which trial on a rung is retired, and why."""
     first, names = first_spared(state.ledger, rung), rung_names(state.config)
     assert first is not None
     assert first.seen[rung].tau_bound is not None
@@ -92,28 +92,28 @@ def moved_text(state: State, rung: int) -> str:
 
 
 def moved_note(state: State, record: Record) -> str:
-    """Say that a rung stops nobody any more, where a record is the first that it let pass; else nothing."""
+    """Return a note if a record is the first that a retired rung let pass, else ""."""
     rung = len(record.seen) - 1
     return moved_text(state, rung) if first_spared(state.ledger, rung) is record else ""
 
 
 def by_name(state: State, record: Record) -> dict[str, float]:
-    """Return the objectives of a record at its last milestone by their names; nothing before the first."""
+    """Return the objectives of a record at its last milestone by name; empty before the first."""
     return dict(zip(state.goals.names, record.values or (), strict=False))
 
 
 def values_text(state: State, record: Record) -> str:
-    """Write the objectives of a record, each with its name."""
+    """Format the objectives of a record, each with its name."""
     return ", ".join(f"{name} {value_text(name, value)}" for name, value in by_name(state, record).items())
 
 
 def knob_names(records: Iterable[Record]) -> list[str]:
-    """Return the knobs that any of the records was asked, in the order in which they were."""
+    """Return the names of all knobs that any of the records has a value for, in order of appearance."""
     return list(dict.fromkeys(name for record in records for name in record.params))
 
 
 def knobs_text(record: Record) -> str:
-    """Write the answers that made a record, by the last part of each knob's name."""
+    """Format the values of a record's knobs, by the last part of each knob's name."""
     if not record.params:
         return "as its spec says"
     return " ".join(f"{short(name)}={value}" for name, value in record.params.items())
@@ -126,7 +126,7 @@ def short(name: str) -> str:
 
 
 def shorts(names: Iterable[str]) -> dict[str, str]:
-    """Return the last parts of each knob's name, and the whole name where two would be called alike."""
+    """Return the last part of each knob's name, or the whole name where two would be equal."""
     found = {name: short(name) for name in names}
     taken = list(found.values())
     return {name: text if taken.count(text) == 1 else name for name, text in found.items()}

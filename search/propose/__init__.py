@@ -1,1 +1,1 @@
-"""Which candidate comes next: samplers, evolution, and what is feasible and new."""
+"""Proposing candidates: samplers, evolution, and the choice of feasible, new points."""

@@ -1,4 +1,4 @@
-"""Baselines: specs that enter first, to be beaten; as they are, or with sizes solved for the caps."""
+"""Baselines: specs that are trained first, unchanged or with sizes solved for the caps."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def _over(entry: Entry, spec: Spec, space: Space, caps: Caps) -> Iterator[Fault]
 
 
 def _unmeasured(entry: Entry, spec: Spec, space: Space) -> Iterator[Fault]:
-    """Yield what of the search no training of this baseline gives: its last rung, and its objectives."""
+    """Yield why training this baseline does not reach the last rung or measure the objectives."""
     assert spec.train is not None
     rungs = space.search.rungs
-    # rungs in FLOPs may be more than a cheap baseline takes in full
+    # a cheap baseline's whole training may take fewer FLOPs than a rung
     if isinstance(rungs, tuple) and rungs and rungs[-1] > spec.train.tokens:
         got = f"{entry.path} with {spec.train.tokens}"
         yield entry.fault(f"train.tokens of at least the last rung ({rungs[-1]})", got)
@@ -64,10 +64,10 @@ def _unmeasured(entry: Entry, spec: Spec, space: Space) -> Iterator[Fault]:
 
 
 def entered(space: Space) -> Iterator[tuple[Entry, Spec, dict[str, Any]]]:
-    """Yield each baseline of a space, the spec that is trained, and where that comes from.
+    """Yield each baseline of a space, the spec that is trained, and its origin.
 
     Raises:
-        SpecError: one cannot be matched to the caps that it names.
+        SpecError: a baseline cannot be matched to the caps that it names.
     """
     like = space.example().spec
     for entry in space.baselines:
@@ -75,18 +75,18 @@ def entered(space: Space) -> Iterator[tuple[Entry, Spec, dict[str, Any]]]:
 
 
 def entered_as(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
-    """Return the spec that a baseline is trained as beside candidates such as `like`, and its origin."""
+    """Return the spec as which a baseline is trained beside candidates such as `like`, and its origin."""
     return matched(entry, like) if entry.match else (entry.spec, {})
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A spec to be held against.
+    """A spec that candidates are compared with.
 
     Attributes:
         stem: the name of its file.
-        costs: by measure; time is that on the device of the space.
-        origin: of a matched one, what was changed for it (`moves`) and what it came to (`matched`), in words.
+        costs: by measure; time is that on the space's device.
+        origin: for a matched one, the changes (`moves`) and the resulting costs (`matched`), as text.
     """
 
     stem: str
@@ -96,10 +96,10 @@ class Baseline:
 
 
 def baselines(space: Space) -> dict[str, Baseline]:
-    """Return the baselines of a space by their identities; equal ones are one.
+    """Return the baselines of a space by identity, without duplicates.
 
     Raises:
-        SpecError: one cannot be matched to the caps that it names.
+        SpecError: a baseline cannot be matched to the caps that it names.
     """
     found: dict[str, Baseline] = {}
     for entry, spec, origin in entered(space):
@@ -109,6 +109,6 @@ def baselines(space: Space) -> dict[str, Baseline]:
 
 
 def _costs(spec: Spec, caps: Caps) -> Costs:
-    """Count a baseline, its time on the device of the space."""
+    """Return the costs of a baseline, with the time on the space's device."""
     timed = {name: getattr(caps, name) for name, measure in MEASURES.items() if measure.on_device}
     return cost(spec.model_copy(update={"caps": spec.caps.model_copy(update=timed)}))

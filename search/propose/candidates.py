@@ -1,4 +1,4 @@
-"""From an answer of the sampler to a candidate: resolved, costed, and held against the caps."""
+"""From a point of the sampler to a candidate: resolved, costed, and compared with the caps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from composer.language.space import InvalidPoint, Space
 from composer.settings.errors import Fault, SpecError
 
 INVALID = "invalid"
-"""The constraint that an invalid point violates; the others are named after caps."""
+"""The constraint that an invalid point violates; other constraints are named after caps."""
 
 Verdict: TypeAlias = Literal["feasible", "over", "invalid"]
 
@@ -31,12 +31,12 @@ class Candidate:
 
     Attributes:
         verdict: feasible, over a cap, or no valid spec at all.
-        params: the answers.
-        why: what is wrong with it, in words.
-        constraints: for the sampler, above 0 where violated: for a cap the share by which it is exceeded.
-        spec: None where it is invalid.
+        params: the values of its knobs.
+        why: what is wrong with it, as text.
+        constraints: for the sampler, positive if violated: for a cap the share by which it is exceeded.
+        spec: None if invalid.
         costs: by the names of the cost metrics.
-        faults: of an invalid one.
+        faults: the faults of an invalid one.
     """
 
     verdict: Verdict
@@ -55,7 +55,7 @@ class Candidate:
 
 
 def candidate(space: Space, ask: Callable[[Knob], Value]) -> Candidate:
-    """Resolve the point that `ask` chooses and cost it."""
+    """Resolve and cost the point that `ask` chooses."""
     try:
         point = space.point(ask)
     except InvalidPoint as error:
@@ -74,7 +74,7 @@ def candidate(space: Space, ask: Callable[[Knob], Value]) -> Candidate:
 
 
 def constraints(spec: Spec, costs: Costs) -> dict[str, float]:
-    """Return by how much each cap is exceeded, as a share of it; 0 or below where it holds."""
+    """Return by how much each cap is exceeded, as a share of it; at most 0 if it holds."""
     limits = spec.caps.limits()
     values = {cap: costs.measure(cap) for cap in limits}
     return {cap: value / limits[cap] - 1 for cap, value in values.items() if value is not None}
@@ -82,13 +82,13 @@ def constraints(spec: Spec, costs: Costs) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a sampler has to know of a point.
+    """What a sampler needs to know about a point.
 
     Attributes:
-        params: the answers, those of the branches taken.
-        excess: by how much the most exceeded cap is, as a share of it; 0 where feasible, infinite where
+        params: the values of the knobs in the branches taken.
+        excess: the excess over the most exceeded cap, as a share of it; 0 if feasible, infinite if
             invalid.
-        identity: the run hash of the spec; empty where it is not feasible.
+        identity: the run hash of the spec; empty if it is not feasible.
     """
 
     params: dict[str, Value]
@@ -102,9 +102,9 @@ class Judged:
 
 
 class Judge:
-    """Says of many points of a space, quickly, which are feasible: costs are all it takes.
+    """Decides quickly which of many points of a space are feasible, from their costs alone.
 
-    A spec is made only of a point within the caps; what was found is remembered.
+    A spec is built only for a point within the caps; results are cached.
     """
 
     def __init__(self, space: Space) -> None:

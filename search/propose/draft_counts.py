@@ -1,4 +1,4 @@
-"""How proposals were found: what a sampler drafted, and what became of that."""
+"""How proposals were found: the drafts of a sampler and their outcomes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 DRAWN = "drawn"
-"""The user attribute of an Optuna trial that holds this, as a mapping."""
+"""The user attribute of an Optuna trial that holds these counts, as a mapping."""
 
 
 @dataclass
 class Drawn:
-    """Drafts of one proposal, or of many.
+    """Counts of the drafts of one proposal, or of many.
 
     Attributes:
         costed: drafts in all.
-        own: those that the sampler made; the others were drawn at random after it found none.
+        own: drafts by the sampler; the others were drawn at random after it found none.
         infeasible: how many of its own were over a cap or no valid spec.
         known: how many of its own were proposed before.
         found: proposals that were feasible and new in the end.
@@ -35,6 +35,6 @@ class Drawn:
 
 
 def total(attributes: Iterable[Mapping[str, Any]]) -> Drawn:
-    """Add up what the user attributes of trials say; of trials that say nothing, nothing."""
+    """Sum the counts in the user attributes of trials; trials without them count as 0."""
     found = [each[DRAWN] for each in attributes if DRAWN in each]
     return Drawn(**{name: sum(each[name] for each in found) for name in vars(Drawn())})

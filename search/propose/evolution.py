@@ -1,7 +1,7 @@
 """Evolution on specs: children of trained points by mutation and crossover of their answers.
 
 Parents are chosen by tournament among all trained trials (steady state: no generation has to be complete, so
-running trials hold up nobody). A trial that came further beats one that was stopped earlier; among equals the
+running trials delay none). A trial that trained longer beats one that was stopped earlier; among equals the
 better non-dominated front wins (arXiv 1703.00548, 1802.01548 for mutation with tournaments).
 """
 
@@ -23,16 +23,16 @@ from search.propose.optuna_adapter import IMPORTED, OUTCOME
 from search.propose.proposals import Draft, Source
 
 WARMUP = 6
-"""Trained trials before the first child; until then points are random."""
+"""Number of trained trials before the first child; until then points are random."""
 _IMMIGRANTS = 0.05
-"""How likely a draft is a random point nevertheless, so that no answer is lost for good."""
+"""Probability that a draft is a random point, so that no value dies out."""
 _CROSSED = 0.4
-"""How likely a child has two parents; half of these are mutated, too."""
+"""Probability that a child has two parents; half of these are also mutated."""
 _TOURNAMENT = 8
 
 
 class Evolution(Source):
-    """Drafts that are children of trained points; each try that fails makes the next child move further."""
+    """Drafts that are children of trained points; each failed draft makes the next child move further."""
 
     names_parents = True
 
@@ -64,7 +64,7 @@ class Evolution(Source):
 
 
 def ranked(study: Study) -> list[tuple[int, Parent]]:
-    """Return the trained points with their ranks, the best first, equals in the order of their trials."""
+    """Return the trained points with their ranks, best first, ties in the order of their trials."""
     trained = [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -92,7 +92,7 @@ def _random(rng: random.Random) -> Ask:
 
 
 def _stage(trial: FrozenTrial) -> tuple[bool, int]:
-    """Order by how far a trial came: those trained in full first."""
+    """Return a sort key: trials trained in full first, then by tokens."""
     stopped = trial.user_attrs["status"] == "stopped"
     return stopped, -trial.user_attrs["tokens"] if stopped else 0
 
@@ -103,5 +103,5 @@ def _ascending(study: Study, trial: FrozenTrial) -> tuple[float, ...]:
 
 
 def _name(trial: FrozenTrial) -> str:
-    """Return the name of the record: that of its run folder, else the trial's number."""
+    """Return the name of the record: its run folder's, else the trial's number."""
     return str(trial.user_attrs.get("run", trial.number)).rpartition("/")[2]

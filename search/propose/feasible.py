@@ -1,10 +1,9 @@
-"""The sampler of a study: it proposes what is feasible and new, since costs are free.
+"""The sampler of a study: it proposes points that are feasible and new, since costs are cheap to compute.
 
 A sampler is asked for a whole point at once. Its drafts are costed until one is within the caps and was not
-proposed before; only that one becomes a trial. Every draft has a seed of its own, from the search's seed, the
-trial's number and the draft's, so a proposal is a function of these and of what was told before, not of the
-process. The point is written on the trial, so that whoever goes on with a killed process's trial answers the
-same.
+proposed before; only that one becomes a trial. Every draft has its own seed, from the search's seed, the
+trial's number and the draft's number, so a proposal is a function of these and of earlier results, not of the
+process. The point is written on the trial, so that another process that takes it over proposes the same one.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ from search.propose.requirements import sampler_faults
 from search.propose.sampler import find_sampler
 
 ORIGIN = "origin"
-"""The user attribute of a trial that says whence a child of evolution is: parents' names, moves in words."""
+"""The user attribute of a trial with the origin of a child of evolution: parents' names and moves."""
 IDENTITY = "identity"
 """The system attribute that holds the run hash of a feasible point, which is not proposed again."""
 
 _POPULATION = 16
 _AGAIN = 200
-"""Random drafts when all of a sampler's own are infeasible or known."""
+"""Number of random drafts if all of a sampler's own are infeasible or known."""
 _HOPELESS = 50
-"""Random drafts, and no others, when the last proposal led nowhere either."""
+"""Number of drafts, all random, if the last proposal was infeasible too."""
 
 
 class Feasible(BaseSampler):
@@ -57,13 +56,13 @@ class Feasible(BaseSampler):
         self._distributions = distributions(judge.space)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return all knobs, for all are answered together."""
+        """Return all knobs, since they are sampled together."""
         return self._distributions
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the answers written on the trial, or find and write them."""
+        """Return the point written on the trial, or find one and write it."""
         if PLAN in trial.system_attrs:
             plan: dict[str, Any] = trial.system_attrs[PLAN]
             return plan
@@ -79,14 +78,14 @@ class Feasible(BaseSampler):
         if self._source.learns_from_refused and refused:
             write_system(MISSES, misses(refused))
         write_system(IDENTITY, found.identity)
-        # the last one: with it the proposal is made
+        # written last: it completes the proposal
         write_system(PLAN, found.params)
         return found.params
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draw a knob that the trial's answers leave open."""
+        """Draw a value for a knob that the trial's point leaves open."""
         inner = RandomSampler(self._seed_of(trial, param_name))
         return inner.sample_independent(study, trial, param_name, param_distribution)
 
@@ -134,13 +133,13 @@ class Feasible(BaseSampler):
 
 
 def _lost(others: list[FrozenTrial]) -> bool:
-    """Whether the last proposal told was one for want of a better."""
+    """Whether the last completed proposal was infeasible or a repeat."""
     told = [each for each in others if each.state == TrialState.COMPLETE and DRAWN in each.user_attrs]
     return bool(told) and not max(told, key=lambda each: each.number).user_attrs[DRAWN]["found"]
 
 
 def imported(identity: str) -> dict[str, Any]:
-    """Return the system attributes of an imported trial: it is known, and of NSGA-II's first generation."""
+    """Return the system attributes of an imported trial: its identity, and NSGA-II's first generation."""
     return {IDENTITY: identity, optuna_private.generation_key(): 0}
 
 
@@ -157,8 +156,8 @@ def sampler(space: Space) -> BaseSampler:
 
 
 def origin(trial: Trial) -> dict[str, Any]:
-    """Return where the point of a trial that was asked for comes from; empty where it has no parents."""
-    # the trial at hand does not see what its sampler wrote on it
+    """Return the origin of a trial's point; empty without parents."""
+    # this trial object does not see what its sampler wrote
     written = trial.study.get_trials(deepcopy=False)[trial.number].user_attrs
     found: dict[str, Any] = written.get(ORIGIN, {})
     return found

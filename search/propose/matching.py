@@ -1,4 +1,4 @@
-"""Matched baselines: sizes solved so that a spec comes up to the caps of the space."""
+"""Matched baselines: sizes solved so that a spec's costs are just below the caps of the space."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def matched(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
         like: a point of the space, whose vocabulary, context, training and caps it takes.
 
     Returns:
-        The spec, and in words what was changed for it (`moves`), what it came to (`matched`), and
-        how far its shape is from that of the entry (`distance`).
+        The spec, and as text the changes (`moves`), the resulting costs (`matched`), and
+        the distance of its shape from the entry's (`distance`).
 
     Raises:
-        SpecError: no sizes do that, or it cannot be trained as the space is.
+        SpecError: there are no such sizes, or it cannot be trained as the space says.
     """
     try:
         found = _solved(resolved_yaml(entry.spec), resolved_yaml(like), entry.match, entry.bounds)
@@ -56,12 +56,12 @@ def matched(entry: Entry, like: Spec) -> tuple[Spec, dict[str, Any]]:
 
 @cache
 def _solved(base: str, like: str, match: tuple[str, ...], bounds: ShapeBounds) -> Match:
-    """Solve once in a process: it takes seconds."""
+    """Solve once per process, since it takes seconds."""
     target = loads(like)
     aims = {name: _aim(target.caps.limit(name) or 0, MATCHABLE[name]) for name in match}
     return match_to(loads(base), target, aims, bounds=bounds)
 
 
 def _aim(cap: float, tolerance: float) -> tuple[float, float]:
-    """Return the middle of what counts as matched, which ends at the cap, and the tolerance about it."""
+    """Return the centre of the range that counts as matched, which ends at the cap, and its half-width."""
     return cap * exp(-tolerance / 200), tolerance / 2

@@ -1,8 +1,8 @@
-"""Moves of evolution: mutation and crossover of the answers that lead to a spec, told in words.
+"""Moves of evolution: mutation and crossover of the knob values that lead to a spec, with descriptions.
 
-A child is a point of the same space by construction: its moves only say what to answer where the space asks.
-Which branch is taken decides what is asked, so an answer whose branch is gone is dropped, and a question that
-no parent was asked is answered at random.
+A child is a point of the same space by construction: its moves only choose values for knobs that the space
+asks for. The branch taken decides which knobs exist, so a value in a branch that is not taken is dropped, and
+a knob that no parent has gets a random value.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ Params: TypeAlias = Mapping[str, Value]
 Knobs: TypeAlias = Mapping[str, Knob]
 
 _SWAP = 0.5
-"""How likely a crossover takes a branch from the second parent."""
+"""Probability that a crossover takes a branch from the second parent."""
 _REACH = 0.15
 """The standard deviation of a step on a range, as a share of the range."""
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A trained point: the name of its trial and the answers that lead to it."""
+    """A trained point: the name of its trial and the values of its knobs."""
 
     name: str
     params: Params
 
 
 def inherit(rng: random.Random, *answers: Params) -> Ask:
-    """Answer as the first of `answers` that has a valid answer, at random where none has."""
+    """Return a knob's value in the first of `answers` that has a valid one, else a random value."""
 
     def ask(knob: Knob) -> Value:
         found = (own[knob.name] for own in answers if knob.name in own)
@@ -45,14 +45,14 @@ def inherit(rng: random.Random, *answers: Params) -> Ask:
 
 
 def mutated(params: Params, knobs: Knobs, rng: random.Random, times: int = 1) -> dict[str, Value]:
-    """Change the answers to `times` different knobs, fewer where there are no more; the others stay."""
+    """Change the values of `times` different knobs, or of all if there are fewer."""
     free = [name for name in params if name in knobs and _movable(knobs[name])]
     names = rng.sample(free, min(times, len(free)))
     return {**params, **{name: moved(knobs[name], params[name], rng) for name in names}}
 
 
 def moved(knob: Knob, value: Value, rng: random.Random) -> Value:
-    """Give another answer: any other choice, or a step up or down a range, mostly a short one."""
+    """Return another value: any other choice, or a step up or down a range, mostly a short one."""
     assert _movable(knob)
     if knob.kind == "categorical":
         return rng.choice([choice for choice in knob.choices if choice != value])
@@ -72,7 +72,7 @@ def moved(knob: Knob, value: Value, rng: random.Random) -> Value:
 def crossed(first: Params, second: Params, rng: random.Random) -> dict[str, Value] | None:
     """Take some whole branches in which the two differ from `second`, the rest from `first`.
 
-    A branch is one block, or one entry of a stage with all that is chosen inside it. None where fewer than
+    A branch is one block, or one entry of a stage with everything chosen inside it. None if fewer than
     two branches differ, so that a child would be one of the parents.
     """
     branches = differing(first, second)
@@ -83,7 +83,7 @@ def crossed(first: Params, second: Params, rng: random.Random) -> dict[str, Valu
         taken = [rng.choice(branches)]
     kept = {name: value for name, value in first.items() if branch_of(name) not in taken}
     swapped = {name: value for name, value in second.items() if branch_of(name) in taken}
-    # the second parent's answers also help out where a swapped branch asks what the first never was
+    # the second parent's values also serve knobs of a swapped branch that the first parent lacks
     return {**second, **kept, **swapped}
 
 
@@ -94,15 +94,15 @@ def branch_of(name: str) -> str:
 
 
 def differing(first: Params, second: Params) -> list[str]:
-    """Return the branches that both parents have and answer differently, and those only `second` has."""
+    """Return the branches that both parents have with different values, and those only `second` has."""
     names = dict.fromkeys(map(branch_of, second))
     return [branch for branch in names if _part(first, branch) != _part(second, branch)]
 
 
 def words(child: Params, parents: Sequence[Parent]) -> list[str]:
-    """Say in words how a child differs from its first parent, and what of that is from the second.
+    """Describe how a child differs from its first parent, and which differences come from the second.
 
-    Answers that the child was never asked are not told: they went with their branch.
+    Values that the child does not have are omitted: their branch was not taken.
     """
     if not parents:
         return ["a random point"]
@@ -136,7 +136,7 @@ def _part(params: Params, branch: str) -> dict[str, Value]:
 
 
 def _words(name: str) -> str:
-    """Write a name as place and key, `depth: kv_heads`; in the first stage as the key alone, `step:`."""
+    """Format a name as place and key, `depth: kv_heads`; in the first stage as the key alone, `step:`."""
     place, _, key = name.partition(".")
     if place == "stages":
         stage, _, key = key.partition(".")

@@ -1,4 +1,4 @@
-"""What passes between a search and Optuna: a knob's answer one way, what became of a question the other."""
+"""The interface between a search and Optuna: suggested values in one direction, outcomes in the other."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from search.propose.candidates import Candidate
 from search.store.ledger import Record
 
 OUTCOME = "outcome"
-"""Where a told trial says what became of it: a verdict, `repeat` or `imported`."""
+"""The user attribute with the outcome of a completed trial: a verdict, `repeat` or `imported`."""
 IMPORTED = "imported"
-"""The outcome of a trial that nobody proposed here: a result of another search."""
+"""The outcome of a trial that was not proposed here: a result of another search."""
 
 
 def suggest(trial: Trial, knob: Knob) -> Value:
-    """Return the sampler's answer to a knob."""
+    """Return the sampler's value for a knob."""
     match knob.kind:
         case "categorical":
             answer: Value = trial.suggest_categorical(knob.name, knob.choices)
@@ -40,10 +40,10 @@ def tell(
     records: Iterable[Record],
     goals: Goals,
 ) -> None:
-    """Tell how a trial ended; one without values of its own gets finite ones and a constraint.
+    """Tell Optuna how a trial ended; one without values gets finite ones and a constraint.
 
     Raises:
-        UpdateFinishedTrialError: it has been told already.
+        UpdateFinishedTrialError: it has ended already.
     """
     constraints, values, facts = answer(found, record, records, goals)
     for name, fact in facts.items():
@@ -59,7 +59,7 @@ def tell(
 def answer(
     found: Candidate, record: Record | None, records: Iterable[Record], goals: Goals
 ) -> tuple[dict[str, float], Values, dict[str, Any]]:
-    """Return what a sampler is told of a candidate: constraints, values, and facts for readers of trials."""
+    """Return what a sampler learns about a candidate: constraints, values, and user attributes."""
     constraints, values, facts = dict(found.constraints), None, dict[str, Any]()
     if record is not None:
         constraints["crashed"] = float(record.status == "crashed")

@@ -1,4 +1,4 @@
-"""Who makes drafts for a proposal: a sampler of Optuna's, asked as Optuna asks it.
+"""Sources of drafts for a proposal: Optuna's samplers, called as Optuna calls them.
 
 A source yields one draft after another. Between two of them the caller says in `refused` which drafts were
 over a cap or no valid spec, and a source may learn from that.
@@ -30,12 +30,12 @@ from search.propose.candidates import Judged
 from search.propose.moves import Parent
 
 PLAN = "plan"
-"""The system attribute of a trial that holds its answers from the moment it is asked for."""
+"""The system attribute of a trial that holds its point from its creation on."""
 MISSES = "misses"
-"""The one that holds infeasible drafts made before it: their answers, and by how much they are over."""
+"""The system attribute with infeasible drafts made before it: their points, and their excess over caps."""
 
 _FAR = 2.0
-"""What counts for the most that a draft can be over, as a share of a cap."""
+"""The largest excess over a cap that is recorded, as a share of the cap."""
 _EXCESS = "excess"
 
 MakeSampler = Callable[[int], BaseSampler]
@@ -43,19 +43,19 @@ MakeSampler = Callable[[int], BaseSampler]
 
 @dataclass(frozen=True)
 class Draft:
-    """How to answer, and the trained points that this was made from."""
+    """A point as a function of knobs, and the trained points it was made from."""
 
     ask: Ask
     parents: tuple[Parent, ...] = ()
 
 
 class Source(ABC):
-    """What makes drafts; a sampler of another package derives its own, or wraps one of Optuna's."""
+    """A source of drafts; a sampler of another package derives its own, or wraps one of Optuna's."""
 
     tries: int = 24
-    """How many drafts are costed for one proposal."""
+    """Number of drafts that are costed for one proposal."""
     names_parents: bool = False
-    """Whether drafts say which trained points they were made from, which is then written on the trial."""
+    """Whether drafts name the trained points they were made from, which are then written on the trial."""
     learns_from_refused: bool = False
     """Whether the nearest misses of a proposal are written on its trial, for later proposals."""
 
@@ -63,7 +63,7 @@ class Source(ABC):
     def drafts(
         self, study: Study, trial: FrozenTrial, seeds: Iterable[int], refused: Sequence[Judged]
     ) -> Iterator[Draft]:
-        """Make one draft for each seed, functions of it, of what the study was told, and of `refused`."""
+        """Make one draft for each seed, a function of the seed, the study and `refused`."""
 
 
 class DirectSource(Source):
@@ -75,7 +75,7 @@ class DirectSource(Source):
     def drafts(
         self, study: Study, trial: FrozenTrial, seeds: Iterable[int], refused: Sequence[Judged]
     ) -> Iterator[Draft]:
-        """Ask a sampler made anew for each draft, since its stream of numbers dies with its process."""
+        """Create a new sampler for each draft, so that no random state lives in the process."""
         for seed in seeds:
             yield Draft(_ask(self.make(seed), study, trial))
 
@@ -83,8 +83,8 @@ class DirectSource(Source):
 class SurrogateSource(Source):
     """Drafts of an Optuna sampler on a copy of the study, in which refused drafts are infeasible trials.
 
-    So a sampler that handles constraints learns from every draft that was costed, and the study holds no
-    trial that nobody wanted. Running trials are in the copy with all their answers.
+    So a sampler that handles constraints learns from every draft that was costed, and the study contains no
+    unwanted trials. Running trials are in the copy with all their values.
     """
 
     learns_from_refused = True
@@ -96,7 +96,7 @@ class SurrogateSource(Source):
     def drafts(
         self, study: Study, trial: FrozenTrial, seeds: Iterable[int], refused: Sequence[Judged]
     ) -> Iterator[Draft]:
-        """Ask a sampler made anew for each draft."""
+        """Create a new sampler for each draft."""
         told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         worst = _worst(study, told)
         copy = optuna.create_study(directions=study.directions)
@@ -133,7 +133,7 @@ class SurrogateSource(Source):
 
 
 def misses(refused: Sequence[Judged], most: int = 4) -> list[tuple[dict[str, Value], float]]:
-    """Return the nearest few of refused drafts, to be written on a trial."""
+    """Return the few nearest refused drafts, to be written on a trial."""
     known = [miss for miss in refused if miss.params]
     nearest = sorted(known, key=lambda miss: miss.excess)[:most]
     return [(miss.params, min(miss.excess, _FAR)) for miss in nearest]
@@ -156,7 +156,7 @@ def distribution(knob: Knob) -> BaseDistribution:
 
 
 def _ask(inner: BaseSampler, study: Study, trial: FrozenTrial) -> Ask:
-    """Ask as Optuna does: what is drawn together first, the rest one by one."""
+    """Sample as Optuna does: the relative search space first, the rest one by one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         together = inner.infer_relative_search_space(study, trial)
@@ -172,7 +172,7 @@ def _ask(inner: BaseSampler, study: Study, trial: FrozenTrial) -> Ask:
 
 
 def _worst(study: Study, told: Sequence[FrozenTrial]) -> list[float]:
-    """Return the worst value of each objective so far, 0 where there is none."""
+    """Return the worst value of each objective so far, 0 without any."""
     signs = [1 if way == optuna.study.StudyDirection.MAXIMIZE else -1 for way in study.directions]
     return [
         sign * min((sign * trial.values[i] for trial in told), default=0.0) for i, sign in enumerate(signs)

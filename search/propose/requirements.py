@@ -1,4 +1,4 @@
-"""What a search refuses before its first trial, so that others can ask without beginning one."""
+"""Checks of a search before its first trial, usable without starting one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from search.propose.sampler import find_sampler
 
 
 def check_search(space: Space) -> None:
-    """Refuse a space that cannot be searched as things are; nothing is made, and torch is not imported.
+    """Refuse a space that cannot be searched; nothing is created, and torch is not imported.
 
     Raises:
         SpecError: with all faults: no valid point, a baseline that cannot be compared with the candidates, or
@@ -32,7 +32,7 @@ def check_search(space: Space) -> None:
 
 
 def sampler_faults(space: Space) -> Iterator[Fault]:
-    """Yield what the sampler of a space lacks."""
+    """Yield what is missing for the sampler of a space."""
     name = space.search.sampler
     found = find_sampler(name)
     if found.missing:

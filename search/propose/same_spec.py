@@ -1,8 +1,8 @@
-"""The point of a space that is a given spec: which answers lead to it.
+"""Finding the point of a space that resolves to a given spec.
 
-Where the space asks what the spec was asked before, that answer stands. Elsewhere the value at the knob's
-place in the spec does. Where a knob has no place there (a name of `let`, an alternative), its answers are
-tried. A point is the spec if it has the same run hash; anything less is another run.
+A knob that the spec's own space has too keeps its value. Elsewhere the value at the knob's
+place in the spec is used. If a knob has no place there (a name in `let`, an alternative), its values are
+tried. A point matches if it has the same run hash.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from composer.language.space import InvalidPoint, Point, Space
 from composer.settings.tree import join
 
 TRIES = 500
-"""Points that are resolved to find one spec."""
+"""Most points that are resolved to find one spec."""
 
 _NOTHING = object()
 _TEXT = ("schema", "name", "caps")
 """Sections that a run hash does not cover."""
 _COMPARED = 20
-"""Points among which the nearest is looked for, when none is the spec."""
+"""Number of points among which the nearest is reported if none matches."""
 _FAR = 1_000_000
 
 
 class SameSpec:
-    """Finds specs among the points of one space; what led to the last one is tried first for the next."""
+    """Finds specs among the points of one space; the values that led to the last one are tried first."""
 
     def __init__(self, space: Space) -> None:
         self._space = space
         self._last: dict[str, Value] = {}
 
     def find(self, identity: str, params: Mapping[str, Value], spec: Spec | None) -> Point | str:
-        """Return the point of which `identity` is the run hash, or why there is none.
+        """Return the point with the run hash `identity`, or why there is none.
 
         Args:
             identity: the run hash.
-            params: what the spec was asked, in whatever space, and the answers.
-            spec: the spec itself; None where only that is known.
+            params: the values of the knobs in the space that the spec comes from.
+            spec: the spec itself; None if only its hash is known.
         """
         there = {} if spec is None else document(spec)
         misses: list[tuple[int, str]] = []
@@ -55,7 +55,7 @@ class SameSpec:
         return min(misses, key=lambda miss: miss[0])[1]
 
     def _tried(self, params: Mapping[str, Value], spec: Mapping[str, Any]) -> Iterator[_Tried]:
-        """Resolve point after point, the last of the open questions changing first."""
+        """Resolve point after point, varying the last of the open knobs first."""
         chosen: list[int] = []
         for _ in range(TRIES):
             answers = _Answers(lambda knob: self._answers(knob, params, spec), chosen)
@@ -68,7 +68,7 @@ class SameSpec:
                 return
 
     def _answers(self, knob: Knob, params: Mapping[str, Value], spec: Mapping[str, Any]) -> list[Value]:
-        """Return what the answer may be, the likeliest first.
+        """Return the possible values, likeliest first.
 
         Raises:
             _Unanswered: none leads to the spec.
@@ -76,10 +76,10 @@ class SameSpec:
         if knob.name in params and knob.holds(params[knob.name]):
             return [params[knob.name]]
         there = _at(spec, knob.name)
-        # null is written for what follows from other values
+        # null means a value that follows from others
         if there is _NOTHING or there is None or isinstance(there, dict | list | tuple):
             likely = (value for value in (self._last.get(knob.name), *params.values()) if knob.holds(value))
-            # 1, 1.0 and true are different answers
+            # 1, 1.0 and true are different values
             found = list({(type(value), value): value for value in (*likely, *_all(knob, spec))}.values())
         else:
             found = _standing_for(there, knob)
@@ -89,14 +89,14 @@ class SameSpec:
 
 
 class _Unanswered(Exception):
-    """No answer to a knob can lead to the spec."""
+    """No value of a knob can lead to the spec."""
 
 
 _Tried: TypeAlias = Point | InvalidPoint | _Unanswered
 
 
 class _Answers:
-    """Answers the questions of one point: `chosen` says which of the possible answers, 0 beyond its end."""
+    """Chooses the values of one point: `chosen` has the index of each, 0 beyond its end."""
 
     def __init__(self, possible: Callable[[Knob], list[Value]], chosen: list[int]) -> None:
         self._possible, self._wanted = possible, chosen
@@ -111,7 +111,7 @@ class _Answers:
         return found[self._chosen[at]]
 
     def next(self) -> list[int]:
-        """Count up: what to choose for the next point; nothing after the last."""
+        """Return the indices of the next point; None after the last."""
         found = list(self._chosen)
         while found and found[-1] + 1 == self._counts[len(found) - 1]:
             found.pop()
@@ -119,16 +119,16 @@ class _Answers:
 
 
 def _standing_for(value: Any, knob: Knob) -> list[Value]:
-    """Return the answers to a knob that may stand for a value."""
+    """Return the values of a knob that may resolve to a value in the spec."""
     if knob.kind != "categorical":
         return [value] if knob.holds(value) else []
     same = [choice for choice in knob.choices if choice == value and _is_bool(choice) == _is_bool(value)]
-    # a text may stand for anything: a quantity such as 8Ki, an expression, the name of an alternative
+    # a string may resolve to anything: a quantity such as 8Ki, an expression, the name of an alternative
     return same or [choice for choice in knob.choices if isinstance(choice, str)]
 
 
 def _all(knob: Knob, spec: Mapping[str, Any]) -> Iterator[Value]:
-    """Yield the answers to a knob, as many as can be tried; of real numbers those that stand in the spec."""
+    """Yield the values of a knob that can be tried; of real numbers those that occur in the spec."""
     if knob.kind == "categorical":
         yield from knob.choices
     elif knob.kind == "int":
@@ -138,7 +138,7 @@ def _all(knob: Knob, spec: Mapping[str, Any]) -> Iterator[Value]:
 
 
 def _at(spec: Mapping[str, Any], name: str) -> Any:
-    """Return what stands in a spec at the place of a knob."""
+    """Return the value in a spec at the place of a knob."""
     found: Any = spec
     for step in _outside(name).split("."):
         if isinstance(found, dict) and step in found:
@@ -161,7 +161,7 @@ def _outside(name: str) -> str:
 
 
 def _miss(found: _Tried, spec: Mapping[str, Any]) -> tuple[int, str]:
-    """Say by how many values a point is not the spec, and the first of them."""
+    """Return in how many values a point differs from the spec, and the first of them."""
     if isinstance(found, InvalidPoint):
         return _FAR, str(found.faults[0])
     if isinstance(found, _Unanswered):
@@ -178,7 +178,7 @@ def _said(values: Mapping[str, Any], path: str) -> str:
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what makes a run, value by value."""
+    """Yield the values that a run hash covers."""
     if isinstance(value, dict | list | tuple):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if path or key not in _TEXT:

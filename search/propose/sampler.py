@@ -1,4 +1,4 @@
-"""What a sampler is: one entry of the entry point group `composer.samplers`, or one file of `samplers/`."""
+"""The interface of a sampler: an entry point of the group `composer.samplers`, or a file of `samplers/`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Sampler:
     """A sampler that a space can name.
 
     Attributes:
-        meaning: what it is, in a few words for the docs.
-        source: makes what drafts the points of a space.
+        meaning: a short description for the docs.
+        source: makes the source of drafts for a space.
         needs: a module that has to be importable, if any.
         install: what pip installs to provide it.
     """
@@ -32,7 +32,7 @@ class Sampler:
 
     @property
     def missing(self) -> bool:
-        """Whether the module that it needs is not installed."""
+        """Whether a module that it needs is not installed."""
         return bool(self.needs) and find_spec(self.needs) is None
 
 
@@ -40,7 +40,7 @@ def find_sampler(name: str) -> Sampler:
     """Return the sampler of a name, one of `samplers()`.
 
     Raises:
-        ValueError: what is registered under that name is no `Sampler`.
+        ValueError: the object registered under that name is no `Sampler`.
     """
     point = samplers()[name]
     found = point.load()

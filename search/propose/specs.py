@@ -1,4 +1,4 @@
-"""The specs of records: made again from what the records say."""
+"""The specs of records, rebuilt from their knob values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from search.store.ledger import Record
 
 
 def spec_of(space: Space, baselines: Mapping[str, Baseline], record: Record) -> Spec | None:
-    """Return the spec of a record, None where it belongs to a baseline that is no longer one."""
+    """Return the spec of a record, or None for a baseline that the space no longer has."""
     if record.kind == "baseline":
         baseline = baselines.get(record.identity)
         return None if baseline is None else baseline.spec
@@ -23,7 +23,7 @@ def spec_of(space: Space, baselines: Mapping[str, Baseline], record: Record) -> 
 
 
 def bring_specs(folder: Path, records: Iterable[Record], spec_of: Callable[[Record], Spec | None]) -> None:
-    """Write the specs of what was trained on machines with folders of their own; one writer at a time."""
+    """Write the specs of runs that were trained on machines with other folders; one writer at a time."""
     for record in records:
         path = folder / record.folder / "spec.yaml"
         if record.status in ("finished", "stopped") and not path.exists():

@@ -1,4 +1,4 @@
-"""Charts as SVG: scales, axes and marks. Looks come from classes, so a page can be light or dark."""
+"""Charts as SVG: scales, axes and marks, styled by classes so that a page can be light or dark."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Words = Callable[[float], str]
 Span = tuple[float, float, float]
 
 _CHAR = 7.1
-"""About how wide a letter of a label is."""
+"""Approximate width of a letter of a label, in pixels."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values to places between `start` and `end`."""
+    """Maps values to positions between `start` and `end`."""
 
     low: float
     high: float
@@ -28,12 +28,12 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Return the place of a value."""
+        """Return the position of a value."""
         low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
         return self.start + (value - low) / ((high - low) or 1) * (self.end - self.start)
 
     def ticks(self, most: int = 6) -> list[float]:
-        """Return round values within."""
+        """Return round values within the range."""
         if self.log:
             found = [
                 digit * 10.0**power
@@ -49,7 +49,7 @@ class Scale:
 
 
 def scale(values: Iterable[float], start: float, end: float, log: bool = False, room: float = 0.06) -> Scale:
-    """Make a scale that holds all values, with some room at both ends."""
+    """Make a scale that includes all values, with a margin at both ends."""
     found = list(values) or [0.0, 1.0]
     low, high = min(found), max(found)
     if log and low > 0:
@@ -61,7 +61,7 @@ def scale(values: Iterable[float], start: float, end: float, log: bool = False, 
 
 @dataclass(frozen=True)
 class Link:
-    """Marks that lead to a target in the page; `reachable` with the tabulator key too."""
+    """Marks that link to a target in the page; if `reachable`, also by the Tab key."""
 
     target: str
     kind: str
@@ -83,7 +83,7 @@ class Link:
 
 @dataclass
 class Chart:
-    """A picture of `width` by `height`, with what it shows in words."""
+    """A chart of `width` by `height` pixels, with a description for screen readers."""
 
     width: float
     height: float
@@ -103,7 +103,7 @@ class Chart:
         )
 
     def words(self, x: float, y: float, text: str, kind: str = "") -> None:
-        """Add a text, its base line at y."""
+        """Add a text with its baseline at y."""
         self.items.append(label(x, y, text, kind))
 
     def dot(self, x: float, y: float, radius: float, kind: str) -> None:
@@ -111,13 +111,13 @@ class Chart:
         self.items.append(f'<circle class="{kind}" cx="{n(x)}" cy="{n(y)}" r="{n(radius)}"/>')
 
     def cross(self, x: Span, y: Span, kind: str) -> None:
-        """Add a mean with its spread, across and up, each as low end, middle, high end; or else a tick."""
+        """Add a mean with its spread in both directions (low end, middle, high end), or a tick."""
         wide = x if x[0] != x[2] else (x[1] - 4.5, x[1], x[1] + 4.5)
         self.line([(wide[0], y[1]), (wide[2], y[1])], kind)
         self.line([(x[1], y[0]), (x[1], y[2])], kind)
 
     def link(self, target: str, kind: str, told: str, items: Sequence[str], reachable: bool) -> None:
-        """Add marks that lead to a target in the page; `reachable` with the tabulator key too."""
+        """Add marks that link to a target in the page; if `reachable`, also by the Tab key."""
         self.items.append(Link(target, kind, told, items, reachable))
 
     def below(self, axis: Scale, y: float, top: float, words: Words, title: str) -> None:
@@ -139,11 +139,11 @@ class Chart:
         self.words(x, min(axis.start, axis.end) - 14, title)
 
     def svg(self, alone: bool = False) -> str:
-        """Write it; `alone` is a file of its own, in light colours, without links."""
+        """Return the SVG; `alone` means a separate file, in light colours, without links."""
         size = f'viewBox="0 0 {n(self.width)} {n(self.height)}"'
         head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} font-family="{FONTS}"'
         if not alone:
-            # a group, so that its links stay within reach of those who cannot see it
+            # a group, so that screen readers can reach its links
             inside = "".join(map(str, self.items))
             return f'{head} role="group" aria-label={quoteattr(self.title)}>{inside}</svg>'
         items = [item.unlinked() if isinstance(item, Link) else item for item in self.items]
@@ -163,27 +163,27 @@ class Chart:
 
 
 def label(x: float, y: float, text: str, kind: str = "") -> str:
-    """Write a text, its base line at y."""
+    """Return a text with its baseline at y."""
     return f'<text x="{n(x)}" y="{n(y)}" class="{kind}">{escape(text)}</text>'
 
 
 def path(points: Sequence[tuple[float, float]]) -> str:
-    """Write a line through points as SVG wants it."""
+    """Return the SVG path through points."""
     return "M" + "L".join(f"{n(x)} {n(y)}" for x, y in points)
 
 
 def n(value: float) -> str:
-    """Write a number of a picture."""
+    """Format a coordinate."""
     return f"{value:.1f}".removesuffix(".0")
 
 
 def width_of(text: str) -> float:
-    """Return about how wide a label is."""
+    """Return the approximate width of a label."""
     return _CHAR * len(text)
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move places apart by at least `gap`, each as little as need be, within bounds where they fit."""
+    """Move positions apart by at least `gap`, as little as possible, within bounds if they fit."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     found = [0.0] * len(wanted)
     below = -math.inf

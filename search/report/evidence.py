@@ -1,4 +1,4 @@
-"""Sections of what can be concluded, and how surely: knobs, rungs, the course of the search."""
+"""Sections on what can be concluded and how reliably: knobs, rungs, the course of the search."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from search.report.read import Source
 from search.report.stats import FEWEST, Effects
 
 LITTLE = 0.2
-"""The share of the variance of trials left out below which effects are called hints."""
+"""Cross-validated share of explained variance below which effects are called hints."""
 
 
 def knobs(source: Source) -> str:
-    """What each knob does, and how sure that is."""
+    """The effect of each knob, and its uncertainty."""
     names = knob_names(source.records())
     goals = source.state.goals.names
     found = {goal: each for goal in goals if (each := facts.knob_effects(source, goal)) is not None}
@@ -56,7 +56,7 @@ def _effects(goal: str, where: str, found: Effects, names: list[str]) -> str:
 
 
 def rungs(source: Source) -> str:
-    """How rungs agree, with a warning where they do not."""
+    """The agreement of rungs, with a warning if they disagree."""
     found = list(facts.pairs(source))
     if not found:
         return '<p class="soft">No objective is measured by training, so rungs have nothing to rank.</p>'

@@ -1,4 +1,4 @@
-"""What figures and page share: which records there are to see, and what each is called and worth."""
+"""What figures and page share: the records shown, their names and values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from search.report.stats import Agreement, Effects, agreement, effects
 from search.store.ledger import Record
 
 SURE = 0.5
-"""Kendall's tau below which the ranking at a rung says little about that at another."""
+"""Kendall's tau below which the ranking at one rung says little about that at another."""
 _FINE = 100
-"""Points of a curve at most; a page cannot show more."""
+"""Most points of a curve; a page cannot show more."""
 FEW = 8
-"""Trials that reached both rungs, below which their agreement is not to be relied upon."""
+"""Fewest trials that reached both rungs for their agreement to be reliable."""
 
 
 def kind(source: Source, record: Record) -> str:
@@ -33,12 +33,12 @@ def kind(source: Source, record: Record) -> str:
 
 
 def status(record: Record) -> str:
-    """Say how a record ended, and whether another search trained it."""
+    """Return how a record ended, and whether another search trained it."""
     return STATUS[record.status] + (", imported" if record.imported else "")
 
 
 def told(source: Source, record: Record) -> str:
-    """Say in a line what a record is and came to."""
+    """Return a line with a record's name and results."""
     parts = [titled(source.state, record), status(record), values_text(source.state, record)]
     return ": ".join([parts[0], ", ".join(part for part in parts[1:] if part)])
 
@@ -51,7 +51,7 @@ def value_of(source: Source, record: Record, name: str) -> float | None:
 
 
 def axes(source: Source) -> list[str]:
-    """Return what the first objective is drawn against: the other objectives, then every cost."""
+    """Return the measures that the first objective is plotted against: other objectives, then every cost."""
     first, *others = source.state.goals.names
     costs = [
         name
@@ -62,31 +62,31 @@ def axes(source: Source) -> list[str]:
 
 
 def measured(source: Source) -> list[str]:
-    """Return the objectives that only training tells."""
+    """Return the objectives that are measured by training."""
     return [name for name in source.state.goals.names if name not in MEASURES]
 
 
 def metrics(source: Source) -> list[str]:
-    """Return what learning curves are drawn of: measured objectives, then the held-out and training loss."""
+    """Return the metrics with learning curves: measured objectives, then held-out and training loss."""
     known = {name for record in source.records() for seen in record.seen for name in seen.metrics}
     known |= {name for rows in source.curves.values() for row in rows[:1] for name in row}
     return [name for name in dict.fromkeys([*measured(source), "loss", TRAIN_LOSS]) if name in known]
 
 
 def metric_title(metric: str) -> str:
-    """Say on which data the metric of a learning curve is measured: `held-out accuracy`, `train loss`."""
+    """Return the title of a learning curve, with its data: `held-out accuracy`, `train loss`."""
     return "train loss" if metric == TRAIN_LOSS else f"held-out {metric}"
 
 
 def flops_a_token(source: Source, record: Record) -> float | None:
-    """Return the training FLOPs of a token where rungs are in FLOPs, 1 where they are in tokens."""
+    """Return the training FLOPs of a token if rungs are in FLOPs, 1 if they are in tokens."""
     if not isinstance(source.state.config.rungs, FlopRungs):
         return 1
     return record.costs["train_flops"] / record.whole if record.whole else None
 
 
 def curve(source: Source, record: Record, metric: str) -> list[tuple[float, float]]:
-    """Return a metric over training tokens, or FLOPs where rungs are in these; up to its last measurement."""
+    """Return a metric over training tokens, or FLOPs if rungs are in FLOPs, up to its last measurement."""
     per = flops_a_token(source, record)
     return [] if per is None else [(per * tokens, value) for tokens, value in _curve(source, record, metric)]
 
@@ -107,8 +107,8 @@ def stages(source: Source) -> list[str]:
 
 
 def passed(source: Source, number: int) -> str:
-    """Say how many trials a rung decided on, how many of these went on, and how many it let pass."""
-    # the last milestone of what was trained in full is its end
+    """Return how many trials a rung decided on, how many continued, and how many passed it when retired."""
+    # the last milestone of a run trained in full is its end
     there = [
         record
         for record in source.state.ledger.trials()
@@ -122,7 +122,7 @@ def passed(source: Source, number: int) -> str:
 
 
 def at_milestone(record: Record, number: int, name: str) -> float | None:
-    """Return a value at a milestone, where the record reached it or was trained in full with less."""
+    """Return a value at a milestone, if the record reached it or was trained in full with less."""
     seen = reached(record, number)
     if seen is None:
         return None
@@ -130,7 +130,7 @@ def at_milestone(record: Record, number: int, name: str) -> float | None:
 
 
 def knob_effects(source: Source, name: str) -> Effects | None:
-    """Estimate what the knobs do to an objective where all trials can be compared: at the first milestone."""
+    """Estimate effects of knobs on an objective at the first milestone, where all trials are comparable."""
     if name not in source.effects:
         source.effects[name] = _effects(source, name)
     return source.effects[name]
@@ -147,7 +147,7 @@ def _effects(source: Source, name: str) -> Effects | None:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two milestones, and how they agree on one objective; None where nobody or nothing can be ranked."""
+    """Two milestones, and their agreement on one objective; None if there is nothing to rank."""
 
     metric: str
     first: str
@@ -157,7 +157,7 @@ class Pair:
 
     @property
     def doubt(self) -> str:
-        """Say why not to rely on the earlier one, or nothing."""
+        """Return why the earlier one is not reliable, or ""."""
         found = self.agreement
         if self.trials < FEW or found is None:
             return f"too few runs reached both ({self.trials}; it takes {FEW})"

@@ -21,11 +21,11 @@ WIDTH = 780.0
 _LEFT, _RIGHT, _TOP, _BELOW = 66.0, 24.0, 44.0, 52.0
 _ORDER = ("stopped", "running", "finished", "baseline", "front")
 _MANY = 60
-"""Marks of one kind above which they are drawn smaller, and not all are stops of the tabulator."""
+"""Number of marks of one kind above which they are drawn smaller and not all can be reached by Tab."""
 
 
 def front(source: Source, against: str) -> Chart:
-    """Draw all that was measured: the first objective against another measure, the front as stairs."""
+    """Draw all measured points: the first objective against another measure, the front as a step line."""
     goals = source.state.goals
     first = goals.names[0]
     points = [
@@ -56,7 +56,7 @@ def front(source: Source, against: str) -> Chart:
     for (a, x, b), (low, y, high), begun in bars:
         chart.line([(across(begun[0]), up(begun[1])), (across(x), up(y))], "before")
         chart.cross((across(a), across(x), across(b)), (up(low), up(y), up(high)), "whisker")
-    # with more objectives a front is no line in this plane
+    # with more than two objectives the front is no line in this plane
     if against in goals.names and len(goals.names) == 2 and len(best) > 1:
         less = goals.directions[goals.names.index(against)] == "minimize"
         chart.line(_stairs([place[record.identity] for record in best], less), "stairs")
@@ -73,7 +73,7 @@ def front(source: Source, against: str) -> Chart:
 
 
 def curves(source: Source, metric: str) -> Chart:
-    """Draw a metric over training tokens, or FLOPs where rungs are in these, the rungs marked."""
+    """Draw a metric over training tokens, or FLOPs if rungs are in FLOPs, with the rungs marked."""
     state = source.state
     unit = "FLOPs" if isinstance(state.config.rungs, FlopRungs) else "tokens"
     lines = {record.identity: facts.curve(source, record, metric) for record in source.records()}
@@ -94,7 +94,7 @@ def curves(source: Source, metric: str) -> Chart:
     chart.beside(up, _LEFT, across.end, partial(value_text, metric), "")
     chart.words(_LEFT, 14, facts.metric_title(metric))
     for number, rung in enumerate(rung for rung in state.config.marks if rung < across.high):
-        # in turns higher and lower, so that neighbours do not run into each other
+        # alternately higher and lower, so that neighbours do not overlap
         top = _TOP - 2 + 16 * (number % 2)
         chart.line([(across(rung), up.start), (across(rung), top + 5)], "rung")
         chart.words(across(rung), top, facts.passed(source, number), "note middle")
@@ -114,14 +114,14 @@ def curves(source: Source, metric: str) -> Chart:
     for (name, _), y in zip(ends, places, strict=True):
         chart.words(across.end + 10, y + 4, name, "name")
     if not alike:
-        # over FLOPs each ends elsewhere
+        # over FLOPs, curves end at different places
         last = [(record, *lines[record.identity][-1]) for record in shown]
         _names(chart, source, [(record, across(x), up(y)) for record, x, y in last])
     return chart
 
 
 def importance(found: Effects, name: str, knobs: Sequence[str]) -> Chart:
-    """Draw how much of the variance between trials each knob accounts for, and what chance would."""
+    """Draw the share of variance between trials that each knob explains, and the share expected by chance."""
     called = shorts(knobs)
     left = 24 + max(width_of(called[each.knob]) for each in found.knobs)
     chart = Chart(
@@ -147,7 +147,7 @@ def importance(found: Effects, name: str, knobs: Sequence[str]) -> Chart:
 
 
 def effect(found: Effects, name: str, knobs: Sequence[str]) -> Chart:
-    """Draw what each answer adds to the mean, with its interval."""
+    """Draw what each value of a knob adds to the mean, with its interval."""
     called = shorts(knobs)
     rows = [(each, level) for each in found.knobs for level in each.levels]
     left = 40 + max(width_of(called[each.knob]) for each in found.knobs)
@@ -176,7 +176,7 @@ def effect(found: Effects, name: str, knobs: Sequence[str]) -> Chart:
 
 
 def rungs(found: Sequence[facts.Pair]) -> Chart:
-    """Draw how pairs of rungs agree."""
+    """Draw the agreement of pairs of rungs."""
     several = len({pair.metric for pair in found}) > 1
     names = [f"{pair.metric}: " * several + f"{pair.first} and {pair.second}" for pair in found]
     left = 20 + max(map(width_of, names))
@@ -202,7 +202,7 @@ def rungs(found: Sequence[facts.Pair]) -> Chart:
 
 
 def history(proposals: Sequence[Proposal]) -> Chart:
-    """Draw what became of proposals in order, and the feasible share of the sampler's last drafts."""
+    """Draw the outcomes of proposals in order, and the feasible share of the sampler's last drafts."""
     window = max(10, min(50, len(proposals) // 8))
     drawn = [proposal.drawn for proposal in proposals]
     chart = Chart(
@@ -234,7 +234,7 @@ def history(proposals: Sequence[Proposal]) -> Chart:
 
 
 def _bar(source: Source, record: Record, against: str, x: float) -> tuple[Span, Span] | None:
-    """Return mean and spread over fresh seeds, across and up: low end, middle, high end; None without."""
+    """Return mean and spread over fresh seeds in both directions (low end, middle, high end), or None."""
     found = {each.metric: each for each in source.verdicts.results(record)}
     first = found.get(source.state.goals.names[0])
     if first is None or not any(each.seeds for each in found.values()):
@@ -268,7 +268,7 @@ def mark(kind: str, x: float, y: float, small: bool = False) -> str:
 
 
 def _stairs(corners: Sequence[tuple[float, float]], less: bool) -> list[tuple[float, float]]:
-    """Join the points of a front along what they beat; `less` across is better, or more is."""
+    """Return the step line of a front; `less` says whether smaller is better on the horizontal axis."""
     ordered = sorted(corners)
     steps = [ordered[0]]
     for before, after in pairwise(ordered):
@@ -277,7 +277,7 @@ def _stairs(corners: Sequence[tuple[float, float]], less: bool) -> list[tuple[fl
 
 
 def _names(chart: Chart, source: Source, points: Sequence[tuple[Record, float, float]]) -> None:
-    """Write names beside front and baselines, where there is room."""
+    """Label front and baselines where there is room."""
     taken = [(x - 10, y - 10, x + 10, y + 10) for _, x, y in points]
     for record, x, y in points:
         if not _speaks(source, record):

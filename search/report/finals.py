@@ -1,4 +1,4 @@
-"""The section of finals: what the best candidates and the baselines came to when they were trained again."""
+"""The section of finals: results of the retrained best candidates and baselines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROW = 46.0
 
 
 def finals(source: Source) -> str:
-    """How finalists and baselines did with fresh seeds and at other rates, and what follows from it."""
+    """Results of finalists and baselines with fresh seeds and other learning rates, and the conclusion."""
     parts = [_intro(source), *(f'<p class="verdict">{escape(text)}</p>' for text in said(source))]
     if any(at.runs for at in source.standings):
         seeds = {name: seeds_chart(source, name) for name in facts.measured(source)}
@@ -47,7 +47,7 @@ def finals(source: Source) -> str:
 
 
 def swept(source: Source) -> bool:
-    """Whether other rates were tried."""
+    """Whether other learning rates were tried."""
     return any(len(at.sweep) > 1 for at in source.standings)
 
 
@@ -70,7 +70,7 @@ def _intro(source: Source) -> str:
 
 
 def said(source: Source) -> Iterator[str]:
-    """Say how the winner does against the best baseline, in each objective that is measured."""
+    """Compare the winner with the best baseline in each measured objective."""
     winner, rival = source.winner, source.verdicts.rival
     if winner is None or rival is None:
         return
@@ -126,7 +126,7 @@ def seeds_chart(source: Source, metric: str) -> Chart:
 
 
 def sweep_chart(source: Source, metric: str) -> Chart:
-    """Draw what each came to at multiples of its learning rate, the chosen one ringed."""
+    """Draw the results at multiples of the learning rate, the chosen one ringed."""
     objective = source.state.goals.names.index(metric)
     rows = [(at, _known(at, objective)) for at in source.standings]
     rows = [(at, known) for at, known in rows if known]
@@ -175,7 +175,7 @@ def _seed(kind: str, x: float, y: float) -> str:
 
 
 def _standings(source: Source) -> str:
-    """Show how all stand: seeds, means, and each against the winner."""
+    """Show all standings: seeds, means, and the comparison with the winner."""
     state, names = source.state, source.state.goals.names
     costs = [name for name in MAIN if name not in names]
     head = ["trained again", "rate", "fresh seeds"]
@@ -202,7 +202,7 @@ def _standings(source: Source) -> str:
 
 
 def against(source: Source, record: Record, objective: int) -> str:
-    """Say how a record does against the winner in an objective, and with its p-value, as HTML."""
+    """Compare a record with the winner in one objective, with the p-value, as HTML."""
     winner = source.winner
     if winner is None or record is winner or record.status != "finished":
         return ""
@@ -216,7 +216,7 @@ def _short(found: Comparison) -> str:
 
 
 def _rates(source: Source) -> str:
-    """Show what each rate came to."""
+    """Show the result at each learning rate."""
     names = source.state.goals.names
     measured = [i for i, goal in enumerate(source.state.goals.objectives) if not goal.is_cost]
     rates = sorted({lr for at in source.standings for lr in at.sweep})
@@ -238,7 +238,7 @@ def _rates(source: Source) -> str:
 
 
 def own_rate(source: Source, record: Record) -> str:
-    """Write the learning rate that a record's spec says."""
+    """Format the learning rate of a record's spec."""
     known = source.specs.get(record.identity)
     return "" if known is None or known[1].train is None else f"{known[1].train.lr:g}"
 

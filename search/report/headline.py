@@ -1,4 +1,4 @@
-"""The head of the page: what was searched for, and what came of it in short."""
+"""The head of the page: the objectives and a summary of the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search.store.ledger import Record
 
 
 def header(source: Source, now: datetime) -> str:
-    """Write the head of the page: what was searched for, and what came of it in short."""
+    """Return the head of the page: the objectives and a summary of the results."""
     state = source.state
     goals = " and ".join(f"{goal.direction} {goal.metric}" for goal in state.goals.objectives)
     running = sum(record.status == "running" for record in state.ledger.every())
@@ -34,7 +34,7 @@ def header(source: Source, now: datetime) -> str:
 
 
 def _trials(source: Source) -> tuple[str, str, str]:
-    """Tell how many trials there are, of how many, and how they ended."""
+    """Return the number of trials, of how many, and how they ended."""
     state = source.state
     own = [record for record in state.ledger.trials() if not record.imported]
     came = len(state.ledger.trials()) - len(own)
@@ -50,7 +50,7 @@ def _trials(source: Source) -> tuple[str, str, str]:
 
 
 def _spent(source: Source) -> str:
-    """Tell of the budgets, the time of training, and by the clock where records know it."""
+    """Return the budgets, the training time, and the wall-clock time if records have it."""
     budgets = [str(account) for account in source.state.accounts()] if source.asked else []
     return "; ".join([*budgets, _time(source)])
 
@@ -70,7 +70,7 @@ def _time(source: Source) -> str:
 
 
 def _card(name: str, big: str, small: str) -> str:
-    # a mean and its spread stay on one line
+    # keep a mean and its spread on one line
     whole = escape(big).replace(" ± ", "&nbsp;±&nbsp;")
     return f'<div class="card"><h3>{escape(name)}</h3><p class="big">{whole}</p><p>{escape(small)}</p></div>'
 
@@ -99,9 +99,9 @@ def _headline(source: Source) -> Iterator[tuple[str, str, str]]:
 
 
 def _against(source: Source, winner: Record, rival: Record) -> tuple[str, str]:
-    """Say what the winner gains on the best baseline, at which costs, and the p-value of the difference.
+    """Return the winner's gain over the best baseline, its costs, and the p-value of the difference.
 
-    Where what was measured first is not told apart, the gain is the first objective that is a lower cost.
+    If the first measured objective does not differ, the gain is the first objective with a lower cost.
     """
     found = source.verdicts.final()
     first = found[source.state.goals.first_measured]

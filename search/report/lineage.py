@@ -1,4 +1,4 @@
-"""Where a trial comes from: its ancestors by the moves of the sampler, or who led before it."""
+"""The lineage of a trial: its ancestors by the sampler's moves, or the earlier leaders."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from search.store.ledger import Record
 
 @dataclass(frozen=True)
 class Step:
-    """One record on the way, and what was done to come to it, in words."""
+    """One record of the lineage, and the moves that led to it, as text."""
 
     record: Record
     words: str
 
 
 def steps(state: State, last: Record) -> Iterator[Step]:
-    """Yield the way to a record, the oldest first."""
+    """Yield the lineage of a record, oldest first."""
     yield from _ancestors(state, last) if last.origin else _leaders(state, last)
 
 

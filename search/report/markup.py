@@ -16,16 +16,16 @@ from search.store.ledger import Record
 
 _TAG = re.compile(r"<[^>]*>")
 _LONG = 60
-"""Letters of a cell above which it is not made narrow."""
+"""Number of letters above which a cell is not made narrow."""
 
 
 def link(source: Source, record: Record) -> str:
-    """Lead to a record."""
+    """Return a link to a record."""
     return f'<a href="#{record.key}" class="to">{escape(named(source.state, record))}</a>'
 
 
 def answers(record: Record) -> str:
-    """Write the answers that made a record."""
+    """Return the knob values of a record."""
     names = shorts(record.params)
     return ", ".join(f"{names[name]} {value}" for name, value in record.params.items()) or "as its spec says"
 
@@ -40,7 +40,7 @@ def alternatives(name: str, charts: dict[str, Chart]) -> str:
 
 
 def choice(name: str, options: Sequence[str]) -> str:
-    """Offer to choose one of the alternatives of a section."""
+    """Return the control that selects one of the alternatives of a section."""
     if len(options) < 2:
         return ""
     items = "".join(f"<option>{escape(option)}</option>" for option in options)
@@ -53,18 +53,18 @@ def figure(chart: Chart) -> str:
 
 
 def legend(*entries: tuple[str, str]) -> str:
-    """Say what marks mean: each by its kind, in words."""
+    """Return a legend: each kind of mark with its meaning."""
     items = "".join(f'<li><span class="key {kind}"></span>{escape(words)}</li>' for kind, words in entries)
     return f'<ul class="legend">{items}</ul>'
 
 
 def warn(text: str) -> str:
-    """Warn."""
+    """Return a warning."""
     return f'<p class="warning"><strong>Careful:</strong> {escape(text)}</p>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: tuple[int, ...] = ()) -> str:
-    """Write a table of cells that are HTML; columns are numbers but for those of `words`."""
+    """Return a table of HTML cells; columns are numeric except those in `words`."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         lengths = (len(_TAG.sub("", text)) for text in row)
@@ -77,7 +77,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: tuple[int, 
 
 
 def residual(source: Source, record: Record, name: str) -> str:
-    """Write a cost, and how far it is from the winner's."""
+    """Return a cost, and its difference from the winner's."""
     value, winner = record.costs.get(name), source.winner
     if value is None:
         return ""
@@ -87,7 +87,7 @@ def residual(source: Source, record: Record, name: str) -> str:
 
 
 def bar(text: str, share: float) -> str:
-    """Show a share as a bar, with words."""
+    """Return a share as a bar with text."""
     over = " over" if share > 1 else ""
     return (
         f'<div class="cap{over}"><span style="width:{100 * min(1, share):.1f}%"></span></div>'
@@ -96,17 +96,17 @@ def bar(text: str, share: float) -> str:
 
 
 def cell(html: str, key: str) -> str:
-    """Write a cell that is sorted by `key`."""
+    """Return a cell that is sorted by `key`."""
     return f'<td data-key="{escape(key)}">{html}</td>'
 
 
 def number(text: str, value: float | None) -> str:
-    """Write a cell that is sorted by a number."""
+    """Return a cell that is sorted by a number."""
     return f'<td class="number" data-key="{"" if value is None else repr(value)}">{escape(text)}</td>'
 
 
 def answer(value: Any) -> str:
-    """Write a cell of the answer to a knob."""
+    """Return a cell with the value of a knob."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(f"{value:g}", value)
     return cell(escape("" if value is None else str(value)), "" if value is None else str(value))

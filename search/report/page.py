@@ -1,4 +1,4 @@
-"""The page: the parts of a report put together, with what its script shows of each point."""
+"""The page: all sections of a report, with the data that its script shows for each point."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from search.report.theme import page_style, text
 from search.store.ledger import Record
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""No request leaves the page, whatever is in it."""
+"""The content security policy: the page makes no requests."""
 _DRAWN = 40
-"""Specs at most that are drawn; a drawing takes some ten milliseconds and ten kilobytes."""
+"""Most specs that are drawn; a drawing takes about ten milliseconds and ten kilobytes."""
 
 
 def page(source: Source, now: datetime) -> str:
-    """Write a report as one page that needs nothing else: no network, no other file."""
+    """Return a report as one self-contained page: no network, no other files."""
     parts = list(sections.sections(source))
     title = f"Search of {source.name}"
     data = json.dumps(_points(source), separators=(",", ":")).replace("<", "\\u003c")
@@ -72,7 +72,7 @@ def _section(part: sections.Section) -> str:
 
 
 def _points(source: Source) -> dict[str, Any]:
-    """Return, by target, what the panel shows of every record."""
+    """Return, by target, what the panel shows for each record."""
     drawn = [*source.front, *source.trials_front]
     drawn += [record for record in source.records() if record.role == "baseline"]
     pictures = {record.identity for record in drawn[:_DRAWN]}

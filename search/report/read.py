@@ -1,4 +1,4 @@
-"""What a report is made of, read from the folder of a search without changing anything in it."""
+"""The data of a report, read from the folder of a search without changing it."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _JUDGED = ("objectives", "rungs", "keep", "sampler")
-"""What the space file of a folder tells of its `search:` section."""
+"""The fields of `search:` that a report reads from the space file of a folder."""
 
 _IDENTITY = re.compile(r"-[0-9a-f]{12}$")
-"""What a default folder adds to the name of its space."""
+"""The suffix that a default folder adds to the name of its space."""
 
 Row = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What became of a proposal.
+    """The outcome of a proposal.
 
     Attributes:
         outcome: feasible, over, invalid or repeat.
@@ -61,16 +61,16 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Source:
-    """A search as its folder tells it.
+    """A search as read from its folder.
 
     Attributes:
         name: of the space.
-        proposals: those told so far, in order; None where no journal can be read.
-        caps: the hard limits that candidates are held to.
+        proposals: those completed so far, in order; None if no journal can be read.
+        caps: the hard limits on candidates.
         specs: by identity, the text of the spec and the spec; those not yet begun are missing.
         curves: by identity, the rows of the run's metrics.
-        asked: whether budgets and finals are known as they were asked for.
-        effects: by objective, what the knobs do to it, as far as that was estimated.
+        asked: whether the requested budgets and finals are known.
+        effects: by objective, the estimated effects of the knobs.
     """
 
     folder: Path
@@ -89,17 +89,17 @@ class Source:
 
     @cached_property
     def front(self) -> list[Record]:
-        """The best of all trained in full, those that no other beats."""
+        """The Pareto front of all records trained in full."""
         return self.state.front()
 
     @cached_property
     def trials_front(self) -> list[Record]:
-        """The same among trials alone."""
+        """The Pareto front among trials alone."""
         return self.state.front("trial")
 
     @cached_property
     def verdicts(self) -> Verdicts:
-        """The winner, the best baseline, and how they compare."""
+        """The winner, the best baseline, and their comparison."""
         return Verdicts(self.state)
 
     @property
@@ -114,7 +114,7 @@ class Source:
 
     @cached_property
     def standings(self) -> list[Standing]:
-        """What finalists and baselines came to when they were trained again, the best first."""
+        """The results of retrained finalists and baselines, best first."""
         goals = self.state.goals
         own = list(self.verdicts.standings.values())
         means = [(goals.ascending(at.mean)[goals.first_measured], -i) for i, at in enumerate(own) if at.mean]
@@ -127,7 +127,7 @@ class Source:
 
     @property
     def seed(self) -> int | None:
-        """The seed that the search trained all with, where it is one."""
+        """The seed that all runs of the search share, if there is one."""
         own = (self.specs[each.identity][1] for each in self.state.ledger if each.identity in self.specs)
         seeds = {spec.train.seed for spec in own if spec.train is not None}
         return seeds.pop() if len(seeds) == 1 else None
@@ -137,11 +137,11 @@ def read(folder: Path, seen: State | None = None) -> Source:
     """Read the folder of a search, finished or not.
 
     Args:
-        folder: where it stands.
-        seen: the search as a worker saw it, whose counts stand in where the folder has no journal.
+        folder: the search folder.
+        seen: the search as a worker saw it, whose counts are used if the folder has no journal.
 
     Raises:
-        SearchError: it is none, or what decides its trials cannot be read.
+        SearchError: it is no search folder, or its settings cannot be read.
     """
     judged = _judged(folder)
     ledger = Ledger(folder / RECORDS)
@@ -171,14 +171,14 @@ def read(folder: Path, seen: State | None = None) -> Source:
 
 
 _OWN = ("invalid", "crashed")
-"""Constraints that are no caps."""
+"""Constraints that are not caps."""
 
 
 def _judged(folder: Path) -> dict[str, Any]:
-    """Read what decides how trials are judged.
+    """Read the settings by which trials are judged.
 
     Raises:
-        SearchError: the folder is none of a search, or that cannot be read.
+        SearchError: it is no search folder, or they cannot be read.
     """
     path = folder / SPACE
     if not path.is_file() or not (folder / RECORDS).is_dir():
@@ -200,7 +200,7 @@ def _judged(folder: Path) -> dict[str, Any]:
 
 
 def _asked(folder: Path, judged: Mapping[str, Any]) -> SearchConfig | None:
-    """Read what the search was last asked for; None where that is not there, as in an older search."""
+    """Read the search's last settings; None if there are none, as in older searches."""
     try:
         told = json.loads((folder / ASKED).read_text(encoding="utf-8"))
         return SearchConfig.model_validate({**told, **judged})
@@ -209,14 +209,14 @@ def _asked(folder: Path, judged: Mapping[str, Any]) -> SearchConfig | None:
 
 
 def _begun(ledger: Ledger) -> dict[str, Any]:
-    """Tell from the records what finals were asked for: the most seeds of any, and all rates."""
+    """Infer the requested finals from the records: the most seeds of any, and all learning rates."""
     again = [record.again for record in ledger.finals()]
     rates = sorted({each["lr"] for each in again if not each["seed"]})
     return {"seeds": max((each["seed"] for each in again), default=0), "lr_sweep": rates}
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo dotted keys; what is keyed by numbers is a list."""
+    """Undo dotted keys; mappings with numbers as keys become lists."""
     found: dict[str, Any] = {}
     for key, value in flat.items():
         *path, last = key.split(".")
@@ -249,12 +249,12 @@ def _curve(folder: Path, record: Record) -> list[Row]:
         rows = read_metrics(folder / record.folder / METRICS)
     except (OSError, TrainingError):
         return []
-    # scores go by the names of objectives; `train_loss` is the one figure that is not held out
+    # metrics have the names of objectives; only `train_loss` is not held out
     return [{name.removeprefix(HELD_OUT): value for name, value in row.items()} for row in rows]
 
 
 def _proposals(path: Path) -> list[Proposal] | None:
-    """Read from Optuna's journal what became of each told trial."""
+    """Read the outcome of each completed trial from Optuna's journal."""
     if not path.is_file():
         return None
     from optuna import load_study
@@ -264,7 +264,7 @@ def _proposals(path: Path) -> list[Proposal] | None:
     from optuna.trial import TrialState
 
     class Reading(BaseJournalBackend):
-        """A journal up to its last whole record, which nothing is written to."""
+        """A journal up to its last whole record, read-only."""
 
         def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
             lines = path.read_bytes().split(b"\n")[:-1]
@@ -278,7 +278,7 @@ def _proposals(path: Path) -> list[Proposal] | None:
         names = get_all_study_names(storage)
         trials = load_study(study_name=names[0], storage=storage).get_trials(deepcopy=False) if names else []
     except Exception:
-        # a journal beyond reading takes the history of proposals from the report, and no trial
+        # an unreadable journal costs the report its history of proposals, but no trial
         return None
     told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return [_proposal(trial) for trial in told if trial.user_attrs.get(OUTCOME) != IMPORTED]
@@ -287,7 +287,7 @@ def _proposals(path: Path) -> list[Proposal] | None:
 def _proposal(trial: FrozenTrial) -> Proposal:
     outcome = str(trial.user_attrs.get(OUTCOME, "feasible"))
     over = (name for name, value in trial.constraints.items() if value > 0 and name not in _OWN)
-    # a search from before drafts were counted made one a proposal
+    # searches of older versions, which did not count drafts, made one per proposal
     one = Drawn(
         1, 1, int(outcome in ("over", "invalid")), int(outcome == "repeat"), int(outcome == "feasible")
     )

@@ -1,4 +1,4 @@
-"""Sections of what was found: the front, curves, costs, the winner, baselines, all trials."""
+"""Sections on the results: the front, curves, costs, the winner, baselines, all trials."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def front(source: Source) -> str:
 
 
 def _kinds(source: Source, stopped: str) -> list[tuple[str, str]]:
-    """Return the marks that occur, with what they mean."""
+    """Return the marks that occur, with their meanings."""
     known = {
         "front": "on the front",
         "finished": "trained in full",
@@ -79,7 +79,7 @@ def _front_table(source: Source) -> str:
 
 
 def winner_text(source: Source) -> str:
-    """Say which trial is the winner, and by which rule."""
+    """Return which trial is the winner, and by which rule."""
     assert source.winner is not None
     return f"The winner is {titled(source.state, source.winner)}: {source.verdicts.rule}."
 
@@ -131,7 +131,7 @@ def _compared(source: Source) -> list[Record]:
 
 
 def lineage_of(source: Source) -> str:
-    """Where the winner comes from."""
+    """The lineage of the winner."""
     winner = source.winner
     assert winner is not None
     steps = list(lineage.steps(source.state, winner))
@@ -176,7 +176,7 @@ def baselines(source: Source) -> str:
 
 
 def _matched(source: Source, baselines: list[Record]) -> str:
-    """Say how baselines were changed to cost what the caps allow."""
+    """Return how baselines were changed to match the caps."""
     items = []
     for record in baselines:
         moves = ", ".join(map(str, record.origin.get("moves", ())))

@@ -1,4 +1,4 @@
-"""The sections of a report, in order: each a heading and what stands below it, as HTML."""
+"""The sections of a report, in order: each a heading and its HTML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from search.report.read import Source
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page: its place, its name among the links, its heading, its HTML."""
+    """One part of the page: its anchor, its name in the navigation, its heading, its HTML."""
 
     name: str
     short: str
@@ -21,7 +21,7 @@ class Section:
 
 
 def sections(source: Source) -> Iterator[Section]:
-    """Yield the sections that there is something to say in."""
+    """Yield the sections that are not empty."""
     yield Section("front", "Front", "What was found", results.front(source))
     if source.standings:
         yield Section("finals", "Finals", "Finals: retrained with fresh seeds", finals(source))

@@ -1,4 +1,4 @@
-"""What the trials say about the knobs, and the rungs about each other; with how sure one can be of it.
+"""Effects of knobs and agreement of rungs, estimated from the trials, with their uncertainty.
 
 Knobs: an additive model (each answer to each knob adds its share) is fitted by ridge regression, its penalty
 chosen by the error on trials left out. Fewer trials or noisier ones shrink the effects towards nothing.
@@ -19,7 +19,7 @@ from search.compare.kendall import kendall
 Array: TypeAlias = NDArray[np.float64]
 
 FEWEST = 8
-"""Trials below which nothing is said about knobs."""
+"""Fewest trials from which effects of knobs are estimated."""
 _MOST_LEVELS = 6
 _DRAWS = 300
 _INTERVAL = (5, 95)
@@ -28,7 +28,7 @@ _PENALTIES = tuple(float(value) for value in np.geomspace(0.1, 300, 15))
 
 @dataclass(frozen=True)
 class Level:
-    """What one answer to a knob adds to the mean of all who were asked: estimate and 90 % interval."""
+    """What one value of a knob adds to the mean over the trials that have it: estimate and 90 % interval."""
 
     label: str
     count: int
@@ -59,7 +59,7 @@ class Effects:
     """All knobs, the most important first.
 
     Attributes:
-        trials: how many the model was fitted to.
+        trials: number of trials that the model was fitted to.
         explained: the share of the variance of trials left out that the model predicts; may be negative.
     """
 
@@ -70,7 +70,7 @@ class Effects:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two rungs rank those who reached both: Kendall's tau-b with its 90 % interval."""
+    """Agreement of two rungs on the trials that reached both: Kendall's tau-b with its 90 % interval."""
 
     trials: int
     tau: float
@@ -79,10 +79,10 @@ class Agreement:
 
 
 def effects(answers: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Effects | None:
-    """Estimate what each knob does to a result; None for too few trials, or where all results are equal.
+    """Estimate the effect of each knob on a result; None for too few trials or equal results.
 
     Args:
-        answers: by knob, for each trial; a knob that was not asked is missing.
+        answers: values by knob, for each trial; knobs in branches not taken are missing.
         values: the result of each trial.
     """
     result = np.asarray(values, dtype=float)
@@ -111,7 +111,7 @@ def effects(answers: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Ef
 
 
 def agreement(one: Sequence[float], other: Sequence[float]) -> Agreement | None:
-    """Compare two rankings of the same trials; None where one of them ranks nothing."""
+    """Compare two rankings of the same trials; None if all values of one are equal."""
     count, whole = len(one), kendall(one, other)
     if np.isnan(whole):
         return None
@@ -123,12 +123,12 @@ def agreement(one: Sequence[float], other: Sequence[float]) -> Agreement | None:
 
 
 def _given(answers: Mapping[str, Any], name: str) -> Any:
-    """Return an answer, `null` for the answer None, and None where nobody asked."""
+    """Return a value, `null` for the value None, and None for a knob that the trial does not have."""
     return ("null" if answers[name] is None else answers[name]) if name in answers else None
 
 
 def _coded(given: Sequence[Any]) -> tuple[list[str], Array] | None:
-    """Turn answers into one column for each level, centred over those asked; None for a single level."""
+    """Return one column for each level, centred over the trials with the knob; None for a single level."""
     asked = [value for value in given if value is not None]
     levels = sorted(set(asked), key=lambda value: (isinstance(value, str), value))
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in asked)
@@ -155,7 +155,7 @@ def _fit(columns: Array, result: Array, penalty: float) -> Array:
 
 
 def _penalty(columns: Array, result: Array) -> tuple[float, float]:
-    """Choose the penalty by the error on each trial left out; with the share of variance so predicted."""
+    """Return the penalty with the least leave-one-out error, and the share of variance it predicts."""
     count = len(result)
     centred = columns - columns.mean(axis=0)
     alone = float(np.sum(((result - result.mean()) * count / (count - 1)) ** 2))
@@ -184,7 +184,7 @@ def _share(columns: Array, weights: Array, result: Array) -> float:
 def _levels(labels: list[str], columns: Array, weights: Array, draws: list[Array]) -> list[Level]:
     found = []
     for number, label in enumerate(labels):
-        # centred, so above 0 for those who gave this answer alone
+        # centred, so positive only for trials with this value
         rows = columns[columns[:, number] > 0]
         if not len(rows):
             continue

@@ -1,6 +1,6 @@
-"""Colours of the report, light and dark: the hues of `composer draw`, apart for the colour-blind and in grey.
+"""Colours of the report, light and dark: those of `composer draw`, distinct for the colour-blind and in grey.
 
-No colour stands alone: marks differ in shape too.
+Colour is never the only difference: marks also differ in shape.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def page_style() -> str:
 
 
 def file_style() -> str:
-    """Return the style sheet of a figure in a file of its own: light, without variables."""
+    """Return the style sheet of a figure in a separate file: light, without variables."""
     return re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], text("chart.css"))
 
 
 def text(name: str) -> str:
-    """Return a file that lies beside this one."""
+    """Return the text of a file beside this one."""
     return files("search.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Writing a report: the page, and its figures each in a file."""
+"""Writing a report: the page, and each figure as a file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PAGE, FIGURES = "report.html", "figures"
 def write_report(folder: Path, out: Path | None = None, seen: State | None = None) -> Path:
     """Write the report of the search in `folder` and return its path.
 
-    Without `out` it stands in the folder, with its figures below it; else at `out`, and nothing is written
-    to the folder. `seen` is the search as a worker saw it, for what the folder does not hold.
+    Without `out` it is written into the folder, with its figures; else to `out`, and nothing is written
+    to the folder. `seen` is the search as a worker saw it, for data that the folder lacks.
 
     Raises:
         SearchError: there is no search in the folder, or it cannot be read.

@@ -1,1 +1,1 @@
-"""The samplers of a search, one file each: a file here with a `SAMPLER` in it is one that spaces can name."""
+"""The samplers, one file each: a file here with a `SAMPLER` in it can be named in spaces."""

@@ -33,7 +33,7 @@ def _tpe(seed: int, gamma: Callable[[int], int] | None = None) -> BaseSampler:
 
 
 def _tpe_of_one(seed: int) -> BaseSampler:
-    # refused drafts are trials to it, so a tenth of all is few feasible ones: a wider share keeps to the caps
+    # refused drafts count as trials for it, so a tenth of all has few feasible ones; a larger share helps
     return _tpe(seed, lambda trials: min(ceil(0.15 * trials), 25))
 
 
