@@ -16,7 +16,7 @@ from blocks.ir.graph import Graph, Loop, Node, fresh
 from blocks.ir.numbers import label
 from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Value, Weight
 from blocks.ir.steps import Steps
-from blocks.ir.tensor_type import ORDER, Shape, TensorType
+from blocks.ir.tensor_type import KEY, ORDER, Shape, TensorType
 from blocks.kernels.slots import DepthKVCache
 from blocks.primitives.operations import (
     AddStepBias,
@@ -28,6 +28,7 @@ from blocks.primitives.operations import (
     SequenceTable,
     StepTable,
 )
+from blocks.primitives.random_operations import DeriveKey
 
 
 class LoopResult(NamedTuple):
@@ -200,7 +201,7 @@ class Builder:
         if self.block not in scope._slots:
             # the scope is entered once per pass through the graph around it, and starts empty each time
             made, outside.block = outside.block, self.block
-            tokens = outside._tokens_read()
+            tokens = outside.tokens()
             scope._slots[self.block] = outside.op(
                 f"{self.block}.slots", DepthKVCache(kv_heads, head_dim), tokens
             )
@@ -293,6 +294,27 @@ class Builder:
         assert self._loop is not None
         return LoopIndex(0, ((self._loop[0], 1),))
 
+    # random numbers
+
+    def randomness(self, purpose: str) -> Value:
+        """Return a key to draw random numbers from, as `blocks.primitives.random` does, for one purpose here.
+
+        It is a function of the seed, the optimizer step, the row of the batch, the place of use, the purpose
+        and the current step of the loops around; the same when an operation is recomputed, and outside of
+        training the same in every pass and for every row.
+        """
+        root = self
+        loops: list[tuple[str, int]] = []
+        while root._parent is not None:
+            assert root._loop is not None
+            loops.append((root._loop[0], 1 << (20 * len(loops))))
+            root = root._parent
+        value = Value("key") if "key" in root.graph.inputs else root.input("key", KEY)
+        # prefixes are relative to the stage, which the name of its index tells from others
+        place = ".".join([*(name for name, _ in loops[:1]), f"{self.prefix}{purpose}"])
+        derive = DeriveKey(place, LoopIndex(0, tuple(loops)))
+        return self.op(f"{purpose}_key", derive, self._capture(value, root))
+
     # reading from outside
 
     def _capture(self, value: Value, owner: Builder, name: str = "") -> Value:
@@ -315,11 +337,12 @@ class Builder:
             root = root._parent
         value = next((made for known, made in root._shared if known == operation), None)
         if value is None:
-            value = root.op(name, operation, root._tokens_read())
+            value = root.op(name, operation, root.tokens())
             root._shared.append((operation, value))
         return self._capture(value, root)
 
-    def _tokens_read(self) -> Value:
+    def tokens(self) -> Value:
+        """Return the token ids, as what an operation reads that needs only their shape or device."""
         root = self
         while root._parent is not None:
             root = root._parent

@@ -13,13 +13,13 @@ Element = Literal["none", "bool", "compute", "stream", "fp32", "int"]
 products (`compute`), in that of weights and of the residual stream (`stream`), or in fp32; or an int64.
 """
 
-Kind = Literal["token", "steps", "table", "constant", "mask", "depth_cache", "scalar", "order"]
+Kind = Literal["token", "steps", "row", "table", "constant", "mask", "depth_cache", "scalar", "order"]
 """What axes stand before those of the shape.
 
 `token`: [batch, sequence, *shape]; `steps`: a tuple with one such tensor for each step of a loop, whose
-number is the first size of the shape; `table`: [sequence, *shape]; `constant`: [*shape];
-`mask`: [sequence, sequence]; `depth_cache`: the slots of a depth KV cache, shape (slots, 2, kv heads,
-head_dim) per token; `scalar`: one number of the whole micro-batch; `order`: a tensor without data, which
+number is the first size of the shape; `row`: [batch, *shape]; `table`: [sequence, *shape];
+`constant`: [*shape]; `mask`: [sequence, sequence]; `depth_cache`: the slots of a depth KV cache, shape
+(slots, 2, kv heads, head_dim) per token; `scalar`: one number of the whole micro-batch; `order`: a tensor without data, which
 orders writes and reads.
 """
 
@@ -79,6 +79,9 @@ class TensorType:
 
 IDS = TensorType((), "int")
 """Token ids, or targets."""
+
+KEY = TensorType((), "int", "row")
+"""What random numbers are drawn from: one number for each row of the batch."""
 
 SCALAR = TensorType((), "fp32", "scalar")
 ORDER = TensorType((), kind="order")

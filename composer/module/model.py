@@ -27,6 +27,7 @@ from composer.module.emission.part import anyone_watches, tensors
 from composer.module.emission.stage import Stage, add_parts, add_stages, put, take_graphs
 from composer.module.fitting import check_trainer, clipping
 from composer.module.optimizer import adamw, warmup_stable_decay
+from composer.module.randomness import Randomness
 from composer.module.scores import Scores
 from composer.module.step_mean import StepMean
 from composer.module.steps import check_weights, with_steps
@@ -45,6 +46,8 @@ class ComposedModel(lightning.LightningModule):
         spec: what it was compiled from.
         plan: the plan its code was emitted from.
         target: what its kernels are chosen for; None until it runs, if `fused` ones were asked for.
+        randomness: what random numbers depend on; in a training loop of your own, `randomness.step` counts
+            training passes, and has to be set to that number when such a loop is resumed.
         logs_steps: whether each optimizer step logs `train_loss`; that takes a Trainer about a millisecond.
     """
 
@@ -106,6 +109,7 @@ class ComposedModel(lightning.LightningModule):
         self._scores = Scores(self.spec)
         self._reminder = Reminder(self, self.graph)
         self._step_mean = StepMean()
+        self.randomness = Randomness(seed)
         # each rank counts its own loads until they are summed
         counters = [name for name, weight, _ in weights(self.graph) if not weight.saved]
         self._ddp_params_and_buffers_to_ignore = counters
@@ -205,7 +209,7 @@ class ComposedModel(lightning.LightningModule):
                 not below `model.vocab`.
         """
         tokens = self._ready(tokens)
-        logits: Tensor = self.code(tokens, None, *gather(self, self.graph))
+        logits: Tensor = self.code(tokens, None, *self._keys(tokens), *gather(self, self.graph))
         return logits
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -218,8 +222,16 @@ class ComposedModel(lightning.LightningModule):
         """
         tokens, targets = self._ready(tokens), as_targets(targets, tokens)
         check_range(targets, self.spec.model.vocab, "targets", ignored=True)
-        loss: Tensor = self._loss(tokens, targets, *gather(self, self.graph))
+        loss: Tensor = self._loss(tokens, targets, *self._keys(tokens), *gather(self, self.graph))
         return loss
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _keys(self, tokens: Tensor) -> list[Tensor]:
+        """Return what this pass draws random numbers from, if it draws any."""
+        keys = self.randomness.keys(self.graph, tokens, self.training)
+        if self.training and torch.is_grad_enabled() and self._trainer is None:
+            self.randomness.passed()
+        return keys
 
     def update_expert_balance(self) -> None:
         """Move the balancing biases of experts by the loads counted since the last call, and clear the loads.
@@ -262,6 +274,7 @@ class ComposedModel(lightning.LightningModule):
             ValueError: an option goes against the spec, or kernels are refused as `choose` does.
         """
         self._step_mean.start()
+        self.randomness.start()
         if self.plan.spec is not self.spec:
             raise ValueError("expected the steps of the spec to train with: call set_steps({}) before")
         check_trainer(self.trainer, self._train(), self.spec.name)
@@ -275,6 +288,8 @@ class ComposedModel(lightning.LightningModule):
         however they are split into micro-batches and ranks.
         """
         tokens, targets, _ = read_batch(batch)
+        if self._trainer is not None:
+            self.randomness.at(self.trainer.global_step)
         loss = self.loss(tokens, targets)
         parts = 1 if self._trainer is None else self.trainer.accumulate_grad_batches * self.trainer.world_size
         if parts == 1:

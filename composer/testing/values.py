@@ -93,15 +93,23 @@ class _Calls(fx.Interpreter):
             where = f"{node}, output {output}" if len(types) > 1 else node
             if type.kind == "token":
                 self._look_at(where, type, got, self.watched.sizes[Value(node, output)])
+            elif type.kind == "row":
+                wanted = (self.watched.tokens[0], *type.shape)
+                assert tuple(got.shape) == wanted, (
+                    f"{where}: shape {list(got.shape)}, declared {list(wanted)}"
+                )
             elif type.kind in ("table", "mask"):
                 size = type.shared_bytes(self.watched.tokens[1])
                 assert got.nbytes == size, f"{where}: takes {got.nbytes} bytes, its type {type} says {size}"
 
     def _look_at(self, where: str, type: TensorType, got: Tensor, size: int) -> None:
-        wanted = (*self.watched.tokens, *type.shape)
-        assert tuple(got.shape) == wanted, f"{where}: shape {list(got.shape)}, declared {list(wanted)}"
+        _expect_shape(where, got, (*self.watched.tokens, *type.shape))
         told = f"{where}: {got.dtype} takes {got.element_size()} bytes, its type {type} says {size}"
         assert got.element_size() == size, told
+
+
+def _expect_shape(where: str, got: Tensor, wanted: tuple[int, ...]) -> None:
+    assert tuple(got.shape) == wanted, f"{where}: shape {list(got.shape)}, declared {list(wanted)}"
 
 
 def _first(before: list[int], after: list[int]) -> int:

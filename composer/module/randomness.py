@@ -1,0 +1,62 @@
+"""What the random numbers of a forward pass depend on: the seed, the optimizer step and the row.
+
+A Trainer's `global_step` says which step it is; a training loop of one's own is counted pass by pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed
+
+from blocks.ir.graph import Graph
+from blocks.primitives.random import digest
+
+
+class Randomness:
+    """The state that keys of random numbers are derived from.
+
+    Attributes:
+        seed: `train.seed`.
+        step: the optimizer step, from 0; without a Trainer, how many training passes there were before.
+        micro_batch: the micro-batch of that step, from 0.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.start()
+
+    def start(self) -> None:
+        """Begin a training."""
+        self.step, self.micro_batch, self._begun = 0, 0, False
+
+    def at(self, step: int) -> None:
+        """Begin the next micro-batch of an optimizer step."""
+        self.micro_batch = self.micro_batch + 1 if self._begun and step == self.step else 0
+        self.step, self._begun = step, True
+
+    def passed(self) -> None:
+        """Count a training pass of a loop of one's own."""
+        self.step += 1
+
+    def keys(self, graph: Graph, tokens: Tensor, training: bool) -> list[Tensor]:
+        """Return the key [batch], int64, that a model's graph takes if it draws any random numbers.
+
+        In training each row of an optimizer step's batch has its own, however the batch is split into
+        micro-batches and ranks; otherwise all rows have the same in every pass. tokens: [batch, sequence].
+        """
+        if "key" not in graph.inputs:
+            return []
+        if not training:
+            return [torch.full(tokens.shape[:1], digest(f"{self.seed}:evaluation"), device=tokens.device)]
+        rank, ranks = _rank()
+        rows = tokens.shape[0]
+        first = (self.micro_batch * ranks + rank) * rows
+        numbers = [digest(f"{self.seed}:{self.step}:{row}") for row in range(first, first + rows)]
+        return [torch.tensor(numbers, device=tokens.device)]
+
+
+def _rank() -> tuple[int, int]:
+    """Return this process's rank and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
