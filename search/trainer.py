@@ -1,4 +1,4 @@
-"""The one place where a search meets training; a study takes any callable of the same shape."""
+"""The interface between a search and training; a study takes any callable of the same signature."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search.errors import Crash, SearchError
 
 @dataclass(frozen=True)
 class Step:
-    """How far a run in progress is: training tokens read, and the training loss of the last step if known."""
+    """The progress of a run: training tokens read, and the last step's training loss if known."""
 
     tokens: int
     train_loss: float | None = None
@@ -24,28 +24,28 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """What was measured where a run paused or ended."""
+    """The metrics of a run where it paused or ended."""
 
     tokens: int
     metrics: dict[str, float]
 
 
 class Train(Protocol):
-    """Trains a spec in its folder, from where that stands, until `until` tokens or to the end."""
+    """Trains a spec in its folder, from its current state, until `until` tokens or to the end."""
 
     def __call__(
         self, spec: Spec, folder: Path, until: int | None, report: Callable[[Step], None]
     ) -> Trained:
-        """Return what was measured there.
+        """Return the metrics at that point.
 
         Raises:
             Crash: this spec cannot be trained.
-            SearchError: no spec could be, as things stand.
+            SearchError: no spec can be trained at present.
         """
 
 
 def train(spec: Spec, folder: Path, until: int | None, report: Callable[[Step], None]) -> Trained:
-    """Train for real."""
+    """Train with Lightning."""
     from composer.training.folder.errors import TrainingError
     from composer.training.run import run_training
 
@@ -57,7 +57,7 @@ def train(spec: Spec, folder: Path, until: int | None, report: Callable[[Step], 
             report=lambda progress: report(Step(progress.tokens, progress.train_loss)),
         )
     except TrainingError as error:
-        # what the system refuses (a full disk, a folder in use) would be refused to the next one too
+        # a refusal by the system (a full disk, a folder in use) would hit the next run too
         if isinstance(error.__context__, OSError):
             raise SearchError(f"{error}\nrun the same command to resume the search") from None
         raise Crash(str(error)) from None

@@ -1,6 +1,6 @@
-"""Baselines that a search has not begun yet: new specs, and those that it trained as trials before.
+"""Baselines that a search has not started yet: new specs, and specs that it already trained as trials.
 
-A search may be given other baselines at any start. One that a trial turns out to be is not trained again: the
+A search may be given other baselines at any start. A baseline that equals a trial is not trained again: the
 trial counts as that baseline from then on, for all workers.
 """
 
@@ -14,7 +14,7 @@ from search.store.ledger import Ledger, Record, free
 
 
 def lacking(ledger: Ledger, baselines: Mapping[str, Baseline]) -> Iterator[str]:
-    """Yield the identities of those that nothing stands for yet."""
+    """Yield the identities of baselines without a record."""
     for identity in baselines:
         record = ledger.find(identity)
         if record is None or record.role == "trial":
@@ -22,9 +22,9 @@ def lacking(ledger: Ledger, baselines: Mapping[str, Baseline]) -> Iterator[str]:
 
 
 def adopt(ledger: Ledger, baselines: Mapping[str, Baseline], others: set[str]) -> None:
-    """Have trials that are baselines count as such; under the store's lock, freshly read.
+    """Make trials that equal baselines count as baselines; call under the store's lock after a refresh.
 
-    One that another worker of the `others` is training is left until that has ended.
+    A trial that one of the `others` is training is adopted once it has ended.
     """
     for identity in lacking(ledger, baselines):
         record = ledger.find(identity)
@@ -33,6 +33,6 @@ def adopt(ledger: Ledger, baselines: Mapping[str, Baseline], others: set[str]) -
 
 
 def claim(ledger: Ledger, identity: str, baseline: Baseline, worker: str) -> Record:
-    """Take on a baseline that nobody has trained; under the store's lock, freshly read."""
+    """Claim a baseline without a record; call under the store's lock after a refresh."""
     more = {"worker": worker, "whole": tokens(baseline.spec), "origin": baseline.origin}
     return ledger.claim_baseline(baseline.stem, identity, baseline.costs, **more)

@@ -1,4 +1,4 @@
-"""How far an import is: a status where there is a terminal, else a line now and then."""
+"""The progress of an import: a status line on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rich.console import Console
 from rich.markup import escape
 
 Arriving: TypeAlias = Callable[[Path, int, int], None]
-"""Told, before each run of another search is looked at: its folder, how many were before, and of how many."""
+"""Called before each run of another search is judged: its folder, the number of earlier runs, the total."""
 
 _PAUSE = 5.0
-"""Seconds between two lines, and before the first one."""
+"""Seconds between two lines, and before the first."""
 
 
 def unseen(old: Path, done: int, total: int) -> None:
-    """Say nothing."""
+    """Show no progress."""
 
 
 @contextmanager
 def shown(screen: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Arriving]:
-    """Show on `screen` how far it is, until the end."""
+    """Show the progress on `screen` until the end."""
     if not screen.is_terminal:
         yield _lines(screen, clock)
         return

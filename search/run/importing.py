@@ -1,9 +1,9 @@
-"""`--import`: results of another search, brought in where they are points of this space.
+"""`--import`: importing results of another search that are points of this space.
 
-What comes in is judged as if it had been trained here: the same run, within the caps of this space, measured
-where this space measures. It takes the next free number, keeps its run folder, counts for no budget, and the
-sampler is told of it. Each one is brought in by itself: run folder, record, then the sampler, each whole or
-not there; an import that was killed goes on where it stood. The old folder is only read.
+A result is judged as if it had been trained here: the same run, within the caps of this space, measured
+at this space's milestones. It gets the next free number, keeps its run folder, counts for no budget, and the
+sampler learns of it. Each is imported atomically: run folder, record, then the sampler's trial, each whole or
+absent; an import that was killed resumes. The old folder is only read.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _STAGED = ".new"
 
 @dataclass(frozen=True)
 class Old:
-    """Another search: where it is, and what it has trained or trains, finals left out."""
+    """Another search: its folder, and the records of its trials and baselines, without finals."""
 
     folder: Path
     records: list[Record]
@@ -61,7 +61,7 @@ class Old:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A record in terms of this search, without a name yet; for a baseline the `stem` of its file."""
+    """A record translated to this search, without a name yet; for a baseline with the `stem` of its file."""
 
     record: Record
     spec: Spec
@@ -82,7 +82,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a record does not come in, and what in particular."""
+    """Why a record is not imported, with details."""
 
     reason: str
     detail: str = ""
@@ -90,7 +90,7 @@ class Refused:
 
 @dataclass
 class Tally:
-    """What became of the runs of another search."""
+    """The outcomes of the runs of another search."""
 
     old: Old
     brought: int = 0
@@ -105,7 +105,7 @@ class Tally:
 
 
 def read_old(old: Path, folder: Path) -> Old:
-    """Read the search in `old`, whose results shall come into `folder`; nothing is written.
+    """Read the search in `old`, whose results are to be imported into `folder`; nothing is written.
 
     Raises:
         SearchError: it is no search folder, the very same one, or a record in it cannot be read.
@@ -131,12 +131,12 @@ def bring_in(
     storage: str | None = None,
     show_import: Arriving = unseen,
 ) -> list[Tally]:
-    """Bring the results of other searches into the one in `folder`, made where there is none.
+    """Import the results of other searches into the one in `folder`, which is created if missing.
 
-    `show_import` is told how far that is.
+    `show_import` is called with the progress.
 
     Raises:
-        SpecError, SearchError: as of a search that begins; or a file cannot be read or written.
+        SpecError, SearchError: as at the start of a search; or a file cannot be read or written.
     """
     check_search(space)
     try:
@@ -166,7 +166,7 @@ class ImportFilter:
         self._same = SameSpec(space)
 
     def judged(self, old: Old, record: Record) -> Arrival | Refused:
-        """Put a record in terms of this space, or say why that cannot be."""
+        """Translate a record to this space, or return why that is impossible."""
         if record.status == "running":
             return Refused("still running there")
         spec = _spec(old.folder / record.folder / SPEC)
@@ -195,7 +195,7 @@ class ImportFilter:
             costs=costs,
             folder="",
             seen=seen,
-            # its own names trials of the other search
+            # its origin names trials of the other search
             origin=found.origin,
             whole=tokens(new),
             imported=str(old.folder),
@@ -223,7 +223,7 @@ class ImportFilter:
         return _Found(found.spec, found.params, found.costs)
 
     def _seen(self, record: Record, spec: Spec, costs: dict[str, float]) -> list[Seen] | Refused:
-        """Return what was measured at the milestones of this space, as far as the record goes."""
+        """Return the results at the milestones of this space that the record reached."""
         stops, found = milestones(self.config.rungs, spec, costs), list[Seen]()
         for stop in stops:
             at = next((seen for seen in record.seen if seen.tokens in (stop, _read(spec, stop))), None)
@@ -247,7 +247,7 @@ class ImportFilter:
 
 
 class _Import:
-    """Brings records into one search."""
+    """Imports records into one search."""
 
     def __init__(self, space: Space, folder: Path, store: Store, show_import: Arriving) -> None:
         self.show_import = show_import
@@ -257,7 +257,7 @@ class _Import:
         self._distributions = distributions(space)
 
     def bring_in(self, old: Old) -> Tally:
-        """Bring in what may be, in the order in which it was trained."""
+        """Import all accepted records in the order in which they were trained."""
         tally = Tally(old)
         self._finish()
         for done, record in enumerate(old.records):
@@ -291,7 +291,7 @@ class _Import:
             yield
 
     def _staged(self, came: Arrival) -> Path:
-        """Copy a run folder aside, before anybody has to wait."""
+        """Copy a run folder to a temporary place, before the lock is taken."""
         staged = self.folder / IMPORTED_RUNS / f"{came.record.identity}{_STAGED}"
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
@@ -305,10 +305,10 @@ class _Import:
         return staged
 
     def _settle(self, came: Arrival, staged: Path) -> None:
-        """Give it a name: run folder, record, then the sampler; who is killed between them left no harm."""
+        """Name it, then write run folder, record and trial, so that a kill in between is harmless."""
         record = came.record
         record.name = self.ledger.new_name(came.stem)
-        # apart from `trials`, where a folder that a killed import left would be in another trial's way
+        # not in `trials`, where the folder of a killed import would collide with another trial's
         record.folder = f"{IMPORTED_RUNS}/{record.name}"
         place = self.folder / record.folder
         shutil.rmtree(place, ignore_errors=True)
@@ -318,7 +318,7 @@ class _Import:
             self._tell(record)
 
     def _finish(self) -> None:
-        """Tell the sampler what a killed import brought in without telling it."""
+        """Tell the sampler about records of a killed import that it does not know."""
         with self._alone():
             numbers = _numbers(self.study)
             for record in self.ledger.trials():
@@ -326,7 +326,7 @@ class _Import:
                     self._tell(record, numbers.get(record.identity))
 
     def _tell(self, record: Record, number: int | None = None) -> None:
-        """Tell the sampler, as if it had asked; `number` is that of a trial that was added before."""
+        """Add a completed trial for a record; `number` is that of a trial that exists already."""
         if number is None:
             found = candidate(self.door.space, lambda knob: record.params[knob.name])
             constraints, values, facts = answer(found, record, self.ledger, self.door.goals)
@@ -345,7 +345,7 @@ class _Import:
 
 
 def _numbers(study: Study) -> dict[str, int]:
-    """Return the numbers of the trials that stand for imported runs, by identity."""
+    """Return the numbers of the trials of imported runs, by identity."""
     trials = study.get_trials(deepcopy=False)
     return {
         str(trial.system_attrs.get(IDENTITY)): trial.number
@@ -355,7 +355,7 @@ def _numbers(study: Study) -> dict[str, int]:
 
 
 def _read(spec: Spec, stop: int) -> int:
-    """Return the tokens that training has read when it pauses at `stop`: whole steps."""
+    """Return the tokens read when training pauses at `stop`, in whole optimizer steps."""
     assert spec.train is not None
     step = spec.train.tokens_per_step
     return max(1, min(spec.train.steps, -(-stop // step))) * step

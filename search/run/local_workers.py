@@ -1,4 +1,4 @@
-"""The workers that a command starts on its machine: processes of their own, which end with it."""
+"""The worker processes that a command starts on its machine, which end with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from search.run.worker_process import GRACE, STOP, Ended, Job, Told
 from search.store.folder import LOGS
 
 _TICK = 0.25
-"""Seconds between two looks at whether all are still there."""
+"""Seconds between two checks whether all are still running."""
 _START = "from search.run.worker_process import main; main()"
 
 
@@ -31,7 +31,7 @@ class LocalWorker:
     Attributes:
         number: from 1.
         log: the file that takes what it prints.
-        ended: how it ended; None while it runs.
+        ended: how it ended; None while it is running.
     """
 
     def __init__(self, number: int, job: Job, environment: dict[str, str], log: Path) -> None:
@@ -42,14 +42,14 @@ class LocalWorker:
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with log.open("ab") as output, theirs:
             self._process = subprocess.Popen(
-                # not from the current directory, which may hold a `search` of the user's own
+                # not from the current directory, which may contain a `search` module of the user
                 [sys.executable, "-P", "-c", _START, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=os.environ | {"PYTHONPATH": paths} | environment,
                 pass_fds=[theirs.fileno()],
-                # Ctrl-C on the terminal reaches the process that started it alone
+                # in its own group, so that Ctrl-C reaches only the process that started it
                 start_new_session=True,
             )
         self._send(job)
@@ -60,11 +60,11 @@ class LocalWorker:
         return self._process.poll() is not None
 
     def fileno(self) -> int:
-        """Return what to wait on for its next message."""
+        """Return the file descriptor to wait on for its next message."""
         return self._connection.fileno()
 
     def receive(self) -> Told | Ended:
-        """Return its next message; that it ended, where no further one comes."""
+        """Return its next message, or `Ended` if there is no further one."""
         try:
             message: Told | Ended = self._connection.recv()
         except (EOFError, OSError):
@@ -84,7 +84,7 @@ class LocalWorker:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self, until: float) -> None:
-        """Wait for its end until a time of `time.monotonic`, then kill it; forget a log that is empty."""
+        """Wait for its end until a time of `time.monotonic`, then kill it; remove an empty log."""
         self._connection.close()
         try:
             self._process.wait(max(0.0, until - time.monotonic()))
@@ -96,7 +96,7 @@ class LocalWorker:
                 self.log.unlink()
 
     def _send(self, message: object) -> None:
-        # one that is gone is noticed when it is listened to
+        # a worker that is gone is noticed at the next receive
         with suppress(OSError):
             self._connection.send(message)
 
@@ -115,7 +115,7 @@ class LocalWorker:
 
 
 class LocalWorkers:
-    """All of them; a context manager, after which none is left."""
+    """All local workers; a context manager that leaves none running."""
 
     def __init__(self, plan: WorkerPlan, job: Job) -> None:
         self.each: list[LocalWorker] = []
@@ -139,7 +139,7 @@ class LocalWorkers:
     ) -> None:
         until = time.monotonic() + GRACE
         try:
-            # the end of its connection stops whoever still works
+            # closing the connection stops a worker that is still running
             self.stop()
             for worker in self.each:
                 worker.close(until)
@@ -152,7 +152,7 @@ class LocalWorkers:
                 self._logs.rmdir()
 
     def messages(self) -> Iterator[tuple[LocalWorker, Told | Ended] | None]:
-        """Yield what they send until all have ended; None now and then, and when there is nothing."""
+        """Yield their messages until all have ended; None now and then, and if there is none."""
         while running := [worker for worker in self.each if worker.ended is None]:
             ready = wait([worker.fileno() for worker in running], _TICK)
             for worker in running:

@@ -1,4 +1,4 @@
-"""What this machine offers: cores, free memory and GPUs, within the limits of a container. Torch-free."""
+"""The cores, free memory and GPUs of this machine, within the limits of a container. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""Device files of which one exists where torch could find a GPU."""
+"""Device files, one of which exists if torch could find a GPU."""
 
 
 def available_cores() -> int:
@@ -53,13 +53,13 @@ def _memory_quotas() -> Iterator[int]:
     for folder in _cgroups():
         limit, used = _text(folder / "memory.max"), _text(folder / "memory.current")
         if limit.isdecimal() and used.isdecimal():
-            # file pages that were not used lately are given back on demand
+            # inactive file pages are reclaimed on demand
             stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
             yield int(limit) - int(used) + int(stat.get("inactive_file", 0))
 
 
 def _cgroups() -> Iterator[Path]:
-    """Yield the folder of this process's cgroup (version 2), then those around it."""
+    """Yield the folder of this process's cgroup (version 2), then its parents."""
     lines = _text(Path("/proc/self/cgroup")).splitlines()
     own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
     if own is not None:

@@ -1,4 +1,4 @@
-"""Where a search keeps what its workers share: in its folder, or in a database."""
+"""Opening the store that the workers of a search share, in its folder or in a database."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
 @contextmanager
 def open_search(space: Space, folder: Path, storage: str | None) -> Iterator[Store]:
-    """Check a space, make its folder or join the search there, and keep a lease in its store until the end.
+    """Check a space, create its folder or join the search there, and hold a lease in its store until the end.
 
     Raises:
-        SpecError: the space cannot be searched as things are; see `check_search`.
+        SpecError: the space cannot be searched; see `check_search`.
         SearchError: the folder or the database cannot be used.
     """
     check_search(space)
@@ -41,7 +41,7 @@ def open_search(space: Space, folder: Path, storage: str | None) -> Iterator[Sto
 
 @contextmanager
 def open_store(folder: Path, space: Space, storage: str | None) -> Iterator[Store]:
-    """Open the store of the search in `folder`, and leave it in the end.
+    """Open the store of the search in `folder`, and close it at the end.
 
     Raises:
         SearchError: it is the database of another search, or cannot be reached.
@@ -54,10 +54,10 @@ def open_store(folder: Path, space: Space, storage: str | None) -> Iterator[Stor
 
 
 def check_storage(storage: str) -> None:
-    """Refuse, before anything is made, what is no database that a search can use.
+    """Refuse a URL that is no database a search can use, before anything is created.
 
     Raises:
-        SearchError: it is the URL of something else, or the driver is missing.
+        SearchError: it is the URL of something else, or its driver is missing.
     """
     scheme, found, _ = storage.partition("://")
     if not found or scheme not in _SCHEMES:

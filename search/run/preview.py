@@ -1,4 +1,4 @@
-"""What a space holds, before anything is trained: random points, costed."""
+"""A preview of a space: random points and their costs, without training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from search.store.folder import check_folder, default_folder
 
 
 def check_start(space: Space, out: Path | None, storage: str | None) -> None:
-    """Refuse what a search of `space` with these options would refuse before its first trial.
+    """Refuse a space with these options if a search would refuse it before its first trial.
 
     Raises:
         SpecError, SearchError, DataError: as the search would.
@@ -45,7 +45,7 @@ class Preview:
     points: list[Candidate]
 
     def lines(self) -> Iterator[str]:
-        """Say how many are feasible, which caps refuse the others, and the range of each cost."""
+        """Return how many are feasible, which caps exclude the others, and the range of each cost."""
         total = len(self.points)
         verdicts = Counter(point.verdict for point in self.points)
         feasible = [point for point in self.points if point.verdict == "feasible"]
@@ -69,18 +69,18 @@ class Preview:
                 yield f"  {name:22}" + "".join(f"{text:>12}" for text in told)
 
     def _reasons(self, total: int) -> Iterator[str]:
-        """Say why points are invalid, the most frequent reason first, each with one of its points."""
+        """Return why points are invalid, most frequent reason first, each with an example."""
         reasons: dict[str, list[str]] = {}
         for point in self.points:
             for fault in point.faults:
-                # the same rule says other numbers at other points
+                # one rule mentions different numbers at different points
                 rule = f"{fault.path}: {re.sub(r'[0-9]+', '', fault.expected)}"
                 reasons.setdefault(rule, []).append(f"{fault.path}: {fault.message}")
         for told in sorted(reasons.values(), key=len, reverse=True):
             yield f"  invalid {len(told)} ({100 * len(told) / total:.0f} %): {told[0]}"
 
     def _rungs(self, feasible: list[Candidate]) -> Iterator[str]:
-        """Say how many are looked at again after each rung; all are after rungs in tokens."""
+        """Return how many points pass each rung before their end; with rungs in tokens all do."""
         rungs = self.space.search.rungs
         if isinstance(rungs, FlopRungs):
             for number, mark in enumerate(rungs.flops, 1):

@@ -1,11 +1,11 @@
-"""The loop of a worker: take what a dead one left, then a baseline, then ask; cost, train in rungs, tell.
+"""The loop of a worker: take over abandoned runs, then baselines, then ask; cost, train in rungs, tell.
 
-When the trials are over, the best of them and the baselines are trained again (`search.finals`).
+When all trials have ended, the best of them and the baselines are retrained (`search.compare.finals`).
 
-Each step leaves enough behind that whoever comes next goes on as if nothing had happened: the sampler's
-question stays open until it is told, the record of a spec is written before its training begins, and training
+Each step leaves enough state for another process to continue seamlessly: the sampler's
+proposal stays open until it is told, the record of a spec is written before its training begins, and training
 resumes from its own checkpoint. A search that was killed, a worker that died beside others, and one that
-lost its database are the same case.
+lost its database are handled alike.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ from search.store.store import Store
 from search.trainer import Step, Train, train
 
 PATIENCE = 1000
-"""Proposals in a row without a new feasible spec after which a search ends."""
+"""Consecutive proposals without a new feasible spec after which a search ends."""
 CRASHES = 3
-"""Crashes in a row, of one worker, after which that worker stops."""
+"""Consecutive crashes of one worker after which it stops."""
 POLL = 1.0
-"""Seconds between two looks at what other workers do, while there is nothing else to do."""
+"""Seconds between two checks of other workers' progress, while there is nothing else to do."""
 RETRY = 600.0
-"""Seconds for which a store that is out of reach is tried again."""
+"""Seconds for which an unreachable store is retried."""
 
 _Task: TypeAlias = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended: where it stands, and why it stopped; `failures` are of local workers, in words."""
+    """How a search ended: its state and the reason; `failures` are those of local workers, as text."""
 
     folder: Path
     state: State
@@ -73,12 +73,12 @@ class Outcome:
 def run_search(
     space: Space, folder: Path, train: Train = train, watch: Watch = silent, storage: str | None = None
 ) -> Outcome:
-    """Search `space` in `folder`, from where that stands, to its end, beside whoever else does.
+    """Search `space` in `folder`, from its current state to its end, beside other workers.
 
-    Run folders stand in `folder`; so do records, leases and the study, unless `storage` names a database.
+    Run folders are in `folder`, and so are records, leases and the study unless `storage` names a database.
 
     Raises:
-        SpecError: the space cannot be searched as things are; see `check_search`.
+        SpecError: the space cannot be searched; see `check_search`.
         SearchError: the folder or the database cannot be used, no candidate is feasible, or candidates crash
             in a row.
     """
@@ -90,7 +90,7 @@ def run_search(
 
 
 class _Deposed(Exception):
-    """Another worker has taken this one for dead, and its work over."""
+    """Another worker considered this one dead and took over its work."""
 
 
 class _Search:
@@ -114,7 +114,7 @@ class _Search:
         self._count()
 
     def run(self) -> str:
-        """Work until there is nothing left to do, and say why."""
+        """Work until there is nothing left to do, and return why."""
         check_data(self.ledger.every(), self._spec, self.folder)
         self.watch("begin", self.state)
         while True:
@@ -136,19 +136,19 @@ class _Search:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep the other workers from claiming, and know what they did before."""
+        """Hold the store's lock with freshly read records."""
         with self.store.lock():
             self.ledger.refresh()
             yield
 
     def _next(self) -> _Task | str:
-        """Choose what to do, or say why there is nothing left: what was begun, then baselines, then anew."""
+        """Choose the next run (abandoned ones, then baselines, then new trials), or return why there is none."""
         self.ledger.refresh()
         others, opened = self.store.others(), self._count()
         left = any(free(record, others) for record in self.ledger.every())
         left = left or any(self._answerable(question, others) for question in opened)
         left = left or any(lacking(self.ledger, self.baselines))
-        # with trials for everyone to spare nobody has to look at what the others ask
+        # with enough trials left for all workers, open proposals of the others do not matter
         if left or self._over() is not None or self.state.trials_left() <= 2 * (1 + len(others)):
             return self._next_in_turn()
         return partial(self._answer, self.questions.ask())
@@ -182,7 +182,7 @@ class _Search:
             return partial(self._wait, len(busy)) if busy or reason is None else reason
 
     def _claim_final(self, over: bool) -> _Task | None:
-        """Take on what is to be trained again, while a budget lasts; finalists once the trials are over."""
+        """Claim a final while the budgets last; those of finalists once all trials have ended."""
         if any(account.gone for account in self.state.accounts()):
             return None
         for due in self.state.finals().due(over):
@@ -194,18 +194,18 @@ class _Search:
         return None
 
     def _over(self) -> str | None:
-        """Say why no further trial is begun, if so."""
+        """Return why no further trial is started, or ""."""
         if self.fruitless >= PATIENCE and all(record.kind != "trial" for record in self.ledger):
             raise SearchError(hopeless(self.space, self.study))
         return over(self.state, self.folder, PATIENCE if self.fruitless >= PATIENCE else 0)
 
     def _unclaimed(self, questions: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Return the questions that may still become trials."""
+        """Return the open proposals that may still become trials."""
         claimed = {record.asked for record in self.ledger}
         return [trial for trial in questions if trial.number not in claimed and not awaited(trial)]
 
     def _answerable(self, question: FrozenTrial, others: set[str]) -> bool:
-        """Whether nobody has it in hand, and what it was put off for is there."""
+        """Whether no worker holds it and what it was deferred for has ended."""
         until = awaited(question)
         if until == MORE_TRIALS:
             return self.state.trials_left() > 0
@@ -218,7 +218,7 @@ class _Search:
         time.sleep(POLL)
 
     def _answer(self, trial: Trial) -> None:
-        """Bring one question of the sampler to its end, wherever an earlier process left it."""
+        """Complete one proposal of the sampler, from wherever an earlier process left it."""
         found = candidate(self.space, partial(suggest, trial))
         if found.verdict != "feasible":
             self._tell(trial, found)
@@ -230,7 +230,7 @@ class _Search:
         self._tell(trial, found)
 
     def _claim(self, trial: Trial, found: Candidate) -> Record | None:
-        """Take on the candidate's spec, unless it is another's, done already, or one too many."""
+        """Claim the candidate's spec, unless it has a record already or no trial is left."""
         with self._alone():
             record = self.ledger.find(found.identity)
             if record is None:
@@ -245,7 +245,7 @@ class _Search:
             return None
 
     def _take(self, record: Record) -> None:
-        """Take over what nobody works on any more."""
+        """Take over an abandoned run."""
         self.left_by[record.key] = record.worker
         record.worker = self.me
         self.ledger.save(record)
@@ -283,12 +283,12 @@ class _Search:
             with self._mine(record):
                 record.status, record.reason, record.ended = "crashed", str(crash), time.time()
                 record.lost = max(0, last_read(self.folder / record.folder) - record.tokens)
-            # a rate that is too high is what a sweep looks for
+            # a sweep is expected to find learning rates that are too high
             if record.again.get("seed") != 0:
                 self.crashes.append(record)
 
     def _train(self, record: Record, spec: Spec, stop: int, end: bool) -> None:
-        """Train to a milestone; what was measured and what follows from it are written in one step."""
+        """Train to a milestone; the results and the resulting status are written at once."""
         self.state.target = stop
         began, before = time.monotonic(), record.seconds
         self.state.since = time.time()
@@ -303,7 +303,7 @@ class _Search:
             trained = self.train(spec, self.folder / record.folder, None if end else stop, report)
             values = self.goals.measured(trained.metrics, record.costs)
         finally:
-            # what crashes took its time, too
+            # a crashed run took time too
             record.seconds = before + time.monotonic() - began
             record.spans.append((self.state.since, time.time()))
         self.state.step = Step(trained.tokens, self.state.step.train_loss)
@@ -318,7 +318,7 @@ class _Search:
             self._note(note)
 
     def _say_taken_over(self, record: Record) -> None:
-        """Say whose run this worker goes on with, as soon as it is known from where."""
+        """Report whose run this worker resumes, as soon as its step is known."""
         self.state.left_by = self.left_by.pop(record.key, "")
         if self.state.left_by:
             self.state.note = taken_over(self.state, record)
@@ -326,10 +326,10 @@ class _Search:
 
     @contextmanager
     def _mine(self, record: Record) -> Iterator[None]:
-        """Change a record that this worker works on, and save it.
+        """Change and save a record that this worker holds.
 
         Raises:
-            _Deposed: another worker has it.
+            _Deposed: another worker holds it.
         """
         with self._alone():
             if self.ledger.find(record.identity) is not record:
@@ -338,7 +338,7 @@ class _Search:
             self.ledger.save(record)
 
     def _tell(self, trial: Trial, found: Candidate) -> None:
-        """Tell the sampler, once, or put it off to the end of the training that gives the answer."""
+        """Tell the sampler once, or defer it to the end of the training that determines the outcome."""
         with self._alone():
             if not self.questions.is_mine(trial):
                 return
@@ -352,13 +352,13 @@ class _Search:
         try:
             tell(self.study, trial, outcome, found, record, self.ledger, self.goals)
         except UpdateFinishedTrialError:
-            # an heir, to which this worker seemed dead, was quicker
+            # another worker, which considered this one dead, was quicker
             return
         self.state.outcomes[outcome] += 1
         self.watch("proposed", self.state)
 
     def _count(self) -> list[FrozenTrial]:
-        """Count what became of all questions since the last new spec; return the open ones, oldest first."""
+        """Count the outcomes of all proposals since the last new spec; return the open ones, oldest first."""
         told, opened = self.questions.told_and_open()
         self.state.outcomes = Counter(trial.user_attrs[OUTCOME] for trial in told)
         self.state.drawn = total(trial.user_attrs for trial in told)
@@ -380,7 +380,7 @@ class _Search:
             self.watch("note", self.state)
 
     def _reach_again(self, error: Exception) -> None:
-        """Wait until a store that was lost is there again, and forget what may not have been written."""
+        """Wait until an unreachable store answers again, and discard what may not have been written."""
         self.state.running = None
         while True:
             self.lost_since = self.lost_since or time.monotonic()

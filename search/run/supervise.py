@@ -1,4 +1,4 @@
-"""A search by several workers of this machine, seen as one: one state, one stream of events, one end."""
+"""A search by several local workers, presented as one: one state, one stream of events, one end."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from search.store.store import Store
 from search.trainer import Train, train
 
 _RETRY = 1.0
-"""Seconds between two tries to reach a store that was lost."""
+"""Seconds between two attempts to reach a lost store."""
 
 
 def planned(space: Space, folder: Path, storage: str | None, asked: int | None) -> WorkerPlan:
-    """Plan the workers of a search: `asked`, or by what the machine has and what is left to train.
+    """Plan the workers of a search: `asked`, or by the machine's resources and the remaining runs.
 
     Raises:
         SpecError, SearchError: as `run_search` does.
@@ -50,14 +50,14 @@ def run_workers(
     watch: Watch = silent,
     storage: str | None = None,
 ) -> Outcome:
-    """Search `space` in `folder` with local workers, from where that stands, to its end.
+    """Search `space` in `folder` with local workers, from its current state to its end.
 
-    `watch` is told of all that happens to any of them. Signals that end a training (`SIGNALS`) end the
-    workers, which save their runs first; a second one ends them at once, and so do `GRACE` seconds.
+    `watch` is called with the events of all of them. Signals that end a training (`SIGNALS`) end the
+    workers, which save their runs first; a second signal, or `GRACE` seconds, kill them.
 
     Raises:
         SpecError, SearchError: as `run_search` does; also where all workers failed.
-        KeyboardInterrupt: it was stopped; no worker is left.
+        KeyboardInterrupt: it was interrupted; no worker is left running.
     """
     with (
         open_search(space, folder, storage) as store,
@@ -88,7 +88,7 @@ class _Supervisor:
         self.failures: dict[str, str] = {}
 
     def run(self) -> Outcome:
-        """Listen to the workers until all have ended, and say how that was."""
+        """Process the workers' messages until all have ended, and return how."""
         stopped = False
         for found in self.workers.messages():
             self._obey_signals()
@@ -115,7 +115,7 @@ class _Supervisor:
         return Outcome(self.folder, self.state, self.reasons[-1], tuple(self.failures.values()))
 
     def _hear(self, worker: LocalWorker, told: Told) -> None:
-        """Take in what a worker saw, and pass it on as if it had happened here."""
+        """Take over the state that a worker sent, and pass its event on."""
         if told.event != "progress":
             self._refresh()
         state, doing = self.state, told.activity
@@ -124,7 +124,7 @@ class _Supervisor:
         state.worker, state.left_by = told.worker, told.left_by
         state.note = f"worker {worker.number}: {doing.note}" if doing.note else ""
         state.local[worker.number] = doing
-        # each knows what was proposed as of its last look
+        # each worker knows the proposals as of its last refresh
         state.outcomes = state.outcomes | told.outcomes
         state.drawn = max(state.drawn, told.drawn, key=lambda drawn: drawn.costed)
         if told.event == "end" or (told.event == "begin" and self.begun):
@@ -135,10 +135,10 @@ class _Supervisor:
             state.local[worker.number] = Activity()
 
     def _lose(self, worker: LocalWorker, ended: Ended) -> None:
-        """Say that a worker failed; the others go on."""
+        """Report that a worker failed; the others continue."""
         self.state.local[worker.number] = Activity(note="failed")
         output = f"; its output: {worker.log}" if worker.log.stat().st_size else ""
-        # what all fail at is said once
+        # a failure common to all is reported once
         told = f"worker {worker.number} failed: {ended.text}{output}"
         self.failures.setdefault(ended.text, told)
         left = sum(each.ended is None for each in self.workers.each)
@@ -151,7 +151,7 @@ class _Supervisor:
         return "\n".join(["all workers failed:", *self.failures.values()])
 
     def _obey_signals(self) -> None:
-        """Pass on a first signal as the order to save and end; after a second one, or in time, kill."""
+        """Ask the workers to save and end at a first signal; kill them at a second one or after `GRACE`."""
         if self.received and self.stopped_at is None:
             self.stopped_at = time.monotonic()
             self.workers.stop()
@@ -167,7 +167,7 @@ class _Supervisor:
             self.watch("note", self.state)
 
     def _refresh(self) -> None:
-        """Read the records anew, unless their store is out of reach, as the workers tell."""
+        """Read the records again, unless the workers report that their store is unreachable."""
         if self.lost_since is not None and time.monotonic() - self.lost_since < _RETRY:
             return
         try:
@@ -190,7 +190,7 @@ def _state(space: Space, store: Store) -> State:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collect the signals that ask this process to end, instead of ending."""
+    """Collect signals that would end this process."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

@@ -1,4 +1,4 @@
-"""How many workers a search starts on this machine, and what each of them may use."""
+"""The number of workers that a search starts on this machine, and the resources of each."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from search.run.machine import available_cores, available_memory, visible_gpus
 from search.run.preview import preview
 
 THREADS = 4
-"""Threads of a run that is large enough to share, unless OMP_NUM_THREADS says how many."""
+"""Threads of a large run, unless OMP_NUM_THREADS is set."""
 PROCESS = 512 << 20
-"""Bytes that a worker takes beside its run: Python, torch and Lightning."""
+"""Memory of a worker besides its run, in bytes: Python, torch and Lightning."""
 _SAMPLE = 32
-"""Random points that stand for the runs of a space."""
+"""Number of random points by which the runs of a space are judged."""
 
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """Workers of one command.
+    """The workers of one command.
 
     Attributes:
-        count: how many; 1 is this process itself.
+        count: number of workers; 1 means this process itself.
         threads: CPU threads that each may use.
         gpus: for each worker the value of CUDA_VISIBLE_DEVICES; empty without GPUs.
-        note: what limits them or may go wrong, in words; empty for nothing.
+        note: what limits them or may go wrong, as text; may be empty.
     """
 
     count: int
@@ -50,12 +50,12 @@ class WorkerPlan:
 def plan_workers(space: Space, asked: int | None, runs: float) -> WorkerPlan:
     """Plan the workers of a search.
 
-    By default there is one for each GPU, or as many as the cores hold runs side by side; no more than memory
-    holds (CPU), and no more than there are runs left.
+    By default there is one for each GPU, or as many as the cores can run side by side; no more than fit into
+    memory (on a CPU), and no more than there are runs left.
 
     Args:
         space: whose runs they train.
-        asked: how many the user wants, or None for the default.
+        asked: the number that the user asked for, or None for the default.
         runs: how many runs are left at most.
     """
     if asked == 1 or runs <= 1:
@@ -85,7 +85,7 @@ def _sample(space: Space) -> tuple[list[Spec], int]:
 
 
 def _threads(spec: Spec) -> int:
-    """Return the threads that training a spec keeps busy."""
+    """Return the number of threads that training a spec keeps busy."""
     assert spec.train is not None
     processes = spec.train.devices if isinstance(spec.train.devices, int) else 1
     if not is_worth_sharing(spec.train.tokens_per_step // spec.train.accumulate * spec.model.width):
@@ -94,24 +94,24 @@ def _threads(spec: Spec) -> int:
 
 
 def _limited(threads: int) -> int:
-    """Return at most the number of threads that the user allows, at least 1."""
+    """Limit a number of threads to what the user allows, at least 1."""
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, min(threads, int(allowed)) if allowed.isdecimal() else threads)
 
 
 def _shared_out(gpus: list[str], spec: Spec) -> list[str]:
-    """Return the GPUs of each worker: one, or as many as a run is spread over."""
+    """Return the GPUs of each worker: one, or as many as a run uses."""
     assert spec.train is not None
     each = 1 if spec.train.strategy == "auto" else len(gpus)
     if isinstance(spec.train.devices, int):
         each = spec.train.devices
-    # where there are too few for a run, the run says so
+    # if there are too few for a run, the run reports it
     each = max(1, min(each, len(gpus)))
     return [",".join(gpus[first : first + each]) for first in range(0, len(gpus) - each + 1, each)]
 
 
 def _within_memory(count: int, run: int, wanted: bool) -> tuple[int, str]:
-    """Return how many of `count` workers memory holds, `wanted` ones all the same, and what to say of it."""
+    """Return how many of `count` workers fit into memory (`wanted` ones in any case), and a note."""
     room = available_memory()
     fits = max(1, room // (run + PROCESS))
     if count <= fits:

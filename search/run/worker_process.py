@@ -1,6 +1,6 @@
-"""A local worker: a process of its own that searches, and tells the process that started it what happens.
+"""A local worker: a process that searches and reports to the process that started it.
 
-It ignores Ctrl-C, which reaches it as a message, and ends when it is told to or when that process is gone.
+It ignores Ctrl-C, which reaches it as a message, and ends on request or when that process is gone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _IN_WORDS = (SpecError, DataError, TrainingError, DeviceError, SearchError)
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is started for: the arguments of `run_search`."""
+    """The job of a worker: the arguments of `run_search`."""
 
     space: Space
     folder: Path
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Told:
-    """An event of the search, as the worker that it happened to saw it; the fields are those of `State`."""
+    """An event of the search as its worker saw it; the fields are those of `State`."""
 
     event: Event
     worker: str
@@ -70,7 +70,7 @@ class Ended:
 
 
 def main() -> None:
-    """Do the job that comes through the connection whose file descriptor is the first argument."""
+    """Run the job received through the connection whose file descriptor is the first argument."""
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     os.set_inheritable(connection.fileno(), False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -93,7 +93,7 @@ def main() -> None:
         connection.send(ended)
     sys.stdout.flush()
     sys.stderr.flush()
-    # the search has let go of all it held; what torch takes apart at exit takes its time
+    # the search has released everything; torch's teardown at exit would take time
     os._exit(ended.how == "failed")
 
 
@@ -107,13 +107,13 @@ def _search(job: Job, watch: Callable[[Event, State], None]) -> str:
 
 
 class _Teller:
-    """Watches a search and sends what happens; it ends one that is to stop where that loses nothing."""
+    """Sends the events of a search, and ends it on request at a point where nothing is lost."""
 
     def __init__(self, connection: Connection[Any, Any], stopping: threading.Event) -> None:
         self._connection, self._stopping = connection, stopping
 
     def __call__(self, event: Event, state: State) -> None:
-        # nobody has to see every step, and training does not wait for a slow reader
+        # not every step needs to be sent, and training must not wait for a slow reader
         if event == "progress" and not select.select([], [self._connection], [], 0)[1]:
             return
         doing = Activity(state.running, state.step, state.target, state.since, state.note)
@@ -127,7 +127,7 @@ class _Teller:
 
 
 def _obey(connection: Connection[Any, Any], stopping: threading.Event) -> None:
-    """Interrupt the main thread when the worker is told to stop, or nobody is there to tell it."""
+    """Interrupt the main thread when the worker is asked to stop, or its parent is gone."""
     with suppress(EOFError, OSError):
         while connection.recv() != STOP:
             pass
@@ -136,5 +136,5 @@ def _obey(connection: Connection[Any, Any], stopping: threading.Event) -> None:
     assert main_thread is not None
     signal.pthread_kill(main_thread, signal.SIGTERM)
     time.sleep(GRACE)
-    # with all processes it started, if it leads a group of its own
+    # with all processes it started, if it leads its own process group
     os.killpg(0, signal.SIGKILL) if os.getpgrp() == os.getpid() else os._exit(1)

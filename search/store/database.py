@@ -1,7 +1,7 @@
-"""The store in PostgreSQL: records, leases and Optuna's study in one database.
+"""The store in PostgreSQL: records, leases and Optuna's study in one database, shared by all workers.
 
-Run folders stay in the search folder of each worker, shared or not. A search is found by the name and the
-identity of its space, so a changed space is another search.
+Run folders stay in the search folder of each worker, shared or not. A search is identified by the name and
+the identity of its space, so a changed space is another search.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ _workers = sql.Table(
 )
 
 _MAKING = 7_228_401_973
-"""The advisory lock under which tables are made; any number that others do not use."""
+"""The advisory lock under which tables are created; an arbitrary number."""
 _OPTIONS = {
     "connect_timeout": 10,
-    # a lock goes with its holder, also with a machine that is switched off or a process that is stopped
+    # a lock ends with its holder, also if its machine is switched off or its process is stopped
     "options": "-c idle_in_transaction_session_timeout=60000 -c lock_timeout=120000",
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -73,7 +73,7 @@ _OPTIONS = {
 
 
 class DatabaseStore:
-    """Shared by all workers that reach the same database."""
+    """A store shared by all workers that can reach the same database."""
 
     def __init__(self, folder: Path, space: Space, url: sql.URL) -> None:
         self.worker = this_worker()
@@ -91,7 +91,7 @@ class DatabaseStore:
             told = f"expected a PostgreSQL database to write to, but {_first_line(error)}"
             raise SearchError(f"{self._place}: {told}") from None
         finally:
-            # nothing stays open where this fails
+            # nothing stays open if this fails
             self._engine.dispose()
         self._lease = Lease(folder / WORKERS, self.worker)
         self._copies = RecordFiles(folder / RECORDS)
@@ -100,7 +100,7 @@ class DatabaseStore:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the row of the search; what is put meanwhile is seen by others all at once."""
+        """Hold the row of the search; what is put meanwhile becomes visible to others at once."""
         with self._engine.begin() as connection:
             row = sql.select(_searches.c.version).where(_searches.c.id == self._search)
             connection.execute(row.with_for_update())
@@ -133,7 +133,7 @@ class DatabaseStore:
         self._version = version
 
     def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
-        """Open Optuna's study in the same database; its own tables are made where there are none."""
+        """Open Optuna's study in the same database; its tables are created if missing."""
         self._forget_optuna()
         url = self._url.render_as_string(hide_password=False)
         with self._making():
@@ -151,8 +151,8 @@ class DatabaseStore:
             connection.execute(new.on_conflict_do_update(index_elements=["search", "name"], set_=touched))
 
     def others(self) -> set[str]:
-        """Judge the other rows by the server's clock; a worker on this machine by its lock, if it is here."""
-        # while the server was down nobody could write
+        """Judge other workers by the server's clock, and those on this machine by their locks."""
+        # no worker could write while the server was down
         since = sql.func.greatest(_workers.c.touched, sql.func.pg_postmaster_start_time())
         age = sql.extract("epoch", sql.func.clock_timestamp() - since).label("age")
         others = (_workers.c.search == self._search) & (_workers.c.name != self.worker.name)
@@ -173,7 +173,7 @@ class DatabaseStore:
         return found
 
     def is_lost(self, error: Exception) -> bool:
-        """Whether the server was not there, or went away, at some place in the chain of an error."""
+        """Whether the chain of an error says that the server was unreachable or went away."""
         link: BaseException | None = error
         while link is not None:
             if isinstance(link, (OperationalError, InterfaceError)):
@@ -184,7 +184,7 @@ class DatabaseStore:
         return False
 
     def lost(self, error: Exception, waited: float | None) -> str:
-        """Say that the database does not answer."""
+        """Return a message that the database does not answer."""
         told = f"{self._place}: the database does not answer"
         if waited is None:
             return f"{told}; trying again"
@@ -195,7 +195,7 @@ class DatabaseStore:
         )
 
     def reopen(self) -> None:
-        """Connect anew, with no record known."""
+        """Connect again, and forget all records."""
         self._engine.dispose()
         self._version = -1
         self.touch()
@@ -209,7 +209,7 @@ class DatabaseStore:
                 self._copied[record.key] = text
 
     def close(self) -> None:
-        """Take the row and the lease away."""
+        """Remove the row and the lease."""
         self._lease.close()
         row = (_workers.c.search == self._search) & (_workers.c.name == self.worker.name)
         with suppress(DBAPIError), self._engine.begin() as connection:
@@ -235,7 +235,7 @@ class DatabaseStore:
 
     @contextmanager
     def _making(self) -> Iterator[sql.Connection]:
-        """Be the only one that makes tables and studies."""
+        """Hold the lock under which tables and studies are created."""
         with self._engine.begin() as connection:
             connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_MAKING)))
             yield connection

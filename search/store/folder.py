@@ -1,19 +1,19 @@
-"""The folder of a search: what stands in it, and whose it is.
+"""The folder of a search: its contents, and which search it belongs to.
 
-space.txt             what decides a trial and its worth, one value a line
+space.txt             the settings that decide a trial and its result, one value per line
 study.journal         Optuna's study
-records/              one file for each spec trained: who works on what, and what came out
+records/              one file for each spec trained: who works on it, and its results
 trials/<number>/      run folders
 baselines/<name>/     run folders
 imported/<name>/      run folders of trials and baselines that other searches trained
-leaderboard.csv       all of them, the best first
+leaderboard.csv       all of them, best first
 best/                 spec and checkpoints of the winner
 database.txt          where records and study are, if in a database (then records/ is a copy)
-workers/              one lease for each worker alive
-logs/                 what local workers printed, where they printed anything
-lock                  held for moments, by the worker that claims
+workers/              one lease for each live worker
+logs/                 the output of local workers, if any
+lock                  held briefly by a worker that claims
 publish.lock          held by the worker that writes leaderboard.csv and best/
-import.lock           held by whoever brings in results of another search
+import.lock           held by the process that imports results of another search
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, IMPORT, WORKERS, DATA
 )
 
 _SHOWN = 12
-"""Lines of a difference that a note shows."""
+"""Number of lines of a difference that a note shows."""
 
 
 def default_folder(space: Space) -> Path:
-    """Return `runs/<name>-<identity>`, where a search stands unless told otherwise."""
+    """Return `runs/<name>-<identity>`, the default folder of a search."""
     return Path("runs") / f"{space.name}-{space.identity()}"
 
 
 def enter(folder: Path, space: Space) -> None:
-    """Make the folder of a search, or join the one that stands there.
+    """Create the folder of a search, or join the search there.
 
     Raises:
         SearchError: it is the folder of another space or of something else, or it cannot be written to.
@@ -72,7 +72,7 @@ def enter(folder: Path, space: Space) -> None:
 
 
 def check_folder(folder: Path, space: Space, storage: str | None) -> None:
-    """Refuse what `enter` and the store would refuse in the end, and make nothing.
+    """Refuse what `enter` and the store would refuse later, and create nothing.
 
     Raises:
         SearchError: it is the folder of another space or of something else, or its records are in a database.
@@ -85,10 +85,10 @@ def check_folder(folder: Path, space: Space, storage: str | None) -> None:
 
 
 def refuse_database(folder: Path) -> None:
-    """Refuse a search whose records are in a database, where none is named.
+    """Refuse a search whose records are in a database, if none is named.
 
     Raises:
-        SearchError: it is one.
+        SearchError: its records are in a database.
     """
     if (folder / DATABASE).exists():
         place = (folder / DATABASE).read_text(encoding="utf-8").splitlines()[-1]
@@ -103,7 +103,7 @@ def _refuse_what_is_none(folder: Path) -> None:
         raise SearchError(f"{folder}: expected a folder for the search, got a file")
     if folder.is_dir():
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith((LOCK, SPACE)))
-        # looked for last: whoever makes the folder puts this file there first
+        # checked last, since a process that creates the folder writes this file first
         if others and not (folder / SPACE).exists():
             raise SearchError(
                 f"{folder}: not a search folder (it contains {others[0]}); choose another with --out"
@@ -126,9 +126,9 @@ def _refuse_another(folder: Path, space: Space) -> None:
 
 
 def older(folder: Path, space: Space) -> str | None:
-    """Say that there are searches of the same name beside a folder that is still to be made, if so.
+    """Return a note if there are searches of the same name beside a folder that does not exist yet.
 
-    The newest of them is named, with the difference and the option that brings its results in.
+    It names the newest of them, the difference, and the option that imports its results.
     """
     if (folder / SPACE).exists():
         return None
@@ -155,7 +155,7 @@ def older(folder: Path, space: Space) -> str | None:
 
 
 def _changed(folder: Path, space: Space) -> list[str]:
-    """Return the lines in which the space of a search and another one differ."""
+    """Return the lines in which the space of a search differs from another one."""
     path = folder / SPACE
     try:
         old = path.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""The store in a folder: a file for each record and each lease, and Optuna's journal."""
+"""The store in a folder: one file for each record and each lease, and Optuna's journal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from search.store.locks import exclusive
 
 
 class FolderStore:
-    """Shared by all workers that see the same folder."""
+    """A store shared by all workers that see the same folder."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.worker = this_worker()
@@ -34,15 +34,15 @@ class FolderStore:
         return exclusive(self._folder / LOCK)
 
     def changed(self) -> list[Record]:
-        """Read the records that are not as they were."""
+        """Read the records that changed."""
         return self._records.changed()
 
     def put(self, record: Record) -> None:
-        """Put a record's file in place."""
+        """Write a record's file."""
         self._records.put(record)
 
     def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
-        """Open the journal, mended."""
+        """Open the journal, repaired if necessary."""
         with self.lock():
             return open_study(self._folder / JOURNAL, self._name, goals, sampler)
 
@@ -51,7 +51,7 @@ class FolderStore:
         self._lease.touch()
 
     def others(self) -> set[str]:
-        """Judge the other leases by the time at which our own was just touched."""
+        """Judge other leases by the time at which our own was just touched."""
         now, found = self._lease.touch(), set()
         for path in (self._folder / WORKERS).glob(f"*{SUFFIX}"):
             if path == self._lease.path:
@@ -64,7 +64,7 @@ class FolderStore:
         return found
 
     def is_lost(self, error: Exception) -> bool:
-        """A folder is there or is not; waiting for it is left to the system."""
+        """Never: a folder exists or not, and waiting for it is left to the system."""
         return False
 
     def reopen(self) -> None:
@@ -72,14 +72,14 @@ class FolderStore:
         self._records = RecordFiles(self._folder / RECORDS)
 
     def lost(self, error: Exception, waited: float | None) -> str:
-        """Never asked for."""
+        """Never called."""
         return str(error)
 
     def export(self, records: Iterable[Record]) -> None:
-        """They are there."""
+        """Do nothing: they are in the folder."""
 
     def close(self) -> None:
-        """Take the lease away."""
+        """Remove the lease."""
         self._lease.close()
 
     def _whose(self, path: Path) -> tuple[str, int]:
@@ -93,7 +93,7 @@ class FolderStore:
 
 
 def _touched(path: Path) -> float:
-    # opened, since a network file system answers a bare question from memory
+    # opened, since a network file system may answer a bare stat from its cache
     try:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_mtime

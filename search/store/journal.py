@@ -1,4 +1,4 @@
-"""Optuna's journal on a file: mended where a killed writer tore it, opened as the study of a space."""
+"""Optuna's journal in a file: repaired after a killed writer, opened as the study of a space."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _BLOCK = 4096
 
 
 class Journal(JournalFileBackend):
-    """Optuna's file, written without waiting for the disk at each of a trial's twenty or so records.
+    """Optuna's journal file, written without waiting for the disk at each of a trial's twenty or so records.
 
-    What a power cut may take, the ledger of trained specs gives back.
+    What a power failure may lose is restored from the ledger of trained specs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,7 @@ class Journal(JournalFileBackend):
         self.path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, one a line, after mending what a killed writer left of its last one."""
+        """Append records, one per line, after removing an incomplete last one."""
         lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs)
         self._lock_file.acquire()
         try:
@@ -46,7 +46,7 @@ class Journal(JournalFileBackend):
 
 
 def _cut_tail(file: BinaryIO) -> None:
-    """Cut off what follows the last whole line; writers hold the lock, so nobody is still writing it."""
+    """Cut off an incomplete last line; writers hold the lock, so none is in progress."""
     end = whole = file.seek(0, os.SEEK_END)
     while whole > 0:
         start = max(0, whole - _BLOCK)
@@ -61,7 +61,7 @@ def _cut_tail(file: BinaryIO) -> None:
 
 
 class KernelLock(JournalFileOpenLock):
-    """A lock that the system drops when its holder dies; Optuna's own would stay behind."""
+    """A lock that the system releases when its holder dies; Optuna's own would remain."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), grace_period=None)
@@ -75,14 +75,14 @@ class KernelLock(JournalFileOpenLock):
         return True
 
     def release(self) -> None:
-        """Let it go."""
+        """Release the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 def open_study(path: Path, name: str, goals: Goals, sampler: BaseSampler) -> optuna.Study:
-    """Open the study kept in the journal at `path`, made where there is none; under the store's lock.
+    """Open the study in the journal at `path`, created if missing; call under the store's lock.
 
     Raises:
         SearchError: the journal is damaged before its last record.
@@ -97,7 +97,7 @@ def open_study(path: Path, name: str, goals: Goals, sampler: BaseSampler) -> opt
 
 
 def named_study(storage: BaseStorage, name: str, goals: Goals, sampler: BaseSampler) -> optuna.Study:
-    """Open a study in a storage, made where there is none."""
+    """Open a study in a storage, created if missing."""
     study = optuna.create_study(
         storage=storage,
         sampler=sampler,
@@ -113,7 +113,7 @@ def named_study(storage: BaseStorage, name: str, goals: Goals, sampler: BaseSamp
 
 
 def mend(path: Path) -> None:
-    """Cut off a last record that was not written whole, at which Optuna would fail later.
+    """Cut off an incomplete last record, which would make Optuna fail later.
 
     Raises:
         SearchError: a record before the last one is damaged.

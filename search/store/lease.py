@@ -1,7 +1,7 @@
-"""Who is alive: a worker keeps a lease, a file it holds a lock on and touches again and again.
+"""Which workers are alive: each keeps a lease, a file that it locks and touches regularly.
 
-On one machine the lock decides, which the system drops with its holder. Between machines the age of the
-last touch decides, by the clock of the file system (or of the database), not by the machines' own.
+On one machine the lock decides, which the system releases with its holder. Between machines the age of the
+last touch decides, by the clock of the file system (or of the database), not by the machines' clocks.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from search.store.locks import is_free
 BEAT = 10.0
 """Seconds between two touches."""
 EXPIRY = 120.0
-"""Seconds without a touch after which a worker on another machine is taken for dead."""
+"""Seconds without a touch after which a worker on another machine is considered dead."""
 
 SUFFIX = ".lease"
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One process that searches.
+    """A process that searches.
 
     Attributes:
-        name: its own, never used before.
-        machine: within which locks on files tell who is alive.
+        name: unique, never reused.
+        machine: the machine within which file locks show who is alive.
         started: seconds since 1970 by its machine's clock, for people to read.
     """
 
@@ -48,13 +48,13 @@ class Worker:
 
 
 def this_worker() -> Worker:
-    """Name the process that asks."""
+    """Return the worker for this process."""
     host, pid = socket.gethostname(), os.getpid()
     return Worker(f"{host}-{pid}-{secrets.token_hex(2)}", host, pid, _machine(host), time.time())
 
 
 class Lease:
-    """The file that says that a worker is alive, in `folder` under the worker's name."""
+    """The file that shows that a worker is alive, in `folder` under the worker's name."""
 
     def __init__(self, folder: Path, worker: Worker) -> None:
         self.path = folder / f"{worker.name}{SUFFIX}"
@@ -64,9 +64,9 @@ class Lease:
         self._file = self._made()
 
     def touch(self) -> float:
-        """Say that the worker is alive; return the time, by the clock of the file system."""
+        """Mark the worker as alive; return the time by the clock of the file system."""
         with self._turn:
-            # whoever took this worker for dead has removed the file
+            # a worker that considered this one dead has removed the file
             if not self.path.exists():
                 self._file.close()
                 self._file = self._made()
@@ -74,13 +74,13 @@ class Lease:
             return os.fstat(self._file.fileno()).st_mtime
 
     def close(self) -> None:
-        """Remove it: the worker goes."""
+        """Remove the lease, since the worker ends."""
         with self._turn:
             self.path.unlink(missing_ok=True)
             self._file.close()
 
     def _made(self) -> IO[str]:
-        # it has its lock before anyone can see it
+        # it is locked before others can see it
         aside = self.path.with_name(self.path.name + ASIDE)
         file = aside.open("w")
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -91,7 +91,7 @@ class Lease:
 
 
 def is_alive(path: Path, machine: str, pid: int, age: float) -> bool:
-    """Whether a worker lives, given where its lease would be, and the age of its last touch."""
+    """Whether a worker is alive, given the path of its lease and the age of its last touch."""
     if machine != _machine(socket.gethostname()):
         return age < EXPIRY
     return not is_free(path) if path.exists() else _runs(pid)
@@ -99,7 +99,7 @@ def is_alive(path: Path, machine: str, pid: int, age: float) -> bool:
 
 @contextmanager
 def beating(touch: Callable[[], object], passes: Callable[[Exception], bool]) -> Iterator[None]:
-    """Call `touch` every `BEAT` seconds from a thread; after an error that `passes` too, at the next beat."""
+    """Call `touch` every `BEAT` seconds from a thread, also after an error that `passes`."""
     over = threading.Event()
 
     def beat() -> None:
@@ -120,7 +120,7 @@ def beating(touch: Callable[[], object], passes: Callable[[Exception], bool]) ->
 
 
 def _runs(pid: int) -> bool:
-    """Whether there is another process of that number on this machine."""
+    """Whether a process with this id is running on this machine."""
     if pid == os.getpid():
         return False
     try:
@@ -133,7 +133,7 @@ def _runs(pid: int) -> bool:
 
 
 def _machine(host: str) -> str:
-    """Name the running system: a host, its kernel, and the processes that see each other there."""
+    """Identify the running system: host, boot and process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{host}/{boot}/{os.readlink('/proc/self/ns/pid')}"

@@ -1,6 +1,6 @@
-"""Who works on what: one record for each spec that is or was trained, written before work begins.
+"""The ledger: one record for each spec that is or was trained, written before training begins.
 
-The ledger is the truth about training; the journal is what the sampler knows of it.
+The ledger is the authority on training; the journal is what the sampler knows about it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Status: TypeAlias = Literal["running", "finished", "stopped", "crashed"]
 
 @dataclass
 class Seen:
-    """What was measured at one milestone.
+    """The results at one milestone.
 
     Attributes:
-        tau_bound: where a rung stopped nobody because it ranks badly, the upper confidence bound of its
-            Kendall's tau with the end (`search.rung_check`); None where it decided.
+        tau_bound: if the rung was retired because it ranks badly, the upper confidence bound of its
+            Kendall's tau with the end (`search.compare.rung_check`); None if it decided.
     """
 
     tokens: int
@@ -41,28 +41,28 @@ class Record:
 
     Attributes:
         name: the number of a trial, or the name of a baseline; of a final, both and which final.
-        kind: whether it counts as a trial; a final is a trial or a baseline trained once more.
-        identity: the run hash of the spec; of a final with more, since the hash knows no seed.
-        asked: the number of the Optuna trial that it answers; None for a baseline.
-        params: the answers that lead to the spec; empty for a baseline.
+        kind: whether it counts as a trial; a final is a retrained trial or baseline.
+        identity: the run hash of the spec; for a final with a suffix, since the hash excludes the seed.
+        asked: the number of its Optuna trial; None for a baseline.
+        params: the knob values that lead to the spec; empty for a baseline.
         costs: by the names of the cost metrics.
         folder: its run folder, below the search folder.
-        seen: one entry for each milestone reached.
+        seen: the results at each milestone reached.
         reason: why it crashed.
         seconds: time spent training, over all starts.
         worker: the name of the worker that trains it or trained it last.
-        started: when it was taken on, and `ended` when it ended: seconds since 1970 by the worker's clock.
-        origin: of a child of evolution the names of its `parents` and its `moves` in words; of a baseline
-            matched to caps, its `moves` and what it `matched`.
-        whole: training tokens of the whole run; 0 in searches from before this was written.
-        spans: when it was trained, piece by piece, each from and to seconds since 1970.
-        again: of a final, the key of the record it trains again (`of`), the multiple of its `lr`, and the
-            number of the fresh `seed`, 0 for that of the spec.
-        imported: the folder of the search that trained it, if that was another one.
-        adopted: of a trial that a baseline named later turned out to be, the `stem` of that one's file.
-        data: the `place` of the data it is trained on, and the `digest` of what stood there; empty for tasks
-            without files, and in searches from before this was written.
-        lost: of a crashed one, the training tokens it read after its last milestone, as far as is known.
+        started: when it was claimed, and `ended` when it ended, in seconds since 1970 by the worker's clock.
+        origin: for a child of evolution its `parents` and `moves`; for a baseline
+            matched to caps, its `moves` and `matched` costs.
+        whole: training tokens of the whole run; 0 in searches of older versions.
+        spans: the intervals in which it was trained, in seconds since 1970.
+        again: for a final, the key of the record it retrains (`of`), the multiple of its `lr`, and the
+            number of the fresh `seed`, 0 for the spec's own.
+        imported: the folder of the search that trained it, if another one did.
+        adopted: for a trial that equals a baseline added later, the `stem` of the baseline's file.
+        data: the `place` of its training data and the `digest` of their content; empty for tasks
+            without files and in searches of older versions.
+        lost: for a crashed one, the training tokens read after its last milestone, as far as is known.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Record:
 
     @property
     def role(self) -> Literal["trial", "baseline", "final"]:
-        """What it counts as: a trial that was adopted is a baseline."""
+        """The kind it counts as: an adopted trial is a baseline."""
         return "baseline" if self.adopted else self.kind
 
     @property
@@ -105,7 +105,7 @@ class Record:
 
     @property
     def read(self) -> int:
-        """Training tokens read in all: beyond the last milestone by what crashed."""
+        """All training tokens read, including those after the last milestone of a crashed run."""
         return self.tokens + self.lost
 
     @property
@@ -115,17 +115,17 @@ class Record:
 
 
 class Records(Protocol):
-    """Where records are kept, for all workers."""
+    """Where the records of all workers are stored."""
 
     def changed(self) -> list[Record]:
-        """Return the records that others made or changed since the last call; at first all of them."""
+        """Return the records created or changed since the last call; at first all."""
 
     def put(self, record: Record) -> None:
-        """Write one, whole."""
+        """Write a record atomically."""
 
 
 class RecordFiles:
-    """Records in a folder, one file each."""
+    """Records in a folder, one file for each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -133,7 +133,7 @@ class RecordFiles:
         folder.mkdir(parents=True, exist_ok=True)
 
     def changed(self) -> list[Record]:
-        """Read the files that are not as they were.
+        """Read the files that changed.
 
         Raises:
             SearchError: a record cannot be read.
@@ -150,17 +150,17 @@ class RecordFiles:
         return found
 
     def put(self, record: Record) -> None:
-        """Write a file and put it in place."""
+        """Write a record's file atomically."""
         path = self._folder / f"{record.key}.json"
         write_text(path, record_text(record))
         self._known[path.name] = _mark(path.stat())
 
 
 class Ledger:
-    """All records of a search as this worker knows them: as of the last refresh."""
+    """All records of a search, as of this worker's last refresh."""
 
     def __init__(self, source: Path | Records) -> None:
-        """Read what is there; `source` may be the folder of the records.
+        """Read all records; `source` may be their folder.
 
         Raises:
             SearchError: a record cannot be read.
@@ -171,7 +171,7 @@ class Ledger:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what other workers changed; a record that they did not touch stays the same object."""
+        """Read other workers' changes; unchanged records stay the same objects."""
         changed = self._source.changed()
         if changed:
             self._known |= {record.key: record for record in changed}
@@ -179,11 +179,11 @@ class Ledger:
             self._records = {record.identity: record for record in sorted(standing, key=_in_order)}
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield what began as a baseline, then what began as a trial, in order."""
+        """Yield records that began as baselines, then those that began as trials, in order."""
         return (record for record in self._records.values() if record.kind != "final")
 
     def finals(self) -> list[Record]:
-        """Return the records of what is trained once more."""
+        """Return the records of finals."""
         return [record for record in self._records.values() if record.kind == "final"]
 
     def every(self) -> list[Record]:
@@ -191,7 +191,7 @@ class Ledger:
         return list(self._records.values())
 
     def find(self, identity: str) -> Record | None:
-        """Return the record of a spec, if it is or was worked on."""
+        """Return the record of a spec, or None."""
         return self._records.get(identity)
 
     def trials(self) -> list[Record]:
@@ -206,21 +206,21 @@ class Ledger:
         costs: dict[str, float],
         **more: Any,
     ) -> Record:
-        """Take on a spec as the next trial; under the store's lock, freshly read."""
+        """Claim a spec as the next trial; call under the store's lock after a refresh."""
         number = self.new_name()
         folder = f"trials/{number}"
         return self.add(Record(number, "trial", identity, asked, params, costs, folder, **more))
 
     def claim_baseline(self, stem: str, identity: str, costs: dict[str, float], **more: Any) -> Record:
-        """Take on a spec as a baseline, named after its file; under the store's lock, freshly read."""
+        """Claim a spec as a baseline named after its file; call under the store's lock after a refresh."""
         name = self.new_name(stem)
         folder = f"baselines/{name}"
         return self.add(Record(name, "baseline", identity, None, {}, costs, folder, **more))
 
     def adopt(self, record: Record, stem: str) -> None:
-        """Have what was trained as a trial count as a baseline; under the store's lock, freshly read.
+        """Make a trial count as a baseline; call under the store's lock after a refresh.
 
-        Nothing stops a baseline: one that was stopped at a rung is free to be gone on with.
+        Baselines are never stopped: a trial that was stopped at a rung becomes free to be continued.
         """
         record.adopted = stem
         if record.status == "stopped":
@@ -228,18 +228,18 @@ class Ledger:
         self.save(record)
 
     def claim_final(self, base: Record, name: str, again: dict[str, Any], **more: Any) -> Record:
-        """Take on a trial or a baseline once more; under the store's lock, freshly read."""
+        """Claim a final of a trial or a baseline; call under the store's lock after a refresh."""
         identity, folder = _final_identity(base, name), f"finals/{name}"
         params, costs = dict(base.params), dict(base.costs)
         again = {"of": base.key, **again}
         return self.add(Record(name, "final", identity, None, params, costs, folder, again=again, **more))
 
     def save(self, record: Record) -> None:
-        """Write a record whole; under the store's lock."""
+        """Write a record atomically; call under the store's lock."""
         self._source.put(record)
 
     def new_name(self, stem: str = "") -> str:
-        """Return a free name: the next number for a trial, or one after its file `stem` for a baseline."""
+        """Return a free name: the next number for a trial, or one from the file's `stem` for a baseline."""
         if not stem:
             return str(1 + max((int(record.name) for record in self if record.kind == "trial"), default=-1))
         taken = {record.name for record in self}
@@ -248,7 +248,7 @@ class Ledger:
         return next(name for name in names if name not in taken and not name.isdecimal())
 
     def add(self, record: Record) -> Record:
-        """Take in a record of a spec that has none; under the store's lock, freshly read."""
+        """Add a record for a spec that has none; call under the store's lock after a refresh."""
         assert record.identity not in self._records
         record.started = record.started or time.time()
         self.save(record)
@@ -256,7 +256,7 @@ class Ledger:
         return record
 
     def _orphaned(self, record: Record) -> bool:
-        """Whether it is a final of a record that was deleted, whose name another may have by now."""
+        """Whether it is a final of a deleted record, whose name another record may have."""
         if record.kind != "final":
             return False
         base = self._known.get(record.again["of"])
@@ -264,7 +264,7 @@ class Ledger:
 
 
 def free(record: Record, others: set[str]) -> bool:
-    """Whether a record is to be gone on with: begun, and none of the `others` is alive to do it."""
+    """Whether a record is abandoned: it has not ended, and its worker is not among the live `others`."""
     return record.status == "running" and record.worker not in others
 
 
@@ -292,7 +292,7 @@ def record_of(text: str) -> Record:
     """Read a record from JSON.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: it is none.
+        ValueError, TypeError, KeyError, AttributeError: it is no record.
     """
     fields = json.loads(text)
     seen = [

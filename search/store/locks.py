@@ -1,4 +1,4 @@
-"""Locks on files, dropped by the system when their holder dies, however that happens."""
+"""File locks, which the system releases when their holder dies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Wait for the lock file at `path` and hold it; not to be nested."""
+    """Hold the lock file at `path`, waiting for it; not reentrant."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def is_free(path: Path) -> bool:
-    """Whether nobody holds the lock on `path`; also where there is no such file."""
+    """Whether the lock on `path` is free, or there is no such file."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

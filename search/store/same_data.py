@@ -1,4 +1,4 @@
-"""All runs of a search are trained on the same data: each record holds what its own was, by content."""
+"""The check that all runs of a search use the same data; each record has the digest of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DIGITS = 12
 
 
 def data_mark(spec: Spec) -> dict[str, str]:
-    """Return the `place` of a spec's data and the `digest` of its content; nothing without files.
+    """Return the `place` of a spec's data and the `digest` of their content; empty without files.
 
     Raises:
         DataError: the data is missing or cannot be read.
@@ -26,10 +26,10 @@ def data_mark(spec: Spec) -> dict[str, str]:
 
 
 def same_data(spec: Spec, records: Iterable[Record], folder: Path) -> dict[str, str]:
-    """Return the mark of a spec's data, which is what the records of the same place were trained on.
+    """Return the mark of a spec's data, after checking that records of the same place were trained on it.
 
     Raises:
-        SearchError: it is not.
+        SearchError: they were trained on other data.
         DataError: the data is missing or cannot be read.
     """
     now = fingerprint_of(spec)
@@ -48,10 +48,10 @@ def same_data(spec: Spec, records: Iterable[Record], folder: Path) -> dict[str, 
 
 
 def check_data(records: Iterable[Record], spec_of: Callable[[Record], Spec | None], folder: Path) -> None:
-    """Refuse to go on with a search whose data has changed; warn where that cannot be known.
+    """Refuse to resume a search whose data have changed; warn if that cannot be determined.
 
     Raises:
-        SearchError: it has.
+        SearchError: the data have changed.
         DataError: the data is missing or cannot be read.
     """
     known = list(records)
@@ -70,9 +70,9 @@ def check_data(records: Iterable[Record], spec_of: Callable[[Record], Spec | Non
 
 
 def changes(record: Record, runs: Path, now: Fingerprint) -> list[str]:
-    """Say in what data differs from that of a record with the run folder `runs`; nothing if it does not.
+    """Return how data differ from those of a record with the run folder `runs`, or "".
 
-    A record without a mark may have one in its run folder; without any, it is taken to be the same.
+    A record without a mark may have one in its run folder; without any, the data are assumed to be the same.
     """
     try:
         known = read_record(runs)

@@ -1,4 +1,4 @@
-"""What workers share: records, leases and Optuna's study; in a folder, or in a database."""
+"""The store that workers share: records, leases and Optuna's study, in a folder or in a database."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from search.store.ledger import Record, Records
 
 
 class Store(Records, Protocol):
-    """The truth that all workers of a search share."""
+    """The state that all workers of a search share."""
 
     @property
     def worker(self) -> Worker:
-        """The worker that looks at it."""
+        """The worker that opened it."""
 
     def lock(self) -> AbstractContextManager[None]:
-        """Keep all other workers from claiming; held for moments, not nested."""
+        """Prevent all other workers from claiming; held briefly, not reentrant."""
 
     def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
-        """Open Optuna's study, made where there is none."""
+        """Open Optuna's study, created if missing."""
 
     def touch(self) -> None:
-        """Say that this worker is alive."""
+        """Mark this worker as alive."""
 
     def others(self) -> set[str]:
-        """Return the names of the other workers that are alive; forget the dead."""
+        """Return the names of the other live workers; remove dead ones."""
 
     def is_lost(self, error: Exception) -> bool:
-        """Whether an error means that the store is out of reach, maybe for a while."""
+        """Whether an error means that the store is unreachable, perhaps temporarily."""
 
     def reopen(self) -> None:
-        """Reach for it again, with nothing remembered."""
+        """Connect to it again, without cached records."""
 
     def lost(self, error: Exception, waited: float | None) -> str:
-        """Say that it is out of reach, and what happens now, or after `waited` seconds in vain."""
+        """Return that it is unreachable and what happens next, or after `waited` seconds in vain."""
 
     def export(self, records: Iterable[Record]) -> None:
-        """Leave the records in the search's folder, for whoever reads folders; under the publishing lock."""
+        """Write the records into the search's folder for its readers; call under the publishing lock."""
 
     def close(self) -> None:
-        """Leave: this worker is no longer alive."""
+        """Close the store; this worker is no longer alive."""

@@ -1,4 +1,4 @@
-"""Conformance suites: what every sampler and every store of a search has to hold, here and in other packages.
+"""Conformance suites for samplers and stores, of this package and of others.
 
 `composer conformance --kind sampler|store` runs them; a test calls the functions of `CHECKS`.
 """

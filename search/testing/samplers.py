@@ -1,4 +1,4 @@
-"""What every sampler has to hold, as functions of its name."""
+"""The requirements on every sampler, as functions of its name."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def study_of(space: Space) -> Study:
 
 
 def answered(space: Space, study: Study, trial: Trial | None = None) -> tuple[Candidate, Trial]:
-    """Return the answers to one question, a new one unless given."""
+    """Return the knob values of one trial, a new one unless given."""
     trial = trial or study.ask()
     return candidate(space, partial(suggest, trial)), trial
 
 
 def told(study: Study, trial: Trial, *values: float, outcome: str = "feasible") -> None:
-    """Tell how a trial ended, as a search does."""
+    """Tell Optuna how a trial ended, as a search does."""
     for key, value in {"status": "finished", "tokens": 1, OUTCOME: outcome}.items():
         trial.set_user_attr(key, value)
     study.tell(trial, values)
 
 
 def explored(space: Space, count: int) -> list[tuple[str, dict[str, int]]]:
-    """Ask and tell so many times; return what became of each proposal, and how it was drafted."""
+    """Ask and tell a number of times; return the outcome and the drafts of each proposal."""
     study, known, found = study_of(space), set[str](), list[tuple[str, dict[str, int]]]()
     for number in range(count):
         point, trial = answered(space, study)
@@ -65,7 +65,7 @@ def check_feasible(name: str) -> None:
 
 
 def check_seeds(name: str) -> None:
-    """The same seed gives the same points, also to a process that begins in between; another gives others."""
+    """The same seed gives the same points, also in a process that starts later; another gives others."""
 
     def run(seed: int, *, fresh: bool) -> list[dict[str, Value]]:
         space = toy(f"search.sampler={name}", f"search.seed={seed}")
@@ -84,7 +84,7 @@ def check_seeds(name: str) -> None:
 
 
 def check_resumption(name: str) -> None:
-    """A trial that another process takes over is answered as it was asked, whatever was told since."""
+    """A trial that another process takes over keeps its point, whatever was told since."""
     space = toy(f"search.sampler={name}")
     study = study_of(space)
     suggest(study.ask(), space.knobs[0])
@@ -97,7 +97,7 @@ def check_resumption(name: str) -> None:
 
 
 def check_at_once(name: str) -> None:
-    """Many who ask before anything is told get different points."""
+    """Trials asked for before any is told get different points."""
     space = toy(f"search.sampler={name}", "caps.params=30k")
     study = study_of(space)
     asked = [answered(space, study) for _ in range(8)]
@@ -110,7 +110,7 @@ def check_at_once(name: str) -> None:
 
 
 def check_exhausted(name: str) -> None:
-    """A space of four points is found whole, then repeated, with a bounded number of drafts."""
+    """A space of four points is exhausted, then repeated, with a bounded number of drafts."""
     run = explored(toy(*FEW, f"search.sampler={name}"), 6)
     outcomes = [outcome for outcome, _ in run]
     assert outcomes == ["feasible"] * 4 + ["repeat"] * 2, ", ".join(outcomes)
@@ -119,7 +119,7 @@ def check_exhausted(name: str) -> None:
 
 
 def check_infeasible(name: str) -> None:
-    """Where no point is feasible, the nearest miss is proposed, and patience is short the next time."""
+    """Without a feasible point the nearest miss is proposed, and the next proposal tries fewer drafts."""
     (first, drawn), *others = explored(toy(f"search.sampler={name}", "caps.params=1k"), 3)
     assert first == "over", first
     assert all(again["own"] == 0 and again["costed"] < drawn["costed"] for _, again in others)
@@ -136,7 +136,7 @@ CHECKS: Mapping[str, Callable[[str], None]] = {
 
 
 def conformance(name: str, settings: Sequence[str] = ()) -> Iterator[Finding]:
-    """Yield what each check finds with a sampler that spaces can name.
+    """Yield the failures of each check on a sampler that spaces can name.
 
     Raises:
         UnknownName: there is no such sampler, or settings are given.

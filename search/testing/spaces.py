@@ -1,4 +1,4 @@
-"""A small space that suites search; nothing of it is trained."""
+"""A small space for the suites; nothing is trained."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FEW = (
     "blocks.expert={type: expert_attention, experts: 4, active: 1, hidden: 16}",
     "stages.0.recur=2",
 )
-"""Settings that leave four points."""
+"""Settings that restrict it to four points."""
 TWO = "search.objectives=[{maximize: accuracy}, {minimize: flops_per_token}]"
 
 

@@ -1,4 +1,4 @@
-"""What every store has to hold, as functions of what opens it: each call is one more worker."""
+"""The requirements on every store, as functions of what opens it: each call is one more worker."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from search.store.store import Store
 from search.testing.spaces import toy
 
 _WAIT = 60.0
-"""Seconds within which something has to be seen."""
+"""Seconds within which a change has to become visible."""
 _ROUNDS = 20
 
 
 class Place:
-    """Where the stores of one search are opened: a folder, and a database where `storage` is its URL."""
+    """The location of the stores of one search: a folder, and a database if `storage` is its URL."""
 
     def __init__(self, folder: Path, storage: str | None, name: str = "") -> None:
         self.folder, self.storage = folder, storage
@@ -63,7 +63,7 @@ def _seen(holds: Callable[[], bool]) -> bool:
 
 
 def check_records(place: Place) -> None:
-    """A record that one worker puts is read by another, once for each change, and by all who reopen."""
+    """A record that one worker puts is read by another once per change, and by all that reopen."""
     with place.open() as one, place.open() as other:
         with one.lock():
             record = Ledger(one).claim("first", 0, {"width": 16}, {"params": 5.0})
@@ -109,7 +109,7 @@ def check_lock(place: Place) -> None:
 
 
 def check_leases(place: Place) -> None:
-    """A worker sees the others that are alive, and no longer sees one that left."""
+    """A worker sees the others that are alive, and not one that left."""
     with place.open() as one:
         with place.open() as other:
             assert one.others() == {other.worker.name}
@@ -118,7 +118,7 @@ def check_leases(place: Place) -> None:
 
 
 def check_study(place: Place) -> None:
-    """What one worker tells Optuna's study, another one reads there."""
+    """What one worker tells Optuna's study is read by another."""
     goals = Goals([Objective(maximize="accuracy")])
     with place.open() as one, place.open() as other:
         study = one.study(goals, RandomSampler(seed=0))
@@ -130,7 +130,7 @@ def check_study(place: Place) -> None:
 
 
 def check_kill(place: Place) -> None:
-    """Of a killed worker the records stay, its lock is free, and it is no longer among the living."""
+    """After a worker is killed, its records remain, its lock is free, and it counts as dead."""
     with place.open() as store:
         process = place.worker()
         try:
@@ -164,7 +164,7 @@ CHECKS: Mapping[str, Callable[[Place], None]] = {
 
 
 def conformance(name: str, settings: Sequence[str] = ()) -> Iterator[Finding]:
-    """Yield what each check finds with a store: `folder`, or the URL of a database.
+    """Yield the failures of each check on a store: `folder`, or the URL of a database.
 
     Raises:
         UnknownName: it is the URL of something else, the driver is missing, or settings are given.
