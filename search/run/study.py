@@ -142,7 +142,7 @@ class _Search:
             yield
 
     def _next(self) -> _Task | str:
-        """Choose the next run (abandoned ones, then baselines, then new trials), or return why there is none."""
+        """Choose the next run (abandoned ones, baselines, then new trials), or return why there is none."""
         self.ledger.refresh()
         others, opened = self.store.others(), self._count()
         left = any(free(record, others) for record in self.ledger.every())
