@@ -24,6 +24,7 @@ from blocks.primitives.operations import (
     Norm,
     Project,
     Rotate,
+    RotatePart,
     RotateStep,
     SequenceTable,
     StepTable,
@@ -159,10 +160,11 @@ class Builder:
 
     # positions
 
-    def rotate(self, x: Value, name: str, shape: Shape, base: float) -> Value:
-        """Rotate `x` by its token's position."""
-        table = self.shared(f"rope_{label(shape[-1])}", SequenceTable(shape[-1], base))
-        return self.op(name, Rotate(shape), x, table)
+    def rotate(self, x: Value, name: str, shape: Shape, base: float, *, rotated: int | None = None) -> Value:
+        """Rotate `x` by its token's position; with `rotated` only so many first elements of each head."""
+        size = shape[-1] if rotated is None else rotated
+        table = self.shared(f"rope_{label(size)}", SequenceTable(size, base))
+        return self.op(name, Rotate(shape) if rotated is None else RotatePart(shape, size), x, table)
 
     def rotate_step(self, x: Value, name: str, shape: Shape, base: float) -> Value:
         """Rotate `x` by the current step's index within its depth scope."""

@@ -83,3 +83,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number, 0 allowed."""
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+"""A fraction above 0, at most 1."""

@@ -198,6 +198,40 @@ class Rotate(SavesNothing, Operation):
 
 
 @dataclass(frozen=True)
+class RotatePart(Rotate):
+    """The same over the first `rotated` elements of each head; the others pass as they are."""
+
+    rotated: int
+
+    kernels = (
+        Kernel(
+            "rotate_part",
+            f"{_REFERENCE}:rotate_part",
+            "the first pairs of each head turned; no kernel of our own turns a part",
+        ),
+    )
+
+    def _angles(self) -> TensorType:
+        return positions(self.rotated)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of elements that are rotated."""
+        return {"rotated": self.rotated}
+
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
+        """It widens the part that it turns by itself."""
+        return "any"
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The part is turned in fp32, then joined with the rest."""
+        elements = prod(self.shape[:-1]) * self.rotated
+        turned, wide = at.compute_bytes * elements, 2 * at.widened * elements
+        forward = largest(wide + (turned if wide else 0), turned + flow.made)
+        backward = largest(wide, turned + flow.given)
+        return WorkspaceBytes(forward, backward, backward)
+
+
+@dataclass(frozen=True)
 class RotateStep(Rotate):
     """The same over depth: every token is rotated by the angles of the current step."""
 

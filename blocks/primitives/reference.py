@@ -118,6 +118,12 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
 
 
+def rotate_part(x: Tensor, table: Tensor, rotated: int) -> Tensor:
+    """Rotate the first `rotated` elements of each head of x [..., sequence, heads, head_dim] alone."""
+    part, rest = torch.split(x, (rotated, x.shape[-1] - rotated), -1)
+    return torch.cat((rotate(part, table), rest), -1)
+
+
 def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
     """Norm each head of x [..., heads, head_dim] by one gain [head_dim], then rotate it."""
     return rotate(rms_norm(x, gain), table)

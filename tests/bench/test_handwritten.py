@@ -68,6 +68,7 @@ def test_it_equals_the_compiled_module_in_loss_and_gradients(way, qk_norm, tied)
         {"stages": [{"recur": 3, "step": ["a", "c", "b"]}]},
         {"stages": [{"recur": 3, "step": ["a", "b", "c"], "inject": "add"}]},
         {"blocks": {**SPEC["blocks"], "a": {**SPEC["blocks"]["a"], "window": 4}}},
+        {"blocks": {**SPEC["blocks"], "a": {**SPEC["blocks"]["a"], "rope_fraction": 0.5}}},
         {"blocks": {**SPEC["blocks"], "b": {**SPEC["blocks"]["b"], "span": "exclusive"}}},
         {"blocks": {**SPEC["blocks"], "c": {**SPEC["blocks"]["c"], "depth_code": "none"}}},
     ],

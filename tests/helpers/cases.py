@@ -39,6 +39,8 @@ CASES = {
         {"a": {**SEQ, "rope_base": 123456.1}, "b": {**SEQ, "rope_base": 123456.4}},
         {"recur": 2, "step": ["a", "b"]},
     ),
+    "sequence, rope on a third of each head": one({**SEQ, "rope_fraction": 0.34}),
+    "sequence, rope on half of odd heads": one({**SEQ, "rope_fraction": 0.5, "head_dim": 5}),
     "sequence, window 1": one({**SEQ, "window": 1}),
     "sequence, window 3 and qk_norm": one({**SEQ, "window": 3, "qk_norm": True}),
     "sequence, two windows": tree(

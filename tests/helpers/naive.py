@@ -130,7 +130,10 @@ class _Row:
             heads = self.heads(config, at, role, vector)
             if config.qk_norm:
                 heads = [rms_norm(head, self.w[f"{at}.{role}_norm"]) for head in heads]
-            return [rotated(head, t, config.rope_base) for head in heads] if config.rope else heads
+            if not config.rope:
+                return heads
+            part = int(len(heads[0]) * config.rope_fraction) // 2 * 2
+            return [torch.cat([rotated(head[:part], t, config.rope_base), head[part:]]) for head in heads]
 
         q = [made("query", t, vector) for t, vector in enumerate(x)]
         k = [made("key", t, vector) for t, vector in enumerate(x)]

@@ -83,7 +83,7 @@ def attention(draw, kind, width):
     given = {"rope_base": st.sampled_from([500.0, 1e6, 123456.1, 123456.4])}
     found = draw(config(kind, given, without=sizes))
     if not found.get("rope", True):
-        found.pop("rope_base", None)
+        found = {name: each for name, each in found.items() if not name.startswith("rope_")}
     rotates = found.get("rope", found.get("rotary", True))
     heads = draw(st.sampled_from([n for n in (1, 2, 3, 4) if n <= width]))
     found["heads"] = heads

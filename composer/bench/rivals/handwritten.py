@@ -19,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocks.base.config import Config
 from composer.bench.rivals.handwritten_depth import WAYS, Past, Way
 from composer.language.schema.spec import Spec
 from composer.settings.errors import SpecError
 
 _EPS = 1e-6
+_HEADS = ("heads", "kv_heads", "head_dim")
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ def sizes(spec: Spec) -> Sizes:
     plain = {
         ("model",): spec.model.changed_options().keys() <= {"tie_embeddings"},
         ("stages", 0): stage.recur is not None and not stage.changed_options(),
-        ("blocks", stage.step[0]): seq.rope and seq.rope_base == 10000.0 and seq.window is None,
-        ("blocks", stage.step[1]): depth.rotary and depth.span == "inclusive",
-        ("blocks", stage.step[2]): expert.depth_code == "rotary",
+        ("blocks", stage.step[0]): _changed(seq) <= {*_HEADS, "qk_norm"},
+        ("blocks", stage.step[1]): _changed(depth) <= {*_HEADS},
+        ("blocks", stage.step[2]): _changed(expert) <= {"experts", "active", "hidden", "balance_rate"},
     }
     for path, holds in plain.items():
         if not holds:
@@ -92,6 +94,11 @@ def sizes(spec: Spec) -> Sizes:
         expert.hidden,
         spec.model.tie_embeddings,
     )
+
+
+def _changed(block: Config) -> set[str]:
+    """Return the fields of a block that are not at their defaults."""
+    return {*block.model_dump(exclude_defaults=True)}
 
 
 def _unlike(spec: Spec, path: tuple[Any, ...], expected: str) -> SpecError:
