@@ -44,8 +44,9 @@ class AttentionConfig(BlockConfig):
     def projections(self, build: Builder, x: Value) -> tuple[Value, Value, Value]:
         """Add projections of `x` to queries [heads, head_dim], keys and values [kv_heads, head_dim]."""
         heads, kv_heads, head_dim = self.geometry(build.width)
-        q = build.project(x, "query", (heads, head_dim))
-        k = build.project(x, "key", (kv_heads, head_dim))
+        scored = build.score_input(x)
+        q = build.project(scored, "query", (heads, head_dim))
+        k = build.project(scored, "key", (kv_heads, head_dim))
         return q, k, build.project(x, "value", (kv_heads, head_dim))
 
     def problems(self, width: int) -> Iterator[Problem]:

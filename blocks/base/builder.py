@@ -61,6 +61,8 @@ class Builder:
         self.prefix = ""
         self.block = ""
         self.writes_residual = True
+        # inside `norm_scores` the prefix of its norms, and those made so far by what they read
+        self._score_norms: tuple[str, dict[Value, Value]] | None = None
         self._parent = parent
         self._loop = loop
         self._active: Steps | None = None
@@ -134,6 +136,27 @@ class Builder:
         init = init or Init("normal", fan_in**-0.5)
         weight = Weight(role, operation.weight_shapes()[0], init, writes_residual=writes_residual)
         return self.op(role, operation, x, weights=[weight])
+
+    @contextmanager
+    def norm_scores(self) -> Iterator[None]:
+        """Let blocks added meanwhile read norms by `score_input`, until the context ends."""
+        before, self._score_norms = self._score_norms, (self.prefix, {})
+        yield
+        self._score_norms = before
+
+    def score_input(self, x: Value) -> Value:
+        """Return the input `x` [width] of a block as maps into a softmax or sigmoid read it.
+
+        It is `x` itself, or its norm where the wiring has norms on these paths alone. All that read one value
+        share its norm.
+        """
+        if self._score_norms is None:
+            return x
+        prefix, norms = self._score_norms
+        if x not in norms:
+            with self.at(prefix, self.block):
+                norms[x] = self.norm(x, f"norm_{len(norms)}" if norms else "norm", (self.width,))
+        return norms[x]
 
     # steps
 

@@ -57,11 +57,11 @@ class ExpertAttention(BlockConfig):
     def lower(self, build: Builder, x: Value) -> Value:
         """Code the query by depth, route it, run the chosen experts."""
         width, experts, hidden = build.width, self.experts, self.hidden
-        query = x
+        query = build.score_input(x)
         if self.depth_code == "rotary":
-            query = build.rotate_step(x, "query_rotated", (width,), 10000.0)
+            query = build.rotate_step(query, "query_rotated", (width,), 10000.0)
         elif self.depth_code == "bias":
-            query = build.add_step_bias(x, "query_bias")
+            query = build.add_step_bias(query, "query_bias")
         keys = Weight("keys", (experts, width), Init("normal"))
         balance = Weight("balance", (experts,), ZEROS, trained=False)
         load = Weight("load", (experts,), ZEROS, trained=False, saved=False)

@@ -85,15 +85,36 @@ class _Row:
         return x
 
     def sublayer(self, stage, entry, at, x, step):
-        norm, residual = stage.norm.name, stage.residual
-        y = self.entry(entry, at, x if norm == "post" else self.normed(x, f"{at}.norm"), step)
+        norm = stage.norm.name
+        self.score_norm = f"{at}.norm" if norm == "scores" else None
+        before = norm in ("pre", "sandwich")
+        y = self.entry(entry, at, self.normed(x, f"{at}.norm") if before else x, step)
         if norm == "sandwich":
             y = self.normed(y, f"{at}.out_norm")
-        scale = 1.0
-        if residual.name == "scale":
-            scale = 1 / stage.trips if residual.scale == "1/steps" else residual.scale
-        x = [a + scale * b for a, b in zip(x, y, strict=True)]
+        x = [a + self.factor(stage, at, a) * b for a, b in zip(x, y, strict=True)]
         return self.normed(x, f"{at}.norm") if norm == "post" else x
+
+    def factor(self, stage, at, vector):
+        """What the update of a token is multiplied by; `vector` is the stream that the sublayer reads."""
+        residual = stage.residual
+        match residual.name, getattr(residual, residual.name, None):
+            case "scale", "1/steps":
+                return 1 / stage.trips
+            case "scale", "learned":
+                return self.w[f"{at}.residual_scale"]
+            case "scale", number:
+                return number
+            case "gate", "token":
+                logit = self.w[f"{at}.residual_token_gate"] @ vector
+                return self.w[f"{at}.residual_gate"] / (1 + torch.exp(-logit))
+            case "gate", _:
+                return self.w[f"{at}.residual_gate"]
+            case _:
+                return 1.0
+
+    def scored(self, x):
+        """What queries, keys and routers read where a block reads x, a list of tokens."""
+        return x if self.score_norm is None else self.normed(x, self.score_norm)
 
     def normed(self, x, gain):
         return [rms_norm(vector, self.w[gain]) for vector in x]
@@ -135,8 +156,9 @@ class _Row:
             part = int(len(heads[0]) * config.rope_fraction) // 2 * 2
             return [torch.cat([rotated(head[:part], t, config.rope_base), head[part:]]) for head in heads]
 
-        q = [made("query", t, vector) for t, vector in enumerate(x)]
-        k = [made("key", t, vector) for t, vector in enumerate(x)]
+        scored = self.scored(x)
+        q = [made("query", t, vector) for t, vector in enumerate(scored)]
+        k = [made("key", t, vector) for t, vector in enumerate(scored)]
         v = [self.heads(config, at, "value", vector) for vector in x]
         shared = config.heads // (config.kv_heads or config.heads)
         out = []
@@ -159,13 +181,14 @@ class _Row:
             heads = self.heads(config, at, role, vector)
             return [rotated(head, index) for head in heads] if config.rotary else heads
 
-        keys = [made("key", vector) for vector in x]
+        scored = self.scored(x)
+        keys = [made("key", vector) for vector in scored]
         values = [self.heads(config, at, "value", vector) for vector in x]
         past.append((step, index, keys, values))
         seen = [each for each in past if config.span == "inclusive" or each[1] < index]
         shared = config.heads // (config.kv_heads or config.heads)
         out = []
-        for t, vector in enumerate(x):
+        for t, vector in enumerate(scored):
             if not seen:
                 out.append(torch.zeros_like(vector) * self.w[f"{at}.out"].sum())
                 continue
@@ -178,12 +201,11 @@ class _Row:
 
     def expert_attention(self, config, name, at, x, step):
         out = []
-        for vector in x:
-            query = vector
+        for vector, query in zip(x, self.scored(x), strict=True):
             if config.depth_code == "rotary":
-                query = rotated(vector, step.index())
+                query = rotated(query, step.index())
             elif config.depth_code == "bias":
-                query = vector + self.w[f"{at}.query_bias"][step.index()]
+                query = query + self.w[f"{at}.query_bias"][step.index()]
             scores = self.w[f"{at}.keys"] @ query / math.sqrt(self.width)
             ranked = (scores + self.w[f"{at}.balance"]).argsort(descending=True)[: config.active].tolist()
             total = sum(scores[e].sigmoid() for e in ranked)

@@ -103,6 +103,7 @@ SAYS = [
     ("caps.flops=3", "did you mean flops_per_token?"),
     ("train.precision=bf16", "did you mean bf16-mixed?"),
     ("stages.0.inject=sum", "did you mean add?"),
+    ("stages.0.norm=peri", "did you mean sandwich or scores?"),
     ("stages.0.stack=2", "for 2 layers looped 4 times write recur: 4, step: [{stack: 2, step: [..]}]"),
     ("model.widht=3", "did you mean width?"),
     # how values are written

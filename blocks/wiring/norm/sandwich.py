@@ -9,7 +9,7 @@ from blocks.wiring.norm import Norm
 
 
 class SandwichNorm(Norm):
-    """x + norm(f(norm(x))) (arXiv 2105.13290).
+    """x + norm(f(norm(x))) (arXiv 2105.13290), which is Peri-LN (arXiv 2502.02732).
 
     The gain of the outer norm starts as small as a projection into the stream otherwise does, and the block's
     own projections start at full size.

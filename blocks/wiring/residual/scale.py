@@ -11,32 +11,38 @@ from blocks.base.fields import Positive
 from blocks.base.wiring import Run, Site
 from blocks.ir.costs import SavesNothing
 from blocks.ir.kernel import Kernel
-from blocks.ir.operation import Operation, Value, expect
+from blocks.ir.operation import Init, Operation, Value, Weight, expect
 from blocks.ir.tensor_type import Shape, TensorType
 from blocks.primitives.operations import Sum
 from blocks.wiring.residual import Residual
+from blocks.wiring.residual.gain import Gain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class ScaledResidual(Residual):
-    """x + s f(x), with a constant s, as in SMELT (arXiv 2609.01343), where it is 1 / steps."""
+    """x + s f(x); s is a constant, as in SMELT (arXiv 2609.01343), where it is 1 / steps, or learned."""
 
     name = "scale"
-    aliases = "scaled multiplier alpha layer_scale"
+    aliases = "scaled multiplier alpha"
 
-    scale: Positive | Literal["1/steps"]
-    """The factor s; `1/steps` is one over the steps of the stage."""
+    scale: Positive | Literal["1/steps", "learned"]
+    """The factor s; `1/steps` is one over the steps of the stage, `learned` a scalar that starts at 1."""
 
     def words(self, site: Site) -> str:
         """Say by how much."""
-        return f"updates times {self.scale}"
+        return f"updates times {'a learned scalar' if self.scale == 'learned' else self.scale}"
 
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
         """Scale the update, then add it to the stream."""
-        scale = 1 / build.trips() if self.scale == "1/steps" else self.scale
-        update = build.op("scale", Scale((build.width,), scale), run(x))
+        update = run(x)
+        if self.scale == "learned":
+            factor = Weight("residual_scale", (1,), Init("constant", 1.0), decay=False)
+            update = build.op("scale", Gain(build.width, (1,)), update, weights=[factor])
+        else:
+            scale = 1 / build.trips() if self.scale == "1/steps" else self.scale
+            update = build.op("scale", Scale((build.width,), scale), update)
         return build.op("add", Sum((build.width,)), x, update)
 
 

@@ -109,9 +109,9 @@ def hint_for_value(value: Any, config: type[Config], key: str, allowed: Collecti
     here = [section for section, each in sections().items() if issubclass(config, each)]
     word = _plain(str(value).lower() if isinstance(value, bool) else value)
     for section in here:
-        for option in allowed:
-            if word in map(_plain, VALUES.get(f"{section}.{key}={option}", "").split()):
-                return f"did you mean {option}?"
+        names = {option: VALUES.get(f"{section}.{key}={option}", "").split() for option in allowed}
+        if meant := [option for option in allowed if word in map(_plain, names[option])]:
+            return f"did you mean {listed(meant)}?"
     return close(value, allowed)
 
 

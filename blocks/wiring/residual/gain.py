@@ -1,0 +1,82 @@
+"""Learned factors of updates: one for all channels, one for each, or one for each token. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import Operation, expect
+from blocks.ir.tensor_type import Shape, TensorType
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gain(Operation):
+    """Multiply by a learned vector of shape (1,) or (width,): (x) -> y."""
+
+    width: int
+    shape: Shape
+
+    kernels = (Kernel("gain", f"{__name__}:gain", "elementwise"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the input's type."""
+        expect(self, inputs, (self.width,))
+        return (inputs[0],)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the factor's shape."""
+        return (self.shape,)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the input, and the factor as it was cast."""
+        return SavedTensors(inputs=(0,), once=_cast(at, self.shape[0]))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Backward, both factors have a product of the input's size; that of the learned one is summed."""
+        return WorkspaceBytes(flow.made, 2 * flow.made, 2 * flow.made)
+
+
+@dataclass(frozen=True)
+class TokenGain(Operation):
+    """Multiply each token by a learned scalar times a sigmoid: (logit, x) -> scalar * sigmoid(logit) * x."""
+
+    width: int
+
+    kernels = (Kernel("token_gain", f"{__name__}:token_gain", "elementwise"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the type of x."""
+        expect(self, inputs, (1,), (self.width,))
+        return (inputs[1],)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the scalar's shape."""
+        return ((1,),)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep x, for each token the sigmoid and the factor, and the scalar as it was cast."""
+        return SavedTensors(inputs=(1,), extra=2 * at.compute_bytes, once=_cast(at, 1))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Backward, both factors have a product of the size of x; that of the tokens' is summed."""
+        return WorkspaceBytes(flow.made + 2 * at.compute_bytes, 2 * flow.made, 2 * flow.made)
+
+
+def _cast(at: CostContext, size: int) -> float:
+    return at.compute_bytes * size if at.compute_bytes < at.weight_bytes else 0
+
+
+def gain(x: Tensor, factor: Tensor) -> Tensor:
+    """Return x [batch, sequence, width] times a factor [1] or [width]."""
+    return x * factor.to(x.dtype)
+
+
+def token_gain(logit: Tensor, x: Tensor, scalar: Tensor) -> Tensor:
+    """Return x [batch, sequence, width] times scalar [1] times the sigmoid of logit [batch, sequence, 1]."""
+    return scalar.to(x.dtype) * logit.to(x.dtype).sigmoid() * x
