@@ -67,6 +67,8 @@ class Builder:
         self._loop = loop
         self._active: Steps | None = None
         self._collected: list[Value] = []
+        self._collected_names: dict[str, int] = {}
+        self.collected: dict[str, Value] = {}  # what the last loop here collected under a name
         self._captured: dict[Value, Value] = {}  # value of the parent's graph -> input here
         # values of the model's own graph, made once; compared, since a hash would pin traced numbers
         self._shared: list[tuple[Operation, Value]] = []
@@ -96,6 +98,13 @@ class Builder:
             writes = weight.writes_residual and self.writes_residual
             self.graph.weights[full] = replace(weight, block=self.block, writes_residual=writes)
         self.graph.put(node, Node(operation, inputs, names, (self.block,), active=self._active))
+        return Value(node)
+
+    def tied(self, name: str, operation: Operation, *inputs: Value, of: str) -> Value:
+        """Add an operation that has the weights of the node `of` of this graph; return its first output."""
+        node = fresh(f"{self.prefix}{name}", self.graph)
+        weights = self.graph.node(of).weights
+        self.graph.put(node, Node(operation, inputs, weights, (self.block,), active=self._active))
         return Value(node)
 
     def input(self, name: str, type: TensorType) -> Value:
@@ -296,11 +305,18 @@ class Builder:
             if scope is not body:
                 self._tokens[block] = Value(done, number)
         made = [Value(done, number) for number in range(len(body.graph.outputs))]
-        return LoopResult(tuple(made[: len(states)]), tuple(made[body.graph.carried :]))
+        collected = made[body.graph.carried :]
+        self.collected = {key: collected[number] for key, number in body._collected_names.items()}
+        return LoopResult(tuple(made[: len(states)]), tuple(collected))
 
-    def collect(self, value: Value) -> None:
-        """Hand out a value of this loop's body at every step, in `LoopResult.collected` of the loop."""
+    def collect(self, value: Value, name: str = "") -> None:
+        """Hand out a value of this loop's body at every step, in `LoopResult.collected` of the loop.
+
+        Under a `name` it is in `collected` of the builder around as well, until that adds another loop.
+        """
         assert self._loop is not None, "values are collected inside a stage"
+        if name:
+            self._collected_names[name] = len(self._collected)
         self._collected.append(value)
 
     def stage_input(self) -> Value:

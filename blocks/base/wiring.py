@@ -33,12 +33,18 @@ class Site:
         steps: how often the stage runs; 1 outside a stage.
         tied: whether these steps share their weights.
         wiring: the options beside it and itself, by key.
+        model: the options of the model, by key.
+        last_stage: for an option of the model, where the options of the last stage are used.
+        is_last: whether this is the last stage of the model.
     """
 
     width: int
     steps: int = 1
     tied: bool = False
     wiring: Mapping[str, WiringConfig] = field(default_factory=dict)
+    model: Mapping[str, WiringConfig] = field(default_factory=dict)
+    last_stage: Site | None = None
+    is_last: bool = False
 
 
 class WiringConfig(Config):
@@ -60,6 +66,8 @@ class WiringConfig(Config):
     """Whether the key is about recurrence, so that layers made from a recurrent stage do without it."""
     order: ClassVar[int] = 0
     """Options of lower order wrap those of higher order. The residual sum is at 0."""
+    changes_result: ClassVar[bool] = False
+    """Whether it changes the state after the last step, so that what a stage returns is no step's state."""
 
     name: ClassVar[str] = ""
     """The value in the spec."""

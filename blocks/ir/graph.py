@@ -85,6 +85,8 @@ class Graph(_DiGraph):
             outputs of a loop's body are collected: the loop returns a tuple with the value of each step.
         weights: every weight by its name here.
         ties: names of weights that share another's tensor, with that one's name.
+        reported: names of the scalars that training logs, which the model's own graph returns between its
+            logits and its loss.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Graph(_DiGraph):
         super().__init__()
         self.inputs, self.outputs, self.carried = [*inputs], [*outputs], carried
         self.weights, self.ties = dict(weights or {}), dict(ties or {})
+        self.reported: tuple[str, ...] = ()
 
     def node(self, name: str) -> Node:
         """Return the node of a name."""
@@ -145,7 +148,9 @@ class Graph(_DiGraph):
 
     def empty(self) -> Graph:
         """Return a graph of the same inputs, outputs and weights that has no nodes yet."""
-        return Graph(self.inputs, self.outputs, self.carried, self.weights, self.ties)
+        made = Graph(self.inputs, self.outputs, self.carried, self.weights, self.ties)
+        made.reported = self.reported
+        return made
 
     def copy(self, as_view: bool = False) -> Graph:
         """Return a graph of the same nodes, which are values and stay as they are."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.wiring.loss.reference import IGNORED
+from blocks.wiring.loss.cross_entropy.reference import IGNORED
 
 _FORMS = (
     "(tokens, targets), a dict with `tokens` and `targets`, or a dict with `input_ids` and `labels`, "

@@ -176,9 +176,9 @@ class ComposedModel(lightning.LightningModule):
         return "required" if self.torch_compile == "on" else "no"
 
     def _emit(self) -> None:
-        logits, loss = self.graph.outputs
+        logits, *reported, loss = self.graph.outputs
         self.code = Code(self.graph, Place(), [logits], "Model", self._compiled)
-        self._loss = Code(self.graph, Place(), [loss], "Loss", self._compiled)
+        self._loss = Code(self.graph, Place(), [loss, *reported], "Loss", self._compiled)
 
     def _choose_for_now(self) -> None:
         """Choose kernels anew if the device, the dtype of products, or whether hooks watch has changed."""
@@ -213,17 +213,23 @@ class ComposedModel(lightning.LightningModule):
         return logits
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy over targets [batch, sequence] that are not -100.
+        """Return the loss that training minimises, over targets [batch, sequence] that are not -100.
 
-        The target at a position is what the model is to say there: for language, the next token.
+        The target at a position is what the model is to say there: for language, the next token. By default
+        it is the mean cross-entropy of the last step (see `model.loss` in a spec).
 
         Raises:
             ValueError: tokens as in `forward`, or targets are not integers of the same shape.
         """
+        return self._losses(tokens, targets)[0]
+
+    def _losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and what is reported beside it, by name."""
         tokens, targets = self._ready(tokens), as_targets(targets, tokens)
         check_range(targets, self.spec.model.vocab, "targets", ignored=True)
-        loss: Tensor = self._loss(tokens, targets, *self._keys(tokens), *gather(self, self.graph))
-        return loss
+        made = self._loss(tokens, targets, *self._keys(tokens), *gather(self, self.graph))
+        loss, *reported = made if self.graph.reported else (made,)
+        return loss, dict(zip(self.graph.reported, reported, strict=True))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _keys(self, tokens: Tensor) -> list[Tensor]:
@@ -290,21 +296,27 @@ class ComposedModel(lightning.LightningModule):
         tokens, targets, _ = read_batch(batch)
         if self._trainer is not None:
             self.randomness.at(self.trainer.global_step)
-        loss = self.loss(tokens, targets)
+        loss, reported = self._losses(tokens, targets)
         parts = 1 if self._trainer is None else self.trainer.accumulate_grad_batches * self.trainer.world_size
         if parts == 1:
-            return self._step_mean.whole(loss)
-        return self._step_mean.part(loss, targets, self._train().tokens_per_step / parts)
+            return self._step_mean.whole(loss, reported)
+        return self._step_mean.part(loss, targets, self._train().tokens_per_step / parts, reported)
 
     @property
     def step_loss(self) -> Tensor | None:
         """The mean loss over the scored targets of the last optimizer step, on all ranks; None before it."""
         return self._step_mean.loss
 
+    @property
+    def step_reported(self) -> dict[str, Tensor]:
+        """What the last optimizer step reports beside its loss, by name: means over its scored targets."""
+        return self._step_mean.reported
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the step's loss."""
         if self.logs_steps and self.step_loss is not None:
             self.log("train_loss", self.step_loss, prog_bar=True)
+            self.log_dict({f"train_{name}": value for name, value in self.step_reported.items()})
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Score one batch, in any form that `read_batch` takes."""

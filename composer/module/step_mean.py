@@ -8,14 +8,14 @@ the total is known only once the last micro-batch of every rank has been seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from blocks.wiring.loss.reference import IGNORED
+from blocks.wiring.loss.cross_entropy.reference import IGNORED
 
 
 class StepMean:
@@ -23,28 +23,43 @@ class StepMean:
 
     Attributes:
         loss: the mean loss over the scored targets of the last step, on all ranks; None before the first.
+        reported: the means of what is reported beside it, by name.
     """
 
     def __init__(self) -> None:
         self.loss: Tensor | None = None
-        self._sums: Tensor | None = None  # summed loss and scored targets of this rank's micro-batches
+        self.reported: dict[str, Tensor] = {}
+        # scored targets of this rank's micro-batches, summed loss, and sums of what is reported beside it
+        self._sums: Tensor | None = None
+        self._names: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Drop the micro-batches of a step that was never finished."""
         self.loss = self._sums = None
+        self.reported = {}
 
-    def whole(self, loss: Tensor) -> Tensor:
+    def whole(self, loss: Tensor, reported: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return the loss of a step that is one micro-batch on one rank: its mean is the step's."""
         self.loss = loss.detach()
+        self.reported = {name: value.detach() for name, value in (reported or {}).items()}
         return loss
 
-    def part(self, loss: Tensor, targets: Tensor, expected: float) -> Tensor:
+    def part(
+        self,
+        loss: Tensor,
+        targets: Tensor,
+        expected: float,
+        reported: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Return a micro-batch's mean loss times its scored targets over `expected`, those of an equal share.
 
         `targets` are [batch, sequence], -100 where not scored. All parts of a step have the same `expected`.
         """
+        reported = reported or {}
+        self._names = (*reported,)
         scored = (targets != IGNORED).sum()
-        sums = torch.stack([loss.detach().double() * scored, scored.double()])
+        means = torch.stack([each.detach().double() for each in (loss, *reported.values())])
+        sums = torch.cat([scored.double().view(1), means * scored])
         self._sums = sums if self._sums is None else self._sums + sums
         return loss * (scored / expected)
 
@@ -56,10 +71,11 @@ class StepMean:
         """
         if self._sums is None:
             return
-        total, scored = reduce(self._sums, reduce_op="sum")
+        scored, *totals = reduce(self._sums, reduce_op="sum")
         self._sums = None
         scored = scored.clamp(min=1)
-        self.loss = (total / scored).float()
+        self.loss, *reported = ((total / scored).float() for total in totals)
+        self.reported = dict(zip(self._names, reported, strict=True))
         if gradients := [_local(weight.grad) for weight in weights if weight.grad is not None]:
             torch._foreach_mul_(gradients, (expected / scored).to(gradients[0]))
 

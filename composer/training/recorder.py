@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from composer.training.evaluate import evaluate
 from composer.training.folder.checkpoint import read_checkpoint, save_weights
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.files import link
-from composer.training.folder.metrics import MetricsFile, held_out
+from composer.training.folder.metrics import TRAIN, TRAIN_LOSS, MetricsFile, held_out
 from composer.training.folder.run_folder import BEST, LAST, METRICS, STABLE, STABLE_BEST, WEIGHTS
 from composer.training.processes.interrupt import Interrupted, Stop
 from composer.training.speed import Speed
@@ -104,15 +104,19 @@ class Recorder(lightning.Callback):
         scores: list[str],
         report: Callable[[Progress], None] | None,
         stop: Stop | None = None,
+        reported: Sequence[str] = (),
     ) -> None:
         self.folder, self.events, self.report, self.stop = folder, events, report, stop or Stop()
-        self.file = MetricsFile(folder / METRICS, scores)
+        columns = [TRAIN_LOSS, *(TRAIN + name for name in reported)]
+        self.file = MetricsFile(folder / METRICS, scores, columns[1:])
         self.metrics: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.evaluated = 0
         self._step = 0  # the last one that was looked after
-        self._steps: list[Tensor] = []  # losses of steps not yet looked at: a look waits for the device
-        self._losses: list[float] = []  # losses of steps since the last row
+        # losses of steps and what they report, not yet looked at: a look waits for the device
+        self._steps: list[Tensor] = []
+        # the same of the steps since the last row, by column
+        self._losses: dict[str, list[float]] = {name: [] for name in columns}
         self._loss: float | None = None
         self._rate = 0.0  # of the last step; the schedule has moved on when a row is written
         self._speed = Speed()
@@ -129,14 +133,17 @@ class Recorder(lightning.Callback):
             "metrics": self.metrics,
             "best": self.best,
             "evaluated": self.evaluated,
-            "losses": self._losses,
+            "losses": self._losses[TRAIN_LOSS],
+            "reported": {name: values for name, values in self._losses.items() if name != TRAIN_LOSS},
             "row": self._last_row,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.metrics, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
-        self.evaluated, self._losses = state_dict["evaluated"], list(state_dict["losses"])
+        self.evaluated = state_dict["evaluated"]
+        kept = {TRAIN_LOSS: state_dict["losses"], **state_dict.get("reported", {})}
+        self._losses = {name: list(kept.get(name, [])) for name in self._losses}
         self._last_row = state_dict.get("row")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -172,7 +179,8 @@ class Recorder(lightning.Callback):
         self._step = step
         assert isinstance(pl_module, ComposedModel)
         assert pl_module.step_loss is not None
-        self._steps.append(pl_module.step_loss)
+        reported = pl_module.step_reported.values()
+        self._steps.append(torch.stack([each.float() for each in (pl_module.step_loss, *reported)]))
         keeps = step == self.events.stable != self._kept
         # a longer run would not evaluate here only because it ends
         early = self.events.evaluates(step) and not self.events.evaluates_anyway(step)
@@ -205,9 +213,10 @@ class Recorder(lightning.Callback):
             "step": step,
             "tokens": step * self.events.train.tokens_per_step,
             "lr": self._rate,
-            "train_loss": math.fsum(self._losses) / len(self._losses),
+            **{name: math.fsum(values) / len(values) for name, values in self._losses.items()},
         }
-        self._losses.clear()
+        for values in self._losses.values():
+            values.clear()
         self._last_row = step
         # the losses were waited for, so that no training is left in a device's queue
         with self._speed.paused():
@@ -265,12 +274,14 @@ class Recorder(lightning.Callback):
         """Read the losses of the steps up to `step`; the run ends where one is not finite."""
         if not self._steps:
             return
-        losses = torch.stack(self._steps).tolist()
+        rows = torch.stack(self._steps).tolist()
         self._steps.clear()
+        losses = [loss for loss, *_ in rows]
         for at, loss in enumerate(losses, start=step - len(losses) + 1):
             if not math.isfinite(loss):
                 raise self._diverged("the training loss", loss, at)
-        self._losses += losses
+        for values, column in zip(self._losses.values(), zip(*rows, strict=True), strict=True):
+            values += column
         self._loss = losses[-1]
 
     def _diverged(self, what: str, value: float, step: int) -> TrainingError:

@@ -134,7 +134,8 @@ def fit(
 ) -> Recorder:
     """Train as one of the ranks on its `data`, from the folder's checkpoint on, to the end or a `stop`."""
     spec, train = plan.spec, _train(plan.spec)
-    recorder = Recorder(folder, Events(train, until_tokens), Scores(spec).metrics, report, stop)
+    events, scores = Events(train, until_tokens), Scores(spec).metrics
+    recorder = Recorder(folder, events, scores, report, stop, plan.graph.reported)
     last = folder / LAST
     keep_freed_memory()
     use_fitting_threads(train.tokens_per_step // train.accumulate * spec.model.width)

@@ -12,7 +12,7 @@ from samples import samples
 from strategies import make, specs
 
 import composer
-from blocks.wiring.loss import chunks
+from blocks.wiring.loss.cross_entropy import chunks
 from composer.costs.counting.plan import count
 
 NESTED = [

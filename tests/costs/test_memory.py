@@ -15,7 +15,7 @@ import composer
 from blocks.ir.costs import CostContext
 from blocks.kernels import slot_memory
 from blocks.sequence_attention import reference
-from blocks.wiring.loss import chunks
+from blocks.wiring.loss.cross_entropy import chunks
 from composer.costs.base.precision import FULL
 from composer.costs.counting.plan import count
 from composer.costs.memory.replay import moments

@@ -147,8 +147,10 @@ def lowered(fill, reference):
     """Let the first stage be what `fill` makes of it, and in `naive` what `reference` does."""
     plain, naively = lowering._stage, naive._Row.stage
 
-    def stage(build, name, told, blocks, x):
-        return (fill if name == "stages.0" else plain)(build, name, told, blocks, x)
+    def stage(build, name, told, blocks, x, *collects):
+        if name == "stages.0":
+            return fill(build, name, told, blocks, x)
+        return plain(build, name, told, blocks, x, *collects)
 
     def naive_stage(self, told, path, x, loops, memory):
         if path != "stages.0":

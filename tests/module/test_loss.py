@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from blocks.primitives.reference import project
-from blocks.wiring.loss import chunks
-from blocks.wiring.loss.by_chunks import head_loss
-from blocks.wiring.loss.operations import CrossEntropy, HeadLoss
-from blocks.wiring.loss.reference import cross_entropy
+from blocks.wiring.loss.cross_entropy import chunks
+from blocks.wiring.loss.cross_entropy.by_chunks import head_loss
+from blocks.wiring.loss.cross_entropy.operations import CrossEntropy, HeadLoss
+from blocks.wiring.loss.cross_entropy.reference import cross_entropy
 from composer.costs.counting.count import count_graph
 from composer.costs.counting.plan import make_plan
 from composer.graph.compile import compile_graph

@@ -14,7 +14,7 @@ from models import Loader, close, compiled
 from samples import samples
 from strategies import make
 
-from blocks.wiring.loss.reference import cross_entropy
+from blocks.wiring.loss.cross_entropy.reference import cross_entropy
 from composer.module.step_mean import StepMean
 
 LENGTH, VOCAB = 6, 11

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blocks.ir.graph import Graph
 from blocks.ir.walk import graphs
-from composer.graph.passes.active_steps import segmented
+from composer.graph.passes.active_steps import costed
 
 
 class OutOfBudget(Exception):
@@ -45,4 +45,4 @@ class Budget:
 
 def size(graph: Graph) -> int:
     """Return the number of operations that costing a graph looks at: three trips of each nested loop."""
-    return sum(len(body) * 3 ** max(len(place.loops) - 1, 0) for body, place in graphs(segmented(graph)))
+    return sum(len(body) * 3 ** max(len(place.loops) - 1, 0) for body, place in graphs(costed(graph)))

@@ -25,7 +25,7 @@ from composer.costs.base.precision import precision
 from composer.costs.memory.peak import Memory, train_memory, trained_length
 from composer.costs.memory.recompute import recompute_flops
 from composer.graph.compile import compile_graph, target_on
-from composer.graph.passes.active_steps import segmented
+from composer.graph.passes.active_steps import costed
 from composer.graph.passes.mark_recompute import recomputed
 from composer.language.schema.spec import Spec
 from composer.measures.registry import MEASURES
@@ -125,7 +125,7 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
     T * T pairs, as FLOP counters do that see no mask.
     """
     size = precision(spec)
-    rows = _rows(segmented(graph), spec.model.context, full_mask)
+    rows = _rows(costed(graph), spec.model.context, full_mask)
     blocks: dict[str, Share] = defaultdict(Share)
     for row in rows:
         _add(blocks[row.block or MODEL], row.share)
@@ -155,7 +155,7 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
 def trained_flops(graph: Graph, length: int) -> float:
     """Return the FLOPs per token, forward and backward, on sequences of `length`; none that run again."""
     found = 0.0
-    for body, place in graphs(segmented(graph)):
+    for body, place in graphs(costed(graph)):
         at = CostContext(length, place.trips)
         each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
         found = found + place.executions * sum_of(each)
@@ -251,7 +251,7 @@ def _caches(graph: Graph, compute: int) -> tuple[int, int]:
     """Return bytes per token of the sequence cache, and of the depth slots that are alive at once."""
     sequence = sum(
         operation.sequence_cache() * place.executions
-        for body, place in graphs(segmented(graph))
+        for body, place in graphs(costed(graph))
         for _, operation, _ in operations(body)
     )
     return compute * sequence, compute * _alive(graph)

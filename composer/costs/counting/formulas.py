@@ -20,7 +20,7 @@ from blocks.ir.traced import Trace, Traced
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
 from composer.graph.compile import compile_graph
-from composer.graph.passes.active_steps import segmented
+from composer.graph.passes.active_steps import costed
 from composer.language.load import resolve_spec
 from composer.language.schema.template import joined, split, traced
 from composer.settings.tree import Place, planted
@@ -63,7 +63,7 @@ def formulas(tree: Mapping[str, Any]) -> Iterator[Formula]:
     leaves = map(trace.leaf, names(tree), split(tree)[1])
     spec = traced(spec, joined(tree, leaves))
     sizes = {name: trace.leaf(name, 4) for name in ("stream_bytes", "compute_bytes")}
-    for body, place in graphs(segmented(compile_graph(spec))):
+    for body, place in graphs(costed(compile_graph(spec))):
         at = CostContext(spec.model.context, place.trips, **sizes)  # type: ignore[arg-type]
         for node, operation, data in operations(body):
             if not isinstance(operation, Loop | Input):

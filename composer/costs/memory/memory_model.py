@@ -23,7 +23,7 @@ from composer.costs.memory.saved_tensors import (
     returns_kept,
     storage,
 )
-from composer.graph.passes.active_steps import segmented
+from composer.graph.passes.active_steps import costed
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Body:
 
 def body_of(graph: Graph, batch: Batch) -> Body:
     """Return the model's own graph with all loops in it, ready to be replayed."""
-    graph = segmented(graph)
+    graph = costed(graph)
     found = kept(graph, Place(), batch.length, batch.size)
     return _body(graph, None, Place(), found, batch, _Shared())
 

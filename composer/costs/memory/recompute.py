@@ -17,7 +17,7 @@ from composer.costs.base.budget import size as operations_of
 from composer.costs.base.precision import FULL, Precision
 from composer.costs.memory.lightest import lighter
 from composer.costs.memory.saved_tensors import Kept, kept, saved_per_token, storage
-from composer.graph.passes.active_steps import segmented
+from composer.graph.passes.active_steps import costed
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 
 Places = frozenset[str]
@@ -37,7 +37,7 @@ class Marked(NamedTuple):
 
 def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_mask: bool = False) -> float:
     """Return the FLOPs per token of the operations that run again, at sequences of `length`."""
-    graph = segmented(graph)
+    graph = costed(graph)
     return _flops(graph, Place(), kept(graph, Place(), length, size), length, full_mask)
 
 
@@ -186,7 +186,7 @@ class _Prices:
     def products(self) -> dict[str, float]:
         """Return the FLOPs per token of each operation that has products, were it to run again."""
         found: dict[str, float] = {}
-        for body, place in graphs(segmented(self.graph)):
+        for body, place in graphs(costed(self.graph)):
             at = CostContext(self.length, place.trips)
             for node, operation, _ in operations(body):
                 name = f"{_path(place)}{node}"
@@ -212,7 +212,7 @@ class _Prices:
     def _of(self, chosen: Places) -> tuple[float, float, dict[str, Kept]]:
         if chosen not in self._known:
             self._budget.spend(self.work)
-            marked = segmented(mark_recompute(self.graph, chosen))
+            marked = costed(mark_recompute(self.graph, chosen))
             here = kept(marked, Place(), self.length, self.size)
             freed = self._unmarked - saved_per_token(marked, self.length, self.size)
             flops = _flops(marked, Place(), here, self.length, False)

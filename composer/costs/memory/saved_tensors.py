@@ -16,7 +16,7 @@ from blocks.ir.numbers import total
 from blocks.ir.operation import Operation, Value
 from blocks.ir.walk import Place, operations
 from composer.costs.base.precision import Precision
-from composer.graph.passes.active_steps import segmented
+from composer.graph.passes.active_steps import costed
 
 Sizes = Mapping[Value, int]
 
@@ -165,7 +165,7 @@ def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
 
 def saved_per_token(graph: Graph, length: int, size: Precision) -> float:
     """Return the bytes per token that are kept for the backward pass, at sequences of `length`."""
-    graph = segmented(graph)
+    graph = costed(graph)
     return _saved(graph, Place(), kept(graph, Place(), length, size), length, size)
 
 

@@ -24,7 +24,7 @@ from composer.costs.memory.peak import trained_length
 from composer.costs.memory.saved_tensors import Sizes, element_bytes, place_at
 from composer.costs.time.devices import Device
 from composer.graph.lowering.build import micro_batch_tokens
-from composer.graph.passes.active_steps import segmented
+from composer.graph.passes.active_steps import costed
 from composer.language.schema.spec import Spec
 
 Bound = Literal["flops", "bytes", "overhead"]
@@ -111,7 +111,7 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
     repeats = spec.train.accumulate if spec.train else 1
     rows: dict[str, TimeRow] = {}
     size = precision(spec, MIXED if device.bf16 > device.fp32 else FULL)
-    for body, place in graphs(segmented(graph)):
+    for body, place in graphs(costed(graph)):
         at = place_at(place.trips, trained_length(spec), size)
         sizes = element_bytes(body, at)
         for node, operation, _ in operations(body):

@@ -11,7 +11,7 @@ from blocks.ir.graph import Graph
 from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.tensor_type import IDS
 from blocks.wiring.combine.config import Combine
-from blocks.wiring.loss.config import Loss
+from blocks.wiring.loss import Loss, ModelEnd
 from composer.graph.lowering.operations import Embed
 from composer.language.schema.spec import Parallel, Spec, Stage
 from composer.measures.limits import MemoryLimits
@@ -22,6 +22,8 @@ Blocks = Mapping[str, BlockConfig]
 def build(spec: Spec) -> Graph:
     """Return the model's graph, inputs (tokens, targets), outputs (logits, loss), before any pass.
 
+    What the loss reports besides stands between the two outputs (`Graph.reported`).
+
     Weights of stage i stand under `stages.i`, then position in the step, block and role.
     """
     width, vocab = spec.model.width, spec.model.vocab
@@ -29,20 +31,36 @@ def build(spec: Spec) -> Graph:
     tokens, targets = root.input("tokens", IDS), root.input("targets", IDS)
     embedding = Weight("embedding", (vocab, width), Init("normal", width**-0.5))
     x = root.op("embed", Embed(vocab, width), tokens, weights=[embedding])
+    loss = spec.model.option(Loss)
     for number, stage in enumerate(spec.stages):
-        x = _stage(root, f"stages.{number}", stage, spec.blocks, x)
-    logits, loss = spec.model.option(Loss).lower(
-        root, x, partial(_head, root, vocab), targets, vocab, micro_batch_tokens(spec)
+        reads = loss.reads_steps and stage is spec.stages[-1]
+        x = _stage(root, f"stages.{number}", stage, spec.blocks, x, reads)
+    lowered = loss.lower(
+        root,
+        ModelEnd(
+            x,
+            root.collected,
+            spec.stages[-1].trips,
+            partial(_norm, root),
+            partial(_head, root, vocab),
+            targets,
+            vocab,
+            micro_batch_tokens(spec),
+        ),
     )
-    root.graph.outputs = [logits, loss]
+    root.graph.outputs = [lowered.logits, *lowered.reported.values(), lowered.loss]
+    root.graph.reported = (*lowered.reported,)
     if spec.model.tie_embeddings:
         root.graph.ties["head"] = "embedding"
     return root.graph
 
 
-def _head(build: Builder, vocab: int, x: Value) -> Value:
+def _norm(build: Builder, x: Value) -> Value:
     # a small gain keeps the first logits near 0 though tied embeddings are as long as the state
-    x = build.norm(x, "norm", (build.width,), start=build.width**-0.5)
+    return build.norm(x, "norm", (build.width,), start=build.width**-0.5)
+
+
+def _head(build: Builder, vocab: int, x: Value) -> Value:
     return build.project(x, "head", (vocab,))
 
 
@@ -55,10 +73,20 @@ def micro_batch_tokens(spec: Spec) -> int:
     return spec.train.tokens_per_step // spec.train.accumulate
 
 
-def _stage(build: Builder, name: str, stage: Stage, blocks: Blocks, x: Value) -> Value:
+def _stage(
+    build: Builder, name: str, stage: Stage, blocks: Blocks, x: Value, collects: bool = False
+) -> Value:
+    """Add a stage; with `collects` it hands out the state after each step."""
+
+    def step(body: Builder, x: Value) -> Value:
+        x = _step(stage, blocks, body, x)
+        if collects:
+            body.collect(x, "state")
+        return x
+
     def loop(x: Value) -> Value:
         with build.at(""):
-            return build.stage(name, stage.trips, stage.tied, x, partial(_step, stage, blocks))
+            return build.stage(name, stage.trips, stage.tied, x, step)
 
     with build.at(f"{name}."):
         return _wrapped("around_loop", stage, build, loop, x)

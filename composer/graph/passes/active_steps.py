@@ -39,6 +39,27 @@ def variants(loop: Loop) -> list[Variant]:
     return [Variant(each, _without(loop.body, skipped, each[0])) for skipped, each in steps.items()]
 
 
+def costed(graph: Graph) -> Graph:
+    """Return the model's own graph as costs are counted on it: what training runs, `segmented`."""
+    return segmented(_trained(graph))
+
+
+def _trained(graph: Graph) -> Graph:
+    """Return a graph without the operations that only its logits need; weights stay."""
+    needed = {graph.outputs[-1].node, *graph.inputs}
+    for name in reversed([*graph]):
+        if name in needed:
+            needed.update(graph.predecessors(name))
+    if len(needed) == len(graph):
+        return graph
+    made = graph.empty()
+    for name, _, node in operations(graph):
+        if name in needed:
+            made.put(name, node)
+    made.outputs = made.outputs[-1:]
+    return made
+
+
 def segmented(graph: Graph) -> Graph:
     """Return the graph with each loop that skips nodes at some steps split into a chain of plain loops.
 

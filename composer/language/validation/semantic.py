@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -179,12 +179,24 @@ def _blocks(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
 
 
 def _wiring(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
-    width = parts.model.width
+    last = parts.stages[-1] if parts.stages else None
+    model = _options(parts.model)
     for config, path, steps, tied in _wired(parts):
-        options = config.wiring()
-        valid = {key: option for key, option in options.items() if isinstance(option, WiringConfig)}
-        for key, option in valid.items():
-            yield _problems(option.problems(Site(width, steps, tied, options)), (*path, key), tree)
+        site = Site(parts.model.width, steps, tied, _options(config), model, is_last=config is last)
+        if config is parts.model and last is not None and _one_kind(last):
+            last_site = Site(parts.model.width, last.trips, last.tied, _options(last), model, is_last=True)
+            site = replace(site, last_stage=last_site)
+        for key, option in site.wiring.items():
+            yield _problems(option.problems(site), (*path, key), tree)
+
+
+def _options(config: Wired) -> dict[str, WiringConfig]:
+    """Return the options of a config that are valid."""
+    return {key: option for key, option in config.wiring().items() if isinstance(option, WiringConfig)}
+
+
+def _one_kind(stage: Stage) -> bool:
+    return (stage.recur is None) != (stage.stack is None)
 
 
 def _wired(parts: Parts) -> Iterator[tuple[Wired, tuple[str | int, ...], int, bool]]:
@@ -197,7 +209,7 @@ def _wired(parts: Parts) -> Iterator[tuple[Wired, tuple[str | int, ...], int, bo
         if isinstance(entry, Parallel):
             yield entry, path, 1, False
         elif isinstance(entry, Stage) and isinstance(entry.step, tuple):
-            if (entry.recur is None) != (entry.stack is None):
+            if _one_kind(entry):
                 yield entry, path, entry.trips, entry.tied
             entries += [(each, (*path, "step", i)) for i, each in enumerate(entry.step)]
 

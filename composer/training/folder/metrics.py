@@ -1,7 +1,8 @@
 """`metrics.csv`: one row per logging interval and per evaluation.
 
-`train_loss` is the mean over the optimizer steps since the row before; columns whose name begins with
-`held_out_` are scores on the eval split, filled where there was an evaluation.
+Columns whose name begins with `train_` are means over the optimizer steps since the row before: the loss that
+is minimised, and what it reports besides, such as the cross-entropy of the last step. Columns whose name
+begins with `held_out_` are scores on the eval split, filled where there was an evaluation.
 
 Rows are appended as they come; what a killed run wrote after its last checkpoint, half a row included, is
 cut off when it goes on. No column depends on the clock, so the same run writes the same file.
@@ -16,7 +17,9 @@ from pathlib import Path
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.files import write_text
 
-TRAIN_LOSS = "train_loss"
+TRAIN = "train_"
+"""What the name of a figure of training begins with."""
+TRAIN_LOSS = f"{TRAIN}loss"
 PROGRESS = ("step", "tokens", "lr", TRAIN_LOSS)
 """The columns that every row fills; those of an evaluation follow."""
 HELD_OUT = "held_out_"
@@ -31,9 +34,9 @@ def held_out(scores: Mapping[str, float]) -> dict[str, float]:
 class MetricsFile:
     """Appends to one `metrics.csv`."""
 
-    def __init__(self, path: Path, scores: Sequence[str]) -> None:
-        """`scores` names what an evaluation measures, in the order of its columns."""
-        self.path, self.columns = path, [*PROGRESS, *(HELD_OUT + name for name in scores)]
+    def __init__(self, path: Path, scores: Sequence[str], reported: Sequence[str] = ()) -> None:
+        """`scores` names what an evaluation measures, `reported` columns of training besides the loss."""
+        self.path, self.columns = path, [*PROGRESS, *reported, *(HELD_OUT + name for name in scores)]
 
     def cut(self, step: int) -> None:
         """Keep the header and the rows up to optimizer step `step`.
@@ -99,7 +102,7 @@ def _read_row(path: Path, number: int, names: Sequence[str], line: str) -> dict[
 
 
 def _column(name: str) -> str:
-    return name if name in PROGRESS or name.startswith(HELD_OUT) else HELD_OUT + name
+    return name if name in PROGRESS or name.startswith((HELD_OUT, TRAIN)) else HELD_OUT + name
 
 
 def _damaged(path: Path, line: int, expected: str, got: str) -> TrainingError:

@@ -12,9 +12,9 @@ from blocks.ir.numbers import largest, smallest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType
 from blocks.primitives.operations import Project
-from blocks.wiring.loss.chunks import chunk_tokens, chunks_pay
+from blocks.wiring.loss.cross_entropy.chunks import chunk_tokens, chunks_pay
 
-_REFERENCE = "blocks.wiring.loss.reference"
+_REFERENCE = "blocks.wiring.loss.cross_entropy.reference"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class HeadLoss(Operation):
     kernels = (
         Kernel(
             "head_loss",
-            "blocks.wiring.loss.by_chunks:head_loss",
+            "blocks.wiring.loss.cross_entropy.by_chunks:head_loss",
             "logits by chunks of tokens, their gradients made with them; none are kept",
         ),
     )

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from blocks.primitives.reference import product_dtype, project
-from blocks.wiring.loss.chunks import chunk_tokens
-from blocks.wiring.loss.reference import IGNORED
+from blocks.wiring.loss.cross_entropy.chunks import chunk_tokens
+from blocks.wiring.loss.cross_entropy.reference import IGNORED
 
 
 def head_loss(x: Tensor, targets: Tensor | None, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -30,38 +30,53 @@ def head_loss(x: Tensor, targets: Tensor | None, weight: Tensor) -> tuple[Tensor
     if wanted and any(wanted):
         loss: Tensor = _HeadLoss.apply(rows, weight, flat, product_dtype(x))  # type: ignore[no-untyped-call]
         return loss, None
-    total, _, _ = _sums(rows, weight, flat, product_dtype(x), (False, False))
-    return total / _counted(flat), None
+    total, _, _ = sums(rows, weight, flat, product_dtype(x), (False, False))
+    return total / counted(flat), None
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        total, to_rows, to_weight = _sums(rows, weight, targets, dtype, ctx.needs_input_grad[:2])
-        counted = _counted(targets)
+        total, to_rows, to_weight = sums(rows, weight, targets, dtype, ctx.needs_input_grad[:2])
+        number = counted(targets)
         ctx.dtypes = rows.dtype, weight.dtype
-        ctx.save_for_backward(to_rows, to_weight, counted)
-        return total / counted
+        ctx.save_for_backward(to_rows, to_weight, number)
+        return total / number
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            # a gradient of its own the incoming one may not have, so that nothing else would refuse
-            raise RuntimeError("gradients of gradients (create_graph=True): the loss by chunks has none")
-        to_rows, to_weight, counted = ctx.saved_tensors
+        refuse_gradients()
+        to_rows, to_weight, number = ctx.saved_tensors
         # of the sum until now: in fp16 the mean's could be too small, which a scaled loss is to prevent
-        scale = gradient / counted
-        return _scaled(to_rows, scale, ctx.dtypes[0]), _scaled(to_weight, scale, ctx.dtypes[1]), None, None
+        scale = gradient / number
+        return scaled(to_rows, scale, ctx.dtypes[0]), scaled(to_weight, scale, ctx.dtypes[1]), None, None
 
 
-def _sums(
-    rows: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, wanted: tuple[bool, ...]
+def refuse_gradients() -> None:
+    """Raise RuntimeError where gradients of gradients are asked for."""
+    if torch.is_grad_enabled():
+        # a gradient of its own the incoming one may not have, so that nothing else would refuse
+        raise RuntimeError("gradients of gradients (create_graph=True): the loss by chunks has none")
+
+
+def sums(
+    rows: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    dtype: torch.dtype,
+    wanted: tuple[bool, ...],
+    share: float = 1.0,
+    to_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the sum of the losses of rows [tokens, width], and its gradients as far as they are wanted."""
+    """Return the sum of the losses of rows [tokens, width], and its gradients as far as they are wanted.
+
+    Gradients are those of `share` times the sum; that of the weight is added to `to_weight` if it is given.
+    """
     wide = torch.promote_types(dtype, torch.float32)
     total = torch.zeros((), dtype=wide, device=rows.device)
     to_rows = torch.empty_like(rows, dtype=dtype) if wanted[0] else None
-    to_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
+    if to_weight is None and wanted[1]:
+        to_weight = torch.zeros_like(weight, dtype=wide)
     size = chunk_tokens(weight.shape[0])
     # a cast that autocast made here would be remembered without its history
     with torch.autocast(rows.device.type, enabled=False):
@@ -69,12 +84,17 @@ def _sums(
         for start in range(0, len(rows), size):
             part, target = rows[start : start + size].to(dtype), targets[start : start + size]
             made = None if to_rows is None else to_rows[start : start + size]
-            total += _chunk(part, cast, target, made, to_weight)
+            total += _chunk(part, cast, target, made, to_weight, share)
     return total, to_rows, to_weight
 
 
 def _chunk(
-    rows: Tensor, weight: Tensor, targets: Tensor, to_rows: Tensor | None, to_weight: Tensor | None
+    rows: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    to_rows: Tensor | None,
+    to_weight: Tensor | None,
+    share: float,
 ) -> Tensor:
     """Return the sum of the losses of some rows; fill in their gradient, and add to that of the weight."""
     ignored = (targets == IGNORED).unsqueeze(1)
@@ -89,6 +109,8 @@ def _chunk(
     by_logits = torch.exp(logs, out=logits)
     del logs
     by_logits.scatter_(1, picks, picked.expm1().to(by_logits.dtype))
+    if share != 1:
+        by_logits *= share
     if to_rows is not None:
         torch.mm(by_logits, weight, out=to_rows).masked_fill_(ignored, 0)
     if to_weight is not None:
@@ -103,12 +125,13 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += a @ b
 
 
-def _scaled(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return a new tensor: what is kept may be asked for again."""
+def scaled(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return a gradient times a number, a new tensor: what is kept may be asked for again."""
     if gradient is None:
         return None
     return gradient * scale if gradient.dtype == dtype else gradient.to(dtype).mul_(scale)
 
 
-def _counted(targets: Tensor) -> Tensor:
+def counted(targets: Tensor) -> Tensor:
+    """Return how many targets are scored, at least 1."""
     return (targets != IGNORED).sum().clamp(min=1)

@@ -1,0 +1,87 @@
+"""An operation that runs once for each step of a loop, on the values that the loop collected. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest
+from blocks.ir.operation import Operation
+from blocks.ir.tensor_type import Shape, TensorType
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EachStep(Operation):
+    """Run an operation of one input on the value of each step, with the same weights: (steps) -> steps."""
+
+    operation: Operation
+    steps: int
+
+    kernels = (Kernel("each_step", f"{__name__}:each_step", "the reference, step by step", traceable=False),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return what the operation makes of one step, for all steps."""
+        if len(inputs) != 1 or inputs[0].kind != "steps":
+            raise ValueError(f"{self.describe()}: expected the values of all steps, got {inputs}")
+        (made,) = self.operation.types([replace(inputs[0], shape=inputs[0].shape[1:], kind="token")])
+        return (replace(made, shape=(self.steps, *made.shape), kind="steps"),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return those of the operation."""
+        return self.operation.weight_shapes()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the reference of the operation and its arguments."""
+        return {"function": self.operation.kernels[-1].function, **self.operation.arguments()}
+
+    def flops(self, at: CostContext) -> float:
+        """Return those of all steps."""
+        return self.steps * self.operation.flops(at)
+
+    def backward_flops(self, at: CostContext) -> float:
+        """Return those of all steps."""
+        return self.steps * self.operation.backward_flops(at)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep what the operation keeps, of each step."""
+        one = self.operation.saved(at) or SavedTensors((0,), (0,))
+        return one._replace(extra=self.steps * one.extra, once=self.steps * one.once)
+
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
+        """Return that of the operation."""
+        return self.operation.works_in(at)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Forward the last step needs most, backward the first of them that runs, or what all have made."""
+        steps = self.steps
+        one = IOBytes(flow.given / steps, flow.made / steps, flow.copied / steps)
+        each = self.operation.scratch(at, one)
+        saved = self.operation.saved(at) or SavedTensors((0,), (0,))
+        copied = one.copied if saved.inputs else 0
+        forward = (steps - 1) * (one.made + saved.extra + copied) + each.forward
+        # step by step gradients of inputs stand where those of outputs and what was kept have gone
+        grown = (steps - 1) * (one.given - one.made - saved.extra - copied)
+        return WorkspaceBytes(forward, each.backward + largest(0, grown), each.weights + largest(0, grown))
+
+
+def each_step(
+    values: Sequence[Tensor], *weights: Tensor, function: str, **arguments: Any
+) -> tuple[Tensor, ...]:
+    """Return what a function makes of each of the values [batch, sequence, ...]."""
+    run = _function(function)
+    return tuple(run(value, *weights, **arguments) for value in values)
+
+
+@cache
+def _function(path: str) -> Callable[..., Tensor]:
+    module, name = path.split(":")
+    found: Callable[..., Tensor] = getattr(import_module(module), name)
+    return found

@@ -1,0 +1,1 @@
+"""Cross-entropy: operations, references, and the head and its loss by chunks of tokens."""

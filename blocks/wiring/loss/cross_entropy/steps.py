@@ -1,0 +1,109 @@
+"""The head and the cross-entropy of every step. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel, Target
+from blocks.ir.numbers import largest
+from blocks.ir.operation import Operation, expect
+from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType
+from blocks.wiring.loss.cross_entropy.chunks import chunks_pay
+from blocks.wiring.loss.cross_entropy.operations import HeadLoss
+
+Weighting = Literal["uniform", "linear"]
+
+
+def _small(operation: StepsCrossEntropy, target: Target) -> str:
+    pays = chunks_pay(operation.vocab, operation.tokens)
+    return "" if pays else "the logits of a micro-batch are no more than one chunk"
+
+
+@dataclass(frozen=True)
+class StepsCrossEntropy(Operation):
+    """The head on the state of each step, and the weighted mean of their losses.
+
+    (normed states, targets) -> loss, loss of the last step. `tokens` are those of a micro-batch.
+    """
+
+    width: int
+    vocab: int
+    steps: int
+    tokens: int
+    weighting: Weighting
+    by_chunks: bool = field(default=False, kw_only=True)
+
+    kernels = (
+        Kernel(
+            "steps_head_loss",
+            "blocks.wiring.loss.cross_entropy.steps_by_chunks:steps_head_loss",
+            "logits by chunks of tokens, their gradients made with them; none are kept",
+            _small,
+            specialize=lambda operation: replace(operation, by_chunks=True),
+            traceable=False,
+        ),
+        Kernel(
+            "steps_cross_entropy",
+            "blocks.wiring.loss.cross_entropy.reference:steps_cross_entropy",
+            "reference: head and log-softmax in fp32, step by step",
+            specialize=lambda operation: replace(operation, by_chunks=False),
+            traceable=False,
+        ),
+    )
+    recomputable = False
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return two scalars."""
+        states = TensorType((self.steps, self.width), kind="steps")
+        expect(self, inputs, states, IDS)
+        return (SCALAR, SCALAR)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [vocab, width]."""
+        return ((self.vocab, self.width),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return how steps are weighted."""
+        return {"weighting": self.weighting}
+
+    def flops(self, at: CostContext) -> float:
+        """The head, once for each step."""
+        return 2 * self.steps * self.width * self.vocab
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the states, the targets and the fp32 log-softmax of each step, or gradients by chunks."""
+        if self.by_chunks:
+            kept = at.compute_bytes * self.steps * self.width
+            return SavedTensors(extra=kept, once=4 * self.vocab * self.width)
+        return SavedTensors(inputs=(0, 1), extra=4 * self.steps * self.vocab)
+
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
+        """Autocast casts what a product reads."""
+        return "compute"
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Write the logits of each step and read them."""
+        return given + 2 * at.compute_bytes * self.steps * self.vocab
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Forward the last step needs most; backward gradients of states replace what their steps kept."""
+        compute, vocab, width, later = at.compute_bytes, self.vocab, self.width, self.steps - 1
+        kept = self.saved(at).extra
+        if self.by_chunks:
+            one = HeadLoss(width, vocab)
+            scratch = one.scratch(at, flow)
+            forward = kept - one.saved(at).extra + scratch.forward
+            return WorkspaceBytes(forward, flow.given, flow.given)
+        forward = kept + flow.copied + (compute + at.widened) * vocab
+        # what a step leaves: the gradient of its state, for its log-softmax and its state or the copy of it
+        left = flow.given / self.steps - 4 * vocab - compute * width
+        softmax = 8 * vocab
+        product = (compute - 4) * vocab + compute * width
+        grown = largest(0, later * left)
+        backward = largest(softmax, product) + grown
+        # of a second step on, the gradient of the weight is made beside the sum
+        second = compute * vocab * width / at.tokens if self.steps > 1 else 0
+        return WorkspaceBytes(forward, backward, product + second + grown)

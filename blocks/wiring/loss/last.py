@@ -1,0 +1,25 @@
+"""The loss of the last step. Torch-free."""
+
+from __future__ import annotations
+
+from blocks.base.builder import Builder
+from blocks.base.wiring import Site
+from blocks.wiring.loss import Loss, Lowered, ModelEnd
+from blocks.wiring.loss.cross_entropy.operations import CrossEntropy
+
+
+class LastStep(Loss):
+    """The mean cross-entropy of the last step's logits over the scored targets."""
+
+    name = "last"
+    aliases = "cross_entropy ce nll final"
+
+    def words(self, site: Site) -> str:
+        """Name the loss."""
+        return "cross-entropy"
+
+    def lower(self, build: Builder, end: ModelEnd) -> Lowered:
+        """Compare the logits of the last state with the targets."""
+        logits = end.head(end.norm(end.state))
+        loss = build.op("loss", CrossEntropy(end.vocab, end.tokens), logits, end.targets)
+        return Lowered(logits, loss)

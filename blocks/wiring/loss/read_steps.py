@@ -1,0 +1,31 @@
+"""What losses that read the state after each step of the last stage share. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from blocks.base.builder import Builder
+from blocks.base.config import Problem
+from blocks.base.wiring import Site
+from blocks.ir.operation import Value
+from blocks.primitives.each_step import EachStep
+from blocks.wiring.loss import Loss, ModelEnd
+
+
+def unread_steps(site: Site, loss: Loss) -> Iterator[Problem]:
+    """Yield why the states of the last stage cannot be read one by one."""
+    stage = site.last_stage
+    if stage is None:
+        return
+    if stage.steps == 1:
+        yield Problem("", "last where the last stage has one step", loss.plain())
+    for option in stage.wiring.values():
+        if option.changes_result:
+            got = f"{option.key}: {option.name}, which changes the state after the last step only"
+            yield Problem("", "a last stage whose steps return what the stage returns", got)
+
+
+def normed_states(build: Builder, end: ModelEnd, normed: Value) -> Value:
+    """Norm the state of each step as `normed` norms that of the last."""
+    norm = build.graph.node(normed.node).op
+    return build.tied("loss.norm", EachStep(norm, end.steps), end.collected["state"], of=normed.node)
