@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
-from blocks.ir.graph import Graph, Loop, Node, fresh
+from blocks.base.operations import Operations
+from blocks.ir.graph import Loop
 from blocks.ir.numbers import label
-from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Value, Weight
+from blocks.ir.operation import ZEROS, LoopIndex, Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import KEY, ORDER, Shape, TensorType
 from blocks.kernels.slots import DepthKVCache
 from blocks.primitives.operations import (
     AddStepBias,
-    Input,
-    Norm,
-    Project,
     Rotate,
     RotatePart,
     RotateStep,
@@ -44,31 +41,21 @@ class LoopResult(NamedTuple):
     collected: tuple[Value, ...]
 
 
-class Builder:
+class Builder(Operations):
     """Adds operations to one graph on behalf of a block at one place of use.
 
     Attributes:
-        width: d_model, the width of the residual stream.
-        prefix: dotted place of use, put before the names of operations and weights.
-        block: name of the block being lowered; its depth cache and its costs go by it.
-        writes_residual: whether projections marked `writes_residual` do; not where a norm follows them.
+        collected: what the last loop added here collected under a name, by that.
     """
 
     def __init__(self, width: int, parent: Builder | None = None, loop: tuple[str, int, bool] | None = None):
         """`loop` is (index name, trips, tied) of the stage whose body this builder fills."""
-        self.width = width
-        self.graph = Graph()
-        self.prefix = ""
-        self.block = ""
-        self.writes_residual = True
-        # inside `norm_scores` the prefix of its norms, and those made so far by what they read
-        self._score_norms: tuple[str, dict[Value, Value]] | None = None
+        super().__init__(width)
         self._parent = parent
         self._loop = loop
-        self._active: Steps | None = None
         self._collected: list[Value] = []
         self._collected_names: dict[str, int] = {}
-        self.collected: dict[str, Value] = {}  # what the last loop here collected under a name
+        self.collected: dict[str, Value] = {}
         self._captured: dict[Value, Value] = {}  # value of the parent's graph -> input here
         # values of the model's own graph, made once; compared, since a hash would pin traced numbers
         self._shared: list[tuple[Operation, Value]] = []
@@ -76,96 +63,6 @@ class Builder:
         self._carried: list[tuple[str, Value, Builder]] = []  # (block, token input, scope)
         self._tokens: dict[str, Value] = {}  # the latest token of each depth cache
         self._outer_x: Value | None = None  # the stage's input, in the parent's graph
-
-    @contextmanager
-    def at(self, prefix: str, block: str = "", *, writes_residual: bool | None = None) -> Iterator[None]:
-        """Add operations at another place of use, until the context ends."""
-        before = self.prefix, self.block, self.writes_residual
-        self.prefix, self.block = prefix, block
-        if writes_residual is not None:
-            self.writes_residual = writes_residual
-        yield
-        self.prefix, self.block, self.writes_residual = before
-
-    # adding operations
-
-    def op(self, name: str, operation: Operation, *inputs: Value, weights: Sequence[Weight] = ()) -> Value:
-        """Add one operation under `<place>.<name>`; return its first output."""
-        node = fresh(f"{self.prefix}{name}", self.graph)
-        names = tuple(f"{self.prefix}{weight.role}" for weight in weights)
-        for full, weight in zip(names, weights, strict=True):
-            assert full not in self.graph.weights, f"two weights are called {full}"
-            writes = weight.writes_residual and self.writes_residual
-            self.graph.weights[full] = replace(weight, block=self.block, writes_residual=writes)
-        self.graph.put(node, Node(operation, inputs, names, (self.block,), active=self._active))
-        return Value(node)
-
-    def tied(self, name: str, operation: Operation, *inputs: Value, of: str) -> Value:
-        """Add an operation that has the weights of the node `of` of this graph; return its first output."""
-        node = fresh(f"{self.prefix}{name}", self.graph)
-        weights = self.graph.node(of).weights
-        self.graph.put(node, Node(operation, inputs, weights, (self.block,), active=self._active))
-        return Value(node)
-
-    def input(self, name: str, type: TensorType) -> Value:
-        """Add an input of the graph."""
-        value = Value(fresh(name, self.graph))
-        self.graph.put(value.node, Node(Input(type)))
-        self.graph.inputs.append(value.node)
-        return value
-
-    def norm(
-        self, x: Value, role: str, shape: Shape, start: float = 1.0, *, writes_residual: bool = False
-    ) -> Value:
-        """Add an RMSNorm over the last dimension of `shape`, with a gain that begins at `start`.
-
-        The gain of one that writes into the residual stream begins smaller, by the depth of the model.
-        """
-        start_as = Init("constant", start)
-        gain = Weight(role, shape[-1:], start_as, decay=False, writes_residual=writes_residual)
-        return self.op(role, Norm(shape), x, weights=[gain])
-
-    def project(
-        self,
-        x: Value,
-        role: str,
-        shape: Shape,
-        fan_in: int | None = None,
-        *,
-        init: Init | None = None,
-        writes_residual: bool = False,
-    ) -> Value:
-        """Add a projection of `x` [fan_in, default the model width] to `shape`.
-
-        The weight [elements of shape, fan_in] starts normal with standard deviation fan_in ** -0.5;
-        one that writes into the residual stream is scaled down further, by the depth of the model.
-        """
-        fan_in = fan_in or self.width
-        operation = Project(fan_in, (shape,))
-        init = init or Init("normal", fan_in**-0.5)
-        weight = Weight(role, operation.weight_shapes()[0], init, writes_residual=writes_residual)
-        return self.op(role, operation, x, weights=[weight])
-
-    @contextmanager
-    def norm_scores(self) -> Iterator[None]:
-        """Let blocks added meanwhile read norms by `score_input`, until the context ends."""
-        before, self._score_norms = self._score_norms, (self.prefix, {})
-        yield
-        self._score_norms = before
-
-    def score_input(self, x: Value) -> Value:
-        """Return the input `x` [width] of a block as maps into a softmax or sigmoid read it.
-
-        It is `x` itself, or its norm where the wiring has norms on these paths alone. All that read one value
-        share its norm.
-        """
-        if self._score_norms is None:
-            return x
-        prefix, norms = self._score_norms
-        if x not in norms:
-            with self.at(prefix, self.block):
-                norms[x] = self.norm(x, f"norm_{len(norms)}" if norms else "norm", (self.width,))
-        return norms[x]
 
     # steps
 
