@@ -1,4 +1,4 @@
-"""What this machine can run: versions, devices, torch.compile, and the self-test of every kernel."""
+"""Diagnostics of this machine: versions, devices, torch.compile, and the self-test of every kernel."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from blocks.ir.operation import Operation
 from composer.graph.passes.self_test import checked_kernels, run_check
 
 DTYPES = ("float32", "bfloat16")
-"""What `train.precision` has products made in."""
+"""The dtypes of products under the values of `train.precision`."""
 
 _PACKAGES = ("attention-composer", "torch", "triton", "lightning", "optuna")
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at; `wrong` where something does not work that should."""
+    """One result; `wrong` if something does not work that should."""
 
     name: str
     told: str
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 
 
 def versions() -> Iterator[Finding]:
-    """Yield the versions of what decides what runs."""
+    """Yield the versions of the packages that matter."""
     yield Finding("python", platform.python_version())
     for package in _PACKAGES:
         try:
@@ -50,7 +50,7 @@ def devices() -> Iterator[Finding]:
 
 
 def compiler() -> Finding:
-    """Return whether torch.compile works, by compiling one line; nothing depends on it."""
+    """Return whether torch.compile works, by compiling one line; for information only."""
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         made = torch.compile(_line)(torch.ones(8, device=kind))
@@ -61,7 +61,7 @@ def compiler() -> Finding:
 
 
 def kernels() -> Iterator[Finding]:
-    """Yield for each kernel of our own and each dtype what its self-test says."""
+    """Yield the result of the self-test of each custom kernel for each dtype."""
     block_types()  # imports the blocks, and with them their operations
     for kind, kernel in sorted(checked_kernels(), key=lambda found: found[1].name):
         if not torch.cuda.is_available():
@@ -76,7 +76,7 @@ def kernels() -> Iterator[Finding]:
 
 def _tested(kind: type[Operation], kernel: Kernel, dtype: str) -> Finding:
     name = f"{kernel.name} {dtype}"
-    # asked without an operation, whose sizes nobody knows here: the self-test takes its own
+    # without an operation, the self-test uses its own sizes
     wrong = run_check(kernel, None, Target("cuda", dtype, here=True))
     if not wrong:
         return Finding(name, "equals its reference")

@@ -1,1 +1,1 @@
-"""Training: a run is a folder, and whatever is killed goes on from it."""
+"""Training: a run is a folder, from which a killed training resumes."""

@@ -23,10 +23,10 @@ def evaluate(
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     reduce: Callable[..., Any] = _alone,
 ) -> dict[str, float]:
-    """Return loss, accuracy and what else the data measures, over all batches.
+    """Return loss, accuracy and the data's other metrics over all batches.
 
     `precision` opens the context that products run in; `reduce` sums a tensor over ranks. The model is
-    left in the mode it came in.
+    left in its original mode.
     """
     scores, training = Scores(model.spec), model.training
     model.eval()
@@ -45,13 +45,13 @@ def precision_of(model: ComposedModel) -> str:
 
 
 def lightning_precision(asked: str | int, device: torch.device) -> str:
-    """Translate `train.precision`: `auto` is bf16-mixed where the hardware has it, else 32-true."""
+    """Translate `train.precision`: `auto` is bf16-mixed if the hardware supports it, else 32-true."""
     if asked == "auto":
         return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     return "32-true" if asked == 32 else str(asked)
 
 
 def autocast(model: ComposedModel) -> AbstractContextManager[Any]:
-    """Open the context in which the spec's precision holds, outside of a Trainer."""
+    """Return the context for the spec's precision outside of a Trainer."""
     mixed = precision_of(model) == "bf16-mixed"
     return torch.autocast(model.device.type, torch.bfloat16) if mixed else nullcontext()

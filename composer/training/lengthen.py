@@ -1,8 +1,8 @@
-"""Going on with a run that has ended, for more tokens: from before its learning rate began to fall.
+"""Extending a finished run by more tokens, from the state before its learning rate began to fall.
 
-Under a warmup-stable-decay schedule a longer run does the very same until the shorter one's decay begins.
-A run keeps its state at that step, so whoever asks for more tokens gets, bit by bit, the run that would have
-been trained with that many from the start.
+Under a warmup-stable-decay schedule a longer run is identical until the shorter one's decay begins.
+A run keeps its state at that step, so extending it gives, bit by bit, the run that would have
+been trained with as many tokens from the start.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from composer.training.warmup import record_schedule, schedule_text, with_warmup
 
 
 def lengthen(folder: Path, old: Spec, new: Spec) -> None:
-    """Have the run of `old` go on as `new`, which differs in `train.tokens` and `train.schedule` alone.
+    """Continue the run of `old` as `new`, which differs only in `train.tokens` and `train.schedule`.
 
     Raises:
-        TrainingError: no checkpoint was reached by the learning rates of the new schedule.
+        TrainingError: no checkpoint has the learning rates of the new schedule up to its step.
     """
     assert old.train is not None
     assert new.train is not None
@@ -36,7 +36,7 @@ def lengthen(folder: Path, old: Spec, new: Spec) -> None:
     if _warmup(old.train) != _warmup(new.train):
         raise TrainingError(f"{folder}: {_other_warmup(old.train, new.train)}")
     alike = min(decay_start(old.train), decay_start(new.train))
-    # where both stand at one step, the end of the shorter run has been evaluated and the other has not
+    # if both are at one step, only the end of the shorter run has been evaluated
     back = stable is not None and stable <= alike and (last > alike or last == stable)
     if last > alike and not back:
         raise TrainingError(f"{folder}: {_too_far(old.train, new.train, last, stable)}")
@@ -55,7 +55,7 @@ def _warmup(train: Train) -> int:
 
 
 def _put_back(folder: Path, spec: Spec) -> None:
-    """Make the state before the decay the last one. Begun again, it does the same."""
+    """Make the state before the decay the last one; idempotent."""
     text = resolved_yaml(spec)
     _copy(folder / STABLE, folder / LAST, text)
     if (folder / STABLE_BEST).exists():

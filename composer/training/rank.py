@@ -1,4 +1,4 @@
-"""The program that ranks 1 and up of a run are: it trains with the others, and ends with rank 0."""
+"""The program of the other ranks of a run: it trains with rank 0 and ends with it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _REPORT_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         step: optimizer steps done, of `steps` until it ends or pauses.
@@ -86,7 +86,7 @@ class Events:
 
 
 class Recorder(lightning.Callback):
-    """Does at each step what the plan says, in one order: log, evaluate, keep the best, save.
+    """Does what is due at each optimizer step, in a fixed order: log, evaluate, keep the best, save.
 
     Lightning's own loops of validation and checkpoints are off: theirs run in an order in which a resumed
     run would repeat or skip an evaluation.
@@ -94,7 +94,7 @@ class Recorder(lightning.Callback):
     Attributes:
         metrics: of the last evaluation, made at step `evaluated`; empty before the first.
         best: metrics of the evaluation with the lowest loss.
-        stop: asked from outside to end after the current step; any rank's ends all.
+        stop: a request to end after the current step; any rank's ends all.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Recorder(lightning.Callback):
         self._kept: int | None = None  # the step of the state that is kept for a longer run
         self._reported: int | None = None  # the step of the last report
 
-    # what Lightning calls
+    # hooks that Lightning calls
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to write the same rows; plain values only."""
@@ -139,7 +139,7 @@ class Recorder(lightning.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.metrics, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
         self.evaluated = state_dict["evaluated"]
         kept = {TRAIN_LOSS: state_dict["losses"], **state_dict.get("reported", {})}
@@ -147,7 +147,7 @@ class Recorder(lightning.Callback):
         self._last_row = state_dict.get("row")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Cut the metrics back to where the run goes on, and report that."""
+        """Cut the metrics back to the resumed step, and report it."""
         self._step = trainer.global_step
         if trainer.is_global_zero:
             self.file.cut(trainer.global_step if self._last_row is None else self._last_row)
@@ -161,7 +161,7 @@ class Recorder(lightning.Callback):
         pl_module: lightning.LightningModule,
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """Note the learning rate that the step is taken with."""
+        """Record the learning rate of the step."""
         self._rate = float(optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(
@@ -172,7 +172,7 @@ class Recorder(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """After the last micro-batch of a step, take the step's loss and do what is due."""
+        """After the last micro-batch of a step, record its loss and do what is due."""
         step = trainer.global_step
         if step == self._step:
             return
@@ -201,11 +201,11 @@ class Recorder(lightning.Callback):
             raise Interrupted
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Report the end, unless its last step was reported already."""
+        """Report the end, unless the last step was reported already."""
         if trainer.global_step != self._reported:
             self._report(trainer.global_step)
 
-    # what is done at a step
+    # what happens at a step
 
     def _row(self, trainer: lightning.Trainer, model: ComposedModel, step: int) -> None:
         self._look(step)
@@ -218,21 +218,21 @@ class Recorder(lightning.Callback):
         for values in self._losses.values():
             values.clear()
         self._last_row = step
-        # the losses were waited for, so that no training is left in a device's queue
+        # the losses were waited for, so the device's queue is empty
         with self._speed.paused():
             self._score(trainer, model, step, row)
 
     def _score(
         self, trainer: lightning.Trainer, model: ComposedModel, step: int, row: dict[str, float]
     ) -> None:
-        """Evaluate if that is due, write the row, and keep the best weights."""
+        """Evaluate if due, write the row, and keep the best weights."""
         scored = self._evaluate(trainer, model, step) if self.events.evaluates(step) else {}
         if trainer.is_global_zero:
             self.file.append(row | held_out(scored))
         if scored and scored["loss"] < self.best.get("loss", math.inf):
             self.best = scored
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
-            # by all ranks: where weights are sharded, each gives its part
+            # by all ranks, since each has a part of sharded weights
             weights = trainer.strategy.lightning_module_state_dict()
             if trainer.is_global_zero:
                 save_weights(self.folder / WEIGHTS, weights, model.hparams["spec"])
@@ -253,7 +253,7 @@ class Recorder(lightning.Callback):
             trainer.save_checkpoint(self.folder / LAST)
 
     def _keep(self, trainer: lightning.Trainer) -> None:
-        """Keep the state before the learning rate falls, for a longer run to go on from."""
+        """Keep the state before the learning rate falls, from which a longer run continues."""
         self._look(trainer.global_step)
         with self._speed.paused():
             if trainer.is_global_zero:
@@ -264,14 +264,14 @@ class Recorder(lightning.Callback):
             trainer.save_checkpoint(self.folder / STABLE)
 
     def _asked_to_stop(self, trainer: lightning.Trainer) -> bool:
-        """Whether any rank was asked to stop: all ranks learn it here, at the end of the same step."""
+        """Whether any rank was asked to stop; all ranks learn it at the end of the same step."""
         if trainer.world_size == 1:
             return self.stop.asked
         asked = torch.tensor(float(self.stop.asked), device=trainer.strategy.root_device)
         return bool(trainer.strategy.reduce(asked, reduce_op="sum"))
 
     def _look(self, step: int) -> None:
-        """Read the losses of the steps up to `step`; the run ends where one is not finite."""
+        """Read the losses of the steps up to `step`; a loss that is not finite ends the run."""
         if not self._steps:
             return
         rows = torch.stack(self._steps).tolist()

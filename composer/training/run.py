@@ -1,4 +1,4 @@
-"""Running a spec's training in its folder: made, resumed, paused, finished."""
+"""Training a spec in its folder: starting, resuming, pausing, finishing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Result:
-    """Where a run stands.
+    """The state of a run.
 
     Attributes:
         folder: the run folder.
@@ -77,22 +77,22 @@ def run_training(
     torch_compile: TorchCompile = "auto",
     report: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Train a spec in its folder (`runs/<name>-<run hash>` or `out`), from where that stands, to the end.
+    """Train a spec in its folder (`runs/<name>-<run hash>` or `out`), from its current state to the end.
 
-    A spec that differs from that of the folder in `train.tokens` and `train.schedule` alone goes on from the
+    A spec that differs from the folder's only in `train.tokens` and `train.schedule` continues from the
     last state that its learning rates lead to (see `lengthen`).
 
     With `until_tokens` it pauses there, evaluated and saved, on the schedule of the whole run; a later call
     goes on. `kernels` are chosen for this machine, and `torch_compile` says whether torch compiles what lies
     between them (`ComposedModel`); they make no other run, and may differ from call to call.
-    `report` is told how far it is, some times a second.
+    `report` is called with the progress a few times per second.
 
     Raises:
         SpecError: the spec is over a cap, or `fused` kernels were asked for where one does not fit.
         TrainingError: the folder is another run's or in use, the loss is not finite, memory or disk is full,
             or a file cannot be written.
         DataError: the data cannot be used.
-        KeyboardInterrupt: it was asked to end, by SIGINT, SIGTERM, SIGUSR1 or SIGHUP to any of its processes;
+        KeyboardInterrupt: SIGINT, SIGTERM, SIGUSR1 or SIGHUP was sent to any of its processes;
             the folder is saved as of the last whole step.
     """
     plan = as_plan(spec)
@@ -132,7 +132,7 @@ def fit(
     torch_compile: TorchCompile,
     stop: Stop,
 ) -> Recorder:
-    """Train as one of the ranks on its `data`, from the folder's checkpoint on, to the end or a `stop`."""
+    """Train as one of the ranks on its `data`, from the folder's checkpoint to the end or a `stop`."""
     spec, train = plan.spec, _train(plan.spec)
     events, scores = Events(train, until_tokens), Scores(spec).metrics
     recorder = Recorder(folder, events, scores, report, stop, plan.graph.reported)
@@ -162,7 +162,7 @@ def _train(spec: Spec) -> Train:
 
 
 def _stored(plan: Plan, folder: Path, events: Events, data: SpecData) -> Result | None:
-    """Return the result of a run that has come as far as planned, or nothing."""
+    """Return the result of a run that already reached its goal, or None."""
     path, train = folder / LAST, events.train
     if not path.exists():
         return None
@@ -175,7 +175,7 @@ def _stored(plan: Plan, folder: Path, events: Events, data: SpecData) -> Result 
     if step < events.last:
         return None
     if state["evaluated"] != step:
-        # saved there in passing, on the way to a later end
+        # saved in passing, on the way to a later end
         model = build(plan).to(device_kind())
         put_weights(model, checkpoint["state_dict"], path)
         metrics = evaluate(model, data.val_dataloader(), lambda: autocast(model))
@@ -186,7 +186,7 @@ def _stored(plan: Plan, folder: Path, events: Events, data: SpecData) -> Result 
 
 @contextmanager
 def _told(folder: Path, plan: Plan) -> Iterator[None]:
-    """Say in words what the system refused."""
+    """Return the message for an error of the system."""
     try:
         yield
     except OSError as error:

@@ -24,10 +24,10 @@ from composer.training.trainer import device_kind
 
 @dataclass(frozen=True)
 class SavedModel:
-    """Weights and the spec they were trained by.
+    """Weights and the spec they were trained with.
 
     Attributes:
-        path: the file the weights are from.
+        path: the file of the weights.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class SavedModel:
 
     @property
     def folder(self) -> Path:
-        """The run folder that the file stands in, if in any."""
+        """The run folder that contains the file, if any."""
         return self.path.parent
 
 
@@ -44,7 +44,7 @@ def read(path: Path, which: Literal["best", "last"] = "best") -> SavedModel:
     """Read a run folder's best or last weights, or one file of weights.
 
     Raises:
-        TrainingError: there are none, or they cannot be read.
+        TrainingError: there are no weights, or they cannot be read.
     """
     if not path.exists():
         raise TrainingError(f"file not found: {path}, expected a run folder or a checkpoint")
@@ -59,11 +59,11 @@ def read(path: Path, which: Literal["best", "last"] = "best") -> SavedModel:
 
 @dataclass(frozen=True)
 class Scored:
-    """What saved weights came to on held-out data.
+    """The scores of saved weights on held-out data.
 
     Attributes:
-        scores: loss, accuracy and what else the data measures.
-        sequences: how many different sequences were scored.
+        scores: loss, accuracy and the data's other metrics.
+        sequences: number of different sequences scored.
     """
 
     scores: dict[str, float]
@@ -71,10 +71,10 @@ class Scored:
 
 
 def score(saved: SavedModel, overrides: Sequence[str] = (), data: str | None = None) -> Scored:
-    """Score saved weights in the model of their spec, `overrides` laid over that, on the run's own data.
+    """Score saved weights in the model of their spec with `overrides`, on the run's own data.
 
-    The data is found by its content (see `located`), at the path `data` if that is given. Overrides that name
-    another place say that other data is meant.
+    The data are found by content (see `located`), at the path `data` if given. Overrides that name
+    another place select other data.
 
     Raises:
         SpecError: the overrides do not make a valid spec.

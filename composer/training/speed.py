@@ -1,4 +1,4 @@
-"""How fast a run trains, and how long the rest will take."""
+"""The speed of a run, and the remaining time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _REPORTS = 25
-"""Over how many reports the speed is taken."""
+"""Number of reports over which the speed is averaged."""
 
 
 class Speed:
-    """Counts training tokens against the clock, without the time of evaluations and checkpoints."""
+    """Measures training tokens per second, without the time of evaluations and checkpoints."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -22,7 +22,7 @@ class Speed:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time within the context out of the speed."""
+        """Exclude the time within the context from the speed."""
         before = self._clock()
         try:
             yield
@@ -30,21 +30,21 @@ class Speed:
             self._pauses += self._clock() - before
 
     def at(self, tokens: int) -> None:
-        """Note how many tokens have been read by now."""
+        """Record the number of tokens read so far."""
         now = self._clock()
         self._began = now if self._began is None else self._began
         self._trained.append((now - self._pauses, tokens))
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Training tokens per second over the last reports; None where that cannot be told."""
+        """Training tokens per second over the last reports; None if unknown."""
         if not self._trained:
             return None
         (first, before), (last, tokens) = self._trained[0], self._trained[-1]
         return (tokens - before) / (last - first) if last > first and tokens > before else None
 
     def seconds_for(self, tokens: int) -> float | None:
-        """Return how long `tokens` more will take, with as large a share of pauses as so far."""
+        """Return how long `tokens` more will take, assuming the same share of pauses as so far."""
         speed = self.tokens_per_second
         if speed is None or self._began is None:
             return None

@@ -28,7 +28,7 @@ def device_kind() -> str:
 
 
 def device_target(train: Train) -> Target:
-    """Return what a run's kernels are chosen for on this machine."""
+    """Return the target for which a run's kernels are chosen on this machine."""
     kind = device_kind()
     mixed = lightning_precision(train.precision, torch.device(kind)) == "bf16-mixed"
     return Target(kind, "bfloat16" if mixed else "float32", here=True)
@@ -42,7 +42,7 @@ def device_memory() -> int:
 
 
 def device_count(train: Train) -> int:
-    """Return on how many devices to train.
+    """Return the number of devices to train on.
 
     Raises:
         TrainingError: the machine has fewer than the spec asks for.
@@ -81,13 +81,13 @@ def trainer(train: Train, recorder: Recorder, environment: OneMachine) -> lightn
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    # its handler of SIGTERM runs a collective wherever the rank stands, while others are elsewhere
+    # its SIGTERM handler would run a collective while other ranks are elsewhere
     made._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return made
 
 
 def backend_of(train: Train, ranks: int) -> str | None:
-    """Return what the ranks talk through, if they do: the backend of torch.distributed."""
+    """Return the backend of torch.distributed, if there are several ranks."""
     if ranks == 1 and train.strategy == "auto":
         return None
     return "nccl" if device_kind() == "cuda" else "gloo"
@@ -107,7 +107,7 @@ def _strategy(train: Train, ranks: int) -> Any:
 
 @contextmanager
 def deterministic(kind: str) -> Iterator[None]:
-    """Have torch choose deterministic algorithms on a CPU, where they cost nothing."""
+    """Make torch use deterministic algorithms on a CPU, where they cost nothing."""
     settings: Any = torch.utils.deterministic
     before, fill = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(before or kind == "cpu")
@@ -121,7 +121,7 @@ def deterministic(kind: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning's tips and lines of information from the terminal, not its warnings."""
+    """Hide Lightning's tips and information on the terminal, but not its warnings."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,8 +1,8 @@
-"""The warmup of a run that is asked for more tokens: as many optimizer steps as it was trained with.
+"""The warmup of an extended run: as many optimizer steps as it was trained with.
 
 `train.schedule` is in shares of the run, so the same shares of more tokens mean a longer warmup than the run
-had. The spec is then given the share that makes as many optimizer steps as before. Which shares the run had
-earlier is kept in its folder, so that the same command is understood again.
+had. The spec then gets the share that gives as many optimizer steps as before. The run's earlier shares are
+kept in its folder, so that the same command works again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from composer.training.folder.run_folder import LAST, LENGTH, SCHEDULES, SPEC, d
 
 
 def keep_warmup(folder: Path, spec: Spec) -> Spec:
-    """Return `spec` with the warmup that the run in `folder` had, where it asks for the same run, longer.
+    """Return `spec` with the warmup that the run in `folder` had, if it extends that run.
 
     That is where `spec` differs in nothing but tokens and schedule, has a schedule that the run has or had,
     and its warmup would be longer than that of the run. Otherwise `spec` is returned as it is.
@@ -54,7 +54,7 @@ def _kept(folder: Path, spec: Spec) -> Spec:
 
 
 def with_warmup(train: Train, steps: int) -> Schedule | None:
-    """Return the schedule of `train` with `steps` optimizer steps of warmup, None where it has not so many.
+    """Return the schedule of `train` with `steps` optimizer steps of warmup, or None if it has fewer.
 
     The share of the warmup is the shortest number that makes exactly `steps`. The decay keeps its share as
     far as there is room, and the rest is stable.
@@ -68,12 +68,12 @@ def with_warmup(train: Train, steps: int) -> Schedule | None:
 
 
 def schedule_text(schedule: Schedule) -> str:
-    """Write a schedule as YAML on one line, for a message or a `--set`."""
+    """Format a schedule as YAML on one line, for a message or a `--set`."""
     return f"{{{', '.join(f'{name}: {share!r}' for name, share in schedule.model_dump().items())}}}"
 
 
 def record_schedule(folder: Path, schedule: Schedule) -> None:
-    """Keep the schedule that a run had so far, in the file of those that it had earlier."""
+    """Append a run's current schedule to the file of its earlier schedules."""
     earlier = _earlier(folder)
     if schedule not in earlier:
         text = json.dumps([known.model_dump() for known in [*earlier, schedule]], indent=1)
@@ -94,5 +94,5 @@ def _earlier(folder: Path) -> list[Schedule]:
 
 
 def _rates(train: Train) -> tuple[int, int, int]:
-    """Return what the learning rate of every optimizer step follows from."""
+    """Return the values that determine the learning rate of every optimizer step."""
     return train.steps, warmup_steps(train), decay_start(train)

@@ -1,1 +1,1 @@
-"""How things are timed side by side, and the records of it."""
+"""Timing contestants side by side, and the records of the results."""

@@ -1,4 +1,4 @@
-"""How long one run takes: by the wall's clock, or by the GPU's own for what lasts microseconds."""
+"""Clocks for one run: wall-clock time, or GPU events for runs of microseconds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 Run = Callable[[], object]
 
 _FLUSHED = 256 << 20
-"""Bytes written and read before each run, several times what the caches of a GPU hold."""
+"""Bytes written and read before each run, several times the size of a GPU's caches."""
 _LONGEST = 0.05
-"""Seconds that the GPU is kept busy at most while a run is queued."""
+"""Longest time in seconds that the GPU is kept busy while a run is queued."""
 _PROBE = 10_000_000
-"""Cycles by which the length of a cycle is measured."""
+"""Number of cycles used to measure the length of a cycle."""
 _AWAKE = 0.3
 """Seconds of work after which an idle GPU runs at its full clock."""
 
@@ -30,7 +30,7 @@ class Clock(Protocol):
 
 
 def wall(run: Run) -> float:
-    """Time a run from its call until the device is done: what whoever waits for it sees."""
+    """Time a run from its call until the device has finished."""
     wait()
     begun = time.perf_counter()
     run()
@@ -39,12 +39,12 @@ def wall(run: Run) -> float:
 
 
 class DeviceClock:
-    """Times what a run keeps a GPU busy, between two of its own events.
+    """Times how long a run keeps a GPU busy, between two CUDA events.
 
-    The caches are flushed before. The GPU is kept spinning until all of the run is queued, so that Python
-    and the driver, which take longer than a small kernel, are not what is measured; a run that began before
-    all was queued is run again after a longer spin. A run that waits for the GPU itself cannot be queued: its
-    waits count.
+    The caches are flushed before. The GPU spins until the whole run is queued, so that Python
+    and the driver, which are slower than a small kernel, are not measured; a run that began before
+    it was fully queued is repeated after a longer spin. A run that waits for the GPU itself cannot be queued:
+    its waits are included.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class DeviceClock:
             ahead = self._queued[run] = min(1.5 * _queueing(run) + 1e-4, _LONGEST)
         while True:
             self._flushed.zero_()
-            # what was written is written back meanwhile, not while the run is timed
+            # dirty cache lines are written back here, not while the run is timed
             self._read.max()
             _spin(int(ahead * self._cycles))
             seconds, early = _between(run)
@@ -87,7 +87,7 @@ def clock_of(device: torch.device) -> Clock:
 
 
 def _between(run: Run) -> tuple[float, bool]:
-    """Return the seconds of a run, and whether the GPU began with it before all was queued."""
+    """Return the seconds of a run, and whether the GPU began before it was fully queued."""
     begun, ended = _event(), _event()
     begun.record()
     run()
@@ -115,7 +115,7 @@ def _spin(cycles: int) -> None:
 
 
 def _queueing(run: Run) -> float:
-    """Return how long a run keeps whoever calls it, with nothing before it in the queue."""
+    """Return how long a call of a run takes with an empty queue."""
     wait()
     begun = time.perf_counter()
     run()
@@ -123,6 +123,6 @@ def _queueing(run: Run) -> float:
 
 
 def wait() -> None:
-    """Wait until the GPU, where there is one, has done all that was queued."""
+    """Wait until the GPU, if any, has finished all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The least bytes that each measured thing has to move, per token; a floor is these over what a copy moves.
+"""The fewest bytes that each measured operation must move, per token; a floor divides them by a copy's rate.
 
 Everything is read once and written once, in the precision it is kept in; weights that make products come on
 top in `routed_experts`. H query heads, Hk kv heads, d their size, e bytes of an element, t slots that a step

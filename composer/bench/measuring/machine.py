@@ -1,4 +1,4 @@
-"""What figures were measured on, and what it does at best, measured in the same run."""
+"""The machine of a benchmark, and its peak rates measured in the same run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "driver_ve
 
 
 class Rates(NamedTuple):
-    """What floors are computed from.
+    """The rates that floors are computed from.
 
     Attributes:
         copy: bytes per second that a large copy reads and writes together.
@@ -29,12 +29,12 @@ class Rates(NamedTuple):
     product: float
 
     def floor(self, moved: float, flops: float = 0.0) -> float:
-        """Return the least seconds for bytes moved and FLOPs of products, whichever takes longer."""
+        """Return the minimal time in seconds for moving bytes and computing products, whichever is longer."""
         return max(moved / self.copy, flops / self.product)
 
 
 def machine() -> dict[str, str | int]:
-    """Return the device, its threads, the versions that decide speed, and a GPU's clocks."""
+    """Return the device, its threads, the relevant versions, and a GPU's clocks."""
     cuda = torch.cuda.is_available()
     found: dict[str, str | int] = {
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),
@@ -50,7 +50,7 @@ def machine() -> dict[str, str | int]:
 
 
 def clocks() -> dict[str, str | int]:
-    """Return the clocks of the first GPU and its limit of power, as far as its driver tells."""
+    """Return the clocks and the power limit of the first GPU, as far as its driver reports them."""
     asked = f"--query-gpu={','.join(_CLOCKS)}"
     try:
         told = subprocess.run(
@@ -66,7 +66,7 @@ def clocks() -> dict[str, str | int]:
 
 
 def rates(device: torch.device, dtype: torch.dtype, clock: Clock, small: bool) -> Rates:
-    """Measure how fast a large copy and a large product are; `small` on what others run on, too."""
+    """Measure the rates of a large copy and a large product; `small` on shared devices."""
     rows, side = (1 << 24, 512) if small else (1 << 30, 8192)
     source = torch.ones(rows // 4, device=device)
     out = torch.empty_like(source)

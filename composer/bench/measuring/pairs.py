@@ -1,4 +1,4 @@
-"""Contestants timed side by side, in changing order, so that what else the machine does hits all alike."""
+"""Timing contestants side by side in random order, so that other load affects all alike."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from composer.graph.passes.self_test import in_a_line
 
 
 class DeviceLost(RuntimeError):
-    """The GPU takes no more work in this process; says after what."""
+    """The GPU accepts no more work in this process; the message says after which call."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one contestant took.
+    """The times of one contestant.
 
     Attributes:
         seconds: of each run, in the order of the rounds.
@@ -31,12 +31,12 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median."""
         return median(self.seconds)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """What a quarter of the runs stayed below, and above."""
+        """The lower and the upper quartile."""
         if len(self.seconds) < 2:
             return self.seconds[0], self.seconds[0]
         low, _, high = quantiles(self.seconds, n=4, method="inclusive")
@@ -45,7 +45,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one contestant took as another, round by round: the middle, and quartiles."""
+    """The ratio of two contestants' times, round by round: median and quartiles."""
 
     middle: float
     low: float
@@ -58,10 +58,10 @@ class Ratio:
 def side_by_side(
     contestants: MutableMapping[str, Run], rounds: int, warmup: int = 2, clock: Clock = wall
 ) -> tuple[dict[str, Timing], dict[str, str]]:
-    """Run every contestant once in each of some rounds, in an order drawn anew for each round.
+    """Run every contestant once per round, in a new random order each round.
 
-    Returns the timings, and why those failed that could not run to the end: one that runs out of memory is
-    no reason to hear nothing of the others. Who failed is taken from the contestants, with all it holds.
+    Returns the timings, and the reason for each contestant that failed: one that runs out of memory does
+    not end the others. A failed contestant is removed and its memory freed.
     """
     failed: dict[str, str] = {}
     found: dict[str, list[float]] = {name: [] for name in contestants}
@@ -84,21 +84,21 @@ def side_by_side(
 
 
 def let_go() -> None:
-    """Free what nobody holds any more, on the device too."""
+    """Free unreferenced memory, also on the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def attempt(run: Run) -> str:
-    """Run something to its end; return why it failed, or "". What it held is let go of.
+    """Run something to its end; return why it failed, or "". Its memory is freed.
 
     Raises:
-        DeviceLost: the GPU takes no more work after it, for nobody.
+        DeviceLost: the GPU accepts no more work after it.
     """
     try:
         run()
-        # what a kernel did wrong is told when somebody waits, and would be laid at the next one's door
+        # a kernel's error surfaces at the next synchronization, where it would be blamed on another
         wait()
     except (torch.OutOfMemoryError, MemoryError):
         why = "out of memory"
@@ -120,7 +120,7 @@ def attempt(run: Run) -> str:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Collect no garbage meanwhile, which takes time from whoever runs."""
+    """Disable garbage collection within the context, since it would distort timings."""
     before = gc.isenabled()
     gc.disable()
     try:
@@ -131,7 +131,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def ratio(one: Timing, other: Timing) -> Ratio:
-    """Compare two that ran in the same rounds."""
+    """Return the ratio of two contestants of the same rounds."""
     each = [a / b for a, b in zip(one.seconds, other.seconds, strict=True)]
     if len(each) < 2:
         return Ratio(each[0], each[0], each[0])

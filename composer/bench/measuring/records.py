@@ -1,4 +1,4 @@
-"""What a benchmark says: rows, each with the floor or the goal it is held against. Torch-free."""
+"""The results of a benchmark: rows, each with its floor and goals. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure is meant to reach: `least` of it, or at most.
+    """A goal for a figure: at least (`least`) or at most the wanted value.
 
     Attributes:
-        text: what is meant, in words.
-        wanted: in the unit of what was found.
-        got: what was found.
+        text: the goal as text.
+        wanted: the wanted value, in the unit of `got`.
+        got: the measured value.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Whether it is reached."""
+        """Whether the goal is reached."""
         return self.got >= self.wanted if self.least else self.got <= self.wanted
 
 
@@ -36,22 +36,22 @@ class Row:
     """One contestant at one task.
 
     Attributes:
-        case: the sizes, in words.
+        case: the sizes, as text.
         task: what is timed, such as `forward`.
         name: of the contestant.
-        ours: whether it is what this project would run.
-        seconds: the middle of all rounds; None where it failed, and `note` tells why.
-        low: a quarter of the rounds took less.
-        high: a quarter took more.
-        floor: the least seconds it can take here, from rates measured in the same run; None where no floor
+        ours: whether this project would run it.
+        seconds: the median of all rounds; None if it failed, with the reason in `note`.
+        low: the lower quartile.
+        high: the upper quartile.
+        floor: the minimal time in seconds, from rates measured in the same run; None if no floor
             is known.
         moved: the bytes that the floor counts.
-        against: how many times as long it took as the contestant that the case compares to, by round: the
-            middle and the quartiles.
+        against: the ratio of its time to that of the case's base contestant, by round:
+            median and quartiles.
         tokens: per second.
-        flops: model FLOPs per second; nothing that is recomputed counts.
-        peak: bytes allocated at most; None where the device does not tell.
-        goals: those that are meant for these sizes on this device.
+        flops: model FLOPs per second, without recomputation.
+        peak: the peak of allocated bytes; None if the device does not report it.
+        goals: the goals for these sizes on this device.
     """
 
     case: str
@@ -72,17 +72,17 @@ class Row:
 
     @property
     def share(self) -> float | None:
-        """The share of the floor that is reached: 1 is the floor itself."""
+        """The floor divided by the measured time; 1 is optimal."""
         return self.floor / self.seconds if self.floor and self.seconds else None
 
 
 @dataclass
 class Part:
-    """All rows of one part, and how long they took to make.
+    """All rows of one part, and the time it took.
 
     Attributes:
-        complete: whether nothing more comes.
-        failed: why it ended early.
+        complete: whether the part has ended.
+        failed: why it ended early, or "".
     """
 
     name: str
@@ -93,7 +93,7 @@ class Part:
 
 
 def as_json(about: dict[str, Any], parts: Sequence[Part], finished: bool) -> dict[str, Any]:
-    """Return everything as plain data: about the run, then its parts; `finished` if none is missing."""
+    """Return all results as plain data: the run, then its parts; `finished` if none is missing."""
     return {
         "schema": SCHEMA,
         **about,

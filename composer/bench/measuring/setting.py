@@ -1,4 +1,4 @@
-"""Where a benchmark runs, and how its contestants are held against each other."""
+"""The setting of a benchmark, and how its contestants are compared."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ NO_COMPILER = "torch.compile does not work here"
 
 @dataclass(frozen=True)
 class Setting:
-    """What all parts share.
+    """The settings that all parts share.
 
     Attributes:
-        dtype: of what kernels are given; bf16 on a GPU.
-        full: whether sizes are those that goals are set for; else small ones, in which all is tried.
-        rounds: in each of which everyone runs once.
-        clock: for kernels; whole steps go by the wall's.
+        dtype: of the kernels' inputs; bf16 on a GPU.
+        full: whether to use the sizes that goals are set for, else small ones as a smoke test.
+        rounds: number of rounds, in each of which every contestant runs once.
+        clock: the clock for kernels; whole steps use wall-clock time.
         rates: measured in this run.
-        compiles: whether torch.compile works here, and compiled contestants take part.
-        warmup: runs before the rounds.
+        compiles: whether torch.compile works, so that compiled contestants take part.
+        warmup: number of runs before the rounds.
     """
 
     device: torch.device
@@ -41,24 +41,24 @@ class Setting:
 
     @property
     def target(self) -> Target:
-        """What kernels are chosen for."""
+        """The target that kernels are chosen for."""
         return Target(self.device.type, str(self.dtype).removeprefix("torch."), here=True)
 
 
 @dataclass(frozen=True)
 class Case:
-    """Some contestants at one task.
+    """Contestants at one task.
 
     Attributes:
         name: the sizes, in words.
-        contestants: each makes what is timed, with all it needs; making is not timed.
-        ours: the names of those of this project.
-        base: the name of the one that all are compared to, if any.
-        moved: bytes that have to move at least, 0 where no floor is known.
-        flops: FLOPs of products that have to be made at least.
-        floors: bytes of contestants that have a floor of their own.
-        goals: what is meant to be reached, from the row of one of ours; held to at full size alone.
-        skipped: contestants that cannot run here, and why.
+        contestants: each builds the function that is timed; building is not timed.
+        ours: the names of this project's contestants.
+        base: the name of the contestant that all are compared to, if any.
+        moved: the fewest bytes that must be moved, 0 if no floor is known.
+        flops: the fewest FLOPs of products.
+        floors: bytes of contestants that have their own floor.
+        goals: the goals, as functions of a row of ours; checked only at full size.
+        skipped: contestants that cannot run here, with the reason.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Case:
 
 
 def here(rounds: int, full: bool | None = None, told: Callable[[str], None] = lambda text: None) -> Setting:
-    """Look at this machine: the GPU where there is one, at full size unless told otherwise."""
+    """Return the setting for this machine: the GPU if there is one, at full size by default."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     dtype = torch.bfloat16 if cuda else torch.float32
@@ -85,7 +85,7 @@ def here(rounds: int, full: bool | None = None, told: Callable[[str], None] = la
 
 
 def compiler_works(device: torch.device, told: Callable[[str], None] = lambda text: None) -> bool:
-    """Return whether torch.compile works on a device, by compiling one line; tell why not."""
+    """Return whether torch.compile works on a device, by compiling one line; print the reason if not."""
     why = attempt(lambda: torch.compile(torch.sin)(torch.zeros(2, device=device)))
     if why:
         told(f"{NO_COMPILER}: {why}")
@@ -93,10 +93,10 @@ def compiler_works(device: torch.device, told: Callable[[str], None] = lambda te
 
 
 def measured(case: Case, setting: Setting, whole: bool = False) -> list[Row]:
-    """Time a case; `whole` steps by the wall's clock, kernels by the setting's.
+    """Time a case; `whole` steps with wall-clock time, kernels with the setting's clock.
 
-    Who fails, of memory or because a library has no such kernel, has a row that says so. One of ours that
-    does has missed its goals.
+    A contestant that fails, for lack of memory or of a kernel, has a row with the reason. One of ours that
+    fails has missed its goals.
     """
     let_go()
     runs: dict[str, Run] = {}

@@ -1,4 +1,4 @@
-"""The model that whole steps and operations are measured on, at full size and small."""
+"""The model on which whole steps and operations are measured, at full size and small."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SMALL = (
 
 
 def bench_spec(full: bool, steps: int, *changes: str) -> Spec:
-    """Return the spec, which names the tokens of a batch in `caps.train_memory`.
+    """Return the spec, with the tokens of a batch in `caps.train_memory`.
 
     `changes` are as with `--set`.
     """

@@ -41,9 +41,9 @@ class Size(NamedTuple):
 FULL = ((32768, 16, 16, 64), (32768, 16, 4, 64))
 SMALL = ((64, 4, 4, 16), (64, 4, 1, 16))
 READS = {True: (4, 16, 32), False: (1, 3)}
-"""Slots that one step reads, at full size and small."""
+"""Number of slots that one step reads, at full size and small."""
 STEPS = {True: 16, False: 3}
-"""Steps of the loop."""
+"""Number of steps of the loop."""
 
 
 def parts(setting: Setting) -> Iterator[list[Row]]:
@@ -56,7 +56,7 @@ def parts(setting: Setting) -> Iterator[list[Row]]:
 
 
 class Fitting(NamedTuple):
-    """The best kernels that fit here, by name, with what they call."""
+    """The best kernels that fit here: names and functions."""
 
     name: str
     append: Callable[..., Tensor]
@@ -64,7 +64,7 @@ class Fitting(NamedTuple):
 
 
 def fitting(size: Size, setting: Setting) -> Fitting:
-    """Choose kernels as a model does: the best that fits and passes its self-test."""
+    """Choose kernels as a model does: the best one that fits and passes its self-test."""
     kv = (size.kv_heads, size.head_dim)
     write, read = WriteKV(*kv), Attend(size.heads, *kv, "inclusive", reads=LoopIndex(1))
     chosen = [first_fit(each, setting.target) for each in (write, read)]
@@ -72,7 +72,7 @@ def fitting(size: Size, setting: Setting) -> Fitting:
 
 
 def forward(size: Size, reads: int, setting: Setting) -> Case:
-    """One step forward, slots written before. Stacking alone stands beside, for whoever keeps a list."""
+    """One step forward, with slots written before; stacking a list of slots is timed separately."""
     drawn = Drawn(size, reads, setting)
     fits = fitting(size, setting)
     contestants: dict[str, Callable[[], Run]] = {
@@ -98,7 +98,7 @@ def forward(size: Size, reads: int, setting: Setting) -> Case:
 
 
 def both(size: Size, reads: int, setting: Setting) -> Case:
-    """One step forward and backward, with the gradients of queries and of all slots it read."""
+    """One step forward and backward, with the gradients of queries and of all slots read."""
     drawn = Drawn(size, reads, setting)
     fits = fitting(size, setting)
     contestants: dict[str, Callable[[], Run]] = {
@@ -145,7 +145,7 @@ _WAYS: tuple[Way, ...] = ("pull", "push")
 
 
 def heads(size: Size, setting: Setting) -> Heads:
-    """Return what the formulas of floors take."""
+    """Return the sizes for the formulas of floors."""
     return Heads(size.heads, size.kv_heads, size.head_dim, setting.dtype.itemsize)
 
 
@@ -154,7 +154,7 @@ def _chosen(at: Heads, steps: int) -> Way:
 
 
 class Drawn:
-    """Random queries, slots as a list, as one tensor and as the memory of a model, and output gradients."""
+    """Random queries, slots (as a list, one tensor, and a model's cache), and output gradients."""
 
     def __init__(self, size: Size, reads: int, setting: Setting) -> None:
         self.size, self.reads = size, reads
@@ -166,7 +166,7 @@ class Drawn:
 
     @property
     def listed(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values as a list of steps, which is how they come by in a loop."""
+        """Keys and values as a list of steps, as a loop produces them."""
         return [*self.keys.unbind()], [*self.values.unbind()]
 
     @property
@@ -175,7 +175,7 @@ class Drawn:
         return self.query, self.keys, self.values
 
     def ours(self, fits: Fitting, backward: bool = False) -> Run:
-        """Attend as a model does; backward through the read and the appends of all slots."""
+        """Attend as a model does; backward through the read and all appends."""
         memory, token = slots(self.query[..., 0, 0], self.reads, *self.keys.shape[3:])
         leaves = [self.query, *self.keys.unbind(), *self.values.unbind()]
         if backward:
@@ -187,10 +187,10 @@ class Drawn:
             return without_gradients(fits.attend, query, token, memory, self.reads)
 
         def run() -> Any:
-            # a forward pass of its own, as far as the memory knows
+            # a separate forward pass, as far as the cache knows
             memory.reads = 0
             out = fits.attend(query, token, memory, self.reads)
-            # the appends' history is made once, outside of what is timed
+            # the appends' autograd history is built once, outside of the timing
             return torch.autograd.grad(out, leaves, self.gradient, retain_graph=True)
 
         return run
@@ -208,7 +208,7 @@ class Drawn:
 
 
 def stacked_einsum(query: Tensor, listed: tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tensor:
-    """Attend over lists of keys and values as one writes it in einsums."""
+    """Attend over lists of keys and values with einsum."""
     keys, values = (torch.stack([*each]) for each in listed)
     grouped = query.reshape(*query.shape[:2], keys.shape[3], -1, query.shape[-1])
     scores = torch.einsum("bshgd,tbshd->tbshg", grouped, keys) * query.shape[-1] ** -0.5
@@ -217,7 +217,7 @@ def stacked_einsum(query: Tensor, listed: tuple[Sequence[Tensor], Sequence[Tenso
 
 
 def _compiled() -> Callable[..., Tensor]:
-    # a number of slots each is another shape
+    # each number of slots is another shape
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(reference.attend_stacked, dynamic=False)
 
@@ -233,7 +233,7 @@ def _backends(setting: Setting) -> list[tuple[str, SDPBackend]]:
 
 
 def _attention(drawn: Drawn, backend: SDPBackend) -> Run:
-    """Every token is a batch entry whose sequence are its slots; forward alone, for SDPA pads each row."""
+    """SDPA with a batch entry per token and its slots as the sequence; forward only, as SDPA pads rows."""
     query = drawn.query[0].unsqueeze(2)
     keys, values = (each[:, 0].permute(1, 2, 0, 3) for each in drawn.tensors[1:])
     grouped = drawn.size.heads != drawn.size.kv_heads
@@ -246,7 +246,7 @@ def _attention(drawn: Drawn, backend: SDPBackend) -> Run:
 
 
 def _backward(size: Size, steps: int, setting: Setting, fits: Fitting | None, way: Way | None) -> Run:
-    """Run a loop forward and return its backward pass, which can be run again and again."""
+    """Run a loop forward and return its backward pass, which can be repeated."""
     drawn = Drawn(size, steps, setting)
     keys, values = ([each.clone().requires_grad_() for each in listed] for listed in drawn.listed)
     queries = [torch.randn_like(drawn.query).requires_grad_() for _ in range(steps)]
@@ -265,7 +265,7 @@ def _backward(size: Size, steps: int, setting: Setting, fits: Fitting | None, wa
 
 @contextmanager
 def forced(way: Way | None) -> Iterator[None]:
-    """Have gradients of slots go one way, whatever the sizes say."""
+    """Force one way of computing gradients of slots, whatever the sizes."""
     if way is None:
         yield
         return
@@ -279,7 +279,7 @@ def forced(way: Way | None) -> Iterator[None]:
 
 
 def looped(drawn: Drawn, fits: Fitting) -> Callable[[], list[Tensor]]:
-    """Return what runs a loop with one query forward and backward, and gives outputs, then gradients."""
+    """Return a function that runs a loop forward and backward and returns outputs, then gradients."""
     leaves = [
         each.detach().clone().requires_grad_() for each in (drawn.query, *drawn.listed[0], *drawn.listed[1])
     ]
@@ -294,7 +294,7 @@ def looped(drawn: Drawn, fits: Fitting) -> Callable[[], list[Tensor]]:
 
 
 def _outs(queries: list[Tensor], keys: list[Tensor], values: list[Tensor], fits: Fitting) -> list[Tensor]:
-    """Return the output of each step of a loop, which appends and reads."""
+    """Return the output of each step of a loop that appends and reads."""
     outs = []
     memory, token = slots(keys[0][..., 0, 0], len(keys), *keys[0].shape[2:])
     for n, query in enumerate(queries):

@@ -1,6 +1,6 @@
-"""Every operation of a model by each kernel that it has, on what a forward pass of that model gives it.
+"""Every operation of a model with each of its kernels, on the inputs of a forward pass of that model.
 
-A kernel that somebody adds to an operation takes part without a line here.
+A kernel that is added to an operation takes part without a change here.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from composer.module.model import ComposedModel
 
 _TASKS = ("forward", "forward + backward")
 _STEPS = 2
-"""Steps of the model: its operations are the same at every step."""
+"""Number of steps of the model, since its operations are the same at every step."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation as a model calls it, last in a forward pass.
+    """One operation as the model calls it last in a forward pass.
 
     Attributes:
-        place: where it stands, as in the costs by operation.
-        weights: as they are, before a kernel prepares them.
-        arguments: with indices worked out.
-        floor: the least times that it can take.
+        place: its place, as in the costs by operation.
+        weights: unprepared, before a kernel prepares them.
+        arguments: with evaluated indices.
+        floor: the minimal times it can take.
     """
 
     place: str
@@ -59,7 +59,7 @@ class Call:
 
 
 def own_kernels(setting: Setting) -> Iterator[list[Row]]:
-    """Measure all operations that have a choice of kernels; depth state has a part of its own."""
+    """Measure all operations with several kernels; depth attention has its own part."""
     return _parts(
         calls_of(setting),
         lambda call: len(call.operation.kernels) > 1 and not _is_loss(call) and not _attends(call),
@@ -68,7 +68,7 @@ def own_kernels(setting: Setting) -> Iterator[list[Row]]:
 
 
 def attention(setting: Setting) -> Iterator[list[Row]]:
-    """Measure sequence attention, as it is and through a window of a quarter of the context."""
+    """Measure sequence attention, without and with a window of a quarter of the context."""
     yield from _parts(calls_of(setting), _attends, setting)
     yield from _parts(windowed(setting), _attends, setting)
 
@@ -88,12 +88,12 @@ def _is_loss(call: Call) -> bool:
 
 
 def calls_of(setting: Setting) -> list[Call]:
-    """Return the operations of the benchmark's model as it calls them, alike ones once."""
+    """Return the operations of the benchmark's model as it calls them, without duplicates."""
     return _calls(bench_spec(setting.full, _STEPS), "auto", setting)
 
 
 def windowed(setting: Setting) -> list[Call]:
-    """Return those of the model with a window, called with the mask that some kernels do without."""
+    """Return those of the model with a window, called with the mask that some kernels ignore."""
     context = bench_spec(setting.full, _STEPS).model.context
     spec = bench_spec(setting.full, _STEPS, f"blocks.seq.window={context // 4}")
     calls = _calls(spec, "reference", setting)
@@ -121,7 +121,7 @@ def _parts(calls: list[Call], wanted: Callable[[Call], bool], setting: Setting) 
 def captured(model: ComposedModel, tokens: Tensor, targets: Tensor) -> list[Call]:
     """Run a model forward, operation by operation, and return the last call of each."""
     with torch.no_grad():
-        # kernels are chosen for where it runs
+        # kernels are chosen for the device it runs on
         model.loss(tokens[:1], targets[:1])
         found: dict[str, Call] = {}
         _run(model, model.graph, [tokens, targets], {}, "", found)
@@ -173,7 +173,7 @@ def _loop(
 
 
 def case(call: Call, task: str, setting: Setting) -> Case:
-    """Hold the kernels of an operation against each other; who cannot run here has a row that says why."""
+    """Return the case that compares an operation's kernels; one that cannot run has a row with the reason."""
     backward = task != _TASKS[0]
     contestants: dict[str, Callable[[], Run]] = {}
     skipped = {}
@@ -204,12 +204,12 @@ def cast(setting: Setting) -> AbstractContextManager[Any]:
 
 
 def prepared(kernel: Kernel, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return the weights as a kernel takes them."""
+    """Return the weights as prepared for a kernel."""
     return tuple(resolve(kernel.prepare)(*weights)) if kernel.prepare else weights
 
 
 def running(call: Call, kernel: Kernel, backward: bool, setting: Setting) -> Callable[[], list[Tensor]]:
-    """Return what runs a call by a kernel and gives its outputs, then the gradients of all it was given."""
+    """Return a function that runs a call with a kernel and returns outputs, then gradients of all inputs."""
     read = [each for position, each in enumerate(call.inputs) if position not in kernel.unused_inputs]
     constants = kernel.specialize(call.operation).arguments().items()
     named = {**call.arguments, **{key: each for key, each in constants if not isinstance(each, LoopIndex)}}
@@ -247,7 +247,7 @@ def _tensors(made: Any) -> list[Tensor]:
 
 
 def _drawn(out: Tensor, kept: dict[tuple[Any, ...], Tensor]) -> Tensor:
-    """Return a gradient for an output, drawn once, the same for whoever makes such an output."""
+    """Return a gradient for an output, drawn once for all contestants."""
     key = (*out.shape, out.dtype)
     if key not in kept:
         draw = torch.Generator(out.device).manual_seed(0)
@@ -261,7 +261,7 @@ def _has_gradient(given: Any) -> bool:
 
 
 def differentiable(call: Call) -> bool:
-    """Return whether it is given anything that has a gradient."""
+    """Return whether any of its inputs has a gradient."""
     return any(_has_gradient(each) for each in (*call.inputs, *call.weights))
 
 
@@ -271,7 +271,7 @@ def has_slots(call: Call) -> bool:
 
 
 def _key(call: Call) -> str:
-    """Return what makes two calls the same to time."""
+    """Return the key by which two calls are equal for timing."""
     shapes = [tuple(each.shape) for each in (*call.inputs, *call.weights) if isinstance(each, Tensor)]
     return f"{call.operation.describe()} {call.kernel.name} {shapes}"
 
@@ -283,6 +283,6 @@ def _index(argument: Any, indices: dict[str, int]) -> Any:
 
 
 def _device(setting: Setting) -> Device:
-    """Return this device at the rates of this run; products are in the setting's dtype alone."""
+    """Return this device with the rates of this run, for products in the setting's dtype."""
     copy, product = setting.rates.copy, setting.rates.product
     return Device(product if setting.dtype == torch.float32 else product / 2, product, copy)

@@ -1,4 +1,4 @@
-"""`composer arms`: the matched comparison that a depth-recurrent spec has to stand."""
+"""`composer arms`: the matched baselines of a depth-recurrent spec."""
 
 from __future__ import annotations
 

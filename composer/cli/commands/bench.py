@@ -1,4 +1,4 @@
-"""`composer bench`: what the hardware allows, what ordinary code reaches, and what this project does."""
+"""`composer bench`: kernels and training steps beside ordinary PyTorch and the hardware's limits."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def bench(
 def _measures(
     file: str | None, settings: list[str] | None, only: str
 ) -> tuple[list[tuple[str, Measure]], str]:
-    """Return the parts that are asked for, and what they are a benchmark of."""
+    """Return the requested parts, and the name of the model that they measure."""
     if file is not None:
         from composer.language.load import load
 
@@ -169,7 +169,7 @@ def _tune(setting: Setting) -> None:
     try:
         for each in tuned(setting):
             found.append(each)
-            # at once, for whoever is stopped before the end
+            # at once, so that an interrupted benchmark has results
             print(str(each).strip(), flush=True)
     except DeviceLost as error:
         print(f"# ended early, the GPU takes no more work in this process, after: {error}")

@@ -36,7 +36,7 @@ def calibrate(
 
     kind = kind or ("cuda" if torch.cuda.is_available() else "cpu")
     path = calibrations()
-    # what cannot be stored is known before a minute is spent
+    # check that the result can be stored before spending a minute
     devices()
     make_folder(path.parent)
     found = measure(kind)
@@ -51,7 +51,7 @@ def calibrate(
 
 
 def _name(kind: str) -> str:
-    """Return the name of a device that is known already, or one made of the GPU's own."""
+    """Return the name of a known device, or one derived from the GPU's name."""
     import torch
 
     from composer.costs.time.devices import NAMED

@@ -31,7 +31,7 @@ def check(file: SpecFile, settings: Set = None) -> None:
 
 
 def told(spec: Spec) -> str:
-    """Check the caps of a spec, and tell it in a line or two.
+    """Check the caps of a spec, and summarize it in a line or two.
 
     Raises:
         SpecError: a cap is exceeded.
@@ -50,7 +50,7 @@ def told(spec: Spec) -> str:
 
 
 def told_space(tree: Node) -> str:
-    """Tell a space in a line or two."""
+    """Summarize a space in a line or two."""
     from blocks.base.entry_points import entry_points
     from composer.language.description.format_spec import stage_words
     from composer.language.schema.identity import arch_hash

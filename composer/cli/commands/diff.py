@@ -1,4 +1,4 @@
-"""`composer diff`: what two specs differ in, and what that costs."""
+"""`composer diff`: the differences of two specs, and of their costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`composer doctor`: what this machine has, and whether every kernel is right on it."""
+"""`composer doctor`: the devices of this machine, and whether every kernel is correct on it."""
 
 from __future__ import annotations
 

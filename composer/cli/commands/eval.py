@@ -1,4 +1,4 @@
-"""`composer eval`: score what was trained, also at other numbers of recurrent steps."""
+"""`composer eval`: score trained weights, also at other numbers of recurrent steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`composer match`: a baseline that costs what another spec does."""
+"""`composer match`: a baseline with the costs of another spec."""
 
 from __future__ import annotations
 

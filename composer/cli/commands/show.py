@@ -1,4 +1,4 @@
-"""`composer show`: a spec in full, or what of it is not a default."""
+"""`composer show`: a spec in full, or only what differs from the defaults."""
 
 from __future__ import annotations
 

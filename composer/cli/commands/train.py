@@ -1,4 +1,4 @@
-"""`composer train`: train a spec, or go on where it stopped."""
+"""`composer train`: train a spec, or resume a training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def train(
     kernels: KernelChoice = "auto",
     torch_compile: CompileChoice = "auto",
 ) -> None:
-    """Train a spec. Given again after it was stopped or killed, it goes on from the last checkpoint.
+    """Train a spec. After an interruption the same command resumes from the last checkpoint.
 
     The run folder keeps the resolved spec, its costs and plan, metrics.csv, the last and the best checkpoint,
     and the best weights as safetensors. Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and stop at the end of the
@@ -65,7 +65,7 @@ def train(
 
 
 def told(plan: Plan, folder: Path | None) -> str:
-    """Tell what is about to be trained, in a few lines.
+    """Summarize what is about to be trained, in a few lines.
 
     Raises:
         SpecError: the spec is over a cap, or has no `train` section.
@@ -96,7 +96,7 @@ def told(plan: Plan, folder: Path | None) -> str:
 
 
 def _with_kept_warmup(spec: Spec, folder: Path) -> Spec:
-    """Keep the warmup that the run in `folder` had, and print so where that changes the schedule."""
+    """Keep the warmup that the run in `folder` had, and print a note if that changes the schedule."""
     from composer.module.optimizer import warmup_steps
     from composer.training.warmup import keep_warmup, schedule_text
 
@@ -133,12 +133,12 @@ def score_table(title: str, rows: dict[str, dict[str, float]]) -> Group:
         table.add_column(name.removeprefix("accuracy_"), justify="right")
     for row, scores in rows.items():
         table.add_row(row, *(f"{scores[name]:.4f}" if name in scores else "" for name in names))
-    # a table folds a title of its own to its width
+    # a table would wrap its own title at its width
     return Group(Text(title, "bold", no_wrap=True, overflow="ignore"), table)
 
 
 def sequences_text(*counts: int) -> str:
-    """Say how many sequences were scored: `1 sequence`, `171 sequences`, `171 or 85 sequences`."""
+    """Return the number of scored sequences as text: `1 sequence`, `171 sequences`, `171 or 85 sequences`."""
     told = " or ".join(f"{count:,}" for count in counts)
     return f"{told} sequence{'' if counts == (1,) else 's'}"
 

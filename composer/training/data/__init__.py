@@ -1,1 +1,1 @@
-"""The Lightning data module of a spec, and what a Trainer may be told with it."""
+"""The Lightning data module of a spec, and the Trainer options it allows."""

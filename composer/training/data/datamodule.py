@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from composer.language.schema.spec import Spec, Train
 
 EVAL_SEED = 0
-"""Whatever the seed of training, runs of one task are scored on the same sequences."""
+"""The seed of evaluation: runs of one task are scored on the same sequences, whatever their seed."""
 
 TensorBatch = dict[str, torch.Tensor]
 """`tokens` and `targets` [sequences, length] and `group` [sequences], int64."""
@@ -43,7 +43,7 @@ class SpecData(lightning.LightningDataModule):
     """Serves the batches of `train.data` to a Trainer.
 
     One epoch is the whole training: `train.steps` optimizer steps of `train.accumulate` micro-batches, from
-    the trainer's `global_step` on. A run resumed from a checkpoint thus goes on with the very next batch.
+    the trainer's `global_step` on. A run resumed from a checkpoint thus continues with the very next batch.
     When the last batch is given, the trainer is asked to stop, so that no second epoch repeats the data.
     With `overfit_batches` of a Trainer each epoch gives the same first batches, for as many steps in all.
     """
@@ -66,16 +66,16 @@ class SpecData(lightning.LightningDataModule):
         self._eval = train.data.stream("eval", EVAL_SEED)
 
     def setup(self, stage: str) -> None:
-        """Check the Trainer's options before a fit, and have it accumulate as the spec says.
+        """Check the Trainer's options before a fit, and set its accumulation as the spec says.
 
         Raises:
-            DataError: the Trainer was told to train otherwise than the spec says.
+            DataError: the Trainer's options contradict the spec.
         """
         if stage == "fit" and self.trainer is not None:
             prepare(self.trainer, self.plan)
 
     def train_dataloader(self) -> Iterable[TensorBatch]:
-        """Give this rank's micro-batches of the steps that are left.
+        """Return this rank's micro-batches of the remaining optimizer steps.
 
         Raises:
             DataError: the trainer's ranks do not fit the spec.
@@ -83,26 +83,26 @@ class SpecData(lightning.LightningDataModule):
         return TrainBatches(self)
 
     def val_dataloader(self) -> Iterable[TensorBatch]:
-        """Give this rank's micro-batches of the evaluation, the same sequences each time."""
+        """Return this rank's micro-batches of the evaluation, the same sequences each time."""
         return EvalBatches(self)
 
     def test_dataloader(self) -> Iterable[TensorBatch]:
-        """Give the evaluation's micro-batches: what is held out is one set."""
+        """Return the evaluation's micro-batches, since there is one held-out set."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> Iterable[TensorBatch]:
-        """Give the evaluation's micro-batches."""
+        """Return the evaluation's micro-batches."""
         return self.val_dataloader()
 
     def start(self) -> int:
-        """Return the optimizer step from which batches are to be given.
+        """Return the optimizer step from which batches are served.
 
         Raises:
-            DataError: the trainer stands amid an optimizer step, whose gradients a checkpoint does not hold.
+            DataError: the trainer is in the middle of an optimizer step, whose gradients a checkpoint lacks.
         """
         if self.trainer is None:
             return 0
-        # micro-batches given so far, restored from a checkpoint before the loaders are asked for
+        # micro-batches served so far, restored from a checkpoint before the loaders are created
         pending = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready % self.plan.accumulate
         if pending:
             raise DataError(
@@ -112,7 +112,7 @@ class SpecData(lightning.LightningDataModule):
         return int(self.trainer.global_step)
 
     def train_batches(self) -> Iterator[TensorBatch]:
-        """Yield the micro-batches of the steps that are left, then ask the trainer to stop."""
+        """Yield the micro-batches of the remaining optimizer steps, then ask the trainer to stop."""
         start, trainer = self.start(), self.trainer
         first = 0 if trainer is not None and repeats_batches(trainer) else start
         left = (self.plan.steps - start) * self.plan.accumulate
@@ -133,7 +133,7 @@ class SpecData(lightning.LightningDataModule):
 
     @property
     def eval_sequences(self) -> int:
-        """How many sequences one evaluation scores: whole batches, at most each that there is once."""
+        """How many sequences one evaluation scores: whole batches, each existing sequence at most once."""
         size = self.plan.batch_sequences
         asked = -(-self.plan.eval.tokens // self.plan.tokens_per_step) * size
         distinct: int | None = getattr(self._eval, "distinct", None)
@@ -172,7 +172,7 @@ class SpecData(lightning.LightningDataModule):
 
 
 class TrainBatches:
-    """What is left of the training; without a length, which Lightning would take for that of an epoch."""
+    """The remaining training batches; without a length, which Lightning would take for that of an epoch."""
 
     def __init__(self, data: SpecData) -> None:
         self.data = data
@@ -182,7 +182,7 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """One evaluation, as often as it is asked for."""
+    """The batches of one evaluation; can be iterated repeatedly."""
 
     def __init__(self, data: SpecData) -> None:
         self.data = data

@@ -1,6 +1,6 @@
-"""What a lightning.Trainer may be told where it trains on the batches of a spec.
+"""The options of a lightning.Trainer that trains on the batches of a spec.
 
-An option that would train otherwise than the spec says is refused; docs/pytorch.md has the whole table.
+An option that contradicts the spec is refused; docs/pytorch.md has the whole table.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def prepare(trainer: lightning.Trainer, train: Train) -> None:
-    """Check the options of a Trainer, and make it accumulate as `train` says unless it was told otherwise.
+    """Check the options of a Trainer, and set accumulation as in `train` unless the Trainer has its own.
 
     Raises:
-        DataError: with all options that do not go with the spec.
+        DataError: with all options that contradict the spec.
     """
     if found := [*_refused(trainer, train)]:
         raise DataError("\n".join(found))
@@ -29,12 +29,12 @@ def prepare(trainer: lightning.Trainer, train: Train) -> None:
 
 
 def counts_batches(trainer: lightning.Trainer) -> bool:
-    """Return whether an epoch ends after a number of batches that the Trainer was told."""
+    """Return whether an option of the Trainer ends an epoch after a number of batches."""
     return isinstance(trainer.limit_train_batches, int)
 
 
 def repeats_batches(trainer: lightning.Trainer) -> bool:
-    """Return whether every epoch is to read the same batches."""
+    """Return whether every epoch reads the same batches."""
     return bool(trainer.overfit_batches)  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""Building a model, where it fits into memory."""
+"""Building a model if it fits into memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from composer.module.emission.code import TorchCompile
 from composer.module.model import ComposedModel
 from composer.training.folder.errors import TrainingError
 
-# what torch says of memory in a plain RuntimeError
+# torch's wording in a plain RuntimeError
 _WORDS = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: saved whole, read without unpickling anything but tensors and plain containers."""
+"""Checkpoints: written atomically, read without unpickling anything but tensors and plain containers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from composer.training.folder.files import replacing
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints, each written aside and then put in place."""
+    """Lightning's checkpoints, each written under another name and renamed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save `checkpoint` as the whole content of `path`."""
+        """Save `checkpoint` to `path` atomically."""
         with replacing(Path(path)) as file:
             torch.save(checkpoint, file)
 
@@ -56,7 +56,7 @@ def _refused(path: Path, got: str) -> TrainingError:
 
 
 def _fault(found: Any) -> str | None:
-    """Say what makes the content of a file no checkpoint of a composed model, or nothing."""
+    """Return why the content of a file is no checkpoint of a composed model, or ""."""
     match found:
         case {"state_dict": dict(weights), "hyper_parameters": {"spec": str()}}:
             wrong = [
@@ -94,10 +94,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 
 def put_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Load weights into a model: each one it has, of the same shape, and no other.
+    """Load weights into a model: exactly its own, with the same shapes.
 
     Raises:
-        TrainingError: they are those of another model.
+        TrainingError: they belong to another model.
     """
     own = model.state_dict()
     wrong = [f"{name}: the model has it, the file does not" for name in own.keys() - weights.keys()]

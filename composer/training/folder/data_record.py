@@ -1,7 +1,7 @@
 """`data.json` of a run folder: what the run is trained on, and where that was found.
 
-A run is held to the content of its data. Where the data lies may change, so it is also looked for in other
-places by its content.
+A run is bound to the content of its data. Their place may change, so they are also searched for in other
+places by their content.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from composer.training.folder.files import write_text
 
 DATA = "data.json"
 PLACE = ("train.data.path", "train.data.glob")
-"""The fields of a spec that say where data is, not what it is."""
+"""The fields of a spec that say where data are, not what they are."""
 
 
 @dataclass(frozen=True)
 class DataRecord:
-    """What a run is trained on.
+    """The data of a run.
 
     Attributes:
         fingerprint: of the data.
         path: as the spec gave it.
-        directory: the one that `path` is relative to.
+        directory: the directory that `path` is relative to.
         from_run: the same directory, relative to the run folder.
     """
 
@@ -43,7 +43,7 @@ class DataRecord:
 
 
 def read_record(folder: Path) -> DataRecord | None:
-    """Read what the run in a folder is trained on; None where that is not recorded.
+    """Read the data record of a run folder; None without one.
 
     Raises:
         TrainingError: the file is damaged.
@@ -63,7 +63,7 @@ def read_record(folder: Path) -> DataRecord | None:
 
 
 def fingerprint_of(spec: Spec) -> Fingerprint | None:
-    """Return what a spec's data is now; None without files or a `train` section.
+    """Return the current fingerprint of a spec's data; None without files or a `train` section.
 
     Raises:
         DataError: the data is missing or cannot be read.
@@ -73,7 +73,7 @@ def fingerprint_of(spec: Spec) -> Fingerprint | None:
 
 
 def record_data(folder: Path, spec: Spec) -> None:
-    """Write down what the run of `spec` in `folder` is trained on, if that has files."""
+    """Write the data record of the run of `spec` in `folder`, if its data have files."""
     found = fingerprint_of(spec)
     if found is None:
         return
@@ -87,9 +87,9 @@ def record_data(folder: Path, spec: Spec) -> None:
 
 
 def check_data(folder: Path, spec: Spec, moved: bool) -> None:
-    """Refuse to go on with a run on other data than it began with; warn where that is not known.
+    """Refuse to resume a run on other data than it began with; warn if that is unknown.
 
-    `moved` says that the spec names another place than that of the folder.
+    `moved` says that the spec names another place than the folder does.
 
     Raises:
         DataChanged: the content differs, or it is not recorded and the place differs.
@@ -111,10 +111,11 @@ def check_data(folder: Path, spec: Spec, moved: bool) -> None:
 
 
 def located(spec: Spec, folder: Path, given: str | None = None) -> Spec:
-    """Return the spec of a run with its data where that is now, known by its content.
+    """Return the spec of a run with the current place of its data, identified by content.
 
-    It is looked for at the path `given`, or else at that of the spec: from the current directory, from where
-    the run was trained, and from there as seen from the run folder. A run without a record is left as it is.
+    It is searched at the path `given`, or else at that of the spec: relative to the current directory, to
+    where the run was trained, and to that place as seen from the run folder. A run without a record is
+    unchanged.
 
     Raises:
         DataError: it is in none of these places.

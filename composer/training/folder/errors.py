@@ -1,7 +1,7 @@
-"""What can go wrong with a run, in the user's words."""
+"""The errors of a run."""
 
 from composer.settings.errors import UserError
 
 
 class TrainingError(UserError):
-    """A run cannot start or go on; the message says why, where, and what would help."""
+    """A run cannot start or continue; the message says why, where, and what would help."""

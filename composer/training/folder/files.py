@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, synced, then put in place."""
+"""Atomic files: written under another name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 ASIDE = ".tmp"
-"""What the name of a file being written ends with."""
+"""The suffix of a file being written."""
 
 
 @contextmanager
@@ -19,10 +19,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for the new content of `path`, which appears under its name only once it is complete.
 
     A reader sees the old content or the new, never a part, whenever the process dies. The name aside is
-    fixed, so what a killed writer left is overwritten by the next; callers see to there being one writer.
+    fixed, so the remains of a killed writer are overwritten by the next; callers ensure a single writer.
 
     Raises:
-        OSError: the content cannot be written; the old one stands.
+        OSError: the content cannot be written; the old file is unchanged.
     """
     aside = path.with_name(path.name + ASIDE)
     try:
@@ -40,15 +40,15 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as the whole content of `path`."""
+    """Write `text` to `path` atomically."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def link(source: Path, target: Path) -> None:
-    """Put a file at `target` as well: as a hard link where the file system has them, else as a copy.
+    """Link a file to `target`: as a hard link if the file system has them, else as a copy.
 
-    A run replaces its files and never writes into them, so a link keeps the content it was made of.
+    A run replaces its files and never writes into them, so a link keeps its content.
     """
     aside = target.with_name(target.name + ASIDE)
     aside.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def locked(path: Path, busy: Callable[[str], Exception]) -> Iterator[None]:
     Raises:
         OSError: the file cannot be written.
     """
-    # the system drops the lock when its holder dies, however that happens
+    # the system releases the lock when its holder dies
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

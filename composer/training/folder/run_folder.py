@@ -1,16 +1,16 @@
-"""The folder of a run: what stands in it, who may write to it, and how a trained model is read from it.
+"""The folder of a run: its files, who may write to it, and how a trained model is read from it.
 
 spec.yaml           the resolved spec
-data.json           what it is trained on: size and hash of each file; only where data stands in files
-cost.json plan.txt  what it costs, and which kernel runs what and why
+data.json           its training data: size and hash of each file; only if the data have files
+cost.json plan.txt  its costs, and the kernel of each operation with the reason
 metrics.csv         losses and scores over the steps
-last.ckpt           where the run goes on from
-stable.ckpt         where a longer run goes on from: the state before the learning rate falls
-stable-best.ckpt    best.ckpt as of then
-schedules.json      each train.schedule that the run had before it was asked for more tokens
+last.ckpt           the state that the run resumes from
+stable.ckpt         the state that a longer run continues from: before the learning rate falls
+stable-best.ckpt    best.ckpt at that time
+schedules.json      each earlier train.schedule of a run that was extended
 best.ckpt           the weights with the lowest evaluation loss, as a Lightning checkpoint
 model.safetensors   the same weights alone
-lock                held by the process that trains
+lock                held by the training process
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ LAST, BEST, WEIGHTS, LOCK = "last.ckpt", "best.ckpt", "model.safetensors", "lock
 STABLE, STABLE_BEST, SCHEDULES = "stable.ckpt", "stable-best.ckpt", "schedules.json"
 
 Lengthen: TypeAlias = Callable[[Path, Spec, Spec], None]
-"""Puts the run of the first spec, in a folder, where the second one goes on from; or refuses to."""
+"""Prepares the run of the first spec in a folder so that the second spec continues it, or refuses."""
 
 LENGTH = ("train.tokens", "train.schedule.")
-"""The fields, or what their names begin with, that may change where a run goes on."""
+"""The fields, or prefixes of fields, that may change when a run is extended."""
 _LOOKED_AT = 50
-"""Folders that are looked at for a shorter run, at most."""
+"""Most folders that are searched for a shorter run."""
 
 
 def default_folder(spec: Spec) -> Path:
-    """Return `runs/<name>-<run hash>`, where a run stands unless told otherwise."""
+    """Return `runs/<name>-<run hash>`, the default folder of a run."""
     return Path("runs") / f"{spec.name}-{run_hash(spec)}"
 
 
 def shorter_run(spec: Spec) -> Path | None:
-    """Return the default folder of the same run with fewer tokens, where `spec` has no such folder yet.
+    """Return the default folder of the same run with fewer tokens, if `spec` has no folder yet.
 
-    With `--out` that run would go on, instead of a new one being trained from the start.
+    With `--out` that run could be extended instead of training a new one from the start.
     """
     own = default_folder(spec)
     if own.exists() or spec.train is None:
@@ -76,15 +76,15 @@ def shorter_run(spec: Spec) -> Path | None:
 def held(
     folder: Path, plan: Plan, here: Plan | None = None, lengthen: Lengthen | None = None
 ) -> Iterator[None]:
-    """Make the run folder of a plan's spec, or enter the one that stands there, and keep others out of it.
+    """Create or enter the run folder of a plan's spec, and lock it.
 
     `here` is the plan for this machine, by default `plan`. `lengthen` is called for a folder whose spec
-    differs in nothing but its tokens and schedule; without it such a folder is refused.
+    differs only in tokens and schedule; without it such a folder is refused.
 
     Raises:
-        TrainingError: the folder is used by another process, is none of a run, that of another spec, or
+        TrainingError: the folder is used by another process, is no run folder, belongs to another spec, or
             cannot be made.
-        DataChanged: its data is not what the run began with.
+        DataChanged: its data have changed since the run began.
         OSError: it cannot be written to.
     """
     spec = plan.spec
@@ -122,7 +122,7 @@ def read_spec(folder: Path) -> Spec:
     """Return the spec of a run folder.
 
     Raises:
-        TrainingError: it has none that can be read.
+        TrainingError: it has no readable spec.
     """
     path = folder / SPEC
     if not path.is_file():
@@ -137,7 +137,7 @@ def load_run(folder: Path, weights: Literal["best", "last"] = "best") -> Compose
     """Return the model of a run folder with its best or last weights, on the CPU, in evaluation mode.
 
     Raises:
-        TrainingError: the folder is no run's, has no such weights, or the model is too large.
+        TrainingError: it is no run folder, has no such weights, or the model is too large.
     """
     from composer.training.folder.build import build
     from composer.training.folder.checkpoint import put_weights, read_checkpoint, read_weights
@@ -166,7 +166,7 @@ def weights_file(folder: Path, weights: str) -> Path:
 
 
 def _describe(folder: Path, plan: Plan, here: Plan) -> None:
-    """Write what the spec costs, wherever it runs, and its plan for this machine."""
+    """Write the costs of the spec and its plan for this machine."""
     if not (folder / COST).exists():
         write_text(folder / COST, json.dumps(plan.costs.to_dict(), indent=2) + "\n")
     now, path = here.text.rstrip() + "\n", folder / PLAN
@@ -175,7 +175,7 @@ def _describe(folder: Path, plan: Plan, here: Plan) -> None:
 
 
 def _enter(folder: Path, spec: Spec, lengthen: Lengthen | None) -> None:
-    """Refuse a spec other than that of the folder, unless it makes the same run longer, and other data."""
+    """Refuse another spec than the folder's, unless it extends the run, and changed data."""
     there = read_spec(folder)
     keys = differing(there, spec)
     longer = [key for key in keys if key not in PLACE]
@@ -189,19 +189,19 @@ def _enter(folder: Path, spec: Spec, lengthen: Lengthen | None) -> None:
         assert lengthen is not None
         lengthen(folder, there, spec)
     if keys:
-        # last, so that whoever is killed before this begins again
+        # last, so that a run killed before this starts from scratch
         (folder / COST).unlink(missing_ok=True)
         write_text(folder / SPEC, resolved_yaml(spec))
 
 
 def differing(there: Spec, spec: Spec) -> list[str]:
-    """Return the fields, as dotted keys, in which two specs make different runs."""
+    """Return the dotted keys in which the runs of two specs differ."""
     old, new = _flat(there), _flat(spec)
     return [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
 
 
 def _flat(spec: Spec) -> dict[str, str]:
-    """Write what makes a run as dotted keys with values in words: not its name, nor what it may cost."""
+    """Return the identity of a run as dotted keys with text values, without its name and caps."""
 
     def walk(value: Any, path: str) -> Iterator[tuple[str, str]]:
         items = value.items() if isinstance(value, dict) else enumerate(value)

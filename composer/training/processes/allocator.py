@@ -9,14 +9,14 @@ _LARGE = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc not to give large freed buffers back to the system; False where malloc is another.
+    """Tell glibc not to return large freed buffers to the system; False with another malloc.
 
-    By default each activation of some megabytes is mapped anew at every step, and faulting its pages in
-    costs about a fifth of a small model's step on a CPU.
+    By default each activation of several megabytes is mapped again at every step, and its page faults
+    cost about a fifth of a small model's step on a CPU.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # bitwise: both are wanted whatever the first one says
+    # bitwise, so that both calls are made
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE) & mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE - 1))

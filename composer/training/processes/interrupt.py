@@ -1,4 +1,4 @@
-"""Signals that ask a training to end: noted when they come, acted on at the end of an optimizer step."""
+"""Signals that ask a training to end: recorded when they come, obeyed at the end of an optimizer step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and stands at the end of a step."""
+    """Training was asked to stop, and is at the end of an optimizer step."""
 
 
 class Stop:
@@ -28,12 +28,12 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note a first signal of each kind; a second one acts as it would without us.
+        """Record a first signal of each kind; a second one has its usual effect.
 
         Signals that are ignored stay ignored (SIGHUP under nohup). Only the main thread can listen.
 
         Raises:
-            KeyboardInterrupt: the training ended because it was asked to.
+            KeyboardInterrupt: the training ended because of a signal.
         """
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
@@ -56,14 +56,14 @@ class Stop:
                 signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise Interrupted if it was asked to end."""
+        """Raise Interrupted if the training was asked to end."""
         if self.asked:
             raise Interrupted
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Hold the signals back in this thread, and in processes started meanwhile until they `let_through`."""
+    """Block the signals in this thread, and in processes started meanwhile until they `let_through`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -72,5 +72,5 @@ def held_back() -> Iterator[None]:
 
 
 def let_through() -> None:
-    """Take the signals that were held back when this process was started, and those to come."""
+    """Unblock the signals that were blocked when this process was started."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -1,7 +1,7 @@
 """Several processes that train one run on one machine.
 
-The process that was started is rank 0, whatever program it is; the others are started here and run nothing
-but the training, so a search or a notebook can use several devices too.
+The current process is rank 0, whatever program it is; the others are started here and run only
+the training, so a search or a notebook can use several devices too.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _HOST = "127.0.0.1"
 
 
 class OneMachine(LightningEnvironment):
-    """Tells Lightning the ranks, which it neither starts nor connects."""
+    """Tells Lightning the ranks, which are started and connected here."""
 
     def __init__(self, rank: int, ranks: int, store: Store, watch: Watch | None = None) -> None:
-        """`store` is where the ranks meet; `watch` is rank 0's."""
+        """`store` is the store of the process group; `watch` is rank 0's."""
         super().__init__()
         self._rank, self._ranks, self._store, self._watch = rank, ranks, store, watch
 
     def join(self, backend: str, stop: Stop) -> None:
-        """Meet the other ranks, and make the process group of all.
+        """Wait for the other ranks and create the process group.
 
         Raises:
-            TrainingError: one of them failed, or did not come within the limit.
+            TrainingError: one of them failed, or did not join within the limit.
             Interrupted: this process was asked to stop meanwhile.
         """
         if self._rank:
@@ -57,7 +57,7 @@ class OneMachine(LightningEnvironment):
         )
 
     def _await(self, stop: Stop) -> None:
-        # in Python, so that signals and ranks that died are seen at once
+        # in Python, so that signals and dead ranks are noticed at once
         until = time.monotonic() + limit().total_seconds()
         for rank in range(1, self._ranks):
             while not self._store.check([_arrival(rank)]):
@@ -72,12 +72,12 @@ class OneMachine(LightningEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Whether the ranks are started by others than Lightning."""
+        """Whether the ranks are not started by Lightning: yes."""
         return True
 
     @property
     def main_address(self) -> str:
-        """Where rank 0 listens."""
+        """The address of rank 0."""
         return _HOST
 
     def world_size(self) -> int:
@@ -85,15 +85,15 @@ class OneMachine(LightningEnvironment):
         return self._ranks
 
     def set_world_size(self, size: int) -> None:
-        """Nothing to set: the number is known."""
+        """Do nothing: the number is known."""
         assert size == self._ranks
 
     def local_rank(self) -> int:
-        """Return this process's rank, which is also the number of its device."""
+        """Return this process's rank, which is also its device index."""
         return self._rank
 
     def node_rank(self) -> int:
-        """Return 0: there is one machine."""
+        """Return 0, since there is one machine."""
         return 0
 
     def teardown(self) -> None:
@@ -101,7 +101,7 @@ class OneMachine(LightningEnvironment):
 
 
 def other_rank(rank: int, ranks: int, port: int) -> OneMachine:
-    """Return the environment of rank 1 or up, which finds rank 0 at a port of this machine."""
+    """Return the environment of another rank, which connects to rank 0 at a port of this machine."""
     return OneMachine(rank, ranks, TCPStore(_HOST, port, ranks, False, timeout=limit()))
 
 
@@ -109,10 +109,10 @@ def other_rank(rank: int, ranks: int, port: int) -> OneMachine:
 def started(
     folder: Path, until_tokens: int | None, ranks: int, kernels: Kernels, torch_compile: TorchCompile
 ) -> Iterator[OneMachine]:
-    """Start ranks 1 and up for the run in `folder`, and end them with the context.
+    """Start the other ranks for the run in `folder`, and end them with the context.
 
     Raises:
-        TrainingError: a rank failed, or the ranks waited for one another for longer than the limit.
+        TrainingError: a rank failed, or the ranks waited for each other longer than the limit.
     """
     if ranks == 1:
         try:
@@ -125,7 +125,7 @@ def started(
     until = [] if until_tokens is None else [str(until_tokens)]
     places = [(str(rank), str(ranks), str(store.port)) for rank in range(1, ranks)]
     with held_back():
-        # they see by the end of their standard input that this process is gone
+        # the end of their standard input tells them that this process is gone
         others = [
             subprocess.Popen(
                 [
@@ -142,7 +142,7 @@ def started(
     try:
         yield OneMachine(0, ranks, store, watch)
     except RuntimeError as error:
-        # a rank that fails takes the connections of the others with it
+        # a failing rank breaks the connections of the others
         if told := watch.failure(wait=5.0):
             raise TrainingError(f"{folder}: {told}; earlier checkpoints are intact") from error
         if _timed_out(error):

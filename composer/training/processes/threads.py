@@ -1,4 +1,4 @@
-"""How many threads a training on a CPU runs on. Torch-free until it is asked to set them."""
+"""The number of threads of a training on a CPU. Torch-free until they are set."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _WORTH_SHARING = 1 << 19
 
 
 def is_worth_sharing(elements: int) -> bool:
-    """Whether an activation of `elements` (tokens x width) is large enough to be shared among threads."""
+    """Whether an activation of `elements` (tokens x width) is large enough for several threads."""
     return elements >= _WORTH_SHARING
 
 
 def use_fitting_threads(elements: int) -> None:
-    """Run on one thread where an activation of `elements` (tokens x width) is too small to share out."""
+    """Use one thread if an activation of `elements` (tokens x width) is too small for several."""
     import torch
 
     default = _default()

@@ -1,4 +1,4 @@
-"""Watching the processes of a run from rank 0, so that none waits for ever for one that is gone or stuck."""
+"""Watching the processes of a run from rank 0, so that none waits forever for one that is gone or stuck."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from composer.training.folder.errors import TrainingError
 
 LIMIT = "COMPOSER_RANK_TIMEOUT"
-"""The environment variable that sets how many seconds ranks wait for one another."""
+"""The environment variable that sets how many seconds ranks wait for each other."""
 
 _DEFAULT_SECONDS = 600.0
 _INTERRUPTED = 130
@@ -27,10 +27,10 @@ _END_SECONDS = 2.0  # for a rank to see that its standard input has ended; it ha
 
 
 def limit() -> timedelta:
-    """Return how long ranks wait for one another before the run ends with an error.
+    """Return how long ranks wait for each other before the run ends with an error.
 
     Raises:
-        TrainingError: COMPOSER_RANK_TIMEOUT is no number of seconds above 0.
+        TrainingError: COMPOSER_RANK_TIMEOUT is not a positive number of seconds.
     """
     text = os.environ.get(LIMIT)
     try:
@@ -43,11 +43,11 @@ def limit() -> timedelta:
 
 
 class Watch:
-    """Looks after ranks 1 and up in a thread, and after the thread of rank 0 that made it.
+    """Watches the other ranks from a thread, and the thread of rank 0 that created it.
 
-    A rank that died makes the others fail in the operation they wait in; where it does not within 30 seconds,
-    this process ends. So does a run whose rank 0 stays in one call for the limit and 30 seconds: the waiting
-    operations have the limit themselves, so that they failed to keep it.
+    A dead rank makes the others fail in the operation they wait in; if it does not within 30 seconds,
+    this process ends. So does a run whose rank 0 is in one call for longer than the limit and 30 seconds,
+    since the operations have the limit themselves and did not obey it.
     """
 
     def __init__(self, folder: Path, others: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -60,14 +60,14 @@ class Watch:
         threading.Thread(target=self._look, name="ranks", daemon=True).start()
 
     def failure(self, wait: float = 0.0) -> str | None:
-        """Say which rank failed and how, or nothing; wait some seconds for one that is about to."""
+        """Return which rank failed and how, or ""; wait a few seconds for one that is about to fail."""
         until = time.monotonic() + wait
         while not (told := self._failed()) and time.monotonic() < until:
             time.sleep(0.05)
         return told
 
     def close(self) -> None:
-        """End the other ranks, and leave the process group; watch no more."""
+        """End the other ranks and leave the process group."""
         self._closing.set()
         self._end_others()
         if torch.distributed.is_initialized():
@@ -89,7 +89,7 @@ class Watch:
     def _failed(self) -> str | None:
         codes = {rank: process.poll() for rank, process in enumerate(self.others, start=1)}
         failed = {rank: code for rank, code in codes.items() if code not in (None, 0, _INTERRUPTED)}
-        # the others fail because of the one that was killed
+        # the others fail because of the killed one
         for rank, code in sorted(failed.items(), key=lambda item: item[1] or 0):
             assert code is not None
             if code < 0:
@@ -119,7 +119,7 @@ class Watch:
         return now - self._since > self._stuck_after
 
     def _end(self, told: str) -> None:
-        """Give the watched thread time to end the run by itself; then end this process."""
+        """Give the watched thread time to end the run, then end this process."""
         if self._left.wait(_GRACE_SECONDS):
             return
         for process in self.others:
