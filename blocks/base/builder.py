@@ -60,9 +60,11 @@ class Builder(Operations):
         # values of the model's own graph, made once; compared, since a hash would pin traced numbers
         self._shared: list[tuple[Operation, Value]] = []
         self._slots: dict[str, Value] = {}  # depth caches whose scope is this loop, in the parent's graph
+        self._first_tokens: dict[str, Value] = {}  # the token that each of them starts with, likewise
         self._carried: list[tuple[str, Value, Builder]] = []  # (block, token input, scope)
         self._tokens: dict[str, Value] = {}  # the latest token of each depth cache
         self._outer_x: Value | None = None  # the stage's input, in the parent's graph
+        self._name = ""  # the loop's, in the parent's graph
 
     # steps
 
@@ -121,22 +123,31 @@ class Builder(Operations):
 
     # depth state
 
-    def depth_slots(self, kv_heads: int, head_dim: int) -> Value:
+    def depth_slots(
+        self,
+        kv_heads: int,
+        head_dim: int,
+        write_input: Callable[[Builder, Value, Value, Value], Value] | None = None,
+    ) -> Value:
         """Return the slots that the uses of this block share within their depth scope.
 
-        The scope is the innermost recurrent stage around the block, else the innermost stage.
+        The scope is the innermost recurrent stage around the block, else the innermost stage. What
+        `write_input(builder of the graph around it, its input, token, slots)` appends comes before all steps;
+        it returns the next token.
         """
         scope = self._scope()
         outside = scope._parent
         assert outside is not None
         if self.block not in scope._slots:
             # the scope is entered once per pass through the graph around it, and starts empty each time
-            made, outside.block = outside.block, self.block
-            tokens = outside.tokens()
-            scope._slots[self.block] = outside.op(
-                f"{self.block}.slots", DepthKVCache(kv_heads, head_dim), tokens
-            )
-            outside.block = made
+            with outside.at(outside.prefix, self.block):
+                tokens = outside.tokens()
+                slots = outside.op(f"{self.block}.slots", DepthKVCache(kv_heads, head_dim), tokens)
+            scope._slots[self.block], token = slots, Value(slots.node, 1)
+            if write_input is not None:
+                with outside.at(f"{scope._name}.depth_input.{self.block}.", self.block):
+                    token = write_input(outside, scope._start(), token, slots)
+            scope._first_tokens[self.block] = token
         return self._capture(scope._slots[self.block], outside)
 
     def depth_token(self) -> Value:
@@ -180,6 +191,7 @@ class Builder(Operations):
         """
         index = f"{self._loop[0]}_{name}" if self._loop else f"n{name.removeprefix('stages.')}"
         body = Builder(self.width, self, (index, trips, tied))
+        body._name = name
         body._outer_x = states[0]
         # type inference fills in the types
         starts = [body.input("x", TensorType()) for _ in states]
@@ -189,8 +201,8 @@ class Builder(Operations):
             raise ValueError(f"{name}: values cannot be collected where operations skip steps")
         outer_tokens = []
         for block, _, scope in body._carried:
-            fresh = Value(scope._slots[block].node, 1)
-            outer_tokens.append(fresh if scope is body else self._token(block, scope))
+            own = scope is body
+            outer_tokens.append(scope._first_tokens[block] if own else self._token(block, scope))
         captured = body._captured
         inputs = [*starts, *(token for _, token, _ in body._carried), *captured.values()]
         body.graph.inputs = [value.node for value in inputs]
@@ -218,9 +230,12 @@ class Builder(Operations):
 
     def stage_input(self) -> Value:
         """Return the input of the stage whose body this is: the same value at every step."""
-        assert self._outer_x is not None
         assert self._parent is not None
-        return self._capture(self._outer_x, self._parent, "start")
+        return self._capture(self._start(), self._parent, "start")
+
+    def _start(self) -> Value:
+        assert self._outer_x is not None, "only a stage has an input"
+        return self._outer_x
 
     def trips(self) -> int:
         """Return how many steps this stage has."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from blocks.base.attention import AttentionConfig
 from blocks.base.builder import Builder
+from blocks.base.fields import Count
 from blocks.depth_attention.operations import Attend, WriteKV
-from blocks.ir.operation import Value
+from blocks.depth_attention.part import PartAttend
+from blocks.ir.operation import Init, Value, Weight
+
+Reach = Annotated[Count, Field(le=1024)]
+"""A number of slots; costs look at each of a window."""
 
 
 class DepthAttention(AttentionConfig):
@@ -22,6 +29,17 @@ class DepthAttention(AttentionConfig):
     """Whether to rotate queries and keys by the index of their step."""
     span: Literal["inclusive", "exclusive"] = "inclusive"
     """Whether a step attends to its own slot, or only to those of earlier steps (then 0 at the first)."""
+    window: Reach | None = None
+    """How many of the latest slots are read, the own one included (arXiv 2609.03379). Default: all."""
+    stride: Reach = 1
+    """Every how many slots one is read, counted back from the latest, which always is."""
+    bias: Literal["none", "distance"] = "none"
+    """`distance`: a learned number per head times a slot's distance, counted in slots, lowers its score.
+
+    It starts as in ALiBi (arXiv 2108.12409; learned: arXiv 2609.03379).
+    """
+    input: bool = False
+    """Whether the scope's input is a slot too, the first, with a norm and projections of its own."""
 
     def rotates(self) -> bool:
         """Return whether heads are rotated."""
@@ -30,8 +48,15 @@ class DepthAttention(AttentionConfig):
     def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe heads, rotation and span."""
         yield self.heads_words(fields)
-        yield "rotary over steps" if fields.pop("rotary") else "no step code"
-        yield "steps so far" if fields.pop("span") == "inclusive" else "earlier steps only"
+        codes = ["rotary over steps" if fields.pop("rotary") else "no step code"]
+        if fields.pop("bias") == "distance":
+            codes.append("bias by distance")
+        yield " · ".join(codes)
+        own, window, stride = (fields.pop(name) for name in ("span", "window", "stride"))
+        read = "steps so far" if own == "inclusive" else "earlier steps only"
+        read = f"the last {window}, {read}" if window else read
+        read = f"{read}, every {stride}" if stride > 1 else read
+        yield f"{read}, and the input" if fields.pop("input") else read
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Project, rotate by depth, append to the slots, attend over them, project back."""
@@ -40,8 +65,26 @@ class DepthAttention(AttentionConfig):
         if self.rotary:
             q = build.rotate_step(q, "query_rotated", (heads, head_dim), 10000.0)
             k = build.rotate_step(k, "key_rotated", (kv_heads, head_dim), 10000.0)
-        slots = build.depth_slots(kv_heads, head_dim)
+        slots = build.depth_slots(kv_heads, head_dim, self._write_input if self.input else None)
         token = build.op("append", WriteKV(kv_heads, head_dim), k, v, build.depth_token(), slots)
         build.set_depth_token(token)
-        y = build.op("attend", Attend(heads, kv_heads, head_dim, self.span), q, token, slots)
+        y = self._attend(build, q, token, slots)
         return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)
+
+    def _attend(self, build: Builder, q: Value, *slots: Value) -> Value:
+        heads, kv_heads, head_dim = self.geometry(build.width)
+        biased = self.bias == "distance"
+        if self.window is None and self.stride == 1 and not biased:
+            return build.op("attend", Attend(heads, kv_heads, head_dim, self.span), q, *slots)
+        read = PartAttend(
+            heads, kv_heads, head_dim, self.span, window=self.window, stride=self.stride, biased=biased
+        )
+        bias = Weight("distance_bias", (heads,), Init("powers", 2.0**-8), decay=False)
+        return build.op("attend", read, q, *slots, weights=[bias] if biased else [])
+
+    def _write_input(self, build: Builder, x: Value, token: Value, slots: Value) -> Value:
+        """Write the input of a depth scope into its first slot, outside of it."""
+        _, kv_heads, head_dim = self.geometry(build.width)
+        normed = build.norm(x, "norm", (build.width,))
+        k, v = (build.project(normed, role, (kv_heads, head_dim)) for role in ("key", "value"))
+        return build.op("append", WriteKV(kv_heads, head_dim), k, v, token, slots)

@@ -115,7 +115,7 @@ class Attend(SlotRead):
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over the rotation of the query."""
-        if position or shared or not isinstance(producer, RotateStep):
+        if type(self) is not Attend or position or shared or not isinstance(producer, RotateStep):
             return None
         sizes = self.heads, self.kv_heads, self.head_dim, self.span, self.reads
         return RotaryAttend(*sizes, index=producer.index)
@@ -124,20 +124,24 @@ class Attend(SlotRead):
         """Return the number of slots that are read."""
         return {"reads": self.reads}
 
+    def slots(self, at: CostContext) -> float:
+        """Return how many slots an execution reads, in the mean."""
+        return self.reads.mean(at.trips)
+
     def flops(self, at: CostContext) -> float:
         """Two products of head_dim per slot read and head."""
-        return 4 * self.heads * self.head_dim * self.reads.mean(at.trips)
+        return 4 * self.heads * self.head_dim * self.slots(at)
 
     def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Read the queries and every slot up to its own, write one vector for each query head."""
-        slots = self.reads.mean(at.trips) * 2 * self.kv_heads * self.head_dim
+        slots = self.slots(at) * 2 * self.kv_heads * self.head_dim
         return at.compute_bytes * (2 * self.heads * self.head_dim + slots)
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the queries, and the fp32 weights of the slots or the output and a log-sum-exp per head."""
         if self.fused:
             return SavedTensors(inputs=(0,), outputs=(0,), extra=4 * self.heads)
-        return SavedTensors(inputs=(0,), extra=4 * self.heads * self.reads.mean(at.trips))
+        return SavedTensors(inputs=(0,), extra=4 * self.heads * self.slots(at))
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Queries and slots in fp32, and one product of every query element with every slot.
@@ -146,7 +150,7 @@ class Attend(SlotRead):
         """
         if self.fused:
             return WorkspaceBytes(flow.made + 4 * self.heads, flow.given + 4 * self.heads, flow.given)
-        reads, query = self.reads.mean(at.trips), self.heads * self.head_dim
+        reads, query = self.slots(at), self.heads * self.head_dim
         slots = reads * self.kv_heads * self.head_dim
         weights, product = 4 * self.heads * reads, 4 * reads * query
         forward = at.widened * (query + 2 * slots) + weights + product + 4 * query

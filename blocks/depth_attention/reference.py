@@ -36,8 +36,34 @@ def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int, ways: W
 
     With no slot to read the output is exactly 0.
     """
-    result: Tensor = _Attend.apply(query, token, memory, reads, ways or PLAIN)  # type: ignore[no-untyped-call]
+    part = slice(reads)
+    result: Tensor = _Attend.apply(query, token, None, memory, part, ways or PLAIN)  # type: ignore[no-untyped-call]
     return result
+
+
+def attend_part(
+    query: Tensor,
+    token: Tensor,
+    memory: SlotMemory,
+    bias: Tensor | None = None,
+    *,
+    reads: int,
+    window: int | None,
+    stride: int,
+) -> Tensor:
+    """Attend over every `stride`-th of the last `window` of the first `reads` slots, the latest among them.
+
+    `bias` [heads] times the number of slots that a slot lies behind the latest is taken from its scores.
+    """
+    part = part_of(reads, window, stride)
+    result: Tensor = _Attend.apply(query, token, bias, memory, part, PLAIN)  # type: ignore[no-untyped-call]
+    return result
+
+
+def part_of(reads: int, window: int | None, stride: int) -> slice:
+    """Return which of the first `reads` slots are read, as `attend_part` says."""
+    first = 0 if window is None else max(0, reads - window)
+    return slice(first + (reads - 1 - first) % stride if reads else 0, reads, stride)
 
 
 def attend_turned(
@@ -50,7 +76,7 @@ def attend_turned(
 def attend_stacked(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Return the same in autograd, from keys and values [slots, batch, sequence, kv_heads, head_dim]."""
     grouped, keys, values = _grouped(query, keys, values)
-    weights = _weights(grouped, keys)
+    weights = _weights(grouped, keys, None)
     y: Tensor = (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape)
     return y.to(query.dtype)
 
@@ -63,9 +89,9 @@ def _grouped(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
     return wide(grouped), wide(keys.unsqueeze(4)), wide(values.unsqueeze(4))
 
 
-def _weights(grouped: Tensor, keys: Tensor) -> Tensor:
+def _weights(grouped: Tensor, keys: Tensor, far: Tensor | None) -> Tensor:
     scores: Tensor = (grouped * keys).sum(-1) * grouped.shape[-1] ** -0.5  # [slots, B, S, kv_heads, group]
-    return scores.softmax(0)
+    return (scores if far is None else scores.sub_(far)).softmax(0)
 
 
 class _Append(torch.autograd.Function):
@@ -91,10 +117,13 @@ class Ways(NamedTuple):
     backward: Callable[..., Tensor]
 
 
-def attended(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what queries read from the given slots, and the weights [slots, B, S, kv_heads, group]."""
+def attended(query: Tensor, keys: Tensor, values: Tensor, far: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return what queries read from the given slots, and the weights [slots, B, S, kv_heads, group].
+
+    `far`, which broadcasts to the weights, is taken from the scores.
+    """
     grouped, keys, values = _grouped(query, keys, values)
-    weights = _weights(grouped, keys)
+    weights = _weights(grouped, keys, far)
     return (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape).to(query.dtype), weights
 
 
@@ -106,13 +135,17 @@ def attended_backward(
     gradient: Tensor,
     key_gradients: Tensor,
     value_gradients: Tensor,
+    far_gradients: Tensor | None = None,
 ) -> Tensor:
-    """Return the gradient of the query, and add those of keys and values to what is there, in place."""
+    """Return the gradient of the query; add those of keys, values and `far` to what is there, in place."""
     grouped, keys, values = _grouped(query, keys, values)
     gradient = gradient.reshape(grouped.shape).to(grouped.dtype)
     value_gradients += (weights.unsqueeze(-1) * gradient).sum(4)
     by_weight = (gradient * values).sum(-1)
-    by_score = weights * (by_weight - (weights * by_weight).sum(0)) * query.shape[-1] ** -0.5
+    by_score = weights * (by_weight - (weights * by_weight).sum(0))
+    if far_gradients is not None:
+        far_gradients -= by_score.sum((1, 2), keepdim=True)
+    by_score = by_score * query.shape[-1] ** -0.5
     key_gradients += (by_score.unsqueeze(-1) * grouped).sum(4)
     by_query: Tensor = (by_score.unsqueeze(-1) * keys).sum(0)
     return by_query.reshape(query.shape).to(query.dtype)
@@ -123,25 +156,54 @@ PLAIN = Ways(attended, attended_backward)
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, reads: int, ways: Ways) -> Tensor:
-        ctx.memory, ctx.reads, ctx.ways = memory, reads, ways
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        token: Tensor,
+        bias: Tensor | None,
+        memory: SlotMemory,
+        part: slice,
+        ways: Ways,
+    ) -> Tensor:
+        ctx.memory, ctx.part, ctx.ways = memory, part, ways
         ctx.made = memory.running()
-        if not reads:
-            ctx.save_for_backward(query, token)
+        if not part.stop:
+            ctx.save_for_backward(query, token, bias)
             return torch.zeros_like(query)
-        y, weights = ways.forward(query, memory.keys[:reads], memory.values[:reads])
-        ctx.save_for_backward(query, token, weights)
+        far = [] if bias is None else [_far(bias, part, query.shape[2] // memory.keys.shape[3])]
+        y, weights = ways.forward(query, memory.keys[part], memory.values[part], *far)
+        ctx.save_for_backward(query, token, bias, weights)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ctx.memory.check(ctx.made)
-        query, token, *kept = ctx.saved_tensors
-        nothing = torch.zeros_like(token), None, None, None
-        if not ctx.reads:
-            return torch.zeros_like(query), *nothing
-        memory, reads = ctx.memory, ctx.reads
-        slots = (each[:reads] for each in (memory.keys, memory.values))
-        gradients = (each[:reads] for each in memory.gradients())
-        return ctx.ways.backward(query, *slots, *kept, gradient, *gradients), *nothing
+        query, token, bias, *kept = ctx.saved_tensors
+        still, memory, part = torch.zeros_like(token), ctx.memory, ctx.part
+        by_bias = None if bias is None else torch.zeros_like(bias)
+        if not part.stop:
+            return torch.zeros_like(query), still, by_bias, None, None, None
+        far = (
+            []
+            if bias is None
+            else [torch.zeros_like(_far(bias, part, query.shape[2] // memory.keys.shape[3]))]
+        )
+        slots = (each[part] for each in (memory.keys, memory.values))
+        gradients = (each[part] for each in memory.gradients())
+        by_query = ctx.ways.backward(query, *slots, *kept, gradient, *gradients, *far)
+        if by_bias is not None:
+            by_bias += _behind(part, far[0]) @ far[0].flatten(1)
+        return by_query, still, by_bias, None, None, None
+
+
+def _behind(part: slice, like: Tensor) -> Tensor:
+    """Return how many slots behind the latest each slot of a part lies: [slots]."""
+    count = len(range(part.start or 0, part.stop, part.step or 1))
+    return torch.arange(count - 1, -1, -1, device=like.device, dtype=like.dtype) * (part.step or 1)
+
+
+def _far(bias: Tensor, part: slice, group: int) -> Tensor:
+    """Return what a bias [heads] takes from the scores of each slot: [slots, 1, 1, kv_heads, group]."""
+    bias = wide(bias)
+    return (_behind(part, bias)[:, None] * bias).view(-1, 1, 1, len(bias) // group, group)

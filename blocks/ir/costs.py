@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from blocks.ir.meaning import Meaning
 from blocks.ir.numbers import total
+from blocks.ir.steps import OneStep
 from blocks.ir.tensor_type import Element
 
 
@@ -18,7 +19,7 @@ class CostContext:
 
     Attributes:
         context: tokens of the sequence.
-        trips: trip count of each loop around the operation, by index name.
+        trips: trip count of each loop around the operation, by index name, or one step of it.
         stream_bytes: bytes of an element of the residual stream (always fp32: 4).
         compute_bytes: bytes of an element inside a block (4, or 2 under bf16).
         weight_bytes: bytes of an element of weights.
@@ -28,7 +29,7 @@ class CostContext:
     """
 
     context: int
-    trips: Mapping[str, int] = field(default_factory=dict)
+    trips: Mapping[str, int | OneStep] = field(default_factory=dict)
     stream_bytes: int = 4
     compute_bytes: int = 4
     weight_bytes: int = 4

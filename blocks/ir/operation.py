@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from blocks.ir.costs import CostModel
 from blocks.ir.kernel import Implementation
-from blocks.ir.steps import StepCount
+from blocks.ir.steps import OneStep, StepCount
 from blocks.ir.tensor_type import Shape, TensorType
 
 
@@ -25,12 +25,13 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """How a weight starts: `normal` (scale = standard deviation), `constant` (scale = value) or `eye`.
+    """How a weight starts: `normal` (scale = standard deviation), `constant` (scale = value), or as follows.
 
-    `eye` is [I, 0, ...]: the identity on the first columns, zero elsewhere.
+    `eye` is [I, 0, ...]: the identity on the first columns, zero elsewhere. `powers` is scale ** (1 / n),
+    scale ** (2 / n), ..., scale for n elements.
     """
 
-    kind: Literal["normal", "constant", "eye"]
+    kind: Literal["normal", "constant", "eye", "powers"]
     scale: float = 1.0
 
 
@@ -78,11 +79,16 @@ class LoopIndex:
     strides: tuple[tuple[str, int], ...] = ()
     counts: tuple[StepCount, ...] = ()
 
-    def mean(self, trips: Mapping[str, int]) -> float:
+    def mean(self, trips: Mapping[str, int | OneStep]) -> float:
         """Return the mean over all executions, exactly: each index runs over 0 .. trips - 1."""
-        mean = self.base + sum(stride * (trips[loop] - 1) / 2 for loop, stride in self.strides)
+        mean: float = self.base
+        for loop, stride in self.strides:
+            steps = trips[loop]
+            mean = mean + stride * (steps.step if isinstance(steps, OneStep) else (steps - 1) / 2)
         for count in self.counts:
-            mean = mean + count.mean(trips[count.loop])
+            steps = trips[count.loop]
+            assert not isinstance(steps, OneStep), "costs of one step are asked of loops that skip nothing"
+            mean = mean + count.mean(steps)
         return mean
 
     def __add__(self, offset: int) -> LoopIndex:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,12 @@ class Steps:
             return ", ".join(map(str, self.numbers))
         start, stop = ("" if each is None else str(each) for each in (self.start, self.stop))
         return f"{start}:{stop}" + (f":{self.step}" if self.step != 1 else "")
+
+
+class OneStep(NamedTuple):
+    """In place of a loop's trip count: what is asked for holds at this step alone."""
+
+    step: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 def rotate_part(x: Tensor, table: Tensor, rotated: int) -> Tensor:
     """Rotate the first `rotated` elements of each head of x [..., sequence, heads, head_dim] alone."""
-    part, rest = torch.split(x, (rotated, x.shape[-1] - rotated), -1)
+    part, rest = torch.split(x, [rotated, x.shape[-1] - rotated], -1)
     return torch.cat((rotate(part, table), rest), -1)
 
 

@@ -38,6 +38,12 @@ def initial(name: str, weight: Weight, place: Place, writers: int, seed: int) ->
 
 
 def _start(init: Init, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    if init.kind == "normal":
-        return torch.randn(shape, generator=generator) * init.scale
-    return torch.eye(*shape) * init.scale if init.kind == "eye" else torch.full(shape, init.scale)
+    match init.kind:
+        case "normal":
+            return torch.randn(shape, generator=generator) * init.scale
+        case "eye":
+            return torch.eye(*shape) * init.scale
+        case "powers":
+            return init.scale ** (torch.arange(1, shape[0] + 1) / shape[0])
+        case "constant":
+            return torch.full(shape, init.scale)

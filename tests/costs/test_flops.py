@@ -5,7 +5,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from cases import CASES, DEPTH, FFN, SEQ, tree
-from flops import attend_twin, counted, declared
+from flops import TWINS, counted, declared
 from hypothesis import given, seed
 from models import close, compiled, gradients, shipped, shortened, tokens_for
 from samples import samples
@@ -76,7 +76,7 @@ def test_the_twin_that_is_counted_computes_depth_attention(span, stages):
 
     spec = nested(span, stages)
     plain = compiled(spec)
-    with patch.object(reference, "attend", attend_twin):
+    with patch.multiple(reference, **TWINS):
         twin = compiled(spec)
     tokens = tokens_for(spec)
     close({"logits": twin(tokens)}, {"logits": plain(tokens)})

@@ -38,7 +38,8 @@ class Simulation:
 
     def depth(self, name, scope, run):
         if name not in scope:
-            scope[name] = []
+            # the input of the scope, if it is a slot, is there before all steps
+            scope[name] = [(None, 0)] if self.blocks[name].input else []
             self.memories.append((name, scope[name]))
         slots = scope[name]
         if not slots:

@@ -51,6 +51,18 @@ CASES = {
     "depth, exclusive": one({**DEPTH, "span": "exclusive"}),
     "depth, rotary off, odd heads": one({**DEPTH, "rotary": False, "head_dim": 5}),
     "depth, exclusive, one step": tree({"b": {**DEPTH, "span": "exclusive"}}, {"recur": 1, "step": ["b"]}),
+    "depth, window": one({**DEPTH, "window": 2}),
+    "depth, window and stride, exclusive": tree(
+        {"b": {**DEPTH, "window": 4, "stride": 2, "span": "exclusive"}}, {"recur": 6, "step": ["b"]}
+    ),
+    "depth, bias by distance": one({**DEPTH, "bias": "distance", "rotary": False}),
+    "depth, the input is a slot": one({**DEPTH, "input": True}),
+    "depth, the input is what the first step reads": one({**DEPTH, "input": True, "span": "exclusive"}),
+    "depth, everything at once": tree(
+        {"d": {**DEPTH, "input": True, "window": 5, "stride": 2, "bias": "distance"}, "f": FFN},
+        {"stack": 1, "step": ["f"]},
+        {"recur": 2, "step": ["d", {"stack": 3, "step": ["f", "d"]}, {"recur": 2, "step": ["d"]}]},
+    ),
     "depth in a stack": tree({"b": DEPTH}, {"stack": 3, "step": ["b"]}),
     "expert": one(EXPERT),
     "expert, grouped": one(GROUPED, width=16),

@@ -8,23 +8,23 @@ from blocks.depth_attention import reference
 from composer.testing.flops import counted as plainly
 from composer.testing.flops import declared, grouped
 
-__all__ = ["attend_twin", "counted", "declared", "grouped"]
+__all__ = ["TWINS", "counted", "declared", "grouped"]
 
 
-def _read(memory, reads):
+def _read(memory, part):
     """Return keys and values as [batch, sequence, kv_heads, slots, head_dim]."""
-    return [x[:reads].permute(1, 2, 3, 0, 4) for x in (memory.keys, memory.values)]
+    return [x[part].permute(1, 2, 3, 0, 4) for x in (memory.keys, memory.values)]
 
 
 class _Twin(torch.autograd.Function):
     """Depth attention with each of its elementwise products, two forward and four backward, as a matmul."""
 
     @staticmethod
-    def forward(ctx, query, token, memory, reads):
-        ctx.memory, ctx.reads = memory, reads
-        keys, values = _read(memory, reads)
+    def forward(ctx, query, token, memory, part):
+        ctx.memory, ctx.part = memory, part
+        keys, values = _read(memory, part)
         grouped = query.unflatten(2, (memory.keys.shape[3], -1))
-        if not reads:
+        if not part.stop:
             ctx.save_for_backward(query, token)
             return torch.zeros_like(query)
         weights = (torch.matmul(grouped, keys.mT) * query.shape[-1] ** -0.5).softmax(-1)
@@ -36,22 +36,31 @@ class _Twin(torch.autograd.Function):
         query, token, *kept = ctx.saved_tensors
         if not kept:
             return torch.zeros_like(query), torch.zeros_like(token), None, None
-        (grouped, weights), (keys, values) = kept, _read(ctx.memory, ctx.reads)
+        (grouped, weights), (keys, values) = kept, _read(ctx.memory, ctx.part)
         gradient = gradient.unflatten(2, (keys.shape[2], -1))
         by_weight = torch.matmul(gradient, values.mT)
         by_score = weights * (by_weight - (weights * by_weight).sum(-1, True)) * query.shape[-1] ** -0.5
         key_gradients, value_gradients = ctx.memory.gradients()
-        key_gradients[: ctx.reads] += torch.matmul(by_score.mT, grouped).permute(3, 0, 1, 2, 4)
-        value_gradients[: ctx.reads] += torch.matmul(weights.mT, gradient).permute(3, 0, 1, 2, 4)
+        key_gradients[ctx.part] += torch.matmul(by_score.mT, grouped).permute(3, 0, 1, 2, 4)
+        value_gradients[ctx.part] += torch.matmul(weights.mT, gradient).permute(3, 0, 1, 2, 4)
         return torch.matmul(by_score, keys).flatten(2, 3), torch.zeros_like(token), None, None
 
 
 def attend_twin(query, token, memory, reads):
     """Compute what `reference.attend` computes, in products that torch's counter sees."""
-    return _Twin.apply(query, token, memory, reads)
+    return _Twin.apply(query, token, memory, slice(reads))
+
+
+def attend_part_twin(query, token, memory, bias=None, *, reads, window, stride):
+    """Compute what `reference.attend_part` computes without its bias, likewise."""
+    return _Twin.apply(query, token, memory, reference.part_of(reads, window, stride))
+
+
+TWINS = {"attend": attend_twin, "attend_part": attend_part_twin}
+"""What stands for functions of the reference whose products are elementwise, which torch's counter misses."""
 
 
 def counted(spec, batch=2, trains=True):
     """Return forward and backward FLOPs of one training step, counted by torch as it runs."""
-    with patch.object(reference, "attend", attend_twin):
+    with patch.multiple(reference, **TWINS):
         return plainly(spec, batch, trains)

@@ -29,10 +29,16 @@ def rotated(x, position, base=10000.0):
     return torch.stack(out)
 
 
-def softmax_mix(query, keys, values):
-    """softmax(q k / sqrt(d)) v over lists of keys and values."""
+def softmax_mix(query, keys, values, lower=()):
+    """softmax(q k / sqrt(d) - lower) v over lists of keys and values."""
     scores = torch.stack([query @ key for key in keys]) / math.sqrt(len(query))
+    if lower:
+        scores = scores - torch.stack(lower)
     return sum(share * value for share, value in zip(scores.softmax(0), values, strict=True))
+
+
+START = object()
+"""Under this key a depth memory holds the path and the input of its scope."""
 
 
 class _Step:
@@ -69,7 +75,7 @@ class _Row:
         start = x
         in_recur = any(loop[2] for loop in loops)
         if tied or not in_recur:  # else the memory of the innermost recur around it goes on
-            memory = {}
+            memory = {START: (path, x)}
         for n in range(trips):
             at = f"{path}.step" if tied else f"{path}.layers.{n}"
             step = _Step([*loops, (n, trips, tied)], memory)
@@ -174,6 +180,14 @@ class _Row:
 
     def depth_attention(self, config, name, at, x, step):
         past = step.memory.setdefault(name, [])  # (the step it was in, its index, keys, values per token)
+        if config.input and not past:
+            path, start = step.memory[START]
+            start = self.normed(start, f"{path}.depth_input.{name}.norm")
+            keys, values = (
+                [self.heads(config, f"{path}.depth_input.{name}", role, vector) for vector in start]
+                for role in ("key", "value")
+            )
+            past.append((START, 0, keys, values))
         same = bool(past) and past[-1][0] is step
         index = 0 if not past else past[-1][1] + (0 if same else 1)
 
@@ -186,6 +200,7 @@ class _Row:
         values = [self.heads(config, at, "value", vector) for vector in x]
         past.append((step, index, keys, values))
         seen = [each for each in past if config.span == "inclusive" or each[1] < index]
+        seen = seen[::-1][: config.window][:: config.stride]
         shared = config.heads // (config.kv_heads or config.heads)
         out = []
         for t, vector in enumerate(scored):
@@ -195,7 +210,11 @@ class _Row:
             mixed = []
             for h, query in enumerate(made("query", vector)):
                 theirs = [each[2][t][h // shared] for each in seen]
-                mixed.append(softmax_mix(query, theirs, [each[3][t][h // shared] for each in seen]))
+                lower = []
+                if config.bias == "distance":
+                    slope = self.w[f"{at}.distance_bias"][h]
+                    lower = [slope * n * config.stride for n in range(len(seen))]
+                mixed.append(softmax_mix(query, theirs, [each[3][t][h // shared] for each in seen], lower))
             out.append(self.w[f"{at}.out"] @ torch.cat(mixed))
         return out
 

@@ -180,7 +180,7 @@ def test_print_shows_blocks_by_their_types_fields_and_weights():
         "(0): Sublayer(",
         "norm: [10], gate: [4, 10]",
         "(depth): DepthAttention(",
-        "heads=3, kv_heads=1, head_dim=6, rotary=True, span=inclusive",
+        "heads=3, kv_heads=1, head_dim=6",
         "query: [18, 10], key: [6, 10], value: [6, 10], out: [10, 18]",
     ]:
         assert line in lines

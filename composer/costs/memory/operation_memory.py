@@ -10,6 +10,7 @@ from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import total
 from blocks.ir.operation import LoopIndex, Operation, Value
+from blocks.ir.steps import OneStep
 from blocks.kernels.slots import DepthKVCache
 from composer.costs.base.precision import Precision
 from composer.costs.memory.saved_tensors import (
@@ -22,8 +23,8 @@ from composer.costs.memory.saved_tensors import (
     storage,
 )
 
-Trips = Mapping[str, float]
-"""Trip counts by index name whose mean index is the one that is asked for."""
+Trips = Mapping[str, int | OneStep]
+"""Trip counts by index name; of a loop at one of its steps that step."""
 
 
 class Batch(NamedTuple):
@@ -35,7 +36,7 @@ class Batch(NamedTuple):
 
     def at(self, trips: Trips) -> CostContext:
         """Return the place costs are asked for."""
-        return place_at(trips, self.length, self.size, self.tokens)  # type: ignore[arg-type]
+        return place_at(trips, self.length, self.size, self.tokens)
 
 
 class Needs(NamedTuple):

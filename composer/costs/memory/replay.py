@@ -15,6 +15,7 @@ from typing import NamedTuple
 from blocks.ir.graph import Graph, Loop, Segment
 from blocks.ir.numbers import label, largest, smallest, total
 from blocks.ir.operation import Value
+from blocks.ir.steps import OneStep
 from blocks.kernels.slots import DepthKVCache, SlotWrite
 from composer.costs.memory.ledger import Account, Ledger, Moment
 from composer.costs.memory.memory_model import Body, body_of
@@ -371,8 +372,8 @@ def _marked_maker(body: Body, value: Value) -> Step | None:
 
 
 def _during(trips: Trips, body: Body, trip: int) -> Trips:
-    """Return trip counts whose mean index is exactly this trip."""
-    return {**trips, body.index: 2 * trip + 1}
+    """Return trip counts among which this trip stands for the body's loop."""
+    return {**trips, body.index: OneStep(trip)}
 
 
 def _corners(inner: Body, step: Step) -> list[int]:

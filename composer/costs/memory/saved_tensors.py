@@ -14,6 +14,7 @@ from blocks.ir.costs import CostContext, SavedTensors
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import total
 from blocks.ir.operation import Operation, Value
+from blocks.ir.steps import OneStep
 from blocks.ir.walk import Place, operations
 from composer.costs.base.precision import Precision
 from composer.graph.passes.active_steps import costed
@@ -39,7 +40,9 @@ class Kept(NamedTuple):
     loops: dict[str, Kept]
 
 
-def place_at(trips: Mapping[str, int], length: int, size: Precision, tokens: int = 1) -> CostContext:
+def place_at(
+    trips: Mapping[str, int | OneStep], length: int, size: Precision, tokens: int = 1
+) -> CostContext:
     """Return the place costs are asked for; `tokens` are those of a micro-batch."""
     return CostContext(length, trips, size.stream, size.compute, size.weight, size.device, tokens=tokens)
 

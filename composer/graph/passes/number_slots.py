@@ -2,7 +2,8 @@
 
 A slot is one append, in order of execution since the scope began. Appends of one block that stand side by
 side in a step share that step's depth index, which rotates their keys and queries; a span without the
-current step reads the slots of earlier indices.
+current step reads the slots of earlier indices. What is written before the scope begins comes first, each
+write with a depth index of its own.
 """
 
 from __future__ import annotations
@@ -24,11 +25,20 @@ def number_slots(graph: Graph) -> Graph:
     for node, operation, _ in operations(graph):
         if isinstance(operation, DepthKVCache):
             scope, position = next(_readers(graph, Value(node)))
-            graph.replace(node, op=replace(operation, count=_total(scope, position)[0]))
-            _assign(scope, position, LoopIndex(), LoopIndex())
+            before = _written_before(graph, Value(node))
+            graph.replace(node, op=replace(operation, count=before + _total(scope, position)[0]))
+            _assign(scope, position, LoopIndex(before), LoopIndex(before))
         elif isinstance(operation, Loop):
             number_slots(operation.body)
     return graph
+
+
+def _written_before(graph: Graph, slots: Value) -> int:
+    """Number what is written before the scope begins, such as its input, and return how much that is."""
+    writes = [name for name in graph.readers(slots) if isinstance(graph.node(name).op, SlotWrite)]
+    for slot, name in enumerate(writes):
+        graph.replace(name, op=replace(graph.node(name).op, slot=LoopIndex(slot)))  # type: ignore[type-var]
+    return len(writes)
 
 
 def _readers(graph: Graph, slots: Value) -> Iterator[tuple[Loop, int]]:

@@ -65,7 +65,9 @@ def _grouped(graph: Graph, steps: bool = False) -> Graph:
     for node, operation, _ in operations(graph):
         if not isinstance(operation, Input) and (part := part_of(node, steps)):
             groups.setdefault(part, []).append(node)
-    groups = {part: nodes for part, nodes in groups.items() if _together(graph, nodes)}
+    # what belongs to a whole stage, such as its start, stands beside it
+    loops = {name for name, operation, _ in operations(graph) if isinstance(operation, Loop)}
+    groups = {part: nodes for part, nodes in groups.items() if part not in loops and _together(graph, nodes)}
     if not groups:
         return graph
     moved: dict[Value, Value] = {}

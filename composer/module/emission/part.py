@@ -51,8 +51,8 @@ class Part(Watchable):
         return type(self._config).__name__ if self._config else self._kind
 
     def _about(self) -> str:
-        """Return the fields of the block's config."""
-        fields = self._config.model_dump(exclude={"type"}) if self._config else {}
+        """Return the fields of the block's config that are not at their defaults."""
+        fields = self._config.model_dump(exclude={"type"}, exclude_defaults=True) if self._config else {}
         return ", ".join(f"{name}={value}" for name, value in fields.items())
 
     def __getstate__(self) -> dict[str, Any]:

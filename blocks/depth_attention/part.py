@@ -1,0 +1,51 @@
+"""Depth attention that reads some slots only, or prefers near ones. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from blocks.depth_attention.operations import Attend
+from blocks.ir.costs import CostContext
+from blocks.ir.kernel import Kernel, Target
+from blocks.ir.part_mean import part_mean
+from blocks.ir.tensor_type import Shape
+
+
+def _unfit(operation: PartAttend, target: Target) -> str:
+    biased = operation.biased and operation.window is None and operation.stride == 1
+    return "it knows no bias by distance" if biased else "it reads all slots so far"
+
+
+@dataclass(frozen=True)
+class PartAttend(Attend):
+    """The same over the last slots, or every n-th of them, with a bias by distance.
+
+    Of R slots so far it reads R - 1, R - 1 - stride, R - 1 - 2 stride, ... down to R - window, or to 0. With
+    `biased` a learned number for each head, times how many slots a slot lies back, is taken from its score.
+    """
+
+    window: int | None = None
+    stride: int = 1
+    biased: bool = False
+
+    kernels = (
+        replace(Attend.kernels[0], unfit=_unfit),
+        Kernel(
+            "slot_attend_part",
+            "blocks.depth_attention.reference:attend_part",
+            "elementwise over the slots that are read; bound by bytes",
+        ),
+    )
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return one number for each head, where there is a bias."""
+        return ((self.heads,),) if self.biased else ()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of slots so far, and which of them are read."""
+        return {**super().arguments(), "window": self.window, "stride": self.stride}
+
+    def slots(self, at: CostContext) -> float:
+        """Return how many slots an execution reads, in the mean."""
+        return part_mean(self.reads, at.trips, self.window, self.stride)

@@ -1,0 +1,81 @@
+"""How many slots a read that leaves some out takes in the mean, without unrolling loops. Torch-free."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import gcd, prod
+
+from blocks.ir.numbers import largest, smallest, total
+from blocks.ir.operation import LoopIndex
+from blocks.ir.steps import OneStep
+
+_Loops = Sequence[tuple[int, int]]
+"""(stride, trips) of the loops by which an index grows."""
+
+
+def part_mean(index: LoopIndex, trips: Mapping[str, int | OneStep], window: int | None, stride: int) -> float:
+    """Return the mean of ceil(min(index, window) / stride) over all executions, exactly.
+
+    Work is bounded by the window times the stride, not by the trips.
+    """
+    if window is None and stride == 1:
+        return index.mean(trips)
+    for count in index.counts:
+        steps = trips[count.loop]
+        assert not isinstance(steps, OneStep), "costs of one step are asked of loops that skip nothing"
+        parts = [index.from_step(count.loop, step, step + 1, steps) for step in range(steps)]
+        return total(part_mean(part, trips, window, stride) for part in parts) / steps
+    base, loops = index.base, []
+    for name, grown in index.strides:
+        steps = trips[name]
+        if isinstance(steps, OneStep):
+            base = base + grown * steps.step
+        elif grown:
+            loops.append((grown, steps))
+    found = _sum(base, _merged(loops), window, stride)
+    return found / largest(1, prod(steps for _, steps in loops))
+
+
+def _merged(loops: _Loops) -> _Loops:
+    """Return the loops from the fastest on; two that count through one range are one."""
+    found: list[tuple[int, int]] = []
+    for grown, steps in sorted(loops, key=lambda loop: loop[0]):
+        if found and found[-1][0] * found[-1][1] == grown:
+            found[-1] = (found[-1][0], found[-1][1] * steps)
+        else:
+            found.append((grown, steps))
+    return found
+
+
+def _sum(base: int, loops: _Loops, window: int | None, stride: int) -> float:
+    if window is None:
+        return _ceilings(base, loops, stride)
+    most = -(-window // stride)
+    if not loops:
+        return smallest(-(-base // stride), most)
+    *inner, (grown, steps) = loops
+    # from here on the window is full
+    short = smallest(steps, largest(0, -((base - window) // grown)))
+    full = (steps - short) * prod(each for _, each in inner) * most
+    if not inner:
+        return _ceilings(base, [(grown, short)], stride) + full
+    return total(_sum(base + grown * step, inner, window, stride) for step in range(short)) + full
+
+
+def _ceilings(base: int, loops: _Loops, stride: int) -> float:
+    """Return the sum of ceil(index / stride), by how many executions have which remainder."""
+    runs = prod(steps for _, steps in loops)
+    plain = runs * (base + total(grown * (steps - 1) / 2 for grown, steps in loops))
+    if stride == 1:
+        return plain
+    remainders = Counter({-base % stride: 1})
+    for grown, steps in loops:
+        period = stride // gcd(grown, stride)
+        turned: Counter[int] = Counter()
+        for step in range(min(period, steps)):
+            times = -((step - steps) // period)
+            for remainder, count in remainders.items():
+                turned[(remainder - grown * step) % stride] += count * times
+        remainders = turned
+    return (plain + total(remainder * count for remainder, count in remainders.items())) / stride

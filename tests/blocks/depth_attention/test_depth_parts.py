@@ -1,0 +1,113 @@
+"""Depth attention over some slots, with a bias by distance, and with the input of its scope as a slot."""
+
+from itertools import product
+from math import ceil
+
+import pytest
+import torch
+from cases import DEPTH, FFN, tree
+from hypothesis import given
+from hypothesis import strategies as st
+from models import compiled, gradients, tokens_for
+from samples import samples
+from strategies import make
+
+from blocks.depth_attention.part import PartAttend
+from blocks.ir.kernel import Target
+from blocks.ir.operation import LoopIndex
+from blocks.ir.part_mean import part_mean
+from blocks.ir.steps import OneStep, StepCount, Steps
+from blocks.ir.walk import graphs, operations
+from composer.costs.counting.plan import count
+from composer.graph.compile import compile_graph
+from composer.module.model import ComposedModel
+
+PART = {**DEPTH, "window": 3, "stride": 2, "bias": "distance", "input": True}
+
+
+@samples(200)
+@given(
+    st.integers(0, 3),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5)), min_size=1, max_size=3),
+    st.one_of(st.none(), st.integers(1, 9)),
+    st.integers(1, 4),
+)
+def test_the_mean_of_what_is_read_is_that_of_all_executions(base, loops, window, stride):
+    trips = {f"n{n}": steps for n, (steps, _) in enumerate(loops)}
+    index = LoopIndex(base, tuple((f"n{n}", grown) for n, (_, grown) in enumerate(loops)))
+    reads = {
+        at: base + sum(step * grown for step, (_, grown) in zip(at, loops, strict=True))
+        for at in product(*map(range, trips.values()))
+    }
+    taken = {at: ceil(min(each, window or each) / stride) for at, each in reads.items()}
+    assert part_mean(index, trips, window, stride) == pytest.approx(sum(taken.values()) / len(taken))
+    last = max(taken)
+    there = {name: OneStep(step) for name, step in zip(trips, last, strict=True)}
+    assert part_mean(index, there, window, stride) == taken[last]
+
+
+def test_the_mean_of_an_index_that_grows_at_some_steps_only():
+    index = LoopIndex(1, (("m", 2),), (StepCount("n", Steps(step=2), 3),))
+    grown = [0, 3, 3, 6, 6]
+    found = [ceil(min(1 + 2 * m + each, 7) / 2) for each in grown for m in range(3)]
+    assert part_mean(index, {"n": 5, "m": 3}, 7, 2) == pytest.approx(sum(found) / len(found))
+
+
+def test_a_window_bounds_the_work_on_loops_of_any_length():
+    index = LoopIndex(0, (("n", 10**12 + 1), ("m", 1)))
+    trips = {"n": 10**12, "m": 10**12}
+    assert part_mean(index, trips, 1000, 1) == pytest.approx(1000)
+    assert part_mean(LoopIndex(1, (("n", 3),)), {"n": 10**12}, None, 64) == pytest.approx(
+        3e12 / 128, rel=1e-6
+    )
+
+
+def two_loops(steps, inner):
+    inside = {"recur": inner, "step": ["d", "f"]}
+    blocks = {"d": PART, "f": FFN}
+    return make(tree(blocks, {"recur": steps, "step": ["d", inside, "f"]}))
+
+
+@pytest.mark.parametrize(("steps", "inner"), [(1, 2), (6, 1), (2, 5)])
+def test_other_numbers_of_steps_are_those_of_a_model_that_has_them(steps, inner):
+    model, other = compiled(two_loops(3, 2)), ComposedModel(two_loops(steps, inner))
+    other.load_state_dict(model.state_dict())
+    tokens = tokens_for(model.spec)
+    model.set_steps({"stages.0": steps, "stages.0.1": inner})
+    assert torch.equal(model(tokens), other(tokens))
+    expected = gradients(other, tokens)
+    assert all(torch.equal(found, expected[name]) for name, found in gradients(model, tokens).items())
+    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+
+
+def test_a_token_reads_its_own_depth_alone():
+    model = compiled(tree({"d": PART, "f": FFN}, {"recur": 4, "step": ["f", "d"]})).eval()
+    tokens = tokens_for(model.spec, 1, 6)
+    other = tokens.clone()
+    other[0, 2] = (other[0, 2] + 1) % 11
+    with torch.no_grad():
+        moved = (model(other) - model(tokens)).abs().amax(-1)[0] > 0
+    assert moved.tolist() == [False, False, True, False, False, False]
+
+
+def test_the_bias_starts_with_the_slopes_of_alibi():
+    model = ComposedModel(make(tree({"d": {**PART, "heads": 4, "kv_heads": 2}}, {"recur": 2, "step": ["d"]})))
+    bias = model.get_parameter("stages.0.step.0.d.distance_bias")
+    torch.testing.assert_close(bias.detach(), torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({"window": 2}, "it reads all slots so far"), ({"bias": "distance"}, "it knows no bias by distance")],
+)
+def test_the_kernel_for_all_slots_steps_aside(fields, reason):
+    spec = make(tree({"d": {**DEPTH, **fields}}, {"recur": 3, "step": ["d"]}))
+    graph = compile_graph(spec, Target("cuda", "bfloat16"))
+    (choice,) = (
+        data.choice
+        for body, _ in graphs(graph)
+        for _, op, data in operations(body)
+        if isinstance(op, PartAttend)
+    )
+    assert choice.kernel.name == "slot_attend_part"
+    assert choice.why.endswith(f"not triton_attend: {reason}")
