@@ -41,6 +41,7 @@ from composer.language.parsing.yaml12 import scalar
 from composer.language.schema.identity import arch_hash, run_hash
 from composer.language.schema.samplers import samplers
 from composer.language.schema.spec import Spec
+from composer.language.schema.unions import WiringUnion
 from composer.language.space import Space
 from composer.language.validation.describe_types import fields, words
 from composer.measures.registry import MEASURES
@@ -121,11 +122,11 @@ def field_table(argument: str) -> str:
     return _table(rows)
 
 
-def wiring_table(owner: str) -> str:
-    """Make the table of the values that the keys of wiring of `model`, `stage` or `parallel` take."""
+def wiring_table(owners: str) -> str:
+    """Make the table of the values that the keys of wiring of exactly these owners take."""
     rows = [["key", "value", "meaning"]]
     for options in wiring_options().values():
-        for number, option in enumerate(each for each in options.values() if each.owner == owner):
+        for number, option in enumerate(each for each in options.values() if " ".join(each.owner) == owners):
             docs, hints = field_docs(option), fields(option)
             inside = ", ".join(f"{name}: {words(hints[name])}" for name in option.model_fields)
             meanings = [docstring(option), *(docs[name] for name in option.model_fields)]
@@ -292,6 +293,8 @@ def _default(info: Any) -> str:
         return f"`{info.default.name}`"
     if isinstance(info.default, Config):
         return "below"
+    if any(isinstance(item, WiringUnion) and item.optional for item in info.metadata):
+        return "from around it"
     if info.default in (None, ()):
         return ""
     return f"`{json.dumps(info.default)}`".replace('"', "")

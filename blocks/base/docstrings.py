@@ -31,9 +31,9 @@ def field_docs(config: type) -> dict[str, str]:
     for base in reversed(config.__mro__):
         found |= _field_docs(base.__module__).get(base.__qualname__, {})
     for name, info in described:
-        # an option of wiring, which is not imported here: it is a config itself
-        if documented_by := getattr(info.default, "documented_by", None):
-            found[name] = docstring(documented_by())
+        # a key of wiring, whose type is not imported here
+        for kind in (item.kind for item in info.metadata if hasattr(item, "kind")):
+            found[name] = docstring(kind)
     return found
 
 

@@ -7,7 +7,7 @@ class that declares the key; each *value* of it is a subclass in a file of its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from blocks.base.builder import Builder
     from blocks.ir.operation import Value
 
-Owner = Literal["model", "stage", "parallel"]
-"""Which mapping of the spec has the key: `model`, a stage, or an entry with `parallel`."""
+Owner = Literal["model", "stage", "use", "parallel"]
+"""Which mapping of the spec has a key: `model`, a stage, or an entry of a step with `use` or `parallel`."""
 
 Run: TypeAlias = "Callable[[Value], Value]"
 """What an option wraps: it takes a value of the residual stream [width] and returns the next one."""
@@ -33,6 +33,7 @@ class Site:
         steps: how often the stage runs; 1 outside a stage.
         tied: whether these steps share their weights.
         wiring: the options beside it and itself, by key.
+        entries: for an option used in a stage, the options of each entry that is not a stage, by key.
         model: the options of the model, by key.
         last_stage: for an option of the model, where the options of the last stage are used.
         is_last: whether this is the last stage of the model.
@@ -42,6 +43,7 @@ class Site:
     steps: int = 1
     tied: bool = False
     wiring: Mapping[str, WiringConfig] = field(default_factory=dict)
+    entries: Sequence[Mapping[str, WiringConfig]] = ()
     model: Mapping[str, WiringConfig] = field(default_factory=dict)
     last_stage: Site | None = None
     is_last: bool = False
@@ -56,8 +58,8 @@ class WiringConfig(Config):
 
     key: ClassVar[str] = ""
     """The key in the spec."""
-    owner: ClassVar[Owner] = "stage"
-    """What has that key."""
+    owner: ClassVar[tuple[Owner, ...]] = ("stage",)
+    """What has that key. An entry without it takes that of its stage, a stage that of the model."""
     default: ClassVar[str] = ""
     """The name of the value that applies where the key is missing; it has no required fields."""
     key_aliases: ClassVar[str] = ""
@@ -92,10 +94,6 @@ class WiringConfig(Config):
             fields = {self.name: getattr(self, self.name), **fields}
         return fields or self.name
 
-    def documented_by(self) -> type:
-        """Return the class whose docstring describes the key."""
-        return kind_of(type(self))
-
     # lowering: each hook adds operations around `run`, and by default none
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
@@ -112,6 +110,18 @@ class WiringConfig(Config):
         Outside the residual sum (`order` below 0) `run` returns the stream, inside it the update.
         """
         return run(x)
+
+
+def acts_on_stage(option: WiringConfig) -> bool:
+    """Return whether an option adds something around a stage or its steps, not only around sublayers."""
+    hooks = ("around_loop", "around_step")
+    return any(getattr(type(option), hook) is not getattr(WiringConfig, hook) for hook in hooks)
+
+
+def inherits(kind: type[WiringConfig], owner: Owner) -> bool:
+    """Return whether `owner` takes the option of what is around it where it does not have the key itself."""
+    outer: dict[Owner, tuple[Owner, ...]] = {"model": (), "stage": ("model",)}
+    return any(each in kind.owner for each in outer.get(owner, ("model", "stage")))
 
 
 def kind_of(option: type[WiringConfig]) -> type[WiringConfig]:

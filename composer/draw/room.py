@@ -9,7 +9,6 @@ from composer.draw.card import card_width, flops_words, params_words
 from composer.draw.shapes import text_width
 from composer.draw.theme import BODY, SMALL, TIMES
 from composer.draw.view import Entry, Held, Joint, Mix, StageView, Use, View
-from composer.draw.wiring import site
 from composer.language.description.format_spec import trips_words, value_words
 
 CARDS = 104.0
@@ -76,8 +75,7 @@ def head_words(view: StageView) -> str:
 
 def joint_words(joint: Joint, stage: StageView, view: View) -> tuple[str, ...]:
     """Say in a line or two what an option of a stage does, and what it costs if it has parameters."""
-    width = view.spec.model.width
-    words = joint.added.option.words(site(stage.stage, width))
+    words = joint.added.option.words(stage.site)
     costs = f"{params_words(joint.part)} · {flops_words(joint.part, view)}" if joint.part.params else ""
     return tuple(filter(None, (words, costs)))
 

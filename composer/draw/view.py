@@ -9,6 +9,7 @@ from math import prod
 from typing import Any, TypeAlias
 
 from blocks.base.config import BlockConfig
+from blocks.base.wiring import Site
 from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import Operation
@@ -22,7 +23,8 @@ from composer.costs.counting.plan import make_plan
 from composer.draw.theme import TIMES
 from composer.draw.wiring import Addition, Additions, additions
 from composer.graph.passes.plan import shape_text, types_text
-from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.language.schema.levels import Sublayer, entry_options, shortest, site, stage_options
+from composer.language.schema.spec import Parallel, Spec, Stage, used
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class StageView:
 
     place: str
     stage: Stage
+    site: Site
     loop: Joints
     step: Joints
     sublayers: tuple[Joints, ...]
@@ -149,6 +152,8 @@ class View:
 def view(spec: Spec) -> View:
     """Look at a spec's graph and costs, part by part."""
     plan = make_plan(spec)
+    # it does not matter on which level an option is given
+    spec = shortest(spec)
     body = _Body(spec, plan.graph, Place(), set())
     stages = tuple(
         _stage(body, f"stages.{number}", f"stages.{number}", stage)
@@ -222,17 +227,24 @@ class _Body:
 
 
 def _stage(outside: _Body, node: str, place: str, stage: Stage) -> StageView:
-    width = outside.spec.model.width
+    model = outside.spec.model
+    options = stage_options(model, stage)
     held = tuple(_held(outside, node))
     body = outside.inside(node)
-    loop = _joints(outside, f"{node}.", additions(stage, "around_loop", width))
-    step = _joints(body, "", additions(stage, "around_step", width))
-    around = additions(stage, "around_sublayer", width)
-    sublayers = tuple(_joints(body, f"{number}.", around) for number in range(len(stage.step)))
+    loop = _joints(outside, f"{node}.", additions(options, stage, "around_loop", model.width))
+    step = _joints(body, "", additions(options, stage, "around_step", model.width))
+
+    def around(number: int, entry: Sublayer | Stage) -> Joints:
+        if isinstance(entry, Stage):
+            return Joints()
+        own = entry_options(options, entry)
+        return _joints(body, f"{number}.", additions(own, stage, "around_sublayer", model.width))
+
+    sublayers = tuple(around(number, entry) for number, entry in enumerate(stage.step))
     entries = tuple(
         _entry(body, number, entry, place, sublayers[number]) for number, entry in enumerate(stage.step)
     )
-    return StageView(place, stage, loop, step, sublayers, entries, held)
+    return StageView(place, stage, site(model, stage), loop, step, sublayers, entries, held)
 
 
 def _joints(body: _Body, prefix: str, added: Additions) -> Joints:
@@ -243,7 +255,7 @@ def _joints(body: _Body, prefix: str, added: Additions) -> Joints:
     return Joints(before, after)
 
 
-def _entry(body: _Body, number: int, entry: str | Parallel | Stage, place: str, around: Joints) -> Entry:
+def _entry(body: _Body, number: int, entry: Sublayer | Stage, place: str, around: Joints) -> Entry:
     match entry:
         case Stage():
             return _stage(body, str(number), f"{place}.step.{number}", entry)
@@ -257,7 +269,8 @@ def _entry(body: _Body, number: int, entry: str | Parallel | Stage, place: str, 
             )
             return Mix(uses, entry.option(Combine).name, Part(rows, body.place.executions))
         case _:
-            return _use(body, f"{number}.{entry}", entry)
+            (name,) = used(entry)
+            return _use(body, f"{number}.{name}", name)
 
 
 def _use(body: _Body, place: str, name: str) -> Use:

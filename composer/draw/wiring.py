@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from blocks.base.builder import Builder
-from blocks.base.wiring import Site, WiringConfig
+from blocks.base.wiring import WiringConfig
 from blocks.ir.graph import Loop
 from blocks.ir.operation import Value
 from blocks.ir.tensor_type import IDS, TensorType
 from blocks.primitives.operations import Input
+from composer.language.schema.levels import Options
 from composer.language.schema.spec import Stage
 
 Hook: TypeAlias = Literal["around_loop", "around_step", "around_sublayer"]
@@ -40,20 +41,15 @@ class Additions:
     after: tuple[Addition, ...]
 
 
-def additions(stage: Stage, hook: Hook, width: int) -> Additions:
-    """Lower each option alone, around nothing, and return what it adds."""
+def additions(options: Options, stage: Stage, hook: Hook, width: int) -> Additions:
+    """Lower each option of a stage or entry alone, around nothing, and return what it adds."""
     before: list[Addition] = []
     after: list[Addition] = []
-    for option in sorted(stage.wiring().values(), key=lambda option: option.order):
+    for option in sorted(options.values(), key=lambda option: option.order):
         first, last = _added(option, stage, hook, width)
         before += first
         after[:0] = last
     return Additions(tuple(before), tuple(after))
-
-
-def site(stage: Stage, width: int) -> Site:
-    """Return where the options of a stage are used."""
-    return Site(width, stage.trips, stage.tied, stage.wiring())
 
 
 def _added(

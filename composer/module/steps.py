@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from blocks.ir.graph import Graph
 from blocks.ir.walk import weights
-from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.language.schema.levels import Sublayer
+from composer.language.schema.spec import Spec, Stage
 
 
 def with_steps(spec: Spec, steps: Mapping[str, int]) -> Spec:
@@ -35,7 +36,7 @@ def check_weights(trained: Graph, graph: Graph) -> None:
             raise ValueError(f"{name}: it holds something for each step, so the number of steps is fixed")
 
 
-def _resized(entry: str | Parallel | Stage, place: str, left: dict[str, int]) -> str | Parallel | Stage:
+def _resized(entry: Sublayer | Stage, place: str, left: dict[str, int]) -> Sublayer | Stage:
     if not isinstance(entry, Stage):
         return entry
     inner = tuple(_resized(each, f"{place}.{n}", left) for n, each in enumerate(entry.step))

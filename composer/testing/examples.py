@@ -31,7 +31,7 @@ def wiring_examples(owner: Owner) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for key, options in wiring_options().items():
         for option in options.values():
-            if option.owner == owner:
+            if owner in option.owner:
                 found.setdefault(key, []).extend(_wiring_values(option))
     return found
 

@@ -47,7 +47,7 @@ def _runs(stages):
 
 
 def _entry(entry):
-    if isinstance(entry, str):
+    if isinstance(entry, str) or "use" in entry:
         return 1
     return len(entry["parallel"]) if "parallel" in entry else _runs([entry])
 

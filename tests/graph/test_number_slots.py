@@ -32,7 +32,7 @@ class Simulation:
                 if hasattr(entry, "step"):
                     self.stage(entry, scope, in_recur or bool(stage.recur))
                 else:
-                    for name in getattr(entry, "parallel", [entry]):
+                    for name in getattr(entry, "parallel", [getattr(entry, "use", entry)]):
                         if self.blocks[name].type == "depth_attention":
                             self.depth(name, scope, run)
 

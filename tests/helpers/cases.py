@@ -89,6 +89,16 @@ CASES = {
         for key, (_, *values) in wiring_examples("stage").items()
         for value in values
     },
+    "options of entries, of a stage and of the model": {
+        **(
+            found := tree(
+                ALL,
+                {"recur": 2, "step": ["ffn", {"use": "seq", "norm": "sandwich"}, "depth"], "norm": "post"},
+                {"recur": 2, "step": [{"parallel": ["seq", "expert"], "residual": "add"}, {"use": "ffn"}]},
+            )
+        ),
+        "model": {**found["model"], "residual": {"scale": 0.25}},
+    },
     "inject in a stack": tree({"f": FFN}, {"stack": 3, "step": ["f"], "inject": "concat"}),
     "inject inside and outside": tree(
         {"f": FFN}, {"recur": 2, "step": [{"stack": 2, "step": ["f"], "inject": "add"}], "inject": "concat"}

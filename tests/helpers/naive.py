@@ -91,18 +91,18 @@ class _Row:
         return x
 
     def sublayer(self, stage, entry, at, x, step):
-        norm = stage.norm.name
+        norm, residual = (self.option(key, entry, stage) for key in ("norm", "residual"))
+        norm = norm.name
         self.score_norm = f"{at}.norm" if norm == "scores" else None
         before = norm in ("pre", "sandwich")
         y = self.entry(entry, at, self.normed(x, f"{at}.norm") if before else x, step)
         if norm == "sandwich":
             y = self.normed(y, f"{at}.out_norm")
-        x = [a + self.factor(stage, at, a) * b for a, b in zip(x, y, strict=True)]
+        x = [a + self.factor(stage, residual, at, a) * b for a, b in zip(x, y, strict=True)]
         return self.normed(x, f"{at}.norm") if norm == "post" else x
 
-    def factor(self, stage, at, vector):
+    def factor(self, stage, residual, at, vector):
         """What the update of a token is multiplied by; `vector` is the stream that the sublayer reads."""
-        residual = stage.residual
         match residual.name, getattr(residual, residual.name, None):
             case "scale", "1/steps":
                 return 1 / stage.trips
@@ -122,12 +122,18 @@ class _Row:
         """What queries, keys and routers read where a block reads x, a list of tokens."""
         return x if self.score_norm is None else self.normed(x, self.score_norm)
 
+    def option(self, key, *levels):
+        """Return the option of the innermost level that has one."""
+        given = (getattr(level, key, None) for level in (*levels, self.spec.model))
+        return next(option for option in given if option is not None)
+
     def normed(self, x, gain):
         return [rms_norm(vector, self.w[gain]) for vector in x]
 
     def entry(self, entry, at, normed, step):
-        if isinstance(entry, str):
-            y = self.block(entry, f"{at}.{entry}", normed, step)
+        if not hasattr(entry, "parallel"):
+            name = getattr(entry, "use", entry)
+            y = self.block(name, f"{at}.{name}", normed, step)
         else:
             branches = [
                 self.block(name, f"{at}.{n}.{name}", normed, step) for n, name in enumerate(entry.parallel)

@@ -12,18 +12,21 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from blocks.base.config import Config
-from blocks.find import block_types
+from blocks.find import block_types, wiring_options
 from composer.data.find import data_tasks
 from composer.language.load import loads
 from composer.language.schema.caps import Caps
-from composer.language.schema.spec import Model, Parallel, Schedule, Spec, Stage, Train
+from composer.language.schema.spec import BlockUse, Model, Parallel, Schedule, Spec, Stage, Train
 from composer.language.schema.unions import WiringUnion
 from composer.language.validation.describe_types import fields
+from composer.settings.errors import SpecError
 from composer.testing.examples import wiring_examples
 
 # among them names of methods of modules, and ones that look like something else in YAML
 NAMES = ("seq", "expert", "side-2", "Twin_b", "norm", "eval", "null", "true", "e1", "no", "a-b_c", "Inf")
 SMALL = st.integers(1, 8)
+LEFT_OUT = 5
+"""How often refused options are left out of a spec, since that can make others refused."""
 
 
 @cache
@@ -71,7 +74,7 @@ def valid(kind, plain):
 
 def option(wiring):
     """Draw a value of a key of wiring: its default more often than each other one."""
-    owner = next(iter(wiring.options.values())).owner
+    owner = next(iter(wiring.options.values())).owner[0]
     values = wiring_examples(owner)[wiring.tag]
     return st.sampled_from(values[:1] + values)
 
@@ -133,9 +136,14 @@ def mix(names):
 
 
 @cache
+def use(names):
+    return config(BlockUse, {"use": st.sampled_from(names)})
+
+
+@cache
 def one_stage(names, levels, room):
     """Draw the fields of a stage, but for its kind and number of steps."""
-    kinds = [st.sampled_from(names), st.sampled_from(names), mix(names)]
+    kinds = [st.sampled_from(names), st.sampled_from(names), use(names), mix(names)]
     if levels > 1:
         kinds.append(stage(names, levels - 1, room))
     given = {"step": st.lists(st.one_of(kinds), min_size=1, max_size=3)}
@@ -179,6 +187,8 @@ def used(stages):
     for entry in (entry for each in stages for entry in each["step"]):
         if isinstance(entry, str):
             yield entry
+        elif "use" in entry:
+            yield entry["use"]
         elif "parallel" in entry:
             yield from entry["parallel"]
         else:
@@ -211,7 +221,31 @@ def trees(draw, levels=3, room=8, widths=(5, 6, 8, 12, 16), trained=False):
         if isinstance(memory := caps.get("train_memory"), dict):
             # `train` says of how many tokens
             memory.pop("batch_tokens", None)
-    return found
+    return allowed(found)
+
+
+def allowed(tree):
+    """Leave out the wiring that the spec's own checks refuse, such as options that exclude each other."""
+    for _ in range(LEFT_OUT):
+        try:
+            make(tree)
+        except SpecError as error:
+            for fault in error.faults:
+                tree = without(tree, fault.path.split("."))
+        else:
+            break
+    return tree
+
+
+def without(tree, path):
+    """Remove the option at, or around, a path."""
+    if isinstance(tree, list):
+        number, *rest = path
+        return [without(each, rest) if str(i) == number else each for i, each in enumerate(tree)]
+    key, *rest = path
+    if key in wiring_options():
+        return {name: value for name, value in tree.items() if name != key}
+    return {**tree, key: without(tree[key], rest)} if rest and key in tree else tree
 
 
 def make(tree):

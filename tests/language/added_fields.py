@@ -25,6 +25,7 @@ BLOCKS = {name: next(iter(examples(kind).values())) for name, kind in block_type
 STAGES = [
     {"recur": 2, "step": [*BLOCKS]},
     {"stack": 1, "step": [{"parallel": [*BLOCKS][:2]}], "residual": {"scale": 0.5}},
+    {"stack": 1, "step": [{"use": "feed_forward", "norm": "post"}, "depth_attention"]},
 ]
 CAPS = {
     "params": {"hard": "9M"},
@@ -150,7 +151,7 @@ def _manual(config, generate):
     from blocks.base.wiring import WiringConfig
 
     if issubclass(config, WiringConfig):
-        return "A new field." in generate.wiring_table(config.owner)
+        return "A new field." in generate.wiring_table(" ".join(config.owner))
     table = generate.field_table(f"{config.__module__}:{config.__name__}")
     return "| `probe` | usual or other | `usual` | A new field. |" in table
 
@@ -184,10 +185,10 @@ def _spec_sees(name, path, tree, other, before):
     elif path[:1] == ("stages",):
         names = {block: block for block in a.blocks}
         one, two = (spec.stages[path[1]] for spec in (a, b))
-        if name == "Parallel":
+        if name in ("BlockUse", "Parallel"):
             one, two = one.step[0], two.step[0]
         found["alignment"] = _entry_cost(one, two, names) > _entry_cost(one, one, names)
-        if name != "Parallel":
+        if name not in ("BlockUse", "Parallel"):
             found["picture"] = "probe" in svg(picture(b))
     if path[:1] in (("model",), ("blocks",), ("stages",), ("train",)):
         found["search moves"] = _moves(tree, path, b)

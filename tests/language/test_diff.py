@@ -43,7 +43,7 @@ BASE: dict[str, Any] = {
             "step": [
                 "sequence_attention",
                 {"parallel": ["depth_attention", "expert_attention"]},
-                {"stack": 2, "step": ["feed_forward"]},
+                {"stack": 2, "step": ["feed_forward", {"use": "feed_forward"}]},
             ],
         }
     ],
@@ -61,6 +61,7 @@ def wiring(owner: Owner) -> dict[str, Any]:
 OTHER: dict[str, dict[str, Any]] = {
     "Model": {"width": 64, "vocab": 301, "context": 65, "tie_embeddings": False, **wiring("model")},
     "Stage": {"recur": 4, "stack": 3, "step": ["sequence_attention"], **wiring("stage")},
+    "BlockUse": {"use": "sequence_attention", **wiring("use")},
     "Parallel": {"parallel": ["expert_attention", "depth_attention"], **wiring("parallel")},
     "SequenceAttention": {
         "type": "feed_forward",
@@ -135,7 +136,13 @@ for _kind, _config in block_types().items():
     if _kind not in BASE["blocks"]:
         take_in(_kind, _config)
 # a field whose change is told under another word than its own
-WORDS = {"recur": "shared weights", "stack": "weights of their own", "width": "width", "type": "->"}
+WORDS = {
+    "recur": "shared weights",
+    "stack": "weights of their own",
+    "width": "width",
+    "type": "->",
+    "use": "replaced by",
+}
 
 
 def at(tree: dict[str, Any], path: tuple[Any, ...]) -> Any:
@@ -148,6 +155,7 @@ def cases() -> list[tuple[str, tuple[Any, ...], str, Any]]:
     places: dict[type[Config], tuple[Any, ...]] = {
         spec.Model: ("model",),
         spec.Stage: ("stages", 0),
+        spec.BlockUse: ("stages", 0, "step", 2, "step", 1),
         spec.Parallel: ("stages", 0, "step", 1),
         spec.Train: ("train",),
         spec.Eval: ("train", "eval"),

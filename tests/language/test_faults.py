@@ -68,8 +68,8 @@ WRONG = [
         "10:17  stages.0.step.1:",
         ["one of seq, depth, expert", "did you mean depth?"],
     ),
-    ("[seq, depth,", "[seq, 7, depth,", "10:17  stages.0.step.1:", ["a block's name, {parallel", "got 7"]),
-    ("[seq, depth,", "[{use: seq}, depth,", "10:12  stages.0.step.0:", ["a block's name", "got a mapping"]),
+    ("[seq, depth,", "[seq, 7, depth,", "10:17  stages.0.step.1:", ["a block's name, {use", "got 7"]),
+    ("[seq, depth,", "[{name: seq}, depth,", "10:12  stages.0.step.0:", ["a block's name", "got a mapping"]),
     (
         "[seq, depth,",
         "[{parallel: [seq]}, depth,",

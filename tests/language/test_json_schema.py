@@ -104,7 +104,7 @@ WRONG: list[tuple[list[str | int], Any]] = [
     (["stages", 0, "inject"], "sum"),
     (["stages", 0, "step"], []),
     (["stages", 0, "step"], [3]),
-    (["stages", 0, "step"], [{"use": "seq"}]),
+    (["stages", 0, "step"], [{"name": "seq"}]),
     (["stages", 0, "step"], [{"parallel": ["seq"]}]),
     (["stages", 0, "step"], [{"parallel": ["seq", "depth"], "combine": "max"}]),
     (["stages"], []),

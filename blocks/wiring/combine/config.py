@@ -15,7 +15,7 @@ class Combine(WiringConfig):
     """How outputs are combined; `gate` is a learned softmax over the branches per token."""
 
     key = "combine"
-    owner = "parallel"
+    owner = ("parallel",)
     default = "sum"
     key_aliases = "merge reduce aggregation mix mode"
 

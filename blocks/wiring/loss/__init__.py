@@ -55,7 +55,7 @@ class Loss(WiringConfig):
     """What training minimises."""
 
     key = "loss"
-    owner = "model"
+    owner = ("model",)
     default = "last"
     key_aliases = "objective criterion loss_fn"
 

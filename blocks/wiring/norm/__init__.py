@@ -7,5 +7,6 @@ class Norm(WiringConfig):
     """Where each sublayer has its RMSNorm."""
 
     key = "norm"
+    owner = ("model", "stage", "use", "parallel")
     default = "pre"
     key_aliases = "norm_position norm_placement layer_norm layernorm norm_first prenorm"

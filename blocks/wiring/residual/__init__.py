@@ -7,5 +7,6 @@ class Residual(WiringConfig):
     """How the output of each sublayer joins the residual stream."""
 
     key = "residual"
+    owner = ("model", "stage", "use", "parallel")
     default = "add"
     key_aliases = "residual_connection skip_connection residual_scale residual_multiplier"

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from blocks.base.config import Config
 from composer.bench.rivals.handwritten_depth import WAYS, Past, Way
+from composer.language.schema.levels import shortest
 from composer.language.schema.spec import Spec
 from composer.settings.errors import SpecError
 
@@ -54,13 +55,19 @@ def sizes(spec: Spec) -> Sizes:
     Raises:
         SpecError: it is no Dreamer of the plain form that is written out here.
     """
+    spec = shortest(spec)
     stage, *more = spec.stages
     blocks: list[Any] = [spec.blocks[name] for name in stage.step if isinstance(name, str)]
-    if more or [block.type for block in blocks] != [
-        "sequence_attention",
-        "depth_attention",
-        "expert_attention",
-    ]:
+    if (
+        more
+        or len(blocks) < len(stage.step)
+        or [block.type for block in blocks]
+        != [
+            "sequence_attention",
+            "depth_attention",
+            "expert_attention",
+        ]
+    ):
         raise _unlike(spec, ("stages",), "one `recur` stage of sequence, depth and expert attention")
     seq, depth, expert = blocks
     plain = {

@@ -11,7 +11,8 @@ from blocks.base.fields import Aligned
 from composer.language.description.show import document
 from composer.language.load import overridden, read_let
 from composer.language.parsing.resolve import Resolver
-from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.language.schema.levels import Sublayer
+from composer.language.schema.spec import Spec, Stage
 from composer.language.validation.describe_types import fields, marked
 from composer.settings.errors import Fault, SpecError, close
 from composer.settings.tree import Node, join
@@ -151,7 +152,7 @@ def _unset(tree: Tree, spec: Spec) -> dict[str, int]:
     return {path: sizes[path] for path in unset if path in sizes}
 
 
-def _trips(entries: Iterable[str | Parallel | Stage], path: str) -> Iterator[tuple[str, Stage]]:
+def _trips(entries: Iterable[Sublayer | Stage], path: str) -> Iterator[tuple[str, Stage]]:
     for i, entry in enumerate(entries):
         if isinstance(entry, Stage):
             yield join(path, i, "recur" if entry.tied else "stack"), entry

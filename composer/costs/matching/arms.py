@@ -16,7 +16,7 @@ from composer.costs.fitting.tunables import Tree
 from composer.costs.matching.match import Match, match
 from composer.language.description.show import document
 from composer.language.schema.shape_bounds import ShapeBounds
-from composer.language.schema.spec import Spec
+from composer.language.schema.spec import BlockUse, Spec
 from composer.measures.registry import MAIN
 from composer.settings.errors import SpecError
 
@@ -148,12 +148,12 @@ def _removed(tree: Tree, kind: str) -> Tree:
     gone = set(_of_kind(tree, kind))
 
     def left(entry: Entry) -> Entry | None:
-        if isinstance(entry, str):
-            return None if entry in gone else entry
         if _is_stage(entry):
             return entry
-        names = [name for name in entry["parallel"] if name not in gone]
-        return {**entry, "parallel": names} if len(names) > 1 else next(iter(names), None)
+        names = [name for name in _branches(entry) if name not in gone]
+        if len(names) > 1:
+            return {**entry, "parallel": names}
+        return _alone(entry, names[0]) if names else None
 
     def stage(found: dict[str, Any]) -> dict[str, Any] | None:
         step = [new for entry in found["step"] if (new := left(entry)) is not None]
@@ -174,9 +174,9 @@ def _deepened(tree: Tree, core: int) -> Tree:
         blocks[names[name]] = {"type": _DEPTH, **heads, "rotary": blocks[name]["rope"]}
 
     def after(entry: Entry) -> list[Entry]:
-        if isinstance(entry, str):
-            return [entry, names[entry]] if entry in names else [entry]
-        return [entry, *(names[name] for name in entry.get("parallel", ()) if name in names)]
+        if _is_stage(entry):
+            return [entry]
+        return [entry, *(_alone(entry, names[name]) for name in _branches(entry) if name in names)]
 
     def deepened(found: dict[str, Any]) -> dict[str, Any]:
         return {**found, "step": [new for entry in found["step"] for new in after(entry)]}
@@ -185,13 +185,25 @@ def _deepened(tree: Tree, core: int) -> Tree:
     return {**tree, "blocks": blocks, "stages": _spliced(tree, core, stages)}
 
 
+def _branches(entry: Entry) -> list[str]:
+    """Return the names of the blocks of an entry that is not a stage."""
+    if isinstance(entry, str):
+        return [entry]
+    return [entry["use"]] if "use" in entry else [*entry["parallel"]]
+
+
+def _alone(entry: Entry, name: str) -> Entry:
+    """Return an entry with one block and the options of another entry."""
+    options = {} if isinstance(entry, str) else {**entry, "use": name}
+    kept = {key: value for key, value in options.items() if key in BlockUse.model_fields}
+    return kept if len(kept) > 1 else name
+
+
 def _named(stage: dict[str, Any]) -> set[str]:
     """Return the names of the blocks that a stage runs."""
     found: set[str] = set()
     for entry in stage["step"]:
-        found |= (
-            {entry} if isinstance(entry, str) else _named(entry) if _is_stage(entry) else {*entry["parallel"]}
-        )
+        found |= _named(entry) if _is_stage(entry) else {*_branches(entry)}
     return found
 
 
@@ -229,11 +241,10 @@ def _dense(tree: Tree) -> Tree:
             blocks[name] = block
 
     def renamed(entry: Entry) -> Entry:
-        if isinstance(entry, str):
-            return names.get(entry, entry)
         if _is_stage(entry):
             return entry
-        return {**entry, "parallel": [names.get(name, name) for name in entry["parallel"]]}
+        new = [names.get(name, name) for name in _branches(entry)]
+        return {**entry, "parallel": new} if "parallel" in entry else _alone(entry, new[0])
 
     return {
         **_staged(tree, lambda stage: {**stage, "step": list(map(renamed, stage["step"]))}),

@@ -13,7 +13,8 @@ from blocks.ir.tensor_type import IDS
 from blocks.wiring.combine.config import Combine
 from blocks.wiring.loss import Loss, ModelEnd
 from composer.graph.lowering.operations import Embed
-from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.language.schema.levels import Options, Sublayer, entry_options, stage_options
+from composer.language.schema.spec import Parallel, Spec, Stage, used
 from composer.measures.limits import MemoryLimits
 
 Blocks = Mapping[str, BlockConfig]
@@ -34,7 +35,7 @@ def build(spec: Spec) -> Graph:
     loss = spec.model.option(Loss)
     for number, stage in enumerate(spec.stages):
         reads = loss.reads_steps and stage is spec.stages[-1]
-        x = _stage(root, f"stages.{number}", stage, spec.blocks, x, reads)
+        x = _stage(root, f"stages.{number}", stage, spec, x, reads)
     lowered = loss.lower(
         root,
         ModelEnd(
@@ -73,13 +74,12 @@ def micro_batch_tokens(spec: Spec) -> int:
     return spec.train.tokens_per_step // spec.train.accumulate
 
 
-def _stage(
-    build: Builder, name: str, stage: Stage, blocks: Blocks, x: Value, collects: bool = False
-) -> Value:
+def _stage(build: Builder, name: str, stage: Stage, spec: Spec, x: Value, collects: bool = False) -> Value:
     """Add a stage; with `collects` it hands out the state after each step."""
+    options = stage_options(spec.model, stage)
 
     def step(body: Builder, x: Value) -> Value:
-        x = _step(stage, blocks, body, x)
+        x = _step(stage, options, spec, body, x)
         if collects:
             body.collect(x, "state")
         return x
@@ -89,34 +89,35 @@ def _stage(
             return build.stage(name, stage.trips, stage.tied, x, step)
 
     with build.at(f"{name}."):
-        return _wrapped("around_loop", stage, build, loop, x)
+        return _wrapped("around_loop", options, build, loop, x)
 
 
-def _step(stage: Stage, blocks: Blocks, build: Builder, x: Value) -> Value:
+def _step(stage: Stage, options: Options, spec: Spec, build: Builder, x: Value) -> Value:
     def body(x: Value) -> Value:
         for position, entry in enumerate(stage.step):
             if isinstance(entry, Stage):
-                x = _stage(build, str(position), entry, blocks, x)
+                x = _stage(build, str(position), entry, spec, x)
             else:
+                own = entry_options(options, entry)
                 with build.at(f"{position}."):
-                    x = _wrapped("around_sublayer", stage, build, partial(_entry, build, entry, blocks), x)
+                    x = _wrapped("around_sublayer", own, build, partial(_entry, build, entry, spec.blocks), x)
         return x
 
-    return _wrapped("around_step", stage, build, body, x)
+    return _wrapped("around_step", options, build, body, x)
 
 
-def _wrapped(hook: str, stage: Stage, build: Builder, run: Callable[[Value], Value], x: Value) -> Value:
+def _wrapped(hook: str, options: Options, build: Builder, run: Callable[[Value], Value], x: Value) -> Value:
     """Run a part of a stage within the hooks of its options, those of the lowest order outermost."""
-    options = sorted(stage.wiring().values(), key=lambda option: option.order)
-    for option in reversed(options):
+    for option in sorted(options.values(), key=lambda option: option.order, reverse=True):
         run = partial(getattr(option, hook), build, run=run)
     return run(x)
 
 
-def _entry(build: Builder, entry: str | Parallel, blocks: Blocks, x: Value) -> Value:
+def _entry(build: Builder, entry: Sublayer, blocks: Blocks, x: Value) -> Value:
     """Add the block or the parallel blocks of a sublayer; `build` is at its place."""
-    if isinstance(entry, str):
-        return _block(build, f"{build.prefix}{entry}.", blocks, entry, x)
+    if not isinstance(entry, Parallel):
+        (name,) = used(entry)
+        return _block(build, f"{build.prefix}{name}.", blocks, name, x)
     branches = [
         _block(build, f"{build.prefix}{n}.{name}.", blocks, name, x) for n, name in enumerate(entry.parallel)
     ]

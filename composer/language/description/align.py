@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
 
 from composer.language.schema.identity import arch_hash
-from composer.language.schema.spec import Parallel, Spec, Stage, used
+from composer.language.schema.levels import Sublayer, long_form
+from composer.language.schema.spec import BlockUse, Parallel, Spec, Stage, used
 
 T = TypeVar("T")
-Entry: TypeAlias = str | Parallel | Stage
+Entry: TypeAlias = Sublayer | Stage
 
 _GAP = 1.0
 _ANYTHING = 1.9  # below two gaps: at one place, other entries are a replacement
@@ -179,21 +180,24 @@ def align_stages(
 
 def _regrouped(one: tuple[Entry, ...], two: tuple[Entry, ...], names: dict[str, str]) -> bool:
     row, mix = (one, two[0]) if len(two) == 1 else (two, one[0])
-    if not isinstance(mix, Parallel) or not all(isinstance(entry, str) for entry in row):
+    if not isinstance(mix, Parallel) or not all(isinstance(entry, str | BlockUse) for entry in row):
         return False
-    found = [_known(entry, names) if row is one else entry for entry in row]
-    wanted = [entry if row is one else _known(entry, names) for entry in mix.parallel]
+    blocks = [name for entry in row for name in used(entry)]
+    found = [_known(name, names) if row is one else name for name in blocks]
+    wanted = [name if row is one else _known(name, names) for name in mix.parallel]
     return Counter(found) == Counter(wanted)
 
 
-def _known(entry: object, names: dict[str, str]) -> str:
+def _known(name: str, names: dict[str, str]) -> str:
     """Name a block of the first spec as the second does; one it does not have is like no other."""
-    return names.get(str(entry), f"{entry} of the first")
+    return names.get(name, f"{name} of the first")
 
 
 def _entry_cost(one: Entry, two: Entry, names: dict[str, str]) -> float:
-    if isinstance(one, str) and isinstance(two, str):
-        return 0.0 if _known(one, names) == two else _OTHER_BLOCK
+    if isinstance(one, str | BlockUse) and isinstance(two, str | BlockUse):
+        one, two = long_form(one), long_form(two)
+        other = 0.1 * (one.changed_options() != two.changed_options())
+        return other if _known(one.use, names) == two.use else _OTHER_BLOCK + other
     shared = alike(one, two, names)
     if isinstance(one, Parallel) and isinstance(two, Parallel):
         other = 0.1 * (one.changed_options() != two.changed_options())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from blocks.base.wiring import default_of
+from blocks.find import wiring_options
 from composer.language.description.align import Entry, Match, align_entries, align_stages, alike, block_pairs
 from composer.language.description.format_spec import (
     entry_words,
@@ -15,8 +18,9 @@ from composer.language.description.format_spec import (
     weights_words,
 )
 from composer.language.schema.identity import arch_hash
-from composer.language.schema.spec import Parallel, Spec, Stage, used
-from composer.language.schema.wired import Wired
+from composer.language.schema.levels import long_form, shortest
+from composer.language.schema.spec import BlockUse, Parallel, Spec, Stage, used
+from composer.language.schema.wired import Wired, inherited_keys
 from composer.settings.errors import listed
 
 Kind = Literal["architecture", "training", "caps", "names"]
@@ -101,7 +105,8 @@ class _Architecture:
     """The comparison of two models, stages and recipes."""
 
     def __init__(self, a: Spec, b: Spec, names: dict[str, str]) -> None:
-        self.a, self.b, self.names = a, b, names
+        # it does not matter on which level an option is given
+        self.a, self.b, self.names = shortest(a), shortest(b), names
 
     def told(self) -> Iterator[tuple[str, str]]:
         fields = _fields(self.a.model.model_dump(), self.b.model.model_dump(), "")
@@ -153,9 +158,7 @@ class _Architecture:
             yield place, f"{_trips(one)} -> {_trips(two)}"
         elif one.trips != two.trips:
             yield place, f"{one.trips} -> {trips_words(two)} {weights_words(max(one, two, key=_many))}"
-        skipped = {"recur", "stack", "step"}
-        for key, words in _fields(one.model_dump(exclude=skipped), two.model_dump(exclude=skipped), ""):
-            yield place, f"{key} {words}"
+        yield from _changed_options(one, two, {"recur", "stack", "step"}, place)
         yield from self._step(one.step, two.step, f"{place}.step")
 
     def _step(self, one: tuple[Entry, ...], two: tuple[Entry, ...], place: str) -> Iterator[tuple[str, str]]:
@@ -166,10 +169,12 @@ class _Architecture:
             yield from self._entries(match, one, two, place)
 
     def _reordered(self, one: tuple[Entry, ...], two: tuple[Entry, ...]) -> bool:
-        if not all(isinstance(entry, str) for entry in (*one, *two)):
+        here = [long_form(entry) for entry in one if isinstance(entry, str | BlockUse)]
+        there = [long_form(entry) for entry in two if isinstance(entry, str | BlockUse)]
+        if len(here) < len(one) or len(there) < len(two) or any(each.use not in self.names for each in here):
             return False
-        known = [self.names.get(str(entry)) for entry in one]
-        return None not in known and known != list(two) and sorted(map(str, known)) == sorted(map(str, two))
+        known = [each.model_copy(update={"use": self.names[each.use]}) for each in here]
+        return known != there and Counter(known) == Counter(there)
 
     def _entries(
         self, match: Match[Entry], one: tuple[Entry, ...], two: tuple[Entry, ...], place: str
@@ -191,21 +196,20 @@ class _Architecture:
             case Stage(), Stage():
                 yield from self._stage(one, two, inner)
             case Parallel(), Parallel():
-                yield from self._parallel(one, two, inner)
-            case str(), str() if self.names.get(one) == two:
-                pass
-            case str(), Parallel() if self.names.get(one) in two.parallel:
-                yield place, f"{one} -> {self._new(two)}"
-            case Parallel(), str() if two in (self.names.get(name) for name in one.parallel):
-                yield place, f"{_mix(one)} -> {two} alone"
+                yield from self._step(one.parallel, two.parallel, f"{inner}.parallel")
+                yield from _changed_options(one, two, {"parallel"}, inner)
+            case (str() | BlockUse(), str() | BlockUse()) if self._same(one, two):
+                yield from _changed_options(long_form(one), long_form(two), {"use"}, inner)
+            case (str() | BlockUse(), Parallel()) if alike(one, two, self.names):
+                yield place, f"{_mix(one)} -> {self._new(two)}"
+            case (Parallel(), str() | BlockUse()) if alike(one, two, self.names):
+                yield place, f"{_mix(one)} -> {_mix(two)} alone"
             case _:
                 yield place, f"{_mix(one)} replaced by {self._new(two)}"
 
-    def _parallel(self, one: Parallel, two: Parallel, place: str) -> Iterator[tuple[str, str]]:
-        yield from self._step(one.parallel, two.parallel, f"{place}.parallel")
-        rest = {"parallel"}
-        for key, words in _fields(one.model_dump(exclude=rest), two.model_dump(exclude=rest), ""):
-            yield place, f"{key} {words}"
+    def _same(self, one: str | BlockUse, two: str | BlockUse) -> bool:
+        """Whether two entries use the same block."""
+        return self.names.get(long_form(one).use) == long_form(two).use
 
     def _new(self, entry: Entry) -> str:
         """Tell an entry of the second spec, with the recipes that the first one does not have."""
@@ -214,7 +218,7 @@ class _Architecture:
         if isinstance(entry, Stage):
             words += _options(entry)
         recipes = [(name, _recipe(_written(self.b.blocks[name]))) for name in new]
-        if isinstance(entry, str) and recipes:
+        if isinstance(entry, str | BlockUse) and recipes:
             return f"{words} ({recipes[0][1]})"
         return words + (f" ({listed((f'{n}: {r}' for n, r in recipes), 'and')})" if recipes else "")
 
@@ -248,9 +252,32 @@ def _options(config: Wired, told: Collection[str] = ()) -> str:
     return "".join(f", {key} {value_words(value)}" for key, value in changed if key not in told)
 
 
+def _changed_options(
+    one: Wired, two: Wired, without: Collection[str], place: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the options that differ between two stages or entries."""
+    for key, words in _fields(_written_options(one, without), _written_options(two, without), ""):
+        yield place, f"{key} {words}"
+
+
+def _written_options(config: Wired, without: Collection[str]) -> dict[str, Any]:
+    """Dump all options but those in `without`; what an entry does not give is as in its stage."""
+    found = config.model_dump(exclude={*without})
+    for key in inherited_keys(type(config)) & found.keys():
+        if found[key] is None and isinstance(config, Stage):
+            found[key] = default_of(wiring_options()[key]).plain()
+        elif found[key] is None:
+            found[key] = "as in the stage"
+    return found
+
+
 def _mix(entry: Entry) -> str:
+    if isinstance(entry, BlockUse):
+        options = _options(entry).removeprefix(", ")
+        return f"{entry.use} ({options})" if options else entry.use
     if isinstance(entry, Parallel):
-        wiring = {key: value_words(option.plain(defaults=False)) for key, option in entry.wiring().items()}
+        own = {key: option for key, option in entry.wiring().items() if key not in inherited_keys(Parallel)}
+        wiring = {key: value_words(option.plain(defaults=False)) for key, option in own.items()}
         words = ", ".join(wiring.values()) + _options(entry, told=wiring)
         return f"{listed(entry.parallel, 'and')} in parallel ({words})"
     return entry_words(entry)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from composer.language.schema.spec import Parallel, Stage
+from composer.language.schema.levels import Sublayer
+from composer.language.schema.spec import Stage, used
 
 _DECIMAL = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 _BINARY = ((2**40, "Ti"), (2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki"))
@@ -19,15 +20,13 @@ def stage_words(stage: Stage) -> str:
     return f"{trips_words(stage)} of [{mix}]" + (" with shared weights" if stage.recurs else "")
 
 
-def entry_words(entry: str | Parallel | Stage) -> str:
+def entry_words(entry: Sublayer | Stage) -> str:
     """Tell an entry of a step."""
     match entry:
         case Stage():
             return f"({stage_words(entry)})"
-        case Parallel():
-            return " | ".join(entry.parallel)
         case _:
-            return entry
+            return " | ".join(used(entry))
 
 
 def trips_words(stage: Stage) -> str:

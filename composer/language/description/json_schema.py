@@ -118,11 +118,11 @@ class _Widen:
             key: self.described(value, self.either(value, f"{name}.{key}", choices=choices))
             for key, value in schema["properties"].items()
         }
-        # stages and parallel mixes stand in lists, which replace whole: no other file can complete them
+        # stages and entries stand in lists, which replace whole: no other file can complete them
         if name == "Stage":
             found |= {"required": ["step"], "oneOf": [{"required": ["recur"]}, {"required": ["stack"]}]}
-        elif name == "Parallel":
-            found["required"] = ["parallel"]
+        elif name in ("BlockUse", "Parallel"):
+            found["required"] = ["use" if name == "BlockUse" else "parallel"]
         self.defs[name] = found
 
     def described(self, schema: Schema, reference: Schema) -> Schema:

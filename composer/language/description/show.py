@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from blocks.base.config import Config, Problem
 from composer.language.parsing.yaml12 import scalar
 from composer.language.schema.defaults import changed
-from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.language.schema.levels import Sublayer
+from composer.language.schema.spec import Spec, Stage
+from composer.language.schema.wired import Wired, inherited_keys
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -50,7 +52,7 @@ def resolved_lines(spec: Spec, origins: bool = False) -> Iterator[ShownLine]:
     column = min(_WIDEST, max(len(text) for text, _ in lines)) + 2
     for text, path in lines:
         where = spec.origin(*path) if origins and path is not None else ""
-        origin = f"{' ' * (column - len(text))}# {where}" if where else ""
+        origin = f"{' ' * max(2, column - len(text))}# {where}" if where else ""
         yield ShownLine(text, origin, None if path is None else _holds(kept, path))
 
 
@@ -92,12 +94,18 @@ def _fields(config: Any, problems: Callable[[Any], Iterable[Problem]]) -> dict[s
 
 def _stage(stage: Stage) -> dict[str, Any]:
     steps = [_stage(item) if isinstance(item, Stage) else _entry(item) for item in stage.step]
-    options = stage.model_dump(exclude={"recur", "stack", "step"})
+    options = _options(stage, without={"recur", "stack", "step"})
     return {"recur" if stage.tied else "stack": stage.trips, "step": steps, **options}
 
 
-def _entry(entry: str | Parallel) -> Any:
-    return entry if isinstance(entry, str) else entry.model_dump()
+def _entry(entry: Sublayer) -> Any:
+    return entry if isinstance(entry, str) else _options(entry)
+
+
+def _options(config: Wired, without: Collection[str] = ()) -> dict[str, Any]:
+    """Dump a config, but for the keys that it takes from what is around it."""
+    taken = {key for key in inherited_keys(type(config)) if getattr(config, key) is None}
+    return config.model_dump(exclude={*without, *taken})
 
 
 Line: TypeAlias = tuple[str, Path | None]
@@ -131,8 +139,10 @@ def _items(items: Iterable[Any], path: Path, indent: str) -> Iterator[Line]:
 
 
 def _short(value: Any) -> bool:
-    """Whether a list item stands on one line: a scalar, or blocks in parallel."""
-    return not isinstance(value, dict | list | tuple) or (isinstance(value, dict) and "parallel" in value)
+    """Whether a list item stands on one line: a scalar, or an entry of a step that is not a stage."""
+    if isinstance(value, dict):
+        return "use" in value or "parallel" in value
+    return not isinstance(value, list | tuple)
 
 
 def _flow(value: Any) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from blocks.base.config import Config
 from blocks.base.wiring import WiringConfig
-from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.language.schema.levels import Sublayer
+from composer.language.schema.spec import Spec, Stage
 
 
 def changed(spec: Spec, full: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def _stage(stage: Stage, full: Mapping[str, Any]) -> dict[str, Any]:
     return {**_kept(stage, full), "step": steps}
 
 
-def _entry(entry: str | Parallel | Stage, full: Any) -> Any:
+def _entry(entry: Sublayer | Stage, full: Any) -> Any:
     if isinstance(entry, Stage):
         return _stage(entry, full)
-    return _kept(entry, full) if isinstance(entry, Parallel) else full
+    return full if isinstance(entry, str) else _kept(entry, full)

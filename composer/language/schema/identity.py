@@ -17,7 +17,8 @@ from pydantic_core import to_jsonable_python
 
 from blocks.base.config import BlockConfig, Config
 from blocks.base.wiring import WiringConfig
-from composer.language.schema.spec import Parallel, Spec, Stage
+from composer.language.schema.levels import Sublayer, shortest
+from composer.language.schema.spec import BlockUse, Parallel, Spec, Stage
 
 _DIGITS = 12
 _TAGS = ("type", "task")
@@ -61,7 +62,7 @@ def run_hash(spec: Spec) -> str:
 def architecture(spec: Spec) -> dict[str, Any]:
     """Write the model and its stages with each use of a block replaced by its recipe.
 
-    Block names become numbers in the order of first use.
+    Block names become numbers in the order of first use, and each option is given once, on whatever level.
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(spec.used()))}
     recipes = {
@@ -69,7 +70,7 @@ def architecture(spec: Spec) -> dict[str, Any]:
         for name, number in numbers.items()
     }
 
-    def entry(item: str | Parallel | Stage) -> dict[str, Any]:
+    def entry(item: Sublayer | Stage) -> dict[str, Any]:
         match item:
             case Stage():
                 return {**plain(item, without=("step",)), "step": [entry(each) for each in item.step]}
@@ -78,11 +79,14 @@ def architecture(spec: Spec) -> dict[str, Any]:
                     **plain(item, without=("parallel",)),
                     "parallel": [recipes[name] for name in item.parallel],
                 }
+            case BlockUse():
+                return {**plain(item, without=("use",)), **recipes[item.use]}
             case _:
                 return recipes[item]
 
-    found: dict[str, Any] = plain(spec, without=("blocks", "stages", "train"))
-    return {**found, "stages": [entry(stage) for stage in spec.stages]}
+    short = shortest(spec)
+    found: dict[str, Any] = plain(short, without=("blocks", "stages", "train"))
+    return {**found, "stages": [entry(stage) for stage in short.stages]}
 
 
 def plain(value: Any, without: Collection[str] = ()) -> Any:

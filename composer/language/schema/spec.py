@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -69,26 +70,49 @@ def _entry_kind(value: Any) -> str | None:
     match value:
         case str():
             return "block"
+        case BlockUse():
+            return "use"
         case Parallel():
             return "parallel"
         case Stage():
             return "stage"
         case {"recur": _} | {"stack": _} | {"step": _}:
             return "stage"
+        case {"use": _}:
+            return "use"
+        case {"parallel": _}:
+            return "parallel"
+        case Mapping() if value.keys() & BlockUse.model_fields.keys():
+            return "use"
         case Mapping() if value.keys() & Parallel.model_fields.keys():
             return "parallel"
         case _:
             return None
 
 
+def _shortest(value: Any) -> Any:
+    """Return the block's name alone where an entry with `use` says no more."""
+    return value.use if isinstance(value, BlockUse) and value == BlockUse(use=value.use) else value
+
+
 Entry: TypeAlias = Annotated[
     Annotated[BlockName, Tag("block")]
+    | Annotated["BlockUse", Tag("use")]
     | Annotated["Parallel", Tag("parallel")]
     | Annotated["Stage", Tag("stage")],
     Discriminator(_entry_kind),
-    Description("a block's name, {parallel: [..]}, or a stage: recur or stack, and step"),
+    AfterValidator(_shortest),
+    Description("a block's name, {use: ..}, {parallel: [..]}, or a stage: recur or stack, and step"),
 ]
-"""One place in a step: the name of a block, blocks in parallel, or a nested stage."""
+"""One place in a step: a block, blocks in parallel, or a nested stage."""
+
+
+@wired("use")
+class BlockUse(Wired):
+    """A block with options of its own, the long form of its name in a step."""
+
+    use: BlockName
+    """The name of the block."""
 
 
 @wired("parallel")
@@ -340,11 +364,13 @@ class Spec(Config):
             yield from used(stage)
 
 
-def used(entry: str | Parallel | Stage) -> Iterator[str]:
+def used(entry: str | BlockUse | Parallel | Stage) -> Iterator[str]:
     """Yield the names of the blocks of an entry of a step, or of a stage, each as often as it is used."""
     match entry:
         case str():
             yield entry
+        case BlockUse():
+            yield entry.use
         case Parallel():
             yield from entry.parallel
         case Stage():

@@ -9,7 +9,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from blocks.base.config import Config
-from blocks.base.wiring import WiringConfig, selected
+from blocks.base.wiring import WiringConfig, kind_of, selected
 from blocks.find import wiring_options
 from composer.settings.errors import listed
 
@@ -39,9 +39,11 @@ class DiscoveredUnion(Generic[T]):
 class WiringUnion(DiscoveredUnion[WiringConfig]):
     """The values of a key of wiring: each is its name, or a mapping with its name as a key."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, optional: bool = False) -> None:
+        """With `optional`, null takes the option of what is around it."""
         super().__init__(key, lambda: wiring_options()[key])
-        self.options = wiring_options()[key]
+        self.options, self.optional = wiring_options()[key], optional
+        self.kind = kind_of(next(iter(self.options.values())))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         choices: dict[Any, CoreSchema] = {
@@ -49,13 +51,15 @@ class WiringUnion(DiscoveredUnion[WiringConfig]):
             for name, option in self.options.items()
         }
         written = core_schema.plain_serializer_function_ser_schema(_written, info_arg=True)
-        return core_schema.tagged_union_schema(
+        union = core_schema.tagged_union_schema(
             choices, lambda value: selected(self.options, value), serialization=written
         )
+        return core_schema.nullable_schema(union) if self.optional else union
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        union = schema["schema"] if self.optional else schema
         mappings = [
-            handler(schema["choices"][name]) for name, option in self.options.items() if option.model_fields
+            handler(union["choices"][name]) for name, option in self.options.items() if option.model_fields
         ]
         names = {"type": "string", "enum": self.bare()}
         return {"anyOf": [names, *mappings]} if mappings else names

@@ -1,4 +1,4 @@
-"""Configs that wiring options add keys to: the model, stages and parallel mixes."""
+"""Configs that wiring options add keys to: the model, stages and entries of steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import GetJsonSchemaHandler, create_model
 from pydantic_core import CoreSchema
 
 from blocks.base.config import Config
-from blocks.base.wiring import Owner, WiringConfig, default_of, kind_of
+from blocks.base.wiring import Owner, WiringConfig, default_of, inherits, kind_of
 from blocks.find import wiring_options
 from composer.language.schema.unions import WiringUnion
 
@@ -30,12 +30,14 @@ class Wired(Config):
         found = super().__get_pydantic_json_schema__(schema, handler)
         properties = handler.resolve_ref_schema(found).get("properties", {})
         for key in wiring_keys(cls):
-            properties[key]["default"] = cls.model_fields[key].default.plain()
+            if default := cls.model_fields[key].default:
+                properties[key]["default"] = default.plain()
         return found
 
     def wiring(self) -> dict[str, WiringConfig]:
-        """Return the option of each key of wiring."""
-        return {key: getattr(self, key) for key in wiring_keys(type(self))}
+        """Return the options given here, and the defaults of keys that nothing around it has."""
+        options = {key: getattr(self, key) for key in wiring_keys(type(self))}
+        return {key: option for key, option in options.items() if option is not None}
 
     def option(self, kind: type[K]) -> K:
         """Return the option of a kind."""
@@ -53,17 +55,24 @@ def wired(owner: Owner) -> Callable[[type[W]], type[W]]:
     """Decorate a config so that it has the keys of wiring that belong to `owner`."""
 
     def decorate(config: type[W]) -> type[W]:
-        fields: dict[str, Any] = {
-            key: (Annotated[WiringConfig, WiringUnion(key)], default_of(options))
-            for key, options in wiring_options().items()
-            if kind_of(next(iter(options.values()))).owner == owner
-        }
+        fields: dict[str, Any] = {}
+        for key, options in wiring_options().items():
+            kind = kind_of(next(iter(options.values())))
+            if owner in kind.owner and inherits(kind, owner):
+                fields[key] = Annotated[WiringConfig | None, WiringUnion(key, optional=True)], None
+            elif owner in kind.owner:
+                fields[key] = Annotated[WiringConfig, WiringUnion(key)], default_of(options)
         name = config.__name__.lstrip("_")
         return create_model(
             name, __base__=config, __module__=config.__module__, __doc__=config.__doc__, **fields
         )
 
     return decorate
+
+
+def inherited_keys(config: type[Config]) -> frozenset[str]:
+    """Return the keys of wiring that a config takes from what is around it, where it does not have them."""
+    return frozenset(key for key in wiring_keys(config) if config.model_fields[key].default is None)
 
 
 def wiring_keys(config: type[Config]) -> Iterator[str]:

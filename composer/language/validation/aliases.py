@@ -27,6 +27,7 @@ TARGETS: dict[str, str] = {
     "stage.stack": "layers n_layer n_layers num_layers num_hidden_layers depth n_blocks num_blocks "
     "n_hidden_layers num_decoder_layers decoder_layers count untied",
     "stage.step": "block blocks body layer layers layout sublayers modules mixers sequence steps",
+    "use.use": "block module",
     # blocks
     "sequence_attention.heads": "n_heads n_head num_heads num_attention_heads attention_heads nheads "
     "n_query_heads num_query_heads query_heads",
@@ -106,7 +107,9 @@ TARGETS: dict[str, str] = {
     "perplexity ppl",
     "metric.bits_per_byte": "bpb bpc bits_per_char",
     **{f"metric.{name}": measure.aliases for name, measure in MEASURES.items() if measure.aliases},
-    **{f"{kind.owner}.{kind.key}": kind.key_aliases for kind in map(kind_of, all_wiring())},
+    **{
+        f"{owner}.{kind.key}": kind.key_aliases for kind in map(kind_of, all_wiring()) for owner in kind.owner
+    },
 }
 """What a thing is called here, and what else it is called."""
 
@@ -186,6 +189,10 @@ VALUES: dict[str, str] = {
     "search.sampler=evolution": "genetic regularized_evolution ea cmaes",
     "search.sampler=nsga2": "nsga nsgaii nsga3",
     "search.sampler=random": "uniform grid",
-    **{f"{option.owner}.{option.key}={option.name}": option.aliases for option in all_wiring()},
+    **{
+        f"{owner}.{option.key}={option.name}": option.aliases
+        for option in all_wiring()
+        for owner in option.owner
+    },
 }
 """Other words for the values of a field, as `section.key=value`."""

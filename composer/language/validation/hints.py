@@ -15,6 +15,7 @@ from composer.settings.errors import close, listed
 _WRITTEN = {
     "spec": "{}",
     "stage": "`{}` of a stage",
+    "use": "`{}` next to `use`",
     "parallel": "`{}` next to `parallel`",
     "schedule": "train.schedule.{}",
     "eval": "train.eval.{}",
@@ -34,7 +35,7 @@ def sections() -> Mapping[str, type[Config]]:
     from composer.language.schema.search import SearchConfig
 
     own = ("Spec", "Model", "Stage", "Parallel", "Schedule", "Eval", "Checkpoint", "Train")
-    found = {name.lower(): getattr(spec, name) for name in own}
+    found = {name.lower(): getattr(spec, name) for name in own} | {"use": spec.BlockUse}
     return {**found, "caps": Caps, "search": SearchConfig, **block_types(), **data_tasks()}
 
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
 from blocks.base.config import BlockConfig, Config, Problem
 from blocks.base.invalid import Unknown, independent
-from blocks.base.wiring import Site, WiringConfig
 from blocks.ir.numbers import largest
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
+from composer.language.schema.levels import Sublayer
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train
-from composer.language.schema.wired import Wired
 from composer.language.validation.hints import hint_for_block
 from composer.language.validation.partial import partial, partial_at
+from composer.language.validation.wiring_checks import wiring_problems
 from composer.measures.limits import MemoryLimits
 from composer.measures.registry import MEASURES
 from composer.settings.errors import Fault, shown
@@ -118,6 +118,9 @@ def _readable(stages: Node | None) -> bool:
             if branches is not None:
                 if not all(isinstance(name.value, str) for name in _items(branches) or [branches]):
                     return False
+            elif (name := entry.child("use")) is not None:
+                if not isinstance(name.value, str):
+                    return False
             elif not isinstance(entry.value, str) and not _readable(Node([entry], entry.place)):
                 return False
     return True
@@ -128,6 +131,9 @@ def _uses(stage: Node, path: str) -> Iterator[tuple[str, Node]]:
         here = join(path, "step", i)
         if isinstance(entry.value, str):
             yield here, entry
+        elif (name := entry.child("use")) is not None:
+            if isinstance(name.value, str):
+                yield join(here, "use"), name
         elif branches := entry.child("parallel"):
             names = enumerate(_items(branches))
             yield from ((join(here, "parallel", j), name) for j, name in names if isinstance(name.value, str))
@@ -155,7 +161,7 @@ def _all_places(stages: Iterable[Stage], tree: Node) -> Iterator[Fault]:
         yield fault_at(tree, ("stages",), expected, str(places), "repeat layers by stack: or recur:")
 
 
-def _places(entry: str | Parallel | Stage) -> int:
+def _places(entry: Sublayer | Stage) -> int:
     """Count the places where blocks stand, as often as costs look at them."""
     match entry:
         case Stage():
@@ -179,39 +185,8 @@ def _blocks(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
 
 
 def _wiring(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
-    last = parts.stages[-1] if parts.stages else None
-    model = _options(parts.model)
-    for config, path, steps, tied in _wired(parts):
-        site = Site(parts.model.width, steps, tied, _options(config), model, is_last=config is last)
-        if config is parts.model and last is not None and _one_kind(last):
-            last_site = Site(parts.model.width, last.trips, last.tied, _options(last), model, is_last=True)
-            site = replace(site, last_stage=last_site)
-        for key, option in site.wiring.items():
-            yield _problems(option.problems(site), (*path, key), tree)
-
-
-def _options(config: Wired) -> dict[str, WiringConfig]:
-    """Return the options of a config that are valid."""
-    return {key: option for key, option in config.wiring().items() if isinstance(option, WiringConfig)}
-
-
-def _one_kind(stage: Stage) -> bool:
-    return (stage.recur is None) != (stage.stack is None)
-
-
-def _wired(parts: Parts) -> Iterator[tuple[Wired, tuple[str | int, ...], int, bool]]:
-    """Yield the model and all stages and parallel mixes with their paths, steps and whether they are tied."""
-    entries: list[tuple[str | Parallel | Stage, tuple[str | int, ...]]]
-    yield parts.model, ("model",), 1, False
-    entries = [(stage, ("stages", i)) for i, stage in enumerate(parts.stages)]
-    while entries:
-        entry, path = entries.pop(0)
-        if isinstance(entry, Parallel):
-            yield entry, path, 1, False
-        elif isinstance(entry, Stage) and isinstance(entry.step, tuple):
-            if _one_kind(entry):
-                yield entry, path, entry.trips, entry.tied
-            entries += [(each, (*path, "step", i)) for i, each in enumerate(entry.step)]
+    for path, problems in wiring_problems(parts.model, parts.stages):
+        yield _problems(problems, path, tree)
 
 
 def _train(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:

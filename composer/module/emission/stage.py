@@ -13,7 +13,8 @@ from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import Operation, Weight
 from blocks.ir.walk import Place, operations
 from composer.graph.passes import outline
-from composer.language.schema.spec import Parallel
+from composer.language.schema.levels import Sublayer
+from composer.language.schema.spec import Parallel, used
 from composer.language.schema.spec import Stage as StageSpec
 from composer.module.emission.code import Code, Compiled, StepCode, step_code, without_code
 from composer.module.emission.lookup import gather, held_tensor
@@ -160,7 +161,7 @@ def emit_parts(modules: Sequence[nn.Module], graph: Graph, place: Place) -> None
             emit_parts(parts, body, place)
 
 
-def add_parts(layer: nn.Module, entries: Sequence[str | Parallel | StageSpec], blocks: Blocks) -> None:
+def add_parts(layer: nn.Module, entries: Sequence[Sublayer | StageSpec], blocks: Blocks) -> None:
     """Give a layer a module for each sublayer and block of its step, and tell stages in it theirs."""
     for position, entry in enumerate(entries):
         held = layer._modules.get(str(position))
@@ -170,8 +171,9 @@ def add_parts(layer: nn.Module, entries: Sequence[str | Parallel | StageSpec], b
                 add_parts(each, entry.step, blocks)
             continue
         sublayer = _part(layer, str(position), "Sublayer")
-        if isinstance(entry, str):
-            _part(sublayer, entry)._config = blocks[entry]
+        if not isinstance(entry, Parallel):
+            (name,) = used(entry)
+            _part(sublayer, name)._config = blocks[name]
             continue
         for number, name in enumerate(entry.parallel):
             _part(_part(sublayer, str(number), "Branch"), name)._config = blocks[name]

@@ -1,0 +1,88 @@
+"""Options on several levels: what a stage takes from the model, and an entry of a step from its stage.
+
+A nested stage takes its options from the model, not from the stage around it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from blocks.base.wiring import Site, WiringConfig, acts_on_stage, default_of
+from blocks.find import wiring_options
+from composer.language.schema.spec import BlockUse, Model, Parallel, Spec, Stage
+from composer.language.schema.wired import inherited_keys, wiring_keys
+
+Options: TypeAlias = Mapping[str, WiringConfig]
+Sublayer: TypeAlias = str | BlockUse | Parallel
+"""An entry of a step that is not a stage."""
+
+
+def stage_options(model: Model, stage: Stage) -> Options:
+    """Return the option of each key that a stage can have: its own, or that of the model."""
+    outer, given = model.wiring(), stage.wiring()
+    return {key: given[key] if key in given else outer[key] for key in wiring_keys(Stage)}
+
+
+def entry_options(around: Options, entry: Sublayer) -> Options:
+    """Return the options of an entry of a step: its own, else those `around` it, of its stage."""
+    return around if isinstance(entry, str) else {**around, **entry.wiring()}
+
+
+def site(model: Model, stage: Stage) -> Site:
+    """Return where the options of a stage are used."""
+    around = stage_options(model, stage)
+    sublayers = (entry for entry in stage.step if isinstance(entry, str | BlockUse | Parallel))
+    entries = tuple(entry_options(around, entry) for entry in sublayers)
+    return Site(model.width, stage.trips, stage.tied, around, entries, model.wiring())
+
+
+def long_form(entry: str | BlockUse) -> BlockUse:
+    """Return an entry that is a block's name, perhaps with options, as a mapping."""
+    return BlockUse(use=entry) if isinstance(entry, str) else entry
+
+
+def shared_keys() -> frozenset[str]:
+    """Return the keys that are on more than one level."""
+    return inherited_keys(Stage) | inherited_keys(BlockUse) | inherited_keys(Parallel)
+
+
+def shortest(spec: Spec) -> Spec:
+    """Give each option of several levels once: equal for equal architectures.
+
+    A stage has what most of its entries have, and only the others say so. Where an option acts on the stage,
+    its entries have no other.
+    """
+    usual = {key: Model.model_fields[key].default for key in shared_keys() if key in Model.model_fields}
+    stages = tuple(_shortest(spec.model, stage) for stage in spec.stages)
+    return spec.model_copy(update={"model": spec.model.model_copy(update=usual), "stages": stages})
+
+
+def _shortest(model: Model, stage: Stage) -> Stage:
+    given = site(model, stage)
+    options, around = given.entries, dict(given.wiring)
+    for key in shared_keys() & around.keys():
+        if options and not acts_on_stage(around[key]):
+            # of equally many the default, else the first
+            found = Counter(each[key] for each in options)
+            default = default_of(wiring_options()[key])
+            around[key] = max(found, key=lambda option: (found[option], option == default))
+    rest = iter(options)
+    step = tuple(
+        _shortest(model, entry) if isinstance(entry, Stage) else _own(entry, next(rest), around)
+        for entry in stage.step
+    )
+    own = {key: _unless(around[key], default_of(wiring_options()[key])) for key in inherited_keys(Stage)}
+    return stage.model_copy(update={"step": step, **own})
+
+
+def _own(entry: Sublayer, options: Options, around: Options) -> Sublayer:
+    """Return an entry that gives what differs from its stage."""
+    long = entry if isinstance(entry, Parallel) else long_form(entry)
+    given = {key: _unless(options[key], around[key]) for key in inherited_keys(type(long))}
+    return entry if long.model_copy(update=given) == long else long.model_copy(update=given)
+
+
+def _unless(option: WiringConfig, taken: WiringConfig) -> WiringConfig | None:
+    return None if option == taken else option

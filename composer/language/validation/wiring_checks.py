@@ -1,0 +1,88 @@
+"""Checks of wiring options, wherever they are given: on the model, a stage or an entry of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeAlias
+
+from blocks.base.config import Problem
+from blocks.base.wiring import Site, WiringConfig, acts_on_stage
+from composer.language.schema.levels import Options, entry_options, shared_keys, site
+from composer.language.schema.spec import BlockUse, Model, Parallel, Stage
+
+Path: TypeAlias = tuple[str | int, ...]
+
+
+def wiring_problems(model: Model, stages: tuple[Stage, ...]) -> Iterator[tuple[Path, Iterator[Problem]]]:
+    """Yield the problems of each option, with the path of the option that they are relative to.
+
+    What is not valid in `model` and `stages` is left out. What stages take from the model is checked in each.
+    """
+    last = stages[-1] if stages else None
+    options = _valid({key: option for key, option in model.wiring().items() if key not in shared_keys()})
+    around = Site(model.width, wiring=options, model=options)
+    if last is not None and _readable(last):
+        around = replace(around, last_stage=_site(model, last, is_last=True))
+    yield from _checked(options, around, partial(_below, ("model",)))
+    left: list[tuple[Stage, Path]] = [(stage, ("stages", i)) for i, stage in enumerate(stages)]
+    while left:
+        stage, path = left.pop(0)
+        if _readable(stage):
+            yield from _stage(stage, path, _site(model, stage, is_last=stage is last))
+        if isinstance(stage.step, tuple):
+            inner = ((each, (*path, "step", i)) for i, each in enumerate(stage.step))
+            left += [(each, here) for each, here in inner if isinstance(each, Stage)]
+
+
+def _stage(stage: Stage, path: Path, around: Site) -> Iterator[tuple[Path, Iterator[Problem]]]:
+    given = stage.wiring()
+    yield from _checked(around.wiring, around, lambda key: (*path, key) if key in given else ("model", key))
+    for i, entry in enumerate(stage.step):
+        if isinstance(entry, BlockUse | Parallel):
+            here = (*path, "step", i)
+            beside = replace(around, wiring=_valid(entry_options(around.wiring, entry)))
+            own = _valid(entry.wiring())
+            yield from _checked(own, beside, partial(_below, here))
+            for key, option in own.items():
+                yield (*here, key), _acting_on_stage(option, around.wiring.get(key))
+
+
+def _below(path: Path, key: str) -> Path:
+    return (*path, key)
+
+
+def _checked(
+    options: Options, used_at: Site, place: Callable[[str], Path]
+) -> Iterator[tuple[Path, Iterator[Problem]]]:
+    for key, option in options.items():
+        yield place(key), option.problems(used_at)
+
+
+def _acting_on_stage(option: WiringConfig, around: WiringConfig | None) -> Iterator[Problem]:
+    """Refuse an option of an entry that belongs to its stage, and any beside one of the stage that does."""
+    if acts_on_stage(option):
+        expected = f"a value that acts on this entry alone; give {option.name} to the stage"
+        yield Problem("", expected, option.plain(defaults=False))
+    elif around is not None and acts_on_stage(around):
+        expected = f"{around.name}, as in the stage, where it acts on all entries"
+        yield Problem("", expected, option.plain(defaults=False))
+
+
+def _site(model: Model, stage: Stage, is_last: bool) -> Site:
+    found = site(model, stage)
+    entries = tuple(map(_valid, found.entries))
+    return replace(
+        found, wiring=_valid(found.wiring), entries=entries, model=_valid(found.model), is_last=is_last
+    )
+
+
+def _valid(options: Any) -> Options:
+    """Leave out what is no option: the spec may be valid in part only."""
+    return {key: option for key, option in options.items() if isinstance(option, WiringConfig)}
+
+
+def _readable(stage: Stage) -> bool:
+    """Whether it is known what a stage, which may be valid in part only, runs and how often."""
+    return isinstance(stage.step, tuple) and (stage.recur is None) != (stage.stack is None)
