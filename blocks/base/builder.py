@@ -91,10 +91,22 @@ class Builder(Operations):
 
     # positions
 
-    def rotate(self, x: Value, name: str, shape: Shape, base: float, *, rotated: int | None = None) -> Value:
-        """Rotate `x` by its token's position; with `rotated` only so many first elements of each head."""
+    def rotate(
+        self,
+        x: Value,
+        name: str,
+        shape: Shape,
+        base: float,
+        *,
+        rotated: int | None = None,
+        scale: float = 1.0,
+    ) -> Value:
+        """Rotate `x` by its token's position, divided by `scale`.
+
+        With `rotated` only so many first elements of each head are.
+        """
         size = shape[-1] if rotated is None else rotated
-        table = self.shared(f"rope_{label(size)}", SequenceTable(size, base))
+        table = self.shared(f"rope_{label(size)}", SequenceTable(size, base, scale))
         return self.op(name, Rotate(shape) if rotated is None else RotatePart(shape, size), x, table)
 
     def rotate_step(self, x: Value, name: str, shape: Shape, base: float) -> Value:

@@ -141,8 +141,8 @@ class CostModel(Meaning):
         saved = self.saved(at) or SavedTensors()
         return WorkspaceBytes(flow.made + saved.extra + flow.copied, flow.given, flow.given)
 
-    def sequence_cache(self) -> int:
-        """Return the elements per token that generation keeps for later tokens."""
+    def sequence_cache(self, at: CostContext) -> int:
+        """Return the elements per token of the context that generation keeps for later tokens."""
         return 0
 
 

@@ -249,10 +249,14 @@ class RotateStep(Rotate):
 
 @dataclass(frozen=True)
 class SequenceTable(SavesNothing, Operation):
-    """The rotation of every position of the sequence; reads the token ids for their number."""
+    """The rotation of every position of the sequence; reads the token ids for their number.
+
+    Positions are divided by `scale`.
+    """
 
     head_dim: int
     base: float
+    scale: float = 1.0
 
     kernels = (Kernel("sequence_table", f"{_REFERENCE}:sequence_table", "made once per forward, in fp32"),)
     recomputable = False
@@ -262,8 +266,9 @@ class SequenceTable(SavesNothing, Operation):
         return (positions(self.head_dim),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the size and base."""
-        return {"head_dim": self.head_dim, "base": self.base}
+        """Return the size, the base and the scale, where there is one."""
+        scale = {"scale": self.scale} if self.scale != 1 else {}
+        return {"head_dim": self.head_dim, "base": self.base, **scale}
 
 
 @dataclass(frozen=True)

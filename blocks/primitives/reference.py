@@ -91,9 +91,9 @@ def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -
     )
 
 
-def sequence_table(tokens: Tensor, head_dim: int, base: float) -> Tensor:
+def sequence_table(tokens: Tensor, head_dim: int, base: float, scale: float = 1.0) -> Tensor:
     """Return complex rotations [sequence, 1, head_dim / 2] for the positions of tokens [batch, sequence]."""
-    position = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32)
+    position = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32) / scale
     return _turn(position[:, None, None] * step_table(tokens, head_dim, base))
 
 

@@ -8,12 +8,23 @@ from typing import Any, Literal
 
 from blocks.base.attention import AttentionConfig
 from blocks.base.builder import Builder
-from blocks.base.config import Problem
-from blocks.base.fields import Fraction, Positive, Width
+from blocks.base.config import Config, Problem
+from blocks.base.fields import LARGEST, Fraction, Natural, Positive, Width
 from blocks.base.invalid import independent
 from blocks.ir.numbers import label
 from blocks.ir.operation import Value
+from blocks.ir.tensor_type import Shape
+from blocks.sequence_attention.capped import CappedAttend
 from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
+
+
+class RopeScaling(Config):
+    """How positions beyond those of a shorter training are brought into its range: one of two ways."""
+
+    linear: Positive | None = None
+    """Divide positions by this number (position interpolation, arXiv 2306.15595)."""
+    ntk: Positive | None = None
+    """Raise the base so that the slowest pair turns by 1 / this number ("NTK-aware", arXiv 2309.00071)."""
 
 
 class SequenceAttention(AttentionConfig):
@@ -26,8 +37,14 @@ class SequenceAttention(AttentionConfig):
     """Base of the RoPE frequencies."""
     rope_fraction: Fraction = 1.0
     """Fraction of each head that is rotated: its first elements, in whole pairs (arXiv 2204.06745)."""
+    rope_scaling: RopeScaling | None = None
+    """Scaling of positions for a longer context: `{linear: 4}` or `{ntk: 4}`. Default: none."""
     window: Width | None = None
     """Size of a sliding attention window, including the token itself. Default: the whole context."""
+    sinks: Natural = 0
+    """How many of the first tokens all later ones see beside the window (arXiv 2309.17453)."""
+    soft_cap: Positive | None = None
+    """Cap of the scores, by cap * tanh(score / cap) (Gemma 2, arXiv 2408.00118). Default: none."""
     qk_norm: bool = False
     """Whether to apply RMSNorm to queries and keys per head before the rotation."""
 
@@ -42,15 +59,25 @@ class SequenceAttention(AttentionConfig):
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check the heads, and that no field is set that nothing reads."""
-        yield from independent(super().problems(width), self._unread(), self._fraction(width))
+        yield from independent(super().problems(width), self._unread(), self._rope(width))
 
     def _unread(self) -> Iterator[Problem]:
-        for name in ("rope_base", "rope_fraction"):
+        for name in ("rope_base", "rope_fraction", "rope_scaling"):
             if not self.rope and name in self.model_fields_set:
                 yield Problem(name, f"no {name}, since rope is false", getattr(self, name))
+        if self.sinks and self.window is None:
+            hint = "without a window all earlier tokens are seen"
+            yield Problem("sinks", "a window beside which sinks are seen", self.sinks, hint)
 
-    def _fraction(self, width: int) -> Iterator[Problem]:
+    def _rope(self, width: int) -> Iterator[Problem]:
         head_dim = self.geometry(width)[2]
+        if (scaling := self.rope_scaling) is not None:
+            if (scaling.linear is None) == (scaling.ntk is None):
+                yield Problem("rope_scaling", "one of linear, ntk", scaling.model_dump(exclude_none=True))
+            if scaling.ntk is not None and (self._rotated(head_dim) or head_dim) == 2:
+                yield Problem(
+                    "rope_scaling.ntk", "more than one rotated pair, whose base it changes", scaling.ntk
+                )
         if self._rotated(head_dim) == 0:
             expected = f"a fraction that rotates a pair of the {head_dim} elements of a head"
             yield Problem("rope_fraction", expected, self.rope_fraction)
@@ -58,20 +85,31 @@ class SequenceAttention(AttentionConfig):
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built."""
         fields = super().canonical(width)
-        return fields if self.rope else {**fields, "rope_base": None, "rope_fraction": 1.0}
+        return (
+            fields if self.rope else {**fields, "rope_base": None, "rope_fraction": 1.0, "rope_scaling": None}
+        )
 
     def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe heads, positions and norms, and the window."""
         yield self.heads_words(fields)
-        fraction = fields.pop("rope_fraction")
+        fraction, scaling = fields.pop("rope_fraction"), self.rope_scaling
+        if fields.pop("rope_scaling") is not None and scaling is not None:
+            ways = {"positions": scaling.linear, "NTK": scaling.ntk}
+            scaled = " \u00b7 ".join(f"{way} / {by:g}" for way, by in ways.items() if by)
+        else:
+            scaled = ""
         partial = "" if fraction == 1 else f" on {fraction:g} of each head"
         options = [
             f"RoPE{partial}" if fields.pop("rope") else "no positions",
+            scaled,
             "QK norm" if fields.pop("qk_norm") else "",
         ]
         yield " · ".join(filter(None, options))
         window = fields.pop("window")
-        yield f"window of {window}" if window else "all earlier tokens"
+        sinks, cap = fields.pop("sinks"), fields.pop("soft_cap")
+        seen = f"window of {window}" if window else "all earlier tokens"
+        seen = f"{seen} and the first {sinks}" if sinks else seen
+        yield f"{seen}, scores up to {cap:g}" if cap else seen
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Project, norm, rotate, attend, project back."""
@@ -81,12 +119,27 @@ class SequenceAttention(AttentionConfig):
             q = build.norm(q, "query_norm", (heads, head_dim))
             k = build.norm(k, "key_norm", (kv_heads, head_dim))
         if self.rope:
-            rotated = self._rotated(head_dim)
-            q = build.rotate(q, "query_rotated", (heads, head_dim), self.rope_base, rotated=rotated)
-            k = build.rotate(k, "key_rotated", (kv_heads, head_dim), self.rope_base, rotated=rotated)
-        if self.window:
-            mask = build.shared(f"window_{label(self.window)}", WindowMask(self.window))
-            y = build.op("attend", WindowAttend(heads, kv_heads, head_dim, self.window), q, k, v, mask)
-        else:
-            y = build.op("attend", Attend(heads, kv_heads, head_dim), q, k, v)
+            q = self._rotate(build, q, "query_rotated", (heads, head_dim))
+            k = self._rotate(build, k, "key_rotated", (kv_heads, head_dim))
+        y = self._attend(build, q, k, v)
         return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)
+
+    def _rotate(self, build: Builder, x: Value, name: str, shape: Shape) -> Value:
+        rotated, scaling, base = self._rotated(shape[-1]), self.rope_scaling or RopeScaling(), self.rope_base
+        if scaling.ntk is not None:
+            size = rotated or shape[-1]
+            base = base * scaling.ntk ** (size / (size - 2))
+        return build.rotate(x, name, shape, base, rotated=rotated, scale=scaling.linear or 1.0)
+
+    def _attend(self, build: Builder, q: Value, k: Value, v: Value) -> Value:
+        sizes, window, sinks = self.geometry(build.width), self.window, self.sinks
+        if window is None and self.soft_cap is None:
+            return build.op("attend", Attend(*sizes), q, k, v)
+        name = f"window_{label(window)}" if window else "causal"
+        mask = build.shared(name, WindowMask(window, sinks))
+        if self.soft_cap is None:
+            assert window is not None
+            attend = WindowAttend(*sizes, window, sinks=sinks)
+        else:
+            attend = CappedAttend(*sizes, window or LARGEST, sinks=sinks, cap=self.soft_cap)
+        return build.op("attend", attend, q, k, v, mask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from blocks.ir.costs import CostContext, SavedTensors, SavesNothing
 from blocks.ir.kernel import Kernel, Target
@@ -22,6 +22,8 @@ def _unordered(operation: Attend, target: Target) -> str:
 
 
 def _unflashed(operation: WindowAttend, target: Target) -> str:
+    if operation.sinks:
+        return "it sees a window alone, without sinks"
     fits = operation.head_dim <= 256 and operation.head_dim % 8 == 0
     return off_gpu(target) or (
         "" if fits else f"head_dim is {operation.head_dim}, not a multiple of 8 up to 256"
@@ -34,9 +36,13 @@ def _unmasked(operation: WindowAttend) -> WindowAttend:
 
 @dataclass(frozen=True)
 class WindowMask(SavesNothing, Operation):
-    """Which token sees which: True where 0 <= i - j < window; reads the token ids for their number."""
+    """Which token sees which: True where 0 <= i - j < window; reads the token ids for their number.
 
-    window: int
+    The first `sinks` tokens are seen by all later ones. Without a window all earlier tokens are.
+    """
+
+    window: int | None
+    sinks: int = 0
 
     kernels = (Kernel("window_mask", f"{_REFERENCE}:window_mask", "made once per forward"),)
     recomputable = False
@@ -46,8 +52,8 @@ class WindowMask(SavesNothing, Operation):
         return (MASK,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the window."""
-        return {"window": self.window}
+        """Return the window, and its sinks where it has some."""
+        return {"window": self.window, **({"sinks": self.sinks} if self.sinks else {})}
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Attend(Operation):
         expect(self, inputs, q, kv, kv)
         return (TensorType(q, inputs[2].element),)
 
-    def seen(self, at: CostContext) -> float:
+    def seen(self, at: CostContext) -> int:
         """Return the tokens that the last token sees."""
         return at.context
 
@@ -96,9 +102,10 @@ class Attend(Operation):
         """Keep queries, keys, values, the output and one fp32 log-sum-exp per head."""
         return SavedTensors(inputs=(0, 1, 2), outputs=(0,), extra=4 * self.heads)
 
-    def sequence_cache(self) -> int:
-        """Keys and values."""
-        return 2 * self.kv_heads * self.head_dim
+    def sequence_cache(self, at: CostContext) -> int:
+        """Keys and values, those that later tokens see shared out among all of the context."""
+        whole = 2 * self.kv_heads * self.head_dim
+        return -(-whole * self.seen(at) // at.context)
 
 
 @dataclass(frozen=True)
@@ -106,13 +113,15 @@ class WindowAttend(Attend):
     """The same over the last `window` tokens up to each token: (q, k, v, mask) -> y.
 
     Attributes:
+        sinks: how many of the first tokens every later one sees too (StreamingLLM, arXiv 2309.17453).
         masked: whether it reads the mask, which a kernel that knows of windows does without.
     """
 
     window: int
     masked: bool = True
+    sinks: int = 0
 
-    kernels = (
+    kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "flash_window",
             "blocks.sequence_attention.windowed:attend_windowed",
@@ -138,9 +147,21 @@ class WindowAttend(Attend):
         """Return the window, where no mask tells of it."""
         return {} if self.masked else {"window": self.window}
 
-    def seen(self, at: CostContext) -> float:
+    def seen(self, at: CostContext) -> int:
         """Return the tokens that the last token sees."""
-        return smallest(self.window, at.context)
+        return smallest(self.window + self.sinks, at.context)
+
+    def pairs(self, at: CostContext) -> float:
+        """Return the pairs per token: those in the window, and those with sinks that lie before it."""
+        if at.full_mask:
+            return at.context
+        window = smallest(self.window, at.context)
+        near = window - window * (window - 1) / (2 * at.context)
+        if not self.sinks:
+            return near
+        beyond = at.context - window
+        sinks = smallest(self.sinks, beyond)
+        return near + (sinks * (sinks + 1) / 2 + (beyond - sinks) * sinks) / at.context
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the mask as numbers as well."""

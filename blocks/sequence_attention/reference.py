@@ -9,11 +9,12 @@ from torch import Tensor
 from blocks.primitives.reference import wide
 
 
-def window_mask(tokens: Tensor, window: int) -> Tensor:
-    """Return [S, S], True where token i (row) sees token j: 0 <= i - j < window."""
+def window_mask(tokens: Tensor, window: int | None, sinks: int = 0) -> Tensor:
+    """Return [S, S], True where token i (row) sees token j: 0 <= i - j < window, or j < sinks and j <= i."""
     position = torch.arange(tokens.shape[1], device=tokens.device)
     distance = position[:, None] - position
-    return (distance >= 0) & (distance < window)
+    near = distance < (tokens.shape[1] if window is None else window)
+    return (distance >= 0) & (near | (position < sinks) if sinks else near)
 
 
 def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

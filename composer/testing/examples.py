@@ -1,7 +1,7 @@
 """Examples of blocks and wiring options, made from the fields of their configs. Torch-free.
 
 Required counts are 2, and every other value of a flag, a choice or an optional count makes one more example.
-Those that the block itself refuses are left out.
+To one that the block itself refuses another field is added; if that does not help it is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ def examples(config: type[BlockConfig]) -> dict[str, Plain]:
     kind = config.model_fields["type"].default
     found = {kind: {"type": kind, **_required(config)}}
     for name, value in _others(config):
-        found[f"{kind}, {name} {value}"] = {**found[kind], name: value}
+        one = {**found[kind], name: value}
+        if _refused(config, one):
+            # it may need another field
+            pairs = ({**one, other: there} for other, there in _others(config) if other != name)
+            one = next((pair for pair in pairs if not _refused(config, pair)), one)
+        found[f"{kind}, {name} {value}"] = one
     return {name: one for name, one in found.items() if not _refused(config, one)}
 
 
@@ -71,6 +76,8 @@ def _values(annotation: Any, required: bool = False) -> list[Any]:
         return [0.5]
     if origin is Literal:
         return list(get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [{name: value} for name, value in _others(annotation)]
     if origin is Annotated:
         return _values(get_args(annotation)[0], required)
     return [value for part in get_args(annotation) for value in _values(part, required)]

@@ -85,14 +85,20 @@ def test_the_twin_that_is_counted_computes_depth_attention(span, stages):
 
 @pytest.mark.parametrize("context", [1, 2, 7, 8])
 @pytest.mark.parametrize("window", [None, 1, 3, 7, 8, 30])
-def test_sequence_pairs_are_those_of_the_mask(context, window):
-    block = {**SEQ, "window": window} if window else SEQ
+@pytest.mark.parametrize("sinks", [0, 1, 5])
+def test_sequence_pairs_are_those_of_the_mask(context, window, sinks):
+    sinks = sinks if window else 0
+    block = {**SEQ, "window": window, "sinks": sinks} if window else SEQ
     spec = tree({"s": block}, {"recur": 2, "step": ["s"]})
     spec["model"]["context"] = context
-    pairs = sum(0 <= i - j < (window or context) for i in range(context) for j in range(context))
+    near = window or context
+    pairs = sum(i - j < near or j < sinks for i in range(context) for j in range(i + 1))
     (row,) = (row for row in count(make(spec)).by_operation if row.place.endswith("attend"))
     assert row.share.forward * context == pytest.approx(2 * 4 * 3 * 6 * pairs)
     assert row.share.backward == 2 * row.share.forward
+    # two steps, keys and values of one head of 6, in fp32
+    kept = min(near + sinks, context)
+    assert count(make(spec)).cache_bytes_per_token == 4 * 2 * -(-2 * 6 * kept // context)
 
 
 @pytest.mark.parametrize("stages", NESTED)

@@ -43,6 +43,11 @@ CASES = {
     "sequence, rope on half of odd heads": one({**SEQ, "rope_fraction": 0.5, "head_dim": 5}),
     "sequence, window 1": one({**SEQ, "window": 1}),
     "sequence, window 3 and qk_norm": one({**SEQ, "window": 3, "qk_norm": True}),
+    "sequence, window 2 and sinks": one({**SEQ, "window": 2, "sinks": 2}),
+    "sequence, capped scores": one({**SEQ, "soft_cap": 0.3}),
+    "sequence, capped scores in a window with a sink": one({**SEQ, "soft_cap": 0.3, "window": 2, "sinks": 1}),
+    "sequence, positions divided": one({**SEQ, "rope_scaling": {"linear": 4}}),
+    "sequence, NTK scaling of a part": one({**SEQ, "rope_scaling": {"ntk": 3}, "rope_fraction": 0.7}),
     "sequence, two windows": tree(
         {"near": {**SEQ, "window": 2}, "far": {**SEQ, "window": 4}}, {"recur": 2, "step": ["near", "far"]}
     ),

@@ -29,9 +29,11 @@ def rotated(x, position, base=10000.0):
     return torch.stack(out)
 
 
-def softmax_mix(query, keys, values, lower=()):
-    """softmax(q k / sqrt(d) - lower) v over lists of keys and values."""
+def softmax_mix(query, keys, values, lower=(), cap=None):
+    """softmax(q k / sqrt(d) - lower) v over lists of keys and values; scores may be capped."""
     scores = torch.stack([query @ key for key in keys]) / math.sqrt(len(query))
+    if cap:
+        scores = cap * torch.tanh(scores / cap)
     if lower:
         scores = scores - torch.stack(lower)
     return sum(share * value for share, value in zip(scores.softmax(0), values, strict=True))
@@ -166,7 +168,12 @@ class _Row:
             if not config.rope:
                 return heads
             part = int(len(heads[0]) * config.rope_fraction) // 2 * 2
-            return [torch.cat([rotated(head[:part], t, config.rope_base), head[part:]]) for head in heads]
+            base, scaling = config.rope_base, config.rope_scaling
+            if scaling and scaling.ntk:
+                base *= scaling.ntk ** (part / (part - 2))
+            if scaling and scaling.linear:
+                t = t / scaling.linear
+            return [torch.cat([rotated(head[:part], t, base), head[part:]]) for head in heads]
 
         scored = self.scored(x)
         q = [made("query", t, vector) for t, vector in enumerate(scored)]
@@ -176,11 +183,12 @@ class _Row:
         out = []
         for t in range(len(x)):
             first = max(0, t + 1 - (config.window or len(x)))
+            seen = [s for s in range(t + 1) if s >= first or s < config.sinks]
             mixed = []
             for h in range(config.heads):
-                keys = [k[s][h // shared] for s in range(first, t + 1)]
-                values = [v[s][h // shared] for s in range(first, t + 1)]
-                mixed.append(softmax_mix(q[t][h], keys, values))
+                keys = [k[s][h // shared] for s in seen]
+                values = [v[s][h // shared] for s in seen]
+                mixed.append(softmax_mix(q[t][h], keys, values, cap=config.soft_cap))
             out.append(self.w[f"{at}.out"] @ torch.cat(mixed))
         return out
 

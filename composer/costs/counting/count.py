@@ -133,7 +133,7 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
     for share in blocks.values():
         _add(total, share)
     forward, backward = round(total.forward), round(total.backward)
-    sequence, depth = _caches(graph, size.compute)
+    sequence, depth = _caches(graph, spec.model.context, size.compute)
     return Costs(
         params=total.params,
         active_params=total.active_params,
@@ -247,10 +247,10 @@ def _shares(
     yield from shares.items()
 
 
-def _caches(graph: Graph, compute: int) -> tuple[int, int]:
+def _caches(graph: Graph, context: int, compute: int) -> tuple[int, int]:
     """Return bytes per token of the sequence cache, and of the depth slots that are alive at once."""
     sequence = sum(
-        operation.sequence_cache() * place.executions
+        operation.sequence_cache(CostContext(context, place.trips)) * place.executions
         for body, place in graphs(costed(graph))
         for _, operation, _ in operations(body)
     )

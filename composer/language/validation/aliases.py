@@ -38,6 +38,8 @@ TARGETS: dict[str, str] = {
     "positional_encoding position_encoding pos_enc pe positions rotary_embedding use_rope rope_enabled",
     "sequence_attention.rope_base": "rope_theta theta rotary_base rotary_emb_base base",
     "sequence_attention.rope_fraction": "rotary_pct partial_rotary_factor rotary_percent partial_rotary",
+    "sequence_attention.sinks": "attention_sinks sink_tokens num_sink_tokens start_size",
+    "sequence_attention.soft_cap": "attn_logit_softcapping logit_cap softcap attn_logits_soft_cap",
     "sequence_attention.window": "sliding_window window_size local_window attention_window swa local",
     "sequence_attention.qk_norm": "qk_layernorm qknorm query_key_norm use_qk_norm qk_rmsnorm",
     "depth_attention.rotary": "rope depth_rope",

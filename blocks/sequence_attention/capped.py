@@ -1,0 +1,49 @@
+"""Sequence attention with capped scores: not fused, the weights of all pairs are in memory. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest
+from blocks.sequence_attention.operations import WindowAttend
+
+
+@dataclass(frozen=True)
+class CappedAttend(WindowAttend):
+    """softmax(cap tanh(q k^T / (cap sqrt(head_dim)))) v under a mask (Gemma 2, arXiv 2408.00118).
+
+    (q, k, v, mask) -> y. Without a window `window` is the context or more.
+    """
+
+    cap: float = 0.0
+
+    kernels = (
+        Kernel(
+            "attend_capped",
+            "blocks.sequence_attention.capped_reference:attend_capped",
+            "plain PyTorch: torch's fused attention caps no scores",
+            traceable=False,
+        ),
+    )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the cap."""
+        return {"cap": self.cap}
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep queries, keys and values, and of every pair of tokens score and weight in fp32."""
+        return SavedTensors(inputs=(0, 1, 2), extra=2 * self._square(at))
+
+    def _square(self, at: CostContext) -> float:
+        return 4 * self.heads * at.context
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """One more tensor of all pairs in fp32, or fp32 copies of what goes in and comes out, by heads."""
+        query, slot = 4 * self.heads * self.head_dim, 4 * self.kv_heads * self.head_dim
+        square, narrow = self._square(at), 1 if at.widened else 0
+        forward = largest(3 * square, 2 * square + slot + 2 * query + narrow * flow.made)
+        backward = largest(square + query + 2 * slot, 2 * square + slot, square + 2 * query + 3 * slot)
+        return WorkspaceBytes(forward, backward, backward)
