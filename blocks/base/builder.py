@@ -65,6 +65,8 @@ class Builder(Operations):
         self._tokens: dict[str, Value] = {}  # the latest token of each depth cache
         self._outer_x: Value | None = None  # the stage's input, in the parent's graph
         self._name = ""  # the loop's, in the parent's graph
+        self._offered: dict[str, Value] = {}  # slots made for the next stage
+        self._left: dict[str, Value] = {}  # the last tokens of depth caches whose scope was a stage here
 
     # steps
 
@@ -196,7 +198,8 @@ class Builder(Operations):
         """Add a loop that carries several states from step to step.
 
         `fill` is called with the builder of the body and its states, and returns the states of the next
-        step, of the same types. What it hands to `collect` is returned once per step.
+        step, of the same types. What it hands to `collect` is returned once per step. A state that no step
+        changes is not carried.
 
         Raises:
             ValueError: the body both collects values and has operations that are active at some steps only.
@@ -205,30 +208,35 @@ class Builder(Operations):
         body = Builder(self.width, self, (index, trips, tied))
         body._name = name
         body._outer_x = states[0]
+        body._slots, self._offered = self._offered, {}
+        body._first_tokens = {name: Value(slots.node, 1) for name, slots in body._slots.items()}
         # type inference fills in the types
         starts = [body.input("x", TensorType()) for _ in states]
         results = fill(body, *starts)
         assert len(results) == len(states), f"{name}: {len(states)} states, {len(results)} for the next step"
+        changed = [n for n, start in enumerate(starts) if results[n] != start]
         if body._collected and any(body.graph.node(each).active for each in body.graph):
             raise ValueError(f"{name}: values cannot be collected where operations skip steps")
         outer_tokens = []
         for block, _, scope in body._carried:
             own = scope is body
             outer_tokens.append(scope._first_tokens[block] if own else self._token(block, scope))
-        captured = body._captured
-        inputs = [*starts, *(token for _, token, _ in body._carried), *captured.values()]
-        body.graph.inputs = [value.node for value in inputs]
-        tokens = [body._tokens[block] for block, _, _ in body._carried]
-        body.graph.outputs = [*results, *tokens, *body._collected]
-        body.graph.carried = len(states) + len(tokens)
-        done = self.op(name, Loop(index, trips, tied, body.graph), *states, *outer_tokens, *captured).node
-        for number, (block, _, scope) in enumerate(body._carried, start=len(states)):
-            if scope is not body:
-                self._tokens[block] = Value(done, number)
-        made = [Value(done, number) for number in range(len(body.graph.outputs))]
-        collected = made[body.graph.carried :]
+        outer = [*(states[n] for n in changed), *outer_tokens]
+        inputs = [*(starts[n] for n in changed), *(token for _, token, _ in body._carried)]
+        outputs = [*(results[n] for n in changed), *(body._tokens[block] for block, _, _ in body._carried)]
+        body.graph.carried = len(outputs)
+        constant = {starts[n]: state for n, state in enumerate(states) if n not in changed}
+        body.graph.inputs = [value.node for value in (*inputs, *body._captured.values(), *constant)]
+        body.graph.outputs = [*outputs, *body._collected]
+        given = (*outer, *body._captured, *constant.values())
+        done = self.op(name, Loop(index, trips, tied, body.graph), *given).node
+        for number, (block, _, scope) in enumerate(body._carried, start=len(changed)):
+            (self._left if scope is body else self._tokens)[block] = Value(done, number)
+        made = tuple(Value(done, number) for number in range(len(body.graph.outputs)))
+        last = (made[changed.index(n)] if n in changed else state for n, state in enumerate(states))
+        collected = made[len(outputs) :]
         self.collected = {key: collected[number] for key, number in body._collected_names.items()}
-        return LoopResult(tuple(made[: len(states)]), tuple(collected))
+        return LoopResult(tuple(last), collected)
 
     def collect(self, value: Value, name: str = "") -> None:
         """Hand out a value of this loop's body at every step, in `LoopResult.collected` of the loop.

@@ -37,6 +37,7 @@ class Site:
         model: the options of the model, by key.
         last_stage: for an option of the model, where the options of the last stage are used.
         is_last: whether this is the last stage of the model.
+        nested: whether a step holds stages.
     """
 
     width: int
@@ -47,6 +48,7 @@ class Site:
     model: Mapping[str, WiringConfig] = field(default_factory=dict)
     last_stage: Site | None = None
     is_last: bool = False
+    nested: bool = False
 
 
 class WiringConfig(Config):

@@ -18,9 +18,9 @@ Kind = Literal["token", "steps", "row", "table", "constant", "mask", "depth_cach
 
 `token`: [batch, sequence, *shape]; `steps`: a tuple with one such tensor for each step of a loop, whose
 number is the first size of the shape; `row`: [batch, *shape]; `table`: [sequence, *shape];
-`constant`: [*shape]; `mask`: [sequence, sequence]; `depth_cache`: the slots of a depth KV cache, shape
-(slots, 2, kv heads, head_dim) per token; `scalar`: one number of the whole micro-batch; `order`: a tensor
-without data, which orders writes and reads.
+`constant`: [*shape]; `mask`: [sequence, sequence]; `depth_cache`: slots that steps write and read, shape
+(slots, ...) per token; `scalar`: one number of the whole micro-batch; `order`: a tensor without data, which
+orders writes and reads.
 """
 
 _WIDTHS: tuple[Element, ...] = ("none", "compute", "stream", "fp32")

@@ -8,7 +8,42 @@ import torch
 from torch import Tensor
 
 
-class SlotMemory:
+class DepthMemory:
+    """Slots that steps write and read in one forward pass, and their gradients in a backward pass."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device):
+        self._shape = shape
+        self._device = device
+        self._pass = -1
+        self._made = self.running()
+
+    @staticmethod
+    def running() -> int:
+        """Return the number of the backward pass that is running, -1 where none is."""
+        return torch._C._current_graph_task_id()
+
+    def check(self, made: int) -> None:
+        """Refuse the backward pass of a step that ran in pass `made`, unless the memory was made there too.
+
+        Checkpoints by `use_reentrant=True` run steps again in a backward pass and begin another inside it:
+        gradients of slots would be spread over passes that do not know each other.
+
+        Raises:
+            RuntimeError: it is such a step.
+        """
+        if made != self._made:
+            raise RuntimeError(
+                "a step that reads earlier ones ran again in a checkpoint that holds only some of them, with "
+                "its own backward pass: torch.utils.checkpoint.checkpoint needs use_reentrant=False here"
+            )
+
+    def begins(self) -> bool:
+        """Return whether this backward pass is a new one; an earlier one may have left gradients behind."""
+        before, self._pass = self._pass, self.running()
+        return self._pass != before
+
+
+class SlotMemory(DepthMemory):
     """Keys and values of every step of one depth scope, for one forward pass.
 
     `keys` and `values` are [count, batch, sequence, kv_heads, head_dim], allocated at the first write in
@@ -20,15 +55,12 @@ class SlotMemory:
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device):
-        self._shape = shape
-        self._device = device
+        super().__init__(shape, device)
         self.keys = self.values = torch.empty(0, device=device)
         self.wanted: dict[int, bool] = {}
         self.reads = 0
         self._gradients: tuple[Tensor, Tensor] | None = None
         self._left: list[Any] = []
-        self._pass = -1
-        self._made = self.running()
         self._turns: tuple[Tensor, Tensor] | None = None
 
     def write(self, slot: int, key: Tensor, value: Tensor) -> None:
@@ -96,31 +128,9 @@ class SlotMemory:
             return keys[slot], values[slot]
         return keys[slot].clone(), values[slot].clone()
 
-    @staticmethod
-    def running() -> int:
-        """Return the number of the backward pass that is running, -1 where none is."""
-        return torch._C._current_graph_task_id()
-
-    def check(self, made: int) -> None:
-        """Refuse the backward pass of a step that ran in pass `made`, unless the memory was made there too.
-
-        Checkpoints by `use_reentrant=True` run steps again in a backward pass and begin another inside it:
-        gradients of slots would be spread over passes that do not know each other.
-
-        Raises:
-            RuntimeError: it is such a step.
-        """
-        if made != self._made:
-            raise RuntimeError(
-                "depth attention ran again in a checkpoint that holds some of its steps only, and has a "
-                "backward pass of its own: torch.utils.checkpoint.checkpoint needs use_reentrant=False here"
-            )
-
     def _begin(self) -> None:
-        # a pass that asked only for some weights' gradients may have left some behind
-        running = torch._C._current_graph_task_id()
-        if self._pass != running:
-            self._gradients, self._left, self._pass = None, [], running
+        if self.begins():
+            self._gradients, self._left = None, []
 
 
 def slots(tokens: Tensor, count: int, kv_heads: int, head_dim: int) -> tuple[SlotMemory, Tensor]:

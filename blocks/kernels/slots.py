@@ -17,19 +17,31 @@ def slots_of(given: TensorType, kv_heads: int, head_dim: int) -> TensorType:
     return TensorType((*given.shape[:1], 2, kv_heads, head_dim), kind="depth_cache")
 
 
-@dataclass(frozen=True)
-class DepthKVCache(SavesNothing, Operation):
-    """Room for what the steps of one depth scope append: (tokens) -> (slots, token).
+class DepthCache(SavesNothing, Operation):
+    """Room for what the steps of one depth scope write: (tokens) -> (slots, token).
 
-    The token is a scalar that every append returns and every read takes, so that the backward pass
-    reaches an append only after all reads of its slot.
+    The token is a scalar that every write returns and every read takes, so that the backward pass
+    reaches a write only after all reads of its slot.
     """
+
+    count: int
+    """How many slots there are; a pass fills it in."""
+
+    recomputable = False
+
+    def elements(self) -> int:
+        """Return the elements per token of all slots, in the precision of products; gradients are in fp32."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DepthKVCache(DepthCache):
+    """Room for the keys and values that the steps of one depth scope append."""
 
     kv_heads: int
     head_dim: int
     count: int = 0
 
-    recomputable = False
     kernels = (
         Kernel("slots", "blocks.kernels.slot_memory:slots", "allocated once per forward, indexed explicitly"),
     )

@@ -73,7 +73,7 @@ def _added(
     if hook == "around_loop":
         lower(root, x)
     else:
-        root.stage("stages.0", stage.trips, stage.tied, x, lower)
+        option.around_loop(root, x, lambda x: root.stage("stages.0", stage.trips, stage.tied, x, lower))
     found: tuple[list[Addition], list[Addition]] = ([], [])
     graph = builders[0].graph
     for name in graph:

@@ -71,6 +71,8 @@ class Execution:
                     self.run(operation.body, {**indices, operation.index: n})
             elif isinstance(operation, DepthKVCache):
                 self.sizes.append((block, operation.count))
+            elif not block:
+                continue  # residual mixes, whose slots are counted by the equations
             elif isinstance(operation, SlotWrite):
                 self.slot, self.key = at(operation.slot, indices), index(graph, data, indices)
             elif isinstance(operation, SlotRead):

@@ -5,6 +5,7 @@ from unittest.mock import patch
 import torch
 
 from blocks.depth_attention import reference
+from blocks.wiring.residual.mix import reference as mixes
 from composer.testing.flops import counted as plainly
 from composer.testing.flops import declared, grouped
 
@@ -60,7 +61,37 @@ TWINS = {"attend": attend_twin, "attend_part": attend_part_twin}
 """What stands for functions of the reference whose products are elementwise, which torch's counter misses."""
 
 
+class _MixTwin(torch.autograd.Function):
+    """A residual mix with its products, two forward and four backward, as matmuls that autograd derives."""
+
+    @staticmethod
+    def forward(ctx, start, token, memory, query, reads, heads):
+        ctx.memory, ctx.reads, ctx.token = memory, reads, token
+        with torch.enable_grad():
+            ctx.values = torch.stack([start, *memory.values[:reads]]).detach().requires_grad_()
+            ctx.query = query.detach().requires_grad_()
+            split = ctx.values.flatten(1, 2).unflatten(-1, (heads, -1))  # [values, tokens, heads, head_dim]
+            scale = torch.rsqrt(ctx.values.square().mean(-1).flatten(1) + 1e-6)
+            keys = (split * scale[..., None, None]).flatten(0, 1).transpose(0, 1)
+            scores = torch.bmm(keys, ctx.query.view(heads, -1, 1)).view(heads, *split.shape[:2])
+            weights = scores.permute(2, 0, 1).softmax(-1).flatten(0, 1).unsqueeze(1)
+            y = torch.bmm(weights, split.permute(1, 2, 0, 3).flatten(0, 1))
+            ctx.y = y.reshape(start.shape)
+        return ctx.y.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        by_values, by_query = torch.autograd.grad(ctx.y, (ctx.values, ctx.query), gradient)
+        ctx.memory.gradients()[: ctx.reads] += by_values[1:]
+        return by_values[0], torch.zeros_like(ctx.token), None, by_query, None, None
+
+
+def mix_twin(start, token, memory, query, reads, heads):
+    """Compute what `attend` of residual mixes computes, in products that torch's counter sees."""
+    return _MixTwin.apply(start, token, memory, query, reads, heads)
+
+
 def counted(spec, batch=2, trains=True):
     """Return forward and backward FLOPs of one training step, counted by torch as it runs."""
-    with patch.multiple(reference, **TWINS):
+    with patch.multiple(reference, **TWINS), patch.object(mixes, "attend", mix_twin):
         return plainly(spec, batch, trains)

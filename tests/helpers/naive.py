@@ -75,6 +75,8 @@ class _Row:
     def stage(self, stage, path, x, loops, memory):
         trips, tied = (stage.recur, True) if stage.recur else (stage.stack, False)
         start = x
+        residual = self.option("residual", stage)
+        values = [x]  # a residual mix reads the stage's input and what sublayers returned
         in_recur = any(loop[2] for loop in loops)
         if tied or not in_recur:  # else the memory of the innermost recur around it goes on
             memory = {START: (path, x)}
@@ -88,20 +90,38 @@ class _Row:
             for place, entry in enumerate(stage.step):
                 if hasattr(entry, "step"):
                     x = self.stage(entry, f"{at}.{place}", x, step.loops, memory)
+                elif residual.name == "mix":
+                    read = self.mixed(residual, values, f"{at}.{place}.mix")
+                    norm = self.option("norm", entry, stage).name
+                    values.append(self.update(norm, entry, f"{at}.{place}", read, step))
                 else:
                     x = self.sublayer(stage, entry, f"{at}.{place}", x, step)
-        return x
+        return self.mixed(residual, values, f"{path}.mix") if residual.name == "mix" else x
+
+    def mixed(self, residual, values, name):
+        """For each token a softmax over its values, a head at a time, of query times normed value."""
+        out = []
+        size = self.width // residual.heads
+        for vectors in zip(*values, strict=True):
+            scores = [rms_norm(vector, 1) * self.w[name] for vector in vectors]
+            parts = []
+            for i in range(0, self.width, size):
+                shares = torch.stack([score[i : i + size].sum() for score in scores]).softmax(0)
+                parts.append(sum(a * vector[i : i + size] for a, vector in zip(shares, vectors, strict=True)))
+            out.append(torch.cat(parts))
+        return out
 
     def sublayer(self, stage, entry, at, x, step):
         norm, residual = (self.option(key, entry, stage) for key in ("norm", "residual"))
-        norm = norm.name
+        y = self.update(norm.name, entry, at, x, step)
+        x = [a + self.factor(stage, residual, at, a) * b for a, b in zip(x, y, strict=True)]
+        return self.normed(x, f"{at}.norm") if norm.name == "post" else x
+
+    def update(self, norm, entry, at, x, step):
         self.score_norm = f"{at}.norm" if norm == "scores" else None
         before = norm in ("pre", "sandwich")
         y = self.entry(entry, at, self.normed(x, f"{at}.norm") if before else x, step)
-        if norm == "sandwich":
-            y = self.normed(y, f"{at}.out_norm")
-        x = [a + self.factor(stage, residual, at, a) * b for a, b in zip(x, y, strict=True)]
-        return self.normed(x, f"{at}.norm") if norm == "post" else x
+        return self.normed(y, f"{at}.out_norm") if norm == "sandwich" else y
 
     def factor(self, stage, residual, at, vector):
         """What the update of a token is multiplied by; `vector` is the stream that the sublayer reads."""

@@ -9,9 +9,10 @@ from flops import grouped
 from models import tokens_for
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from blocks.kernels.slot_memory import SlotMemory
+from blocks.kernels.slot_memory import DepthMemory
 
 
 class Storages(TorchDispatchMode):
@@ -36,9 +37,9 @@ class Storages(TorchDispatchMode):
             start(memory, *args, **kwargs)
             self.slots.append(weakref.ref(memory))
 
-        start = SlotMemory.__init__
+        start = DepthMemory.__init__
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(SlotMemory, "__init__", made)
+        self.patch.setattr(DepthMemory, "__init__", made)
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -48,8 +49,10 @@ class Storages(TorchDispatchMode):
     def bytes(self):
         """Return the bytes of those that are alive."""
         memories = [memory for ref in self.slots if (memory := ref())]
-        parts = [part for each in memories for part in (each.keys, each.values, *(each._gradients or ()))]
-        apart = {part.untyped_storage()._cdata for part in parts} | self.apart
+        parts = (part for each in memories for part in tree_leaves([*vars(each).values()]))
+        apart = {
+            part.untyped_storage()._cdata for part in parts if isinstance(part, torch.Tensor)
+        } | self.apart
         return sum(size for key, (ref, size) in self.made.items() if key not in apart and not ref.expired())
 
 

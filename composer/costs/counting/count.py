@@ -19,7 +19,7 @@ from blocks.ir.numbers import largest
 from blocks.ir.numbers import total as sum_of
 from blocks.ir.operation import Operation
 from blocks.ir.walk import Place, graphs, operations
-from blocks.kernels.slots import DepthKVCache
+from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Project
 from composer.costs.base.precision import precision
 from composer.costs.memory.peak import Memory, train_memory, trained_length
@@ -263,6 +263,6 @@ def _alive(graph: Graph) -> int:
     for _, operation, data in operations(graph):
         if isinstance(operation, Loop):
             held = (graph.node(value.node).op for value in data.inputs if not value.output)
-            own = sum(slots.elements() for slots in held if isinstance(slots, DepthKVCache))
+            own = sum(slots.elements() for slots in held if isinstance(slots, DepthCache))
             most = largest(most, own + _alive(operation.body))
     return most

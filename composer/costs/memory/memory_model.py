@@ -10,7 +10,7 @@ from blocks.ir.graph import Graph, Loop, Segment
 from blocks.ir.numbers import total
 from blocks.ir.operation import Value
 from blocks.ir.walk import Place, operations
-from blocks.kernels.slots import DepthKVCache
+from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Input
 from composer.costs.memory.operation_memory import Batch, Step, step_of
 from composer.costs.memory.saved_tensors import (
@@ -147,7 +147,7 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
     # an embedding that is the head as well is one weight
     own = {name: size for step in steps for name, size in step.weights if name not in shared.after}
     copies = [(1 if each.tied else each.trips, each) for each in inner.values()]
-    slots = [batch.tokens * op.elements() for _, op, _ in operations(graph) if isinstance(op, DepthKVCache)]
+    slots = [batch.tokens * op.elements() for _, op, _ in operations(graph) if isinstance(op, DepthCache)]
     values = frozenset(value for value in found.values if not _is_input(graph, value))
     first = _needs(steps, values)
     frees: dict[int, float] = defaultdict(float)

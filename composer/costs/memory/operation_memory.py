@@ -11,7 +11,7 @@ from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import total
 from blocks.ir.operation import LoopIndex, Operation, Value
 from blocks.ir.steps import OneStep
-from blocks.kernels.slots import DepthKVCache
+from blocks.kernels.slots import DepthCache
 from composer.costs.base.precision import Precision
 from composer.costs.memory.saved_tensors import (
     Kept,
@@ -226,7 +226,7 @@ class _Ready(NamedTuple):
 def _ready(operation: Operation, data: Node, number: int, at: CostContext, size: Precision) -> _Ready:
     """Return how one of an operation's weights is made ready."""
     weight, compute = size.weight, size.compute
-    if isinstance(operation, DepthKVCache):
+    if isinstance(operation, DepthCache):
         return _Ready(weight)
     kernel = data.kernel
     casts = number < kernel.casts if kernel.prepare else operation.works_in(at) == "compute"

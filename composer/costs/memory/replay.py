@@ -16,7 +16,7 @@ from blocks.ir.graph import Graph, Loop, Segment
 from blocks.ir.numbers import label, largest, smallest, total
 from blocks.ir.operation import Value
 from blocks.ir.steps import OneStep
-from blocks.kernels.slots import DepthKVCache, SlotWrite
+from blocks.kernels.slots import DepthCache, SlotWrite
 from composer.costs.memory.ledger import Account, Ledger, Moment
 from composer.costs.memory.memory_model import Body, body_of
 from composer.costs.memory.operation_memory import Batch, Step, Trips, value_bytes
@@ -112,7 +112,7 @@ class _Replay:
             operation = step.operation
             if isinstance(operation, Loop):
                 self._forward_loop(body.inner[step.node], step, trips, where)
-            elif isinstance(operation, DepthKVCache):
+            elif isinstance(operation, DepthCache):
                 ledger.add("depth_slots", self._slots(operation, self.batch.size.compute))
             else:
                 needs = step.at(self.batch, trips)
@@ -140,6 +140,9 @@ class _Replay:
         """Walk a body in reverse, from the gradients of its outputs to those of its inputs."""
         ledger = self.ledger
         seen = set(body.used_after)
+        for step in body.steps:
+            if isinstance(step.operation, DepthCache):
+                turn.slots[step.node] = self._slots(step.operation, 4)
         again: _Again = {}  # bytes of what ran again: inside operations, and values
         for number in reversed(range(len(body.steps))):
             step = body.steps[number]
@@ -340,22 +343,16 @@ class _Replay:
 
     # depth slots
 
-    def _slots(self, slots: DepthKVCache, size: int) -> float:
+    def _slots(self, slots: DepthCache, size: int) -> float:
         return size * self.batch.tokens * slots.elements()
 
     def _untouched(self, body: Body, step: Step, inner: Body, turn: _Turn) -> dict[str, float]:
         """Return the bytes of gradients of the slots that this loop is the first to touch, by its inputs."""
-        found = {}
-        for value, name in zip(step.inputs, inner.graph.inputs, strict=True):
-            operation = body.graph.node(value.node).op
-            if name in inner.used_after:
-                # later segments have made them
-                continue
-            if isinstance(operation, DepthKVCache) and body.graph.type_of(value).kind == "depth_cache":
-                found[name] = self._slots(operation, 4)
-            elif value.node in turn.slots:
-                found[name] = turn.slots[value.node]
-        return found
+        return {
+            name: turn.slots[value.node]
+            for value, name in zip(step.inputs, inner.graph.inputs, strict=True)
+            if value.node in turn.slots and body.graph.type_of(value).kind == "depth_cache"
+        }
 
 
 def _words(step: Step, trip: int) -> str:

@@ -16,7 +16,7 @@ from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import largest, total
 from blocks.ir.operation import Operation, Value
 from blocks.ir.walk import Place, graphs, operations
-from blocks.kernels.slots import DepthKVCache
+from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Input
 from composer.costs.base.precision import FULL, MIXED, precision
 from composer.costs.memory.operation_memory import value_bytes
@@ -115,7 +115,7 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
         at = place_at(place.trips, trained_length(spec), size)
         sizes = element_bytes(body, at)
         for node, operation, _ in operations(body):
-            if not isinstance(operation, Input | Loop | DepthKVCache):
+            if not isinstance(operation, Input | Loop | DepthCache):
                 path = ".".join([*(name for name, _ in place.loops), node])
                 row = _row(path, body, node, at, sizes, place, tokens, repeats, device)
                 rows[path] = rows[path].with_more(row) if path in rows else row

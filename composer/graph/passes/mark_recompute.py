@@ -30,7 +30,8 @@ def mark_recompute(graph: Graph, chosen: Collection[str]) -> Graph:
 def recomputable(graph: Graph) -> Iterator[str]:
     """Yield the places of the operations that can be: not depth state, not what a graph returns.
 
-    Those that read the values of all steps of a loop are not recomputed either.
+    Those that read the values of all steps of a loop are not recomputed either, nor those that a loop reads
+    beside others: it keeps what it is given.
     """
     return _places(graph, _can_be)
 
@@ -52,6 +53,9 @@ def _places(graph: Graph, holds: Callable[[Graph, str], bool], path: str = "") -
 def _can_be(graph: Graph, name: str) -> bool:
     found = graph.node(name)
     if any(graph.type_of(value).kind == "steps" for value in found.inputs):
+        return False
+    readers = {isinstance(graph.node(reader).op, Loop) for reader in graph.successors(name)}
+    if len(readers) > 1:
         return False
     return found.op.recomputable and all(value.node != name for value in graph.outputs)
 

@@ -16,18 +16,20 @@ from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import LoopIndex, Value
 from blocks.ir.steps import StepCount, Steps
 from blocks.ir.walk import operations
-from blocks.kernels.slots import DepthKVCache, SlotRead, SlotWrite
+from blocks.kernels.slots import DepthCache, SlotRead, SlotWrite
 from blocks.primitives.operations import RotateStep
 
 
 def number_slots(graph: Graph) -> Graph:
     """Fill in every append's slot, every read's length and the slots' number, here and in the loops below."""
     for node, operation, _ in operations(graph):
-        if isinstance(operation, DepthKVCache):
+        if isinstance(operation, DepthCache):
             scope, position = next(_readers(graph, Value(node)))
             before = _written_before(graph, Value(node))
-            graph.replace(node, op=replace(operation, count=before + _total(scope, position)[0]))
+            count = before + _total(scope, position)[0]
+            graph.replace(node, op=replace(operation, count=count))  # type: ignore[type-var]
             _assign(scope, position, LoopIndex(before), LoopIndex(before))
+            _read_all(graph, Value(node), count)
         elif isinstance(operation, Loop):
             number_slots(operation.body)
     return graph
@@ -46,6 +48,14 @@ def _readers(graph: Graph, slots: Value) -> Iterator[tuple[Loop, int]]:
     for node in map(graph.node, graph.readers(slots)):
         if isinstance(node.op, Loop):
             yield node.op, node.inputs.index(slots)
+
+
+def _read_all(graph: Graph, slots: Value, count: int) -> None:
+    """Let what reads the slots where they are made, after the scope has ended, read all of them."""
+    for name in graph.readers(slots):
+        operation = graph.node(name).op
+        if isinstance(operation, SlotRead):
+            graph.replace(name, op=replace(operation, reads=LoopIndex(count)))  # type: ignore[type-var]
 
 
 def _events(body: Graph, position: int) -> Iterator[tuple[str, Any, int]]:

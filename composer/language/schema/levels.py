@@ -35,7 +35,8 @@ def site(model: Model, stage: Stage) -> Site:
     around = stage_options(model, stage)
     sublayers = (entry for entry in stage.step if isinstance(entry, str | BlockUse | Parallel))
     entries = tuple(entry_options(around, entry) for entry in sublayers)
-    return Site(model.width, stage.trips, stage.tied, around, entries, model.wiring())
+    nested = len(entries) < len(stage.step)
+    return Site(model.width, stage.trips, stage.tied, around, entries, model.wiring(), nested=nested)
 
 
 def long_form(entry: str | BlockUse) -> BlockUse:

@@ -5,6 +5,7 @@ from math import isclose
 import pytest
 import torch
 from cases import FFN, SEQ, tree
+from flops import counted, declared
 from strategies import make
 
 from composer.costs.base.precision import BF16, FULL, MIXED
@@ -15,7 +16,6 @@ from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.module.model import ComposedModel
 from composer.testing.examples import wiring_examples
-from composer.testing.flops import counted, declared
 from composer.testing.memory import measured
 from composer.testing.models import kept
 

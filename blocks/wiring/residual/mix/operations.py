@@ -1,0 +1,120 @@
+"""The operations of residual mixes. Torch-free. A later pass fills in which slot is which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest
+from blocks.ir.operation import ORIGIN, LoopIndex, expect
+from blocks.ir.tensor_type import ORDER, Shape, TensorType
+from blocks.kernels.slots import DepthCache, SlotRead, SlotWrite
+
+_REFERENCE = "blocks.wiring.residual.mix.reference"
+
+
+def values_of(given: TensorType, width: int) -> TensorType:
+    """Return the type of the slots that an operation on values of this width expects, however many."""
+    return TensorType((*given.shape[:1], width), kind="depth_cache")
+
+
+@dataclass(frozen=True)
+class ValueCache(DepthCache):
+    """Room for the outputs of the sublayers of one stage."""
+
+    width: int
+    count: int = 0
+
+    kernels = (Kernel("values", f"{_REFERENCE}:values", "allocated once per forward, indexed explicitly"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the slots [count, width] and the token."""
+        return (TensorType((self.count, self.width), kind="depth_cache"), ORDER)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the sizes."""
+        return {"count": self.count, "width": self.width}
+
+    def elements(self) -> int:
+        """Return the elements per token of all slots."""
+        return self.count * self.width
+
+
+@dataclass(frozen=True)
+class WriteValue(SlotWrite):
+    """Write the output of a sublayer into its slot: (y, token, slots) -> token."""
+
+    width: int
+    slot: LoopIndex = ORIGIN
+
+    kernels = (Kernel("write_value", f"{_REFERENCE}:write", "written in place once, no list is stacked"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the token."""
+        expect(self, inputs, (self.width,), ORDER, values_of(inputs[-1], self.width))
+        return (ORDER,)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the slot."""
+        return {"slot": self.slot}
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Read the output, write it into the slot."""
+        return given + at.compute_bytes * self.width
+
+
+@dataclass(frozen=True)
+class AttendValues(SlotRead):
+    """Sum the values by a softmax of w . RMSNorm(value): (start, token, slots) -> y, as wide as the start.
+
+    The values are the start and the first slots.
+    """
+
+    width: int
+    heads: int
+    reads: LoopIndex = ORIGIN
+
+    span: Literal["inclusive"] = "inclusive"
+    kernels = (
+        Kernel("attend_values", f"{_REFERENCE}:attend", "elementwise, value by value; bound by bytes"),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.width,), ORDER, values_of(inputs[-1], self.width))
+        return (inputs[0],)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the query's shape."""
+        return ((self.width,),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of slots that are read and of heads."""
+        return {"reads": self.reads, "heads": self.heads}
+
+    def _values(self, at: CostContext) -> float:
+        return self.reads.mean(at.trips) + 1
+
+    def flops(self, at: CostContext) -> float:
+        """Two products of the width per value."""
+        return 4 * self.width * self._values(at)
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Read every value twice, for its score and for the sum."""
+        slots = at.compute_bytes * self.width * self.reads.mean(at.trips)
+        return 2 * (given + slots) + made
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the start, and in fp32 each value's scores and scale."""
+        return SavedTensors(inputs=(0,), extra=4 * (self.heads + 1) * self._values(at))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The weights and the sum in fp32, a value too; backward, a product and the start's gradient."""
+        scores, full, copy = 4 * self.heads * self._values(at), 4 * self.width, at.widened * self.width
+        forward = self.saved(at).extra + scores + full + copy
+        gradient = full if at.stream_bytes < 4 else 0
+        backward = 2 * scores + largest(2 * scores, 2 * full + copy) + gradient
+        return WorkspaceBytes(forward, backward, flow.given)

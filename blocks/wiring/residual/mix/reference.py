@@ -1,0 +1,156 @@
+"""Plain PyTorch for residual mixes: a write into a slot, and a sum over the slots so far.
+
+Values are [batch, sequence, width]. The slots are written in place, so both are autograd functions of their
+own, as in depth attention: a read adds to the slots' gradients, and the write of a slot hands them on. Values
+are read one by one: each then stays in the processor's cache, while a stack of all would be written and read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from blocks.kernels.slot_memory import DepthMemory
+from blocks.primitives.reference import EPS, product_dtype, wide
+
+
+class ValueMemory(DepthMemory):
+    """The outputs of the sublayers of one stage, [count, batch, sequence, width].
+
+    They are in the precision of products. Gradients gather at least in fp32.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        super().__init__(shape, device)
+        self.values = torch.empty(0, device=device)
+        self._gradients: Tensor | None = None
+
+    def write(self, slot: int, value: Tensor) -> None:
+        """Write one slot; the first write makes room for all."""
+        if not self.values.numel():
+            self.values = torch.empty(self._shape, dtype=product_dtype(value), device=self._device)
+        self.values[slot].copy_(value)
+
+    def gradients(self) -> Tensor:
+        """Return where the running backward pass gathers gradients, zero at its start."""
+        if self.begins() or self._gradients is None:
+            dtype = torch.promote_types(self.values.dtype, torch.float32)
+            self._gradients = torch.zeros(self._shape, dtype=dtype, device=self._device)
+        return self._gradients
+
+
+def values(tokens: Tensor, count: int, width: int) -> tuple[ValueMemory, Tensor]:
+    """Return empty slots for tokens [batch, sequence], and the first token of their order."""
+    return ValueMemory((count, *tokens.shape, width), tokens.device), torch.zeros((), device=tokens.device)
+
+
+def write(value: Tensor, token: Tensor, memory: ValueMemory, slot: int) -> Tensor:
+    """Write a value into a slot; return the next token."""
+    result: Tensor = _Write.apply(value, token, memory, slot)  # type: ignore[no-untyped-call]
+    return result
+
+
+def attend(
+    start: Tensor, token: Tensor, memory: ValueMemory, query: Tensor, reads: int, heads: int
+) -> Tensor:
+    """Return the start and the first `reads` slots, summed by a softmax of query [width] . RMSNorm(value)."""
+    result: Tensor = _Attend.apply(start, token, memory, query, reads, heads)  # type: ignore[no-untyped-call]
+    return result
+
+
+def attend_stacked(stacked: Tensor, query: Tensor, heads: int) -> Tensor:
+    """Return the same in autograd, from all values [values, batch, sequence, width]."""
+    full = wide(stacked)
+    normed = full * torch.rsqrt(full.square().mean(-1, keepdim=True) + EPS)
+    scores = _heads(normed * query, heads).sum(-1, keepdim=True)
+    return (scores.softmax(0) * _heads(full, heads)).sum(0).flatten(-2).to(stacked.dtype)
+
+
+class _Write(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, token: Tensor, memory: ValueMemory, slot: int) -> Tensor:
+        memory.write(slot, value)
+        ctx.memory, ctx.slot, ctx.dtype, ctx.made = memory, slot, value.dtype, memory.running()
+        return token.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.memory.check(ctx.made)
+        gradient = ctx.memory.gradients()[ctx.slot]
+        return gradient.to(ctx.dtype, copy=True), token_gradient, None, None
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, start: Tensor, token: Tensor, memory: ValueMemory, query: Tensor, reads: int, heads: int
+    ) -> Tensor:
+        ctx.memory, ctx.reads, ctx.heads, ctx.made = memory, reads, heads, memory.running()
+        read = [start, *memory.values[:reads]]
+        scores, scales = _scores(read, query, heads)
+        ctx.save_for_backward(start, token, query, scores, scales)
+        return _summed(read, scores.softmax(0)).to(start.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        memory = ctx.memory
+        memory.check(ctx.made)
+        start, token, query, scores, scales = ctx.saved_tensors
+        gradient, query_wide = wide(gradient), wide(query)
+        read = [start, *memory.values[: ctx.reads]]
+        weights = scores.softmax(0)
+        by_score = _by_weight(read, gradient, ctx.heads)
+        by_score = weights * (by_score - (weights * by_score).sum(0))
+        by_query = torch.zeros_like(query_wide)
+        by_start = torch.zeros_like(gradient)
+        gathered = [by_start, *memory.gradients()[: ctx.reads]]
+        for number, value in enumerate(read):
+            full, scale = wide(value), scales[number]
+            by_dot = by_score[number] * scale
+            shrunk = (by_score[number] * scores[number]).sum(-1, keepdim=True) * scale.square()
+            by_query += (_heads(full, ctx.heads) * by_dot.unsqueeze(-1)).sum((0, 1)).flatten()
+            into = gathered[number]
+            heads = _heads(into, ctx.heads)
+            heads.addcmul_(_heads(gradient, ctx.heads), weights[number].unsqueeze(-1))
+            heads.addcmul_(_heads(query_wide, ctx.heads), by_dot.unsqueeze(-1))
+            into.addcmul_(full, shrunk, value=-1 / full.shape[-1])
+        return by_start.to(start.dtype), torch.zeros_like(token), None, by_query.to(query.dtype), None, None
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    return torch.unflatten(x, -1, (heads, -1))
+
+
+def _scores(read: Sequence[Tensor], query: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Return scores [values, batch, sequence, heads] and one over each RMS [.., 1], in fp32."""
+    shape, query = read[0].shape[:2], wide(query)
+    scores = torch.empty(len(read), *shape, heads, dtype=query.dtype, device=query.device)
+    scales = torch.empty(len(read), *shape, 1, dtype=query.dtype, device=query.device)
+    for number, value in enumerate(read):
+        full = wide(value)
+        torch.sum(_heads(full * query, heads), -1, out=scores[number])
+        torch.linalg.vector_norm(full, dim=-1, keepdim=True, out=scales[number])
+    scales.square_().div_(read[0].shape[-1]).add_(EPS).rsqrt_()
+    return scores.mul_(scales), scales
+
+
+def _summed(read: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the sum of values by weights [values, batch, sequence, heads], in their precision."""
+    total = torch.zeros(read[0].shape, dtype=weights.dtype, device=weights.device)
+    for value, weight in zip(read, weights, strict=True):
+        _heads(total, weight.shape[-1]).addcmul_(_heads(wide(value), weight.shape[-1]), weight.unsqueeze(-1))
+    return total
+
+
+def _by_weight(read: Sequence[Tensor], gradient: Tensor, heads: int) -> Tensor:
+    """Return the gradient of the weights [values, batch, sequence, heads]."""
+    found = torch.empty(len(read), *gradient.shape[:2], heads, dtype=gradient.dtype, device=gradient.device)
+    for number, value in enumerate(read):
+        torch.sum(_heads(gradient * value, heads), -1, out=found[number])
+    return found

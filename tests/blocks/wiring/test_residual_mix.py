@@ -1,0 +1,121 @@
+"""Residual mixes: each sublayer reads a weighted sum of the outputs of all earlier ones."""
+
+import pytest
+import torch
+from cases import DEPTH, FFN, SEQ, tree
+from loop_proofs import *  # noqa: F403
+from loop_proofs import regions_compute_the_same, shaken
+from models import close, gradients, tokens_for
+from strategies import make
+
+from blocks.wiring.residual.mix.reference import attend, attend_stacked, values, write
+from composer.costs.counting.plan import count
+from composer.module.model import ComposedModel
+from composer.settings.errors import SpecError
+
+BLOCKS = {"seq": SEQ, "ffn": FFN, "depth": DEPTH}
+QUERY = {"mix": "learned_query"}
+STAGES = {
+    "tied": [
+        {"recur": 3, "step": ["seq", {"parallel": ["seq", "depth"]}], "residual": {**QUERY, "heads": 2}}
+    ],
+    "untied": [{"stack": 3, "step": ["seq", "ffn"], "residual": QUERY}],
+    "two stages": [
+        {"stack": 2, "step": ["seq"], "residual": QUERY},
+        {"recur": 2, "step": ["ffn", "seq"], "residual": QUERY},
+    ],
+    "nested": [{"recur": 2, "step": ["seq", {"stack": 2, "step": ["ffn"], "residual": QUERY}, "depth"]}],
+}
+
+
+def spec_of(*stages):
+    used = {name for name in BLOCKS if name in str(stages)}
+    return make(tree({name: BLOCKS[name] for name in used}, *stages, width=12))
+
+
+@pytest.fixture(params=STAGES)
+def spec(request):
+    return spec_of(*STAGES[request.param])
+
+
+def test_regions_between_mixes_compute_the_same():
+    spec = spec_of(*STAGES["untied"])
+    plain, compiled = shaken(spec), shaken(spec, torch_compile="on")
+    tokens = tokens_for(spec)
+    regions_compute_the_same(compiled, tokens, gradients(plain, tokens))
+
+
+def test_it_starts_as_the_mean_of_all_values():
+    memory, token = values(torch.zeros(1, 2), 2, 4)
+    given = [torch.randn(1, 2, 4) for _ in range(3)]
+    for slot, value in enumerate(given[1:]):
+        token = write(value, token, memory, slot)
+    query = ComposedModel(spec_of(*STAGES["untied"])).get_parameter("stages.0.mix")
+    mixed = attend(given[0], token, memory, query.detach()[:4], 2, 1)
+    assert torch.allclose(mixed, sum(given) / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "length", "heads", "reads"), [(1, 1, 1, 1), (3, 7, 2, 3), (2, 5, 6, 0)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_mix_equals_the_softmax_over_a_stack(batch, length, heads, reads, dtype):
+    draw = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=draw).to(dtype).requires_grad_()
+
+    start, query, gradient = random(batch, length, 12), random(12), random(batch, length, 12)
+    given = [random(batch, length, 12) for _ in range(reads)]
+    memory, token = values(torch.zeros(batch, length), max(reads, 1), 12)
+    for slot, value in enumerate(given):
+        token = write(value, token, memory, slot)
+    leaves = [start, query, *given]
+    ours = attend(start, token, memory, query, reads, heads)
+    found = torch.autograd.grad(ours, leaves, gradient)
+    plain = attend_stacked(torch.stack([start, *given]), query, heads)
+    expected = torch.autograd.grad(plain, leaves, gradient)
+    named = {str(n): each.double() for n, each in enumerate([ours, *found])}
+    close(
+        named,
+        {str(n): each.double() for n, each in enumerate([plain, *expected])},
+        1e-12 if dtype is torch.float64 else 2e-2,
+    )
+
+
+def test_other_numbers_of_steps_equal_a_model_built_with_them():
+    def built(steps):
+        return spec_of({"recur": steps, "step": ["seq", "ffn"], "residual": QUERY})
+
+    model, other = shaken(built(2)), ComposedModel(built(4))
+    other.load_state_dict(model.state_dict())
+    model.set_steps({"stages.0": 4})
+    tokens = tokens_for(model.spec)
+    assert torch.equal(model(tokens), other(tokens))
+    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ({"residual": {**QUERY, "heads": 5}}, "residual.heads: expected a divisor of width 12, got 5"),
+        ({"norm": "post"}, "beside norm: post, which normalises the state after a sublayer"),
+        ({"inject": "add"}, "beside inject: add, which changes the state between steps"),
+        (
+            {"step": ["seq", {"stack": 2, "step": ["ffn"]}]},
+            "expected another residual where a step holds stages, which make no update",
+        ),
+        ({"step": [{"use": "seq", "norm": "post"}, "ffn"]}, "beside norm: post"),
+        ({"step": [{"use": "seq", "residual": "add"}, "ffn"]}, "expected mix, as in the stage"),
+        ({"residual": {"mix": "token"}}, "expected learned_query"),
+    ],
+)
+def test_what_makes_no_sense_beside_a_mix_is_refused(stage, words):
+    with pytest.raises(SpecError) as raised:
+        spec_of({"recur": 2, "step": ["seq", "ffn"], "residual": QUERY, **stage})
+    assert words in str(raised.value)
+
+
+def test_a_loss_that_reads_states_is_refused():
+    plain = tree(BLOCKS, {"recur": 2, "step": list(BLOCKS), "residual": QUERY}, width=12)
+    plain["model"]["loss"] = {"steps": "uniform"}
+    with pytest.raises(SpecError, match="expected a last stage whose steps return what the stage returns"):
+        make(plain)
