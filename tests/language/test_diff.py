@@ -32,7 +32,7 @@ BASE: dict[str, Any] = {
     "name": "base",
     "model": {"width": 32, "vocab": 300, "context": 64},
     "blocks": {
-        "sequence_attention": {"type": "sequence_attention", "heads": 4},
+        "sequence_attention": {"type": "sequence_attention", "heads": 4, "window": 4},
         "depth_attention": {"type": "depth_attention", "heads": 4},
         "expert_attention": {"type": "expert_attention", "experts": 8, "active": 2, "hidden": 24},
         "feed_forward": {"type": "feed_forward", "hidden": 40},
@@ -132,8 +132,20 @@ def take_in(kind: str, config: type[Config]) -> None:
     OTHER[config.__name__] = {**fields, "type": "feed_forward"}
 
 
+def fill_in(config: type[Config]) -> None:
+    """Add values from the examples of a block for fields that OTHER does not have."""
+    given = OTHER[config.__name__]
+    for key in config.model_fields.keys() - given.keys():
+        default = config.model_fields[key].default
+        values = [other[key] for other in examples(config).values() if other.get(key, default) != default]
+        if values:
+            given[key] = values[0]
+
+
 for _kind, _config in block_types().items():
-    if _kind not in BASE["blocks"]:
+    if _kind in BASE["blocks"]:
+        fill_in(_config)
+    else:
         take_in(_kind, _config)
 # a field whose change is told under another word than its own
 WORDS = {
