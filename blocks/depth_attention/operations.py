@@ -11,7 +11,7 @@ from blocks.ir.kernel import Kernel, Target
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.gpu import off_triton
-from blocks.kernels.slots import SlotRead, SlotWrite, slots_of
+from blocks.kernels.slots import KeepKV, SlotRead, slots_of
 from blocks.primitives.fused_operations import as_fused, as_plain
 from blocks.primitives.operations import RotateStep, step_angles
 
@@ -29,14 +29,10 @@ def _unfit(operation: WriteKV | Attend, target: Target) -> str:
 
 
 @dataclass(frozen=True)
-class WriteKV(SlotWrite):
+class WriteKV(KeepKV):
     """Write this step's keys and values into their slot: (k, v, token, slots) -> token."""
 
-    kv_heads: int
-    head_dim: int
-    slot: LoopIndex = ORIGIN
-
-    kernels: ClassVar[tuple[Kernel, ...]] = (
+    kernels = (
         Kernel(
             "triton_append",
             f"{_FUSED}:append",
@@ -44,37 +40,14 @@ class WriteKV(SlotWrite):
             _unfit,
             check=_CHECK,
         ),
-        Kernel("slot_write", f"{_REFERENCE}:append", "written in place once, no list is stacked"),
+        *KeepKV.kernels,
     )
-
-    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the token."""
-        kv = (self.kv_heads, self.head_dim)
-        expect(self, inputs, kv, kv, ORDER, slots_of(inputs[-1], *kv))
-        return (ORDER,)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over the rotation of the key."""
         if position or shared or not isinstance(producer, RotateStep):
             return None
         return TurnedAppend(self.kv_heads, self.head_dim, self.slot, producer.index)
-
-    def passes(self, output: int) -> int | None:
-        """A skipped write passes its order token on."""
-        return 2
-
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
-        """Read keys and values, write them into the slot."""
-        return 2 * at.compute_bytes * 2 * self.kv_heads * self.head_dim
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the slot."""
-        return {"slot": self.slot}
-
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The slot's gradients are copied out in fp32, and again where keys and values are narrower."""
-        backward = 2 * self.kv_heads * self.head_dim * (4 + (at.compute_bytes if at.widened else 0))
-        return WorkspaceBytes(0, backward, backward)
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from blocks.kernels.slot_memory import SlotMemory
+from blocks.kernels.slot_memory import append as append
 from blocks.primitives.reference import rotate_step, wide
-
-
-def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
-    """Write key and value [batch, sequence, kv_heads, head_dim] into a slot; return the next token."""
-    result: Tensor = _Append.apply(key, value, token, memory, slot)  # type: ignore[no-untyped-call]
-    return result
 
 
 def append_turned(
@@ -92,22 +87,6 @@ def _grouped(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
 def _weights(grouped: Tensor, keys: Tensor, far: Tensor | None) -> Tensor:
     scores: Tensor = (grouped * keys).sum(-1) * grouped.shape[-1] ** -0.5  # [slots, B, S, kv_heads, group]
     return (scores if far is None else scores.sub_(far)).softmax(0)
-
-
-class _Append(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
-        memory.write(slot, key, value)
-        ctx.memory, ctx.slot, ctx.dtypes = memory, slot, (key.dtype, value.dtype)
-        ctx.made = memory.running()
-        return token.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.memory.check(ctx.made)
-        key, value = ctx.memory.gradient(ctx.slot)
-        return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None
 
 
 class Ways(NamedTuple):

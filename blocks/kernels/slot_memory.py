@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class DepthMemory:
@@ -137,3 +138,25 @@ def slots(tokens: Tensor, count: int, kv_heads: int, head_dim: int) -> tuple[Slo
     """Return empty slots for tokens [batch, sequence], and the first token of their order."""
     memory = SlotMemory((count, *tokens.shape, kv_heads, head_dim), tokens.device)
     return memory, torch.zeros((), device=tokens.device)
+
+
+def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
+    """Write key and value [batch, sequence, kv_heads, head_dim] into a slot; return the next token."""
+    result: Tensor = _Append.apply(key, value, token, memory, slot)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Append(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
+        memory.write(slot, key, value)
+        ctx.memory, ctx.slot, ctx.dtypes = memory, slot, (key.dtype, value.dtype)
+        ctx.made = memory.running()
+        return token.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.memory.check(ctx.made)
+        key, value = ctx.memory.gradient(ctx.slot)
+        return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from blocks.ir.costs import SavesNothing
+from blocks.ir.costs import CostContext, IOBytes, SavesNothing, WorkspaceBytes
 from blocks.ir.kernel import Kernel
-from blocks.ir.operation import LoopIndex, Operation
+from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import ORDER, TensorType
 
 
@@ -69,6 +69,46 @@ class SlotWrite(SavesNothing, Operation):
     def passes(self, output: int) -> int | None:
         """A skipped write passes its order token on."""
         return -2
+
+
+@dataclass(frozen=True)
+class KeepKV(SlotWrite):
+    """Write the keys and values of a step into their slot: (k, v, token, slots) -> token."""
+
+    kv_heads: int
+    head_dim: int
+    slot: LoopIndex = ORIGIN
+
+    kernels: ClassVar[tuple[Kernel, ...]] = (
+        Kernel(
+            "slot_write",
+            "blocks.kernels.slot_memory:append",
+            "written in place once, no list is stacked",
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the token."""
+        kv = (self.kv_heads, self.head_dim)
+        expect(self, inputs, kv, kv, ORDER, slots_of(inputs[-1], *kv))
+        return (ORDER,)
+
+    def passes(self, output: int) -> int | None:
+        """A skipped write passes its order token on."""
+        return 2
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Read keys and values, write them into the slot."""
+        return 2 * at.compute_bytes * 2 * self.kv_heads * self.head_dim
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the slot."""
+        return {"slot": self.slot}
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The slot's gradients are copied out in fp32, and again where keys and values are narrower."""
+        backward = 2 * self.kv_heads * self.head_dim * (4 + (at.compute_bytes if at.widened else 0))
+        return WorkspaceBytes(0, backward, backward)
 
 
 class SlotRead(Operation):

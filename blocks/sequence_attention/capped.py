@@ -43,7 +43,17 @@ class CappedAttend(WindowAttend):
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """One more tensor of all pairs in fp32, or fp32 copies of what goes in and comes out, by heads."""
         query, slot = 4 * self.heads * self.head_dim, 4 * self.kv_heads * self.head_dim
-        square, narrow = self._square(at), 1 if at.widened else 0
-        forward = largest(3 * square, 2 * square + slot + 2 * query + narrow * flow.made)
-        backward = largest(square + query + 2 * slot, 2 * square + slot, square + 2 * query + 3 * slot)
+        square, e = self._square(at), at.compute_bytes
+        narrow = e * self.kv_heads * self.head_dim
+        forward = largest(3 * square, 2 * square + query + largest(slot, query))
+        backward = largest(
+            2 * square + narrow,
+            square + query + 2 * slot,
+            square + narrow + 2 * query,
+            square
+            + narrow
+            + e * self.heads * self.head_dim
+            + query
+            + largest(slot, query if at.widened else 0),
+        )
         return WorkspaceBytes(forward, backward, backward)

@@ -24,41 +24,41 @@ class _Capped(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cap: float) -> Tensor:
         ctx.cap = cap
         with torch.autocast(q.device.type, enabled=False):
-            scores = torch.bmm(_by_heads(q, k.shape[2]), _by_heads(k, k.shape[2]).mT)
+            scores = torch.bmm(by_heads(q, k.shape[2]), by_heads(k, k.shape[2]).mT)
             turned = scores.mul_(q.shape[-1] ** -0.5 / cap).tanh_()
-            weights = _masked(turned * cap, mask).softmax(-1)
-            y = torch.bmm(weights, _by_heads(v, k.shape[2]))
+            weights = masked(turned * cap, mask).softmax(-1)
+            y = torch.bmm(weights, by_heads(v, k.shape[2]))
         ctx.save_for_backward(q, k, v, mask, turned, weights)
-        return _by_tokens(y, q).to(v.dtype)
+        return by_tokens(y, q).to(v.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, _, turned, weights = ctx.saved_tensors
         groups = k.shape[2]
-        to_y = _by_heads(gradient, groups)
-        to_scores = torch.bmm(to_y, _by_heads(v, groups).mT)
-        to_v = _by_tokens(torch.bmm(weights.mT, to_y), v).to(v.dtype)
+        to_y = by_heads(gradient, groups)
+        to_scores = torch.bmm(to_y, by_heads(v, groups).mT)
+        to_v = by_tokens(torch.bmm(weights.mT, to_y), v).to(v.dtype)
         del to_y
         to_scores.sub_((weights * to_scores).sum(-1, keepdim=True)).mul_(weights)
         to_scores.sub_((to_scores * turned).mul_(turned)).mul_(q.shape[-1] ** -0.5)
-        to_q = _by_tokens(torch.bmm(to_scores, _by_heads(k, groups)), q).to(q.dtype)
-        to_k = _by_tokens(torch.bmm(to_scores.mT, _by_heads(q, groups)), k).to(k.dtype)
+        to_q = by_tokens(torch.bmm(to_scores, by_heads(k, groups)), q).to(q.dtype)
+        to_k = by_tokens(torch.bmm(to_scores.mT, by_heads(q, groups)), k).to(k.dtype)
         return to_q, to_k, to_v, None, None
 
 
-def _by_heads(x: Tensor, groups: int) -> Tensor:
+def by_heads(x: Tensor, groups: int) -> Tensor:
     """Return x [B, S, heads, head_dim] as [B * groups, (heads / groups) * S, head_dim], at least in fp32."""
     return wide(x).transpose(1, 2).reshape(len(x) * groups, -1, x.shape[-1])
 
 
-def _by_tokens(x: Tensor, like: Tensor) -> Tensor:
-    """Return what `_by_heads` made in the shape of `like` [B, S, heads, head_dim]."""
+def by_tokens(x: Tensor, like: Tensor) -> Tensor:
+    """Return what `by_heads` made in the shape of `like` [B, S, heads, head_dim]."""
     batch, length, heads, size = like.shape
     return x.view(batch, heads, length, size).transpose(1, 2).contiguous()
 
 
-def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+def masked(scores: Tensor, mask: Tensor) -> Tensor:
     """Fill scores [.., n * S, S] where the mask [S, S] is False with -inf, in place; return them."""
     scores.view(len(scores), -1, *mask.shape).masked_fill_(~mask, -torch.inf)
     return scores

@@ -14,7 +14,9 @@ from blocks.base.invalid import independent
 from blocks.ir.numbers import label
 from blocks.ir.operation import Value
 from blocks.ir.tensor_type import Shape
+from blocks.kernels.slots import KeepKV
 from blocks.sequence_attention.capped import CappedAttend
+from blocks.sequence_attention.joint import JointAttend
 from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
 
 
@@ -45,6 +47,8 @@ class SequenceAttention(AttentionConfig):
     """How many of the first tokens all later ones see beside the window (arXiv 2309.17453)."""
     soft_cap: Positive | None = None
     """Cap of the scores, by cap * tanh(score / cap) (Gemma 2, arXiv 2408.00118). Default: none."""
+    depth: Literal["none", "joint"] = "none"
+    """`joint`: one softmax over these tokens and the token's own earlier steps (MoDA, arXiv 2603.15619)."""
     qk_norm: bool = False
     """Whether to apply RMSNorm to queries and keys per head before the rotation."""
 
@@ -65,6 +69,8 @@ class SequenceAttention(AttentionConfig):
         for name in ("rope_base", "rope_fraction", "rope_scaling"):
             if not self.rope and name in self.model_fields_set:
                 yield Problem(name, f"no {name}, since rope is false", getattr(self, name))
+        if self.depth == "joint" and self.soft_cap is not None:
+            yield Problem("soft_cap", "no soft_cap, since depth: joint caps no scores", self.soft_cap)
         if self.sinks and self.window is None:
             hint = "without a window all earlier tokens are seen"
             yield Problem("sinks", "a window beside which sinks are seen", self.sinks, hint)
@@ -109,6 +115,7 @@ class SequenceAttention(AttentionConfig):
         sinks, cap = fields.pop("sinks"), fields.pop("soft_cap")
         seen = f"window of {window}" if window else "all earlier tokens"
         seen = f"{seen} and the first {sinks}" if sinks else seen
+        seen = f"{seen}, own earlier steps" if fields.pop("depth") == "joint" else seen
         yield f"{seen}, scores up to {cap:g}" if cap else seen
 
     def lower(self, build: Builder, x: Value) -> Value:
@@ -133,13 +140,18 @@ class SequenceAttention(AttentionConfig):
 
     def _attend(self, build: Builder, q: Value, k: Value, v: Value) -> Value:
         sizes, window, sinks = self.geometry(build.width), self.window, self.sinks
-        if window is None and self.soft_cap is None:
+        if window is None and self.soft_cap is None and self.depth == "none":
             return build.op("attend", Attend(*sizes), q, k, v)
         name = f"window_{label(window)}" if window else "causal"
         mask = build.shared(name, WindowMask(window, sinks))
+        if self.depth == "joint":
+            slots = build.depth_slots(*sizes[1:])
+            token = build.op("keep", KeepKV(*sizes[1:]), k, v, build.depth_token(), slots)
+            build.set_depth_token(token)
+            joint = JointAttend(*sizes, window or LARGEST, sinks)
+            return build.op("attend", joint, q, k, v, mask, token, slots)
         if self.soft_cap is None:
             assert window is not None
-            attend = WindowAttend(*sizes, window, sinks=sinks)
-        else:
-            attend = CappedAttend(*sizes, window or LARGEST, sinks=sinks, cap=self.soft_cap)
-        return build.op("attend", attend, q, k, v, mask)
+            return build.op("attend", WindowAttend(*sizes, window, sinks=sinks), q, k, v, mask)
+        capped = CappedAttend(*sizes, window or LARGEST, sinks=sinks, cap=self.soft_cap)
+        return build.op("attend", capped, q, k, v, mask)

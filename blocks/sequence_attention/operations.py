@@ -64,7 +64,7 @@ class Attend(Operation):
     kv_heads: int
     head_dim: int
 
-    kernels = (
+    kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "sdpa_ordered",
             "blocks.sequence_attention.ordered:attend_ordered",

@@ -33,13 +33,14 @@ class Simulation:
                     self.stage(entry, scope, in_recur or bool(stage.recur))
                 else:
                     for name in getattr(entry, "parallel", [getattr(entry, "use", entry)]):
-                        if self.blocks[name].type == "depth_attention":
+                        block = self.blocks[name]
+                        if block.type == "depth_attention" or getattr(block, "depth", "none") == "joint":
                             self.depth(name, scope, run)
 
     def depth(self, name, scope, run):
         if name not in scope:
             # the input of the scope, if it is a slot, is there before all steps
-            scope[name] = [(None, 0)] if self.blocks[name].input else []
+            scope[name] = [(None, 0)] if getattr(self.blocks[name], "input", False) else []
             self.memories.append((name, scope[name]))
         slots = scope[name]
         if not slots:
@@ -49,7 +50,7 @@ class Simulation:
         else:
             index = slots[-1][1] + 1
         slots.append((run, index))
-        inclusive = self.blocks[name].span == "inclusive"
+        inclusive = getattr(self.blocks[name], "span", "exclusive") == "inclusive"
         reads = len(slots) if inclusive else sum(other < index for _, other in slots)
         self.events.append((name, len(slots) - 1, reads, index))
 

@@ -48,6 +48,12 @@ CASES = {
     "sequence, capped scores in a window with a sink": one({**SEQ, "soft_cap": 0.3, "window": 2, "sinks": 1}),
     "sequence, positions divided": one({**SEQ, "rope_scaling": {"linear": 4}}),
     "sequence, NTK scaling of a part": one({**SEQ, "rope_scaling": {"ntk": 3}, "rope_fraction": 0.7}),
+    "sequence, joint with depth": one({**SEQ, "depth": "joint"}),
+    "sequence, joint with depth, windows and untied layers": tree(
+        {"b": {**SEQ, "depth": "joint", "window": 2, "sinks": 1, "qk_norm": True}, "d": DEPTH},
+        {"stack": 3, "step": ["b"]},
+        {"recur": 2, "step": ["d", {"stack": 2, "step": ["b", "d"]}, "b"]},
+    ),
     "sequence, two windows": tree(
         {"near": {**SEQ, "window": 2}, "far": {**SEQ, "window": 4}}, {"recur": 2, "step": ["near", "far"]}
     ),

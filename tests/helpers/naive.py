@@ -199,6 +199,9 @@ class _Row:
         q = [made("query", t, vector) for t, vector in enumerate(scored)]
         k = [made("key", t, vector) for t, vector in enumerate(scored)]
         v = [self.heads(config, at, "value", vector) for vector in x]
+        past = step.memory.setdefault(name, [])
+        earlier = [each for each in past if config.depth == "joint" and each[0] is not step]
+        past.append((step, k, v))
         shared = config.heads // (config.kv_heads or config.heads)
         out = []
         for t in range(len(x)):
@@ -208,6 +211,8 @@ class _Row:
             for h in range(config.heads):
                 keys = [k[s][h // shared] for s in seen]
                 values = [v[s][h // shared] for s in seen]
+                keys += [their_k[t][h // shared] for _, their_k, _ in earlier]
+                values += [their_v[t][h // shared] for _, _, their_v in earlier]
                 mixed.append(softmax_mix(q[t][h], keys, values, cap=config.soft_cap))
             out.append(self.w[f"{at}.out"] @ torch.cat(mixed))
         return out

@@ -83,7 +83,7 @@ def test_a_path_with_a_reference_in_it_survives() -> None:
 def test_nothing_is_left_out_but_what_would_be_refused() -> None:
     spec = loads(TINY.replace("heads: 4, kv_heads: 2", "heads: 4, rope: false"))
     shown = read(resolved_yaml(spec), "x").plain
-    unread = {"rope_base", "rope_fraction"}
+    unread = {"rope_base", "rope_fraction", "rope_scaling"}
     assert not unread & shown["blocks"]["seq"].keys()
     assert shown["blocks"]["seq"].keys() | unread == spec.blocks["seq"].model_dump().keys()
     assert spec.train is not None

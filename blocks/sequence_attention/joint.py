@@ -1,0 +1,94 @@
+"""One softmax over the tokens of a step and over the same token's earlier steps. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest
+from blocks.ir.operation import ORIGIN, LoopIndex, expect
+from blocks.ir.tensor_type import ORDER, TensorType
+from blocks.kernels.slots import SlotRead, slots_of
+from blocks.sequence_attention.operations import MASK, WindowAttend
+
+_REFERENCE = "blocks.sequence_attention.joint_reference"
+
+
+@dataclass(frozen=True)
+class JointAttend(SlotRead):
+    """softmax over [tokens up to each token ; its own earlier steps] (MoDA, arXiv 2603.15619).
+
+    (q, k, v, mask, token, slots) -> y. The queries are shared, the scores and weights of both are normalised
+    together. Without a window `window` is the context or more.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int
+    sinks: int = 0
+    reads: LoopIndex = ORIGIN
+    span: Literal["inclusive", "exclusive"] = "exclusive"
+
+    kernels = (
+        Kernel(
+            "attend_joint",
+            f"{_REFERENCE}:attend_joint",
+            "plain PyTorch: torch's fused attention knows no second set of keys for each token",
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return one vector for each query head."""
+        q, kv = (self.heads, self.head_dim), (self.kv_heads, self.head_dim)
+        expect(self, inputs, q, kv, kv, MASK, ORDER, slots_of(inputs[-1], *kv))
+        return (TensorType(q, inputs[2].element),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of slots that are read."""
+        return {"reads": self.reads}
+
+    def _tokens(self) -> WindowAttend:
+        return WindowAttend(self.heads, self.kv_heads, self.head_dim, self.window, sinks=self.sinks)
+
+    def flops(self, at: CostContext) -> float:
+        """Two products of head_dim per head, and per pair of tokens or slot read."""
+        return self._tokens().flops(at) + 4 * self.heads * self.head_dim * self.reads.mean(at.trips)
+
+    def sequence_cache(self, at: CostContext) -> int:
+        """Keys and values of this step's tokens."""
+        return self._tokens().sequence_cache(at)
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """What comes and goes, and every slot that is read."""
+        slots = self.reads.mean(at.trips) * 2 * self.kv_heads * self.head_dim
+        return given + made + at.compute_bytes * slots
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep queries, keys, values, and the weights of all tokens and slots in fp32."""
+        return SavedTensors(inputs=(0, 1, 2), extra=self._weights(at))
+
+    def _weights(self, at: CostContext) -> float:
+        return 4 * self.heads * (at.context + self.reads.mean(at.trips))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Scores twice, beside fp32 copies of what is read by heads, and of slots token by token."""
+        query, slot = 4 * self.heads * self.head_dim, 4 * self.kv_heads * self.head_dim
+        reads, weights = self.reads.mean(at.trips), self._weights(at)
+        own, narrow = 4 * self.heads * reads, at.compute_bytes * self.kv_heads * self.head_dim
+        # a read in fp32 is a view
+        wide, asked = (slot * reads, query) if at.widened else (0, 0)
+        forward = largest(
+            2 * weights + own, weights + query + largest(slot, query), weights + own + wide + 2 * query
+        )
+        backward = largest(
+            2 * weights + own + query,
+            weights + query + 2 * slot,
+            weights + narrow + 2 * query + largest(slot, asked),
+            weights + query + wide + asked,
+            own + query + 2 * narrow + slot * reads + asked,
+        )
+        return WorkspaceBytes(forward, backward, backward)
