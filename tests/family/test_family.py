@@ -32,5 +32,6 @@ def test_a_spec_of_the_family_is_small_cites_its_paper_and_learns(path):
         loss = model.loss(batch["tokens"], batch["targets"])
         loss.backward()
         optimizer.step()
+        model.update_expert_balance()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
