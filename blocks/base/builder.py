@@ -46,11 +46,13 @@ class Builder(Operations):
 
     Attributes:
         collected: what the last loop added here collected under a name, by that.
+        open_streams: how many residual streams sublayers read and write here; 0 where there is but one.
     """
 
     def __init__(self, width: int, parent: Builder | None = None, loop: tuple[str, int, bool] | None = None):
         """`loop` is (index name, trips, tied) of the stage whose body this builder fills."""
         super().__init__(width)
+        self.open_streams: int = parent.open_streams if parent else 0
         self._parent = parent
         self._loop = loop
         self._collected: list[Value] = []
@@ -182,10 +184,19 @@ class Builder(Operations):
     # stages
 
     def stage(
-        self, name: str, trips: int, tied: bool, x: Value, fill: Callable[[Builder, Value], Value]
+        self,
+        name: str,
+        trips: int,
+        tied: bool,
+        x: Value,
+        fill: Callable[[Builder, Value], Value],
+        entered: Value | None = None,
     ) -> Value:
-        """Add a loop over the body that `fill(its builder, its input)` makes; return the last state."""
-        return self.loop(name, trips, tied, [x], lambda body, x: [fill(body, x)]).states[0]
+        """Add a loop over the body that `fill(its builder, its input)` makes; return the last state.
+
+        `entered` is the input of the stage, where the first step starts from another state `x`.
+        """
+        return self.loop(name, trips, tied, [x], lambda body, x: [fill(body, x)], entered).states[0]
 
     def loop(
         self,
@@ -194,6 +205,7 @@ class Builder(Operations):
         tied: bool,
         states: Sequence[Value],
         fill: Callable[..., Sequence[Value]],
+        entered: Value | None = None,
     ) -> LoopResult:
         """Add a loop that carries several states from step to step.
 
@@ -207,7 +219,7 @@ class Builder(Operations):
         index = f"{self._loop[0]}_{name}" if self._loop else f"n{name.removeprefix('stages.')}"
         body = Builder(self.width, self, (index, trips, tied))
         body._name = name
-        body._outer_x = states[0]
+        body._outer_x = entered or states[0]
         body._slots, self._offered = self._offered, {}
         body._first_tokens = {name: Value(slots.node, 1) for name, slots in body._slots.items()}
         # type inference fills in the types

@@ -37,7 +37,7 @@ class Site:
         model: the options of the model, by key.
         last_stage: for an option of the model, where the options of the last stage are used.
         is_last: whether this is the last stage of the model.
-        nested: whether a step holds stages.
+        nested: the options of each stage in the step, by key, if the option is used in a stage.
     """
 
     width: int
@@ -48,7 +48,7 @@ class Site:
     model: Mapping[str, WiringConfig] = field(default_factory=dict)
     last_stage: Site | None = None
     is_last: bool = False
-    nested: bool = False
+    nested: Sequence[Mapping[str, WiringConfig]] = ()
 
 
 class WiringConfig(Config):
@@ -85,6 +85,10 @@ class WiringConfig(Config):
         """
         yield from ()
 
+    def spans_stages(self) -> bool:
+        """Return whether the option, given on the model, holds all stages, so that none can have another."""
+        return False
+
     def words(self, site: Site) -> str:
         """Return a line for pictures that says what the option does here, or ""."""
         return ""
@@ -98,6 +102,10 @@ class WiringConfig(Config):
 
     # lowering: each hook adds operations around `run`, and by default none
 
+    def around_model(self, build: Builder, x: Value, run: Run) -> Value:
+        """Wrap all stages: `run` takes the embedded tokens and returns what the final norm reads."""
+        return run(x)
+
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
         """Wrap a whole stage: `run` takes the state of the first step and returns that of the last."""
         return run(x)
@@ -105,6 +113,10 @@ class WiringConfig(Config):
     def around_step(self, build: Builder, x: Value, run: Run) -> Value:
         """Wrap one step of a stage. `build.stage_input()` and `build.trip()` say where the step is."""
         return run(x)
+
+    def single(self, build: Builder, x: Value) -> Value:
+        """Return the state between steps as one value [width], for what reads it besides the steps."""
+        return x
 
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
         """Wrap a block, or a parallel mix, of a step.
@@ -114,10 +126,11 @@ class WiringConfig(Config):
         return run(x)
 
 
-def acts_on_stage(option: WiringConfig) -> bool:
+def acts_on_stage(option: WiringConfig | type[WiringConfig]) -> bool:
     """Return whether an option adds something around a stage or its steps, not only around sublayers."""
     hooks = ("around_loop", "around_step")
-    return any(getattr(type(option), hook) is not getattr(WiringConfig, hook) for hook in hooks)
+    kind = option if isinstance(option, type) else type(option)
+    return any(getattr(kind, hook) is not getattr(WiringConfig, hook) for hook in hooks)
 
 
 def inherits(kind: type[WiringConfig], owner: Owner) -> bool:

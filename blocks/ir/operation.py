@@ -28,11 +28,13 @@ class Init:
     """How a weight starts: `normal` (scale = standard deviation), `constant` (scale = value), or as follows.
 
     `eye` is [I, 0, ...]: the identity on the first columns, zero elsewhere. `powers` is scale ** (1 / n),
-    scale ** (2 / n), ..., scale for n elements.
+    scale ** (2 / n), ..., scale for n elements. `one_hot` is `scale` at one place of a vector and `rest`
+    elsewhere; the weights of a model that start so have it at one place after another.
     """
 
-    kind: Literal["normal", "constant", "eye", "powers"]
+    kind: Literal["normal", "constant", "eye", "powers", "one_hot"]
     scale: float = 1.0
+    rest: float = 0.0
 
 
 ZEROS = Init("constant", 0.0)

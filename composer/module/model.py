@@ -96,9 +96,10 @@ class ComposedModel(lightning.LightningModule):
         self.stages = nn.ModuleList()
         add_stages(self, self.graph, Place(), self._compiled)
         seed, writers = self.spec.train.seed if self.spec.train else 0, residual_writers(self.graph)
-        self._undecayed = set()
+        self._undecayed, one_hot = set(), 0
         for name, weight, place in weights(self.graph):
-            put(self, name, weight, initial(name, weight, place, writers, seed))
+            put(self, name, weight, initial(name, weight, place, writers, seed, one_hot))
+            one_hot += weight.init.kind == "one_hot"
             if not weight.decay:
                 self._undecayed.add(name)
         for stage, told in zip(self.stages, self.spec.stages, strict=True):

@@ -23,8 +23,8 @@ def residual_writers(graph: Graph) -> int:
     )
 
 
-def initial(name: str, weight: Weight, place: Place, writers: int, seed: int) -> Tensor:
-    """Return the first value of one weight.
+def initial(name: str, weight: Weight, place: Place, writers: int, seed: int, number: int = 0) -> Tensor:
+    """Return the first value of one weight; `number` counts those of the model that start as one-hot vectors.
 
     A weight that writes into the residual stream is divided by (its uses x sqrt(writers)): what a tied
     weight adds at each step points the same way and sums up, what different weights add does not, so the
@@ -32,12 +32,12 @@ def initial(name: str, weight: Weight, place: Place, writers: int, seed: int) ->
     """
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    start = _start(weight.init, weight.shape, generator)
+    start = _start(weight.init, weight.shape, generator, number)
     uses = place.executions // place.copies
     return start / (uses * math.sqrt(writers)) if weight.writes_residual else start
 
 
-def _start(init: Init, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _start(init: Init, shape: tuple[int, ...], generator: torch.Generator, number: int) -> Tensor:
     match init.kind:
         case "normal":
             return torch.randn(shape, generator=generator) * init.scale
@@ -47,3 +47,7 @@ def _start(init: Init, shape: tuple[int, ...], generator: torch.Generator) -> Te
             return init.scale ** (torch.arange(1, shape[0] + 1) / shape[0])
         case "constant":
             return torch.full(shape, init.scale)
+        case "one_hot":
+            start = torch.full(shape, init.rest)
+            start[number % len(start)] = init.scale
+            return start

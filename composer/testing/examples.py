@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from blocks.base.config import BlockConfig, Config
-from blocks.base.wiring import Owner, WiringConfig
+from blocks.base.wiring import Owner, WiringConfig, acts_on_stage
 from blocks.find import wiring_options
 
 WIDTH = 16
@@ -32,11 +32,14 @@ def examples(config: type[BlockConfig]) -> dict[str, Plain]:
 
 
 def wiring_examples(owner: Owner) -> dict[str, list[Any]]:
-    """Map each key of wiring of `owner` to values as a spec writes them, the default first."""
+    """Map each key of wiring of `owner` to values as a spec writes them, the default first.
+
+    Those that act on a stage are none of an entry.
+    """
     found: dict[str, list[Any]] = {}
     for key, options in wiring_options().items():
         for option in options.values():
-            if owner in option.owner:
+            if owner in option.owner and not (owner in ("use", "parallel") and acts_on_stage(option)):
                 found.setdefault(key, []).extend(_wiring_values(option))
     return found
 

@@ -6,6 +6,7 @@ the past is kept in Python lists that grow.
 
 import math
 
+import naive_streams
 import torch
 import torch.nn.functional as F
 
@@ -68,8 +69,13 @@ class _Row:
         table = self.w["embedding"]
         head = table if self.spec.model.tie_embeddings else self.w["head"]
         x = [table[i] * math.sqrt(self.width) for i in ids]
+        spanning = self.spec.model.residual if self.spec.model.residual.name == "streams" else None
+        spanning = spanning if spanning and spanning.per == "sublayer" else None
+        if spanning:
+            x = naive_streams.opened(x, spanning)
         for number, stage in enumerate(self.spec.stages):
             x = self.stage(stage, f"stages.{number}", x, [], None)
+        x = naive_streams.closed(x) if spanning else x
         return torch.stack([head @ rms_norm(vector, self.w["norm"]) for vector in x])
 
     def stage(self, stage, path, x, loops, memory):
@@ -79,9 +85,17 @@ class _Row:
         values = [x]  # a residual mix reads the stage's input and what sublayers returned
         in_recur = any(loop[2] for loop in loops)
         if tied or not in_recur:  # else the memory of the innermost recur around it goes on
-            memory = {START: (path, x)}
+            memory = {START: (path, x if x[0].ndim == 1 else naive_streams.closed(x))}
+        streams = residual if residual.name == "streams" else None
+        opens = streams and x[0].ndim == 1
+        if opens:
+            x = naive_streams.opened(x, streams)
         for n in range(trips):
             at = f"{path}.step" if tied else f"{path}.layers.{n}"
+            around = (
+                naive_streams.Connection(streams, self.w, at) if streams and streams.per == "step" else None
+            )
+            h, x = x, [around.input(h) for h in x] if around else x
             step = _Step([*loops, (n, trips, tied)], memory)
             if stage.inject.name == "add" and n > 0:
                 x = [a + b for a, b in zip(x, start, strict=True)]
@@ -96,6 +110,9 @@ class _Row:
                     values.append(self.update(norm, entry, f"{at}.{place}", read, step))
                 else:
                     x = self.sublayer(stage, entry, f"{at}.{place}", x, step)
+            x = [around.output(*each) for each in zip(h, x, strict=True)] if around else x
+        if opens:
+            return naive_streams.closed(x)
         return self.mixed(residual, values, f"{path}.mix") if residual.name == "mix" else x
 
     def mixed(self, residual, values, name):
@@ -113,9 +130,14 @@ class _Row:
 
     def sublayer(self, stage, entry, at, x, step):
         norm, residual = (self.option(key, entry, stage) for key in ("norm", "residual"))
-        y = self.update(norm.name, entry, at, x, step)
+        norm = norm.name
+        if residual.name == "streams" and residual.per == "sublayer":
+            around = naive_streams.Connection(residual, self.w, at)
+            y = self.update(norm, entry, at, [around.input(h) for h in x], step)
+            return [around.output(*each) for each in zip(x, y, strict=True)]
+        y = self.update(norm, entry, at, x, step)
         x = [a + self.factor(stage, residual, at, a) * b for a, b in zip(x, y, strict=True)]
-        return self.normed(x, f"{at}.norm") if norm.name == "post" else x
+        return self.normed(x, f"{at}.norm") if norm == "post" else x
 
     def update(self, norm, entry, at, x, step):
         self.score_norm = f"{at}.norm" if norm == "scores" else None

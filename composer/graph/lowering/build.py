@@ -33,9 +33,8 @@ def build(spec: Spec) -> Graph:
     embedding = Weight("embedding", (vocab, width), Init("normal", width**-0.5))
     x = root.op("embed", Embed(vocab, width), tokens, weights=[embedding])
     loss = spec.model.option(Loss)
-    for number, stage in enumerate(spec.stages):
-        reads = loss.reads_steps and stage is spec.stages[-1]
-        x = _stage(root, f"stages.{number}", stage, spec, x, reads)
+    stages = partial(_stages, spec, loss.reads_steps, root)
+    x = _wrapped("around_model", spec.model.wiring(), root, stages, x)
     lowered = loss.lower(
         root,
         ModelEnd(
@@ -54,6 +53,13 @@ def build(spec: Spec) -> Graph:
     if spec.model.tie_embeddings:
         root.graph.ties["head"] = "embedding"
     return root.graph
+
+
+def _stages(spec: Spec, reads_steps: bool, build: Builder, x: Value) -> Value:
+    for number, stage in enumerate(spec.stages):
+        reads = reads_steps and stage is spec.stages[-1]
+        x = _stage(build, f"stages.{number}", stage, spec, x, reads)
+    return x
 
 
 def _norm(build: Builder, x: Value) -> Value:
@@ -81,15 +87,24 @@ def _stage(build: Builder, name: str, stage: Stage, spec: Spec, x: Value, collec
     def step(body: Builder, x: Value) -> Value:
         x = _step(stage, options, spec, body, x)
         if collects:
-            body.collect(x, "state")
+            body.collect(_single(options, body, x), "state")
         return x
 
     def loop(x: Value) -> Value:
         with build.at(""):
-            return build.stage(name, stage.trips, stage.tied, x, step)
+            return build.stage(name, stage.trips, stage.tied, x, step, entered)
 
+    with build.at(""):
+        entered = _single(options, build, x) if build.open_streams else x
     with build.at(f"{name}."):
         return _wrapped("around_loop", options, build, loop, x)
+
+
+def _single(options: Options, build: Builder, x: Value) -> Value:
+    """Return the state of a stage as one value [width], whatever its options made of it."""
+    for option in options.values():
+        x = option.single(build, x)
+    return x
 
 
 def _step(stage: Stage, options: Options, spec: Spec, build: Builder, x: Value) -> Value:

@@ -25,6 +25,17 @@ def stage_options(model: Model, stage: Stage) -> Options:
     return {key: given[key] if key in given else outer[key] for key in wiring_keys(Stage)}
 
 
+def spanning(model: Model) -> dict[str, WiringConfig]:
+    """Return the options of the model that its stages share: see `WiringConfig.spans_stages`."""
+    shared = inherited_keys(Stage) & Model.model_fields.keys()
+    given = {key: option for key, option in model.wiring().items() if key in shared}
+    return {
+        key: option
+        for key, option in given.items()
+        if isinstance(option, WiringConfig) and option.spans_stages()
+    }
+
+
 def entry_options(around: Options, entry: Sublayer) -> Options:
     """Return the options of an entry of a step: its own, else those `around` it, of its stage."""
     return around if isinstance(entry, str) else {**around, **entry.wiring()}
@@ -35,7 +46,7 @@ def site(model: Model, stage: Stage) -> Site:
     around = stage_options(model, stage)
     sublayers = (entry for entry in stage.step if isinstance(entry, str | BlockUse | Parallel))
     entries = tuple(entry_options(around, entry) for entry in sublayers)
-    nested = len(entries) < len(stage.step)
+    nested = tuple(stage_options(model, entry) for entry in stage.step if isinstance(entry, Stage))
     return Site(model.width, stage.trips, stage.tied, around, entries, model.wiring(), nested=nested)
 
 
@@ -53,9 +64,10 @@ def shortest(spec: Spec) -> Spec:
     """Give each option of several levels once: equal for equal architectures.
 
     A stage has what most of its entries have, and only the others say so. Where an option acts on the stage,
-    its entries have no other.
+    its entries have no other; where one of the model spans its stages, neither have these.
     """
-    usual = {key: Model.model_fields[key].default for key in shared_keys() if key in Model.model_fields}
+    shared = shared_keys() & Model.model_fields.keys() - spanning(spec.model).keys()
+    usual = {key: Model.model_fields[key].default for key in shared}
     stages = tuple(_shortest(spec.model, stage) for stage in spec.stages)
     return spec.model_copy(update={"model": spec.model.model_copy(update=usual), "stages": stages})
 
@@ -74,7 +86,8 @@ def _shortest(model: Model, stage: Stage) -> Stage:
         _shortest(model, entry) if isinstance(entry, Stage) else _own(entry, next(rest), around)
         for entry in stage.step
     )
-    own = {key: _unless(around[key], default_of(wiring_options()[key])) for key in inherited_keys(Stage)}
+    taken = {key: default_of(wiring_options()[key]) for key in inherited_keys(Stage)} | spanning(model)
+    own = {key: _unless(around[key], option) for key, option in taken.items()}
     return stage.model_copy(update={"step": step, **own})
 
 

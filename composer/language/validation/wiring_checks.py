@@ -39,6 +39,9 @@ def wiring_problems(model: Model, stages: tuple[Stage, ...]) -> Iterator[tuple[P
 def _stage(stage: Stage, path: Path, around: Site) -> Iterator[tuple[Path, Iterator[Problem]]]:
     given = stage.wiring()
     yield from _checked(around.wiring, around, lambda key: (*path, key) if key in given else ("model", key))
+    for key, option in _valid(given).items():
+        if (outer := around.model.get(key)) is not None:
+            yield (*path, key), _beside_spanning(option, outer)
     for i, entry in enumerate(stage.step):
         if isinstance(entry, BlockUse | Parallel):
             here = (*path, "step", i)
@@ -47,6 +50,13 @@ def _stage(stage: Stage, path: Path, around: Site) -> Iterator[tuple[Path, Itera
             yield from _checked(own, beside, partial(_below, here))
             for key, option in own.items():
                 yield (*here, key), _acting_on_stage(option, around.wiring.get(key))
+
+
+def _beside_spanning(option: WiringConfig, outer: WiringConfig) -> Iterator[Problem]:
+    """Refuse an option of a stage where that of the model spans all stages."""
+    if outer.spans_stages() and option != outer:
+        expected = f"{outer.name}, as on the model, where it spans all stages"
+        yield Problem("", expected, option.plain(defaults=False))
 
 
 def _below(path: Path, key: str) -> Path:
@@ -74,7 +84,12 @@ def _site(model: Model, stage: Stage, is_last: bool) -> Site:
     found = site(model, stage)
     entries = tuple(map(_valid, found.entries))
     return replace(
-        found, wiring=_valid(found.wiring), entries=entries, model=_valid(found.model), is_last=is_last
+        found,
+        wiring=_valid(found.wiring),
+        entries=entries,
+        model=_valid(found.model),
+        is_last=is_last,
+        nested=tuple(map(_valid, found.nested)),
     )
 
 

@@ -185,6 +185,8 @@ def _parameters(node: str, operation: Any, data: Node) -> list[str]:
     prepared = data.kernel.prepared
     if prepared == 1:
         return [f"{_readable(data.weights[0])}_joined"]
+    if prepared not in (0, len(data.weights)):
+        return [f"{_readable(node)}_prepared_{number}" for number in range(prepared)]
     return [f"{_readable(name)}_weight" for name in data.weights]
 
 

@@ -1,0 +1,227 @@
+"""The operations of residual streams. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest
+from blocks.ir.operation import Operation, expect
+from blocks.ir.tensor_type import Shape, TensorType
+
+Constraint = Literal["none", "doubly_stochastic", "diagonal"]
+
+ITERATIONS = 20
+"""How often rows and columns of a mix are divided by their sums, as in mHC (arXiv 2512.24880)."""
+
+_REFERENCE = "blocks.wiring.residual.streams.reference"
+
+
+@dataclass(frozen=True)
+class OpenStreams(SavesNothing, Operation):
+    """Copy a value into streams: (x) -> h. With `apart` they lie in memory one after the other."""
+
+    width: int
+    streams: int
+    apart: bool
+
+    kernels = (Kernel("open_streams", f"{_REFERENCE}:open_streams", "copied"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return [streams, width]."""
+        expect(self, inputs, (self.width,))
+        return (TensorType((self.streams, self.width), inputs[0].element),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of streams and how they lie."""
+        return {"streams": self.streams, "apart": self.apart}
+
+
+@dataclass(frozen=True)
+class CloseStreams(SavesNothing, Operation):
+    """The mean of the streams: (h) -> x. With `apart` they lie in memory one after the other."""
+
+    width: int
+    streams: int
+    apart: bool
+
+    kernels = (Kernel("close_streams", f"{_REFERENCE}:close_streams", "one reduction"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.streams, self.width))
+        return (TensorType((self.width,), inputs[0].element),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return how the streams lie."""
+        return {"apart": self.apart}
+
+
+@dataclass(frozen=True)
+class StreamMaps(Operation):
+    """By how much each stream of a token is read, written to and mixed: (h) -> maps."""
+
+    width: int
+    streams: int
+    constraint: Constraint
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
+        """One product of the streams as they are; the norm is divided out behind it."""
+        name = "maps_free" if self.constraint == "none" else f"maps_{self.constraint}"
+        why = "one product, divided by the norm behind it"
+        return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=f"{_REFERENCE}:pack", prepared=3),)
+
+    @property
+    def columns(self) -> int:
+        """How many numbers a stream has: for reading, writing, and each target."""
+        return 3 if self.constraint == "diagonal" else 2 + self.streams
+
+    @property
+    def elements(self) -> int:
+        """How many numbers a token has."""
+        return self.streams * self.columns
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return [streams, columns]."""
+        expect(self, inputs, (self.streams, self.width))
+        return (TensorType((self.streams, self.columns), inputs[0].element),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the shapes of the projection, the scales, and the static parts."""
+        n = self.streams
+        projection = (
+            (self.columns, self.width) if self.constraint == "none" else (self.elements, n * self.width)
+        )
+        return (projection, (3,), (n,), (n,), mix_shape(n, self.constraint))
+
+    def flops(self, at: CostContext) -> float:
+        """A row of the projection reads its stream, or where maps are constrained all streams."""
+        reads = self.width if self.constraint == "none" else self.streams * self.width
+        return 2 * self.elements * reads
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the streams, their norms, what was projected and what a function made of it."""
+        size, n = at.stream_bytes, self.streams
+        kept = {
+            "none": size * (2 * self.elements + n),
+            "diagonal": size * (2 * self.elements + 1),
+            "doubly_stochastic": size * (self.elements + 1 + 2 * n) + 4 * n * n,
+        }
+        return SavedTensors(inputs=(0,), extra=kept[self.constraint])
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Backward, all vectors of Sinkhorn's iteration are made again before gradients of streams."""
+        n, maps = self.streams, at.stream_bytes * self.elements
+        extra = self.saved(at).extra
+        if self.constraint != "doubly_stochastic":
+            return WorkspaceBytes(flow.made + extra + maps, flow.given + 2 * maps, flow.given + 2 * maps)
+        matrix, vectors = 4 * n * n, 4 * n * 2 * ITERATIONS
+        backward = largest(flow.given + 2 * maps, vectors + 4 * matrix + 2 * maps)
+        return WorkspaceBytes(flow.made + extra + vectors + 2 * matrix, backward, flow.given + 2 * maps)
+
+
+@dataclass(frozen=True)
+class ReadStreams(Operation):
+    """The sum of the streams, weighted by maps, (h, maps) -> x, or by a weight, (h) -> x."""
+
+    width: int
+    streams: int
+    dynamic: bool
+    constraint: Constraint
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
+        """A weighted sum; static shares that have to be in (0, 1) are made once per forward pass."""
+        if self.dynamic:
+            return (Kernel("read_dynamic", f"{_REFERENCE}:read_dynamic", "weighted by each token's maps"),)
+        prepare = "" if self.constraint == "none" else f"{_REFERENCE}:share"
+        name, why = "read_static", "weights times the streams as rows"
+        return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=prepare, prepared=1 if prepare else 0),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.streams, self.width), *maps_shape(self))
+        return (TensorType((self.width,), inputs[0].element),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return one share for each stream, where there are no maps."""
+        return () if self.dynamic else ((self.streams,),)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the inputs."""
+        return SavedTensors(inputs=(0, 1) if self.dynamic else (0,))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Streams times the shares of each token are summed; backward, before there are their gradients."""
+        streams = at.stream_bytes * self.streams * self.width if self.dynamic else 0
+        return WorkspaceBytes(flow.made + streams, flow.given, flow.given)
+
+
+@dataclass(frozen=True)
+class WriteStreams(Operation):
+    """Mix the streams and add an update to each: (h, y, maps) -> h, or with weights, (h, y) -> h."""
+
+    width: int
+    streams: int
+    dynamic: bool
+    constraint: Constraint
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
+        """One product, or where streams stay apart a scale for each; then the update is added in place."""
+        apart = self.constraint == "diagonal"
+        why = (
+            "streams scaled, the update added" if apart else "streams mixed by one product, the update added"
+        )
+        if self.dynamic:
+            return (Kernel("write_dynamic", f"{_REFERENCE}:write_dynamic", why),)
+        prepare = "" if self.constraint == "none" else f"{_REFERENCE}:static_{self.constraint}"
+        name = "write_static"
+        return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=prepare, prepared=2 if prepare else 0),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the type of the streams."""
+        expect(self, inputs, (self.streams, self.width), (self.width,), *maps_shape(self))
+        return (inputs[0],)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return shares of writing, and the mix, where there are no maps."""
+        return () if self.dynamic else ((self.streams,), mix_shape(self.streams, self.constraint))
+
+    def arguments(self) -> dict[str, Any]:
+        """Return whether maps leave streams apart."""
+        return {"diagonal": self.constraint == "diagonal"} if self.dynamic else {}
+
+    def flops(self, at: CostContext) -> float:
+        """The mix is a product for each token; scales of streams that stay apart are elementwise."""
+        return 0 if self.constraint == "diagonal" else 2 * self.streams**2 * self.width
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the inputs."""
+        return SavedTensors(inputs=(0, 1, 2) if self.dynamic else (0, 1))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Streams are mixed into what is made; backward, sums over the streams of a token need as much."""
+        columns = maps_shape(self)[0][1] + self.width if self.dynamic else 0
+        sums = at.stream_bytes * (self.streams * columns + self.width)
+        backward = largest(flow.given, sums)
+        return WorkspaceBytes(flow.made, backward, backward)
+
+    def passes(self, output: int) -> int | None:
+        """A skipped write leaves the streams as they are."""
+        return 0
+
+
+def mix_shape(streams: int, constraint: Constraint) -> Shape:
+    """Return the shape of a static mix: from column to row, or by how much each stream stays."""
+    return (streams,) if constraint == "diagonal" else (streams, streams)
+
+
+def maps_shape(operation: ReadStreams | WriteStreams) -> tuple[Shape, ...]:
+    """Return the shape of the maps that an operation reads, if it does."""
+    n = operation.streams
+    return ((n, 3 if operation.constraint == "diagonal" else 2 + n),) if operation.dynamic else ()
