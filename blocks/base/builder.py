@@ -47,6 +47,7 @@ class Builder(Operations):
     Attributes:
         collected: what the last loop added here collected under a name, by that.
         open_streams: how many residual streams sublayers read and write here; 0 where there is but one.
+        sublayers: how many sublayers a step has whose body this is, nested stages left out.
     """
 
     def __init__(self, width: int, parent: Builder | None = None, loop: tuple[str, int, bool] | None = None):
@@ -58,6 +59,7 @@ class Builder(Operations):
         self._collected: list[Value] = []
         self._collected_names: dict[str, int] = {}
         self.collected: dict[str, Value] = {}
+        self.sublayers = 1
         self._captured: dict[Value, Value] = {}  # value of the parent's graph -> input here
         # values of the model's own graph, made once; compared, since a hash would pin traced numbers
         self._shared: list[tuple[Operation, Value]] = []

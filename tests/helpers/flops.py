@@ -62,20 +62,25 @@ TWINS = {"attend": attend_twin, "attend_part": attend_part_twin}
 
 
 class _MixTwin(torch.autograd.Function):
-    """A residual mix with its products, two forward and four backward, as matmuls that autograd derives."""
+    """A residual mix with its products, two for each forward, as matmuls that autograd derives."""
 
     @staticmethod
-    def forward(ctx, start, token, memory, query, reads, heads):
+    def forward(ctx, start, token, memory, query, reads, heads, static):
         ctx.memory, ctx.reads, ctx.token = memory, reads, token
         with torch.enable_grad():
             ctx.values = torch.stack([start, *memory.values[:reads]]).detach().requires_grad_()
             ctx.query = query.detach().requires_grad_()
             split = ctx.values.flatten(1, 2).unflatten(-1, (heads, -1))  # [values, tokens, heads, head_dim]
-            scale = torch.rsqrt(ctx.values.square().mean(-1).flatten(1) + 1e-6)
-            keys = (split * scale[..., None, None]).flatten(0, 1).transpose(0, 1)
-            scores = torch.bmm(keys, ctx.query.view(heads, -1, 1)).view(heads, *split.shape[:2])
-            weights = scores.permute(2, 0, 1).softmax(-1).flatten(0, 1).unsqueeze(1)
-            y = torch.bmm(weights, split.permute(1, 2, 0, 3).flatten(0, 1))
+            if static:
+                weights = ctx.query[: reads + 1].flip(0).T.unsqueeze(1)
+                y = torch.bmm(weights, split.permute(2, 0, 1, 3).flatten(2))
+                y = y.view(heads, split.shape[1], -1).transpose(0, 1)
+            else:
+                scale = torch.rsqrt(ctx.values.square().mean(-1).flatten(1) + 1e-6)
+                keys = (split * scale[..., None, None]).flatten(0, 1).transpose(0, 1)
+                scores = torch.bmm(keys, ctx.query.view(heads, -1, 1)).view(heads, *split.shape[:2])
+                weights = scores.permute(2, 0, 1).softmax(-1).flatten(0, 1).unsqueeze(1)
+                y = torch.bmm(weights, split.permute(1, 2, 0, 3).flatten(0, 1))
             ctx.y = y.reshape(start.shape)
         return ctx.y.detach()
 
@@ -83,15 +88,22 @@ class _MixTwin(torch.autograd.Function):
     def backward(ctx, gradient):
         by_values, by_query = torch.autograd.grad(ctx.y, (ctx.values, ctx.query), gradient)
         ctx.memory.gradients()[: ctx.reads] += by_values[1:]
-        return by_values[0], torch.zeros_like(ctx.token), None, by_query, None, None
+        return by_values[0], torch.zeros_like(ctx.token), None, by_query, None, None, None
 
 
-def mix_twin(start, token, memory, query, reads, heads):
-    """Compute what `attend` of residual mixes computes, in products that torch's counter sees."""
-    return _MixTwin.apply(start, token, memory, query, reads, heads)
+def _attend_values(start, token, memory, query, reads, heads):
+    return _MixTwin.apply(start, token, memory, query, reads, heads, False)
+
+
+def _weigh_values(start, token, memory, weights, reads, heads):
+    return _MixTwin.apply(start, token, memory, weights, reads, heads, True)
+
+
+MIX_TWINS = {"attend": _attend_values, "weigh": _weigh_values}
+"""The same for residual mixes."""
 
 
 def counted(spec, batch=2, trains=True):
     """Return forward and backward FLOPs of one training step, counted by torch as it runs."""
-    with patch.multiple(reference, **TWINS), patch.object(mixes, "attend", mix_twin):
+    with patch.multiple(reference, **TWINS), patch.multiple(mixes, **MIX_TWINS):
         return plainly(spec, batch, trains)

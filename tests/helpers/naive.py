@@ -116,14 +116,17 @@ class _Row:
         return self.mixed(residual, values, f"{path}.mix") if residual.name == "mix" else x
 
     def mixed(self, residual, values, name):
-        """For each token a softmax over its values, a head at a time, of query times normed value."""
+        """For each token a sum of its values, by learned weights or a softmax, a head at a time."""
         out = []
         size = self.width // residual.heads
         for vectors in zip(*values, strict=True):
-            scores = [rms_norm(vector, 1) * self.w[name] for vector in vectors]
             parts = []
             for i in range(0, self.width, size):
-                shares = torch.stack([score[i : i + size].sum() for score in scores]).softmax(0)
+                if residual.mix == "static":  # by distance, the latest first
+                    shares = self.w[name][: len(vectors), i // size].flip(0)
+                else:
+                    scores = [(rms_norm(vector, 1) * self.w[name])[i : i + size].sum() for vector in vectors]
+                    shares = torch.stack(scores).softmax(0)
                 parts.append(sum(a * vector[i : i + size] for a, vector in zip(shares, vectors, strict=True)))
             out.append(torch.cat(parts))
         return out

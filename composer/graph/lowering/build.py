@@ -108,6 +108,8 @@ def _single(options: Options, build: Builder, x: Value) -> Value:
 
 
 def _step(stage: Stage, options: Options, spec: Spec, build: Builder, x: Value) -> Value:
+    build.sublayers = sum(not isinstance(entry, Stage) for entry in stage.step)
+
     def body(x: Value) -> Value:
         for position, entry in enumerate(stage.step):
             if isinstance(entry, Stage):

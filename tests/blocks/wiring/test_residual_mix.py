@@ -24,6 +24,8 @@ STAGES = {
         {"stack": 2, "step": ["seq"], "residual": QUERY},
         {"recur": 2, "step": ["ffn", "seq"], "residual": QUERY},
     ],
+    "static": [{"recur": 3, "step": ["seq", "ffn"], "residual": {"mix": "static", "heads": 3}}],
+    "static stack": [{"stack": 2, "step": ["seq", "ffn"], "residual": {"mix": "static"}}],
     "nested": [{"recur": 2, "step": ["seq", {"stack": 2, "step": ["ffn"], "residual": QUERY}, "depth"]}],
 }
 

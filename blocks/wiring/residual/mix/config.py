@@ -10,25 +10,31 @@ from blocks.base.config import Problem
 from blocks.base.fields import Count
 from blocks.base.stage_slots import StageSlots, last_token, offer_slots
 from blocks.base.wiring import Run, Site, WiringConfig, acts_on_stage
-from blocks.ir.operation import ZEROS, Value, Weight
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import ZEROS, Init, Value, Weight
+from blocks.ir.walk import operations
 from blocks.wiring.residual import Residual
-from blocks.wiring.residual.mix.operations import AttendValues, ValueCache, WriteValue
+from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues, ValueCache, WriteValue
 
 _VALUES = ".values"
 
 
 class MixedResidual(Residual):
-    """A weighted sum of the stage's input and the outputs of all earlier sublayers (attention residuals).
+    """A weighted sum of the stage's input and the outputs of all earlier sublayers, the values v_i.
 
-    `learned_query` is a softmax over the values v_i of w . RMSNorm(v_i) (arXiv 2603.15031), with a vector w
-    for each sublayer and one for what the stage returns; at w = 0, where training begins, it is their mean.
+    Each sublayer has weights of its own, which the steps share in a stage that recurs, and so has what the
+    stage returns. `learned_query` is a softmax over w . RMSNorm(v_i) (attention residuals, arXiv 2603.15031);
+    at w = 0, where training begins, it is the mean. `static` has a learned number for each value, as
+    DenseFormer has for each layer (arXiv 2402.02622); all begin at 1, as the plain residual sum. It goes by
+    how many sublayers ago a value was made, so that it means the same at each step; early layers of a stack
+    leave the rest of theirs unused.
     """
 
     name = "mix"
     changes_result = True
     aliases = "attention_residuals attnres depth_mix dense"
 
-    mix: Literal["learned_query"]
+    mix: Literal["learned_query", "static"]
     """Where the weights of the sum come from."""
     heads: Count = 1
     """How many parts of the width have weights of their own."""
@@ -52,21 +58,38 @@ class MixedResidual(Residual):
     def words(self, site: Site) -> str:
         """Say what is summed."""
         heads = f", {self.heads} heads" if self.heads > 1 else ""
-        return f"each reads a softmax over all earlier outputs{heads}"
+        how = "a softmax over" if self.mix == "learned_query" else "a learned sum of"
+        return f"each reads {how} all earlier outputs{heads}"
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
         """Keep room for the values; return the mix of all of them."""
         slots = offer_slots(build, _VALUES, ValueCache(build.width))
         run(x)
-        return self._mixed(build, x, last_token(build, _VALUES), slots)
+        last = last_token(build, _VALUES)
+        return self._mixed(build, 1 + _written(build, last), x, last, slots)
 
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
         """Read the mix of the values so far, and write one more; the stream stays the stage's input."""
         slots = StageSlots(build, _VALUES)
-        update = run(self._mixed(build, build.stage_input(), slots.token, slots.value))
+        most = 1 + _writes(build.graph) + (build.trips() - 1) * build.sublayers
+        update = run(self._mixed(build, most, build.stage_input(), slots.token, slots.value))
         slots.set_token(build.op("write", WriteValue(build.width), update, slots.token, slots.value))
         return x
 
-    def _mixed(self, build: Builder, start: Value, token: Value, slots: Value) -> Value:
-        query = Weight("mix", (build.width,), ZEROS, decay=False)
-        return build.op("mix", AttendValues(build.width, self.heads), start, token, slots, weights=[query])
+    def _mixed(self, build: Builder, most: int, start: Value, token: Value, slots: Value) -> Value:
+        operation: MixValues = AttendValues(build.width, self.heads)
+        init = ZEROS
+        if self.mix == "static":
+            operation, init = SumValues(build.width, self.heads, most), Init("constant", 1.0)
+        weight = Weight("mix", operation.weight_shapes()[0], init, decay=False)
+        return build.op("mix", operation, start, token, slots, weights=[weight])
+
+
+def _written(build: Builder, token: Value) -> int:
+    """Return how many values the stage that left a token has written."""
+    loop = build.graph.node(token.node).op
+    return loop.trips * _writes(loop.body) if isinstance(loop, Loop) else 0
+
+
+def _writes(graph: Graph) -> int:
+    return sum(isinstance(operation, WriteValue) for _, operation, _ in operations(graph))

@@ -66,12 +66,67 @@ class WriteValue(SlotWrite):
         return given + at.compute_bytes * self.width
 
 
-@dataclass(frozen=True)
-class AttendValues(SlotRead):
-    """Sum the values by a softmax of w . RMSNorm(value): (start, token, slots) -> y, as wide as the start.
+class MixValues(SlotRead):
+    """Sum the values of earlier sublayers: (start, token, slots) -> y, as precise as the start.
 
     The values are the start and the first slots.
     """
+
+    width: int
+    heads: int
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.width,), ORDER, values_of(inputs[-1], self.width))
+        return (inputs[0],)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of slots that are read and of heads."""
+        return {"reads": self.reads, "heads": self.heads}
+
+    def values(self, at: CostContext) -> float:
+        """Return the number of values, in the mean over all executions."""
+        return self.reads.mean(at.trips) + 1
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Read every value once."""
+        return given + at.compute_bytes * self.width * self.reads.mean(at.trips) + made
+
+
+@dataclass(frozen=True)
+class SumValues(MixValues):
+    """The sum with a learned weight for each distance and head: `most` is the number of values at most."""
+
+    width: int
+    heads: int
+    most: int
+    reads: LoopIndex = ORIGIN
+
+    span: Literal["inclusive"] = "inclusive"
+    kernels = (Kernel("sum_values", f"{_REFERENCE}:weigh", "elementwise, value by value; bound by bytes"),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [most, heads], the latest value's first."""
+        return ((self.most, self.heads),)
+
+    def flops(self, at: CostContext) -> float:
+        """One product of the width per value."""
+        return 2 * self.width * self.values(at)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the start."""
+        return SavedTensors(inputs=(0,))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The sum in fp32 and a value; backward, a product and the start's gradient."""
+        full, copy = 4 * self.width, at.widened * self.width
+        gradient = full if at.stream_bytes < 4 else 0
+        return WorkspaceBytes(full + copy, 2 * full + gradient, flow.given)
+
+
+@dataclass(frozen=True)
+class AttendValues(MixValues):
+    """The sum by a softmax of w . RMSNorm(value)."""
 
     width: int
     heads: int
@@ -82,38 +137,25 @@ class AttendValues(SlotRead):
         Kernel("attend_values", f"{_REFERENCE}:attend", "elementwise, value by value; bound by bytes"),
     )
 
-    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
-        expect(self, inputs, (self.width,), ORDER, values_of(inputs[-1], self.width))
-        return (inputs[0],)
-
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return the query's shape."""
         return ((self.width,),)
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the number of slots that are read and of heads."""
-        return {"reads": self.reads, "heads": self.heads}
-
-    def _values(self, at: CostContext) -> float:
-        return self.reads.mean(at.trips) + 1
-
     def flops(self, at: CostContext) -> float:
         """Two products of the width per value."""
-        return 4 * self.width * self._values(at)
+        return 4 * self.width * self.values(at)
 
     def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Read every value twice, for its score and for the sum."""
-        slots = at.compute_bytes * self.width * self.reads.mean(at.trips)
-        return 2 * (given + slots) + made
+        return 2 * super().traffic(at, given, made) - made
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the start, and in fp32 each value's scores and scale."""
-        return SavedTensors(inputs=(0,), extra=4 * (self.heads + 1) * self._values(at))
+        return SavedTensors(inputs=(0,), extra=4 * (self.heads + 1) * self.values(at))
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The weights and the sum in fp32, a value too; backward, a product and the start's gradient."""
-        scores, full, copy = 4 * self.heads * self._values(at), 4 * self.width, at.widened * self.width
+        scores, full, copy = 4 * self.heads * self.values(at), 4 * self.width, at.widened * self.width
         forward = self.saved(at).extra + scores + full + copy
         gradient = full if at.stream_bytes < 4 else 0
         backward = 2 * scores + largest(2 * scores, 2 * full + copy) + gradient

@@ -62,6 +62,14 @@ def attend(
     return result
 
 
+def weigh(
+    start: Tensor, token: Tensor, memory: ValueMemory, weights: Tensor, reads: int, heads: int
+) -> Tensor:
+    """Return the same with weights [most, heads] by how long ago a value was made, the latest first."""
+    result: Tensor = _Weigh.apply(start, token, memory, weights, reads)  # type: ignore[no-untyped-call]
+    return result
+
+
 def attend_stacked(stacked: Tensor, query: Tensor, heads: int) -> Tensor:
     """Return the same in autograd, from all values [values, batch, sequence, width]."""
     full = wide(stacked)
@@ -123,6 +131,33 @@ class _Attend(torch.autograd.Function):
         return by_start.to(start.dtype), torch.zeros_like(token), None, by_query.to(query.dtype), None, None
 
 
+class _Weigh(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, start: Tensor, token: Tensor, memory: ValueMemory, weights: Tensor, reads: int
+    ) -> Tensor:
+        ctx.memory, ctx.reads, ctx.made = memory, reads, memory.running()
+        ctx.save_for_backward(start, token, weights)
+        shares = wide(weights[: reads + 1]).flip(0)[:, None, None]
+        return _summed([start, *memory.values[:reads]], shares).to(start.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        memory, reads = ctx.memory, ctx.reads
+        memory.check(ctx.made)
+        start, token, weights = ctx.saved_tensors
+        heads, gradient, shares = weights.shape[1], wide(gradient), wide(weights)
+        by_weights = torch.zeros_like(shares)
+        by_start = torch.zeros_like(gradient)
+        gathered = [by_start, *memory.gradients()[:reads]]
+        for number, value in enumerate([start, *memory.values[:reads]]):
+            by_weights[reads - number] = _heads(gradient * value, heads).sum((0, 1, 3))
+            share = shares[reads - number].unsqueeze(-1)
+            _heads(gathered[number], heads).addcmul_(_heads(gradient, heads), share)
+        return by_start.to(start.dtype), torch.zeros_like(token), None, by_weights.to(weights.dtype), None
+
+
 def _heads(x: Tensor, heads: int) -> Tensor:
     return torch.unflatten(x, -1, (heads, -1))
 
@@ -141,7 +176,7 @@ def _scores(read: Sequence[Tensor], query: Tensor, heads: int) -> tuple[Tensor, 
 
 
 def _summed(read: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Return the sum of values by weights [values, batch, sequence, heads], in their precision."""
+    """Return the sum of values by weights that broadcast to [values, batch, sequence, heads]."""
     total = torch.zeros(read[0].shape, dtype=weights.dtype, device=weights.device)
     for value, weight in zip(read, weights, strict=True):
         _heads(total, weight.shape[-1]).addcmul_(_heads(wide(value), weight.shape[-1]), weight.unsqueeze(-1))
