@@ -128,8 +128,9 @@ def wiring_table(owners: str) -> str:
     for options in wiring_options().values():
         for number, option in enumerate(each for each in options.values() if " ".join(each.owner) == owners):
             docs, hints = field_docs(option), fields(option)
-            inside = ", ".join(f"{name}: {words(hints[name])}" for name in option.model_fields)
-            meanings = [docstring(option), *(docs[name] for name in option.model_fields)]
+            named = {name: field.alias or name for name, field in option.model_fields.items()}
+            inside = ", ".join(f"{key}: {words(hints[key])}" for key in named.values())
+            meanings = [docstring(option), *(docs[name] for name in named)]
             key = "" if number else f"`{option.key}`"
             value = f"`{{{inside}}}`" if inside else f"`{option.name}`"
             rows.append([key, value, " ".join(" ".join(meanings).split())])

@@ -69,6 +69,10 @@ class Aligned:
     """Marks a count that hardware prefers in multiples of 8; suggested sizes keep to them."""
 
 
+class Untraced:
+    """Marks a number that decides how costs are summed: fast costs of many candidates keep it as it is."""
+
+
 Width = Annotated[Count, Aligned()]
 """A count that is a dimension of tensors: a whole number above 0, units allowed."""
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from blocks.base.builder import Builder
     from blocks.ir.operation import Value
 
-Owner = Literal["model", "stage", "use", "parallel"]
-"""Which mapping of the spec has a key: `model`, a stage, or an entry of a step with `use` or `parallel`."""
+Owner = Literal["model", "stage", "recur", "use", "parallel"]
+"""What of a spec has a key: `model`, a stage, its `recur`, or an entry of a step: `use` or `parallel`."""
 
 Run: TypeAlias = "Callable[[Value], Value]"
 """What an option wraps: it takes a value of the residual stream [width] and returns the next one."""
@@ -95,7 +95,7 @@ class WiringConfig(Config):
 
     def plain(self, *, defaults: bool = True) -> str | dict[str, Any]:
         """Return the option as a spec writes it, with or without the fields at their defaults."""
-        fields = self.model_dump(exclude_defaults=not defaults)
+        fields = self.model_dump(exclude_defaults=not defaults, by_alias=True)
         if fields and self.name in type(self).model_fields:
             fields = {self.name: getattr(self, self.name), **fields}
         return fields or self.name

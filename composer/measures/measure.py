@@ -13,6 +13,14 @@ Unit: TypeAlias = Literal["count", "bytes", "seconds"]
 Costs: TypeAlias = Any
 """A `composer.costs.counting.count.Costs`, which lies above; it holds the spec and the graph, too."""
 
+At: TypeAlias = Literal["", "evaluation", "mean", "most"]
+_AT: Mapping[At, str] = {
+    "": "",
+    "evaluation": "at the steps of evaluation",
+    "mean": "in the mean over the steps of training",
+    "most": "at the most steps of training",
+}
+
 _CAPS: Mapping[Unit, Any] = {"count": Number, "bytes": Size, "seconds": TimeLimits}
 
 
@@ -37,6 +45,7 @@ class Measure:
         parts: what it is made of, by name; the heaviest part is named where a cap is exceeded.
         details: numbers shown below it where two specs are compared.
         mitigation: what is done by itself to keep to its cap.
+        at: for which number of steps it is stated where training runs others than evaluation.
     """
 
     name: str
@@ -54,11 +63,17 @@ class Measure:
     parts: Callable[[Costs], Mapping[str, float]] | None = None
     details: Callable[[Costs], Mapping[str, float]] | None = None
     mitigation: str = ""
+    at: At = ""
 
     @property
     def cap_type(self) -> Any:
         """The type of its field in `caps:`."""
         return self.cap or _CAPS[self.unit]
+
+    @property
+    def at_words(self) -> str:
+        """For which number of steps it is stated, in words."""
+        return _AT[self.at]
 
     def heaviest(self, costs: Costs) -> tuple[str, float]:
         """Return the part that weighs most, and its size."""

@@ -55,6 +55,7 @@ SHIPPED = (
         main=True,
         parts=lambda costs: _by_block("forward", costs),
         details=lambda costs: {"backward": costs.flops_per_token.backward},
+        at="evaluation",
     ),
     Measure(
         "train_flops",
@@ -67,6 +68,7 @@ SHIPPED = (
         tolerance=2,
         training="needed",
         parts=_train_flops,
+        at="mean",
     ),
     Measure(
         "train_memory",
@@ -83,6 +85,7 @@ SHIPPED = (
         parts=lambda costs: costs.train_memory.terms,
         details=lambda costs: costs.train_memory.terms,
         mitigation="all that helps is recomputed",
+        at="most",
     ),
     Measure(
         "cache_bytes_per_token",
@@ -94,6 +97,7 @@ SHIPPED = (
         aliases="kv_cache kv_cache_bytes cache kv_cache_size",
         tolerance=1,
         parts=lambda costs: {"keys and values": costs.cache_bytes_per_token},
+        at="evaluation",
     ),
     Measure(
         "depth_cache_bytes",
@@ -103,6 +107,7 @@ SHIPPED = (
         label="depth slots",
         tolerance=1,
         parts=lambda costs: {"keys and values": costs.depth_cache_bytes},
+        at="most",
     ),
     Measure(
         "step_time",
@@ -113,6 +118,7 @@ SHIPPED = (
         aliases="time latency speed throughput step_seconds",
         on_device=True,
         parts=lambda costs: {"the step": costs.step_time or 0},
+        at="mean",
     ),
 )
 

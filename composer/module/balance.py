@@ -14,7 +14,7 @@ from composer.module.emission.emit import resolve
 from composer.module.emission.stage import states
 
 _MISSED = 2
-"""Optimizer steps without an update after which it is taken for forgotten."""
+"""Optimizer steps without it after which something is taken for forgotten."""
 
 
 def update_balance(model: nn.Module, graph: Graph, total: Callable[[Tensor], Tensor]) -> None:
@@ -32,21 +32,37 @@ def over_ranks(counter: Tensor) -> Tensor:
     return counter
 
 
-class Reminder:
-    """Warns once if weights move, step after step, and the loads counted meanwhile are never used."""
+def moves_biases(model: nn.Module, graph: Graph) -> bool:
+    """Return whether there are biases to move."""
+    updates = (operation.update_arguments() for operation, _, _ in states(model, graph))
+    return any(arguments.get("rate", True) for arguments in updates)
 
-    def __init__(self, model: nn.Module, graph: Graph) -> None:
-        updates = (operation.update_arguments() for operation, _, _ in states(model, graph))
-        self.wanted = any(arguments.get("rate", True) for arguments in updates)
+
+UNBALANCED = (
+    "experts were trained but never balanced: call model.update_expert_balance() after each "
+    "optimizer step, which a lightning.Trainer does by itself (balance_rate: 0 switches it off)"
+)
+UNSAMPLED = (
+    "the spec states other numbers of steps for training, but the model was trained with those of "
+    "evaluation: call model.loss(tokens, targets, steps=model.draw_steps(optimizer_step)), as a "
+    "lightning.Trainer does"
+)
+
+
+class Reminder:
+    """Warns once, with `message`, if weights move, step after step, and what has to be done is never done."""
+
+    def __init__(self, message: str, wanted: bool) -> None:
+        self.message, self.wanted = message, wanted
         self.updated()
 
     def updated(self) -> None:
-        """Note that the loads were used."""
+        """Note that it was done."""
         self._version: int | None = None
         self._missed = 0
 
     def counted(self, model: nn.Module) -> None:
-        """Note a training pass, which counts loads."""
+        """Note a training pass."""
         if not self.wanted or torch.compiler.is_compiling():
             return
         trained: Any = next((each for each in model.parameters() if each.requires_grad), None)
@@ -57,8 +73,4 @@ class Reminder:
         self._version = trained._version
         if self._missed >= _MISSED:
             self.wanted = False
-            warnings.warn(
-                "experts were trained but never balanced: call model.update_expert_balance() after each "
-                "optimizer step, which a lightning.Trainer does by itself (balance_rate: 0 switches it off)",
-                stacklevel=4,
-            )
+            warnings.warn(self.message, stacklevel=4)

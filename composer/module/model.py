@@ -19,7 +19,15 @@ from composer.graph.passes.choose_kernels import Kernels
 from composer.language.description.show import resolved_yaml
 from composer.language.load import loads
 from composer.language.schema.spec import Spec, Train
-from composer.module.balance import Reminder, over_ranks, update_balance
+from composer.language.schema.steps import Steps, drawn_steps, trained_steps
+from composer.module.balance import (
+    UNBALANCED,
+    UNSAMPLED,
+    Reminder,
+    moves_biases,
+    over_ranks,
+    update_balance,
+)
 from composer.module.batch import as_targets, as_tokens, check_range, read_batch, read_tokens
 from composer.module.emission.code import Code, Compiled, TorchCompile, without_code
 from composer.module.emission.lookup import gather
@@ -30,7 +38,7 @@ from composer.module.optimizer import adamw, warmup_stable_decay
 from composer.module.randomness import Randomness
 from composer.module.scores import Scores
 from composer.module.step_mean import StepMean
-from composer.module.steps import check_weights, with_steps
+from composer.module.steps import StepSwitch
 from composer.module.target import functions, target_of
 from composer.module.weights import initial, residual_writers
 from composer.settings.errors import SpecError
@@ -106,9 +114,11 @@ class ComposedModel(lightning.LightningModule):
             assert isinstance(stage, Stage)
             for layer in stage.sets():
                 add_parts(layer, told.step, self.spec.blocks)
-        self._emit()
+        self.emit()
+        self._switch = StepSwitch()
         self._scores = Scores(self.spec)
-        self._reminder = Reminder(self, self.graph)
+        self._reminder = Reminder(UNBALANCED, moves_biases(self, self.graph))
+        self._sampling = Reminder(UNSAMPLED, bool(trained_steps(self.spec)))
         self._step_mean = StepMean()
         self.randomness = Randomness(seed)
         # each rank counts its own loads until they are summed
@@ -131,6 +141,7 @@ class ComposedModel(lightning.LightningModule):
         kernels: Kernels = "auto" if watched and self.kernels == "fused" else self.kernels
         self.plan = self.plan.on(target, kernels, apart=watched)
         self.target, self._watched = target, watched
+        self._switch.forget()
         take_graphs(self, self.graph, Place())
         if watched or (functions(self.graph), self._compiled, self._watched) != before:
             self._emit_all()
@@ -148,16 +159,19 @@ class ComposedModel(lightning.LightningModule):
             ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight holds
                 something for each step.
         """
-        spec = with_steps(self.spec, steps) if steps else self.spec
-        plan = make_plan(spec, self.plan.target, self.plan.kernels, self.plan.recomputed)
-        check_weights(self.graph, plan.graph)
-        self.plan, self._watched = plan, False
-        take_graphs(self, self.graph, Place())
-        self._emit_all()
+        self._switch.run(self, dict(steps))
+
+    def draw_steps(self, optimizer_step: int, micro_batch: int = 0) -> dict[str, int]:
+        """Return the numbers of steps that a micro-batch trains with, by the places of the stages.
+
+        They are a function of `train.seed` and of both arguments, from 0 on; stages that always run those of
+        evaluation are left out. A Trainer draws them by itself; a training loop of your own has to.
+        """
+        return drawn_steps(self.spec, optimizer_step, micro_batch)
 
     def _emit_all(self) -> None:
         """Emit the model's own code and that of all stages."""
-        self._emit()
+        self.emit()
         for module in self.modules():
             if isinstance(module, Stage):
                 module.emit("no" if self._watched else self._compiled, self._watched)
@@ -176,7 +190,8 @@ class ComposedModel(lightning.LightningModule):
             return "tried" if worth else "no"
         return "required" if self.torch_compile == "on" else "no"
 
-    def _emit(self) -> None:
+    def emit(self) -> None:
+        """Emit the code outside of stages."""
         logits, *reported, loss = self.graph.outputs
         self.code = Code(self.graph, Place(), [logits], "Model", self._compiled)
         self._loss = Code(self.graph, Place(), [loss, *reported], "Loss", self._compiled)
@@ -200,28 +215,36 @@ class ComposedModel(lightning.LightningModule):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._emit()
+        self.emit()
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, steps: Steps | None = None) -> Tensor:
         """Return logits [batch, sequence, vocab] for tokens, int64 [batch, sequence].
+
+        `steps` are numbers of steps for this call alone: an integer for the only recurrent stage, or a
+        mapping as in `set_steps`; by default those of the spec, or of `set_steps`.
 
         Raises:
             ValueError: tokens are not integers [batch, sequence], longer than `model.context`, or, on a CPU,
-                not below `model.vocab`.
+                not below `model.vocab`; or steps as in `set_steps`.
         """
+        if steps is not None:
+            return self._switch.call(self, steps, self.forward, tokens)
         tokens = self._ready(tokens)
         logits: Tensor = self.code(tokens, None, *self._keys(tokens), *gather(self, self.graph))
         return logits
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, tokens: Tensor, targets: Tensor, steps: Steps | None = None) -> Tensor:
         """Return the loss that training minimises, over targets [batch, sequence] that are not -100.
 
         The target at a position is what the model is to say there: for language, the next token. By default
-        it is the mean cross-entropy of the last step (see `model.loss` in a spec).
+        it is the mean cross-entropy of the last step (see `model.loss` in a spec). `steps` are as in
+        `forward`.
 
         Raises:
-            ValueError: tokens as in `forward`, or targets are not integers of the same shape.
+            ValueError: tokens and steps as in `forward`, or targets are not integers of the same shape.
         """
+        if steps is not None:
+            return self._switch.call(self, steps, self.loss, tokens, targets)
         return self._losses(tokens, targets)[0]
 
     def _losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -263,6 +286,8 @@ class ComposedModel(lightning.LightningModule):
         self._choose_for_now()
         if self.training and torch.is_grad_enabled():
             self._reminder.counted(self)
+            if not self._switch.steps:
+                self._sampling.counted(self)
         return tokens
 
     # what a Trainer calls
@@ -297,7 +322,8 @@ class ComposedModel(lightning.LightningModule):
         tokens, targets, _ = read_batch(batch)
         if self._trainer is not None:
             self.randomness.at(self.trainer.global_step)
-        loss, reported = self._losses(tokens, targets)
+        steps = self.draw_steps(self.global_step, self.randomness.micro_batch)
+        loss, reported = self._switch.call(self, steps, self._losses, tokens, targets)
         parts = 1 if self._trainer is None else self.trainer.accumulate_grad_batches * self.trainer.world_size
         if parts == 1:
             return self._step_mean.whole(loss, reported)

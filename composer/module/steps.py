@@ -1,51 +1,97 @@
-"""Recurrent stages for other numbers of steps than a model was trained with."""
+"""Switching a model between numbers of steps: what it was emitted as for each is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
-from blocks.ir.graph import Graph
-from blocks.ir.walk import weights
-from composer.language.schema.levels import Sublayer
-from composer.language.schema.spec import Spec, Stage
+import torch
+from torch import Tensor
+
+from blocks.ir.walk import Place
+from composer.costs.counting.plan import Plan, make_plan
+from composer.graph.other_steps import check_weights
+from composer.language.schema.steps import Steps, recurrent_place, with_steps
+from composer.module.emission.emitted import Emitted, same_code
+from composer.module.emission.stage import Stage, take_graphs
+
+if TYPE_CHECKING:
+    from composer.module.model import ComposedModel
+
+T = TypeVar("T")
+_Key = tuple[tuple[str, int], ...]
 
 
-def with_steps(spec: Spec, steps: Mapping[str, int]) -> Spec:
-    """Return a spec whose recurrent stages run other numbers of steps, by place, such as `stages.0`.
+class StepSwitch:
+    """The numbers of steps that a model runs now, and what it was emitted as for others.
 
-    Raises:
-        ValueError: a place is not that of a recurrent stage, or a number is below 1.
+    Attributes:
+        steps: numbers by place of a stage; the other stages run those of the spec.
     """
-    left = dict(steps)
-    stages = tuple(_resized(stage, f"stages.{n}", left) for n, stage in enumerate(spec.stages))
-    if left:
-        raise ValueError(f"expected the place of a stage, such as stages.0, got {next(iter(left))}")
-    return spec.model_copy(update={"stages": stages})
+
+    def __init__(self) -> None:
+        self.steps: dict[str, int] = {}
+        self._emitted: dict[_Key, Emitted] = {}
+
+    def forget(self) -> None:
+        """Emit the code for other numbers anew when it is next needed."""
+        self._emitted = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"steps": self.steps, "_emitted": {}}
+
+    def call(self, model: ComposedModel, steps: Steps, run: Callable[..., T], *given: Tensor) -> T:
+        """Run something with other numbers of steps for this call alone; they are checked as in `run`."""
+        before = self.steps
+        named = {recurrent_place(model.spec): steps} if isinstance(steps, int) else steps
+        self.run(model, {**before, **named})
+        try:
+            return run(*given)
+        finally:
+            self.run(model, before)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def run(self, model: ComposedModel, steps: dict[str, int]) -> None:
+        """Have a model run other numbers of steps.
+
+        Raises:
+            ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight holds
+                something for each step.
+        """
+        if steps == self.steps:
+            return
+        before, key = _key(self.steps), _key(steps)
+        if key not in self._emitted:
+            plan = _plan(model, steps)
+            self._emitted.setdefault(before, Emitted.of(model))
+            _emit(model, plan)
+            self._emitted[key] = Emitted.of(model)
+        else:
+            self._emitted[key].put_back(model)
+        self.steps = steps
 
 
-def check_weights(trained: Graph, graph: Graph) -> None:
-    """Check that a graph for another number of steps has the weights of the one that is trained.
-
-    Raises:
-        ValueError: it has not, since some weights are made for each step.
-    """
-    before = {name: weight.shape for name, weight, _ in weights(trained)}
-    after = {name: weight.shape for name, weight, _ in weights(graph)}
-    for name in before | after:
-        if before.get(name) != after.get(name):
-            raise ValueError(f"{name}: it holds something for each step, so the number of steps is fixed")
+def _key(steps: dict[str, int]) -> _Key:
+    return tuple(sorted(steps.items()))
 
 
-def _resized(entry: Sublayer | Stage, place: str, left: dict[str, int]) -> Sublayer | Stage:
-    if not isinstance(entry, Stage):
-        return entry
-    inner = tuple(_resized(each, f"{place}.{n}", left) for n, each in enumerate(entry.step))
-    changes: dict[str, object] = {"step": inner}
-    if place in left:
-        number = left.pop(place)
-        if not entry.tied:
-            raise ValueError(f"{place}: expected a recurrent stage, got a stack, whose layers are fixed")
-        if number < 1:
-            raise ValueError(f"{place}: expected at least 1 step, got {number}")
-        changes["recur"] = number
-    return entry.model_copy(update=changes)
+def _plan(model: ComposedModel, steps: dict[str, int]) -> Plan:
+    """Return the plan of these steps, with the same operations recomputed."""
+    now = model.plan
+    spec = with_steps(model.spec, steps) if steps else model.spec
+    plan = make_plan(spec, now.target, now.kernels, now.recomputed)
+    check_weights(now.graph, plan.graph)
+    return plan.on(now.target, apart=now.apart)
+
+
+def _emit(model: ComposedModel, plan: Plan) -> None:
+    """Emit the code of a plan, as far as it differs from that of the model's own."""
+    stages = [each for each in model.modules() if isinstance(each, Stage)]
+    bodies = [each.loop.body for each in stages]
+    graph, model.plan = model.graph, plan
+    take_graphs(model, plan.graph, Place())
+    if not same_code(graph, plan.graph):
+        model.emit()
+    for stage, body in zip(stages, bodies, strict=True):
+        if not same_code(body, stage.loop.body):
+            stage.emit(stage.compiled, stage.called)

@@ -1,6 +1,7 @@
 """Examples of blocks and wiring options, made from the fields of their configs. Torch-free.
 
 Required counts are 2, and every other value of a flag, a choice or an optional count makes one more example.
+A field with `examples` takes these instead.
 To one that the block itself refuses another field is added; if that does not help it is left out.
 """
 
@@ -55,15 +56,18 @@ def _wiring_values(option: type[WiringConfig]) -> list[Any]:
 def _required(config: type[Config]) -> Plain:
     fields = config.model_fields.items()
     return {
-        name: _values(field.annotation, required=True)[0] for name, field in fields if field.is_required()
+        field.alias or name: (field.examples or _values(field.annotation, required=True))[0]
+        for name, field in fields
+        if field.is_required()
     }
 
 
 def _others(config: type[Config]) -> Iterator[tuple[str, Any]]:
     """Yield values of single fields other than those of the first example."""
     first = _required(config)
-    for name, field in config.model_fields.items():
-        for value in _values(field.annotation):
+    for key, field in config.model_fields.items():
+        name = field.alias or key
+        for value in field.examples or _values(field.annotation):
             if name != "type" and value not in (field.default, first.get(name)):
                 yield name, value
 
@@ -80,7 +84,8 @@ def _values(annotation: Any, required: bool = False) -> list[Any]:
     if origin is Literal:
         return list(get_args(annotation))
     if isinstance(annotation, type) and issubclass(annotation, Config):
-        return [{name: value} for name, value in _others(annotation)]
+        first = _required(annotation)
+        return [first] if first else [{name: value} for name, value in _others(annotation)]
     if origin is Annotated:
         return _values(get_args(annotation)[0], required)
     return [value for part in get_args(annotation) for value in _values(part, required)]

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from composer.language.schema.spec import Spec
+from composer.language.schema.steps import most_steps
 from composer.module.model import ComposedModel
 
 
@@ -95,9 +96,9 @@ def step(
     targets: Tensor,
     autocast: bool = False,
 ) -> None:
-    """Take one optimizer step, as a Trainer does."""
+    """Take one optimizer step, as a Trainer does, with the most steps that training runs."""
     with torch.autocast(tokens.device.type, torch.bfloat16) if autocast else nullcontext():
-        loss = model.loss(tokens, targets)
+        loss = model.loss(tokens, targets, most_steps(model.spec) or None)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

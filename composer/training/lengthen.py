@@ -14,6 +14,7 @@ import torch
 
 from composer.language.description.show import resolved_yaml
 from composer.language.schema.spec import Spec, Train
+from composer.language.schema.steps import switches
 from composer.module.optimizer import decay_start, warmup_steps
 from composer.training.folder.checkpoint import read_checkpoint, save_weights
 from composer.training.folder.errors import TrainingError
@@ -35,6 +36,8 @@ def lengthen(folder: Path, old: Spec, new: Spec) -> None:
         return  # it has not come to its first checkpoint
     if _warmup(old.train) != _warmup(new.train):
         raise TrainingError(f"{folder}: {_other_warmup(old.train, new.train)}")
+    if switches(old) != switches(new):
+        raise TrainingError(f"{folder}: {_other_switch(old, new)}")
     alike = min(decay_start(old.train), decay_start(new.train))
     # if both are at one step, only the end of the shorter run has been evaluated
     back = stable is not None and stable <= alike and (last > alike or last == stable)
@@ -85,6 +88,16 @@ def _other_warmup(old: Train, new: Train) -> str:
             if kept
             else "choose another folder with --out, to train from the start"
         )
+    )
+
+
+def _other_switch(old: Spec, new: Spec) -> str:
+    before, now = switches(old), switches(new)
+    place = next(each for each in before | now if before.get(each) != now.get(each))
+    told = [" and ".join(map(str, each.get(place, ()))) or "none" for each in (before, now)]
+    return (
+        f"the number of steps of {place} changes at optimizer step {told[0]} of the run in this folder, with "
+        f"these settings at {told[1]}; choose another folder with --out, to train from the start"
     )
 
 

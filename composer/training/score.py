@@ -12,6 +12,7 @@ from torch import Tensor
 from composer.language.description.show import resolved_yaml
 from composer.language.load import loads
 from composer.language.schema.spec import Spec
+from composer.language.schema.steps import Steps, path_of, recurrent_place, with_steps
 from composer.training.data.datamodule import datamodule
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder.build import build
@@ -64,10 +65,12 @@ class Scored:
     Attributes:
         scores: loss, accuracy and the data's other metrics.
         sequences: number of different sequences scored.
+        flops: of the forward pass per token, at the full context.
     """
 
     scores: dict[str, float]
     sequences: int
+    flops: int
 
 
 def score(saved: SavedModel, overrides: Sequence[str] = (), data: str | None = None) -> Scored:
@@ -90,29 +93,30 @@ def score(saved: SavedModel, overrides: Sequence[str] = (), data: str | None = N
     put_weights(model, saved.weights, saved.path)
     model.to(device_kind()).eval()
     batches = datamodule(spec)
-    return Scored(evaluate(model, batches.val_dataloader(), lambda: autocast(model)), batches.eval_sequences)
+    flops = model.plan.costs.flops_per_token.forward
+    scores = evaluate(model, batches.val_dataloader(), lambda: autocast(model))
+    return Scored(scores, batches.eval_sequences, flops)
 
 
 def _names_data(override: str) -> bool:
     return override.partition("=")[0].strip() in ("train", "train.data", *PLACE)
 
 
-def at_steps(spec: Spec, steps: int) -> str:
-    """Return the override that has the spec's one recurrent stage run `steps` steps.
+def at_steps(spec: Spec, steps: Steps) -> list[str]:
+    """Return the overrides that have recurrent stages run other numbers of steps.
+
+    `steps` is a number for the only recurrent stage, or numbers by place, such as `stages.0`.
 
     Raises:
-        TrainingError: it has none at the top, or several.
+        TrainingError: a number does not say which stage, or a place is not that of a recurrent stage.
     """
-    stages = [n for n, stage in enumerate(spec.stages) if stage.tied]
-    if len(stages) != 1:
-        many = " and ".join(f"stages.{n}" for n in stages) or "none"
-        hint = (
-            f"use --set stages.{stages[-1]}.recur={steps}"
-            if stages
-            else "its layers have weights of their own"
-        )
-        raise TrainingError(f"{spec.name}: --steps expects one `recur` stage, got {many}; {hint}")
-    return f"stages.{stages[0]}.recur={steps}"
+    try:
+        numbers = {recurrent_place(spec): steps} if isinstance(steps, int) else steps
+        with_steps(spec, numbers)
+    except ValueError as error:
+        raise TrainingError(f"{spec.name}: --steps: {error}") from None
+    paths = {place: ".".join(map(str, path_of(place))) for place in numbers}
+    return [f"{paths[place]}.recur={number}" for place, number in numbers.items()]
 
 
 def _weights(path: Path) -> tuple[dict[str, Tensor], str | None]:

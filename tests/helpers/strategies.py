@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from blocks.base.config import Config
 from blocks.find import block_types, wiring_options
 from composer.data.find import data_tasks
+from composer.graph.other_steps import training_graphs
 from composer.language.load import loads
 from composer.language.schema.caps import Caps
+from composer.language.schema.recur import Recur
 from composer.language.schema.spec import BlockUse, Model, Parallel, Schedule, Spec, Stage, Train
 from composer.language.schema.unions import WiringUnion
 from composer.language.validation.describe_types import fields
@@ -154,6 +156,10 @@ def one_stage(names, levels, room):
 def stage(draw, names, levels, room):
     """`room` bounds the executions of one step of this stage, counted through the loops around it."""
     trips = draw(st.integers(1, min(4, room)))
+    if room >= 4 and draw(st.integers(0, 3)) == 0:
+        # no distribution of the examples goes beyond 3
+        sampled = draw(config(Recur, {"steps": st.integers(1, 4)}))
+        return {"recur": sampled, **draw(one_stage(names, levels, room // 4))}
     found = draw(one_stage(names, levels, room // trips))
     return {draw(st.sampled_from(["recur", "stack"])): trips, **found}
 
@@ -228,7 +234,7 @@ def allowed(tree):
     """Leave out the wiring that the spec's own checks refuse, such as options that exclude each other."""
     for _ in range(LEFT_OUT):
         try:
-            make(tree)
+            training_graphs(make(tree))
         except SpecError as error:
             for fault in error.faults:
                 tree = without(tree, fault.path.split("."))

@@ -18,7 +18,7 @@ from composer.language.load import loads, read_text
 from composer.language.schema.caps import Caps
 from composer.language.schema.identity import arch_hash, run_hash
 from composer.language.space import Space
-from composer.testing.examples import examples
+from composer.testing.examples import examples, wiring_examples
 
 SPECS = Path(composer.__file__).parents[1] / "specs"
 BLOCKS = {name: next(iter(examples(kind).values())) for name, kind in block_types().items()}
@@ -26,6 +26,10 @@ STAGES = [
     {"recur": 2, "step": [*BLOCKS]},
     {"stack": 1, "step": [{"parallel": [*BLOCKS][:2]}], "residual": {"scale": 0.5}},
     {"stack": 1, "step": [{"use": "feed_forward", "norm": "post"}, "depth_attention"]},
+    *(
+        {"recur": {"steps": 3, "train": value}, "step": [next(iter(BLOCKS))]}
+        for value in wiring_examples("recur")["train"][1:]
+    ),
 ]
 CAPS = {
     "params": {"hard": "9M"},

@@ -98,7 +98,11 @@ def test_eval_at_other_steps_prints_a_row_for_each(trained, capsys):
     assert main(["eval", str(trained.folder), "--steps", "1,2,4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [name.rpartition(", ")[2] for name in found] == ["1 step", "2 steps", "4 steps"]
+    flops = [one.pop("flops_per_token") for one in found.values()]
+    assert flops[1] - flops[0] < flops[2] - flops[1]  # depth attention reads more slots at each step
     assert list(found.values())[1] == told_of(trained.best)
+    assert main(["eval", str(trained.folder), "--steps", "stages.0=4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {**list(found.values())[2], "flops_per_token": flops[2]}
     assert main(["eval", str(trained.folder), "--steps", "1,2,4"]) == 0
     assert (out := capsys.readouterr().out).count(str(trained.folder)) == 3
     assert out.startswith("held-out scores on 16 sequences\n")
@@ -117,6 +121,8 @@ def test_eval_reads_as_many_tokens_as_asked(trained, capsys):
     [
         (["--steps", "many"], 2, "numbers of steps"),
         (["--steps", "0"], 2, "numbers of steps"),
+        (["--steps", "2", "--steps", "3"], 2, "expected each stage once"),
+        (["--steps", "stages.1=2"], 1, "expected the place of a stage, such as stages.0, got stages.1"),
         (["--set", "model.width=32"], 1, "do not fit the model"),
         (["--set", "stages.0.recurr=2"], 1, "did you mean recur"),
         (["--checkpoint", "first"], 2, "checkpoint"),

@@ -42,7 +42,7 @@ def test_the_last_weights_can_be_scored_too(whole):
 
 def test_other_numbers_of_steps_run_the_same_weights_deeper(whole):
     saved = read(whole.folder)
-    losses = [score(saved, [at_steps(saved.spec, steps)]).scores["loss"] for steps in (1, 2, 3)]
+    losses = [score(saved, at_steps(saved.spec, steps)).scores["loss"] for steps in (1, 2, 3)]
     assert losses[1] == whole.best["loss"]
     assert len(set(losses)) == 3
 
@@ -57,13 +57,18 @@ def test_weights_of_single_steps_do_not_fit_another_depth(tmp_path):
 
 def test_steps_need_one_recurrent_stage():
     two = "stages=[{recur: 2, step: [seq, depth]}, {stack: 1, step: [seq]}, {recur: 2, step: [expert]}]"
-    with pytest.raises(TrainingError, match=r"stages\.0 and stages\.2; use --set stages\.2\.recur=8"):
+    with pytest.raises(TrainingError, match=r"stages\.0 and stages\.2; name the stage, such as stages\.0"):
         at_steps(spec(two), 8)
+    assert at_steps(spec(two), {"stages.2": 3}) == ["stages.2.recur=3"]
+    with pytest.raises(TrainingError, match="expected a recurrent stage, got a stack"):
+        at_steps(spec(two), {"stages.1": 3})
+    nested = spec("stages=[{stack: 2, step: [seq, {recur: 2, step: [depth, expert]}]}]")
+    assert at_steps(nested, 3) == at_steps(nested, {"stages.0.1": 3}) == ["stages.0.step.1.recur=3"]
     with pytest.raises(TrainingError, match="got none"):
         at_steps(spec("stages=[{stack: 2, step: [seq, depth, expert]}]"), 8)
-    assert at_steps(spec("stages=[{stack: 2, step: [seq]}, {recur: 2, step: [depth, expert]}]"), 8) == (
+    assert at_steps(spec("stages=[{stack: 2, step: [seq]}, {recur: 2, step: [depth, expert]}]"), 8) == [
         "stages.1.recur=8"
-    )
+    ]
 
 
 def test_what_is_no_run_cannot_be_scored(tmp_path, whole):

@@ -72,7 +72,7 @@ def sizes(spec: Spec) -> Sizes:
     seq, depth, expert = blocks
     plain = {
         ("model",): spec.model.changed_options().keys() <= {"tie_embeddings"},
-        ("stages", 0): stage.recur is not None and not stage.changed_options(),
+        ("stages", 0): isinstance(stage.recur, int) and not stage.changed_options(),
         ("blocks", stage.step[0]): _changed(seq) <= {*_HEADS, "qk_norm"},
         ("blocks", stage.step[1]): _changed(depth) <= {*_HEADS},
         ("blocks", stage.step[2]): _changed(expert) <= {"experts", "active", "hidden", "balance_rate"},
@@ -89,7 +89,7 @@ def sizes(spec: Spec) -> Sizes:
         (first, second, third),
         spec.model.width,
         spec.model.vocab,
-        stage.recur or 0,
+        stage.trips,
         heads,
         kv_heads,
         head_dim,

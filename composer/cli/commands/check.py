@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from composer.cli.terminal.options import Set, SpecFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from composer.costs.counting.count import Costs
     from composer.language.schema.search import SearchConfig
     from composer.language.schema.spec import Spec
     from composer.settings.tree import Node
@@ -46,7 +49,15 @@ def told(spec: Spec) -> str:
     stages = "; then ".join(map(stage_words, spec.stages))
     flops = costs.flops_per_token.forward
     size = f"{count_text(costs.params)} parameters, {count_text(flops)} FLOPs per token"
-    return f"{spec.name} is valid: {stages}\n{size}, arch {arch_hash(spec)}{notes}"
+    trained = "".join(f"\n{line}" for line in trained_lines(costs))
+    return f"{spec.name} is valid: {stages}\n{size}, arch {arch_hash(spec)}{trained}{notes}"
+
+
+def trained_lines(costs: Costs) -> Iterator[str]:
+    """Yield a line for each stage that runs other numbers of steps in training."""
+    for place, steps in costs.trained_steps.items():
+        numbers = f"{steps.expected:.4g} steps in the mean, {steps.least} to {steps.most}"
+        yield f"training runs {place} for {numbers}"
 
 
 def told_space(tree: Node) -> str:

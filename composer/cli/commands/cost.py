@@ -148,10 +148,15 @@ def _totals(spec: Spec, costs: Costs, left: CheckpointSize) -> Any:
             caps = [(limit, word) for kind, word in _KINDS if (limit := spec.caps.limit(name, kind))]
             said = ", ".join(f"{amount(name, limit)}{word}" for limit, word in caps)
             mark = "[red]over[/red]" if name in hard else "[yellow]over[/yellow]" if name in soft else ""
-            table.add_row(name, amount(name, value), said, mark or ("[green]fits[/green]" if said else ""))
+            mark = mark or ("[green]fits[/green]" if said else "")
+            told = MEASURES[name].at_words if costs.trained_steps else ""
+            table.add_row(name, amount(name, value), said, " ".join(filter(None, (mark, told))))
     if left.weights_file is not None:
         table.add_row("weights file", bytes_text(left.weights_file), "", "safetensors")
     table.add_row("checkpoint", bytes_text(left.resume_tensors), "", "weights, AdamW's state")
+    for place, steps in costs.trained_steps.items():
+        told = f"in the mean, {steps.least} to {steps.most}"
+        table.add_row(f"steps of {place} in training", f"{steps.expected:.4g}", "", told)
     if costs.recompute_flops:
         told = "per token, in the backward pass; see the plan"
         table.add_row("FLOPs run again", count_text(costs.recompute_flops), "", told)

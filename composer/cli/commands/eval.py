@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ import typer
 from composer.cli.terminal.options import Set
 
 if TYPE_CHECKING:
+    from composer.language.schema.steps import Steps
     from composer.training.score import SavedModel, Scored
 
 PANEL = "Training"
@@ -30,9 +33,12 @@ def eval(
         typer.Argument(metavar="RUN...", help="Run folders, or files of weights.", show_default=False),
     ],
     steps: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--steps", metavar="N,...", help="Run the recurrent stage for N steps; several make a table."
+            "--steps",
+            metavar="N,...",
+            help="Run the recurrent stage for N steps; several make a table. With several such stages name "
+            "one, as in stages.0=4,8. May be repeated.",
         ),
     ] = None,
     settings: Set = None,
@@ -61,7 +67,7 @@ def eval(
     from composer.training.folder.metrics import held_out
     from composer.training.score import read, score
 
-    counts = _counts(steps)
+    counts = _counts(steps or ())
     extra = [*(settings or ()), *([f"train.eval.tokens={tokens}"] if tokens else ())]
     rows: dict[str, Scored] = {}
     for run in runs:
@@ -72,31 +78,53 @@ def eval(
         from json import dumps
 
         told = {
-            name: held_out(row.scores) | {"held_out_sequences": row.sequences} for name, row in rows.items()
+            name: held_out(row.scores)
+            | {"held_out_sequences": row.sequences}
+            | ({"flops_per_token": row.flops} if steps else {})
+            for name, row in rows.items()
         }
         print(dumps(told if len(told) > 1 else next(iter(told.values())), indent=2))
         return
     from composer.cli.terminal.console import console
+    from composer.costs.base.units import count_text
 
     scores = {name: row.scores for name, row in rows.items()}
     sequences = sequences_text(*dict.fromkeys(row.sequences for row in rows.values()))
-    console().print(score_table(f"held-out scores on {sequences}", scores))
+    flops = {name: {"FLOPs per token": count_text(row.flops)} for name, row in rows.items() if steps}
+    console().print(score_table(f"held-out scores on {sequences}", scores, flops))
 
 
-def _counts(steps: str | None) -> list[int | None]:
-    if steps is None:
+def _counts(options: Sequence[str]) -> list[Steps | None]:
+    """Return each combination of numbers of steps that the options ask for."""
+    if not options:
         return [None]
-    words = [word.strip() for word in steps.split(",")]
-    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
-        raise typer.BadParameter(f"expected numbers of steps such as 8 or 4,8,16, got {steps!r}")
-    return [int(word) for word in words]
+    choices = dict(map(_choices, options))
+    if ("" in choices and len(options) > 1) or len(choices) < len(options):
+        raise typer.BadParameter(f"expected each stage once, as in stages.0=4, got {' and '.join(options)}")
+    if "" in choices:
+        return [*choices[""]]
+    return [dict(zip(choices, numbers, strict=True)) for numbers in product(*choices.values())]
 
 
-def _depth(saved: SavedModel, count: int | None) -> list[str]:
+def _choices(option: str) -> tuple[str, list[int]]:
+    """Return the place, or "", and the numbers of one option."""
+    place, _, listed = option.rpartition("=")
+    words = [word.strip() for word in listed.split(",")]
+    if not all(word.isascii() and word.isdigit() and 0 < len(word) < 10 and int(word) > 0 for word in words):
+        raise typer.BadParameter(f"expected numbers of steps such as 8, 4,8,16 or stages.0=8, got {option!r}")
+    return place.strip(), [int(word) for word in words]
+
+
+def _depth(saved: SavedModel, steps: Steps | None) -> list[str]:
     from composer.training.score import at_steps
 
-    return [] if count is None else [at_steps(saved.spec, count)]
+    return [] if steps is None else at_steps(saved.spec, steps)
 
 
-def _name(run: str, count: int | None) -> str:
-    return run if count is None else f"{run}, {count} step{'s' if count > 1 else ''}"
+def _name(run: str, steps: Steps | None) -> str:
+    match steps:
+        case None:
+            return run
+        case int():
+            return f"{run}, {steps} step{'s' if steps > 1 else ''}"
+    return ", ".join([run, *(f"{place} {number}" for place, number in steps.items())])

@@ -11,6 +11,8 @@ import typer
 from composer.cli.terminal.options import CompileChoice, KernelChoice, Set, SpecFile
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Group
 
     from composer.costs.counting.plan import Plan
@@ -119,8 +121,10 @@ def _trained(plan: Plan, folder: Path, kernels: Kernels, torch_compile: TorchCom
         return run_training(plan, folder, kernels=kernels, torch_compile=torch_compile, report=report)
 
 
-def score_table(title: str, rows: dict[str, dict[str, float]]) -> Group:
-    """Return a title and a table of scores, one row for each name."""
+def score_table(
+    title: str, rows: dict[str, dict[str, float]], more: Mapping[str, Mapping[str, str]] | None = None
+) -> Group:
+    """Return a title and a table of scores, one row for each name, with `more` cells of the same rows."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -131,8 +135,11 @@ def score_table(title: str, rows: dict[str, dict[str, float]]) -> Group:
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
     for name in names:
         table.add_column(name.removeprefix("accuracy_"), justify="right")
+    for name in next(iter(more.values())) if more else ():
+        table.add_column(name, justify="right")
     for row, scores in rows.items():
-        table.add_row(row, *(f"{scores[name]:.4f}" if name in scores else "" for name in names))
+        cells = (f"{scores[name]:.4f}" if name in scores else "" for name in names)
+        table.add_row(row, *cells, *(more[row].values() if more else ()))
     # a table would wrap its own title at its width
     return Group(Text(title, "bold", no_wrap=True, overflow="ignore"), table)
 

@@ -25,9 +25,11 @@ from composer.costs.base.precision import precision
 from composer.costs.memory.peak import Memory, train_memory, trained_length
 from composer.costs.memory.recompute import recompute_flops
 from composer.graph.compile import compile_graph, target_on
+from composer.graph.other_steps import training_graphs
 from composer.graph.passes.active_steps import costed
 from composer.graph.passes.mark_recompute import recomputed
 from composer.language.schema.spec import Spec
+from composer.language.schema.steps import StepRange, most_steps, step_mix, trained_steps, with_steps
 from composer.measures.registry import MEASURES
 from composer.settings.errors import SpecError
 
@@ -71,12 +73,14 @@ class Costs:
     Attributes:
         flops_per_token: forward and backward, at `model.context`.
         train_flops: forward and backward over `train.tokens`; None without a `train` section.
+        trained_steps: of each stage that runs other numbers of steps in training, by place, these numbers.
+            FLOPs and time of training are expectations over them, its memory is that of the largest.
         recomputed: the operations that run again in the backward pass, by their places.
         recompute_flops: per token at the length that is trained, of operations that run again in the backward
             pass to keep to the cap on memory; no part of the other FLOPs.
         train_memory: bytes at the peak of a training step on one micro-batch.
         cache_bytes_per_token: keys and values that generation keeps for each token of the sequence.
-        depth_cache_bytes: depth slots of one token, alive only while its steps run.
+        depth_cache_bytes: depth slots of one token, alive only while its steps run; the most there can be.
         step_time: estimated seconds of an optimizer step on the device of that cap; None without the cap.
         by_block: shares by block name; `model` is what belongs to no block.
         by_operation: the same, operation by operation.
@@ -87,6 +91,7 @@ class Costs:
     active_params: int
     flops_per_token: Flops
     train_flops: int | None
+    trained_steps: dict[str, StepRange]
     recomputed: list[str]
     recompute_flops: int
     train_memory: Memory
@@ -105,6 +110,8 @@ class Costs:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         found = {each.name: _plain(getattr(self, each.name)) for each in fields(self) if each.compare}
+        if not self.trained_steps:
+            del found["trained_steps"]
         return found | {name: self.measure(name) for name in MEASURES if name not in found}
 
 
@@ -115,7 +122,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
-    return asdict(value) if isinstance(value, Flops | Row | Share) else value
+    return asdict(value) if isinstance(value, Flops | Row | Share | StepRange) else value
 
 
 def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_mask: bool = False) -> Costs:
@@ -134,14 +141,18 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
         _add(total, share)
     forward, backward = round(total.forward), round(total.backward)
     sequence, depth = _caches(graph, spec.model.context, size.compute)
+    longest = longest_graph(spec, graph)
+    if longest is not graph:
+        depth = largest(depth, _caches(longest, spec.model.context, size.compute)[1])
     return Costs(
         params=total.params,
         active_params=total.active_params,
         flops_per_token=Flops(forward, backward),
         train_flops=_train_flops(spec, graph),
+        trained_steps=trained_steps(spec),
         recomputed=[*recomputed(graph)],
-        recompute_flops=round(recompute_flops(graph, trained_length(spec), size)),
-        train_memory=memory or train_memory(spec, graph),
+        recompute_flops=round(recompute_flops_per_token(spec, graph)),
+        train_memory=memory or train_memory(spec, longest),
         cache_bytes_per_token=sequence,
         depth_cache_bytes=depth,
         step_time=_step_time(spec, graph),
@@ -162,12 +173,39 @@ def trained_flops(graph: Graph, length: int) -> float:
     return found
 
 
+def longest_graph(spec: Spec, graph: Graph) -> Graph:
+    """Return the graph of the most steps that training runs, with the same operations recomputed."""
+    most = most_steps(spec)
+    return compile_graph(with_steps(spec, most), recompute=[*recomputed(graph)]) if most else graph
+
+
+def training_flops_per_token(spec: Spec, graph: Graph) -> float:
+    """Return forward and backward FLOPs per token of training, in the mean over all of it."""
+    mix = training_graphs(spec)
+    length = trained_length(spec)
+    if not mix:
+        return trained_flops(graph, length)
+    return sum_of(share * trained_flops(each, length) for share, each in mix)
+
+
 def _train_flops(spec: Spec, graph: Graph) -> int | None:
     """Return forward and backward FLOPs over all steps, at the length that is trained."""
     if spec.train is None:
         return None
-    per_token = trained_flops(graph, spec.train.length)
+    per_token = training_flops_per_token(spec, graph)
     return round(per_token * spec.train.steps * spec.train.tokens_per_step)
+
+
+def recompute_flops_per_token(spec: Spec, graph: Graph) -> float:
+    """Return the FLOPs per token that run again, in the mean over training."""
+    if not (again := [*recomputed(graph)]):
+        return 0
+    length, size = trained_length(spec), precision(spec)
+    found = 0.0
+    for share, numbers in step_mix(spec):
+        each = compile_graph(with_steps(spec, numbers), recompute=again) if numbers else graph
+        found = found + share * recompute_flops(each, length, size)
+    return found
 
 
 def _step_time(spec: Spec, graph: Graph) -> float | None:
@@ -182,8 +220,12 @@ def _step_time(spec: Spec, graph: Graph) -> float | None:
         on = device(cap.device)
     except UnknownDevice as error:
         raise SpecError([spec.fault(("caps", "step_time", "device"), error.expected, error.got)]) from None
-    graph = compile_graph(spec, target_on(spec, on.kind), recompute=[*recomputed(graph)])
-    return step_time(spec, graph, on).seconds
+    found, again = 0.0, [*recomputed(graph)]
+    for share, numbers in step_mix(spec):
+        each = with_steps(spec, numbers)
+        graph = compile_graph(each, target_on(spec, on.kind), recompute=again)
+        found = found + share * step_time(each, graph, on).seconds
+    return found
 
 
 def _add(total: Share, part: Share) -> None:

@@ -11,15 +11,22 @@ from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from composer.costs.base.precision import precision
 from composer.costs.base.units import bytes_text, count_text
-from composer.costs.counting.count import Costs, count_graph, trained_flops
+from composer.costs.counting.count import (
+    Costs,
+    count_graph,
+    recompute_flops_per_token,
+    training_flops_per_token,
+)
 from composer.costs.memory.peak import Memory, train_memory, trained_length
-from composer.costs.memory.recompute import choose, recompute_flops
+from composer.costs.memory.recompute import choose
 from composer.graph.compile import compile_graph, target_on
 from composer.graph.lowering.build import micro_batch_tokens
+from composer.graph.other_steps import training_graphs
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed
 from composer.graph.passes.plan import plan_text
 from composer.language.schema.spec import Spec
+from composer.language.schema.steps import most_steps, with_steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +72,8 @@ class Plan:
 
     @property
     def memory(self) -> Memory:
-        """Training memory of one micro-batch."""
-        return self._memory(self.graph)
+        """Training memory of one micro-batch, with the most steps that training runs."""
+        return self._memory(self._longest)
 
     @cached_property
     def costs(self) -> Costs:
@@ -78,6 +85,14 @@ class Plan:
         """The plan as plain text: one operation a line, then what is recomputed."""
         return plan_text(self.graph) + "".join(f"{line}\n" for line in self._recompute_lines())
 
+    @cached_property
+    def _longest(self) -> Graph:
+        """The graph that memory is counted on."""
+        if not (most := most_steps(self.spec)):
+            return self.graph
+        spec = with_steps(self.spec, most)
+        return compile_graph(spec, self.target, self.kernels, self.recomputed, self.apart)
+
     def _memory(self, graph: Graph) -> Memory:
         return self._memories.setdefault(frozenset(recomputed(graph)), train_memory(self.spec, graph))
 
@@ -85,10 +100,9 @@ class Plan:
         again = [*recomputed(self.graph)]
         if not again:
             return []
-        length = trained_length(self.spec)
-        kept, peak = self._memory(mark_recompute(self.graph, ())).total, self.memory.total
-        flops = recompute_flops(self.graph, length, precision(self.spec))
-        share = 100 * flops / trained_flops(self.graph, length)
+        kept, peak = self._memory(mark_recompute(self._longest, ())).total, self.memory.total
+        flops = recompute_flops_per_token(self.spec, self.graph)
+        share = 100 * flops / training_flops_per_token(self.spec, self.graph)
         note = f"the choice stopped after {count_text(self.stopped)} operations costed: fewer may suffice"
         return [
             "",
@@ -113,10 +127,12 @@ def make_plan(
     The choice does not depend on the target, because a model may be moved and its marks stay.
 
     Raises:
-        SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
+        SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there; or
+            training has numbers of steps that a stage cannot run.
         ValueError: an operation of `recompute` cannot be recomputed.
     """
     plain: Kernels = "reference" if kernels == "reference" else "auto"
+    training_graphs(spec)  # refuses numbers of steps that the stages cannot run
     graph = compile_graph(spec, kernels=plain, recompute=recompute or ())
     found = Plan(spec, Target(), plain, graph, (*recomputed(graph),))
     limit = spec.caps.limit("train_memory", "soft") or spec.caps.limit("train_memory")
@@ -138,15 +154,16 @@ def count(spec: Spec) -> Costs:
 def _within(plan: Plan, limit: float) -> Plan:
     """Return the plan with those operations recomputed that bring its memory to a limit."""
     spec = plan.spec
-    graph, stopped = choose(
-        plan.graph,
+    longest, stopped = choose(
+        plan._longest,
         limit,
         lambda marked: plan._memory(marked).total,
         micro_batch_tokens(spec),
         trained_length(spec),
         precision(spec),
     )
-    marks = (*recomputed(graph),)
+    marks = (*recomputed(longest),)
+    graph = longest if plan._longest is plan.graph else mark_recompute(plan.graph, marks)
     return replace(plan, graph=graph, recomputed=marks, stopped=stopped)
 
 

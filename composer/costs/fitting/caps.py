@@ -21,12 +21,14 @@ class Excess:
 
     Attributes:
         heaviest: the term that weighs most, and its size.
+        at: for which number of steps it is stated, where training runs others than evaluation.
     """
 
     cap: str
     limit: float
     value: float
     heaviest: tuple[str, float]
+    at: str = ""
 
     def __str__(self) -> str:
         term, size = self.heaviest
@@ -36,6 +38,7 @@ class Excess:
         tried = f" though {mitigation}" if mitigation else ""
         over = f"{amount(self.cap, self.value)}, {far}{tried}"
         share = f"{100 * size / self.value:.0f} %" if self.value else "0 %"
+        over += f" {self.at}" if self.at else ""
         return f"{over}; heaviest: {term} with {amount(self.cap, size)} ({share})"
 
 
@@ -78,7 +81,8 @@ def _excesses(caps: Caps, costs: Costs, kind: Kind) -> Iterator[Excess]:
     for cap, limit in caps.limits(kind).items():
         value = costs.measure(cap)
         if value is not None and value > limit:
-            yield Excess(cap, limit, value, MEASURES[cap].heaviest(costs))
+            at = MEASURES[cap].at_words if costs.trained_steps else ""
+            yield Excess(cap, limit, value, MEASURES[cap].heaviest(costs), at)
 
 
 def _faults(plan: Plan, over: list[Excess]) -> Iterator[Fault]:

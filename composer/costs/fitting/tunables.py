@@ -12,6 +12,7 @@ from composer.language.description.show import document
 from composer.language.load import overridden, read_let
 from composer.language.parsing.resolve import Resolver
 from composer.language.schema.levels import Sublayer
+from composer.language.schema.recur import Recur
 from composer.language.schema.spec import Spec, Stage
 from composer.language.validation.describe_types import fields, marked
 from composer.settings.errors import Fault, SpecError, close
@@ -155,7 +156,8 @@ def _unset(tree: Tree, spec: Spec) -> dict[str, int]:
 def _trips(entries: Iterable[Sublayer | Stage], path: str) -> Iterator[tuple[str, Stage]]:
     for i, entry in enumerate(entries):
         if isinstance(entry, Stage):
-            yield join(path, i, "recur" if entry.tied else "stack"), entry
+            key = ("recur", "steps") if isinstance(entry.recur, Recur) else ("recur",)
+            yield join(path, i, *(key if entry.tied else ("stack",))), entry
             yield from _trips(entry.step, join(path, i, "step"))
 
 

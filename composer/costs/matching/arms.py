@@ -17,6 +17,7 @@ from composer.costs.matching.match import Match, match
 from composer.language.description.show import document
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import BlockUse, Spec
+from composer.language.schema.steps import path_of, trained_steps
 from composer.measures.registry import MAIN
 from composer.settings.errors import SpecError
 
@@ -88,8 +89,12 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
     - `..-dense`: each of these with one feed-forward layer in place of experts, as wide as those active.
 
     Raises:
-        SpecError: the spec has no recurrent stage of two steps or more.
+        SpecError: the spec has no recurrent stage of two steps or more, or trains with other numbers of steps
+            than it evaluates with, which layers of their own cannot.
     """
+    for place in trained_steps(spec):
+        expected = "the same number of steps in training, since layers of their own cannot vary it"
+        raise SpecError([spec.fault_at((*path_of(place), "recur", "train"), expected, "others")])
     tree = {key: value for key, value in document(spec).items() if key != "caps"}
     core = _core(spec)
     with_depth = tree if _uses(tree, _DEPTH) else _deepened(tree, core)

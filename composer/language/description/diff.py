@@ -158,6 +158,10 @@ class _Architecture:
             yield place, f"{_trips(one)} -> {_trips(two)}"
         elif one.trips != two.trips:
             yield place, f"{one.trips} -> {trips_words(two)} {weights_words(max(one, two, key=_many))}"
+        if one.recurrence and two.recurrence:
+            here, there = (each.model_dump(exclude={"steps"}) for each in (one.recurrence, two.recurrence))
+            for key, words in _fields(here, there, "recur."):
+                yield place, f"{key} {words}"
         yield from _changed_options(one, two, {"recur", "stack", "step"}, place)
         yield from self._step(one.step, two.step, f"{place}.step")
 

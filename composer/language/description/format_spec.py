@@ -7,6 +7,7 @@ from typing import Any
 
 from composer.language.schema.levels import Sublayer
 from composer.language.schema.spec import Stage, used
+from composer.language.schema.steps import trained_numbers
 
 _DECIMAL = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 _BINARY = ((2**40, "Ti"), (2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki"))
@@ -30,8 +31,15 @@ def entry_words(entry: Sublayer | Stage) -> str:
 
 
 def trips_words(stage: Stage) -> str:
-    """Tell how often a stage runs: `8 steps`, `1 layer`."""
-    return f"{stage.trips} {'step' if stage.tied else 'layer'}{'' if stage.trips == 1 else 's'}"
+    """Tell how often a stage runs: `8 steps`, `1 layer`, `8 steps (1 to 32 in training)`."""
+    varies = f" ({trained})" if (trained := trained_words(stage)) else ""
+    return f"{stage.trips} {'step' if stage.tied else 'layer'}{'' if stage.trips == 1 else 's'}{varies}"
+
+
+def trained_words(stage: Stage) -> str:
+    """Tell how often a stage runs in training, if that is stated: `1 to 32 in training`."""
+    numbers = trained_numbers(stage)
+    return f"{min(numbers)} to {max(numbers)} in training" if numbers else ""
 
 
 def weights_words(stage: Stage) -> str:

@@ -95,7 +95,8 @@ def _fields(config: Any, problems: Callable[[Any], Iterable[Problem]]) -> dict[s
 def _stage(stage: Stage) -> dict[str, Any]:
     steps = [_stage(item) if isinstance(item, Stage) else _entry(item) for item in stage.step]
     options = _options(stage, without={"recur", "stack", "step"})
-    return {"recur" if stage.tied else "stack": stage.trips, "step": steps, **options}
+    count = stage.model_dump(include={"recur", "stack"}, exclude_none=True, by_alias=True)
+    return {**count, "step": steps, **options}
 
 
 def _entry(entry: Sublayer) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from blocks.base.wiring import selected
+from blocks.find import wiring_options
 from composer.language.parsing.yaml12 import read
 from composer.settings.errors import Fault, SpecError, shown
 from composer.settings.tree import CHOICE_KEYS, Node, Place, form, join
@@ -16,11 +18,18 @@ def merge(below: Node, above: Node) -> Node:
     """Lay one tree over another.
 
     Mappings of the same kind merge key by key, anything else replaces whole, `null` deletes the key below
-    it (and stays null where there is nothing to delete). Kinds differ by block `type`, data `task` or form
-    of choice; the alternatives of a choice replace whole.
+    it (and stays null where there is nothing to delete). Kinds differ by block `type`, data `task`, option of
+    wiring or form of choice; the alternatives of a choice replace whole.
     """
+    return _merge(below, above, "")
+
+
+def _merge(below: Node, above: Node, key: str) -> Node:
+    """Lay one value of a key over another."""
     if not (
-        isinstance(below.value, dict) and isinstance(above.value, dict) and _alike(below.value, above.value)
+        isinstance(below.value, dict)
+        and isinstance(above.value, dict)
+        and _alike(below.value, above.value, key)
     ):
         return above
     whole = form(above.value)
@@ -31,13 +40,15 @@ def merge(below: Node, above: Node) -> Node:
         elif node.value is None:
             del found[name]
         else:
-            found[name] = node if name == whole else merge(found[name], node)
+            found[name] = node if name == whole else _merge(found[name], node, name)
     return Node(found, above.place, above.key or below.key)
 
 
-def _alike(below: dict[str, Node], above: dict[str, Node]) -> bool:
+def _alike(below: dict[str, Node], above: dict[str, Node], key: str) -> bool:
     if form(below) != form(above):
         return False
+    if (options := wiring_options().get(key)) and (option := selected(options, above)):
+        return option in (selected(options, below), None)
     tags = ((below[tag], above[tag]) for tag in _TAGS if tag in below and tag in above)
     return all(old.plain == new.plain for old, new in tags)
 
@@ -72,8 +83,9 @@ def placed(node: Node, place: Place) -> Node:
 
 
 def _set(tree: Node, steps: list[str], value: Node, depth: int) -> Node:
+    above = steps[depth - 1] if depth else ""
     if depth == len(steps):
-        return merge(tree, value)
+        return _merge(tree, value, above)
     step, path, place = steps[depth], join(*steps[: depth + 1]), value.place
     if isinstance(tree.value, list):
         count = len(tree.value)
@@ -95,4 +107,4 @@ def _set(tree: Node, steps: list[str], value: Node, depth: int) -> Node:
         layer = Node({name: layer}, place, place)
     if step not in CHOICE_KEYS and form(tree.value):
         return Node({**tree.value, step: layer}, tree.place, tree.key)
-    return merge(tree, Node({step: layer}, tree.place, tree.key))
+    return _merge(tree, Node({step: layer}, tree.place, tree.key), above)

@@ -25,6 +25,7 @@ from blocks.base.config import BlockConfig, Config
 from blocks.base.fields import Count, Natural, NonNegative, Positive, Width
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
+from composer.language.schema.recur import Recur, Steps
 from composer.language.schema.unions import DiscoveredUnion
 from composer.language.schema.wired import Wired, wired
 from composer.settings.errors import Fault
@@ -129,7 +130,7 @@ class _Stage(Wired):
 
     not_options: ClassVar[frozenset[str]] = frozenset({"recur", "stack"})
 
-    recur: Count | None = None
+    recur: Steps | None = None
     """The number of steps that share their weights."""
     stack: Count | None = None
     """The number of layers with weights of their own."""
@@ -154,10 +155,15 @@ class _Stage(Wired):
 
     @property
     def trips(self) -> int:
-        """How many steps run."""
+        """How many steps run, in evaluation where training runs others."""
         trips = self.stack if self.recur is None else self.recur
         assert trips is not None
-        return trips
+        return trips.steps if isinstance(trips, Recur) else trips
+
+    @property
+    def recurrence(self) -> Recur | None:
+        """How many steps share their weights, written out; None for a stack."""
+        return Recur(steps=self.recur) if isinstance(self.recur, int) else self.recur
 
     @property
     def tied(self) -> bool:

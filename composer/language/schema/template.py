@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import WithJsonSchema
+from pydantic import Discriminator, Tag, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from blocks.base.config import Config
@@ -153,8 +153,8 @@ def _limits(field: FieldInfo, kind: type) -> Limits | None:
             checks += [
                 each for item in more for each in (item.metadata if isinstance(item, FieldInfo) else [item])
             ]
-        elif get_origin(hint) in (Union, types.UnionType) and len(args) == 1:
-            hint = args[0]
+        elif get_origin(hint) in (Union, types.UnionType) and len(numbers := [*_numbers(args)]) == 1:
+            hint = numbers[0]
         else:
             return None
     found = [_limit(check) for check in checks]
@@ -163,6 +163,14 @@ def _limits(field: FieldInfo, kind: type) -> Limits | None:
     # neither infinite nor not a number
     finite = (("<=", sys.float_info.max), (">=", -sys.float_info.max)) if kind is float else ()
     return (*(limit for limits in found if limits for limit in limits), *finite)
+
+
+def _numbers(hints: Iterable[Any]) -> Iterator[Any]:
+    """Yield the types of a union that are not mappings."""
+    for hint in hints:
+        bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if not (isinstance(bare, type) and issubclass(bare, Config)):
+            yield hint
 
 
 def _limit(check: Any) -> Limits | None:
@@ -175,7 +183,7 @@ def _limit(check: Any) -> Limits | None:
             return (("<", check.lt),)
         case Le():
             return (("<=", check.le),)
-        case WithJsonSchema() | Description() | Aligned():
+        case WithJsonSchema() | Description() | Aligned() | Discriminator() | Tag():
             return ()
     finite = getattr(check, "__dict__", None) == {"allow_inf_nan": False}
     return () if finite or check in UNITS else None

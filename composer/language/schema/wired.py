@@ -9,6 +9,7 @@ from pydantic import GetJsonSchemaHandler, create_model
 from pydantic_core import CoreSchema
 
 from blocks.base.config import Config
+from blocks.base.invalid import INVALID, Unknown
 from blocks.base.wiring import Owner, WiringConfig, default_of, inherits, kind_of
 from blocks.find import wiring_options
 from composer.language.schema.unions import WiringUnion
@@ -42,6 +43,8 @@ class Wired(Config):
     def option(self, kind: type[K]) -> K:
         """Return the option of a kind."""
         found = getattr(self, kind.key)
+        if found is INVALID:
+            raise Unknown(kind.key)
         assert isinstance(found, kind)
         return found
 

@@ -32,10 +32,11 @@ def sections() -> Mapping[str, type[Config]]:
     from composer.data.find import data_tasks
     from composer.language.schema import spec
     from composer.language.schema.caps import Caps
+    from composer.language.schema.recur import Recur
     from composer.language.schema.search import SearchConfig
 
     own = ("Spec", "Model", "Stage", "Parallel", "Schedule", "Eval", "Checkpoint", "Train")
-    found = {name.lower(): getattr(spec, name) for name in own} | {"use": spec.BlockUse}
+    found = {name.lower(): getattr(spec, name) for name in own} | {"use": spec.BlockUse, "recur": Recur}
     return {**found, "caps": Caps, "search": SearchConfig, **block_types(), **data_tasks()}
 
 

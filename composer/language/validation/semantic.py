@@ -6,7 +6,7 @@ The checks read the resolved tree as well as the spec, so that a fault elsewhere
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -18,6 +18,7 @@ from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
 from composer.language.schema.levels import Sublayer
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train
+from composer.language.schema.steps import combinations, trained_numbers
 from composer.language.validation.hints import hint_for_block
 from composer.language.validation.partial import partial, partial_at
 from composer.language.validation.wiring_checks import wiring_problems
@@ -32,6 +33,8 @@ _STEPS = 1_000_000
 _PLACES = 1000
 # the replay of memory looks at three trips of each loop
 _PER_NEST = 3
+# costs look at each
+_COMBINATIONS = 1024
 _HINTS = 20
 
 
@@ -145,6 +148,7 @@ def _steps(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
     for i, stage in enumerate(parts.stages):
         yield _step(stage, i, tree)
     yield _all_places(parts.stages, tree)
+    yield _all_combinations(parts.stages, tree)
 
 
 def _step(stage: Stage, i: int, tree: Node) -> Iterator[Fault]:
@@ -152,6 +156,13 @@ def _step(stage: Stage, i: int, tree: Node) -> Iterator[Fault]:
     if steps > _STEPS:
         expected = f"at most {_STEPS} steps, nested ones multiplied"
         yield fault_at(tree, ("stages", i), expected, shown(steps))
+
+
+def _all_combinations(stages: Sequence[Stage], tree: Node) -> Iterator[Fault]:
+    found = combinations(stages)
+    if found > _COMBINATIONS:
+        expected = f"at most {_COMBINATIONS} combinations of numbers of steps in training"
+        yield fault_at(tree, ("stages",), expected, str(found), "choose narrower distributions")
 
 
 def _all_places(stages: Iterable[Stage], tree: Node) -> Iterator[Fault]:
@@ -176,7 +187,7 @@ def _most_steps(stage: Stage) -> int:
     if stage.recur is None and stage.stack is None:
         raise Unknown
     inner = (_most_steps(entry) for entry in stage.step if isinstance(entry, Stage))
-    return stage.trips * largest(1, *inner)
+    return largest(stage.trips, *trained_numbers(stage)) * largest(1, *inner)
 
 
 def _blocks(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:

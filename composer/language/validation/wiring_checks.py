@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from blocks.base.config import Problem
 from blocks.base.wiring import Site, WiringConfig, acts_on_stage
 from composer.language.schema.levels import Options, entry_options, shared_keys, site
+from composer.language.schema.recur import Recur
 from composer.language.schema.spec import BlockUse, Model, Parallel, Stage
 
 Path: TypeAlias = tuple[str | int, ...]
@@ -38,6 +39,8 @@ def wiring_problems(model: Model, stages: tuple[Stage, ...]) -> Iterator[tuple[P
 
 def _stage(stage: Stage, path: Path, around: Site) -> Iterator[tuple[Path, Iterator[Problem]]]:
     given = stage.wiring()
+    if isinstance(stage.recur, Recur):
+        yield from _checked(_valid(stage.recur.wiring()), around, partial(_below, (*path, "recur")))
     yield from _checked(around.wiring, around, lambda key: (*path, key) if key in given else ("model", key))
     for key, option in _valid(given).items():
         if (outer := around.model.get(key)) is not None:

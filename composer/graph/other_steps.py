@@ -1,0 +1,58 @@
+"""Graphs of a spec for other numbers of steps than those of evaluation."""
+
+from __future__ import annotations
+
+from blocks.ir.graph import Graph
+from blocks.ir.walk import weights
+from composer.graph.lowering.build import build
+from composer.graph.passes.dead_code import dead_code
+from composer.graph.passes.infer_types import infer_types
+from composer.graph.passes.number_slots import number_slots
+from composer.graph.passes.tie_weights import tie_weights
+from composer.language.schema.spec import Spec
+from composer.language.schema.steps import path_of, step_mix, with_steps
+from composer.settings.errors import SpecError
+
+
+def training_graphs(spec: Spec) -> list[tuple[float, Graph]]:
+    """Return what training runs, with the share of training that runs it: graphs without kernels.
+
+    Empty where training runs the numbers of steps of evaluation.
+
+    Raises:
+        SpecError: the stages cannot run some of these numbers.
+    """
+    mix = step_mix(spec)
+    if not mix[0][1]:
+        return []
+    evaluated = _lowered(spec)
+    found = []
+    for share, numbers in mix:
+        told = " and ".join(f"{place} with {n}" for place, n in numbers.items())
+        try:
+            graph = _lowered(with_steps(spec, numbers))
+            check_weights(evaluated, graph)
+        except ValueError as error:
+            path = (*path_of(next(iter(numbers))), "recur", "train")
+            raise SpecError(
+                [spec.fault(path, "numbers of steps that the stage can run", told, str(error))]
+            ) from None
+        found.append((share, graph))
+    return found
+
+
+def check_weights(evaluated: Graph, graph: Graph) -> None:
+    """Check that a graph for another number of steps has the same weights.
+
+    Raises:
+        ValueError: it has not, since some weights are made for each step.
+    """
+    before = {name: weight.shape for name, weight, _ in weights(evaluated)}
+    after = {name: weight.shape for name, weight, _ in weights(graph)}
+    for name in before | after:
+        if before.get(name) != after.get(name):
+            raise ValueError(f"{name}: it holds something for each step, so the number of steps is fixed")
+
+
+def _lowered(spec: Spec) -> Graph:
+    return infer_types(dead_code(tie_weights(number_slots(build(spec)))))

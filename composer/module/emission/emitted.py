@@ -1,0 +1,62 @@
+"""What a model was emitted as, so that it can go back to it: code for one choice of numbers of steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from blocks.ir.graph import Graph, Loop, Node
+from blocks.primitives.operations import Input
+from composer.module.emission.part import Part
+from composer.module.emission.stage import Stage
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A plan, the code of the model and its loss, and what each stage and part runs."""
+
+    plan: Any
+    code: Any
+    loss: Any
+    stages: tuple[tuple[Stage, Any, Any, Any], ...]
+    parts: tuple[tuple[Part, Any, Any], ...]
+
+    @classmethod
+    def of(cls, model: Any) -> Emitted:
+        """Return what a model runs now."""
+        modules = [*model.modules()]
+        stages = tuple(
+            (each, each.loop, each.place, each.code) for each in modules if isinstance(each, Stage)
+        )
+        parts = tuple((each, each._code, each._graph) for each in modules if isinstance(each, Part))
+        return cls(model.plan, model.code, model._loss, stages, parts)
+
+    def put_back(self, model: Any) -> None:
+        """Have the model run this again."""
+        model.plan, model.code, model._loss = self.plan, self.code, self.loss
+        for stage, loop, place, code in self.stages:
+            stage.loop, stage.place, stage.code = loop, place, code
+        for part, part_code, graph in self.parts:
+            part._code, part._graph = part_code, graph
+
+
+def same_code(one: Graph, two: Graph) -> bool:
+    """Return whether the same code runs two graphs: how often the loops in them run is no part of it."""
+    outside = ((each.inputs, each.outputs, each.carried, each.weights) for each in (one, two))
+    if next(outside) != next(outside) or [*one] != [*two]:
+        return False
+    return all(_same(one.node(name), two.node(name)) for name in one)
+
+
+def _same(one: Node, two: Node) -> bool:
+    if one.active is not None:
+        # which steps these are depends on their number
+        return False
+    if isinstance(one.op, Loop) and isinstance(two.op, Loop):
+        return (one.inputs, len(one.types)) == (two.inputs, len(two.types))
+    if isinstance(one.op, Input) and isinstance(two.op, Input):
+        # a depth cache may have more slots
+        return [(each.kind, each.element) for each in one.types] == [
+            (each.kind, each.element) for each in two.types
+        ]
+    return one == two
