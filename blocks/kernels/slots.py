@@ -64,6 +64,9 @@ class SlotWrite(SavesNothing, Operation):
 
     slot: LoopIndex
 
+    counts_steps: ClassVar[bool] = True
+    """Whether it takes a depth index, which those side by side in a step share."""
+
     recomputable = False
 
     def passes(self, output: int) -> int | None:

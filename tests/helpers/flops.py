@@ -65,14 +65,14 @@ class _MixTwin(torch.autograd.Function):
     """A residual mix with its products, two for each forward, as matmuls that autograd derives."""
 
     @staticmethod
-    def forward(ctx, start, token, memory, query, reads, heads, static):
+    def forward(ctx, token, memory, query, reads, heads, static, start, *partial):
         ctx.memory, ctx.reads, ctx.token = memory, reads, token
         with torch.enable_grad():
-            ctx.values = torch.stack([start, *memory.values[:reads]]).detach().requires_grad_()
+            ctx.values = torch.stack([start, *memory.values[:reads], *partial]).detach().requires_grad_()
             ctx.query = query.detach().requires_grad_()
             split = ctx.values.flatten(1, 2).unflatten(-1, (heads, -1))  # [values, tokens, heads, head_dim]
             if static:
-                weights = ctx.query[: reads + 1].flip(0).T.unsqueeze(1)
+                weights = ctx.query[: len(split)].flip(0).T.unsqueeze(1)
                 y = torch.bmm(weights, split.permute(2, 0, 1, 3).flatten(2))
                 y = y.view(heads, split.shape[1], -1).transpose(0, 1)
             else:
@@ -87,16 +87,20 @@ class _MixTwin(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         by_values, by_query = torch.autograd.grad(ctx.y, (ctx.values, ctx.query), gradient)
-        ctx.memory.gradients()[: ctx.reads] += by_values[1:]
-        return by_values[0], torch.zeros_like(ctx.token), None, by_query, None, None, None
+        after = 1 + ctx.reads
+        ctx.memory.gradients()[: ctx.reads] += by_values[1:after]
+        token = torch.zeros_like(ctx.token)
+        return token, None, by_query, None, None, None, by_values[0], *by_values[after:]
 
 
-def _attend_values(start, token, memory, query, reads, heads):
-    return _MixTwin.apply(start, token, memory, query, reads, heads, False)
+def _attend_values(*given, reads, heads):
+    *own, token, memory, query = given
+    return _MixTwin.apply(token, memory, query, reads, heads, False, *own)
 
 
-def _weigh_values(start, token, memory, weights, reads, heads):
-    return _MixTwin.apply(start, token, memory, weights, reads, heads, True)
+def _weigh_values(*given, reads, heads):
+    *own, token, memory, weights = given
+    return _MixTwin.apply(token, memory, weights, reads, heads, True, *own)
 
 
 MIX_TWINS = {"attend": _attend_values, "weigh": _weigh_values}

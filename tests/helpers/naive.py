@@ -82,7 +82,11 @@ class _Row:
         trips, tied = (stage.recur, True) if stage.recur else (stage.stack, False)
         start = x
         residual = self.option("residual", stage)
-        values = [x]  # a residual mix reads the stage's input and what sublayers returned
+        # a residual mix reads the stage's input and what sublayers returned, or blocks of them
+        values, partial = [x], []
+        size = 1
+        if residual.name == "mix" and residual.over != "sublayers":
+            size = len(stage.step) if residual.over == "blocks" else residual.over
         in_recur = any(loop[2] for loop in loops)
         if tied or not in_recur:  # else the memory of the innermost recur around it goes on
             memory = {START: (path, x if x[0].ndim == 1 else naive_streams.closed(x))}
@@ -105,9 +109,12 @@ class _Row:
                 if hasattr(entry, "step"):
                     x = self.stage(entry, f"{at}.{place}", x, step.loops, memory)
                 elif residual.name == "mix":
-                    read = self.mixed(residual, values, f"{at}.{place}.mix")
+                    read = self.mixed(residual, values + partial, f"{at}.{place}.mix")
                     norm = self.option("norm", entry, stage).name
-                    values.append(self.update(norm, entry, f"{at}.{place}", read, step))
+                    y = self.update(norm, entry, f"{at}.{place}", read, step)
+                    partial = [[a + b for a, b in zip(*partial, y, strict=True)] if partial else y]
+                    if (place + 1) % size == 0 or place + 1 == len(stage.step):
+                        values, partial = values + partial, []
                 else:
                     x = self.sublayer(stage, entry, f"{at}.{place}", x, step)
             x = [around.output(*each) for each in zip(h, x, strict=True)] if around else x

@@ -94,6 +94,8 @@ def _uses(body: Graph, position: int) -> Iterator[_Use]:
         if isinstance(operation, Loop):
             slots, steps = _total(operation, inner)
             group = []
+        elif isinstance(operation, SlotWrite) and not operation.counts_steps:
+            slots = 1
         elif isinstance(operation, SlotWrite):
             if group and group != [active]:
                 place = body.node(name).blocks[0]

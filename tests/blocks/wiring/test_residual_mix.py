@@ -26,6 +26,14 @@ STAGES = {
     ],
     "static": [{"recur": 3, "step": ["seq", "ffn"], "residual": {"mix": "static", "heads": 3}}],
     "static stack": [{"stack": 2, "step": ["seq", "ffn"], "residual": {"mix": "static"}}],
+    "blocks": [{"recur": 3, "step": ["seq", "ffn", "depth"], "residual": {**QUERY, "over": "blocks"}}],
+    "blocks of two": [
+        {
+            "stack": 2,
+            "step": ["seq", "ffn", "seq", "ffn", "seq"],
+            "residual": {"mix": "static", "over": 2},
+        }
+    ],
     "nested": [{"recur": 2, "step": ["seq", {"stack": 2, "step": ["ffn"], "residual": QUERY}, "depth"]}],
 }
 
@@ -53,7 +61,7 @@ def test_it_starts_as_the_mean_of_all_values():
     for slot, value in enumerate(given[1:]):
         token = write(value, token, memory, slot)
     query = ComposedModel(spec_of(*STAGES["untied"])).get_parameter("stages.0.mix")
-    mixed = attend(given[0], token, memory, query.detach()[:4], 2, 1)
+    mixed = attend(given[0], token, memory, query.detach()[:4], reads=2, heads=1)
     assert torch.allclose(mixed, sum(given) / 3, atol=1e-6)
 
 
@@ -71,7 +79,7 @@ def test_a_mix_equals_the_softmax_over_a_stack(batch, length, heads, reads, dtyp
     for slot, value in enumerate(given):
         token = write(value, token, memory, slot)
     leaves = [start, query, *given]
-    ours = attend(start, token, memory, query, reads, heads)
+    ours = attend(start, token, memory, query, reads=reads, heads=heads)
     found = torch.autograd.grad(ours, leaves, gradient)
     plain = attend_stacked(torch.stack([start, *given]), query, heads)
     expected = torch.autograd.grad(plain, leaves, gradient)
@@ -99,6 +107,7 @@ def test_other_numbers_of_steps_equal_a_model_built_with_them():
     ("stage", "words"),
     [
         ({"residual": {**QUERY, "heads": 5}}, "residual.heads: expected a divisor of width 12, got 5"),
+        ({"residual": {**QUERY, "over": 0}}, "residual.over: expected"),
         ({"norm": "post"}, "beside norm: post, which normalises the state after a sublayer"),
         ({"inject": "add"}, "beside inject: add, which changes the state between steps"),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from blocks.base.builder import Builder
@@ -13,6 +13,7 @@ from blocks.base.wiring import Run, Site, WiringConfig, acts_on_stage
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import ZEROS, Init, Value, Weight
 from blocks.ir.walk import operations
+from blocks.primitives.operations import Sum
 from blocks.wiring.residual import Residual
 from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues, ValueCache, WriteValue
 
@@ -20,13 +21,13 @@ _VALUES = ".values"
 
 
 class MixedResidual(Residual):
-    """A weighted sum of the stage's input and the outputs of all earlier sublayers, the values v_i.
+    """A weighted sum of the stage's input and the outputs of earlier sublayers, or of blocks: the values.
 
     Each sublayer has weights of its own, which the steps share in a stage that recurs, and so has what the
-    stage returns. `learned_query` is a softmax over w . RMSNorm(v_i) (attention residuals, arXiv 2603.15031);
-    at w = 0, where training begins, it is the mean. `static` has a learned number for each value, as
-    DenseFormer has for each layer (arXiv 2402.02622); all begin at 1, as the plain residual sum. It goes by
-    how many sublayers ago a value was made, so that it means the same at each step; early layers of a stack
+    stage returns. `learned_query` is a softmax over w . RMSNorm(value), as in attention residuals (arXiv
+    2603.15031); at w = 0, where training begins, it is the mean. `static` has a learned number for each
+    value, as DenseFormer has for each layer (arXiv 2402.02622); all begin at 1, as the plain residual sum. It
+    goes by how many values ago one was made, so that it means the same at each step; early layers of a stack
     leave the rest of theirs unused.
     """
 
@@ -38,6 +39,11 @@ class MixedResidual(Residual):
     """Where the weights of the sum come from."""
     heads: Count = 1
     """How many parts of the width have weights of their own."""
+    over: Literal["sublayers", "blocks"] | Count = "sublayers"
+    """Whether a value is the output of a sublayer, or the sum of those in a block: of a whole step, or of as
+    many sublayers as this says, the last block of a step perhaps of fewer. A sublayer also reads the sum so
+    far of its own block.
+    """
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse options that act on a residual stream, which does not exist here."""
@@ -59,30 +65,43 @@ class MixedResidual(Residual):
         """Say what is summed."""
         heads = f", {self.heads} heads" if self.heads > 1 else ""
         how = "a softmax over" if self.mix == "learned_query" else "a learned sum of"
-        return f"each reads {how} all earlier outputs{heads}"
+        what = "outputs" if self.over == "sublayers" else "blocks' sums"
+        return f"each reads {how} all earlier {what}{heads}"
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
         """Keep room for the values; return the mix of all of them."""
         slots = offer_slots(build, _VALUES, ValueCache(build.width))
         run(x)
         last = last_token(build, _VALUES)
-        return self._mixed(build, 1 + _written(build, last), x, last, slots)
+        return self._mixed(build, 1 + _written(build, last), [x], last, slots)
 
-    def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
-        """Read the mix of the values so far, and write one more; the stream stays the stage's input."""
-        slots = StageSlots(build, _VALUES)
-        most = 1 + _writes(build.graph) + (build.trips() - 1) * build.sublayers
-        update = run(self._mixed(build, most, build.stage_input(), slots.token, slots.value))
-        slots.set_token(build.op("write", WriteValue(build.width), update, slots.token, slots.value))
+    def around_step(self, build: Builder, x: Value, run: Run) -> Value:
+        """Return the state as it came: it stays the stage's input, and sublayers write values beside it."""
+        run(x)
         return x
 
-    def _mixed(self, build: Builder, most: int, start: Value, token: Value, slots: Value) -> Value:
-        operation: MixValues = AttendValues(build.width, self.heads)
+    def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
+        """Read the mix of the values so far; return the sum of the block so far, and write it at its end."""
+        slots, sublayers = StageSlots(build, _VALUES), build.sublayers
+        size = sublayers if self.over == "blocks" else 1 if self.over == "sublayers" else self.over
+        before = sum(isinstance(each, MixValues) for _, each, _ in operations(build.graph))
+        read = [build.stage_input(), *([x] if before % size else [])]
+        most = len(read) + _writes(build.graph) + (build.trips() - 1) * -(-sublayers // size)
+        update = run(self._mixed(build, most, read, slots.token, slots.value))
+        if len(read) > 1:
+            update = build.op("add", Sum((build.width,)), x, update)
+        if (before + 1) % size == 0 or before + 1 == sublayers:
+            slots.set_token(build.op("write", WriteValue(build.width), update, slots.token, slots.value))
+        return update
+
+    def _mixed(self, build: Builder, most: int, read: Sequence[Value], token: Value, slots: Value) -> Value:
+        partial = len(read) > 1
+        operation: MixValues = AttendValues(build.width, self.heads, partial)
         init = ZEROS
         if self.mix == "static":
-            operation, init = SumValues(build.width, self.heads, most), Init("constant", 1.0)
+            operation, init = SumValues(build.width, self.heads, most, partial), Init("constant", 1.0)
         weight = Weight("mix", operation.weight_shapes()[0], init, decay=False)
-        return build.op("mix", operation, start, token, slots, weights=[weight])
+        return build.op("mix", operation, *read, token, slots, weights=[weight])
 
 
 def _written(build: Builder, token: Value) -> int:

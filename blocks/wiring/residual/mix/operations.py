@@ -45,10 +45,12 @@ class ValueCache(DepthCache):
 
 @dataclass(frozen=True)
 class WriteValue(SlotWrite):
-    """Write the output of a sublayer into its slot: (y, token, slots) -> token."""
+    """Write a value into its slot: (y, token, slots) -> token."""
 
     width: int
     slot: LoopIndex = ORIGIN
+
+    counts_steps = False
 
     kernels = (Kernel("write_value", f"{_REFERENCE}:write", "written in place once, no list is stacked"),)
 
@@ -67,17 +69,23 @@ class WriteValue(SlotWrite):
 
 
 class MixValues(SlotRead):
-    """Sum the values of earlier sublayers: (start, token, slots) -> y, as precise as the start.
+    """Sum the values of earlier sublayers: (start, [partial], token, slots) -> y, as precise as the start.
 
-    The values are the start and the first slots.
+    The values are the start, the first slots and, with `partial`, one that is not in a slot.
     """
 
     width: int
     heads: int
+    partial: bool
+
+    @property
+    def own(self) -> int:
+        """How many values are not in slots."""
+        return 2 if self.partial else 1
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width."""
-        expect(self, inputs, (self.width,), ORDER, values_of(inputs[-1], self.width))
+        expect(self, inputs, *[(self.width,)] * self.own, ORDER, values_of(inputs[-1], self.width))
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
@@ -86,7 +94,7 @@ class MixValues(SlotRead):
 
     def values(self, at: CostContext) -> float:
         """Return the number of values, in the mean over all executions."""
-        return self.reads.mean(at.trips) + 1
+        return self.reads.mean(at.trips) + self.own
 
     def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Read every value once."""
@@ -100,6 +108,7 @@ class SumValues(MixValues):
     width: int
     heads: int
     most: int
+    partial: bool = False
     reads: LoopIndex = ORIGIN
 
     span: Literal["inclusive"] = "inclusive"
@@ -114,14 +123,14 @@ class SumValues(MixValues):
         return 2 * self.width * self.values(at)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the start."""
-        return SavedTensors(inputs=(0,))
+        """Keep the values that are in no slot."""
+        return SavedTensors(inputs=tuple(range(self.own)))
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The sum in fp32 and a value; backward, a product and the start's gradient."""
+        """The sum in fp32 and a value; backward, a product and the gradients of values in no slot."""
         full, copy = 4 * self.width, at.widened * self.width
         gradient = full if at.stream_bytes < 4 else 0
-        return WorkspaceBytes(full + copy, 2 * full + gradient, flow.given)
+        return WorkspaceBytes(full + copy, (1 + self.own) * full + gradient, flow.given)
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,7 @@ class AttendValues(MixValues):
 
     width: int
     heads: int
+    partial: bool = False
     reads: LoopIndex = ORIGIN
 
     span: Literal["inclusive"] = "inclusive"
@@ -150,13 +160,13 @@ class AttendValues(MixValues):
         return 2 * super().traffic(at, given, made) - made
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the start, and in fp32 each value's scores and scale."""
-        return SavedTensors(inputs=(0,), extra=4 * (self.heads + 1) * self.values(at))
+        """Keep the values that are in no slot, and in fp32 each value's scores and scale."""
+        return SavedTensors(inputs=tuple(range(self.own)), extra=4 * (self.heads + 1) * self.values(at))
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The weights and the sum in fp32, a value too; backward, a product and the start's gradient."""
+        """The weights and the sum in fp32, a value; backward, a product, gradients of values in no slot."""
         scores, full, copy = 4 * self.heads * self.values(at), 4 * self.width, at.widened * self.width
         forward = self.saved(at).extra + scores + full + copy
         gradient = full if at.stream_bytes < 4 else 0
-        backward = 2 * scores + largest(2 * scores, 2 * full + copy) + gradient
+        backward = 2 * scores + largest(2 * scores, (1 + self.own) * full + copy) + gradient
         return WorkspaceBytes(forward, backward, flow.given)

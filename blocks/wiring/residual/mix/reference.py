@@ -54,19 +54,20 @@ def write(value: Tensor, token: Tensor, memory: ValueMemory, slot: int) -> Tenso
     return result
 
 
-def attend(
-    start: Tensor, token: Tensor, memory: ValueMemory, query: Tensor, reads: int, heads: int
-) -> Tensor:
-    """Return the start and the first `reads` slots, summed by a softmax of query [width] . RMSNorm(value)."""
-    result: Tensor = _Attend.apply(start, token, memory, query, reads, heads)  # type: ignore[no-untyped-call]
+def attend(*given: Any, reads: int, heads: int) -> Tensor:
+    """Return the start, the first `reads` slots and the partial, summed by a softmax of query . RMSNorm.
+
+    Given are the start, the partial if there is one, the token, the memory and the query [width].
+    """
+    *own, token, memory, query = given
+    result: Tensor = _Attend.apply(token, memory, query, reads, heads, *own)  # type: ignore[no-untyped-call]
     return result
 
 
-def weigh(
-    start: Tensor, token: Tensor, memory: ValueMemory, weights: Tensor, reads: int, heads: int
-) -> Tensor:
+def weigh(*given: Any, reads: int, heads: int) -> Tensor:
     """Return the same with weights [most, heads] by how long ago a value was made, the latest first."""
-    result: Tensor = _Weigh.apply(start, token, memory, weights, reads)  # type: ignore[no-untyped-call]
+    *own, token, memory, weights = given
+    result: Tensor = _Weigh.apply(token, memory, weights, reads, *own)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -96,28 +97,28 @@ class _Write(torch.autograd.Function):
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, start: Tensor, token: Tensor, memory: ValueMemory, query: Tensor, reads: int, heads: int
+        ctx: Any, token: Tensor, memory: ValueMemory, query: Tensor, reads: int, heads: int, *own: Tensor
     ) -> Tensor:
         ctx.memory, ctx.reads, ctx.heads, ctx.made = memory, reads, heads, memory.running()
-        read = [start, *memory.values[:reads]]
+        read = _read(own, memory.values[:reads])
         scores, scales = _scores(read, query, heads)
-        ctx.save_for_backward(start, token, query, scores, scales)
-        return _summed(read, scores.softmax(0)).to(start.dtype)
+        ctx.save_for_backward(token, query, scores, scales, *own)
+        return _summed(read, scores.softmax(0)).to(own[0].dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        memory = ctx.memory
+        memory, reads = ctx.memory, ctx.reads
         memory.check(ctx.made)
-        start, token, query, scores, scales = ctx.saved_tensors
+        token, query, scores, scales, *own = ctx.saved_tensors
         gradient, query_wide = wide(gradient), wide(query)
-        read = [start, *memory.values[: ctx.reads]]
+        read = _read(own, memory.values[:reads])
         weights = scores.softmax(0)
         by_score = _by_weight(read, gradient, ctx.heads)
         by_score = weights * (by_score - (weights * by_score).sum(0))
         by_query = torch.zeros_like(query_wide)
-        by_start = torch.zeros_like(gradient)
-        gathered = [by_start, *memory.gradients()[: ctx.reads]]
+        by_own = [torch.zeros_like(gradient) for _ in own]
+        gathered = _read(by_own, memory.gradients()[:reads])
         for number, value in enumerate(read):
             full, scale = wide(value), scales[number]
             by_dot = by_score[number] * scale
@@ -128,34 +129,41 @@ class _Attend(torch.autograd.Function):
             heads.addcmul_(_heads(gradient, ctx.heads), weights[number].unsqueeze(-1))
             heads.addcmul_(_heads(query_wide, ctx.heads), by_dot.unsqueeze(-1))
             into.addcmul_(full, shrunk, value=-1 / full.shape[-1])
-        return by_start.to(start.dtype), torch.zeros_like(token), None, by_query.to(query.dtype), None, None
+        returned = (made.to(value.dtype) for made, value in zip(by_own, own, strict=True))
+        return torch.zeros_like(token), None, by_query.to(query.dtype), None, None, *returned
 
 
 class _Weigh(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, start: Tensor, token: Tensor, memory: ValueMemory, weights: Tensor, reads: int
+        ctx: Any, token: Tensor, memory: ValueMemory, weights: Tensor, reads: int, *own: Tensor
     ) -> Tensor:
         ctx.memory, ctx.reads, ctx.made = memory, reads, memory.running()
-        ctx.save_for_backward(start, token, weights)
-        shares = wide(weights[: reads + 1]).flip(0)[:, None, None]
-        return _summed([start, *memory.values[:reads]], shares).to(start.dtype)
+        ctx.save_for_backward(token, weights, *own)
+        read = _read(own, memory.values[:reads])
+        return _summed(read, wide(weights[: len(read)]).flip(0)[:, None, None]).to(own[0].dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         memory, reads = ctx.memory, ctx.reads
         memory.check(ctx.made)
-        start, token, weights = ctx.saved_tensors
+        token, weights, *own = ctx.saved_tensors
         heads, gradient, shares = weights.shape[1], wide(gradient), wide(weights)
         by_weights = torch.zeros_like(shares)
-        by_start = torch.zeros_like(gradient)
-        gathered = [by_start, *memory.gradients()[:reads]]
-        for number, value in enumerate([start, *memory.values[:reads]]):
-            by_weights[reads - number] = _heads(gradient * value, heads).sum((0, 1, 3))
-            share = shares[reads - number].unsqueeze(-1)
-            _heads(gathered[number], heads).addcmul_(_heads(gradient, heads), share)
-        return by_start.to(start.dtype), torch.zeros_like(token), None, by_weights.to(weights.dtype), None
+        by_own = [torch.zeros_like(gradient) for _ in own]
+        gathered = _read(by_own, memory.gradients()[:reads])
+        for ago, value in enumerate(reversed(_read(own, memory.values[:reads]))):
+            by_weights[ago] = _heads(gradient * value, heads).sum((0, 1, 3))
+            into = _heads(gathered[-1 - ago], heads)
+            into.addcmul_(_heads(gradient, heads), shares[ago].unsqueeze(-1))
+        returned = (made.to(value.dtype) for made, value in zip(by_own, own, strict=True))
+        return torch.zeros_like(token), None, by_weights.to(weights.dtype), None, *returned
+
+
+def _read(own: Sequence[Tensor], slots: Tensor) -> list[Tensor]:
+    """Return the values in order: the start, the slots, the partial."""
+    return [own[0], *slots, *own[1:]]
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
