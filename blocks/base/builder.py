@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from math import prod
 from typing import NamedTuple
 
-from blocks.base.operations import Operations
+from blocks.base.operations import NormType, Operations
 from blocks.ir.graph import Loop
 from blocks.ir.numbers import label
 from blocks.ir.operation import ZEROS, LoopIndex, Operation, Value, Weight
@@ -50,9 +50,17 @@ class Builder(Operations):
         sublayers: how many sublayers a step has whose body this is, nested stages left out.
     """
 
-    def __init__(self, width: int, parent: Builder | None = None, loop: tuple[str, int, bool] | None = None):
+    def __init__(
+        self,
+        width: int,
+        parent: Builder | None = None,
+        loop: tuple[str, int, bool] | None = None,
+        *,
+        norm_type: NormType = "rms",
+        bias: bool = False,
+    ):
         """`loop` is (index name, trips, tied) of the stage whose body this builder fills."""
-        super().__init__(width)
+        super().__init__(width, norm_type, bias)
         self.open_streams: int = parent.open_streams if parent else 0
         self._parent = parent
         self._loop = loop
@@ -219,7 +227,7 @@ class Builder(Operations):
             ValueError: the body both collects values and has operations that are active at some steps only.
         """
         index = f"{self._loop[0]}_{name}" if self._loop else f"n{name.removeprefix('stages.')}"
-        body = Builder(self.width, self, (index, trips, tied))
+        body = Builder(self.width, self, (index, trips, tied), norm_type=self.norm_type, bias=self.bias)
         body._name = name
         body._outer_x = entered or states[0]
         body._slots, self._offered = self._offered, {}

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Literal
 
 from blocks.ir.graph import Graph, Node, fresh
-from blocks.ir.operation import Init, Operation, Value, Weight
+from blocks.ir.operation import ZEROS, Init, Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import Shape, TensorType
-from blocks.primitives.operations import Input, Norm, Project
+from blocks.primitives.operations import Input, LayerNorm, Norm, Project
+
+NormType = Literal["rms", "layer"]
 
 
 class Operations:
@@ -18,13 +21,15 @@ class Operations:
 
     Attributes:
         width: d_model, the width of the residual stream.
+        norm_type: whether norms are RMSNorms or LayerNorms.
+        bias: whether projections have biases, and LayerNorms shifts.
         prefix: dotted place of use, put before the names of operations and weights.
         block: name of the block being lowered; its depth cache and its costs go by it.
         writes_residual: whether projections marked `writes_residual` do; not where a norm follows them.
     """
 
-    def __init__(self, width: int) -> None:
-        self.width = width
+    def __init__(self, width: int, norm_type: NormType = "rms", bias: bool = False) -> None:
+        self.width, self.norm_type, self.bias = width, norm_type, bias
         self.graph = Graph()
         self.prefix = ""
         self.block = ""
@@ -71,13 +76,16 @@ class Operations:
     def norm(
         self, x: Value, role: str, shape: Shape, start: float = 1.0, *, writes_residual: bool = False
     ) -> Value:
-        """Add an RMSNorm over the last dimension of `shape`, with a gain that begins at `start`.
+        """Add the model's kind of norm over the last dimension of `shape`; its gain begins at `start`.
 
         The gain of one that writes into the residual stream begins smaller, by the depth of the model.
         """
         start_as = Init("constant", start)
         gain = Weight(role, shape[-1:], start_as, decay=False, writes_residual=writes_residual)
-        return self.op(role, Norm(shape), x, weights=[gain])
+        if self.norm_type == "rms":
+            return self.op(role, Norm(shape), x, weights=[gain])
+        shifts = [Weight(f"{role}_bias", shape[-1:], ZEROS, decay=False)] if self.bias else []
+        return self.op(role, LayerNorm(shape, self.bias), x, weights=[gain, *shifts])
 
     def project(
         self,
@@ -88,17 +96,21 @@ class Operations:
         *,
         init: Init | None = None,
         writes_residual: bool = False,
+        bias: bool | None = None,
     ) -> Value:
         """Add a projection of `x` [fan_in, default the model width] to `shape`.
 
         The weight [elements of shape, fan_in] starts normal with standard deviation fan_in ** -0.5;
         one that writes into the residual stream is scaled down further, by the depth of the model.
+        The bias, which starts at 0, is there if the model has biases, or as `bias` says.
         """
         fan_in = fan_in or self.width
-        operation = Project(fan_in, (shape,))
+        operation = Project(fan_in, (shape,), self.bias if bias is None else bias)
         init = init or Init("normal", fan_in**-0.5)
-        weight = Weight(role, operation.weight_shapes()[0], init, writes_residual=writes_residual)
-        return self.op(role, operation, x, weights=[weight])
+        weight, *biases = operation.weight_shapes()
+        weights = [Weight(role, weight, init, writes_residual=writes_residual)]
+        weights += [Weight(f"{role}_bias", size, ZEROS, decay=False) for size in biases]
+        return self.op(role, operation, x, weights=weights)
 
     @contextmanager
     def norm_scores(self) -> Iterator[None]:

@@ -8,30 +8,44 @@ from typing import Any, Literal
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig
 from blocks.base.fields import Width
-from blocks.feed_forward.operations import Gelu, SwiGLU
+from blocks.feed_forward.operations import GeGLU, Gelu, GeluTanh, Relu, SquaredRelu, SwiGLU
 from blocks.ir.operation import Value
+
+_ACTIVATIONS = {"gelu": Gelu, "gelu_tanh": GeluTanh, "relu": Relu, "relu2": SquaredRelu}
+_GATED = {"swiglu": SwiGLU, "geglu": GeGLU}
+_WORDS = {
+    "swiglu": "SwiGLU",
+    "gelu": "GELU",
+    "gelu_tanh": "GELU (tanh)",
+    "geglu": "GeGLU",
+    "relu": "ReLU",
+    "relu2": "ReLU²",
+}
 
 
 class FeedForward(BlockConfig):
-    """Two layers without biases, with a gate between them (SwiGLU, arXiv 2002.05202) or GELU."""
+    """Two layers with an activation between them, gated (arXiv 2002.05202) or not."""
 
     type: Literal["feed_forward"] = "feed_forward"
     hidden: Width
     """Hidden size."""
-    activation: Literal["swiglu", "gelu"] = "swiglu"
-    """Activation; SwiGLU has a third weight matrix, the gate."""
+    activation: Literal["swiglu", "gelu", "gelu_tanh", "geglu", "relu", "relu2"] = "swiglu"
+    """Activation; SwiGLU and GeGLU have a third weight matrix, the gate. GELU is exact or, as in GPT-2,
+    approximated by tanh; `relu2` is the square of ReLU (arXiv 2109.08668).
+    """
 
     def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe sizes and activation."""
         yield f"{width} → {fields.pop('hidden')} → {width}"
-        yield {"swiglu": "SwiGLU", "gelu": "GELU"}[fields.pop("activation")]
+        yield _WORDS[fields.pop("activation")]
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Project up, activate, project down."""
+        name = self.activation
         up = build.project(x, "up", (self.hidden,))
-        if self.activation == "swiglu":
+        if name in _GATED:
             gate = build.project(x, "gate", (self.hidden,))
-            y = build.op("swiglu", SwiGLU(self.hidden), gate, up)
+            y = build.op(name, _GATED[name](self.hidden), gate, up)
         else:
-            y = build.op("gelu", Gelu(self.hidden), up)
+            y = build.op(name, _ACTIVATIONS[name](self.hidden), up)
         return build.project(y, "down", (build.width,), self.hidden, writes_residual=True)

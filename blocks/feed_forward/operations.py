@@ -27,7 +27,7 @@ class SwiGLU(Operation):
         return (TensorType((self.hidden,)),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep both inputs and silu(gate)."""
+        """Keep both inputs and the activated gate."""
         return SavedTensors(inputs=(0, 1), extra=at.compute_bytes * self.hidden)
 
 
@@ -47,3 +47,39 @@ class Gelu(Operation):
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the input."""
         return SavedTensors(inputs=(0,))
+
+
+@dataclass(frozen=True)
+class GeluTanh(Gelu):
+    """The tanh approximation of GELU (arXiv 1606.08415): (x) -> y."""
+
+    kernels = (Kernel("gelu_tanh", f"{_REFERENCE}:gelu_tanh", "elementwise"),)
+
+
+@dataclass(frozen=True)
+class GeGLU(SwiGLU):
+    """gelu(gate) * up: (gate, up) -> y."""
+
+    kernels = (Kernel("geglu", f"{_REFERENCE}:geglu", "elementwise"),)
+
+
+@dataclass(frozen=True)
+class Relu(Gelu):
+    """max(x, 0): (x) -> y."""
+
+    kernels = (Kernel("relu", f"{_REFERENCE}:relu", "elementwise"),)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the output."""
+        return SavedTensors(outputs=(0,))
+
+
+@dataclass(frozen=True)
+class SquaredRelu(Gelu):
+    """max(x, 0) ** 2 (arXiv 2109.08668): (x) -> y."""
+
+    kernels = (Kernel("relu2", f"{_REFERENCE}:relu2", "elementwise"),)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep max(x, 0)."""
+        return SavedTensors(extra=at.compute_bytes * self.hidden)

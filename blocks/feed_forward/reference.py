@@ -14,3 +14,23 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """Return x times the normal distribution function of x."""
     return F.gelu(x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """Return the same, the distribution function approximated by tanh."""
+    return F.gelu(x, approximate="tanh")
+
+
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Return gelu(gate) * up."""
+    return F.gelu(gate) * up
+
+
+def relu(x: Tensor) -> Tensor:
+    """Return max(x, 0)."""
+    return F.relu(x)
+
+
+def relu2(x: Tensor) -> Tensor:
+    """Return max(x, 0) ** 2."""
+    return F.relu(x).square()

@@ -83,32 +83,63 @@ class Norm(Operation):
 
 
 @dataclass(frozen=True)
+class LayerNorm(Operation):
+    """LayerNorm over the last dimension (Ba et al., arXiv 1607.06450), eps 1e-5; `shift` adds a bias."""
+
+    shape: Shape
+    shift: bool
+
+    kernels = (Kernel("layer_norm", f"{_REFERENCE}:layer_norm", "torch's own LayerNorm"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the input's shape."""
+        expect(self, inputs, self.shape)
+        return (inputs[0],)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the gain's shape, and the shift's."""
+        return (self.shape[-1:],) * (1 + self.shift)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the input, and a mean and a scale for each row in the precision of weights."""
+        return SavedTensors(inputs=(0,), extra=2 * at.weight_bytes * prod(self.shape[:-1]))
+
+    def passes(self, output: int) -> int | None:
+        """A skipped norm leaves its input as it is."""
+        return 0
+
+
+@dataclass(frozen=True)
 class Project(Operation):
     """One matrix product of the input [fan_in] into one or several outputs, each with a weight of its own.
 
-    Weights are [elements of the output, fan_in]. With several outputs the weights are joined once per
-    forward pass, and one product makes all outputs.
+    Weights are [elements of the output, fan_in], with `bias` followed by as many biases [elements]. With
+    several outputs the weights are joined once per forward pass, and one product makes all outputs.
     """
 
     fan_in: int
     outputs: tuple[Shape, ...]
+    bias: bool = False
 
     shares_storage = True
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
         """One product either way; only joined weights need preparation."""
+        function = "project_biased" if self.bias else "project"
         if len(self.outputs) == 1:
-            return (Kernel("linear", f"{_REFERENCE}:project", "one product of the input and the weight"),)
+            biased = ", and a bias" if self.bias else ""
+            why = f"one product of the input and the weight{biased}"
+            return (Kernel("linear", f"{_REFERENCE}:{function}", why),)
         count = len(self.outputs)
         return (
             Kernel(
                 "linear_joined",
-                f"{_REFERENCE}:project_joined",
+                f"{_REFERENCE}:{function}_joined",
                 f"{count} projections of one input as one product; weights joined once per forward",
-                prepare=f"{_REFERENCE}:join",
-                prepared=1,
-                casts=count,
+                prepare=f"{_REFERENCE}:{'join_biased' if self.bias else 'join'}",
+                prepared=1 + self.bias,
+                casts=count * (1 + self.bias),
             ),
         )
 
@@ -124,8 +155,9 @@ class Project(Operation):
         return tuple(map(TensorType, self.outputs))
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return [elements, fan_in] for each output."""
-        return tuple((prod(shape), self.fan_in) for shape in self.outputs)
+        """Return [elements, fan_in] for each output, then the biases' [elements]."""
+        sizes = tuple(map(prod, self.outputs))
+        return tuple((size, self.fan_in) for size in sizes) + tuple((size,) for size in sizes if self.bias)
 
     def arguments(self) -> dict[str, Any]:
         """Return the output shapes."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-6
+LAYER_NORM_EPS = 1e-5
 
 
 def wide(x: Tensor) -> Tensor:
@@ -30,6 +31,11 @@ def rms_norm_plain(x: Tensor, gain: Tensor) -> Tensor:
     full = wide(x)
     normed = full * torch.rsqrt(full.square().mean(-1, keepdim=True) + EPS)
     return (normed * gain).to(x.dtype)
+
+
+def layer_norm(x: Tensor, gain: Tensor, shift: Tensor | None = None) -> Tensor:
+    """Return (x - mean(x)) / std(x) * gain + shift over the last dimension; no shift where there is none."""
+    return F.layer_norm(x, gain.shape, gain, shift, LAYER_NORM_EPS).to(x.dtype)
 
 
 def add_norm(
@@ -58,6 +64,12 @@ def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
     return y.view(*y.shape[:2], *shape)
 
 
+def project_biased(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the same plus a bias [prod(shape)]."""
+    y: Tensor = F.linear(x.flatten(2), weight, bias)
+    return y.view(*y.shape[:2], *shape)
+
+
 def alignment(weight: Tensor) -> int:
     """Return what the columns of a joined product begin at multiples of, where its weights are.
 
@@ -69,21 +81,36 @@ def alignment(weight: Tensor) -> int:
 def join(*weights: Tensor) -> tuple[Tensor]:
     """Stack the weights [n_i, fan_in] to one [sum n_i, fan_in], cast as autocast would at each product.
 
-    After each stand rows of zeros up to the next multiple of its `alignment`.
+    After each stand rows of zeros up to the next multiple of its `alignment`. Biases [n_i] likewise.
     """
     stacked = []
     for weight in weights:
         cast = weight.to(product_dtype(weight))
         missing = -len(weight) % alignment(weight)
-        stacked += [cast, cast.new_zeros(missing, cast.shape[1])] if missing else [cast]
+        stacked += [cast, cast.new_zeros(missing, *cast.shape[1:])] if missing else [cast]
     return (torch.cat(stacked),)
+
+
+def join_biased(*weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Stack weights, the first half, and their biases, the second half, each as `join` does."""
+    count = len(weights) // 2
+    return (*join(*weights[:count]), *join(*weights[count:]))
 
 
 def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """Return one output for each shape, made by one product with the joined weight."""
-    y: Tensor = F.linear(x.flatten(2), weight)
+    return _parted(F.linear(x.flatten(2), weight), shapes, alignment(weight))
+
+
+def project_biased_joined(
+    x: Tensor, weight: Tensor, bias: Tensor, shapes: Sequence[Sequence[int]]
+) -> tuple[Tensor, ...]:
+    """Return the same plus the joined bias."""
+    return _parted(F.linear(x.flatten(2), weight, bias), shapes, alignment(weight))
+
+
+def _parted(y: Tensor, shapes: Sequence[Sequence[int]], multiple: int) -> tuple[Tensor, ...]:
     sizes = [prod(shape) for shape in shapes]
-    multiple = alignment(weight)
     parts = torch.split(y, [size + -size % multiple for size in sizes], -1)
     return tuple(
         part[..., :size].view(*y.shape[:2], *shape)

@@ -50,7 +50,7 @@ class SequenceAttention(AttentionConfig):
     depth: Literal["none", "joint"] = "none"
     """`joint`: one softmax over these tokens and the token's own earlier steps (MoDA, arXiv 2603.15619)."""
     qk_norm: bool = False
-    """Whether to apply RMSNorm to queries and keys per head before the rotation."""
+    """Whether to apply the norm of the model to queries and keys per head before the rotation."""
 
     def rotates(self) -> bool:
         """Return whether heads are rotated."""

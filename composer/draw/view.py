@@ -202,12 +202,11 @@ class _Body:
         backward = operation.backward_flops(at) * self.place.executions
         kernel = data.kernel.name
         weights = data.weights
-        if isinstance(operation, Project) and len(weights) > 1:
-            for name, shape in zip(weights, operation.outputs, strict=True):
+        if isinstance(operation, Project) and len(operation.outputs) > 1:
+            for number, shape in enumerate(operation.outputs):
                 part = prod(shape) / operation.width
-                yield Row(
-                    name, _shape(shape), *self._weights([name], kernel), forward * part, backward * part
-                )
+                own = weights[number :: len(operation.outputs)]
+                yield Row(own[0], _shape(shape), *self._weights(own, kernel), forward * part, backward * part)
         else:
             told = types_text(data.types, TIMES, " and ")
             yield Row(node, told, *self._weights(weights, kernel), forward, backward)

@@ -22,11 +22,11 @@ def examples(config: type[BlockConfig]) -> dict[str, Plain]:
     """Map a name to each example of a block, as plain data."""
     kind = config.model_fields["type"].default
     found = {kind: {"type": kind, **_required(config)}}
-    for name, value in _others(config):
+    for name, value in other_values(config):
         one = {**found[kind], name: value}
         if _refused(config, one):
             # it may need another field
-            pairs = ({**one, other: there} for other, there in _others(config) if other != name)
+            pairs = ({**one, other: there} for other, there in other_values(config) if other != name)
             one = next((pair for pair in pairs if not _refused(config, pair)), one)
         found[f"{kind}, {name} {value}"] = one
     return {name: one for name, one in found.items() if not _refused(config, one)}
@@ -50,7 +50,7 @@ def _wiring_values(option: type[WiringConfig]) -> list[Any]:
         return [option.name]
     first = _required(option)
     main = {option.name: option.model_fields[option.name].default, **first}
-    return [first or option.name, *({**main, name: value} for name, value in _others(option))]
+    return [first or option.name, *({**main, name: value} for name, value in other_values(option))]
 
 
 def _required(config: type[Config]) -> Plain:
@@ -62,7 +62,7 @@ def _required(config: type[Config]) -> Plain:
     }
 
 
-def _others(config: type[Config]) -> Iterator[tuple[str, Any]]:
+def other_values(config: type[Config]) -> Iterator[tuple[str, Any]]:
     """Yield values of single fields other than those of the first example."""
     first = _required(config)
     for key, field in config.model_fields.items():
@@ -85,7 +85,7 @@ def _values(annotation: Any, required: bool = False) -> list[Any]:
         return list(get_args(annotation))
     if isinstance(annotation, type) and issubclass(annotation, Config):
         first = _required(annotation)
-        return [first] if first else [{name: value} for name, value in _others(annotation)]
+        return [first] if first else [{name: value} for name, value in other_values(annotation)]
     if origin is Annotated:
         return _values(get_args(annotation)[0], required)
     return [value for part in get_args(annotation) for value in _values(part, required)]

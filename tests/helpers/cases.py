@@ -10,8 +10,8 @@ ALL = {"seq": SEQ, "depth": DEPTH, "expert": EXPERT, "ffn": FFN}
 GROUPED = {**EXPERT, "hidden": 8}
 
 
-def tree(blocks, *stages, width=10, tie=True):
-    model = {"width": width, "vocab": 11, "context": 8, "tie_embeddings": tie}
+def tree(blocks, *stages, width=10, tie=True, **options):
+    model = {"width": width, "vocab": 11, "context": 8, "tie_embeddings": tie, **options}
     return {"schema": 1, "name": "t", "model": model, "blocks": blocks, "stages": list(stages)}
 
 
@@ -87,7 +87,10 @@ CASES = {
         {"recur": 2, "step": ["r", {"stack": 3, "step": ["r", "b"]}, {"recur": 2, "step": ["b", "r"]}]},
     ),
     "feed forward, swiglu": one(FFN),
-    "feed forward, gelu": one({**FFN, "activation": "gelu"}),
+    **{
+        f"feed forward, {activation}": one({**FFN, "activation": activation})
+        for activation in ("gelu", "gelu_tanh", "geglu", "relu", "relu2")
+    },
     **{f"parallel, {value}": mix(value) for value in wiring_examples("parallel")["combine"]},
     "parallel, twice the same": tree(
         {"d": {**DEPTH, "span": "exclusive"}},
@@ -109,6 +112,18 @@ CASES = {
             )
         ),
         "model": {**found["model"], "residual": {"scale": 0.25}},
+    },
+    **{
+        f"model, {options}": tree(
+            {**ALL, "seq": {**SEQ, "qk_norm": True}},
+            {"recur": 2, "step": ["seq", {"parallel": ["ffn", "depth"], "combine": "gate"}, "expert"]},
+            **options,
+        )
+        for options in (
+            {"norm_type": "layer"},
+            {"norm_type": "layer", "bias": True, "positions": "learned", "embedding_scale": 1},
+            {"bias": True, "embedding_scale": 0.5},
+        )
     },
     "inject in a stack": tree({"f": FFN}, {"stack": 3, "step": ["f"], "inject": "concat"}),
     "inject inside and outside": tree(

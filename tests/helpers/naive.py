@@ -68,7 +68,10 @@ class _Row:
     def logits(self, ids):
         table = self.w["embedding"]
         head = table if self.spec.model.tie_embeddings else self.w["head"]
-        x = [table[i] * math.sqrt(self.width) for i in ids]
+        scale = self.spec.model.embedding_scale
+        x = [table[i] * (math.sqrt(self.width) if scale == "sqrt_width" else scale) for i in ids]
+        if self.spec.model.positions == "learned":
+            x = [vector + self.w["positions"][t] for t, vector in enumerate(x)]
         spanning = self.spec.model.residual if self.spec.model.residual.name == "streams" else None
         spanning = spanning if spanning and spanning.per == "sublayer" else None
         if spanning:
@@ -76,7 +79,20 @@ class _Row:
         for number, stage in enumerate(self.spec.stages):
             x = self.stage(stage, f"stages.{number}", x, [], None)
         x = naive_streams.closed(x) if spanning else x
-        return torch.stack([head @ rms_norm(vector, self.w["norm"]) for vector in x])
+        return torch.stack([head @ self.norm(vector, "norm") for vector in x])
+
+    def norm(self, x, name):
+        """The norm of the model's kind whose gain has a name."""
+        if self.spec.model.norm_type == "rms":
+            return rms_norm(x, self.w[name])
+        centred = x - x.mean()
+        normed = centred / torch.sqrt((centred * centred).mean() + 1e-5) * self.w[name]
+        return normed + self.w[f"{name}_bias"] if self.spec.model.bias else normed
+
+    def project(self, x, name):
+        """The matrix of a name times x, plus a bias if the model has biases."""
+        y = self.w[name] @ x
+        return y + self.w[f"{name}_bias"] if self.spec.model.bias else y
 
     def stage(self, stage, path, x, loops, memory):
         trips, tied = (stage.recur, True) if stage.recur else (stage.stack, False)
@@ -165,7 +181,7 @@ class _Row:
             case "scale", number:
                 return number
             case "gate", "token":
-                logit = self.w[f"{at}.residual_token_gate"] @ vector
+                logit = self.project(vector, f"{at}.residual_token_gate")
                 return self.w[f"{at}.residual_gate"] / (1 + torch.exp(-logit))
             case "gate", _:
                 return self.w[f"{at}.residual_gate"]
@@ -182,7 +198,7 @@ class _Row:
         return next(option for option in given if option is not None)
 
     def normed(self, x, gain):
-        return [rms_norm(vector, self.w[gain]) for vector in x]
+        return [self.norm(vector, gain) for vector in x]
 
     def entry(self, entry, at, normed, step):
         if not hasattr(entry, "parallel"):
@@ -196,7 +212,7 @@ class _Row:
             for t, vector in enumerate(normed):
                 outs = [branch[t] for branch in branches]
                 if entry.combine.name == "gate":
-                    shares = (self.w[f"{at}.gate"] @ vector).softmax(0)
+                    shares = self.project(vector, f"{at}.gate").softmax(0)
                     y.append(sum(share * out for share, out in zip(shares, outs, strict=True)))
                 else:
                     y.append(sum(outs) / (len(outs) if entry.combine.name == "mean" else 1))
@@ -208,7 +224,7 @@ class _Row:
 
     def heads(self, config, at, role, x):
         """Project and cut into heads; also the number of query heads that share one."""
-        vector = self.w[f"{at}.{role}"] @ x
+        vector = self.project(x, f"{at}.{role}")
         size = config.head_dim or self.width // config.heads
         return [vector[i : i + size] for i in range(0, len(vector), size)]
 
@@ -216,7 +232,7 @@ class _Row:
         def made(role, t, vector):
             heads = self.heads(config, at, role, vector)
             if config.qk_norm:
-                heads = [rms_norm(head, self.w[f"{at}.{role}_norm"]) for head in heads]
+                heads = [self.norm(head, f"{at}.{role}_norm") for head in heads]
             if not config.rope:
                 return heads
             part = int(len(heads[0]) * config.rope_fraction) // 2 * 2
@@ -246,7 +262,7 @@ class _Row:
                 keys += [their_k[t][h // shared] for _, their_k, _ in earlier]
                 values += [their_v[t][h // shared] for _, _, their_v in earlier]
                 mixed.append(softmax_mix(q[t][h], keys, values, cap=config.soft_cap))
-            out.append(self.w[f"{at}.out"] @ torch.cat(mixed))
+            out.append(self.project(torch.cat(mixed), f"{at}.out"))
         return out
 
     def depth_attention(self, config, name, at, x, step):
@@ -276,7 +292,8 @@ class _Row:
         out = []
         for t, vector in enumerate(scored):
             if not seen:
-                out.append(torch.zeros_like(vector) * self.w[f"{at}.out"].sum())
+                zeros = vector.new_zeros(self.w[f"{at}.out"].shape[1])
+                out.append(self.project(zeros, f"{at}.out") + 0 * vector.sum())
                 continue
             mixed = []
             for h, query in enumerate(made("query", vector)):
@@ -286,7 +303,7 @@ class _Row:
                     slope = self.w[f"{at}.distance_bias"][h]
                     lower = [slope * n * config.stride for n in range(len(seen))]
                 mixed.append(softmax_mix(query, theirs, [each[3][t][h // shared] for each in seen], lower))
-            out.append(self.w[f"{at}.out"] @ torch.cat(mixed))
+            out.append(self.project(torch.cat(mixed), f"{at}.out"))
         return out
 
     def expert_attention(self, config, name, at, x, step):
@@ -310,11 +327,23 @@ class _Row:
     def feed_forward(self, config, name, at, x, step):
         out = []
         for vector in x:
-            up = self.w[f"{at}.up"] @ vector
-            if config.activation == "swiglu":
-                gate = self.w[f"{at}.gate"] @ vector
-                hidden = gate / (1 + torch.exp(-gate)) * up
-            else:
-                hidden = up * 0.5 * (1 + torch.erf(up / math.sqrt(2)))
-            out.append(self.w[f"{at}.down"] @ hidden)
+            up = self.project(vector, f"{at}.up")
+            gated = config.activation in ("swiglu", "geglu")
+            gate = self.project(vector, f"{at}.gate") if gated else up
+            hidden = activated(config.activation, gate) * (up if gated else 1)
+            out.append(self.project(hidden, f"{at}.down"))
         return out
+
+
+def activated(kind, x):
+    match kind:
+        case "swiglu":
+            return x / (1 + torch.exp(-x))
+        case "gelu" | "geglu":
+            return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+        case "gelu_tanh":
+            return x * 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        case "relu":
+            return x * (x > 0)
+        case "relu2":
+            return x * x * (x > 0)

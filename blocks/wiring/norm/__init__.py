@@ -4,7 +4,7 @@ from blocks.base.wiring import WiringConfig
 
 
 class Norm(WiringConfig):
-    """Where each sublayer has its RMSNorm."""
+    """Where each sublayer has its norm."""
 
     key = "norm"
     owner = ("model", "stage", "use", "parallel")

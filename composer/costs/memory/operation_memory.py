@@ -12,6 +12,7 @@ from blocks.ir.numbers import total
 from blocks.ir.operation import LoopIndex, Operation, Value
 from blocks.ir.steps import OneStep
 from blocks.kernels.slots import DepthCache
+from blocks.primitives.operations import Project
 from composer.costs.base.precision import Precision
 from composer.costs.memory.saved_tensors import (
     Kept,
@@ -233,4 +234,5 @@ def _ready(operation: Operation, data: Node, number: int, at: CostContext, size:
     if casts and compute < weight:
         # cast once for all products; gradients add up as they come, and are widened in the end
         return _Ready(compute, prepared=compute, late=weight - compute)
-    return _Ready(weight, prepared=weight if kernel.prepared == 1 else 0)
+    joined = kernel.prepared == 1 or (kernel.prepared and isinstance(operation, Project))
+    return _Ready(weight, prepared=weight if joined else 0)

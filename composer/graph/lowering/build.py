@@ -12,9 +12,9 @@ from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.tensor_type import IDS
 from blocks.wiring.combine.config import Combine
 from blocks.wiring.loss import Loss, ModelEnd
-from composer.graph.lowering.operations import Embed
+from composer.graph.lowering.operations import AddPositions, Embed
 from composer.language.schema.levels import Options, Sublayer, entry_options, stage_options
-from composer.language.schema.spec import Parallel, Spec, Stage, used
+from composer.language.schema.spec import Model, Parallel, Spec, Stage, used
 from composer.measures.limits import MemoryLimits
 
 Blocks = Mapping[str, BlockConfig]
@@ -28,10 +28,9 @@ def build(spec: Spec) -> Graph:
     Weights of stage i stand under `stages.i`, then position in the step, block and role.
     """
     width, vocab = spec.model.width, spec.model.vocab
-    root = Builder(width)
+    root = Builder(width, norm_type=spec.model.norm_type, bias=spec.model.bias)
     tokens, targets = root.input("tokens", IDS), root.input("targets", IDS)
-    embedding = Weight("embedding", (vocab, width), Init("normal", width**-0.5))
-    x = root.op("embed", Embed(vocab, width), tokens, weights=[embedding])
+    x = _embedded(root, spec.model, tokens)
     loss = spec.model.option(Loss)
     stages = partial(_stages, spec, loss.reads_steps, root)
     x = _wrapped("around_model", spec.model.wiring(), root, stages, x)
@@ -62,13 +61,27 @@ def _stages(spec: Spec, reads_steps: bool, build: Builder, x: Value) -> Value:
     return x
 
 
+def _embedded(root: Builder, model: Model, tokens: Value) -> Value:
+    """Look tokens up, and add what the model has for positions."""
+    width, std = model.width, model.width**-0.5
+    scale = None if model.embedding_scale == "sqrt_width" else model.embedding_scale
+    embedding = Weight("embedding", (model.vocab, width), Init("normal", std))
+    x = root.op("embed", Embed(model.vocab, width, scale), tokens, weights=[embedding])
+    if model.positions == "none":
+        return x
+    # as large as what they are added to
+    start = Init("normal", 1.0 if scale is None else scale * std)
+    positions = Weight("positions", (model.context, width), start)
+    return root.op("add_positions", AddPositions(model.context, width), x, weights=[positions])
+
+
 def _norm(build: Builder, x: Value) -> Value:
     # a small gain keeps the first logits near 0 though tied embeddings are as long as the state
     return build.norm(x, "norm", (build.width,), start=build.width**-0.5)
 
 
 def _head(build: Builder, vocab: int, x: Value) -> Value:
-    return build.project(x, "head", (vocab,))
+    return build.project(x, "head", (vocab,), bias=False)
 
 
 def micro_batch_tokens(spec: Spec) -> int:

@@ -1,11 +1,12 @@
-"""Operations of the model rather than of a block or an option: the embedding. Torch-free."""
+"""Operations of the model rather than of a block or an option: embedding and positions. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, Shape, TensorType
@@ -15,10 +16,11 @@ _REFERENCE = "composer.graph.lowering.reference"
 
 @dataclass(frozen=True)
 class Embed(Operation):
-    """Look up the token's row and scale it to a root mean square of 1: (tokens) -> x."""
+    """Look up the token's row and scale it, by sqrt(width) where no `scale` is given: (tokens) -> x."""
 
     vocab: int
     width: int
+    scale: float | None = None
 
     reads_weights = False
     kernels = (Kernel("embed", f"{_REFERENCE}:embed", "a lookup; its gradient is no product"),)
@@ -34,6 +36,10 @@ class Embed(Operation):
         """Return [vocab, width]."""
         return ((self.vocab, self.width),)
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the scale, if it is not that of the width."""
+        return {} if self.scale is None else {"scale": self.scale}
+
     def traffic(self, at: CostContext, given: float, made: float) -> float:
         """Read the rows that are looked up, write them scaled."""
         return 2 * made
@@ -43,5 +49,28 @@ class Embed(Operation):
         return SavedTensors(inputs=(0,))
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The rows stand beside what they are scaled to, either way."""
+        """The rows stand beside what they are scaled to, either way; unscaled they are what is made."""
+        if self.scale == 1:
+            return WorkspaceBytes(flow.made, 0, 0)
         return WorkspaceBytes(2 * flow.made, flow.made, 0)
+
+
+@dataclass(frozen=True)
+class AddPositions(SavesNothing, Operation):
+    """Add to each token the vector of its position: (x) -> x."""
+
+    context: int
+    width: int
+
+    reads_weights = False
+    gradients = "passed"
+    kernels = (Kernel("add_positions", f"{_REFERENCE}:add_positions", "one row for each position"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the input's type."""
+        expect(self, inputs, (self.width,))
+        return (inputs[0],)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [context, width]."""
+        return ((self.context, self.width),)

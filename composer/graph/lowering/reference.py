@@ -8,6 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def embed(tokens: Tensor, weight: Tensor) -> Tensor:
-    """Return the tokens' rows of weight [vocab, width], times sqrt(width)."""
-    return F.embedding(tokens, weight) * math.sqrt(weight.shape[1])
+def embed(tokens: Tensor, weight: Tensor, scale: float | None = None) -> Tensor:
+    """Return the tokens' rows of weight [vocab, width], times `scale`, by default sqrt(width)."""
+    rows = F.embedding(tokens, weight)
+    return rows if scale == 1 else rows * (math.sqrt(weight.shape[1]) if scale is None else scale)
+
+
+def add_positions(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x [batch, sequence, width] plus the first rows of weight [context, width]."""
+    return x + weight[: x.shape[1]]

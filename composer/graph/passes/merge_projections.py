@@ -14,16 +14,17 @@ from blocks.primitives.operations import Project
 def merge_projections(graph: Graph, apart: bool = False) -> Graph:
     """Leave one projection per input, here and in the loops below; return the graph.
 
-    With `apart` projections of different blocks are not joined, nor are ever those active at different steps.
+    With `apart` projections of different blocks are not joined. Never joined are those active at different
+    steps, and those with biases with those without.
     Only weights of the same stage are joined; their names stay, so checkpoints do not change.
     """
-    groups: dict[tuple[Value, str, Steps | None], list[str]] = {}
+    groups: dict[tuple[Value, str, Steps | None, bool], list[str]] = {}
     for name, operation, node in operations(graph):
         if isinstance(operation, Loop):
             merge_projections(operation.body, apart)
         elif isinstance(operation, Project):
             place = name.rpartition(".")[0] if apart else ""
-            groups.setdefault((node.inputs[0], place, node.active), []).append(name)
+            groups.setdefault((node.inputs[0], place, node.active, operation.bias), []).append(name)
     moved: dict[str, Value] = {}
     for names in groups.values():
         if len(names) > 1:
@@ -43,7 +44,8 @@ def _joined(parts: list[Node]) -> Node:
     outputs = tuple(shape for each in projections for shape in each.outputs)
     return replace(
         parts[0],
-        op=Project(projections[0].fan_in, outputs),
-        weights=tuple(name for part in parts for name in part.weights),
+        op=Project(projections[0].fan_in, outputs, projections[0].bias),
+        # all weights, then all biases
+        weights=tuple(name for each in zip(*(part.weights for part in parts), strict=True) for name in each),
         blocks=tuple(block for part in parts for block in part.blocks),
     )

@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from blocks.base.config import BlockConfig, Config
 from blocks.base.fields import Count, Natural, NonNegative, Positive, Width
+from blocks.base.operations import NormType
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
 from composer.language.schema.recur import Recur, Steps
@@ -57,6 +58,14 @@ class Model(Wired):
     """The longest sequence in tokens, and the length at which costs are computed."""
     tie_embeddings: bool = True
     """Whether the head reads the embedding's weights instead of its own."""
+    embedding_scale: Literal["sqrt_width"] | Positive = "sqrt_width"
+    """What embeddings are multiplied by; `sqrt_width` makes their root mean square 1 at the start."""
+    positions: Literal["none", "learned"] = "none"
+    """Whether a learned vector for each position is added to the embeddings; RoPE is a field of blocks."""
+    norm_type: NormType = "rms"
+    """The kind of all norms: RMSNorm (eps 1e-6), or LayerNorm (eps 1e-5)."""
+    bias: bool = False
+    """Whether projections have biases, and LayerNorms shifts. The head, experts and `inject` have none."""
 
 
 BlockName: TypeAlias = Annotated[

@@ -18,6 +18,10 @@ TARGETS: dict[str, str] = {
     "model.context": "seq_len seqlen seq_length sequence_length max_seq_len max_seq_length max_length "
     "max_len block_size context_length context_size context_window n_ctx n_positions ctx_len ctx "
     "max_position_embeddings length",
+    "model.bias": "use_bias qkv_bias attention_bias mlp_bias add_bias_linear",
+    "model.norm_type": "normalization norm_class norm_kind",
+    "model.positions": "learned_positions position_embeddings absolute_positions wpe",
+    "model.embedding_scale": "embed_scale scale_embeddings embedding_multiplier scale_emb",
     "model.tie_embeddings": "tie_word_embeddings tie_weights tied_embeddings weight_tying share_embeddings "
     "tie_embedding",
     # stages
@@ -134,12 +138,9 @@ NOTES: dict[str, str] = {
     "attention_dropout": "there is no dropout; train.weight_decay regularises",
     "resid_dropout": "there is no dropout; train.weight_decay regularises",
     "attn_dropout": "there is no dropout; train.weight_decay regularises",
-    "bias": "no layer has a bias, and there is no field for one",
-    "qkv_bias": "no layer has a bias, and there is no field for one",
-    "rmsnorm": "every norm is an RMSNorm; `norm` of a stage says where they are",
-    "rms_norm": "every norm is an RMSNorm; `norm` of a stage says where they are",
-    "norm_eps": "every norm is an RMSNorm with eps 1e-6",
-    "norm_type": "every norm is an RMSNorm with eps 1e-6",
+    "norm_eps": "eps is fixed: 1e-6 of RMSNorms, 1e-5 of LayerNorms",
+    "rmsnorm": "norms are RMSNorms, unless model.norm_type is layer; `norm` of a stage says where they are",
+    "rms_norm": "norms are RMSNorms, unless model.norm_type is layer; `norm` of a stage says where they are",
     "init": "initialization is fixed, and there is no field for it",
     "init_std": "initialization is fixed, and there is no field for it",
     "initializer_range": "initialization is fixed, and there is no field for it",
@@ -168,16 +169,19 @@ NOTES: dict[str, str] = {
     "wandb": "a run leaves metrics.csv; in Python any logger of Lightning works",
     "output_dir": "set the run folder with `composer train --out DIR`",
     "out_dir": "set the run folder with `composer train --out DIR`",
-    "alibi": "positions are rotary, or none with rope: false; there is no ALiBi",
-    "learned_positions": "positions are rotary, or none with rope: false; learned ones are not supported",
+    "alibi": "positions are rotary, learned (model.positions), or none with rope: false; there is no ALiBi",
     "soft_cap": "logits are not capped",
     "logit_softcap": "logits are not capped",
 }
 """What is said of a word that is no other name of a field: of another unit, or of what there is not."""
 
 VALUES: dict[str, str] = {
-    "feed_forward.activation=swiglu": "silu swish glu geglu gated reglu",
-    "feed_forward.activation=gelu": "relu gelu_new gelu_tanh relu2 squared_relu",
+    "feed_forward.activation=swiglu": "silu swish glu gated reglu",
+    "feed_forward.activation=gelu_tanh": "gelu_new gelu_fast gelu_pytorch_tanh quick_gelu",
+    "feed_forward.activation=relu2": "squared_relu relu_squared",
+    "model.norm_type=rms": "rmsnorm rms_norm",
+    "model.norm_type=layer": "layernorm layer_norm ln",
+    "model.positions=learned": "absolute wpe embedding",
     "train.precision=bf16-mixed": "bf16 bfloat16 bf16_mixed mixed amp",
     "train.precision=32": "fp32 float32 full 32_true f32",
     "depth_attention.span=inclusive": "all full causal",

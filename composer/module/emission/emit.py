@@ -183,6 +183,9 @@ def _parameters(node: str, operation: Any, data: Node) -> list[str]:
     if isinstance(operation, Input) or not data.weights:
         return []
     prepared = data.kernel.prepared
+    if prepared and isinstance(operation, Project):
+        # all weights are joined to one, and biases likewise
+        return [f"{_readable(name)}_joined" for name in data.weights[:: len(data.weights) // prepared]]
     if prepared == 1:
         return [f"{_readable(data.weights[0])}_joined"]
     if prepared not in (0, len(data.weights)):

@@ -1,4 +1,7 @@
-"""Every value of every key of wiring costs what is declared: parameters, FLOPs, saved bytes, peak memory."""
+"""Every value of every key of wiring, and of every field of `model`, costs what is declared.
+
+Parameters, FLOPs, saved bytes and peak memory are compared with what is built and measured.
+"""
 
 from math import isclose
 
@@ -14,8 +17,9 @@ from composer.costs.memory.operation_memory import Batch
 from composer.costs.memory.peak import Memory
 from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
+from composer.language.schema.spec import Model
 from composer.module.model import ComposedModel
-from composer.testing.examples import wiring_examples
+from composer.testing.examples import other_values, wiring_examples
 from composer.testing.memory import measured
 from composer.testing.models import kept
 
@@ -25,12 +29,16 @@ OPTIONS = [
     for key, values in wiring_examples(owner).items()
     for value in values
 ]
+OPTIONS += [("model", key, value) for key, value in other_values(Model) if key != "context"]
+OPTIONS += [("model", "norm_type", "layer, with shifts")]
 LENGTH, SEQUENCES = 64, 16
 
 
 def spec_with(owner, key, value):
     """A model of one stage with an option; its blocks stand alone and in parallel."""
     own = {owner: {key: value}}
+    if value == "layer, with shifts":
+        own = {"model": {"norm_type": "layer", "bias": True}}
     mix = {"parallel": ["seq", "ffn"], **own.get("parallel", {})}
     stage = {"recur": 3, "step": ["seq", mix, "ffn"], **own.get("stage", {})}
     found = tree({"seq": {**SEQ, "head_dim": 8}, "ffn": {**FFN, "hidden": 48}}, stage, width=32)

@@ -50,6 +50,8 @@ class CrossEntropy(Operation):
         """Take over the head where the logits of a micro-batch are larger than those of a chunk."""
         if position or not isinstance(producer, Project) or producer.outputs != ((self.vocab,),):
             return None
+        if producer.bias:
+            return None
         return HeadLoss(producer.fan_in, self.vocab) if chunks_pay(self.vocab, self.tokens) else None
 
 
