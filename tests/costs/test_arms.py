@@ -22,7 +22,7 @@ from composer.measures.registry import MAIN, MATCHABLE
 from composer.settings.errors import SpecError
 
 SMALL, TINY = "specs/dreamer-small.yaml", "specs/dreamer-tiny.yaml"
-NEEDED = ("dr-da", "dr", "untied", "prelude-core-coda")
+NEEDED = ("dr-da", "dr", "untied", "untied-attnres", "prelude-core-coda")
 
 
 @cache
@@ -55,6 +55,7 @@ def test_each_arm_is_what_it_says_within_all_bounds(name):
         assert ("depth_attention" in kinds) == ("da" in arm.name or "core" in arm.name)
         stages = arm.match.spec.stages
         assert sum(stage.trips for stage in stages) == spec.stages[0].trips
+        assert ("learned_query" in resolved_yaml(arm.match.spec)) == ("attnres" in arm.name)
         tied = [stage.tied for stage in stages]
         assert tied == (
             [False] if "untied" in arm.name else [False, True, False] if "core" in arm.name else [True]
@@ -127,14 +128,18 @@ def test_residuals_and_changes_are_told_as_tables_and_as_rows():
 def test_a_spec_without_depth_attention_gets_one_in_its_core_only():
     looped, nested = load("specs/looped.yaml"), load("specs/nested.yaml")
     names = {name: arm for name, _, arm in derived(looped)}
-    assert set(names) == {"dr-da", "dr", "untied"}, "it has a prelude and a coda of its own, and no experts"
+    assert set(names) == {"dr-da", "dr", "untied", "untied-attnres"}, (
+        "it has a prelude and a coda of its own, and no experts"
+    )
     assert [stage.step for stage in names["dr-da"].stages] == [
         ("seq", "mlp"),
         ("seq", "depth", "mlp"),
         ("seq", "mlp"),
     ]
     assert names["dr"] == make({**document(looped), "name": "looped-dr"})
+    assert [bool(stage.residual) for stage in names["untied-attnres"].stages] == [False, True, False]
     found = {name: arm for name, _, arm in derived(nested)}
+    assert "untied-attnres" not in found, "its core holds a stage"
     assert found["dr"].stages[0].step[0].step == ("seq", "mlp"), "a mix of one is no mix"
     assert not found["untied"].stages[0].tied
 

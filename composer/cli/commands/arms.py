@@ -48,10 +48,11 @@ def arms(
     """Write the arms of a comparison, each matched to SPEC in parameters, FLOPs per token and memory.
 
     dr-da: recurrent with depth attention. dr: without it. untied: as many layers with weights of their own.
-    prelude-core-coda: own layers before and after a recurrent core. And each with dense layers for experts,
-    which cannot have the parameters of experts at their FLOPs and are matched in the other budgets. Each arm
-    is the shape nearest to its base within the bounds of shape (docs/costs.md). Matched arms are written,
-    beside residuals.md and residuals.csv. Ends with 1 where an arm that is not dense could not be matched.
+    untied-attnres: these with attention residuals, the untied answer to depth attention. prelude-core-coda:
+    own layers before and after a recurrent core. And each with dense layers for experts, which cannot have
+    the parameters of experts at their FLOPs and are matched in the other budgets. Each arm is the shape
+    nearest to its base within the bounds of shape (docs/costs.md). Matched arms are written, beside
+    residuals.md and residuals.csv. Ends with 1 where an arm that is not dense could not be matched.
     """
     from pathlib import Path
 

@@ -84,6 +84,8 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
       attention is followed by a depth attention of the same heads.
     - `dr`: the same without depth attention.
     - `untied`: `dr` with weights of their own for each step: `recur` becomes `stack`.
+    - `untied-attnres`: `untied` with attention residuals in the core, the untied answer to depth attention;
+      of a spec whose core can have them: its step holds no stages, and no norm stands behind a residual sum.
     - `prelude-core-coda`: the first and last steps of `dr-da`, one or two each, become layers of their own;
       of a spec of one stage, since others have such layers already.
     - `..-dense`: each of these with one feed-forward layer in place of experts, as wide as those active.
@@ -104,6 +106,9 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
         "dr": ("recurrent, without depth attention", without),
         "untied": ("layers with weights of their own, without depth attention", _untied(without)),
     }
+    if _is_spec(mixed := _attention_residuals(without, core)):
+        about = "layers with weights of their own that read all earlier ones, by attention residuals"
+        found["untied-attnres"] = (about, mixed)
     if len(spec.stages) == 1 and spec.stages[core].trips >= 3:
         found["prelude-core-coda"] = (
             "own layers around a recurrent core",
@@ -114,6 +119,14 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
         found |= {f"{name}-dense": arm for name, arm in dense.items()}
     for name, (about, arm) in found.items():
         yield name, about, made({**arm, "name": f"{spec.name[:70]}-{name}"})
+
+
+def _is_spec(tree: Tree) -> bool:
+    try:
+        made(tree)
+    except SpecError:
+        return False
+    return True
 
 
 def _core(spec: Spec) -> int:
@@ -223,14 +236,26 @@ def _untied(tree: Tree) -> Tree:
     return _staged(tree, stage)
 
 
+def _layers(stage: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return a recurrent stage as layers with weights of their own, without what is about recurrence."""
+    recurrent = {"recur", *(option.key for option in all_wiring() if option.recurrent)}
+    return {"stack": count} | {key: value for key, value in stage.items() if key not in recurrent}
+
+
+def _attention_residuals(tree: Tree, core: int) -> Tree:
+    """Return the tree with weights of its own for each step, and attention residuals in its core."""
+    stage = tree["stages"][core]
+    layers = {**_layers(stage, stage["recur"]), "residual": {"mix": "learned_query"}}
+    return _untied({**tree, "stages": _spliced(tree, core, [layers])})
+
+
 def _sandwich(tree: Tree, core: int) -> Tree:
     """Return the tree with the first and last steps of its core as layers, without depth attention."""
     stage = tree["stages"][core]
     steps = stage["recur"]
     outer = _LAYERS if steps >= 4 * _LAYERS else 1
     (plain,) = _removed({**tree, "stages": [stage]}, _DEPTH)["stages"] or [stage]
-    recurrent = {"recur", *(option.key for option in all_wiring() if option.recurrent)}
-    layers = {"stack": outer} | {key: value for key, value in plain.items() if key not in recurrent}
+    layers = _layers(plain, outer)
     return {**tree, "stages": _spliced(tree, core, [layers, {**stage, "recur": steps - 2 * outer}, layers])}
 
 
