@@ -27,6 +27,10 @@ from blocks.primitives.operations import (
     StepTable,
 )
 from blocks.primitives.random_operations import DeriveKey
+from blocks.primitives.scalars import AddWeighted, Zero
+
+_AUXILIARY = "auxiliary."
+"""What the running sum of an auxiliary loss is carried under, which is no name of a block."""
 
 
 class LoopResult(NamedTuple):
@@ -186,10 +190,27 @@ class Builder(Operations):
 
     def _token(self, block: str, scope: Builder) -> Value:
         if block not in self._tokens:
+            if self._parent is None:
+                return self.shared("zero", Zero())
             start = self.input(f"{block}.token", ORDER)
             self._carried.append((block, start, scope))
             self._tokens[block] = start
         return self._tokens[block]
+
+    # losses
+
+    def auxiliary_loss(self, name: str, value: Value, weight: float) -> None:
+        """Add `weight` times a scalar to the loss that training minimises.
+
+        What is added under one `name` is summed over steps and layers, and logged as `train_<name>`.
+        """
+        total = self._token(f"{_AUXILIARY}{name}", self._root())
+        self._tokens[f"{_AUXILIARY}{name}"] = self.op(f"{name}_sum", AddWeighted((weight,)), total, value)
+
+    def auxiliary_losses(self) -> dict[str, Value]:
+        """Return the sum of each auxiliary loss of the model, whose own builder this is, by name."""
+        sums = ((key.removeprefix(_AUXILIARY), key, value) for key, value in self._tokens.items())
+        return {name: value for name, key, value in sums if name != key}
 
     # stages
 
@@ -327,9 +348,7 @@ class Builder(Operations):
 
         Equal operations share one value; `name` is for people.
         """
-        root = self
-        while root._parent is not None:
-            root = root._parent
+        root = self._root()
         value = next((made for known, made in root._shared if known == operation), None)
         if value is None:
             value = root.op(name, operation, root.tokens())
@@ -338,10 +357,14 @@ class Builder(Operations):
 
     def tokens(self) -> Value:
         """Return the token ids, as what an operation reads that needs only their shape or device."""
+        root = self._root()
+        return self._capture(Value(root.graph.inputs[0]), root)
+
+    def _root(self) -> Builder:
         root = self
         while root._parent is not None:
             root = root._parent
-        return self._capture(Value(root.graph.inputs[0]), root)
+        return root
 
     def _scope(self) -> Builder:
         builder: Builder | None = self

@@ -76,7 +76,8 @@ def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
     y, both = library.experts(x[0], routed.weights, *rows, gate_up, down)
     made = library.experts_backward(gradient[0], x[0], routed.weights, *rows, gate_up, down, both)
     leaves = [each.double().requires_grad_() for each in (x, routed.weights[None], gate_up, down)]
-    expected = reference.experts_plain(leaves[0], leaves[1], routed.indices[None].long(), *leaves[2:])
+    indices = routed.indices[None].long()
+    expected = reference.experts_plain(leaves[0], leaves[1], indices, leaves[2], leaves[3])
     gradients = torch.autograd.grad(expected, leaves, gradient.double())
     found = [got.view(wanted.shape) for got, wanted in zip((y, *made), (expected, *gradients), strict=True)]
     return off(_NAMES, found, (expected, *gradients), target.dtype)

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
-from blocks.base.fields import Count, NonNegative, Width
+from blocks.base.fields import Count, Natural, NonNegative, Width
 from blocks.base.invalid import independent
-from blocks.expert_attention.operations import Experts, Route
+from blocks.expert_attention.operations import Experts, Route, SharedUnit
 from blocks.ir.operation import ZEROS, Init, Value, Weight
+from blocks.primitives.operations import Sum
 
 _STEP_CODES = {"rotary": "rotary over steps", "bias": "bias for each step", "none": "no step code"}
 
@@ -28,11 +29,23 @@ class ExpertAttention(BlockConfig):
     active: Count
     """Experts used by each token (top-k)."""
     hidden: Width
-    """Width of one expert, a SwiGLU feed-forward layer (arXiv 2002.05202)."""
+    """Width of one expert, by default a SwiGLU feed-forward layer (arXiv 2002.05202)."""
     depth_code: Literal["none", "rotary", "bias"] = "rotary"
     """How the router's query encodes the step: not at all, by a rotation, or by a learned vector per step."""
     balance_rate: NonNegative = 1e-3
     """Step size of the load-balancing bias after each optimizer step; 0 disables load balancing."""
+    scores: Literal["sigmoid", "softmax"] = "sigmoid"
+    """What experts are weighted by: sigmoids of their logits, or a softmax over all (arXiv 2101.03961)."""
+    renormalize: bool = True
+    """Whether the scores of a token's experts are divided by their sum."""
+    activation: Literal["swiglu", "relu"] = "swiglu"
+    """Activation of the experts; with ReLU they have no gate (sigma-MoE, arXiv 2310.10837)."""
+    shared: Natural = 0
+    """Number of further experts that every token uses, with weight 1 (DeepSeekMoE, arXiv 2401.06066)."""
+    z_loss: NonNegative = 0
+    """Weight in the training loss of the mean of logsumexp(logits) ** 2 (router z-loss, arXiv 2202.08906)."""
+    balance_loss: NonNegative = 0
+    """Weight of the experts' load times their mean score, summed and times `experts` (arXiv 2101.03961)."""
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that experts suffice and that a rotation has pairs to rotate."""
@@ -50,8 +63,11 @@ class ExpertAttention(BlockConfig):
 
     def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe the experts, their sizes and the step code."""
-        yield f"{fields.pop('active')} of {fields.pop('experts')} experts"
-        yield f"SwiGLU {width} → {fields.pop('hidden')} → {width}"
+        shared = fields.pop("shared")
+        beside = f" and {shared} shared" if shared else ""
+        yield f"{fields.pop('active')} of {fields.pop('experts')} experts{beside}"
+        unit = {"swiglu": "SwiGLU", "relu": "ReLU"}[fields.pop("activation")]
+        yield f"{unit} {width} → {fields.pop('hidden')} → {width}"
         yield _STEP_CODES[fields.pop("depth_code")]
 
     def lower(self, build: Builder, x: Value) -> Value:
@@ -65,11 +81,36 @@ class ExpertAttention(BlockConfig):
         keys = Weight("keys", (experts, width), Init("normal"))
         balance = Weight("balance", (experts,), ZEROS, trained=False)
         load = Weight("load", (experts,), ZEROS, trained=False, saved=False)
-        route = Route(width, experts, self.active, self.balance_rate)
+        route = Route(
+            width,
+            experts,
+            self.active,
+            self.balance_rate,
+            self.scores,
+            self.renormalize,
+            self.z_loss > 0,
+            self.balance_loss > 0,
+        )
         routed = build.op("route", route, query, weights=[keys, balance, load])
+        losses = [name for name in ("z_loss", "balance_loss") if getattr(self, name)]
+        for output, name in enumerate(losses, start=2):
+            build.auxiliary_loss(name, Value(routed.node, output), getattr(self, name))
         share = (self.active, experts)
-        gate_up = Weight("gate_up", (experts, width, 2 * hidden), Init("normal", width**-0.5), active=share)
+        run = Experts(width, experts, self.active, hidden, self.activation)
+        first, second = run.weight_shapes()
+        up_role = "gate_up" if self.activation == "swiglu" else "up"
+        up = Weight(up_role, first, Init("normal", width**-0.5), active=share)
         down_init = Init("normal", hidden**-0.5)
-        down = Weight("down", (experts, hidden, width), down_init, active=share, writes_residual=True)
-        run = Experts(width, experts, self.active, hidden)
-        return build.op("experts", run, x, routed, Value(routed.node, 1), weights=[gate_up, down])
+        down = Weight("down", second, down_init, active=share, writes_residual=True)
+        weights = [up, down]
+        y = build.op("experts", run, x, routed, Value(routed.node, 1), weights=weights)
+        return build.op("add", Sum((width,)), y, self._shared(build, x)) if self.shared else y
+
+    def _shared(self, build: Builder, x: Value) -> Value:
+        """Run the shared experts, which side by side are one wide feed-forward layer."""
+        hidden = self.shared * self.hidden
+        roles = ("shared_gate", "shared_up") if self.activation == "swiglu" else ("shared_up",)
+        halves = [build.project(x, role, (hidden,)) for role in roles]
+        y = build.op("shared", SharedUnit(hidden, self.activation), *halves)
+        init = Init("normal", self.hidden**-0.5)
+        return build.project(y, "shared_down", (build.width,), hidden, init=init, writes_residual=True)

@@ -5,8 +5,8 @@ x: [batch, sequence, width]; weights and indices of the chosen experts: [batch, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,26 +16,59 @@ from blocks.primitives.reference import wide
 
 
 def route(
-    query: Tensor, keys: Tensor, balance: Tensor, load: Tensor | None, active: int
-) -> tuple[Tensor, Tensor]:
-    """Choose `active` experts by biased logits, weight them by renormalised sigmoids of the bare logits.
+    query: Tensor, keys: Tensor, balance: Tensor, load: Tensor | None, active: int, **options: Any
+) -> tuple[Tensor, ...]:
+    """Choose `active` experts by biased logits, weight them by scores of the bare logits.
 
     keys: [experts, width]; balance: [experts]; load: [experts], counted up in place, None outside training.
+    `options` are those of `choose`, which may add scalar losses to what is returned.
     """
-    weights, indices = choose(query, keys, balance, active)
+    weights, indices, *losses = choose(query, keys, balance, active, **options)
     if load is not None:
         count_load(indices, load)
-    return weights, indices
+    return weights, indices, *losses
 
 
-def choose(query: Tensor, keys: Tensor, balance: Tensor, active: int) -> tuple[Tensor, Tensor]:
-    """Choose as `route` does, and count nothing."""
+def choose(
+    query: Tensor,
+    keys: Tensor,
+    balance: Tensor,
+    active: int,
+    scores: str = "sigmoid",
+    renormalize: bool = True,
+    z_loss: bool = False,
+    balance_loss: bool = False,
+) -> tuple[Tensor, ...]:
+    """Choose as `route` does, and count nothing.
+
+    Scores are sigmoids, or a softmax over all experts; `renormalize` divides those of a token's experts by
+    their sum. Further outputs are scalars: the mean of the squared log of the sum of exponentials
+    (arXiv 2202.08906), and the sum over experts of load times mean share of the scores, which is 1 where
+    both are even (arXiv 2101.03961).
+    """
     # fp32 whatever the autocast dtype: a rounded score can swap experts
     with torch.autocast(query.device.type, enabled=False):
         logits = F.linear(wide(query), wide(keys)) * query.shape[-1] ** -0.5
     indices = (logits.detach() + balance).topk(active, -1).indices
-    scores = logits.sigmoid().gather(-1, indices)
-    return scores / scores.sum(-1, keepdim=True), indices
+    every = logits.softmax(-1) if scores == "softmax" else logits.sigmoid()
+    weights = every.gather(-1, indices)
+    if renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    losses = [logits.logsumexp(-1).square().mean()] if z_loss else []
+    if balance_loss:
+        shares = every if scores == "softmax" else every / every.sum(-1, keepdim=True)
+        losses.append(balance_of(indices, shares))
+    return weights, indices, *losses
+
+
+def balance_of(indices: Tensor, shares: Tensor) -> Tensor:
+    """Return experts * sum over experts of their load, a share of all choices, times their mean score.
+
+    indices: [batch, sequence, active]; shares: [batch, sequence, experts], of each token adding up to 1.
+    """
+    chosen, experts = indices.flatten(), shares.shape[-1]
+    load = shares.new_zeros(experts).index_add_(0, chosen, shares.new_ones(len(chosen)))
+    return (shares.flatten(0, 1).mean(0) * (load * (experts / len(chosen)))).sum()
 
 
 def count_load(indices: Tensor, load: Tensor) -> None:
@@ -74,13 +107,14 @@ def routed_experts(
     active: int,
 ) -> Tensor:
     """Route tokens by their query and run the chosen experts on x: `route`, then `experts_grouped`."""
-    return experts_grouped(x, *route(query, keys, balance, load, active), gate_up, down)
+    weights, indices = route(query, keys, balance, load, active)
+    return experts_grouped(x, weights, indices, gate_up, down)
 
 
 class Parts(NamedTuple):
-    """What `experts_grouped` runs between its products and after: `swiglu` and `summed`, or the like."""
+    """What `experts_grouped` runs between its products, by activation, and after: `summed`, or the like."""
 
-    swiglu: Callable[[Tensor], Tensor]
+    activations: Mapping[str, Callable[[Tensor], Tensor]]
     summed: Callable[[Tensor, Tensor], Tensor]
 
 
@@ -96,38 +130,55 @@ def summed(each: Tensor, weights: Tensor) -> Tensor:
     return y.to(each.dtype)
 
 
-PLAIN = Parts(swiglu, summed)
+PLAIN = Parts({"swiglu": swiglu, "relu": F.relu}, summed)
 
 
 def experts_grouped(
-    x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor, parts: Parts = PLAIN
+    x: Tensor,
+    weights: Tensor,
+    indices: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    parts: Parts = PLAIN,
+    activation: str = "swiglu",
 ) -> Tensor:
     """Sort the tokens by expert, run all experts in two grouped products, sum each token's by weight.
 
-    gate_up: [experts, width, 2 * hidden]; down: [experts, hidden, width].
+    gate_up: [experts, width, 2 * hidden], without a gate (`relu`) [experts, width, hidden];
+    down: [experts, hidden, width].
     """
     # grouped_mm has no float64, and its fake kernel, which tracers call, nothing but bfloat16
     traced = torch.compiler.is_compiling() and gate_up.dtype != torch.bfloat16
     if traced or gate_up.dtype == torch.float64:
-        return experts_plain(x, weights, indices, gate_up, down)
+        return experts_plain(x, weights, indices, gate_up, down, activation)
     active = indices.shape[-1]
     chosen = indices.flatten()
     order = chosen.argsort(stable=True)
     ends = torch.bincount(chosen, minlength=len(gate_up)).cumsum(0).to(torch.int32)
     rows = x.flatten(0, 1).index_select(0, order // active).to(gate_up.dtype)
-    hidden = parts.swiglu(F.grouped_mm(rows, gate_up, offs=ends))
+    hidden = parts.activations[activation](F.grouped_mm(rows, gate_up, offs=ends))
     out = F.grouped_mm(hidden, down, offs=ends)
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     return parts.summed(out.index_select(0, place).view(*indices.shape, -1), weights)
 
 
-def experts_plain(x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def experts_plain(
+    x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor, activation: str = "swiglu"
+) -> Tensor:
     """Run one expert after the other on the tokens that chose it."""
     flat, y = x.flatten(0, 1), torch.zeros_like(x.flatten(0, 1))
     chosen, share = indices.flatten(0, 1), weights.flatten(0, 1)
     for expert in range(len(gate_up)):
         token, place = (chosen == expert).nonzero(as_tuple=True)
-        gate, up = (flat[token] @ gate_up[expert]).chunk(2, -1)
-        out = (F.silu(gate) * up) @ down[expert] * share[token, place, None]
+        hidden = PLAIN.activations[activation](flat[token] @ gate_up[expert])
+        out = hidden @ down[expert] * share[token, place, None]
         y = y.index_add(0, token, out.to(y.dtype))
     return y.view(x.shape)
+
+
+def shared_unit(*halves: Tensor, activation: str) -> Tensor:
+    """Return what shared experts have between their products: silu(gate) * up, or relu(up)."""
+    if activation == "relu":
+        return F.relu(halves[0])
+    gate, up = halves
+    return F.silu(gate) * up

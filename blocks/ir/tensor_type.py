@@ -47,8 +47,8 @@ class TensorType:
 
     @property
     def is_float(self) -> bool:
-        """Whether it is a value of tokens that has a gradient and may be cast."""
-        return self.kind in ("token", "steps") and self.element not in ("int", "bool")
+        """Whether it has a gradient: a scalar, or a value of tokens, which may be cast."""
+        return self.kind in ("token", "steps", "scalar") and self.element not in ("int", "bool")
 
     def shared_bytes(self, context: int) -> int:
         """Return the bytes of a table or mask, which is made once for all sequences of a length."""

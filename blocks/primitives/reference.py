@@ -172,3 +172,15 @@ def add(*terms: Tensor) -> Tensor:
     for term in terms[1:]:
         total = total + term
     return total
+
+
+def zero(tokens: Tensor) -> Tensor:
+    """Return the scalar 0 in fp32, on the device of the tokens."""
+    return torch.zeros((), device=tokens.device)
+
+
+def add_weighted(total: Tensor, *scalars: Tensor, weights: Sequence[float]) -> Tensor:
+    """Return a scalar plus others, each times its weight."""
+    for scalar, weight in zip(scalars, weights, strict=True):
+        total = total + scalar * weight
+    return total

@@ -81,6 +81,19 @@ CASES = {
     "expert, all active": one({**EXPERT, "active": 5}),
     "expert, no depth code": one({**EXPERT, "depth_code": "none"}),
     "expert, depth bias": one({**EXPERT, "depth_code": "bias"}),
+    "expert, sigma-MoE": one({**EXPERT, "renormalize": False, "activation": "relu"}),
+    "expert, softmax and shared": one({**EXPERT, "scores": "softmax", "renormalize": False, "shared": 2}),
+    "expert, all other fields": one(
+        {
+            **GROUPED,
+            "scores": "softmax",
+            "activation": "relu",
+            "shared": 1,
+            "z_loss": 0.5,
+            "balance_loss": 0.5,
+        },
+        width=16,
+    ),
     "expert, odd width": one({**EXPERT, "depth_code": "bias"}, width=9),
     "expert codes through nested loops": tree(
         {"r": EXPERT, "b": {**EXPERT, "depth_code": "bias"}},

@@ -64,6 +64,7 @@ class _Row:
 
     def __init__(self, spec, weights):
         self.spec, self.w, self.width = spec, weights, spec.model.width
+        self.routed = {}  # for each place and step of experts, (logits, experts chosen) of each token
 
     def logits(self, ids):
         table = self.w["embedding"]
@@ -315,14 +316,32 @@ class _Row:
                 query = query + self.w[f"{at}.query_bias"][step.index()]
             scores = self.w[f"{at}.keys"] @ query / math.sqrt(self.width)
             ranked = (scores + self.w[f"{at}.balance"]).argsort(descending=True)[: config.active].tolist()
-            total = sum(scores[e].sigmoid() for e in ranked)
+            self.routed.setdefault((at, step.index()), []).append((scores, ranked))
+            given = scores.softmax(0) if config.scores == "softmax" else scores.sigmoid()
+            total = sum(given[e] for e in ranked) if config.renormalize else 1
             y = 0
             for e in ranked:
-                both = vector @ self.w[f"{at}.gate_up"][e]
-                hidden = F.silu(both[: config.hidden]) * both[config.hidden :]
-                y = y + scores[e].sigmoid() / total * (hidden @ self.w[f"{at}.down"][e])
+                hidden = self.unit(config, vector, f"{at}.{self.up_of(config)}", e)
+                y = y + given[e] / total * (hidden @ self.w[f"{at}.down"][e])
+            if config.shared:
+                y = y + self.w[f"{at}.shared_down"] @ self.shared_unit(config, vector, at)
             out.append(y)
         return out
+
+    def up_of(self, config):
+        return "gate_up" if config.activation == "swiglu" else "up"
+
+    def unit(self, config, vector, up, e):
+        both = vector @ self.w[up][e]
+        if config.activation == "relu":
+            return both.clamp(min=0)
+        return F.silu(both[: config.hidden]) * both[config.hidden :]
+
+    def shared_unit(self, config, vector, at):
+        up = self.w[f"{at}.shared_up"] @ vector
+        if config.activation == "relu":
+            return up.clamp(min=0)
+        return F.silu(self.w[f"{at}.shared_gate"] @ vector) * up
 
     def feed_forward(self, config, name, at, x, step):
         out = []

@@ -113,7 +113,7 @@ def _states(graph: Graph, sizes: Sizes, found: Kept, batch: Batch) -> list[_Stat
     states = []
     for name, output in zip(graph.inputs[: graph.carried], graph.outputs, strict=False):
         value = Value(name)
-        if graph.type_of(value).kind == "token":
+        if graph.type_of(value).kind in ("token", "scalar"):
             kept_there = value in found.values, returns_kept(graph, name, found.values)
             states.append(_State(output, batch.tokens * bytes_of(graph, value, sizes), *kept_there))
     return states

@@ -10,8 +10,9 @@ from blocks.base.config import BlockConfig
 from blocks.ir.graph import Graph
 from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.tensor_type import IDS
+from blocks.primitives.scalars import AddWeighted
 from blocks.wiring.combine.config import Combine
-from blocks.wiring.loss import Loss, ModelEnd
+from blocks.wiring.loss import Loss, Lowered, ModelEnd
 from composer.graph.lowering.operations import AddPositions, Embed
 from composer.language.schema.levels import Options, Sublayer, entry_options, stage_options
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, used
@@ -47,8 +48,9 @@ def build(spec: Spec) -> Graph:
             micro_batch_tokens(spec),
         ),
     )
-    root.graph.outputs = [lowered.logits, *lowered.reported.values(), lowered.loss]
-    root.graph.reported = (*lowered.reported,)
+    total, reported = _with_auxiliary(root, lowered)
+    root.graph.outputs = [lowered.logits, *reported.values(), total]
+    root.graph.reported = (*reported,)
     if spec.model.tie_embeddings:
         root.graph.ties["head"] = "embedding"
     return root.graph
@@ -73,6 +75,15 @@ def _embedded(root: Builder, model: Model, tokens: Value) -> Value:
     start = Init("normal", 1.0 if scale is None else scale * std)
     positions = Weight("positions", (model.context, width), start)
     return root.op("add_positions", AddPositions(model.context, width), x, weights=[positions])
+
+
+def _with_auxiliary(root: Builder, lowered: Lowered) -> tuple[Value, dict[str, Value]]:
+    """Add what blocks and options add to the loss; return the sum, and what is reported besides."""
+    added = root.auxiliary_losses()
+    if not added:
+        return lowered.loss, {**lowered.reported}
+    total = root.op("total_loss", AddWeighted((1.0,) * len(added)), lowered.loss, *added.values())
+    return total, {"cross_entropy": lowered.loss, **lowered.reported, **added}
 
 
 def _norm(build: Builder, x: Value) -> Value:
