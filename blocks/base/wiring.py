@@ -38,6 +38,7 @@ class Site:
         last_stage: for an option of the model, where the options of the last stage are used.
         is_last: whether this is the last stage of the model.
         nested: the options of each stage in the step, by key, if the option is used in a stage.
+        varies: whether the number of steps varies in training.
     """
 
     width: int
@@ -49,6 +50,7 @@ class Site:
     last_stage: Site | None = None
     is_last: bool = False
     nested: Sequence[Mapping[str, WiringConfig]] = ()
+    varies: bool = False
 
 
 class WiringConfig(Config):

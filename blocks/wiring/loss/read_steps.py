@@ -19,6 +19,8 @@ def unread_steps(site: Site, loss: Loss) -> Iterator[Problem]:
         return
     if stage.steps == 1:
         yield Problem("", "last where the last stage has one step", loss.plain())
+    if stage.varies:
+        yield Problem("", "last where the number of steps of the last stage varies in training", loss.plain())
     for option in stage.wiring.values():
         if option.changes_result:
             got = f"{option.key}: {option.name}, which changes the state after the last step only"

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from blocks.base.wiring import Site, WiringConfig, acts_on_stage, default_of
 from blocks.find import wiring_options
+from composer.language.schema.recur import Recur
 from composer.language.schema.spec import BlockUse, Model, Parallel, Spec, Stage
 from composer.language.schema.wired import inherited_keys, wiring_keys
 
@@ -47,7 +48,10 @@ def site(model: Model, stage: Stage) -> Site:
     sublayers = (entry for entry in stage.step if isinstance(entry, str | BlockUse | Parallel))
     entries = tuple(entry_options(around, entry) for entry in sublayers)
     nested = tuple(stage_options(model, entry) for entry in stage.step if isinstance(entry, Stage))
-    return Site(model.width, stage.trips, stage.tied, around, entries, model.wiring(), nested=nested)
+    varies = isinstance(stage.recur, Recur)
+    return Site(
+        model.width, stage.trips, stage.tied, around, entries, model.wiring(), nested=nested, varies=varies
+    )
 
 
 def long_form(entry: str | BlockUse) -> BlockUse:

@@ -100,10 +100,18 @@ def test_every_step_has_a_head_in_training_alone():
     assert costs[0].params == costs[1].params
 
 
-@pytest.mark.parametrize("loss", [{"steps": "uniform"}])
-def test_a_last_stage_of_one_step_is_refused(loss):
-    with pytest.raises(SpecError, match=r"model.loss: expected last where the last stage has one step"):
-        make(spec_of(loss, {"recur": 1, "step": ["s", "d", "f"]}))
+DRAWN = {"steps": 3, "train": {"poisson_lognormal": {"mean": 2, "sigma": 0.5, "max": 3}}}
+REFUSED = [
+    ({"recur": 1}, "last where the last stage has one step"),
+    ({"recur": DRAWN}, "last where the number of steps of the last stage varies in training"),
+    ({"recur": 3, "residual": {"mix": "static"}}, "a last stage whose steps return what the stage returns"),
+]
+
+
+@pytest.mark.parametrize(("stage", "expected"), REFUSED)
+def test_stages_whose_steps_it_cannot_read_are_refused(stage, expected):
+    with pytest.raises(SpecError, match=f"model.loss: expected {expected}"):
+        make(spec_of({"steps": "uniform"}, {**stage, "step": ["s", "d", "f"]}))
 
 
 def test_weights_of_steps_add_up_to_1():
