@@ -50,6 +50,8 @@ class Builder(Operations):
 
     Attributes:
         collected: what the last loop added here collected under a name, by that.
+        starts_anew: whether the first step of this stage reads another state than the stage's input.
+        next_starts_anew: the same of the stages that are added meanwhile.
         open_streams: how many residual streams sublayers read and write here; 0 where there is but one.
         sublayers: how many sublayers a step has whose body this is, nested stages left out.
     """
@@ -83,6 +85,7 @@ class Builder(Operations):
         self._name = ""  # the loop's, in the parent's graph
         self._offered: dict[str, Value] = {}  # slots made for the next stage
         self._left: dict[str, Value] = {}  # the last tokens of depth caches whose scope was a stage here
+        self.starts_anew = self.next_starts_anew = False
 
     # steps
 
@@ -251,6 +254,7 @@ class Builder(Operations):
         body = Builder(self.width, self, (index, trips, tied), norm_type=self.norm_type, bias=self.bias)
         body._name = name
         body._outer_x = entered or states[0]
+        body.starts_anew = self.next_starts_anew
         body._slots, self._offered = self._offered, {}
         body._first_tokens = {name: Value(slots.node, 1) for name, slots in body._slots.items()}
         # type inference fills in the types
@@ -299,6 +303,14 @@ class Builder(Operations):
     def _start(self) -> Value:
         assert self._outer_x is not None, "only a stage has an input"
         return self._outer_x
+
+    def outside(self, make: Callable[[Builder, Value], Value]) -> Value:
+        """Return a value made once before the steps, by `make(builder around the stage, stage's input)`."""
+        assert self._outer_x is not None
+        assert self._parent is not None
+        with self._parent.at(f"{self._name}."):
+            made = make(self._parent, self._outer_x)
+        return self._capture(made, self._parent, "start")
 
     def trips(self) -> int:
         """Return how many steps this stage has."""

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
 from blocks.ir.graph import Graph, Node, fresh
-from blocks.ir.operation import ZEROS, Init, Operation, Value, Weight
+from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import Shape, TensorType
-from blocks.primitives.operations import Input, LayerNorm, Norm, Project
+from blocks.primitives.operations import Input, LayerNorm, Norm, Project, Sum
+from blocks.primitives.step_operations import LayerNormStep, NormStep, ProjectStep
 
 NormType = Literal["rms", "layer"]
+
+
+class OwnWeights(NamedTuple):
+    """What each step of a tied stage has of its own: gains of norms, products of a rank at projections."""
+
+    norms: bool
+    rank: int
+    steps: int
+    step: LoopIndex
 
 
 class Operations:
@@ -37,6 +47,8 @@ class Operations:
         # inside `norm_scores` the prefix of its norms, and those made so far by what they read
         self._score_norms: tuple[str, dict[Value, Value]] | None = None
         self._active: Steps | None = None
+        self._own: OwnWeights | None = None
+        self._of_step: dict[str, Value] = {}
 
     @contextmanager
     def at(self, prefix: str, block: str = "", *, writes_residual: bool | None = None) -> Iterator[None]:
@@ -80,12 +92,18 @@ class Operations:
 
         The gain of one that writes into the residual stream begins smaller, by the depth of the model.
         """
+        operation = self._norm(shape)
+        gains, *biases = operation.weight_shapes()
         start_as = Init("constant", start)
-        gain = Weight(role, shape[-1:], start_as, decay=False, writes_residual=writes_residual)
+        gain = Weight(role, gains, start_as, decay=False, writes_residual=writes_residual)
+        shifts = [Weight(f"{role}_bias", size, ZEROS, decay=False) for size in biases]
+        return self.op(role, operation, x, weights=[gain, *shifts])
+
+    def _norm(self, shape: Shape) -> Operation:
+        own = self._own if self._own and self._own.norms else None
         if self.norm_type == "rms":
-            return self.op(role, Norm(shape), x, weights=[gain])
-        shifts = [Weight(f"{role}_bias", shape[-1:], ZEROS, decay=False)] if self.bias else []
-        return self.op(role, LayerNorm(shape, self.bias), x, weights=[gain, *shifts])
+            return NormStep(shape, own.steps, own.step) if own else Norm(shape)
+        return LayerNormStep(shape, self.bias, own.steps, own.step) if own else LayerNorm(shape, self.bias)
 
     def project(
         self,
@@ -110,7 +128,34 @@ class Operations:
         weight, *biases = operation.weight_shapes()
         weights = [Weight(role, weight, init, writes_residual=writes_residual)]
         weights += [Weight(f"{role}_bias", size, ZEROS, decay=False) for size in biases]
-        return self.op(role, operation, x, weights=weights)
+        y = self.op(role, operation, x, weights=weights)
+        return self._adapted(self._own, x, y, role, operation) if self._own and self._own.rank else y
+
+    @contextmanager
+    def own_weights(self, own: OwnWeights | None) -> Iterator[None]:
+        """Let norms and projections added meanwhile have weights per step, or with None share all weights."""
+        before, self._own = self._own, own
+        yield
+        self._own = before
+
+    def of_step(self, name: str, make: Callable[[Self], Value]) -> Value:
+        """Return a value that is made once per step, by `make(self)` at the step's own place."""
+        if name not in self._of_step:
+            active, self._active = self._active, None
+            with self.at(""):
+                self._of_step[name] = make(self)
+            self._active = active
+        return self._of_step[name]
+
+    def _adapted(self, own: OwnWeights, x: Value, y: Value, role: str, product: Project) -> Value:
+        """Add B A x to a projection y of x, with an A and a B for each step."""
+        (shape,) = product.outputs
+        down = ProjectStep(product.fan_in, (own.rank,), own.steps, own.step)
+        up = ProjectStep(own.rank, shape, own.steps, own.step)
+        a = Weight(f"{role}_lora_a", down.weight_shapes()[0], Init("normal", product.fan_in**-0.5))
+        b = Weight(f"{role}_lora_b", up.weight_shapes()[0], ZEROS)
+        inner = self.op(a.role, down, x, weights=[a])
+        return self.op(f"{role}_adapted", Sum(shape), y, self.op(b.role, up, inner, weights=[b]))
 
     @contextmanager
     def norm_scores(self) -> Iterator[None]:

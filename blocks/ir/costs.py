@@ -105,8 +105,11 @@ class CostModel(Meaning):
     shares_storage: ClassVar[bool] = False
     """Whether all its outputs lie in one storage."""
 
-    gradients: ClassVar[Literal["own", "joint", "passed"]] = "own"
-    """Where gradients of its inputs lie: each alone, all in one storage, or where that of its output lies."""
+    gradients: ClassVar[Literal["own", "joint", "passed", "none"]] = "own"
+    """Where gradients of its inputs lie: each alone, all in one storage, or where that of its output lies.
+
+    `none`: they have none through it, since it reads nothing but their shape and precision.
+    """
 
     def flops(self, at: CostContext) -> float:
         """Return the FLOPs of its matrix products, forward, per token and execution.

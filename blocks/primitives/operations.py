@@ -41,7 +41,7 @@ class Norm(Operation):
 
     shape: Shape
 
-    kernels = (
+    kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel("rms_norm", f"{_REFERENCE}:rms_norm", "torch's own RMSNorm"),
         Kernel("rms_norm_plain", f"{_REFERENCE}:rms_norm_plain", "reference: mean of squares, rsqrt, gain"),
     )

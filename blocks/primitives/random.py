@@ -55,11 +55,8 @@ def uniform(key: Tensor, shape: Sequence[int]) -> Tensor:
     return (bits(key, shape) >> 9).float().add_(0.5).mul_(2.0**-23).add_(0.5)
 
 
-def noise(tokens: Tensor, key: Tensor, shape: Sequence[int], std: float) -> Tensor:
-    """Return normal noise [batch, sequence, *shape], cut off at `CUT` standard deviations before scaling.
-
-    tokens: [batch, sequence], read for their number alone.
-    """
+def noise(x: Tensor, key: Tensor, std: float) -> Tensor:
+    """Return normal noise like x [batch, ...], cut off at `CUT` standard deviations before it is scaled."""
     bound = erf(CUT / sqrt(2))
-    drawn = uniform(key, (tokens.shape[1], *shape))
-    return drawn.mul_(2).sub_(1).mul_(bound).erfinv_().mul_(std * sqrt(2))
+    drawn = uniform(key, x.shape[1:]).to(torch.promote_types(x.dtype, torch.float32))
+    return drawn.mul_(2).sub_(1).mul_(bound).erfinv_().mul_(std * sqrt(2)).to(x.dtype)

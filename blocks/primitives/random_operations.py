@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from blocks.ir.costs import CostContext, IOBytes, SavesNothing, WorkspaceBytes
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import LoopIndex, Operation, expect
-from blocks.ir.tensor_type import IDS, KEY, Shape, TensorType
+from blocks.ir.tensor_type import KEY, Shape, TensorType
 
 _REFERENCE = "blocks.primitives.random"
 
@@ -36,25 +37,24 @@ class DeriveKey(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class Noise(SavesNothing, Operation):
-    """Normal noise, cut off at three standard deviations: (tokens, key) -> noise, for each token.
-
-    It reads the token ids for their shape.
-    """
+    """Normal noise like the input, cut off at three standard deviations: (x, key) -> y."""
 
     shape: Shape
     std: float
 
+    gradients = "none"
+
     kernels = (Kernel("noise", f"{_REFERENCE}:noise", "a hash of key and position, elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return values in the precision of the residual stream."""
-        expect(self, inputs, IDS, KEY)
-        return (TensorType(self.shape, "stream"),)
+        """Return the input's type."""
+        expect(self, inputs, self.shape, KEY)
+        return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the shape and standard deviation."""
-        return {"shape": self.shape, "std": self.std}
+        """Return the standard deviation."""
+        return {"std": self.std}
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The numbers and one step of their making stand side by side in 4 bytes each."""
-        return WorkspaceBytes(2 * flow.made, flow.given, flow.given)
+        return WorkspaceBytes(8 * prod(self.shape), 0, 0)

@@ -50,6 +50,10 @@ class Branch:
     after: tuple[Joint, ...]
 
 
+def _pill_width(text: str) -> float:
+    return max(_PILL[0], text_width(text, SMALL) + 14)
+
+
 def _branch(around: Joints) -> Branch:
     """Leave out what stands on the spine, and the sum itself, which is drawn as a plus."""
     before = tuple(joint for joint in around.before if joint.added.option.order >= 0)
@@ -93,7 +97,7 @@ class Drawing:
 
     def _pill(self, text: str, x: float, middle: float, part: Part) -> float:
         """Draw a pill from `x` on, around a line at `middle`; return its right edge."""
-        width = max(_PILL[0], text_width(text, SMALL) + 14)
+        width = _pill_width(text)
         items: list[Shape] = [
             Box(x, middle - _PILL[1] / 2, width, _PILL[1], PAPER, SOFT, _PILL[1] / 2),
             Text(x + width / 2, middle + 4.5, text, SMALL, INK, anchor="middle"),
@@ -164,16 +168,17 @@ class Drawing:
         return y
 
     def _joint(self, stage: StageView, joint: Joint, start: float, middle: float, x: float) -> None:
-        spine, sums = self.spine, joint.added.sums
+        spine, sums, name = self.spine, joint.added.sums, joint.added.option.name
+        width = _pill_width(name)
         if joint.added.reads_input:
-            reach = _PLUS if sums else _PILL[0] / 2 + 6
+            reach = _PLUS if sums else width / 2
             points = ((spine, start), (x, start), (x, middle), (spine + reach + 2, middle))
             self.items.append(Line(points, INK, 1.6, bend=10, head=True))
         if sums:
             self._plus(middle)
         else:
             self.spine_to(middle - _PILL[1] / 2, head=True)
-            self._pill(joint.added.option.name, spine - 32, middle, joint.part)
+            self._pill(name, spine - width / 2, middle, joint.part)
             self.from_y = middle + _PILL[1] / 2
         lines = joint_words(joint, stage, self.view)
         for number, line in enumerate(lines):

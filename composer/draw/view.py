@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
 
@@ -232,6 +232,7 @@ def _stage(outside: _Body, node: str, place: str, stage: Stage) -> StageView:
     body = outside.inside(node)
     loop = _joints(outside, f"{node}.", additions(options, stage, "around_loop", model.width))
     step = _joints(body, "", additions(options, stage, "around_step", model.width))
+    step = replace(step, before=tuple(_with_outside(joint, outside, node) for joint in step.before))
 
     def around(number: int, entry: Sublayer | Stage) -> Joints:
         if isinstance(entry, Stage):
@@ -252,6 +253,12 @@ def _joints(body: _Body, prefix: str, added: Additions) -> Joints:
         for part in (added.before, added.after)
     )
     return Joints(before, after)
+
+
+def _with_outside(joint: Joint, outside: _Body, node: str) -> Joint:
+    """Return an operation together with those in front of the stage that make what it reads."""
+    made = (row for name in joint.added.outside for row in outside.part(f"{node}.{name}").rows)
+    return replace(joint, part=replace(joint.part, rows=(*made, *joint.part.rows)))
 
 
 def _entry(body: _Body, number: int, entry: Sublayer | Stage, place: str, around: Joints) -> Entry:

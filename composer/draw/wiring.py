@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from blocks.base.builder import Builder
@@ -11,8 +11,11 @@ from blocks.ir.graph import Loop
 from blocks.ir.operation import Value
 from blocks.ir.tensor_type import IDS, TensorType
 from blocks.primitives.operations import Input
+from blocks.primitives.random_operations import DeriveKey
 from composer.language.schema.levels import Options
 from composer.language.schema.spec import Stage
+
+_UNDRAWN = (Input, Loop, DeriveKey)
 
 Hook: TypeAlias = Literal["around_loop", "around_step", "around_sublayer"]
 
@@ -25,12 +28,14 @@ class Addition:
         name: of its node, within the place of the hook.
         reads_input: whether it reads the input of the stage.
         sums: whether it adds its inputs up.
+        outside: names of nodes, within the place of the stage, that make what it reads before the steps.
     """
 
     option: WiringConfig
     name: str
     reads_input: bool
     sums: bool
+    outside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,14 @@ def _added(
         option.around_loop(root, x, lambda x: root.stage("stages.0", stage.trips, stage.tied, x, lower))
     found: tuple[list[Addition], list[Addition]] = ([], [])
     graph = builders[0].graph
-    for name in graph:
-        node = graph.node(name)
-        if not isinstance(node.op, Input | Loop):
+    nodes = [(name, graph.node(name)) for name in graph if not isinstance(graph.node(name).op, _UNDRAWN)]
+    for name, node in nodes:
+        # what reads nothing is made once for all sublayers
+        if node.inputs or hook != "around_sublayer":
             reads = any(value.node == "start" for value in node.inputs)
             sums = node.op.gradients == "passed" and len(node.inputs) > 1
             found[name not in known].append(Addition(option, name, reads, sums))
+    if hook == "around_step" and found[0]:
+        made = (name for name in root.graph if not isinstance(root.graph.node(name).op, _UNDRAWN))
+        found[0][0] = replace(found[0][0], outside=tuple(name.removeprefix("stages.0.") for name in made))
     return found

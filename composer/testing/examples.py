@@ -7,12 +7,15 @@ To one that the block itself refuses another field is added; if that does not he
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from blocks.base.config import BlockConfig, Config
 from blocks.base.wiring import Owner, WiringConfig, acts_on_stage
 from blocks.find import wiring_options
+from composer.language.load import loads
+from composer.settings.errors import SpecError
 
 WIDTH = 16
 Plain = dict[str, Any]
@@ -43,6 +46,27 @@ def wiring_examples(owner: Owner) -> dict[str, list[Any]]:
             if owner in option.owner and not (owner in ("use", "parallel") and acts_on_stage(option)):
                 found.setdefault(key, []).extend(_wiring_values(option))
     return found
+
+
+def options_beside(key: str, value: Any) -> dict[str, Any]:
+    """Return the option of a stage that a value needs beside it; {} where it stands alone.
+
+    It is the first example of another key beside which neither is refused, in a recurrent stage.
+    """
+    if _stands({key: value}):
+        return {}
+    others = ({other: each} for other, values in wiring_examples("stage").items() for each in values)
+    return next((each for each in others if key not in each and _stands({key: value, **each})), {})
+
+
+def _stands(options: Plain) -> bool:
+    plain = tree({"type": "feed_forward", "hidden": 2})
+    plain["stages"][0].update(options)
+    try:
+        loads(json.dumps(plain))
+    except SpecError:
+        return False
+    return True
 
 
 def _wiring_values(option: type[WiringConfig]) -> list[Any]:

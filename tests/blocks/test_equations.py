@@ -13,8 +13,8 @@ from blocks.primitives import reference
 
 
 def compare(model, tokens, dtype, tolerance):
-    """Compare a model with the equations: logits and the gradient of every parameter."""
-    model = model.to(dtype)
+    """Compare a model in evaluation with the equations: logits and the gradient of every parameter."""
+    model = model.to(dtype).eval()
     named = dict(model.named_parameters())
     ours = gradients(model, tokens)
     # states are constants; parameters are leaves of their own

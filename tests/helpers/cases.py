@@ -1,6 +1,6 @@
 """Specs as plain data that between them use every block, option and mix; small and odd sizes."""
 
-from composer.testing.examples import wiring_examples
+from composer.testing.examples import options_beside, wiring_examples
 
 SEQ = {"type": "sequence_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
 DEPTH = {"type": "depth_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
@@ -111,7 +111,8 @@ CASES = {
     ),
     **{
         f"{key} {value}": tree(
-            {"d": DEPTH, "f": FFN}, {"recur": 3, "step": ["d", {"parallel": ["f", "d"]}], key: value}
+            {"d": DEPTH, "f": FFN},
+            {"recur": 3, "step": ["d", {"parallel": ["f", "d"]}], key: value, **options_beside(key, value)},
         )
         for key, (_, *values) in wiring_examples("stage").items()
         for value in values
@@ -138,6 +139,43 @@ CASES = {
             {"bias": True, "embedding_scale": 0.5},
         )
     },
+    **{
+        f"start {start}, inject {inject}": tree(
+            {"s": SEQ}, {"recur": 2, "step": ["s"], "start": start, "inject": inject}
+        )
+        for start in ("zeros", {"noise": 2.0}, "learned")
+        for inject in ("add", "diagonal")
+    },
+    "states inside and outside, in a stack and by the step": tree(
+        {"s": SEQ, "f": FFN},
+        {
+            "recur": 2,
+            "step": ["s", {"stack": 2, "step": ["f"], "start": "learned", "inject": "diagonal"}, "f"],
+            "start": "noise",
+            "inject": "concat",
+            "step_code": "sinusoidal",
+        },
+        {"stack": 2, "step": [{"recur": 3, "step": ["s"], "start": "noise", "inject": "diagonal"}]},
+    ),
+    "all weights per step, inside and outside": tree(
+        {"s": {**SEQ, "qk_norm": True}, "f": FFN, "e": {**EXPERT, "depth_code": "bias"}},
+        {
+            "recur": 2,
+            "step": [
+                "s",
+                {"recur": 3, "step": ["f"], "per_step": {"norm": True, "scale": True}, "norm": "post"},
+                {"parallel": ["e", "f"], "combine": "gate"},
+            ],
+            "per_step": {"lora": 3, "norm": True, "scale": True},
+            "norm": "sandwich",
+            "step_code": "embedding",
+        },
+    ),
+    "modulation of two stages": tree(
+        {"s": SEQ, "f": FFN},
+        {"recur": 3, "step": ["s", {"recur": 2, "step": ["f"], "step_code": {"modulation": 3}}, "f"]}
+        | {"step_code": {"modulation": 6}},
+    ),
     "inject in a stack": tree({"f": FFN}, {"stack": 3, "step": ["f"], "inject": "concat"}),
     "inject inside and outside": tree(
         {"f": FFN}, {"recur": 2, "step": [{"stack": 2, "step": ["f"], "inject": "add"}], "inject": "concat"}

@@ -6,6 +6,7 @@ the past is kept in Python lists that grow.
 
 import math
 
+import naive_state
 import naive_streams
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,8 @@ class _Row:
     def __init__(self, spec, weights):
         self.spec, self.w, self.width = spec, weights, spec.model.width
         self.routed = {}  # for each place and step of experts, (logits, experts chosen) of each token
+        self.own = (None, 0)  # `per_step` of the stage around, and the number of the step
+        self.modulated = None
 
     def logits(self, ids):
         table = self.w["embedding"]
@@ -78,35 +81,47 @@ class _Row:
         if spanning:
             x = naive_streams.opened(x, spanning)
         for number, stage in enumerate(self.spec.stages):
-            x = self.stage(stage, f"stages.{number}", x, [], None)
+            x = self.stage(stage, f"stages.{number}", x, [], None, f"stages.{number}")
+            self.own = (None, 0)
         x = naive_streams.closed(x) if spanning else x
         return torch.stack([head @ self.norm(vector, "norm") for vector in x])
 
     def norm(self, x, name):
         """The norm of the model's kind whose gain has a name."""
         if self.spec.model.norm_type == "rms":
-            return rms_norm(x, self.w[name])
+            return rms_norm(x, self.gain(name))
         centred = x - x.mean()
-        normed = centred / torch.sqrt((centred * centred).mean() + 1e-5) * self.w[name]
-        return normed + self.w[f"{name}_bias"] if self.spec.model.bias else normed
+        normed = centred / torch.sqrt((centred * centred).mean() + 1e-5) * self.gain(name)
+        return normed + self.gain(f"{name}_bias") if self.spec.model.bias else normed
+
+    def gain(self, name):
+        """The gain or bias of a norm at this step."""
+        own, n = self.own
+        return self.w[name][n] if getattr(own, "norm", False) else self.w[name]
 
     def project(self, x, name):
         """The matrix of a name times x, plus a bias if the model has biases."""
         y = self.w[name] @ x
+        own, n = self.own
+        if rank := getattr(own, "lora", None):
+            a = self.w[f"{name}_lora_a"].view(-1, rank, len(x))[n]
+            y = y + self.w[f"{name}_lora_b"].view(-1, len(y), rank)[n] @ (a @ x)
         return y + self.w[f"{name}_bias"] if self.spec.model.bias else y
 
-    def stage(self, stage, path, x, loops, memory):
+    def stage(self, stage, path, x, loops, memory, place):
+        """`place` is the path as random numbers know it, without numbers of steps and layers."""
         trips, tied = (stage.recur, True) if stage.recur else (stage.stack, False)
-        start = x
+        start = x if x[0].ndim == 1 else naive_streams.closed(x)
+        x = naive_state.start(self, stage, path, x, loops, place)
         residual = self.option("residual", stage)
         # a residual mix reads the stage's input and what sublayers returned, or blocks of them
-        values, partial = [x], []
+        values, partial = [start], []
         size = 1
         if residual.name == "mix" and residual.over != "sublayers":
             size = len(stage.step) if residual.over == "blocks" else residual.over
         in_recur = any(loop[2] for loop in loops)
         if tied or not in_recur:  # else the memory of the innermost recur around it goes on
-            memory = {START: (path, x if x[0].ndim == 1 else naive_streams.closed(x))}
+            memory = {START: (path, start)}
         streams = residual if residual.name == "streams" else None
         opens = streams and x[0].ndim == 1
         if opens:
@@ -118,22 +133,22 @@ class _Row:
             )
             h, x = x, [around.input(h) for h in x] if around else x
             step = _Step([*loops, (n, trips, tied)], memory)
-            if stage.inject.name == "add" and n > 0:
-                x = [a + b for a, b in zip(x, start, strict=True)]
-            if stage.inject.name == "concat":
-                x = [self.w[f"{at}.inject"] @ torch.cat([a, b]) for a, b in zip(x, start, strict=True)]
-            for place, entry in enumerate(stage.step):
+            x = naive_state.injected(self, stage, path, at, x, start, n)
+            x = [vector + naive_state.code(self, stage, at, n) for vector in x]
+            for number, entry in enumerate(stage.step):
+                self.own, self.modulated = (stage.per_step, n), naive_state.modulation(self, stage, at, n)
                 if hasattr(entry, "step"):
-                    x = self.stage(entry, f"{at}.{place}", x, step.loops, memory)
+                    loop = place.replace("stages.", "n").replace(".", "_")
+                    x = self.stage(entry, f"{at}.{number}", x, step.loops, memory, f"{loop}.{number}")
                 elif residual.name == "mix":
-                    read = self.mixed(residual, values + partial, f"{at}.{place}.mix")
+                    read = self.mixed(residual, values + partial, f"{at}.{number}.mix")
                     norm = self.option("norm", entry, stage).name
-                    y = self.update(norm, entry, f"{at}.{place}", read, step)
+                    y = self.update(norm, entry, f"{at}.{number}", read, step)
                     partial = [[a + b for a, b in zip(*partial, y, strict=True)] if partial else y]
-                    if (place + 1) % size == 0 or place + 1 == len(stage.step):
+                    if (number + 1) % size == 0 or number + 1 == len(stage.step):
                         values, partial = values + partial, []
                 else:
-                    x = self.sublayer(stage, entry, f"{at}.{place}", x, step)
+                    x = self.sublayer(stage, entry, f"{at}.{number}", x, step)
             x = [around.output(*each) for each in zip(h, x, strict=True)] if around else x
         if opens:
             return naive_streams.closed(x)
@@ -169,8 +184,12 @@ class _Row:
     def update(self, norm, entry, at, x, step):
         self.score_norm = f"{at}.norm" if norm == "scores" else None
         before = norm in ("pre", "sandwich")
-        y = self.entry(entry, at, self.normed(x, f"{at}.norm") if before else x, step)
-        return self.normed(y, f"{at}.out_norm") if norm == "sandwich" else y
+        read = naive_state.scaled(self, self.normed(x, f"{at}.norm") if before else x, at, "norm")
+        y = naive_state.scaled(self, self.entry(entry, at, read, step), at, "update")
+        if norm == "sandwich":
+            y = self.normed(y, f"{at}.out_norm")
+        own, n = self.own
+        return [self.w[f"{at}.step_scale"][n] * each for each in y] if getattr(own, "scale", False) else y
 
     def factor(self, stage, residual, at, vector):
         """What the update of a token is multiplied by; `vector` is the stream that the sublayer reads."""
@@ -270,12 +289,14 @@ class _Row:
         past = step.memory.setdefault(name, [])  # (the step it was in, its index, keys, values per token)
         if config.input and not past:
             path, start = step.memory[START]
+            own, self.own = self.own, (None, 0)  # the same weights before all steps
             start = self.normed(start, f"{path}.depth_input.{name}.norm")
             keys, values = (
                 [self.heads(config, f"{path}.depth_input.{name}", role, vector) for vector in start]
                 for role in ("key", "value")
             )
             past.append((START, 0, keys, values))
+            self.own = own
         same = bool(past) and past[-1][0] is step
         index = 0 if not past else past[-1][1] + (0 if same else 1)
 

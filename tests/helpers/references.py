@@ -6,7 +6,7 @@ from models import close, gradients, probe, tokens_for
 
 def equal_to_the_equations(model, tolerance=2e-4):
     """Assert that a model in fp32 computes what `naive` does."""
-    tokens = tokens_for(model.spec, 1, 5)
+    tokens = tokens_for(model.eval().spec, 1, 5)
     named = dict(model.named_parameters())
     weights = {
         name: tensor.detach().double().clone().requires_grad_(name in named)

@@ -12,19 +12,34 @@ from pathlib import Path
 
 import composer
 from blocks.base.config import Config
-from blocks.find import block_types
+from blocks.base.wiring import selected
+from blocks.find import block_types, wiring_options
 from composer.data.find import data_tasks
 from composer.language.load import loads, read_text
 from composer.language.schema.caps import Caps
 from composer.language.schema.identity import arch_hash, run_hash
 from composer.language.space import Space
-from composer.testing.examples import examples, wiring_examples
+from composer.testing.examples import examples, options_beside, wiring_examples
 
 SPECS = Path(composer.__file__).parents[1] / "specs"
 BLOCKS = {name: next(iter(examples(kind).values())) for name, kind in block_types().items()}
+
+
+def with_fields():
+    """One stage for each option of stages that has fields."""
+    for key, values in wiring_examples("stage").items():
+        options = wiring_options()[key]
+        named = {selected(options, value): value for value in reversed(values)}
+        for name, value in named.items():
+            if options[name].model_fields:
+                step = [next(iter(BLOCKS))]
+                yield {"recur": 2, "step": step, key: value, **options_beside(key, value)}
+
+
 STAGES = [
     {"recur": 2, "step": [*BLOCKS]},
-    {"stack": 1, "step": [{"parallel": [*BLOCKS][:2]}], "residual": {"scale": 0.5}},
+    {"stack": 1, "step": [{"parallel": [*BLOCKS][:2]}]},
+    *with_fields(),
     {"stack": 1, "step": [{"use": "feed_forward", "norm": "post"}, "depth_attention"]},
     *(
         {"recur": {"steps": 3, "train": value}, "step": [next(iter(BLOCKS))]}

@@ -1,5 +1,12 @@
-"""Input injection: the stage's input enters again before each step."""
+"""The key `inject`; each value is a file here. Torch-free."""
 
-from blocks.wiring.inject.config import AddInput, ConcatInput, NoInjection
+from blocks.base.wiring import WiringConfig
 
-__all__ = ["AddInput", "ConcatInput", "NoInjection"]
+
+class Inject(WiringConfig):
+    """How the stage's input enters again before each step."""
+
+    key = "inject"
+    default = "none"
+    key_aliases = "input_injection injection inject_input reinject skip"
+    recurrent = True

@@ -15,9 +15,9 @@ from blocks.wiring.residual.scale import Scale
 class StepCode(WiringConfig):
     """What a step knows of its number."""
 
-    key = "step_code"
+    key = "step_tag"
     default = "none"
-    key_aliases = "step_embedding timestep_embedding"
+    key_aliases = "step_marker"
     recurrent = True
 
 
@@ -43,13 +43,13 @@ class StepEmbedding(StepCode):
         return f"a vector for each of {site.steps} steps"
 
     def around_step(self, build: Builder, x: Value, run: Run) -> Value:
-        return run(build.add_step_bias(x, "step_code"))
+        return run(build.add_step_bias(x, "step_tag"))
 
 
 class Start(WiringConfig):
     """The state that the first step starts from."""
 
-    key = "start"
+    key = "entrance"
     default = "input"
 
 
@@ -68,4 +68,4 @@ class StartScaled(Start):
     """The number."""
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
-        return run(build.op("start", Scale((build.width,), self.scaled), x))
+        return run(build.op("entrance", Scale((build.width,), self.scaled), x))

@@ -46,8 +46,7 @@ def test_a_row_is_the_same_alone_and_longer_and_the_global_state_stays():
 
 
 def test_noise_is_a_truncated_normal():
-    tokens = torch.zeros(64, 50, dtype=torch.long)
-    found = noise(tokens, KEYS, (20,), 0.5)
+    found = noise(torch.zeros(64, 50, 20), KEYS, 0.5)
     assert found.shape == (64, 50, 20)
     assert found.abs().max() <= CUT * 0.5
     expected = stats.truncnorm(-CUT, CUT, scale=0.5)

@@ -19,7 +19,7 @@ from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
 from composer.language.schema.spec import Model
 from composer.module.model import ComposedModel
-from composer.testing.examples import other_values, wiring_examples
+from composer.testing.examples import options_beside, other_values, wiring_examples
 from composer.testing.memory import measured
 from composer.testing.models import kept
 
@@ -39,6 +39,8 @@ def spec_with(owner, key, value):
     own = {owner: {key: value}}
     if value == "layer, with shifts":
         own = {"model": {"norm_type": "layer", "bias": True}}
+    if owner == "stage":
+        own["stage"] |= options_beside(key, value)
     mix = {"parallel": ["seq", "ffn"], **own.get("parallel", {})}
     stage = {"recur": 3, "step": ["seq", mix, "ffn"], **own.get("stage", {})}
     found = tree({"seq": {**SEQ, "head_dim": 8}, "ffn": {**FFN, "hidden": 48}}, stage, width=32)

@@ -25,9 +25,9 @@ README = ROOT / "blocks" / "wiring" / "README.md"
 POINTS = """\
 [composer.wiring]
 half = half:HalfResidual
-no_step_code = wirings:NoStepCode
+no_step_tag = wirings:NoStepCode
 embedding = wirings:StepEmbedding
-start = wirings:StartInput
+entrance = wirings:StartInput
 scaled = wirings:StartScaled
 """
 SCRIPT = """
@@ -86,16 +86,16 @@ print(json.dumps({
     "schema": schema_text(),
     "examples": wiring_examples("stage"),
     "half": told({"residual": "half"}),
-    "embedding": told({"step_code": "embedding"}),
-    "scaled": told({"start": {"scaled": 0.25}}),
-    "by default": told({"start": "scaled"})["hash"] == arch_hash(spec({"start": {"scaled": 0.5}})),
+    "embedding": told({"step_tag": "embedding"}),
+    "scaled": told({"entrance": {"scaled": 0.25}}),
+    "by default": told({"entrance": "scaled"})["hash"] == arch_hash(spec({"entrance": {"scaled": 0.5}})),
     "faults": [
-        faults({"step_code": "embedding"}, recur=1),
-        faults({"step_code": "embedding", "inject": "concat"}),
-        faults({"step_embedding": "learned"}),
-        faults({"step_code": "learned"}),
-        faults({"start": {"scaled": 0}}),
-        faults({"start": "half"}),
+        faults({"step_tag": "embedding"}, recur=1),
+        faults({"step_tag": "embedding", "inject": "concat"}),
+        faults({"step_marker": "learned"}),
+        faults({"step_tag": "learned"}),
+        faults({"entrance": {"scaled": 0}}),
+        faults({"entrance": "half"}),
     ],
 }))
 """
@@ -128,8 +128,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_options_at_their_defaults_leave_every_hash_and_are_shown(told: dict[str, Any]) -> None:
     assert told["default"] == arch_hash(make(DREAMER))
-    assert "step_code: none\n" in told["full"]
-    assert "start: input\n" in told["full"]
+    assert "step_tag: none\n" in told["full"]
+    assert "entrance: input\n" in told["full"]
 
 
 @pytest.mark.parametrize("name", ["half", "embedding", "scaled"])
@@ -143,8 +143,8 @@ def test_an_option_is_built_costed_hashed_shown_compared_and_drawn(told: dict[st
     assert found["built"] == 0
     written = {
         "half": ("residual: half", "residual add -> half", "residual half"),
-        "embedding": ("step_code: embedding", "step_code none -> embedding", "a vector for each of 3 steps"),
-        "scaled": ("scaled: 0.25", "start input -> {scaled: 0.25}", "start {scaled: 0.25}"),
+        "embedding": ("step_tag: embedding", "step_tag none -> embedding", "a vector for each of 3 steps"),
+        "scaled": ("scaled: 0.25", "entrance input -> {scaled: 0.25}", "entrance {scaled: 0.25}"),
     }
     show, diff, drawn = written[name]
     assert show in found["show"]
@@ -153,30 +153,30 @@ def test_an_option_is_built_costed_hashed_shown_compared_and_drawn(told: dict[st
 
 
 def test_its_weights_and_operations_are_counted(told: dict[str, Any]) -> None:
-    assert told["embedding"]["weights"] == ["stages.0.step.step_code"]
+    assert told["embedding"]["weights"] == ["stages.0.step.step_tag"]
     assert told["embedding"]["params"] == 3 * DREAMER["model"]["width"]
     assert told["half"]["params"] == told["scaled"]["params"] == 0
     assert {"stages.0.0.half", "stages.0.2.half"} <= {*told["half"]["operations"]}
-    assert "stages.0.start" in told["scaled"]["operations"]
+    assert "stages.0.entrance" in told["scaled"]["operations"]
 
 
 def test_it_is_in_the_schema_and_in_generated_specs(told: dict[str, Any]) -> None:
     assert "What a step knows of its number." in told["schema"]
     assert '"half"' in told["schema"]
-    assert told["examples"]["step_code"] == ["none", "embedding"]
-    assert told["examples"]["start"] == ["input", "scaled"]
+    assert told["examples"]["step_tag"] == ["none", "embedding"]
+    assert told["examples"]["entrance"] == ["input", "scaled"]
     assert "half" in told["examples"]["residual"]
     assert told["by default"]
 
 
 def test_its_faults_have_places_and_hints(told: dict[str, Any]) -> None:
     expected = [
-        "stages.0.step_code: expected none in a stage of one step",
-        "stages.0.step_code: expected none beside inject: concat",
-        "stages.0.step_embedding: expected a known key, got step_embedding (did you mean step_code?)",
-        "stages.0.step_code: expected none or embedding, got 'learned' (did you mean embedding?)",
-        "stages.0.start.scaled: expected a number above 0",
-        "stages.0.start: expected input, scaled or a mapping with scaled, got 'half'",
+        "stages.0.step_tag: expected none in a stage of one step",
+        "stages.0.step_tag: expected none beside inject: concat",
+        "stages.0.step_marker: expected a known key, got step_marker (did you mean step_tag?)",
+        "stages.0.step_tag: expected none or embedding, got 'learned' (did you mean embedding?)",
+        "stages.0.entrance.scaled: expected a number above 0",
+        "stages.0.entrance: expected input, scaled or a mapping with scaled, got 'half'",
     ]
     for fault, words in zip(told["faults"], expected, strict=True):
         assert words in fault

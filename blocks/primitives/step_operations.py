@@ -1,0 +1,150 @@
+"""Operations of a tied stage that have weights of each step. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import LoopIndex, Operation, expect
+from blocks.ir.tensor_type import Shape, TensorType
+from blocks.primitives.operations import LayerNorm, Norm
+
+_REFERENCE = "blocks.primitives.step_reference"
+
+
+@dataclass(frozen=True)
+class NormStep(Norm):
+    """RMSNorm with a gain for each step."""
+
+    steps: int
+    index: LoopIndex
+
+    kernels: ClassVar[tuple[Kernel, ...]] = (
+        Kernel("rms_norm_step", f"{_REFERENCE}:rms_norm_step", "torch's own RMSNorm, a gain for each step"),
+    )
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return a gain for each step."""
+        return ((self.steps, *self.shape[-1:]),)
+
+    def flops(self, at: CostContext) -> float:
+        """No product."""
+        return 0.0
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step's index."""
+        return {"index": self.index}
+
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over nothing."""
+        return None
+
+
+@dataclass(frozen=True)
+class LayerNormStep(LayerNorm):
+    """LayerNorm with a gain, and with `shift` a bias, for each step."""
+
+    steps: int
+    index: LoopIndex
+
+    kernels = (Kernel("layer_norm_step", f"{_REFERENCE}:layer_norm_step", "torch's own LayerNorm"),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return gains for each step, then biases."""
+        return tuple((self.steps, *shape) for shape in super().weight_shapes())
+
+    def flops(self, at: CostContext) -> float:
+        """No product."""
+        return 0.0
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step's index."""
+        return {"index": self.index}
+
+
+@dataclass(frozen=True)
+class ProjectStep(Operation):
+    """A projection of the input [fan_in] by a matrix of the current step: (x) -> y."""
+
+    fan_in: int
+    shape: Shape
+    steps: int
+    index: LoopIndex
+
+    kernels = (
+        Kernel(
+            "project_step",
+            f"{_REFERENCE}:project_step",
+            "one product by the rows of the step; weights cast once per forward",
+            prepare="blocks.primitives.reference:join",
+            prepared=1,
+            casts=1,
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the output; the input may be split into heads, its elements count."""
+        if len(inputs) != 1 or not inputs[0].is_float or inputs[0].size != self.fan_in:
+            expect(self, inputs, (self.fan_in,))
+        return (TensorType(self.shape),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the matrices below each other."""
+        return ((self.steps * prod(self.shape), self.fan_in),)
+
+    def flops(self, at: CostContext) -> float:
+        """Use one of the matrices."""
+        return 2 * prod(self.shape) * self.fan_in
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the shape and the step's index."""
+        return {"shape": self.shape, "index": self.index}
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the input."""
+        return SavedTensors(inputs=(0,))
+
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
+        """Autocast casts what a product reads."""
+        return "compute"
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The output; backward, the gradient of the input."""
+        product = at.compute_bytes * self.fan_in
+        return WorkspaceBytes(flow.made + flow.copied, product, product)
+
+
+@dataclass(frozen=True)
+class ScaleStep(Operation):
+    """Multiply by a factor of the current step: (x) -> y."""
+
+    shape: Shape
+    steps: int
+    index: LoopIndex
+
+    kernels = (Kernel("scale_step", f"{_REFERENCE}:scale_step", "elementwise"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the input's type."""
+        expect(self, inputs, self.shape)
+        return (inputs[0],)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return a factor for each step."""
+        return ((self.steps,),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step's index."""
+        return {"index": self.index}
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the input."""
+        return SavedTensors(inputs=(0,))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Backward, the product whose sum is the factor's gradient stands beside the input's gradient."""
+        return WorkspaceBytes(flow.made, flow.given + flow.made, flow.given)

@@ -1,0 +1,110 @@
+"""Weights of each step beside those that all steps share. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from blocks.base.builder import Builder
+from blocks.base.config import Problem
+from blocks.base.fields import Count
+from blocks.base.operations import OwnWeights
+from blocks.base.wiring import Run, Site, WiringConfig
+from blocks.ir.operation import Init, Value, Weight
+from blocks.primitives.step_operations import ScaleStep
+
+
+class PerStep(WiringConfig):
+    """Weights of each step beside those that all steps share; any of `norm`, `scale` and `lora` together.
+
+    The stage then runs for no other number of steps than it was trained with.
+    """
+
+    key = "per_step"
+    default = "none"
+    key_aliases = "step_weights loop_weights adapters"
+    recurrent = True
+    # what the options of a sublayer add is part of the step, so it is outside of them; see `around_sublayer`
+    order = 5
+
+
+class NothingPerStep(PerStep):
+    """None: the steps share all weights."""
+
+    name = "none"
+    aliases = "false off null shared tied"
+
+
+class _OwnWeights(PerStep):
+    """Any of the three."""
+
+    def chosen(self) -> tuple[bool, bool, int]:
+        """Return whether gains of norms are per step, whether outputs have a scale, and the rank, or 0."""
+        fields = self.model_dump()
+        return bool(fields.get("norm")), bool(fields.get("scale")), fields.get("lora") or 0
+
+    def problems(self, site: Site) -> Iterator[Problem]:
+        """Refuse it where all weights are per step."""
+        if not site.tied:
+            yield Problem("", "none in a stack, whose layers share no weights", self.plain())
+
+    def words(self, site: Site) -> str:
+        """List what each step has of its own."""
+        norm, scale, rank = self.chosen()
+        own = ["gains" if norm else "", "scales" if scale else "", f"rank {rank} adapters" if rank else ""]
+        return f"own {', '.join(filter(None, own))} per step"
+
+    def around_step(self, build: Builder, x: Value, run: Run) -> Value:
+        """Let norms and projections of the step have weights per step."""
+        norm, _, rank = self.chosen()
+        with build.own_weights(OwnWeights(norm, rank, build.trips(), build.trip())):
+            return run(x)
+
+    def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
+        """Scale the update."""
+        if not self.chosen()[1]:
+            return run(x)
+        steps = build.trips()
+        weight = Weight("step_scale", (steps,), Init("constant"), decay=False)
+        operation = ScaleStep((build.width,), steps, build.trip())
+        return build.op("step_scale", operation, run(x), weights=[weight])
+
+
+class NormPerStep(_OwnWeights):
+    """`norm: true`: each step has gains of its own in all norms of its blocks and sublayers."""
+
+    name = "norm"
+    aliases = "gain gains norms"
+
+    norm: Literal[True] = True
+    """Whether gains of norms are per step."""
+    scale: bool = False
+    """Whether each sublayer has a factor of its output per step, 1 at the start."""
+
+
+class ScalePerStep(_OwnWeights):
+    """`scale: true`: each step has a factor of its own for the output of each sublayer."""
+
+    name = "scale"
+    aliases = "scalar factor"
+
+    scale: Literal[True] = True
+    """Whether each sublayer has a factor of its output per step, 1 at the start."""
+
+
+class LoraPerStep(_OwnWeights):
+    """`lora: r`: each step adds B A x to every projection (Relaxed Recursive Transformers, arXiv 2410.20672).
+
+    A [r, fan-in] starts normal, B [fan-out, r] at 0. Weights of experts are no projections of all tokens, and
+    have none.
+    """
+
+    name = "lora"
+    aliases = "adapter low_rank rank"
+
+    lora: Count
+    """Rank r of the products added to each projection."""
+    norm: bool = False
+    """Whether gains of norms are per step."""
+    scale: bool = False
+    """Whether each sublayer has a factor of its output per step, 1 at the start."""

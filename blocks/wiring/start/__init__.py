@@ -1,0 +1,42 @@
+"""The key `start`; each value is a file here. Torch-free."""
+
+from collections.abc import Iterator
+
+from blocks.base.builder import Builder
+from blocks.base.config import Problem
+from blocks.base.wiring import Run, Site, WiringConfig
+from blocks.ir.operation import Value
+
+
+class Start(WiringConfig):
+    """The state that the first step reads."""
+
+    key = "start"
+    default = "input"
+    key_aliases = "initial_state state_init init_state h0 s0"
+    recurrent = True
+    # outside of what widens the state, such as residual streams
+    order = -20
+
+
+class OtherStart(Start):
+    """A state that is made without the stage's input, which therefore has to be injected."""
+
+    def problems(self, site: Site) -> Iterator[Problem]:
+        """Refuse a stage that would never read its input."""
+        inject = site.wiring.get("inject")
+        if inject is not None and inject.name == "none":
+            expected = "input where there is no `inject`, since the steps would never read the stage's input"
+            yield Problem("", expected, self.name)
+
+    def state(self, build: Builder, x: Value) -> Value:
+        """Return the first state [width]; `x` is the stage's input."""
+        raise NotImplementedError
+
+    def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
+        """Start from another state."""
+        x = self.state(build, x)
+        build.next_starts_anew = True
+        x = run(x)
+        build.next_starts_anew = False
+        return x

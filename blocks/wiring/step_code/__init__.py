@@ -1,0 +1,26 @@
+"""The key `step_code`; each value is a file here. Torch-free."""
+
+from collections.abc import Iterator
+
+from blocks.base.config import Problem
+from blocks.base.wiring import Site, WiringConfig
+
+
+class StepCode(WiringConfig):
+    """What a step knows of its number; an added code comes after `inject`."""
+
+    key = "step_code"
+    default = "none"
+    key_aliases = "step_embedding timestep_embedding time_embedding loop_embedding step_encoding"
+    recurrent = True
+    # within what `inject` adds
+    order = 5
+
+
+class StepCodeInRecur(StepCode):
+    """A code of the step, for steps that share their weights."""
+
+    def problems(self, site: Site) -> Iterator[Problem]:
+        """Refuse it where each step has weights of its own."""
+        if not site.tied:
+            yield Problem("", "none in a stack, whose layers need no number to tell them apart", self.name)

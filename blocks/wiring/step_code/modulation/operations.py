@@ -1,0 +1,90 @@
+"""The operations of modulation by the step. Torch-free.
+
+Their products are of one vector for all tokens, so per token they have no FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import LoopIndex, Operation, expect
+from blocks.ir.tensor_type import Shape, TensorType
+
+_REFERENCE = "blocks.wiring.step_code.modulation.reference"
+
+
+def code(width: int) -> TensorType:
+    """Return the type of a step's code."""
+    return TensorType((width,), "stream", "constant")
+
+
+@dataclass(frozen=True)
+class StepPosition(Operation):
+    """The code of a step: two perceptrons, of t = index / steps and of dt = 1 / steps, added: () -> c.
+
+    Weights of each: [width, size], its bias, [width, width], its bias.
+    """
+
+    width: int
+    size: int
+    steps: int
+    index: LoopIndex
+
+    recomputable = False
+    kernels = (Kernel("step_position", f"{_REFERENCE}:step_position", "one vector for all tokens"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the code."""
+        expect(self, inputs)
+        return (code(self.width),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the perceptrons' shapes."""
+        width = self.width
+        return ((width, self.size), (width,), (width, width), (width,)) * 2
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of steps and the step's index."""
+        return {"steps": self.steps, "index": self.index}
+
+    def flops(self, at: CostContext) -> float:
+        """None per token."""
+        return 0.0
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the codes of t and dt, and the hidden layers before and after their activation."""
+        return SavedTensors(once=2 * at.weight_bytes * (self.size + 2 * self.width))
+
+
+@dataclass(frozen=True)
+class Modulate(Operation):
+    """Scale each channel by a linear function of the step's code: (x, c) -> y."""
+
+    width: int
+
+    kernels = (Kernel("modulate", f"{_REFERENCE}:modulate", "elementwise"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the input's type."""
+        expect(self, inputs, (self.width,), code(self.width))
+        return (inputs[0],)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the linear function's shapes."""
+        return ((self.width, self.width), (self.width,))
+
+    def flops(self, at: CostContext) -> float:
+        """None per token."""
+        return 0.0
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the input, the activated code and the scale."""
+        return SavedTensors(inputs=(0,), once=2 * at.weight_bytes * self.width)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Backward, the product whose sum is the scale's gradient stands beside the input's gradient."""
+        return WorkspaceBytes(flow.made, flow.given + flow.made, flow.given)

@@ -1,0 +1,98 @@
+"""The state of a stage in `naive`: how it starts, how the input enters again, what a step knows."""
+
+import hashlib
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def digest(text):
+    """64 bits of a hash of a text, as a number below 2**64."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def uniform(seed, purpose, count):
+    """The first numbers between 0 and 1 that are drawn for a purpose in evaluation."""
+    low, high = (key := digest(f"{seed}:evaluation") ^ digest(purpose)) % 2**32, key >> 32
+    found = []
+    for n in range(count):
+        x = n * 0x9E3779B9 % 2**32 ^ low
+        for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+            x = ((x ^ x >> shift) * factor + high) % 2**32
+        x ^= x >> 15
+        signed = x - 2**32 if x >= 2**31 else x
+        found.append(((signed >> 9) + 0.5) / 2**23 + 0.5)
+    return found
+
+
+def start(row, stage, path, x, loops, place):
+    """The state that the first step reads."""
+    match stage.start.name:
+        case "zeros":
+            return [torch.zeros_like(vector) for vector in x]
+        case "learned":
+            return [row.w[f"{path}.start"]] * len(x)
+        case "noise":
+            index = sum(number << (20 * n) for n, (number, _, _) in enumerate(reversed(loops)))
+            seed = row.spec.train.seed if row.spec.train else 0
+            drawn = uniform(seed, f"{place}.start:{index}", len(x) * row.width)
+            share = (2 * torch.tensor(drawn, dtype=torch.float64) - 1) * math.erf(3 / math.sqrt(2))
+            noise = stage.start.noise * math.sqrt(2) * torch.erfinv(share)
+            return [*noise.view(len(x), row.width)]
+        case _:
+            return x
+
+
+def injected(row, stage, path, at, x, start, n):
+    """The state with the stage's input in it."""
+    match stage.inject.name:
+        case "add" if n > 0 or stage.start.name != "input":
+            return [a + b for a, b in zip(x, start, strict=True)]
+        case "concat":
+            return [row.w[f"{at}.inject"] @ torch.cat([a, b]) for a, b in zip(x, start, strict=True)]
+        case "diagonal":
+            delta = torch.log(1 + torch.exp(row.w[f"{at}.inject_delta"]))
+            factor = torch.exp(-delta * torch.exp(row.w[f"{at}.inject_decay"]))
+            own, row.own = row.own, (None, 0)  # the same weights before all steps
+            normed = [row.norm(vector, f"{path}.inject_norm") for vector in start]
+            row.own = own
+            entry = [row.w[f"{path}.inject"] @ vector for vector in normed]
+            return [factor * a + delta * b for a, b in zip(x, entry, strict=True)]
+        case _:
+            return x
+
+
+def code(row, stage, at, n):
+    """What a step code adds to the state of each token before step n."""
+    if stage.step_code.name == "embedding":
+        return row.w[f"{at}.step_code"][n]
+    if stage.step_code.name == "sinusoidal":
+        angles = [(n + 1) / 10000 ** (i // 2 * 2 / row.width) for i in range(row.width)]
+        waves = [math.cos(angle) if i % 2 else math.sin(angle) for i, angle in enumerate(angles)]
+        return torch.tensor(waves, dtype=torch.float64)
+    return torch.zeros(row.width)
+
+
+def modulation(row, stage, at, n):
+    """The code of step n that sublayers are modulated by, activated; None without modulation."""
+    if stage.step_code.name != "modulation":
+        return None
+    code, size = 0, stage.step_code.modulation
+    half = size // 2
+    for name, value in (("t", n / stage.trips), ("dt", 1 / stage.trips)):
+        angles = [value * 10000 ** (-i / half) for i in range(half)]
+        waves = [*map(math.cos, angles), *map(math.sin, angles), *[0.0] * (size % 2)]
+        coded = torch.tensor(waves, dtype=torch.float64)
+        role = f"{at}.step_code_{name}"
+        inner = row.w[f"{role}_in"] @ coded + row.w[f"{role}_in_bias"]
+        code = code + row.w[f"{role}_out"] @ F.silu(inner) + row.w[f"{role}_out_bias"]
+    return F.silu(code)
+
+
+def scaled(row, x, at, what):
+    """Tokens times what modulation makes of the step's code."""
+    if row.modulated is None:
+        return x
+    scale = row.w[f"{at}.{what}_modulation"] @ row.modulated + row.w[f"{at}.{what}_modulation_bias"]
+    return [scale * vector for vector in x]
