@@ -93,15 +93,14 @@ class Builder(Operations):
     def active(self, steps: Steps) -> Iterator[None]:
         """Let the operations added meanwhile run at some steps of this stage only; the weights stay tied.
 
-        At other steps what reads them reads the input that they pass on (`Operation.passes`).
+        At other steps what reads them reads the input that they pass on (`Operation.passes`). Layers of a
+        stack that skip them have no weights for them.
 
         Raises:
-            ValueError: the stage's weights are not tied, or none of the steps exists.
+            ValueError: none of the steps exists.
         """
         assert self._loop is not None, "steps exist only inside a stage"
-        _, trips, tied = self._loop
-        if not tied:
-            raise ValueError("expected tied weights where operations are active at some steps only")
+        _, trips, _ = self._loop
         if not steps.among(trips):
             raise ValueError(f"expected some of the {trips} steps, got {steps}")
         before, self._active = self._active, steps

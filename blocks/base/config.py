@@ -56,6 +56,9 @@ class BlockConfig(Config):
     A subclass sets `type: Literal["name"] = "name"`; the name is what a spec writes.
     """
 
+    shares_step: ClassVar[bool] = False
+    """Whether its uses in one step share a step's index, so that they have to run at the same steps."""
+
     type: str
 
     def problems(self, width: int) -> Iterator[Problem]:

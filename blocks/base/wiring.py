@@ -72,6 +72,8 @@ class WiringConfig(Config):
     """Whether the key is about recurrence, so that layers made from a recurrent stage do without it."""
     order: ClassVar[int] = 0
     """Options of lower order wrap those of higher order. The residual sum is at 0."""
+    skippable: ClassVar[bool] = True
+    """Whether sublayers with it can be left out at some steps (`at`)."""
     changes_result: ClassVar[bool] = False
     """Whether it changes the state after the last step, so that what a stage returns is no step's state."""
 

@@ -24,6 +24,8 @@ class DepthAttention(AttentionConfig):
     Slots are shared by the uses of one block name within the innermost `recur` around it.
     """
 
+    shares_step = True
+
     type: Literal["depth_attention"] = "depth_attention"
     rotary: bool = True
     """Whether to rotate queries and keys by the index of their step."""

@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Some steps of a loop, as a slice of all steps or as a set of step numbers.
+    """Some steps of a loop, as a slice of all steps: `steps[start:stop:step]`, where `step` is at least 1.
 
     Which steps these are depends on the number of steps: negative numbers count from the end, and steps
     beyond the last are left out.
-
-    Attributes:
-        start, stop, step: the slice, as in `steps[start:stop:step]`; `step` is at least 1.
-        numbers: the steps themselves; used instead of the slice where it is not None.
     """
 
     start: int | None = None
     stop: int | None = None
     step: int = 1
-    numbers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.step < 1:
             raise ValueError(f"steps: expected a stride of at least 1, got {self.step}")
 
-    def among(self, trips: int) -> Sequence[int]:
+    @classmethod
+    def parse(cls, text: str) -> Steps:
+        """Read a slice as it is written: `1::3`."""
+        start, stop, step = (int(part) if part else None for part in f"{text}:".split(":")[:3])
+        return cls(start or None, stop, step or 1)
+
+    def among(self, trips: int) -> range:
         """Return the step numbers in ascending order for a loop of `trips` steps."""
-        if self.numbers is None:
-            return range(trips)[self.start : self.stop : self.step]
-        return tuple(sorted({n % trips for n in self.numbers if -trips <= n < trips}))
+        return range(trips)[self.start : self.stop : self.step]
 
     def __str__(self) -> str:
-        if self.numbers is not None:
-            return ", ".join(map(str, self.numbers))
         start, stop = ("" if each is None else str(each) for each in (self.start, self.stop))
         return f"{start}:{stop}" + (f":{self.step}" if self.step != 1 else "")
 

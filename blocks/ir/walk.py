@@ -19,12 +19,16 @@ class Place:
         trips: trip count of each, by index name.
         executions: how often the graph runs in one forward pass.
         copies: how many sets of its weights there are.
+        tied: whether the steps of the innermost loop share theirs.
+        layers: the first step of each segment of a stack around it; each segment has weights of its own.
     """
 
     loops: tuple[tuple[str, str], ...] = ()
     trips: dict[str, int] = field(default_factory=dict)
     executions: int = 1
     copies: int = 1
+    tied: bool = True
+    layers: tuple[int, ...] = ()
 
     def inside(self, node: str, loop: Loop) -> Place:
         """Return the place of the loop's body."""
@@ -34,12 +38,18 @@ class Place:
             {**self.trips, loop.index: loop.trips},
             self.executions * loop.trips,
             self.copies * (1 if loop.tied else loop.trips),
+            loop.tied,
+            self.layers if loop.tied or not isinstance(loop, Segment) else (*self.layers, loop.first),
         )
 
-    def at(self, steps: Steps) -> Place:
-        """Return the same place for what runs at some steps of the innermost loop only."""
+    def at(self, steps: Steps | None) -> Place:
+        """Return the same place for what runs at some steps of the innermost loop only, None for all."""
+        if steps is None:
+            return self
         trips = self.trips[self.loops[-1][1]]
-        return replace(self, executions=self.executions // trips * len(steps.among(trips)))
+        running = len(steps.among(trips))
+        copies = self.copies if self.tied else self.copies // trips * running
+        return replace(self, executions=self.executions // trips * running, copies=copies)
 
 
 def operations(graph: Graph) -> Iterator[tuple[str, Operation, Node]]:
@@ -55,17 +65,37 @@ def graphs(graph: Graph, place: Place | None = None) -> Iterator[tuple[Graph, Pl
     yield graph, place
     for node, operation, _ in operations(graph):
         if isinstance(operation, Loop):
-            yield from graphs(operation.body, place.inside(node, operation))
+            yield from graphs(operation.body, place.at(graph.node(node).active).inside(node, operation))
 
 
-def weights(graph: Graph, place: Place | None = None, path: str = "") -> Iterator[tuple[str, Weight, Place]]:
-    """Yield every tensor the graph stands for, copy by copy, under its full name in a state_dict."""
-    place = place or Place()
-    active = {name: node.active for _, _, node in operations(graph) for name in node.weights if node.active}
+def own_weights(graph: Graph, place: Place) -> Iterator[tuple[str, Weight, Place]]:
+    """Yield the weights of one graph with the place of what uses them."""
+    active = {name: node.active for _, _, node in operations(graph) for name in node.weights}
     for name, weight in graph.weights.items():
-        yield f"{path}{name}", weight, place.at(active[name]) if name in active else place
-    for node, operation, _ in operations(graph):
-        if isinstance(operation, Loop):
-            sets = ["step"] if operation.tied else [f"layers.{n}" for n in range(operation.trips)]
-            for each in sets:
-                yield from weights(operation.body, place.inside(node, operation), f"{path}{node}.{each}.")
+        yield name, weight, place.at(active.get(name))
+
+
+def weights(
+    graph: Graph, place: Place | None = None, path: str = "", layer: int | None = None
+) -> Iterator[tuple[str, Weight, Place]]:
+    """Yield every tensor the graph stands for, copy by copy, under its full name in a state_dict.
+
+    Of a stack's body these are the tensors of one layer, `layer`.
+    """
+    place = place or Place()
+
+    def has(steps: Steps | None) -> bool:
+        return steps is None or layer is None or layer in steps.among(place.trips[place.loops[-1][1]])
+
+    active = {name: node.active for _, _, node in operations(graph) for name in node.weights}
+    for name, weight, used in own_weights(graph, place):
+        if has(active.get(name)):
+            yield f"{path}{name}", weight, used
+    for node, operation, data in operations(graph):
+        if isinstance(operation, Loop) and has(data.active):
+            inner = place.at(data.active).inside(node, operation)
+            if operation.tied:
+                yield from weights(operation.body, inner, f"{path}{node}.step.")
+                continue
+            for n in range(operation.trips):
+                yield from weights(operation.body, inner, f"{path}{node}.layers.{n}.", n)

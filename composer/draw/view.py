@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
 
 from blocks.base.config import BlockConfig
 from blocks.base.wiring import Site
-from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import Operation
 from blocks.ir.tensor_type import Shape
@@ -19,6 +18,7 @@ from blocks.kernels.slots import DepthKVCache, SlotRead, SlotWrite
 from blocks.primitives.operations import Input, Project
 from blocks.wiring.combine.config import Combine
 from composer.costs.counting.count import Costs
+from composer.costs.counting.count import Row as CostRow
 from composer.costs.counting.plan import make_plan
 from composer.draw.theme import TIMES
 from composer.draw.wiring import Addition, Additions, additions
@@ -39,6 +39,7 @@ class Row:
     active: int
     forward: float
     backward: float
+    executions: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,11 @@ class Part:
     """A part of the model by its operations."""
 
     rows: tuple[Row, ...]
-    executions: int
+
+    @property
+    def executions(self) -> int:
+        """How often it runs in one forward pass."""
+        return max((row.executions for row in self.rows), default=0)
 
     @property
     def params(self) -> int:
@@ -154,7 +159,10 @@ def view(spec: Spec) -> View:
     plan = make_plan(spec)
     # it does not matter on which level an option is given
     spec = shortest(spec)
-    body = _Body(spec, plan.graph, Place(), set())
+    costs: dict[str, list[CostRow]] = defaultdict(list)
+    for row in plan.costs.by_operation:
+        costs[row.place].append(row)
+    body = _Body(spec, plan.graph, Place(), set(), costs)
     stages = tuple(
         _stage(body, f"stages.{number}", f"stages.{number}", stage)
         for number, stage in enumerate(spec.stages)
@@ -167,8 +175,16 @@ def view(spec: Spec) -> View:
 class _Body:
     """One graph's operations by name, joined projections taken apart by their weights."""
 
-    def __init__(self, spec: Spec, graph: Graph, place: Place, seen: set[tuple[int, str]]) -> None:
-        self.spec, self.graph, self.place, self.seen = spec, graph, place, seen
+    def __init__(
+        self,
+        spec: Spec,
+        graph: Graph,
+        place: Place,
+        seen: set[tuple[int, str]],
+        costs: Mapping[str, Sequence[CostRow]],
+    ) -> None:
+        """`costs` are the rows of each operation by its place."""
+        self.spec, self.graph, self.place, self.seen, self.costs = spec, graph, place, seen, costs
         self.rows = [
             row for node, operation, data in operations(graph) for row in self._rows(node, operation, data)
         ]
@@ -183,35 +199,39 @@ class _Body:
 
     def part(self, name: str) -> Part:
         """Return the operation of a name, of none where there is none."""
-        return Part(tuple(self._named.get(name, ())), self.place.executions)
+        return Part(tuple(self._named.get(name, ())))
 
     def below(self, place: str) -> Part:
         """Return the operations of a block at its place of use; the block may be called like an operation."""
-        return Part(tuple(self._below.get(place, ())), self.place.executions)
+        return Part(tuple(self._below.get(place, ())))
 
     def inside(self, node: str) -> _Body:
         """Return the body of a stage."""
         loop = self.graph.loop(node)
-        return _Body(self.spec, loop.body, self.place.inside(node, loop), self.seen)
+        place = self.place.at(self.graph.node(node).active).inside(node, loop)
+        return _Body(self.spec, loop.body, place, self.seen, self.costs)
 
     def _rows(self, node: str, operation: Operation, data: Node) -> Iterator[Row]:
         if isinstance(operation, (Loop, Input)):
             return
-        at = CostContext(self.spec.model.context, self.place.trips)
-        forward = operation.flops(at) * self.place.executions
-        backward = operation.backward_flops(at) * self.place.executions
+        place = ".".join([*(name for name, _ in self.place.loops), node])
+        rows = self.costs.get(place, ())
+        forward, backward = sum(row.share.forward for row in rows), sum(row.share.backward for row in rows)
+        used = self.place.at(data.active)
         kernel = data.kernel.name
         weights = data.weights
         if isinstance(operation, Project) and len(operation.outputs) > 1:
             for number, shape in enumerate(operation.outputs):
                 part = prod(shape) / operation.width
                 own = weights[number :: len(operation.outputs)]
-                yield Row(own[0], _shape(shape), *self._weights(own, kernel), forward * part, backward * part)
+                found = self._weights(own, kernel, used.copies)
+                yield Row(own[0], _shape(shape), *found, forward * part, backward * part, used.executions)
         else:
             told = types_text(data.types, TIMES, " and ")
-            yield Row(node, told, *self._weights(weights, kernel), forward, backward)
+            found = self._weights(weights, kernel, used.copies)
+            yield Row(node, told, *found, forward, backward, used.executions)
 
-    def _weights(self, names: Any, kernel: str) -> tuple[str, str, int, int]:
+    def _weights(self, names: Any, kernel: str, copies: int) -> tuple[str, str, int, int]:
         """Tell weights and kernel, and count what was not counted before."""
         weights = [(name, self.graph.weights[name]) for name in names]
         told = ", ".join(f"{name.rpartition('.')[2]} {_shape(weight.shape)}" for name, weight in weights)
@@ -219,7 +239,7 @@ class _Body:
         for name, weight in weights:
             if weight.trained and (id(self.graph), name) not in self.seen:
                 self.seen.add((id(self.graph), name))
-                size = weight.size * self.place.copies
+                size = weight.size * copies
                 params += size
                 active += size * weight.active[0] // weight.active[1]
         return told, kernel, params, active
@@ -273,7 +293,7 @@ def _entry(body: _Body, number: int, entry: Sublayer | Stage, place: str, around
                 for row in body.rows
                 if row.name.rpartition(".")[0] == str(number) and row.name not in apart
             )
-            return Mix(uses, entry.option(Combine).name, Part(rows, body.place.executions))
+            return Mix(uses, entry.option(Combine).name, Part(rows))
         case _:
             (name,) = used(entry)
             return _use(body, f"{number}.{name}", name)

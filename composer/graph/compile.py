@@ -7,6 +7,7 @@ from collections.abc import Collection
 from blocks.ir.graph import Graph
 from blocks.ir.kernel import Target
 from composer.graph.lowering.build import build
+from composer.graph.passes.active_steps import Unskippable, check_skips
 from composer.graph.passes.choose_kernels import Kernels, Unfused, choose_kernels, unfused
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.fuse import fuse
@@ -33,11 +34,19 @@ def compile_graph(
     With `apart` the parts of each step, sublayers and blocks, are outlined (`composer.graph.passes.outline`).
 
     Raises:
-        SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
+        SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there; or a
+            sublayer cannot be skipped that some steps skip.
         ValueError: an operation cannot be recomputed.
     """
     target = target or Target()
-    graph = number_slots(build(spec))
+    graph = build(spec)
+    try:
+        check_skips(graph)
+    except Unskippable as error:
+        raise SpecError(
+            [spec.fault(("stages",), "no `at` on what others need at all steps", str(error))]
+        ) from None
+    graph = number_slots(graph)
     graph = fuse(infer_types(dead_code(merge_projections(tie_weights(graph), apart))), target, kernels, apart)
     if apart:
         # an operation that others are merged with stands for them

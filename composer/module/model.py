@@ -112,8 +112,7 @@ class ComposedModel(lightning.LightningModule):
                 self._undecayed.add(name)
         for stage, told in zip(self.stages, self.spec.stages, strict=True):
             assert isinstance(stage, Stage)
-            for layer in stage.sets():
-                add_parts(layer, told.step, self.spec.blocks)
+            add_parts(stage, told, self.spec.blocks)
         self.emit()
         self._switch = StepSwitch()
         self._scores = Scores(self.spec)

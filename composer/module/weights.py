@@ -10,15 +10,15 @@ from torch import Tensor
 
 from blocks.ir.graph import Graph
 from blocks.ir.operation import Init, Weight
-from blocks.ir.walk import Place, graphs
+from blocks.ir.walk import Place, graphs, own_weights
 
 
 def residual_writers(graph: Graph) -> int:
     """Return the number of tensors that project into the residual stream."""
     return sum(
-        place.copies
+        used.copies
         for body, place in graphs(graph)
-        for weight in body.weights.values()
+        for _, weight, used in own_weights(body, place)
         if weight.writes_residual
     )
 

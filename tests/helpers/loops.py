@@ -81,9 +81,9 @@ def runs(x):
 def collected(what):
     """Return a lowering that mixes what each step hands out: its `state`, `start`, or a value `inside`."""
 
-    def fill(build, name, told, blocks, x):
+    def fill(build, name, told, spec, x):
         def step(body, x):
-            y = lowering._step(told, blocks, body, x)
+            y = lowering._step(told, lowering.stage_options(spec.model, told), spec, body, x)
             inside = body.norm(y, "read", (body.width,)) if what == "inside" else None
             body.collect(inside or {"state": y, "start": x}[what])
             return [y]
@@ -113,9 +113,9 @@ def collected(what):
 def halting():
     """Return a lowering that carries the state, a sum of all states, and a mask of the tokens that run on."""
 
-    def fill(build, name, told, blocks, x):
+    def fill(build, name, told, spec, x):
         def step(body, x, total, mask):
-            y = lowering._step(told, blocks, body, x)
+            y = lowering._step(told, lowering.stage_options(spec.model, told), spec, body, x)
             x = body.op("choose", Choose(body.width), mask, y, x)
             return [x, body.op("total", Sum((body.width,)), total, x), body.op("runs", Runs(body.width), x)]
 
@@ -147,10 +147,10 @@ def lowered(fill, reference):
     """Let the first stage be what `fill` makes of it, and in `naive` what `reference` does."""
     plain, naively = lowering._stage, naive._Row.stage
 
-    def stage(build, name, told, blocks, x, *collects):
+    def stage(build, name, told, spec, x, *collects):
         if name == "stages.0":
-            return fill(build, name, told, blocks, x)
-        return plain(build, name, told, blocks, x, *collects)
+            return fill(build, name, told, spec, x)
+        return plain(build, name, told, spec, x, *collects)
 
     def naive_stage(self, told, path, x, loops, memory):
         if path != "stages.0":

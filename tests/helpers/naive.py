@@ -136,6 +136,9 @@ class _Row:
             x = naive_state.injected(self, stage, path, at, x, start, n)
             x = [vector + naive_state.code(self, stage, at, n) for vector in x]
             for number, entry in enumerate(stage.step):
+                at_steps = getattr(entry, "at", None) or ":"
+                if n not in eval(f"range({trips})[{at_steps}]"):
+                    continue
                 self.own, self.modulated = (stage.per_step, n), naive_state.modulation(self, stage, at, n)
                 if hasattr(entry, "step"):
                     loop = place.replace("stages.", "n").replace(".", "_")

@@ -26,6 +26,7 @@ from composer.testing.examples import wiring_examples
 
 # among them names of methods of modules, and ones that look like something else in YAML
 NAMES = ("seq", "expert", "side-2", "Twin_b", "norm", "eval", "null", "true", "e1", "no", "a-b_c", "Inf")
+SLICES = st.sampled_from([None, None, "::2", "1:", "-1:", ":1"])
 SMALL = st.integers(1, 8)
 LEFT_OUT = 5
 """How often refused options are left out of a spec, since that can make others refused."""
@@ -134,12 +135,14 @@ def block(width):
 
 @cache
 def mix(names):
-    return config(Parallel, {"parallel": st.lists(st.sampled_from(names), min_size=2, max_size=3)})
+    return config(
+        Parallel, {"at": SLICES, "parallel": st.lists(st.sampled_from(names), min_size=2, max_size=3)}
+    )
 
 
 @cache
 def use(names):
-    return config(BlockUse, {"use": st.sampled_from(names)})
+    return config(BlockUse, {"at": SLICES, "use": st.sampled_from(names)})
 
 
 @cache
@@ -148,7 +151,7 @@ def one_stage(names, levels, room):
     kinds = [st.sampled_from(names), st.sampled_from(names), use(names), mix(names)]
     if levels > 1:
         kinds.append(stage(names, levels - 1, room))
-    given = {"step": st.lists(st.one_of(kinds), min_size=1, max_size=3)}
+    given = {"at": SLICES, "step": st.lists(st.one_of(kinds), min_size=1, max_size=3)}
     return config(Stage, given, without=("recur", "stack"))
 
 
@@ -238,18 +241,26 @@ def allowed(tree):
         except SpecError as error:
             for fault in error.faults:
                 tree = without(tree, fault.path.split("."))
+                if fault.path == "stages":  # where it is not known which entry cannot be skipped
+                    tree = json.loads(json.dumps(tree), object_hook=at_all_steps)
         else:
             break
     return tree
 
 
+def at_all_steps(mapping):
+    return {key: value for key, value in mapping.items() if key != "at"}
+
+
 def without(tree, path):
     """Remove the option at, or around, a path."""
+    if not path:
+        return tree
     if isinstance(tree, list):
         number, *rest = path
         return [without(each, rest) if str(i) == number else each for i, each in enumerate(tree)]
     key, *rest = path
-    if key in wiring_options():
+    if key in wiring_options() or key == "at":
         return {name: value for name, value in tree.items() if name != key}
     return {**tree, key: without(tree[key], rest)} if rest and key in tree else tree
 

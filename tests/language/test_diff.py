@@ -60,9 +60,9 @@ def wiring(owner: Owner) -> dict[str, Any]:
 # a value other than BASE's for every field of the language
 OTHER: dict[str, dict[str, Any]] = {
     "Model": {"width": 64, "vocab": 301, "context": 65, "tie_embeddings": False, **wiring("model")},
-    "Stage": {"recur": 4, "stack": 3, "step": ["sequence_attention"], **wiring("stage")},
-    "BlockUse": {"use": "sequence_attention", **wiring("use")},
-    "Parallel": {"parallel": ["expert_attention", "depth_attention"], **wiring("parallel")},
+    "Stage": {"recur": 4, "stack": 3, "step": ["sequence_attention"], "at": None, **wiring("stage")},
+    "BlockUse": {"use": "sequence_attention", "at": "::2", **wiring("use")},
+    "Parallel": {"parallel": ["expert_attention", "depth_attention"], "at": "::2", **wiring("parallel")},
     "SequenceAttention": {
         "type": "feed_forward",
         "heads": 2,

@@ -67,9 +67,9 @@ def first_stage(fill):
 
 
 def test_what_nothing_reads_is_not_collected():
-    def fill(build, name, told, blocks, x):
+    def fill(build, name, told, spec, x):
         def step(body, x):
-            y = lowering._step(told, blocks, body, x)
+            y = lowering._step(told, lowering.stage_options(spec.model, told), spec, body, x)
             body.collect(body.norm(y, "unread", (body.width,)))
             body.collect(y)
             return [y]
@@ -87,11 +87,11 @@ def test_what_nothing_reads_is_not_collected():
 
 
 def test_values_cannot_be_collected_where_operations_skip_steps():
-    def fill(build, name, told, blocks, x):
+    def fill(build, name, told, spec, x):
         def step(body, x):
             body.collect(x)
             with body.active(Steps(1)):
-                return [lowering._step(told, blocks, body, x)]
+                return [lowering._step(told, lowering.stage_options(spec.model, told), spec, body, x)]
 
         return build.loop(name, told.trips, told.tied, [x], step).states[0]
 
@@ -100,7 +100,7 @@ def test_values_cannot_be_collected_where_operations_skip_steps():
 
 
 def test_a_state_keeps_its_type():
-    def fill(build, name, told, blocks, x):
+    def fill(build, name, told, spec, x):
         step = lambda body, x: [body.op("runs", Runs(body.width), x)]  # noqa: E731
         return build.loop(name, told.trips, told.tied, [x], step).states[0]
 

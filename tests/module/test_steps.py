@@ -2,42 +2,40 @@
 
 import pytest
 import torch
-from active import active_at
 from cases import DEPTH, EXPERT, FFN, SEQ, tree
 from models import compiled, gradients, tokens_for
 from strategies import make
 
-from blocks.ir.steps import Steps
 from composer.costs.counting.plan import count
 from composer.module.model import ComposedModel
 
 BLOCKS = {"s": SEQ, "d": DEPTH, "f": FFN}
 
 
-def spec(steps, inner=2, block="f", other=FFN):
-    inside = {"recur": inner, "step": ["d", block]}
+def spec(steps, inner=2, block="f", other=FFN, at=None):
+    seq, depth = ({"use": "s", "at": "::2"}, {"use": "d", "at": "-1:"}) if at else ("s", "d")
+    inside = {"recur": inner, "step": [depth, block]}
     blocks = {**BLOCKS, block: other}
-    return make(tree(blocks, {"recur": steps, "step": ["s", inside, "f"]}, {"stack": 2, "step": ["f"]}))
+    return make(tree(blocks, {"recur": steps, "step": [seq, inside, "f"]}, {"stack": 2, "step": ["f"]}))
 
 
 @pytest.mark.parametrize(("steps", "inner"), [(1, 2), (7, 1), (2, 5)])
-@pytest.mark.parametrize("active", [{}, {"0.0": Steps(step=2), "0.1.0": Steps(start=-1)}])
-def test_it_computes_what_a_model_of_as_many_steps_does(steps, inner, active):
-    with active_at(active):
-        model, other = compiled(spec(3)), ComposedModel(spec(steps, inner))
-        other.load_state_dict(model.state_dict())
-        tokens = tokens_for(model.spec)
-        before = model(tokens)
-        model.set_steps({"stages.0": steps, "stages.0.1": inner})
-        assert torch.equal(model(tokens), other(tokens))
-        expected = gradients(other, tokens)
-        assert all(torch.equal(found, expected[name]) for name, found in gradients(model, tokens).items())
-        assert model.plan.costs.to_dict() == count(other.spec).to_dict()
-        hook = model.stages[0].register_forward_hook(lambda *_: None)
-        assert torch.allclose(model(tokens), other(tokens), atol=1e-5)
-        hook.remove()
-        model.set_steps({})
-        assert torch.equal(model(tokens), before)
+@pytest.mark.parametrize("at", [False, True])
+def test_it_computes_what_a_model_of_as_many_steps_does(steps, inner, at):
+    model, other = compiled(spec(3, at=at)), ComposedModel(spec(steps, inner, at=at))
+    other.load_state_dict(model.state_dict())
+    tokens = tokens_for(model.spec)
+    before = model(tokens)
+    model.set_steps({"stages.0": steps, "stages.0.1": inner})
+    assert torch.equal(model(tokens), other(tokens))
+    expected = gradients(other, tokens)
+    assert all(torch.equal(found, expected[name]) for name, found in gradients(model, tokens).items())
+    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+    hook = model.stages[0].register_forward_hook(lambda *_: None)
+    assert torch.allclose(model(tokens), other(tokens), atol=1e-5)
+    hook.remove()
+    model.set_steps({})
+    assert torch.equal(model(tokens), before)
 
 
 @pytest.mark.parametrize(

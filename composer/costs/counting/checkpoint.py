@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from blocks.ir.graph import Graph
-from blocks.ir.walk import graphs, weights
+from blocks.ir.walk import graphs, own_weights, weights
 from composer.graph.compile import compile_graph
 from composer.language.description.show import resolved_yaml
 from composer.language.schema.spec import Spec
@@ -37,9 +37,9 @@ def checkpoint_size(spec: Spec, graph: Graph | None = None) -> CheckpointSize:
     """Return the sizes; all weights and states are fp32."""
     graph = graph or compile_graph(spec)
     counted = [
-        (weight, place.copies)
+        (weight, used.copies)
         for body, place in graphs(graph)
-        for weight in body.weights.values()
+        for _, weight, used in own_weights(body, place)
         if weight.saved
     ]
     data = sum(_ELEMENT * weight.size * copies for weight, copies in counted)

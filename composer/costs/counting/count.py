@@ -242,7 +242,7 @@ def _sum(one: Share, other: Share) -> Share:
 def _rows(graph: Graph, context: int, full_mask: bool = False) -> list[Row]:
     """Return a row for each operation and block; segments of a loop are one."""
     rows: dict[tuple[str, str], Row] = {}
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[object, ...]] = set()
     for body, place in graphs(graph):
         at = CostContext(context, place.trips, full_mask=full_mask)
         path = ".".join(node for node, _ in place.loops)
@@ -265,7 +265,7 @@ def _shares(
     at: CostContext,
     place: Place,
     path: str,
-    seen: set[tuple[str, str]],
+    seen: set[tuple[object, ...]],
 ) -> Iterator[tuple[str, Share]]:
     """Yield each block's share of one operation; merged projections belong to several blocks."""
     forward = operation.flops(at) * place.executions
@@ -281,8 +281,9 @@ def _shares(
     for name in data.weights:
         weight = body.weights[name]
         # a tied weight is counted where it is used first
-        if weight.trained and (path, name) not in seen:
-            seen.add((path, name))
+        tensor = path, place.layers, name
+        if weight.trained and tensor not in seen:
+            seen.add(tensor)
             size = weight.size * place.copies
             shares[weight.block].params += size
             shares[weight.block].active_params += size * weight.active[0] // weight.active[1]

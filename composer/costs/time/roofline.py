@@ -15,7 +15,7 @@ from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import largest, total
 from blocks.ir.operation import Operation, Value
-from blocks.ir.walk import Place, graphs, operations
+from blocks.ir.walk import Place, graphs, operations, own_weights
 from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Input
 from composer.costs.base.precision import FULL, MIXED, precision
@@ -121,7 +121,8 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
                 rows[path] = rows[path].with_more(row) if path in rows else row
     elements = 0
     for body, place in graphs(graph):
-        elements += place.copies * sum(weight.size for weight in body.weights.values() if weight.trained)
+        own = own_weights(body, place)
+        elements += sum(used.copies * weight.size for _, weight, used in own if weight.trained)
     update = OPTIMIZER_PASSES * size.weight * elements / device.bandwidth
     return StepTime(tokens * repeats, [*rows.values()], update)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig
 from blocks.ir.graph import Graph
 from blocks.ir.operation import Init, Value, Weight
+from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import IDS
 from blocks.primitives.scalars import AddWeighted
 from blocks.wiring.combine.config import Combine
@@ -137,15 +139,21 @@ def _step(stage: Stage, options: Options, spec: Spec, build: Builder, x: Value) 
 
     def body(x: Value) -> Value:
         for position, entry in enumerate(stage.step):
-            if isinstance(entry, Stage):
-                x = _stage(build, str(position), entry, spec, x)
-            else:
+            with _at_its_steps(build, entry):
+                if isinstance(entry, Stage):
+                    x = _stage(build, str(position), entry, spec, x)
+                    continue
                 own = entry_options(options, entry)
                 with build.at(f"{position}."):
                     x = _wrapped("around_sublayer", own, build, partial(_entry, build, entry, spec.blocks), x)
         return x
 
     return _wrapped("around_step", options, build, body, x)
+
+
+def _at_its_steps(build: Builder, entry: Sublayer | Stage) -> AbstractContextManager[None]:
+    at = None if isinstance(entry, str) else entry.at
+    return nullcontext() if at is None else build.active(Steps.parse(at))
 
 
 def _wrapped(hook: str, options: Options, build: Builder, run: Callable[[Value], Value], x: Value) -> Value:

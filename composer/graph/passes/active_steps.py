@@ -2,7 +2,8 @@
 
 A skipped node does not run: what reads it reads the input that it passes on instead, such as the residual
 stream. Emission takes the distinct bodies of a loop (`variants`). Costs take a graph in which such a loop is
-a chain of plain loops that share their weights (`segmented`), so that every cost is counted as for any graph.
+a chain of plain loops (`segmented`), so that every cost is counted as for any graph. Those of a tied loop
+share their weights; layers of a stack have weights for what they run.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from typing import Any, NamedTuple
 
 from blocks.ir.graph import Graph, Loop, Segment
 from blocks.ir.operation import LoopIndex, Operation, Value
-from blocks.ir.walk import operations
+from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
+
+
+class Unskippable(ValueError):
+    """An operation that is skipped at some step makes what others need there."""
 
 
 class Variant(NamedTuple):
@@ -29,7 +34,7 @@ def variants(loop: Loop) -> list[Variant]:
     """Return the distinct bodies of a loop in the order in which they first run.
 
     Raises:
-        ValueError: at some step an active node reads a skipped one that passes no input on.
+        Unskippable: at some step an active node reads a skipped one that passes no input on.
     """
     if _is_uniform(loop.body):
         return [Variant(range(loop.trips), loop.body)]
@@ -37,6 +42,26 @@ def variants(loop: Loop) -> list[Variant]:
     for step, skipped in enumerate(_skipped(loop)):
         steps.setdefault(skipped, []).append(step)
     return [Variant(each, _without(loop.body, skipped, each[0])) for skipped, each in steps.items()]
+
+
+def check_skips(graph: Graph) -> None:
+    """Check that other operations can do without what is skipped at some steps.
+
+    Raises:
+        Unskippable: at some step they cannot.
+    """
+    for body, _ in graphs(graph):
+        for _, operation, _ in operations(body):
+            if isinstance(operation, Loop):
+                variants(operation)
+
+
+def bodies(loop: Loop) -> list[Graph]:
+    """Return the body of each set of weights: of all steps, or of each layer what it runs."""
+    if loop.tied:
+        return [loop.body]
+    by_layer = {step: each.body for each in variants(loop) for step in each.steps}
+    return [by_layer[layer] for layer in range(loop.trips)]
 
 
 def costed(graph: Graph) -> Graph:
@@ -121,7 +146,7 @@ def _without(body: Graph, skipped: frozenset[str], step: int) -> Graph:
             node = body.node(value.node)
             position = node.op.passes(value.output)
             if position is None:
-                raise ValueError(f"{value.node}: skipped at step {step}, where another operation reads it")
+                raise Unskippable(f"{value.node}: skipped at step {step}, where another operation reads it")
             value = node.inputs[position]
         return value
 
@@ -155,12 +180,13 @@ def _segments(name: str, loop: Loop) -> Iterator[tuple[Segment, list[int], list[
         body, given, changed = _trimmed(body)
         if changed:
             parts.append((first, after - first, body, given, changed))
-    nodes = [frozenset(_nodes(body)) for _, _, body, _, _ in parts]
-    shared = [frozenset(_shared(body)) for _, _, body, _, _ in parts]
+    # layers of a stack share no weights
+    nodes = [frozenset(_nodes(body) if loop.tied else ()) for _, _, body, _, _ in parts]
+    shared = [frozenset(_shared(body) if loop.tied else body.inputs) for _, _, body, _, _ in parts]
     for number, (first, trips, body, given, changed) in enumerate(parts):
         before = frozenset().union(*nodes[:number])
         after_it = frozenset().union(*shared[number + 1 :])
-        yield Segment(loop.index, trips, True, body, name, first, before, after_it), given, changed
+        yield Segment(loop.index, trips, loop.tied, body, name, first, before, after_it), given, changed
 
 
 def _rebased(body: Graph, loop: Loop, first: int, after: int) -> Graph:

@@ -104,8 +104,8 @@ def _entry(entry: Sublayer) -> Any:
 
 
 def _options(config: Wired, without: Collection[str] = ()) -> dict[str, Any]:
-    """Dump a config, but for the keys that it takes from what is around it."""
-    taken = {key for key in inherited_keys(type(config)) if getattr(config, key) is None}
+    """Dump a config, but for the keys that it takes from what is around it, and `at` for all steps."""
+    taken = {key for key in (*inherited_keys(type(config)), "at") if getattr(config, key) is None}
     return config.model_dump(exclude={*without, *taken})
 
 

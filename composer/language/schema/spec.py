@@ -25,6 +25,7 @@ from blocks.base.config import BlockConfig, Config
 from blocks.base.fields import Count, Natural, NonNegative, Positive, Width
 from blocks.base.operations import NormType
 from composer.data.base.config import DataConfig
+from composer.language.schema.at import At
 from composer.language.schema.caps import Caps
 from composer.language.schema.recur import Recur, Steps
 from composer.language.schema.unions import DiscoveredUnion
@@ -123,6 +124,8 @@ class BlockUse(Wired):
 
     use: BlockName
     """The name of the block."""
+    at: At = None
+    """The steps of the stage at which it runs. At others the state passes it unchanged."""
 
 
 @wired("parallel")
@@ -131,6 +134,8 @@ class Parallel(Wired):
 
     parallel: Annotated[Many[BlockName], Field(min_length=2)]
     """The names of the blocks, two or more."""
+    at: At = None
+    """The steps of the stage at which they run. At others the state passes them unchanged."""
 
 
 @wired("stage")
@@ -145,6 +150,8 @@ class _Stage(Wired):
     """The number of layers with weights of their own."""
     step: Annotated[Many[Entry], Field(min_length=1)]
     """What one step runs, in order, each a residual sublayer."""
+    at: At = None
+    """For a nested stage, the steps of the stage around it at which it runs."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Stage:

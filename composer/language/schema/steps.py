@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from blocks.ir.numbers import total as sum_of
 from blocks.wiring.train import Phase, TrainedSteps
+from composer.language.schema.at import runs_at
 from composer.language.schema.levels import Sublayer
 from composer.language.schema.recur import Recur
 from composer.language.schema.spec import Spec, Stage
@@ -214,4 +215,7 @@ def _resized(entry: Sublayer | Stage, place: str, left: dict[str, int]) -> Subla
         if number < 1:
             raise ValueError(f"{place}: expected at least 1 step, got {number}")
         changes["recur"] = number
+        for n, each in enumerate(inner):
+            if not isinstance(each, str) and not runs_at(each.at, number):
+                raise ValueError(f"{place}.{n}: {each.at} selects none of {number} steps")
     return entry.model_copy(update=changes)

@@ -196,7 +196,7 @@ def _blocks(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
 
 
 def _wiring(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
-    for path, problems in wiring_problems(parts.model, parts.stages):
+    for path, problems in wiring_problems(parts.model, parts.stages, parts.blocks):
         yield _problems(problems, path, tree)
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from blocks.base.config import Problem
+from blocks.base.config import BlockConfig, Problem
 from blocks.base.wiring import Site, WiringConfig, acts_on_stage
+from composer.language.schema.at import runs_at
 from composer.language.schema.levels import Options, entry_options, shared_keys, site
 from composer.language.schema.recur import Recur
-from composer.language.schema.spec import BlockUse, Model, Parallel, Stage
+from composer.language.schema.spec import BlockUse, Model, Parallel, Stage, used
+from composer.language.schema.steps import trained_numbers
 
 Path: TypeAlias = tuple[str | int, ...]
 
 
-def wiring_problems(model: Model, stages: tuple[Stage, ...]) -> Iterator[tuple[Path, Iterator[Problem]]]:
+def wiring_problems(
+    model: Model, stages: Sequence[Stage], blocks: Mapping[str, BlockConfig]
+) -> Iterator[tuple[Path, Iterator[Problem]]]:
     """Yield the problems of each option, with the path of the option that they are relative to.
 
     What is not valid in `model` and `stages` is left out. What stages take from the model is checked in each.
@@ -28,10 +32,15 @@ def wiring_problems(model: Model, stages: tuple[Stage, ...]) -> Iterator[tuple[P
         around = replace(around, last_stage=_site(model, last, is_last=True))
     yield from _checked(options, around, partial(_below, ("model",)))
     left: list[tuple[Stage, Path]] = [(stage, ("stages", i)) for i, stage in enumerate(stages)]
+    for stage, path in left:
+        if isinstance(stage.at, str):
+            expected = "no such key, since the stage is in no other stage, whose steps it could be"
+            yield path, iter([Problem("at", expected, stage.at)])
     while left:
         stage, path = left.pop(0)
         if _readable(stage):
             yield from _stage(stage, path, _site(model, stage, is_last=stage is last))
+            yield path, _running_apart(stage, blocks)
         if isinstance(stage.step, tuple):
             inner = ((each, (*path, "step", i)) for i, each in enumerate(stage.step))
             left += [(each, here) for each, here in inner if isinstance(each, Stage)]
@@ -46,8 +55,11 @@ def _stage(stage: Stage, path: Path, around: Site) -> Iterator[tuple[Path, Itera
         if (outer := around.model.get(key)) is not None:
             yield (*path, key), _beside_spanning(option, outer)
     for i, entry in enumerate(stage.step):
+        here = (*path, "step", i)
+        if isinstance(entry, BlockUse | Parallel | Stage):
+            yield here, _selecting_nothing(entry.at, stage)
+            yield here, _unskippable(entry.at, around.wiring)
         if isinstance(entry, BlockUse | Parallel):
-            here = (*path, "step", i)
             beside = replace(around, wiring=_valid(entry_options(around.wiring, entry)))
             own = _valid(entry.wiring())
             yield from _checked(own, beside, partial(_below, here))
@@ -71,6 +83,43 @@ def _checked(
 ) -> Iterator[tuple[Path, Iterator[Problem]]]:
     for key, option in options.items():
         yield place(key), option.problems(used_at)
+
+
+def _selecting_nothing(at: Any, stage: Stage) -> Iterator[Problem]:
+    if not isinstance(at, str):
+        return
+    for trips in sorted({stage.trips, *trained_numbers(stage)}):
+        if not runs_at(at, trips):
+            steps = "the only step" if trips == 1 else f"some of the {trips} steps"
+            where = "of the stage" if trips == stage.trips else "that training may run"
+            yield Problem("at", f"{steps} {where}", at)
+            return
+
+
+def _unskippable(at: Any, options: Options) -> Iterator[Problem]:
+    """Refuse `at` where an option needs every sublayer at every step."""
+    for option in options.values():
+        if isinstance(at, str) and not option.skippable:
+            yield Problem(
+                "at", f"all steps beside {option.key}: {option.name}, which reads each sublayer", at
+            )
+
+
+def _running_apart(stage: Stage, blocks: Mapping[str, BlockConfig]) -> Iterator[Problem]:
+    """Find uses of a block that run at different steps though they share a step's index."""
+    first: dict[str, tuple[int, Any]] = {}
+    for i, entry in enumerate(stage.step):
+        if not isinstance(entry, str | BlockUse | Parallel):
+            continue
+        at = None if isinstance(entry, str) else entry.at
+        for name in used(entry):
+            if name not in blocks or not blocks[name].shares_step:
+                continue
+            before, other = first.setdefault(name, (i, at))
+            if other != at:
+                place, got, expected = (before, other, at) if at is None else (i, at, other)
+                steps = f"{expected or 'all steps'}, as for the other use of {name} in this step"
+                yield Problem(f"step.{place}.at", steps, got)
 
 
 def _acting_on_stage(option: WiringConfig, around: WiringConfig | None) -> Iterator[Problem]:

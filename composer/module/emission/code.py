@@ -54,13 +54,21 @@ class Code:
 class StepCode:
     """Calls the code of a step of a loop that runs different nodes at different steps."""
 
-    def __init__(self, found: list[Variant], body: Graph, place: Place, compiled: Compiled) -> None:
-        """`place` is the place of the loop's body; the codes take the same arguments."""
+    def __init__(self, found: list[Variant], loop: Loop, place: Place, compiled: Compiled) -> None:
+        """`place` is the place of the loop's body; codes of tied steps take all weights, others their own."""
         self.variants = found
         self.codes = [
-            Code(each.body, place, each.body.outputs, "Step", compiled, signature=body) for each in found
+            Code(
+                each.body,
+                place,
+                each.body.outputs,
+                "Step",
+                compiled,
+                signature=loop.body if loop.tied else each.body,
+            )
+            for each in found
         ]
-        self._number = len(body.inputs) + len(place.loops) - 1  # position of the step's number
+        self._number = len(loop.body.inputs) + len(place.loops) - 1  # position of the step's number
         self._of_step = {
             step: code for each, code in zip(found, self.codes, strict=True) for step in each.steps
         }
@@ -80,7 +88,7 @@ def step_code(loop: Loop, place: Place, compiled: Compiled) -> Code | StepCode:
     found = variants(loop)
     if len(found) == 1:
         return Code(found[0].body, place, found[0].body.outputs, "Step", compiled, signature=loop.body)
-    return StepCode(found, loop.body, place, compiled)
+    return StepCode(found, loop, place, compiled)
 
 
 def without_code(state: dict[str, Any]) -> dict[str, Any]:

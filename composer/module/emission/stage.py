@@ -13,6 +13,8 @@ from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import Operation, Weight
 from blocks.ir.walk import Place, operations
 from composer.graph.passes import outline
+from composer.graph.passes.active_steps import bodies
+from composer.language.schema.at import runs_at
 from composer.language.schema.levels import Sublayer
 from composer.language.schema.spec import Parallel, used
 from composer.language.schema.spec import Stage as StageSpec
@@ -72,7 +74,7 @@ class Stage(Watchable):
         if loop.tied:
             self.step = Layer(loop.body, place, compiled)
         else:
-            self.layers = nn.ModuleList(Layer(loop.body, place, compiled) for _ in range(loop.trips))
+            self.layers = nn.ModuleList(Layer(body, place, compiled) for body in bodies(loop))
         self.emit(compiled)
 
     def _about(self) -> str:
@@ -81,9 +83,12 @@ class Stage(Watchable):
 
     def emit(self, compiled: Compiled, called: bool = False) -> None:
         """Emit the code of one step for the kernels that its graph has now, and of its parts if called."""
-        body, self.compiled, self.called = self.loop.body, compiled, called
+        self.compiled, self.called = compiled, called
         self.code = step_code(self.loop, self.place, compiled)
-        emit_parts(self.sets(), body, self.place)
+        self.bodies = bodies(self.loop)
+        for body in dict.fromkeys(self.bodies):
+            layers = [layer for layer, own in zip(self.sets(), self.bodies, strict=True) if own is body]
+            emit_parts(layers, body, self.place)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_code(super().__getstate__())  # type: ignore[no-untyped-call]
@@ -102,8 +107,12 @@ class Stage(Watchable):
 
     def prepare(self) -> Prepared:
         """Make the weights ready."""
-        body = self.loop.body
-        steps = [layer.step(self.code, body, layer.sharded or self.called) for layer in self.sets()]
+        # a recurrent stage may run other numbers of steps with the same code
+        bodies_now = [self.loop.body] if self.loop.tied else self.bodies
+        steps = [
+            layer.step(self.code, body, layer.sharded or self.called)
+            for layer, body in zip(self.sets(), bodies_now, strict=True)
+        ]
         return Prepared(self.loop, steps)
 
     def run(self, *values: Any) -> Any:
@@ -161,22 +170,27 @@ def emit_parts(modules: Sequence[nn.Module], graph: Graph, place: Place) -> None
             emit_parts(parts, body, place)
 
 
-def add_parts(layer: nn.Module, entries: Sequence[Sublayer | StageSpec], blocks: Blocks) -> None:
-    """Give a layer a module for each sublayer and block of its step, and tell stages in it theirs."""
-    for position, entry in enumerate(entries):
-        held = layer._modules.get(str(position))
-        if isinstance(entry, StageSpec):
-            assert isinstance(held, Stage)
-            for each in held.sets():
-                add_parts(each, entry.step, blocks)
-            continue
-        sublayer = _part(layer, str(position), "Sublayer")
-        if not isinstance(entry, Parallel):
-            (name,) = used(entry)
-            _part(sublayer, name)._config = blocks[name]
-            continue
-        for number, name in enumerate(entry.parallel):
-            _part(_part(sublayer, str(number), "Branch"), name)._config = blocks[name]
+def add_parts(stage: Stage, told: StageSpec, blocks: Blocks) -> None:
+    """Give layers of a stage a module for each sublayer and block that they run, and stages in it theirs."""
+    for number, layer in enumerate(stage.sets()):
+        for position, entry in enumerate(told.step):
+            if told.tied or isinstance(entry, str) or number in runs_at(entry.at, told.trips):
+                _add_part(layer, position, entry, blocks)
+
+
+def _add_part(layer: Layer, position: int, entry: Sublayer | StageSpec, blocks: Blocks) -> None:
+    held = layer._modules.get(str(position))
+    if isinstance(entry, StageSpec):
+        assert isinstance(held, Stage)
+        add_parts(held, entry, blocks)
+        return
+    sublayer = _part(layer, str(position), "Sublayer")
+    if not isinstance(entry, Parallel):
+        (name,) = used(entry)
+        _part(sublayer, name)._config = blocks[name]
+        return
+    for number, name in enumerate(entry.parallel):
+        _part(_part(sublayer, str(number), "Branch"), name)._config = blocks[name]
 
 
 def _part(module: nn.Module, name: str, kind: str = "") -> Part:
@@ -192,8 +206,8 @@ def take_graphs(module: nn.Module, graph: Graph, place: Place) -> None:
         if isinstance(operation, Loop):
             stage = _stage(module, node)
             stage.loop, stage.place = operation, place.inside(node, operation)
-            for layer in stage.sets():
-                take_graphs(layer, operation.body, stage.place)
+            for layer, body in zip(stage.sets(), bodies(operation), strict=True):
+                take_graphs(layer, body, stage.place)
 
 
 def put(module: nn.Module, name: str, weight: Weight, tensor: Tensor) -> None:
@@ -222,8 +236,8 @@ def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Te
     """Yield each operation that updates states after an optimizer step, its states, and its counters."""
     for node, operation, data in operations(graph):
         if isinstance(operation, Loop):
-            for layer in _stage(module, node).sets():
-                yield from states(layer, operation.body)
+            for layer, body in zip(_stage(module, node).sets(), bodies(operation), strict=True):
+                yield from states(layer, body)
         elif isinstance(operation, outline.Part):
             yield from states(descend(module, f"{operation.name}.")[0], operation.body)
         elif operation.update:

@@ -33,6 +33,7 @@ class MixedResidual(Residual):
 
     name = "mix"
     changes_result = True
+    skippable = False
     aliases = "attention_residuals attnres depth_mix dense"
 
     mix: Literal["learned_query", "static"]

@@ -30,6 +30,10 @@ class OpenStreams(SavesNothing, Operation):
 
     kernels = (Kernel("open_streams", f"{_REFERENCE}:open_streams", "copied"),)
 
+    def passes(self, output: int) -> int | None:
+        """A skipped stage leaves the state as it is."""
+        return 0
+
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return [streams, width]."""
         expect(self, inputs, (self.width,))
@@ -49,6 +53,10 @@ class CloseStreams(SavesNothing, Operation):
     apart: bool
 
     kernels = (Kernel("close_streams", f"{_REFERENCE}:close_streams", "one reduction"),)
+
+    def passes(self, output: int) -> int | None:
+        """A skipped stage leaves the state as it is."""
+        return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width."""
