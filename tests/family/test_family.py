@@ -27,9 +27,9 @@ def test_a_spec_of_the_family_is_small_cites_its_paper_and_learns(path):
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     losses = []
-    for _ in range(STEPS):
+    for step in range(STEPS):
         optimizer.zero_grad()
-        loss = model.loss(batch["tokens"], batch["targets"])
+        loss = model.loss(batch["tokens"], batch["targets"], steps=model.draw_steps(step))
         loss.backward()
         optimizer.step()
         model.update_expert_balance()
