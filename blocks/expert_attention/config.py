@@ -42,9 +42,9 @@ class ExpertAttention(BlockConfig):
     """Activation of the experts; with ReLU they have no gate (sigma-MoE, arXiv 2310.10837)."""
     shared: Natural = 0
     """Number of further experts that every token uses, with weight 1 (DeepSeekMoE, arXiv 2401.06066)."""
-    z_loss: NonNegative = 0
+    z_loss: NonNegative = 0.0
     """Weight in the training loss of the mean of logsumexp(logits) ** 2 (router z-loss, arXiv 2202.08906)."""
-    balance_loss: NonNegative = 0
+    balance_loss: NonNegative = 0.0
     """Weight of the experts' load times their mean score, summed and times `experts` (arXiv 2101.03961)."""
 
     def problems(self, width: int) -> Iterator[Problem]:
