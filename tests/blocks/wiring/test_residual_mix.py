@@ -91,6 +91,36 @@ def test_a_mix_equals_the_softmax_over_a_stack(batch, length, heads, reads, dtyp
     )
 
 
+def test_the_gradient_of_tied_weights_is_the_sum_of_those_of_untied_copies():
+    def built(kind):
+        return spec_of({kind: 3, "step": ["seq", "ffn"], "residual": {**QUERY, "over": "blocks"}})
+
+    tied, untied = shaken(built("recur")), ComposedModel(built("stack"))
+    copies = {
+        name.replace(".step.", f".layers.{n}."): tensor
+        for name, tensor in tied.state_dict().items()
+        for n in range(3)
+    }
+    untied.load_state_dict(copies)
+    tokens = tokens_for(tied.spec)
+    found, apart = gradients(tied, tokens), gradients(untied, tokens)
+    close({"logits": untied(tokens)}, {"logits": tied(tokens)})
+    summed = {
+        name: sum(apart[each] for each in {name.replace(".step.", f".layers.{n}.") for n in range(3)})
+        for name in found
+    }
+    close(found, summed, 1e-4)
+
+
+def test_a_pass_computes_the_same_under_autocast_up_to_its_precision():
+    model = shaken(spec_of(*STAGES["blocks"]))
+    tokens = tokens_for(model.spec)
+    expected = model(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(tokens)
+    close({"logits": found.float()}, {"logits": expected}, 0.1)
+
+
 def test_other_numbers_of_steps_equal_a_model_built_with_them():
     def built(steps):
         return spec_of({"recur": steps, "step": ["seq", "ffn"], "residual": QUERY})
@@ -109,7 +139,7 @@ def test_other_numbers_of_steps_equal_a_model_built_with_them():
         ({"residual": {**QUERY, "heads": 5}}, "residual.heads: expected a divisor of width 12, got 5"),
         ({"residual": {**QUERY, "over": 0}}, "residual.over: expected"),
         ({"norm": "post"}, "beside norm: post, which normalises the state after a sublayer"),
-        ({"inject": "add"}, "beside inject: add, which changes the state between steps"),
+        ({"inject": "add"}, "beside inject: add, which acts around the stage or its steps"),
         (
             {"step": ["seq", {"stack": 2, "step": ["ffn"]}]},
             "expected another residual where a step holds stages, which make no update",

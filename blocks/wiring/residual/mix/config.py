@@ -54,7 +54,7 @@ class MixedResidual(Residual):
             yield Problem("", "another residual where a step holds stages, which make no update", self.name)
         for key, option in site.wiring.items():
             if key != self.key and acts_on_stage(option):
-                yield self._refused(option, "changes the state between steps")
+                yield self._refused(option, "acts around the stage or its steps")
         for norm in {each["norm"].name: each["norm"] for each in site.entries if "norm" in each}.values():
             if norm.order < self.order:
                 yield self._refused(norm, "normalises the state after a sublayer")
