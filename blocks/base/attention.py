@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count, Width
 from blocks.base.invalid import independent
 from blocks.ir.operation import Value
+from blocks.ir.tensor_type import Shape
+
+
+class SharedKV(NamedTuple):
+    """Keys and values [kv_heads, head_dim] of a step that another block of the step reads.
+
+    Attributes:
+        turn: rotates queries as the keys were, given the builder, the queries, a name and their shape.
+    """
+
+    key: Value
+    value: Value
+    turn: Callable[[Builder, Value, str, Shape], Value]
 
 
 class AttentionConfig(BlockConfig):
     """Query heads that share fewer key and value heads (GQA, arXiv 2305.13245)."""
+
+    shares_kv: ClassVar[bool] = False
+    """Whether it publishes its keys and values, as a `SharedKV`."""
 
     heads: Count
     """Query heads."""

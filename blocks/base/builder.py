@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blocks.base.operations import NormType, Operations
 from blocks.ir.graph import Loop
@@ -17,7 +17,7 @@ from blocks.ir.numbers import label
 from blocks.ir.operation import ZEROS, LoopIndex, Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import KEY, ORDER, Shape, TensorType
-from blocks.kernels.slots import DepthKVCache
+from blocks.kernels.slots import DepthKVCache, Reach
 from blocks.primitives.operations import (
     AddStepBias,
     Rotate,
@@ -53,6 +53,7 @@ class Builder(Operations):
         starts_anew: whether the first step of this stage reads another state than the stage's input.
         next_starts_anew: the same of the stages that are added meanwhile.
         open_streams: how many residual streams sublayers read and write here; 0 where there is but one.
+        published: what blocks of this step let later ones read, by their names.
         sublayers: how many sublayers a step has whose body this is, nested stages left out.
     """
 
@@ -71,6 +72,7 @@ class Builder(Operations):
         self._parent = parent
         self._loop = loop
         self._collected: list[Value] = []
+        self.published: dict[str, Any] = {}
         self._collected_names: dict[str, int] = {}
         self.collected: dict[str, Value] = {}
         self.sublayers = 1
@@ -78,6 +80,7 @@ class Builder(Operations):
         # values of the model's own graph, made once; compared, since a hash would pin traced numbers
         self._shared: list[tuple[Operation, Value]] = []
         self._slots: dict[str, Value] = {}  # depth caches whose scope is this loop, in the parent's graph
+        self._depth_scopes: dict[str, Builder] = {}  # of the depth caches that operations here use
         self._first_tokens: dict[str, Value] = {}  # the token that each of them starts with, likewise
         self._carried: list[tuple[str, Value, Builder]] = []  # (block, token input, scope)
         self._tokens: dict[str, Value] = {}  # the latest token of each depth cache
@@ -111,23 +114,10 @@ class Builder(Operations):
 
     # positions
 
-    def rotate(
-        self,
-        x: Value,
-        name: str,
-        shape: Shape,
-        base: float,
-        *,
-        rotated: int | None = None,
-        scale: float = 1.0,
-    ) -> Value:
-        """Rotate `x` by its token's position, divided by `scale`.
-
-        With `rotated` only so many first elements of each head are.
-        """
-        size = shape[-1] if rotated is None else rotated
-        table = self.shared(f"rope_{label(size)}", SequenceTable(size, base, scale))
-        return self.op(name, Rotate(shape) if rotated is None else RotatePart(shape, size), x, table)
+    def rotate(self, x: Value, name: str, shape: Shape, table: SequenceTable) -> Value:
+        """Rotate `x` by its token's position; of heads longer than the table's rows the first elements."""
+        angles, size = self.shared(f"rope_{label(table.head_dim)}", table), table.head_dim
+        return self.op(name, Rotate(shape) if size == shape[-1] else RotatePart(shape, size), x, angles)
 
     def rotate_step(self, x: Value, name: str, shape: Shape, base: float) -> Value:
         """Rotate `x` by the current step's index within its depth scope."""
@@ -160,31 +150,34 @@ class Builder(Operations):
         kv_heads: int,
         head_dim: int,
         write_input: Callable[[Builder, Value, Value, Value], Value] | None = None,
+        reach: Reach = "recur",
     ) -> Value:
         """Return the slots that the uses of this block share within their depth scope.
 
-        The scope is the innermost recurrent stage around the block, else the innermost stage. What
+        The scope is the innermost recurrent stage around the block, else the innermost stage; with the reach
+        `stage` the outermost stage around it, with `model` all stages. What
         `write_input(builder of the graph around it, its input, token, slots)` appends comes before all steps;
         it returns the next token.
         """
-        scope = self._scope()
-        outside = scope._parent
-        assert outside is not None
+        scope = self._depth_scopes[self.block] = self._scope(reach)
+        # a stage is entered once per pass through the graph around it, and starts empty each time
+        outside = scope._parent or scope
         if self.block not in scope._slots:
-            # the scope is entered once per pass through the graph around it, and starts empty each time
             with outside.at(outside.prefix, self.block):
-                tokens = outside.tokens()
-                slots = outside.op(f"{self.block}.slots", DepthKVCache(kv_heads, head_dim), tokens)
+                slots = outside.op(f"{self.block}.slots", DepthKVCache(kv_heads, head_dim), outside.tokens())
             scope._slots[self.block], token = slots, Value(slots.node, 1)
             if write_input is not None:
-                with outside.at(f"{scope._name}.depth_input.{self.block}.", self.block):
+                path = f"{scope._name}." if scope._name else ""
+                with outside.at(f"{path}depth_input.{self.block}.", self.block):
                     token = write_input(outside, scope._start(), token, slots)
             scope._first_tokens[self.block] = token
+            if scope is outside:
+                scope._tokens[self.block] = token
         return self._capture(scope._slots[self.block], outside)
 
     def depth_token(self) -> Value:
         """Return the latest token of this block's depth cache: what the next append or read takes."""
-        return self._token(self.block, self._scope())
+        return self._token(self.block, self._depth_scopes[self.block])
 
     def set_depth_token(self, token: Value) -> None:
         """Make `token`, the output of an append, the latest."""
@@ -249,6 +242,8 @@ class Builder(Operations):
         Raises:
             ValueError: the body both collects values and has operations that are active at some steps only.
         """
+        if self._parent is None and self._outer_x is None:
+            self._outer_x = entered or states[0]
         index = f"{self._loop[0]}_{name}" if self._loop else f"n{name.removeprefix('stages.')}"
         body = Builder(self.width, self, (index, trips, tied), norm_type=self.norm_type, bias=self.bias)
         body._name = name
@@ -372,19 +367,21 @@ class Builder(Operations):
         return self._capture(Value(root.graph.inputs[0]), root)
 
     def _root(self) -> Builder:
-        root = self
-        while root._parent is not None:
-            root = root._parent
-        return root
-
-    def _scope(self) -> Builder:
-        builder: Builder | None = self
-        while builder is not None and builder._loop is not None:
-            if builder._loop[2]:
-                return builder
+        builder = self
+        while builder._parent is not None:
             builder = builder._parent
-        assert self._loop is not None, "steps exist only inside a stage"
-        return self
+        return builder
+
+    def _scope(self, reach: Reach = "recur") -> Builder:
+        around: list[Builder] = []  # the stages, innermost first
+        builder = self
+        while builder._parent is not None:
+            around.append(builder)
+            builder = builder._parent
+        assert around, "steps exist only inside a stage"
+        if reach != "recur":
+            return builder if reach == "model" else around[-1]
+        return next((each for each in around if each._loop is not None and each._loop[2]), self)
 
     def _scope_loops(self) -> list[tuple[str, int, bool]]:
         """Return (index, trips, tied) of the loops from here up to the depth scope."""

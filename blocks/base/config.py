@@ -65,6 +65,17 @@ class BlockConfig(Config):
         """Yield what a schema cannot say, such as heads that kv_heads does not divide. `width` is d_model."""
         yield from ()
 
+    def sources(self) -> dict[str, str]:
+        """Return the blocks whose values this one reads, by the field that names each.
+
+        They have to run before it in each step that it is in.
+        """
+        return {}
+
+    def source_problems(self, field: str, source: BlockConfig, width: int) -> Iterator[Problem]:
+        """Yield why it cannot read the values of the block that a field names."""
+        yield from ()
+
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
         return self.model_dump()

@@ -9,19 +9,22 @@ from pydantic import Field
 
 from blocks.base.attention import AttentionConfig
 from blocks.base.builder import Builder
+from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count
+from blocks.base.invalid import independent
 from blocks.depth_attention.operations import Attend, WriteKV
 from blocks.depth_attention.part import PartAttend
 from blocks.ir.operation import Init, Value, Weight
+from blocks.kernels.slots import Reach
 
-Reach = Annotated[Count, Field(le=1024)]
+Far = Annotated[Count, Field(le=1024)]
 """A number of slots; costs look at each of a window."""
 
 
 class DepthAttention(AttentionConfig):
     """Softmax attention of each token over its own keys and values of earlier steps (arXiv 2601.21582).
 
-    Slots are shared by the uses of one block name within the innermost `recur` around it.
+    Slots are shared by the uses of one block name within its scope.
     """
 
     shares_step = True
@@ -31,17 +34,58 @@ class DepthAttention(AttentionConfig):
     """Whether to rotate queries and keys by the index of their step."""
     span: Literal["inclusive", "exclusive"] = "inclusive"
     """Whether a step attends to its own slot, or only to those of earlier steps (then 0 at the first)."""
-    window: Reach | None = None
+    window: Far | None = None
     """How many of the latest slots are read, the own one included (arXiv 2609.03379). Default: all."""
-    stride: Reach = 1
+    stride: Far = 1
     """Every how many slots one is read, counted back from the latest, which always is."""
     bias: Literal["none", "distance"] = "none"
     """`distance`: a learned number per head times a slot's distance, counted in slots, lowers its score.
 
     It starts as in ALiBi (arXiv 2108.12409; learned: arXiv 2609.03379).
     """
+    depth_scope: Reach = "recur"
+    """Whose steps are read: `recur` those of the innermost `recur` around it, else of the innermost stage.
+
+    `stage` is the outermost stage around it, `model` all stages.
+    """
     input: bool = False
     """Whether the scope's input is a slot too, the first, with a norm and projections of its own."""
+
+    kv_from: str | None = None
+    """The name of a sequence attention that runs before it in each step, whose keys and values are read.
+
+    It then projects queries alone (arXiv 2606.05014); both have as many kv heads of the same size. Default:
+    keys and values of its own.
+    """
+
+    def sources(self) -> dict[str, str]:
+        """Return the block whose keys and values it reads, if it does."""
+        return {} if self.kv_from is None else {"kv_from": self.kv_from}
+
+    def source_problems(self, field: str, source: BlockConfig, width: int) -> Iterator[Problem]:
+        """Check that the source has keys and values of the same geometry."""
+        if not isinstance(source, AttentionConfig) or not source.shares_kv:
+            yield Problem(field, "a block of type sequence_attention", self.kv_from)
+            return
+        (_, *theirs), (_, *own) = source.geometry(width), self.geometry(width)
+        for name, here, there in zip(("kv_heads", "head_dim"), own, theirs, strict=True):
+            if here != there:
+                yield Problem(
+                    name, f"{there}, as {self.kv_from} has", here, "kv_from shares its keys and values"
+                )
+
+    def problems(self, width: int) -> Iterator[Problem]:
+        """Check the heads, and that shared keys need not be changed."""
+        yield from independent(super().problems(width), self._unshared())
+
+    def _unshared(self) -> Iterator[Problem]:
+        if self.kv_from is None:
+            return
+        if self.rotary:
+            hint = "keys of kv_from carry no step; bias: distance tells steps apart"
+            yield Problem("rotary", "false, since keys are shared", True, hint)
+        if self.input:
+            yield Problem("input", "false, since sequence attention has no keys of the input", True)
 
     def rotates(self) -> bool:
         """Return whether heads are rotated."""
@@ -50,7 +94,9 @@ class DepthAttention(AttentionConfig):
     def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe heads, rotation and span."""
         yield self.heads_words(fields)
-        codes = ["rotary over steps" if fields.pop("rotary") else "no step code"]
+        kv_from = fields.pop("kv_from")
+        codes = [f"keys and values of {kv_from}"] if kv_from else []
+        codes += ["rotary over steps" if fields.pop("rotary") else "no step code"]
         if fields.pop("bias") == "distance":
             codes.append("bias by distance")
         yield " · ".join(codes)
@@ -58,16 +104,26 @@ class DepthAttention(AttentionConfig):
         read = "steps so far" if own == "inclusive" else "earlier steps only"
         read = f"the last {window}, {read}" if window else read
         read = f"{read}, every {stride}" if stride > 1 else read
-        yield f"{read}, and the input" if fields.pop("input") else read
+        reach = {"recur": "", "stage": " of the whole stage", "model": " of the model"}[
+            fields.pop("depth_scope")
+        ]
+        yield f"{read}{reach}, and the input" if fields.pop("input") else f"{read}{reach}"
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Project, rotate by depth, append to the slots, attend over them, project back."""
         heads, kv_heads, head_dim = self.geometry(build.width)
-        q, k, v = self.projections(build, x)
+        if self.kv_from is None:
+            q, k, v = self.projections(build, x)
+        else:
+            k, v, turn = build.published[self.kv_from]
+            q = build.project(build.score_input(x), "query", (heads, head_dim))
+            q = turn(build, q, "query_rotated", (heads, head_dim))
         if self.rotary:
             q = build.rotate_step(q, "query_rotated", (heads, head_dim), 10000.0)
             k = build.rotate_step(k, "key_rotated", (kv_heads, head_dim), 10000.0)
-        slots = build.depth_slots(kv_heads, head_dim, self._write_input if self.input else None)
+        slots = build.depth_slots(
+            kv_heads, head_dim, self._write_input if self.input else None, self.depth_scope
+        )
         token = build.op("append", WriteKV(kv_heads, head_dim), k, v, build.depth_token(), slots)
         build.set_depth_token(token)
         y = self._attend(build, q, token, slots)

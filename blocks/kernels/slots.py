@@ -11,6 +11,11 @@ from blocks.ir.kernel import Kernel
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import ORDER, TensorType
 
+Reach = Literal["recur", "stage", "model"]
+"""Whose steps share depth slots: those of the innermost recurrent stage around a block, else of the innermost
+stage; those of the outermost stage around it; or those of all stages.
+"""
+
 
 def slots_of(given: TensorType, kv_heads: int, head_dim: int) -> TensorType:
     """Return the type of the slots that an operation with keys of these sizes expects, however many."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import floor
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from blocks.base.attention import AttentionConfig
+from blocks.base.attention import AttentionConfig, SharedKV
 from blocks.base.builder import Builder
 from blocks.base.config import Config, Problem
 from blocks.base.fields import LARGEST, Fraction, Natural, Positive, Width
@@ -15,9 +15,11 @@ from blocks.ir.numbers import label
 from blocks.ir.operation import Value
 from blocks.ir.tensor_type import Shape
 from blocks.kernels.slots import KeepKV
+from blocks.primitives.operations import SequenceTable
 from blocks.sequence_attention.capped import CappedAttend
 from blocks.sequence_attention.joint import JointAttend
 from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
+from blocks.sequence_attention.steps import StepsAttend
 
 
 class RopeScaling(Config):
@@ -31,6 +33,8 @@ class RopeScaling(Config):
 
 class SequenceAttention(AttentionConfig):
     """Causal softmax attention over the tokens of the same step, with grouped heads and RoPE."""
+
+    shares_kv: ClassVar[bool] = True
 
     type: Literal["sequence_attention"] = "sequence_attention"
     rope: bool = True
@@ -49,6 +53,8 @@ class SequenceAttention(AttentionConfig):
     """Cap of the scores, by cap * tanh(score / cap) (Gemma 2, arXiv 2408.00118). Default: none."""
     depth: Literal["none", "joint"] = "none"
     """`joint`: one softmax over these tokens and the token's own earlier steps (MoDA, arXiv 2603.15619)."""
+    steps: Literal["own", "all"] = "own"
+    """`all`: the same tokens at all earlier steps are seen too (CoTFormer, arXiv 2310.10845)."""
     qk_norm: bool = False
     """Whether to apply the norm of the model to queries and keys per head before the rotation."""
 
@@ -56,10 +62,12 @@ class SequenceAttention(AttentionConfig):
         """Return whether heads are rotated."""
         return self.rope and self.rope_fraction == 1
 
-    def _rotated(self, head_dim: int) -> int | None:
-        """Return how many elements of a head are rotated; None is all of them."""
+    def _rotated(self, head_dim: int) -> int:
+        """Return how many elements of a head are rotated."""
+        if self.rope_fraction == 1:
+            return head_dim
         # a fraction that is no binary number must not lose a pair
-        return None if self.rope_fraction == 1 else 2 * floor(head_dim * self.rope_fraction / 2 + 1e-9)
+        return 2 * floor(head_dim * self.rope_fraction / 2 + 1e-9)
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check the heads, and that no field is set that nothing reads."""
@@ -69,8 +77,13 @@ class SequenceAttention(AttentionConfig):
         for name in ("rope_base", "rope_fraction", "rope_scaling"):
             if not self.rope and name in self.model_fields_set:
                 yield Problem(name, f"no {name}, since rope is false", getattr(self, name))
-        if self.depth == "joint" and self.soft_cap is not None:
-            yield Problem("soft_cap", "no soft_cap, since depth: joint caps no scores", self.soft_cap)
+        wider = {"depth: joint": self.depth == "joint", "steps: all": self.steps == "all"}
+        for option in (name for name, on in wider.items() if on and self.soft_cap is not None):
+            yield Problem("soft_cap", f"no soft_cap, since {option} caps no scores", self.soft_cap)
+        if all(wider.values()):
+            yield Problem(
+                "depth", "none, since steps: all sees the token's own earlier steps too", self.depth
+            )
         if self.sinks and self.window is None:
             hint = "without a window all earlier tokens are seen"
             yield Problem("sinks", "a window beside which sinks are seen", self.sinks, hint)
@@ -80,7 +93,7 @@ class SequenceAttention(AttentionConfig):
         if (scaling := self.rope_scaling) is not None:
             if (scaling.linear is None) == (scaling.ntk is None):
                 yield Problem("rope_scaling", "one of linear, ntk", scaling.model_dump(exclude_none=True))
-            if scaling.ntk is not None and (self._rotated(head_dim) or head_dim) == 2:
+            if scaling.ntk is not None and self._rotated(head_dim) == 2:
                 yield Problem(
                     "rope_scaling.ntk", "more than one rotated pair, whose base it changes", scaling.ntk
                 )
@@ -115,6 +128,7 @@ class SequenceAttention(AttentionConfig):
         sinks, cap = fields.pop("sinks"), fields.pop("soft_cap")
         seen = f"window of {window}" if window else "all earlier tokens"
         seen = f"{seen} and the first {sinks}" if sinks else seen
+        seen = f"{seen}, at all steps so far" if fields.pop("steps") == "all" else seen
         seen = f"{seen}, own earlier steps" if fields.pop("depth") == "joint" else seen
         yield f"{seen}, scores up to {cap:g}" if cap else seen
 
@@ -125,29 +139,33 @@ class SequenceAttention(AttentionConfig):
         if self.qk_norm:
             q = build.norm(q, "query_norm", (heads, head_dim))
             k = build.norm(k, "key_norm", (kv_heads, head_dim))
-        if self.rope:
-            q = self._rotate(build, q, "query_rotated", (heads, head_dim))
-            k = self._rotate(build, k, "key_rotated", (kv_heads, head_dim))
+        q = self._rotate(build, q, "query_rotated", (heads, head_dim))
+        k = self._rotate(build, k, "key_rotated", (kv_heads, head_dim))
+        build.published[build.block] = SharedKV(k, v, self._rotate)
         y = self._attend(build, q, k, v)
         return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)
 
     def _rotate(self, build: Builder, x: Value, name: str, shape: Shape) -> Value:
-        rotated, scaling, base = self._rotated(shape[-1]), self.rope_scaling or RopeScaling(), self.rope_base
+        if not self.rope:
+            return x
+        size, scaling, base = self._rotated(shape[-1]), self.rope_scaling or RopeScaling(), self.rope_base
         if scaling.ntk is not None:
-            size = rotated or shape[-1]
             base = base * scaling.ntk ** (size / (size - 2))
-        return build.rotate(x, name, shape, base, rotated=rotated, scale=scaling.linear or 1.0)
+        return build.rotate(x, name, shape, SequenceTable(size, base, scaling.linear or 1.0))
 
     def _attend(self, build: Builder, q: Value, k: Value, v: Value) -> Value:
         sizes, window, sinks = self.geometry(build.width), self.window, self.sinks
-        if window is None and self.soft_cap is None and self.depth == "none":
+        if window is None and self.soft_cap is None and self.depth == "none" and self.steps == "own":
             return build.op("attend", Attend(*sizes), q, k, v)
         name = f"window_{label(window)}" if window else "causal"
         mask = build.shared(name, WindowMask(window, sinks))
-        if self.depth == "joint":
+        if self.depth == "joint" or self.steps == "all":
             slots = build.depth_slots(*sizes[1:])
             token = build.op("keep", KeepKV(*sizes[1:]), k, v, build.depth_token(), slots)
             build.set_depth_token(token)
+            if self.steps == "all":
+                every = StepsAttend(*sizes, window or LARGEST, sinks)
+                return build.op("attend", every, q, mask, token, slots)
             joint = JointAttend(*sizes, window or LARGEST, sinks)
             return build.op("attend", joint, q, k, v, mask, token, slots)
         if self.soft_cap is None:

@@ -13,20 +13,26 @@ from blocks.primitives.operations import RotateStep
 from composer.graph.compile import compile_graph
 
 
+def uses_slots(block):
+    return getattr(block, "depth", "none") == "joint" or getattr(block, "steps", "own") == "all"
+
+
 class Simulation:
     """Runs the depth blocks of a spec; an event is (block, slot, slots read, depth index)."""
 
     def __init__(self, spec):
         self.blocks = spec.blocks
-        self.events, self.memories = [], []
+        self.events, self.memories, self.whole = [], [], {}
         for stage in spec.stages:
             self.stage(stage, None, in_recur=False)
         self.sizes = sorted((name, len(slots)) for name, slots in self.memories)
 
     def stage(self, stage, scope, in_recur):
+        if scope is None:
+            self.wider = {"model": self.whole, "stage": {}}
         if stage.recur or not in_recur:
             scope = {}
-        for _ in range(stage.recur or stage.stack):
+        for _ in range(stage.trips):
             run = object()
             for entry in stage.step:
                 if hasattr(entry, "step"):
@@ -34,10 +40,11 @@ class Simulation:
                 else:
                     for name in getattr(entry, "parallel", [getattr(entry, "use", entry)]):
                         block = self.blocks[name]
-                        if block.type == "depth_attention" or getattr(block, "depth", "none") == "joint":
+                        if block.type == "depth_attention" or uses_slots(block):
                             self.depth(name, scope, run)
 
     def depth(self, name, scope, run):
+        scope = self.wider.get(getattr(self.blocks[name], "depth_scope", "recur"), scope)
         if name not in scope:
             # the input of the scope, if it is a slot, is there before all steps
             scope[name] = [(None, 0)] if getattr(self.blocks[name], "input", False) else []
@@ -50,7 +57,8 @@ class Simulation:
         else:
             index = slots[-1][1] + 1
         slots.append((run, index))
-        inclusive = getattr(self.blocks[name], "span", "exclusive") == "inclusive"
+        block = self.blocks[name]
+        inclusive = getattr(block, "span", "") == "inclusive" or getattr(block, "steps", "") == "all"
         reads = len(slots) if inclusive else sum(other < index for _, other in slots)
         self.events.append((name, len(slots) - 1, reads, index))
 

@@ -54,6 +54,12 @@ CASES = {
         {"stack": 3, "step": ["b"]},
         {"recur": 2, "step": ["d", {"stack": 2, "step": ["b", "d"]}, "b"]},
     ),
+    "sequence, all steps": one({**SEQ, "steps": "all"}),
+    "sequence, all steps in a window with a sink": tree(
+        {"b": {**SEQ, "steps": "all", "window": 2, "sinks": 1}},
+        {"stack": 2, "step": ["b"]},
+        {"recur": 2, "step": [{"stack": 2, "step": ["b"]}, "b", "b"]},
+    ),
     "sequence, two windows": tree(
         {"near": {**SEQ, "window": 2}, "far": {**SEQ, "window": 4}}, {"recur": 2, "step": ["near", "far"]}
     ),
@@ -73,6 +79,25 @@ CASES = {
         {"d": {**DEPTH, "input": True, "window": 5, "stride": 2, "bias": "distance"}, "f": FFN},
         {"stack": 1, "step": ["f"]},
         {"recur": 2, "step": ["d", {"stack": 3, "step": ["f", "d"]}, {"recur": 2, "step": ["d"]}]},
+    ),
+    "depth over all stages of the model": tree(
+        {"d": {**DEPTH, "depth_scope": "model", "input": True}, "f": FFN},
+        {"stack": 2, "step": ["f", "d"]},
+        {"stack": 1, "step": ["f"]},
+        {"recur": 2, "step": ["d", {"recur": 2, "step": ["f", "d"]}]},
+    ),
+    "depth over the whole stage around a loop": tree(
+        {"d": {**DEPTH, "depth_scope": "stage", "window": 4, "bias": "distance"}, "f": FFN},
+        {"stack": 2, "step": ["d", {"recur": 2, "step": ["f", "d"]}, "d"]},
+        {"recur": 2, "step": ["d"]},
+    ),
+    "depth over the keys and values of sequence attention": tree(
+        {
+            "s": {**SEQ, "rope_fraction": 0.7, "qk_norm": True},
+            "d": {**DEPTH, "heads": 2, "kv_from": "s", "rotary": False, "window": 2},
+        },
+        {"recur": 3, "step": [{"parallel": ["s", "d"]}, "d"]},
+        {"stack": 2, "step": ["s", "d"]},
     ),
     "depth in a stack": tree({"b": DEPTH}, {"stack": 3, "step": ["b"]}),
     "expert": one(EXPERT),

@@ -10,6 +10,7 @@ import naive_state
 import naive_streams
 import torch
 import torch.nn.functional as F
+from naive_attention import rotated, softmax_mix
 
 
 def logits(spec, weights, tokens):
@@ -21,26 +22,6 @@ def rms_norm(x, gain):
     return x / torch.sqrt((x * x).mean() + 1e-6) * gain
 
 
-def rotated(x, position, base=10000.0):
-    """Turn the pair (2i, 2i + 1) by position * base ** (-2i / size)."""
-    out = []
-    for i in range(0, len(x), 2):
-        angle = position * base ** (-i / len(x))
-        c, s = math.cos(angle), math.sin(angle)
-        out += [x[i] * c - x[i + 1] * s, x[i] * s + x[i + 1] * c]
-    return torch.stack(out)
-
-
-def softmax_mix(query, keys, values, lower=(), cap=None):
-    """softmax(q k / sqrt(d) - lower) v over lists of keys and values; scores may be capped."""
-    scores = torch.stack([query @ key for key in keys]) / math.sqrt(len(query))
-    if cap:
-        scores = cap * torch.tanh(scores / cap)
-    if lower:
-        scores = scores - torch.stack(lower)
-    return sum(share * value for share, value in zip(scores.softmax(0), values, strict=True))
-
-
 START = object()
 """Under this key a depth memory holds the path and the input of its scope."""
 
@@ -48,8 +29,9 @@ START = object()
 class _Step:
     """One run of a step: the loops around it as (number, trips, tied), and the depth memory of its scope."""
 
-    def __init__(self, loops, memory):
-        self.loops, self.memory = loops, memory
+    def __init__(self, loops, memory, wider):
+        self.loops, self.memory, self.wider = loops, memory, {"recur": memory, **wider}
+        self.published = {}  # keys, values and how queries are turned, by the name of a sequence attention
 
     def index(self):
         """The number of this step within the innermost recur around it, else within its own stage."""
@@ -68,6 +50,7 @@ class _Row:
         self.routed = {}  # for each place and step of experts, (logits, experts chosen) of each token
         self.own = (None, 0)  # `per_step` of the stage around, and the number of the step
         self.modulated = None
+        self.whole = {}
 
     def logits(self, ids):
         table = self.w["embedding"]
@@ -112,6 +95,9 @@ class _Row:
         """`place` is the path as random numbers know it, without numbers of steps and layers."""
         trips, tied = (stage.recur, True) if stage.recur else (stage.stack, False)
         start = x if x[0].ndim == 1 else naive_streams.closed(x)
+        if not loops:
+            self.wider = {"model": self.whole, "stage": {START: (path, start)}}
+            self.whole.setdefault(START, ("", start))
         x = naive_state.start(self, stage, path, x, loops, place)
         residual = self.option("residual", stage)
         # a residual mix reads the stage's input and what sublayers returned, or blocks of them
@@ -132,7 +118,7 @@ class _Row:
                 naive_streams.Connection(streams, self.w, at) if streams and streams.per == "step" else None
             )
             h, x = x, [around.input(h) for h in x] if around else x
-            step = _Step([*loops, (n, trips, tied)], memory)
+            step = _Step([*loops, (n, trips, tied)], memory, self.wider)
             x = naive_state.injected(self, stage, path, at, x, start, n)
             x = [vector + naive_state.code(self, stage, at, n) for vector in x]
             for number, entry in enumerate(stage.step):
@@ -256,6 +242,9 @@ class _Row:
             heads = self.heads(config, at, role, vector)
             if config.qk_norm:
                 heads = [self.norm(head, f"{at}.{role}_norm") for head in heads]
+            return turned(heads, t)
+
+        def turned(heads, t):
             if not config.rope:
                 return heads
             part = int(len(heads[0]) * config.rope_fraction) // 2 * 2
@@ -270,6 +259,7 @@ class _Row:
         q = [made("query", t, vector) for t, vector in enumerate(scored)]
         k = [made("key", t, vector) for t, vector in enumerate(scored)]
         v = [self.heads(config, at, "value", vector) for vector in x]
+        step.published[name] = k, v, turned
         past = step.memory.setdefault(name, [])
         earlier = [each for each in past if config.depth == "joint" and each[0] is not step]
         past.append((step, k, v))
@@ -282,6 +272,9 @@ class _Row:
             for h in range(config.heads):
                 keys = [k[s][h // shared] for s in seen]
                 values = [v[s][h // shared] for s in seen]
+                if config.steps == "all":
+                    keys = [each[s][h // shared] for _, each, _ in past for s in seen]
+                    values = [each[s][h // shared] for _, _, each in past for s in seen]
                 keys += [their_k[t][h // shared] for _, their_k, _ in earlier]
                 values += [their_v[t][h // shared] for _, _, their_v in earlier]
                 mixed.append(softmax_mix(q[t][h], keys, values, cap=config.soft_cap))
@@ -289,14 +282,15 @@ class _Row:
         return out
 
     def depth_attention(self, config, name, at, x, step):
-        past = step.memory.setdefault(name, [])  # (the step it was in, its index, keys, values per token)
+        memory = step.wider[config.depth_scope]
+        past = memory.setdefault(name, [])  # (the step it was in, its index, keys, values per token)
         if config.input and not past:
-            path, start = step.memory[START]
+            path, start = memory[START]
+            path = f"{path}.depth_input.{name}".removeprefix(".")
             own, self.own = self.own, (None, 0)  # the same weights before all steps
-            start = self.normed(start, f"{path}.depth_input.{name}.norm")
+            start = self.normed(start, f"{path}.norm")
             keys, values = (
-                [self.heads(config, f"{path}.depth_input.{name}", role, vector) for vector in start]
-                for role in ("key", "value")
+                [self.heads(config, path, role, vector) for vector in start] for role in ("key", "value")
             )
             past.append((START, 0, keys, values))
             self.own = own
@@ -308,8 +302,11 @@ class _Row:
             return [rotated(head, index) for head in heads] if config.rotary else heads
 
         scored = self.scored(x)
-        keys = [made("key", vector) for vector in scored]
-        values = [self.heads(config, at, "value", vector) for vector in x]
+        if config.kv_from:
+            keys, values, turned = step.published[config.kv_from]
+        else:
+            keys = [made("key", vector) for vector in scored]
+            values = [self.heads(config, at, "value", vector) for vector in x]
         past.append((step, index, keys, values))
         seen = [each for each in past if config.span == "inclusive" or each[1] < index]
         seen = seen[::-1][: config.window][:: config.stride]
@@ -321,7 +318,8 @@ class _Row:
                 out.append(self.project(zeros, f"{at}.out") + 0 * vector.sum())
                 continue
             mixed = []
-            for h, query in enumerate(made("query", vector)):
+            queries = made("query", vector)
+            for h, query in enumerate(turned(queries, t) if config.kv_from else queries):
                 theirs = [each[2][t][h // shared] for each in seen]
                 lower = []
                 if config.bias == "distance":

@@ -87,7 +87,7 @@ def attention(draw, kind, width):
     """Draw an attention block, whose sizes divide each other and the width."""
     sizes = ("heads", "kv_heads", "head_dim")
     given = {"rope_base": st.sampled_from([500.0, 1e6, 123456.1, 123456.4])}
-    found = draw(config(kind, given, without=sizes))
+    found = draw(config(kind, given, without=(*sizes, "kv_from")))
     if not found.get("rope", True):
         found = {name: each for name, each in found.items() if not name.startswith("rope_")}
     rotates = found.get("rope", found.get("rotary", True))
@@ -208,6 +208,38 @@ CAPS = value(Caps)
 REST = config(Spec, without=("schema", "name", "model", "blocks", "stages", "caps", "train"))
 
 
+def runs_first(source, reader, stages):
+    """Whether a block runs before another one in each step that has that one."""
+    for each in stages:
+        ran = False
+        for entry in each["step"]:
+            inner = "step" in entry and not isinstance(entry, str)
+            if inner and not runs_first(source, reader, [entry]):
+                return False
+            for name in [] if inner else used([{"step": [entry]}]):
+                if name == reader and not ran:
+                    return False
+                ran = ran or name == source
+    return True
+
+
+def shared(draw, blocks, stages):
+    """Let a depth attention read the keys and values of a sequence attention, where one runs before it."""
+    for name, block in blocks.items():
+        sources = [
+            other
+            for other, source in blocks.items()
+            if source["type"] == "sequence_attention" and runs_first(other, name, stages)
+        ]
+        if block["type"] == "depth_attention" and sources and draw(st.booleans()):
+            source = draw(st.sampled_from(sources))
+            sizes = {
+                key: blocks[source][key] for key in ("heads", "kv_heads", "head_dim") if key in blocks[source]
+            }
+            kept = {key: each for key, each in block.items() if key not in ("kv_heads", "head_dim", "input")}
+            blocks[name] = {**kept, **sizes, "kv_from": source, "rotary": False}
+
+
 @st.composite
 def trees(draw, levels=3, room=8, widths=(5, 6, 8, 12, 16), trained=False):
     """A spec as plain data, as a user would write it; with `trained` some have `train` and `caps`."""
@@ -220,6 +252,7 @@ def trees(draw, levels=3, room=8, widths=(5, 6, 8, 12, 16), trained=False):
     names = tuple(draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True)))
     stages = draw(st.lists(stage(names, levels, room), min_size=1, max_size=3))
     sized = {name: draw(block(model["width"])) for name in dict.fromkeys(used(stages))}
+    shared(draw, sized, stages)
     found = {"schema": 1, "name": "generated", "model": model, "blocks": sized, "stages": stages}
     found |= draw(REST)
     if trained and draw(st.booleans()):

@@ -80,6 +80,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "rotary": False,
         "span": "exclusive",
+        "kv_from": "sequence_attention",
     },
     "ExpertAttention": {
         "type": "feed_forward",
@@ -203,6 +204,8 @@ def changed(path: tuple[Any, ...], key: str, value: Any, kind: str) -> tuple[Spe
     if key == "type":
         where.clear()
         where.update(BASE["blocks"][value])
+    if key == "kv_from":
+        where["rotary"] = False
     if key == "step":
         after["blocks"] = {"sequence_attention": after["blocks"]["sequence_attention"]}
     return loads(json.dumps(before)), loads(json.dumps(after))

@@ -24,12 +24,14 @@ def number_slots(graph: Graph) -> Graph:
     """Fill in every append's slot, every read's length and the slots' number, here and in the loops below."""
     for node, operation, _ in operations(graph):
         if isinstance(operation, DepthCache):
-            scope, position = next(_readers(graph, Value(node)))
-            before = _written_before(graph, Value(node))
-            count = before + _total(scope, position)[0]
-            graph.replace(node, op=replace(operation, count=count))  # type: ignore[type-var]
-            _assign(scope, position, LoopIndex(before), LoopIndex(before))
-            _read_all(graph, Value(node), count)
+            slots = steps = _written_before(graph, Value(node))
+            # one loop, or all stages of the model, one after the other
+            for scope, position in _readers(graph, Value(node)):
+                _assign(scope, position, LoopIndex(slots), LoopIndex(steps))
+                more = _total(scope, position)
+                slots, steps = slots + more[0], steps + more[1]
+            graph.replace(node, op=replace(operation, count=slots))  # type: ignore[type-var]
+            _read_all(graph, Value(node), slots)
         elif isinstance(operation, Loop):
             number_slots(operation.body)
     return graph

@@ -66,7 +66,7 @@ def architecture(spec: Spec) -> dict[str, Any]:
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(spec.used()))}
     recipes = {
-        name: {"name": number, "block": _block(spec.blocks[name], spec.model.width)}
+        name: {"name": number, "block": _block(spec.blocks[name], spec.model.width, numbers)}
         for name, number in numbers.items()
     }
 
@@ -110,8 +110,11 @@ def plain(value: Any, without: Collection[str] = ()) -> Any:
             return to_jsonable_python(value)
 
 
-def _block(block: BlockConfig, width: int) -> dict[str, Any]:
-    """Return the recipe of a block: its canonical fields, except what the defaults of new fields give."""
+def _block(block: BlockConfig, width: int, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Return the recipe of a block: its canonical fields, except what the defaults of new fields give.
+
+    Fields that name other blocks have their numbers.
+    """
     canonical = block.canonical(width)
     for name, default in _hashed_fields(type(block)).items():
         if name not in canonical:
@@ -122,7 +125,8 @@ def _block(block: BlockConfig, width: int) -> dict[str, Any]:
             usual = block.model_copy(update={name: default}).canonical(width)
             if canonical[name] == usual.get(name):
                 del canonical[name]
-    return {name: plain(value) for name, value in canonical.items()}
+    named = {name: numbers[source] for name, source in block.sources().items()}
+    return {name: plain(value) for name, value in (canonical | named).items()}
 
 
 @cache

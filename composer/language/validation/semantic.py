@@ -17,7 +17,7 @@ from blocks.ir.numbers import largest
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
 from composer.language.schema.levels import Sublayer
-from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train
+from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train, used
 from composer.language.schema.steps import combinations, trained_numbers
 from composer.language.validation.hints import hint_for_block
 from composer.language.validation.partial import partial, partial_at
@@ -63,6 +63,7 @@ def semantic(tree: Node, spec: Spec | None, broken: Collection[str] = ()) -> lis
     checks = [
         *_steps(parts, tree),
         *_blocks(parts, tree),
+        *_sources(parts, tree),
         *_wiring(parts, tree),
         *_train(parts, tree),
         *_caps(parts.caps, tree),
@@ -193,6 +194,41 @@ def _most_steps(stage: Stage) -> int:
 def _blocks(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
     for name, block in parts.blocks.items():
         yield _problems(block.problems(parts.model.width), ("blocks", name), tree)
+
+
+def _sources(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
+    for name, block in parts.blocks.items():
+        for field, source in block.sources().items():
+            yield _source(parts, tree, name, field, source)
+
+
+def _source(parts: Parts, tree: Node, name: str, field: str, source: str) -> Iterator[Fault]:
+    """Check a block whose values another block reads: that it is there, fits, and runs before it."""
+    path = ("blocks", name)
+    if source not in parts.blocks:
+        if source not in _mapping(tree.child("blocks")):
+            yield fault_at(tree, (*path, field), f"one of {', '.join(parts.blocks)}", shown(source))
+        return
+    yield from _problems(
+        parts.blocks[name].source_problems(field, parts.blocks[source], parts.model.width), path, tree
+    )
+    if not all(_runs_first(source, name, stage) for stage in parts.stages):
+        expected = f"a block that runs before {name} in each step that {name} is in"
+        yield fault_at(tree, (*path, field), expected, shown(source))
+
+
+def _runs_first(source: str, reader: str, stage: Stage) -> bool:
+    ran = False
+    for entry in stage.step:
+        if isinstance(entry, Stage):
+            if not _runs_first(source, reader, entry):
+                return False
+            continue
+        for name in used(entry):
+            if name == reader and not ran:
+                return False
+            ran = ran or name == source
+    return True
 
 
 def _wiring(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:

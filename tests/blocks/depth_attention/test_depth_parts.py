@@ -80,6 +80,21 @@ def test_other_numbers_of_steps_are_those_of_a_model_that_has_them(steps, inner)
     assert model.plan.costs.to_dict() == count(other.spec).to_dict()
 
 
+@pytest.mark.parametrize("scope", ["stage", "model"])
+def test_a_wider_scope_is_counted_with_other_numbers_of_steps(scope):
+    def spec(steps):
+        inside = {"recur": 2, "step": ["d", "f"]}
+        blocks = {"d": {**DEPTH, "depth_scope": scope, "input": True}, "f": FFN}
+        return make(tree(blocks, {"recur": steps, "step": [inside, "d"]}, {"stack": 2, "step": ["d"]}))
+
+    model, other = compiled(spec(2)), ComposedModel(spec(4))
+    other.load_state_dict(model.state_dict())
+    tokens = tokens_for(model.spec)
+    model.set_steps({"stages.0": 4})
+    assert torch.equal(model(tokens), other(tokens))
+    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+
+
 def test_a_token_reads_its_own_depth_alone():
     model = compiled(tree({"d": PART, "f": FFN}, {"recur": 4, "step": ["f", "d"]})).eval()
     tokens = tokens_for(model.spec, 1, 6)

@@ -1,0 +1,80 @@
+"""Attention over the tokens of all steps so far. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest
+from blocks.ir.operation import ORIGIN, LoopIndex, expect
+from blocks.ir.tensor_type import ORDER, TensorType
+from blocks.kernels.slots import SlotRead, slots_of
+from blocks.sequence_attention.operations import MASK, WindowAttend
+
+
+@dataclass(frozen=True)
+class StepsAttend(SlotRead):
+    """softmax over the tokens up to each token, at this step and all earlier ones (arXiv 2310.10845).
+
+    (q, mask, token, slots) -> y. Without a window `window` is the context or more.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int
+    sinks: int = 0
+    reads: LoopIndex = ORIGIN
+    span: Literal["inclusive", "exclusive"] = "inclusive"
+
+    kernels = (
+        Kernel(
+            "attend_steps",
+            "blocks.sequence_attention.steps_reference:attend_steps",
+            "plain PyTorch: keys of all steps are laid side by side",
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return one vector for each query head."""
+        q = (self.heads, self.head_dim)
+        expect(self, inputs, q, MASK, ORDER, slots_of(inputs[-1], self.kv_heads, self.head_dim))
+        return (inputs[0],)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of steps that are read."""
+        return {"reads": self.reads}
+
+    def _tokens(self) -> WindowAttend:
+        return WindowAttend(self.heads, self.kv_heads, self.head_dim, self.window, sinks=self.sinks)
+
+    def flops(self, at: CostContext) -> float:
+        """Two products of head_dim per head, pair of tokens and step read."""
+        return self._tokens().flops(at) * self.reads.mean(at.trips)
+
+    def sequence_cache(self, at: CostContext) -> int:
+        """Keys and values of this step's tokens, which later steps read as well."""
+        return self._tokens().sequence_cache(at)
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """What comes and goes, and every slot that is read."""
+        return given + made + at.compute_bytes * self.reads.mean(at.trips) * 2 * self.kv_heads * self.head_dim
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep queries, and the weights of all tokens of all steps read in fp32."""
+        return SavedTensors(inputs=(0,), extra=self._weights(at))
+
+    def _weights(self, at: CostContext) -> float:
+        return 4 * self.heads * at.context * self.reads.mean(at.trips)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Scores twice, or beside fp32 copies of queries and of the slots that are read."""
+        query, weights = 4 * self.heads * self.head_dim, self._weights(at)
+        slots = 4 * self.kv_heads * self.head_dim * self.reads.mean(at.trips)
+        copies = (2 if at.widened else 1) * slots
+        forward = largest(2 * weights, weights + copies, weights + slots + query, weights + 2 * query)
+        backward = largest(2 * weights + query, weights + copies, weights + 2 * query + slots)
+        return WorkspaceBytes(forward, backward, backward)
