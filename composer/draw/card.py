@@ -18,8 +18,9 @@ _NAME_GAP = 20.0
 
 
 def kind_words(use: Use) -> str:
-    """Name a block's type in words."""
-    return use.block.type.replace("_", " ")
+    """Name a block's type in words, and the steps at which it runs where these are not all."""
+    kind = use.block.type.replace("_", " ")
+    return kind if use.at is None else f"{kind}, at {use.at}"
 
 
 def card_lines(use: Use, width: int) -> list[str]:

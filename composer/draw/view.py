@@ -23,7 +23,7 @@ from composer.costs.counting.plan import make_plan
 from composer.draw.theme import TIMES
 from composer.draw.wiring import Addition, Additions, additions
 from composer.graph.passes.plan import shape_text, types_text
-from composer.language.schema.levels import Sublayer, entry_options, shortest, site, stage_options
+from composer.language.schema.levels import Sublayer, entry_options, long_form, shortest, site, stage_options
 from composer.language.schema.spec import Parallel, Spec, Stage, used
 
 
@@ -76,12 +76,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Use:
-    """A block at its place of use; `slotted` says whether it writes or reads depth slots."""
+    """A block at its place of use; `slotted`: whether it writes or reads depth slots; `at`: when it runs."""
 
     name: str
     block: BlockConfig
     part: Part
     slotted: bool
+    at: str | None
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,9 @@ def _entry(body: _Body, number: int, entry: Sublayer | Stage, place: str, around
         case Stage():
             return _stage(body, str(number), f"{place}.step.{number}", entry)
         case Parallel():
-            uses = tuple(_use(body, f"{number}.{n}.{name}", name) for n, name in enumerate(entry.parallel))
+            uses = tuple(
+                _use(body, f"{number}.{n}.{name}", name, entry.at) for n, name in enumerate(entry.parallel)
+            )
             apart = {f"{number}.{joint.added.name}" for joint in (*around.before, *around.after)}
             rows = tuple(
                 row
@@ -296,11 +299,11 @@ def _entry(body: _Body, number: int, entry: Sublayer | Stage, place: str, around
             return Mix(uses, entry.option(Combine).name, Part(rows))
         case _:
             (name,) = used(entry)
-            return _use(body, f"{number}.{name}", name)
+            return _use(body, f"{number}.{name}", name, long_form(entry).at)
 
 
-def _use(body: _Body, place: str, name: str) -> Use:
-    return Use(name, body.spec.blocks[name], body.below(place), place in body.slotted)
+def _use(body: _Body, place: str, name: str, at: str | None) -> Use:
+    return Use(name, body.spec.blocks[name], body.below(place), place in body.slotted, at)
 
 
 def _around(name: str) -> Iterator[str]:

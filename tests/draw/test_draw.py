@@ -283,3 +283,13 @@ def test_the_page_holds_the_details_of_every_operation_and_needs_nothing_else(pa
 def test_longer_texts_are_wider(text: str, more: str) -> None:
     assert text_width(text + more, 10) == pytest.approx(text_width(text, 10) + text_width(more, 10))
     assert text_width(text, 10, bold=True) >= text_width(text, 10) >= 4 * len(text)
+
+
+def test_the_steps_at_which_a_block_runs_are_written() -> None:
+    stage = {
+        "recur": 3,
+        "step": ["seq", {"use": "ffn", "at": "1:"}, {"stack": 2, "step": ["ffn"], "at": "-1:"}],
+    }
+    words = words_of(stage)
+    assert "feed forward, at 1:" in words
+    assert any("at -1:" in each for each in words)
