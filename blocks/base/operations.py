@@ -174,6 +174,6 @@ class Operations:
             return x
         prefix, norms = self._score_norms
         if x not in norms:
-            with self.at(prefix, self.block):
+            with self.at(prefix):
                 norms[x] = self.norm(x, f"norm_{len(norms)}" if norms else "norm", (self.width,))
         return norms[x]

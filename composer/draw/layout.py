@@ -12,6 +12,7 @@ from composer.draw.shapes import Box, Group, Line, Picture, Shape, Text, text_wi
 from composer.draw.stages import Drawing
 from composer.draw.theme import BAR, BODY, INK, NAME, PAPER, RULE, SMALL, SOFT, TITLE
 from composer.draw.view import Part, StageView, View, view
+from composer.language.description.format_spec import value_words
 from composer.language.schema.spec import Spec
 from composer.measures.registry import MEASURES
 
@@ -86,7 +87,11 @@ class _Page:
     def _sizes(self) -> str:
         model = self.view.spec.model
         sizes = ("width", model.width), ("vocabulary", model.vocab), ("context", model.context)
-        return " · ".join(f"{name} {size}" for name, size in sizes)
+        # norms, residuals, the loss and the head are told where they stand
+        elsewhere = {*model.wiring(), "tie_embeddings"}
+        changed = [each for each in model.changed_options().items() if each[0] not in elsewhere]
+        options = [(key.replace("_", " "), value_words(value)) for key, value in changed]
+        return " · ".join(f"{name} {value}" for name, value in (*sizes, *options))
 
     def _bars(self) -> tuple[tuple[str, str, Part], ...]:
         model, view = self.view.spec.model, self.view

@@ -170,6 +170,7 @@ def view(spec: Spec) -> View:
     )
     names = ("embed", "norm", "head", "loss")
     embed, norm, head, loss = (body.part(name) for name in names)
+    embed = Part((*embed.rows, *body.part("add_positions").rows))
     return View(spec, plan.costs, embed, stages, norm, head, loss)
 
 
@@ -270,10 +271,11 @@ def _stage(outside: _Body, node: str, place: str, stage: Stage) -> StageView:
 
 def _joints(body: _Body, prefix: str, added: Additions) -> Joints:
     before, after = (
-        tuple(Joint(each, body.part(f"{prefix}{each.name}")) for each in part)
+        [Joint(each, body.part(f"{prefix}{each.name}")) for each in part]
         for part in (added.before, added.after)
     )
-    return Joints(before, after)
+    there = tuple(joint for joint in before if joint.part.rows or not joint.added.on_demand)
+    return Joints(there, tuple(after))
 
 
 def _with_outside(joint: Joint, outside: _Body, node: str) -> Joint:

@@ -29,6 +29,7 @@ class Addition:
         reads_input: whether it reads the input of the stage.
         sums: whether it adds its inputs up.
         outside: names of nodes, within the place of the stage, that make what it reads before the steps.
+        on_demand: whether it is there only if a block asks for it, such as a norm of scores.
     """
 
     option: WiringConfig
@@ -36,6 +37,7 @@ class Addition:
     reads_input: bool
     sums: bool
     outside: tuple[str, ...] = ()
+    on_demand: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,14 @@ def _added(
 ) -> tuple[list[Addition], list[Addition]]:
     builders: list[Builder] = []
     known: set[str] = set()
+    asked: set[str] = set()
 
     def lower(build: Builder, x: Value) -> Value:
         def run(x: Value) -> Value:
             known.update(build.graph)
+            build.score_input(x)
+            asked.update({*build.graph} - known)
+            known.update(asked)
             return x
 
         builders.append(build)
@@ -87,7 +93,7 @@ def _added(
         if node.inputs or hook != "around_sublayer":
             reads = any(value.node == "start" for value in node.inputs)
             sums = node.op.gradients == "passed" and len(node.inputs) > 1
-            found[name not in known].append(Addition(option, name, reads, sums))
+            found[name not in known].append(Addition(option, name, reads, sums, on_demand=name in asked))
     if hook == "around_step" and found[0]:
         made = (name for name in root.graph if not isinstance(root.graph.node(name).op, _UNDRAWN))
         found[0][0] = replace(found[0][0], outside=tuple(name.removeprefix("stages.0.") for name in made))

@@ -221,6 +221,18 @@ def test_options_of_blocks_are_told(inclusive: str, words: str) -> None:
     assert {words, "5 slots", "window of 3", "RoPE · QK norm", "3 heads \u00d7 6, 1 kv"} <= set(found)
 
 
+def test_options_of_the_model_are_told_beside_its_sizes() -> None:
+    plain = tree({"ffn": ALL["ffn"]}, {"recur": 2, "step": ["ffn"]}, norm_type="layer", positions="learned")
+    words = [text.text for text in texts(sound(make(plain)))]
+    assert any(word.endswith("context 8 · positions learned · norm type layer") for word in words)
+    assert "190 parameters" in words  # 11 tokens and 8 positions of 10 elements
+
+
+def test_a_norm_of_scores_is_drawn_where_a_block_reads_it() -> None:
+    stage = {"recur": 2, "step": ["seq", "ffn"], "norm": "scores"}
+    assert words_of(stage).count("norm") == words_of({**stage, "norm": "none"}).count("norm") + 1
+
+
 def test_slots_are_counted_through_their_scope() -> None:
     loop = {"recur": 3, "step": [{"stack": 2, "step": ["depth", {"parallel": ["depth", "ffn"]}]}]}
     assert "12 slots" in words_of(loop)
