@@ -54,7 +54,7 @@ TARGETS: dict[str, str] = {
     "n_active active_experts num_active_experts moe_top_k router_topk",
     "expert_attention.hidden": "moe_intermediate_size expert_dim expert_hidden expert_size d_expert",
     "expert_attention.balance_rate": "aux_loss aux_loss_coef load_balancing load_balance "
-    "router_aux_loss_coef balance_loss balancing bias_update_speed gamma",
+    "router_aux_loss_coef balancing bias_update_speed gamma",
     "feed_forward.hidden": "d_ff ff_dim ffn_dim dim_ff dim_feedforward intermediate_size ffn_hidden_size "
     "mlp_dim d_mlp inner_dim n_inner mlp_hidden ffn_size",
     "feed_forward.activation": "act act_fn activation_function hidden_act nonlinearity act_func",
@@ -170,8 +170,6 @@ NOTES: dict[str, str] = {
     "output_dir": "set the run folder with `composer train --out DIR`",
     "out_dir": "set the run folder with `composer train --out DIR`",
     "alibi": "positions are rotary, learned (model.positions), or none with rope: false; there is no ALiBi",
-    "soft_cap": "logits are not capped",
-    "logit_softcap": "logits are not capped",
 }
 """What is said of a word that is no other name of a field: of another unit, or of what there is not."""
 
