@@ -62,19 +62,27 @@ class Operations:
 
     def op(self, name: str, operation: Operation, *inputs: Value, weights: Sequence[Weight] = ()) -> Value:
         """Add one operation under `<place>.<name>`; return its first output."""
-        node = fresh(f"{self.prefix}{name}", self.graph)
+        return self._put(name, operation, inputs, self._own(weights))
+
+    def tied(
+        self, name: str, operation: Operation, *inputs: Value, of: str, weights: Sequence[Weight] = ()
+    ) -> Value:
+        """Add an operation that has the weights of the node `of` of this graph, then its own `weights`."""
+        return self._put(name, operation, inputs, (*self.graph.node(of).weights, *self._own(weights)))
+
+    def _own(self, weights: Sequence[Weight]) -> tuple[str, ...]:
+        """Add weights at this place; return their names."""
         names = tuple(f"{self.prefix}{weight.role}" for weight in weights)
         for full, weight in zip(names, weights, strict=True):
             assert full not in self.graph.weights, f"two weights are called {full}"
             writes = weight.writes_residual and self.writes_residual
             self.graph.weights[full] = replace(weight, block=self.block, writes_residual=writes)
-        self.graph.put(node, Node(operation, inputs, names, (self.block,), active=self._active))
-        return Value(node)
+        return names
 
-    def tied(self, name: str, operation: Operation, *inputs: Value, of: str) -> Value:
-        """Add an operation that has the weights of the node `of` of this graph; return its first output."""
+    def _put(
+        self, name: str, operation: Operation, inputs: tuple[Value, ...], weights: tuple[str, ...]
+    ) -> Value:
         node = fresh(f"{self.prefix}{name}", self.graph)
-        weights = self.graph.node(of).weights
         self.graph.put(node, Node(operation, inputs, weights, (self.block,), active=self._active))
         return Value(node)
 

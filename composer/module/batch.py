@@ -92,6 +92,17 @@ def as_targets(targets: Any, tokens: Tensor, name: str = "targets") -> Tensor:
     return found
 
 
+def check_length(tokens: Tensor, context: int) -> None:
+    """Check that sequences are not longer than `model.context`.
+
+    Raises:
+        ValueError: they are.
+    """
+    if tokens.shape[1] > context:
+        expected = f"expected tokens [batch, sequence] with a sequence of at most {context}"
+        raise ValueError(f"{expected} (model.context), got {list(tokens.shape)}")
+
+
 def check_range(ids: Tensor, vocab: int, name: str, ignored: bool = False) -> None:
     """Check that ids are below `model.vocab`, where looking is cheap: on a CPU, outside of a trace.
 

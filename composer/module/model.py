@@ -28,11 +28,12 @@ from composer.module.balance import (
     over_ranks,
     update_balance,
 )
-from composer.module.batch import as_targets, as_tokens, check_range, read_batch, read_tokens
+from composer.module.batch import as_targets, as_tokens, check_length, check_range, read_batch, read_tokens
 from composer.module.emission.code import Code, Compiled, TorchCompile, without_code
 from composer.module.emission.lookup import gather
 from composer.module.emission.part import anyone_watches, tensors
 from composer.module.emission.stage import Stage, add_parts, add_stages, put, take_graphs
+from composer.module.exits import exit_logits
 from composer.module.fitting import check_trainer, clipping
 from composer.module.optimizer import adamw, warmup_stable_decay
 from composer.module.randomness import Randomness
@@ -73,12 +74,10 @@ class ComposedModel(lightning.LightningModule):
 
         With `kernels` "auto" each operation runs by the best kernel that fits where the model is, with
         "reference" in plain PyTorch; "fused" is "auto" that refuses to run where a fused kernel does not fit.
-        With `torch_compile` "on", what lies between kernels of our own is compiled by torch where gradients
-        are recorded; "auto" is "on" for runs of at least 1000 steps on a GPU, and no error if it fails.
-
-        `spec` may be a plan, or the text of a resolved spec, which is how a checkpoint keeps it. `recompute`
-        names the operations that run again in the backward pass (places as in `Costs.by_operation`), by
-        default those of the plan.
+        With `torch_compile` "on", torch compiles the code between custom kernels where gradients are
+        recorded; "auto" is "on" for runs of at least 1000 steps on a GPU. `spec` may be a plan, or the text
+        of a resolved spec, as in a checkpoint. `recompute` names the operations that run again in the
+        backward pass (places as in `Costs.by_operation`), by default those of the plan.
 
         Raises:
             ValueError: an operation cannot be recomputed, or a plan was given and `recompute` as well.
@@ -216,19 +215,24 @@ class ComposedModel(lightning.LightningModule):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.emit()
 
-    def forward(self, tokens: Tensor, steps: Steps | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, steps: Steps | None = None, exit_threshold: float | None = None
+    ) -> Tensor:
         """Return logits [batch, sequence, vocab] for tokens, int64 [batch, sequence].
 
-        `steps` are numbers of steps for this call alone: an integer for the only recurrent stage, or a
-        mapping as in `set_steps`; by default those of the spec, or of `set_steps`.
+        `steps` are those of this call alone: an integer for the only recurrent stage, or a mapping as in
+        `set_steps`. With an `exit_threshold` a token's logits are those of the step at which it leaves.
 
         Raises:
             ValueError: tokens are not integers [batch, sequence], longer than `model.context`, or, on a CPU,
-                not below `model.vocab`; or steps as in `set_steps`.
+                not below `model.vocab`; steps as in `set_steps`, or a threshold as in `exit_logits`.
         """
         if steps is not None:
-            return self._switch.call(self, steps, self.forward, tokens)
+            run = partial(self.forward, exit_threshold=exit_threshold)
+            return self._switch.call(self, steps, run, tokens)
         tokens = self._ready(tokens)
+        if exit_threshold is not None:
+            return exit_logits(self, tokens, exit_threshold, self._keys(tokens))
         logits: Tensor = self.code(tokens, None, *self._keys(tokens), *gather(self, self.graph))
         return logits
 
@@ -265,8 +269,7 @@ class ComposedModel(lightning.LightningModule):
     def update_expert_balance(self) -> None:
         """Move the balancing biases of experts by the loads counted since the last call, and clear the loads.
 
-        To be called after each optimizer step of a training loop of your own, on all ranks: loads are summed
-        over them. A Trainer calls it by itself. Models without experts have nothing to update.
+        To be called after each optimizer step of your own training loop, on all ranks; a Trainer does it.
         """
         self._update_balance(over_ranks)
 
@@ -276,12 +279,9 @@ class ComposedModel(lightning.LightningModule):
 
     def _ready(self, tokens: Tensor) -> Tensor:
         """Check tokens and choose kernels for where they run."""
-        context, vocab = self.spec.model.context, self.spec.model.vocab
         tokens = as_tokens(tokens)
-        if tokens.shape[1] > context:
-            expected = f"expected tokens [batch, sequence] with a sequence of at most {context}"
-            raise ValueError(f"{expected} (model.context), got {list(tokens.shape)}")
-        check_range(tokens, vocab, "tokens")
+        check_length(tokens, self.spec.model.context)
+        check_range(tokens, self.spec.model.vocab, "tokens")
         self._choose_for_now()
         if self.training and torch.is_grad_enabled():
             self._reminder.counted(self)

@@ -22,18 +22,19 @@ def evaluate(
     batches: Iterable[dict[str, Tensor]],
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     reduce: Callable[..., Any] = _alone,
+    exit_threshold: float | None = None,
 ) -> dict[str, float]:
     """Return loss, accuracy and the data's other metrics over all batches.
 
-    `precision` opens the context that products run in; `reduce` sums a tensor over ranks. The model is
-    left in its original mode.
+    `precision` opens the context that products run in; `reduce` sums a tensor over ranks; `exit_threshold`
+    is that of the model's `forward`. The model is left in its original mode.
     """
     scores, training = Scores(model.spec), model.training
     model.eval()
     with torch.no_grad(), precision():
         for batch in batches:
             tokens, targets, group = (batch[name].to(model.device) for name in ("tokens", "targets", "group"))
-            scores.add(model(tokens), targets, group)
+            scores.add(model(tokens, exit_threshold=exit_threshold), targets, group)
     model.train(training)
     return scores.take(reduce)
 

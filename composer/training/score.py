@@ -13,6 +13,7 @@ from composer.language.description.show import resolved_yaml
 from composer.language.load import loads
 from composer.language.schema.spec import Spec
 from composer.language.schema.steps import Steps, path_of, recurrent_place, with_steps
+from composer.module.exits import check_exits
 from composer.training.data.datamodule import datamodule
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder.build import build
@@ -73,15 +74,20 @@ class Scored:
     flops: int
 
 
-def score(saved: SavedModel, overrides: Sequence[str] = (), data: str | None = None) -> Scored:
+def score(
+    saved: SavedModel,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    exit_threshold: float | None = None,
+) -> Scored:
     """Score saved weights in the model of their spec with `overrides`, on the run's own data.
 
     The data are found by content (see `located`), at the path `data` if given. Overrides that name
-    another place select other data.
+    another place select other data. `exit_threshold` is that of the model's `forward`.
 
     Raises:
         SpecError: the overrides do not make a valid spec.
-        TrainingError: the weights do not fit it, it has no data, or the model is too large.
+        TrainingError: the weights do not fit it, it has no data, the model is too large, or it has no exits.
         DataError: the data cannot be used.
     """
     spec = loads(resolved_yaml(saved.spec), str(saved.path), overrides)
@@ -94,7 +100,11 @@ def score(saved: SavedModel, overrides: Sequence[str] = (), data: str | None = N
     model.to(device_kind()).eval()
     batches = datamodule(spec)
     flops = model.plan.costs.flops_per_token.forward
-    scores = evaluate(model, batches.val_dataloader(), lambda: autocast(model))
+    try:
+        check_exits(model, exit_threshold)
+    except ValueError as error:
+        raise TrainingError(f"{saved.path}: {error}") from None
+    scores = evaluate(model, batches.val_dataloader(), lambda: autocast(model), exit_threshold=exit_threshold)
     return Scored(scores, batches.eval_sequences, flops)
 
 

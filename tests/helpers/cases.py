@@ -19,6 +19,15 @@ def one(block, *, width=10, **stage):
     return tree({"b": block}, {"recur": 3, "step": ["b"], **stage}, width=width)
 
 
+def with_partner(plain):
+    """Add the option that an option of a spec's last stage, or of its model, is refused without."""
+    *others, last = plain["stages"]
+    loss, gate = plain["model"].get("loss"), last.get("exit", "none")
+    if isinstance(loss, dict) and "exit" in loss:
+        return {**plain, "stages": [*others, {"exit": {"gate": "learned"}, **last}]}
+    return {**plain, "model": {"loss": {"exit": 0.5}, **plain["model"]}} if gate != "none" else plain
+
+
 def mix(combine):
     return tree(ALL, {"recur": 2, "step": [{"parallel": list(ALL), "combine": combine}]})
 
@@ -135,9 +144,11 @@ CASES = {
         {"recur": 3, "step": [{"parallel": ["d", "d"], "combine": "gate"}]},
     ),
     **{
-        f"{key} {value}": tree(
-            {"d": DEPTH, "f": FFN},
-            {"recur": 3, "step": ["d", {"parallel": ["f", "d"]}], key: value, **options_beside(key, value)},
+        f"{key} {value}": with_partner(
+            tree(
+                {"d": DEPTH, "f": FFN},
+                {"recur": 3, "step": ["d", {"parallel": ["f", "d"]}], key: value, **options_beside(key, value)},
+            )
         )
         for key, (_, *values) in wiring_examples("stage").items()
         for value in values

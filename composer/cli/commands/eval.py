@@ -41,6 +41,14 @@ def eval(
             "one, as in stages.0=4,8. May be repeated.",
         ),
     ] = None,
+    exit_threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--exit-threshold",
+            metavar="P",
+            help="Score each token at the first step at which its exit probabilities add up to P.",
+        ),
+    ] = None,
     settings: Set = None,
     tokens: Annotated[
         str | None,
@@ -73,7 +81,7 @@ def eval(
     for run in runs:
         saved = read(Path(run), checkpoint.value)
         for count in counts:
-            rows[_name(run, count)] = score(saved, [*_depth(saved, count), *extra], data)
+            rows[_name(run, count)] = score(saved, [*_depth(saved, count), *extra], data, exit_threshold)
     if json:
         from json import dumps
 

@@ -7,7 +7,7 @@ from math import isclose
 
 import pytest
 import torch
-from cases import FFN, SEQ, tree
+from cases import FFN, SEQ, tree, with_partner
 from flops import counted, declared
 from strategies import make
 
@@ -45,7 +45,7 @@ def spec_with(owner, key, value):
     stage = {"recur": 3, "step": ["seq", mix, "ffn"], **own.get("stage", {})}
     found = tree({"seq": {**SEQ, "head_dim": 8}, "ffn": {**FFN, "hidden": 48}}, stage, width=32)
     found["model"] |= {"context": LENGTH, **own.get("model", {})}
-    return make(found)
+    return make(with_partner(found))
 
 
 @pytest.mark.parametrize(("owner", "key", "value"), OPTIONS, ids=str)

@@ -1,0 +1,12 @@
+"""The key `exit`; each value is a file here. Torch-free."""
+
+from blocks.base.wiring import WiringConfig
+
+
+class Exit(WiringConfig):
+    """Whether tokens may leave the last stage before its last step, which `loss: {exit: b}` trains."""
+
+    key = "exit"
+    default = "none"
+    key_aliases = "early_exit exit_gate"
+    recurrent = True

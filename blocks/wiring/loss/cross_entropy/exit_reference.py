@@ -1,0 +1,56 @@
+"""Plain PyTorch for exits: probabilities, the expected loss, and the state at which each token leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocks.primitives.reference import product_dtype, project, wide
+from blocks.wiring.loss.cross_entropy.reference import IGNORED
+
+
+def exit_cross_entropy(
+    states: Sequence[Tensor], targets: Tensor, weight: Tensor, gate: Tensor, bias: Tensor, entropy: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the expected loss less `entropy` times that of the exits, the last step's loss, the entropy.
+
+    All are means over the targets [batch, sequence] that are not -100. states: [batch, sequence, width] of
+    each step, normed; weight: [vocab, width]; gate: [1, width]; bias: [1].
+    """
+    # cast once for both products
+    states = [state.to(product_dtype(state)) for state in states]
+    scored = targets != IGNORED
+    counted = scored.sum().clamp(min=1)
+    losses = torch.stack([_losses(project(x, weight, weight.shape[:1]), targets) for x in states], -1)
+    logs = log_exits(states, gate, bias)
+    shares = logs.exp()
+    expected = (shares * losses).sum() / counted
+    spread = -(shares * logs * scored.unsqueeze(-1)).sum() / counted
+    last = losses[..., -1].detach().sum() / counted
+    return expected - entropy * spread, last, spread.detach()
+
+
+def log_exits(states: Sequence[Tensor], gate: Tensor, bias: Tensor) -> Tensor:
+    """Return the logarithms of the exit probabilities [batch, sequence, steps]."""
+    logits = wide(torch.cat([F.linear(state, gate, bias) for state in states[:-1]], -1))
+    leaves, stays = F.logsigmoid(logits), F.logsigmoid(-logits).cumsum(-1)
+    return torch.cat([leaves[..., :1], leaves[..., 1:] + stays[..., :-1], stays[..., -1:]], -1)
+
+
+def exit_state(states: Sequence[Tensor], gate: Tensor, bias: Tensor, threshold: float) -> Tensor:
+    """Return each token's state at the first step at which its exit probabilities add up to the threshold."""
+    sums = log_exits(states, gate, bias).exp().cumsum(-1)
+    # what rounding leaves below the threshold leaves at the last step
+    step = (sums < threshold).sum(-1).clamp(max=len(states) - 1)
+    every = torch.stack([*states], -2)
+    index = step[..., None, None].expand(*step.shape, 1, every.shape[-1])
+    return every.gather(-2, index).squeeze(-2)
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    rows = wide(logits).flatten(0, 1)
+    each = F.cross_entropy(rows, targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return each.view_as(targets)
