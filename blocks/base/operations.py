@@ -62,15 +62,15 @@ class Operations:
 
     def op(self, name: str, operation: Operation, *inputs: Value, weights: Sequence[Weight] = ()) -> Value:
         """Add one operation under `<place>.<name>`; return its first output."""
-        return self._put(name, operation, inputs, self._own(weights))
+        return self._put(name, operation, inputs, self._added(weights))
 
     def tied(
         self, name: str, operation: Operation, *inputs: Value, of: str, weights: Sequence[Weight] = ()
     ) -> Value:
         """Add an operation that has the weights of the node `of` of this graph, then its own `weights`."""
-        return self._put(name, operation, inputs, (*self.graph.node(of).weights, *self._own(weights)))
+        return self._put(name, operation, inputs, (*self.graph.node(of).weights, *self._added(weights)))
 
-    def _own(self, weights: Sequence[Weight]) -> tuple[str, ...]:
+    def _added(self, weights: Sequence[Weight]) -> tuple[str, ...]:
         """Add weights at this place; return their names."""
         names = tuple(f"{self.prefix}{weight.role}" for weight in weights)
         for full, weight in zip(names, weights, strict=True):

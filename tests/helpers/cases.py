@@ -147,7 +147,12 @@ CASES = {
         f"{key} {value}": with_partner(
             tree(
                 {"d": DEPTH, "f": FFN},
-                {"recur": 3, "step": ["d", {"parallel": ["f", "d"]}], key: value, **options_beside(key, value)},
+                {
+                    "recur": 3,
+                    "step": ["d", {"parallel": ["f", "d"]}],
+                    key: value,
+                    **options_beside(key, value),
+                },
             )
         )
         for key, (_, *values) in wiring_examples("stage").items()
