@@ -17,6 +17,7 @@ from loop_proofs import (  # noqa: F401
     test_what_runs_costs_what_is_declared,
 )
 from models import close, gradients, tokens_for
+from references import equal_to_the_equations
 from strategies import make
 
 from composer.costs.counting.checkpoint import checkpoint_size
@@ -203,6 +204,11 @@ def test_what_reads_every_sublayer_is_refused_where_some_are_skipped():
     stage = {"recur": 3, "step": ["f", at("1:", "s")], "residual": {"mix": "static"}}
     with pytest.raises(SpecError, match=r"stages\.0\.step\.1\.at: expected all steps beside residual: mix"):
         made(stage)
+
+
+def test_a_stage_with_a_start_of_its_own_is_skipped_as_a_whole():
+    inner = {"recur": 2, "step": ["f"], "start": "zeros", "inject": "concat", "at": "1:"}
+    equal_to_the_equations(shaken(made({"recur": 3, "step": [inner, "s"]})))
 
 
 def test_a_slice_is_written_in_one_way():
