@@ -109,19 +109,20 @@ class Drawing:
 
     def stage(self, stage: StageView, room: Room, y: float, depth: int) -> float:
         """Draw a stage from `y` down; return its lower edge, sheets included."""
+        # where the stage's input is, in front of what makes another first state of it
+        source = y - 16
         for joint in stage.loop.before:
             y = self.pill(joint.label, y, joint.part) + _ROW_GAP
         spine, below = self.spine, self.items
         self.items = []
         if any(joint.added.reads_input for joint in stage.step.before):
-            # where the stage's input leaves for the injection, still outside
-            self._dot(y - 16)
+            self._dot(source)
         self.spine_to(y + 20)
         self.items.append(self._head(stage, spine + CARDS, y + 28))
-        row = self._joints(stage, stage.step.before, y + _HEAD, y - 16)
+        row = self._joints(stage, stage.step.before, y + _HEAD, source)
         held = self._enter(stage)
         bottom = self._step(stage, room, row, depth)
-        bottom = self._joints(stage, stage.step.after, bottom + 10, y - 16) - 10
+        bottom = self._joints(stage, stage.step.after, bottom + 10, source) - 10
         end = bottom + (32 if loops(stage) else 12)
         self._leave(stage, room, held)
         if loops(stage):
