@@ -41,11 +41,8 @@ STAGES = [
     {"stack": 1, "step": [{"parallel": [*BLOCKS][:2]}]},
     *with_fields(),
     {"stack": 1, "step": [{"use": "feed_forward", "norm": "post"}, "depth_attention"]},
-    *(
-        {"recur": {"steps": 3, "train": value}, "step": [next(iter(BLOCKS))]}
-        for value in wiring_examples("recur")["train"][1:]
-    ),
 ]
+BASE = {"schema": 1, "name": "t", "model": {"width": 16, "vocab": 300, "context": 64}}
 CAPS = {
     "params": {"hard": "9M"},
     "cache_bytes_per_token": {"hard": "9MB"},
@@ -61,19 +58,38 @@ SEARCH = {
 
 
 def trees():
-    """Specs as plain data, one for each task, that between them have every config."""
+    """Specs as plain data that between them have every config: one for each task, block and option."""
     for name, kind in data_tasks().items():
         required = [field for field, info in kind.model_fields.items() if info.is_required()]
         data = {field: 32 if field == "length" else "text" for field in required}
-        yield {
-            "schema": 1,
-            "name": "t",
-            "model": {"width": 16, "vocab": 300, "context": 64},
-            "blocks": BLOCKS,
-            "stages": STAGES,
-            "caps": CAPS,
-            "train": {"data": {"task": name, **data}, "tokens": "1M"},
-        }
+        yield {**BASE, "blocks": BLOCKS, "stages": STAGES, "caps": CAPS, **trained({"task": name, **data})}
+    block = next(iter(BLOCKS))
+    small = {**BASE, "blocks": {block: BLOCKS[block]}, **trained({"task": "hop", "length": 32})}
+    for name, kind in block_types().items():
+        for plain in examples(kind).values():
+            if any(isinstance(value, dict) for value in plain.values()):
+                yield {**small, "blocks": {name: plain}, "stages": [{"recur": 2, "step": [name]}]}
+    for value in wiring_examples("recur")["train"][1:]:
+        yield {**small, "stages": [{"recur": {"steps": 3, "train": value}, "step": [block]}]}
+    for owner in ("stage", "model"):
+        for key, value in options_with_fields(owner):
+            stage = {"recur": 2, "step": [block]}
+            yield {
+                **small,
+                "stages": [{**stage, key: value} if owner == "stage" else stage],
+                "model": {**BASE["model"], **({key: value} if owner == "model" else {})},
+            }
+
+
+def trained(data):
+    return {"train": {"data": data, "tokens": "1M"}}
+
+
+def options_with_fields(owner):
+    """Yield the first example of each option of wiring that has fields, with its key."""
+    for key, values in wiring_examples(owner).items():
+        named = {tuple(sorted(value)): value for value in reversed(values) if isinstance(value, dict)}
+        yield from ((key, value) for value in named.values())
 
 
 def places(value, path=()):
