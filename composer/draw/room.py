@@ -10,6 +10,7 @@ from composer.draw.shapes import text_width
 from composer.draw.theme import BODY, SMALL, TIMES
 from composer.draw.view import Entry, Held, Joint, Mix, StageView, Use, View
 from composer.language.description.format_spec import trips_words, value_words
+from composer.language.schema.recur import Recur
 
 CARDS = 104.0
 """From the spine to the cards."""
@@ -68,7 +69,8 @@ def head_words(view: StageView) -> str:
     own = "own weights" if not stage.tied else "shared weights" if stage.trips > 1 else ""
     # what stands at the beginning or end of a step has words of its own
     shown = {joint.added.option.key for joint in (*view.step.before, *view.step.after)}
-    changed = stage.changed_options().items()
+    steps = stage.recur.changed_options() if isinstance(stage.recur, Recur) else {}
+    changed = (steps | stage.changed_options()).items()
     options = (f"{key} {value_words(value)}" for key, value in changed if key not in shown)
     return ", ".join(filter(None, (trips_words(stage), own, *options)))
 

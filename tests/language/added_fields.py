@@ -88,8 +88,8 @@ def trained(data):
 def options_with_fields(owner):
     """Yield the first example of each option of wiring that has fields, with its key."""
     for key, values in wiring_examples(owner).items():
-        named = {tuple(sorted(value)): value for value in reversed(values) if isinstance(value, dict)}
-        yield from ((key, value) for value in named.values())
+        found = sorted((value for value in values if isinstance(value, dict)), key=len)
+        yield from ((key, value) for value in found)
 
 
 def places(value, path=()):
@@ -171,7 +171,9 @@ def seen(name, config, tree, path, before, drawn, generate):
     }
     if path[:1] == ("search",):
         return found | {"hash": (hashes(other) != before) == ("baselines" not in path)}
-    return found | _spec_sees(name, path, tree, other, before) | {"generated specs": name in drawn}
+    # a config within an option is drawn as the option's examples have it
+    found["generated specs"] = name in drawn or "recur" in path[:-2]
+    return found | _spec_sees(name, path, tree, other, before)
 
 
 def _schema(name):
@@ -208,7 +210,7 @@ def _spec_sees(name, path, tree, other, before):
         "show": shown.get("probe") == "usual",
         "round trip": loads(resolved_yaml(b)) == loads(changed_yaml(b)) == b != a,
         "only what is changed": "probe" not in changed_yaml(a),
-        "diff": [str(each).partition("probe")[2].strip(": ") for each in differences(a, b)]
+        "diff": [str(each).partition("probe")[2].strip(": }") for each in differences(a, b)]
         == ["usual -> other"],
     }
     if path[:1] == ("blocks",):
@@ -216,7 +218,8 @@ def _spec_sees(name, path, tree, other, before):
         found["alignment"] = _likeness(a, b, block, block, set(), {0}) < _likeness(
             a, a, block, block, set(), {0}
         )
-        found["picture"] = "probe other" in svg(picture(b))
+        # a block's own words stand for the fields of a mapping
+        found["picture"] = bool(path[2:]) or "probe other" in svg(picture(b))
     elif path[:1] == ("stages",):
         names = {block: block for block in a.blocks}
         one, two = (spec.stages[path[1]] for spec in (a, b))

@@ -25,7 +25,7 @@ from composer.language.load import loads
 from composer.language.schema import spec
 from composer.language.schema.identity import arch_hash
 from composer.language.schema.spec import Spec
-from composer.testing.examples import examples, wiring_examples
+from composer.testing.examples import examples, other_values, wiring_examples
 
 BASE: dict[str, Any] = {
     "schema": 1,
@@ -134,15 +134,11 @@ def take_in(kind: str, config: type[Config]) -> None:
 
 
 def fill_in(config: type[Config]) -> None:
-    """Add values from the examples of a block for fields that OTHER does not have."""
-    given = OTHER[config.__name__]
-    for key in config.model_fields.keys() - given.keys():
-        default = config.model_fields[key].default
-        values = [other[key] for other in examples(config).values() if other.get(key, default) != default]
-        if values:
-            given[key] = values[0]
+    """Add values for fields of a config that OTHER does not have."""
+    OTHER[config.__name__] = {**dict(other_values(config)), **OTHER[config.__name__]}
 
 
+fill_in(spec.Model)
 for _kind, _config in block_types().items():
     if _kind in BASE["blocks"]:
         fill_in(_config)

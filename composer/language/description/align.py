@@ -206,7 +206,8 @@ def _entry_cost(one: Entry, two: Entry, names: dict[str, str]) -> float:
         # a block that now stands in parallel with others, or in a stage of its own
         same_kind = type(one) is type(two)
         return _ANYTHING - shared * (_ANYTHING if same_kind else 1.0)
-    other = 0.2 * (one.tied != two.tied) + 0.1 * (one.trips != two.trips)
+    trips = one.trips != two.trips or (one.tied and two.tied and one.recur != two.recur)
+    other = 0.2 * (one.tied != two.tied) + 0.1 * trips
     other += 0.1 * (one.changed_options() != two.changed_options())
     return (_ANYTHING - 0.4) * (1 - shared) + other
 

@@ -127,7 +127,8 @@ class _Architecture:
             return
         given = (here.model_dump(), there.model_dump())
         told = [
-            f"{key} {words}" + ("" if given[0].get(key) != given[1].get(key) else " by default")
+            f"{key} {words}"
+            + ("" if given[0].get(name := key.partition(".")[0]) != given[1].get(name) else " by default")
             for key, words in _fields(before, after, "")
         ]
         if told:
