@@ -27,11 +27,13 @@ def seen(tmp_path_factory):
     add_fields(root)
     before = {name: hashes(tree) for name, (_, tree, _) in KNOWN.items()}
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("added_fields.py"), root],
+        [sys.executable, Path(__file__).parent / "helpers" / "added_fields.py", root],
         input=json.dumps(before),
         env=os.environ
         | {
-            "PYTHONPATH": os.pathsep.join(map(str, (root, ROOT / "tests" / "helpers"))),
+            "PYTHONPATH": os.pathsep.join(
+                map(str, (root, ROOT / "tests" / "helpers", ROOT / "tests" / "language" / "helpers"))
+            ),
             "OMP_NUM_THREADS": "1",
         },
         cwd=root,

@@ -16,7 +16,7 @@ from composer.costs.counting.plan import count
 from composer.language.description.show import resolved_yaml
 from composer.language.load import load
 
-SPECS = Path(__file__).parents[2] / "specs"
+SPECS = Path(__file__).parents[3] / "specs"
 ODD: list[Any] = [
     *(None, True, False, 0, 1, 2, 3, -1, 7, 64, 0.5, 1e-9, 1e30, 10**19, "", "none", "all", "1/steps"),
     *("::2", "1:", "-1:", "99:", "4Ki", "2M", "${w}", "x" * 200, "é", [], {}, [[]], {"": 1}, {"a": {}}),
