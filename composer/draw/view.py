@@ -169,7 +169,9 @@ def view(spec: Spec) -> View:
         for number, stage in enumerate(spec.stages)
     )
     names = ("embed", "norm", "head", "loss")
-    embed, norm, head, loss = (body.part(name) for name in names)
+    embed, norm, head, loss = (
+        Part((*body.part(name).rows, *(body.below(name).rows if name == "loss" else ()))) for name in names
+    )
     embed = Part((*embed.rows, *body.part("add_positions").rows))
     return View(spec, plan.costs, embed, stages, norm, head, loss)
 
@@ -187,6 +189,8 @@ class _Body:
     ) -> None:
         """`costs` are the rows of each operation by its place."""
         self.spec, self.graph, self.place, self.seen, self.costs = spec, graph, place, seen, costs
+        self.outside: _Body | None = None
+        self.drawn: set[int] = set()
         self.rows = [
             row for node, operation, data in operations(graph) for row in self._rows(node, operation, data)
         ]
@@ -211,7 +215,28 @@ class _Body:
         """Return the body of a stage."""
         loop = self.graph.loop(node)
         place = self.place.at(self.graph.node(node).active).inside(node, loop)
-        return _Body(self.spec, loop.body, place, self.seen, self.costs)
+        body = _Body(self.spec, loop.body, place, self.seen, self.costs)
+        body.outside, body.drawn = self, self.drawn
+        return body
+
+    def used(self, place: str, block: str) -> Part:
+        """Return the operations of a block at its place of use, with those that it has beside that place.
+
+        These are norms that its sublayer adds for it, and the slot of a scope's input, told at its first use.
+        """
+        rows = [*self.below(place).rows]
+        rows += (row for row in self._owned(block) if row.name.partition(".")[0] == place.partition(".")[0])
+        outer = self.outside
+        while outer is not None:
+            rows += (row for row in outer._owned(block) if "depth_input." in row.name)
+            outer = outer.outside
+        own = {id(row): row for row in rows if id(row) not in self.drawn}
+        self.drawn.update(own)
+        return Part(tuple(own.values()))
+
+    def _owned(self, block: str) -> Iterator[Row]:
+        nodes = (row for row in self.rows if row.name in self.graph)
+        yield from (row for row in nodes if self.graph.node(row.name).blocks == (block,))
 
     def _rows(self, node: str, operation: Operation, data: Node) -> Iterator[Row]:
         if isinstance(operation, (Loop, Input)):
@@ -296,7 +321,9 @@ def _entry(body: _Body, number: int, entry: Sublayer | Stage, place: str, around
             rows = tuple(
                 row
                 for row in body.rows
-                if row.name.rpartition(".")[0] == str(number) and row.name not in apart
+                if row.name.rpartition(".")[0] == str(number)
+                and row.name not in apart
+                and id(row) not in body.drawn
             )
             return Mix(uses, entry.option(Combine).name, Part(rows))
         case _:
@@ -305,7 +332,7 @@ def _entry(body: _Body, number: int, entry: Sublayer | Stage, place: str, around
 
 
 def _use(body: _Body, place: str, name: str, at: str | None) -> Use:
-    return Use(name, body.spec.blocks[name], body.below(place), place in body.slotted, at)
+    return Use(name, body.spec.blocks[name], body.used(place, name), place in body.slotted, at)
 
 
 def _around(name: str) -> Iterator[str]:
