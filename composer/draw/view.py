@@ -191,9 +191,15 @@ class _Body:
         self.spec, self.graph, self.place, self.seen, self.costs = spec, graph, place, seen, costs
         self.outside: _Body | None = None
         self.drawn: set[int] = set()
-        self.rows = [
-            row for node, operation, data in operations(graph) for row in self._rows(node, operation, data)
+        blocks = [
+            (row, data.blocks)
+            for node, operation, data in operations(graph)
+            for row in self._rows(node, operation, data)
         ]
+        self.rows = [row for row, _ in blocks]
+        self._owned: dict[str, list[Row]] = defaultdict(list)
+        for row, (block, *_) in blocks:
+            self._owned[block].append(row)
         self._named: dict[str, list[Row]] = defaultdict(list)
         self._below: dict[str, list[Row]] = defaultdict(list)
         for row in self.rows:
@@ -224,19 +230,16 @@ class _Body:
 
         These are norms that its sublayer adds for it, and the slot of a scope's input, told at its first use.
         """
-        rows = [*self.below(place).rows]
-        rows += (row for row in self._owned(block) if row.name.partition(".")[0] == place.partition(".")[0])
+        number = place.partition(".")[0]
+        beside = (row for row in self._owned[block] if row.name.rpartition(".")[0] == number)
+        rows = [*self.below(place).rows, *beside]
         outer = self.outside
         while outer is not None:
-            rows += (row for row in outer._owned(block) if "depth_input." in row.name)
+            rows += (row for row in outer._owned[block] if "depth_input." in row.name)
             outer = outer.outside
         own = {id(row): row for row in rows if id(row) not in self.drawn}
         self.drawn.update(own)
         return Part(tuple(own.values()))
-
-    def _owned(self, block: str) -> Iterator[Row]:
-        nodes = (row for row in self.rows if row.name in self.graph)
-        yield from (row for row in nodes if self.graph.node(row.name).blocks == (block,))
 
     def _rows(self, node: str, operation: Operation, data: Node) -> Iterator[Row]:
         if isinstance(operation, (Loop, Input)):

@@ -50,7 +50,7 @@ class DiagonalInput(Inject):
 def _projected(build: Builder, x: Value) -> Value:
     """Add B e to the graph around the stage."""
     e = build.norm(x, "inject_norm", (build.width,))
-    return build.project(e, "inject", (build.width,), init=Init("eye"), bias=False)
+    return build.project(e, "inject_input", (build.width,), init=Init("eye"), bias=False)
 
 
 @dataclass(frozen=True)
