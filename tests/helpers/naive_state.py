@@ -57,7 +57,7 @@ def injected(row, stage, path, at, x, start, n):
             own, row.own = row.own, (None, 0)  # the same weights before all steps
             normed = [row.norm(vector, f"{path}.inject_norm") for vector in start]
             row.own = own
-            entry = [row.w[f"{path}.inject"] @ vector for vector in normed]
+            entry = [row.w[f"{path}.inject_input"] @ vector for vector in normed]
             return [factor * a + delta * b for a, b in zip(x, entry, strict=True)]
         case _:
             return x
