@@ -41,6 +41,7 @@ def test_each_number_that_costs_depend_on_is_a_knob():
         "depth.heads": 3,
         "depth.kv_heads": 1,
         "depth.head_dim": 16,
+        "depth.stride": 1,
         "expert.experts": 12,
         "expert.active": 2,
         "expert.hidden": 32,

@@ -40,8 +40,8 @@ class _OwnWeights(PerStep):
 
     def chosen(self) -> tuple[bool, bool, int]:
         """Return whether gains of norms are per step, whether outputs have a scale, and the rank, or 0."""
-        fields = self.model_dump()
-        return bool(fields.get("norm")), bool(fields.get("scale")), fields.get("lora") or 0
+        norm, scale, rank = (getattr(self, field, 0) for field in ("norm", "scale", "lora"))
+        return bool(norm), bool(scale), rank
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse it where all weights are per step."""

@@ -127,9 +127,16 @@ def _sum(value: Any) -> Sum:
 
 def _called(op: str, parts: list[Sum]) -> Sum:
     """Take what is no sum of products as one factor."""
-    texts = [_written(part) for part in parts]
-    named = f"({f' {op} '.join(texts)})" if not op.isalpha() else f"{op}({', '.join(texts)})"
+    called = f"{op}({', '.join(map(_written, parts))})"
+    named = called if op.isalpha() else f"({f' {op} '.join(map(_operand, parts))})"
     return {((named, 1),): Fraction(1)}
+
+
+def _operand(part: Sum) -> str:
+    """Write a part for an operator that may bind more tightly than what it is made of."""
+    text = _written(part)
+    alone = text.isdecimal() or part == {((text, 1),): 1}
+    return text if alone else f"({text})"
 
 
 def _add(a: Sum, b: Sum) -> Sum:
