@@ -24,7 +24,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
             part.sharded = True
             fully_shard(part, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "loss")
+    register_fsdp_forward_method(model, "_losses")
 
 
 def _outermost(module: nn.Module) -> list[Stage]:

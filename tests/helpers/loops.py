@@ -152,9 +152,9 @@ def lowered(fill, reference):
             return fill(build, name, told, spec, x)
         return plain(build, name, told, spec, x, *collects)
 
-    def naive_stage(self, told, path, x, loops, memory):
+    def naive_stage(self, told, path, x, loops, memory, place):
         if path != "stages.0":
-            return naively(self, told, path, x, loops, memory)
+            return naively(self, told, path, x, loops, memory, place)
         self.memory = {}
         return reference(self, told, path, x)
 

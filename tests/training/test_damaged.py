@@ -131,7 +131,7 @@ def test_smaller_batches_are_not_advised_where_the_weights_alone_are_too_large(t
     def loss(*_):
         raise MemoryError
 
-    monkeypatch.setattr("composer.module.model.ComposedModel.loss", loss)
+    monkeypatch.setattr("composer.module.model.ComposedModel._losses", loss)
     monkeypatch.setattr("composer.training.run.device_memory", lambda: 2048)
     with pytest.raises(
         TrainingError, match=r"optimizer take .* of the 2 KiB there are; choose a smaller model"

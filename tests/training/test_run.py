@@ -230,7 +230,7 @@ def test_running_out_of_memory_is_told_with_what_to_change(tmp_path, monkeypatch
     def loss(*_):
         raise error
 
-    monkeypatch.setattr("composer.module.model.ComposedModel.loss", loss)
+    monkeypatch.setattr("composer.module.model.ComposedModel._losses", loss)
     with pytest.raises(
         TrainingError, match=r"out of memory with 16 sequences of 16 tokens .* train.accumulate"
     ):
