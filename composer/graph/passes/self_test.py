@@ -43,10 +43,21 @@ def in_a_line(error: Exception) -> str:
 
 
 def checked_kernels() -> Iterator[tuple[type[Operation], Kernel]]:
-    """Yield every kernel with a self-test of every operation that was imported, with its operation."""
+    """Yield every kernel with a self-test of every operation that was imported, with its operation.
+
+    A subclass that takes over a kernel for fewer of its operations has no other kernel: it is yielded once.
+    """
     for kind in _subclasses(Operation):
         if isinstance(kind.kernels, tuple):
-            yield from ((kind, kernel) for kernel in kind.kernels if kernel.check)
+            above = {kernel.name for each in kind.__mro__[1:] for kernel in _kernels(each)}
+            yield from (
+                (kind, kernel) for kernel in kind.kernels if kernel.check and kernel.name not in above
+            )
+
+
+def _kernels(kind: type) -> tuple[Kernel, ...]:
+    kernels = getattr(kind, "kernels", ())
+    return kernels if isinstance(kernels, tuple) else ()
 
 
 @cache

@@ -195,6 +195,8 @@ def _known(name: str, names: dict[str, str]) -> str:
 
 def _entry_cost(one: Entry, two: Entry, names: dict[str, str]) -> float:
     if isinstance(one, str | BlockUse) and isinstance(two, str | BlockUse):
+        if isinstance(one, str) and isinstance(two, str):  # both at their defaults
+            return 0.0 if _known(one, names) == two else _OTHER_BLOCK
         one, two = long_form(one), long_form(two)
         other = 0.1 * (one.changed_options() != two.changed_options())
         return other if _known(one.use, names) == two.use else _OTHER_BLOCK + other
