@@ -177,7 +177,7 @@ def step_of(
         flow,
         copied,
         need,
-        any(isinstance(argument, LoopIndex) for argument in operation.arguments().values()),
+        any(issubclass(type(argument), LoopIndex) for argument in operation.arguments().values()),
         inputs,
         outputs,
         (
