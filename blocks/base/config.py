@@ -56,9 +56,6 @@ class BlockConfig(Config):
     A subclass sets `type: Literal["name"] = "name"`; the name is what a spec writes.
     """
 
-    shares_step: ClassVar[bool] = False
-    """Whether its uses in one step share a step's index, so that they have to run at the same steps."""
-
     type: str
 
     def problems(self, width: int) -> Iterator[Problem]:
@@ -75,6 +72,10 @@ class BlockConfig(Config):
     def source_problems(self, field: str, source: BlockConfig, width: int) -> Iterator[Problem]:
         """Yield why it cannot read the values of the block that a field names."""
         yield from ()
+
+    def shares_step(self) -> bool:
+        """Whether its uses in one step share a step's index, so that they have to run at the same steps."""
+        return False
 
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built, defaults filled in: equal for equal blocks."""

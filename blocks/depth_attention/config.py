@@ -27,8 +27,6 @@ class DepthAttention(AttentionConfig):
     Slots are shared by the uses of one block name within its scope.
     """
 
-    shares_step = True
-
     type: Literal["depth_attention"] = "depth_attention"
     rotary: bool = True
     """Whether to rotate queries and keys by the index of their step."""
@@ -86,6 +84,10 @@ class DepthAttention(AttentionConfig):
             yield Problem("rotary", "false, since keys are shared", True, hint)
         if self.input:
             yield Problem("input", "false, since sequence attention has no keys of the input", True)
+
+    def shares_step(self) -> bool:
+        """Uses in one step write slots of one index."""
+        return True
 
     def rotates(self) -> bool:
         """Return whether heads are rotated."""

@@ -58,6 +58,10 @@ class SequenceAttention(AttentionConfig):
     qk_norm: bool = False
     """Whether to apply the norm of the model to queries and keys per head before the rotation."""
 
+    def shares_step(self) -> bool:
+        """Whether it keeps keys and values of earlier steps."""
+        return self.depth == "joint" or self.steps == "all"
+
     def rotates(self) -> bool:
         """Return whether heads are rotated."""
         return self.rope and self.rope_fraction == 1

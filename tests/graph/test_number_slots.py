@@ -32,9 +32,11 @@ class Simulation:
             self.wider = {"model": self.whole, "stage": {}}
         if stage.recur or not in_recur:
             scope = {}
-        for _ in range(stage.trips):
+        for n in range(stage.trips):
             run = object()
             for entry in stage.step:
+                if n not in range(stage.trips)[as_slice(getattr(entry, "at", None))]:
+                    continue
                 if hasattr(entry, "step"):
                     self.stage(entry, scope, in_recur or bool(stage.recur))
                 else:
@@ -72,12 +74,15 @@ class Execution:
         self.run(compile_graph(spec), {})
         self.sizes.sort()
 
-    def run(self, graph, indices):
+    def run(self, graph, indices, step=0, trips=1):
         for _, operation, data in operations(graph):
             block = data.blocks[0]
+            if data.active and step not in data.active.among(trips):
+                continue
             if isinstance(operation, Loop):
                 for n in range(operation.trips):
-                    self.run(operation.body, {**indices, operation.index: n})
+                    inner = {operation.index: n, f"{operation.index} trips": operation.trips}
+                    self.run(operation.body, {**indices, **inner}, n, operation.trips)
             elif isinstance(operation, DepthKVCache):
                 self.sizes.append((block, operation.count))
             elif not block:
@@ -91,7 +96,12 @@ class Execution:
 
 
 def at(affine, indices):
-    return affine.base + sum(stride * indices[name] for name, stride in affine.strides)
+    counts = sum(each.at(indices[each.loop], indices[f"{each.loop} trips"]) for each in affine.counts)
+    return affine.base + sum(stride * indices[name] for name, stride in affine.strides) + counts
+
+
+def as_slice(at):
+    return slice(*(int(part) if part else None for part in (at or ":").split(":")))
 
 
 def index(graph, data, indices):

@@ -202,6 +202,15 @@ def changed(path: tuple[Any, ...], key: str, value: Any, kind: str) -> tuple[Spe
         where.update(BASE["blocks"][value])
     if key == "kv_from":
         where["rotary"] = False
+    # options that need another
+    if key == "exit":
+        after["model"]["loss"] = {"exit": 1.0}
+    for tree in (before, after):
+        if value == {"exit": 0.5}:
+            tree["model"].setdefault("loss", {"exit": 1.0})
+            tree["stages"][0]["exit"] = {"gate": "learned"}
+        if key == "start":
+            tree["stages"][0]["inject"] = "add"
     if key == "step":
         after["blocks"] = {"sequence_attention": after["blocks"]["sequence_attention"]}
     return loads(json.dumps(before)), loads(json.dumps(after))

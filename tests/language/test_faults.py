@@ -92,7 +92,7 @@ WRONG = [
     ("recur: 4", "recur: 4\n    stack: 2", "9:5  stages.0:", ["either recur or stack", "got both"]),
     ("recur: 4", "inject: add", "9:5  stages.0:", ["either recur or stack", "got neither"]),
     ("recur: 4", "recur: {choice: [2, 4]}", "9:12  stages.0.recur:", ["one value, got a choice", "search:"]),
-    ("recur: 4", "recur: 4\n    inject: sum", "10:13  stages.0.inject:", ["none, add or concat", "'sum'"]),
+    ("recur: 4", "recur: 4\n    inject: sum", "10:13  stages.0.inject:", ["none, add", "'sum'"]),
     ("params: 400k", "params: 400 kB", "11:16  caps.params:", ["a whole number above 0", "'400 kB'"]),
     ("train_memory: 2GiB", "train_memory: big", "11:36  caps.train_memory:", ["a size in bytes", "'big'"]),
     ("task: hop", "task: hopp", "13:16  train.data.task:", ["one of hop", "did you mean hop?"]),

@@ -182,7 +182,7 @@ def test_the_number_of_steps_decides_which_run():
         ({"recur": 3, "step": [{"use": "f", "at": "::0"}]}, "stages.0.step.0.at: expected a slice of steps"),
         (
             {"recur": 3, "step": [at("1:", "d"), "d"]},
-            "stages.0.step.0.at: expected all steps, as for the other use of d in this step, got '1:'",
+            "stages.0.step.0.at: expected all steps, as for what else uses d in this step, got '1:'",
         ),
     ],
 )

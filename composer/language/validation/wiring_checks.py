@@ -62,6 +62,8 @@ def _stage(stage: Stage, path: Path, around: Site) -> Iterator[tuple[Path, Itera
         if isinstance(entry, BlockUse | Parallel | Stage):
             yield here, _selecting_nothing(entry.at, stage)
             yield here, _unskippable(entry.at, around.wiring)
+            if isinstance(entry, Stage):
+                yield here, _unskippable(entry.at, _valid(entry.wiring()))
         if isinstance(entry, BlockUse | Parallel):
             beside = replace(around, wiring=_valid(entry_options(around.wiring, entry)))
             own = _valid(entry.wiring())
@@ -121,17 +123,18 @@ def _beside_read_steps(stage: Stage, loss: Any) -> Iterator[Problem]:
 def _running_apart(stage: Stage, blocks: Mapping[str, BlockConfig]) -> Iterator[Problem]:
     """Find uses of a block that run at different steps though they share a step's index."""
     first: dict[str, tuple[int, Any]] = {}
+    kept = {source for block in blocks.values() for source in block.sources().values()}
     for i, entry in enumerate(stage.step):
         if not isinstance(entry, str | BlockUse | Parallel):
             continue
         at = None if isinstance(entry, str) else entry.at
-        for name in used(entry):
-            if name not in blocks or not blocks[name].shares_step:
-                continue
+        names = [name for name in used(entry) if name in blocks]
+        read = [source for name in names for source in blocks[name].sources().values()]
+        for name in (*(name for name in names if blocks[name].shares_step() or name in kept), *read):
             before, other = first.setdefault(name, (i, at))
             if other != at:
                 place, got, expected = (before, other, at) if at is None else (i, at, other)
-                steps = f"{expected or 'all steps'}, as for the other use of {name} in this step"
+                steps = f"{expected or 'all steps'}, as for what else uses {name} in this step"
                 yield Problem(f"step.{place}.at", steps, got)
 
 
