@@ -65,7 +65,8 @@ def trained(model, tokens, backward=torch.Tensor.backward):
 def same(some, others):
     assert len(some) == len(others)
     for a, b in zip(some, others, strict=True):
-        assert (a is None and b is None) or torch.equal(a, b)
+        # without norms a model of random weights may overflow, the same in both
+        assert (a is None and b is None) or torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def check_same(plain, again, run):

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import composer
 from blocks.base.config import Config
-from blocks.base.wiring import selected
-from blocks.find import block_types, wiring_options
+from blocks.find import block_types
 from composer.data.find import data_tasks
 from composer.language.load import loads, read_text
 from composer.language.schema.caps import Caps
@@ -23,23 +22,9 @@ from composer.testing.examples import examples, options_beside, wiring_examples
 
 SPECS = Path(composer.__file__).parents[1] / "specs"
 BLOCKS = {name: next(iter(examples(kind).values())) for name, kind in block_types().items()}
-
-
-def with_fields():
-    """One stage for each option of stages that has fields."""
-    for key, values in wiring_examples("stage").items():
-        options = wiring_options()[key]
-        named = {selected(options, value): value for value in reversed(values)}
-        for name, value in named.items():
-            if options[name].model_fields:
-                step = [next(iter(BLOCKS))]
-                yield {"recur": 2, "step": step, key: value, **options_beside(key, value)}
-
-
 STAGES = [
     {"recur": 2, "step": [*BLOCKS]},
     {"stack": 1, "step": [{"parallel": [*BLOCKS][:2]}]},
-    *with_fields(),
     {"stack": 1, "step": [{"use": "feed_forward", "norm": "post"}, "depth_attention"]},
 ]
 BASE = {"schema": 1, "name": "t", "model": {"width": 16, "vocab": 300, "context": 64}}
@@ -73,12 +58,14 @@ def trees():
         yield {**small, "stages": [{"recur": {"steps": 3, "train": value}, "step": [block]}]}
     for owner in ("stage", "model"):
         for key, value in options_with_fields(owner):
-            stage = {"recur": 2, "step": [block]}
-            yield {
-                **small,
-                "stages": [{**stage, key: value} if owner == "stage" else stage],
-                "model": {**BASE["model"], **({key: value} if owner == "model" else {})},
-            }
+            exits = key == "exit" or (key == "loss" and "exit" in value)
+            stage = {"recur": 2, "step": [block], **({"exit": {"gate": "learned"}} if exits else {})}
+            model = {**BASE["model"], **({"loss": {"exit": 0.5}} if exits else {})}
+            if owner == "stage":
+                stage |= {key: value, **options_beside(key, value)}
+            else:
+                model[key] = value
+            yield {**small, "stages": [stage], "model": model}
 
 
 def trained(data):
