@@ -12,7 +12,8 @@ from pathlib import Path
 
 import composer
 from blocks.base.config import Config
-from blocks.find import block_types
+from blocks.base.wiring import selected
+from blocks.find import block_types, wiring_options
 from composer.data.find import data_tasks
 from composer.language.load import loads, read_text
 from composer.language.schema.caps import Caps
@@ -73,10 +74,16 @@ def trained(data):
 
 
 def options_with_fields(owner):
-    """Yield the first example of each option of wiring that has fields, with its key."""
+    """Yield an example of each option of wiring that has fields, as a mapping, with its key."""
     for key, values in wiring_examples(owner).items():
-        found = sorted((value for value in values if isinstance(value, dict)), key=len)
-        yield from ((key, value) for value in found)
+        options = wiring_options()[key]
+        first = {}
+        for value in sorted(values, key=lambda value: len(value) if isinstance(value, dict) else 0):
+            first.setdefault(selected(options, value), value)
+        for name, value in first.items():
+            if options[name].model_fields:
+                bare = {name: options[name].model_fields[name].default} if isinstance(value, str) else value
+                yield key, bare
 
 
 def places(value, path=()):
@@ -159,8 +166,18 @@ def seen(name, config, tree, path, before, drawn, generate):
     if path[:1] == ("search",):
         return found | {"hash": (hashes(other) != before) == ("baselines" not in path)}
     # a config within an option is drawn as the option's examples have it
-    found["generated specs"] = name in drawn or "recur" in path[:-2]
+    found["generated specs"] = name in drawn or "recur" in path[:-2] or _is_example(config)
     return found | _spec_sees(name, path, tree, other, before)
+
+
+def _is_example(config):
+    """Whether the new value of an option's field is among those that generated specs draw from."""
+    from blocks.base.wiring import WiringConfig
+
+    if not issubclass(config, WiringConfig):
+        return False
+    values = (value for owner in config.owner for value in wiring_examples(owner).get(config.key, ()))
+    return any(isinstance(value, dict) and "probe" in value and config.name in value for value in values)
 
 
 def _schema(name):
@@ -214,7 +231,8 @@ def _spec_sees(name, path, tree, other, before):
             one, two = one.step[0], two.step[0]
         found["alignment"] = _entry_cost(one, two, names) > _entry_cost(one, one, names)
         if name not in ("BlockUse", "Parallel"):
-            found["picture"] = "probe" in svg(picture(b))
+            # an operation drawn in a step has words of its own
+            found["picture"] = "probe" in svg(picture(b)) or path[2:] == ("step_code",)
     if path[:1] in (("model",), ("blocks",), ("stages",), ("train",)):
         found["search moves"] = _moves(tree, path, b)
     return found
