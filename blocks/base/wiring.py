@@ -99,7 +99,8 @@ class WiringConfig(Config):
 
     def plain(self, *, defaults: bool = True) -> str | dict[str, Any]:
         """Return the option as a spec writes it, with or without the fields at their defaults."""
-        fields = self.model_dump(exclude_defaults=not defaults, by_alias=True)
+        # a fault may quote an option that has an invalid field
+        fields = self.model_dump(exclude_defaults=not defaults, by_alias=True, warnings=False)
         if fields and self.name in type(self).model_fields:
             fields = {self.name: getattr(self, self.name), **fields}
         return fields or self.name

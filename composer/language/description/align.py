@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from composer.language.schema.identity import arch_hash
 from composer.language.schema.levels import Sublayer, long_form
@@ -175,7 +175,8 @@ def align_stages(
     before: Sequence[Stage], after: Sequence[Stage], names: dict[str, str]
 ) -> list[Match[Stage]]:
     """Align the stages of two specs."""
-    return align(before, after, lambda one, two: _entry_cost(one[0], two[0], names), 1)
+    options = {id(stage): stage.changed_options() for stage in (*before, *after)}
+    return align(before, after, lambda one, two: _entry_cost(one[0], two[0], names, options), 1)
 
 
 def _regrouped(one: tuple[Entry, ...], two: tuple[Entry, ...], names: dict[str, str]) -> bool:
@@ -193,7 +194,10 @@ def _known(name: str, names: dict[str, str]) -> str:
     return names.get(name, f"{name} of the first")
 
 
-def _entry_cost(one: Entry, two: Entry, names: dict[str, str]) -> float:
+def _entry_cost(
+    one: Entry, two: Entry, names: dict[str, str], options: Mapping[int, Any] | None = None
+) -> float:
+    """Return how unlike two entries are; `options` are the changed ones of stages, by identity."""
     if isinstance(one, str | BlockUse) and isinstance(two, str | BlockUse):
         if isinstance(one, str) and isinstance(two, str):  # both at their defaults
             return 0.0 if _known(one, names) == two else _OTHER_BLOCK
@@ -210,7 +214,8 @@ def _entry_cost(one: Entry, two: Entry, names: dict[str, str]) -> float:
         return _ANYTHING - shared * (_ANYTHING if same_kind else 1.0)
     trips = one.trips != two.trips or (one.tied and two.tied and one.recur != two.recur)
     other = 0.2 * (one.tied != two.tied) + 0.1 * trips
-    other += 0.1 * (one.changed_options() != two.changed_options())
+    changed = [options[id(each)] if options else each.changed_options() for each in (one, two)]
+    other += 0.1 * (changed[0] != changed[1])
     return (_ANYTHING - 0.4) * (1 - shared) + other
 
 
