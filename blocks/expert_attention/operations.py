@@ -263,8 +263,6 @@ class SharedUnit(Operation):
     hidden: int
     activation: Activation
 
-    # relu keeps its own output, which making it again would not free
-    recomputable = False
     kernels = (Kernel("shared_unit", f"{_REFERENCE}:shared_unit", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

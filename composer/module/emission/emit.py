@@ -112,10 +112,10 @@ class _Emitter:
         return self.callers[key]
 
     def _inside(self, node: Node) -> bool:
-        """Return whether an operation keeps what only it sees: intermediates, or copies in its precision."""
+        """Return whether an operation keeps what it makes: intermediates, outputs, or casts of its inputs."""
         at = CostContext(1, self.place.trips)
         saved = node.saved(at)
-        return bool(saved.extra or (saved.inputs and node.op.works_in(at) != "any"))
+        return bool(saved.extra or saved.outputs or (saved.inputs and node.op.works_in(at) != "any"))
 
     def _recomputed(self, value: Value) -> bool:
         return bool(self.graph.node(value.node).recompute)

@@ -26,7 +26,7 @@ class Recomputed(nn.Module):
     Without gradients it is a plain call.
 
     Attributes:
-        inside: whether it makes something inside that it keeps and that grows with the batch.
+        inside: whether it keeps something that it makes and that grows with the batch.
         inputs: how many arguments, first, are values; the others are weights.
         counters: positions of weights that are counted up in place, and are None when it runs again.
     """
