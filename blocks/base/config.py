@@ -77,6 +77,10 @@ class BlockConfig(Config):
         """Whether its uses in one step share a step's index, so that they have to run at the same steps."""
         return False
 
+    def weights_per_step(self) -> bool:
+        """Whether it has weights for each step, so that the number of steps is fixed."""
+        return False
+
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
         return self.model_dump()

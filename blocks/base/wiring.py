@@ -77,6 +77,9 @@ class WiringConfig(Config):
     changes_result: ClassVar[bool] = False
     """Whether it changes the state after the last step, so that what a stage returns is no step's state."""
 
+    weights_per_step: ClassVar[bool] = False
+    """Whether it has weights for each step of the stage, so that the number of steps is fixed."""
+
     name: ClassVar[str] = ""
     """The value in the spec."""
     aliases: ClassVar[str] = ""

@@ -47,6 +47,10 @@ class ExpertAttention(BlockConfig):
     balance_loss: NonNegative = 0.0
     """Weight of the experts' load times their mean score, summed and times `experts` (arXiv 2101.03961)."""
 
+    def weights_per_step(self) -> bool:
+        """The router's query has a learned vector for each step."""
+        return self.depth_code == "bias"
+
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that experts suffice and that a rotation has pairs to rotate."""
         yield from independent(self._number(), self._code(width))

@@ -51,18 +51,6 @@ def accepted(text: str) -> Spec | None:
     return None
 
 
-def is_planned(spec: Spec) -> bool:
-    """Whether the graph can be built; some numbers of steps are refused only there, with words."""
-    try:
-        make_plan(spec.model_copy(update={"caps": type(spec.caps)()}))
-    except SpecError as error:
-        faults = error.faults
-    else:
-        return True
-    assert all(fault.path and fault.expected for fault in faults), faults
-    return False
-
-
 def check_trains(spec: Spec) -> None:
     """Train one step on few tokens, within the caps or without them."""
     model = composer.compile(spec.model_copy(update={"caps": type(spec.caps)()}))
@@ -90,8 +78,7 @@ def test_a_mutated_spec_is_refused_with_words_or_builds_and_trains(part: int) ->
                 spec = accepted(text)
                 if spec is None:
                     continue
-                if not is_planned(spec):
-                    continue
+                make_plan(spec.model_copy(update={"caps": type(spec.caps)()}))
                 kept += 1
                 if kept % (1 if FULL else TRAINED) == 0 and is_small(spec):
                     with torch.random.fork_rng():

@@ -38,6 +38,8 @@ class NothingPerStep(PerStep):
 class _OwnWeights(PerStep):
     """Any of the three."""
 
+    weights_per_step = True
+
     def chosen(self) -> tuple[bool, bool, int]:
         """Return whether gains of norms are per step, whether outputs have a scale, and the rank, or 0."""
         norm, scale, rank = (getattr(self, field, 0) for field in ("norm", "scale", "lora"))

@@ -17,6 +17,7 @@ class StepEmbedding(StepCodeInRecur):
 
     name = "embedding"
     aliases = "learned bias true"
+    weights_per_step = True
 
     def words(self, site: Site) -> str:
         """Count the vectors."""

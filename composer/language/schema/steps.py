@@ -81,7 +81,7 @@ def recurrent_place(spec: Spec) -> str:
     Raises:
         ValueError: there is none, or several.
     """
-    found = [place for place, stage in _all_stages(spec.stages).items() if stage.tied]
+    found = [place for place, stage in all_stages(spec.stages).items() if stage.tied]
     if len(found) != 1:
         hint = f"; name the stage, such as {found[0]}" if found else ""
         got = " and ".join(found) or "none"
@@ -157,10 +157,10 @@ def _option(stage: Stage) -> TrainedSteps:
 
 def _sampled(stages: Iterable[Stage]) -> dict[str, Stage]:
     """Return the stages whose number of steps in training is stated, by place."""
-    return {place: stage for place, stage in _all_stages(stages).items() if isinstance(stage.recur, Recur)}
+    return {place: stage for place, stage in all_stages(stages).items() if isinstance(stage.recur, Recur)}
 
 
-def _all_stages(stages: Iterable[Stage]) -> dict[str, Stage]:
+def all_stages(stages: Iterable[Stage]) -> dict[str, Stage]:
     """Return all stages by place."""
     waiting = [(f"stages.{n}", stage) for n, stage in enumerate(stages)]
     found = {}

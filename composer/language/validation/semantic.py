@@ -13,12 +13,13 @@ from typing import TypeVar
 
 from blocks.base.config import BlockConfig, Config, Problem
 from blocks.base.invalid import Unknown, independent
+from blocks.base.wiring import WiringConfig
 from blocks.ir.numbers import largest
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
-from composer.language.schema.levels import Sublayer
+from composer.language.schema.levels import Sublayer, stage_options
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train, used
-from composer.language.schema.steps import combinations, trained_numbers
+from composer.language.schema.steps import all_stages, combinations, path_of, trained_numbers
 from composer.language.validation.hints import hint_for_block
 from composer.language.validation.partial import partial, partial_at
 from composer.language.validation.wiring_checks import wiring_problems
@@ -150,6 +151,7 @@ def _steps(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
         yield _step(stage, i, tree)
     yield _all_places(parts.stages, tree)
     yield _all_combinations(parts.stages, tree)
+    yield _fixed_numbers(parts, tree)
 
 
 def _step(stage: Stage, i: int, tree: Node) -> Iterator[Fault]:
@@ -164,6 +166,32 @@ def _all_combinations(stages: Sequence[Stage], tree: Node) -> Iterator[Fault]:
     if found > _COMBINATIONS:
         expected = f"at most {_COMBINATIONS} combinations of numbers of steps in training"
         yield fault_at(tree, ("stages",), expected, str(found), "choose narrower distributions")
+
+
+def _fixed_numbers(parts: Parts, tree: Node) -> Iterator[Fault]:
+    """Find stages that training would run with other numbers of steps than their weights are made for."""
+    for place, stage in all_stages(parts.stages).items():
+        others = [n for n in trained_numbers(stage) if n != stage.trips]
+        if others and (holder := next(_held_per_step(stage, parts), "")):
+            hint = f"{holder}: it holds something for each step, so the number of steps is fixed"
+            path, got = (*path_of(place), "recur", "train"), f"{place} with {others[0]}"
+            yield fault_at(tree, path, "numbers of steps that the stage can run", got, hint)
+
+
+def _held_per_step(stage: Stage, parts: Parts) -> Iterator[str]:
+    """Yield the options and blocks with weights for each step of a stage; those of a nested recur are not."""
+    options = stage_options(parts.model, stage).values()
+    yield from (
+        option.key for option in options if isinstance(option, WiringConfig) and option.weights_per_step
+    )
+    waiting: list[Sublayer | Stage] = [*stage.step]
+    while waiting:
+        entry = waiting.pop(0)
+        if isinstance(entry, Stage):
+            waiting += entry.step if not entry.tied else ()
+        else:
+            known = (name for name in used(entry) if name in parts.blocks)
+            yield from (f"block {name}" for name in known if parts.blocks[name].weights_per_step())
 
 
 def _all_places(stages: Iterable[Stage], tree: Node) -> Iterator[Fault]:
