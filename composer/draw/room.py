@@ -71,7 +71,12 @@ def head_words(view: StageView) -> str:
     shown = {joint.added.option.key for joint in (*view.step.before, *view.step.after)}
     steps = stage.recur.changed_options() if isinstance(stage.recur, Recur) else {}
     changed = (steps | stage.changed_options()).items()
-    options = (f"{key} {value_words(value)}" for key, value in changed if key not in shown)
+    # words say the main field of an option, not the others
+    options = (
+        f"{key} {value_words(value)}"
+        for key, value in changed
+        if key not in shown or (isinstance(value, dict) and len(value) > 1)
+    )
     return ", ".join(filter(None, (trips_words(stage), own, *options)))
 
 

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import torch
 from strategies import make
 
 import composer
+from composer.costs.counting.plan import count
 from composer.testing.models import close, gradients, kept, kept_of, probe, shake, tokens_for
 
 __all__ = [
+    "check_other_steps",
     "close",
     "compiled",
     "gradients",
@@ -26,6 +29,19 @@ def compiled(tree, kernels="auto", shaken=0):
     model = composer.compile(make(tree) if isinstance(tree, dict) else tree, kernels)
     if shaken is not None:
         shake(model, shaken)
+    return model
+
+
+def check_other_steps(trained, built, steps):
+    """A model of one spec that runs other numbers of steps is that of the spec that has them; return it."""
+    model, other = compiled(trained), composer.compile(built)
+    other.load_state_dict(model.state_dict())
+    tokens = tokens_for(model.spec)
+    model.set_steps(steps)
+    assert torch.equal(model(tokens), other(tokens))
+    expected = gradients(other, tokens)
+    assert all(torch.equal(found, expected[name]) for name, found in gradients(model, tokens).items())
+    assert model.plan.costs.to_dict() == count(built).to_dict()
     return model
 
 

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from cases import DEPTH, EXPERT, FFN, SEQ, tree
-from models import compiled, gradients, tokens_for
+from models import check_other_steps, compiled, tokens_for
 from strategies import make
 
-from composer.costs.counting.plan import count
 from composer.module.model import ComposedModel
 
 BLOCKS = {"s": SEQ, "d": DEPTH, "f": FFN}
@@ -22,20 +21,15 @@ def spec(steps, inner=2, block="f", other=FFN, at=None):
 @pytest.mark.parametrize(("steps", "inner"), [(1, 2), (7, 1), (2, 5)])
 @pytest.mark.parametrize("at", [False, True])
 def test_it_computes_what_a_model_of_as_many_steps_does(steps, inner, at):
-    model, other = compiled(spec(3, at=at)), ComposedModel(spec(steps, inner, at=at))
-    other.load_state_dict(model.state_dict())
-    tokens = tokens_for(model.spec)
-    before = model(tokens)
-    model.set_steps({"stages.0": steps, "stages.0.1": inner})
-    assert torch.equal(model(tokens), other(tokens))
-    expected = gradients(other, tokens)
-    assert all(torch.equal(found, expected[name]) for name, found in gradients(model, tokens).items())
-    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+    trained, built = spec(3, at=at), spec(steps, inner, at=at)
+    model = check_other_steps(trained, built, {"stages.0": steps, "stages.0.1": inner})
+    tokens, found = tokens_for(trained), compiled(built, shaken=None)
+    found.load_state_dict(model.state_dict())
     hook = model.stages[0].register_forward_hook(lambda *_: None)
-    assert torch.allclose(model(tokens), other(tokens), atol=1e-5)
+    assert torch.allclose(model(tokens), found(tokens), atol=1e-5)
     hook.remove()
     model.set_steps({})
-    assert torch.equal(model(tokens), before)
+    assert torch.equal(model(tokens), compiled(trained)(tokens))
 
 
 @pytest.mark.parametrize(

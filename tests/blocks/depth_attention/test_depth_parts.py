@@ -8,7 +8,7 @@ import torch
 from cases import DEPTH, FFN, tree
 from hypothesis import given
 from hypothesis import strategies as st
-from models import compiled, gradients, tokens_for
+from models import check_other_steps, compiled, tokens_for
 from samples import samples
 from strategies import make
 
@@ -18,7 +18,6 @@ from blocks.ir.operation import LoopIndex
 from blocks.ir.part_mean import part_mean
 from blocks.ir.steps import OneStep, StepCount, Steps
 from blocks.ir.walk import graphs, operations
-from composer.costs.counting.plan import count
 from composer.graph.compile import compile_graph
 from composer.module.model import ComposedModel
 
@@ -70,14 +69,7 @@ def two_loops(steps, inner):
 
 @pytest.mark.parametrize(("steps", "inner"), [(1, 2), (6, 1), (2, 5)])
 def test_other_numbers_of_steps_are_those_of_a_model_that_has_them(steps, inner):
-    model, other = compiled(two_loops(3, 2)), ComposedModel(two_loops(steps, inner))
-    other.load_state_dict(model.state_dict())
-    tokens = tokens_for(model.spec)
-    model.set_steps({"stages.0": steps, "stages.0.1": inner})
-    assert torch.equal(model(tokens), other(tokens))
-    expected = gradients(other, tokens)
-    assert all(torch.equal(found, expected[name]) for name, found in gradients(model, tokens).items())
-    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+    check_other_steps(two_loops(3, 2), two_loops(steps, inner), {"stages.0": steps, "stages.0.1": inner})
 
 
 @pytest.mark.parametrize("scope", ["stage", "model"])
@@ -87,12 +79,7 @@ def test_a_wider_scope_is_counted_with_other_numbers_of_steps(scope):
         blocks = {"d": {**DEPTH, "depth_scope": scope, "input": True}, "f": FFN}
         return make(tree(blocks, {"recur": steps, "step": [inside, "d"]}, {"stack": 2, "step": ["d"]}))
 
-    model, other = compiled(spec(2)), ComposedModel(spec(4))
-    other.load_state_dict(model.state_dict())
-    tokens = tokens_for(model.spec)
-    model.set_steps({"stages.0": 4})
-    assert torch.equal(model(tokens), other(tokens))
-    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+    check_other_steps(spec(2), spec(4), {"stages.0": 4})
 
 
 def test_a_token_reads_its_own_depth_alone():

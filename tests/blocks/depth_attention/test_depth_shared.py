@@ -3,12 +3,10 @@
 import pytest
 import torch
 from cases import DEPTH, FFN, SEQ, tree
-from models import compiled, gradients, tokens_for
+from models import check_other_steps, compiled, tokens_for
 from strategies import make
 
-from composer.costs.counting.plan import count
 from composer.language.schema.identity import arch_hash
-from composer.module.model import ComposedModel
 from composer.settings.errors import SpecError
 
 SHARED = {**DEPTH, "kv_from": "s", "rotary": False}
@@ -39,14 +37,7 @@ def test_of_one_step_every_token_reads_its_own_value():
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_other_numbers_of_steps_are_those_of_a_model_that_has_them(steps):
-    model, other = compiled(spec(3)), ComposedModel(spec(steps))
-    other.load_state_dict(model.state_dict())
-    tokens = tokens_for(model.spec)
-    model.set_steps({"stages.0": steps})
-    assert torch.equal(model(tokens), other(tokens))
-    expected = gradients(other, tokens)
-    assert all(torch.equal(found, expected[name]) for name, found in gradients(model, tokens).items())
-    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+    check_other_steps(spec(3), spec(steps), {"stages.0": steps})
 
 
 def test_names_do_not_matter_but_which_block_is_read_does():

@@ -3,11 +3,9 @@
 import pytest
 import torch
 from cases import FFN, SEQ, tree
-from models import compiled, gradients, probe, tokens_for
+from models import check_other_steps, compiled, gradients, probe, tokens_for
 from strategies import make
 
-from composer.costs.counting.plan import count
-from composer.module.model import ComposedModel
 from composer.settings.errors import SpecError
 
 ALL = {**SEQ, "steps": "all", "rope": False}
@@ -45,12 +43,7 @@ def test_a_loop_equals_plain_attention_over_a_sequence_that_grows_by_each_repeat
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_other_numbers_of_steps_are_those_of_a_model_that_has_them(steps):
-    model, other = compiled(spec(3)), ComposedModel(spec(steps))
-    other.load_state_dict(model.state_dict())
-    tokens = tokens_for(model.spec)
-    model.set_steps({"stages.0": steps})
-    assert torch.equal(model(tokens), other(tokens))
-    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+    check_other_steps(spec(3), spec(steps), {"stages.0": steps})
 
 
 @pytest.mark.parametrize("fields", [{"soft_cap": 5.0}, {"depth": "joint"}])

@@ -5,10 +5,9 @@ import math
 import pytest
 import torch
 from cases import FFN, SEQ, tree
-from models import compiled, gradients, probe, tokens_for
+from models import check_other_steps, compiled, gradients, probe, tokens_for
 from strategies import make
 
-from composer.costs.counting.plan import count
 from composer.module.model import ComposedModel
 
 JOINT = {**SEQ, "depth": "joint", "rope": False}
@@ -59,12 +58,7 @@ def test_a_stack_equals_the_equation_written_for_whole_sequences():
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_other_numbers_of_steps_are_those_of_a_model_that_has_them(steps):
-    model, other = compiled(spec(3)), ComposedModel(spec(steps))
-    other.load_state_dict(model.state_dict())
-    tokens = tokens_for(model.spec)
-    model.set_steps({"stages.0": steps})
-    assert torch.equal(model(tokens), other(tokens))
-    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+    check_other_steps(spec(3), spec(steps), {"stages.0": steps})
 
 
 def test_one_step_is_plain_attention():

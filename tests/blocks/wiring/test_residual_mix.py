@@ -5,11 +5,10 @@ import torch
 from cases import DEPTH, FFN, SEQ, tree
 from loop_proofs import *  # noqa: F403
 from loop_proofs import regions_compute_the_same, shaken
-from models import close, gradients, tokens_for
+from models import check_other_steps, close, gradients, tokens_for
 from strategies import make
 
 from blocks.wiring.residual.mix.reference import attend, attend_stacked, values, write
-from composer.costs.counting.plan import count
 from composer.module.model import ComposedModel
 from composer.settings.errors import SpecError
 
@@ -125,12 +124,7 @@ def test_other_numbers_of_steps_equal_a_model_built_with_them():
     def built(steps):
         return spec_of({"recur": steps, "step": ["seq", "ffn"], "residual": QUERY})
 
-    model, other = shaken(built(2)), ComposedModel(built(4))
-    other.load_state_dict(model.state_dict())
-    model.set_steps({"stages.0": 4})
-    tokens = tokens_for(model.spec)
-    assert torch.equal(model(tokens), other(tokens))
-    assert model.plan.costs.to_dict() == count(other.spec).to_dict()
+    check_other_steps(built(2), built(4), {"stages.0": 4})
 
 
 @pytest.mark.parametrize(

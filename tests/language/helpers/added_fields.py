@@ -165,19 +165,8 @@ def seen(name, config, tree, path, before, drawn, generate):
     }
     if path[:1] == ("search",):
         return found | {"hash": (hashes(other) != before) == ("baselines" not in path)}
-    # a config within an option is drawn as the option's examples have it
-    found["generated specs"] = name in drawn or "recur" in path[:-2] or _is_example(config)
+    found["generated specs"] = name in drawn or not _is_drawn(path)
     return found | _spec_sees(name, path, tree, other, before)
-
-
-def _is_example(config):
-    """Whether the new value of an option's field is among those that generated specs draw from."""
-    from blocks.base.wiring import WiringConfig
-
-    if not issubclass(config, WiringConfig):
-        return False
-    values = (value for owner in config.owner for value in wiring_examples(owner).get(config.key, ()))
-    return any(isinstance(value, dict) and "probe" in value and config.name in value for value in values)
 
 
 def _schema(name):
@@ -231,8 +220,7 @@ def _spec_sees(name, path, tree, other, before):
             one, two = one.step[0], two.step[0]
         found["alignment"] = _entry_cost(one, two, names) > _entry_cost(one, one, names)
         if name not in ("BlockUse", "Parallel"):
-            # an operation drawn in a step has words of its own
-            found["picture"] = "probe" in svg(picture(b)) or path[2:] == ("step_code",)
+            found["picture"] = "probe" in svg(picture(b))
     if path[:1] in (("model",), ("blocks",), ("stages",), ("train",)):
         found["search moves"] = _moves(tree, path, b)
     return found
@@ -255,6 +243,11 @@ def _moves(tree, path, wanted):
     return point.spec == wanted
 
 
+def _is_drawn(path):
+    """Whether generated specs draw the fields of a config; an option's own configs are as in its examples."""
+    return path[:1] != ("search",) and "recur" not in path[:-2]
+
+
 class _AllDrawn(Exception):
     """Every config has been drawn with its new field at another value."""
 
@@ -269,7 +262,7 @@ def draw(wanted):
 
     @seed(0)
     @settings(
-        max_examples=1000, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=checks
+        max_examples=3000, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=checks
     )
     @given(generated(trained=True))
     def collect(tree):
@@ -289,7 +282,7 @@ def main():
     spec = importlib.util.spec_from_file_location("generate", root / "docs" / "generate.py")
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    drawn = draw({name for name, (_, _, path) in known().items() if path[:1] != ("search",)})
+    drawn = draw({name for name, (_, _, path) in known().items() if _is_drawn(path)})
     found = {name: seen(name, *rest, before[name], drawn, generate) for name, rest in known().items()}
     print(json.dumps(found))
 
