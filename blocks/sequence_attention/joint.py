@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
-from blocks.ir.operation import ORIGIN, LoopIndex, expect
+from blocks.ir.operation import expect
 from blocks.ir.tensor_type import ORDER, TensorType
-from blocks.kernels.slots import SlotRead, slots_of
-from blocks.sequence_attention.operations import MASK, WindowAttend
+from blocks.kernels.slots import slots_of
+from blocks.sequence_attention.operations import MASK
+from blocks.sequence_attention.slot_attend import SlotAttend
 
 _REFERENCE = "blocks.sequence_attention.joint_reference"
 
 
 @dataclass(frozen=True)
-class JointAttend(SlotRead):
+class JointAttend(SlotAttend):
     """softmax over [tokens up to each token ; its own earlier steps] (MoDA, arXiv 2603.15619).
 
     (q, k, v, mask, token, slots) -> y. The queries are shared, the scores and weights of both are normalised
-    together. Without a window `window` is the context or more.
+    together.
     """
 
-    heads: int
-    kv_heads: int
-    head_dim: int
-    window: int
-    sinks: int = 0
-    reads: LoopIndex = ORIGIN
     span: Literal["inclusive", "exclusive"] = "exclusive"
 
     kernels = (
@@ -47,25 +42,9 @@ class JointAttend(SlotRead):
         expect(self, inputs, q, kv, kv, MASK, ORDER, slots_of(inputs[-1], *kv))
         return (TensorType(q, inputs[2].element),)
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the number of slots that are read."""
-        return {"reads": self.reads}
-
-    def _tokens(self) -> WindowAttend:
-        return WindowAttend(self.heads, self.kv_heads, self.head_dim, self.window, sinks=self.sinks)
-
     def flops(self, at: CostContext) -> float:
         """Two products of head_dim per head, and per pair of tokens or slot read."""
-        return self._tokens().flops(at) + 4 * self.heads * self.head_dim * self.reads.mean(at.trips)
-
-    def sequence_cache(self, at: CostContext) -> int:
-        """Keys and values of this step's tokens."""
-        return self._tokens().sequence_cache(at)
-
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
-        """What comes and goes, and every slot that is read."""
-        slots = self.reads.mean(at.trips) * 2 * self.kv_heads * self.head_dim
-        return given + made + at.compute_bytes * slots
+        return self.tokens().flops(at) + 4 * self.heads * self.head_dim * self.reads.mean(at.trips)
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep queries, keys, values, and the weights of all tokens and slots in fp32."""

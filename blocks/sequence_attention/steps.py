@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
-from blocks.ir.operation import ORIGIN, LoopIndex, expect
+from blocks.ir.operation import expect
 from blocks.ir.tensor_type import ORDER, TensorType
-from blocks.kernels.slots import SlotRead, slots_of
-from blocks.sequence_attention.operations import MASK, WindowAttend
+from blocks.kernels.slots import slots_of
+from blocks.sequence_attention.operations import MASK
+from blocks.sequence_attention.slot_attend import SlotAttend
 
 
 @dataclass(frozen=True)
-class StepsAttend(SlotRead):
+class StepsAttend(SlotAttend):
     """softmax over the tokens up to each token, at this step and all earlier ones (arXiv 2310.10845).
 
-    (q, mask, token, slots) -> y. Without a window `window` is the context or more.
+    (q, mask, token, slots) -> y.
     """
 
-    heads: int
-    kv_heads: int
-    head_dim: int
-    window: int
-    sinks: int = 0
-    reads: LoopIndex = ORIGIN
     span: Literal["inclusive", "exclusive"] = "inclusive"
 
     kernels = (
@@ -44,24 +39,9 @@ class StepsAttend(SlotRead):
         expect(self, inputs, q, MASK, ORDER, slots_of(inputs[-1], self.kv_heads, self.head_dim))
         return (inputs[0],)
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the number of steps that are read."""
-        return {"reads": self.reads}
-
-    def _tokens(self) -> WindowAttend:
-        return WindowAttend(self.heads, self.kv_heads, self.head_dim, self.window, sinks=self.sinks)
-
     def flops(self, at: CostContext) -> float:
         """Two products of head_dim per head, pair of tokens and step read."""
-        return self._tokens().flops(at) * self.reads.mean(at.trips)
-
-    def sequence_cache(self, at: CostContext) -> int:
-        """Keys and values of this step's tokens, which later steps read as well."""
-        return self._tokens().sequence_cache(at)
-
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
-        """What comes and goes, and every slot that is read."""
-        return given + made + at.compute_bytes * self.reads.mean(at.trips) * 2 * self.kv_heads * self.head_dim
+        return self.tokens().flops(at) * self.reads.mean(at.trips)
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep queries, and the weights of all tokens of all steps read in fp32."""
