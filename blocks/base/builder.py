@@ -29,6 +29,8 @@ from blocks.primitives.operations import (
 from blocks.primitives.random_operations import DeriveKey
 from blocks.primitives.scalars import AddWeighted, Zero
 
+SCOPE_INPUT = "depth_input."
+"""Where, beside a stage, a block has what it makes of the input of its depth scope."""
 _AUXILIARY = "auxiliary."
 """What the running sum of an auxiliary loss is carried under, which is no name of a block."""
 
@@ -168,7 +170,7 @@ class Builder(Operations):
             scope._slots[self.block], token = slots, Value(slots.node, 1)
             if write_input is not None:
                 path = f"{scope._name}." if scope._name else ""
-                with outside.at(f"{path}depth_input.{self.block}.", self.block):
+                with outside.at(f"{path}{SCOPE_INPUT}{self.block}.", self.block):
                     token = write_input(outside, scope._start(), token, slots)
             scope._first_tokens[self.block] = token
             if scope is outside:

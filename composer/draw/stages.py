@@ -33,7 +33,7 @@ _INJECT = 52.0
 _ROW_GAP = 24.0
 _IN, _OUT = 38.0, CARD - 38.0
 _PILL = (52.0, 25.0)
-_PLUS = 9.0
+_PLUS, _DOT = 9.0, 3.0
 _BUS, _LANE = 34.0, 50.0
 _RUNGS = 8
 _LABEL = 52.0
@@ -44,10 +44,14 @@ Points: TypeAlias = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Branch:
-    """What options add to a branch beside the spine: to what the block reads, and to what it returns."""
+    """What options add to a branch beside the spine: to what the block reads, and to what it returns.
+
+    `sums` says whether what it returns is added to the spine.
+    """
 
     before: tuple[Joint, ...]
     after: tuple[Joint, ...]
+    sums: bool
 
 
 def _pill_width(text: str) -> float:
@@ -58,7 +62,8 @@ def _branch(around: Joints) -> Branch:
     """Leave out what stands on the spine, and the sum itself, which is drawn as a plus."""
     before = tuple(joint for joint in around.before if joint.added.option.order >= 0)
     after = [joint for joint in around.after if joint.added.option.order >= 0]
-    return Branch(before, tuple(after[:-1] if after and after[-1].added.sums else after))
+    sums = bool(after) and after[-1].added.sums
+    return Branch(before, tuple(after[:-1] if sums else after), sums)
 
 
 def _label(words: Sequence[str]) -> str:
@@ -220,7 +225,7 @@ class Drawing:
         edge = self._enters(branch, middle)
         self.items.append(Line(((edge, middle), (left - 2, middle)), INK, head=True))
         self._card(use, left, y)
-        self._returns(branch.after, left, out)
+        self._returns(branch, left, out)
         if use.slotted:
             self.links[use.name].append(((left + self.card_width + 2, y + CARD / 2),))
         return y + CARD
@@ -244,8 +249,7 @@ class Drawing:
         for x in lefts[:-1]:
             self._dot(bus, x + 30)
             self._dot(out, x + 30)
-        self.items.append(Line(((self.spine + 26, out), (self.spine + _PLUS + 2, out)), INK, head=True))
-        self._plus(out)
+        self._joins(branch, self.spine + 26, out)
         for use, x in zip(mix.uses, lefts, strict=True):
             self._card(use, x, top)
             if use.slotted:
@@ -266,14 +270,23 @@ class Drawing:
         self.items.append(Line(((self.spine, middle), (x, middle)), INK))
         return self._pills(branch.before, x, middle)
 
-    def _returns(self, joints: Sequence[Joint], left: float, out: float) -> None:
+    def _returns(self, branch: Branch, left: float, out: float) -> None:
         """Draw how the output of a block comes back to the spine, and what options do to it."""
-        if joints:
+        if branch.after:
             x = self.spine + 26
-            self.items.append(Line(((left, out), (self._pills(joints, x, out) + 2, out)), INK, head=True))
+            edge = self._pills(branch.after, x, out)
+            self.items.append(Line(((left, out), (edge + 2, out)), INK, head=True))
             left = x
-        self.items.append(Line(((left, out), (self.spine + _PLUS + 2, out)), INK, head=True))
-        self._plus(out)
+        self._joins(branch, left, out)
+
+    def _joins(self, branch: Branch, left: float, out: float) -> None:
+        """Draw the end of a branch on the spine: a plus where it is added, else a dot."""
+        reach = _PLUS if branch.sums else _DOT
+        self.items.append(Line(((left, out), (self.spine + reach + 2, out)), INK, head=True))
+        if branch.sums:
+            self._plus(out)
+        else:
+            self._dot(out)
 
     def _pills(self, joints: Sequence[Joint], x: float, middle: float) -> float:
         """Draw operations that follow each other as one pill; return its right edge."""
@@ -282,7 +295,7 @@ class Drawing:
         return self._pill(label, x, middle, replace(joints[0].part, rows=rows))
 
     def _dot(self, y: float, x: float | None = None) -> None:
-        self.items.append(Circle(self.spine if x is None else x, y, 3, INK))
+        self.items.append(Circle(self.spine if x is None else x, y, _DOT, INK))
 
     def _plus(self, y: float) -> None:
         x, reach = self.spine, _PLUS - 4

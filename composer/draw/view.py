@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
 
+from blocks.base.builder import SCOPE_INPUT
 from blocks.base.config import BlockConfig
 from blocks.base.wiring import Site
 from blocks.ir.graph import Graph, Loop, Node
@@ -191,15 +192,15 @@ class _Body:
         self.spec, self.graph, self.place, self.seen, self.costs = spec, graph, place, seen, costs
         self.outside: _Body | None = None
         self.drawn: set[int] = set()
-        blocks = [
-            (row, data.blocks)
-            for node, operation, data in operations(graph)
-            for row in self._rows(node, operation, data)
-        ]
-        self.rows = [row for row, _ in blocks]
-        self._owned: dict[str, list[Row]] = defaultdict(list)
-        for row, (block, *_) in blocks:
-            self._owned[block].append(row)
+        self.rows: list[Row] = []
+        # what blocks add in front of a stage, by block
+        self.made_outside: dict[str, list[Row]] = defaultdict(list)
+        for node, operation, data in operations(graph):
+            rows = [*self._rows(node, operation, data)]
+            self.rows += rows
+            stage, found, _ = node.partition(SCOPE_INPUT)
+            if found and (not stage or isinstance(_operation(graph, stage[:-1]), Loop)):
+                self.made_outside[data.blocks[0]] += rows
         self._named: dict[str, list[Row]] = defaultdict(list)
         self._below: dict[str, list[Row]] = defaultdict(list)
         for row in self.rows:
@@ -226,20 +227,14 @@ class _Body:
         return body
 
     def used(self, place: str, block: str) -> Part:
-        """Return the operations of a block at its place of use, with those that it has beside that place.
-
-        These are norms that its sublayer adds for it, and the slot of a scope's input, told at its first use.
-        """
-        number = place.partition(".")[0]
-        beside = (row for row in self._owned[block] if row.name.rpartition(".")[0] == number)
-        rows = [*self.below(place).rows, *beside]
+        """Return a block's operations at its place of use; at its first also those on its scope's input."""
+        rows = [*self.below(place).rows]
         outer = self.outside
         while outer is not None:
-            rows += (row for row in outer._owned[block] if "depth_input." in row.name)
+            rows += (row for row in outer.made_outside[block] if id(row) not in self.drawn)
             outer = outer.outside
-        own = {id(row): row for row in rows if id(row) not in self.drawn}
-        self.drawn.update(own)
-        return Part(tuple(own.values()))
+        self.drawn.update(map(id, rows))
+        return Part(tuple(rows))
 
     def _rows(self, node: str, operation: Operation, data: Node) -> Iterator[Row]:
         if isinstance(operation, (Loop, Input)):
@@ -273,6 +268,10 @@ class _Body:
                 params += size
                 active += size * weight.active[0] // weight.active[1]
         return told, kernel, params, active
+
+
+def _operation(graph: Graph, name: str) -> Operation | None:
+    return graph.node(name).op if name in graph else None
 
 
 def _stage(outside: _Body, node: str, place: str, stage: Stage) -> StageView:
@@ -324,9 +323,7 @@ def _entry(body: _Body, number: int, entry: Sublayer | Stage, place: str, around
             rows = tuple(
                 row
                 for row in body.rows
-                if row.name.rpartition(".")[0] == str(number)
-                and row.name not in apart
-                and id(row) not in body.drawn
+                if row.name.rpartition(".")[0] == str(number) and row.name not in apart
             )
             return Mix(uses, entry.option(Combine).name, Part(rows))
         case _:
