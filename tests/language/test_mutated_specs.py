@@ -20,7 +20,7 @@ from composer.settings.errors import SpecError
 from composer.testing.models import tokens_for
 
 MUTANTS = 20_000 if FULL else 5_000
-PARTS = 5
+PARTS = 20 if FULL else 5
 TRAINED = 20
 """Of so many accepted specs one is trained for a step."""
 HANGS = 120
