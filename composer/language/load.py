@@ -10,7 +10,8 @@ from pathlib import Path
 from composer.language.parsing.merge import merge, override
 from composer.language.parsing.resolve import Resolver
 from composer.language.parsing.yaml12 import read
-from composer.language.schema.spec import Provenance, Spec
+from composer.language.schema.provenance import Provenance
+from composer.language.schema.spec import Spec
 from composer.language.validation.semantic import semantic
 from composer.language.validation.validate import build
 from composer.settings.errors import Fault, SpecError, os_message, shown

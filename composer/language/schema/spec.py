@@ -27,11 +27,12 @@ from blocks.base.operations import NormType
 from composer.data.base.config import DataConfig
 from composer.language.schema.at import At
 from composer.language.schema.caps import Caps
+from composer.language.schema.provenance import Provenance
 from composer.language.schema.recur import Recur, Steps
 from composer.language.schema.unions import DiscoveredUnion
 from composer.language.schema.wired import Wired, wired
 from composer.settings.errors import Fault
-from composer.settings.tree import Node, fault_at, join
+from composer.settings.tree import fault_at, join
 from composer.settings.types import Description, Many
 
 
@@ -303,32 +304,6 @@ class Train(Config):
     def steps(self) -> int:
         """Optimizer steps of the run."""
         return -(-self.tokens // self.tokens_per_step)
-
-
-class Provenance:
-    """The trees a spec was made from, which know their places; not part of a spec's equality.
-
-    `tree` is the resolved one, `source` the merged one, in which `let` and `${..}` still stand.
-    """
-
-    def __init__(self, tree: Node | None = None, source: Node | None = None) -> None:
-        self.tree, self.source = tree, source
-
-    def origin(self, path: tuple[str | int, ...]) -> str:
-        """Say where the value at `path` came from: `file:line`, an option, or `default`."""
-        node = self.tree
-        for step in path:
-            node = node.child(step) if node else None
-        if node is None:
-            return "default"
-        where = f"{node.place.file}:{node.place.line}" if node.place.line else node.place.file
-        return f"{where} = {node.note}" if node.note else where
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Provenance)
-
-    def __hash__(self) -> int:
-        return 0
 
 
 class Spec(Config):
