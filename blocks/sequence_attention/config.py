@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from blocks.base.attention import AttentionConfig, SharedKV
 from blocks.base.builder import Builder
 from blocks.base.config import Config, Problem
-from blocks.base.fields import LARGEST, Fraction, Natural, Positive, Width
+from blocks.base.fields import LARGEST, Count, Fraction, Natural, Positive, Width
 from blocks.base.invalid import independent
 from blocks.ir.numbers import label
 from blocks.ir.operation import Value
@@ -20,15 +20,34 @@ from blocks.sequence_attention.capped import CappedAttend
 from blocks.sequence_attention.joint import JointAttend
 from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
 from blocks.sequence_attention.steps import StepsAttend
+from blocks.sequence_attention.yarn import YarnTable
+
+
+class Yarn(Config):
+    """Slow pairs turn by 1 / `factor`, fast ones as before, those between by a mix (arXiv 2309.00071).
+
+    Queries and keys are scaled by 0.1 ln(factor) + 1, where that is above 1.
+    """
+
+    factor: Positive
+    """How many times longer the context is than that of the shorter training."""
+    context: Count
+    """The context of the shorter training, in tokens."""
+    beta_fast: Positive = 32.0
+    """Pairs that turn at least so often within that context are fast."""
+    beta_slow: Positive = 1.0
+    """Pairs that turn at most so often within it are slow."""
 
 
 class RopeScaling(Config):
-    """How positions beyond those of a shorter training are brought into its range: one of two ways."""
+    """How positions beyond those of a shorter training are brought into its range: one of three ways."""
 
     linear: Positive | None = None
     """Divide positions by this number (position interpolation, arXiv 2306.15595)."""
     ntk: Positive | None = None
     """Raise the base so that the slowest pair turns by 1 / this number ("NTK-aware", arXiv 2309.00071)."""
+    yarn: Yarn | None = None
+    """Slow down slow pairs alone, and sharpen attention (YaRN, arXiv 2309.00071)."""
 
 
 class SequenceAttention(AttentionConfig):
@@ -44,7 +63,7 @@ class SequenceAttention(AttentionConfig):
     rope_fraction: Fraction = 1.0
     """Fraction of each head that is rotated: its first elements, in whole pairs (arXiv 2204.06745)."""
     rope_scaling: RopeScaling | None = None
-    """Scaling of positions for a longer context: `{linear: 4}` or `{ntk: 4}`. Default: none."""
+    """Scaling of positions for a longer context: `{linear: 4}`, `{ntk: 4}` or `{yarn: ..}`. Default: none."""
     window: Width | None = None
     """Size of a sliding attention window, including the token itself. Default: the whole context."""
     sinks: Natural = 0
@@ -95,15 +114,27 @@ class SequenceAttention(AttentionConfig):
     def _rope(self, width: int) -> Iterator[Problem]:
         head_dim = self.geometry(width)[2]
         if (scaling := self.rope_scaling) is not None:
-            if (scaling.linear is None) == (scaling.ntk is None):
-                yield Problem("rope_scaling", "one of linear, ntk", scaling.model_dump(exclude_none=True))
+            ways = type(scaling).model_fields
+            given = [name for name in ways if getattr(scaling, name) is not None]
+            if len(given) != 1:
+                yield Problem("rope_scaling", f"one of {', '.join(ways)}", ", ".join(given) or "none")
             if scaling.ntk is not None and self._rotated(head_dim) == 2:
                 yield Problem(
                     "rope_scaling.ntk", "more than one rotated pair, whose base it changes", scaling.ntk
                 )
+            if scaling.yarn is not None:
+                yield from self._yarn(scaling.yarn)
         if self._rotated(head_dim) == 0:
             expected = f"a fraction that rotates a pair of the {head_dim} elements of a head"
             yield Problem("rope_fraction", expected, self.rope_fraction)
+
+    def _yarn(self, yarn: Yarn) -> Iterator[Problem]:
+        if yarn.beta_fast <= yarn.beta_slow:
+            expected = f"a number above beta_slow ({yarn.beta_slow:g})"
+            yield Problem("rope_scaling.yarn.beta_fast", expected, yarn.beta_fast)
+        if self.rope_base <= 1:
+            expected = "a number above 1, so that yarn can tell slow pairs from fast ones"
+            yield Problem("rope_base", expected, self.rope_base)
 
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built."""
@@ -117,7 +148,8 @@ class SequenceAttention(AttentionConfig):
         yield self.heads_words(fields)
         fraction, scaling = fields.pop("rope_fraction"), self.rope_scaling
         if fields.pop("rope_scaling") is not None and scaling is not None:
-            ways = {"positions": scaling.linear, "NTK": scaling.ntk}
+            yarn = scaling.yarn and scaling.yarn.factor
+            ways = {"positions": scaling.linear, "NTK": scaling.ntk, "YaRN": yarn}
             scaled = " \u00b7 ".join(f"{way} / {by:g}" for way, by in ways.items() if by)
         else:
             scaled = ""
@@ -155,7 +187,10 @@ class SequenceAttention(AttentionConfig):
         size, scaling, base = self._rotated(shape[-1]), self.rope_scaling or RopeScaling(), self.rope_base
         if scaling.ntk is not None:
             base = base * scaling.ntk ** (size / (size - 2))
-        return build.rotate(x, name, shape, SequenceTable(size, base, scaling.linear or 1.0))
+        table = SequenceTable(size, base, scaling.linear or 1.0)
+        if (yarn := scaling.yarn) is not None:
+            table = YarnTable(size, base, yarn.factor, yarn.context, yarn.beta_fast, yarn.beta_slow)
+        return build.rotate(x, name, shape, table)
 
     def _attend(self, build: Builder, q: Value, k: Value, v: Value) -> Value:
         sizes, window, sinks = self.geometry(build.width), self.window, self.sinks

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import ceil, floor, log, pi
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.primitives.reference import wide
+from blocks.primitives.reference import step_table, wide
 
 
 def window_mask(tokens: Tensor, window: int | None, sinks: int = 0) -> Tensor:
@@ -49,3 +51,32 @@ def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) ->
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
     y = torch.einsum("bhgqk,bkhd->bqhgd", weights, wide(v))
     return y.reshape(batch, length, heads, head_dim).to(v.dtype)
+
+
+def yarn_table(
+    tokens: Tensor,
+    head_dim: int,
+    base: float,
+    scale: float,
+    context: int,
+    beta_fast: float,
+    beta_slow: float,
+) -> Tensor:
+    """Return complex factors [sequence, 1, head_dim / 2] for the positions of tokens [batch, sequence].
+
+    A pair that turns `beta_fast` times or more within `context` tokens keeps its frequency, one that turns
+    `beta_slow` times or fewer has it divided by `scale`; between them lies a ramp over the pairs. The length
+    of the factors, in queries as in keys, is 0.1 ln(scale) + 1, but at least 1.
+    """
+
+    def pair(turns: float) -> float:
+        return head_dim * (log(context) - log(turns * 2 * pi)) / (2 * log(base))
+
+    first, last = max(floor(pair(beta_fast)), 0), min(ceil(pair(beta_slow)), head_dim - 1)
+    frequency = step_table(tokens, head_dim, base)
+    numbers = torch.arange(head_dim // 2, device=tokens.device, dtype=frequency.dtype)
+    slow = ((numbers - first) / max(last - first, 0.001)).clamp(0, 1)
+    frequency = frequency * (1 - slow + slow / scale)
+    position = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32)
+    angle = position[:, None, None] * frequency
+    return torch.polar(torch.full_like(angle, max(0.1 * log(scale) + 1, 1)), angle)

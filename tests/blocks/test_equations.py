@@ -10,6 +10,7 @@ from samples import samples
 from strategies import specs
 
 from blocks.primitives import reference
+from blocks.sequence_attention import reference as attention_reference
 
 
 def compare(model, tokens, dtype, tolerance):
@@ -37,7 +38,8 @@ def exact():
         return base ** (-2 * torch.arange(head_dim // 2, dtype=torch.float64) / head_dim)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "step_table", step_table)
+        for module in (reference, attention_reference):
+            patch.setattr(module, "step_table", step_table)
         yield
 
 

@@ -25,6 +25,13 @@ SMALL = (
     "train=null",
 )
 
+YARN = (
+    "blocks.attention.heads=2",
+    "blocks.attention.kv_heads=1",
+    "blocks.attention.rope_base=10",
+    "blocks.attention.rope_scaling={yarn: {factor: 4, context: 16, beta_fast: 2}}",
+)
+
 
 def paired(weight, heads, turned):
     """Order the rows of each head, of which the first `turned` are rotated, as pairs (2i, 2i + 1).
@@ -82,7 +89,7 @@ def neox(w):
         yield f"{ours}.1.mlp.up_bias", bias + up @ own_shift - folded @ shift
 
 
-def llama(w):
+def llama(w, heads=4, kv_heads=2, head_dim=4):
     yield "embedding", w["model.embed_tokens.weight"]
     yield "head", w["lm_head.weight"]
     yield "norm", w["model.norm.weight"]
@@ -90,12 +97,17 @@ def llama(w):
         ours, theirs = f"stages.0.layers.{n}", f"model.layers.{n}"
         yield f"{ours}.0.norm", w[f"{theirs}.input_layernorm.weight"]
         yield f"{ours}.1.norm", w[f"{theirs}.post_attention_layernorm.weight"]
-        yield f"{ours}.0.attention.query", paired(w[f"{theirs}.self_attn.q_proj.weight"], 4, 4)
-        yield f"{ours}.0.attention.key", paired(w[f"{theirs}.self_attn.k_proj.weight"], 2, 4)
+        yield f"{ours}.0.attention.query", paired(w[f"{theirs}.self_attn.q_proj.weight"], heads, head_dim)
+        keys = paired(w[f"{theirs}.self_attn.k_proj.weight"], kv_heads, head_dim)
+        yield f"{ours}.0.attention.key", keys
         yield f"{ours}.0.attention.value", w[f"{theirs}.self_attn.v_proj.weight"]
         yield f"{ours}.0.attention.out", w[f"{theirs}.self_attn.o_proj.weight"]
         for role in ("gate", "up", "down"):
             yield f"{ours}.1.mlp.{role}", w[f"{theirs}.mlp.{role}_proj.weight"]
+
+
+def llama_yarn(w):
+    yield from llama(w, 2, 1, 8)
 
 
 def named(ours, w, theirs):
@@ -108,14 +120,15 @@ def named(ours, w, theirs):
         (gpt2, ("blocks.attention.heads=2",)),
         (neox, ("blocks.attention.heads=2", "blocks.attention.rope_fraction=0.5")),
         (llama, ()),
+        (llama_yarn, YARN),
     ],
-    ids=["gpt2", "neox", "llama"],
+    ids=["gpt2", "neox", "llama", "llama with YaRN"],
 )
 @pytest.mark.parametrize("kernels", ["auto", "reference"])
 def test_a_model_equals_that_of_transformers(weights_of, options, kernels):
     name = weights_of.__name__
     held = load_file(ROOT / "tests" / "fixtures" / "transformers" / f"{name}.safetensors")
-    spec = composer.load(ROOT / "specs" / "family" / f"{name}.yaml", [*SMALL, *options])
+    spec = composer.load(ROOT / "specs" / "family" / f"{name.removesuffix('_yarn')}.yaml", [*SMALL, *options])
     model = ComposedModel(spec, kernels).double()
     leaves = {
         key.removeprefix("weights."): tensor.requires_grad_()

@@ -57,6 +57,9 @@ CASES = {
     "sequence, capped scores in a window with a sink": one({**SEQ, "soft_cap": 0.3, "window": 2, "sinks": 1}),
     "sequence, positions divided": one({**SEQ, "rope_scaling": {"linear": 4}}),
     "sequence, NTK scaling of a part": one({**SEQ, "rope_scaling": {"ntk": 3}, "rope_fraction": 0.7}),
+    "sequence, YaRN": one(
+        {**SEQ, "rope_base": 20.0, "rope_scaling": {"yarn": {"factor": 4, "context": 30, "beta_fast": 6}}}
+    ),
     "sequence, joint with depth": one({**SEQ, "depth": "joint"}),
     "sequence, joint with depth, windows and untied layers": tree(
         {"b": {**SEQ, "depth": "joint", "window": 2, "sinks": 1, "qk_norm": True}, "d": DEPTH},

@@ -253,7 +253,8 @@ class _Row:
                 base *= scaling.ntk ** (part / (part - 2))
             if scaling and scaling.linear:
                 t = t / scaling.linear
-            return [torch.cat([rotated(head[:part], t, base), head[part:]]) for head in heads]
+            yarn = scaling and scaling.yarn
+            return [torch.cat([rotated(head[:part], t, base, yarn), head[part:]]) for head in heads]
 
         scored = self.scored(x)
         q = [made("query", t, vector) for t, vector in enumerate(scored)]

@@ -1,0 +1,37 @@
+"""The table of positions that YaRN rotates by. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from blocks.ir.kernel import Kernel
+from blocks.primitives.operations import SequenceTable
+
+
+@dataclass(frozen=True)
+class YarnTable(SequenceTable):
+    """The rotation of every position, slow pairs slowed down `scale` times (YaRN, arXiv 2309.00071).
+
+    Attributes:
+        context: the context of the shorter training, in tokens.
+        beta_fast: how often a pair turns within it that is not slowed down.
+        beta_slow: how often one turns that is slowed down in full.
+    """
+
+    context: int = 1
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+    kernels = (
+        Kernel(
+            "yarn_table",
+            "blocks.sequence_attention.reference:yarn_table",
+            "made once per forward, in fp32",
+        ),
+    )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the size, the base, the scale and which pairs are slow."""
+        slow = {"context": self.context, "beta_fast": self.beta_fast, "beta_slow": self.beta_slow}
+        return {"head_dim": self.head_dim, "base": self.base, "scale": self.scale, **slow}
