@@ -87,7 +87,6 @@ class Builder(Operations):
         self._carried: list[tuple[str, Value, Builder]] = []  # (block, token input, scope)
         self._tokens: dict[str, Value] = {}  # the latest token of each depth cache
         self._outer_x: Value | None = None  # the stage's input, in the parent's graph
-        self._name = ""  # the loop's, in the parent's graph
         self._offered: dict[str, Value] = {}  # slots made for the next stage
         self._left: dict[str, Value] = {}  # the last tokens of depth caches whose scope was a stage here
         self.starts_anew = self.next_starts_anew = False
@@ -248,7 +247,7 @@ class Builder(Operations):
             self._outer_x = entered or states[0]
         index = f"{self._loop[0]}_{name}" if self._loop else f"n{name.removeprefix('stages.')}"
         body = Builder(self.width, self, (index, trips, tied), norm_type=self.norm_type, bias=self.bias)
-        body._name = name
+        body._stand_in(self, name)
         body._outer_x = entered or states[0]
         body.starts_anew = self.next_starts_anew
         body._slots, self._offered = self._offered, {}

@@ -41,6 +41,8 @@ class Operations:
     def __init__(self, width: int, norm_type: NormType = "rms", bias: bool = False) -> None:
         self.width, self.norm_type, self.bias = width, norm_type, bias
         self.graph = Graph()
+        self._name = self._path = ""  # of the loop whose body this is: in the graph around it, in the model
+        self._places: set[str] = set()  # of all nodes of the model
         self.prefix = ""
         self.block = ""
         self.writes_residual = True
@@ -82,13 +84,23 @@ class Operations:
     def _put(
         self, name: str, operation: Operation, inputs: tuple[Value, ...], weights: tuple[str, ...]
     ) -> Value:
-        node = fresh(f"{self.prefix}{name}", self.graph)
+        node = self._free(f"{self.prefix}{name}")
         self.graph.put(node, Node(operation, inputs, weights, (self.block,), active=self._active))
         return Value(node)
 
+    def _stand_in(self, outer: Operations, name: str) -> None:
+        """Make this the body of the loop `name` of the graph that `outer` fills."""
+        self._name, self._path, self._places = name, f"{outer._path}{name}.", outer._places
+
+    def _free(self, name: str) -> str:
+        """Return `name`, numbered if a node in or around a loop has its place: places tell nodes apart."""
+        place = fresh(f"{self._path}{name}", self._places)
+        self._places.add(place)
+        return place.removeprefix(self._path)
+
     def input(self, name: str, type: TensorType) -> Value:
         """Add an input of the graph."""
-        value = Value(fresh(name, self.graph))
+        value = Value(self._free(name))
         self.graph.put(value.node, Node(Input(type)))
         self.graph.inputs.append(value.node)
         return value

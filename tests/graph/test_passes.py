@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import CASES, DREAMER, EXPERT, FFN, SEQ, tree
-from hypothesis import given
+from hypothesis import example, given
 from models import close, compiled, gradients, tokens_for
 from samples import samples
 from strategies import make, specs
@@ -129,6 +129,27 @@ def test_dead_code_takes_from_loops_what_they_do_not_read_and_goes_for_its_maker
 def test_dead_code_removes_nothing_from_a_spec(spec):
     before = [names(body) for body, _ in graphs(build(spec))]
     assert [names(body) for body, _ in graphs(dead_code(build(spec)))] == before
+
+
+# an option that names a node around its stage as another does in it
+STARTED = {"recur": 2, "start": "learned", "inject": "add", "step": ["f"]}
+
+
+@samples(20)
+@given(specs())
+@example(make(tree({"f": FFN}, {"recur": 3, "step": [STARTED, "f"]})))
+def test_every_operation_has_a_place_of_its_own_and_runs_as_often_as_its_row_says(spec):
+    seen = {}
+    for body, place in graphs(compile_graph(spec)):
+        path = ".".join(node for node, _ in place.loops)
+        for node, operation, data in operations(body):
+            name = f"{path}.{node}" if path else node
+            assert name not in seen
+            held = isinstance(operation, (Loop, Input))
+            seen[name] = None if held else place.at(data.active).executions
+    rows = [row for row in composer.cost(spec).by_operation if row.operation != "Input"]
+    assert rows
+    assert all(seen[row.place] == row.executions for row in rows)
 
 
 # merging
