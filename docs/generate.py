@@ -26,8 +26,9 @@ from blocks.base.wiring import WiringConfig
 from blocks.find import wiring_options
 from composer import compile, cost
 from composer.cli.main import main
-from composer.costs.base.units import amount, count_text
+from composer.costs.base.units import count_text
 from composer.costs.counting.checkpoint import checkpoint_size
+from composer.costs.counting.compare import cost_rows
 from composer.costs.counting.formulas import formulas
 from composer.costs.counting.plan import make_plan
 from composer.costs.time.devices import NAMED
@@ -139,15 +140,9 @@ def wiring_table(owners: str) -> str:
 
 def costs_table(_: str) -> str:
     """Make the table of what every shipped spec costs."""
-    costs = {path: cost(path) for path in SPECS}
-    names = [name for name in MEASURES if any(each.measure(name) for each in costs.values())]
-    rows = [["spec", *(MEASURES[name].label or name for name in names)]]
-    for path, each in costs.items():
-        values = (each.measure(name) for name in names)
-        told = [
-            "" if value is None else amount(name, value) for name, value in zip(names, values, strict=True)
-        ]
-        rows.append([f"[{path.stem}](../specs/{path.name})", *told])
+    labels, *told = cost_rows([cost(path) for path in SPECS])
+    names = [f"[{path.stem}](../specs/{path.name})" for path in SPECS]
+    rows = [["spec", *labels], *([name, *each] for name, each in zip(names, told, strict=True))]
     return _table(rows, right=range(1, len(rows[0])))
 
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from composer.cli.main import main
+from composer.costs.base.units import count_text
 from composer.costs.counting.plan import count
 from composer.language.description.show import changed_yaml, resolved_yaml
 from composer.language.load import load, loads
@@ -72,6 +73,20 @@ def test_diff_as_json_holds_exact_numbers(capsys: pytest.CaptureFixture[str]) ->
     # of the blocks those that both have
     assert told["blocks"].keys() == {"model", "seq", "expert"}
     assert told["blocks"]["expert"]["forward"]["b"] == b.by_block["expert"].forward
+
+
+def test_costs_of_several_specs_are_one_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "same.yaml").write_text(Path(DREAMER).read_text())
+    files = (DREAMER, RECURRENT, str(tmp_path / "same.yaml"))
+    rows = ran(capsys, "cost", *files, "--set", "model.width=24").strip().splitlines()[-3:]
+    costs = [count(load(file, ["model.width=24"])) for file in files]
+    shown = [(row.split()[0], row.split()[1]) for row in rows]
+    names = (DREAMER, "recurrent-tiny", files[2])
+    assert shown == [(name, count_text(each.params)) for name, each in zip(names, costs, strict=True)]
+    told = json.loads(ran(capsys, "cost", *files, "--set", "model.width=24", "--json"))
+    assert {file: each["params"] for file, each in told.items()} == dict(
+        zip(files, (each.params for each in costs), strict=True)
+    )
 
 
 def test_draw_prints_or_writes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -7,22 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from composer.cli.terminal.options import Set, SpecFile
+from composer.cli.terminal.options import Set
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from composer.costs.counting.checkpoint import CheckpointSize
+    from blocks.ir.graph import Graph
     from composer.costs.counting.count import Costs
+    from composer.costs.counting.plan import Plan
     from composer.costs.time.roofline import StepTime
     from composer.language.schema.spec import Spec
+    from composer.settings.errors import Fault
 
 PANEL = "Costs"
 EXAMPLE = "composer cost specs/dreamer-small.yaml --operations"
+_WIDEST = 120
 
 
 def cost(
-    file: SpecFile,
+    files: Annotated[
+        list[str], typer.Argument(metavar="SPEC...", help="Specs, YAML files.", show_default=False)
+    ],
     settings: Set = None,
     json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False,
     operations: Annotated[bool, typer.Option("--operations", help="One row for each operation.")] = False,
@@ -33,35 +38,88 @@ def cost(
 ) -> None:
     """Count what a spec costs, by block and in total, and hold it against its caps.
 
-    FLOPs are those of matrix products, causal attention counted as the pairs it really has.
+    Of several specs it prints one table with a row for each; `--set` applies to all of them. FLOPs are those
+    of matrix products, causal attention counted as the pairs it really has.
     """
-    from dataclasses import asdict
-
-    from composer import load
     from composer.cli.terminal.console import console
-    from composer.costs.counting.checkpoint import checkpoint_size
-    from composer.costs.counting.plan import make_plan
-    from composer.costs.time.devices import device as find
-    from composer.costs.time.roofline import step_time
 
-    spec = load(file, settings or ())
-    plan = make_plan(spec)
-    costs = plan.costs
-    on = find(device) if device else None
-    time = step_time(spec, plan.on_device(on.kind).graph, on) if on else None
+    if len(files) > 1 and (operations or device):
+        raise typer.BadParameter("expected one spec beside --operations or --device, got several")
+    specs = _loaded(files, settings or ())
+    if len(specs) > 1:
+        _print_several(specs, json=json)
+        return
+    (spec,) = specs.values()
+    plan, time = _plan_and_time(spec, device)
     if json:
         from json import dumps
 
-        told = {**costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, plan.graph))}
-        told |= {"step": time.to_dict()} if time else {}
-        print(dumps(told, indent=2))
+        print(dumps(_plain(spec, plan) | ({"step": time.to_dict()} if time else {}), indent=2))
         return
     out = console()
     if time:
         out.print(_by_time(spec, str(device), time))
         return
+    costs = plan.costs
     out.print(_by_operation(costs) if operations else _by_block(spec, costs))
-    out.print(_totals(spec, costs, checkpoint_size(spec, plan.graph)))
+    out.print(_totals(spec, costs, plan.graph))
+
+
+def _loaded(files: Sequence[str], settings: Sequence[str]) -> dict[str, Spec]:
+    """Load specs by their paths; the faults of all of them are reported at once."""
+    from composer import load
+    from composer.settings.errors import SpecError
+
+    specs: dict[str, Spec] = {}
+    faults: list[Fault] = []
+    for file in files:
+        try:
+            specs[file] = load(file, settings)
+        except SpecError as error:
+            faults += error.faults
+    if faults:
+        raise SpecError(faults)
+    return specs
+
+
+def _plan_and_time(spec: Spec, device: str | None) -> tuple[Plan, StepTime | None]:
+    from composer.costs.counting.plan import make_plan
+    from composer.costs.time.devices import device as find
+    from composer.costs.time.roofline import step_time
+
+    plan = make_plan(spec)
+    on = find(device) if device else None
+    return plan, step_time(spec, plan.on_device(on.kind).graph, on) if on else None
+
+
+def _plain(spec: Spec, plan: Plan) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from composer.costs.counting.checkpoint import checkpoint_size
+
+    return {**plan.costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, plan.graph))}
+
+
+def _print_several(specs: dict[str, Spec], *, json: bool) -> None:
+    from composer.cli.terminal.console import console
+    from composer.costs.counting.compare import cost_rows
+    from composer.costs.counting.plan import make_plan
+
+    plans = {file: make_plan(spec) for file, spec in specs.items()}
+    if json:
+        from json import dumps
+
+        print(dumps({file: _plain(specs[file], plan) for file, plan in plans.items()}, indent=2))
+        return
+    labels, *rows = cost_rows([plan.costs for plan in plans.values()])
+    table = _table(None, ["spec"], [label.replace(" ", "\n", 1) for label in labels])
+    names = [spec.name for spec in specs.values()]
+    for (file, spec), row in zip(specs.items(), rows, strict=True):
+        table.add_row(spec.name if names.count(spec.name) == 1 else file, *row)
+    out = console()
+    # a narrow terminal folds lines, where the table would hide numbers
+    out.width = max(out.width, _WIDEST)
+    out.print(table)
 
 
 def _by_block(spec: Spec, costs: Costs) -> Table:
@@ -118,7 +176,7 @@ _KINDS: tuple[tuple[Literal["hard", "soft"], str], ...] = (("hard", ""), ("soft"
 _COSTS = ("params", "active", "FLOPs forward", "backward")
 
 
-def _table(title: str, names: list[str], numbers: Sequence[str] = _COSTS) -> Table:
+def _table(title: str | None, names: list[str], numbers: Sequence[str] = _COSTS) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -130,11 +188,12 @@ def _table(title: str, names: list[str], numbers: Sequence[str] = _COSTS) -> Tab
     return table
 
 
-def _totals(spec: Spec, costs: Costs, left: CheckpointSize) -> Any:
+def _totals(spec: Spec, costs: Costs, graph: Graph) -> Any:
     from rich import box
     from rich.table import Table
 
     from composer.costs.base.units import amount, bytes_text, count_text
+    from composer.costs.counting.checkpoint import checkpoint_size
     from composer.costs.fitting.caps import excesses
     from composer.measures.registry import MEASURES
 
@@ -151,6 +210,7 @@ def _totals(spec: Spec, costs: Costs, left: CheckpointSize) -> Any:
             mark = mark or ("[green]fits[/green]" if said else "")
             told = MEASURES[name].at_words if costs.trained_steps else ""
             table.add_row(name, amount(name, value), said, " ".join(filter(None, (mark, told))))
+    left = checkpoint_size(spec, graph)
     if left.weights_file is not None:
         table.add_row("weights file", bytes_text(left.weights_file), "", "safetensors")
     table.add_row("checkpoint", bytes_text(left.resume_tensors), "", "weights, AdamW's state")

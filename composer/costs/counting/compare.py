@@ -1,10 +1,11 @@
-"""What two specs cost, side by side."""
+"""What specs cost, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from composer.costs.base.units import amount
 from composer.costs.counting.count import Costs
 from composer.measures.registry import MEASURES
 
@@ -60,3 +61,13 @@ def by_block(a: Costs, b: Costs, names: Mapping[str, str]) -> dict[str, list[Cha
         for one, two in pairs.items()
         if two in b.by_block and (one in names or one not in names.values())
     }
+
+
+def cost_rows(costs: Sequence[Costs]) -> list[list[str]]:
+    """Return labels, of the measures that some spec has above 0, then the values of each spec."""
+    names = [name for name in MEASURES if any(each.measure(name) for each in costs)]
+    found = [[MEASURES[name].label or name for name in names]]
+    for each in costs:
+        values = {name: each.measure(name) for name in names}
+        found.append(["" if value is None else amount(name, value) for name, value in values.items()])
+    return found
