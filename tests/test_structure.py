@@ -47,6 +47,7 @@ FLOORS = [
     "composer.costs.matching",
     "composer.draw",
     "composer.module.emission",
+    "composer.module.generation",
     "composer.module",
     "composer.training.data",
     "composer.training.folder",

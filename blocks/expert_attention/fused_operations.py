@@ -8,6 +8,7 @@ from typing import Any
 
 from blocks.expert_attention.tiles import BITS, LARGEST, MOST_ACTIVE
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
@@ -41,6 +42,7 @@ class RoutedExperts(Operation):
     hidden: int
     balance_rate: float
 
+    decoding = LOCAL
     kernels = (
         Kernel(
             "triton_experts",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
@@ -38,6 +39,7 @@ class Route(Operation):
     balance_loss: bool = False
 
     update = f"{_REFERENCE}:update_balance"
+    decoding = LOCAL
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
@@ -180,6 +182,8 @@ class Experts(Operation):
         ),
     )
 
+    decoding = LOCAL
+
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
         """One grouped product where it can be; the fused kernel, routing included, knows one activation."""
@@ -263,6 +267,7 @@ class SharedUnit(Operation):
     hidden: int
     activation: Activation
 
+    decoding = LOCAL
     kernels = (Kernel("shared_unit", f"{_REFERENCE}:shared_unit", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

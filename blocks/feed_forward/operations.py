@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blocks.ir.costs import CostContext, SavedTensors
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import TensorType
@@ -19,6 +20,7 @@ class SwiGLU(Operation):
 
     hidden: int
 
+    decoding = LOCAL
     kernels = (Kernel("swiglu", f"{_REFERENCE}:swiglu", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -37,6 +39,7 @@ class Gelu(Operation):
 
     hidden: int
 
+    decoding = LOCAL
     kernels = (Kernel("gelu", f"{_REFERENCE}:gelu", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

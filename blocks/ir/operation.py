@@ -11,6 +11,7 @@ from math import prod
 from typing import Literal, NamedTuple
 
 from blocks.ir.costs import CostModel
+from blocks.ir.decoding import Decoding
 from blocks.ir.kernel import Implementation
 from blocks.ir.steps import OneStep, StepCount
 from blocks.ir.tensor_type import Shape, TensorType
@@ -130,11 +131,12 @@ ORIGIN = LoopIndex()
 """Where an index stands before the pass that numbers slots has run."""
 
 
-class Operation(CostModel, Implementation):
-    """One step of a program: what it means, what it costs and how it runs.
+class Operation(CostModel, Implementation, Decoding):
+    """One step of a program: what it means, what it costs and how it runs, also token by token.
 
     A subclass is a frozen dataclass of its sizes. It has to say its `types` (`Meaning`) and its `kernels`
-    (`Implementation`); costs (`CostModel`) have defaults.
+    (`Implementation`); costs (`CostModel`) have defaults, and models generate with it if it says how
+    (`Decoding`).
     """
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:

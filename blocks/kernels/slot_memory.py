@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.past import Past
+
 
 class DepthMemory:
     """Slots that steps write and read in one forward pass, and their gradients in a backward pass."""
@@ -53,7 +55,10 @@ class SlotMemory(DepthMemory):
     Attributes:
         wanted: of slots whose append fetches what reads leave for it, whether it wants gradients at all.
         reads: how many reads there were.
+        scope: in generation, what tells the scope's slots from others.
     """
+
+    scope: tuple[str, int] = ("", 0)
 
     def __init__(self, shape: tuple[int, ...], device: torch.device):
         super().__init__(shape, device)
@@ -138,6 +143,15 @@ def slots(tokens: Tensor, count: int, kv_heads: int, head_dim: int) -> tuple[Slo
     """Return empty slots for tokens [batch, sequence], and the first token of their order."""
     memory = SlotMemory((count, *tokens.shape, kv_heads, head_dim), tokens.device)
     return memory, torch.zeros((), device=tokens.device)
+
+
+def next_slots(
+    tokens: Tensor, past: Past, count: int, kv_heads: int, head_dim: int, *, place: str, use: int
+) -> tuple[SlotMemory, Tensor]:
+    """Do the same for new tokens: the slots go with them, but what is kept of all tokens finds its scope."""
+    memory, token = slots(tokens, count, kv_heads, head_dim)
+    memory.scope = (place, use)
+    return memory, token
 
 
 def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavesNothing, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import ORDER, TensorType
@@ -33,6 +34,7 @@ class DepthCache(SavesNothing, Operation):
     """How many slots there are; a pass fills it in."""
 
     recomputable = False
+    decoding = LOCAL
 
     def elements(self) -> int:
         """Return the elements per token of all slots, in the precision of products; gradients are in fp32."""
@@ -47,6 +49,7 @@ class DepthKVCache(DepthCache):
     head_dim: int
     count: int = 0
 
+    decoding = "blocks.kernels.slot_memory:next_slots"
     kernels = (
         Kernel("slots", "blocks.kernels.slot_memory:slots", "allocated once per forward, indexed explicitly"),
     )
@@ -73,6 +76,7 @@ class SlotWrite(SavesNothing, Operation):
     """Whether it takes a depth index, which those side by side in a step share."""
 
     recomputable = False
+    decoding = LOCAL
 
     def passes(self, output: int) -> int | None:
         """A skipped write passes its order token on."""
@@ -126,3 +130,4 @@ class SlotRead(Operation):
     reads: LoopIndex
 
     recomputable = False
+    decoding = LOCAL

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation
@@ -33,6 +34,11 @@ class EachStep(Operation):
             raise ValueError(f"{self.describe()}: expected the values of all steps, got {inputs}")
         (made,) = self.operation.types([replace(inputs[0], shape=inputs[0].shape[1:], kind="token")])
         return (replace(made, shape=(self.steps, *made.shape), kind="steps"),)
+
+    @property
+    def decoding(self) -> str:  # type: ignore[override]
+        """Local where the operation is."""
+        return LOCAL if self.operation.decoding == LOCAL else ""
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return those of the operation."""

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any, Literal, Self
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
@@ -51,6 +52,7 @@ class AddNorm(Operation):
     """Whether the norm is returned in the precision of products."""
     fused: bool = field(default=False, kw_only=True)
 
+    decoding = LOCAL
     kernels = (
         Kernel(
             "triton_add_norm",
@@ -107,6 +109,7 @@ class NormRotate(Operation):
     shape: Shape
     fused: bool = field(default=False, kw_only=True)
 
+    decoding = LOCAL
     kernels = (
         Kernel(
             "triton_norm_rotate",

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any, ClassVar, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
@@ -41,6 +42,7 @@ class Norm(Operation):
 
     shape: Shape
 
+    decoding = LOCAL
     kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel("rms_norm", f"{_REFERENCE}:rms_norm", "torch's own RMSNorm"),
         Kernel("rms_norm_plain", f"{_REFERENCE}:rms_norm_plain", "reference: mean of squares, rsqrt, gain"),
@@ -89,6 +91,7 @@ class LayerNorm(Operation):
     shape: Shape
     shift: bool
 
+    decoding = LOCAL
     kernels = (Kernel("layer_norm", f"{_REFERENCE}:layer_norm", "torch's own LayerNorm"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -122,6 +125,7 @@ class Project(Operation):
     bias: bool = False
 
     shares_storage = True
+    decoding = LOCAL
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
@@ -185,6 +189,7 @@ class Rotate(SavesNothing, Operation):
     shape: Shape
     fused: bool = field(default=False, kw_only=True)
 
+    decoding = LOCAL
     kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "triton_rotate",
@@ -290,6 +295,7 @@ class SequenceTable(SavesNothing, Operation):
     base: float
     scale: float = 1.0
 
+    decoding = "blocks.primitives.decoding:next_rotations"
     kernels = (Kernel("sequence_table", f"{_REFERENCE}:sequence_table", "made once per forward, in fp32"),)
     recomputable = False
 
@@ -310,6 +316,7 @@ class StepTable(SavesNothing, Operation):
     head_dim: int
     base: float
 
+    decoding = LOCAL
     kernels = (Kernel("step_table", f"{_REFERENCE}:step_table", "made once per forward, in fp32"),)
     recomputable = False
 
@@ -331,6 +338,7 @@ class AddStepBias(SavesNothing, Operation):
     index: LoopIndex
 
     gradients = "passed"
+    decoding = LOCAL
     kernels = (Kernel("add_step_bias", f"{_REFERENCE}:add_step_bias", "one row added to every token"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -359,6 +367,7 @@ class Sum(SavesNothing, Operation):
     terms: int = 2
 
     gradients = "passed"
+    decoding = LOCAL
     kernels = (Kernel("add", f"{_REFERENCE}:add", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from blocks.ir.costs import CostContext, IOBytes, SavesNothing, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import LoopIndex, Operation, expect
 from blocks.ir.tensor_type import KEY, Shape, TensorType
@@ -23,6 +24,7 @@ class DeriveKey(SavesNothing, Operation):
     index: LoopIndex
 
     recomputable = False
+    decoding = LOCAL
     kernels = (Kernel("derive_key", f"{_REFERENCE}:derive_key", "one number for each row"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -43,7 +45,7 @@ class Noise(SavesNothing, Operation):
     std: float
 
     gradients = "none"
-
+    decoding = "blocks.primitives.decoding:next_noise"
     kernels = (Kernel("noise", f"{_REFERENCE}:noise", "a hash of key and position, elementwise"),)
 
     def passes(self, output: int) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blocks.ir.costs import SavesNothing
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, SCALAR, TensorType
@@ -18,6 +19,7 @@ _REFERENCE = "blocks.primitives.reference"
 class Zero(SavesNothing, Operation):
     """The scalar 0, where the tokens are: (tokens) -> scalar."""
 
+    decoding = LOCAL
     kernels = (Kernel("zero", f"{_REFERENCE}:zero", "a constant"),)
     recomputable = False
 
@@ -33,6 +35,7 @@ class AddWeighted(SavesNothing, Operation):
 
     weights: tuple[float, ...]
 
+    decoding = LOCAL
     kernels = (Kernel("add_weighted", f"{_REFERENCE}:add_weighted", "a sum of numbers"),)
     recomputable = False
 

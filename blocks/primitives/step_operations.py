@@ -8,6 +8,7 @@ from math import prod
 from typing import Any, ClassVar, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
@@ -75,6 +76,7 @@ class ProjectStep(Operation):
     steps: int
     index: LoopIndex
 
+    decoding = LOCAL
     kernels = (
         Kernel(
             "project_step",
@@ -126,6 +128,7 @@ class ScaleStep(Operation):
     steps: int
     index: LoopIndex
 
+    decoding = LOCAL
     kernels = (Kernel("scale_step", f"{_REFERENCE}:scale_step", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -20,6 +20,7 @@ class CappedAttend(WindowAttend):
 
     cap: float = 0.0
 
+    decoding = "blocks.sequence_attention.decoding:attend_window_capped"
     kernels = (
         Kernel(
             "attend_capped",
@@ -32,6 +33,10 @@ class CappedAttend(WindowAttend):
     def arguments(self) -> dict[str, Any]:
         """Return the cap."""
         return {"cap": self.cap}
+
+    def decoding_arguments(self) -> dict[str, Any]:
+        """Return the window, its sinks and the cap."""
+        return {**super().decoding_arguments(), "cap": self.cap}
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep queries, keys and values, and of every pair of tokens score and weight in fp32."""

@@ -28,6 +28,7 @@ class JointAttend(SlotAttend):
 
     span: Literal["inclusive", "exclusive"] = "exclusive"
 
+    decoding = "blocks.sequence_attention.decoding:attend_with_slots"
     kernels = (
         Kernel(
             "attend_joint",

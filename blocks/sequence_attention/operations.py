@@ -14,6 +14,7 @@ from blocks.ir.tensor_type import TensorType
 from blocks.kernels.gpu import off_gpu
 
 _REFERENCE = "blocks.sequence_attention.reference"
+_DECODING = "blocks.sequence_attention.decoding"
 MASK = TensorType((), "bool", "mask")
 
 
@@ -44,6 +45,7 @@ class WindowMask(SavesNothing, Operation):
     window: int | None
     sinks: int = 0
 
+    decoding = f"{_DECODING}:next_mask"
     kernels = (Kernel("window_mask", f"{_REFERENCE}:window_mask", "made once per forward"),)
     recomputable = False
 
@@ -64,6 +66,7 @@ class Attend(Operation):
     kv_heads: int
     head_dim: int
 
+    decoding = f"{_DECODING}:attend"
     kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "sdpa_ordered",
@@ -121,6 +124,7 @@ class WindowAttend(Attend):
     masked: bool = True
     sinks: int = 0
 
+    decoding = f"{_DECODING}:attend_window"
     kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "flash_window",
@@ -146,6 +150,10 @@ class WindowAttend(Attend):
     def arguments(self) -> dict[str, Any]:
         """Return the window, where no mask tells of it."""
         return {} if self.masked else {"window": self.window}
+
+    def decoding_arguments(self) -> dict[str, Any]:
+        """Return the window and its sinks."""
+        return {"window": self.window, "sinks": self.sinks}
 
     def seen(self, at: CostContext) -> int:
         """Return the tokens that the last token sees."""

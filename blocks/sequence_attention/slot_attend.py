@@ -29,6 +29,10 @@ class SlotAttend(SlotRead):
         """Return the number of slots that are read."""
         return {"reads": self.reads}
 
+    def decoding_arguments(self) -> dict[str, Any]:
+        """Return the number of slots that are read, the window and its sinks."""
+        return {"reads": self.reads, "window": self.window, "sinks": self.sinks}
+
     def tokens(self) -> WindowAttend:
         """Return attention over the tokens of one step alone."""
         return WindowAttend(self.heads, self.kv_heads, self.head_dim, self.window, sinks=self.sinks)

@@ -25,6 +25,7 @@ class StepsAttend(SlotAttend):
 
     span: Literal["inclusive", "exclusive"] = "inclusive"
 
+    decoding = "blocks.sequence_attention.decoding:attend_all_steps"
     kernels = (
         Kernel(
             "attend_steps",

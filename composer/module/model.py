@@ -33,6 +33,7 @@ from composer.module.emission.lookup import gather
 from composer.module.emission.part import anyone_watches, tensors
 from composer.module.emission.stage import Stage, add_parts, add_stages, put, take_graphs
 from composer.module.exits import exit_logits
+from composer.module.generates import Generates
 from composer.module.hooks import TrainerHooks
 from composer.module.randomness import Randomness
 from composer.module.scores import Scores
@@ -45,7 +46,7 @@ _WORTH_COMPILING = 1000
 """Training steps that a compilation of about a minute is spread over, at least."""
 
 
-class ComposedModel(TrainerHooks):
+class ComposedModel(Generates, TrainerHooks):
     """A model compiled from a spec; `model(tokens)` gives logits, a Trainer trains it as the spec says.
 
     Attributes:

@@ -8,13 +8,18 @@ from math import isclose
 import torch
 from torch import Tensor
 
+from blocks.ir.costs import CostContext
+from blocks.ir.walk import graphs, operations
 from composer.costs.base.precision import BF16, FULL
 from composer.costs.counting.plan import count
 from composer.costs.memory.operation_memory import Batch
 from composer.costs.memory.peak import Memory
 from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
+from composer.graph.passes.active_steps import costed
 from composer.graph.passes.choose_kernels import Kernels
+from composer.module.generates import decoder
+from composer.module.generation.decoder import Decoder
 from composer.module.model import ComposedModel
 from composer.testing.examples import Plain, tree
 from composer.testing.flops import counted, declared
@@ -79,6 +84,48 @@ def check_values_made(plain: Plain) -> None:
             check_values(model, tokens_for(model.spec, 2, 7), mixed)
 
 
+def check_generation(plain: Plain) -> None:
+    """Tokens one by one have the logits that they have all at once, and what is kept is what is declared.
+
+    An operation that does not say how it decodes is refused.
+    """
+    model = compiled(tree(plain), "reference").double().eval()
+    check_decoding(model, tokens_for(model.spec, 2, 7))
+
+
+@torch.no_grad()
+def check_decoding(model: ComposedModel, tokens: Tensor, tolerance: float = 1e-9) -> None:
+    """Compare a model's logits token by token, after a prompt of one or of several, with those at once."""
+    whole, length = model(tokens), tokens.shape[1]
+    for prompt in dict.fromkeys((1, length // 2, length)):
+        try:
+            decode = decoder(model, length)
+        except ValueError as error:
+            if "token by token" in str(error):
+                return
+            raise
+        parts = [tokens[:, :prompt], *(tokens[:, each : each + 1] for each in range(prompt, length))]
+        logits = torch.stack([decode(part) for part in parts], 1)
+        close({"logits": logits}, {"logits": whole[:, prompt - 1 :]}, tolerance)
+        check_kept(model, decode, tokens)
+
+
+def check_kept(model: ComposedModel, decode: Decoder, tokens: Tensor) -> None:
+    """What a decoder keeps of tokens is what their number costs, but for elements that were rounded up."""
+    batch, length = tokens.shape
+    sizes = model.spec.model.model_copy(update={"context": length})
+    costs = count(model.spec.model_copy(update={"model": sizes, "train": None}))
+    keeping = (
+        place.executions
+        for body, place in graphs(costed(costs.graph))
+        for _, operation, _ in operations(body)
+        if operation.sequence_cache(CostContext(length, place.trips))
+    )
+    told = costs.cache_bytes_per_token // 4 * length
+    found = decode.past.nbytes // (batch * next(model.parameters()).element_size())
+    assert 0 <= told - found <= (length - 1) * sum(keeping), f"declared {told} elements, kept are {found}"
+
+
 def check_parameters(plain: Plain) -> None:
     """Declared parameters are built ones."""
     built = sum(parameter.numel() for parameter in compiled(tree(plain)).parameters())
@@ -140,6 +187,7 @@ CHECKS: dict[str, Callable[[Plain], None]] = {
     "sizes of one": check_sizes,
     "kernels equal references": check_kernels,
     "shapes, precisions and inputs": check_values_made,
+    "generation": check_generation,
     "parameters": check_parameters,
     "FLOPs": check_flops,
     "saved bytes": check_saved,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import TensorType, widest
@@ -21,6 +22,7 @@ class Mean(SavesNothing, Operation):
     branches: int
 
     gradients = "joint"
+    decoding = LOCAL
     kernels = (Kernel("mean", f"{_REFERENCE}:mean", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -40,6 +42,7 @@ class Gate(Operation):
     width: int
     branches: int
 
+    decoding = LOCAL
     kernels = (Kernel("gate", f"{_REFERENCE}:gate", "softmax over the branches, elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from blocks.base.builder import Builder
 from blocks.base.wiring import Run, Site
 from blocks.ir.costs import SavesNothing
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import LoopIndex, Operation, Value, expect
 from blocks.ir.tensor_type import TensorType, widest
@@ -46,6 +47,7 @@ class InjectAdd(SavesNothing, Operation):
     index: LoopIndex
 
     gradients = "passed"
+    decoding = LOCAL
     kernels = (Kernel("inject_add", f"{__name__}:inject_add", "elementwise, skipped at the first step"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from blocks.base.builder import Builder
 from blocks.base.wiring import Run, Site
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Init, Operation, Value, Weight, expect
 from blocks.ir.tensor_type import Shape, TensorType
@@ -42,6 +43,7 @@ class InjectConcat(Operation):
     width: int
 
     gradients = "joint"
+    decoding = LOCAL
     kernels = (Kernel("inject_concat", f"{__name__}:inject_concat", "copied side by side for one product"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

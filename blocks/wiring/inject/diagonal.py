@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from blocks.base.builder import Builder
 from blocks.base.wiring import Run, Site
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import ZEROS, Init, Operation, Value, Weight, expect
 from blocks.ir.tensor_type import Shape, TensorType, widest
@@ -59,6 +60,7 @@ class InjectDiagonal(Operation):
 
     width: int
 
+    decoding = LOCAL
     kernels = (Kernel("inject_diagonal", f"{__name__}:inject_diagonal", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
@@ -22,6 +23,7 @@ class Gain(Operation):
     width: int
     shape: Shape
 
+    decoding = LOCAL
     kernels = (Kernel("gain", f"{__name__}:gain", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -48,6 +50,7 @@ class TokenGain(Operation):
 
     width: int
 
+    decoding = LOCAL
     kernels = (Kernel("token_gain", f"{__name__}:token_gain", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

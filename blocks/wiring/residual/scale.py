@@ -10,6 +10,7 @@ from blocks.base.builder import Builder
 from blocks.base.fields import Positive
 from blocks.base.wiring import Run, Site
 from blocks.ir.costs import SavesNothing
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Init, Operation, Value, Weight, expect
 from blocks.ir.tensor_type import Shape, TensorType
@@ -53,6 +54,7 @@ class Scale(SavesNothing, Operation):
     shape: Shape
     scale: float
 
+    decoding = LOCAL
     kernels = (Kernel("scale", f"{__name__}:scale", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from blocks.base.builder import Builder
 from blocks.ir.costs import SavesNothing
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Init, Operation, Value, Weight, expect
 from blocks.ir.tensor_type import Shape, TensorType
@@ -36,6 +37,7 @@ class Repeat(SavesNothing, Operation):
     width: int
 
     gradients = "none"
+    decoding = LOCAL
     kernels = (Kernel("repeat", f"{__name__}:repeat", "copied"),)
 
     def passes(self, output: int) -> int | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from blocks.base.builder import Builder
 from blocks.ir.costs import SavesNothing
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, Value, expect
 from blocks.ir.tensor_type import Shape, TensorType
@@ -35,6 +36,7 @@ class Zeros(SavesNothing, Operation):
     shape: Shape
 
     gradients = "none"
+    decoding = LOCAL
     kernels = (Kernel("zeros", f"{__name__}:zeros", "filled"),)
 
     def passes(self, output: int) -> int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from blocks.base.builder import Builder
 from blocks.base.wiring import Run, Site
 from blocks.ir.costs import SavesNothing
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import LoopIndex, Operation, Value, expect
 from blocks.ir.tensor_type import TensorType
@@ -41,6 +42,7 @@ class AddStepSine(SavesNothing, Operation):
     index: LoopIndex
 
     gradients = "passed"
+    decoding = LOCAL
     kernels = (Kernel("add_step_sine", f"{__name__}:add_step_sine", "one row added to every token"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, Shape, TensorType
@@ -23,6 +24,7 @@ class Embed(Operation):
     scale: float | None = None
 
     reads_weights = False
+    decoding = LOCAL
     kernels = (Kernel("embed", f"{_REFERENCE}:embed", "a lookup; its gradient is no product"),)
     # what it makes is carried into the first stage, and it keeps nothing but the tokens
     recomputable = False
@@ -64,6 +66,7 @@ class AddPositions(SavesNothing, Operation):
 
     reads_weights = False
     gradients = "passed"
+    decoding = f"{_REFERENCE}:add_next_positions"
     kernels = (Kernel("add_positions", f"{_REFERENCE}:add_positions", "one row for each position"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -7,6 +7,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+from blocks.kernels.past import Past
+
 
 def embed(tokens: Tensor, weight: Tensor, scale: float | None = None) -> Tensor:
     """Return the tokens' rows of weight [vocab, width], times `scale`, by default sqrt(width)."""
@@ -17,3 +19,8 @@ def embed(tokens: Tensor, weight: Tensor, scale: float | None = None) -> Tensor:
 def add_positions(x: Tensor, weight: Tensor) -> Tensor:
     """Return x [batch, sequence, width] plus the first rows of weight [context, width]."""
     return x + weight[: x.shape[1]]
+
+
+def add_next_positions(x: Tensor, past: Past, weight: Tensor, *, place: str, use: int) -> Tensor:
+    """Return new tokens x [batch, sequence, width] plus the rows of their positions."""
+    return x + weight[past.position :][: x.shape[1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,23 +15,33 @@ from composer.graph.passes import outline
 from composer.module.emission.emit import resolve
 
 
-def gather(module: nn.Module, graph: Graph) -> list[Any]:
-    """Return what the graph's code takes for weights, node by node: prepared once, the same at every step."""
+def gather(
+    module: nn.Module,
+    graph: Graph,
+    ready: Callable[[str, Any], Any] = lambda _, stage: stage.ready(),
+    counts: bool | None = None,
+) -> list[Any]:
+    """Return what the graph's code takes for weights, node by node: prepared once, the same at every step.
+
+    For a loop it takes what `ready` makes of its node's name and its stage. States that count a training pass
+    are left out where `counts` says so, by default outside of training.
+    """
+    counts = module.training if counts is None else counts
     given: list[Any] = []
     for node, operation, data in operations(graph):
         if isinstance(operation, Loop):
-            given.append(find(module, node).ready())
+            given.append(ready(node, find(module, node)))
         elif isinstance(operation, outline.Part):
             given.append(find(module, operation.name))
         elif not isinstance(operation, Input):
-            tensors = [_given(module, name, graph.weights[name]) for name in data.weights]
+            tensors = [_given(module, name, graph.weights[name], counts) for name in data.weights]
             prepare = data.kernel.prepare
             given += resolve(prepare)(*tensors) if prepare else tensors
     return given
 
 
-def _given(module: nn.Module, name: str, weight: Weight) -> Tensor | None:
-    return held_tensor(module, name) if weight.saved or module.training else None
+def _given(module: nn.Module, name: str, weight: Weight, counts: bool) -> Tensor | None:
+    return held_tensor(module, name) if weight.saved or counts else None
 
 
 def held_tensor(module: nn.Module, name: str) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
@@ -28,6 +29,7 @@ class OpenStreams(SavesNothing, Operation):
     streams: int
     apart: bool
 
+    decoding = LOCAL
     kernels = (Kernel("open_streams", f"{_REFERENCE}:open_streams", "copied"),)
 
     def passes(self, output: int) -> int | None:
@@ -52,6 +54,7 @@ class CloseStreams(SavesNothing, Operation):
     streams: int
     apart: bool
 
+    decoding = LOCAL
     kernels = (Kernel("close_streams", f"{_REFERENCE}:close_streams", "one reduction"),)
 
     def passes(self, output: int) -> int | None:
@@ -75,6 +78,8 @@ class StreamMaps(Operation):
     width: int
     streams: int
     constraint: Constraint
+
+    decoding = LOCAL
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
@@ -141,6 +146,8 @@ class ReadStreams(Operation):
     dynamic: bool
     constraint: Constraint
 
+    decoding = LOCAL
+
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
         """A weighted sum; static shares that have to be in (0, 1) are made once per forward pass."""
@@ -177,6 +184,8 @@ class WriteStreams(Operation):
     streams: int
     dynamic: bool
     constraint: Constraint
+
+    decoding = LOCAL
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
@@ -35,6 +36,7 @@ class StepPosition(Operation):
     index: LoopIndex
 
     recomputable = False
+    decoding = LOCAL
     kernels = (Kernel("step_position", f"{_REFERENCE}:step_position", "one vector for all tokens"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -66,6 +68,7 @@ class Modulate(Operation):
 
     width: int
 
+    decoding = LOCAL
     kernels = (Kernel("modulate", f"{_REFERENCE}:modulate", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

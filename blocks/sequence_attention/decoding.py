@@ -1,0 +1,147 @@
+"""Sequence attention for tokens that come after others: a row of the softmax, from kept keys and values.
+
+q: [B, S, heads, head_dim]; k, v: [B, S, kv_heads, head_dim]. The first tokens, any number at once, are
+computed as in training; after them one token at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocks.kernels.past import KeysAndValues, Past
+from blocks.kernels.slot_memory import SlotMemory
+from blocks.primitives.reference import wide
+from blocks.sequence_attention import reference
+from blocks.sequence_attention.capped_reference import attend_capped
+from blocks.sequence_attention.joint_reference import attend_joint
+from blocks.sequence_attention.steps_reference import attend_steps
+from blocks.sequence_attention.windowed import attend_windowed
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, past: Past, *, place: str, use: int) -> Tensor:
+    """Attend to all tokens up to each token."""
+    kept = _kept(v, past, place, use, past.capacity, 0).add(k, v)
+    return _attend_one(q, *kept) if past.position else reference.attend_causal(q, k, v)
+
+
+def attend_window(
+    q: Tensor, k: Tensor, v: Tensor, *mask_and_past: Any, window: int, sinks: int, place: str, use: int
+) -> Tensor:
+    """Attend to the last `window` tokens and the first `sinks`; without a mask there are no sinks."""
+    *mask, past = mask_and_past
+    kept = _kept(v, past, place, use, window, sinks).add(k, v)
+    if past.position:
+        return _attend_one(q, *kept)
+    return reference.attend_masked(q, k, v, *mask) if mask else attend_windowed(q, k, v, window)
+
+
+def attend_window_capped(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    past: Past,
+    *,
+    window: int,
+    sinks: int,
+    cap: float,
+    place: str,
+    use: int,
+) -> Tensor:
+    """Do the same with scores cap * tanh(score / cap)."""
+    keys, values = _kept(v, past, place, use, window, sinks).add(k, v)
+    if not past.position:
+        return attend_capped(q, k, v, mask, cap)
+    query = _by_groups(q, keys.shape[1])
+    weights = ((query @ wide(keys).mT).mul_(q.shape[-1] ** -0.5 / cap).tanh_() * cap).softmax(-1)
+    return (weights @ wide(values)).view(q.shape).to(v.dtype)
+
+
+def attend_with_slots(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    token: Tensor,
+    memory: SlotMemory,
+    past: Past,
+    *,
+    reads: int,
+    window: int,
+    sinks: int,
+    place: str,
+    use: int,
+) -> Tensor:
+    """Attend to tokens and to the token's own first `reads` slots, at once."""
+    keys, values = _kept(v, past, place, use, window, sinks).add(k, v)
+    if not past.position:
+        return attend_joint(q, k, v, mask, token, memory, reads)
+    query, tokens = _by_groups(q, keys.shape[1]), keys.shape[2]
+    scores = query @ wide(keys).mT
+    if reads:
+        own_keys, own_values = (
+            wide(x[:reads, :, 0]).permute(1, 2, 0, 3) for x in (memory.keys, memory.values)
+        )
+        scores = torch.cat((scores, query @ own_keys.mT), -1)
+    weights = scores.mul_(q.shape[-1] ** -0.5).softmax(-1)
+    y = weights[..., :tokens] @ wide(values)
+    if reads:
+        y += weights[..., tokens:] @ own_values
+    return y.view(q.shape).to(v.dtype)
+
+
+def attend_all_steps(
+    q: Tensor,
+    mask: Tensor,
+    token: Tensor,
+    memory: SlotMemory,
+    past: Past,
+    *,
+    reads: int,
+    window: int,
+    sinks: int,
+    place: str,
+    use: int,
+) -> Tensor:
+    """Attend to the tokens of each of the first `reads` slots; those of the last are kept now."""
+    of_steps: list[KeysAndValues] = past.held(*memory.scope, list)
+    key, value = memory.keys[reads - 1], memory.values[reads - 1]
+    if len(of_steps) < reads:
+        of_steps.append(KeysAndValues(value, min(window + sinks, past.capacity), sinks))
+    of_steps[reads - 1].add(key, value)
+    if not past.position:
+        return attend_steps(q, mask, token, memory, reads)
+    there = min(past.position + 1, of_steps[0].size)
+    keys, values = (
+        torch.cat([wide(getattr(each, name)[:, :, :there]) for each in of_steps[:reads]], 2)
+        for name in ("keys", "values")
+    )
+    return _attend_one(wide(q), keys, values).to(q.dtype)
+
+
+def next_mask(
+    tokens: Tensor, past: Past, window: int | None, sinks: int = 0, *, place: str, use: int
+) -> Tensor | None:
+    """Return which of the first tokens sees which; a single token later sees all that is kept."""
+    return None if past.position else reference.window_mask(tokens, window, sinks)
+
+
+def _kept(v: Tensor, past: Past, place: str, use: int, window: int, sinks: int) -> KeysAndValues:
+    size = min(window + sinks, past.capacity)
+    return past.held(place, use, lambda: KeysAndValues(v, size, min(sinks, size)))
+
+
+def _attend_one(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attend from one token, q [B, 1, heads, head_dim], to all keys and values [B, kv_heads, T, head_dim]."""
+    # heads that share keys are like several queries of one head
+    query = q.to(values.dtype).reshape(len(q), keys.shape[1], -1, q.shape[-1])
+    return F.scaled_dot_product_attention(query, keys, values).reshape(q.shape)
+
+
+def _by_groups(q: Tensor, groups: int) -> Tensor:
+    """Return q [B, 1, heads, head_dim] as [B, groups, heads / groups, head_dim], at least in fp32."""
+    return wide(q).reshape(len(q), groups, -1, q.shape[-1])

@@ -1,0 +1,180 @@
+"""Continuing prompts token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from composer.language.schema.steps import Steps
+from composer.module.batch import as_tokens, check_range
+from composer.module.exits import check_exits
+from composer.module.generation.decoder import Decoder
+from composer.module.generation.sampling import Sampler
+
+if TYPE_CHECKING:
+    from composer.module.model import ComposedModel
+
+Stop = int | Collection[int | Sequence[int]] | None
+"""Tokens, or sequences of tokens, after any of which a row ends."""
+
+
+class Generates:
+    """What a model has beside its forward pass: continuing prompts."""
+
+    @torch.no_grad()
+    def generate(
+        self,
+        tokens: Tensor | Sequence[Tensor | Sequence[int]],
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: Stop = None,
+        steps: Steps | None = None,
+        exit_threshold: float | None = None,
+        seed: int = 0,
+    ) -> Tensor | list[Tensor]:
+        """Return prompts with what the model continues them by.
+
+        Prompts of one length, int [batch, sequence], give a tensor [batch, sequence + new]; rows that stopped
+        early are filled up with their last token. A list of prompts of any lengths gives a list of tensors
+        [prompt + new] without such filling.
+
+        A token is drawn from the softmax of logits divided by `temperature`, or at 0 is the likeliest one;
+        from the `top_k` likeliest tokens only, and from the likeliest whose probabilities add up to `top_p`.
+        It is a function of `seed`, the row and the position. `stop` is a token after which a row ends, or
+        several, or sequences of tokens. `steps` and `exit_threshold` are as in `forward`; tokens that leave
+        early are computed at all steps all the same.
+
+        The model runs as in evaluation. Keys and values of earlier tokens are kept, so each new token takes
+        one pass over itself alone.
+
+        Raises:
+            ValueError: prompts are empty or not of integers below `model.vocab`, prompt and new tokens exceed
+                `model.context`, an option is out of range, or the model has an operation that does not run
+                token by token.
+        """
+        model = cast("ComposedModel", self)
+        prompts = as_prompts(tokens, model.device)
+        run = Generation(model, prompts, max_new_tokens, Sampler(temperature, top_k, top_p, seed), stop)
+        for _ in run.tokens(steps, exit_threshold):
+            pass
+        rows = run.rows()
+        if not isinstance(tokens, Tensor):
+            return rows
+        longest = max(map(len, rows), default=0)
+        filled = [torch.cat((row, row[-1:].expand(longest - len(row)))) for row in rows]
+        return torch.stack(filled) if filled else tokens
+
+
+class Generation:
+    """Prompts that are being continued, each row up to its own end.
+
+    Attributes:
+        lengths: tokens of each prompt.
+        ends: how many tokens each row has in all, 0 while that is not known.
+    """
+
+    def __init__(
+        self, model: ComposedModel, prompts: list[Tensor], max_new_tokens: int, sampler: Sampler, stop: Stop
+    ) -> None:
+        """Raise ValueError where `Generates.generate` says."""
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: expected a number from 1, got {max_new_tokens}")
+        self.model, self.sampler, self.new = model, sampler, max_new_tokens
+        self.lengths = [len(prompt) for prompt in prompts]
+        longest = max(self.lengths, default=0) + max_new_tokens
+        if longest > model.spec.model.context:
+            raise ValueError(
+                f"expected at most {model.spec.model.context} tokens (model.context), got prompts of up to "
+                f"{longest - max_new_tokens} and {max_new_tokens} new ones"
+            )
+        self.made = torch.zeros(len(prompts), longest, dtype=torch.int64, device=model.device)
+        for row, prompt in zip(self.made, prompts, strict=True):
+            check_range(prompt, model.spec.model.vocab, "tokens")
+            row[: len(prompt)] = prompt
+        self.ends = [0] * len(prompts)
+        self._stop = as_stop(stop)
+
+    def tokens(self, steps: Steps | None = None, exit_threshold: float | None = None) -> Iterator[list[int]]:
+        """Yield the rows that got a new token, at each position where some did; it is in `made` then.
+
+        Prompts of different lengths run side by side from the first position on: at each position, rows
+        whose prompt goes on take its token.
+        """
+        if not self.lengths:
+            return
+        decode = self._decoder(steps, exit_threshold)
+        position, chunk = min(self.lengths), self.made[:, : min(self.lengths)]
+        while not all(self.ends):
+            logits = decode(chunk)
+            following = self.sampler(logits, position)
+            continued = [row for row, length in enumerate(self.lengths) if length <= position]
+            self.made[continued, position] = following[continued]
+            position += 1
+            running = [row for row in continued if not self.ends[row]]
+            for row in running:
+                if position == self.lengths[row] + self.new or self._stops(row, position):
+                    self.ends[row] = position
+            if running:
+                yield running
+            chunk = self.made[:, position - 1 : position]
+
+    def _decoder(self, steps: Steps | None, exit_threshold: float | None) -> Decoder:
+        model, capacity = self.model, self.made.shape[1]
+        model._choose_for_now()
+        if steps is None:
+            return decoder(model, capacity, exit_threshold)
+        return model._switch.call(model, steps, lambda: decoder(model, capacity, exit_threshold))
+
+    def rows(self) -> list[Tensor]:
+        """Return each row up to its end, where it has ended."""
+        return [row[:end].clone() for row, end in zip(self.made, self.ends, strict=True)]
+
+    def _stops(self, row: int, position: int) -> bool:
+        new = self.made[row, self.lengths[row] : position]
+        return any(new[-len(each) :].tolist() == each for each in self._stop)
+
+
+def decoder(model: ComposedModel, capacity: int, exit_threshold: float | None = None) -> Decoder:
+    """Return what gives a model's logits token by token, for `capacity` tokens at most.
+
+    Raises:
+        ValueError: the model has an operation that does not say how it decodes, is sharded, or has no exits.
+    """
+    check_exits(model, exit_threshold)
+    if any(getattr(module, "sharded", False) for module in model.modules()):
+        raise ValueError("generation: expected a model whose weights are whole, got a sharded one")
+    graph = model.plan.on(model.target or model.plan.target, apart=False).graph
+    keys = partial(model.randomness.keys, graph, training=False)
+    return Decoder(model, graph, keys, capacity, exit_threshold)
+
+
+def as_prompts(tokens: Any, device: torch.device) -> list[Tensor]:
+    """Return the prompts of a batch, each int64 [length].
+
+    Raises:
+        ValueError: they are no integers, or one is empty.
+    """
+    expected = (
+        "expected an integer tensor [batch, sequence], or a list of prompts, of at least one token each"
+    )
+    prompts = []
+    for each in tokens if isinstance(tokens, Sequence) else as_tokens(tokens):
+        try:
+            prompt = torch.as_tensor(each)
+            prompts.append(as_tokens(prompt[None] if len(prompt) else prompt).to(device)[0])
+        except (TypeError, ValueError, IndexError):
+            raise ValueError(f"tokens: {expected}, got {each!r} among the prompts") from None
+    return prompts
+
+
+def as_stop(stop: Stop) -> list[list[int]]:
+    """Return the sequences of tokens after which a row ends."""
+    given = [stop] if isinstance(stop, int) else [*(stop or ())]
+    return [[each] if isinstance(each, int) else [*each] for each in given]

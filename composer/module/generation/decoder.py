@@ -1,0 +1,105 @@
+"""A model's code for new tokens: emitted once for a graph, run with weights made ready once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from blocks.ir.graph import Graph, Loop
+from blocks.ir.operation import Value
+from blocks.ir.walk import Place, operations
+from blocks.kernels.past import Past
+from blocks.primitives.reference import project
+from blocks.wiring.loss.cross_entropy.exit_reference import exit_state
+from composer.graph.passes.active_steps import bodies
+from composer.module.emission.code import Code, step_code
+from composer.module.emission.lookup import gather, held_tensor
+from composer.module.emission.stage import Prepared, Stage
+from composer.module.generation.decoding_graph import decoding_graph
+
+
+class Program:
+    """The code of a graph and of the loops in it."""
+
+    def __init__(self, graph: Graph, place: Place) -> None:
+        self.graph = graph
+        self.loops = {
+            name: LoopProgram(operation, place.inside(name, operation))
+            for name, operation, _ in operations(graph)
+            if isinstance(operation, Loop)
+        }
+
+    def weights(self, module: nn.Module) -> list[Any]:
+        """Return what the code takes for weights, those of a model or layer."""
+        return gather(module, self.graph, lambda node, stage: self.loops[node].ready(stage), counts=False)
+
+
+class LoopProgram:
+    """The code of the steps of a loop, and that of the loops in them."""
+
+    def __init__(self, loop: Loop, place: Place) -> None:
+        """`place` is the place of the loop's body."""
+        self.loop = loop
+        self.code = step_code(loop, place, "no")
+        self.bodies = [Program(body, place) for body in bodies(loop)]
+
+    def ready(self, stage: Stage) -> Prepared:
+        """Return what runs the loop with the weights of a stage."""
+        weights = (body.weights(layer) for body, layer in zip(self.bodies, stage.sets(), strict=True))
+        return Prepared(self.loop, [_step(self.code, each) for each in weights])
+
+
+def _step(code: Callable[..., Any], weights: list[Any]) -> Callable[..., Any]:
+    return lambda *values: code(*values, *weights)
+
+
+@lru_cache(maxsize=4)
+def _emitted(graph: Graph, output: Value) -> tuple[Program, Code]:
+    made = decoding_graph(graph, output)
+    return Program(made, Place()), Code(made, Place(), made.outputs, "Decoder")
+
+
+class Decoder:
+    """Gives the logits of the last of some new tokens, and keeps what those after them need.
+
+    Attributes:
+        past: what is kept.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        keys: Callable[[Tensor], list[Tensor]],
+        capacity: int,
+        exit_threshold: float | None,
+    ) -> None:
+        """Take the weights of a model and one of its graphs.
+
+        Args:
+            keys: gives what tokens [batch, sequence] draw random numbers from, if there are any.
+            capacity: how many tokens there will be at most.
+            exit_threshold: at which tokens leave a model with exits.
+
+        Raises:
+            ValueError: the graph has an operation that does not say how it decodes.
+        """
+        loss = graph.node("loss")
+        program, self._code = _emitted(graph, graph.outputs[0] if exit_threshold is None else loss.inputs[0])
+        self._head = [held_tensor(model, name) for name in loss.weights]
+        self._weights, self._keys = program.weights(model), keys
+        self._threshold, self.past = exit_threshold, Past(capacity)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Return logits [batch, vocab] after the last of new tokens [batch, sequence]."""
+        made = self._code(tokens, None, *self._keys(tokens), self.past, *self._weights)
+        self.past.position += tokens.shape[1]
+        if self._threshold is None:
+            logits: Tensor = made[:, -1]
+            return logits
+        head, gate, bias = self._head
+        state = exit_state([each[:, -1:] for each in made], gate, bias, self._threshold)
+        return project(state, head, head.shape[:1])[:, -1]

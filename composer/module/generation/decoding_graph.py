@@ -1,0 +1,159 @@
+"""The graph that generation runs: the model's own, with operations that read other tokens as they decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from blocks.ir.costs import SavesNothing
+from blocks.ir.decoding import LOCAL
+from blocks.ir.graph import Choice, Graph, Loop, Node, fresh
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import LoopIndex, Operation, Value
+from blocks.ir.tensor_type import ORDER, Shape, TensorType
+from blocks.ir.walk import Place, graphs, operations
+from blocks.primitives.operations import Input, Project
+from composer.graph.passes.dead_code import dead_code
+
+
+@dataclass(frozen=True)
+class Next(SavesNothing, Operation):
+    """An operation as generation runs it, with a `Past` after its inputs."""
+
+    operation: Operation
+    place: str
+    use: LoopIndex
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
+        """The function that the operation names."""
+        return (Kernel("decoding", self.operation.decoding, "new tokens beside what is kept of others"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return those of the operation."""
+        return self.operation.types(inputs[:-1])
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return those of the operation."""
+        return self.operation.weight_shapes()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the operation's own, and what tells this execution from others."""
+        return {**self.operation.decoding_arguments(), "place": self.place, "use": self.use}
+
+    def passes(self, output: int) -> int | None:
+        """Return that of the operation."""
+        return self.operation.passes(output)
+
+
+@dataclass(frozen=True)
+class LastToken(SavesNothing, Operation):
+    """The last of the new tokens: (x) -> x."""
+
+    shape: Shape
+
+    kernels = (Kernel("last_token", f"{__name__}:last_token", "a view"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the input's type."""
+        return (inputs[0],)
+
+
+def last_token(x: Tensor) -> Tensor:
+    """Return the last token of x [batch, sequence, ...]: [batch, 1, ...]."""
+    return x[:, -1:]
+
+
+def decoding_graph(graph: Graph, output: Value) -> Graph:
+    """Return a compiled graph that makes an output of new tokens; its last input, `past`, is a `Past`.
+
+    Of logits only those of the last new token are made.
+
+    Raises:
+        ValueError: the output depends on an operation that does not say how it decodes.
+    """
+    needed = _copied(graph)
+    needed.outputs, needed.reported = [output], ()
+    needed = dead_code(needed)
+    if strange := [*_undecodable(needed)]:
+        raise ValueError(f"generation: expected operations that run token by token, got {'; '.join(strange)}")
+    made = _rewritten(needed, Place())
+    maker = made.node(output.node)
+    if isinstance(maker.op, Project):
+        (x,) = maker.inputs
+        type_ = made.type_of(x)
+        last = fresh("last_token", made)
+        operation = LastToken(type_.shape)
+        made.put(last, _chosen(Node(operation, (x,), types=(type_,))))
+        made = _moved(made, output.node, last)
+    return made
+
+
+def _copied(graph: Graph) -> Graph:
+    """Return a copy whose loops have copies of their bodies."""
+    made = graph.empty()
+    for name, operation, node in operations(graph):
+        if isinstance(operation, Loop):
+            node = replace(node, op=replace(operation, body=_copied(operation.body)))
+        made.put(name, node)
+    return made
+
+
+def _undecodable(graph: Graph) -> Iterator[str]:
+    for body, place in graphs(graph):
+        path = "".join(f"{node}." for node, _ in place.loops)
+        for name, operation, _ in operations(body):
+            if not isinstance(operation, Loop | Input) and not operation.decoding:
+                yield f"{path}{name} ({operation.describe()}), which reads other tokens and does not say how"
+
+
+def _rewritten(graph: Graph, place: Place) -> Graph:
+    """Return a graph of the same nodes, decoding ones in the place of those that are not local."""
+    made = graph.empty()
+    past = Value(fresh("past", graph))
+    made.inputs.append(past.node)
+    made.put(past.node, Node(Input(ORDER), types=(ORDER,)))
+    path = "".join(f"{node}." for node, _ in place.loops)
+    for name, operation, node in operations(graph):
+        # nothing is kept for a backward pass
+        node = replace(node, recompute=False)
+        if isinstance(operation, Loop):
+            inside = place.inside(name, operation)
+            loop = replace(operation, body=_rewritten(operation.body, inside))
+            made.put(name, replace(node, op=loop, inputs=(*node.inputs, past)))
+        elif isinstance(operation, Input) or operation.decoding == LOCAL:
+            made.put(name, node)
+        else:
+            following = Next(operation, f"{path}{name}", _use(place))
+            made.put(name, _chosen(replace(node, op=following, inputs=(*node.inputs, past))))
+    return made
+
+
+def _use(place: Place) -> LoopIndex:
+    """Return the number of an execution among all of a pass."""
+    strides: list[tuple[str, int]] = []
+    inner = 1
+    for _, index in reversed(place.loops):
+        strides.append((index, inner))
+        inner *= place.trips[index]
+    return LoopIndex(0, tuple(reversed(strides)))
+
+
+def _chosen(node: Node) -> Node:
+    (kernel,) = node.op.kernels
+    return replace(node, choice=Choice(kernel, kernel.why))
+
+
+def _moved(graph: Graph, name: str, last: str) -> Graph:
+    """Return a graph in which a node reads `last`, which then runs before it."""
+    made = graph.empty()
+    for each, _, node in operations(graph):
+        if each == name:
+            made.put(last, graph.node(last))
+            node = replace(node, inputs=(Value(last),))
+        if each != last:
+            made.put(each, node)
+    return made

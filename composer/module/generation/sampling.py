@@ -1,0 +1,59 @@
+"""Choosing the next token: by the largest logit, or drawn by a random number of row and position."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blocks.primitives.random import derive_key, digest, uniform
+
+
+class Sampler:
+    """Draws tokens as functions of a seed, the row of the batch, and the position."""
+
+    def __init__(
+        self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0
+    ) -> None:
+        """Without a temperature, at 0, the likeliest token is taken.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        _check(temperature >= 0, "temperature", "a number from 0", temperature)
+        _check(top_k is None or top_k >= 1, "top_k", "a number of tokens from 1", top_k)
+        _check(top_p is None or 0 < top_p <= 1, "top_p", "a number above 0 and at most 1", top_p)
+        self.temperature, self.top_k, self.top_p, self.seed = temperature, top_k, top_p, seed
+
+    def __call__(self, logits: Tensor, position: int) -> Tensor:
+        """Return a token [batch] for each row of logits [batch, vocab]."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        shares, tokens = self._shares(logits)
+        sums = shares.cumsum(-1)
+        drawn = self._uniform(position, logits).unsqueeze(-1) * sums[:, -1:]
+        index = (sums <= drawn).sum(-1, keepdim=True).clamp(max=shares.shape[-1] - 1)
+        return (index if tokens is None else tokens.gather(-1, index)).squeeze(-1)
+
+    def _shares(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return weights [batch, n] to draw by, in fp64, and the tokens that they belong to, None for all."""
+        shares = (logits.double() / self.temperature).softmax(-1)
+        if self.top_k is None and self.top_p is None:
+            return shares, None
+        shares, tokens = shares.topk(min(self.top_k or shares.shape[-1], shares.shape[-1]))
+        if self.top_p is not None:
+            shares = shares / shares.sum(-1, keepdim=True)
+            before = shares.cumsum(-1) - shares
+            shares = shares * (before < self.top_p)
+        return shares, tokens
+
+    def _uniform(self, position: int, logits: Tensor) -> Tensor:
+        """Return a number [batch] between 0 and 1 for each row, in fp64."""
+        rows = [digest(f"{self.seed}:generation:{row}") for row in range(len(logits))]
+        key = derive_key(torch.tensor(rows, device=logits.device), "token", position)
+        coarse, fine = uniform(key, (2,)).double().unbind(-1)
+        return coarse + (fine - 0.5) * 2**-23
+
+
+def _check(holds: bool, name: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"{name}: expected {expected}, got {got}")
