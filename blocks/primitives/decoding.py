@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from torch import Tensor
 
 from blocks.kernels.past import Past
+from blocks.primitives.each_step import imported
 from blocks.primitives.random import noise
-from blocks.primitives.reference import sequence_table
 
 
-def next_rotations(
-    tokens: Tensor, past: Past, head_dim: int, base: float, scale: float = 1.0, *, place: str, use: int
-) -> Tensor:
-    """Return the rotations of new tokens [batch, sequence], as `sequence_table` does: a part of its rows."""
+def next_rows(tokens: Tensor, past: Past, *, function: str, place: str, use: int, **arguments: Any) -> Tensor:
+    """Return the rows of new tokens [batch, sequence] of the table that a function makes of all positions."""
 
     def table() -> Tensor:
-        return sequence_table(tokens.new_empty(1, past.capacity), head_dim, base, scale)
+        return imported(function)(tokens.new_empty(1, past.capacity), **arguments)
 
     return past.held(place, use, table)[past.position :][: tokens.shape[1]]
 

@@ -82,12 +82,13 @@ def each_step(
     values: Sequence[Tensor], *weights: Tensor, function: str, **arguments: Any
 ) -> tuple[Tensor, ...]:
     """Return what a function makes of each of the values [batch, sequence, ...]."""
-    run = _function(function)
+    run = imported(function)
     return tuple(run(value, *weights, **arguments) for value in values)
 
 
 @cache
-def _function(path: str) -> Callable[..., Tensor]:
+def imported(path: str) -> Callable[..., Tensor]:
+    """Return the function `package.module:name`."""
     module, name = path.split(":")
     found: Callable[..., Tensor] = getattr(import_module(module), name)
     return found
