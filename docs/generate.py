@@ -13,8 +13,9 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,16 +61,16 @@ _REGION = re.compile(r"(<!-- generated: (\w+) ?([^\n]*) -->\n).*?(<!-- end -->)"
 _DIGITS = 6
 
 
-def files() -> dict[Path, str]:
-    """Map every generated file to what it should hold now."""
-    found = {ROOT / "specs" / "composer.schema.json": schema_text()}
-    found[ROOT / "docs" / "images" / "dreamer-tiny.svg"] = drawing("dreamer-tiny")
+def files() -> dict[Path, Callable[[], str]]:
+    """Map every generated file to what makes what it should hold now."""
+    found: dict[Path, Callable[[], str]] = {ROOT / "specs" / "composer.schema.json": schema_text}
+    found[ROOT / "docs" / "images" / "dreamer-tiny.svg"] = partial(drawing, "dreamer-tiny")
     for path in SPECS:
-        found |= {GOLDEN / path.stem / name: text for name, text in golden(load(path)).items()}
+        found |= {GOLDEN / path.stem / name: partial(make, path) for name, make in GOLDEN_OF_SPECS.items()}
     for path in SPACES:
-        found |= {GOLDEN / path.stem / name: text for name, text in golden_space(path).items()}
+        found |= {GOLDEN / path.stem / name: partial(make, path) for name, make in GOLDEN_OF_SPACES.items()}
     for pattern in PAGES:
-        found |= {page: refreshed(page.read_text(encoding="utf-8")) for page in sorted(ROOT.glob(pattern))}
+        found |= {page: partial(refreshed_page, page) for page in sorted(ROOT.glob(pattern))}
     return found
 
 
@@ -78,24 +79,36 @@ def drawing(name: str) -> str:
     return svg(picture(load(ROOT / "specs" / f"{name}.yaml")))
 
 
-def golden(spec: Spec) -> dict[str, str]:
-    """Make the golden files of a spec: resolved form, costs, plan, hashes."""
+def golden_costs(path: Path) -> str:
+    """Count the costs of a spec."""
+    spec = load(path)
     plan = make_plan(spec)
     found = {**plan.costs.to_dict(), "checkpoint": asdict(checkpoint_size(spec, plan.graph))}
     found["h100_step_seconds"] = step_time(spec, plan.graph, NAMED["h100"]).seconds
-    costs = json.dumps(_rounded(found), indent=1)
-    return {
-        "resolved.yaml": resolved_yaml(spec),
-        "cost.json": f"{costs}\n",
-        "plan.txt": plan.text,
-        "identity.txt": f"arch {arch_hash(spec)}\nrun  {run_hash(spec)}\n",
-    }
+    return f"{json.dumps(_rounded(found), indent=1)}\n"
 
 
-def golden_space(path: Path) -> dict[str, str]:
-    """Make the golden files of a space: its knobs, and its first point resolved."""
-    space = Space(read_tree(path))
-    return {"knobs.txt": f"{space.describe()}\n", "point.yaml": resolved_yaml(space.example().spec)}
+def golden_identity(path: Path) -> str:
+    """Name the hashes of a spec."""
+    spec = load(path)
+    return f"arch {arch_hash(spec)}\nrun  {run_hash(spec)}\n"
+
+
+GOLDEN_OF_SPECS: dict[str, Callable[[Path], str]] = {
+    "resolved.yaml": lambda path: resolved_yaml(load(path)),
+    "cost.json": golden_costs,
+    "plan.txt": lambda path: make_plan(load(path)).text,
+    "identity.txt": golden_identity,
+}
+GOLDEN_OF_SPACES: dict[str, Callable[[Path], str]] = {
+    "knobs.txt": lambda path: f"{Space(read_tree(path)).describe()}\n",
+    "point.yaml": lambda path: resolved_yaml(Space(read_tree(path)).example().spec),
+}
+
+
+def refreshed_page(page: Path) -> str:
+    """Return a page of the documentation with its generated parts made again."""
+    return refreshed(page.read_text(encoding="utf-8"))
 
 
 def refreshed(page: str) -> str:
@@ -326,7 +339,8 @@ def stale(folder: Path = GOLDEN) -> Iterator[Path]:
 
 def refresh() -> None:
     """Write what is not current, remove what is stale, and say so."""
-    for path, text in files().items():
+    for path, make in files().items():
+        text = make()
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blocks.ir.graph import Graph
-from blocks.ir.walk import weights
+from blocks.ir.walk import graphs, own_weights
 from composer.graph.lowering.build import build
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.infer_types import infer_types
@@ -47,11 +47,19 @@ def check_weights(evaluated: Graph, graph: Graph) -> None:
     Raises:
         ValueError: it has not, since some weights are made for each step.
     """
-    before = {name: weight.shape for name, weight, _ in weights(evaluated)}
-    after = {name: weight.shape for name, weight, _ in weights(graph)}
+    before, after = _owned(evaluated), _owned(graph)
     for name in before | after:
         if before.get(name) != after.get(name):
             raise ValueError(f"{name}: it holds something for each step, so the number of steps is fixed")
+
+
+def _owned(graph: Graph) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Return shape and number of copies of every weight, which are not listed one by one: stacks may be deep."""
+    return {
+        ".".join([*(loop for loop, _ in place.loops), name]): (weight.shape, used.copies)
+        for each, place in graphs(graph)
+        for name, weight, used in own_weights(each, place)
+    }
 
 
 def _lowered(spec: Spec) -> Graph:
