@@ -42,7 +42,6 @@ from composer.language.load import is_space, load, read_tree
 from composer.language.parsing.yaml12 import scalar
 from composer.language.schema.identity import arch_hash, run_hash
 from composer.language.schema.samplers import samplers
-from composer.language.schema.spec import Spec
 from composer.language.schema.unions import WiringUnion
 from composer.language.space import Space
 from composer.language.validation.describe_types import fields, words

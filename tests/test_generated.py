@@ -29,7 +29,9 @@ FILES = generate().files()
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_is_generated_is_current(file: Path) -> None:
-    assert file.read_text(encoding="utf-8") == FILES[file](), "changed on purpose? make golden writes it again"
+    assert file.read_text(encoding="utf-8") == FILES[file](), (
+        "changed on purpose? make golden writes it again"
+    )
 
 
 def test_every_spec_and_space_has_golden_files() -> None:

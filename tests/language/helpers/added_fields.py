@@ -18,6 +18,8 @@ from composer.data.find import data_tasks
 from composer.language.load import loads, read_text
 from composer.language.schema.caps import Caps
 from composer.language.schema.identity import arch_hash, run_hash
+from composer.language.schema.recur import Recur
+from composer.language.schema.spec import Model, Stage, Train
 from composer.language.space import Space
 from composer.testing.examples import examples, options_beside, wiring_examples
 
@@ -255,19 +257,34 @@ class _AllDrawn(Exception):
 def draw(wanted):
     """Draw specs until each config has been drawn with its new field at another value, or for a while."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
-    from strategies import trees as generated
+    from hypothesis import strategies as st
+    from strategies import CAPS, block, config, specs, stage, train
 
     found = set()
-    checks = [*HealthCheck]
+    # alone they are cheaper to draw than in whole specs
+    blocks = block(16).map(lambda plain: block_types()[plain["type"]].model_validate(plain))
+    others = {
+        Caps: CAPS,
+        Model: config(Model),
+        Recur: config(Recur),
+        Stage: stage(("b",), 1, 4),
+        Train: train(32),
+    }
+    parts = st.one_of(
+        blocks, specs(trained=True), *(each.map(kind.model_validate) for kind, each in others.items())
+    )
 
     @seed(0)
     @settings(
-        max_examples=3000, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=checks
+        max_examples=3000,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=[*HealthCheck],
     )
-    @given(generated(trained=True))
-    def collect(tree):
-        spec = loads(json.dumps(tree))
-        found.update(type(each).__name__ for each, _ in places(spec) if each.probe == "other")
+    @given(parts)
+    def collect(drawn):
+        found.update(type(each).__name__ for each, _ in places(drawn) if each.probe == "other")
         if found >= wanted:
             raise _AllDrawn
 
