@@ -25,7 +25,6 @@ Stop = int | Collection[int | Sequence[int]] | None
 class Generates:
     """What a model has beside its forward pass: continuing prompts."""
 
-    @torch.no_grad()
     def generate(
         self,
         tokens: Tensor | Sequence[Tensor | Sequence[int]],
@@ -141,6 +140,7 @@ class Generation:
         return any(new[-len(each) :].tolist() == each for each in self._stop)
 
 
+@torch.no_grad()
 def decoder(model: ComposedModel, capacity: int, exit_threshold: float | None = None) -> Decoder:
     """Return what gives a model's logits token by token, for `capacity` tokens at most.
 

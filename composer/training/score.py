@@ -14,6 +14,7 @@ from composer.language.load import loads
 from composer.language.schema.spec import Spec
 from composer.language.schema.steps import Steps, path_of, recurrent_place, with_steps
 from composer.module.exits import check_exits
+from composer.module.model import ComposedModel
 from composer.training.data.datamodule import datamodule
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder.build import build
@@ -40,6 +41,16 @@ class SavedModel:
     def folder(self) -> Path:
         """The run folder that contains the file, if any."""
         return self.path.parent
+
+    def model(self, spec: Spec | None = None) -> ComposedModel:
+        """Return the model of its spec, or of another one, with the weights, on the device that runs use.
+
+        Raises:
+            TrainingError: the weights do not fit, or the model is too large.
+        """
+        model = build(spec or self.spec)
+        put_weights(model, self.weights, self.path)
+        return model.to(device_kind()).eval()
 
 
 def read(path: Path, which: Literal["best", "last"] = "best") -> SavedModel:
@@ -95,9 +106,7 @@ def score(
         raise TrainingError(f"{saved.path}: expected a spec with a `train` section, whose data to score on")
     if data is not None or not any(map(_names_data, overrides)):
         spec = located(spec, saved.folder, data)
-    model = build(spec)
-    put_weights(model, saved.weights, saved.path)
-    model.to(device_kind()).eval()
+    model = saved.model(spec)
     batches = datamodule(spec)
     flops = model.plan.costs.flops_per_token.forward
     try:

@@ -13,7 +13,7 @@ from composer.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 READERS = ("check", "show", "cost", "draw", "fit", "arms", "compile", "bench", "train", "search")
-COMMANDS = (*READERS, "calibrate", "diff", "doctor", "match", "eval", "report", "schema")
+COMMANDS = (*READERS, "calibrate", "diff", "doctor", "match", "eval", "generate", "report", "schema")
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +105,7 @@ def test_a_file_that_may_not_be_read_ends_with_1(
         ("eval binary", "binary"),
         ("eval empty", "empty"),
         ("eval tiny.yaml", "tiny.yaml"),
+        ("generate none --prompt 1", "file not found: none, expected a run folder"),
     ],
 )
 def test_the_users_mistakes_end_with_1(line: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +133,8 @@ def test_the_users_mistakes_end_with_1(line: str, reason: str, capsys: pytest.Ca
         "search space.yaml --trials 0",
         "eval folder --checkpoint first",
         "eval folder --steps many",
+        "generate folder --prompt 1 --steps 2,3",
+        "generate folder --prompt 1 --max-new-tokens 0",
         "schema tiny.yaml",
         "doctor tiny.yaml",
     ],
@@ -159,6 +162,7 @@ def test_what_is_right_ends_with_0(here: Path, capsys: pytest.CaptureFixture[str
         "train tiny.yaml --out run",
         "eval run",
         "eval run --steps 1,2,3 --tokens 320 --checkpoint last --json",
+        "generate run --prompt '3 1 4' --temperature 0 --steps 3",
         "search space.yaml --dry-run",
         "search space.yaml --out found --quiet",
         "--version",
@@ -177,7 +181,7 @@ def test_help_of_a_command_tells_all_it_takes_and_an_example_that_runs(
     code, out, err = ended(f"{command} --help", capsys)
     assert (code, err) == (0, "")
     assert f"composer {command} " in out
-    assert ("--set" in out) == (command not in ("calibrate", "doctor", "report", "schema"))
+    assert ("--set" in out) == (command not in ("calibrate", "doctor", "generate", "report", "schema"))
     # markup that ate a placeholder leaves a hole
     assert not re.search(r"runs/[^<\w]", out)
     example = re.search(r"Example: composer (.*)", out)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from composer.cli.terminal.options import Set
+from composer.cli.terminal.steps import read_steps
 
 if TYPE_CHECKING:
     from composer.language.schema.steps import Steps
@@ -75,7 +74,7 @@ def eval(
     from composer.training.folder.metrics import held_out
     from composer.training.score import read, score
 
-    counts = _counts(steps or ())
+    counts = read_steps(steps or ())
     extra = [*(settings or ()), *([f"train.eval.tokens={tokens}"] if tokens else ())]
     rows: dict[str, Scored] = {}
     for run in runs:
@@ -100,27 +99,6 @@ def eval(
     sequences = sequences_text(*dict.fromkeys(row.sequences for row in rows.values()))
     flops = {name: {"FLOPs per token": count_text(row.flops)} for name, row in rows.items() if steps}
     console().print(score_table(f"held-out scores on {sequences}", scores, flops))
-
-
-def _counts(options: Sequence[str]) -> list[Steps | None]:
-    """Return each combination of numbers of steps that the options ask for."""
-    if not options:
-        return [None]
-    choices = dict(map(_choices, options))
-    if ("" in choices and len(options) > 1) or len(choices) < len(options):
-        raise typer.BadParameter(f"expected each stage once, as in stages.0=4, got {' and '.join(options)}")
-    if "" in choices:
-        return [*choices[""]]
-    return [dict(zip(choices, numbers, strict=True)) for numbers in product(*choices.values())]
-
-
-def _choices(option: str) -> tuple[str, list[int]]:
-    """Return the place, or "", and the numbers of one option."""
-    place, _, listed = option.rpartition("=")
-    words = [word.strip() for word in listed.split(",")]
-    if not all(word.isascii() and word.isdigit() and 0 < len(word) < 10 and int(word) > 0 for word in words):
-        raise typer.BadParameter(f"expected numbers of steps such as 8, 4,8,16 or stages.0=8, got {option!r}")
-    return place.strip(), [int(word) for word in words]
 
 
 def _depth(saved: SavedModel, steps: Steps | None) -> list[str]:

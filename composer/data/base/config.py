@@ -11,6 +11,7 @@ from blocks.base.invalid import independent
 from composer.data.base.split import Split
 
 if TYPE_CHECKING:
+    from composer.data.base.codec import Codec
     from composer.data.base.fingerprint import Fingerprint
     from composer.data.base.stream import Stream
 
@@ -96,3 +97,13 @@ class DataConfig(Config):
             DataError: the data is missing, malformed or too short.
         """
         raise NotImplementedError
+
+    def codec(self) -> Codec:
+        """Return how text becomes tokens and tokens become text: by default numbers, with spaces between.
+
+        Raises:
+            DataError: a file that says so is missing or cannot be read.
+        """
+        from composer.data.base.codec import Numbers
+
+        return Numbers()

@@ -15,6 +15,7 @@ from composer.data.base.errors import DataError
 from composer.data.base.split import Split
 
 if TYPE_CHECKING:
+    from composer.data.base.codec import Codec
     from composer.data.base.fingerprint import Fingerprint
     from composer.data.base.stream import Batch, Bytes, Ints, Stream
 
@@ -47,6 +48,12 @@ class Text(DataConfig):
         from composer.data.base.corpus import find_sources, fingerprint
 
         return fingerprint(self.path, find_sources(self.path, self.glob))
+
+    def codec(self) -> Codec:
+        """Bytes."""
+        from composer.data.base.codec import Utf8
+
+        return Utf8()
 
     def stream(self, split: Split, seed: int) -> Stream:
         """Read the text and open the windows of one split."""

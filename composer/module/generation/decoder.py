@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from blocks.ir.graph import Graph, Loop
@@ -93,6 +94,7 @@ class Decoder:
         self._weights, self._keys = program.weights(model), keys
         self._threshold, self.past = exit_threshold, Past(capacity)
 
+    @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return logits [batch, vocab] after the last of new tokens [batch, sequence]."""
         made = self._code(tokens, None, *self._keys(tokens), self.past, *self._weights)

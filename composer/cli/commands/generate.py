@@ -1,0 +1,105 @@
+"""`composer generate`: continue prompts with a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from composer.cli.commands.eval import Which
+from composer.cli.terminal.steps import read_steps
+
+PANEL = "Training"
+EXAMPLE = "composer generate runs/first --prompt '3 1 4 1 5'"
+
+
+def generate(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, or a file of weights.", show_default=False)
+    ],
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            help="What to continue: text, or for tasks without text tokens as numbers. May be repeated.",
+            show_default=False,
+        ),
+    ],
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens",
+            metavar="N",
+            min=1,
+            help="New tokens at most. Default: 200, or what the context holds.",
+            show_default=False,
+        ),
+    ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option("--temperature", metavar="T", help="Divide logits by T; 0 takes the likeliest token."),
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest tokens.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", metavar="P", help="Draw from the likeliest tokens that add up to P."),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="End after this text. May be repeated."),
+    ] = None,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--steps",
+            metavar="N",
+            help="Run the recurrent stage for N steps. With several such stages name one, as in stages.0=4. "
+            "May be repeated.",
+        ),
+    ] = None,
+    exit_threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--exit-threshold",
+            metavar="P",
+            help="Take each token from the first step at which its exit probabilities add up to P.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="What tokens are drawn by.")] = 0,
+    checkpoint: Annotated[
+        Which, typer.Option("--checkpoint", help="Which weights of a run folder.")
+    ] = Which.best,
+    json: Annotated[bool, typer.Option("--json", help="Print plain JSON at the end.")] = False,
+) -> None:
+    """Continue prompts with a trained model; text is printed as it comes.
+
+    It ends after the last new token, at the end of a document, or after a text given by --stop. The same seed
+    gives the same text.
+    """
+    from composer.training.continuing import Continued
+    from composer.training.score import read
+
+    numbers = read_steps(steps or ())
+    if len(numbers) > 1:
+        raise typer.BadParameter("expected one number for each stage", param_hint="--steps")
+    how = Continued(max_new_tokens, temperature, top_k, top_p, stop or (), numbers[0], exit_threshold, seed)
+    model = read(Path(run), checkpoint.value).model()
+    made = []
+    for each in prompt:
+        made.append("")
+        if not json:
+            print(each, end="", flush=True)
+        for piece in how.pieces(model, each):
+            made[-1] += piece
+            if not json:
+                print(piece, end="", flush=True)
+        if not json:
+            print(flush=True)
+    if json:
+        from json import dumps
+
+        print(dumps([{"prompt": a, "text": b} for a, b in zip(prompt, made, strict=True)], indent=2))

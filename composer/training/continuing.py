@@ -1,0 +1,87 @@
+"""Text from a trained model: a prompt, and what the model continues it by, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from composer.data.base.codec import Codec, Numbers
+from composer.language.schema.steps import Steps
+from composer.module.generates import Generation, as_prompts
+from composer.module.generation.sampling import Sampler
+from composer.module.model import ComposedModel
+from composer.training.evaluate import autocast
+from composer.training.folder.errors import TrainingError
+
+NEW = 200
+"""New tokens at most, where nobody says how many."""
+_INCOMPLETE = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Continued:
+    """How prompts are continued; see `ComposedModel.generate`.
+
+    Attributes:
+        max_new_tokens: by default `NEW`, or as many as the context holds.
+        stop: texts after any of which the model's own text ends.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    stop: Sequence[str] = ()
+    steps: Steps | None = None
+    exit_threshold: float | None = None
+    seed: int = 0
+
+    def pieces(self, model: ComposedModel, prompt: str) -> Iterator[str]:
+        """Yield the text that a model continues a prompt by, as soon as it is there.
+
+        It ends before the token that ends documents, where the task has one.
+
+        Raises:
+            TrainingError: the model cannot continue the prompt, or an option is out of range.
+            DataError: the prompt is none of the task.
+        """
+        codec = codec_of(model)
+        try:
+            # what comes after the end of a document begins one
+            start = [] if codec.end is None else [codec.end]
+            yield from self._pieces(model, codec, codec.encode(prompt) or start)
+        except ValueError as error:
+            raise TrainingError(f"{model.spec.name}: {error}") from None
+
+    def _pieces(self, model: ComposedModel, codec: Codec, prompt: list[int]) -> Iterator[str]:
+        room = model.spec.model.context - len(prompt)
+        new = self.max_new_tokens or max(1, min(NEW, room))
+        sampler = Sampler(self.temperature, self.top_k, self.top_p, self.seed)
+        run = Generation(model, as_prompts([prompt], model.device), new, sampler, codec.end)
+        new_ones, told = run.tokens(self.steps, self.exit_threshold), ""
+        for position in count(len(prompt)):
+            # not while the reader has its turn
+            with autocast(model):
+                if next(new_ones, None) is None:
+                    break
+            made = run.made[0, len(prompt) : position + 1].tolist()
+            text = codec.decode([each for each in made if each != codec.end])
+            if (cut := self._cut(text)) is not None:
+                yield text[len(told) : cut]
+                return
+            if not text.endswith(_INCOMPLETE):
+                yield text[len(told) :]
+                told = text
+        yield text[len(told) :]
+
+    def _cut(self, text: str) -> int | None:
+        """Return where a text ends by its first stop, None where it has none."""
+        found = [text.index(each) + len(each) for each in self.stop if each in text]
+        return min(found, default=None)
+
+
+def codec_of(model: ComposedModel) -> Codec:
+    """Return how the task that a model was trained on writes text; numbers without a task."""
+    train = model.spec.train
+    return Numbers() if train is None else train.data.codec()

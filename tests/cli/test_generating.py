@@ -1,0 +1,78 @@
+"""`composer generate`: text of bytes as it comes, tokens as numbers, where text ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import composer
+from composer.cli.main import main
+from composer.module.model import ComposedModel
+from composer.training.continuing import Continued
+
+TEXT = """
+schema: 1
+name: bytes
+model: {width: 8, vocab: 256, context: 32}
+blocks: {seq: {type: sequence_attention, heads: 1}}
+stages: [{recur: 2, step: [seq]}]
+train: {data: {task: text, path: corpus.txt, length: 32}, tokens: 640, batch_tokens: 64, lr: 1e-3}
+"""
+
+
+def model_that_says(text: bytes, monkeypatch: pytest.MonkeyPatch) -> ComposedModel:
+    """A model of bytes whose every prompt of two tokens is continued by a text."""
+    from composer.module import generates
+
+    class Told:
+        def __init__(self, *_: object) -> None:
+            self.position = 0
+
+        def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+            self.position += tokens.shape[1]
+            logits = torch.zeros(len(tokens), 256)
+            logits[:, text[self.position - 2]] = 50.0
+            return logits
+
+    monkeypatch.setattr(generates, "decoder", Told)
+    Path("bytes.yaml").write_text(TEXT)
+    return composer.compile("bytes.yaml")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("corpus.txt").write_text("grüß dich. " * 200)
+
+
+def test_text_is_told_in_whole_characters_up_to_the_end_of_the_document(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = model_that_says("grüß 🙂!".encode() + b"\xffmore", monkeypatch)
+    assert [*filter(None, Continued().pieces(model, "ab"))] == ["g", "r", "ü", "ß", " ", "🙂", "!"]
+    assert "".join(Continued(max_new_tokens=3).pieces(model, "ab")) == "gr\ufffd"
+    assert "".join(Continued(stop=["🙂", "ß "]).pieces(model, "ab")) == "grüß "
+    # without a prompt a document begins
+    assert "".join(Continued(max_new_tokens=1).pieces(model, "")) == "e"
+
+
+def test_a_trained_model_continues_prompts_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bytes.yaml").write_text(TEXT)
+    assert main(["train", "bytes.yaml", "--out", "run"]) == 0
+    capsys.readouterr()
+    line = ["generate", "run", "--prompt", "gr", "--prompt", "dich", "--max-new-tokens", "6", "--seed", "3"]
+    assert main(line) == 0
+    plain = capsys.readouterr().out
+    assert main([*line, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [each["prompt"] for each in told] == ["gr", "dich"]
+    assert "".join(f"{each['prompt']}{each['text']}\n" for each in told) == plain
+    model = composer.load_run("run")
+    made = model.generate([[*b"gr"]], 6, seed=3)[0][2:].tolist()
+    text = bytes(made).split(b"\xff")[0].decode(errors="replace")
+    assert told[0]["text"] == text
+    assert main(["generate", "run", "--prompt", "x" * 40]) == 1
+    assert "at most 32 tokens (model.context)" in capsys.readouterr().err
