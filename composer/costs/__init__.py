@@ -1,1 +1,1 @@
-"""What a spec costs, counted on the graph its module is emitted from, and the caps that hold it."""
+"""Costs of a spec, counted on the graph that its module is generated from, and the caps on them."""

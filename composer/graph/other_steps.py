@@ -54,7 +54,7 @@ def check_weights(evaluated: Graph, graph: Graph) -> None:
 
 
 def _owned(graph: Graph) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Return shape and number of copies of every weight, which are not listed one by one: stacks may be deep."""
+    """Return the shape and number of copies of every weight; copies are not listed, stacks may be deep."""
     return {
         ".".join([*(loop for loop, _ in place.loops), name]): (weight.shape, used.copies)
         for each, place in graphs(graph)

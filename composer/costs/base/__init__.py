@@ -1,1 +1,1 @@
-"""What all cost estimates share: units, bytes per element, a budget of work."""
+"""Shared by all cost estimates: units, bytes per element, and a budget of work."""

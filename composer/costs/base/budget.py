@@ -1,4 +1,4 @@
-"""A budget of work for searches over candidates, counted in operations costed, never in seconds."""
+"""A budget of work for searches over candidates, counted in costed operations rather than seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from composer.graph.passes.active_steps import costed
 
 
 class OutOfBudget(Exception):
-    """A search has spent its budget; it returns the best it has, and says that it stopped."""
+    """The budget of a search is spent; the search returns its best result and reports that it stopped."""
 
 
 class Budget:
@@ -23,12 +23,12 @@ class Budget:
 
     @property
     def spent(self) -> bool:
-        """Whether a search was stopped by it."""
+        """Whether the budget has stopped a search."""
         return self._left < 0
 
     @property
     def left(self) -> int:
-        """How many operations it may still cost, 0 after it was stopped."""
+        """The number of operations that may still be costed; 0 once a search was stopped."""
         return max(self._left, 0)
 
     def spend(self, operations: int) -> None:
@@ -44,5 +44,5 @@ class Budget:
 
 
 def size(graph: Graph) -> int:
-    """Return the number of operations that costing a graph looks at: three trips of each nested loop."""
+    """Return the number of operations visited when a graph is costed: three trips of each nested loop."""
     return sum(len(body) * 3 ** max(len(place.loops) - 1, 0) for body, place in graphs(costed(graph)))

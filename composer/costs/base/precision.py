@@ -1,4 +1,4 @@
-"""How many bytes an element takes, by the precision that trains."""
+"""Bytes per element for each training precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from composer.language.schema.spec import Spec
 
 
 class Precision(NamedTuple):
-    """Bytes of an element, and the device they stand on.
+    """Bytes per element, and the device that holds them.
 
     Attributes:
         weight: of parameters, their gradients and AdamW's moments.

@@ -1,1 +1,1 @@
-"""Counting what a spec costs over its graph."""
+"""Counting the costs of a spec over its graph."""

@@ -1,4 +1,4 @@
-"""The size of what a run leaves: the file of its weights, to the byte, and the tensors a resumed run needs.
+"""Sizes of a run's checkpoints: the weights file, to the byte, and the tensors needed to resume.
 
 The weights file is safetensors (8 bytes of length, a JSON header padded to 8, the data), with the text of the
 resolved spec as metadata.

@@ -1,4 +1,4 @@
-"""What specs cost, side by side."""
+"""Costs of several specs side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from composer.measures.registry import MEASURES
 
 @dataclass(frozen=True)
 class Change:
-    """One number of two specs; None where a spec has no such number.
+    """One cost of two specs; None where it does not apply to a spec.
 
     Attributes:
         term: whether it is a part of the measure above it.
@@ -25,7 +25,7 @@ class Change:
 
     @property
     def percent(self) -> float | None:
-        """The change in percent of what was before; None where there is nothing to compare with."""
+        """The change as a percentage of the earlier value; None where the earlier value is missing or 0."""
         if self.before is None or self.after is None:
             return None
         if self.before == self.after:
@@ -34,7 +34,7 @@ class Change:
 
 
 def measures(a: Costs, b: Costs) -> list[Change]:
-    """Return every measure that a spec of them has, FLOPs by pass and memory by term below theirs."""
+    """Return every measure that applies to at least one spec, with FLOPs split by pass and memory by term."""
     return list(_measures(a, b))
 
 

@@ -39,7 +39,7 @@ MODEL = "model"
 
 @dataclass
 class Share:
-    """What one block or operation costs: parameters, and FLOPs per token."""
+    """Costs of one block or operation: parameters, and FLOPs per token."""
 
     params: int = 0
     active_params: int = 0
@@ -57,7 +57,7 @@ class Flops:
 
 @dataclass(frozen=True)
 class Row:
-    """One operation of the graph: where it stands, how often it runs, what it costs in all."""
+    """One operation of the graph: its place, its number of executions and its total cost."""
 
     place: str
     operation: str
@@ -104,7 +104,7 @@ class Costs:
     graph: Graph = field(compare=False, repr=False)
 
     def measure(self, name: str) -> float | None:
-        """Return the number that a cap or an objective of that name is about, if it applies."""
+        """Return the value of a measure by its name; None if it does not apply."""
         return MEASURES[name].value(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
 
 
 def trained_flops(graph: Graph, length: int) -> float:
-    """Return the FLOPs per token, forward and backward, on sequences of `length`; none that run again."""
+    """Return forward and backward FLOPs per token on sequences of `length`, without recomputation."""
     found = 0.0
     for body, place in graphs(costed(graph)):
         at = CostContext(length, place.trips)
@@ -174,7 +174,7 @@ def trained_flops(graph: Graph, length: int) -> float:
 
 
 def longest_graph(spec: Spec, graph: Graph) -> Graph:
-    """Return the graph of the most steps that training runs, with the same operations recomputed."""
+    """Return the graph for the largest number of steps in training, with the same operations recomputed."""
     most = most_steps(spec)
     return compile_graph(with_steps(spec, most), recompute=[*recomputed(graph)]) if most else graph
 
@@ -197,7 +197,7 @@ def _train_flops(spec: Spec, graph: Graph) -> int | None:
 
 
 def recompute_flops_per_token(spec: Spec, graph: Graph) -> float:
-    """Return the FLOPs per token that run again, in the mean over training."""
+    """Return the recomputed FLOPs per token, averaged over training."""
     if not (again := [*recomputed(graph)]):
         return 0
     length, size = trained_length(spec), precision(spec)
@@ -240,7 +240,7 @@ def _sum(one: Share, other: Share) -> Share:
 
 
 def _rows(graph: Graph, context: int, full_mask: bool = False) -> list[Row]:
-    """Return a row for each operation and block; segments of a loop are one."""
+    """Return a row for each operation and block; the segments of a loop share one row."""
     rows: dict[tuple[str, str], Row] = {}
     seen: set[tuple[object, ...]] = set()
     for body, place in graphs(graph):
@@ -267,7 +267,7 @@ def _shares(
     path: str,
     seen: set[tuple[object, ...]],
 ) -> Iterator[tuple[str, Share]]:
-    """Yield each block's share of one operation; merged projections belong to several blocks."""
+    """Yield each block's share of one operation; a merged projection belongs to several blocks."""
     forward = operation.flops(at) * place.executions
     backward = operation.backward_flops(at) * place.executions
     blocks = data.blocks
@@ -291,7 +291,7 @@ def _shares(
 
 
 def _caches(graph: Graph, context: int, compute: int) -> tuple[int, int]:
-    """Return bytes per token of the sequence cache, and of the depth slots that are alive at once."""
+    """Return bytes per token of the KV cache, and of the depth slots that are alive at the same time."""
     sequence = sum(
         operation.sequence_cache(CostContext(context, place.trips)) * place.executions
         for body, place in graphs(costed(graph))

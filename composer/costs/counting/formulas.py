@@ -1,4 +1,4 @@
-"""What each operation of a spec costs, as formulas in the names of its fields.
+"""Costs of each operation of a spec as formulas over its field names.
 
 The formulas are those that costs are counted with: the spec is lowered with traced numbers, and what its
 operations answer is written as a sum of products with the common factors in front.
@@ -52,7 +52,7 @@ class Formula(NamedTuple):
 
 
 def formulas(tree: Mapping[str, Any]) -> Iterator[Formula]:
-    """Yield the costs of a spec's operations that are not 0; `tree` is the spec as plain data.
+    """Yield the nonzero costs of a spec's operations; `tree` is the spec as plain data.
 
     A field is called by its key, behind those above it where that would not tell two apart; `recur` and
     `stack` are `steps`. `compute_bytes` and `stream_bytes` are the bytes of an element inside blocks and of
@@ -94,7 +94,7 @@ def _name(node: str, data: Node) -> str:
 
 
 def names(tree: Mapping[str, Any]) -> list[str]:
-    """Return what the numbers of a tree are called in formulas, in order."""
+    """Return the names of a tree's numbers in formulas, in order."""
     paths = list(_paths(tree, ()))
     ends = Counter(path[-length:] for path in paths for length in range(1, 1 + len(path)))
     found = []
@@ -126,14 +126,14 @@ def _sum(value: Any) -> Sum:
 
 
 def _called(op: str, parts: list[Sum]) -> Sum:
-    """Take what is no sum of products as one factor."""
+    """Treat an expression that is not a sum of products as a single factor."""
     called = f"{op}({', '.join(map(_written, parts))})"
     named = called if op.isalpha() else f"({f' {op} '.join(map(_operand, parts))})"
     return {((named, 1),): Fraction(1)}
 
 
 def _operand(part: Sum) -> str:
-    """Write a part for an operator that may bind more tightly than what it is made of."""
+    """Format an operand, in parentheses where its operator binds less tightly than the one around it."""
     text = _written(part)
     alone = text.isdecimal() or part == {((text, 1),): 1}
     return text if alone else f"({text})"
@@ -163,7 +163,7 @@ def _over(a: Sum, b: Sum) -> Sum | None:
 
 
 def _whole(a: Sum | None) -> Sum | None:
-    """Give the sum if it is a whole number whatever the fields are."""
+    """Return the sum if it is an integer for all field values."""
     good = a is not None and all(
         factor.denominator == 1 and all(power > 0 for _, power in product) for product, factor in a.items()
     )
@@ -179,7 +179,7 @@ def _power(a: Sum, b: Sum) -> Sum | None:
 
 
 def _one(*parts: Sum) -> Sum | None:
-    """The largest of equal values is each of them."""
+    """A maximum over equal values is any one of them."""
     return parts[0] if all(part == parts[0] for part in parts) else None
 
 

@@ -77,17 +77,17 @@ class Plan:
 
     @cached_property
     def costs(self) -> Costs:
-        """What the spec costs as it is planned here."""
+        """Costs of the spec under this plan."""
         return count_graph(self.spec, self.graph, self.memory)
 
     @cached_property
     def text(self) -> str:
-        """The plan as plain text: one operation a line, then what is recomputed."""
+        """The plan as plain text: one operation per line, then the recomputed operations."""
         return plan_text(self.graph) + "".join(f"{line}\n" for line in self._recompute_lines())
 
     @cached_property
     def _longest(self) -> Graph:
-        """The graph that memory is counted on."""
+        """The graph on which memory is counted."""
         if not (most := most_steps(self.spec)):
             return self.graph
         spec = with_steps(self.spec, most)
@@ -142,17 +142,17 @@ def make_plan(
 
 
 def as_plan(spec: Spec | Plan) -> Plan:
-    """Return the plan of a spec, or the one that is given."""
+    """Return the plan of a spec; a plan is returned as it is."""
     return spec if isinstance(spec, Plan) else make_plan(spec)
 
 
 def count(spec: Spec) -> Costs:
-    """Count what a spec costs as it is planned for a CPU in fp32."""
+    """Count the costs of a spec as planned for a CPU in fp32."""
     return make_plan(spec).costs
 
 
 def _within(plan: Plan, limit: float) -> Plan:
-    """Return the plan with those operations recomputed that bring its memory to a limit."""
+    """Return the plan with operations recomputed so that its memory stays within a limit."""
     spec = plan.spec
     longest, stopped = choose(
         plan._longest,
@@ -168,7 +168,7 @@ def _within(plan: Plan, limit: float) -> Plan:
 
 
 def _serves(plan: Plan, target: Target) -> bool:
-    """Return whether a plan is also that of a target: only self-tests tell a machine at hand from another."""
+    """Return whether a plan also holds for a target; only kernel self-tests can tell machines apart."""
     if target == plan.target:
         return True
     tested = any(

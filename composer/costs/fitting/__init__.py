@@ -1,1 +1,1 @@
-"""Caps, and the nearest spec that fits them."""
+"""Caps on costs, and the nearest spec within them."""

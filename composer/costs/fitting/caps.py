@@ -1,4 +1,4 @@
-"""Caps: what a spec may cost at most, checked before anything is trained."""
+"""Caps: upper limits on costs, checked before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from composer.settings.errors import Fault, SpecError
 
 @dataclass(frozen=True)
 class Excess:
-    """One cap that a spec is over: its hard limit, or only its soft one.
+    """A cap that a spec exceeds: its hard limit, or only its soft limit.
 
     Attributes:
         heaviest: the term that weighs most, and its size.
@@ -43,12 +43,12 @@ class Excess:
 
 
 def excesses(spec: Spec, costs: Costs, kind: Kind = "hard") -> list[Excess]:
-    """Return every cap whose hard, or soft, limit the spec is over, in the order caps are declared."""
+    """Return every cap whose hard (or soft) limit the spec exceeds, in the order of declaration."""
     return list(_excesses(spec.caps, costs, kind))
 
 
 def warnings(spec: Spec, costs: Costs) -> list[str]:
-    """Return in words every soft limit that the spec is over."""
+    """Return a sentence for every soft limit that the spec exceeds."""
     return [
         f"caps.{each.cap}: the soft limit is {amount(each.cap, each.limit)}, this is {each}"
         for each in excesses(spec, costs, "soft")
@@ -56,7 +56,7 @@ def warnings(spec: Spec, costs: Costs) -> list[str]:
 
 
 def check_caps(spec: Spec | Plan) -> Costs:
-    """Return the costs of a spec as it is planned.
+    """Return the costs of a spec under its plan.
 
     Raises:
         SpecError: it is over a cap (says which, by how much, and what weighs most), or caps what
@@ -86,7 +86,7 @@ def _excesses(caps: Caps, costs: Costs, kind: Kind) -> Iterator[Excess]:
 
 
 def _faults(plan: Plan, over: list[Excess]) -> Iterator[Fault]:
-    """Make a fault of each excess, with the knobs that would mend it."""
+    """Turn each excess into a fault that names the knobs that would bring it within the cap."""
     if not over:
         return
     from composer.costs.fitting.fit import SUGGESTING, suggestions

@@ -1,4 +1,4 @@
-"""The nearest spec that fits its caps: which single knobs would do, and the least change that does."""
+"""The nearest spec within its caps: single knobs that suffice, and the smallest change that does."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class Move:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A spec that fits its caps, and what was changed for it."""
+    """A spec within its caps, and the changes that were needed."""
 
     spec: Spec
     moves: tuple[Move, ...]
 
 
 class Fitting:
-    """A spec's knobs against its hard caps; costing a candidate takes from the budget."""
+    """A spec's knobs and hard caps; costing a candidate is charged to the budget."""
 
     def __init__(self, plan: Plan, budget: Budget, measures: Measures | None = None) -> None:
         self.spec = spec = plan.spec
@@ -74,7 +74,7 @@ class Fitting:
         self._known: dict[tuple[tuple[str, int], ...], Mapping[str, float] | None] = {}
 
     def costs(self, values: Mapping[str, int]) -> Mapping[str, float] | None:
-        """Return the costs with other values of some knobs; None where they make no valid spec."""
+        """Return the costs with other values for some knobs; None if the spec is invalid."""
         if not any(path in _SHAPING or path.startswith("let.") or path.endswith(".heads") for path in values):
             # defaults written out cost the same, and one structure is costed faster than many
             values = {**self.knobs.unset, **values}
@@ -88,13 +88,13 @@ class Fitting:
         return self._known[key]
 
     def over(self, values: Mapping[str, int]) -> list[str]:
-        """Return the caps exceeded with these values, which make a valid spec."""
+        """Return the caps that a valid spec with these values exceeds."""
         costs = self.costs(values)
         assert costs is not None
         return [cap for cap, limit in self.limits.items() if costs.get(cap, 0) > limit]
 
     def helps(self, knob: Knob) -> bool:
-        """Whether moving a knob all its way lowers a cost that is above its cap."""
+        """Whether moving a knob to its limit lowers a cost that exceeds its cap."""
         here, far = self.costs({}), self._far(knob, cheaper(self.spec, knob))
         there = None if far is None else self.costs({knob.path: cheaper(self.spec, knob)[far]})
         if here is None or there is None:
@@ -102,16 +102,16 @@ class Fitting:
         return any(there.get(cap, inf) < here[cap] for cap in self.over({}))
 
     def fits(self, values: Mapping[str, int]) -> bool:
-        """Whether these values make a valid spec within all caps."""
+        """Whether these values give a valid spec within all caps."""
         return self.costs(values) is not None and not self.over(values)
 
     def _far(self, knob: Knob, choices: Sequence[int]) -> int | None:
-        """Return the place of the farthest valid value."""
+        """Return the index of the farthest valid value."""
         places = islice(reversed(range(len(choices))), _TRIES_FAR)
         return next((i for i in places if self.costs({knob.path: choices[i]}) is not None), None)
 
     def nearest(self, knob: Knob, caps: Sequence[str]) -> int | None:
-        """Return the value of a knob nearest to the present one at which none of `caps` is exceeded.
+        """Return the nearest value of a knob at which none of `caps` is exceeded.
 
         Costs are taken to fall along the way, so that halving finds it; the value itself is costed.
         """
@@ -161,7 +161,7 @@ def made(tree: Tree) -> Spec:
 
 
 def cheaper(spec: Spec, knob: Knob) -> Sequence[int]:
-    """Return the values of a knob that could cost less, from the nearest on."""
+    """Return the values of a knob that may cost less, nearest first."""
     if knob.path == "train.accumulate":
         assert spec.train is not None
         return [n for n in divisors(spec.train.batch_sequences) if n > knob.value]
@@ -169,13 +169,13 @@ def cheaper(spec: Spec, knob: Knob) -> Sequence[int]:
 
 
 def divisors(number: int) -> list[int]:
-    """Return the divisors of a number, of a large one those up to a thousand and their counterparts."""
+    """Return the divisors of a number; for a large one, those up to 1,000 and their cofactors."""
     small = [n for n in range(1, min(isqrt(number), _LARGEST_DIVISOR) + 1) if number % n == 0]
     return sorted({*small, *(number // n for n in small)})
 
 
 def suggestions(plan: Plan, over: Sequence[str], budget: Budget | None = None) -> dict[str, list[Move]]:
-    """Return for each cap of `over` the knobs that alone could mend it, each at the nearest value that does.
+    """Return for each exceeded cap the knobs that suffice alone, each at its nearest sufficient value.
 
     A value that fits all caps is preferred to one that fits this cap alone. Nearest ones come first. For
     memory it is the nearest that fits with what the spec itself recomputes; another choice may do with less.
@@ -197,7 +197,7 @@ def suggestions(plan: Plan, over: Sequence[str], budget: Budget | None = None) -
 
 
 def fit(spec: Spec) -> Fitted:
-    """Return the nearest spec that fits its caps: the fewest knobs changed, and those the least.
+    """Return the nearest spec within its caps: as few knobs as possible, changed as little as possible.
 
     Raises:
         SpecError: no values of its knobs fit; says which cap cannot be met and the best that was reached. Or
@@ -241,7 +241,7 @@ def _best(fitting: Fitting, sets: Iterable[Sequence[Knob]]) -> list[Move] | None
 
 
 def _shrunk(fitting: Fitting, knobs: Sequence[Knob]) -> list[Move] | None:
-    """Move knobs together until all caps hold, then give back to each what it need not have moved."""
+    """Move knobs together until all caps hold, then move each one back as far as the caps allow."""
     if len(knobs) == 1:
         value = fitting.nearest(knobs[0], list(fitting.limits))
         return None if value is None else [_move(knobs[0], value)]
@@ -262,7 +262,7 @@ def _shrunk(fitting: Fitting, knobs: Sequence[Knob]) -> list[Move] | None:
 
 
 def _moved(fitting: Fitting, knobs: Sequence[Knob], share: float) -> dict[str, int]:
-    """Move each knob by a share of its way, measured in ratios, to where the spec is still valid."""
+    """Move each knob by a fraction of its range on a log scale, keeping the spec valid."""
     values: dict[str, int] = {}
     for knob in knobs:
         choices = cheaper(fitting.spec, knob)
@@ -276,12 +276,12 @@ def _moved(fitting: Fitting, knobs: Sequence[Knob], share: float) -> dict[str, i
 
 
 def _reaching(knob: Knob, choices: Sequence[int], way: float) -> int:
-    """Return how many choices lie within a way from the present value, measured in ratios."""
+    """Return the number of choices within a distance from the present value on a log scale."""
     return bisect_right(choices, way + 1e-12, key=lambda choice: abs(log(choice / knob.value)))
 
 
 def _given_back(fitting: Fitting, values: dict[str, int], knob: Knob) -> dict[str, int]:
-    """Return the values with one knob as near to its present value as the caps allow."""
+    """Return the values with one knob moved back towards its present value as far as the caps allow."""
     if knob.path not in values:
         return values
     rest = {path: value for path, value in values.items() if path != knob.path}
@@ -300,7 +300,7 @@ def _given_back(fitting: Fitting, values: dict[str, int], knob: Knob) -> dict[st
 
 
 def _unreachable(fitting: Fitting) -> Iterator[Fault]:
-    """Say of each cap that cannot be met how far one comes."""
+    """Report for each cap that cannot be met the lowest cost that was reached."""
     knobs = [knob for knob in fitting.knobs.all if fitting.helps(knob)]
     least = _moved(fitting, knobs, 1.0)
     costs = fitting.costs(least)

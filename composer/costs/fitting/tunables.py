@@ -1,4 +1,4 @@
-"""The knobs of a spec: the whole numbers in it that costs depend on, each under the name it is set by."""
+"""The knobs of a spec: the integers that its costs depend on, each under the name that sets it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_NODES = 2_000_000
 
 @dataclass(frozen=True)
 class Knob:
-    """One number of a spec, or several that one name of `let` sets together.
+    """A number of a spec, or several numbers that are set together by one name in `let`.
 
     Attributes:
         path: where `--set` reaches it: `blocks.expert.experts`, `let.w`.
@@ -49,7 +49,7 @@ class Knob:
 
 
 class Knobs:
-    """The knobs of a spec, and the trees that other values of them make.
+    """The knobs of a spec, and its tree for other values of them.
 
     Numbers that one name of `let` sets are one knob; with `apart` each is a knob of its own.
 
@@ -72,7 +72,7 @@ class Knobs:
         self.all: tuple[Knob, ...] = (*(knob for knob in named if knob is not None), *free)
 
     def tree(self, values: Values) -> Tree:
-        """Return the spec's tree with other values of some knobs; nothing checks that it is valid.
+        """Return the spec's tree with other values for some knobs, without validation.
 
         Raises:
             SpecError: an expression cannot be worked out with them.
@@ -89,7 +89,7 @@ class Knobs:
         return tree
 
     def _tied(self) -> dict[str, tuple[int, list[str]]]:
-        """Return each whole number in `let`, by its path, with the paths that it sets."""
+        """Map the path of each integer in `let` to the paths that it sets."""
         found: dict[str, tuple[int, list[str]]] = {}
         let = None if self._source is None else self._source.child("let")
         if self._source is None or let is None or let.size * self._source.size > _MOST_NODES:
@@ -162,14 +162,14 @@ def _trips(entries: Iterable[Sublayer | Stage], path: str) -> Iterator[tuple[str
 
 
 def _grain(config: Config, field: str, value: int) -> int:
-    """Return what a size is a multiple of; sizes that are multiples of 8 stay so."""
+    """Return the granularity of a size: multiples of 8 stay multiples of 8."""
     if not marked(fields(type(config)).get(field), Aligned):
         return 1
     return 8 if value % 8 == 0 else 2 - value % 2
 
 
 def _named(name: str, value: int, paths: Sequence[str], leaves: Mapping[str, Knob]) -> Knob | None:
-    """Return the knob of a name that sets some of `leaves`."""
+    """Return the knob for a name in `let` that sets some of `leaves`."""
     set_ = [leaves[path] for path in paths if path in leaves]
     if not set_ or value < 1:
         return None
@@ -179,7 +179,7 @@ def _named(name: str, value: int, paths: Sequence[str], leaves: Mapping[str, Kno
 
 
 def _resolved(source: Node) -> Any:
-    """Return a merged tree as plain data, `let` and `${..}` worked out, nothing else checked."""
+    """Return a merged tree as plain data with `let` and `${..}` resolved, without further checks."""
     assert isinstance(source.value, dict)
     resolver = Resolver(read_let(source.child("let"))[0])
     found = {name: resolver.resolve(node, name) for name, node in source.value.items() if name != "let"}
@@ -201,7 +201,7 @@ def _numbers(node: Node, path: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _changed(before: Any, after: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield the paths at which two trees of one shape differ, with the later values."""
+    """Yield the paths at which two trees of the same shape differ, with the values of the second."""
     if isinstance(before, dict):
         for name, child in before.items():
             yield from _changed(child, after[name], (*path, name))

@@ -1,4 +1,4 @@
-"""Hidden sizes and numbers of experts solved for, all other sizes being given.
+"""Solves for hidden sizes and numbers of experts, given all other sizes.
 
 Parameters and FLOPs are affine in each of the two, memory nearly so. A few counted points thus tell the costs
 everywhere, and for a given hidden size the experts at which all costs hold are an interval. What is found is
@@ -23,7 +23,7 @@ Levels = tuple[int, ...]
 
 
 class Along:
-    """The solver of one base's axes, one or two; without any, sizes are just counted."""
+    """Solver for the one or two axes of a base; without axes it only counts costs."""
 
     def __init__(self, limits: Limits, axes: Sequence[Axis], costs: Callable[[Sizes], Costs | None]) -> None:
         self._limits, self._axes, self._costs = limits, list(axes), costs
@@ -31,7 +31,7 @@ class Along:
         self._start: Levels = tuple(axis.start for axis in axes)
 
     def solved(self, goal: Goal, combination: Combination, values: dict[str, int], coarse: float) -> Found:
-        """Return the best sizes for a goal; `values` are those given, at a distance of `coarse`."""
+        """Return the best sizes for a goal; `values` are the given sizes, at a distance of `coarse`."""
         now = {**self._limits.base, **values}
         spans = [axis.levels(now) for axis in self._axes]
         best = Found(NOWHERE, values)
@@ -67,7 +67,7 @@ class Along:
         levels: Levels,
         spans: Sequence[tuple[int, int]],
     ) -> _Plane | None:
-        """Count the corners of a small box about some levels; None where one is no valid spec."""
+        """Count costs at the corners of a small box around some levels; None if one of them is invalid."""
         ends = tuple(_ends(at, *span) for at, span in zip(levels, spans, strict=True))
         key = combination, tuple(low for low, _ in ends)
         if key not in self._plane:
@@ -83,19 +83,19 @@ class Along:
 
 
 def _ends(at: int, low: int, high: int) -> tuple[int, int]:
-    """Return two levels about one, apart from each other where the span has room."""
+    """Return two levels on either side of one, distinct where the range allows."""
     further = max(round(at * _APART), 1)
     first = min(at, max(high - further, low))
     return first, min(first + further, high)
 
 
 def _alike(one: Score, other: Score) -> bool:
-    """Whether what was counted is as good as what was expected."""
+    """Whether the counted costs are as good as the expected ones."""
     return one.excess <= other.excess + 0.05 and one.left <= other.left + 1e-3
 
 
 class _Plane:
-    """Costs as products of affine functions of the levels, from those at the corners of a box."""
+    """Costs interpolated as products of affine functions of the levels, from the corners of a box."""
 
     def __init__(self, ends: Sequence[tuple[int, int]], corners: Sequence[Costs]) -> None:
         self.ends, self.corners = ends, corners
@@ -142,7 +142,7 @@ def _best(
 
 
 def _least(start: int, low: int, high: int, score: Callable[[int], Score]) -> int:
-    """Return where a score is least that falls and then rises: ever shorter steps from the start."""
+    """Return the minimum of a unimodal score by steps of decreasing size from the start."""
     at, step = start, max((high - low) // 8, 1)
     while step:
         near = [level for level in (at - step, at + step) if low <= level <= high]

@@ -1,4 +1,4 @@
-"""The arms of a comparison: what a depth-recurrent spec is held against at equal costs.
+"""The arms of a comparison: baselines for a depth-recurrent spec at equal costs.
 
 Each arm is derived from the spec's structure, then matched to its parameters, FLOPs and memory.
 """
@@ -68,7 +68,7 @@ def arms(spec: Spec, on: Sequence[str] = MAIN, bounds: ShapeBounds | None = None
 def matched(
     name: str, about: str, arm: Spec, spec: Spec, on: Sequence[str], bounds: ShapeBounds | None
 ) -> Arm:
-    """Match one derived arm; a dense one gives up what dense layers cannot have."""
+    """Match one derived arm; a dense arm is not held to budgets that dense layers cannot meet."""
     optional = name.endswith("-dense")
     # a dense weight takes FLOPs at every use: the parameters of experts cannot be had at their FLOPs, and
     # memory falls with the parameters
@@ -130,7 +130,7 @@ def _is_spec(tree: Tree) -> bool:
 
 
 def _core(spec: Spec) -> int:
-    """Return which stage recurs longest."""
+    """Return the index of the stage with the most recurrent steps."""
     tied = [i for i, stage in enumerate(spec.stages) if stage.recurs]
     if not tied:
         got = "none, so that there is nothing to compare"
@@ -147,7 +147,7 @@ def _of_kind(tree: Tree, kind: str) -> list[str]:
 
 
 def _staged(tree: Tree, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Tree:
-    """Return the tree with each stage, inner ones first, replaced; those that become None go."""
+    """Return the tree with each stage replaced, inner stages first; stages replaced by None are removed."""
 
     def changed(stage: dict[str, Any]) -> dict[str, Any] | None:
         step = [changed(entry) if _is_stage(entry) else entry for entry in stage["step"]]
@@ -162,7 +162,7 @@ def _is_stage(entry: Entry) -> bool:
 
 
 def _removed(tree: Tree, kind: str) -> Tree:
-    """Return the tree without the blocks of a kind; what is then empty goes too."""
+    """Return the tree without the blocks of a kind, and without anything left empty."""
     gone = set(_of_kind(tree, kind))
 
     def left(entry: Entry) -> Entry | None:
@@ -237,7 +237,7 @@ def _untied(tree: Tree) -> Tree:
 
 
 def _layers(stage: dict[str, Any], count: int) -> dict[str, Any]:
-    """Return a recurrent stage as layers with weights of their own, without what is about recurrence."""
+    """Return a recurrent stage as untied layers, without the options that concern recurrence."""
     recurrent = {"recur", *(option.key for option in all_wiring() if option.recurrent)}
     return {"stack": count} | {key: value for key, value in stage.items() if key not in recurrent}
 
@@ -250,7 +250,7 @@ def _attention_residuals(tree: Tree, core: int) -> Tree:
 
 
 def _sandwich(tree: Tree, core: int) -> Tree:
-    """Return the tree with the first and last steps of its core as layers, without depth attention."""
+    """Return the tree with the first and last steps of its core as untied layers, without depth attention."""
     stage = tree["stages"][core]
     steps = stage["recur"]
     outer = _LAYERS if steps >= 4 * _LAYERS else 1
@@ -260,7 +260,7 @@ def _sandwich(tree: Tree, core: int) -> Tree:
 
 
 def _dense(tree: Tree) -> Tree:
-    """Return the tree with feed-forward layers in place of experts, as wide as the experts active."""
+    """Return the tree with feed-forward layers in place of experts, as wide as all active experts."""
     names: dict[str, str] = {}
     blocks: Blocks = {}
     for name, block in tree["blocks"].items():

@@ -1,4 +1,4 @@
-"""Which sizes a matched spec may take: options for coarse sizes, axes for those that are solved for."""
+"""Sizes that a matched spec may take: options for coarse sizes, axes for sizes that are solved for."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Axis:
-    """A size that is solved for, of one or more blocks, which keep their proportions.
+    """A size to solve for, shared by one or more blocks that keep their proportions.
 
     Attributes:
         field: `hidden` or `experts`.
@@ -64,11 +64,11 @@ class Axis:
 
     @property
     def start(self) -> int:
-        """The level of the base, or that next to it."""
+        """The level of the base, or the level next to it."""
         return max(round(self.base[0] / self.grains[0]), 1)
 
     def distance(self, level: int) -> float:
-        """Return how far from the base's shape a level is."""
+        """Return the distance of a level from the base's shape."""
         return weight(self.field) * abs(log2(level * self.grains[0] / self.base[0]))
 
     def values(self, level: int) -> dict[str, int]:
@@ -97,7 +97,7 @@ class Axis:
 
 
 def axes(free: Sequence[Knob], limits: Limits, *, fine: bool = False) -> list[Axis]:
-    """Return the axes of the free knobs; with `fine`, hidden sizes without experts move in small steps."""
+    """Return the axes of the free knobs; with `fine`, dense hidden sizes move in small steps."""
     known = {knob.path: knob for knob in free}
     found = []
     for field in ("hidden", "experts"):
@@ -116,7 +116,7 @@ def axes(free: Sequence[Knob], limits: Limits, *, fine: bool = False) -> list[Ax
 def dimensions(
     free: Sequence[Knob], limits: Limits, effects: Callable[[Knob, int], Sizes], *, apart: bool = False
 ) -> list[list[Option]]:
-    """Return for each kind of coarse size its options, the nearest first; the first one changes nothing.
+    """Return the options for each kind of coarse size, nearest first; the first option changes nothing.
 
     Args:
         free: the knobs that may move.
@@ -169,7 +169,7 @@ def _widths(knob: Knob, limits: Limits) -> Iterator[int]:
 def _heads(
     blocks: Sequence[Attention], known: Mapping[str, Knob], limits: Limits
 ) -> Iterator[dict[str, int]]:
-    """Yield heads, head sizes and groups; blocks whose heads are alike stay alike."""
+    """Yield heads, head sizes and groups; blocks with equal heads keep equal heads."""
     first, base = blocks[0], limits.base
     heads, head_dim = base[path(first.name, "heads")], base[path(first.name, "head_dim")]
     wide = [each for each in blocks if path(each.name, "heads") in known]
@@ -218,7 +218,7 @@ def _others(knob: Knob) -> list[int]:
 
 
 def _thinned(values: Sequence[int]) -> list[int]:
-    """Return values of a sorted list that are some way apart, the first and last among them."""
+    """Return spaced values of a sorted list, including the first and the last."""
     found: list[int] = []
     for value in values:
         if not found or value == values[-1] or value >= found[-1] * (1 + _STEP):

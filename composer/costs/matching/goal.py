@@ -1,4 +1,4 @@
-"""What costs have to be, and how good sizes are by that."""
+"""Target costs, and the score of sizes against them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COARSE = 0.25, 0.01
 
 
 class Score(NamedTuple):
-    """How good sizes are; the least is best.
+    """The score of sizes; lower is better.
 
     Attributes:
         excess: the worst residual that has to hold, in tolerances; 0 where all hold.
@@ -32,7 +32,7 @@ class Score(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether every residual holds, so that only the distance counts."""
+        """Whether all residuals are within tolerance, so that only the distance counts."""
         return self.excess == 0 and self.left == 0
 
 
@@ -40,7 +40,7 @@ NOWHERE = Score(inf, inf, inf)
 
 
 class Found(NamedTuple):
-    """Sizes, as far as they differ from the base's, and their score."""
+    """Sizes that differ from the base's, and their score."""
 
     score: Score
     values: Sizes
@@ -48,7 +48,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Aim:
-    """What one measure has to be, and to how many percent.
+    """The target of one measure, with its tolerance in percent.
 
     Attributes:
         held: whether it has to be within the tolerance.
@@ -62,7 +62,7 @@ class Aim:
 
     @property
     def span(self) -> tuple[float, float]:
-        """The least and the largest value within the tolerance."""
+        """The smallest and the largest value within tolerance."""
         return self.value * exp(-self.tolerance / 100), self.value * exp(self.tolerance / 100)
 
 

@@ -1,4 +1,4 @@
-"""Matched baselines: the sizes at which one architecture costs what another does, in a sensible shape."""
+"""Matched baselines: sizes at which one architecture costs as much as another, in a sensible shape."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Residual:
 
     @property
     def percent(self) -> float:
-        """By how much the value is off its target, in percent of it."""
+        """The deviation of the value from its target, in percent of the target."""
         if self.value == self.target:
             return 0.0
         return 100 * (self.value / self.target - 1) if self.target else inf
@@ -47,7 +47,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Match:
-    """A spec that costs what its target does, or comes as near as the bounds of shape allow.
+    """A spec matched to the costs of its target, as closely as the bounds of shape allow.
 
     Attributes:
         moves: every size that differs from the base's.
@@ -173,12 +173,12 @@ def measure_named(name: str) -> str:
 
 
 def _bare(tree: Tree) -> Tree:
-    """Return a tree without its caps, whose costs nothing bends."""
+    """Return a tree without its caps, so that no recomputation changes its costs."""
     return {name: value for name, value in tree.items() if name != "caps"}
 
 
 class _Matching:
-    """One base on its way to the costs aimed at, trained as another spec is."""
+    """A base being matched to target costs, trained like another spec."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class _Matching:
         measures(self._tree)
 
     def tree(self, values: Sizes) -> Tree:
-        """Return the base with some sizes, to be trained as `like` is."""
+        """Return the base with these sizes, trained like `like`."""
         tree: Tree = _copied(self._set(values))
         for path, value in self._apart.unset.items():
             block, _, field = path.rpartition(".")
@@ -229,7 +229,7 @@ class _Matching:
         return self._tree
 
     def costs(self, values: Sizes) -> Costs | None:
-        """Return the measures aimed at; None where the sizes make no valid spec."""
+        """Return the targeted measures; None if the sizes give no valid spec."""
         key = tuple(sorted(values.items()))
         if key not in self._known:
             try:
@@ -241,7 +241,7 @@ class _Matching:
         return self._known[key]
 
     def moves(self, values: Sizes) -> Iterator[Move]:
-        """Yield every size that is not the base's; key and value heads only where they are not the heads."""
+        """Yield every size that differs from the base's; kv_heads only where they differ from heads."""
         now = {**self.limits.base, **values}
         for knob in self._apart.all:
             if now.get(knob.path, knob.value) == knob.value:
@@ -261,7 +261,7 @@ class _Matching:
         return list(dict.fromkeys(find(list(known), name, self._base.name) for name in names))
 
     def effects(self, knob: Knob, value: int) -> Sizes:
-        """Return the sizes that another value of a knob sets; a name of `let` sets several."""
+        """Return the sizes set by another value of a knob; a name in `let` sets several."""
         if not knob.path.startswith("let."):
             return {knob.path: value}
         try:
@@ -276,7 +276,7 @@ class _Matching:
         return found
 
     def solved(self, names: Sequence[str] | None, goals: Sequence[Sequence[Goal]]) -> Found:
-        """Return the nearest sizes that meet the first goal, else the best for the first that can be met."""
+        """Return the nearest sizes that meet the first goal, or else the best for a later goal."""
         searches = self._searches(self.free(names))
         found = Found(NOWHERE, {})
         for alike in goals:
@@ -287,7 +287,7 @@ class _Matching:
         return found
 
     def _searches(self, free: Sequence[Knob]) -> list[Search]:
-        """Return where to look, in turn: the last ones with finer hidden sizes, and heads block by block."""
+        """Return the searches to try in order; later ones use finer hidden sizes and vary heads per block."""
         together = dimensions(free, self.limits, self.effects)
         apart = dimensions(free, self.limits, self.effects, apart=True)
         plain, fine = axes(free, self.limits), axes(free, self.limits, fine=True)
@@ -304,12 +304,12 @@ def _score(found: Found) -> Score:
 
 
 def _without(aims: Mapping[str, tuple[float, float]], given: Collection[str]) -> Goal:
-    """Return the goal of some aims, with those given up only told."""
+    """Return the goal for some aims; measures that were given up are only reported."""
     return Goal(tuple(Aim(*aim, held=measure not in given) for measure, aim in aims.items()))
 
 
 def _fallbacks(aims: Mapping[str, tuple[float, float]]) -> list[list[Goal]]:
-    """Return goals that hold all aims but one, then just one, and bring the others as near as that allows."""
+    """Return goals that drop one aim, then all but one, and come close to the dropped aims."""
     but_one = [frozenset(aims) - {one} for one in aims]
     goals = []
     for some in (but_one, [frozenset({one}) for one in aims] if len(aims) > 2 else []):
@@ -328,14 +328,14 @@ def _sized(knob: Knob) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    """Return plain data that can be changed, apart from what it was copied from."""
+    """Return a deep copy of plain data."""
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _slot(tree: Any, path: str) -> tuple[Any, str | int]:
-    """Return what holds the value at a path, and under which key."""
+    """Return the container of the value at a path, and its key there."""
     *steps, last = (int(step) if step.isdigit() else step for step in path.split("."))
     for step in steps:
         tree = tree[step]

@@ -1,4 +1,4 @@
-"""The shape of a spec: its sizes in proportion, the bounds on them, and how far two shapes are apart."""
+"""The shape of a spec: proportions of its sizes, bounds on them, and the distance between two shapes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def path(block: str, field: str) -> str:
 
 
 def sizes(spec: Spec) -> dict[str, int]:
-    """Return every whole number of a spec that its model's costs depend on, by path; none of training."""
+    """Map paths to the integers that a model's costs depend on, without those of training."""
     return {knob.path: knob.value for knob in Knobs(spec, apart=True).all if knob.part != "train"}
 
 
 def distance(base: Sizes, now: Sizes) -> float:
-    """Return how far a shape is from its base's: the sum of |log2(new / old)| over kinds of sizes.
+    """Return the distance of a shape from its base's: the sum of |log2(new / old)| over kinds of sizes.
 
     A doubling of the width counts 1, as does a doubling of the heads, of the head size, of the active experts
     or of the hidden size in all blocks; a doubling of the experts counts 1/4. Of several blocks with a field
@@ -51,12 +51,12 @@ def distance(base: Sizes, now: Sizes) -> float:
 
 
 def weight(kind: str) -> float:
-    """Return what a doubling of sizes of one kind counts."""
+    """Return the distance contributed by doubling the sizes of one kind."""
     return _WEIGHTS.get(kind, 1.0)
 
 
 def _kind(key: str) -> str:
-    """Return what a size counts as: a field of blocks, or the path itself."""
+    """Return the kind of a size: the field name for blocks, otherwise its path."""
     return key.rpartition(".")[2] if key.startswith("blocks.") else key
 
 
@@ -84,7 +84,7 @@ class Hidden:
 
 
 class Limits:
-    """The bounds of shape of everything matched from one base: those given, widened to hold the base itself.
+    """The bounds of shape for all specs matched from one base, widened to include the base itself.
 
     Attributes:
         base: the sizes of the base.
@@ -137,11 +137,11 @@ class Limits:
         return min(span[0], own), max(span[1], own)
 
     def outside(self, now: Sizes) -> list[str]:
-        """Return in words which bounds sizes are outside of."""
+        """Return a sentence for each bound that the sizes violate."""
         return list(self._outside({**self.base, **now}))
 
     def attention_fits(self, now: Sizes) -> bool:
-        """Whether the heads are within their bounds; cheaper than asking for words."""
+        """Whether the heads are within their bounds; cheaper than `outside`."""
         width = now.get(WIDTH, self.base[WIDTH])
         for each in self.attention:
             heads, head_dim = path(each.name, "heads"), path(each.name, "head_dim")
@@ -151,7 +151,7 @@ class Limits:
         return True
 
     def reached(self, sizes: Sizes) -> list[str]:
-        """Return the names of bounds that sizes have nearly reached, where they differ from the base's."""
+        """Return the names of bounds that changed sizes have nearly reached."""
         now, found = {**self.base, **sizes}, []
         width = now[WIDTH]
         if _near(width, self.width):

@@ -1,4 +1,4 @@
-"""The nearest sizes within bounds at which costs meet their targets.
+"""Finds the nearest sizes within bounds at which costs meet their targets.
 
 The width, the heads and the active experts are options that are tried from the nearest on; for each
 combination of them `along` solves for hidden sizes and numbers of experts. Where the nearest combinations
@@ -25,7 +25,7 @@ _SAMPLE, _STARTS, _SWEEPS = (5, 6, 3, 3), 2, 5
 
 
 class Search:
-    """Sizes to be found: options and axes, and what gives costs."""
+    """A search for sizes: its options and axes, and the function that counts costs."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Search:
         self._solved: dict[tuple[Goal, Combination], Found] = {}
 
     def nearest(self, goal: Goal) -> Found:
-        """Return the sizes nearest to the base that meet a goal; else those that come nearest to it."""
+        """Return the sizes nearest to the base that meet a goal, or those that come closest to the goal."""
         best = self._looked_through(goal, _FIRST, Found(NOWHERE, {}))
         if not best.score.met:
             best = min(best, self._descended(goal), key=_score)
@@ -60,11 +60,11 @@ class Search:
         return self._solved[key]
 
     def _coarse(self, combination: Combination) -> float:
-        """Return the distance of a combination, axes apart."""
+        """Return the distance of a combination without its axes."""
         return sum(options[i].distance for options, i in zip(self._dimensions, combination, strict=True))
 
     def _looked_through(self, goal: Goal, most: int, best: Found) -> Found:
-        """Return the best of combinations in the order of their distance, while one can be nearer."""
+        """Return the best combination, tried in order of distance while a nearer one is possible."""
         for count, combination in enumerate(self._ordered()):
             if count >= most or (best.score.met and self._coarse(combination) >= best.score.distance):
                 break
@@ -72,7 +72,7 @@ class Search:
         return best
 
     def _ordered(self) -> Iterator[Combination]:
-        """Yield combinations, the nearest first."""
+        """Yield combinations, nearest first."""
         first = (0,) * len(self._dimensions)
         waiting, seen = [(0.0, first)], {first}
         while waiting:
@@ -86,7 +86,7 @@ class Search:
                         heappush(waiting, (self._coarse(following), following))
 
     def _descended(self, goal: Goal) -> Found:
-        """Return the best found by changing one dimension at a time, from the best of a sample of all."""
+        """Return the best combination found by coordinate descent from the best of a sample."""
         sample = sorted(self._sampled(), key=lambda combination: self._at(goal, combination).score)
         return min((self._descent(goal, start) for start in sample[:_STARTS]), key=_score)
 

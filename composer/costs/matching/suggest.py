@@ -1,4 +1,4 @@
-"""Which change of a target lets all arms of its comparison be matched in a sensible shape."""
+"""Changes of a target after which all arms of its comparison can be matched in a sensible shape."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One change of the target; all its arms but dense ones can then be matched.
+    """One change of the target after which all its arms except dense ones can be matched.
 
     Attributes:
         moves: what changes.
@@ -43,7 +43,7 @@ class Suggestion:
 def suggestions(
     spec: Spec, found: Sequence[Arm], on: Sequence[str] = MAIN, bounds: ShapeBounds | None = None
 ) -> list[Suggestion]:
-    """Return changes of a target: more experts, fewer active ones or fewer steps, each by itself.
+    """Return single changes of a target: more experts, fewer active experts or fewer steps.
 
     Args:
         spec: the target.
@@ -69,7 +69,7 @@ def experts_needed(spec: Spec) -> int:
 
 
 class _Target:
-    """A target on trial, with other sizes."""
+    """A target being tried with other sizes."""
 
     def __init__(
         self, spec: Spec, failing: Sequence[str], on: Sequence[str], bounds: ShapeBounds | None
@@ -82,7 +82,7 @@ class _Target:
         return [knob for knob in self._apart if knob.path.rpartition(".")[2] == field]
 
     def suggestion(self, values: dict[str, int]) -> Suggestion:
-        """Return the suggestion of some values, with what they cost."""
+        """Return the suggestion for some values, with their costs."""
         moves = (
             Move(knob.label, knob.value, values[knob.path], knob.path)
             for knob in self._apart
@@ -92,7 +92,7 @@ class _Target:
         return Suggestion(tuple(moves), before, after)
 
     def more_experts(self) -> dict[str, int]:
-        """Return the fewest experts found, the same factor for all blocks; nothing where none do."""
+        """Return the fewest sufficient experts, scaled alike in all blocks; None if there are none."""
         knobs = self._of("experts")
         if not knobs:
             return {}
@@ -115,7 +115,7 @@ class _Target:
         return values(trial)
 
     def fewer(self, field: str) -> dict[str, int]:
-        """Return the most active experts, or steps of the longest stage, that do; nothing where none do."""
+        """Return the most active experts, or steps of the longest stage, that suffice, or None."""
         knobs = self._of(field)
         if not knobs:
             return {}
@@ -129,7 +129,7 @@ class _Target:
         return made({key: value for key, value in self._knobs.tree(values).items() if key != "caps"})
 
     def _fits(self, values: dict[str, int]) -> bool:
-        """Whether all arms that are not dense can be matched; those that failed before are tried first."""
+        """Whether all arms except dense ones can be matched; arms that failed before are tried first."""
         try:
             spec = self._changed(values)
             ready = {name: arm for name, _, arm in derived(spec)}

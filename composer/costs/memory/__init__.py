@@ -1,1 +1,1 @@
-"""Training memory: a replay of what is alive while one training step runs, and what is recomputed."""
+"""Training memory: a replay of one training step, and the choice of recomputation."""

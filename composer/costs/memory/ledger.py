@@ -1,4 +1,4 @@
-"""Bytes that are alive while a training step is replayed, and what they come to moment by moment."""
+"""Bytes alive during the replay of a training step, in total and at each moment."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Moment(NamedTuple):
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """The sum of all terms."""
         return total(self.terms.values())
 
 
 class Ledger:
-    """Bytes that are alive, as one number, and what they came to at each moment.
+    """Bytes alive as one number, with its history.
 
     Attributes:
         totals: bytes alive at each moment.
@@ -34,11 +34,11 @@ class Ledger:
         self.totals: list[float] = []
 
     def add(self, term: str, size: float) -> None:
-        """Count bytes that come alive; negative ones go."""
+        """Add allocated bytes; a negative number frees them."""
         self._alive = self._alive + size
 
     def moment(self, what: tuple[str, ...], scratch: float) -> None:
-        """Note a moment at which `scratch` bytes more are alive; `what` is joined to say what happens."""
+        """Record a moment with `scratch` more bytes alive; the parts of `what` are joined to describe it."""
         self.totals.append(self._alive + scratch)
 
     def state(self) -> Any:

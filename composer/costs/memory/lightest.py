@@ -1,4 +1,4 @@
-"""Branch and bound: the lightest set that suffices."""
+"""Branch and bound for the lightest sufficient set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Names = frozenset[str]
 
 
 def lighter(weights: Mapping[str, float], suffices: Callable[[Names], bool], below: float) -> Iterator[Names]:
-    """Yield sets that suffice, each lighter than `below` and than those before; the last one is the lightest.
+    """Yield sufficient sets, each lighter than `below` and than the sets before it; the last is the lightest.
 
     It is the lightest if a set suffices wherever one of its subsets does; every set yielded suffices anyway.
 

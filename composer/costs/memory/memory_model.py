@@ -1,4 +1,4 @@
-"""Graphs as they are replayed: the model's own and the bodies of its loops, with the bytes of each."""
+"""The memory model: the graph and the bodies of its loops with their bytes, ready for the replay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from composer.graph.passes.active_steps import costed
 
 @dataclass(frozen=True)
 class Body:
-    """One graph: the model's own, or the body of a loop.
+    """The model's graph or the body of one of its loops.
 
     Attributes:
         index: of the loop, with its trips and whether its weights are tied.
@@ -80,20 +80,20 @@ class Body:
 
 
 def body_of(graph: Graph, batch: Batch) -> Body:
-    """Return the model's own graph with all loops in it, ready to be replayed."""
+    """Return the model's graph, with the bodies of its loops, for the replay."""
     graph = costed(graph)
     found = kept(graph, Place(), batch.length, batch.size)
     return _body(graph, None, Place(), found, batch, _Shared())
 
 
 class _Shared(NamedTuple):
-    """What a body shares with other segments of the loops around it: see `Segment`."""
+    """Names that a body shares with other segments of its loop; see `Segment`."""
 
     before: frozenset[str] = frozenset()
     after: frozenset[str] = frozenset()
 
     def inside(self, node: str, loop: Loop) -> _Shared:
-        """Return what the body of a loop shares."""
+        """Return the names shared by the body of a loop."""
         if not isinstance(loop, Segment):
             return _Shared(_below(self.before, node), _below(self.after, node))
         before, after = (_below(each, loop.origin) for each in self)
@@ -101,7 +101,7 @@ class _Shared(NamedTuple):
 
 
 class _State(NamedTuple):
-    """A carried output: its bytes, and whether it is kept as it comes in or as it is made."""
+    """A carried output: its bytes, and whether its input or its output is kept."""
 
     output: Value
     size: float
@@ -190,14 +190,14 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
 
 
 def _own(graph: Graph, used_after: frozenset[str]) -> float:
-    """Return the elements of a graph's own trained weights, without those that later segments count."""
+    """Return the number of a graph's own trained weights, without those counted by later segments."""
     own = {name: weight for name, weight in graph.weights.items() if name not in used_after}
     found: float = total(weight.size for weight in own.values() if weight.trained)
     return found
 
 
 def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]:
-    """Return the storages that nobody reads after each operation and that are not kept."""
+    """Map each operation to the storages that it is the last to read and that are not kept."""
     last: dict[Value, str] = {}
     for node in nodes:
         data = graph.node(node)
@@ -215,7 +215,7 @@ def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]
 
 
 def _needs(steps: tuple[Step, ...], values: frozenset[Value]) -> dict[Value, int]:
-    """Return for each storage the first step whose backward pass needs it: the last one to do so."""
+    """Map each storage to the first step that needs it in its backward pass, which is the last to run."""
     first: dict[Value, int] = {}
     for number, step in enumerate(steps):
         held = (value for value in step.sources if step.again and value in values)

@@ -1,4 +1,4 @@
-"""An operation as it is replayed, with the bytes that it keeps, makes and needs."""
+"""One operation in the replay: bytes that it saves, allocates and needs as workspace."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Trips = Mapping[str, int | OneStep]
 
 
 class Batch(NamedTuple):
-    """What bytes are stated for: the tokens of a micro-batch, in sequences of a length, in a precision."""
+    """A micro-batch: its tokens, the length of its sequences and their precision."""
 
     tokens: int
     length: int
     size: Precision
 
     def at(self, trips: Trips) -> CostContext:
-        """Return the place costs are asked for."""
+        """Return the place at which costs are counted."""
         return place_at(trips, self.length, self.size, self.tokens)
 
 
 class Needs(NamedTuple):
-    """What an operation keeps inside, and what it needs while it runs, in bytes."""
+    """Bytes that an operation saves internally and needs as workspace."""
 
     inside: float
     scratch: WorkspaceBytes
@@ -92,7 +92,7 @@ class Step:
     made_again: tuple[Value, ...]
 
     def at(self, batch: Batch, trips: Trips) -> Needs:
-        """Return what it keeps and needs at one trip."""
+        """Return the bytes saved and needed at one trip."""
         if not self.varies:
             return self.needs
         return needs(self.operation, self.flow, self.copied, batch, batch.at(trips))
@@ -102,7 +102,7 @@ _NONE = Needs(0, WorkspaceBytes(0, 0, 0))
 
 
 def needs(operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: CostContext) -> Needs:
-    """Return what an operation keeps and needs at a place."""
+    """Return the bytes that an operation saves and needs at a place."""
     saved = operation.saved(at) or SavedTensors()
     once = saved.once
     scratch = operation.scratch(at, flow)
@@ -117,7 +117,7 @@ def needs(operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: 
 
 
 def value_bytes(graph: Graph, value: Value, sizes: Sizes) -> float:
-    """Return the bytes per token of one value alone."""
+    """Return the bytes per token of one value."""
     return graph.type_of(value).size * sizes[value]
 
 
@@ -131,7 +131,7 @@ def step_of(
     batch: Batch,
     ran_before: bool,
 ) -> Step:
-    """Return an operation with its bytes; `dies` are values that nothing reads after it."""
+    """Return an operation with its bytes; `dies` are the values that it is the last to read."""
     data = graph.node(node)
     operation, inputs = data.op, data.inputs
     outputs = tuple(Value(node, output) for output in range(len(data.types)))
@@ -200,7 +200,7 @@ def step_of(
 
 
 def _stored(graph: Graph, value: Value, sizes: Sizes, found: Kept) -> float:
-    """Return the bytes per token of a storage, 0 where the body of the loop that makes it counts them."""
+    """Return the bytes per token of a storage; 0 if the body of the loop that makes it counts them."""
     loop = graph.node(value.node).op
     if isinstance(loop, Loop) and value.output in counted_inside(loop, found.loops[value.node]):
         return 0.0
@@ -217,7 +217,7 @@ def _gradients(
 
 
 class _Ready(NamedTuple):
-    """How a weight is made ready, in bytes of an element: see `Step`."""
+    """Bytes per element for preparing a weight; see `Step`."""
 
     gradient: float
     prepared: float = 0
@@ -225,7 +225,7 @@ class _Ready(NamedTuple):
 
 
 def _ready(operation: Operation, data: Node, number: int, at: CostContext, size: Precision) -> _Ready:
-    """Return how one of an operation's weights is made ready."""
+    """Return how one weight of an operation is prepared."""
     weight, compute = size.weight, size.compute
     if isinstance(operation, DepthCache):
         return _Ready(weight)

@@ -1,4 +1,4 @@
-"""Training memory: the most bytes that are alive at once in a training step of one micro-batch."""
+"""Training memory: the peak of bytes alive during the training step of one micro-batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from composer.language.schema.spec import Spec
 
 
 class Memory:
-    """Bytes at the peak of a training step on a compiled graph, and what they are made of; found on demand.
+    """Peak bytes of a training step on a compiled graph and their breakdown, computed on demand.
 
     Attributes:
         tokens: of the micro-batch they are for.
@@ -28,12 +28,12 @@ class Memory:
 
     @cached_property
     def total(self) -> int:
-        """Bytes that are alive at the peak, by replaying a step."""
+        """Bytes alive at the peak, found by replaying a step."""
         return round(peak(self._graph, self._batch))
 
     @property
     def terms(self) -> dict[str, int]:
-        """The bytes alive at the peak by term, heaviest first; together they are the total.
+        """Bytes alive at the peak by term, largest first; they add up to the total.
 
         weights, gradients, optimizer (two moments), prepared (weights joined or cast once per forward pass),
         activations (kept for the backward pass), recomputed, depth_slots (with their gradients), in_flight
@@ -44,17 +44,17 @@ class Memory:
 
     @property
     def moment(self) -> str:
-        """When the peak is, in words, such as `backward of stages.0 step 15: 2.expert.experts`."""
+        """When the peak occurs, such as `backward of stages.0 step 15: 2.expert.experts`."""
         return self._peak.what
 
     @property
     def weights(self) -> int:
-        """Bytes of the weights; moments take twice as many, and gradients as many when all are there."""
+        """Bytes of the weights; the optimizer's moments take twice as many, gradients as many."""
         return round(self._peak.terms["weights"])
 
     @property
     def saved(self) -> int:
-        """Bytes kept for the backward pass when the forward pass ends, depth slots left out."""
+        """Bytes saved for the backward pass at the end of the forward pass, without depth slots."""
         tokens, length, size = self._batch
         return round(tokens * saved_per_token(self._graph, length, size))
 
@@ -69,10 +69,10 @@ class Memory:
 
 
 def trained_length(spec: Spec) -> int:
-    """Return the tokens of a sequence that is trained on, without a `train` section the whole context."""
+    """Return the length of a training sequence; without a `train` section, the context."""
     return spec.train.length if spec.train else spec.model.context
 
 
 def train_memory(spec: Spec, graph: Graph, size: Precision | None = None) -> Memory:
-    """Return the memory that a step of the spec takes on a graph of it, in the precision it states."""
+    """Return the memory of a training step of the spec on one of its graphs, in its precision."""
     return Memory(graph, Batch(micro_batch_tokens(spec), trained_length(spec), size or precision(spec)))

@@ -1,4 +1,4 @@
-"""Which operations run again in the backward pass so that training fits into memory, and what that costs."""
+"""Chooses the operations to recompute in the backward pass so that training fits into memory."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _IMPROVING = 10_000
 
 
 class Marked(NamedTuple):
-    """A graph with marks, and how many operations had been costed when the choice was stopped, else 0."""
+    """A graph with its recomputed operations marked; `stopped`: operations costed when the budget ended, or 0."""
 
     graph: Graph
     stopped: int = 0
 
 
 def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_mask: bool = False) -> float:
-    """Return the FLOPs per token of the operations that run again, at sequences of `length`."""
+    """Return the FLOPs per token of recomputed operations for sequences of `length`."""
     graph = costed(graph)
     return _flops(graph, Place(), kept(graph, Place(), length, size), length, full_mask)
 
@@ -44,7 +44,7 @@ def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_m
 def choose(
     graph: Graph, limit: float, measured: Callable[[Graph], float], tokens: int, length: int, size: Precision
 ) -> Marked:
-    """Return the graph with those operations marked that bring it to a limit; none where it is there already.
+    """Return the graph with operations marked so that its memory fits a limit; none if it fits already.
 
     The cheapest bytes go first: those that no product has to run again for, the most of them first, then by
     bytes freed for each FLOP. A move is one operation, or one with all that it takes to make it from what is
@@ -82,7 +82,7 @@ def choose(
 def _fewest(
     prices: _Prices, every: Places, trial: Callable[[Places], float], limit: float, least: float
 ) -> Places:
-    """Return the marks that bring the peak, `least` without any, to the limit; else the best there are."""
+    """Return marks that bring the peak (`least` without any) within the limit, or the best found."""
     chosen, before = frozenset[str](), None
     try:
         lowest = trial(every)
@@ -108,7 +108,7 @@ def _fewer_flops(
     limit: float,
     budget: Budget,
 ) -> Places:
-    """Return marks that suffice with fewer FLOPs than those found, or these where the budget has none."""
+    """Return sufficient marks with fewer FLOPs, or the given ones if the budget ends first."""
     if budget.left < 2 * prices.work or prices.flops(found) == 0 or trial(found) > limit:
         return found
     products = {place: flops for place, flops in prices.products().items() if place in every}
@@ -135,7 +135,7 @@ def _fewer_flops(
 
 
 class _Prices:
-    """What sets of marks free and cost, per token.
+    """Bytes freed and FLOPs added by sets of marks, per token.
 
     Attributes:
         nodes: the operations that can be recomputed: the path to the graph each stands in, and its node.
@@ -157,20 +157,20 @@ class _Prices:
         self._unmarked = saved_per_token(graph, length, size)
 
     def freed(self, chosen: Places) -> float:
-        """Return the bytes that need not be kept."""
+        """Return the bytes that need not be saved."""
         return self._of(chosen)[0]
 
     def flops(self, chosen: Places) -> float:
-        """Return the FLOPs that run again."""
+        """Return the recomputed FLOPs."""
         return self._of(chosen)[1]
 
     def reruns(self, chosen: Places) -> Places:
-        """Return those that really run again."""
+        """Return the operations that really run again."""
         bodies = self._of(chosen)[2]
         return frozenset(f"{path}{node}" for path, here in bodies.items() for node in here.reruns)
 
     def price(self, chosen: Places, move: Places) -> tuple[int, float]:
-        """Return what a move costs after others, the lower the better."""
+        """Return the price of a move after others; lower is better."""
         freed = self.freed(chosen | move) - self.freed(chosen)
         flops = self.flops(chosen | move) - self.flops(chosen)
         if freed <= 0:
@@ -178,13 +178,13 @@ class _Prices:
         return (_COSTLY, flops / freed) if flops > 0 else (_FREE, -freed)
 
     def multiplies(self, place: str) -> bool:
-        """Return whether an operation has products."""
+        """Return whether an operation has matrix products."""
         path, node = self.nodes[place]
         body, around = self.bodies[path]
         return body.node(node).op.flops(CostContext(1, around.trips)) > 0
 
     def products(self) -> dict[str, float]:
-        """Return the FLOPs per token of each operation that has products, were it to run again."""
+        """Return the FLOPs per token that recomputing each operation with matrix products would add."""
         found: dict[str, float] = {}
         for body, place in graphs(costed(self.graph)):
             at = CostContext(self.length, place.trips)
@@ -196,7 +196,7 @@ class _Prices:
         return found
 
     def with_makers(self, place: str, chosen: Places) -> Places:
-        """Return an operation with all it takes to make it from what is kept and what is chosen."""
+        """Return an operation with all others needed to recompute it from saved and chosen values."""
         path, node = self.nodes[place]
         body, kept_here = self.bodies[path][0], self._of(chosen)[2][path].values
         found, asked = {place}, [node]
@@ -226,7 +226,7 @@ class _Prices:
 
 
 class _Moves:
-    """What can be marked next, the cheapest first."""
+    """The next operations that can be marked, cheapest first."""
 
     def __init__(self, prices: _Prices) -> None:
         self._prices = prices
@@ -240,7 +240,7 @@ class _Moves:
         heapify(self._queue)
 
     def cheapest(self, chosen: Places) -> Places | None:
-        """Return the cheapest move after what is chosen; None where nothing frees anything more."""
+        """Return the cheapest move after the chosen ones; None if no move frees anything."""
         if chosen != self._chosen:
             self._chosen, self._asked = chosen, set()
         while self._queue:
@@ -260,7 +260,7 @@ class _Moves:
 
 
 def _needed(chosen: Places, prices: _Prices, trial: Callable[[Places], float], limit: float) -> Places:
-    """Return those of the marks that it takes to fit, the costliest taken back first."""
+    """Return the marks needed to fit, dropping the most expensive ones first."""
     try:
         alone = {place: prices.flops(chosen) - prices.flops(chosen - {place}) for place in chosen}
         order = sorted(chosen, key=lambda place: (-alone[place], place))
@@ -282,7 +282,7 @@ def _path(place: Place) -> str:
 
 
 def _by_path(graph: Graph, here: Kept, path: str) -> Iterator[tuple[str, Kept]]:
-    """Yield what each graph keeps with the path to it; segments of one loop have the same path."""
+    """Yield what each graph saves with its path; segments of one loop have the same path."""
     yield path, here
     for node, inner in here.loops.items():
         loop = graph.loop(node)

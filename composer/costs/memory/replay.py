@@ -1,4 +1,4 @@
-"""The peak of training memory, by replaying what is alive while one training step runs.
+"""The peak of training memory, found by replaying the tensors alive during one training step.
 
 The forward pass is walked in order, then the backward pass in reverse, with every byte that is alive:
 weights and moments, gradients as they appear, what is kept, values and gradients on their way, depth slots,
@@ -26,21 +26,21 @@ Words = tuple[str, ...]
 
 
 def peak(graph: Graph, batch: Batch) -> float:
-    """Return the most bytes that are alive at once in a training step on one micro-batch, after the first."""
+    """Return the peak of bytes alive in a training step on one micro-batch, after the first step."""
     ledger = Ledger()
     _Replay(graph, batch, ledger).run()
     return largest(*ledger.totals)
 
 
 def moments(graph: Graph, batch: Batch) -> list[Moment]:
-    """Return the moments among which the peak is, in the order they happen."""
+    """Return the candidate moments for the peak in order."""
     account = Account()
     _Replay(graph, batch, account).run()
     return account.moments
 
 
 class _Gradient:
-    """The storage of a gradient, and how many values' gradients lie in it."""
+    """The storage of a gradient, and the number of values whose gradients share it."""
 
     __slots__ = ("bytes", "values")
 
@@ -54,7 +54,7 @@ _Again = dict[str | Value, float]
 
 
 class _Turn(NamedTuple):
-    """Which execution of a body the backward pass is at.
+    """The execution of a body that the backward pass has reached.
 
     Attributes:
         first: 1 where it has done no other with these weights, whose gradients appear instead of adding up.
@@ -73,7 +73,7 @@ class _Replay:
         self.root = body_of(graph, batch)
 
     def run(self) -> None:
-        """Replay one step, from its start to the update of the weights."""
+        """Replay one step, from its start to the optimizer update."""
         root, ledger = self.root, self.ledger
         graph = root.graph
         ledger.add("weights", root.weights)
@@ -91,7 +91,7 @@ class _Replay:
     # what trips keep
 
     def _kept(self, body: Body, trips: Trips) -> float:
-        """Return what one execution of a body keeps, in the mean over trips."""
+        """Return the bytes saved by one execution of a body, averaged over trips."""
         found = body.constant
         for step in body.steps:
             if step.varies and step.inside:
@@ -101,7 +101,7 @@ class _Replay:
         return found
 
     def _trips(self, body: Body, count: int, trips: Trips) -> float:
-        """Return what the first `count` trips of a loop keep, the first one's input left out."""
+        """Return the bytes saved by the first `count` trips of a loop, without the input of the first."""
         return count * self._kept(body, {**trips, body.index: count}) + (count - 1) * body.keeps_state
 
     # forward
@@ -124,7 +124,7 @@ class _Replay:
             ledger.add("in_flight", in_flight - step.dies)
 
     def _forward_loop(self, body: Body, step: Step, trips: Trips, where: str) -> None:
-        """Replay the last trip, which holds the most, then count what all trips leave."""
+        """Replay the last trip, which has the most bytes alive, then add what all trips save."""
         ledger, before, last = self.ledger, self.ledger.state(), body.trips - 1
         ledger.add("activations", self._trips(body, last, trips) + body.keeps_state)
         ledger.add("in_flight", smallest(1, last) * body.states_in_flight + last * body.collected_in_flight)
@@ -137,7 +137,7 @@ class _Replay:
     # backward
 
     def _backward(self, body: Body, trips: Trips, where: str, turn: _Turn, gradients: _Gradients) -> None:
-        """Walk a body in reverse, from the gradients of its outputs to those of its inputs."""
+        """Replay a body in reverse, from the gradients of its outputs to those of its inputs."""
         ledger = self.ledger
         seen = set(body.used_after)
         for step in body.steps:
@@ -162,12 +162,12 @@ class _Replay:
             ledger.add("activations", -body.frees.get(number, 0))
 
     def _remake(self, body: Body, value: Value, trips: Trips, where: str, again: _Again) -> None:
-        """Run the maker of a value again, unless that was kept or is there."""
+        """Recompute a value, unless it was saved or is alive."""
         if maker := _marked_maker(body, value):
             self._rerun(body, maker, trips, where, again)
 
     def _rerun(self, body: Body, step: Step, trips: Trips, where: str, again: _Again) -> None:
-        """Run an operation again, before it those that make what it reads: in a loop, for chains are long."""
+        """Recompute an operation after those it reads from; iterative, because chains are long."""
         waiting = [(step, iter(step.sources))] if step.node not in again else []
         while waiting:
             now, sources = waiting[-1]
@@ -229,7 +229,7 @@ class _Replay:
         ledger.add("prepared", -turn.last * step.prepared)
 
     def _made(self, body: Body, step: Step, given: list[_Gradient]) -> Iterator[tuple[Value, _Gradient]]:
-        """Yield the gradients of a step's inputs, alive."""
+        """Yield the gradients of a step's inputs while they are alive."""
         kind = step.operation.gradients
         if kind == "joint":
             shared = self._new(total(size for _, size in step.wants), len(step.wants))
@@ -252,7 +252,7 @@ class _Replay:
             self.ledger.add("in_flight", -gradient.bytes)
 
     def _arrive(self, body: Body, gradients: _Gradients, value: Value, new: _Gradient, what: Words) -> None:
-        """Add a gradient to what a value has: in place, unless that lies where other gradients lie too."""
+        """Accumulate a gradient of a value: in place, unless its storage is shared with other gradients."""
         old = gradients.setdefault(value, new)
         if old is new:
             return
@@ -267,7 +267,7 @@ class _Replay:
     def _backward_loop(
         self, body: Body, step: Step, trips: Trips, where: str, turn: _Turn, gradients: _Gradients
     ) -> None:
-        """Replay the trips that may hold the peak, then count what all of them leave."""
+        """Replay the trips that may contain the peak, then add what all trips leave."""
         ledger, inner = self.ledger, body.inner[step.node]
         given = [gradients.pop(value, None) for value in step.outputs]
         slots = self._untouched(body, step, inner, turn)
@@ -297,12 +297,12 @@ class _Replay:
             self._arrive(body, gradients, value, self._new(size), ("backward of ", where, step.node))
 
     def _start(self, inner: Body, step: Step, given: _Given, *_: object) -> _Gradients:
-        """Return the gradients that the last trip starts from."""
+        """Return the gradients with which the last trip starts."""
         outputs = zip(inner.graph.outputs[: inner.graph.carried], given, strict=False)
         return {value: _Gradient(each.bytes, each.values) for value, each in outputs if each is not None}
 
     def _collected(self, inner: Body, given: _Given, done: int, gradients: _Gradients, what: Words) -> None:
-        """Add the gradients of what a trip handed out; those of the trips that are done are gone."""
+        """Add the gradients of one trip's collected values; those of finished trips are freed."""
         for (value, size), each in zip(inner.collected, given[inner.graph.carried :], strict=True):
             if each is not None:
                 own = each.values == 1
@@ -312,7 +312,7 @@ class _Replay:
     def _enter(
         self, inner: Body, step: Step, given: _Given, done: int, turn: _Turn, slots: dict[str, float]
     ) -> _Gradients:
-        """Count what the trips that are done left; return the gradients that the next one starts from.
+        """Add what the finished trips left; return the gradients with which the next one starts.
 
         With none done, which is another corner as well, no more is counted than there is.
         """
@@ -335,7 +335,7 @@ class _Replay:
         return {value: _Gradient(size) for value, size in inner.states} | captured
 
     def _leave(self, inner: Body, turn: _Turn, slots: dict[str, float]) -> None:
-        """Count what all trips together leave."""
+        """Add what all trips leave."""
         copies = 1 if inner.tied else inner.trips
         self.ledger.add("gradients", copies * (turn.first * inner.gradients + turn.last * inner.late))
         self.ledger.add("prepared", -turn.last * copies * inner.prepared)
@@ -347,7 +347,7 @@ class _Replay:
         return size * self.batch.tokens * slots.elements()
 
     def _untouched(self, body: Body, step: Step, inner: Body, turn: _Turn) -> dict[str, float]:
-        """Return the bytes of gradients of the slots that this loop is the first to touch, by its inputs."""
+        """Return the bytes of gradients of slots that this loop touches first, by its inputs."""
         return {
             name: turn.slots[value.node]
             for value, name in zip(step.inputs, inner.graph.inputs, strict=True)
@@ -356,25 +356,25 @@ class _Replay:
 
 
 def _words(step: Step, trip: int) -> str:
-    """Return which step of a loop this is, in words."""
+    """Describe the step of a loop, such as `step 3`."""
     loop = step.operation
     name, first = (loop.origin, loop.first) if isinstance(loop, Segment) else (step.node, 0)
     return f"{name} step {label(trip + first)}"
 
 
 def _marked_maker(body: Body, value: Value) -> Step | None:
-    """Return the operation that runs again to make a value; None where that is kept."""
+    """Return the operation that recomputes a value; None if the value is saved."""
     maker = body.makers.get(value.node)
     return maker if maker and maker.again and value not in body.kept else None
 
 
 def _during(trips: Trips, body: Body, trip: int) -> Trips:
-    """Return trip counts among which this trip stands for the body's loop."""
+    """Return the trip counts with this trip as that of the body's loop."""
     return {**trips, body.index: OneStep(trip)}
 
 
 def _corners(inner: Body, step: Step) -> list[int]:
-    """Return the trips that may hold the peak: the last, and those at which what is alive begins to change.
+    """Return the trips that may contain the peak: the last, and those at which the bytes alive change.
 
     After the first trip backward, tied weights have their gradients, and captured values theirs. At the first
     step most gradients are there: of weights that are not tied, and of slots that each trip makes anew.

@@ -1,4 +1,4 @@
-"""What stands kept for the backward pass when the forward pass ends, and what runs again.
+"""Tensors saved for the backward pass at the end of the forward pass, and those recomputed.
 
 Operations say which values their backward pass needs and what they keep inside (`Operation.saved`). One that
 is marked `recompute` keeps nothing of its own: where its output is needed, or its own backward pass needs
@@ -23,7 +23,7 @@ Sizes = Mapping[Value, int]
 
 
 class Kept(NamedTuple):
-    """What one graph keeps at each of its executions.
+    """Values that a graph saves at each of its executions.
 
     Attributes:
         values: what is kept, by storage; an input of a body among them is kept by the graph around it at the
@@ -43,12 +43,12 @@ class Kept(NamedTuple):
 def place_at(
     trips: Mapping[str, int | OneStep], length: int, size: Precision, tokens: int = 1
 ) -> CostContext:
-    """Return the place costs are asked for; `tokens` are those of a micro-batch."""
+    """Return the place at which costs are counted; `tokens` are those of a micro-batch."""
     return CostContext(length, trips, size.stream, size.compute, size.weight, size.device, tokens=tokens)
 
 
 def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
-    """Return what the operations of a graph keep, and those of the loops in it."""
+    """Return the values saved by the operations of a graph and of its loops."""
     at = place_at(place.trips, length, size)
     sizes = element_bytes(graph, at)
     needed: set[Value] = set()  # for the backward pass
@@ -93,7 +93,7 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
 
 
 def counted_inside(loop: Loop, inner: Kept) -> dict[int, int | None]:
-    """Return the outputs of a loop whose bytes its body counts, for it keeps them itself.
+    """Return the outputs of a loop that its body saves, so that their bytes are counted there.
 
     With each stands None, or the number of the state that they are, step by step, where the body keeps that
     as it comes in.
@@ -112,7 +112,7 @@ def counted_inside(loop: Loop, inner: Kept) -> dict[int, int | None]:
 
 
 def _copied(graph: Graph, node: str, at: CostContext, sizes: Sizes) -> tuple[SavedTensors, list[Value]]:
-    """Return what an operation keeps inside, with copies of values, and the values it keeps as they are."""
+    """Return the bytes an operation saves internally, with copies, and the values it saves as they are."""
     data = graph.node(node)
     saved = data.saved(at)
     copied, as_made = 0.0, []
@@ -129,7 +129,7 @@ def _copied(graph: Graph, node: str, at: CostContext, sizes: Sizes) -> tuple[Sav
 def copy_bytes(
     operation: Operation, graph: Graph, value: Value, at: CostContext, sizes: Sizes
 ) -> float | None:
-    """Return the bytes per token of the copy of a value that an operation works on; None for the value."""
+    """Return the bytes per token of an operation's own copy of a value; None if it uses the value itself."""
     given = sizes[value]
     wanted = {"any": given, "compute": at.compute_bytes, "fp32": 4 if given < 4 else given}[
         operation.works_in(at)
@@ -140,13 +140,13 @@ def copy_bytes(
 
 
 def returns_kept(graph: Graph, name: str, values: frozenset[Value]) -> bool:
-    """Return whether a body keeps what it makes for the next step's carried input of this name."""
+    """Return whether a body saves the output that becomes this carried input of the next step."""
     made = storage(graph, graph.outputs[graph.inputs.index(name)])
     return made in values and made.node not in graph.inputs
 
 
 def storage(graph: Graph, value: Value) -> Value:
-    """Return the first of the values that lie where this one does."""
+    """Return the first of the values that share the storage of this one."""
     return Value(value.node) if graph.node(value.node).op.shares_storage else value
 
 
@@ -158,7 +158,7 @@ def bytes_of(graph: Graph, value: Value, sizes: Sizes) -> float:
 
 
 def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
-    """Return the bytes of an element of each value."""
+    """Return the bytes per element of each value."""
     return {
         Value(name, output): at.element_bytes(type.element)
         for name, _, node in operations(graph)
@@ -167,7 +167,7 @@ def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
 
 
 def saved_per_token(graph: Graph, length: int, size: Precision) -> float:
-    """Return the bytes per token that are kept for the backward pass, at sequences of `length`."""
+    """Return the bytes per token saved for the backward pass for sequences of `length`."""
     graph = costed(graph)
     return _saved(graph, Place(), kept(graph, Place(), length, size), length, size)
 

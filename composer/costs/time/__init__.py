@@ -1,1 +1,1 @@
-"""Where the time of a training step goes, on named or measured devices."""
+"""Estimates of a training step's time on named or measured devices."""

@@ -1,4 +1,4 @@
-"""Measuring what this machine does at best: products, copies, and the cost of starting an operation."""
+"""Measures the peak rates of this machine: matrix products, copies, and the overhead of an operation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COPIES = {"cuda": (1 << 30, 1 << 32), "cpu": (1 << 26, 1 << 28)}
 
 
 def calibrate(kind: str) -> Device:
-    """Measure the device of a kind, `cpu` or `cuda`, in a few seconds; on a CPU with torch's threads.
+    """Measure the `cpu` or `cuda` device in a few seconds; on a CPU with torch's threads.
 
     Raises:
         DeviceError: there is none.
@@ -50,7 +50,7 @@ def _name(kind: str) -> str:
 
 
 def _products(kind: str, dtype: torch.dtype) -> Iterator[float]:
-    """Yield FLOP/s of square products of several sizes, as long as the next is done in time."""
+    """Yield FLOP/s of square matrix products of growing size while time allows."""
     import torch
 
     for size in _PRODUCTS[kind]:
@@ -63,7 +63,7 @@ def _products(kind: str, dtype: torch.dtype) -> Iterator[float]:
 
 
 def _copies(kind: str) -> Iterator[float]:
-    """Yield bytes/s, read and written, of copies of several sizes."""
+    """Yield bytes/s (read and written) of copies of several sizes."""
     import torch
 
     for size in _COPIES[kind]:
@@ -73,7 +73,7 @@ def _copies(kind: str) -> Iterator[float]:
 
 
 def _overhead(kind: str) -> float:
-    """Return the seconds of an addition too small to matter, many in a row."""
+    """Return the seconds per addition of tiny tensors, many in a row."""
     import torch
 
     a, count = torch.ones(8, device=kind), 200
@@ -86,7 +86,7 @@ def _overhead(kind: str) -> float:
 
 
 def _seconds(kind: str, run: Callable[[], object]) -> float:
-    """Return the median time of a call, over as many as fit into the time there is."""
+    """Return the median time of a call, over as many calls as the time allows."""
     import torch
 
     end, times = time.perf_counter() + SECONDS, list[float]()

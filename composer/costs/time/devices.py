@@ -1,4 +1,4 @@
-"""Devices whose rates time estimates go by: named ones, and those measured by `composer calibrate`."""
+"""Devices for time estimates: named ones, and those measured by `composer calibrate`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from composer.settings.errors import UserError, os_message
 
 
 class DeviceError(UserError):
-    """A device that is not there, or whose figures cannot be read, in words."""
+    """A device is missing, or its figures cannot be read."""
 
 
 class UnknownDevice(DeviceError):
-    """A name that no device has: what was expected, and what came."""
+    """An unknown device name, with the names expected and the name given."""
 
     def __init__(self, expected: str, got: str) -> None:
         super().__init__(f"expected {expected}, got {got}")
@@ -26,7 +26,7 @@ class UnknownDevice(DeviceError):
 
 @dataclass(frozen=True)
 class Device:
-    """What a device can do at best.
+    """Peak rates of a device.
 
     Attributes:
         fp32: FLOP/s of large fp32 products.
@@ -60,7 +60,7 @@ NAMED = {
 
 
 def devices() -> dict[str, Device]:
-    """Return all devices by name; what was calibrated on this account replaces what is named here.
+    """Return all devices by name; calibrated devices of this account replace the built-in ones.
 
     Raises:
         DeviceError: the file of calibrated devices cannot be read.
@@ -89,7 +89,7 @@ def calibrations() -> Path:
 
 
 def calibrated_text(name: str, found: Device) -> str:
-    """Return the content of that file with one more device in it."""
+    """Return the content of that file with one more device."""
     known = _calibrated(calibrations()) | {name: found}
     return json.dumps({key: asdict(value) for key, value in known.items()}, indent=2) + "\n"
 

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: a roofline per operation.
+"""Estimates the time of a training step by a roofline per operation.
 
 An operation takes the longer of its FLOPs at the device's rate and its bytes at the device's bandwidth
 (Williams et al., 2009), and at least the overhead of starting it. Its backward pass moves twice the bytes of
@@ -35,7 +35,7 @@ OPTIMIZER_PASSES = 10
 
 @dataclass(frozen=True)
 class TimeRow:
-    """One operation in all its executions of an optimizer step.
+    """One operation with all its executions in an optimizer step.
 
     Attributes:
         place: where it stands, as in the costs by operation.
@@ -54,7 +54,7 @@ class TimeRow:
 
     @property
     def bound(self) -> Bound:
-        """What its forward pass waits for."""
+        """The bound of its forward pass."""
         return max(self.waits, key=self.waits.__getitem__)
 
     @property
@@ -63,7 +63,7 @@ class TimeRow:
         return self.forward + self.backward
 
     def with_more(self, other: TimeRow) -> TimeRow:
-        """Return the row with further executions of the same operation, at other steps of its loop."""
+        """Return the row merged with executions of the same operation at other steps of its loop."""
         return replace(
             self,
             executions=self.executions + other.executions,
@@ -92,7 +92,7 @@ class StepTime:
 
     @property
     def bytes_share(self) -> float:
-        """The share of the time that goes into operations which wait for bytes."""
+        """The fraction of time spent in operations bound by memory bandwidth."""
         waiting = sum(row.seconds for row in self.rows if row.bound == "bytes") + self.optimizer
         return waiting / self.seconds
 
@@ -160,5 +160,5 @@ def _row(
 
 
 def _bytes(body: Graph, value: Value, sizes: Sizes) -> float:
-    """Return the bytes per token of one value; token ids, tables and slots as a whole are none."""
+    """Return the bytes per token of one value; 0 for token ids, tables and whole slots."""
     return value_bytes(body, value, sizes) if body.type_of(value).shape else 0.0

@@ -1,1 +1,1 @@
-"""Costs of many candidates of one structure: traced once, then run as a function."""
+"""Costs of many candidates with the same structure: traced once, then evaluated as a function."""

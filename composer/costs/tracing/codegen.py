@@ -1,4 +1,4 @@
-"""From a trace to a Python function that does the same arithmetic: guards first, then what is asked for."""
+"""Generates a Python function from a trace: guards first, then the same arithmetic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEEPEST = 20
 
 
 class _Text(NamedTuple):
-    """An expression as text: how tightly it binds, and how deep it is nested."""
+    """An expression as text, with its operator precedence and its depth of nesting."""
 
     text: str
     precedence: int = _ATOM
@@ -28,7 +28,7 @@ class _Text(NamedTuple):
 
 
 def compiled(trace: Trace, leaves: Sequence[Traced], results: Mapping[str, Any]) -> Compiled:
-    """Return a function of the leaves' numbers, in order, that gives `results`, or None where a guard fails.
+    """Return a function of the leaves' numbers, in order, that returns `results`, or None if a guard fails.
 
     It computes exactly what was traced, operation by operation; ArithmeticError passes through.
     """
@@ -57,7 +57,7 @@ def source(trace: Trace, leaves: Sequence[Traced], results: Mapping[str, Any]) -
 
 
 class _Writer:
-    """Writes expressions as lines: what is used more than once, or nested deep, gets a variable."""
+    """Writes expressions as lines; shared or deeply nested ones get a variable."""
 
     def __init__(self, leaves: Iterable[Traced]) -> None:
         self.lines: list[str] = []
@@ -74,7 +74,7 @@ class _Writer:
                 waiting += _operands(node)
 
     def written(self, root: Any) -> _Text:
-        """Return the text of an expression, after the lines that it needs."""
+        """Return the text of an expression, after writing the lines it depends on."""
         if type(root) is not Traced:
             return _plain(root)
         # without recursion, since a sum can be thousands of expressions deep

@@ -1,4 +1,4 @@
-"""The costs of many candidates: what was counted once for a structure is run again with other numbers.
+"""Costs of many candidates: counted once per structure, then evaluated again with other numbers.
 
 The first tree of a structure is loaded and counted as any spec. With the second, checks and counting run on
 traced numbers and become a plain function, which answers for every later tree that passes its guards; a tree
@@ -26,13 +26,13 @@ _PLACE = Place("<tree>")
 
 
 def measures(costs: Costs, names: Iterable[str] = MEASURES) -> dict[str, Number]:
-    """Return costs by the names that caps and objectives use, without those that do not apply."""
+    """Return costs by the names used in caps and objectives, without those that do not apply."""
     found = {name: costs.measure(name) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
 class Coster:
-    """Costs trees: specs as plain data, resolved, without `let` and `extends`.
+    """Counts costs of resolved spec trees, without `let` and `extends`.
 
     `names` are the measures that are wanted: memory is most of the work. `counted` counts one spec; `count`
     unless the caller knows more of its graph.
@@ -44,7 +44,7 @@ class Coster:
         self._known: dict[Structure, list[Compiled] | None] = {}
 
     def __call__(self, tree: Mapping[str, Any]) -> dict[str, Number]:
-        """Return the measures of a tree, exactly those of the spec it makes.
+        """Return the measures of a tree, identical to those of its spec.
 
         Raises:
             SpecError: the tree is no valid spec.
@@ -76,7 +76,7 @@ class Coster:
         numbers: list[Number],
         found: dict[str, Number],
     ) -> None:
-        """Make a function for the tree's structure, unless this is its first tree."""
+        """Trace a function for the tree's structure, unless this is the first tree with it."""
         if structure not in self._known:
             self._known[structure] = []
             return
@@ -91,7 +91,7 @@ class Coster:
 
 
 def _chooses(spec: Spec, costs: Costs) -> bool:
-    """Return whether a cap on memory made somebody choose what to recompute."""
+    """Return whether a cap on memory led to a choice of recomputation."""
     limits = (spec.caps.limit("train_memory", kind) for kind in ("soft", "hard"))
     return bool(costs.recomputed) or any(limit and costs.train_memory.total > limit for limit in limits)
 
@@ -99,7 +99,7 @@ def _chooses(spec: Spec, costs: Costs) -> bool:
 def _function(
     measured: Callable[[Spec], dict[str, Number]], spec: Spec, tree: Mapping[str, Any], numbers: list[Number]
 ) -> Compiled | None:
-    """Return a function of the numbers of a tree, from a run with those of `spec`, which it makes.
+    """Trace the costs of `spec` and return them as a function of the numbers in its tree.
 
     None where a check or a formula cannot be traced.
     """
