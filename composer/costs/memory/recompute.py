@@ -29,7 +29,7 @@ _IMPROVING = 10_000
 
 
 class Marked(NamedTuple):
-    """A graph with its recomputed operations marked; `stopped`: the work done if the budget ended it, or 0."""
+    """A graph with its recomputed operations marked; `stopped`: the work done if the budget ended it."""
 
     graph: Graph
     stopped: int = 0
