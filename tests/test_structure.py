@@ -60,6 +60,7 @@ FLOORS = [
     "composer.bench",
     "composer",
     "composer.cli.terminal",
+    "composer.cli.commands.machine",
     "composer.cli.commands",
     "composer.cli",
     "search",

@@ -1,4 +1,4 @@
-"""Finds commands: every file of `composer.cli.commands`, and entry points of `composer.commands`."""
+"""Finds commands: every file in and below `composer.cli.commands`, and entry points of `composer.commands`."""
 
 from __future__ import annotations
 
@@ -41,14 +41,15 @@ def find_commands(arguments: Sequence[str]) -> list[Command]:
     Raises:
         UserError: the command that is named cannot be loaded.
     """
-    ours = [info.name for info in pkgutil.iter_modules(composer.cli.commands.__path__)]
+    walked = pkgutil.walk_packages(composer.cli.commands.__path__, f"{composer.cli.commands.__name__}.")
+    ours = {info.name.rpartition(".")[2]: info.name for info in walked if not info.ispkg}
     wanted = next((each for each in arguments if not each.startswith("-")), None)
     if wanted in ours:
-        return [_ours(wanted)]
+        return [_ours(wanted, ours[wanted])]
     others = {point.name: point for point in entry_points(GROUP)}
     if wanted in others:
         return [_loaded(others[wanted])]
-    found = [_ours(name) for name in ours]
+    found = [_ours(name, module) for name, module in ours.items()]
     for name, point in others.items():
         try:
             found.append(_loaded(point, taken=name in ours))
@@ -58,9 +59,8 @@ def find_commands(arguments: Sequence[str]) -> list[Command]:
     return sorted(found, key=lambda each: (panels.index(each.panel), each.name))
 
 
-def _ours(name: str) -> Command:
-    module = importlib.import_module(f"composer.cli.commands.{name}")
-    return _declared(name, getattr(module, name))
+def _ours(name: str, path: str) -> Command:
+    return _declared(name, getattr(importlib.import_module(path), name))
 
 
 def _loaded(point: EntryPoint, taken: bool = False) -> Command:

@@ -44,7 +44,7 @@ def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_file_is_a_command_with_a_panel_and_an_example() -> None:
-    files = {path.stem for path in (ROOT / "composer/cli/commands").glob("[a-z]*.py")}
+    files = {path.stem for path in (ROOT / "composer/cli/commands").rglob("[a-z]*.py")}
     found = find_commands([])
     assert {each.name for each in found} == files | {"report", "search"}
     assert {each.panel for each in found} == set(PANELS)

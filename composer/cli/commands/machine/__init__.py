@@ -1,0 +1,1 @@
+"""Commands that measure or test this machine, one file each."""
