@@ -81,6 +81,10 @@ class BlockConfig(Config):
         """Whether it has weights for each step, so that the number of steps is fixed."""
         return False
 
+    def not_causal(self) -> str:
+        """Return how training lets tokens see later ones, and what inference does instead; else ""."""
+        return ""
+
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
         return self.model_dump()

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
-from blocks.base.fields import Count, Natural, NonNegative, Width
+from blocks.base.fields import Count, Natural, NonNegative, Positive, Width
 from blocks.base.invalid import independent
 from blocks.expert_attention.operations import Experts, Route, SharedUnit
+from blocks.expert_attention.sized import SizedExperts
 from blocks.ir.operation import ZEROS, Init, Value, Weight
 from blocks.primitives.operations import Sum
 
@@ -46,6 +47,20 @@ class ExpertAttention(BlockConfig):
     """Weight in the training loss of the mean of logsumexp(logits) ** 2 (router z-loss, arXiv 2202.08906)."""
     balance_loss: NonNegative = 0.0
     """Weight of the experts' load times their mean score, summed and times `experts` (arXiv 2101.03961)."""
+    capacity: Positive | None = None
+    """Choices of an expert in a sequence, as a multiple of its even share; training drops further ones
+    (arXiv 2006.16668). Above one active expert this is not causal in training."""
+    routing: Literal["token_choice", "expert_choice"] = "token_choice"
+    """Who chooses: tokens their experts, or experts the tokens that they score highest (arXiv 2202.09368),
+    which is not causal in training; outside of it, learned thresholds on the scores choose."""
+
+    def not_causal(self) -> str:
+        """Experts choose among all tokens, and first choices go before second ones of earlier tokens."""
+        if self.routing == "expert_choice":
+            return "experts choose among all tokens of a sequence (elsewhere by thresholds, token by token)"
+        if self.capacity is not None and self.active > 1:
+            return "first choices of later tokens take up capacity (elsewhere nothing is dropped)"
+        return ""
 
     def weights_per_step(self) -> bool:
         """The router's query has a learned vector for each step."""
@@ -53,7 +68,7 @@ class ExpertAttention(BlockConfig):
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that experts suffice and that a rotation has pairs to rotate."""
-        yield from independent(self._number(), self._code(width))
+        yield from independent(self._number(), self._code(width), self._chosen())
 
     def _number(self) -> Iterator[Problem]:
         if self.active > self.experts:
@@ -64,6 +79,19 @@ class ExpertAttention(BlockConfig):
             yield Problem(
                 "depth_code", f"none or bias, since an odd width ({width}) has no pairs to rotate", "rotary"
             )
+
+    def _chosen(self) -> Iterator[Problem]:
+        if self.routing != "expert_choice":
+            return
+        if self.capacity is not None:
+            why = "none with routing: expert_choice, where each runs exactly its share of the tokens"
+            yield Problem("capacity", why, self.capacity)
+        if self.balance_loss:
+            why = "0 with routing: expert_choice, where loads are equal"
+            yield Problem("balance_loss", why, self.balance_loss)
+        if self.balance_rate != type(self).model_fields["balance_rate"].default:
+            why = "none with routing: expert_choice, where loads are equal"
+            yield Problem("balance_rate", why, self.balance_rate)
 
     def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe the experts, their sizes and the step code."""
@@ -82,23 +110,6 @@ class ExpertAttention(BlockConfig):
             query = build.rotate_step(query, "query_rotated", (width,), 10000.0)
         elif self.depth_code == "bias":
             query = build.add_step_bias(query, "query_bias")
-        keys = Weight("keys", (experts, width), Init("normal"))
-        balance = Weight("balance", (experts,), ZEROS, trained=False)
-        load = Weight("load", (experts,), ZEROS, trained=False, saved=False)
-        route = Route(
-            width,
-            experts,
-            self.active,
-            self.balance_rate,
-            self.scores,
-            self.renormalize,
-            self.z_loss > 0,
-            self.balance_loss > 0,
-        )
-        routed = build.op("route", route, query, weights=[keys, balance, load])
-        losses = [name for name in ("z_loss", "balance_loss") if getattr(self, name)]
-        for output, name in enumerate(losses, start=2):
-            build.auxiliary_loss(name, Value(routed.node, output), getattr(self, name))
         share = (self.active, experts)
         run = Experts(width, experts, self.active, hidden, self.activation)
         first, second = run.weight_shapes()
@@ -106,9 +117,58 @@ class ExpertAttention(BlockConfig):
         up = Weight(up_role, first, Init("normal", width**-0.5), active=share)
         down_init = Init("normal", hidden**-0.5)
         down = Weight("down", second, down_init, active=share, writes_residual=True)
-        weights = [up, down]
-        y = build.op("experts", run, x, routed, Value(routed.node, 1), weights=weights)
+        products, routing = [up, down], self._routing_weights(width)
+        if self.routing == "expert_choice" or self.capacity is not None:
+            y = build.op("experts", self._sized(width), x, query, weights=[*products, *routing])
+            losses = y
+        else:
+            losses = build.op("route", self._route(width), query, weights=routing)
+            y = build.op("experts", run, x, losses, Value(losses.node, 1), weights=products)
+        self._add_losses(build, losses)
         return build.op("add", Sum((width,)), y, self._shared(build, x)) if self.shared else y
+
+    def _routing_weights(self, width: int) -> list[Weight]:
+        """Return the experts' keys, and the states that training moves and counts."""
+        keys = Weight("keys", (self.experts, width), Init("normal"))
+        names, counted = ("balance", "load"), self.experts
+        if self.routing == "expert_choice":
+            names, counted = ("threshold", "cutoffs"), self.experts + 1
+        state = Weight(names[0], (self.experts,), ZEROS, trained=False)
+        return [keys, state, Weight(names[1], (counted,), ZEROS, trained=False, saved=False)]
+
+    def _route(self, width: int) -> Route:
+        return Route(
+            width,
+            self.experts,
+            self.active,
+            self.balance_rate,
+            self.scores,
+            self.renormalize,
+            self.z_loss > 0,
+            self.balance_loss > 0,
+        )
+
+    def _sized(self, width: int) -> SizedExperts:
+        return SizedExperts(
+            width,
+            self.experts,
+            self.active,
+            self.hidden,
+            self.activation,
+            None if self.routing == "expert_choice" else self.capacity,
+            self.balance_rate,
+            self.scores,
+            self.renormalize,
+            self.z_loss > 0,
+            self.balance_loss > 0,
+        )
+
+    def _add_losses(self, build: Builder, routed: Value) -> None:
+        """Add the losses among the last outputs of an operation to the training loss."""
+        losses = [name for name in ("z_loss", "balance_loss") if getattr(self, name)]
+        first = 2 if self.routing == "token_choice" and self.capacity is None else 1
+        for output, name in enumerate(losses, start=first):
+            build.auxiliary_loss(name, Value(routed.node, output), getattr(self, name))
 
     def _shared(self, build: Builder, x: Value) -> Value:
         """Run the shared experts, which side by side are one wide feed-forward layer."""

@@ -53,7 +53,7 @@ class Route(Operation):
             traceable=False,
             compiled=f"{_COMPILED}:route",
         )
-        return (reference,) if self.is_plain else (_no_fused("routing", self._beyond()), reference)
+        return (reference,) if self.is_plain else (no_fused("routing", self._beyond()), reference)
 
     @property
     def is_plain(self) -> bool:
@@ -135,7 +135,7 @@ class Route(Operation):
         return WorkspaceBytes(forward, backward, query)
 
 
-def _no_fused(what: str, beyond: Sequence[str]) -> Kernel:
+def no_fused(what: str, beyond: Sequence[str]) -> Kernel:
     """Return the fused kernel as one that does not fit, and says why."""
     why = f"{what} with {', '.join(beyond)}"
     return Kernel(
@@ -188,7 +188,7 @@ class Experts(Operation):
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
         """One grouped product where it can be; the fused kernel, routing included, knows one activation."""
         plain = self.activation == "swiglu"
-        return self._kernels if plain else (_no_fused("experts", [self.activation]), *self._kernels)
+        return self._kernels if plain else (no_fused("experts", [self.activation]), *self._kernels)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width of the model."""

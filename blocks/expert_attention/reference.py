@@ -46,19 +46,29 @@ def choose(
     (arXiv 2202.08906), and the sum over experts of load times mean share of the scores, which is 1 where
     both are even (arXiv 2101.03961).
     """
-    # fp32 whatever the autocast dtype: a rounded score can swap experts
-    with torch.autocast(query.device.type, enabled=False):
-        logits = F.linear(wide(query), wide(keys)) * query.shape[-1] ** -0.5
+    logits, every = scored(query, keys, scores)
     indices = (logits.detach() + balance).topk(active, -1).indices
-    every = logits.softmax(-1) if scores == "softmax" else logits.sigmoid()
     weights = every.gather(-1, indices)
     if renormalize:
         weights = weights / weights.sum(-1, keepdim=True)
-    losses = [logits.logsumexp(-1).square().mean()] if z_loss else []
+    losses = [z_of(logits)] if z_loss else []
     if balance_loss:
         shares = every if scores == "softmax" else every / every.sum(-1, keepdim=True)
         losses.append(balance_of(indices, shares))
     return weights, indices, *losses
+
+
+def scored(query: Tensor, keys: Tensor, scores: str) -> tuple[Tensor, Tensor]:
+    """Return the logits of all experts, and their scores: [batch, sequence, experts]."""
+    # fp32 whatever the autocast dtype: a rounded score can swap experts
+    with torch.autocast(query.device.type, enabled=False):
+        logits = F.linear(wide(query), wide(keys)) * query.shape[-1] ** -0.5
+    return logits, logits.softmax(-1) if scores == "softmax" else logits.sigmoid()
+
+
+def z_of(logits: Tensor) -> Tensor:
+    """Return the mean over tokens of the squared log of the sum of exponentials."""
+    return logits.logsumexp(-1).square().mean()
 
 
 def balance_of(indices: Tensor, shares: Tensor) -> Tensor:

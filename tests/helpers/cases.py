@@ -131,6 +131,8 @@ CASES = {
         },
         width=16,
     ),
+    "expert, a capacity": one({**EXPERT, "capacity": 0.75}),
+    "expert, experts choose": one({**EXPERT, "routing": "expert_choice", "hidden": 8, "z_loss": 0.1}),
     "expert, odd width": one({**EXPERT, "depth_code": "bias"}, width=9),
     "expert codes through nested loops": tree(
         {"r": EXPERT, "b": {**EXPERT, "depth_code": "bias"}},

@@ -93,7 +93,7 @@ class _Row:
 
     def stage(self, stage, path, x, loops, memory, place):
         """`place` is the path as random numbers know it, without numbers of steps and layers."""
-        trips, tied = (stage.recur, True) if stage.recur else (stage.stack, False)
+        trips, tied = stage.trips, stage.tied
         start = x if x[0].ndim == 1 else naive_streams.closed(x)
         if not loops:
             self.wider = {"model": self.whole, "stage": {START: (path, start)}}
@@ -338,16 +338,19 @@ class _Row:
             elif config.depth_code == "bias":
                 query = query + self.w[f"{at}.query_bias"][step.index()]
             scores = self.w[f"{at}.keys"] @ query / math.sqrt(self.width)
-            ranked = (scores + self.w[f"{at}.balance"]).argsort(descending=True)[: config.active].tolist()
-            self.routed.setdefault((at, step.index()), []).append((scores, ranked))
             given = scores.softmax(0) if config.scores == "softmax" else scores.sigmoid()
+            if config.routing == "expert_choice":
+                ranked = (given >= self.w[f"{at}.threshold"]).nonzero().flatten().tolist()
+            else:
+                ranked = (scores + self.w[f"{at}.balance"]).argsort(descending=True)[: config.active].tolist()
+            self.routed.setdefault((at, step.index()), []).append((scores, ranked))
             total = sum(given[e] for e in ranked) if config.renormalize else 1
-            y = 0
+            y = 0 * vector
             for e in ranked:
                 hidden = self.unit(config, vector, f"{at}.{self.up_of(config)}", e)
                 y = y + given[e] / total * (hidden @ self.w[f"{at}.down"][e])
             if config.shared:
-                y = y + self.w[f"{at}.shared_down"] @ self.shared_unit(config, vector, at)
+                y = y + self.project(self.shared_unit(config, vector, at), f"{at}.shared_down")
             out.append(y)
         return out
 
@@ -361,10 +364,10 @@ class _Row:
         return F.silu(both[: config.hidden]) * both[config.hidden :]
 
     def shared_unit(self, config, vector, at):
-        up = self.w[f"{at}.shared_up"] @ vector
+        up = self.project(vector, f"{at}.shared_up")
         if config.activation == "relu":
             return up.clamp(min=0)
-        return F.silu(self.w[f"{at}.shared_gate"] @ vector) * up
+        return F.silu(self.project(vector, f"{at}.shared_gate")) * up
 
     def feed_forward(self, config, name, at, x, step):
         out = []

@@ -29,14 +29,17 @@ def show(
     """Print a spec in full: extended, set, computed, with every default.
 
     What is printed is itself a spec that loads to the same thing. On a terminal, what differs from the
-    defaults stands out.
+    defaults stands out. Comments at the top name what is not causal in training.
     """
+    from composer.language.description.causality import not_causal
     from composer.language.description.show import changed_yaml, resolved_yaml
     from composer.language.load import load
 
     if resolved and changed:
         raise typer.BadParameter("expected one of --resolved and --changed", param_hint="--changed")
     spec = load(file, settings or ())
+    for told in not_causal(spec):
+        print(f"# {told}")
     if changed:
         print(changed_yaml(spec), end="")
     elif sys.stdout.isatty():

@@ -1,0 +1,14 @@
+"""What of a spec lets tokens see later ones in training, though not in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from composer.language.schema.spec import Spec
+
+
+def not_causal(spec: Spec) -> Iterator[str]:
+    """Yield a line for each block that is not causal in training, with the reason."""
+    for name, block in spec.blocks.items():
+        if why := block.not_causal():
+            yield f"not causal in training: blocks.{name}, where {why}"
