@@ -1,1 +1,1 @@
-"""A spec as a picture: what is said, where it stands, and how it is written as SVG and HTML."""
+"""Pictures of specs: their text, layout, and output as SVG and HTML."""

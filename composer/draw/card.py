@@ -1,4 +1,4 @@
-"""The card of a block: name, type, what it does, sizes, parameters, FLOPs and their share."""
+"""The card of a block: name, type, description, sizes, parameters, FLOPs and their share."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _NAME_GAP = 20.0
 
 
 def kind_words(use: Use) -> str:
-    """Name a block's type in words, and the steps at which it runs where these are not all."""
+    """Name a block's type, and the steps at which it runs if not all."""
     kind = use.block.type.replace("_", " ")
     return kind if use.at is None else f"{kind}, at {use.at}"
 
 
 def card_lines(use: Use, width: int) -> list[str]:
-    """Describe a block in at most three lines: by its own words, and what they leave out of its fields."""
+    """Describe a block in at most three lines: its own description, then the remaining fields."""
     fields = use.block.canonical(width)
     lines = [line for line in use.block.words(fields, width) if line]
     changed = use.block.model_dump(exclude_defaults=True, include={*fields})
@@ -33,12 +33,12 @@ def card_lines(use: Use, width: int) -> list[str]:
 
 
 def params_words(part: Part) -> str:
-    """Tell parameters: `55.9k parameters`."""
+    """Format parameters: `55.9k parameters`."""
     return f"{count_text(part.params)} parameters" if part.params else "no parameters"
 
 
 def flops_words(part: Part, view: View) -> str:
-    """Tell FLOPs and their share: `118k FLOPs · 39 %`."""
+    """Format FLOPs and their share: `118k FLOPs · 39 %`."""
     if not part.forward:
         return "no FLOPs"
     percent = 100 * share(part, view)
@@ -51,7 +51,7 @@ def share(part: Part, view: View) -> float:
 
 
 def card_width(use: Use, view: View) -> float:
-    """Return how wide a card has to be for what is written on it."""
+    """Return the width that a card needs for its text."""
     head = text_width(use.name, NAME, bold=True) + _NAME_GAP + text_width(kind_words(use), SMALL)
     facts = max((text_width(line, BODY) for line in card_lines(use, view.spec.model.width)), default=0.0)
     foot = text_width(params_words(use.part), SMALL) + 20 + text_width(flops_words(use.part, view), SMALL)
@@ -85,7 +85,7 @@ def foot(part: Part, view: View, x: float, y: float, width: float, colour: str) 
 
 
 def detail(heading: str, part: Part, view: View) -> Detail:
-    """Tell a part operation by operation."""
+    """List the operations of a part."""
     lines = [f"{params_words(part)}, {count_text(part.active)} of them active"] if part.params else []
     flops = f"{count_text(part.forward)} FLOPs per token forward, {count_text(part.backward)} backward"
     lines.append(f"{flops}, {100 * share(part, view):.3g} % of all")

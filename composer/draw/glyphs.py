@@ -1,4 +1,4 @@
-"""A small picture of what each type of block does, drawn into a room of `WIDTH` x `HEIGHT` pixels."""
+"""Glyphs: a small picture of what each block type does, `WIDTH` x `HEIGHT` pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GOLDEN = 0.618034
 
 
 def glyph(use: Use, x: float, y: float, hue: Hue, steps: int, context: int) -> list[Shape]:
-    """Draw a block's picture with its upper left corner at (x, y); a type that is not known is a plain box.
+    """Draw a block's glyph with its upper left corner at (x, y); unknown types are a plain box.
 
     `steps` is how many slots its depth scope has.
     """
@@ -57,7 +57,7 @@ def _comb(x: float, y: float, hue: Hue, window: int, context: int) -> Iterator[S
 
 
 def _staircase(x: float, y: float, hue: Hue, steps: int, inclusive: bool) -> Iterator[Shape]:
-    """Slots by step: each step appends one on top and reads those below, its own too unless it may not."""
+    """Slots by step: each step appends one on top and reads those below, by default also its own."""
     shown = min(steps, _COLUMNS)
     size, gap = 7.4, 2.2
     pitch = min(WIDTH / shown, 24.0)
@@ -106,7 +106,7 @@ def _experts(x: float, y: float, hue: Hue, experts: int, active: int) -> Iterato
 
 
 def _spread(some: int, among: int) -> set[int]:
-    """Choose as many of a number of places, spread over them without a pattern."""
+    """Choose some of a number of places, spread irregularly."""
     places = sorted(range(among), key=lambda place: (place + 1) * _GOLDEN % 1)
     return set(places[:some])
 
@@ -127,7 +127,7 @@ def _hourglass(x: float, y: float, hue: Hue) -> Iterator[Shape]:
 
 
 def _box(x: float, y: float, hue: Hue) -> Iterator[Shape]:
-    """Something between input and output."""
+    """A plain box between input and output."""
     middle = y + HEIGHT / 2
     yield Box(x + 24, y + 8, WIDTH - 48, HEIGHT - 16, hue.middle, hue.strong, 5)
     yield Line(((x, middle), (x + 22, middle)), hue.strong, head=True)

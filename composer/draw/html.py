@@ -1,4 +1,4 @@
-"""Writing a picture as a page of its own: the SVG, and what each part has to tell where the pointer rests."""
+"""Writes a picture as an HTML page: the SVG, with details of each part on hover."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _NUMBERS = 2
 
 
 def html(picture: Picture) -> str:
-    """Write a picture as a page that needs nothing else: no network, no other file."""
+    """Return a picture as a self-contained page, without network access or other files."""
     templates = (
         f'<template id="detail-part-{number}">{"".join(_told(group.detail))}</template>'
         for number, group in enumerate(picture.groups())

@@ -1,4 +1,4 @@
-"""Where everything stands: a spine that the state runs down, with stages around it and blocks beside it."""
+"""Layout: a spine for the residual stream, with stages around it and blocks beside it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Page:
         self.drawing = Drawing(view, spine, card)
 
     def _least(self, spine: float) -> float:
-        """Return the right edge that what stands outside of the stages needs."""
+        """Return the right edge needed by the parts outside the stages."""
         title = text_width(self.view.spec.name, TITLE, bold=True)
         texts = (_NARROWEST, title, text_width(self._sizes(), BODY), text_width(self._note(), SMALL))
         bars = (
@@ -131,7 +131,7 @@ class _Page:
         return y + _BAR
 
     def _totals(self, y: float) -> float:
-        """Draw what all of it costs, in columns."""
+        """Draw the total costs in columns."""
         items = self.drawing.items
         cells = [
             (measure.label or name, amount(name, found))

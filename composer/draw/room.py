@@ -1,4 +1,4 @@
-"""How much room the stages take to either side of the spine, before anything is drawn."""
+"""The space that stages need on either side of the spine, measured before drawing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LADDER = 68.0
 
 @dataclass(frozen=True)
 class Room:
-    """One stage's room, as distances from the spine.
+    """The space of one stage, as distances from the spine.
 
     Attributes:
         left, right: to the edges of the stage, without the sheets behind it.
@@ -44,7 +44,7 @@ class Room:
 
 
 def sheets(view: StageView) -> float:
-    """Return how far the sheets behind a stack reach beyond it."""
+    """Return how far the sheets behind a stack extend beyond it."""
     return 0.0 if view.stage.tied else SHEET * min(view.stage.trips - 1, 2)
 
 
@@ -54,17 +54,17 @@ def loops(view: StageView) -> bool:
 
 
 def badge(view: StageView) -> str:
-    """Write how often steps run: `x6`."""
+    """Format the number of steps: `x6`."""
     return f"{TIMES}{count_text(view.stage.trips)}"
 
 
 def badge_width(view: StageView) -> float:
-    """Return the width of what holds that."""
+    """Return the width of the pill that holds it."""
     return text_width(badge(view), BODY, bold=True) + 14
 
 
 def head_words(view: StageView) -> str:
-    """Write the head of a stage: `6 steps, shared weights, norm post`."""
+    """Format the heading of a stage: `6 steps, shared weights, norm post`."""
     stage = view.stage
     own = "own weights" if not stage.tied else "shared weights" if stage.trips > 1 else ""
     # what stands at the beginning or end of a step has words of its own
@@ -81,24 +81,24 @@ def head_words(view: StageView) -> str:
 
 
 def joint_words(joint: Joint, stage: StageView, view: View) -> tuple[str, ...]:
-    """Say in a line or two what an option of a stage does, and what it costs if it has parameters."""
+    """Describe an option of a stage in one or two lines, with its costs if it has parameters."""
     words = joint.added.option.words(stage.site)
     costs = f"{params_words(joint.part)} · {flops_words(joint.part, view)}" if joint.part.params else ""
     return tuple(filter(None, (words, costs)))
 
 
 def slots_words(held: Held) -> tuple[str, str]:
-    """Write what stands under a ladder."""
+    """Return the caption of a ladder."""
     return held.block, f"{count_text(held.count)} {'slot' if held.count == 1 else 'slots'}"
 
 
 def widest_card(view: View) -> float:
-    """Return the width that all cards take, so that they stand in line."""
+    """Return the common width of all cards, so that they align."""
     return max(card_width(use, view) for stage in view.stages for use in _uses(stage))
 
 
 def most_abreast(view: View) -> int:
-    """Return how many cards stand beside each other at most."""
+    """Return the largest number of cards side by side."""
     return max(map(_abreast, view.stages))
 
 

@@ -1,4 +1,4 @@
-"""What a picture is made of: plain data with coordinates in pixels, y downwards; nothing here knows SVG."""
+"""Shapes of a picture: plain data with coordinates in pixels, y downwards, independent of SVG."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points, corners rounded by `bend`; arrowheads at its ends where asked for."""
+    """A line through points, with corners rounded by `bend` and optional arrowheads."""
 
     points: tuple[tuple[float, float], ...]
     colour: str
@@ -87,7 +87,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Detail:
-    """What a group has to tell: a heading, lines, and a table whose first row is its head."""
+    """Details of a group: a heading, lines, and a table whose first row is its header."""
 
     heading: str
     lines: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class Group:
-    """Shapes that belong together and have something to tell."""
+    """Shapes that belong together and share details."""
 
     detail: Detail
     items: list[Shape] = field(default_factory=list)
@@ -107,7 +107,7 @@ Shape: TypeAlias = Text | Box | Line | Circle | Polygon | Group
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a size, with a title and a description for those who cannot see it."""
+    """A picture with its size, a title and a description for screen readers."""
 
     width: float
     height: float
@@ -116,7 +116,7 @@ class Picture:
     items: list[Shape]
 
     def flat(self) -> Iterator[Text | Box | Line | Circle | Polygon]:
-        """Yield every shape that shows, groups opened."""
+        """Yield every visible shape, including those in groups."""
         yield from _flat(self.items)
 
     def groups(self) -> Iterator[Group]:

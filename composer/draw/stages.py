@@ -44,7 +44,7 @@ Points: TypeAlias = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Branch:
-    """What options add to a branch beside the spine: to what the block reads, and to what it returns.
+    """Additions of options to a branch beside the spine: on the block's input and on its output.
 
     `sums` says whether what it returns is added to the spine.
     """
@@ -59,7 +59,7 @@ def _pill_width(text: str) -> float:
 
 
 def _branch(around: Joints) -> Branch:
-    """Leave out what stands on the spine, and the sum itself, which is drawn as a plus."""
+    """Leave out operations drawn on the spine, and the sum itself, which is drawn as a plus."""
     before = tuple(joint for joint in around.before if joint.added.option.order >= 0)
     after = [joint for joint in around.after if joint.added.option.order >= 0]
     sums = bool(after) and after[-1].added.sums
@@ -67,7 +67,7 @@ def _branch(around: Joints) -> Branch:
 
 
 def _label(words: Sequence[str]) -> str:
-    """Write all words, or where there is no room the first and how many more."""
+    """Join all words, or if there is no space, the first and the number of others."""
     text = " · ".join(words)
     return text if text_width(text, SMALL) <= _LABEL else f"{words[0]} +{len(words) - 1}"
 
@@ -94,7 +94,7 @@ class Drawing:
         self.from_y = y
 
     def pill(self, text: str, y: float, part: Part) -> float:
-        """Draw something small that the state runs through; return its lower edge."""
+        """Draw a small shape on the spine; return its lower edge."""
         self.spine_to(y, head=True)
         self._pill(text, self.spine - _PILL[0] / 2, y + _PILL[1] / 2, part)
         self.from_y = y + _PILL[1]
@@ -208,7 +208,7 @@ class Drawing:
         return y
 
     def _around(self, around: Joints, y: float, draw: Callable[[Branch, float], float]) -> float:
-        """Draw a sublayer with what stands on the spine around it."""
+        """Draw a sublayer with the operations on the spine around it."""
         for joint in around.before:
             if joint.added.option.order < 0:
                 y = self.pill(joint.label, y, joint.part) + _ROW_GAP
@@ -263,7 +263,7 @@ class Drawing:
         self.items.append(card(use, self.view, x, y, self.card_width, self.slots.get(use.name, 1)))
 
     def _enters(self, branch: Branch, middle: float) -> float:
-        """Draw what a sublayer reads, and what options do to it; return the right edge."""
+        """Draw the input of a sublayer, with additions by options; return the right edge."""
         if not branch.before:
             return self.spine
         x = self.spine + 26
@@ -271,7 +271,7 @@ class Drawing:
         return self._pills(branch.before, x, middle)
 
     def _returns(self, branch: Branch, left: float, out: float) -> None:
-        """Draw how the output of a block comes back to the spine, and what options do to it."""
+        """Draw the return of a block's output to the spine, with additions by options."""
         if branch.after:
             x = self.spine + 26
             edge = self._pills(branch.after, x, out)
@@ -322,7 +322,7 @@ class Drawing:
             self.slots[held.block], self.links[held.block] = outer[held.block]
 
     def _ladder(self, held: Held, x: float, links: list[Points]) -> None:
-        """Draw slots one above the other, and how blocks reach them: `links` are ways to the right."""
+        """Draw slots in a column, and the connections (`links`) of blocks to them."""
         colours = hue(held.kind)
         rungs, half = min(held.count, _RUNGS), 10.0
         ys = [link[-1][1] for link in links]

@@ -1,4 +1,4 @@
-"""Colours and sizes. Hues stay apart for the colour-blind, and in grey by their lightness."""
+"""Colours and sizes. Hues are distinct for colour-blind readers, and by lightness in greyscale."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ HUES = {
 
 
 def hue(kind: str) -> Hue:
-    """Return the colours of a type of block; those from elsewhere share the plain ones."""
+    """Return the colours of a block type; types from other packages share neutral ones."""
     return HUES.get(kind, PLAIN)

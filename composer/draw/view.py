@@ -1,4 +1,4 @@
-"""What a picture says: a spec's parts in order, each with its operations, weights and FLOPs."""
+"""The content of a picture: a spec's parts in order, each with its operations, weights and FLOPs."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Part:
 
     @property
     def executions(self) -> int:
-        """How often it runs in one forward pass."""
+        """Executions in one forward pass."""
         return max((row.executions for row in self.rows), default=0)
 
     @property
     def params(self) -> int:
-        """Parameters of all copies; what is shared counts where it is used first."""
+        """Parameters of all copies; shared ones count at their first use."""
         return sum(row.params for row in self.rows)
 
     @property
@@ -88,7 +88,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Mix:
-    """Blocks in parallel, and what combines them."""
+    """Parallel blocks, and the operations that combine them."""
 
     uses: tuple[Use, ...]
     combine: str
@@ -114,13 +114,13 @@ class Joint:
 
     @property
     def label(self) -> str:
-        """What is written on it: the last word of its name."""
+        """Its label: the last part of its name."""
         return self.added.name.rpartition("_")[2]
 
 
 @dataclass(frozen=True)
 class Joints:
-    """The operations that options add in front of what they wrap, and behind it."""
+    """The operations that options add before and after what they wrap."""
 
     before: tuple[Joint, ...] = ()
     after: tuple[Joint, ...] = ()
@@ -128,7 +128,7 @@ class Joints:
 
 @dataclass(frozen=True)
 class StageView:
-    """A stage: its entries, what options add around it, a step and each sublayer, and the slots it keeps."""
+    """A stage: its entries, the additions of options to it, its steps and sublayers, and its slots."""
 
     place: str
     stage: Stage
@@ -145,7 +145,7 @@ Entry: TypeAlias = Use | Mix | StageView
 
 @dataclass(frozen=True)
 class View:
-    """A model: embedding, stages, final norm, head, and what all of it costs."""
+    """A model: embedding, stages, final norm, head, and total costs."""
 
     spec: Spec
     costs: Costs
@@ -157,7 +157,7 @@ class View:
 
 
 def view(spec: Spec) -> View:
-    """Look at a spec's graph and costs, part by part."""
+    """Read a spec's graph and costs, part by part."""
     plan = make_plan(spec)
     # it does not matter on which level an option is given
     spec = shortest(spec)
@@ -178,7 +178,7 @@ def view(spec: Spec) -> View:
 
 
 class _Body:
-    """One graph's operations by name, joined projections taken apart by their weights."""
+    """One graph's operations by name, with joined projections split by weight."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class _Body:
         self.slotted = {around for node in slotted for around in _around(node)}
 
     def part(self, name: str) -> Part:
-        """Return the operation of a name, of none where there is none."""
+        """Return the operation of a name, or an empty one."""
         return Part(tuple(self._named.get(name, ())))
 
     def below(self, place: str) -> Part:
@@ -227,7 +227,7 @@ class _Body:
         return body
 
     def used(self, place: str, block: str) -> Part:
-        """Return a block's operations at its place of use; at its first also those on its scope's input."""
+        """Return a block's operations at a place of use; at the first, also those on its scope's input."""
         rows = [*self.below(place).rows]
         outer = self.outside
         while outer is not None:
@@ -257,7 +257,7 @@ class _Body:
             yield Row(node, told, *found, forward, backward, used.executions)
 
     def _weights(self, names: Any, kernel: str, copies: int) -> tuple[str, str, int, int]:
-        """Tell weights and kernel, and count what was not counted before."""
+        """Describe weights and kernel, and count what was not counted before."""
         weights = [(name, self.graph.weights[name]) for name in names]
         told = ", ".join(f"{name.rpartition('.')[2]} {_shape(weight.shape)}" for name, weight in weights)
         params = active = 0
@@ -306,7 +306,7 @@ def _joints(body: _Body, prefix: str, added: Additions) -> Joints:
 
 
 def _with_outside(joint: Joint, outside: _Body, node: str) -> Joint:
-    """Return an operation together with those in front of the stage that make what it reads."""
+    """Return an operation with the operations before the stage that produce its inputs."""
     made = (row for name in joint.added.outside for row in outside.part(f"{node}.{name}").rows)
     return replace(joint, part=replace(joint.part, rows=(*made, *joint.part.rows)))
 
@@ -336,13 +336,13 @@ def _use(body: _Body, place: str, name: str, at: str | None) -> Use:
 
 
 def _around(name: str) -> Iterator[str]:
-    """Yield the places that a dotted name lies in: `0.seq` and `0` for `0.seq.query`."""
+    """Yield the enclosing places of a dotted name: `0.seq` and `0` for `0.seq.query`."""
     while name := name.rpartition(".")[0]:
         yield name
 
 
 def _held(body: _Body, node: str) -> Iterator[Held]:
-    """Yield the slots that a stage keeps: those that its graph makes for it."""
+    """Yield the depth slots that a stage's graph creates."""
     for value in body.graph.node(node).inputs:
         made = body.graph.node(value.node)
         operation, block = made.op, made.blocks[0]

@@ -1,4 +1,4 @@
-"""Which operations the options of a stage add, and where: in front of what they wrap, or behind it."""
+"""The operations that options add to a stage, before or after what they wrap."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Addition:
 
 @dataclass(frozen=True)
 class Additions:
-    """What the options of a stage add at one hook, in the order in which it runs."""
+    """The operations added by options of a stage at one hook, in the order in which they run."""
 
     before: tuple[Addition, ...]
     after: tuple[Addition, ...]
 
 
 def additions(options: Options, stage: Stage, hook: Hook, width: int) -> Additions:
-    """Lower each option of a stage or entry alone, around nothing, and return what it adds."""
+    """Lower each option of a stage or entry by itself, and return the operations that it adds."""
     before: list[Addition] = []
     after: list[Addition] = []
     for option in sorted(options.values(), key=lambda option: option.order):

@@ -1,1 +1,1 @@
-"""The graph of operations a spec stands for, and the passes that turn it into a plan."""
+"""The graph of a spec's operations, and the passes that turn it into a plan."""

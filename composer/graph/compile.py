@@ -1,4 +1,4 @@
-"""From a spec to a graph that is ready to be costed, planned and emitted."""
+"""Compiles a spec to a graph that is ready for costs, plans and code generation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def compile_graph(
     recompute: Collection[str] = (),
     apart: bool = False,
 ) -> Graph:
-    """Build the spec's graph and run every pass over it, for a CPU in fp32 unless told otherwise.
+    """Build the graph of a spec and run every pass over it; the default target is a CPU in fp32.
 
     `recompute` names the operations that run again in the backward pass, by their places before fusing.
     With `apart` the parts of each step, sublayers and blocks, are outlined (`composer.graph.passes.outline`).

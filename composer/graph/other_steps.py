@@ -1,4 +1,4 @@
-"""Graphs of a spec for other numbers of steps than those of evaluation."""
+"""Graphs of a spec for numbers of steps other than those of evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from composer.settings.errors import SpecError
 
 
 def training_graphs(spec: Spec) -> list[tuple[float, Graph]]:
-    """Return what training runs, with the share of training that runs it: graphs without kernels.
+    """Return the graphs that training runs, without kernels, each with its share of training.
 
     Empty where training runs the numbers of steps of evaluation.
 

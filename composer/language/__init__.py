@@ -1,1 +1,1 @@
-"""The spec language: loading files, spaces, and what a loaded spec is."""
+"""The spec language: loading files, search spaces, and the resulting specs."""

@@ -1,4 +1,4 @@
-"""Baselines as a space names them: specs by paths, as they are or to be matched to the caps."""
+"""Baselines of a space: specs by path, used as they are or matched to the caps."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def entries(tree: Node, caps: Node | None) -> tuple[tuple[Entry, ...], list[Faul
 
 
 def _without_cap(entry: Entry, caps: Node | None) -> Iterator[Fault]:
-    """Yield what it cannot be matched to, where the caps are valid."""
+    """Yield the caps that it cannot be matched to, if the caps are valid."""
     limits = Caps() if caps is None or caps.value is None else build(Caps, caps, "caps")
     if isinstance(limits, Caps):
         for measure in entry.match:

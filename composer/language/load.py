@@ -58,7 +58,7 @@ def read_text(text: str, name: str = "<text>", overrides: Sequence[str] = ()) ->
 
 
 def _flawed(tree: Node, overrides: Sequence[str], flaws: Flaws) -> Node:
-    """Lay options over a tree, and give it its flaws; an option that cannot be is one of them."""
+    """Apply overrides to a tree, and attach its faults, including those of invalid overrides."""
     for option in overrides:
         try:
             tree = override(tree, option)
@@ -70,7 +70,7 @@ def _flawed(tree: Node, overrides: Sequence[str], flaws: Flaws) -> Node:
 
 
 def overridden(tree: Node, overrides: Sequence[str]) -> Node:
-    """Lay `path=value` options over a tree, in order."""
+    """Apply `path=value` overrides to a tree, in order."""
     faults: list[Fault] = []
     for option in overrides:
         try:
@@ -124,7 +124,7 @@ def _file(path: str, above: tuple[str, ...], asked: Fault | None, flaws: Flaws) 
 
 
 class _TooMany(SpecError):
-    """Files without end: nothing else is looked at."""
+    """A fault that stops all further checks, such as an endless chain of files."""
 
 
 def _extended(tree: Node, folder: str, above: tuple[str, ...], flaws: Flaws) -> Node:
@@ -156,7 +156,7 @@ def _extended(tree: Node, folder: str, above: tuple[str, ...], flaws: Flaws) -> 
 
 
 def is_space(tree: Node) -> bool:
-    """Whether a merged tree is that of a space."""
+    """Whether a merged tree is a search space."""
     return isinstance(tree.value, dict) and "search" in tree.value
 
 
@@ -200,7 +200,7 @@ def read_let(node: Node | None) -> tuple[dict[str, Node], list[Fault]]:
 
 
 def unused_let(let: dict[str, Node], used: dict[str, Node] | set[str]) -> list[Fault]:
-    """Make the faults of names that no `${}` reads."""
+    """Return the faults of names that no `${}` reads."""
     unused = [(name, node) for name, node in let.items() if name not in used]
     return [
         node.fault(join("let", name), f"name {name!r} is defined but never used", "", key=True)
@@ -209,7 +209,7 @@ def unused_let(let: dict[str, Node], used: dict[str, Node] | set[str]) -> list[F
 
 
 def finish(tree: Node, resolver: Resolver, faults: Sequence[Fault] = ()) -> Spec:
-    """Validate the tree that `resolver` resolved; `faults` are those already found elsewhere.
+    """Validate the tree resolved by `resolver`; `faults` were found before.
 
     Raises:
         SpecError: with all faults, in the order of the files.
@@ -228,5 +228,5 @@ def finish(tree: Node, resolver: Resolver, faults: Sequence[Fault] = ()) -> Spec
 
 
 def in_order(faults: Iterable[Fault]) -> list[Fault]:
-    """Sort faults by place, each once."""
+    """Return distinct faults sorted by place."""
     return sorted(dict.fromkeys(faults), key=lambda fault: (fault.file, fault.line, fault.column))

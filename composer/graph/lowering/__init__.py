@@ -1,1 +1,1 @@
-"""From a spec to its graph: blocks lower themselves, the model adds embedding, head and loss."""
+"""Lowering a spec to its graph: blocks lower themselves, the model adds embedding, head and loss."""

@@ -1,4 +1,4 @@
-"""From a spec to its graph: embedding, stages, final norm, head and loss; blocks lower themselves."""
+"""Lowers a spec to its graph: embedding, stages, final norm, head and loss; blocks lower themselves."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _stages(spec: Spec, reads_steps: bool, build: Builder, x: Value) -> Value:
 
 
 def _embedded(root: Builder, model: Model, tokens: Value) -> Value:
-    """Look tokens up, and add what the model has for positions."""
+    """Look up token embeddings and add position embeddings, if the model has any."""
     width, std = model.width, model.width**-0.5
     scale = None if model.embedding_scale == "sqrt_width" else model.embedding_scale
     embedding = Weight("embedding", (model.vocab, width), Init("normal", std))
@@ -80,7 +80,7 @@ def _embedded(root: Builder, model: Model, tokens: Value) -> Value:
 
 
 def _with_auxiliary(root: Builder, lowered: Lowered) -> tuple[Value, dict[str, Value]]:
-    """Add what blocks and options add to the loss; return the sum, and what is reported besides."""
+    """Add the auxiliary losses of blocks and options; return the sum, and the values reported beside it."""
     added = root.auxiliary_losses()
     if not added:
         return lowered.loss, {**lowered.reported}
@@ -98,7 +98,7 @@ def _head(build: Builder, vocab: int, x: Value) -> Value:
 
 
 def micro_batch_tokens(spec: Spec) -> int:
-    """Return the tokens of one micro-batch: as `train` says, else as the cap does, else one sequence."""
+    """Return the tokens of one micro-batch: from `train`, else from the memory cap, else one sequence."""
     if spec.train is None:
         cap = spec.caps.train_memory
         stated = cap.batch_tokens if isinstance(cap, MemoryLimits) else None
@@ -107,7 +107,7 @@ def micro_batch_tokens(spec: Spec) -> int:
 
 
 def _stage(build: Builder, name: str, stage: Stage, spec: Spec, x: Value, collects: bool = False) -> Value:
-    """Add a stage; with `collects` it hands out the state after each step."""
+    """Add a stage; with `collects` it also returns the state after each step."""
     options = stage_options(spec.model, stage)
 
     def step(body: Builder, x: Value) -> Value:
@@ -128,7 +128,7 @@ def _stage(build: Builder, name: str, stage: Stage, spec: Spec, x: Value, collec
 
 
 def _single(options: Options, build: Builder, x: Value) -> Value:
-    """Return the state of a stage as one value [width], whatever its options made of it."""
+    """Return the state of a stage as one value [width], after any conversion by its options."""
     for option in options.values():
         x = option.single(build, x)
     return x
@@ -157,7 +157,7 @@ def _at_its_steps(build: Builder, entry: Sublayer | Stage) -> AbstractContextMan
 
 
 def _wrapped(hook: str, options: Options, build: Builder, run: Callable[[Value], Value], x: Value) -> Value:
-    """Run a part of a stage within the hooks of its options, those of the lowest order outermost."""
+    """Lower a part of a stage within the hooks of its options, lowest order outermost."""
     for option in sorted(options.values(), key=lambda option: option.order, reverse=True):
         run = partial(getattr(option, hook), build, run=run)
     return run(x)

@@ -17,7 +17,7 @@ _REFERENCE = "composer.graph.lowering.reference"
 
 @dataclass(frozen=True)
 class Embed(Operation):
-    """Look up the token's row and scale it, by sqrt(width) where no `scale` is given: (tokens) -> x."""
+    """Look up the token's row and scale it by `scale`, by default sqrt(width): (tokens) -> x."""
 
     vocab: int
     width: int
@@ -39,7 +39,7 @@ class Embed(Operation):
         return ((self.vocab, self.width),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the scale, if it is not that of the width."""
+        """Return the scale, if it is not sqrt(width)."""
         return {} if self.scale is None else {"scale": self.scale}
 
     def traffic(self, at: CostContext, given: float, made: float) -> float:

@@ -1,4 +1,4 @@
-"""What a loop runs at which step, where some of its nodes are active at a subset of the steps.
+"""Bodies of loops with nodes that are active only at some of the steps.
 
 A skipped node does not run: what reads it reads the input that it passes on instead, such as the residual
 stream. Emission takes the distinct bodies of a loop (`variants`). Costs take a graph in which such a loop is
@@ -20,7 +20,7 @@ from blocks.primitives.operations import Input
 
 
 class Unskippable(ValueError):
-    """An operation that is skipped at some step makes what others need there."""
+    """An operation is skipped at a step at which others need its output."""
 
 
 class Variant(NamedTuple):
@@ -45,7 +45,7 @@ def variants(loop: Loop) -> list[Variant]:
 
 
 def check_skips(graph: Graph) -> None:
-    """Check that other operations can do without what is skipped at some steps.
+    """Check that no operation needs an output that is skipped at its step.
 
     Raises:
         Unskippable: at some step they cannot.
@@ -58,7 +58,7 @@ def check_skips(graph: Graph) -> None:
 
 
 def bodies(loop: Loop) -> list[Graph]:
-    """Return the body of each set of weights: of all steps, or of each layer what it runs."""
+    """Return the body for each set of weights: one for all steps, or one for each layer."""
     if loop.tied:
         return [loop.body]
     by_layer = {step: each.body for each in variants(loop) for step in each.steps}
@@ -66,12 +66,12 @@ def bodies(loop: Loop) -> list[Graph]:
 
 
 def costed(graph: Graph) -> Graph:
-    """Return the model's own graph as costs are counted on it: what training runs, `segmented`."""
+    """Return the graph on which costs are counted: the training graph, `segmented`."""
     return segmented(_trained(graph))
 
 
 def _trained(graph: Graph) -> Graph:
-    """Return a graph without the operations that only its logits need; weights stay."""
+    """Return a graph without the operations that only the logits need; weights are kept."""
     needed = {graph.outputs[-1].node, *graph.inputs}
     for name in reversed([*graph]):
         if name in needed:
@@ -138,7 +138,7 @@ def _skipped(loop: Loop) -> Iterator[frozenset[str]]:
 
 
 def _without(body: Graph, skipped: frozenset[str], step: int) -> Graph:
-    """Return a body without skipped nodes and what only they read; its inputs stay."""
+    """Return a body without skipped nodes and their exclusive inputs; its own inputs are kept."""
     if not skipped:
         return body
 

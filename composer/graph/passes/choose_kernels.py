@@ -16,7 +16,7 @@ Kernels = Literal["auto", "reference", "fused"]
 
 
 class Unfused(NamedTuple):
-    """A fused kernel that an operation has and cannot use: the operation, its block, and why."""
+    """A fused kernel that an operation cannot use: the operation, its block, and the reason."""
 
     operation: str
     block: str
@@ -43,7 +43,7 @@ def choose_kernels(graph: Graph, target: Target, kernels: Kernels = "auto") -> G
 
 
 def unfused(graph: Graph, target: Target) -> list[Unfused]:
-    """Return what keeps operations of a graph from a fused kernel that they have; each block's once."""
+    """Return the reasons why operations of a graph cannot use their fused kernels, once for each block."""
     found: dict[Unfused, None] = {}
     for body, _ in graphs(graph):
         for _, operation, node in operations(body):

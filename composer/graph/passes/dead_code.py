@@ -32,7 +32,7 @@ def dead_code(graph: Graph) -> Graph:
 
 
 def _drop_unread_outputs(graph: Graph, name: str, body: Graph) -> None:
-    """Take the collected values that nothing reads from the outputs of a loop; the others move up."""
+    """Remove the collected values that nothing reads from the outputs of a loop."""
     read = {value for reader in graph.successors(name) for value in graph.node(reader).inputs}
     read.update(graph.outputs)
     outputs = range(len(body.outputs))
@@ -50,7 +50,7 @@ def _drop_unread_outputs(graph: Graph, name: str, body: Graph) -> None:
 
 
 def _unread(body: Graph) -> list[int]:
-    """Take from a loop's body what it got from outside and does not read; return where that stood."""
+    """Remove unused captured inputs from a loop's body; return their positions."""
     returned = {value.node for value in body.outputs}
     unread = [
         position

@@ -1,4 +1,4 @@
-"""Fuse operations: one takes over the work of what makes its input, where a kernel does both at once."""
+"""Fuses operations with the producers of their inputs where a kernel does both."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fuse(graph: Graph, target: Target, kernels: Kernels = "auto", apart: bool = 
 
 
 def _absorb(graph: Graph, name: str, target: Target, apart: bool) -> bool:
-    """Let a node absorb what makes one of its inputs; return whether it did."""
+    """Fuse a node with the producer of one of its inputs; return whether it was possible."""
     node = graph.node(name)
     if type(node.op).absorb is Operation.absorb:
         return False
@@ -89,7 +89,7 @@ def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) 
 
 
 def _rewire(graph: Graph, maker: str, name: str, own: int) -> None:
-    """Make all that read the outputs of a maker read those of a node, after its own."""
+    """Redirect all readers of a producer's outputs to the fused node, after its own outputs."""
 
     def moved(value: Value) -> Value:
         return Value(name, own + value.output) if value.node == maker else value
@@ -100,7 +100,7 @@ def _rewire(graph: Graph, maker: str, name: str, own: int) -> None:
 
 
 def _cast_outputs(graph: Graph) -> None:
-    """Let a fused operation return in the precision of products what one product alone reads."""
+    """Let a fused operation return its output in the matmul precision where a single matmul reads it."""
     at = CostContext(1, compute_bytes=2)
     for name, _, node in list(operations(graph)):
         if not node.parts or Value(name) in graph.outputs:
@@ -121,5 +121,5 @@ def _runs_before(graph: Graph, first: str, second: str) -> bool:
 
 
 def _parts(name: str, node: Node) -> Mapping[str, Operation]:
-    """Return the operations that a node stands for."""
+    """Return the operations that were fused into a node."""
     return node.parts or {name: node.op}

@@ -1,4 +1,4 @@
-"""Give every value its type, and check that weights have the shapes their operations call for."""
+"""Infers the type of every value, and checks the shapes of weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from blocks.primitives.operations import Input
 
 
 def infer_types(graph: Graph) -> Graph:
-    """Set `types` on every node, here and in the loops below; ValueError where operations do not fit."""
+    """Set `types` on every node, here and in the loops below; ValueError if operations do not fit."""
     for name, operation, node in operations(graph):
         inputs = [graph.type_of(value) for value in node.inputs]
         if isinstance(operation, Loop):
@@ -22,7 +22,7 @@ def infer_types(graph: Graph) -> Graph:
 
 
 def _infer_body(name: str, loop: Loop, inputs: list[TensorType]) -> None:
-    """Type the body of a loop; ValueError where a step returns another type than it is given."""
+    """Infer types in the body of a loop; ValueError if a step changes the type of a carried value."""
     for each, type in zip(loop.body.inputs, inputs, strict=True):
         loop.body.replace(each, op=Input(type))
     infer_types(loop.body)

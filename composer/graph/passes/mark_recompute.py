@@ -1,4 +1,4 @@
-"""Mark operations to be run again in the backward pass instead of keeping what it needs of them."""
+"""Marks operations for recomputation in the backward pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def mark_recompute(graph: Graph, chosen: Collection[str]) -> Graph:
 
 
 def recomputable(graph: Graph) -> Iterator[str]:
-    """Yield the places of the operations that can be: not depth state, not what a graph returns.
+    """Yield the places of operations that can be recomputed: no depth state, no outputs of the graph.
 
     Those that read the values of all steps of a loop are not recomputed either, nor those that a loop reads
     beside others: it keeps what it is given.
@@ -42,7 +42,7 @@ def recomputed(graph: Graph) -> Iterator[str]:
 
 
 def _places(graph: Graph, holds: Callable[[Graph, str], bool], path: str = "") -> Iterator[str]:
-    """Yield the places by which the operations go, in loops too, for which something holds."""
+    """Yield the places of the operations for which a predicate holds, those in loops included."""
     for name, operation, node in operations(graph):
         if isinstance(operation, Loop):
             yield from _places(operation.body, holds, f"{path}{name}.")

@@ -1,4 +1,4 @@
-"""Number the slots of depth state: who writes which, who reads how many.
+"""Numbers the slots of depth state: which slot each write uses, how many each read sees.
 
 A slot is one append, in order of execution since the scope began. Appends of one block that stand side by
 side in a step share that step's depth index, which rotates their keys and queries; a span without the
@@ -38,7 +38,7 @@ def number_slots(graph: Graph) -> Graph:
 
 
 def _written_before(graph: Graph, slots: Value) -> int:
-    """Number what is written before the scope begins, such as its input, and return how much that is."""
+    """Number the slots written before the scope begins, such as its input, and return their count."""
     writes = [name for name in graph.readers(slots) if isinstance(graph.node(name).op, SlotWrite)]
     for slot, name in enumerate(writes):
         graph.replace(name, op=replace(graph.node(name).op, slot=LoopIndex(slot)))  # type: ignore[type-var]
@@ -53,7 +53,7 @@ def _readers(graph: Graph, slots: Value) -> Iterator[tuple[Loop, int]]:
 
 
 def _read_all(graph: Graph, slots: Value, count: int) -> None:
-    """Let what reads the slots where they are made, after the scope has ended, read all of them."""
+    """Let readers outside the scope, after it has ended, read all slots."""
     for name in graph.readers(slots):
         operation = graph.node(name).op
         if isinstance(operation, SlotRead):
@@ -108,13 +108,13 @@ def _uses(body: Graph, position: int) -> Iterator[_Use]:
 
 
 def _growth(body: Graph, position: int) -> tuple[int, int]:
-    """Return the slots and depth indices that each step of a body takes, by what runs at all steps."""
+    """Return the slots and depth indices that each step of a body uses through nodes active at all steps."""
     uses = [use for use in _uses(body, position) if use.active is None]
     return sum(use.slots for use in uses), sum(use.steps for use in uses)
 
 
 def _total(loop: Loop, position: int) -> tuple[int, int]:
-    """Return the slots and depth indices that all steps of a loop take together."""
+    """Return the slots and depth indices used by all steps of a loop together."""
     slots, steps = (each * loop.trips for each in _growth(loop.body, position))
     for use in _uses(loop.body, position):
         if use.active is not None:
@@ -153,14 +153,14 @@ def _assign(loop: Loop, position: int, slot: LoopIndex, step: LoopIndex) -> None
 
 
 def _counted(index: LoopIndex, loop: Loop, use: _Use, grown: int, inclusive: bool) -> LoopIndex:
-    """Return an index with what a use that is not active at all steps has made it grow by."""
+    """Return an index plus the growth from a use that is active only at some steps."""
     if use.active is None or not grown:
         return index
     return index.plus(StepCount(loop.index, use.active, grown, inclusive))
 
 
 def _after(index: LoopIndex, loop: Loop, use: _Use, grown: int) -> LoopIndex:
-    """Return an index as it is after a use that makes it grow."""
+    """Return an index after a use that increases it."""
     if use.active is None:
         return index + grown
     before = _counted(index, loop, use, -grown, inclusive=False)

@@ -1,4 +1,4 @@
-"""Outline the parts of a step: each sublayer, and each block in it, becomes one operation with a body.
+"""Outlines the parts of a step: each sublayer and each block becomes one operation with a body.
 
 Only done while somebody watches the parts of a model (`composer.module.watch`): a body keeps other operations
 from being merged and fused across its border.
@@ -18,7 +18,7 @@ from blocks.primitives.operations import Input
 
 @dataclass
 class Part(SavesNothing, Operation):
-    """A part of a step that is called as a whole: the module `name`, and its body, with names within it."""
+    """A part of a step called as one module `name`: its body, with local names."""
 
     name: str
     body: Graph
@@ -26,7 +26,7 @@ class Part(SavesNothing, Operation):
     recomputable = False
 
     def passes(self, output: int) -> int | None:
-        """A skipped part passes on what the operations in it do."""
+        """A skipped part passes on the same inputs as its operations."""
         value = self.body.outputs[output]
         while value.node not in self.body.inputs:
             node = self.body.node(value.node)
@@ -91,7 +91,7 @@ def _grouped(graph: Graph, steps: bool = False) -> Graph:
 
 
 def _together(graph: Graph, nodes: list[str]) -> bool:
-    """Return whether nodes run one after the other, so that none between them needs some and makes others.
+    """Return whether nodes can run as one unit: nothing outside both depends on some and feeds others.
 
     They have to be active at the same steps.
     """
@@ -103,7 +103,7 @@ def _together(graph: Graph, nodes: list[str]) -> bool:
 
 
 def _body(graph: Graph, part: str, nodes: list[str]) -> tuple[Graph, tuple[Value, ...], list[Value]]:
-    """Return a part's own graph, the values it is given, and those of its values that are read outside."""
+    """Return a part's graph, its inputs, and those of its values that are read outside."""
     own, prefix = set(nodes), f"{part}."
     made = [value for node in reversed(nodes) for value in _read_outside(graph, node, own)]
     weights = {

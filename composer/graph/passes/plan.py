@@ -15,7 +15,7 @@ HEADINGS = ("operation", "per token", "weights", "kernel", "why")
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plan; `depth` says how many loops stand around it, `why` is empty for a loop's head."""
+    """One line of a plan; `depth` is the number of enclosing loops, `why` is empty for a loop's head."""
 
     depth: int
     operation: str
@@ -51,7 +51,7 @@ def plan_text(graph: Graph) -> str:
 
 
 def types_text(types: Sequence[TensorType], times: str = "x", between: str = ", ") -> str:
-    """Write types as their shapes, and values that are not of tokens as their kinds."""
+    """Format types by their shapes, and values that are not per token by their kinds."""
     sized = ("token", "depth_cache")
     return between.join(shape_text(type.shape, times) if type.kind in sized else type.kind for type in types)
 
@@ -62,7 +62,7 @@ def shape_text(shape: Shape, times: str = "x") -> str:
 
 
 def _weights(graph: Graph, names: tuple[str, ...]) -> str:
-    """Name weights with their shapes; those of one shape but for the rows, which are joined, share one."""
+    """Format weights with their shapes; joined weights, which differ only in rows, share one shape."""
     weights = [graph.weights[name] for name in names]
     roles = [weight.role.rpartition(".")[2] for weight in weights]
     if len(weights) > 1 and len({(weight.shape[1:], len(weight.shape)) for weight in weights}) == 1:

@@ -1,4 +1,4 @@
-"""Kernels are tried on this machine before they are used: their self-tests, each run once in a process."""
+"""Self-tests of kernels on this machine before use, each run once per process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST = 200
 
 
 def self_test(kernel: Kernel, operation: Operation, target: Target) -> str:
-    """Return what is wrong with a kernel on a target that is at hand, or "".
+    """Return the failure of a kernel on an available target, or "".
 
     The first time that something is, it is warned of: the kernel is not used from then on.
     """
@@ -27,7 +27,7 @@ def self_test(kernel: Kernel, operation: Operation, target: Target) -> str:
 
 
 def run_check(kernel: Kernel, operation: Operation | None, target: Target) -> str:
-    """Run a kernel's self-test and return what is wrong, or ""; None is an operation of its own choosing."""
+    """Run a kernel's self-test and return its failure, or ""; None lets the kernel choose an operation."""
     module, name = kernel.check.split(":")
     try:
         wrong: str = getattr(import_module(module), name)(operation, target)
@@ -37,13 +37,13 @@ def run_check(kernel: Kernel, operation: Operation | None, target: Target) -> st
 
 
 def in_a_line(error: Exception) -> str:
-    """Return the kind of an error and the first line of what it says."""
+    """Return the type of an error and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:_MOST]}" if lines else type(error).__name__
 
 
 def checked_kernels() -> Iterator[tuple[type[Operation], Kernel]]:
-    """Yield every kernel with a self-test of every operation that was imported, with its operation.
+    """Yield every kernel that has a self-test, with its operation, of all imported operations.
 
     A subclass that takes over a kernel for fewer of its operations has no other kernel: it is yielded once.
     """
@@ -71,7 +71,7 @@ def _warned(kernel: Kernel, operation: Operation, target: Target) -> str:
 
 
 def _sizes(operation: Any) -> Operation:
-    """Return an operation without its place in the loops, on which no kernel depends."""
+    """Return an operation without its loop indices, on which no kernel depends."""
     places = {field.name: ORIGIN for field in fields(operation) if _is_place(operation, field.name)}
     sizes: Operation = replace(operation, **places)
     return sizes

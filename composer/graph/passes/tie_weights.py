@@ -1,4 +1,4 @@
-"""Tie weights: one that is declared equal to another disappears, its users read the other."""
+"""Ties weights: a weight declared equal to another is removed, and its users read the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from blocks.ir.walk import operations
 
 
 def tie_weights(graph: Graph) -> Graph:
-    """Point every use of a tied weight at the weight it shares.
+    """Replace every use of a tied weight by the weight it shares.
 
     Raises:
         ValueError: the two differ in shape.

@@ -1,4 +1,4 @@
-"""Which parts of two specs answer to each other: blocks by name and by role, entries of steps in order."""
+"""Aligns the parts of two specs: blocks by name and role, entries of steps in order."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _likeness(a: Spec, b: Spec, x: str, y: str, here: set[int], there: set[int])
 
 @dataclass(frozen=True)
 class Match(Generic[T]):
-    """What answers to each other, in order; one side is empty where something is new or gone."""
+    """Aligned pairs in order; one side is empty where something was added or removed."""
 
     before: tuple[T, ...]
     after: tuple[T, ...]
@@ -86,7 +86,7 @@ def align(
     cost: Callable[[tuple[T, ...], tuple[T, ...]], float],
     widest: int,
 ) -> list[Match[T]]:
-    """Align two sequences at the least sum of costs.
+    """Align two sequences with the smallest sum of costs.
 
     `cost` gives what it takes to turn one run of items into another, infinity where it is no match; at
     least one of the runs is of one item, and none is longer than `widest`. Equal ends are matched first; what
@@ -111,7 +111,7 @@ def align(
 
 
 def _by_place(before: Sequence[T], after: Sequence[T]) -> list[Match[T]]:
-    """Match what stands at the same place."""
+    """Pair elements at the same position."""
     return [
         Match(tuple(before[n : n + 1]), tuple(after[n : n + 1]), min(n, len(before)), min(n, len(after)))
         for n in range(max(len(before), len(after)))
@@ -190,7 +190,7 @@ def _regrouped(one: tuple[Entry, ...], two: tuple[Entry, ...], names: dict[str, 
 
 
 def _known(name: str, names: dict[str, str]) -> str:
-    """Name a block of the first spec as the second does; one it does not have is like no other."""
+    """Return the second spec's name for a block of the first, or one that no block has."""
     return names.get(name, f"{name} of the first")
 
 

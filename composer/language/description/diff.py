@@ -1,4 +1,4 @@
-"""What differs between two specs, in words: structure aligned with structure, not text with text."""
+"""Differences between two specs in words, found by aligning their structure rather than their text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Kind = Literal["architecture", "training", "caps", "names"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference: its kind, the place in the spec it is about, and the words for it."""
+    """One difference: its kind, its place in the spec, and its description."""
 
     kind: Kind
     place: str
@@ -39,7 +39,7 @@ class Difference:
 
 
 def relation(a: Spec, b: Spec) -> str:
-    """Say how two specs relate: one spec, one architecture trained alike or otherwise, or two."""
+    """Describe how two specs relate: the same spec, the same architecture, or neither."""
     same = arch_hash(a) == arch_hash(b)
     words = "the same architecture" if same else "different architectures"
     found = list(differences(a, b))
@@ -54,7 +54,7 @@ def relation(a: Spec, b: Spec) -> str:
 
 
 def differences(a: Spec, b: Spec) -> Iterator[Difference]:
-    """Yield what differs, from architecture to names; nothing for specs that are equal."""
+    """Yield all differences, from architecture to names; nothing for equal specs."""
     names = block_pairs(a, b)
     for place, words in _Architecture(a, b, names).told():
         yield Difference("architecture", place, words)
@@ -94,7 +94,7 @@ def _fields(one: dict[str, Any], two: dict[str, Any], prefix: str) -> Iterator[t
 
 
 def _recipe(fields: dict[str, Any], tag: str = "type") -> str:
-    """Tell a config: `feed_forward with hidden 64`."""
+    """Describe a config: `feed_forward with hidden 64`."""
     told = [
         f"{key} {value_words(value)}" for key, value in fields.items() if key != tag and value is not None
     ]
@@ -217,7 +217,7 @@ class _Architecture:
         return self.names.get(long_form(one).use) == long_form(two).use
 
     def _new(self, entry: Entry) -> str:
-        """Tell an entry of the second spec, with the recipes that the first one does not have."""
+        """Describe an entry of the second spec, with block definitions that the first does not have."""
         new = [name for name in dict.fromkeys(used(entry)) if name not in self.names.values()]
         words = stage_words(entry) if isinstance(entry, Stage) else _mix(entry)
         if isinstance(entry, Stage):
@@ -234,7 +234,7 @@ def _written(block: Any) -> dict[str, Any]:
 
 
 def _only(stage: Stage) -> Stage | None:
-    """Return the stage that is all there is in a step."""
+    """Return the stage that is the only entry of a step."""
     inner = stage.step[0]
     return inner if len(stage.step) == 1 and isinstance(inner, Stage) else None
 
@@ -293,7 +293,7 @@ def _row(entries: tuple[Entry, ...]) -> str:
 
 
 def _where(step: tuple[Entry, ...], place: int) -> str:
-    """Say where an entry stands among its neighbours."""
+    """Describe the position of an entry among its neighbours."""
     before, after = step[:place][-1:], step[place + 1 :][:1]
     if before and after:
         return f" between {_mix(before[0])} and {_mix(after[0])}"

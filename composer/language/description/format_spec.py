@@ -1,4 +1,4 @@
-"""Parts of a spec in words: stages, entries of a step, values."""
+"""Formats parts of a spec: stages, entries of a step, values."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SCIENTIFIC = 0.02
 
 
 def stage_words(stage: Stage) -> str:
-    """Tell a stage: `8 steps of [seq, depth, expert] with shared weights`."""
+    """Describe a stage: `8 steps of [seq, depth, expert] with shared weights`."""
     mix = ", ".join(map(entry_words, stage.step))
     return f"{trips_words(stage)} of [{mix}]" + (" with shared weights" if stage.recurs else "")
 
 
 def entry_words(entry: Sublayer | Stage) -> str:
-    """Tell an entry of a step."""
+    """Describe an entry of a step."""
     match entry:
         case Stage():
             return f"({stage_words(entry)})"
@@ -31,26 +31,26 @@ def entry_words(entry: Sublayer | Stage) -> str:
 
 
 def trips_words(stage: Stage) -> str:
-    """Tell how often a stage runs: `8 steps`, `1 layer`, `8 steps (1 to 32 in training)`."""
+    """Describe the steps of a stage: `8 steps`, `1 layer`, `8 steps (1 to 32 in training)`."""
     varies = f" ({trained})" if (trained := trained_words(stage)) else ""
     return f"{stage.trips} {'step' if stage.tied else 'layer'}{'' if stage.trips == 1 else 's'}{varies}"
 
 
 def trained_words(stage: Stage) -> str:
-    """Tell how often a stage runs in training, if that is stated: `1 to 32 in training`."""
+    """Describe the steps of a stage in training, if stated: `1 to 32 in training`."""
     numbers = trained_numbers(stage)
     return f"{min(numbers)} to {max(numbers)} in training" if numbers else ""
 
 
 def weights_words(stage: Stage) -> str:
-    """Tell whose weights its steps use."""
+    """Describe how its steps share weights."""
     if stage.tied:
         return "with shared weights" if stage.recurs else "of recur"
     return f"with weights of {'its' if stage.trips == 1 else 'their'} own"
 
 
 def value_words(value: Any) -> str:
-    """Write a value as a spec would, shortly but without loss: `3M`, `1e-2`, `true`, `none`."""
+    """Format a value as in a spec, short but exact: `3M`, `1e-2`, `true`, `none`."""
     match value:
         case None:
             return "none"
@@ -69,7 +69,7 @@ def value_words(value: Any) -> str:
 
 
 def _whole(value: int) -> str:
-    """Write a count with the unit that makes it shortest, exactly."""
+    """Format a count exactly, with the unit that makes it shortest."""
     found = [str(value)]
     if abs(value) >= _WITH_UNIT:
         for size, unit in (*_DECIMAL, *_BINARY):

@@ -1,4 +1,4 @@
-"""The JSON Schema of the language, for editors: what specs, spaces and files to extend may hold.
+"""The JSON Schema of the language for editors: specs, spaces and files to extend.
 
 It is made from the models and then widened: any value may be `${..}`, null or a choice, and nothing is
 required that a file to extend could supply. Unknown keys stay refused.
@@ -104,7 +104,7 @@ class _Widen:
         self.names: dict[str, str] = {}
 
     def top(self, name: str, schema: Schema) -> Schema:
-        """Widen a key of the document; some hold no choices."""
+        """Widen a key of the document; some keys cannot hold choices."""
         return self.described(schema, self.either(schema, f"top.{name}", choices=name not in _PLAIN))
 
     def define(self, name: str, schema: Schema) -> None:
@@ -142,7 +142,7 @@ class _Widen:
         return {"$ref": f"{_DEFS}{self.names[text]}"}
 
     def strict(self, schema: Schema, name: str) -> Schema:
-        """Widen what is inside a schema, but not the schema itself."""
+        """Widen the parts of a schema, but not the schema itself."""
         if "discriminator" in schema:
             return _tagged(schema)
         found = {key: value for key, value in schema.items() if key not in ("title", "default")}
@@ -197,5 +197,5 @@ def _choice(reference: Schema) -> Schema:
 
 
 def _shut(schema: Schema) -> Schema:
-    """Strip what only pydantic needs; a file to extend may supply any key."""
+    """Strip keys that only pydantic needs; every key is optional, since an extended file may supply it."""
     return {key: value for key, value in schema.items() if key not in ("title", "required")}

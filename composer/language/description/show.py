@@ -1,4 +1,4 @@
-"""Writing a spec out in full, as YAML that loads back to an equal spec."""
+"""Writes a spec in full, as YAML that loads back to an equal spec."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def resolved_yaml(spec: Spec, origins: bool = False) -> str:
 
 
 def changed_yaml(spec: Spec) -> str:
-    """Write what differs from the defaults, which is a spec that loads to an equal one."""
+    """Write only the values that differ from defaults; the result loads to an equal spec."""
     return "".join(f"{text}\n" for text, _ in _mapping(changed(spec, document(spec)), (), ""))
 
 
@@ -65,7 +65,7 @@ def _holds(plain: Any, path: Path) -> bool:
 
 
 def document(spec: Spec) -> dict[str, Any]:
-    """Give the spec as plain values, in the order in which one reads it."""
+    """Return the spec as plain values, in reading order."""
     width, model, train = spec.model.width, spec.model, spec.train
     found: dict[str, Any] = spec.model_dump(by_alias=True, exclude={"blocks", "stages", "caps", "train"})
     found["blocks"] = {
@@ -82,7 +82,7 @@ def document(spec: Spec) -> dict[str, Any]:
 
 
 def _fields(config: Any, problems: Callable[[Any], Iterable[Problem]]) -> dict[str, Any]:
-    """Dump a config, but for defaults that it would refuse if they were written out."""
+    """Dump a config without defaults that it would refuse if written out."""
     fields: dict[str, Any] = config.model_dump(by_alias=True)
     assert isinstance(config, Config)
     silent = {field.alias or name for name, field in type(config).model_fields.items()}
@@ -104,7 +104,7 @@ def _entry(entry: Sublayer) -> Any:
 
 
 def _options(config: Wired, without: Collection[str] = ()) -> dict[str, Any]:
-    """Dump a config, but for the keys that it takes from what is around it, and `at` for all steps."""
+    """Dump a config without inherited keys, and without `at` for all steps."""
     taken = {key for key in (*inherited_keys(type(config)), "at") if getattr(config, key) is None}
     return config.model_dump(exclude={*without, *taken})
 

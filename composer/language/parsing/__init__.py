@@ -1,1 +1,1 @@
-"""From YAML text to one merged tree of plain values with places, with choices and references resolved."""
+"""Parses YAML into one merged tree of plain values with places, and resolves choices and references."""

@@ -1,4 +1,4 @@
-"""Choices: what a space may hold in the place of a value."""
+"""Choices, which a space may hold in place of a value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class Knob:
-    """One question of a space.
+    """One knob of a space.
 
     `name` is the path of the value, stable per branch: `blocks.expert.experts`, `let.w`, and behind a named
     alternative `stages.0.step[dreamer].1.combine`. A categorical knob has `choices` (the values

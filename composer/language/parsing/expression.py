@@ -25,7 +25,7 @@ _LARGEST = 10**18
 
 
 class ExpressionError(ValueError):
-    """An expression that cannot be read or worked out: `expected` says what should stand there."""
+    """An expression that cannot be parsed or evaluated; `expected` describes valid input."""
 
     def __init__(self, expected: str, got: str, hint: str = "") -> None:
         super().__init__(expected)
@@ -34,7 +34,7 @@ class ExpressionError(ValueError):
 
 @lru_cache(maxsize=1024)
 def parse(text: str) -> Term:
-    """Read an expression into a function of the names' values.
+    """Parse an expression into a function of the names' values.
 
     Raises:
         ExpressionError: here for what cannot be read, in the call for what cannot be worked out.
@@ -58,7 +58,7 @@ def parse(text: str) -> Term:
 
 
 class _Parser:
-    """Recursive descent over the tokens that are left."""
+    """A recursive-descent parser over the remaining tokens."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens

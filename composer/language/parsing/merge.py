@@ -1,4 +1,4 @@
-"""Merging trees: `extends`, and the options of `--set` on top."""
+"""Merges trees: `extends`, then `--set` overrides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TAGS = ("type", "task")
 
 
 def merge(below: Node, above: Node) -> Node:
-    """Lay one tree over another.
+    """Merge one tree over another.
 
     Mappings of the same kind merge key by key, anything else replaces whole, `null` deletes the key below
     it (and stays null where there is nothing to delete). Kinds differ by block `type`, data `task`, option of
@@ -25,7 +25,7 @@ def merge(below: Node, above: Node) -> Node:
 
 
 def _merge(below: Node, above: Node, key: str) -> Node:
-    """Lay one value of a key over another."""
+    """Merge one value of a key over another."""
     if not (
         isinstance(below.value, dict)
         and isinstance(above.value, dict)
@@ -54,7 +54,7 @@ def _alike(below: dict[str, Node], above: dict[str, Node], key: str) -> bool:
 
 
 def override(tree: Node, option: str) -> Node:
-    """Lay one `path=value` over a tree; the value is YAML, list items go by index.
+    """Apply one `path=value` to a tree; the value is YAML, list items are addressed by index.
 
     Raises:
         SpecError: no `=`, a path that leads through a scalar or beyond a list, or a value that is not YAML.
@@ -71,7 +71,7 @@ def override(tree: Node, option: str) -> Node:
 
 
 def placed(node: Node, place: Place) -> Node:
-    """Give the same tree with every place replaced by one."""
+    """Return the same tree with every place replaced by one."""
     value: Any = node.value
     if isinstance(value, dict):
         value = {name: placed(child, place) for name, child in value.items()}

@@ -1,4 +1,4 @@
-"""From a merged tree to one without choices and `${}`: choices first, then references."""
+"""Resolves a merged tree: choices first, then `${}` references."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Resolver:
         return (self.resolve(node, path, knob), knob) if isinstance(node.value, str) else (node, knob)
 
     def hides(self, path: str) -> bool:
-        """Whether `path` lies in a part left unresolved, so that faults there say nothing."""
+        """Whether `path` lies in an unresolved part, where faults mean nothing."""
         return within(path, self.broken)
 
     def _break(self, node: Node, path: str) -> Node:

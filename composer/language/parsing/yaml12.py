@@ -74,7 +74,7 @@ def read(text: str, file: str, *, option: str = "", flaws: Flaws | None = None) 
 
 
 def _syntax(error: yaml.MarkedYAMLError, text: str, file: str, option: str) -> Fault:
-    """Say what is wrong where the parser gave up."""
+    """Describe the error at which the parser stopped."""
     at, begun = error.problem_mark, error.context_mark
     if at is None:
         return Fault(file, 0, 0, "", "valid YAML", error.problem or "something else")
@@ -95,7 +95,7 @@ def _events(text: str) -> Iterator[Any]:
 
 
 class _Stop(Exception):
-    """A fault after which reading on makes no sense."""
+    """A fault after which reading cannot continue."""
 
     def __init__(self, place: Place, expected: str, got: str, hint: str = "") -> None:
         super().__init__(expected)

@@ -1,4 +1,4 @@
-"""YAML that cannot be parsed, said in terms of what to write.
+"""Errors for YAML that cannot be parsed, phrased as what to write instead.
 
 What a parser says is about its own state, and differs between parsers and their versions. Here only the
 position that it names is used; the message is made from the text at that position.
@@ -24,7 +24,7 @@ _LONGEST = 40
 
 
 class Problem(NamedTuple):
-    """What is wrong at a position of a text."""
+    """A problem at a position of a text."""
 
     offset: int
     expected: str
@@ -41,7 +41,7 @@ def unprintable(text: str) -> Problem | None:
 
 
 def explain(text: str, at: int, begun: int | None, option: str) -> Problem | None:
-    """Say what is wrong at the offset `at`, at which a parser gave up; None where nothing better is known.
+    """Describe the problem at offset `at`, where the parser stopped; None if nothing better is known.
 
     `begun` is the offset at which the parser says that the construct began, if it does. `option` is the path
     that --set gives the text as a value to: there the shell takes quotes away.
@@ -73,7 +73,7 @@ def explain(text: str, at: int, begun: int | None, option: str) -> Problem | Non
 
 
 def _open_brackets(text: str) -> list[int]:
-    """Give the offsets of the brackets that are still open at the end of `text`."""
+    """Return the offsets of brackets still open at the end of `text`."""
     opened: list[int] = []
     at, fresh = 0, True
     while at < len(text):
@@ -187,7 +187,7 @@ def _number(text: str, at: int) -> int:
 
 
 def _start_above(text: str, at: int) -> int:
-    """Give the offset of the first character of the last line above that is not blank or a comment."""
+    """Return the offset of the last line above that is not blank or a comment."""
     start = _start(text, at)
     while start > 0:
         start = _start(text, start - 1)
@@ -202,7 +202,7 @@ def _above(text: str, at: int) -> str:
 
 
 def fault(problem: Problem, text: str, file: str) -> Fault:
-    """Make the fault of a problem, at its line and column."""
+    """Return the fault for a problem, at its line and column."""
     at = problem.offset
     place = Place(file, _number(text, at), _column(text, at) + 1)
     return Fault(*place, "", problem.expected, problem.got, problem.hint)

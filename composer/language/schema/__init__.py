@@ -1,1 +1,1 @@
-"""What a spec may say, as pydantic models, and what is derived from them: hashes, defaults, templates."""
+"""The configs of the language as pydantic models, with hashes, defaults and templates."""

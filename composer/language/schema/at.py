@@ -14,7 +14,7 @@ _SLICE = re.compile(r"(-?[0-9]{1,7})?:(-?[0-9]{1,7})?(:([1-9][0-9]{0,6})?)?")
 
 
 def _slice(value: Any) -> Any:
-    """Write a slice in one way; one of all steps is none."""
+    """Normalize a slice; a slice of all steps becomes None."""
     if not isinstance(value, str) or not _SLICE.fullmatch(value):
         return value
     steps = Steps.parse(value)

@@ -1,4 +1,4 @@
-"""The `caps:` section: what a model may cost at most, with one field for each cost measure."""
+"""The `caps:` section: upper limits on costs, with one field for each measure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Caps(_Fields):
     """
 
     def limit(self, name: str, kind: Kind = "hard") -> float | None:
-        """Return the limit of a cap, None where there is none of that kind."""
+        """Return the hard or soft limit of a cap, or None."""
         cap = getattr(self, name)
         if isinstance(cap, Limits):
             found: float | None = getattr(cap, kind)

@@ -1,4 +1,4 @@
-"""What of a spec is not as its defaults say."""
+"""Finds the values of a spec that differ from defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from composer.language.schema.spec import Spec, Stage
 
 
 def changed(spec: Spec, full: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep of `full`, the spec as plain values, what has no default or differs from it.
+    """Return the values of `full`, a spec as plain values, that have no default or differ from it.
 
     What is kept is a spec that loads to an equal one.
     """

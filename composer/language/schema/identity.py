@@ -1,4 +1,4 @@
-"""What makes two specs the same: hashes of their canonical form, derived from the fields of their configs.
+"""Identity of specs: hashes of their canonical form, derived from the fields of their configs.
 
 Every field is part of a hash unless its config names it in `unhashed`. A field at its default is left out, so
 that a field that is new leaves every known hash as it was; a default must therefore never change. Only the

@@ -1,4 +1,4 @@
-"""Options on several levels: what a stage takes from the model, and an entry of a step from its stage.
+"""Options on several levels: stages inherit from the model, entries of a step from their stage.
 
 A nested stage takes its options from the model, not from the stage around it.
 """
@@ -21,7 +21,7 @@ Sublayer: TypeAlias = str | BlockUse | Parallel
 
 
 def stage_options(model: Model, stage: Stage) -> Options:
-    """Return the option of each key that a stage can have: its own, or that of the model."""
+    """Return the effective option for each key of a stage: its own, or the model's."""
     outer, given = model.wiring(), stage.wiring()
     return {key: given[key] if key in given else outer[key] for key in wiring_keys(Stage)}
 

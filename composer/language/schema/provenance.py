@@ -1,4 +1,4 @@
-"""Where the values of a spec came from."""
+"""Provenance: where the values of a spec came from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many steps a stage runs: a number, or a mapping where training runs others than evaluation."""
+"""The number of steps of a stage: a number, or a mapping if training runs other numbers than evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from composer.language.schema.wired import Wired, wired
 
 @wired("recur")
 class Recur(Wired):
-    """The number of steps of a stage, where training runs others than evaluation."""
+    """The number of steps of a stage whose training runs other numbers than evaluation."""
 
     steps: Count
     """The number of steps in evaluation and prediction."""

@@ -1,4 +1,4 @@
-"""Which samplers a space can name: known by name, imported only by a search."""
+"""Samplers that a space can name; they are imported only by a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bounds of shape that a matched spec has to keep, with their defaults."""
+"""Bounds on the shape of a matched spec, with their defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a spec says, as strict models: model, blocks, stages, caps, training."""
+"""The sections of a spec as strict models: model, blocks, stages, caps, training."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _entry_kind(value: Any) -> str | None:
 
 
 def _shortest(value: Any) -> Any:
-    """Return the block's name alone where an entry with `use` says no more."""
+    """Return only the block's name if an entry with `use` has no options."""
     return value.use if isinstance(value, BlockUse) and value == BlockUse(use=value.use) else value
 
 
@@ -172,14 +172,14 @@ class _Stage(Wired):
 
     @property
     def trips(self) -> int:
-        """How many steps run, in evaluation where training runs others."""
+        """The number of steps, in evaluation if training runs other numbers."""
         trips = self.stack if self.recur is None else self.recur
         assert trips is not None
         return trips.steps if isinstance(trips, Recur) else trips
 
     @property
     def recurrence(self) -> Recur | None:
-        """How many steps share their weights, written out; None for a stack."""
+        """The number of steps with shared weights, as a spec writes it; None for a stack."""
         return Recur(steps=self.recur) if isinstance(self.recur, int) else self.recur
 
     @property
@@ -189,7 +189,7 @@ class _Stage(Wired):
 
     @property
     def recurs(self) -> bool:
-        """Whether there are steps that lead back to where they began: several, with one set of weights."""
+        """Whether the stage recurs: several steps with one set of weights."""
         return self.tied and self.trips > 1
 
 
@@ -220,7 +220,7 @@ class Schedule(Config):
 
 
 class Eval(Config):
-    """When and on how much held-out data the model is evaluated; always also at the end."""
+    """When the model is evaluated, and on how much held-out data; the end of training is always evaluated."""
 
     every: Count = 500_000
     """Training tokens between two evaluations."""
@@ -229,7 +229,7 @@ class Eval(Config):
 
 
 class Checkpoint(Config):
-    """When the state of the run is saved; also always at the end."""
+    """When the state of the run is saved; it is always saved at the end."""
 
     every: Count = 500_000
     """Training tokens between two checkpoints."""
@@ -287,17 +287,17 @@ class Train(Config):
 
     @property
     def length(self) -> int:
-        """Tokens in one sequence, as the data says."""
+        """Tokens per sequence of the data."""
         return self.data.length
 
     @property
     def batch_sequences(self) -> int:
-        """Whole sequences in one optimizer step."""
+        """Sequences per optimizer step."""
         return self.batch_tokens // self.length
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one optimizer step really reads."""
+        """Tokens per optimizer step, in whole sequences."""
         return self.batch_sequences * self.length
 
     @property
@@ -339,7 +339,7 @@ class Spec(Config):
         return self._provenance.origin(path)
 
     def fault(self, path: Sequence[str | int], expected: str, got: str, hint: str = "") -> Fault:
-        """Make a fault at the value at `path`, for what only shows once the spec is built or costed."""
+        """Return a fault at `path`, for problems found when the spec is built or costed."""
         node = self._provenance.tree
         for step in path:
             node = node.child(step) if node else None

@@ -1,4 +1,4 @@
-"""A plain tree taken apart into structure and numbers, and a spec whose numbers are traced.
+"""Splits a plain tree into structure and numbers, and traces the numbers of a spec.
 
 Numbers are what varies among candidates of one structure: every int and float of the tree. What is left,
 texts, booleans, which keys there are and in which order, is the structure.
@@ -94,7 +94,7 @@ def _traced(value: Any, tree: Any) -> Any:
 
 
 def _config(value: Config, tree: dict[str, Any]) -> Config:
-    """Return the config made anew, past pydantic: neither caches nor what it worked out comes along."""
+    """Return a copy of the config that bypasses pydantic and drops cached values."""
     kind = type(value)
     names = {field.alias or name: name for name, field in kind.model_fields.items()}
     fields = {key: getattr(value, name) for key, name in names.items()}

@@ -1,4 +1,4 @@
-"""Fields whose configs are found at run time: blocks, tasks and wiring options."""
+"""Fields whose configs are discovered at run time: blocks, tasks and wiring options."""
 
 from __future__ import annotations
 

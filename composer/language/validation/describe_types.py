@@ -1,4 +1,4 @@
-"""Types in words: what an error says was expected, and where a validation error stands by type."""
+"""Describes types for error messages, and follows the location of a validation error through types."""
 
 from __future__ import annotations
 

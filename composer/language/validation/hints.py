@@ -1,4 +1,4 @@
-"""Hints at what was meant: a name spelt almost so, or another framework's word for a thing."""
+"""Hints at the intended name: similar spellings, and words of other frameworks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configs that are valid in part, so that checks of the rest still run."""
+"""Partially valid configs, so that checks of the valid parts still run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search asks for, held against what its candidates are: metrics, rungs, devices for time."""
+"""Checks of a search against its candidates: metrics, rungs, devices for time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What types cannot say: names, blocks against the width, data against the model, batches.
+"""Checks beyond types: names, blocks against the width, data against the model, batches.
 
 The checks read the resolved tree as well as the spec, so that a fault elsewhere hides none of these.
 """

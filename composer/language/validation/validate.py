@@ -1,4 +1,4 @@
-"""From a resolved tree to a config, or to every fault in it with its place and in words."""
+"""Validates a resolved tree: returns a config, or every fault with its place and a description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hints at how a value is written that a field refuses: units, underscores, quotes, yes and no."""
+"""Hints at the spelling of refused values: units, underscores, quotes, yes and no."""
 
 from __future__ import annotations
 
