@@ -1,4 +1,4 @@
-"""Finds commands: every file in and below `composer.cli.commands`, and entry points of `composer.commands`."""
+"""Finds commands: every file below `composer.cli.commands`, and entry points of `composer.commands`."""
 
 from __future__ import annotations
 
