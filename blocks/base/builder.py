@@ -326,17 +326,17 @@ class Builder(Operations):
         and the current step of the loops around; the same when an operation is recomputed, and outside of
         training the same in every pass and for every row.
         """
-        root = self
-        loops: list[tuple[str, int]] = []
-        while root._parent is not None:
-            assert root._loop is not None
-            loops.append((root._loop[0], 1 << (20 * len(loops))))
-            root = root._parent
-        value = Value("key") if "key" in root.graph.inputs else root.input("key", KEY)
+        around = self._stages_around()
+        loops = [(each._loop[0], 1 << (20 * n)) for n, each in enumerate(around) if each._loop]
         # prefixes are relative to the stage, which the name of its index tells from others
         place = ".".join([*(name for name, _ in loops[:1]), f"{self.prefix}{purpose}"])
         derive = DeriveKey(place, LoopIndex(0, tuple(loops)))
-        return self.op(f"{purpose}_key", derive, self._capture(value, root))
+        return self.op(f"{purpose}_key", derive, self.model_input("key", KEY))
+
+    def model_input(self, name: str, type: TensorType) -> Value:
+        """Return an input of the whole model besides tokens and targets, which `Randomness` gives it."""
+        root = self._root()
+        return self._capture(Value(name) if name in root.graph.inputs else root.input(name, type), root)
 
     # reading from outside
 
@@ -373,25 +373,24 @@ class Builder(Operations):
             builder = builder._parent
         return builder
 
-    def _scope(self, reach: Reach = "recur") -> Builder:
-        around: list[Builder] = []  # the stages, innermost first
+    def _stages_around(self) -> list[Builder]:
+        """Return the builders of the stages around, innermost first."""
+        around = []
         builder = self
         while builder._parent is not None:
             around.append(builder)
             builder = builder._parent
+        return around
+
+    def _scope(self, reach: Reach = "recur") -> Builder:
+        around = self._stages_around()
         assert around, "steps exist only inside a stage"
         if reach != "recur":
-            return builder if reach == "model" else around[-1]
+            return self._root() if reach == "model" else around[-1]
         return next((each for each in around if each._loop is not None and each._loop[2]), self)
 
     def _scope_loops(self) -> list[tuple[str, int, bool]]:
         """Return (index, trips, tied) of the loops from here up to the depth scope."""
-        loops = []
-        builder, scope = self, self._scope()
-        while True:
-            assert builder._loop is not None
-            assert builder._parent is not None
-            loops.append(builder._loop)
-            if builder is scope:
-                return loops
-            builder = builder._parent
+        around = self._stages_around()
+        inside = around[: around.index(self._scope()) + 1]
+        return [each._loop for each in inside if each._loop]

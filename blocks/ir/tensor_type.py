@@ -83,6 +83,9 @@ IDS = TensorType((), "int")
 KEY = TensorType((), "int", "row")
 """What random numbers are drawn from: one number for each row of the batch."""
 
+TRAINING = TensorType((), "bool", "constant")
+"""Whether a pass is one of training: a bool of Python."""
+
 SCALAR = TensorType((), "fp32", "scalar")
 ORDER = TensorType((), kind="order")
 

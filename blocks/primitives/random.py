@@ -63,3 +63,15 @@ def noise(x: Tensor, key: Tensor, std: float, start: int = 0) -> Tensor:
     bound = erf(CUT / sqrt(2))
     drawn = uniform(key, x.shape[1:], start).to(torch.promote_types(x.dtype, torch.float32))
     return drawn.mul_(2).sub_(1).mul_(bound).erfinv_().mul_(std * sqrt(2)).to(x.dtype)
+
+
+def dropout(x: Tensor, key: Tensor, training: bool, rate: float) -> Tensor:
+    """Return x [batch, ...] with elements at 0 with a probability, the others divided by what is left of 1.
+
+    key: [batch]. Outside of training x is returned as it is.
+    """
+    if not training:
+        return x
+    # of the 2 ** 32 values of the bits, the lowest share of them drops an element
+    kept = bits(key, x.shape[1:]) >= min(round(rate * 2**32), 2**32 - 1) - 2**31
+    return (x * kept).mul_(1 / (1 - rate))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from blocks.ir.costs import CostContext, IOBytes, SavesNothing, WorkspaceBytes
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
 from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest
 from blocks.ir.operation import LoopIndex, Operation, expect
-from blocks.ir.tensor_type import KEY, Shape, TensorType
+from blocks.ir.tensor_type import KEY, TRAINING, Shape, TensorType
 
 _REFERENCE = "blocks.primitives.random"
 
@@ -64,3 +65,39 @@ class Noise(SavesNothing, Operation):
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The numbers and one step of their making stand side by side in 4 bytes each."""
         return WorkspaceBytes(8 * prod(self.shape), 0, 0)
+
+
+@dataclass(frozen=True)
+class Dropout(Operation):
+    """In training, set elements to 0 with a probability and scale the others (arXiv 1207.0580).
+
+    (x, key, training) -> y, which has the same expectation.
+    """
+
+    shape: Shape
+    rate: float
+
+    decoding = LOCAL
+    kernels = (Kernel("dropout", f"{_REFERENCE}:dropout", "a hash of key and position, elementwise"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the input's type."""
+        expect(self, inputs, self.shape, KEY, TRAINING)
+        return (inputs[0],)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the probability."""
+        return {"rate": self.rate}
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep which elements stay, a byte for each."""
+        return SavedTensors(extra=prod(self.shape))
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Read x, write y and which elements stay."""
+        return 2 * made + prod(self.shape)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The numbers and one step of their making stand side by side in 4 bytes each."""
+        kept = prod(self.shape)
+        return WorkspaceBytes(largest(8 * kept, kept + flow.made), 2 * flow.given, 2 * flow.given)

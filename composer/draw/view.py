@@ -173,7 +173,8 @@ def view(spec: Spec) -> View:
     embed, norm, head, loss = (
         Part((*body.part(name).rows, *(body.below(name).rows if name == "loss" else ()))) for name in names
     )
-    embed = Part((*embed.rows, *body.part("add_positions").rows))
+    beside = ("add_positions", "dropout_key", "dropout")
+    embed = Part((*embed.rows, *(row for name in beside for row in body.part(name).rows)))
     return View(spec, plan.costs, embed, stages, norm, head, loss)
 
 

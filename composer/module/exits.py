@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from composer.module.model import ComposedModel
 
 
-def exit_logits(model: ComposedModel, tokens: Tensor, threshold: float, keys: list[Tensor]) -> Tensor:
+def exit_logits(model: ComposedModel, tokens: Tensor, threshold: float, keys: list[Tensor | bool]) -> Tensor:
     """Return the logits [batch, sequence, vocab] of the step at which each token leaves.
 
     That is the first step at which its exit probabilities add up to the threshold. All steps are run.

@@ -258,8 +258,8 @@ class ComposedModel(Generates, TrainerHooks):
         return loss, dict(zip(self.graph.reported, reported, strict=True))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _keys(self, tokens: Tensor) -> list[Tensor]:
-        """Return what this pass draws random numbers from, if it draws any."""
+    def _keys(self, tokens: Tensor) -> list[Tensor | bool]:
+        """Return what this pass draws random numbers from, if it draws any, and whether it is training."""
         keys = self.randomness.keys(self.graph, tokens, self.training)
         if self.training and torch.is_grad_enabled() and self._trainer is None:
             self.randomness.passed()

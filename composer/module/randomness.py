@@ -38,21 +38,25 @@ class Randomness:
         """Count a training pass of a loop of one's own."""
         self.step += 1
 
-    def keys(self, graph: Graph, tokens: Tensor, training: bool) -> list[Tensor]:
-        """Return the key [batch], int64, that a model's graph takes if it draws any random numbers.
+    def keys(self, graph: Graph, tokens: Tensor, training: bool) -> list[Tensor | bool]:
+        """Return what a model's graph takes besides tokens and targets, in its order.
 
-        In training each row of an optimizer step's batch has its own, however the batch is split into
-        micro-batches and ranks; otherwise all rows have the same in every pass. tokens: [batch, sequence].
+        It is the key [batch], int64, where it draws random numbers, and whether this is training, where that
+        matters. In training each row of an optimizer step's batch has its own key, however the batch is split
+        into micro-batches and ranks; otherwise all rows have the same in every pass.
+        tokens: [batch, sequence].
         """
-        if "key" not in graph.inputs:
-            return []
+        wanted = [name for name in graph.inputs if name in ("key", "training")]
+        return [self._key(tokens, training) if name == "key" else training for name in wanted]
+
+    def _key(self, tokens: Tensor, training: bool) -> Tensor:
         if not training:
-            return [torch.full(tokens.shape[:1], digest(f"{self.seed}:evaluation"), device=tokens.device)]
+            return torch.full(tokens.shape[:1], digest(f"{self.seed}:evaluation"), device=tokens.device)
         rank, ranks = _rank()
         rows = tokens.shape[0]
         first = (self.micro_batch * ranks + rank) * rows
         numbers = [digest(f"{self.seed}:{self.step}:{row}") for row in range(first, first + rows)]
-        return [torch.tensor(numbers, device=tokens.device)]
+        return torch.tensor(numbers, device=tokens.device)
 
 
 def _rank() -> tuple[int, int]:

@@ -129,7 +129,7 @@ def test_a_model_equals_that_of_transformers(weights_of, options, kernels):
     name = weights_of.__name__
     held = load_file(ROOT / "tests" / "fixtures" / "transformers" / f"{name}.safetensors")
     spec = composer.load(ROOT / "specs" / "family" / f"{name.removesuffix('_yarn')}.yaml", [*SMALL, *options])
-    model = ComposedModel(spec, kernels).double()
+    model = ComposedModel(spec, kernels).double().eval()
     leaves = {
         key.removeprefix("weights."): tensor.requires_grad_()
         for key, tensor in held.items()

@@ -13,9 +13,15 @@ import torch.nn.functional as F
 from naive_attention import rotated, softmax_mix
 
 
-def logits(spec, weights, tokens):
-    """Return logits [batch, sequence, vocab]; `weights` maps the names of a state_dict to tensors."""
-    return torch.stack([_Row(spec, weights).logits(row.tolist()) for row in tokens])
+def logits(spec, weights, tokens, step=None):
+    """Return logits [batch, sequence, vocab]; `weights` maps the names of a state_dict to tensors.
+
+    They are those of evaluation, or of training at an optimizer step.
+    """
+    drawn = (None if step is None else (step, n) for n in range(len(tokens)))
+    return torch.stack(
+        [_Row(spec, weights, of).logits(row.tolist()) for of, row in zip(drawn, tokens, strict=True)]
+    )
 
 
 def rms_norm(x, gain):
@@ -27,10 +33,14 @@ START = object()
 
 
 class _Step:
-    """One run of a step: the loops around it as (number, trips, tied), and the depth memory of its scope."""
+    """One run of a step: the loops around it as (number, trips, tied), and the depth memory of its scope.
 
-    def __init__(self, loops, memory, wider):
+    `path` is where its weights are, `loop` what random numbers know its stage by.
+    """
+
+    def __init__(self, loops, memory, wider, path, loop):
         self.loops, self.memory, self.wider = loops, memory, {"recur": memory, **wider}
+        self.path, self.loop = path, loop
         self.published = {}  # keys, values and how queries are turned, by the name of a sequence attention
 
     def index(self):
@@ -45,8 +55,8 @@ class _Step:
 class _Row:
     """One row of a batch; a state is a list with one vector for each token."""
 
-    def __init__(self, spec, weights):
-        self.spec, self.w, self.width = spec, weights, spec.model.width
+    def __init__(self, spec, weights, drawn=None):
+        self.spec, self.w, self.width, self.drawn = spec, weights, spec.model.width, drawn
         self.routed = {}  # for each place and step of experts, (logits, experts chosen) of each token
         self.own = (None, 0)  # `per_step` of the stage around, and the number of the step
         self.modulated = None
@@ -59,6 +69,7 @@ class _Row:
         x = [table[i] * (math.sqrt(self.width) if scale == "sqrt_width" else scale) for i in ids]
         if self.spec.model.positions == "learned":
             x = [vector + self.w["positions"][t] for t, vector in enumerate(x)]
+        x = naive_state.dropped(self, x, "dropout", [])
         spanning = self.spec.model.residual if self.spec.model.residual.name == "streams" else None
         spanning = spanning if spanning and spanning.per == "sublayer" else None
         if spanning:
@@ -118,7 +129,8 @@ class _Row:
                 naive_streams.Connection(streams, self.w, at) if streams and streams.per == "step" else None
             )
             h, x = x, [around.input(h) for h in x] if around else x
-            step = _Step([*loops, (n, trips, tied)], memory, self.wider)
+            loop = place.replace("stages.", "n").replace(".", "_")
+            step = _Step([*loops, (n, trips, tied)], memory, self.wider, at, loop)
             x = naive_state.injected(self, stage, path, at, x, start, n)
             x = [vector + naive_state.code(self, stage, at, n) for vector in x]
             for number, entry in enumerate(stage.step):
@@ -127,7 +139,6 @@ class _Row:
                     continue
                 self.own, self.modulated = (stage.per_step, n), naive_state.modulation(self, stage, at, n)
                 if hasattr(entry, "step"):
-                    loop = place.replace("stages.", "n").replace(".", "_")
                     x = self.stage(entry, f"{at}.{number}", x, step.loops, memory, f"{loop}.{number}")
                 elif residual.name == "mix":
                     read = self.mixed(residual, values + partial, f"{at}.{number}.mix")
@@ -229,7 +240,9 @@ class _Row:
 
     def block(self, name, at, x, step):
         config = self.spec.blocks[name]
-        return getattr(self, config.type)(config, name, at, x, step)
+        y = getattr(self, config.type)(config, name, at, x, step)
+        place = f"{step.loop}{at.removeprefix(step.path)}.dropout"
+        return naive_state.dropped(self, y, place, step.loops)
 
     def heads(self, config, at, role, x):
         """Project and cut into heads; also the number of query heads that share one."""

@@ -12,18 +12,42 @@ def digest(text):
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def uniform(seed, purpose, count):
-    """The first numbers between 0 and 1 that are drawn for a purpose in evaluation."""
-    low, high = (key := digest(f"{seed}:evaluation") ^ digest(purpose)) % 2**32, key >> 32
+def bits(key, count):
+    """The first signed 32-bit numbers that are drawn from a key."""
+    low, high = key % 2**32, key >> 32
     found = []
     for n in range(count):
         x = n * 0x9E3779B9 % 2**32 ^ low
         for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
             x = ((x ^ x >> shift) * factor + high) % 2**32
         x ^= x >> 15
-        signed = x - 2**32 if x >= 2**31 else x
-        found.append(((signed >> 9) + 0.5) / 2**23 + 0.5)
+        found.append(x - 2**32 if x >= 2**31 else x)
     return found
+
+
+def uniform(seed, purpose, count):
+    """The first numbers between 0 and 1 that are drawn for a purpose in evaluation."""
+    drawn = bits(digest(f"{seed}:evaluation") ^ digest(purpose), count)
+    return [((each >> 9) + 0.5) / 2**23 + 0.5 for each in drawn]
+
+
+def number(loops):
+    """The number of a step among those of all loops around it."""
+    return sum(number << (20 * n) for n, (number, _, _) in enumerate(reversed(loops)))
+
+
+def dropped(row, x, place, loops):
+    """Tokens without the elements that training drops; `row.drawn` says of which step and row, if any."""
+    if not row.spec.model.dropout or row.drawn is None:
+        return x
+    seed = row.spec.train.seed if row.spec.train else 0
+    key = digest(":".join(map(str, (seed, *row.drawn)))) ^ digest(f"{place}:{number(loops)}")
+    rate = row.spec.model.dropout
+    stays = [(each + 2**31) / 2**32 >= rate for each in bits(key, len(x) * row.width)]
+    return [
+        vector * torch.tensor(stays[t * row.width : (t + 1) * row.width]) / (1 - rate)
+        for t, vector in enumerate(x)
+    ]
 
 
 def start(row, stage, path, x, loops, place):
@@ -34,9 +58,8 @@ def start(row, stage, path, x, loops, place):
         case "learned":
             return [row.w[f"{path}.start"]] * len(x)
         case "noise":
-            index = sum(number << (20 * n) for n, (number, _, _) in enumerate(reversed(loops)))
             seed = row.spec.train.seed if row.spec.train else 0
-            drawn = uniform(seed, f"{place}.start:{index}", len(x) * row.width)
+            drawn = uniform(seed, f"{place}.start:{number(loops)}", len(x) * row.width)
             share = (2 * torch.tensor(drawn, dtype=torch.float64) - 1) * math.erf(3 / math.sqrt(2))
             noise = stage.start.noise * math.sqrt(2) * torch.erfinv(share)
             return [*noise.view(len(x), row.width)]

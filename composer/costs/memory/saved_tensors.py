@@ -8,6 +8,7 @@ what it keeps inside, it runs again from its inputs, so that these are needed in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import NamedTuple
 
 from blocks.ir.costs import CostContext, SavedTensors
@@ -151,10 +152,17 @@ def storage(graph: Graph, value: Value) -> Value:
 
 
 def bytes_of(graph: Graph, value: Value, sizes: Sizes) -> float:
-    """Return the bytes per token of a storage."""
+    """Return the bytes per token of a storage, without what a row has once, such as its random key."""
     node = graph.node(value.node)
     types = node.types if node.op.shares_storage else [graph.type_of(value)]
     return total(each.size for each in types) * sizes[value]
+
+
+def _with_rows(graph: Graph, value: Value, sizes: Sizes, length: int) -> float:
+    """Return the same with what a row has once, shared by its `length` tokens."""
+    type = graph.type_of(value)
+    of_row = prod(type.shape) * sizes[value] / length if type.kind == "row" else 0
+    return of_row or bytes_of(graph, value, sizes)
 
 
 def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
@@ -182,9 +190,9 @@ def _saved(graph: Graph, place: Place, here: Kept, length: int, size: Precision)
     # in the order of the graph, for a sum of floats must not depend on that of a set
     for value in sorted(here.values):
         if value.node not in inputs:
-            found = found + bytes_of(graph, value, sizes) * place.executions
+            found = found + _with_rows(graph, value, sizes, length) * place.executions
         elif (inputs.index(value.node) < carried and value.node not in again) or not place.loops:
-            found = found + bytes_of(graph, value, sizes) * (place.executions - first)
+            found = found + _with_rows(graph, value, sizes, length) * (place.executions - first)
     for node, inner in here.loops.items():
         operation = graph.loop(node)
         found = found + _saved(operation.body, place.inside(node, operation), inner, length, size)

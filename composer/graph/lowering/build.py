@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from blocks.base.builder import Builder
-from blocks.base.config import BlockConfig
+from blocks.base.dropout import dropout
 from blocks.ir.graph import Graph
 from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.steps import Steps
@@ -19,8 +19,6 @@ from composer.graph.lowering.operations import AddPositions, Embed
 from composer.language.schema.levels import Options, Sublayer, entry_options, stage_options
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, used
 from composer.measures.limits import MemoryLimits
-
-Blocks = Mapping[str, BlockConfig]
 
 
 def build(spec: Spec) -> Graph:
@@ -71,12 +69,12 @@ def _embedded(root: Builder, model: Model, tokens: Value) -> Value:
     scale = None if model.embedding_scale == "sqrt_width" else model.embedding_scale
     embedding = Weight("embedding", (model.vocab, width), Init("normal", std))
     x = root.op("embed", Embed(model.vocab, width, scale), tokens, weights=[embedding])
-    if model.positions == "none":
-        return x
-    # as large as what they are added to
-    start = Init("normal", 1.0 if scale is None else scale * std)
-    positions = Weight("positions", (model.context, width), start)
-    return root.op("add_positions", AddPositions(model.context, width), x, weights=[positions])
+    if model.positions == "learned":
+        # as large as what they are added to
+        start = Init("normal", 1.0 if scale is None else scale * std)
+        positions = Weight("positions", (model.context, width), start)
+        x = root.op("add_positions", AddPositions(model.context, width), x, weights=[positions])
+    return dropout(root, x, model.dropout)
 
 
 def _with_auxiliary(root: Builder, lowered: Lowered) -> tuple[Value, dict[str, Value]]:
@@ -145,7 +143,7 @@ def _step(stage: Stage, options: Options, spec: Spec, build: Builder, x: Value) 
                     continue
                 own = entry_options(options, entry)
                 with build.at(f"{position}."):
-                    x = _wrapped("around_sublayer", own, build, partial(_entry, build, entry, spec.blocks), x)
+                    x = _wrapped("around_sublayer", own, build, partial(_entry, build, entry, spec), x)
         return x
 
     return _wrapped("around_step", options, build, body, x)
@@ -163,17 +161,17 @@ def _wrapped(hook: str, options: Options, build: Builder, run: Callable[[Value],
     return run(x)
 
 
-def _entry(build: Builder, entry: Sublayer, blocks: Blocks, x: Value) -> Value:
+def _entry(build: Builder, entry: Sublayer, spec: Spec, x: Value) -> Value:
     """Add the block or the parallel blocks of a sublayer; `build` is at its place."""
     if not isinstance(entry, Parallel):
         (name,) = used(entry)
-        return _block(build, f"{build.prefix}{name}.", blocks, name, x)
+        return _block(build, f"{build.prefix}{name}.", spec, name, x)
     branches = [
-        _block(build, f"{build.prefix}{n}.{name}.", blocks, name, x) for n, name in enumerate(entry.parallel)
+        _block(build, f"{build.prefix}{n}.{name}.", spec, name, x) for n, name in enumerate(entry.parallel)
     ]
     return entry.option(Combine).lower(build, x, branches)
 
 
-def _block(build: Builder, place: str, blocks: Blocks, name: str, x: Value) -> Value:
+def _block(build: Builder, place: str, spec: Spec, name: str, x: Value) -> Value:
     with build.at(place, name):
-        return blocks[name].lower(build, x)
+        return dropout(build, spec.blocks[name].lower(build, x), spec.model.dropout)

@@ -68,6 +68,10 @@ class Model(Wired):
     """The kind of all norms: RMSNorm (eps 1e-6), or LayerNorm (eps 1e-5)."""
     bias: bool = False
     """Whether projections have biases, and LayerNorms shifts. The head, experts and `inject` have none."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The probability with which training sets each element of the embeddings, positions included, and of the
+    output of each block to 0; the others are divided by 1 - p (arXiv 1207.0580). Not of attention weights.
+    """
 
 
 BlockName: TypeAlias = Annotated[

@@ -20,6 +20,8 @@ TARGETS: dict[str, str] = {
     "max_position_embeddings length",
     "model.bias": "use_bias qkv_bias attention_bias mlp_bias add_bias_linear",
     "model.norm_type": "normalization norm_class norm_kind",
+    "model.dropout": "resid_dropout resid_pdrop embd_pdrop embedding_dropout hidden_dropout dropout_rate "
+    "dropout_p",
     "model.positions": "learned_positions position_embeddings absolute_positions wpe",
     "model.embedding_scale": "embed_scale scale_embeddings embedding_multiplier scale_emb",
     "model.tie_embeddings": "tie_word_embeddings tie_weights tied_embeddings weight_tying share_embeddings "
@@ -134,10 +136,9 @@ NOTES: dict[str, str] = {
     "mlp_ratio": "feed_forward.hidden is the width between the layers itself, such as ${4 * w} with `let`",
     "expansion": "feed_forward.hidden is the width between the layers itself, such as ${4 * w} with `let`",
     "causal": "attention is causal, and there is no field for it",
-    "dropout": "there is no dropout; train.weight_decay regularises",
-    "attention_dropout": "there is no dropout; train.weight_decay regularises",
-    "resid_dropout": "there is no dropout; train.weight_decay regularises",
-    "attn_dropout": "there is no dropout; train.weight_decay regularises",
+    "attention_dropout": "there is no dropout of attention weights; model.dropout is that of blocks' outputs",
+    "attn_dropout": "there is no dropout of attention weights; model.dropout is that of blocks' outputs",
+    "attn_pdrop": "there is no dropout of attention weights; model.dropout is that of blocks' outputs",
     "norm_eps": "eps is fixed: 1e-6 of RMSNorms, 1e-5 of LayerNorms",
     "rmsnorm": "norms are RMSNorms, unless model.norm_type is layer; `norm` of a stage says where they are",
     "rms_norm": "norms are RMSNorms, unless model.norm_type is layer; `norm` of a stage says where they are",

@@ -74,14 +74,14 @@ class Decoder:
         self,
         model: nn.Module,
         graph: Graph,
-        keys: Callable[[Tensor], list[Tensor]],
+        keys: Callable[[Tensor], list[Tensor | bool]],
         capacity: int,
         exit_threshold: float | None,
     ) -> None:
         """Take the weights of a model and one of its graphs.
 
         Args:
-            keys: gives what tokens [batch, sequence] draw random numbers from, if there are any.
+            keys: gives what tokens [batch, sequence] draw random numbers from, as `Randomness.keys`.
             capacity: how many tokens there will be at most.
             exit_threshold: at which tokens leave a model with exits.
 
