@@ -87,3 +87,13 @@ def test_the_expectation_stays(rate):
 def test_a_rate_that_leaves_nothing_is_refused(rate):
     with pytest.raises(SpecError, match="dropout: expected"):
         make(tree({"ffn": FFN}, {"stack": 1, "step": ["ffn"]}, dropout=rate))
+
+
+def test_generation_drops_nothing(spec):
+    model = shaken(spec).eval()
+    tokens = tokens_for(spec, 1, 3)
+    made = model.train().generate(tokens, 3, temperature=0)
+    expected = tokens
+    for _ in range(3):
+        expected = torch.cat([expected, model.eval()(expected)[:, -1:].argmax(-1)], 1)
+    assert torch.equal(made, expected)
