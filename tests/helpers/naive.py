@@ -6,6 +6,7 @@ the past is kept in Python lists that grow.
 
 import math
 
+import naive_mix
 import naive_state
 import naive_streams
 import torch
@@ -141,7 +142,7 @@ class _Row:
                 if hasattr(entry, "step"):
                     x = self.stage(entry, f"{at}.{number}", x, step.loops, memory, f"{loop}.{number}")
                 elif residual.name == "mix":
-                    read = self.mixed(residual, values + partial, f"{at}.{number}.mix")
+                    read = naive_mix.mixed(self, residual, values + partial, f"{at}.{number}.mix")
                     norm = self.option("norm", entry, stage).name
                     y = self.update(norm, entry, f"{at}.{number}", read, step)
                     partial = [[a + b for a, b in zip(*partial, y, strict=True)] if partial else y]
@@ -152,23 +153,7 @@ class _Row:
             x = [around.output(*each) for each in zip(h, x, strict=True)] if around else x
         if opens:
             return naive_streams.closed(x)
-        return self.mixed(residual, values, f"{path}.mix") if residual.name == "mix" else x
-
-    def mixed(self, residual, values, name):
-        """For each token a sum of its values, by learned weights or a softmax, a head at a time."""
-        out = []
-        size = self.width // residual.heads
-        for vectors in zip(*values, strict=True):
-            parts = []
-            for i in range(0, self.width, size):
-                if residual.mix == "static":  # by distance, the latest first
-                    shares = self.w[name][: len(vectors), i // size].flip(0)
-                else:
-                    scores = [(rms_norm(vector, 1) * self.w[name])[i : i + size].sum() for vector in vectors]
-                    shares = torch.stack(scores).softmax(0)
-                parts.append(sum(a * vector[i : i + size] for a, vector in zip(shares, vectors, strict=True)))
-            out.append(torch.cat(parts))
-        return out
+        return naive_mix.mixed(self, residual, values, f"{path}.mix") if residual.name == "mix" else x
 
     def sublayer(self, stage, entry, at, x, step):
         norm, residual = (self.option(key, entry, stage) for key in ("norm", "residual"))
@@ -388,20 +373,6 @@ class _Row:
             up = self.project(vector, f"{at}.up")
             gated = config.activation in ("swiglu", "geglu")
             gate = self.project(vector, f"{at}.gate") if gated else up
-            hidden = activated(config.activation, gate) * (up if gated else 1)
+            hidden = naive_mix.activated(config.activation, gate) * (up if gated else 1)
             out.append(self.project(hidden, f"{at}.down"))
         return out
-
-
-def activated(kind, x):
-    match kind:
-        case "swiglu":
-            return x / (1 + torch.exp(-x))
-        case "gelu" | "geglu":
-            return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
-        case "gelu_tanh":
-            return x * 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-        case "relu":
-            return x * (x > 0)
-        case "relu2":
-            return x * x * (x > 0)
