@@ -17,9 +17,6 @@ def mixed(row, residual, values, name):
             else:
                 normed = [v / torch.sqrt((v * v).mean() + 1e-6) * row.w[name] for v in vectors]
                 scores = [vector[i : i + size].sum() for vector in normed]
-                    (vector / torch.sqrt((vector * vector).mean() + 1e-6) * row.w[name])[i : i + size].sum()
-                    for vector in vectors
-                ]
                 shares = torch.stack(scores).softmax(0)
             parts.append(sum(a * vector[i : i + size] for a, vector in zip(shares, vectors, strict=True)))
         out.append(torch.cat(parts))
