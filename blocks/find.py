@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import cache
 
 import blocks
@@ -11,7 +11,7 @@ from blocks.base.config import BlockConfig
 from blocks.base.discover import discover, offered
 from blocks.base.wiring import WiringConfig, kind_of
 
-Wiring = Mapping[str, Mapping[str, type[WiringConfig]]]
+Wiring = dict[str, dict[str, type[WiringConfig]]]
 
 
 @cache
@@ -27,28 +27,33 @@ def wiring_options() -> Wiring:
     Raises:
         ValueError: an option lacks something, or its name or key is taken.
     """
-    found: dict[str, dict[str, type[WiringConfig]]] = {}
-    kinds: dict[str, type[WiringConfig]] = {}
-    for option, origin in offered(blocks.wiring, WiringConfig, "composer.wiring", nested=True):
+    found: Wiring = {}
+    add_options(found, offered(blocks.wiring, WiringConfig, "composer.wiring", nested=True))
+    return found
+
+
+def add_options(found: Wiring, options: Iterable[tuple[type[WiringConfig], str]]) -> None:
+    """Enter options, each with where it is from, under their keys and names, the default of a key first.
+
+    Raises:
+        ValueError: as in `wiring_options`.
+    """
+    for option, origin in options:
         if not option.name:  # a kind, which its values bring along
             continue
         kind = kind_of(option)
-        if kinds.setdefault(kind.key, kind) is not kind:
-            raise ValueError(
-                f"{origin}: the key {kind.key!r} is already taken by {kinds[kind.key].__module__}"
-            )
+        known = found.setdefault(kind.key, {})
+        if (taken := next((kind_of(each) for each in known.values()), kind)) is not kind:
+            raise ValueError(f"{origin}: the key {kind.key!r} is already taken by {taken.__module__}")
         if option.model_fields and option.name not in option.model_fields:
             raise ValueError(f"{origin}: {option.__name__} has fields, but none called {option.name!r}")
-        if found.setdefault(kind.key, {}).setdefault(option.name, option) is not option:
-            taken = found[kind.key][option.name].__module__
-            raise ValueError(f"{origin}: {kind.key}: {option.name} is already taken by {taken}")
-    for key, options in found.items():
-        if kinds[key].default not in options:
-            raise ValueError(f"{kinds[key].__module__}: no option is called {kinds[key].default!r}")
-    return {
-        key: {name: options[name] for name in sorted(options, key=lambda n: (n != kinds[key].default, n))}
-        for key, options in found.items()
-    }
+        if (other := known.setdefault(option.name, option)) is not option:
+            raise ValueError(f"{origin}: {kind.key}: {option.name} is already taken by {other.__module__}")
+    for key, known in found.items():
+        kind = kind_of(next(iter(known.values())))
+        if kind.default not in known:
+            raise ValueError(f"{kind.__module__}: no option is called {kind.default!r}")
+        found[key] = {name: known[name] for name in sorted(known, key=lambda n: (n != kind.default, n))}
 
 
 def all_wiring() -> list[type[WiringConfig]]:

@@ -44,24 +44,41 @@ def wiring_examples(owner: Owner) -> dict[str, list[Any]]:
     for key, options in wiring_options().items():
         for option in options.values():
             if owner in option.owner and not (owner in ("use", "parallel") and acts_on_stage(option)):
-                found.setdefault(key, []).extend(_wiring_values(option))
+                found.setdefault(key, []).extend(option_values(option))
     return found
 
 
-def options_beside(key: str, value: Any) -> dict[str, Any]:
-    """Return the option of a stage that a value needs beside it; {} where it stands alone.
+def completed(plain: Plain) -> Plain:
+    """Return a model with the option added without which it is refused; as it is where none helps.
 
-    It is the first example of another key beside which neither is refused, in a recurrent stage.
+    It is the first example of a key that the model, its last stage or that one's number of steps does not
+    have yet.
     """
-    if _stands({key: value}):
-        return {}
-    others = ({other: each} for other, values in wiring_examples("stage").items() for each in values)
-    return next((each for each in others if key not in each and _stands({key: value, **each})), {})
+    if stands(plain):
+        return plain
+    return next(filter(stands, _with_one_more(plain)), plain)
 
 
-def _stands(options: Plain) -> bool:
-    plain = tree({"type": "feed_forward", "hidden": 2})
-    plain["stages"][0].update(options)
+def _with_one_more(plain: Plain) -> Iterator[Plain]:
+    *others, last = plain["stages"]
+    for key, value in _unless_given("stage", last):
+        yield {**plain, "stages": [*others, {**last, key: value}]}
+    for key, value in _unless_given("model", plain["model"]):
+        yield {**plain, "model": {**plain["model"], key: value}}
+    recur = last.get("recur")
+    sampled = recur if isinstance(recur, dict) else {"steps": recur}
+    for key, value in _unless_given("recur", sampled) if recur else ():
+        yield {**plain, "stages": [*others, {**last, "recur": {**sampled, key: value}}]}
+
+
+def _unless_given(owner: Owner, given: Plain) -> Iterator[tuple[str, Any]]:
+    for key, values in wiring_examples(owner).items():
+        if key not in given:
+            yield from ((key, value) for value in values)
+
+
+def stands(plain: Plain) -> bool:
+    """Return whether a spec as plain data is accepted."""
     try:
         loads(json.dumps(plain))
     except SpecError:
@@ -69,7 +86,8 @@ def _stands(options: Plain) -> bool:
     return True
 
 
-def _wiring_values(option: type[WiringConfig]) -> list[Any]:
+def option_values(option: type[WiringConfig]) -> list[Any]:
+    """Return examples of one option as a spec writes them: each value that is worth a try, of one field."""
     if not option.model_fields:
         return [option.name]
     first = _required(option)

@@ -1,4 +1,4 @@
-"""The block or task that a user names: by its name, by `package.module:Class`, or by its folder."""
+"""The block, option or task that a user names: by its name, by `package.module:Class`, or by its folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from blocks.base.config import BlockConfig, Config
 from blocks.base.discover import claim
-from blocks.find import block_types
+from blocks.base.wiring import WiringConfig, kind_of
+from blocks.find import add_options, block_types, wiring_options
 from composer.data.base.config import DataConfig
 from composer.data.find import data_tasks
 
@@ -20,7 +21,7 @@ C = TypeVar("C", bound=Config)
 
 
 class UnknownName(ValueError):
-    """No block or task goes by a name; says what was expected and what came."""
+    """No block, option or task goes by a name; says what was expected and what came."""
 
 
 def find_block(name: str) -> type[BlockConfig]:
@@ -32,6 +33,42 @@ def find_block(name: str) -> type[BlockConfig]:
         UnknownName: there is no such type, module, class or folder, or its type is taken.
     """
     return _find(name, block_types(), BlockConfig, "type")
+
+
+def find_options(name: str) -> list[type[WiringConfig]]:
+    """Return the wiring options of a name: `residual`, `residual.scale` or `my_package.half:HalfResidual`.
+
+    Of a class the other options of its key in its module are known to specs from now on as well. To be called
+    before the models of specs are imported.
+
+    Raises:
+        UnknownName: there is no such option, module or class, or its name is taken.
+    """
+    known = wiring_options()
+    key, _, value = name.partition(".")
+    if key in known and (not value or value in known[key]):
+        return [known[key][value]] if value else [*known[key].values()]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        names = (f"{key}.{value}" for key, options in known.items() for value in options)
+        raise UnknownName(f"expected one of {', '.join(names)}, or package.module:Class, got {name!r}")
+    held = vars(imported(module, os.getcwd()))
+    option: Any = held.get(attribute)
+    if not _is(option, WiringConfig) or not option.name:
+        raise UnknownName(f"{name}: expected a subclass of WiringConfig with a name, got {_told(option)}")
+    of_key = [each for each in held.values() if _is(each, WiringConfig) and kind_of(each) is kind_of(option)]
+    if option not in known.get(kind_of(option).key, {}).values():
+        _add(of_key)
+    return [option]
+
+
+def _add(options: Sequence[type[WiringConfig]]) -> None:
+    if "composer.language.schema.spec" in sys.modules:
+        raise UnknownName(f"{options[0].__name__}: expected to be found before any spec is loaded")
+    try:
+        add_options(wiring_options(), ((each, f"{each.__module__}:{each.__name__}") for each in options))
+    except ValueError as error:
+        raise UnknownName(str(error)) from None
 
 
 def find_task(name: str, settings: Sequence[str] = ()) -> DataConfig:
@@ -95,13 +132,10 @@ def imported(module: str, folder: str) -> ModuleType:
         raise UnknownName(f"{module}: cannot be imported: {error}") from None
 
 
-def _is(value: object, base: type[Config], tag: str) -> bool:
-    return (
-        isinstance(value, type)
-        and issubclass(value, base)
-        and tag in value.model_fields
-        and value is not base
-    )
+def _is(value: object, base: type[Config], tag: str | None = None) -> bool:
+    if not isinstance(value, type) or not issubclass(value, base) or value is base:
+        return False
+    return tag is None or tag in value.model_fields
 
 
 def _told(value: object) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias, TypeVar
 
 from blocks.base.config import BlockConfig
-from composer.testing.blocks import CHECKS
-from composer.testing.examples import examples
-from composer.testing.find import UnknownName, find_block
+from composer.testing.find import UnknownName, find_block, find_options
 
 Example = TypeVar("Example")
 Suite: TypeAlias = Callable[[str, Sequence[str]], Iterator["Finding"]]
@@ -27,6 +26,9 @@ class Finding:
 
 def conformance(config: type[BlockConfig]) -> Iterator[Finding]:
     """Yield what each check finds with each example of a block."""
+    from composer.testing.blocks import CHECKS
+    from composer.testing.examples import examples
+
     return examined(examples(config), CHECKS)
 
 
@@ -39,6 +41,21 @@ def block_conformance(name: str, settings: Sequence[str] = ()) -> Iterator[Findi
     if settings:
         raise UnknownName("--set is for tasks: a block is checked in all of its options")
     return conformance(find_block(name))
+
+
+def wiring_conformance(name: str, settings: Sequence[str] = ()) -> Iterator[Finding]:
+    """Yield what each check finds with wiring options, named as for `find_options`, in each of their fields.
+
+    Raises:
+        UnknownName: there is no such option, or settings are given.
+    """
+    if settings:
+        raise UnknownName("--set is for tasks: an option is checked in each of its fields")
+    options = find_options(name)
+    # the models of specs are made of the options that are known when they are imported
+    from composer.testing.wiring import CHECKS, examples
+
+    return chain.from_iterable(examined(examples(option), CHECKS) for option in options)
 
 
 def examined(

@@ -7,8 +7,9 @@ from models import compiled, tokens_for
 
 from blocks.depth_attention import reference
 from blocks.find import block_types
-from composer.testing.blocks import CHECKS, acts
+from composer.testing.blocks import CHECKS
 from composer.testing.examples import examples, tree
+from composer.testing.model_checks import acts
 
 EXAMPLES = {name: one for config in block_types().values() for name, one in examples(config).items()}
 

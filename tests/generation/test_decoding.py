@@ -13,7 +13,7 @@ from strategies import specs
 import composer
 from blocks.primitives.operations import Sum
 from composer.module.generates import decoder
-from composer.testing.blocks import check_decoding, check_kept
+from composer.testing.model_checks import check_decoding, check_kept
 
 FAMILY = {
     path.stem: composer.load(path)

@@ -1,6 +1,6 @@
 """Specs as plain data that between them use every block, option and mix; small and odd sizes."""
 
-from composer.testing.examples import options_beside, wiring_examples
+from composer.testing.examples import completed, wiring_examples
 
 SEQ = {"type": "sequence_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
 DEPTH = {"type": "depth_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
@@ -17,15 +17,6 @@ def tree(blocks, *stages, width=10, tie=True, **options):
 
 def one(block, *, width=10, **stage):
     return tree({"b": block}, {"recur": 3, "step": ["b"], **stage}, width=width)
-
-
-def with_partner(plain):
-    """Add the option that an option of a spec's last stage, or of its model, is refused without."""
-    *others, last = plain["stages"]
-    loss, gate = plain["model"].get("loss"), last.get("exit", "none")
-    if isinstance(loss, dict) and "exit" in loss:
-        return {**plain, "stages": [*others, {"exit": {"gate": "learned"}, **last}]}
-    return {**plain, "model": {"loss": {"exit": 0.5}, **plain["model"]}} if gate != "none" else plain
 
 
 def mix(combine):
@@ -149,16 +140,8 @@ CASES = {
         {"recur": 3, "step": [{"parallel": ["d", "d"], "combine": "gate"}]},
     ),
     **{
-        f"{key} {value}": with_partner(
-            tree(
-                {"d": DEPTH, "f": FFN},
-                {
-                    "recur": 3,
-                    "step": ["d", {"parallel": ["f", "d"]}],
-                    key: value,
-                    **options_beside(key, value),
-                },
-            )
+        f"{key} {value}": completed(
+            tree({"d": DEPTH, "f": FFN}, {"recur": 3, "step": ["d", {"parallel": ["f", "d"]}], key: value})
         )
         for key, (_, *values) in wiring_examples("stage").items()
         for value in values

@@ -182,6 +182,39 @@ def test_its_faults_have_places_and_hints(told: dict[str, Any]) -> None:
         assert words in fault
 
 
+def conformance(*names: str) -> dict[str, subprocess.CompletedProcess[str]]:
+    """What the command says of options of a folder that is not installed."""
+    outside = ROOT / "tests" / "blocks" / "outside"
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "composer", "conformance", name, "--kind", "wiring"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd=outside,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    }
+    found = {}
+    for name, process in running.items():
+        out, err = process.communicate(timeout=240)
+        found[name] = subprocess.CompletedProcess(name, process.returncode, out, err)
+    return found
+
+
+def test_one_command_checks_an_option_and_finds_what_it_is_not() -> None:
+    right, ignoring, leaking, unknown = conformance(
+        "wirings:StartScaled", "wrong_wirings:Ignoring", "wrong_wirings:Leaking", "residual.scaled"
+    ).values()
+    assert (right.returncode, right.stderr) == (0, "")
+    assert re.fullmatch(r"entrance: all \d+ checks passed\n", right.stdout)
+    assert (ignoring.returncode, leaking.returncode, unknown.returncode) == (1, 1, 2)
+    assert "ignoring: every field is honoured: computes what entered plainly does" in ignoring.stdout
+    assert "entered leaking: no leak between tokens: a token moves the outputs" in leaking.stdout
+    assert "residual.scale," in unknown.stderr
+
+
 class OtherNorm(WiringConfig):
     """A kind of a key that is taken."""
 

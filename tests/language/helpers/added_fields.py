@@ -21,7 +21,7 @@ from composer.language.schema.identity import arch_hash, run_hash
 from composer.language.schema.recur import Recur
 from composer.language.schema.spec import Model, Stage, Train
 from composer.language.space import Space
-from composer.testing.examples import examples, options_beside, wiring_examples
+from composer.testing.examples import completed, examples, wiring_examples
 
 SPECS = Path(composer.__file__).parents[1] / "specs"
 BLOCKS = {name: next(iter(examples(kind).values())) for name, kind in block_types().items()}
@@ -61,14 +61,9 @@ def trees():
         yield {**small, "stages": [{"recur": {"steps": 3, "train": value}, "step": [block]}]}
     for owner in ("stage", "model"):
         for key, value in options_with_fields(owner):
-            exits = key == "exit" or (key == "loss" and "exit" in value)
-            stage = {"recur": 2, "step": [block], **({"exit": {"gate": "learned"}} if exits else {})}
-            model = {**BASE["model"], **({"loss": {"exit": 0.5}} if exits else {})}
-            if owner == "stage":
-                stage |= {key: value, **options_beside(key, value)}
-            else:
-                model[key] = value
-            yield {**small, "stages": [stage], "model": model}
+            given = {"stage": {"recur": 2, "step": [block]}, "model": BASE["model"]}
+            given[owner] = {**given[owner], key: value}
+            yield completed({**small, "stages": [given["stage"]], "model": given["model"]})
 
 
 def trained(data):

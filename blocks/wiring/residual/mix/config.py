@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from blocks.base.builder import Builder
 from blocks.base.config import Problem
@@ -45,6 +47,11 @@ class MixedResidual(Residual):
     many sublayers as this says, the last block of a step perhaps of fewer. A sublayer also reads the sum so
     far of its own block.
     """
+
+    @field_validator("over")
+    @classmethod
+    def _in_one_way(cls, over: Any) -> Any:
+        return "sublayers" if over == 1 else over
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse options that act on a residual stream, which does not exist here."""
