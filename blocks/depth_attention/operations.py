@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel, Target
+from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.gpu import off_triton
@@ -127,7 +128,7 @@ class Attend(SlotRead):
         slots = reads * self.kv_heads * self.head_dim
         weights, product = 4 * self.heads * reads, 4 * reads * query
         forward = at.widened * (query + 2 * slots) + weights + product + 4 * query
-        backward = 2 * at.widened * (query + slots) + 2 * weights + product + 4 * slots
+        backward = 2 * at.widened * (query + slots) + 2 * weights + product + 4 * largest(slots, query)
         return WorkspaceBytes(forward, backward, backward)
 
 

@@ -89,11 +89,13 @@ class WorkspaceBytes(NamedTuple):
         backward: gradients of the inputs included, those of weights left out; the gradients of its outputs
             and what it kept were alive before and go while it runs.
         weights: the same at the moment when all gradients of its weights are there.
+        until_end: whether the gradients of its outputs stay until it ends.
     """
 
     forward: float
     backward: float
     weights: float
+    until_end: bool = False
 
 
 class CostModel(Meaning):

@@ -178,8 +178,10 @@ class Project(Operation):
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the gradients of several outputs are joined first."""
         product = at.compute_bytes * self.fan_in
-        joined = flow.made if len(self.outputs) > 1 else 0
-        return WorkspaceBytes(flow.made + flow.copied, largest(product, joined), product)
+        forward = flow.made + flow.copied
+        if len(self.outputs) > 1:
+            return WorkspaceBytes(forward, largest(product, flow.made), product)
+        return WorkspaceBytes(forward, product, product, until_end=True)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class ProjectStep(Operation):
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The output; backward, the gradient of the input."""
         product = at.compute_bytes * self.fan_in
-        return WorkspaceBytes(flow.made + flow.copied, product, product)
+        return WorkspaceBytes(flow.made + flow.copied, product, product, until_end=True)
 
 
 @dataclass(frozen=True)

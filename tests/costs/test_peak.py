@@ -104,6 +104,24 @@ def test_peaks_are_the_predicted_ones_where_operations_run_again():
     assert statistics.median(map(abs, errors)) < 0.01
 
 
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(
+    ("step", "norm"), [("sf", "sandwich"), ("sdf", "sandwich"), ("sdf", "pre"), ("d", "pre")]
+)
+def test_what_runs_again_goes_once_the_last_has_taken_it(step, norm, again):
+    """A sum is held for two readers; what an outer norm makes again, for none."""
+    attention = {"heads": 4, "kv_heads": 2, "head_dim": 16}
+    blocks = {
+        "s": {"type": "sequence_attention", **attention},
+        "d": {"type": "depth_attention", **attention},
+        "f": {"type": "feed_forward", "hidden": 256},
+    }
+    used = {name: blocks[name] for name in step}
+    spec = make(tree(used, {"recur": 1, "step": [*step], "norm": norm}, width=64, context=128))
+    chosen = sorted(recomputable(compile_graph(spec))) if again else []
+    assert abs(off(predicted(spec, 16, chosen), measured(spec, 16, recompute=chosen))) < 0.001
+
+
 @samples(15)
 @given(trees(levels=3, room=12), st.integers(1, 5))
 def test_a_few_trips_of_each_loop_hold_the_peak(tree, batch):

@@ -155,6 +155,13 @@ def test_numbers_that_a_stage_cannot_run_are_refused():
         make_plan(spec(recurrent({"uniform": [2, 6]}, step=("s", "e")), blocks=blocks))
 
 
+def test_a_stack_of_many_layers_beside_such_a_stage_is_checked_as_a_whole():
+    deep = 500_000
+    stages = {"stack": deep, "step": ["f"]}, recurrent({"uniform": [2, 3]}, step=("f",))
+    found = spec(*stages, blocks={"f": FFN})
+    assert count(found).params > deep * 100
+
+
 def test_it_is_written_out_and_told():
     found = spec(recurrent({"uniform": [2, 6]}))
     for text in (resolved_yaml(found), changed_yaml(found)):

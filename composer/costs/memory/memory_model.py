@@ -34,8 +34,9 @@ class Body:
         index: of the loop, with its trips and whether its weights are tied.
         sizes: of an element of each value.
         frees: bytes of kept values, by the number of the step whose backward pass is the last to need them.
-        drops: values that are made again, likewise; `dropped` are all of them.
-        remade: bytes of these.
+        drops: values that are made again, likewise.
+        remade: bytes of all that is made again, and `takers` of each value what needs it then: the numbers of
+            `drops`, and operations that run again themselves.
         kept: storages that are kept, inputs of the graph left out.
         states: the outputs that are carried to the next trip and have gradients, with their bytes.
         states_in_flight: bytes of those that are not kept, and `keeps_state` of those kept as they come in.
@@ -59,8 +60,8 @@ class Body:
     sizes: Sizes
     frees: dict[int, float]
     drops: dict[int, list[Value]]
-    dropped: frozenset[Value]
     remade: dict[Value, float]
+    takers: dict[Value, frozenset[int | str]]
     kept: frozenset[Value]
     states: tuple[tuple[Value, float], ...]
     states_in_flight: float
@@ -153,10 +154,11 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
     frees: dict[int, float] = defaultdict(float)
     for value in sorted(values):
         frees[first[value]] = frees[first[value]] + batch.tokens * bytes_of(graph, value, sizes)
-    made_again = [value for step in steps if step.again for value in step.made_again if value in first]
+    made_again = [value for step in steps for value in step.made_again]
     drops: dict[int, list[Value]] = defaultdict(list)
     for value in made_again:
-        drops[first[value]].append(value)
+        if value in first:
+            drops[first[value]].append(value)
     return Body(
         graph,
         loop.index if loop else "",
@@ -167,8 +169,8 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         sizes,
         frees,
         drops,
-        frozenset(made_again),
-        {value: batch.tokens * bytes_of(graph, value, sizes) for step in steps for value in step.made_again},
+        {value: batch.tokens * bytes_of(graph, value, sizes) for value in made_again},
+        _takers(steps, made_again, first),
         values,
         tuple((state.output, state.size) for state in states if graph.type_of(state.output).is_float),
         total(state.size for state in states if not state.keeps_input and not state.keeps_output),
@@ -226,6 +228,19 @@ def _needs(steps: tuple[Step, ...], values: frozenset[Value]) -> dict[Value, int
     # the last state of a loop whose states are read step by step goes with the others
     makers = {step.node: number for number, step in enumerate(steps)}
     return {value: makers[value.node] for value in values} | first
+
+
+def _takers(
+    steps: tuple[Step, ...], made_again: list[Value], first: dict[Value, int]
+) -> dict[Value, frozenset[int | str]]:
+    found: dict[Value, set[int | str]] = {
+        value: {first[value]} if value in first else set() for value in made_again
+    }
+    for step in steps:
+        for value in step.sources if step.again else ():
+            if value in found:
+                found[value].add(step.node)
+    return {value: frozenset(takers) for value, takers in found.items()}
 
 
 def _is_input(graph: Graph, value: Value) -> bool:

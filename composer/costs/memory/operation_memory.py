@@ -112,6 +112,7 @@ def needs(operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: 
             batch.tokens * scratch.forward + once,
             batch.tokens * scratch.backward,
             batch.tokens * scratch.weights,
+            scratch.until_end,
         ),
     )
 

@@ -20,6 +20,7 @@ from blocks.kernels.slots import DepthCache, SlotWrite
 from composer.costs.memory.ledger import Account, Ledger, Moment
 from composer.costs.memory.memory_model import Body, body_of
 from composer.costs.memory.operation_memory import Batch, Step, Trips, value_bytes
+from composer.costs.memory.reruns import Reruns
 from composer.costs.memory.saved_tensors import bytes_of
 
 Words = tuple[str, ...]
@@ -50,7 +51,6 @@ class _Gradient:
 
 _Gradients = dict[Value, _Gradient]
 _Given = list[_Gradient | None]
-_Again = dict[str | Value, float]
 
 
 class _Turn(NamedTuple):
@@ -143,52 +143,21 @@ class _Replay:
         for step in body.steps:
             if isinstance(step.operation, DepthCache):
                 turn.slots[step.node] = self._slots(step.operation, 4)
-        again: _Again = {}  # bytes of what ran again: inside operations, and values
+        again = Reruns(body, ledger, self.batch, trips, where)
         for number in reversed(range(len(body.steps))):
             step = body.steps[number]
             for value in step.reads:
-                self._remake(body, value, trips, where, again)
+                again.remake(value)
             if isinstance(step.operation, Loop):
                 self._backward_loop(body, step, trips, where, turn, gradients)
             elif isinstance(step.operation, SlotWrite) or any(value in gradients for value in step.outputs):
                 if step.again:
-                    self._rerun(body, step, trips, where, again)
+                    again.run(step)
                 self._backward_step(body, step, trips, where, turn, gradients, seen)
             if step.inside:
                 ledger.add("activations", -step.at(self.batch, trips).inside)
-            ledger.add("recomputed", -again.pop(step.node, 0))
-            for value in body.drops.get(number, ()):
-                ledger.add("recomputed", -again.pop(value, 0))
+            again.done(number)
             ledger.add("activations", -body.frees.get(number, 0))
-
-    def _remake(self, body: Body, value: Value, trips: Trips, where: str, again: _Again) -> None:
-        """Recompute a value, unless it was saved or is alive."""
-        if maker := _marked_maker(body, value):
-            self._rerun(body, maker, trips, where, again)
-
-    def _rerun(self, body: Body, step: Step, trips: Trips, where: str, again: _Again) -> None:
-        """Recompute an operation after those it reads from; iterative, because chains are long."""
-        waiting = [(step, iter(step.sources))] if step.node not in again else []
-        while waiting:
-            now, sources = waiting[-1]
-            value = next(sources, None)
-            if value is None:
-                waiting.pop()
-                self._run_again(body, now, trips, where, again)
-            elif (maker := _marked_maker(body, value)) and maker.node not in again:
-                waiting.append((maker, iter(maker.sources)))
-
-    def _run_again(self, body: Body, step: Step, trips: Trips, where: str, again: _Again) -> None:
-        needs, ledger = step.at(self.batch, trips), self.ledger
-        ledger.moment(("recomputing ", where, step.node), needs.scratch.forward)
-        left: _Again = {step.node: needs.inside}
-        left.update((value, body.remade[value]) for value in step.made_again)
-        again.update(left)
-        ledger.add("recomputed", total(left.values()))
-        for value in step.sources:
-            if value in again and value not in body.dropped:
-                # nobody else needs it
-                ledger.add("recomputed", -again.pop(value))
 
     def _backward_step(
         self,
@@ -208,8 +177,8 @@ class _Replay:
         for name in step.slots:
             ledger.add("depth_slots", turn.slots.pop(name, 0))
         given = [gradients.pop(value) for value in step.outputs if value in gradients]
-        # scratch counts them as gone in the end, but the gradients of other values may lie there too
-        shared = total(each.bytes for each in given if each.values > 1)
+        # what scratch counts as gone in the end stays where the gradients of other values lie there too
+        shared = 0 if scratch.until_end else total(each.bytes for each in given if each.values > 1)
         ledger.moment(what, scratch.backward + shared)
         if step.weights:
             new = turn.first * total(size for name, size in step.weights if name not in seen)
@@ -360,12 +329,6 @@ def _words(step: Step, trip: int) -> str:
     loop = step.operation
     name, first = (loop.origin, loop.first) if isinstance(loop, Segment) else (step.node, 0)
     return f"{name} step {label(trip + first)}"
-
-
-def _marked_maker(body: Body, value: Value) -> Step | None:
-    """Return the operation that recomputes a value; None if the value is saved."""
-    maker = body.makers.get(value.node)
-    return maker if maker and maker.again and value not in body.kept else None
 
 
 def _during(trips: Trips, body: Body, trip: int) -> Trips:
