@@ -81,6 +81,18 @@ def os_message(error: OSError, path: object = "", *, writing: bool = False) -> s
     return f"{name}: {reason}" if name else reason
 
 
+def _flat(value: Any) -> str:
+    """Return a short mapping or list of scalars as YAML writes it; "" for any other."""
+    pairs = value.items() if isinstance(value, dict) else [("", each) for each in value]
+    if len(pairs) > 4 or any(isinstance(each, dict | list | tuple) for _, each in pairs):
+        return ""
+    told = [f"{key}: " * bool(key) + (each if isinstance(each, str) else shown(each)) for key, each in pairs]
+    text = ", ".join(told)
+    if len(text) > _LONGEST // 2 or not text.isprintable():
+        return ""
+    return f"{{{text}}}" if isinstance(value, dict) else f"[{text}]"
+
+
 def shown(value: Any) -> str:
     """Name a value in an error: scalars as YAML writes them, text in quotes, anything else by its kind."""
     match value:
@@ -92,9 +104,9 @@ def shown(value: Any) -> str:
             text = repr(value)
             return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]}...'"
         case dict():
-            return "a mapping" if value else "an empty mapping"
+            return (_flat(value) or "a mapping") if value else "an empty mapping"
         case list() | tuple():
-            return "a list" if value else "an empty list"
+            return (_flat(value) or "a list") if value else "an empty list"
         case int() if abs(value) >= 10**_LONGEST:
             return "a very large number"
         case _:

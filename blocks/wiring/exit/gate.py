@@ -30,7 +30,8 @@ class GatedExit(Exit):
         if not site.is_last or not site.tied or site.steps == 1:
             yield Problem("", "none except in a last stage with recur: 2 or more", self.plain())
         elif (loss := site.model.get("loss")) is not None and loss.name != "exit":
-            yield Problem("", f"none with model.loss {loss.plain()}, which trains no gate", self.plain())
+            expected = f"none with model.loss {loss.plain()}, which trains no gate"
+            yield Problem("", expected, self.plain(), "model.loss: {exit: 0.05} trains it")
 
     def words(self, site: Site) -> str:
         """Say that tokens may leave."""

@@ -75,7 +75,7 @@ class WiringUnion(DiscoveredUnion[WiringConfig]):
 
     def describe(self) -> str:
         """Say what is expected."""
-        mappings = [f"a mapping with {name}" for name, option in self.options.items() if option.model_fields]
+        mappings = [f"{{{name}: ..}}" for name, option in self.options.items() if option.model_fields]
         return listed([*self.bare(), *mappings])
 
 

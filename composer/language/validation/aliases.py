@@ -55,8 +55,11 @@ TARGETS: dict[str, str] = {
     "expert_attention.active": "top_k topk k num_experts_per_tok num_experts_per_token experts_per_token "
     "n_active active_experts num_active_experts moe_top_k router_topk",
     "expert_attention.hidden": "moe_intermediate_size expert_dim expert_hidden expert_size d_expert",
-    "expert_attention.balance_rate": "aux_loss aux_loss_coef load_balancing load_balance "
-    "router_aux_loss_coef balancing bias_update_speed gamma",
+    "expert_attention.balance_rate": "load_balancing load_balance balancing bias_update_speed gamma",
+    "expert_attention.balance_loss": "aux_loss aux_loss_coef router_aux_loss_coef load_balancing_loss",
+    "expert_attention.z_loss": "router_z_loss router_z_loss_coef",
+    "expert_attention.shared": "shared_experts n_shared_experts num_shared_experts",
+    "expert_attention.capacity": "capacity_factor expert_capacity",
     "feed_forward.hidden": "d_ff ff_dim ffn_dim dim_ff dim_feedforward intermediate_size ffn_hidden_size "
     "mlp_dim d_mlp inner_dim n_inner mlp_hidden ffn_size",
     "feed_forward.activation": "act act_fn activation_function hidden_act nonlinearity act_func",
@@ -141,6 +144,7 @@ NOTES: dict[str, str] = {
     "attn_pdrop": "there is no dropout of attention weights; model.dropout is that of blocks' outputs",
     "norm_eps": "eps is fixed: 1e-6 of RMSNorms, 1e-5 of LayerNorms",
     "rmsnorm": "norms are RMSNorms, unless model.norm_type is layer; `norm` of a stage says where they are",
+    "rms": "model.norm_type says what norms are, rms or layer; `norm` says where they are",
     "rms_norm": "norms are RMSNorms, unless model.norm_type is layer; `norm` of a stage says where they are",
     "init": "initialization is fixed, and there is no field for it",
     "init_std": "initialization is fixed, and there is no field for it",
@@ -154,11 +158,7 @@ NOTES: dict[str, str] = {
     "halting": "there is no halting: every token runs all steps",
     "act_threshold": "there is no halting: every token runs all steps",
     "ponder": "there is no halting: every token runs all steps",
-    "capacity_factor": "experts have no capacity: no token is dropped",
-    "shared_experts": "there are no shared experts; use a feed_forward block in parallel instead",
-    "n_shared_experts": "there are no shared experts; use a feed_forward block in parallel instead",
     "label_smoothing": "there is no label smoothing",
-    "z_loss": "there is no z-loss",
     "ema": "weight averaging is not supported",
     "compile": "`composer train --torch-compile on` compiles",
     "torch_compile": "`composer train --torch-compile on` compiles",

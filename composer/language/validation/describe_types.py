@@ -41,7 +41,7 @@ def words(hint: Any, extra: tuple[Any, ...] = ()) -> str:
     if origin is Literal:
         return listed(_plain(value) for value in args)
     if origin in (Union, types.UnionType):
-        return listed(dict.fromkeys(words(_untagged(arg)) for arg in args if arg is not type(None)))
+        return listed(dict.fromkeys(each for arg in args for each in _alternatives(_untagged(arg))))
     if origin is tuple or origin is list:
         return _list(origin, args, extra)
     if isinstance(hint, type) and issubclass(hint, Config):
@@ -53,6 +53,13 @@ def words(hint: Any, extra: tuple[Any, ...] = ()) -> str:
         hint, "another value"
     )
     return f"{base}{_bounds(extra)}"
+
+
+def _alternatives(hint: Any) -> list[str]:
+    """Describe a branch of a union: its values where it has few."""
+    if hint is type(None):
+        return []
+    return [*map(_plain, get_args(hint))] if get_origin(hint) is Literal else [words(hint)]
 
 
 def _untagged(hint: Any) -> Any:

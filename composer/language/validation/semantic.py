@@ -25,7 +25,7 @@ from composer.language.validation.partial import partial, partial_at
 from composer.language.validation.wiring_checks import wiring_problems
 from composer.measures.limits import MemoryLimits
 from composer.measures.registry import MEASURES
-from composer.settings.errors import Fault, shown
+from composer.settings.errors import Fault, close, shown
 from composer.settings.tree import Node, fault_at, join
 
 C = TypeVar("C", bound=Config)
@@ -235,7 +235,8 @@ def _source(parts: Parts, tree: Node, name: str, field: str, source: str) -> Ite
     path = ("blocks", name)
     if source not in parts.blocks:
         if source not in _mapping(tree.child("blocks")):
-            yield fault_at(tree, (*path, field), f"one of {', '.join(parts.blocks)}", shown(source))
+            expected = f"one of {', '.join(parts.blocks)}"
+            yield fault_at(tree, (*path, field), expected, shown(source), close(source, [*parts.blocks]))
         return
     yield from _problems(
         parts.blocks[name].source_problems(field, parts.blocks[source], parts.model.width), path, tree

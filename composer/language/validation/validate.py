@@ -9,9 +9,11 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from blocks.base.config import Config
-from composer.language.schema.spec import BlockName, Stage
+from blocks.base.wiring import WiringConfig
+from blocks.find import wiring_options
+from composer.language.schema.spec import BlockName, BlockUse, Parallel, Stage
 from composer.language.schema.unions import DiscoveredUnion, WiringUnion
-from composer.language.validation.hints import hint_for_key, hint_for_tag, hint_for_value, meant
+from composer.language.validation.hints import hint_for_key, hint_for_tag, hint_for_value, meant, note
 from composer.language.validation.partial import conflicts, partial_at
 from composer.language.validation.value_hints import hint_for_written
 from composer.settings.errors import Fault, close, shown
@@ -165,12 +167,12 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         case "extra_forbidden":
             name, known = str(steps[0]), keys(hint)
             kept = config_of(hint, node.plain)
-            near = hint_for_key(name, kept, known) if kept else close(name, known)
+            near = _excluded(kept, name) or hint_for_key(name, kept, known) if kept else close(name, known)
             return (node.child(name) or node).fault(join(path, name), "a known key", name, near, key=True)
         case "union_tag_invalid" | "union_tag_not_found":
             if (union := _union(hint)) and isinstance(union, WiringUnion) and owner is not None:
                 got = next(iter(node.plain), "") if isinstance(node.plain, Mapping) else node.plain
-                near = hint_for_value(got, owner, key, [*union.options])
+                near = hint_for_value(got, owner, key, [*union.options]) or note(str(got))
                 return node.fault(path, union.describe(), shown(node.plain), near)
             return _untagged(hint, node, path, detail)
         case "expected":
@@ -189,6 +191,15 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         allowed = detail["ctx"]["expected"].replace("'", " ").replace(",", " ").split()
         near = hint_for_value(node.plain, owner, key, [each for each in allowed if each != "or"])
     return node.fault(path, expected, got, near)
+
+
+def _excluded(config: type[Config], name: str) -> str:
+    """Say that a key stands beside another that it excludes; "" where it does not."""
+    if issubclass(config, BlockUse | Parallel) and name in ("use", "parallel", "recur", "stack"):
+        return "an entry is either `use`, `parallel`, `recur` or `stack`"
+    if issubclass(config, WiringConfig) and name in (options := wiring_options()[config.key]):
+        return f"{config.key} takes one of {config.name} and {name}" if options[name].model_fields else ""
+    return ""
 
 
 def _has_default(config: type[Config], key: str) -> bool:

@@ -45,6 +45,10 @@ def hint_for_written(node: Node, expected: str, has_default: bool = False) -> st
         return _truth(value)
     if expected.startswith("a list"):
         return _list(value)
+    if expected.startswith("a slice") and isinstance(value, int) and not isinstance(value, bool):
+        return f"write '{value}:{value + 1 or ''}'"
+    if "{parallel: [..]}" in expected and isinstance(value, list) and value:
+        return "blocks that run side by side are {parallel: [..]}; others are entries of the list around it"
     if isinstance(value, str):
         if "#" in value and expected.startswith((*_NUMBERS, "a duration")):
             return "put a space before # to begin a comment"

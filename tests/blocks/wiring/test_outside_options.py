@@ -176,7 +176,7 @@ def test_its_faults_have_places_and_hints(told: dict[str, Any]) -> None:
         "stages.0.step_marker: expected a known key, got step_marker (did you mean step_tag?)",
         "stages.0.step_tag: expected none or embedding, got 'learned' (did you mean embedding?)",
         "stages.0.entrance.scaled: expected a number above 0",
-        "stages.0.entrance: expected input, scaled or a mapping with scaled, got 'half'",
+        "stages.0.entrance: expected input, scaled or {scaled: ..}, got 'half'",
     ]
     for fault, words in zip(told["faults"], expected, strict=True):
         assert words in fault

@@ -138,7 +138,7 @@ def test_an_option_laid_over_another_takes_its_place():
         ({"poisson_lognormal": {"mean": 0.5, "max": 9}}, "mean: expected a number from 1 to 1000, got 0.5"),
         ({"at": 0.5, "from": 4}, r"recur.train.from: expected a number below steps \(4\), got 4"),
         ({"at": 1.5}, "recur.train.at: expected a number"),
-        ({"geometric": 2}, "recur.train: expected fixed, a mapping with at"),
+        ({"geometric": 2}, "recur.train: expected fixed, {at: ..}"),
     ],
 )
 def test_what_makes_no_sense_is_refused(train, message):
