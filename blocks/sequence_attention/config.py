@@ -114,7 +114,7 @@ class SequenceAttention(AttentionConfig):
     def _rope(self, width: int) -> Iterator[Problem]:
         head_dim = self.geometry(width)[2]
         if (scaling := self.rope_scaling) is not None:
-            ways = RopeScaling.model_fields
+            ways = ("linear", "ntk", "yarn")
             given = [name for name in ways if getattr(scaling, name) is not None]
             if len(given) != 1:
                 yield Problem("rope_scaling", f"one of {', '.join(ways)}", ", ".join(given) or "none")

@@ -127,8 +127,15 @@ def test_dead_code_takes_from_loops_what_they_do_not_read_and_goes_for_its_maker
 @samples(40)
 @given(specs())
 def test_dead_code_removes_nothing_from_a_spec(spec):
-    before = [names(body) for body, _ in graphs(build(spec))]
-    assert [names(body) for body, _ in graphs(dead_code(build(spec)))] == before
+    """But for what a loop is given and does not read, such as the running state beside a learned query."""
+
+    def computed(graph):
+        return [
+            [name for name, op, _ in operations(body) if not isinstance(op, Input)]
+            for body, _ in graphs(graph)
+        ]
+
+    assert computed(dead_code(build(spec))) == computed(build(spec))
 
 
 # an option that names a node around its stage as another does in it

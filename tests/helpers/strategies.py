@@ -90,6 +90,11 @@ def attention(draw, kind, width):
     found = draw(config(kind, given, without=(*sizes, "kv_from")))
     if not found.get("rope", True):
         found = {name: each for name, each in found.items() if not name.startswith("rope_")}
+    if ways := [way for way in ("linear", "ntk", "yarn") if way in found.get("rope_scaling", {})]:
+        kept = draw(st.sampled_from(ways))
+        found["rope_scaling"] = {
+            key: each for key, each in found["rope_scaling"].items() if key == kept or key not in ways
+        }
     rotates = found.get("rope", found.get("rotary", True))
     heads = draw(st.sampled_from([n for n in (1, 2, 3, 4) if n <= width]))
     found["heads"] = heads
