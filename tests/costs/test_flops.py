@@ -29,7 +29,11 @@ def nested(span, stages):
     return make(tree({name: used[name] for name in used if f"'{name}'" in str(stages)}, *stages))
 
 
-@pytest.mark.parametrize("name", shipped())
+# the weights of dreamer-small alone take ten seconds to make
+LARGE = {"dreamer-small": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LARGE.get(name, ())) for name in shipped()])
 def test_shipped_specs_cost_what_runs(name):
     spec = shortened(shipped()[name], 4)
     assert declared(spec, 1) == counted(spec, 1)
