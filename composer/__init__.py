@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from composer.module.model import ComposedModel
     from composer.settings.errors import SpecError
     from composer.training.data.datamodule import SpecData
+    from composer.training.start import Taken
 
-__all__ = ["SpecError", "compile", "cost", "datamodule", "load", "load_run"]
+__all__ = ["SpecError", "compile", "cost", "datamodule", "load", "load_run", "start_from"]
 
 
 def _spec(spec: Spec | str | Path) -> Spec:
@@ -85,6 +86,19 @@ def load_run(folder: str | Path, weights: Literal["best", "last"] = "best") -> C
     from composer.training.folder.run_folder import load_run as read
 
     return read(Path(folder), weights)
+
+
+def start_from(model: ComposedModel, run: str | Path, weights: Literal["best", "last"] = "best") -> Taken:
+    """Load the weights of a run folder, or of a file of weights, into a model, as far as the model has them.
+
+    Returns which were taken and which are new; `text` says so in words. The weights are as in `load_run`.
+
+    Raises:
+        ValueError: a weight has another shape there, none has the same name, or there are no such weights.
+    """
+    from composer.training.start import start_from as start
+
+    return start(model, run, weights)
 
 
 def __dir__() -> list[str]:

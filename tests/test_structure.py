@@ -48,6 +48,7 @@ FLOORS = [
     "composer.draw",
     "composer.module.emission",
     "composer.module.generation",
+    "composer.module.optimization",
     "composer.module",
     "composer.training.data",
     "composer.training.folder",

@@ -172,8 +172,9 @@ class Operations:
         (shape,) = product.outputs
         down = ProjectStep(product.fan_in, (own.rank,), own.steps, own.step)
         up = ProjectStep(own.rank, shape, own.steps, own.step)
-        a = Weight(f"{role}_lora_a", down.weight_shapes()[0], Init("normal", product.fan_in**-0.5))
-        b = Weight(f"{role}_lora_b", up.weight_shapes()[0], ZEROS)
+        start, grid = Init("normal", product.fan_in**-0.5), (own.steps, 1)
+        a = Weight(f"{role}_lora_a", down.weight_shapes()[0], start, grid=grid)
+        b = Weight(f"{role}_lora_b", up.weight_shapes()[0], ZEROS, grid=grid)
         inner = self.op(a.role, down, x, weights=[a])
         return self.op(f"{role}_adapted", Sum(shape), y, self.op(b.role, up, inner, weights=[b]))
 

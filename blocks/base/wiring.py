@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from blocks.base.builder import Builder
     from blocks.ir.operation import Value
 
-Owner = Literal["model", "stage", "recur", "use", "parallel"]
-"""What of a spec has a key: `model`, a stage, its `recur`, or an entry of a step: `use` or `parallel`."""
+Owner = Literal["model", "stage", "recur", "use", "parallel", "train"]
+"""What of a spec has a key: `model`, a stage, its `recur`, a step's `use` or `parallel`, or `train`."""
 
 Run: TypeAlias = "Callable[[Value], Value]"
 """What an option wraps: it takes a value of the residual stream [width] and returns the next one."""

@@ -113,8 +113,8 @@ class ExpertAttention(BlockConfig):
         share = (self.active, experts)
         run = Experts(width, experts, self.active, hidden, self.activation)
         first, second = run.weight_shapes()
-        up_role = "gate_up" if self.activation == "swiglu" else "up"
-        up = Weight(up_role, first, Init("normal", width**-0.5), active=share)
+        up_role, halves = ("gate_up", 2) if self.activation == "swiglu" else ("up", 1)
+        up = Weight(up_role, first, Init("normal", width**-0.5), active=share, grid=(1, halves))
         down_init = Init("normal", hidden**-0.5)
         down = Weight("down", second, down_init, active=share, writes_residual=True)
         products, routing = [up, down], self._routing_weights(width)

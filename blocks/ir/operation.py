@@ -53,6 +53,8 @@ class Weight:
         saved: whether it belongs into a checkpoint; a state that does not is a counter of the training
             pass, and its operation gets None outside of it.
         block: name of the block it belongs to, set by the builder.
+        grid: how many matrices stand below each other and side by side in its last two dimensions, such as
+            gate and up, for optimizers that treat each matrix by itself.
     """
 
     role: str
@@ -64,6 +66,12 @@ class Weight:
     trained: bool = True
     saved: bool = True
     block: str = ""
+    grid: tuple[int, int] = (1, 1)
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns of one of the matrices that it consists of; it has two dimensions or more."""
+        return self.shape[-2] // self.grid[0], self.shape[-1] // self.grid[1]
 
     @property
     def size(self) -> int:

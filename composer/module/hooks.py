@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from torch import Tensor
 from composer.language.schema.spec import Spec, Train
 from composer.module.batch import check_range, read_batch, read_tokens
 from composer.module.fitting import check_trainer, clipping
-from composer.module.optimizer import adamw, warmup_stable_decay
+from composer.module.optimization.average import WeightAverage
+from composer.module.optimization.optimizer import make_optimizer
+from composer.module.optimization.schedule import warmup_stable_decay
 from composer.module.randomness import Randomness
 from composer.module.scores import Scores
 from composer.module.step_mean import StepMean
@@ -30,14 +33,16 @@ class TrainerHooks(lightning.LightningModule):
         spec: what the model was compiled from.
         plan: the plan its code was emitted from.
         randomness: what random numbers depend on.
+        average: the average of the weights that `train.ema` asks for; None without it.
         logs_steps: whether each optimizer step logs `train_loss`; that takes a Trainer about a millisecond.
     """
 
     spec: Spec
     plan: Plan
     randomness: Randomness
+    average: WeightAverage | None
     logs_steps = True
-    _undecayed: set[str]
+    _averaged_before = False
     _scores: Scores
     _step_mean: StepMean
 
@@ -72,6 +77,8 @@ class TrainerHooks(lightning.LightningModule):
         """
         self._step_mean.start()
         self.randomness.start()
+        if self.average is not None:
+            self.average.put(self, False)
         if self.plan.spec is not self.spec:
             raise ValueError("expected the steps of the spec to train with: call set_steps({}) before")
         check_trainer(self.trainer, self._train(), self.spec.name)
@@ -130,9 +137,9 @@ class TrainerHooks(lightning.LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW and its warmup-stable-decay schedule, one update per optimizer step."""
+        """Return the optimizer and its warmup-stable-decay schedule, one update per optimizer step."""
         train = self._train()
-        optimizer = adamw(self.named_parameters(), self._undecayed, train)
+        optimizer = make_optimizer(self.named_parameters(), self.plan.graph, train)
         schedule = warmup_stable_decay(optimizer, train)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -158,6 +165,50 @@ class TrainerHooks(lightning.LightningModule):
 
         super().optimizer_step(epoch, batch_idx, optimizer, gradients)
         self._update_balance(partial(self.trainer.strategy.reduce, reduce_op="sum"))
+        self.update_average()
+
+    def update_average(self) -> None:
+        """Take the weights of one more optimizer step into their average, if `train.ema` asks for one.
+
+        To be called after each optimizer step of your own training loop; a Trainer does it.
+        """
+        if self.average is not None:
+            self.average.update(self)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the model hold the average of its weights until the context ends, if there is one."""
+        with nullcontext() if self.average is None else self.average.applied(self):
+            yield
+
+    def on_validation_start(self) -> None:
+        """Score the average of the weights."""
+        if self.average is not None:
+            self._averaged_before = self.average.is_in_model
+            self.average.put(self, True)
+
+    def on_validation_end(self) -> None:
+        """Go on with the weights themselves."""
+        if self.average is not None:
+            self.average.put(self, self._averaged_before)
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
+    def on_train_end(self) -> None:
+        """Leave the average of the weights, as Lightning's own callbacks do."""
+        if self.average is not None:
+            self.average.put(self, True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the average of the weights as the weights, and these beside it."""
+        if self.average is not None:
+            self.average.save(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the average of the weights, and leave these to be loaded."""
+        if self.average is not None:
+            self.average.load(checkpoint)
 
     def _train(self) -> Train:
         if self.spec.train is None:

@@ -35,6 +35,7 @@ from composer.module.emission.stage import Stage, add_parts, add_stages, put, ta
 from composer.module.exits import exit_logits
 from composer.module.generates import Generates
 from composer.module.hooks import TrainerHooks
+from composer.module.optimization.average import WeightAverage
 from composer.module.randomness import Randomness
 from composer.module.scores import Scores
 from composer.module.step_mean import StepMean
@@ -99,12 +100,10 @@ class ComposedModel(Generates, TrainerHooks):
         self.stages = nn.ModuleList()
         add_stages(self, self.graph, Place(), self._compiled)
         seed, writers = self.spec.train.seed if self.spec.train else 0, residual_writers(self.graph)
-        self._undecayed, one_hot = set(), 0
+        one_hot = 0
         for name, weight, place in weights(self.graph):
             put(self, name, weight, initial(name, weight, place, writers, seed, one_hot))
             one_hot += weight.init.kind == "one_hot"
-            if not weight.decay:
-                self._undecayed.add(name)
         for stage, told in zip(self.stages, self.spec.stages, strict=True):
             assert isinstance(stage, Stage)
             add_parts(stage, told, self.spec.blocks)
@@ -114,6 +113,8 @@ class ComposedModel(Generates, TrainerHooks):
         self._reminder = Reminder(UNBALANCED, moves_biases(self, self.graph))
         self._sampling = Reminder(UNSAMPLED, bool(trained_steps(self.spec)))
         self._step_mean = StepMean()
+        ema = self.spec.train.ema if self.spec.train else None
+        self.average = None if ema is None else WeightAverage(ema)
         self.randomness = Randomness(seed)
         # each rank counts its own loads until they are summed
         counters = [name for name, weight, _ in weights(self.graph) if not weight.saved]

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from composer.language.schema.spec import Spec
 from composer.language.schema.steps import most_steps
 from composer.module.model import ComposedModel
+from composer.module.optimization.optimizer import make_optimizer
 
 
 class Alive(TorchDispatchMode):
@@ -86,7 +87,9 @@ def trainable(
                     trained = isinstance(tensor, torch.nn.Parameter)
                     data = tensor.detach().to(device, dtype if tensor.is_floating_point() else None)
                     held[name] = torch.nn.Parameter(data) if trained else data
-    return model, torch.optim.AdamW(model.parameters(), fused=True)
+    if spec.train is None:
+        return model, torch.optim.AdamW(model.parameters(), fused=True)
+    return model, make_optimizer(model.named_parameters(), model.graph, spec.train)
 
 
 def step(

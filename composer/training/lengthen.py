@@ -15,7 +15,7 @@ import torch
 from composer.language.description.show import resolved_yaml
 from composer.language.schema.spec import Spec, Train
 from composer.language.schema.steps import switches
-from composer.module.optimizer import decay_start, warmup_steps
+from composer.module.optimization.schedule import decay_start, warmup_steps
 from composer.training.folder.checkpoint import read_checkpoint, save_weights
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.files import replacing

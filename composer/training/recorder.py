@@ -15,7 +15,7 @@ from torch import Tensor
 
 from composer.language.schema.spec import Train
 from composer.module.model import ComposedModel
-from composer.module.optimizer import decay_start, schedule
+from composer.module.optimization.schedule import decay_start, schedule
 from composer.training.evaluate import evaluate
 from composer.training.folder.checkpoint import read_checkpoint, save_weights
 from composer.training.folder.errors import TrainingError
@@ -219,7 +219,7 @@ class Recorder(lightning.Callback):
             values.clear()
         self._last_row = step
         # the losses were waited for, so the device's queue is empty
-        with self._speed.paused():
+        with self._speed.paused(), model.averaged():
             self._score(trainer, model, step, row)
 
     def _score(

@@ -29,6 +29,8 @@ from composer.training.processes.interrupt import Stop
 from composer.training.processes.ranks import OneMachine, started
 from composer.training.processes.threads import use_fitting_threads
 from composer.training.recorder import Events, Progress, Recorder
+from composer.training.score import SavedModel
+from composer.training.start import begin, compare, started_folder, take_start
 from composer.training.trainer import (
     backend_of,
     deterministic,
@@ -76,8 +78,12 @@ def run_training(
     kernels: Kernels = "auto",
     torch_compile: TorchCompile = "auto",
     report: Callable[[Progress], None] | None = None,
+    start: SavedModel | None = None,
 ) -> Result:
     """Train a spec in its folder (`runs/<name>-<run hash>` or `out`), from its current state to the end.
+
+    With `start` a new run begins from saved weights (`composer.training.score.read`) as far as they fit
+    (`composer.training.start`), with a fresh optimizer and the whole schedule of the spec.
 
     A spec that differs from the folder's only in `train.tokens` and `train.schedule` continues from the
     last state that its learning rates lead to (see `lengthen`).
@@ -98,10 +104,13 @@ def run_training(
     plan = as_plan(spec)
     spec, train = plan.spec, _train(plan.spec)
     check_caps(plan)
-    folder = out or default_folder(spec)
+    folder = out or (default_folder(spec) if start is None else started_folder(spec, start))
+    taken = None if start is None else compare(plan, start)
     data = datamodule(spec)  # bad data is told before a folder is made
     ranks, here = device_count(train), plan_here(plan, kernels)
     with _told(folder, plan), held(folder, plan, here, lengthen):
+        if start is not None and taken is not None:
+            begin(folder, spec, taken, start.weights)
         events = Events(train, until_tokens)
         if (stored := _stored(here, folder, events, data)) is not None:
             return stored
@@ -142,6 +151,8 @@ def fit(
     gc.enable()  # short commands run without; a trained model is a circle of references
     with quiet(), deterministic(device_kind()):
         model = build(plan, plan.kernels, torch_compile)
+        if not last.exists():
+            take_start(model, folder)
         model.logs_steps = False  # the recorder takes the losses
         stop.check()
         if (backend := backend_of(train, environment.world_size())) is not None:
@@ -200,7 +211,7 @@ def _told(folder: Path, plan: Plan) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         memory, train = plan.memory, _train(plan.spec)
-        kept = 4 * memory.weights  # gradients take as many, AdamW's moments twice as many
+        kept = 2 * memory.weights + memory.terms["optimizer"]  # gradients take as many as weights
         # sharded ones are a part of these
         if train.strategy != "fsdp" and kept > (room := device_memory()):
             raise TrainingError(

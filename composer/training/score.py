@@ -104,7 +104,7 @@ def score(
     spec = loads(resolved_yaml(saved.spec), str(saved.path), overrides)
     if spec.train is None:
         raise TrainingError(f"{saved.path}: expected a spec with a `train` section, whose data to score on")
-    if data is not None or not any(map(_names_data, overrides)):
+    if data is not None or not any(map(names_data, overrides)):
         spec = located(spec, saved.folder, data)
     model = saved.model(spec)
     batches = datamodule(spec)
@@ -117,7 +117,8 @@ def score(
     return Scored(scores, batches.eval_sequences, flops)
 
 
-def _names_data(override: str) -> bool:
+def names_data(override: str) -> bool:
+    """Return whether an override says which data to read."""
     return override.partition("=")[0].strip() in ("train", "train.data", *PLACE)
 
 

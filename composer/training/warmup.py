@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from composer.language.schema.spec import Schedule, Spec, Train
-from composer.module.optimizer import decay_start, warmup_steps
+from composer.module.optimization.schedule import decay_start, warmup_steps
 from composer.settings.errors import os_message
 from composer.training.folder.data_record import PLACE
 from composer.training.folder.errors import TrainingError
@@ -61,15 +61,20 @@ def with_warmup(train: Train, steps: int) -> Schedule | None:
     """
     if steps > train.steps:
         return None
-    shares = (float(f"{steps / train.steps:.{digits}g}") for digits in range(1, 18))
-    warmup = next(share for share in shares if share <= 1 and round(share * train.steps) == steps)
+    rounded = (float(f"{steps / train.steps:.{digits}g}") for digits in range(1, 18))
+    warmup = next(share for share in rounded if share <= 1 and round(share * train.steps) == steps)
     decay = min(train.schedule.decay, round(1 - warmup, 9))
-    return Schedule(warmup=warmup, stable=max(0.0, round(1 - warmup - decay, 9)), decay=decay)
+    shares = {"warmup": warmup, "stable": max(0.0, round(1 - warmup - decay, 9)), "decay": decay}
+    return train.schedule.model_copy(update=shares)
 
 
 def schedule_text(schedule: Schedule) -> str:
     """Format a schedule as YAML on one line, for a message or a `--set`."""
-    return f"{{{', '.join(f'{name}: {share!r}' for name, share in schedule.model_dump().items())}}}"
+    shown = {name: getattr(schedule, name) for name in ("warmup", "stable", "decay")}
+    told = [f"{name}: {share!r}" for name, share in shown.items()]
+    usual = type(schedule).model_fields["shape"].default
+    told += [f"shape: {schedule.shape}"] * (schedule.shape != usual)
+    return f"{{{', '.join(told)}}}"
 
 
 def record_schedule(folder: Path, schedule: Schedule) -> None:

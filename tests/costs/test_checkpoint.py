@@ -11,7 +11,7 @@ from strategies import make, specs
 from composer.costs.counting.checkpoint import checkpoint_size
 from composer.language.description.show import resolved_yaml
 from composer.language.schema.spec import Train
-from composer.module.optimizer import adamw
+from composer.module.optimization.optimizer import make_optimizer
 from composer.training.folder.checkpoint import save_weights
 
 
@@ -19,8 +19,8 @@ def check(spec, folder):
     model = compiled(spec)
     save_weights(folder / "weights.safetensors", model.state_dict(), resolved_yaml(spec))
     data = {"task": "hop", "length": 16, "symbols": 4, "hops": 1}
-    train = Train.model_validate({"data": data, "tokens": 16})
-    optimizer = adamw(model.named_parameters(), set(), train)
+    train = spec.train or Train.model_validate({"data": data, "tokens": 16})
+    optimizer = make_optimizer(model.named_parameters(), model.graph, train)
     sum(parameter.sum() for parameter in model.parameters()).backward()
     optimizer.step()
     state = [each for slot in optimizer.state.values() for each in slot.values()]

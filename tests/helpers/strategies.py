@@ -278,7 +278,11 @@ def allowed(tree):
             training_graphs(make(tree))
         except SpecError as error:
             for fault in error.faults:
-                tree = without(tree, fault.path.split("."))
+                first, *rest = fault.path.split(".")
+                if first == "train":  # which is a key of `recur` as well
+                    tree = {**tree, first: without(tree[first], rest)}
+                else:
+                    tree = without(tree, [first, *rest])
                 if fault.path == "stages":  # where it is not known which entry cannot be skipped
                     tree = json.loads(json.dumps(tree), object_hook=at_all_steps)
         else:

@@ -100,6 +100,8 @@ OTHER: dict[str, dict[str, Any]] = {
         "weight_decay": 0.2,
         "betas": [0.9, 0.99],
         "clip": 0.0,
+        "ema": 0.5,
+        "optimizer": "muon",
         "precision": "bf16-mixed",
         "accumulate": 5,
         "seed": 7,
@@ -180,7 +182,8 @@ def cases() -> list[tuple[str, tuple[Any, ...], str, Any]]:
     capped = {"step_time": {"device": "h100", "hard": "1s"}}
     found += [("Caps", ("caps",), key, capped.get(key, 10**16)) for key in spec.Caps.model_fields]
     schedule = {"warmup": ("stable", 0.7), "stable": ("decay", 0.15), "decay": ("warmup", 0.1)}
-    assert schedule.keys() == spec.Schedule.model_fields.keys()
+    assert schedule.keys() | {"shape"} == spec.Schedule.model_fields.keys()
+    found.append(("Schedule", ("train", "schedule"), "shape", "sqrt"))
     for key, (other, share) in schedule.items():
         values = {"warmup": 0.05, "stable": 0.75, "decay": 0.2, other: share}
         values[key] = round(1 - sum(values[name] for name in values if name != key), 6)

@@ -88,7 +88,8 @@ def test_nothing_is_left_out_but_what_would_be_refused() -> None:
     assert shown["blocks"]["seq"].keys() | unread == spec.blocks["seq"].model_dump().keys()
     assert spec.train is not None
     assert shown["train"].keys() == type(spec.train).model_fields.keys()
-    assert shown["train"]["schedule"] == {"warmup": 0.05, "stable": 0.75, "decay": 0.2}
+    schedule = {"warmup": 0.05, "stable": 0.75, "decay": 0.2, "shape": "linear"}
+    assert shown["train"]["schedule"] == schedule
 
 
 def test_each_key_says_where_it_came_from(tmp_path) -> None:

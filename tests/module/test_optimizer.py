@@ -1,5 +1,7 @@
 """The optimizer is the one that `train` describes: its groups, its rate at every step, its clipping."""
 
+import math
+
 import lightning
 import pytest
 import torch
@@ -124,6 +126,19 @@ def test_groups_are_adamw_with_the_values_of_the_spec_and_spare_norms_and_biases
 def test_the_rate_of_every_step_is_warmup_stable_decay(shares, expected):
     watch = fit({"lr": LR, "schedule": dict(zip(("warmup", "stable", "decay"), shares, strict=True))})
     assert watch.rates == [pytest.approx([LR * share] * 2, rel=1e-12) for share in expected]
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("sqrt", [1 - (n / 5) ** 0.5 for n in range(5)]),
+        ("cosine", [(1 + math.cos(math.pi * n / 5)) / 2 for n in range(5)]),
+    ],
+)
+def test_the_decay_has_the_shape_that_the_spec_says(shape, expected):
+    watch = fit({"lr": LR, "schedule": {"warmup": 0.1, "stable": 0.4, "decay": 0.5, "shape": shape}})
+    assert watch.rates[:5] == [[LR] * 2] * 5
+    assert watch.rates[5:] == [pytest.approx([LR * share] * 2) for share in expected]
 
 
 @pytest.mark.parametrize("clip", [0, 1e-3, 1e6])

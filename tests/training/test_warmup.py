@@ -11,8 +11,8 @@ from composer.language.description.show import resolved_yaml
 from composer.language.load import load, loads
 from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Schedule
-from composer.module.optimizer import schedule as rate
-from composer.module.optimizer import warmup_steps
+from composer.module.optimization.schedule import schedule as rate
+from composer.module.optimization.schedule import warmup_steps
 from composer.training import recorder
 from composer.training.folder.errors import TrainingError
 from composer.training.run import run_training

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.cli.terminal.options import Set
+from composer.cli.terminal.options import Set, Which
 from composer.cli.terminal.steps import read_steps
 
 if TYPE_CHECKING:
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
 
 PANEL = "Training"
 EXAMPLE = "composer eval runs/first --steps 4,6,8"
-
-
-class Which(StrEnum):
-    """Which weights of a run folder."""
-
-    best = "best"
-    last = "last"
 
 
 def eval(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.cli.terminal.options import CompileChoice, KernelChoice, Set, SpecFile
+from composer.cli.terminal.options import CompileChoice, KernelChoice, Set, Which
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,14 +20,31 @@ if TYPE_CHECKING:
     from composer.language.schema.spec import Spec
     from composer.module.emission.code import TorchCompile
     from composer.training.run import Result
+    from composer.training.score import SavedModel
 
 PANEL = "Training"
 EXAMPLE = "composer train specs/dreamer-tiny.yaml --set train.lr=2e-3 --out runs/first"
 
 
 def train(
-    file: SpecFile,
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SPEC", help="The spec, a YAML file; that of the run with --from.", show_default=False
+        ),
+    ] = None,
     settings: Set = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Begin from the weights of a run folder, or of a file of weights, as far as they fit.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Which | None, typer.Option("--weights", help="Which weights of that run; the best unless said.")
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option("--out", metavar="DIR", help="The run folder, instead of `runs/<name>-<run hash>`."),
@@ -36,6 +53,10 @@ def train(
     torch_compile: CompileChoice = "auto",
 ) -> None:
     """Train a spec. After an interruption the same command resumes from the last checkpoint.
+
+    With --from a new run begins from the weights of another, also with other steps, data or rates: those of
+    the same name and shape are taken, others start afresh, and a list says which. Names with other shapes are
+    refused.
 
     The run folder keeps the resolved spec, its costs and plan, metrics.csv, the last and the best checkpoint,
     and the best weights as safetensors. Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and stop at the end of the
@@ -46,14 +67,30 @@ def train(
     from composer.costs.counting.plan import make_plan
     from composer.training.folder.run_folder import default_folder
 
-    spec = load(file, settings or ())
+    saved = _saved(file, start, weights)
+    if file is None:
+        from composer.training.start import continued_spec
+
+        assert saved is not None
+        spec = continued_spec(saved, settings or ())
+    else:
+        spec = load(file, settings or ())
     plan = make_plan(spec)
     folder = Path(out) if out else None
+    if saved is not None:
+        from composer.training.start import started_folder
+
+        folder = folder or started_folder(spec, saved)
     print(told(plan, folder), flush=True)
     folder = folder or default_folder(spec)
     kept = _with_kept_warmup(spec, folder)
+    plan = plan if kept is spec else make_plan(kept)
+    if saved is not None:
+        from composer.training.start import compare
+
+        print(compare(plan, saved).text, flush=True)
     try:
-        result = _trained(plan if kept is spec else make_plan(kept), folder, kernels, torch_compile)
+        result = _trained(plan, folder, kernels, torch_compile, saved)
     except KeyboardInterrupt:
         print("stopped; run the same command to resume", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -64,6 +101,23 @@ def train(
     table.print(
         f"score it:  composer eval {result.folder}\nin Python: composer.load_run({str(result.folder)!r})"
     )
+
+
+def _saved(file: str | None, start: str | None, weights: Which | None) -> SavedModel | None:
+    """Return the weights to begin from, if any.
+
+    Raises:
+        BadParameter: neither a spec nor a run was given, or it was said which weights of no run.
+    """
+    if start is None:
+        if file is None:
+            raise typer.BadParameter("expected SPEC, or --from RUN to train on with the spec of that run")
+        if weights is not None:
+            raise typer.BadParameter("--weights: expected --from RUN beside it")
+        return None
+    from composer.training.score import read
+
+    return read(Path(start), "best" if weights is None else weights.value)
 
 
 def told(plan: Plan, folder: Path | None) -> str:
@@ -99,7 +153,7 @@ def told(plan: Plan, folder: Path | None) -> str:
 
 def _with_kept_warmup(spec: Spec, folder: Path) -> Spec:
     """Keep the warmup that the run in `folder` had, and print a note if that changes the schedule."""
-    from composer.module.optimizer import warmup_steps
+    from composer.module.optimization.schedule import warmup_steps
     from composer.training.warmup import keep_warmup, schedule_text
 
     kept = keep_warmup(folder, spec)
@@ -113,12 +167,16 @@ def _with_kept_warmup(spec: Spec, folder: Path) -> Spec:
     return kept
 
 
-def _trained(plan: Plan, folder: Path, kernels: Kernels, torch_compile: TorchCompile) -> Result:
+def _trained(
+    plan: Plan, folder: Path, kernels: Kernels, torch_compile: TorchCompile, start: SavedModel | None
+) -> Result:
     from composer.cli.terminal.progress import shown
     from composer.training.run import run_training
 
     with shown() as report:
-        return run_training(plan, folder, kernels=kernels, torch_compile=torch_compile, report=report)
+        return run_training(
+            plan, folder, kernels=kernels, torch_compile=torch_compile, report=report, start=start
+        )
 
 
 def score_table(

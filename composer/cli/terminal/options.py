@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
@@ -14,6 +15,14 @@ SpecFile: TypeAlias = Annotated[
     str, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)
 ]
 """The path of a spec."""
+
+
+class Which(StrEnum):
+    """Which weights of a run folder."""
+
+    best = "best"
+    last = "last"
+
 
 Set: TypeAlias = Annotated[
     list[str] | None,

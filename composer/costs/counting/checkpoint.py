@@ -12,6 +12,7 @@ from operator import itemgetter
 
 from blocks.ir.graph import Graph
 from blocks.ir.walk import graphs, own_weights, weights
+from composer.costs.memory.update import optimizer_of, trained_weights, update_of
 from composer.graph.compile import compile_graph
 from composer.language.description.show import resolved_yaml
 from composer.language.schema.spec import Spec
@@ -26,7 +27,7 @@ class CheckpointSize:
 
     Attributes:
         weights_file: the whole `.safetensors` file; None for more than 50,000 tensors.
-        resume_tensors: in a `.ckpt`: weights, states, AdamW's two moments and its step for each weight.
+        resume_tensors: in a `.ckpt`: weights, states, what the optimizer keeps, and averaged weights.
     """
 
     weights_file: int | None
@@ -43,9 +44,13 @@ def checkpoint_size(spec: Spec, graph: Graph | None = None) -> CheckpointSize:
         if weight.saved
     ]
     data = sum(_ELEMENT * weight.size * copies for weight, copies in counted)
-    moments = sum((2 * _ELEMENT * w.size + _ELEMENT) * copies for w, copies in counted if w.trained)
+    option, update = optimizer_of(spec.train), update_of(graph, spec.train, _ELEMENT)
+    scalars = sum(
+        option.scalars(weight, inside) * copies for weight, inside, copies in trained_weights(graph)
+    )
+    kept = int(update.states + update.average) + _ELEMENT * scalars
     few = sum(copies for _, copies in counted) <= _MOST_TENSORS
-    return CheckpointSize(8 + _header_length(spec, graph) + data if few else None, data + moments)
+    return CheckpointSize(8 + _header_length(spec, graph) + data if few else None, data + kept)
 
 
 def _header_length(spec: Spec, graph: Graph) -> int:

@@ -12,7 +12,7 @@ from composer.costs.memory.operation_memory import Batch
 from composer.costs.memory.replay import moments, peak
 from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.lowering.build import micro_batch_tokens
-from composer.language.schema.spec import Spec
+from composer.language.schema.spec import Spec, Train
 
 
 class Memory:
@@ -22,22 +22,24 @@ class Memory:
         tokens: of the micro-batch they are for.
     """
 
-    def __init__(self, graph: Graph, batch: Batch) -> None:
-        self._graph, self._batch = graph, batch
+    def __init__(self, graph: Graph, batch: Batch, train: Train | None = None) -> None:
+        """`train` says how the weights are updated, without it AdamW."""
+        self._graph, self._batch, self._train = graph, batch, train
         self.tokens = batch.tokens
 
     @cached_property
     def total(self) -> int:
         """Bytes alive at the peak, found by replaying a step."""
-        return round(peak(self._graph, self._batch))
+        return round(peak(self._graph, self._batch, self._train))
 
     @property
     def terms(self) -> dict[str, int]:
         """Bytes alive at the peak by term, largest first; they add up to the total.
 
-        weights, gradients, optimizer (two moments), prepared (weights joined or cast once per forward pass),
-        activations (kept for the backward pass), recomputed, depth_slots (with their gradients), in_flight
-        (values and gradients on their way), scratch (what one operation needs while it runs).
+        weights, gradients, optimizer (its moments), average (of the weights, if there is one), prepared
+        (weights joined or cast once per forward pass), activations (kept for the backward pass), recomputed,
+        depth_slots (with their gradients), in_flight (values and gradients on their way), scratch (what one
+        operation needs while it runs).
         """
         terms = {name: round(size) for name, size in self._peak.terms.items()}
         return dict(sorted(((name, size) for name, size in terms.items() if size), key=lambda term: -term[1]))
@@ -49,7 +51,7 @@ class Memory:
 
     @property
     def weights(self) -> int:
-        """Bytes of the weights; the optimizer's moments take twice as many, gradients as many."""
+        """Bytes of the weights; gradients take as many."""
         return round(self._peak.terms["weights"])
 
     @property
@@ -60,7 +62,7 @@ class Memory:
 
     @cached_property
     def _peak(self) -> Moment:
-        return max(moments(self._graph, self._batch), key=lambda moment: moment.total)
+        return max(moments(self._graph, self._batch, self._train), key=lambda moment: moment.total)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -75,4 +77,5 @@ def trained_length(spec: Spec) -> int:
 
 def train_memory(spec: Spec, graph: Graph, size: Precision | None = None) -> Memory:
     """Return the memory of a training step of the spec on one of its graphs, in its precision."""
-    return Memory(graph, Batch(micro_batch_tokens(spec), trained_length(spec), size or precision(spec)))
+    batch = Batch(micro_batch_tokens(spec), trained_length(spec), size or precision(spec))
+    return Memory(graph, batch, spec.train)

@@ -22,21 +22,26 @@ from composer.costs.memory.memory_model import Body, body_of
 from composer.costs.memory.operation_memory import Batch, Step, Trips, value_bytes
 from composer.costs.memory.reruns import Reruns
 from composer.costs.memory.saved_tensors import bytes_of
+from composer.costs.memory.update import update_of
+from composer.language.schema.spec import Train
 
 Words = tuple[str, ...]
 
 
-def peak(graph: Graph, batch: Batch) -> float:
-    """Return the peak of bytes alive in a training step on one micro-batch, after the first step."""
+def peak(graph: Graph, batch: Batch, train: Train | None = None) -> float:
+    """Return the peak of bytes alive in a training step on one micro-batch, after the first step.
+
+    `train` says how the weights are updated, without it AdamW.
+    """
     ledger = Ledger()
-    _Replay(graph, batch, ledger).run()
+    _Replay(graph, batch, ledger, train).run()
     return largest(*ledger.totals)
 
 
-def moments(graph: Graph, batch: Batch) -> list[Moment]:
+def moments(graph: Graph, batch: Batch, train: Train | None = None) -> list[Moment]:
     """Return the candidate moments for the peak in order."""
     account = Account()
-    _Replay(graph, batch, account).run()
+    _Replay(graph, batch, account, train).run()
     return account.moments
 
 
@@ -68,16 +73,18 @@ class _Turn(NamedTuple):
 
 
 class _Replay:
-    def __init__(self, graph: Graph, batch: Batch, ledger: Ledger) -> None:
+    def __init__(self, graph: Graph, batch: Batch, ledger: Ledger, train: Train | None) -> None:
         self.batch, self.ledger = batch, ledger
         self.root = body_of(graph, batch)
+        self.update = update_of(graph, train, batch.size.weight)
 
     def run(self) -> None:
         """Replay one step, from its start to the optimizer update."""
         root, ledger = self.root, self.ledger
         graph = root.graph
         ledger.add("weights", root.weights)
-        ledger.add("optimizer", 2 * root.weights)
+        ledger.add("optimizer", self.update.states)
+        ledger.add("average", self.update.average)
         ledger.add("prepared", root.prepared)
         # tokens and targets
         ledger.add(
@@ -86,7 +93,7 @@ class _Replay:
         )
         self._forward(root, {}, "")
         self._backward(root, {}, "", _Turn(1, 1, {}), {graph.outputs[-1]: _Gradient(0)})
-        ledger.moment(("update of the weights",), 0)
+        ledger.moment(("update of the weights",), self.update.scratch)
 
     # what trips keep
 

@@ -213,6 +213,8 @@ class Schedule(Config):
     """Share of the optimizer steps at `lr`."""
     decay: Share = 0.2
     """Share of the optimizer steps in which the rate falls to 0."""
+    shape: Literal["linear", "sqrt", "cosine"] = "linear"
+    """How the rate falls: in a line, as 1 - sqrt(share of the decay) (arXiv 2405.18392), or half a cosine."""
 
     @model_validator(mode="after")
     def _whole(self) -> Schedule:
@@ -247,8 +249,9 @@ Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 """A decay rate from 0 up to, but not, 1."""
 
 
-class Train(Config):
-    """How the model is trained: AdamW under a warmup-stable-decay schedule."""
+@wired("train")
+class Train(Wired):
+    """How the model is trained, under a warmup-stable-decay schedule."""
 
     model_config = ConfigDict(defer_build=True)
 
@@ -265,11 +268,13 @@ class Train(Config):
     schedule: Schedule = Schedule()
     """The learning-rate schedule."""
     weight_decay: NonNegative = 0.1
-    """AdamW's weight decay, applied to matrices only, not to norms and biases."""
+    """Weight decay, applied to matrices only, not to norms and biases."""
     betas: Annotated[tuple[Beta, Beta], Strict(False)] = (0.9, 0.95)
     """AdamW's betas."""
     clip: NonNegative = 1.0
     """The largest gradient norm; 0 disables clipping."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, which is evaluated and saved; null for none."""
     precision: Annotated[
         Literal["auto", 32, "bf16-mixed"],
         BeforeValidator(_precision),

@@ -15,6 +15,7 @@ from blocks.base.config import BlockConfig, Config, Problem
 from blocks.base.invalid import Unknown, independent
 from blocks.base.wiring import WiringConfig
 from blocks.ir.numbers import largest
+from blocks.wiring.optimizer import OptimizerChoice
 from composer.data.base.config import DataConfig
 from composer.language.schema.caps import Caps
 from composer.language.schema.levels import Sublayer, stage_options
@@ -271,6 +272,7 @@ def _train(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
         if isinstance(train.data, DataConfig):
             yield _problems(train.data.problems(parts.model), ("train", "data"), tree)
         yield _batches(train, tree)
+        yield _optimizer(train, tree)
 
 
 def _batches(train: Train, tree: Node) -> Iterator[Fault]:
@@ -283,6 +285,13 @@ def _batches(train: Train, tree: Node) -> Iterator[Fault]:
     elif train.devices != "auto" and train.batch_sequences // train.accumulate % train.devices:
         expected = f"a divisor of the {train.batch_sequences // train.accumulate} sequences of a micro-batch"
         yield fault_at(tree, ("train", "devices"), expected, shown(train.devices))
+
+
+def _optimizer(train: Train, tree: Node) -> Iterator[Fault]:
+    option = train.option(OptimizerChoice)
+    if train.strategy == "fsdp" and not option.takes_shards:
+        expected = "one that can update parts of a weight, since strategy is fsdp"
+        yield fault_at(tree, ("train", option.key), expected, option.name)
 
 
 def _caps(caps: Caps, tree: Node) -> Iterator[Iterator[Fault]]:

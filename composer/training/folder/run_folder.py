@@ -10,6 +10,7 @@ stable-best.ckpt    best.ckpt at that time
 schedules.json      each earlier train.schedule of a run that was extended
 best.ckpt           the weights with the lowest evaluation loss, as a Lightning checkpoint
 model.safetensors   the same weights alone
+start.safetensors   the weights of another run that it began from, if it did
 lock                held by the training process
 """
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 SPEC, COST, PLAN, METRICS = "spec.yaml", "cost.json", "plan.txt", "metrics.csv"
 LAST, BEST, WEIGHTS, LOCK = "last.ckpt", "best.ckpt", "model.safetensors", "lock"
 STABLE, STABLE_BEST, SCHEDULES = "stable.ckpt", "stable-best.ckpt", "schedules.json"
+START = "start.safetensors"
 
 Lengthen: TypeAlias = Callable[[Path, Spec, Spec], None]
 """Prepares the run of the first spec in a folder so that the second spec continues it, or refuses."""

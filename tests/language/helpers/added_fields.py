@@ -59,6 +59,9 @@ def trees():
                 yield {**small, "blocks": {name: plain}, "stages": [{"recur": 2, "step": [name]}]}
     for value in wiring_examples("recur")["train"][1:]:
         yield {**small, "stages": [{"recur": {"steps": 3, "train": value}, "step": [block]}]}
+    for key, value in options_with_fields("train"):
+        stages = [{"recur": 2, "step": [block]}]
+        yield {**small, "stages": stages, "train": {**small["train"], key: value}}
     for owner in ("stage", "model"):
         for key, value in options_with_fields(owner):
             given = {"stage": {"recur": 2, "step": [block]}, "model": BASE["model"]}

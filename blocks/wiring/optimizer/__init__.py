@@ -1,0 +1,34 @@
+"""The key `optimizer` of `train`; each value is a folder here. Torch-free."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from blocks.base.wiring import WiringConfig
+from blocks.ir.operation import Weight
+
+
+class OptimizerChoice(WiringConfig):
+    """What updates the weights. All rates are shares of `lr`, under one schedule."""
+
+    key = "optimizer"
+    owner = ("train",)
+    default = "adamw"
+    key_aliases = "optim optimiser"
+
+    maker: ClassVar[str] = ""
+    """The function that makes it, as `module:name`; `adamw/optimizer.py` has its arguments."""
+    takes_shards: ClassVar[bool] = True
+    """Whether it can update a part of a weight without the rest, as FSDP needs."""
+
+    def moments(self, weight: Weight, in_stage: bool) -> int:
+        """Return how many tensors of a weight's shape are kept for it; `in_stage` says where it is."""
+        raise NotImplementedError
+
+    def scalars(self, weight: Weight, in_stage: bool) -> int:
+        """Return how many fp32 numbers are kept for a weight besides."""
+        raise NotImplementedError
+
+    def scratch(self, weight: Weight, in_stage: bool, element: int) -> float:
+        """Return the bytes in use while a weight, of so many bytes per element, is updated."""
+        raise NotImplementedError

@@ -1,0 +1,5 @@
+"""AdamW, the default optimizer."""
+
+from blocks.wiring.optimizer.adamw.config import AdamW
+
+__all__ = ["AdamW"]

@@ -1,0 +1,56 @@
+"""What the update of the weights keeps between steps, and needs while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from blocks.find import wiring_options
+from blocks.ir.graph import Graph
+from blocks.ir.numbers import largest, total
+from blocks.ir.operation import Weight
+from blocks.ir.walk import graphs, own_weights
+from blocks.wiring.optimizer import OptimizerChoice
+from composer.language.schema.spec import Train
+
+
+class Update(NamedTuple):
+    """Bytes that the update takes.
+
+    Attributes:
+        states: of the optimizer.
+        average: of the averaged weights.
+        scratch: in use while one weight is updated, the most.
+    """
+
+    states: float
+    average: float
+    scratch: float
+
+
+def update_of(graph: Graph, train: Train | None, element: int) -> Update:
+    """Return what the update of a graph's weights takes, `element` bytes each."""
+    option = optimizer_of(train)
+    found = [*trained_weights(graph)]
+    moments = (option.moments(weight, inside) * weight.size * copies for weight, inside, copies in found)
+    average = total(weight.size * copies for weight, _, copies in found) if train and train.ema else 0
+    scratch = (option.scratch(weight, inside, element) for weight, inside, _ in found)
+    return Update(element * total(moments), element * average, largest(0, *scratch))
+
+
+def optimizer_of(train: Train | None) -> OptimizerChoice:
+    """Return the optimizer of a `train` section, or the default one."""
+    if train is not None:
+        return train.option(OptimizerChoice)
+    options = wiring_options()[OptimizerChoice.key]
+    default = options[OptimizerChoice.default].model_construct()
+    assert isinstance(default, OptimizerChoice)
+    return default
+
+
+def trained_weights(graph: Graph) -> Iterator[tuple[Weight, bool, int]]:
+    """Yield each trained weight, whether it is in a stage, and how many copies of it there are."""
+    for body, place in graphs(graph):
+        for name, weight, used in own_weights(body, place):
+            if weight.trained:
+                yield weight, bool(place.loops) or name.startswith("stages."), used.copies

@@ -1,0 +1,1 @@
+"""What a training step does to weights: the optimizer, its learning rates, their average."""
