@@ -33,6 +33,7 @@ def _main(
     port: str,
     kernels: Kernels,
     torch_compile: TorchCompile,
+    loggers: str,
     until_tokens: str | None = None,
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -44,7 +45,8 @@ def _main(
             environment = other_rank(int(rank), int(ranks), int(port))
             spec = read_spec(Path(folder))
             plan = plan_here(spec, kernels)
-            fit(plan, Path(folder), until, environment, datamodule(spec), None, torch_compile, stop)
+            names = loggers.split(",") if loggers else []
+            fit(plan, Path(folder), until, environment, datamodule(spec), None, torch_compile, stop, names)
     except (TrainingError, DataError, OSError, RuntimeError) as error:
         sys.exit(f"rank {rank}: {error}")
     except KeyboardInterrupt:

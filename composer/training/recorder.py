@@ -52,17 +52,26 @@ class Progress:
 
 
 class Events:
-    """At which optimizer steps a run logs, evaluates, saves and ends; functions of the spec alone."""
+    """At which optimizer steps a run logs, evaluates, saves and ends; functions of the spec alone.
+
+    Attributes:
+        row_steps: optimizer steps between two rows of metrics.
+    """
 
     def __init__(self, train: Train, until_tokens: int | None) -> None:
         """`until_tokens` is where to pause; the run's end is the latest."""
         self.train = train
         pause = train.steps if until_tokens is None else -(-until_tokens // train.tokens_per_step)
         self.last = max(1, min(train.steps, pause))
-        self._log = max(1, train.steps // _ROWS)
+        self.row_steps = max(1, train.steps // _ROWS)
         self._evaluate = max(1, round(train.eval.every / train.tokens_per_step))
         self._save = max(1, round(train.checkpoint.every / train.tokens_per_step))
         self.stable = decay_start(train)
+
+    @property
+    def evaluation_batches(self) -> int:
+        """Micro-batches between two evaluations."""
+        return self._evaluate * self.train.accumulate
 
     def rate(self, step: int) -> float:
         """Return the learning rate of the step, counted from 1."""
@@ -70,7 +79,7 @@ class Events:
 
     def logs(self, step: int) -> bool:
         """Whether a row of metrics is due."""
-        return step % self._log == 0 or self.evaluates(step)
+        return step % self.row_steps == 0 or self.evaluates(step)
 
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation is due."""
@@ -124,6 +133,12 @@ class Recorder(lightning.Callback):
         self._last_row: int | None = None  # the step of the last row
         self._kept: int | None = None  # the step of the state that is kept for a longer run
         self._reported: int | None = None  # the step of the last report
+        self._saved: int | None = None  # the step of the last checkpoint
+
+    @property
+    def step(self) -> int:
+        """The last optimizer step that was taken."""
+        return self._step
 
     # hooks that Lightning calls
 
@@ -201,7 +216,14 @@ class Recorder(lightning.Callback):
             raise Interrupted
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Report the end, unless the last step was reported already."""
+        """Save where a callback ended the training early, and report the end, unless that was done."""
+        assert isinstance(pl_module, ComposedModel)
+        if self._step < self.events.last and self._step:
+            if self.evaluated != self._step:
+                with self._speed.paused(), pl_module.averaged():
+                    self._evaluate(trainer, pl_module, self._step)
+            if self._saved != self._step:
+                self._save(trainer)
         if trainer.global_step != self._reported:
             self._report(trainer.global_step)
 
@@ -229,6 +251,8 @@ class Recorder(lightning.Callback):
         scored = self._evaluate(trainer, model, step) if self.events.evaluates(step) else {}
         if trainer.is_global_zero:
             self.file.append(row | held_out(scored))
+        for logger in trainer.loggers:
+            logger.log_metrics(row | held_out(scored), step=step)
         if scored and scored["loss"] < self.best.get("loss", math.inf):
             self.best = scored
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
@@ -236,6 +260,16 @@ class Recorder(lightning.Callback):
             weights = trainer.strategy.lightning_module_state_dict()
             if trainer.is_global_zero:
                 save_weights(self.folder / WEIGHTS, weights, model.hparams["spec"])
+        if scored:
+            self._tell_callbacks(trainer, model)
+
+    def _tell_callbacks(self, trainer: lightning.Trainer, model: ComposedModel) -> None:
+        """Call what others do at an evaluation, such as early stopping, with the scores as metrics."""
+        model.log_dict(held_out(self.metrics), on_step=True, on_epoch=False, logger=False)
+        others = [each for each in trainer.callbacks if each is not self]  # type: ignore[attr-defined]
+        for hook in ("validation_start", "validation_epoch_start", "validation_epoch_end", "validation_end"):
+            for callback in others:
+                getattr(callback, f"on_{hook}")(trainer, model)
 
     def _evaluate(self, trainer: lightning.Trainer, model: ComposedModel, step: int) -> dict[str, float]:
         batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
@@ -247,6 +281,7 @@ class Recorder(lightning.Callback):
 
     def _save(self, trainer: lightning.Trainer) -> None:
         self._look(trainer.global_step)
+        self._saved = trainer.global_step
         if trainer.is_global_zero:
             self.file.sync()
         with self._speed.paused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ from composer.language.schema.spec import Spec, Train
 from composer.module.emission.code import TorchCompile
 from composer.module.scores import Scores
 from composer.settings.errors import os_message
+from composer.training.attached import check_loggers, make_callbacks, make_loggers
+from composer.training.block_norms import BlockNorms
 from composer.training.data.datamodule import SpecData, datamodule
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder.build import build, is_out_of_memory
@@ -26,6 +28,7 @@ from composer.training.folder.run_folder import LAST, default_folder, held
 from composer.training.lengthen import lengthen
 from composer.training.processes.allocator import keep_freed_memory
 from composer.training.processes.interrupt import Stop
+from composer.training.processes.launched import Launched, among_ranks, launched
 from composer.training.processes.ranks import OneMachine, started
 from composer.training.processes.threads import use_fitting_threads
 from composer.training.recorder import Events, Progress, Recorder
@@ -79,11 +82,13 @@ def run_training(
     torch_compile: TorchCompile = "auto",
     report: Callable[[Progress], None] | None = None,
     start: SavedModel | None = None,
+    loggers: Sequence[str] = (),
 ) -> Result:
     """Train a spec in its folder (`runs/<name>-<run hash>` or `out`), from its current state to the end.
 
     With `start` a new run begins from saved weights (`composer.training.score.read`) as far as they fit
-    (`composer.training.start`), with a fresh optimizer and the whole schedule of the spec.
+    (`composer.training.start`), with a fresh optimizer and the whole schedule of the spec. `loggers` are
+    names of `composer.training.attached.LOGGERS`; they write to `logs` in the folder.
 
     A spec that differs from the folder's only in `train.tokens` and `train.schedule` continues from the
     last state that its learning rates lead to (see `lengthen`).
@@ -104,25 +109,40 @@ def run_training(
     plan = as_plan(spec)
     spec, train = plan.spec, _train(plan.spec)
     check_caps(plan)
+    check_loggers(loggers)
+    make_callbacks(train.callbacks)  # refused before a folder is made
     folder = out or (default_folder(spec) if start is None else started_folder(spec, start))
     taken = None if start is None else compare(plan, start)
     data = datamodule(spec)  # bad data is told before a folder is made
-    ranks, here = device_count(train), plan_here(plan, kernels)
-    with _told(folder, plan), held(folder, plan, here, lengthen):
-        if start is not None and taken is not None:
-            begin(folder, spec, taken, start.weights)
-        events = Events(train, until_tokens)
-        if (stored := _stored(here, folder, events, data)) is not None:
-            return stored
-        stop = Stop()
-        with (
-            stop.listening(),
-            started(folder, until_tokens, ranks, kernels, torch_compile) as environment,
-        ):
-            recorder = fit(here, folder, until_tokens, environment, data, report, torch_compile, stop)
-        tokens = events.last * train.tokens_per_step
-        done = events.last == train.steps
+    here, events, outside = plan_here(plan, kernels), Events(train, until_tokens), launched()
+    stop = Stop()
+
+    def work(environment: OneMachine | Launched) -> Result:
+        recorder = fit(here, folder, until_tokens, environment, data, report, torch_compile, stop, loggers)
+        tokens, done = recorder.step * train.tokens_per_step, recorder.step == train.steps
         return Result(folder, recorder.metrics, recorder.best, tokens, done, sequences=data.eval_sequences)
+
+    @contextmanager
+    def entered() -> Iterator[Result | None]:
+        """Hold the folder, and give the result of a run that is already there."""
+        with held(folder, plan, here, lengthen):
+            if start is not None and taken is not None:
+                begin(folder, spec, taken, start.weights)
+            yield _stored(here, folder, events, data)
+
+    with _told(folder, plan):
+        if outside is not None:
+            with stop.listening(), outside.joined(backend_of(train, outside.world_size()), train.devices):
+                return among_ranks(outside, entered, work)
+        ranks = device_count(train)
+        with entered() as stored:
+            if stored is not None:
+                return stored
+            with (
+                stop.listening(),
+                started(folder, until_tokens, ranks, kernels, torch_compile, loggers) as environment,
+            ):
+                return work(environment)
 
 
 def plan_here(spec: Spec | Plan, kernels: Kernels) -> Plan:
@@ -135,11 +155,12 @@ def fit(
     plan: Plan,
     folder: Path,
     until_tokens: int | None,
-    environment: OneMachine,
+    environment: OneMachine | Launched,
     data: SpecData,
     report: Callable[[Progress], None] | None,
     torch_compile: TorchCompile,
     stop: Stop,
+    loggers: Sequence[str] = (),
 ) -> Recorder:
     """Train as one of the ranks on its `data`, from the folder's checkpoint to the end or a `stop`."""
     spec, train = plan.spec, _train(plan.spec)
@@ -157,7 +178,10 @@ def fit(
         stop.check()
         if (backend := backend_of(train, environment.world_size())) is not None:
             environment.join(backend, stop)
-        trainer(train, recorder, environment).fit(
+        callbacks = make_callbacks(train.callbacks)
+        if loggers:
+            callbacks.append(BlockNorms(events.row_steps))
+        trainer(train, recorder, environment, make_loggers(loggers, folder), callbacks).fit(
             model,
             datamodule=data,
             ckpt_path=last if last.exists() else None,

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
 
 from blocks.ir.kernel import Target
 from composer.language.schema.spec import Train
 from composer.training.evaluate import lightning_precision
 from composer.training.folder.checkpoint import WholeCheckpoints
 from composer.training.folder.errors import TrainingError
+from composer.training.processes.launched import Launched
 from composer.training.processes.ranks import OneMachine
 from composer.training.processes.watch import limit
 from composer.training.recorder import Recorder
@@ -59,25 +62,36 @@ def device_count(train: Train) -> int:
     return train.devices
 
 
-def trainer(train: Train, recorder: Recorder, environment: OneMachine) -> lightning.Trainer:
+def trainer(
+    train: Train,
+    recorder: Recorder,
+    environment: OneMachine | Launched,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[lightning.Callback] = (),
+) -> lightning.Trainer:
     """Return a Trainer that runs up to the recorder's last step and writes nothing of its own."""
+    saves = any(isinstance(each, Checkpoint) for each in callbacks)
     kind = device_kind()
     made = lightning.Trainer(
         accelerator=kind,
-        devices=environment.world_size(),
+        devices=environment.world_size() // environment.nodes,
+        num_nodes=environment.nodes,
         strategy=_strategy(train, environment.world_size()),
         precision=lightning_precision(train.precision, torch.device(kind)),  # type: ignore[arg-type]
         max_epochs=-1,
         max_steps=recorder.events.last,
         accumulate_grad_batches=train.accumulate,
-        callbacks=[recorder],
-        plugins=[WholeCheckpoints(), environment],
+        callbacks=[recorder, *callbacks],
+        plugins=[WholeCheckpoints(), environment.plugin],
         default_root_dir=recorder.folder,
-        # the recorder evaluates, saves and logs
+        # the recorder evaluates, saves and logs, and tells callbacks of its evaluations
         limit_val_batches=0,
+        val_check_interval=recorder.events.evaluation_batches,
+        check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
+        logger=[*loggers] or False,
+        log_every_n_steps=recorder.events.row_steps,
+        enable_checkpointing=saves,
         enable_progress_bar=False,
         enable_model_summary=False,
     )

@@ -101,6 +101,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "betas": [0.9, 0.99],
         "clip": 0.0,
         "ema": 0.5,
+        "callbacks": ["lightning.pytorch.callbacks.Timer"],
         "optimizer": "muon",
         "precision": "bf16-mixed",
         "accumulate": 5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 from composer.cli.terminal.options import CompileChoice, KernelChoice, Set, Which
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Group
 
@@ -49,6 +50,14 @@ def train(
         str | None,
         typer.Option("--out", metavar="DIR", help="The run folder, instead of `runs/<name>-<run hash>`."),
     ] = None,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--logger",
+            metavar="NAME",
+            help="Log to csv, tensorboard, wandb or mlflow too, in `logs` of the folder. May be repeated.",
+        ),
+    ] = None,
     kernels: KernelChoice = "auto",
     torch_compile: CompileChoice = "auto",
 ) -> None:
@@ -67,6 +76,8 @@ def train(
     from composer.costs.counting.plan import make_plan
     from composer.training.folder.run_folder import default_folder
 
+    if _is_other_rank():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until this process ends
     saved = _saved(file, start, weights)
     if file is None:
         from composer.training.start import continued_spec
@@ -90,7 +101,7 @@ def train(
 
         print(compare(plan, saved).text, flush=True)
     try:
-        result = _trained(plan, folder, kernels, torch_compile, saved)
+        result = _trained(plan, folder, kernels, torch_compile, saved, logger or ())
     except KeyboardInterrupt:
         print("stopped; run the same command to resume", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -101,6 +112,16 @@ def train(
     table.print(
         f"score it:  composer eval {result.folder}\nin Python: composer.load_run({str(result.folder)!r})"
     )
+
+
+def _is_other_rank() -> bool:
+    """Return whether torchrun or SLURM started this process as another rank than the first, which prints."""
+    if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"} & os.environ.keys():
+        return False
+    from composer.training.processes.launched import launched
+
+    ranks = launched()
+    return ranks is not None and ranks.rank() > 0
 
 
 def _saved(file: str | None, start: str | None, weights: Which | None) -> SavedModel | None:
@@ -168,14 +189,25 @@ def _with_kept_warmup(spec: Spec, folder: Path) -> Spec:
 
 
 def _trained(
-    plan: Plan, folder: Path, kernels: Kernels, torch_compile: TorchCompile, start: SavedModel | None
+    plan: Plan,
+    folder: Path,
+    kernels: Kernels,
+    torch_compile: TorchCompile,
+    start: SavedModel | None,
+    loggers: Sequence[str],
 ) -> Result:
     from composer.cli.terminal.progress import shown
     from composer.training.run import run_training
 
     with shown() as report:
         return run_training(
-            plan, folder, kernels=kernels, torch_compile=torch_compile, report=report, start=start
+            plan,
+            folder,
+            kernels=kernels,
+            torch_compile=torch_compile,
+            report=report,
+            start=start,
+            loggers=loggers,
         )
 
 

@@ -294,6 +294,9 @@ class Train(Wired):
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """Parallelism over several devices; `fsdp` also shards weights, gradients and optimizer moments."""
 
+    callbacks: Many[str] = ()
+    """Import paths of Lightning callbacks, or of functions that make them, such as `my_module.MyCallback`."""
+
     @property
     def length(self) -> int:
         """Tokens per sequence of the data."""

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,13 @@ class OneMachine(LightningEnvironment):
         """`store` is the store of the process group; `watch` is rank 0's."""
         super().__init__()
         self._rank, self._ranks, self._store, self._watch = rank, ranks, store, watch
+
+    nodes = 1
+
+    @property
+    def plugin(self) -> OneMachine:
+        """What tells Lightning which rank this is: the same object."""
+        return self
 
     def join(self, backend: str, stop: Stop) -> None:
         """Wait for the other ranks and create the process group.
@@ -107,7 +114,12 @@ def other_rank(rank: int, ranks: int, port: int) -> OneMachine:
 
 @contextmanager
 def started(
-    folder: Path, until_tokens: int | None, ranks: int, kernels: Kernels, torch_compile: TorchCompile
+    folder: Path,
+    until_tokens: int | None,
+    ranks: int,
+    kernels: Kernels,
+    torch_compile: TorchCompile,
+    loggers: Sequence[str] = (),
 ) -> Iterator[OneMachine]:
     """Start the other ranks for the run in `folder`, and end them with the context.
 
@@ -130,7 +142,7 @@ def started(
             subprocess.Popen(
                 [
                     *(sys.executable, "-m", "composer.training.rank", str(folder), *place),
-                    *(kernels, torch_compile, *until),
+                    *(kernels, torch_compile, ",".join(loggers), *until),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,

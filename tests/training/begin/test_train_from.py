@@ -1,4 +1,4 @@
-"""`composer train --from RUN` takes the weights of a run that fit, and says which; other shapes are refused."""
+"""`composer train --from RUN` takes the weights of a run that fit and says which; refuses other shapes."""
 
 import pytest
 import torch
