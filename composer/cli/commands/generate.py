@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from composer.cli.commands.eval import Which
+from composer.cli.terminal.options import Which
 from composer.cli.terminal.steps import read_steps
 
 PANEL = "Training"
