@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 from composer.costs.base.units import bytes_text
+from composer.costs.counting.checkpoint import checkpoint_size
 from composer.costs.counting.plan import Plan, as_plan
 from composer.costs.fitting.caps import check_caps
 from composer.graph.passes.choose_kernels import Kernels
@@ -181,7 +184,8 @@ def fit(
         callbacks = make_callbacks(train.callbacks)
         if loggers:
             callbacks.append(BlockNorms(events.row_steps))
-        trainer(train, recorder, environment, make_loggers(loggers, folder), callbacks).fit(
+        saved = checkpoint_size(spec, plan.graph).resume_tensors
+        trainer(train, recorder, environment, make_loggers(loggers, folder), callbacks, saved).fit(
             model,
             datamodule=data,
             ckpt_path=last if last.exists() else None,
@@ -231,6 +235,8 @@ def _told(folder: Path, plan: Plan) -> Iterator[None]:
                 "free some space and run the same command again"
             ) from None
         raise TrainingError(os_message(error, error.filename or folder)) from None
+    except MisconfigurationException as error:  # of a callback, or a logger
+        raise TrainingError(f"{folder}: {error}") from None
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -68,15 +68,19 @@ def trainer(
     environment: OneMachine | Launched,
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[lightning.Callback] = (),
+    saved: int = 0,
 ) -> lightning.Trainer:
-    """Return a Trainer that runs up to the recorder's last step and writes nothing of its own."""
+    """Return a Trainer that runs up to the recorder's last step and writes nothing of its own.
+
+    `saved` are the bytes of a checkpoint.
+    """
     saves = any(isinstance(each, Checkpoint) for each in callbacks)
     kind = device_kind()
     made = lightning.Trainer(
         accelerator=kind,
         devices=environment.world_size() // environment.nodes,
         num_nodes=environment.nodes,
-        strategy=_strategy(train, environment.world_size()),
+        strategy=_strategy(train, environment.world_size(), saved),
         precision=lightning_precision(train.precision, torch.device(kind)),  # type: ignore[arg-type]
         max_epochs=-1,
         max_steps=recorder.events.last,
@@ -107,13 +111,13 @@ def backend_of(train: Train, ranks: int) -> str | None:
     return "nccl" if device_kind() == "cuda" else "gloo"
 
 
-def _strategy(train: Train, ranks: int) -> Any:
+def _strategy(train: Train, ranks: int, saved: int) -> Any:
     if (backend := backend_of(train, ranks)) is None:
         return "auto"
     if train.strategy == "fsdp":
-        from composer.training.sharded import Sharded
+        from composer.training.sharded import Sharded, are_too_large
 
-        return Sharded(ranks, backend)
+        return Sharded(ranks, backend, are_too_large(saved))
     from lightning.pytorch.strategies import DDPStrategy
 
     return DDPStrategy(process_group_backend=backend, timeout=limit())

@@ -10,10 +10,12 @@ from torch.distributed.tensor import DTensor
 from composer import load_run
 from composer.training import recorder
 from composer.training.folder.checkpoint import read_weights
+from composer.training.folder.errors import TrainingError
 from composer.training.folder.metrics import read_metrics
 from composer.training.processes.watch import limit
 from composer.training.run import run_training
 from composer.training.score import read, score
+from composer.training.sharded import SHARD_ABOVE
 
 TEN = "train.tokens=2560"
 STAGES = (
@@ -78,11 +80,47 @@ def test_a_paused_run_goes_on_to_the_same_end(tmp_path):
     assert score(read(parts.folder)).scores == parts.best
 
 
+def test_large_states_are_saved_by_each_rank_and_the_run_goes_on_from_them(tmp_path, monkeypatch):
+    wanted = spec(TEN, "train.strategy=fsdp", "train.ema=0.5", "train.checkpoint.every=512")
+    whole = run_training(wanted, tmp_path / "whole")
+    monkeypatch.setenv(SHARD_ABOVE, "1000")
+    run_training(wanted, tmp_path / "parts", until_tokens=1024)
+    assert {path.name for path in (tmp_path / "parts").glob("last-*")} == {"last-4.shards"}
+    parts = run_training(wanted, tmp_path / "parts")
+    assert kept(parts)[0] == kept(whole)[0]
+    assert kept(parts)[1] == [{"shards": "last-10.shards"}]
+    assert {path.name for path in (tmp_path / "parts").glob("*.shards")} == {
+        "last-10.shards",
+        "stable-8.shards",
+    }
+    # a longer run goes on from the states that were kept before the decay
+    longer = spec(
+        "train.tokens=5120",
+        "train.strategy=fsdp",
+        "train.ema=0.5",
+        "train.checkpoint.every=512",
+        "train.schedule={warmup: 0.025, stable: 0.775, decay: 0.2}",
+    )
+    found = run_training(longer, tmp_path / "parts")
+    monkeypatch.delenv(SHARD_ABOVE)
+    assert kept(found)[0] == kept(run_training(longer, tmp_path / "longer"))[0]
+
+
+def test_other_sizes_than_bytes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv(SHARD_ABOVE, "8GiB")
+    with pytest.raises(TrainingError, match="COMPOSER_SHARD_ABOVE: expected a number of bytes, got '8GiB'"):
+        run_training(spec(TEN, "train.strategy=fsdp"), tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [HARD, AGAIN], ids=["hard", "again"])
-def test_two_processes_train_as_with_whole_weights_and_go_on_when_paused(settings, shards, tmp_path):
+def test_two_processes_train_as_with_whole_weights_and_go_on_when_paused(
+    settings, shards, tmp_path, monkeypatch
+):
     two = (TEN, "train.devices=2", "train.eval.every=1M", *settings)
     parts = spec("train.strategy=fsdp", *two)
+    if settings is AGAIN:
+        monkeypatch.setenv(SHARD_ABOVE, "1000")
     run_training(parts, tmp_path / "parts", until_tokens=1024)
     found = run_training(parts, tmp_path / "parts")
     # two of three experts, and half of most else

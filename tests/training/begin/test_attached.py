@@ -128,8 +128,9 @@ def test_callbacks_are_called_as_by_a_trainer_and_may_stop_the_run(tmp_path, mon
     saved = [*(tmp_path / "run").glob("**/step=*.ckpt")]
     assert [path.name for path in saved] in (["step=2.ckpt"], ["step=4.ckpt"])
     assert any("lr-AdamW/pg1" in row for row in logged_csv(found.folder))
-    again = run_training(spec(*SHORT, paths), tmp_path / "run")
-    assert again.trained
+    assert run_training(spec(*SHORT, paths), tmp_path / "run", loggers=["csv"]).trained
+    with pytest.raises(TrainingError, match="LearningRateMonitor` callback with `Trainer` that has no"):
+        run_training(spec(*SHORT, paths), tmp_path / "other")
 
 
 @pytest.mark.parametrize(
