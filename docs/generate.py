@@ -50,13 +50,17 @@ from composer.module.emission.stage import source
 from composer.training.folder.files import write_text
 from search.propose.sampler import find_sampler
 
+# beside this file, which tests load by its path
+sys.path.insert(0, str(Path(__file__).parent))
+from option_examples import field_rows, wiring_rows
+
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 SPECS = sorted(path for path in (ROOT / "specs").glob("*.yaml") if not is_space(read_tree(path)))
 SPACES = sorted(path for path in (ROOT / "specs").glob("*.yaml") if is_space(read_tree(path)))
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "blocks/*/README.md")
 
-_REGION = re.compile(r"(<!-- generated: (\w+) ?([^\n]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+_REGION = re.compile(r"(<!-- generated: ([\w-]+) ?([^\n]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 _DIGITS = 6
 
 
@@ -148,6 +152,16 @@ def wiring_table(owners: str) -> str:
             value = f"`{{{inside}}}`" if inside else f"`{option.name}`"
             rows.append([key, value, " ".join(" ".join(meanings).split())])
     return _table(rows)
+
+
+def wiring_examples(owner: str) -> str:
+    """Make the table of examples of the options whose key belongs to this owner first."""
+    return _table(wiring_rows(owner))
+
+
+def field_examples(kind: str) -> str:
+    """Make the table of examples of the fields of `model`, or of a type of blocks."""
+    return _table(field_rows(kind))
 
 
 def costs_table(_: str) -> str:
@@ -276,6 +290,7 @@ KINDS = {
     "arms": arms_table,
     "code": step_code,
     "costs": costs_table,
+    "field-examples": field_examples,
     "devices": device_table,
     "fields": field_table,
     "file": file_copy,
@@ -285,6 +300,7 @@ KINDS = {
     "run": output,
     "samplers": samplers_table,
     "wiring": wiring_table,
+    "wiring-examples": wiring_examples,
 }
 
 

@@ -64,6 +64,15 @@ def test_every_field_of_the_language_is_in_the_manual() -> None:
     assert owners == set(re.findall(r"<!-- generated: wiring ([\w ]+) -->", manual))
 
 
+def test_every_option_and_block_has_its_table_of_examples() -> None:
+    from blocks.find import all_wiring, block_types
+
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    owners = {option.owner[0] for option in all_wiring()}
+    assert owners == set(re.findall(r"<!-- generated: wiring-examples (\w+) -->", page))
+    assert {"model", *block_types()} == set(re.findall(r"<!-- generated: field-examples (\w+) -->", page))
+
+
 def test_a_part_that_is_not_current_is_made_again() -> None:
     page = "a\n<!-- generated: file specs/looped.yaml -->\nold\n<!-- end -->\nb\n"
     made = generate().refreshed(page)
