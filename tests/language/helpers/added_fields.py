@@ -269,7 +269,11 @@ def draw(wanted):
         Train: train(32),
     }
     parts = st.one_of(
-        blocks, blocks, blocks, specs(trained=True), *(each.map(kind.model_validate) for kind, each in others.items())
+        blocks,
+        blocks,
+        blocks,
+        specs(trained=True),
+        *(each.map(kind.model_validate) for kind, each in others.items()),
     )
 
     @seed(0)
