@@ -50,6 +50,7 @@ FLOORS = [
     "composer.module.generation",
     "composer.module.optimization",
     "composer.module",
+    "composer.export",
     "composer.training.data",
     "composer.training.folder",
     "composer.training.processes",

@@ -13,7 +13,18 @@ from composer.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 READERS = ("check", "show", "cost", "draw", "fit", "arms", "compile", "bench", "train", "search")
-COMMANDS = (*READERS, "calibrate", "diff", "doctor", "match", "eval", "generate", "report", "schema")
+COMMANDS = (
+    *READERS,
+    "calibrate",
+    "diff",
+    "doctor",
+    "match",
+    "eval",
+    "generate",
+    "export",
+    "report",
+    "schema",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +116,7 @@ def test_a_file_that_may_not_be_read_ends_with_1(
         ("eval binary", "binary"),
         ("eval empty", "empty"),
         ("eval tiny.yaml", "tiny.yaml"),
+        ("export none --out made", "file not found: none, expected a run folder"),
         ("generate none --prompt 1", "file not found: none, expected a run folder"),
     ],
 )
@@ -163,6 +175,7 @@ def test_what_is_right_ends_with_0(here: Path, capsys: pytest.CaptureFixture[str
         "eval run",
         "eval run --steps 1,2,3 --tokens 320 --checkpoint last --json",
         "generate run --prompt '3 1 4' --temperature 0 --steps 3",
+        "export run --out exported",
         "search space.yaml --dry-run",
         "search space.yaml --out found --quiet",
         "--version",
@@ -181,7 +194,9 @@ def test_help_of_a_command_tells_all_it_takes_and_an_example_that_runs(
     code, out, err = ended(f"{command} --help", capsys)
     assert (code, err) == (0, "")
     assert f"composer {command} " in out
-    assert ("--set" in out) == (command not in ("calibrate", "doctor", "generate", "report", "schema"))
+    assert ("--set" in out) == (
+        command not in ("calibrate", "doctor", "export", "generate", "report", "schema")
+    )
     # markup that ate a placeholder leaves a hole
     assert not re.search(r"runs/[^<\w]", out)
     example = re.search(r"Example: composer (.*)", out)

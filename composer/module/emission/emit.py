@@ -61,7 +61,7 @@ class _Emitter:
 
     def emit(self, outputs: list[Value]) -> fx.Graph:
         for name in self.graph.inputs:
-            self.values[Value(name)] = self._parameter(_readable(name))
+            self.values[Value(name)] = self._parameter(readable(name))
         for _, index in self.place.loops:
             self.indices[index] = self._parameter(index)
         for node, operation, data in operations(self.signature):
@@ -131,7 +131,7 @@ class _Emitter:
         made.meta["tuple"] = len(data.types) > 1
         joined = made.meta["tuple"] and isinstance(data.op, Project)
         # the code reads better with the graph's names than with the functions'
-        made._rename(f"{_readable(node)}_and_more" if joined else _readable(node))
+        made._rename(f"{readable(node)}_and_more" if joined else readable(node))
 
     def _value(self, value: Value) -> fx.Node:
         whole = self.values[Value(value.node)]
@@ -139,7 +139,7 @@ class _Emitter:
             return whole
         key = Value(value.node, -1 - value.output)
         if key not in self.values:
-            name = _readable(self._part(value))
+            name = readable(self._part(value))
             self.values[key] = self._named(name, operator.getitem, (whole, value.output))
         return self.values[key]
 
@@ -179,21 +179,21 @@ class _Emitter:
 def _parameters(node: str, operation: Any, data: Node) -> list[str]:
     """Return the names of what the code is given for a node's weights."""
     if isinstance(operation, Loop | Part):
-        return [f"{_readable(node)}_weights"]
+        return [f"{readable(node)}_weights"]
     if isinstance(operation, Input) or not data.weights:
         return []
     prepared = data.kernel.prepared
     if prepared and isinstance(operation, Project):
         # all weights are joined to one, and biases likewise
-        return [f"{_readable(name)}_joined" for name in data.weights[:: len(data.weights) // prepared]]
+        return [f"{readable(name)}_joined" for name in data.weights[:: len(data.weights) // prepared]]
     if prepared == 1:
-        return [f"{_readable(data.weights[0])}_joined"]
+        return [f"{readable(data.weights[0])}_joined"]
     if prepared not in (0, len(data.weights)):
-        return [f"{_readable(node)}_prepared_{number}" for number in range(prepared)]
-    return [f"{_readable(name)}_weight" for name in data.weights]
+        return [f"{readable(node)}_prepared_{number}" for number in range(prepared)]
+    return [f"{readable(name)}_weight" for name in data.weights]
 
 
-def _readable(name: str) -> str:
+def readable(name: str) -> str:
     """Turn `0.seq.query` into `seq_query`: positions only where nothing else tells parts apart."""
     parts = re.sub(r"[^\w.]", "_", name).split(".")
     words = [part for part in parts if not part.isdigit()]

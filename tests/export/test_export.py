@@ -1,0 +1,119 @@
+"""What is exported gives the same without composer: logits, gradients, a training step, generated tokens."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from models import close, compiled, gradients, probe, shipped, shortened, tokens_for
+from samples import samples
+from strategies import specs
+
+import composer
+from composer.export.pytorch import export, write
+
+FAMILY = Path(__file__).parents[2] / "specs" / "family"
+ALONE = """
+import importlib.util, sys
+from pathlib import Path
+import torch
+
+torch.set_num_threads(1)
+for folder in map(Path, sys.argv[1:]):
+    spec = importlib.util.spec_from_file_location(folder.name.replace("-", "_"), folder / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model, kept = module.load().eval(), torch.load(folder / "kept.pt")
+    with torch.no_grad():
+        far = (model(kept["tokens"]) - kept["logits"]).abs().max() / kept["logits"].abs().max()
+    assert far < 1e-5, (folder.name, far)
+    assert torch.equal(model.generate(kept["tokens"], 4, temperature=0), kept["made"]), folder.name
+    model.train()
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = model(kept["tokens"], kept["tokens"])[1]
+        loss.backward()
+        optimizer.step()
+        if hasattr(model, "update_expert_balance"):
+            model.update_expert_balance()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0], (folder.name, losses)
+ours = {name.partition(".")[0] for name in sys.modules} & {"composer", "blocks", "search", "lightning"}
+assert not ours, ours
+print("done", len(sys.argv) - 1)
+"""
+
+
+def module_of(source):
+    """Run an exported file."""
+    module = types.ModuleType("exported_model")
+    # what looks for annotations finds the module by its name
+    sys.modules[module.__name__] = module
+    exec(compile(source, "exported_model.py", "exec"), module.__dict__)
+    return module
+
+
+def test_a_process_without_composer_runs_trains_and_generates_every_spec(tmp_path):
+    found = {name: spec for name, spec in shipped().items() if name != "dreamer-small"}
+    found |= {path.stem: composer.load(path) for path in sorted(FAMILY.glob("*.yaml"))}
+    for name, spec in found.items():
+        model = composer.compile(shortened(spec, 12)).eval()
+        write(model, tmp_path / name)
+        tokens = tokens_for(model.spec, 2, 6)
+        with torch.no_grad():
+            kept = {"tokens": tokens, "logits": model(tokens)}
+        kept["made"] = model.generate(tokens, 4, temperature=0)
+        torch.save(kept, tmp_path / name / "kept.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *(str(tmp_path / name) for name in found)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout == f"done {len(found)}\n", done.stderr
+
+
+@samples(32)
+@given(specs(room=6))
+def test_generated_specs_have_the_same_outputs_and_gradients(spec):
+    model = compiled(spec, "reference").double().eval()
+    made = export(model)
+    theirs = module_of(made.source).Model().double().eval()
+    theirs.load_state_dict(made.weights)
+    assert sum(each.numel() for each in theirs.parameters()) == model.plan.costs.params
+    tokens = tokens_for(spec, 2, 7)
+    logits = theirs(tokens)
+    close({"y": logits}, {"y": model(tokens)}, 1e-9)
+    probe(logits).backward()
+    wanted = gradients(model, tokens)
+    own = dict(theirs.named_parameters())
+    got = {name: own[made.names[name]].grad for name in wanted}
+    zero = {name: torch.zeros_like(each) for name, each in wanted.items()}
+    close({name: zero[name] if each is None else each for name, each in got.items()}, wanted, 1e-8)
+
+
+def test_the_file_says_what_it_is():
+    made = export(composer.compile(FAMILY / "dreamer-sequential.yaml"))
+    assert made.source.startswith('"""dreamer-sequential in plain PyTorch')
+    assert "# name: dreamer-sequential" in made.source
+    assert "  # [B, S, 48]" in made.source
+    assert "blocks" not in made.source.replace("# blocks:", "").replace("blocks of", "")
+
+
+@pytest.mark.parametrize("out", ["file/below", "file"])
+def test_a_folder_that_cannot_be_written_is_told(out, tmp_path, monkeypatch, capsys):
+    from cases import TINY
+
+    from composer.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY)
+    Path("file").touch()
+    assert main(["train", "tiny.yaml", "--out", "run"]) == 0
+    assert main(["export", "run", "--out", out]) == 1
+    assert f": {out}" in capsys.readouterr().err
