@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
+from blocks.base.loops import LoopResult, NextStage
 from blocks.base.operations import NormType, Operations
 from blocks.ir.graph import Loop
 from blocks.ir.numbers import label
@@ -35,25 +36,15 @@ _AUXILIARY = "auxiliary."
 """What the running sum of an auxiliary loss is carried under, which is no name of a block."""
 
 
-class LoopResult(NamedTuple):
-    """What a loop returns in the graph around it.
-
-    Attributes:
-        states: the carried values after the last step.
-        collected: for each collected value a sequence of tensors, that of each step in order.
-    """
-
-    states: tuple[Value, ...]
-    collected: tuple[Value, ...]
-
-
 class Builder(Operations):
     """Adds operations to one graph on behalf of a block at one place of use.
 
     Attributes:
         collected: what the last loop added here collected under a name, by that.
         starts_anew: whether the first step of this stage reads another state than the stage's input.
-        next_starts_anew: the same of the stages that are added meanwhile.
+        carried: what steps of this stage hand on besides the state, by name.
+        next: what is asked of the stages that are added meanwhile.
+        last_carried: what the stage added last carried, after its last step.
         open_streams: how many residual streams sublayers read and write here; 0 where there is but one.
         published: what blocks of this step let later ones read, by their names.
         sublayers: how many sublayers a step has whose body this is, nested stages left out.
@@ -71,8 +62,7 @@ class Builder(Operations):
         """`loop` is (index name, trips, tied) of the stage whose body this builder fills."""
         super().__init__(width, norm_type, bias)
         self.open_streams: int = parent.open_streams if parent else 0
-        self._parent = parent
-        self._loop = loop
+        self._parent, self._loop = parent, loop
         self._collected: list[Value] = []
         self.published: dict[str, Any] = {}
         self._collected_names: dict[str, int] = {}
@@ -89,7 +79,9 @@ class Builder(Operations):
         self._outer_x: Value | None = None  # the stage's input, in the parent's graph
         self._offered: dict[str, Value] = {}  # slots made for the next stage
         self._left: dict[str, Value] = {}  # the last tokens of depth caches whose scope was a stage here
-        self.starts_anew = self.next_starts_anew = False
+        self.starts_anew, self.next = False, NextStage()
+        self.carried: dict[str, Value] = {}
+        self.last_carried: dict[str, Value] = {}
 
     # steps
 
@@ -223,7 +215,15 @@ class Builder(Operations):
 
         `entered` is the input of the stage, where the first step starts from another state `x`.
         """
-        return self.loop(name, trips, tied, [x], lambda body, x: [fill(body, x)], entered).states[0]
+        carried = self.next.carried
+
+        def filled(body: Builder, x: Value, *others: Value) -> Sequence[Value]:
+            body.carried = dict(zip(carried, others, strict=True))
+            return [fill(body, x), *body.carried.values()]
+
+        last, *others = self.loop(name, trips, tied, [x, *carried.values()], filled, entered).states
+        self.last_carried = dict(zip(carried, others, strict=True))
+        return last
 
     def loop(
         self,
@@ -241,7 +241,8 @@ class Builder(Operations):
         changes is not carried.
 
         Raises:
-            ValueError: the body both collects values and has operations that are active at some steps only.
+            ValueError: the body collects values, and has operations that are active at some steps only, or
+                steps without gradients.
         """
         if self._parent is None and self._outer_x is None:
             self._outer_x = entered or states[0]
@@ -249,7 +250,7 @@ class Builder(Operations):
         body = Builder(self.width, self, (index, trips, tied), norm_type=self.norm_type, bias=self.bias)
         body._stand_in(self, name)
         body._outer_x = entered or states[0]
-        body.starts_anew = self.next_starts_anew
+        body.starts_anew = self.next.starts_anew
         body._slots, self._offered = self._offered, {}
         body._first_tokens = {name: Value(slots.node, 1) for name, slots in body._slots.items()}
         # type inference fills in the types
@@ -259,6 +260,8 @@ class Builder(Operations):
         changed = [n for n, start in enumerate(starts) if results[n] != start]
         if body._collected and any(body.graph.node(each).active for each in body.graph):
             raise ValueError(f"{name}: values cannot be collected where operations skip steps")
+        if body._collected and self.next.backprop is not None:
+            raise ValueError(f"{name}: values cannot be collected where steps have no gradients")
         outer_tokens = []
         for block, _, scope in body._carried:
             own = scope is body
@@ -271,7 +274,7 @@ class Builder(Operations):
         body.graph.inputs = [value.node for value in (*inputs, *body._captured.values(), *constant)]
         body.graph.outputs = [*outputs, *body._collected]
         given = (*outer, *body._captured, *constant.values())
-        done = self.op(name, Loop(index, trips, tied, body.graph), *given).node
+        done = self.op(name, Loop(index, trips, tied, body.graph, last=self.next.backprop), *given).node
         for number, (block, _, scope) in enumerate(body._carried, start=len(changed)):
             (self._left if scope is body else self._tokens)[block] = Value(done, number)
         made = tuple(Value(done, number) for number in range(len(body.graph.outputs)))

@@ -12,6 +12,7 @@ import networkx as nx
 
 from blocks.ir.costs import CostContext, SavedTensors, SavesNothing
 from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import TensorType
@@ -165,13 +166,15 @@ class Graph(_DiGraph):
 class Loop(SavesNothing, Operation):
     """A stage: its body runs `trips` times; with `tied` weights they are one set, else one per trip.
 
-    `index` names the step's number in affine indices.
+    `index` names the step's number in affine indices. With `last` gradients go through that many steps at the
+    end only, all of them where it is None; the steps before run without.
     """
 
     index: str
     trips: int
     tied: bool
     body: Graph
+    last: int | None = field(default=None, kw_only=True)
 
     recomputable = False
 
@@ -183,6 +186,11 @@ class Loop(SavesNothing, Operation):
             *inputs[:carried],
             *(TensorType((self.trips, *each.shape), each.element, "steps") for each in collected),
         )
+
+    @property
+    def without_gradients(self) -> int:
+        """The number of steps, first, that run without gradients."""
+        return 0 if self.last is None else largest(0, self.trips - self.last)
 
     def passes(self, output: int) -> int | None:
         """A skipped loop hands on the values it would have carried."""
@@ -202,9 +210,11 @@ class Segment(Loop):
         first: number of its first step in the loop.
         used_before: names, with those of the loops in it, of nodes that ran in earlier segments.
         used_after: likewise of weights and inputs that later segments use.
+        frozen: whether these steps run without gradients.
     """
 
     origin: str
     first: int
     used_before: frozenset[str]
     used_after: frozenset[str]
+    frozen: bool = False

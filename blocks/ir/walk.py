@@ -21,6 +21,7 @@ class Place:
         copies: how many sets of its weights there are.
         tied: whether the steps of the innermost loop share theirs.
         layers: the first step of each segment of a stack around it; each segment has weights of its own.
+        frozen: whether it runs without gradients.
     """
 
     loops: tuple[tuple[str, str], ...] = ()
@@ -29,6 +30,7 @@ class Place:
     copies: int = 1
     tied: bool = True
     layers: tuple[int, ...] = ()
+    frozen: bool = False
 
     def inside(self, node: str, loop: Loop) -> Place:
         """Return the place of the loop's body."""
@@ -40,6 +42,7 @@ class Place:
             self.copies * (1 if loop.tied else loop.trips),
             loop.tied,
             self.layers if loop.tied or not isinstance(loop, Segment) else (*self.layers, loop.first),
+            self.frozen or (isinstance(loop, Segment) and loop.frozen),
         )
 
     def at(self, steps: Steps | None) -> Place:

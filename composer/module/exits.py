@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from blocks.ir.walk import Place
 from blocks.primitives.reference import project
-from blocks.wiring.loss.cross_entropy.exit_reference import exit_state
+from blocks.wiring.loss.cross_entropy.exit_reference import Leaving
 from blocks.wiring.loss.cross_entropy.exits import ExitCrossEntropy
 from composer.module.emission.code import Code
+from composer.module.emission.emit import resolve
 from composer.module.emission.lookup import gather, held_tensor
+from composer.module.emission.stage import Stage
 
 if TYPE_CHECKING:
     from composer.module.model import ComposedModel
@@ -20,17 +23,34 @@ if TYPE_CHECKING:
 def exit_logits(model: ComposedModel, tokens: Tensor, threshold: float, keys: list[Tensor | bool]) -> Tensor:
     """Return the logits [batch, sequence, vocab] of the step at which each token leaves.
 
-    That is the first step at which its exit probabilities add up to the threshold. All steps are run.
+    That is the first step at which its exit probabilities add up to the threshold. No step runs after all
+    tokens of the batch have left.
 
     Raises:
         ValueError: the model has no exit gate, or the threshold is not above 0 and at most 1.
     """
     check_exits(model, threshold)
     loss = model.graph.node("loss")
-    code = Code(model.graph, Place(), [loss.inputs[0]], "States")
-    states = code(tokens, None, *keys, *gather(model, model.graph))
+    assert isinstance(loss.op, ExitCrossEntropy)
     head, gate, bias = (held_tensor(model, name) for name in loss.weights)
-    return project(exit_state(states, gate, bias, threshold), head, head.shape[:1])
+    norm = model.graph.node(loss.inputs[0].node)
+    normed = partial(resolve(norm.kernel.function), **norm.op.arguments())
+    gains = [held_tensor(model, name) for name in norm.weights]
+    leaving = Leaving(gate, bias, threshold, loss.op.steps)
+
+    def done(state: Tensor) -> bool:
+        (state,) = normed((state,), *gains)
+        return leaving.add(state)
+
+    stage = model.stages[-1]
+    assert isinstance(stage, Stage)
+    stage.done = done
+    try:
+        code = Code(model.graph, Place(), [norm.inputs[0]], "States")
+        code(tokens, None, *keys, *gather(model, model.graph))
+    finally:
+        stage.done = None
+    return project(leaving.state, head, head.shape[:1])
 
 
 def check_exits(model: ComposedModel, threshold: float | None) -> None:

@@ -136,7 +136,9 @@ def _written(graph: Graph) -> list[object]:
     nodes = [
         (
             name,
-            (node.op.trips, node.op.tied, _written(node.op.body)) if isinstance(node.op, Loop) else node.op,
+            (node.op.trips, node.op.tied, node.op.last, _written(node.op.body))
+            if isinstance(node.op, Loop)
+            else node.op,
             node.inputs,
             node.weights,
             node.active,

@@ -210,3 +210,15 @@ def test_whatever_base_and_target_a_match_is_within_all_bounds_and_budgets(one, 
     }  # fmt: skip
     assert found.spec.stages == base.stages
     assert list(chain(found.spec.blocks)) == list(base.blocks)
+
+
+def test_an_arm_does_without_exits_that_it_cannot_have_and_says_so():
+    spec = load("specs/family/ouro.yaml")
+    found = {name: (about, arm) for name, about, arm in derived(spec)}
+    assert found["dr"][1].stages[-1].exit.name == "gate"
+    about, untied = found["untied"]
+    assert about.endswith("without depth attention, without exit and loss")
+    assert (untied.stages[-1].exit.name, untied.model.loss.name) == ("none", "last")
+    assert found["prelude-core-coda"][1].model.loss.name == "last"
+    truncated = load("specs/looped.yaml", ["stages.1.backprop.last=2"])
+    assert "without backprop" in {name: about for name, about, _ in derived(truncated)}["untied"]

@@ -30,7 +30,7 @@ def rms_norm(x, gain):
 
 
 START = object()
-"""Under this key a depth memory holds the path and the input of its scope."""
+"""Under this key a depth memory holds the path, the input of its scope, and whether that has gradients."""
 
 
 class _Step:
@@ -62,6 +62,7 @@ class _Row:
         self.own = (None, 0)  # `per_step` of the stage around, and the number of the step
         self.modulated = None
         self.whole = {}
+        self.ponder = []  # for each pass through a stage that halts, the ponder cost of each token
 
     def logits(self, ids):
         table = self.w["embedding"]
@@ -108,8 +109,8 @@ class _Row:
         trips, tied = stage.trips, stage.tied
         start = x if x[0].ndim == 1 else naive_streams.closed(x)
         if not loops:
-            self.wider = {"model": self.whole, "stage": {START: (path, start)}}
-            self.whole.setdefault(START, ("", start))
+            self.wider = {"model": self.whole, "stage": {START: (path, start, torch.is_grad_enabled())}}
+            self.whole.setdefault(START, ("", start, True))
         x = naive_state.start(self, stage, path, x, loops, place)
         residual = self.option("residual", stage)
         # a residual mix reads the stage's input and what sublayers returned, or blocks of them
@@ -119,12 +120,15 @@ class _Row:
             size = len(stage.step) if residual.over == "blocks" else residual.over
         in_recur = any(loop[2] for loop in loops)
         if tied or not in_recur:  # else the memory of the innermost recur around it goes on
-            memory = {START: (path, start)}
+            memory = {START: (path, start, torch.is_grad_enabled())}
         streams = residual if residual.name == "streams" else None
         opens = streams and x[0].ndim == 1
         if opens:
             x = naive_streams.opened(x, streams)
+        halting = naive_state.Halting(x, stage.halt.threshold) if stage.halt.name == "act" else None
+        with_gradients = torch.is_grad_enabled()
         for n in range(trips):
+            torch.set_grad_enabled(with_gradients and n >= trips - getattr(stage.backprop, "last", trips))
             at = f"{path}.step" if tied else f"{path}.layers.{n}"
             around = (
                 naive_streams.Connection(streams, self.w, at) if streams and streams.per == "step" else None
@@ -134,6 +138,7 @@ class _Row:
             step = _Step([*loops, (n, trips, tied)], memory, self.wider, at, loop)
             x = naive_state.injected(self, stage, path, at, x, start, n)
             x = [vector + naive_state.code(self, stage, at, n) for vector in x]
+            shares = halting and halting.decide(x, self.w[f"{at}.halt"], self.w[f"{at}.halt_bias"])
             for number, entry in enumerate(stage.step):
                 at_steps = getattr(entry, "at", None) or ":"
                 if n not in eval(f"range({trips})[{at_steps}]"):
@@ -151,6 +156,11 @@ class _Row:
                 else:
                     x = self.sublayer(stage, entry, f"{at}.{number}", x, step)
             x = [around.output(*each) for each in zip(h, x, strict=True)] if around else x
+            if halting:
+                halting.update(shares, x)
+        if halting:
+            self.ponder.append(halting.ponder())
+            return halting.state
         if opens:
             return naive_streams.closed(x)
         return naive_mix.mixed(self, residual, values, f"{path}.mix") if residual.name == "mix" else x
@@ -284,13 +294,14 @@ class _Row:
         memory = step.wider[config.depth_scope]
         past = memory.setdefault(name, [])  # (the step it was in, its index, keys, values per token)
         if config.input and not past:
-            path, start = memory[START]
+            path, start, with_gradients = memory[START]
             path = f"{path}.depth_input.{name}".removeprefix(".")
             own, self.own = self.own, (None, 0)  # the same weights before all steps
-            start = self.normed(start, f"{path}.norm")
-            keys, values = (
-                [self.heads(config, path, role, vector) for vector in start] for role in ("key", "value")
-            )
+            with torch.set_grad_enabled(with_gradients):
+                start = self.normed(start, f"{path}.norm")
+                keys, values = (
+                    [self.heads(config, path, role, vector) for vector in start] for role in ("key", "value")
+                )
             past.append((START, 0, keys, values))
             self.own = own
         same = bool(past) and past[-1][0] is step

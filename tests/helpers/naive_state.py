@@ -119,3 +119,41 @@ def scaled(row, x, at, what):
         return x
     scale = row.w[f"{at}.{what}_modulation"] @ row.modulated + row.w[f"{at}.{what}_modulation_bias"]
     return [scale * vector for vector in x]
+
+
+class Halting:
+    """Adaptive computation time of one stage, token by token, from the listing of arXiv 1807.03819."""
+
+    def __init__(self, x, threshold):
+        self.threshold = threshold
+        self.halted = [x[0].new_zeros(()) for _ in x]  # the sum of probabilities
+        self.remainders = [x[0].new_zeros(()) for _ in x]
+        self.updates = [0 for _ in x]
+        self.state = [torch.zeros_like(vector) for vector in x]
+
+    def decide(self, x, weight, bias):
+        """Look at the states before a step; return how much each token is updated after it."""
+        shares = []
+        for t, vector in enumerate(x):
+            p = 1 / (1 + torch.exp(-(weight[0] @ vector + bias[0])))
+            if self.halted[t] >= 1:
+                shares.append(0)
+            elif self.halted[t] + p > self.threshold:
+                self.remainders[t] = 1 - self.halted[t]
+                self.halted[t] = torch.ones_like(p)
+                self.updates[t] += 1
+                shares.append(self.remainders[t])
+            else:
+                self.halted[t] = self.halted[t] + p
+                self.updates[t] += 1
+                shares.append(p)
+        return shares
+
+    def update(self, shares, x):
+        """Mix the states after the step into those that the stage returns."""
+        mixed = zip(shares, x, self.state, strict=True)
+        self.state = [share * new + (1 - share) * old for share, new, old in mixed]
+
+    def ponder(self):
+        """The ponder cost of each token."""
+        return [n + rest for n, rest in zip(self.updates, self.remainders, strict=True)]

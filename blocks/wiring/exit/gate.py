@@ -16,7 +16,7 @@ class GatedExit(Exit):
     With the gate's sigmoid g_t, a token leaves at step t with probability g_t times the product of all
     earlier 1 - g_j, and what is left falls to the last step (Ouro, arXiv 2510.25741). By default all steps
     run; with `exit_threshold` a token's logits are those of the first step at which the sum of these
-    probabilities reaches the threshold.
+    probabilities reaches the threshold, and no step runs after all tokens of the batch have left.
     """
 
     name = "gate"

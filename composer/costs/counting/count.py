@@ -168,7 +168,10 @@ def trained_flops(graph: Graph, length: int) -> float:
     found = 0.0
     for body, place in graphs(costed(graph)):
         at = CostContext(length, place.trips)
-        each = (operation.flops(at) + operation.backward_flops(at) for _, operation, _ in operations(body))
+        each = (
+            operation.flops(at) + (0 if place.frozen else operation.backward_flops(at))
+            for _, operation, _ in operations(body)
+        )
         found = found + place.executions * sum_of(each)
     return found
 
@@ -269,7 +272,7 @@ def _shares(
 ) -> Iterator[tuple[str, Share]]:
     """Yield each block's share of one operation; a merged projection belongs to several blocks."""
     forward = operation.flops(at) * place.executions
-    backward = operation.backward_flops(at) * place.executions
+    backward = 0 if place.frozen else operation.backward_flops(at) * place.executions
     blocks = data.blocks
     shares = {block: Share() for block in blocks}
     parts = [1.0]

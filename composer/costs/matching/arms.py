@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from blocks.find import all_wiring
 from blocks.ir.graph import fresh
+from blocks.wiring.loss import Loss
 from composer.costs.fitting.fit import made
 from composer.costs.fitting.tunables import Tree
 from composer.costs.matching.match import Match, match
@@ -90,6 +91,9 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
       of a spec of one stage, since others have such layers already.
     - `..-dense`: each of these with one feed-forward layer in place of experts, as wide as those active.
 
+    An arm does without the options about recurrence that it cannot have, such as exits in layers, and without
+    a loss that needs them; what it is says so.
+
     Raises:
         SpecError: the spec has no recurrent stage of two steps or more, or trains with other numbers of steps
             than it evaluates with, which layers of their own cannot.
@@ -106,7 +110,8 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
         "dr": ("recurrent, without depth attention", without),
         "untied": ("layers with weights of their own, without depth attention", _untied(without)),
     }
-    if _is_spec(mixed := _attention_residuals(without, core)):
+    mixed = _attention_residuals(without, core)
+    if _is_spec(mixed):
         about = "layers with weights of their own that read all earlier ones, by attention residuals"
         found["untied-attnres"] = (about, mixed)
     if len(spec.stages) == 1 and spec.stages[core].trips >= 3:
@@ -118,15 +123,50 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
         dense = {name: (f"{about}, dense", _dense(arm)) for name, (about, arm) in found.items()}
         found |= {f"{name}-dense": arm for name, arm in dense.items()}
     for name, (about, arm) in found.items():
-        yield name, about, made({**arm, "name": f"{spec.name[:70]}-{name}"})
+        own, dropped = _possible({**arm, "name": f"{spec.name[:70]}-{name}"})
+        yield name, f"{about}, without {' and '.join(dropped)}" if dropped else about, own
 
 
 def _is_spec(tree: Tree) -> bool:
     try:
-        made(tree)
+        _possible(tree)
     except SpecError:
         return False
     return True
+
+
+def _possible(tree: Tree) -> tuple[Spec, list[str]]:
+    """Return the spec of an arm without the options about recurrence that it cannot have, and their keys.
+
+    Raises:
+        SpecError: something else is wrong with it.
+    """
+    optional = {Loss.key, *(option.key for option in all_wiring() if option.recurrent)}
+    dropped: dict[str, None] = {}
+    while True:
+        try:
+            return made(tree), sorted(dropped)
+        except SpecError as error:
+            paths = [fault.path.split(".") for fault in error.faults]
+            keys = [next((key for key in path if key in optional), "") for path in paths]
+            if not all(keys):
+                raise
+            left = tree
+            for path, key in zip(paths, keys, strict=True):
+                left = _without(left, path[: path.index(key) + 1])
+            if left == tree:
+                raise
+            tree, dropped = left, dropped | dict.fromkeys(keys)
+
+
+def _without(tree: Any, path: Sequence[str]) -> Any:
+    """Return plain data without what stands at a path."""
+    key, *rest = path
+    if isinstance(tree, list):
+        return [_without(each, rest) if str(n) == key else each for n, each in enumerate(tree)]
+    if not rest:
+        return {name: each for name, each in tree.items() if name != key}
+    return {**tree, key: _without(tree[key], rest)} if key in tree else tree
 
 
 def _core(spec: Spec) -> int:

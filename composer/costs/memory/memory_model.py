@@ -48,6 +48,7 @@ class Body:
         slots: bytes of depth slots that one execution makes, and of their gradients.
         makes_slots: whether there are any.
         used_after: weights and slots, by names here, that later segments of the loop use as well.
+        frozen: whether it runs without gradients.
         inner: bodies of the loops in it, by node.
     """
 
@@ -77,6 +78,7 @@ class Body:
     slot_gradients: float
     makes_slots: bool
     used_after: frozenset[str]
+    frozen: bool
     inner: dict[str, Body]
 
 
@@ -187,6 +189,7 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         total(4 * each for each in slots) + total(b.trips * b.slot_gradients for b in inner.values()),
         bool(slots) or any(each.makes_slots for each in inner.values()),
         shared.after,
+        place.frozen,
         inner,
     )
 
@@ -201,11 +204,15 @@ def _own(graph: Graph, used_after: frozenset[str]) -> float:
 def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]:
     """Map each operation to the storages that it is the last to read and that are not kept."""
     last: dict[Value, str] = {}
+    held = ((node, graph.node(node).op) for node in nodes)
+    ends = {each.origin: node for node, each in held if isinstance(each, Segment)}
     for node in nodes:
         data = graph.node(node)
         last.update({storage(graph, Value(node, output)): node for output in range(len(data.types))})
         read = (storage(graph, value) for value in data.inputs)
-        last.update({value: node for value in read if not _is_input(graph, value)})
+        # a loop holds what it is given until its last step
+        until = ends.get(data.op.origin, node) if isinstance(data.op, Segment) else node
+        last.update({value: until for value in read if not _is_input(graph, value)})
     # training asks the model for its loss alone
     outputs = graph.outputs if graph.carried else graph.outputs[-1:]
     stay = found.values | {storage(graph, value) for value in outputs}

@@ -133,13 +133,14 @@ class _Replay:
     def _forward_loop(self, body: Body, step: Step, trips: Trips, where: str) -> None:
         """Replay the last trip, which has the most bytes alive, then add what all trips save."""
         ledger, before, last = self.ledger, self.ledger.state(), body.trips - 1
+        slots = 0 if body.frozen else body.slots  # those of a step without gradients go with it
         ledger.add("activations", self._trips(body, last, trips) + body.keeps_state)
         ledger.add("in_flight", smallest(1, last) * body.states_in_flight + last * body.collected_in_flight)
-        ledger.add("depth_slots", last * body.slots)
+        ledger.add("depth_slots", last * slots)
         self._forward(body, _during(trips, body, last), f"{where}{_words(step, last)}: ")
         ledger.restore(before)
         ledger.add("activations", self._trips(body, body.trips, trips))
-        ledger.add("depth_slots", body.trips * body.slots)
+        ledger.add("depth_slots", body.trips * slots)
 
     # backward
 
@@ -246,6 +247,10 @@ class _Replay:
         """Replay the trips that may contain the peak, then add what all trips leave."""
         ledger, inner = self.ledger, body.inner[step.node]
         given = [gradients.pop(value, None) for value in step.outputs]
+        if inner.frozen:
+            for gradient in filter(None, given):
+                self._drop(gradient)
+            return
         slots = self._untouched(body, step, inner, turn)
         everything = self._trips(inner, inner.trips, trips)
         for number, trip in enumerate(_corners(inner, step)):

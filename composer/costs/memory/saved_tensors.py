@@ -59,7 +59,8 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
     for node, operation, data in reversed(list(operations(graph))):
         sources = [storage(graph, value) for value in data.inputs]
         if isinstance(operation, Loop):
-            inner = kept(operation.body, place.inside(node, operation), length, size)
+            around = place.inside(node, operation)
+            inner = _nothing(operation.body) if around.frozen else kept(operation.body, around, length, size)
             found.loops[node] = inner
             names = operation.body.inputs
             held.update(
@@ -91,6 +92,12 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
             needed.update(sources)
     kept_as_made = {value for value in needed if not graph.node(value.node).recompute}
     return found._replace(values=frozenset(held | kept_as_made))
+
+
+def _nothing(graph: Graph) -> Kept:
+    """Return what a graph keeps that runs without gradients."""
+    loops = ((node, operation) for node, operation, _ in operations(graph) if isinstance(operation, Loop))
+    return Kept(frozenset(), {}, {}, {node: _nothing(loop.body) for node, loop in loops})
 
 
 def counted_inside(loop: Loop, inner: Kept) -> dict[int, int | None]:

@@ -153,7 +153,7 @@ def _row(
         "overhead": device.overhead,
     }
     forward = largest(*waits.values())
-    after = largest(2 * waits["bytes"], backward / rate, waits["overhead"])
+    after = 0 if place.frozen else largest(2 * waits["bytes"], backward / rate, waits["overhead"])
     runs, again = repeats * place.executions, 2 if data.recompute else 1
     blocks = ", ".join(dict.fromkeys(block for block in data.blocks if block))
     return TimeRow(path, operation.describe(), blocks, runs, runs * again * forward, runs * after, waits)

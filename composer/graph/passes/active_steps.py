@@ -101,7 +101,7 @@ def segmented(graph: Graph) -> Graph:
             made.put(name, replace(node, inputs=inputs))
             continue
         loop = replace(operation, body=segmented(operation.body))
-        if _is_uniform(loop.body):
+        if _is_plain(loop):
             made.put(name, replace(node, op=loop, inputs=inputs))
             continue
         values = [*inputs]
@@ -122,8 +122,13 @@ def _is_uniform(body: Graph) -> bool:
 
 
 def _splits(graph: Graph) -> bool:
-    loops = [operation.body for _, operation, _ in operations(graph) if isinstance(operation, Loop)]
-    return any(not _is_uniform(body) or _splits(body) for body in loops)
+    loops = [operation for _, operation, _ in operations(graph) if isinstance(operation, Loop)]
+    return any(not _is_plain(loop) or _splits(loop.body) for loop in loops)
+
+
+def _is_plain(loop: Loop) -> bool:
+    """Return whether all steps run the same nodes, and with gradients."""
+    return _is_uniform(loop.body) and not loop.without_gradients
 
 
 def _skipped(loop: Loop) -> Iterator[frozenset[str]]:
@@ -174,20 +179,34 @@ def _without(body: Graph, skipped: frozenset[str], step: int) -> Graph:
 def _segments(name: str, loop: Loop) -> Iterator[tuple[Segment, list[int], list[int]]]:
     """Yield the segments of a loop, with the positions of inputs that each reads and changes."""
     parts = []
-    for skipped, group in groupby(enumerate(_skipped(loop)), key=lambda each: each[1]):
+    frozen = loop.without_gradients
+    kinds = ((skipped, step < frozen) for step, skipped in enumerate(_skipped(loop)))
+    for (skipped, is_frozen), group in groupby(enumerate(kinds), key=lambda each: each[1]):
         steps = [step for step, _ in group]
         first, after = steps[0], steps[-1] + 1
         body = _rebased(_without(loop.body, skipped, first), loop, first, after)
-        body, given, changed = _trimmed(body)
+        body, given, changed = _trimmed(_unmarked(body) if is_frozen else body)
         if changed:
-            parts.append((first, after - first, body, given, changed))
-    # layers of a stack share no weights
-    nodes = [frozenset(_nodes(body) if loop.tied else ()) for _, _, body, _, _ in parts]
-    shared = [frozenset(_shared(body) if loop.tied else body.inputs) for _, _, body, _, _ in parts]
-    for number, (first, trips, body, given, changed) in enumerate(parts):
-        before = frozenset().union(*nodes[:number])
+            parts.append((first, after - first, body, given, changed, is_frozen))
+    # layers of a stack share no weights; what steps without gradients prepare goes with the last others
+    nodes = [frozenset(_nodes(body) if loop.tied and not still else ()) for _, _, body, _, _, still in parts]
+    shared = [frozenset(_shared(body) if loop.tied else body.inputs) for _, _, body, *_ in parts]
+    every = frozenset().union(*nodes)
+    for number, (first, trips, body, given, changed, is_frozen) in enumerate(parts):
+        before = every if is_frozen else frozenset().union(*nodes[:number])
         after_it = frozenset().union(*shared[number + 1 :])
-        yield Segment(loop.index, trips, loop.tied, body, name, first, before, after_it), given, changed
+        segment = Segment(loop.index, trips, loop.tied, body, name, first, before, after_it, is_frozen)
+        yield segment, given, changed
+
+
+def _unmarked(body: Graph) -> Graph:
+    """Return a body, with the loops in it, of which nothing runs again."""
+    made = body.empty()
+    for name, operation, node in operations(body):
+        if isinstance(operation, Loop):
+            operation = replace(operation, body=_unmarked(operation.body))
+        made.put(name, replace(node, op=operation, recompute=False))
+    return made
 
 
 def _rebased(body: Graph, loop: Loop, first: int, after: int) -> Graph:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from blocks.base.config import BlockConfig
 from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import Operation, Weight
+from blocks.ir.operation import Operation, Value, Weight
 from blocks.ir.walk import Place, operations
 from composer.graph.passes import outline
 from composer.graph.passes.active_steps import bodies
@@ -21,6 +22,7 @@ from composer.language.schema.spec import Stage as StageSpec
 from composer.module.emission.code import Code, Compiled, StepCode, step_code, without_code
 from composer.module.emission.lookup import gather, held_tensor
 from composer.module.emission.part import Part, Watchable
+from composer.module.emission.truncated import as_constant, without_gradients
 
 Blocks = Mapping[str, BlockConfig]
 
@@ -62,10 +64,12 @@ class Stage(Watchable):
     Attributes:
         called: whether it and its layers are run as calls of modules, since somebody watches them.
         sharded: whether its weights are whole only while it is called.
+        done: asked after each step, given what it collected, whether later steps can be left out.
     """
 
     called = False
     sharded = False
+    done: Callable[..., bool] | None = None
 
     def __init__(self, loop: Loop, place: Place, compiled: Compiled) -> None:
         """`place` is the place of the loop's body."""
@@ -113,7 +117,7 @@ class Stage(Watchable):
             layer.step(self.code, body, layer.sharded or self.called)
             for layer, body in zip(self.sets(), bodies_now, strict=True)
         ]
-        return Prepared(self.loop, steps)
+        return Prepared(self.loop, steps, self.done)
 
     def run(self, *values: Any) -> Any:
         """Run all steps as `Prepared` does, as a call of the module, with its hooks."""
@@ -130,6 +134,7 @@ class Prepared:
 
     loop: Loop
     steps: list[Callable[..., Any]]
+    done: Callable[..., bool] | None = None
 
     def run(self, *values: Any) -> Any:
         """Run all steps; `values` are carried ones, then constant ones, then the indices of the loops around.
@@ -141,14 +146,33 @@ class Prepared:
         count, inputs = body.carried, len(body.inputs)
         carried, constant, indices = values[:count], values[count:inputs], values[inputs:]
         collected: list[list[Any]] = [[] for _ in body.outputs[count:]]
-        for n in range(self.loop.trips):
+        start = self.loop.without_gradients if torch.is_grad_enabled() else 0
+        if start:
+            carried = self._without_gradients(start, carried, (*constant, *indices))
+        for n in range(start, self.loop.trips):
             made = self.steps[n % len(self.steps)](*carried, *constant, *indices, n)
             result = made if len(body.outputs) > 1 else (made,)
             carried = result[:count]
             for steps, value in zip(collected, result[count:], strict=True):
                 steps.append(value)
+            if self.done is not None and self.done(*result[count:]):
+                break
         returned = (*carried, *map(tuple, collected))
         return returned if len(returned) > 1 else returned[0]
+
+    def _without_gradients(
+        self, steps: int, carried: tuple[Any, ...], rest: Sequence[Any]
+    ) -> tuple[Any, ...]:
+        """Run the first steps without gradients; return what they carry on, as constants."""
+        body = self.loop.body
+        with without_gradients():
+            for n in range(steps):
+                made = self.steps[0](*carried, *rest, n)
+                carried = made if len(body.outputs) > 1 else (made,)
+        kinds = (body.type_of(Value(name)).kind for name in body.inputs[: body.carried])
+        return tuple(
+            as_constant(each) if kind == "token" else each for kind, each in zip(kinds, carried, strict=True)
+        )
 
 
 def add_stages(module: nn.Module, graph: Graph, place: Place, compiled: Compiled) -> None:

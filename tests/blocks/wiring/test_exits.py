@@ -102,6 +102,22 @@ def test_a_token_leaves_where_its_probabilities_reach_the_threshold(threshold):
     assert threshold == 1 or len(step.unique()) > 1
 
 
+@pytest.mark.parametrize(("bias", "steps"), [(9.0, 1), (-0.3, 2), (-9.0, STEPS)])
+def test_no_step_runs_after_all_tokens_have_left(bias, steps):
+    model, ran = exits().eval(), []
+    tokens = tokens_for(model.spec)
+    with torch.no_grad():
+        model.exit_gate.zero_()
+        model.exit_bias.fill_(bias)
+        expected = by_steps(model)[0][steps - 1]
+        close({"logits": model(tokens, exit_threshold=0.6)}, {"logits": expected}, 1e-5)
+        model.stages[1].step.register_forward_hook(lambda *_: ran.append(1))
+        close({"logits": model(tokens, exit_threshold=0.6)}, {"logits": expected}, 1e-5)
+        assert len(ran) == steps
+        assert model(tokens).isfinite().all()
+        assert len(ran) == steps + STEPS
+
+
 def test_by_default_all_steps_run():
     model = exits()
     tokens = tokens_for(model.spec)

@@ -35,19 +35,50 @@ def exit_cross_entropy(
 
 def log_exits(states: Sequence[Tensor], gate: Tensor, bias: Tensor) -> Tensor:
     """Return the logarithms of the exit probabilities [batch, sequence, steps]."""
-    logits = wide(torch.cat([F.linear(state, gate, bias) for state in states[:-1]], -1))
+    return _log_shares(torch.cat([F.linear(state, gate, bias) for state in states[:-1]], -1))
+
+
+def _log_shares(logits: Tensor) -> Tensor:
+    """Return the logarithms of the exit probabilities [.., steps]; logits of gates: [.., steps - 1]."""
+    logits = wide(logits)
     leaves, stays = F.logsigmoid(logits), F.logsigmoid(-logits).cumsum(-1)
     return torch.cat([leaves[..., :1], leaves[..., 1:] + stays[..., :-1], stays[..., -1:]], -1)
 
 
+class Leaving:
+    """Collects each token's state at the first step at which its exit probabilities reach a threshold.
+
+    Attributes:
+        state: [batch, sequence, width], of tokens that have not left that of the latest step.
+    """
+
+    state: Tensor
+
+    def __init__(self, gate: Tensor, bias: Tensor, threshold: float, steps: int) -> None:
+        """gate: [1, width]; bias: [1]. At the last of the `steps` all tokens leave."""
+        self.gate, self.bias, self.threshold, self.steps = gate, bias, threshold, steps
+        self._logits: list[Tensor] = []
+        self._left: Tensor | None = None  # [batch, sequence, 1]
+
+    def add(self, state: Tensor) -> bool:
+        """Take the normed state [batch, sequence, width] of the next step; return whether all have left."""
+        self.state = state if self._left is None else torch.where(self._left, self.state, state)
+        if len(self._logits) == self.steps - 1:
+            return True
+        self._logits.append(F.linear(state, self.gate, self.bias))
+        shares = _log_shares(torch.cat(self._logits, -1))[..., :-1].exp()
+        reached = shares.sum(-1, keepdim=True) >= self.threshold
+        self._left = reached if self._left is None else self._left | reached
+        return bool(self._left.all())
+
+
 def exit_state(states: Sequence[Tensor], gate: Tensor, bias: Tensor, threshold: float) -> Tensor:
     """Return each token's state at the first step at which its exit probabilities add up to the threshold."""
-    sums = log_exits(states, gate, bias).exp().cumsum(-1)
-    # what rounding leaves below the threshold leaves at the last step
-    step = (sums < threshold).sum(-1).clamp(max=len(states) - 1)
-    every = torch.stack([*states], -2)
-    index = step[..., None, None].expand(*step.shape, 1, every.shape[-1])
-    return every.gather(-2, index).squeeze(-2)
+    leaving = Leaving(gate, bias, threshold, len(states))
+    for state in states:
+        if leaving.add(state):
+            break
+    return leaving.state
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,5 @@
+"""Adaptive computation time."""
+
+from blocks.wiring.halt.act.config import AdaptiveComputationTime
+
+__all__ = ["AdaptiveComputationTime"]

@@ -1,0 +1,76 @@
+"""The operations of adaptive computation time. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import Operation, expect
+from blocks.ir.tensor_type import SCALAR, TensorType
+
+_REFERENCE = "blocks.wiring.halt.act.reference"
+_NUMBER = TensorType((1,), "fp32")
+
+
+@dataclass(frozen=True)
+class HaltStart(SavesNothing, Operation):
+    """The probability of having halted and the ponder cost before all steps: (x) -> 0, 0."""
+
+    width: int
+
+    gradients = "none"
+    decoding = LOCAL
+    kernels = (Kernel("halt_start", f"{_REFERENCE}:halt_start", "filled"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return two numbers per token."""
+        expect(self, inputs, (self.width,))
+        return (_NUMBER, _NUMBER)
+
+
+@dataclass(frozen=True)
+class HaltUpdate(Operation):
+    """One step of halting: (logit, new, state, probability, ponder) -> state, probability, ponder."""
+
+    width: int
+    threshold: float
+
+    decoding = LOCAL
+    kernels = (Kernel("halt_update", f"{_REFERENCE}:halt_update", "elementwise", traceable=False),)
+    recomputable = False
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the types of what is carried on."""
+        expect(self, inputs, (1,), (self.width,), (self.width,), _NUMBER, _NUMBER)
+        return (inputs[2], _NUMBER, _NUMBER)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the threshold."""
+        return {"threshold": self.threshold}
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep both states, the weight of the step in fp32, and whether a token runs on or halts."""
+        return SavedTensors(inputs=(1, 2), extra=4 + 1)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Forward, some numbers per token. Backward, a product of both states' size is summed first."""
+        numbers = 4 * 4
+        return WorkspaceBytes(flow.made + 5 + numbers, flow.given + numbers, flow.given + numbers)
+
+
+@dataclass(frozen=True)
+class TokenMean(SavesNothing, Operation):
+    """The mean over all tokens: (x) -> scalar. A stage that skips it has none."""
+
+    decoding = LOCAL
+    kernels = (Kernel("token_mean", f"{_REFERENCE}:token_mean", "one reduction"),)
+    recomputable = False
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return a scalar."""
+        expect(self, inputs, _NUMBER)
+        return (SCALAR,)

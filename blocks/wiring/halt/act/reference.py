@@ -1,0 +1,72 @@
+"""Plain PyTorch for adaptive computation time.
+
+Shapes: states are [batch, sequence, width], logits, probabilities and ponder costs [batch, sequence, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_STAYS, _HALTS = 1, 2
+
+
+def halt_start(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return zeros for the probability and the ponder cost, in fp32 or wider, for states x."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    shape = (*x.shape[:-1], 1)
+    return x.new_zeros(shape, dtype=wide), x.new_zeros(shape, dtype=wide)
+
+
+def halt_update(
+    logit: Tensor, new: Tensor, state: Tensor, probability: Tensor, ponder: Tensor, *, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weighted state, the probability of having halted, and the ponder cost after a step.
+
+    `new` is the state after the step; a token that has halted has the probability 1.
+    """
+    made: tuple[Tensor, Tensor, Tensor] = _Update.apply(logit, new, state, probability, ponder, threshold)  # type: ignore[no-untyped-call]
+    return made
+
+
+class _Update(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logit: Tensor,
+        new: Tensor,
+        state: Tensor,
+        probability: Tensor,
+        ponder: Tensor,
+        threshold: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        p = logit.to(probability.dtype).sigmoid()
+        total, running = probability + p, probability < 1
+        halts = running & (total > threshold)
+        stays = running & ~halts
+        weight = torch.where(halts, 1 - probability, p * stays)
+        # in place: costs count one value of the width
+        mixed = (new - state).mul_(weight.to(new.dtype)).add_(state).to(state.dtype)
+        kind = (stays * _STAYS + halts * _HALTS).to(torch.uint8)
+        ctx.save_for_backward(new, state, weight, kind)
+        ctx.dtype = logit.dtype
+        ones = torch.ones_like(probability)
+        after = torch.where(halts, ones, torch.where(stays, total, probability))
+        return mixed, after, ponder + running + weight * halts
+
+    @staticmethod
+    def backward(ctx: Any, by_mixed: Tensor, by_probability: Tensor, by_ponder: Tensor) -> Any:
+        new, state, weight, kind = ctx.saved_tensors
+        by_weight = (new - state).mul_(by_mixed).sum(-1, keepdim=True, dtype=weight.dtype)
+        by_p = torch.where(kind == _STAYS, by_weight + by_probability, 0)
+        by_logit = (by_p * weight * (1 - weight)).to(ctx.dtype)
+        by_before = torch.where(kind == _HALTS, -by_weight - by_ponder, by_probability)
+        by_new = by_mixed * weight.to(by_mixed.dtype)
+        return by_logit, by_new.to(new.dtype), by_mixed - by_new, by_before, by_ponder, None
+
+
+def token_mean(x: Tensor) -> Tensor:
+    """Return the mean of x [batch, sequence, 1] as a scalar."""
+    return x.mean()
