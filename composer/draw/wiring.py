@@ -72,6 +72,7 @@ def _added(
             build.score_input(x)
             asked.update({*build.graph} - known)
             known.update(asked)
+            build.last_carried = {**build.next.carried}
             return x
 
         builders.append(build)
@@ -81,10 +82,18 @@ def _added(
     root = Builder(width)
     root.input("tokens", IDS)
     x = root.input("x", TensorType((width,), "stream"))
+    made: list[str] = []
+
+    def steps(x: Value) -> Value:
+        before = {*root.graph}
+        y = root.stage("stages.0", stage.trips, stage.tied, x, lower)
+        made.extend(name for name in root.graph if name not in before)
+        return y
+
     if hook == "around_loop":
         lower(root, x)
     else:
-        option.around_loop(root, x, lambda x: root.stage("stages.0", stage.trips, stage.tied, x, lower))
+        option.around_loop(root, x, steps)
     found: tuple[list[Addition], list[Addition]] = ([], [])
     graph = builders[0].graph
     nodes = [(name, graph.node(name)) for name in graph if not isinstance(graph.node(name).op, _UNDRAWN)]
@@ -95,6 +104,6 @@ def _added(
             sums = node.op.gradients == "passed" and len(node.inputs) > 1
             found[name not in known].append(Addition(option, name, reads, sums, on_demand=name in asked))
     if hook == "around_step" and found[0]:
-        made = (name for name in root.graph if not isinstance(root.graph.node(name).op, _UNDRAWN))
-        found[0][0] = replace(found[0][0], outside=tuple(name.removeprefix("stages.0.") for name in made))
+        drawn = (name for name in made if not isinstance(root.graph.node(name).op, _UNDRAWN))
+        found[0][0] = replace(found[0][0], outside=tuple(name.removeprefix("stages.0.") for name in drawn))
     return found
