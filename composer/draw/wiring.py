@@ -12,10 +12,11 @@ from blocks.ir.operation import Value
 from blocks.ir.tensor_type import IDS, TensorType
 from blocks.primitives.operations import Input
 from blocks.primitives.random_operations import DeriveKey
+from blocks.primitives.scalars import AddWeighted, Zero
 from composer.language.schema.levels import Options
 from composer.language.schema.spec import Stage
 
-_UNDRAWN = (Input, Loop, DeriveKey)
+_UNDRAWN = (Input, Loop, DeriveKey, Zero, AddWeighted)
 
 Hook: TypeAlias = Literal["around_loop", "around_step", "around_sublayer"]
 
