@@ -55,6 +55,7 @@ FLOORS = [
     "composer.training.folder",
     "composer.training.processes",
     "composer.training",
+    "composer.training.questions",
     "composer.testing",
     "composer.bench.measuring",
     "composer.bench.rivals",

@@ -7,12 +7,16 @@ from lightning.pytorch.callbacks import (
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 
 import composer
 from composer.language.load import loads
+from composer.module.model import ComposedModel
 
 SPEC = """
 schema: 1
@@ -57,11 +61,15 @@ def trainer(**options):
     return lightning.Trainer(
         accelerator="cpu",
         devices=1,
-        logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **{"max_epochs": -1, "num_sanity_val_steps": 0, **options},
+        **{
+            "logger": False,
+            "enable_checkpointing": False,
+            "max_epochs": -1,
+            "num_sanity_val_steps": 0,
+            **options,
+        },
     )
 
 
@@ -174,3 +182,48 @@ def test_the_learning_rate_finder_searches_and_leaves_the_model_as_it_was(tmp_pa
     # the rate is the spec's, so there is no attribute to set
     with pytest.raises(AttributeError, match="should have one of these fields"):
         fit(callbacks=[LearningRateFinder(num_training_steps=3)], default_root_dir=tmp_path)
+
+
+class Rates(LearningRateMonitor):
+    """Keeps what it would log."""
+
+    def on_train_batch_start(self, trainer, *_):
+        super().on_train_batch_start(trainer, *_)
+        self.seen = [*getattr(self, "seen", []), self.lrs["lr-AdamW/pg1"][-1]]
+
+
+@pytest.mark.parametrize("profiler", ["simple", "advanced"])
+def test_loggers_profilers_and_callbacks_of_lightning_leave_the_training_alone(whole, profiler, tmp_path):
+    rates, kept = Rates(), ModelCheckpoint(tmp_path / "kept", "{step}", monitor="held_out_loss")
+    options = {"logger": CSVLogger(tmp_path), "enable_checkpointing": True, "log_every_n_steps": 1}
+    watch = fit(callbacks=[rates, kept], profiler=profiler, default_root_dir=tmp_path, **options)
+    assert (watch.batches, watch.rates) == (whole.batches, whole.rates)
+    assert rates.seen == pytest.approx([0.005, *[0.01] * 7, 0.02 / 3, 0.01 / 3])
+    assert kept.best_model_path.endswith("step=10.ckpt")
+    assert ComposedModel.load_from_checkpoint(kept.best_model_path).spec.name == "tiny"
+
+
+def test_a_fit_goes_on_from_a_checkpoint_with_the_next_batch(whole, tmp_path):
+    run = trainer(max_steps=4)
+    spec = loads(SPEC, "tiny.yaml")
+    run.fit(composer.compile(spec), composer.datamodule(spec))
+    run.save_checkpoint(tmp_path / "four.ckpt")
+    after = trainer(callbacks=[found := Watch()])
+    after.fit(
+        composer.compile(spec), composer.datamodule(spec), ckpt_path=tmp_path / "four.ckpt", weights_only=True
+    )
+    assert (found.batches, found.rates, found.norms) == (whole.batches[4:], whole.rates[4:], whole.norms[4:])
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_data_loader_of_the_users_own_trains_and_scores():
+    spec = loads(SPEC, "tiny.yaml")
+    tokens = torch.randint(16, (40, 16), generator=torch.Generator().manual_seed(0))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(tokens, tokens), batch_size=4)
+    model = composer.compile(spec)
+    run = trainer(max_epochs=1, limit_val_batches=2)
+    run.fit(model, loader, loader)
+    assert run.global_step == 10
+    assert 0 < run.callback_metrics["held_out_loss"] < 4
+    assert run.validate(model, loader, verbose=False)[0].keys() >= {"held_out_loss", "held_out_accuracy"}
+    assert [len(each) for each in run.predict(model, loader)] == [4] * 10

@@ -66,6 +66,16 @@ def test_one_process_trains_as_without_shards_and_leaves_the_same(settings, tmp_
     assert kept(parts) == kept(plain)
 
 
+def test_what_a_loss_reports_is_its_mean_over_all_targets_however_a_step_is_split(tmp_path):
+    loss = ("train.tokens=256", "model.loss={steps: linear}")
+    splits = [(), ("train.accumulate=4",), ("train.accumulate=2", "train.strategy=fsdp")]
+    runs = [run_training(spec(*loss, *each), tmp_path / str(n)) for n, each in enumerate(splits)]
+    rows = [read_metrics(run.folder / "metrics.csv")[0] for run in runs]
+    for name in ("train_loss", "train_cross_entropy"):
+        assert [row[name] for row in rows] == pytest.approx([rows[0][name]] * 3, rel=1e-6)
+    assert rows[0]["train_cross_entropy"] != rows[0]["train_loss"]
+
+
 def test_a_recurrent_stage_is_sharded_as_one_and_layers_of_their_own_one_by_one(shards, tmp_path):
     run_training(spec("train.tokens=256", "train.strategy=fsdp", STAGES), tmp_path)
     assert shards == [({"", "stages.0", "stages.1.layers.0", "stages.1.layers.1"}, 1.0)]

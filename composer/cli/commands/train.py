@@ -12,7 +12,7 @@ import typer
 from composer.cli.terminal.options import CompileChoice, KernelChoice, Set, Which
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from rich.console import Group
 
@@ -211,36 +211,9 @@ def _trained(
         )
 
 
-def score_table(
-    title: str, rows: dict[str, dict[str, float]], more: Mapping[str, Mapping[str, str]] | None = None
-) -> Group:
-    """Return a title and a table of scores, one row for each name, with `more` cells of the same rows."""
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
-    for name in names:
-        table.add_column(name.removeprefix("accuracy_"), justify="right")
-    for name in next(iter(more.values())) if more else ():
-        table.add_column(name, justify="right")
-    for row, scores in rows.items():
-        cells = (f"{scores[name]:.4f}" if name in scores else "" for name in names)
-        table.add_row(row, *cells, *(more[row].values() if more else ()))
-    # a table would wrap its own title at its width
-    return Group(Text(title, "bold", no_wrap=True, overflow="ignore"), table)
-
-
-def sequences_text(*counts: int) -> str:
-    """Return the number of scored sequences as text: `1 sequence`, `171 sequences`, `171 or 85 sequences`."""
-    told = " or ".join(f"{count:,}" for count in counts)
-    return f"{told} sequence{'' if counts == (1,) else 's'}"
-
-
 def _result_table(result: Result) -> Group:
+    from composer.cli.terminal.scores import score_table, sequences_text
+
     title = f"held-out scores on {sequences_text(result.sequences)} after {result.tokens:,} tokens"
     title += "" if result.finished else ", not finished"
     return score_table(title, {"last": result.metrics, "best": result.best})
