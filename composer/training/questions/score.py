@@ -143,13 +143,7 @@ def _short(questions: Sequence[Question], texts: Sequence[_Text]) -> list[bool]:
 
 def _losses(model: ComposedModel, questions: Sequence[Question]) -> tuple[dict[str, float], int]:
     codec, context = codec_of(model), model.spec.model.context
-    texts: list[_Text] = []
-    for each in questions:
-        texts += (
-            [_text(codec, each.prompt, each.target, context)]
-            if each.prompt
-            else _pieces(codec, each.target, context)
-        )
+    texts = [text for each in questions for text in _pieces(codec, each.prompt, each.target, context)]
     found = _scored(model, texts)
     nats, tokens = sum(row.loss for row in found), sum(row.tokens for row in found)
     scores = {
@@ -205,14 +199,16 @@ def _text(codec: Codec, prompt: str, target: str, context: int) -> _Text:
     return _Text(kept + wanted, len(kept), len(target.encode()), len(kept) < len(before))
 
 
-def _pieces(codec: Codec, text: str, context: int) -> list[_Text]:
-    """Cut a text into windows of the context, each token scored once."""
-    tokens = _begin(codec, text) + codec.encode(text)
-    found = []
-    for first in range(0, len(tokens) - 1, context):
-        window = tokens[first : first + context + 1]
-        found.append(_Text(window, 1, 0, False))
-    return [found[0]._replace(bytes=len(text.encode())), *found[1:]]
+def _pieces(codec: Codec, prompt: str, target: str, context: int) -> list[_Text]:
+    """Return a prompt and its target; a longer target in windows of the context, each token scored once."""
+    wanted = codec.encode(target)
+    if prompt and len(wanted) <= context:
+        return [_text(codec, prompt, target, context)]
+    before = codec.encode(prompt) or _begin(codec, target)
+    tokens, shortened = [*before[-1:], *wanted], len(before) > 1
+    starts = range(0, len(wanted), context)
+    found = [_Text(tokens[first : first + context + 1], 1, 0, False) for first in starts]
+    return [found[0]._replace(bytes=len(target.encode()), shortened=shortened), *found[1:]]
 
 
 def _begin(codec: Codec, text: str) -> list[int]:

@@ -135,6 +135,9 @@ def test_losses_count_targets_after_prompts_and_whole_texts_once(run):
     model, long = read(run).model(), "the cat is on the mat. " * 5
     asked = [Question("the cat", " is on"), Question("", long), Question("x" * 60, " mat")]
     found = score_questions(model, asked, "loss")
+    after = score_questions(model, [Question("say it", long)], "loss")
+    begun = score_questions(model, [Question("t", long)], "loss")
+    assert (after.scores, after.shortened, begun.shortened) == (begun.scores, 1, 0)
     pieces = nll(model, "the cat", " is on") + nll(model, "x" * 45, " mat")
     tokens = [255, *long.encode()]
     for first in range(0, len(tokens) - 1, 48):
@@ -220,7 +223,7 @@ def test_questions_that_do_not_go_with_what_is_asked_are_refused(run, tmp_path, 
         with pytest.raises(TrainingError, match=told):
             score_questions(model, plain, kind)
     with pytest.raises(TrainingError, match="1 to 48 tokens"):
-        score_questions(model, [Question("a", "b" * 49)], "loss")
+        score_questions(model, [Question("a", "b" * 49, ("b" * 49, "c"))], "multiple-choice")
     with pytest.raises(TrainingError, match="--answer: expected a regular expression"):
         score_questions(model, [Question("a", "b", answer="b")], "generate", None, "(")
     for arguments in (["--on", "x"], ["--as", "loss"], ["--on", "x", "--as", "loss", "--tokens", "1k"]):
