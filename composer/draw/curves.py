@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from composer.draw.shapes import Circle, Line, Picture, Shape, Text
+from composer.costs.base.units import count_text
+from composer.draw.shapes import Box, Circle, Line, Picture, Shape, Text
 from composer.draw.theme import FAINT, HUES, INK, PAPER, PLAIN, RULE, SMALL, SOFT, TITLE
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 380.0, 260.0, 70.0, 70.0, 80.0
@@ -53,8 +54,6 @@ def curves(title: str, points: Sequence[Measured], names: Sequence[str]) -> Pict
 
 
 def _paper() -> Shape:
-    from composer.draw.shapes import Box
-
     return Box(0, 0, _LEFT + 2 * _WIDTH + _GAP + 40, _TOP + _HEIGHT + 60, PAPER)
 
 
@@ -84,7 +83,7 @@ def _panel(
         items.append(Text(left - 8, y(value) + 4, f"{value:.3g}", SMALL, SOFT, anchor="end"))
     items.append(Line(((left, bottom), (left + _WIDTH, bottom)), RULE, 1.2))
     for point, value in zip(points, values, strict=True):
-        items.append(Text(x(value), bottom + 18, f"{value:.3g}", SMALL, SOFT, anchor="middle"))
+        items.append(Text(x(value), bottom + 18, count_text(value), SMALL, SOFT, anchor="middle"))
         if point.trained:
             for piece in range(0, int(_HEIGHT), 12):
                 items.append(Line(((x(value), _TOP + piece), (x(value), _TOP + piece + 6)), RULE, 1.2))
