@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from composer.language.parsing.files import LONGEST, NoFile, read_bytes
 from composer.language.parsing.merge import merge, override
 from composer.language.parsing.resolve import Resolver
 from composer.language.parsing.yaml12 import read
@@ -92,7 +92,9 @@ def _file(path: str, above: tuple[str, ...], asked: Fault | None, flaws: Flaws) 
     if not path:
         raise fault("the path of a file", "an empty one")
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path, ordinary=asked is not None)
+    except NoFile as error:
+        raise fault("an ordinary file", str(error)) from None
     except OSError as error:
         at = asked or Fault("", 0, 0, "", "", "")
         raise SpecError([replace(at, expected=os_message(error, path))]) from None
@@ -107,6 +109,8 @@ def _file(path: str, above: tuple[str, ...], asked: Fault | None, flaws: Flaws) 
     if flaws.files > _FILES:
         # a fault for each file that is not read would be as much work as reading it
         raise _TooMany(fault(f"at most {_FILES} files read through extends", "more").faults)
+    if len(data) > LONGEST:
+        raise SpecError([Fault(path, 0, 0, "", f"at most {LONGEST} bytes", "more")])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

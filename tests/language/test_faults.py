@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from threading import Thread
+
 import pytest
 from broken_specs import WRONG
 from spec_texts import TINY
 
 from composer.language.load import load, loads
+from composer.language.parsing import files
 from composer.settings.errors import SpecError
 
 
@@ -109,6 +113,34 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path) -> None:
         load(tmp_path / "no.yaml")
     with pytest.raises(SpecError, match=r"^expected a file, got a directory: "):
         load(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_read_where_somebody_writes_to_it(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_WAIT", 0.05)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(
+        SpecError, match=r"pipe  expected an ordinary file, got a pipe that nobody writes to$"
+    ):
+        load(tmp_path / "pipe")
+    for parent, kind in (("pipe", "a pipe"), (os.devnull, "a device")):
+        (tmp_path / "child.yaml").write_text(f"extends: {parent}\n")
+        with pytest.raises(
+            SpecError, match=rf"child.yaml:1:10  extends: expected an ordinary file, got {kind}$"
+        ):
+            load(tmp_path / "child.yaml")
+    monkeypatch.setattr(files, "_WAIT", 60)
+    writer = Thread(target=(tmp_path / "pipe").write_text, args=(TINY,))
+    writer.start()
+    assert load(tmp_path / "pipe") == loads(TINY)
+    writer.join()
+
+
+def test_no_more_of_a_file_is_read_than_a_spec_may_have(tmp_path) -> None:
+    with (tmp_path / "sparse.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(SpecError, match=r"sparse.yaml  expected at most 4000000 bytes, got more$"):
+        load(tmp_path / "sparse.yaml")
 
 
 def test_multiplying_references_are_refused() -> None:
