@@ -232,8 +232,14 @@ class Body:
             yield f"for {index}, layer in enumerate({held}):"
             held = "layer"
         latest = [fresh(f"{each}_now", self._locals) for each in lists]
-        made = ", ".join([*states, *latest])
-        yield f"{_INDENT}{made} = {held}({given})"
+        call = f"{', '.join([*states, *latest])} = {held}({given})"
+        if loop.without_gradients:
+            yield f"{_INDENT}# gradients go through the last {loop.last} steps only"
+            on = f"torch.is_grad_enabled() and {index} >= {loop.without_gradients}"
+            yield f"{_INDENT}with torch.set_grad_enabled({on}):"
+            yield f"{_INDENT}{_INDENT}{call}"
+        else:
+            yield f"{_INDENT}{call}"
         for each, now in zip(lists, latest, strict=True):
             yield f"{_INDENT}{each}.append({now})"
 

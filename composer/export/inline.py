@@ -49,6 +49,9 @@ class _Module:
                     self.definitions[node.name] = node
                 case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                     self.definitions[name] = node
+                case ast.Assign(targets=[ast.Tuple(elts=targets)]):
+                    names = [each.id for each in targets if isinstance(each, ast.Name)]
+                    self.definitions |= dict.fromkeys(names, node)
                 case ast.Import():
                     for each in node.names:
                         self.imports[each.asname or each.name.partition(".")[0]] = _Import(each.name)
@@ -98,9 +101,16 @@ class Inliner:
     def _added(self, key: Key) -> str:
         if key in self.names:
             return self.names[key]
-        self.names[key] = self._name(key)
         module = _module(key.module)
-        text = self._text(module, module.definitions[key.name])
+        node = module.definitions[key.name]
+        # one statement may define several names
+        together = [Key(key.module, name) for name, each in module.definitions.items() if each is node]
+        self.names |= {each: self._name(each) for each in together}
+        text = self._text(module, node)
+        if len(together) > 1:
+            assert all(self.names[each] == each.name for each in together), f"{key.name}: taken elsewhere"
+            self._texts.append(text)
+            return key.name
         own = rf"^((?:def |class )?){re.escape(key.name)}\b"
         self._texts.append(re.sub(own, rf"\g<1>{self.names[key]}", text, count=1, flags=re.MULTILINE))
         return self.names[key]
