@@ -154,7 +154,7 @@ def check_peak(plain: Plain) -> None:
     """The predicted peak of training memory is the measured one, within 1 %."""
     spec = make({**plain, "model": {**plain["model"], "context": 64}})
     most = with_steps(spec, most_steps(spec))
-    told = Memory(compile_graph(most), Batch(16 * 64, 64, BF16)).total
+    told = Memory(compile_graph(most), Batch(16 * 64, 64, BF16), most.train).total
     found = measured(spec, 16, fake=False)
     far = told / found - 1
     assert abs(far) < PEAK, f"predicted {told} bytes, measured {found}: {100 * far:+.1f} %"

@@ -19,14 +19,16 @@ from composer.graph.other_steps import training_graphs
 from composer.language.description.diff import differences
 from composer.language.description.show import changed_yaml, resolved_yaml
 from composer.language.load import loads
-from composer.language.schema.identity import arch_hash
+from composer.language.schema.identity import run_hash
+from composer.language.schema.spec import Spec
 from composer.language.schema.steps import drawn_steps
+from composer.module.optimization.optimizer import make_optimizer
 from composer.testing.examples import WIDTH, Plain, completed, option_values, stands
 from composer.testing.model_checks import COSTS, MEANING
 from composer.testing.models import compiled, make, tokens_for
 from composer.testing.modes import MODES
 
-_OWNERS: tuple[Owner, ...] = ("stage", "recur", "parallel", "use", "model")
+_OWNERS: tuple[Owner, ...] = ("stage", "recur", "parallel", "use", "model", "train")
 """Where an option is given in its examples: the first of these that can have it."""
 HOST: Plain = {
     "schema": 1,
@@ -40,6 +42,12 @@ HOST: Plain = {
     "stages": [{"recur": 3, "step": [{"use": "a"}, {"parallel": ["a", "f"]}, "f"]}],
 }
 """The model that has the options."""
+TRAIN: Plain = {
+    "data": {"task": "hop", "length": 8, "symbols": 8, "hops": 1},
+    "tokens": 640,
+    "batch_tokens": 64,
+}
+"""How it is trained, where options of `train` are looked at."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ def examples(option: type[WiringConfig]) -> dict[str, Example]:
     for value in option_values(option):
         if (name := f"{kind.key} {_told(value)}") in models:
             siblings = {other: plain for other, plain in models.items() if other != name}
-            found[name] = Example(kind.key, models[name], value == kind.default, HOST, siblings)
+            base = {**HOST, "train": TRAIN} if "train" in kind.owner else HOST
+            found[name] = Example(kind.key, models[name], value == kind.default, base, siblings)
     return found
 
 
@@ -98,6 +107,8 @@ def with_option(owner: Owner, key: str, value: Any) -> Plain:
             stage = {**stage, "step": [{**use, key: value}, mix, *rest]}
         case "parallel":
             stage = {**stage, "step": [use, {**mix, key: value}, *rest]}
+        case "train":
+            return {**HOST, "train": {**TRAIN, key: value}}
     return {**HOST, "model": model, "stages": [stage]}
 
 
@@ -108,7 +119,7 @@ def _told(value: Any) -> str:
 def check_identity(example: Example) -> None:
     """An option that is not the default changes the hash and is a difference; what is shown loads again."""
     spec, base, usual = make(example.plain), make(example.base), example.usual
-    assert (arch_hash(spec) == arch_hash(base)) == usual, "the hash says something else than the spec"
+    assert (run_hash(spec) == run_hash(base)) == usual, "the hash says something else than the spec"
     assert bool([*differences(base, spec)]) != usual, "`diff` says something else than the spec"
     for written in (resolved_yaml, changed_yaml):
         assert loads(written(spec)) == spec, f"{written.__name__}: loads as another spec"
@@ -117,9 +128,9 @@ def check_identity(example: Example) -> None:
 
 def check_honoured(example: Example) -> None:
     """Every value of every field makes another program than each other one does."""
-    own, mine = program(json.dumps(example.plain)), arch_hash(make(example.plain))
+    own, mine = program(json.dumps(example.plain)), run_hash(make(example.plain))
     for name, plain in example.siblings.items():
-        if arch_hash(make(plain)) != mine:
+        if run_hash(make(plain)) != mine:
             assert program(json.dumps(plain)) != own, f"computes what {name} does: a field is ignored"
 
 
@@ -129,7 +140,16 @@ def program(text: str) -> str:
     spec = loads(text)
     trained = [(share, _written(graph)) for share, graph in training_graphs(spec)]
     drawn = [drawn_steps(spec, step, 0) for step in (0, 1, 2, 900_000)]
-    return repr((_written(compile_graph(spec)), trained, drawn))
+    return repr((_written(compile_graph(spec)), trained, drawn, _updates(spec)))
+
+
+def _updates(spec: Spec) -> list[dict[str, Any]]:
+    """Return how the weights are updated: the optimizer's groups, with shapes in the place of weights."""
+    if spec.train is None:
+        return []
+    model = compiled(spec)
+    groups = make_optimizer(model.named_parameters(), model.graph, spec.train).param_groups
+    return [{**group, "params": [weight.shape for weight in group["params"]]} for group in groups]
 
 
 def _written(graph: Graph) -> list[object]:
