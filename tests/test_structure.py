@@ -27,6 +27,7 @@ FLOORS = [
     "blocks",
     "composer.settings",
     "composer.data.base",
+    "composer.data.tokens",
     "composer.data.tasks",
     "composer.data",
     "composer.measures",

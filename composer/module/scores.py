@@ -54,6 +54,8 @@ class Scores:
         if self.bytes_per_token:
             metrics["bits_per_byte"] = metrics["loss"] / (math.log(2) * self.bytes_per_token)
         for group, name in self.names.items():
-            _, correct, count = sums[group].tolist()
+            loss, correct, count = sums[group].tolist()
+            if f"loss_{name}" in self._metrics:
+                metrics[f"loss_{name}"] = loss / max(count, 1)
             metrics[f"accuracy_{name}"] = correct / max(count, 1)
         return metrics

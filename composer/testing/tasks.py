@@ -47,11 +47,11 @@ def check_vocabulary(config: DataConfig) -> None:
 
 
 def check_groups(config: DataConfig) -> None:
-    """Every sequence is of a declared group, or of -1 where the task declares none."""
-    known = set(config.group_names or {-1: ""})
+    """Every sequence is of a declared group, or of -1, which is none."""
+    known = {-1, *(config.group_names or ())}
     for split in SPLITS:
         found = set(_batch(config, split, size=64).group.tolist())
-        assert found <= known, f"{split}: groups {sorted(found - known)}, declared are {sorted(known)}"
+        assert found <= known, f"{split}: groups {sorted(found - known)}, declared are {sorted(known - {-1})}"
 
 
 def check_functions(config: DataConfig) -> None:

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -40,11 +41,13 @@ def check_copy(task):
 
 
 def test_the_documented_task_works_as_one_more_file(tmp_path, monkeypatch, fresh):
+    shipped = [*data_tasks()]
+    data_tasks.cache_clear()
     (source,) = blocks("python")
     (tmp_path / "copy.py").write_text(source, encoding="utf-8")
     monkeypatch.setattr(composer.data.tasks, "__path__", [*composer.data.tasks.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "composer.data.tasks.copy", raising=False)
-    assert list(data_tasks()) == ["copy", "hop", "text"]
+    assert [*data_tasks()] == sorted([*shipped, "copy"])
     check_copy(data_tasks()["copy"])
     monkeypatch.delitem(sys.modules, "composer.data.tasks.copy")
 
@@ -64,9 +67,10 @@ def test_the_documented_task_works_through_the_documented_entry_point(tmp_path, 
 
 def test_documented_specs_are_valid():
     examples = [yaml.safe_load(block)["data"] for block in blocks("yaml")]
-    assert [example["task"] for example in examples] == ["hop", "text"] == list(data_tasks())
+    assert {example["task"] for example in examples} == set(data_tasks())
     for example in examples:
-        assert data_tasks()[example["task"]](**example).model_dump(include=set(example)) == example
+        found = data_tasks()[example["task"]](**example)
+        assert json.loads(found.model_dump_json(include=set(example))) == example
 
 
 def test_the_base_of_all_tasks_promises_nothing():

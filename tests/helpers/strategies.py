@@ -61,6 +61,8 @@ def value(hint):
         return st.sampled_from(args)
     if origin in (Union, types.UnionType):
         return st.one_of(*(value(arg) for arg in args if arg is not type(None)))
+    if origin is dict:
+        return st.dictionaries(st.sampled_from(["a", "b"]), value(args[1]), max_size=2)
     if origin is tuple:
         return st.lists(value(args[0]), min_size=len(args), max_size=2)
     if isinstance(hint, type) and issubclass(hint, Config):

@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from data_values import DATA, other_fields
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import samples
@@ -30,7 +31,7 @@ from composer.testing.examples import examples, other_values, wiring_examples
 BASE: dict[str, Any] = {
     "schema": 1,
     "name": "base",
-    "model": {"width": 32, "vocab": 300, "context": 64},
+    "model": {"width": 32, "vocab": 300, "context": 128},
     "blocks": {
         "sequence_attention": {"type": "sequence_attention", "heads": 4, "window": 4},
         "depth_attention": {"type": "depth_attention", "heads": 4},
@@ -49,7 +50,6 @@ BASE: dict[str, Any] = {
     ],
     "train": {"data": {"task": "hop"}, "tokens": 10_000_000, "batch_tokens": 4800},
 }
-TEXT = {"task": "text", "length": 16, "path": "corpus"}
 
 
 def wiring(owner: Owner) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def wiring(owner: Owner) -> dict[str, Any]:
 
 # a value other than BASE's for every field of the language
 OTHER: dict[str, dict[str, Any]] = {
-    "Model": {"width": 64, "vocab": 301, "context": 65, "tie_embeddings": False, **wiring("model")},
+    "Model": {"width": 64, "vocab": 301, "context": 129, "tie_embeddings": False, **wiring("model")},
     "Stage": {"recur": 4, "stack": 3, "step": ["sequence_attention"], "at": None, **wiring("stage")},
     "BlockUse": {"use": "sequence_attention", "at": "::2", **wiring("use")},
     "Parallel": {"parallel": ["expert_attention", "depth_attention"], "at": "::2", **wiring("parallel")},
@@ -92,7 +92,7 @@ OTHER: dict[str, dict[str, Any]] = {
     },
     "FeedForward": {"type": "expert_attention", "hidden": 41, "activation": "gelu"},
     "Train": {
-        "data": TEXT,
+        "data": DATA["text"],
         "tokens": 9_999_999,
         "batch_tokens": 2400,
         "lr": 0.004,
@@ -122,6 +122,14 @@ OTHER: dict[str, dict[str, Any]] = {
         "field": "text",
         "eval_fraction": 0.1,
     },
+    "Tokens": {
+        "task": None,
+        "length": 20,
+        "path": "other",
+        "sources": {"a": 1.0, "b": 2.0},
+        "documents": "apart",
+        "eval_sets": ["test"],
+    },
 }
 
 
@@ -147,6 +155,9 @@ for _kind, _config in block_types().items():
         fill_in(_config)
     else:
         take_in(_kind, _config)
+for _name, _task in data_tasks().items():
+    if _task.__name__ not in OTHER:
+        OTHER[_task.__name__] = {"task": None, **dict(other_fields(_task, DATA[_name], BASE["model"]))}
 # a field whose change is told under another word than its own
 WORDS = {
     "recur": "shared weights",
@@ -194,8 +205,9 @@ def cases() -> list[tuple[str, tuple[Any, ...], str, Any]]:
 
 def changed(path: tuple[Any, ...], key: str, value: Any, kind: str) -> tuple[Spec, Spec]:
     before = deepcopy(BASE)
-    if kind == "Text":
-        before["train"]["data"] = TEXT
+    tasks = {config.__name__: name for name, config in data_tasks().items()}
+    if kind in tasks:
+        before["train"]["data"] = dict(DATA[tasks[kind]])
     after = deepcopy(before)
     where = at(after, path)
     where[key] = value

@@ -21,7 +21,11 @@ from composer.settings.errors import SpecError
 
 METRICS = {
     *MEASURES,
-    *(name for task in data_tasks().values() for name in partial(task, {"hops": 1}).metrics),
+    *(
+        name
+        for task in data_tasks().values()
+        for name in partial(task, {"hops": 1, "path": "no folder"}).metrics
+    ),
 }
 NAMES = {"type": block_types(), "task": data_tasks(), "metric": METRICS}
 

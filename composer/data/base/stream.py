@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, gcd
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -55,8 +55,8 @@ def generator(split: Split, seed: int, step: int) -> np.random.Generator:
 def held_out(sequences: Ints) -> NDArray[np.bool_]:
     """Tell which rows [n, tokens] belong to eval: 1 in 16, by a hash of the row alone -> [n]."""
     places = np.arange(1, sequences.shape[1] + 1, dtype=np.uint64)
-    weights = _mix(places * np.uint64(0x9E3779B97F4A7C15))
-    digests = _mix((sequences.astype(np.uint64) * weights).sum(axis=1, dtype=np.uint64))
+    weights = mix(places * np.uint64(0x9E3779B97F4A7C15))
+    digests = mix((sequences.astype(np.uint64) * weights).sum(axis=1, dtype=np.uint64))
     mask: NDArray[np.bool_] = digests >> np.uint64(64 - _HELD_OUT_BITS) == 0
     return mask
 
@@ -80,7 +80,15 @@ def sample(split: Split, size: int, draw: Callable[[int], Ints]) -> Ints:
     return np.concatenate(kept)
 
 
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def spread(count: int) -> int:
+    """Find the stride coprime to `count` next to the golden section, whose multiples spread evenly."""
+    stride = max(1, round(count * 0.618))
+    while gcd(stride, count) > 1:
+        stride += 1
+    return stride
+
+
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scatter each 64-bit value (the finaliser of splitmix64, Steele et al. 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -94,9 +94,11 @@ class EvalWindows:
     """
 
     def __init__(self, text: Bytes, length: int) -> None:
+        from composer.data.base.stream import spread
+
         self.text, self.length = text, length
         self.distinct = (len(text) - 1) // length
-        self.stride = _spread(self.distinct)
+        self.stride = spread(self.distinct)
 
     def batch(self, step: int, size: int) -> Batch:
         """Batch number `step`, from window `step * size` on."""
@@ -114,13 +116,3 @@ def windows(text: Bytes, starts: Ints, length: int) -> Batch:
 
     rows = text[starts[:, None] + np.arange(length + 1)].astype(np.int64)
     return Batch(rows[:, :-1], rows[:, 1:], np.full(len(starts), -1))
-
-
-def _spread(count: int) -> int:
-    """Find the stride coprime to `count` next to the golden section, whose multiples spread evenly."""
-    from math import gcd
-
-    stride = max(1, round(count * 0.618))
-    while gcd(stride, count) > 1:
-        stride += 1
-    return stride

@@ -87,7 +87,7 @@ WRONG = [
     ("recur: 4", "recur: 4\n    inject: sum", "10:13  stages.0.inject:", ["none, add", "'sum'"]),
     ("params: 400k", "params: 400 kB", "11:16  caps.params:", ["a whole number above 0", "'400 kB'"]),
     ("train_memory: 2GiB", "train_memory: big", "11:36  caps.train_memory:", ["a size in bytes", "'big'"]),
-    ("task: hop", "task: hopp", "13:16  train.data.task:", ["one of hop", "did you mean hop?"]),
+    ("task: hop", "task: hopp", "13:16  train.data.task:", ["one of ", "did you mean hop?"]),
     ("length: 48", "length: 65", "13:29  train.data.length:", ["model.context (64)", "got 65"]),
     ("symbols: 4", "symbols: 40", "13:16  train.data.task:", ["model.vocab (32)", "set model.vocab"]),
     ("lr: 3e-3", "lr: fast", "15:7  train.lr:", ["a number above 0", "'fast'"]),
