@@ -1,4 +1,7 @@
-"""Finds commands: every file below `composer.cli.commands`, and entry points of `composer.commands`."""
+"""Finds commands: every file below `composer.cli.commands`, and entry points of `composer.commands`.
+
+A folder with a `HELP` is a group of commands: `data/build.py` is `composer data build`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from types import ModuleType
 
 import composer.cli.commands
+from blocks.base.docstrings import docstring
 from blocks.base.entry_points import entry_points
 from composer.settings.errors import UserError
 
@@ -23,13 +28,15 @@ class Command:
     """One command, as its module declares it.
 
     The module may name the panel of `composer --help` that lists the command (`PANEL`) and a command line
-    that runs in a checkout (`EXAMPLE`).
+    that runs in a checkout (`EXAMPLE`). A group of commands has them as `commands`, and no function.
     """
 
     name: str
-    function: Callable[..., None]
+    function: Callable[..., None] | None
     panel: str
     example: str
+    help: str
+    commands: tuple[Command, ...] = ()
 
 
 def find_commands(arguments: Sequence[str]) -> list[Command]:
@@ -41,8 +48,7 @@ def find_commands(arguments: Sequence[str]) -> list[Command]:
     Raises:
         UserError: the command that is named cannot be loaded.
     """
-    walked = pkgutil.walk_packages(composer.cli.commands.__path__, f"{composer.cli.commands.__name__}.")
-    ours = {info.name.rpartition(".")[2]: info.name for info in walked if not info.ispkg}
+    ours = _modules(composer.cli.commands)
     wanted = next((each for each in arguments if not each.startswith("-")), None)
     if wanted in ours:
         return [_ours(wanted, ours[wanted])]
@@ -59,8 +65,24 @@ def find_commands(arguments: Sequence[str]) -> list[Command]:
     return sorted(found, key=lambda each: (panels.index(each.panel), each.name))
 
 
+def _modules(package: ModuleType) -> dict[str, str]:
+    """Map the names of the commands and groups of a package to their modules."""
+    found: dict[str, str] = {}
+    for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        inner = importlib.import_module(info.name) if info.ispkg else None
+        if inner is None or hasattr(inner, "HELP"):
+            found[info.name.rpartition(".")[2]] = info.name
+        else:
+            found |= _modules(inner)
+    return found
+
+
 def _ours(name: str, path: str) -> Command:
-    return _declared(name, getattr(importlib.import_module(path), name))
+    module = importlib.import_module(path)
+    if not hasattr(module, "HELP"):
+        return _declared(name, getattr(module, name))
+    commands = tuple(_ours(each, inner) for each, inner in _modules(module).items())
+    return Command(name, None, module.PANEL, "", module.HELP, commands)
 
 
 def _loaded(point: EntryPoint, taken: bool = False) -> Command:
@@ -78,4 +100,5 @@ def _declared(name: str, function: Callable[..., None]) -> Command:
     module = sys.modules[function.__module__]
     panel: str = getattr(module, "PANEL", "Other packages")
     example: str = getattr(module, "EXAMPLE", "")
-    return Command(name, function, panel, example)
+    # not left to typer: python -OO drops docstrings
+    return Command(name, function, panel, example, docstring(function))

@@ -7,6 +7,12 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+    from composer.cli.find import Command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +61,6 @@ def _skip_last_collections() -> None:
 def _run(arguments: list[str]) -> int:
     import typer
 
-    from blocks.base.docstrings import docstring
     from composer.cli.find import find_commands
     from composer.cli.terminal.version import composer
 
@@ -69,15 +74,27 @@ def _run(arguments: list[str]) -> int:
     )
     app.callback()(composer)
     for each in find_commands(arguments):
-        app.command(
-            each.name,
-            # not left to typer: python -OO drops docstrings
-            help=docstring(each.function),
-            epilog=f"Example: `{each.example}`" if each.example else None,
-            rich_help_panel=each.panel,
-        )(each.function)
+        _add(app, each)
     try:
         app(arguments, prog_name="composer")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
+
+
+def _add(app: typer.Typer, command: Command) -> None:
+    """Add a command, or a group of them, to an app."""
+    import typer
+
+    if command.function is None:
+        group = typer.Typer(help=command.help, no_args_is_help=True, rich_markup_mode="markdown")
+        for each in command.commands:
+            _add(group, each)
+        app.add_typer(group, name=command.name, rich_help_panel=command.panel)
+        return
+    app.command(
+        command.name,
+        help=command.help,
+        epilog=f"Example: `{command.example}`" if command.example else None,
+        rich_help_panel=command.panel,
+    )(command.function)

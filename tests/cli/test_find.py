@@ -44,11 +44,19 @@ def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_file_is_a_command_with_a_panel_and_an_example() -> None:
-    files = {path.stem for path in (ROOT / "composer/cli/commands").rglob("[a-z]*.py")}
+    folder = ROOT / "composer/cli/commands"
+    groups = {
+        path.parent for path in folder.glob("*/__init__.py") if "HELP" in path.read_text(encoding="utf-8")
+    }
+    alone = {path.stem for path in folder.rglob("[a-z]*.py") if path.parent not in groups}
     found = find_commands([])
-    assert {each.name for each in found} == files | {"report", "search"}
+    assert {each.name for each in found} == {*alone, *(path.name for path in groups), "report", "search"}
     assert {each.panel for each in found} == set(PANELS)
-    assert all(each.example.startswith(f"composer {each.name}") for each in found)
+    grouped = {each.name: {inner.name for inner in each.commands} for each in found if each.commands}
+    assert grouped == {path.name: {each.stem for each in path.glob("[a-z]*.py")} for path in groups}
+    named = [(each.name, each) for each in found if not each.commands]
+    named += [(f"{each.name} {inner.name}", inner) for each in found for inner in each.commands]
+    assert all(each.example.startswith(f"composer {name}") for name, each in named)
 
 
 def test_a_command_of_another_package_runs_and_is_listed_last(

@@ -179,6 +179,7 @@ def train(context):
     """Draw a `train` section with sequences of the context."""
     length = st.just(context)
     sizes = {"length": length, "symbols": st.integers(3, 5), "hops": st.integers(0, 4)}
+    sizes["eval_sets"] = st.sampled_from([["eval"], ["eval", "test"]])
     tasks = [
         config(kind, sizes).map(lambda data: data | {"length": context}) for kind in data_tasks().values()
     ]

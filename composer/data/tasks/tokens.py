@@ -36,7 +36,7 @@ class Tokens(DataConfig):
     path: Annotated[str, Field(min_length=1)]
     """A folder made by `composer data build`, or with `sources` a folder of them; as in `text`."""
     sources: dict[Annotated[str, Field(min_length=1)], Positive] = Field(default_factory=dict)
-    """Several folders below `path` and their weights: sequences are drawn from each by its share."""
+    """Folders below `path` by weight; each has its share of all sequences. Default: `path` alone."""
     documents: Literal["packed", "apart"] = "packed"
     """`packed`: sequences cross documents. `apart`: each has one document only, the rest is padding."""
     eval_sets: Annotated[Many[str], Field(min_length=1)] = (EVAL,)

@@ -7,14 +7,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from composer.data.base.stream import Ints
 from composer.data.tokens.manifest import Shard, SplitData
 
 SHARD_TOKENS = 1 << 28
+_BLOCK = 1 << 22
 
 
 class SplitWriter:
@@ -34,7 +36,7 @@ class SplitWriter:
         self._ends: list[Ints] = []
         self._scored: list[Ints] = []
 
-    def add(self, tokens: Ints, ends: Ints, scored_from: Ints, scored_bytes: int | None) -> None:
+    def add(self, tokens: NDArray[Any], ends: Ints, scored_from: Ints, scored_bytes: int | None) -> None:
         """Add documents: their `tokens` in a row, and for each [documents] its end and where scoring begins.
 
         All places count from the first of `tokens`. `scored_bytes` is what the scored tokens stand for, in
@@ -60,12 +62,13 @@ class SplitWriter:
             if first < len(ends):
                 self._end_shard()
 
-    def _write(self, tokens: Ints) -> None:
+    def _write(self, tokens: NDArray[Any]) -> None:
         if self._file is None:
             self._file = (self.folder / f"{self._name}.tokens").open("wb")
-        content = np.ascontiguousarray(tokens, self.dtype).data.cast("B")
-        self._hash.update(content)
-        self._file.write(content)
+        for low in range(0, len(tokens), _BLOCK):
+            content = np.ascontiguousarray(tokens[low : low + _BLOCK], self.dtype).data.cast("B")
+            self._hash.update(content)
+            self._file.write(content)
 
     @property
     def _name(self) -> str:

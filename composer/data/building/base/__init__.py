@@ -1,0 +1,1 @@
+"""What formats are made of: documents and units, files and lines, records, arrays of tokens."""

@@ -1,0 +1,346 @@
+"""`composer data build`: documents in, tokens out, split by content, whatever interrupts it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from composer.cli.main import main
+from composer.data.base.errors import DataError
+from composer.data.building.base.source import Fields, Options
+from composer.data.building.build import WORK, Sources, build
+from composer.data.building.decode import decode
+from composer.data.building.parts import make_part
+from composer.data.tasks.tokens import Tokens
+from composer.data.tokens.inspect import verify_hashes
+from composer.data.tokens.manifest import read_manifest
+from composer.data.tokens.shards import open_split
+
+ROOT = Path(__file__).parents[2]
+NOTES = [f"note {i} of a déjà vu, {i * 7919 % 10007} in all" for i in range(200)]
+
+
+def documents(manifest, split):
+    """The documents of a split as text, without their ends; and the text that is scored."""
+    whole, scored = [], []
+    for shard in open_split(manifest, split):
+        begin = 0
+        for end, first in zip(shard.ends.tolist(), shard.scored_from.tolist(), strict=True):
+            whole.append(decode(manifest, shard.tokens[begin:end].tolist()).rstrip("\u241e"))
+            scored.append(decode(manifest, shard.tokens[first:end].tolist()).rstrip("\u241e"))
+            begin = end
+    return whole, scored
+
+
+def write(path, content):
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+@pytest.fixture
+def notes(tmp_path):
+    return write(tmp_path / "notes.txt", "\n".join(NOTES) + "\n")
+
+
+def made(tmp_path, *sources, held_out=(), **options):
+    return build(Sources(sources, held_out), tmp_path / "out", Options(**options))
+
+
+def test_documents_come_out_in_order_and_each_in_one_split(tmp_path, notes):
+    manifest = made(tmp_path, notes, documents="line", eval_fraction=0.2)
+    train, eval_ = (documents(manifest, split)[0] for split in ("train", "eval"))
+    assert [note for note in NOTES if note in set(train)] == train
+    assert sorted(train + eval_) == sorted(NOTES)
+    assert 20 < len(eval_) < 60
+    sizes = sum(len(note.encode()) + 1 for note in train)
+    assert (manifest.split("train").tokens, manifest.split("train").scored_bytes) == (sizes, sizes)
+    assert Tokens(path=str(tmp_path / "out"), length=8).bytes_per_token == 1.0
+    verify_hashes(manifest)
+    assert not (tmp_path / "out" / WORK).exists()
+
+
+def test_what_is_held_out_depends_on_a_document_alone(tmp_path, notes):
+    # so it is the same after deduplication, in other orders, and with other documents around
+    one = made(tmp_path, notes, documents="line", eval_fraction=0.2)
+    held = set(documents(one, "eval")[0])
+    (tmp_path / "more").mkdir()
+    more = [*reversed(NOTES), *NOTES, *(f"other {i}" for i in range(50))]
+    write(
+        tmp_path / "more/a.jsonl.gz", gzip.compress("\n".join(json.dumps({"text": t}) for t in more).encode())
+    )
+    for dedupe in (False, True):
+        two = made(tmp_path / "more", str(tmp_path / "more/a.jsonl.gz"), eval_fraction=0.2, dedupe=dedupe)
+        train, eval_ = (documents(two, split)[0] for split in ("train", "eval"))
+        assert held <= set(eval_)
+        assert set(train).isdisjoint(eval_)
+        assert len(train) + len(eval_) == (250 if dedupe else 450)
+        assert two.report["dropped_repeated"] == (200 if dedupe else 0)
+        for file in (tmp_path / "more/out").iterdir():
+            file.unlink()
+
+
+def test_a_held_out_file_is_a_set_by_name_and_its_documents_are_in_no_other(tmp_path, notes):
+    test = write(tmp_path / "test.txt", "\n".join([*NOTES[50:60], "only here"]))
+    manifest = made(tmp_path, notes, held_out=[("test", test)], documents="line", eval_fraction=0.2)
+    found = {split: documents(manifest, split)[0] for split in manifest.splits}
+    assert found["test"] == [*NOTES[50:60], "only here"]
+    assert not set(found["test"]) & {*found["train"], *found["eval"]}
+    assert manifest.report["dropped_held_out"] == 10
+    assert len(found["train"]) + len(found["eval"]) == 190
+
+
+def test_only_targets_of_examples_are_scored(tmp_path):
+    rows = [{"q": f"{i} + 1?", "a": f"{i + 1} é"} for i in range(100)]
+    source = write(tmp_path / "rows.jsonl", "\n\n".join(map(json.dumps, rows)))
+    manifest = made(tmp_path, source, fields=Fields("", "q", "a"), join=" -> ", eval_fraction=0.3)
+    found = [documents(manifest, split) for split in ("train", "eval")]
+    whole, scored = ([*found[0][i], *found[1][i]] for i in range(2))
+    assert sorted(whole) == sorted(f"{row['q']} -> {row['a']}" for row in rows)
+    assert sorted(scored) == sorted(row["a"] for row in rows)
+    batch = Tokens(path=str(tmp_path / "out"), length=32, documents="apart").stream("train", 0).batch(0, 8)
+    for targets in batch.targets:
+        assert decode(manifest, targets[targets != -100].tolist()).rstrip("\u241e") in scored
+    sizes = sum(len(row["a"].encode()) + 1 for row in rows)
+    assert sum(split.scored_bytes for split in manifest.splits.values()) == sizes
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_large_file_is_cut_at_ends_of_lines_and_nothing_is_lost(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("composer.data.building.base.files.UNIT_BYTES", 300_000)
+    text = "".join(f"line {i}, déjà vu\n" for i in range(60_000)) + "é" * 200_000
+    content = text.encode()
+    source = write(tmp_path / f"large.txt{suffix}", gzip.compress(content, 1) if suffix else content)
+    manifest = made(tmp_path, source, eval_fraction=0.0)
+    found, _ = documents(manifest, "train")
+    assert "".join(found) == text
+    assert 60 < len(found) < 100
+    assert all(part.endswith("\n") for part in found[:-8])
+    small = write(
+        tmp_path / f"small.txt{suffix}", gzip.compress(content[:9000]) if suffix else content[:9000]
+    )
+    manifest = build(Sources([small]), tmp_path / "small", Options(eval_fraction=0.0))
+    assert manifest.split("train").documents == 1
+
+
+def test_paragraphs_end_at_blank_lines_wherever_a_unit_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("composer.data.building.base.files.UNIT_BYTES", 100)
+    wanted = [f"paragraph {i}\n" + "its text\n" * (i % 5) for i in range(100)]
+    source = write(tmp_path / "text.txt", "\n\n".join(wanted))
+    manifest = made(tmp_path, source, documents="paragraph", eval_fraction=0.0)
+    assert documents(manifest, "train")[0] == wanted
+
+
+def test_workers_and_interruptions_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("composer.data.building.base.files.UNIT_BYTES", 2000)
+    source = write(tmp_path / "notes.txt", "\n".join(NOTES) + "\n")
+    options = Options(documents="line", dedupe=True)
+    whole = build(Sources([source]), tmp_path / "whole", options)
+    made_parts = []
+
+    def stopping(*args):
+        if len(made_parts) == 2:
+            raise KeyboardInterrupt
+        made_parts.append(args[1])
+        make_part(*args)
+
+    monkeypatch.setattr("composer.data.building.build.make_part", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        build(Sources([source]), tmp_path / "again", options)
+    monkeypatch.setattr("composer.data.building.build.make_part", make_part)
+    with pytest.raises(DataError, match="its build is not finished; give the same"):
+        read_manifest(str(tmp_path / "again"))
+    with pytest.raises(DataError, match="unfinished build of other sources or options"):
+        build(Sources([source]), tmp_path / "again", Options(documents="line"))
+    begun = []
+    again = build(Sources([source]), tmp_path / "again", options, workers=2, report=begun.append)
+    assert begun[0].done > 3000
+    assert begun[-1].done == begun[-1].total == os.path.getsize(source)
+    for name in [path.name for path in (tmp_path / "whole").iterdir()]:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert again.fingerprint() == whole.fingerprint()
+
+
+def test_a_killed_build_goes_on_and_leaves_no_worker(tmp_path):
+    source = write(
+        tmp_path / "rows.jsonl",
+        "".join(json.dumps({"text": f"{i} word " * 300}) + "\n" for i in range(12_000)),
+    )
+    command = [sys.executable, "-m", "composer", "data", "build", source, "--out", str(tmp_path / "out")]
+    running = subprocess.Popen([*command, "--workers", "2"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + 100
+        while not list((tmp_path / "out").glob(".build/part-*.tmp/tokens")) and time.monotonic() < limit:
+            time.sleep(0.02)
+        assert running.poll() is None
+    finally:
+        running.send_signal(signal.SIGKILL)
+        running.wait(60)
+    assert not (tmp_path / "out/manifest.json").exists()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found = read_manifest(str(tmp_path / "out"))
+    assert sum(split.documents for split in found.splits.values()) == 12_000
+
+
+def test_data_that_are_there_are_replaced_by_force_only(tmp_path, notes):
+    made(tmp_path, notes, documents="line")
+    with pytest.raises(
+        DataError, match="has data already; choose another --out, or replace them with --force"
+    ):
+        made(tmp_path, notes, documents="line")
+    other = build(
+        Sources([notes]), tmp_path / "out", Options(documents="line", eval_fraction=0.5), force=True
+    )
+    assert other.split("eval").documents > 50
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("a.txt", b"abc\xff", {}, r"a\.txt: not UTF-8: byte 0xff at offset 3 of the document that begins"),
+        ("a.gz", "plain", {}, r"a\.gz: named \.gz, but not a whole file"),
+        ("a.jsonl", '{"text": "x"}\n{"text": }', {}, r"a\.jsonl, line at byte 14: not a line of JSON"),
+        ("a.jsonl", '{"body": "x"}', {}, "the field 'text', got an object with body; name others"),
+        ("a.jsonl", '{"text": 3}', {}, "expected a string in the field 'text', got int"),
+        ("a.jsonl", '{"text": "\\ud800"}', {}, "the field 'text' is no Unicode text"),
+        ("a.txt", "", {}, "no document is left to train on"),
+        ("a.txt", "short", {}, r"none of the 1 documents fell into eval, .* raise --eval-fraction"),
+        ("a.txt", "short", {"end_of_document": "</s>"}, "--end-of-document: bytes have one already"),
+        ("a.npy", b"\0\0\1\0", {}, "without a header, as OLMo-core writes; give --dtype"),
+        ("a.bin", b"\0\0\1", {}, r"a\.bin: 3 bytes of tokens are not whole tokens of uint16"),
+        ("a.bin", b"\0\0", {"end_of_document": "x"}, "expected the number of a token"),
+        ("index.json", '{"chunks": []}', {}, "not a whole index of litdata"),
+    ],
+)  # fmt: skip
+def test_bad_sources_are_refused_by_place_and_reason(tmp_path, name, content, options, message):
+    source = write(tmp_path / name, content)
+    with pytest.raises(DataError, match=message):
+        made(tmp_path, source, **options)
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_missing_source_is_refused_and_a_name_of_the_hub_hinted_at(tmp_path):
+    with pytest.raises(DataError, match=r"file not found: nobody/nothing .* give hf:nobody/nothing"):
+        made(tmp_path, "nobody/nothing")
+    with pytest.raises(DataError, match="file not found"):
+        made(tmp_path, str(tmp_path / "none.txt"))
+
+
+def test_text_and_tokens_do_not_mix(tmp_path, notes):
+    tokens = write(tmp_path / "a.bin", b"\1\0" * 10)
+    with pytest.raises(DataError, match="sources are either text or tokens, got nanogpt and text"):
+        made(tmp_path, notes, tokens)
+
+
+def test_the_commands_build_and_show(tmp_path, notes, capsys):
+    out = str(tmp_path / "out")
+    assert main(["data", "build", notes, "--documents", "line", "--out", out, "--workers", "1"]) == 0
+    assert "uint8" in capsys.readouterr().out
+    assert main(["data", "show", out, "--length", "16", "--documents", "apart", "--verify"]) == 0
+    shown = capsys.readouterr().out
+    assert "all files have the content" in shown
+    assert "padding" in shown
+    assert "[" in shown
+    os.truncate(tmp_path / "out/eval-00000.tokens", 3)
+    assert main(["data", "show", out]) == 1
+    assert "build the data again" in capsys.readouterr().err
+    assert main(["data", "build", notes, "--fields", "prompt=q", "--out", out]) == 2
+    assert main(["data", "build", notes, "--eval", "x", "--out", out]) == 2
+    assert main(["data", "build", notes, "--eval", f"train={notes}", "--out", str(tmp_path / "b")]) == 1
+    assert main(["data", "build", notes, "--format", "csv", "--out", out]) == 2
+
+
+def test_a_content_that_changed_is_found_by_verify(tmp_path, notes):
+    manifest = made(tmp_path, notes, documents="line")
+    path = tmp_path / "out/train-00000.tokens"
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(DataError, match="train-00000: its content is not what the manifest says"):
+        verify_hashes(manifest)
+
+
+END = 7
+RAW = [[*range(10 + i, 14 + i + i % 3), END] for i in range(300)]
+FLAT = np.concatenate([np.array(document) for document in RAW])
+
+
+def packed_litgpt(path):
+    header = b"LITPKDS" + (1).to_bytes(8, "little") + bytes([8]) + (len(FLAT)).to_bytes(8, "little")
+    path.write_bytes(header + FLAT.astype("<u2").tobytes())
+    return path
+
+
+def litdata(folder):
+    folder.mkdir()
+    chunks = []
+    for number, low in enumerate(range(0, 300, 100)):
+        items = [np.array(document, "<i4").tobytes() for document in RAW[low : low + 100]]
+        places = np.cumsum([0, *map(len, items)]) + 4 + 4 * (len(items) + 1)
+        content = np.uint32(len(items)).tobytes() + places.astype("<u4").tobytes() + b"".join(items)
+        (folder / f"chunk-0-{number}.bin").write_bytes(content)
+        chunks.append({"chunk_bytes": len(content), "chunk_size": 100, "filename": f"chunk-0-{number}.bin"})
+    config = {"compression": None, "data_format": ["no_header_tensor:16"], "encryption": None}
+    (folder / "index.json").write_text(json.dumps({"chunks": chunks, "config": config}, sort_keys=True))
+    return folder
+
+
+def llm_c(path):
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240520, 1, len(FLAT)
+    path.write_bytes(header.tobytes() + FLAT.astype("<u2").tobytes())
+    return path
+
+
+def raw(path, dtype):
+    path.write_bytes(FLAT.astype(dtype).tobytes())
+    return path
+
+
+def saved(path):
+    np.save(path, FLAT.astype(np.int32))
+    return path
+
+
+IMPORTS = {
+    "nanoGPT": (lambda d: raw(d / "train.bin", "<u2"), "nanogpt", {}),
+    "llm.c": (lambda d: llm_c(d / "fineweb_train.bin"), "nanogpt", {}),
+    "litgpt, packed": (lambda d: packed_litgpt(d / "train.bin"), "litgpt", {}),
+    "litgpt, litdata": (lambda d: litdata(d / "optimized"), "litgpt", {}),
+    "OLMo-core": (lambda d: raw(d / "part-0.npy", "<u4"), "olmo", {"dtype": "uint32"}),
+    "numpy": (lambda d: saved(d / "part-0.npy"), "olmo", {}),
+}
+
+
+@pytest.mark.parametrize("kind", IMPORTS)
+def test_tokens_of_other_programs_are_imported_document_by_document(tmp_path, kind):
+    make, name, options = IMPORTS[kind]
+    source = make(tmp_path)
+    manifest = made(tmp_path, str(source), end_of_document=str(END), eval_fraction=0.2, **options)
+    assert manifest.report["formats"] == [name]
+    assert (manifest.vocab, manifest.end_of_document, manifest.tokenizer) == (max(FLAT) + 1, END, "")
+    found = []
+    for split in ("train", "eval"):
+        for shard in open_split(manifest, split):
+            found += [part.tolist() for part in np.split(shard.tokens, shard.ends[:-1])]
+    assert sorted(found) == sorted(RAW)
+    assert "bits_per_byte" not in Tokens(path=str(tmp_path / "out"), length=8).metrics
+
+
+def test_damaged_chunks_of_litgpt_are_refused(tmp_path):
+    folder = litdata(tmp_path / "optimized")
+    os.truncate(folder / "chunk-0-1.bin", 900)
+    with pytest.raises(DataError, match=r"chunk-0-1\.bin: \d+ bytes of tokens are not whole tokens"):
+        made(tmp_path, str(folder))
+    index = json.loads((folder / "index.json").read_text())
+    index["config"]["data_format"] = ["jpeg"]
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"expected plain tokens, .* got items of \['jpeg'\]"):
+        made(tmp_path, str(folder))
