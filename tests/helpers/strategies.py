@@ -178,7 +178,10 @@ def stage(draw, names, levels, room):
 def train(context):
     """Draw a `train` section with sequences of the context."""
     length = st.just(context)
-    sizes = {"length": length, "symbols": st.integers(3, 5), "hops": st.integers(0, 4)}
+    # low enough for sequences of this length, and high enough for what each task asks
+    bounds = {"symbols": (3, 5), "hops": (1, 4), "modulus": (11, 13), "operators": (1, 4), "digits": (1, 4)}
+    bounds |= {"nodes": (5, 8), "steps": (2, 4), "pairs": (1, 4), "keys": (16, 20), "values": (16, 20)}
+    sizes = {"length": length} | {name: st.integers(*bound) for name, bound in bounds.items()}
     sizes["eval_sets"] = st.sampled_from([["eval"], ["eval", "test"]])
     tasks = [
         config(kind, sizes).map(lambda data: data | {"length": context}) for kind in data_tasks().values()
