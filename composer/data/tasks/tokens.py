@@ -25,6 +25,7 @@ from composer.settings.errors import listed
 from composer.settings.types import Many
 
 if TYPE_CHECKING:
+    from composer.data.base.codec import Codec
     from composer.data.base.stream import Batch, Stream
     from composer.data.tokens.windows import Windows
 
@@ -133,6 +134,12 @@ class Tokens(DataConfig):
             for mark in manifest.fingerprint().files
         ]
         return Fingerprint(tuple(marks))
+
+    def codec(self) -> Codec:
+        """That of the first source; all have one tokenizer."""
+        from composer.data.tokens.codec import codec_of
+
+        return codec_of(next(iter(self.manifests().values())))
 
     def stream(self, split: Split, seed: int) -> Stream:
         """Map the files of one split."""
