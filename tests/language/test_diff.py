@@ -225,7 +225,7 @@ def changed(path: tuple[Any, ...], key: str, value: Any, kind: str) -> tuple[Spe
         if value == {"exit": 0.5}:
             tree["model"].setdefault("loss", {"exit": 1.0})
             tree["stages"][0]["exit"] = {"gate": "learned"}
-        if key == "start":
+        if key in ("start", "backprop"):
             tree["stages"][0]["inject"] = "add"
     if key == "step":
         after["blocks"] = {"sequence_attention": after["blocks"]["sequence_attention"]}
