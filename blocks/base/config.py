@@ -23,6 +23,13 @@ class Config(BaseModel):
     """Fields that hashes of a spec leave out; all others are part of them."""
 
     @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        # pydantic evaluates the annotations of all bases again for each subclass, and needs those of fields
+        annotations = vars(cls).get("__annotations__", {})
+        for name in cls.__class_vars__ & annotations.keys():
+            del annotations[name]
+
+    @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:

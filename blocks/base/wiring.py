@@ -102,6 +102,8 @@ class WiringConfig(Config):
 
     def plain(self, *, defaults: bool = True) -> str | dict[str, Any]:
         """Return the option as a spec writes it, with or without the fields at their defaults."""
+        if not type(self).model_fields:
+            return self.name
         # a fault may quote an option that has an invalid field
         fields = self.model_dump(exclude_defaults=not defaults, by_alias=True, warnings=False)
         if fields and self.name in type(self).model_fields:

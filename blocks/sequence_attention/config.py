@@ -184,7 +184,8 @@ class SequenceAttention(AttentionConfig):
     def _rotate(self, build: Builder, x: Value, name: str, shape: Shape) -> Value:
         if not self.rope:
             return x
-        size, scaling, base = self._rotated(shape[-1]), self.rope_scaling or RopeScaling(), self.rope_base
+        scaling = self.rope_scaling or RopeScaling.model_construct()
+        size, base = self._rotated(shape[-1]), self.rope_base
         if scaling.ntk is not None:
             base = base * scaling.ntk ** (size / (size - 2))
         table = SequenceTable(size, base, scaling.linear or 1.0)

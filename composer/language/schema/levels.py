@@ -56,7 +56,7 @@ def site(model: Model, stage: Stage) -> Site:
 
 def long_form(entry: str | BlockUse) -> BlockUse:
     """Return an entry that is a block's name, perhaps with options, as a mapping."""
-    return BlockUse(use=entry) if isinstance(entry, str) else entry
+    return BlockUse.model_construct(use=entry) if isinstance(entry, str) else entry
 
 
 def shared_keys() -> frozenset[str]:

@@ -265,7 +265,7 @@ class Train(Wired):
     """Tokens per optimizer step, rounded down to whole sequences."""
     lr: Positive = 3e-3
     """The learning rate of the stable phase (peak learning rate)."""
-    schedule: Schedule = Schedule()
+    schedule: Schedule = Schedule.model_construct()
     """The learning-rate schedule."""
     weight_decay: NonNegative = 0.1
     """Weight decay, applied to matrices only, not to norms and biases."""
@@ -285,9 +285,9 @@ class Train(Wired):
     """Micro-batches per optimizer step; must divide the number of sequences in a batch."""
     seed: Natural = 0
     """The random seed of weights and batches."""
-    eval: Eval = Eval()
+    eval: Eval = Eval.model_construct()
     """When and on how much data the model is evaluated."""
-    checkpoint: Checkpoint = Checkpoint()
+    checkpoint: Checkpoint = Checkpoint.model_construct()
     """When the run is saved."""
     devices: Literal["auto"] | Count = "auto"
     """Number of devices; `auto` uses all."""
@@ -339,7 +339,7 @@ class Spec(Config):
     """The blocks by name; each use of a block has weights of its own."""
     stages: Annotated[Many[Stage], Field(min_length=1)]
     """The stages of the model, in order."""
-    caps: Caps = Caps()
+    caps: Caps = Caps.model_construct()
     """Upper limits on the model's costs."""
     train: Train | None = None
     """How the model is trained; not needed to only cost or compile a model."""
