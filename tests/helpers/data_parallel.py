@@ -1,0 +1,106 @@
+"""Specs trained on two ranks, by DDP and by shards: what differs from one process."""
+
+import json
+import traceback
+import warnings
+from datetime import timedelta
+
+import torch
+from models import close, tokens_for
+from processes import run_all
+from strategies import make
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from composer.module.shard import shard
+from composer.testing.modes import FAR, batch_wide, begun, trained
+
+RANKS = 2
+ROWS = 4
+
+
+class Loss(nn.Module):
+    """The loss of a model as what a wrapper calls."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens, targets, steps):
+        return self.model.loss(tokens, targets, steps)
+
+
+def differences(specs, folder, seconds=280):
+    """Map the numbers of those (way, plain spec) that differ on two ranks, or fail, to what is wrong."""
+    assert run_all(*((_rank, rank, specs, folder) for rank in range(RANKS)), seconds=seconds) == [0] * RANKS
+    return json.loads((folder / "faults").read_text())
+
+
+def _rank(rank, specs, folder):
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=RANKS,
+        timeout=timedelta(seconds=60),
+    )
+    mesh = init_device_mesh("cpu", (RANKS,))
+    faults = {number: told for number, each in enumerate(specs) if (told := _fault(*each, rank, mesh))}
+    if rank == 0:
+        (folder / "faults").write_text(json.dumps(faults))
+    distributed.destroy_process_group()
+
+
+def _fault(way, plain, rank, mesh):
+    """Return what is wrong on any rank, or ""."""
+    told = [None] * RANKS
+    try:
+        mine = ""
+        _compare(way, make(plain), rank, mesh)
+    except Exception as error:
+        mine = f"rank {rank}: {str(error) or traceback.format_exc()}"
+    distributed.all_gather_object(told, mine)
+    return "\n".join(filter(None, told))
+
+
+def _compare(way, spec, rank, mesh):
+    tokens = tokens_for(spec, ROWS)
+    targets = tokens.roll(1, 1)
+    expected = _alone(spec, tokens) if not batch_wide(spec) else None
+    model = begun(spec)
+    steps = model.draw_steps(1) or None
+    part = slice(rank * ROWS // RANKS, (rank + 1) * ROWS // RANKS)
+    if way == "DDP":
+        run = DistributedDataParallel(Loss(model))
+    else:
+        shard(model, mesh)
+        run = Loss(model)
+    # after the first pass what DDP waits for in vain is an error
+    for number in range(2):
+        model.randomness.step = 0
+        run.zero_grad()
+        run(tokens[part], targets[part], steps).backward()
+        found = {name: _whole(each.grad) for name, each in model.named_parameters() if each.grad is not None}
+        assert all(each.isfinite().all() for each in found.values()), f"pass {number}: not finite"
+        if expected is not None:
+            close(found, expected, FAR)
+
+
+def _alone(spec, tokens):
+    world = distributed.get_world_size
+    rank = distributed.get_rank
+    distributed.get_world_size, distributed.get_rank = (lambda: 1), (lambda: 0)
+    try:
+        found = trained(begun(spec), tokens)
+    finally:
+        distributed.get_world_size, distributed.get_rank = world, rank
+    del found["loss"]
+    return found
+
+
+def _whole(gradient):
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
