@@ -47,6 +47,8 @@ from composer.language.space import Space
 from composer.language.validation.describe_types import fields, words
 from composer.measures.registry import MEASURES
 from composer.module.emission.stage import source
+from composer.settings.errors import listed
+from composer.testing.modes import EQUAL, EXCEPTIONS
 from composer.training.folder.files import write_text
 from search.propose.sampler import find_sampler
 
@@ -286,6 +288,19 @@ def device_table(_: str) -> str:
     return _table(rows, right=range(1, 4))
 
 
+def ways_table(_: str) -> str:
+    """Make the table of what holds of options in each way of training."""
+    of_models = (key for key, options in wiring_options().items() if _of_models(next(iter(options.values()))))
+    options = listed([f"`{key}`" for key in of_models])
+    every = f"every value of {options}, fields of `model`, blocks"
+    rows = [[every if not n else "", way, held] for n, (way, held) in enumerate(EQUAL.items())]
+    return _table([["options", "trained by", "what holds"], *rows, *map(list, EXCEPTIONS)])
+
+
+def _of_models(option: type[WiringConfig]) -> bool:
+    return option.owner != ("train",)
+
+
 KINDS = {
     "arms": arms_table,
     "code": step_code,
@@ -299,6 +314,7 @@ KINDS = {
     "measures": measures_table,
     "run": output,
     "samplers": samplers_table,
+    "ways": ways_table,
     "wiring": wiring_table,
     "wiring-examples": wiring_examples,
 }

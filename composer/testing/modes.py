@@ -134,3 +134,33 @@ MODES: dict[str, Callable[[Plain], None]] = {
     "other numbers of steps": check_other_steps,
 }
 """Every way, by its name."""
+
+EQUAL = {
+    "recomputation": "the same loss and gradients, bit for bit",
+    "accumulation": "the gradients of the whole batch",
+    "bf16 autocast": "the loss of fp32 up to the precision of bf16; gradients are finite",
+    "torch.compile": "the gradients of plain code; only what can be traced is compiled",
+    "DDP": "the gradients of one process",
+    "FSDP": "the gradients of one process",
+}
+"""What holds of every option in each way of training, except as below."""
+
+EXCEPTIONS = (
+    (
+        "`expert_attention` with `capacity` or `choice: expert`",
+        "recomputation",
+        "is kept instead: a second run would not be told how training routes",
+    ),
+    (
+        "`balance_loss`, `capacity`, `choice: expert` of `expert_attention`",
+        "accumulation, DDP, FSDP",
+        "is that of each micro-batch on each device",
+    ),
+    (
+        "depth slots, routing by references, what takes the index of a step",
+        "torch.compile",
+        "runs as plain code",
+    ),
+    ("operations that are recomputed", "torch.compile", "run as plain code"),
+)
+"""What is otherwise: the options, the ways, and what they do."""

@@ -22,6 +22,8 @@ def factors(ways):
     found = {("way",): [*ways], ("at",): [None, "1:"]}
     for key, options in wiring_options().items():
         owners = [owner for owner in (*OWNERS, "use") if key in wiring_examples(owner)]
+        if not owners:  # an option of the training
+            continue
         owner = [each for each in owners if each != "model"] or owners
         found[owner[0], key] = [*options]
         if len(owners) > 1:
