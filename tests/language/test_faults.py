@@ -6,12 +6,15 @@ import os
 from threading import Thread
 
 import pytest
+from broken_options import OPTIONS
 from broken_specs import WRONG
 from spec_texts import TINY
 
 from composer.language.load import load, loads
 from composer.language.parsing import files
 from composer.settings.errors import SpecError
+
+BROKEN = [*WRONG, *OPTIONS]
 
 
 def faults(text: str, *overrides: str) -> list[str]:
@@ -21,7 +24,7 @@ def faults(text: str, *overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "place", "told"), WRONG, ids=[f"{new}@{at}" for _, new, at, _ in WRONG]
+    ("old", "new", "place", "told"), BROKEN, ids=[f"{new}@{at}" for _, new, at, _ in BROKEN]
 )
 def test_a_fault_names_its_place_and_what_was_expected(
     old: str, new: str, place: str, told: list[str]
@@ -33,7 +36,7 @@ def test_a_fault_names_its_place_and_what_was_expected(
 
 
 def test_no_fault_speaks_pydantic() -> None:
-    for old, new, _, _ in WRONG:
+    for old, new, _, _ in BROKEN:
         for line in faults(TINY.replace(old, new, 1)):
             assert not any(
                 word in line for word in ("pydantic", "Input should", "union", "extra_", "NoneType")

@@ -156,6 +156,8 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         if child is None and isinstance(step, int):
             hint = before
             break
+        if child is None and isinstance(node.value, str):  # the name of an option that needs fields
+            return node.fault(path, f"{{{step}: ..}}", shown(node.plain), f"{step} is {words(hint)}")
         path = join(path, step)
         if child is None:
             parent = node.key or node.place
@@ -172,7 +174,9 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         case "union_tag_invalid" | "union_tag_not_found":
             if (union := _union(hint)) and isinstance(union, WiringUnion) and owner is not None:
                 got = next(iter(node.plain), "") if isinstance(node.plain, Mapping) else node.plain
-                near = hint_for_value(got, owner, key, [*union.options]) or note(str(got))
+                near = (
+                    hint_for_value(got, owner, key, [*union.options]) or note(str(got)) or _only(union, got)
+                )
                 return node.fault(path, union.describe(), shown(node.plain), near)
             return _untagged(hint, node, path, detail)
         case "expected":
@@ -191,6 +195,13 @@ def _translate(config: type[Config], tree: Node, path: str, detail: Mapping[str,
         allowed = detail["ctx"]["expected"].replace("'", " ").replace(",", " ").split()
         near = hint_for_value(node.plain, owner, key, [each for each in allowed if each != "or"])
     return node.fault(path, expected, got, near)
+
+
+def _only(union: WiringUnion, got: Any) -> str:
+    """Say how to write a number where one option alone has fields."""
+    names = [name for name, option in union.options.items() if name in option.model_fields]
+    number = isinstance(got, int | float) and not isinstance(got, bool)
+    return f"write {{{names[0]}: {shown(got)}}}" if number and len(names) == 1 else ""
 
 
 def _excluded(config: type[Config], name: str) -> str:
