@@ -13,6 +13,7 @@ from typing import Any
 
 from blocks.base.loops import LoopResult, NextStage
 from blocks.base.operations import NormType, Operations
+from blocks.base.rotate_at import rotation
 from blocks.ir.graph import Loop
 from blocks.ir.numbers import label
 from blocks.ir.operation import ZEROS, LoopIndex, Operation, Value, Weight
@@ -21,8 +22,6 @@ from blocks.ir.tensor_type import KEY, ORDER, Shape, TensorType
 from blocks.kernels.slots import DepthKVCache, Reach
 from blocks.primitives.operations import (
     AddStepBias,
-    Rotate,
-    RotatePart,
     RotateStep,
     SequenceTable,
     StepTable,
@@ -110,7 +109,8 @@ class Builder(Operations):
     def rotate(self, x: Value, name: str, shape: Shape, table: SequenceTable) -> Value:
         """Rotate `x` by its token's position; of heads longer than the table's rows the first elements."""
         angles, size = self.shared(f"rope_{label(table.head_dim)}", table), table.head_dim
-        return self.op(name, Rotate(shape) if size == shape[-1] else RotatePart(shape, size), x, angles)
+        places = [] if self.places is None else [self.places]
+        return self.op(name, rotation(shape, size, bool(places)), x, angles, *places)
 
     def rotate_step(self, x: Value, name: str, shape: Shape, base: float) -> Value:
         """Rotate `x` by the current step's index within its depth scope."""

@@ -92,6 +92,10 @@ class BlockConfig(Config):
         """Return how training lets tokens see later ones, and what inference does instead; else ""."""
         return ""
 
+    def needs_all_tokens(self) -> str:
+        """Return why it cannot run on some of the tokens of a sequence, given in order; "" where it can."""
+        return "it is not known to do with some of the tokens"
+
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
         return self.model_dump()

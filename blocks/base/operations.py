@@ -35,6 +35,7 @@ class Operations:
         bias: whether projections have biases, and LayerNorms shifts.
         prefix: dotted place of use, put before the names of operations and weights.
         block: name of the block being lowered; its depth cache and its costs go by it.
+        places: where the tokens are that operations here run on, in all of the batch; None for all tokens.
         writes_residual: whether projections marked `writes_residual` do; not where a norm follows them.
     """
 
@@ -49,6 +50,7 @@ class Operations:
         # inside `norm_scores` the prefix of its norms, and those made so far by what they read
         self._score_norms: tuple[str, dict[Value, Value]] | None = None
         self._active: Steps | None = None
+        self.places: Value | None = None
         self._own: OwnWeights | None = None
         self._of_step: dict[str, Value] = {}
 

@@ -80,6 +80,9 @@ class WiringConfig(Config):
     weights_per_step: ClassVar[bool] = False
     """Whether it has weights for each step of the stage, so that the number of steps is fixed."""
 
+    some_tokens: ClassVar[bool] = False
+    """Whether the blocks of a stage with it run on some of the tokens of a sequence."""
+
     name: ClassVar[str] = ""
     """The value in the spec."""
     aliases: ClassVar[str] = ""
@@ -95,6 +98,10 @@ class WiringConfig(Config):
     def spans_stages(self) -> bool:
         """Return whether the option, given on the model, holds all stages, so that none can have another."""
         return False
+
+    def not_causal(self) -> str:
+        """Return how training lets tokens see later ones, and what inference does instead; else ""."""
+        return ""
 
     def words(self, site: Site) -> str:
         """Return a line for pictures that says what the option does here, or ""."""

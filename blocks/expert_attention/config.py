@@ -12,6 +12,7 @@ from blocks.base.invalid import independent
 from blocks.expert_attention.operations import Experts, Route, SharedUnit
 from blocks.expert_attention.sized import SizedExperts
 from blocks.ir.operation import ZEROS, Init, Value, Weight
+from blocks.ir.tensor_type import TRAINING
 from blocks.primitives.operations import Sum
 
 _STEP_CODES = {"rotary": "rotary over steps", "bias": "bias for each step", "none": "no step code"}
@@ -60,6 +61,10 @@ class ExpertAttention(BlockConfig):
             return "experts choose among all tokens of a sequence (elsewhere by thresholds, token by token)"
         if self.capacity is not None and self.active > 1:
             return "first choices of later tokens take up capacity (elsewhere nothing is dropped)"
+        return ""
+
+    def needs_all_tokens(self) -> str:
+        """Tokens are routed one by one, or among those that are there."""
         return ""
 
     def weights_per_step(self) -> bool:
@@ -119,7 +124,9 @@ class ExpertAttention(BlockConfig):
         down = Weight("down", second, down_init, active=share, writes_residual=True)
         products, routing = [up, down], self._routing_weights(width)
         if self.routing == "expert_choice" or self.capacity is not None:
-            y = build.op("experts", self._sized(width), x, query, weights=[*products, *routing])
+            training = build.model_input("training", TRAINING)
+            weights = [*products, *routing]
+            y = build.op("experts", self._sized(width), x, query, training, weights=weights)
             losses = y
         else:
             losses = build.op("route", self._route(width), query, weights=routing)

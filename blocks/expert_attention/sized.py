@@ -13,7 +13,7 @@ from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
-from blocks.ir.tensor_type import SCALAR, Shape, TensorType
+from blocks.ir.tensor_type import SCALAR, TRAINING, Shape, TensorType
 
 _ROUTING = "blocks.expert_attention.reference"
 _REFERENCE = "blocks.expert_attention.sized_reference"
@@ -23,7 +23,7 @@ RATE = 0.1
 
 @dataclass(frozen=True)
 class SizedExperts(Operation):
-    """Choose and run experts of equal numbers of rows: (x, query) -> y, and a scalar for each loss.
+    """Choose and run experts of equal numbers of rows: (x, query, training) -> y, losses.
 
     With a `capacity` tokens choose experts, and what is beyond it is dropped; without one experts choose
     tokens. Costs are those of training: outside of it rows are as many as there are choices.
@@ -72,7 +72,7 @@ class SizedExperts(Operation):
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return the width of the model, then the losses."""
-        expect(self, inputs, (self.width,), (self.width,))
+        expect(self, inputs, (self.width,), (self.width,), TRAINING)
         return (TensorType((self.width,)), *[SCALAR] * (self.z_loss + self.balance_loss))
 
     def weight_shapes(self) -> tuple[Shape, ...]:

@@ -17,6 +17,7 @@ from blocks.expert_attention.sizes import rows_per_expert
 def with_capacity(
     x: Tensor,
     query: Tensor,
+    training: bool,
     up: Tensor,
     down: Tensor,
     keys: Tensor,
@@ -30,11 +31,11 @@ def with_capacity(
     """Route as `reference.route` does; in training an expert drops the choices of it beyond its capacity.
 
     First choices of all tokens of a sequence go before second ones, and these in the order of tokens
-    (GShard, arXiv 2006.16668). Outside of training, where `load` is None, nothing is dropped.
+    (GShard, arXiv 2006.16668). Outside of training nothing is dropped.
     `options` are those of `reference.choose`, whose losses are returned after y.
     """
     weights, indices, *losses = reference.route(query, keys, balance, load, active, **options)
-    if load is None:
+    if not training:
         odd = down.shape[1] % 8 or down.shape[2] % 8
         run = reference.experts_plain if odd else reference.experts_grouped
         return _beside(run(x, weights, indices, up, down, activation=activation), losses)
@@ -62,6 +63,7 @@ def kept(weights: Tensor, indices: Tensor, experts: int, size: int) -> tuple[Ten
 def choosing_tokens(
     x: Tensor,
     query: Tensor,
+    training: bool,
     up: Tensor,
     down: Tensor,
     keys: Tensor,
@@ -77,17 +79,19 @@ def choosing_tokens(
 
     It runs as many as make `active` experts for each token in the mean. threshold: [experts]; cutoffs:
     [experts + 1], to which the lowest score that each expert ran is added, and last the number of sequences.
-    Outside of training, where it is None, an expert runs the tokens whose score reaches its threshold.
+    It is None where they are not counted. Outside of training an expert runs the tokens whose score reaches
+    its threshold.
     """
     logits, every = reference.scored(query, keys, scores)
     losses = [reference.z_of(logits)] if z_loss else []
-    if cutoffs is None:
+    if not training:
         return _beside(_above(x, every, threshold, up, down, renormalize, activation), losses)
     size = int(rows_per_expert(x.shape[1], len(keys), active))
     best = every.detach().transpose(1, 2).topk(size, -1)
     tokens = best.indices
-    lowest = best.values[..., -1].sum(0)
-    cutoffs += torch.cat((lowest, lowest.new_full((1,), len(x))))
+    if cutoffs is not None:
+        lowest = best.values[..., -1].sum(0)
+        cutoffs += torch.cat((lowest, lowest.new_full((1,), len(x))))
     gates = every.transpose(1, 2).gather(-1, tokens)
     if renormalize:
         flat = tokens.flatten(1)

@@ -34,6 +34,10 @@ class FeedForward(BlockConfig):
     approximated by tanh; `relu2` is the square of ReLU (arXiv 2109.08668).
     """
 
+    def needs_all_tokens(self) -> str:
+        """Each token goes through alone."""
+        return ""
+
     def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe sizes and activation."""
         yield f"{width} → {fields.pop('hidden')} → {width}"

@@ -151,6 +151,14 @@ def rotate_part(x: Tensor, table: Tensor, rotated: int) -> Tensor:
     return torch.cat((rotate(part, table), rest), -1)
 
 
+def rotate_at(x: Tensor, table: Tensor, places: Tensor, rotated: int) -> Tensor:
+    """Rotate x [batch, chosen, heads, head_dim] as `rotate_part` does, by the rows of its tokens.
+
+    places: [batch, chosen], counted through sequences as long as the table.
+    """
+    return rotate_part(x, table[places % len(table)], rotated)
+
+
 def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
     """Norm each head of x [..., heads, head_dim] by one gain [head_dim], then rotate it."""
     return rotate(rms_norm(x, gain), table)

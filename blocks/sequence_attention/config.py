@@ -81,6 +81,16 @@ class SequenceAttention(AttentionConfig):
         """Whether it keeps keys and values of earlier steps."""
         return self.depth == "joint" or self.steps == "all"
 
+    def needs_all_tokens(self) -> str:
+        """Masks and slots are those of whole sequences; without them the order of tokens is enough."""
+        fields = {
+            "window": self.window is not None,
+            "soft_cap": self.soft_cap is not None,
+            "depth: joint": self.depth == "joint",
+            "steps: all": self.steps == "all",
+        }
+        return next((f"{name} needs whole sequences" for name, there in fields.items() if there), "")
+
     def rotates(self) -> bool:
         """Return whether heads are rotated."""
         return self.rope and self.rope_fraction == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from blocks.base.config import BlockConfig, Config
@@ -52,11 +53,12 @@ def completed(plain: Plain) -> Plain:
     """Return a model with the option added without which it is refused; as it is where none helps.
 
     It is the first example of a key that the model, its last stage or that one's number of steps does not
-    have yet.
+    have yet. What no other option helps is tried with blocks that act on each token alone.
     """
     if stands(plain):
         return plain
-    return next(filter(stands, _with_one_more(plain)), plain)
+    alone = {**plain, "blocks": {name: {"type": "feed_forward", "hidden": 8} for name in plain["blocks"]}}
+    return next(filter(stands, chain(_with_one_more(plain), [alone])), plain)
 
 
 def _with_one_more(plain: Plain) -> Iterator[Plain]:

@@ -11,10 +11,12 @@ from torch import Tensor, fx, nn
 
 from blocks.ir.graph import Graph
 from blocks.ir.operation import Value
+from blocks.ir.some_tokens import ChoosesTokens, chosen_of
 from blocks.ir.tensor_type import TensorType
 from blocks.ir.walk import Place
 from composer.costs.base.precision import FULL, MIXED, Precision
 from composer.costs.memory.saved_tensors import Sizes, element_bytes, place_at
+from composer.graph.passes.some_tokens import values_of_some
 from composer.module.emission.code import Code, StepCode
 from composer.module.emission.emit import NODE
 from composer.module.emission.stage import Stage
@@ -61,6 +63,7 @@ class _Watched(nn.Module):
     ) -> None:
         super().__init__()
         self.code, self.graph, self.sizes, self.tokens, self.states = code, graph, sizes, tokens, states
+        self.some = values_of_some(graph)
 
     def forward(self, *arguments: Any) -> Any:
         """Run the code."""
@@ -92,7 +95,8 @@ class _Calls(fx.Interpreter):
                 continue
             where = f"{node}, output {output}" if len(types) > 1 else node
             if type.kind == "token":
-                self._look_at(where, type, got, self.watched.sizes[Value(node, output)])
+                value = Value(node, output)
+                self._look_at(where, type, got, self.watched.sizes[value], self.watched.some.get(value))
             elif type.kind == "row":
                 wanted = (self.watched.tokens[0], *type.shape)
                 assert tuple(got.shape) == wanted, (
@@ -102,8 +106,15 @@ class _Calls(fx.Interpreter):
                 size = type.shared_bytes(self.watched.tokens[1])
                 assert got.nbytes == size, f"{where}: takes {got.nbytes} bytes, its type {type} says {size}"
 
-    def _look_at(self, where: str, type: TensorType, got: Tensor, size: int) -> None:
-        _expect_shape(where, got, (*self.watched.tokens, *type.shape))
+    def _look_at(
+        self, where: str, type: TensorType, got: Tensor, size: int, chooses: ChoosesTokens | None
+    ) -> None:
+        batch, length = self.watched.tokens
+        if chooses:
+            # of these numbers, one at each step
+            sizes = {chosen_of(length, share) for share in chooses.keep}
+            length = got.shape[1] if got.shape[1] in sizes else max(sizes)
+        _expect_shape(where, got, (batch, length, *type.shape))
         told = f"{where}: {got.dtype} takes {got.element_size()} bytes, its type {type} says {size}"
         assert got.element_size() == size, told
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import CASES, DEPTH, FFN, SEQ, tree
-from hypothesis import given
+from hypothesis import assume, given
 from models import compiled, tokens_for
 from samples import samples
 from strategies import specs
@@ -37,7 +37,10 @@ def test_no_output_depends_on_a_later_token_or_another_row(case, kernels):
 @samples(40)
 @given(specs(room=6, widths=(6, 8, 12, 16)))
 def test_no_output_of_a_generated_spec_depends_on_a_later_token_or_another_row(spec):
-    check(compiled(spec).eval())
+    model = compiled(spec).eval()
+    # without norms the state of a deep stage may overflow
+    assume(model(tokens_for(spec, 2, 6)).isfinite().all())
+    check(model)
 
 
 @pytest.mark.parametrize("kernels", ["auto", "reference"])

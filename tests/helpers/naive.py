@@ -63,6 +63,8 @@ class _Row:
         self.modulated = None
         self.whole = {}
         self.ponder = []  # for each pass through a stage that halts, the ponder cost of each token
+        self.places = None  # of the tokens that a step runs on, where these are not all
+        self.trains, self.route_loss = False, 0
 
     def logits(self, ids):
         table = self.w["embedding"]
@@ -136,6 +138,10 @@ class _Row:
             h, x = x, [around.input(h) for h in x] if around else x
             loop = place.replace("stages.", "n").replace(".", "_")
             step = _Step([*loops, (n, trips, tied)], memory, self.wider, at, loop)
+            routes, everyone = stage.route.name == "by", x
+            if routes:
+                self.places, gates = naive_state.routed(self, stage, at, n, x)
+                x = [x[t] for t in self.places]
             x = naive_state.injected(self, stage, path, at, x, start, n)
             x = [vector + naive_state.code(self, stage, at, n) for vector in x]
             shares = halting and halting.decide(x, self.w[f"{at}.halt"], self.w[f"{at}.halt_bias"])
@@ -156,6 +162,10 @@ class _Row:
                 else:
                     x = self.sublayer(stage, entry, f"{at}.{number}", x, step)
             x = [around.output(*each) for each in zip(h, x, strict=True)] if around else x
+            if routes:
+                added = dict(zip(self.places, (g * y for g, y in zip(gates, x, strict=True)), strict=True))
+                x = [each + added[t] if t in added else each for t, each in enumerate(everyone)]
+                self.places = None
             if halting:
                 halting.update(shares, x)
         if halting:
@@ -255,6 +265,7 @@ class _Row:
         def turned(heads, t):
             if not config.rope:
                 return heads
+            t = t if self.places is None else self.places[t]
             part = int(len(heads[0]) * config.rope_fraction) // 2 * 2
             base, scaling = config.rope_base, config.rope_scaling
             if scaling and scaling.ntk:

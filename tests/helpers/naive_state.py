@@ -157,3 +157,25 @@ class Halting:
     def ponder(self):
         """The ponder cost of each token."""
         return [n + rest for n, rest in zip(self.updates, self.remainders, strict=True)]
+
+
+def routed(row, stage, at, n, x):
+    """Return the numbers of the tokens that run step n, and the gate of each.
+
+    In training (`row.trains`) they are the ones with the highest logits among those that ran the step before.
+    The loss of the router, a mean over these, is added to `row.route_loss`.
+    """
+    route = stage.route
+    before = row.running if n else list(range(len(x)))
+    logits = [row.w[f"{at}.router"][n] @ vector for vector in x]
+    here, earlier = (1.0 if k < 0 else route.keep[min(k, len(route.keep) - 1)] for k in (n, n - 1))
+    if row.trains:
+        count = math.ceil(here * len(x) - 1e-6)
+        runs = sorted(sorted(before, key=lambda t: -logits[t])[:count])
+        for t in before:
+            right = logits[t] if t in runs else -logits[t]
+            row.route_loss = row.route_loss + torch.log(1 + torch.exp(-right)) / len(before)
+    else:
+        runs = before if here == earlier else [t for t in before if logits[t] > 0]
+    row.running = runs
+    return runs, [route.scale / (1 + torch.exp(-logits[t])) for t in runs]

@@ -227,6 +227,9 @@ def changed(path: tuple[Any, ...], key: str, value: Any, kind: str) -> tuple[Spe
             tree["stages"][0]["exit"] = {"gate": "learned"}
         if key in ("start", "backprop"):
             tree["stages"][0]["inject"] = "add"
+        if key == "route":
+            tree["stages"][0]["step"] = ["feed_forward"]
+            tree["blocks"] = {"feed_forward": tree["blocks"]["feed_forward"]}
     if key == "step":
         after["blocks"] = {"sequence_attention": after["blocks"]["sequence_attention"]}
     return loads(json.dumps(before)), loads(json.dumps(after))

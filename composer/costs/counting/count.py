@@ -18,6 +18,7 @@ from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import largest
 from blocks.ir.numbers import total as sum_of
 from blocks.ir.operation import Operation
+from blocks.ir.some_tokens import plain
 from blocks.ir.walk import Place, graphs, operations
 from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Project
@@ -132,7 +133,7 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
     T * T pairs, as FLOP counters do that see no mask.
     """
     size = precision(spec)
-    rows = _rows(costed(graph), spec.model.context, full_mask)
+    rows = _rows(costed(graph, spec.model.context), spec.model.context, full_mask)
     blocks: dict[str, Share] = defaultdict(Share)
     for row in rows:
         _add(blocks[row.block or MODEL], row.share)
@@ -166,7 +167,7 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
 def trained_flops(graph: Graph, length: int) -> float:
     """Return forward and backward FLOPs per token on sequences of `length`, without recomputation."""
     found = 0.0
-    for body, place in graphs(costed(graph)):
+    for body, place in graphs(costed(graph, length)):
         at = CostContext(length, place.trips)
         each = (
             operation.flops(at) + (0 if place.frozen else operation.backward_flops(at))
@@ -276,8 +277,8 @@ def _shares(
     blocks = data.blocks
     shares = {block: Share() for block in blocks}
     parts = [1.0]
-    if isinstance(operation, Project):
-        parts = [prod(shape) / operation.width for shape in operation.outputs]
+    if isinstance(product := plain(operation), Project):
+        parts = [prod(shape) / product.width for shape in product.outputs]
     for block, part in zip(blocks, parts, strict=True):
         shares[block].forward += forward * part
         shares[block].backward += backward * part
@@ -297,7 +298,7 @@ def _caches(graph: Graph, context: int, compute: int) -> tuple[int, int]:
     """Return bytes per token of the KV cache, and of the depth slots that are alive at the same time."""
     sequence = sum(
         operation.sequence_cache(CostContext(context, place.trips)) * place.executions
-        for body, place in graphs(costed(graph))
+        for body, place in graphs(costed(graph, context))
         for _, operation, _ in operations(body)
     )
     return compute * sequence, compute * _alive(graph)

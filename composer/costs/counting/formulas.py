@@ -63,7 +63,7 @@ def formulas(tree: Mapping[str, Any]) -> Iterator[Formula]:
     leaves = map(trace.leaf, names(tree), split(tree)[1])
     spec = traced(spec, joined(tree, leaves))
     sizes = {name: trace.leaf(name, 4) for name in ("stream_bytes", "compute_bytes")}
-    for body, place in graphs(costed(compile_graph(spec))):
+    for body, place in graphs(costed(compile_graph(spec), spec.model.context)):
         at = CostContext(spec.model.context, place.trips, **sizes)  # type: ignore[arg-type]
         for node, operation, data in operations(body):
             if not isinstance(operation, Loop | Input):

@@ -84,7 +84,7 @@ class Body:
 
 def body_of(graph: Graph, batch: Batch) -> Body:
     """Return the model's graph, with the bodies of its loops, for the replay."""
-    graph = costed(graph)
+    graph = costed(graph, batch.length)
     found = kept(graph, Place(), batch.length, batch.size)
     return _body(graph, None, Place(), found, batch, _Shared())
 

@@ -10,6 +10,7 @@ from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import total
 from blocks.ir.operation import LoopIndex, Operation, Value
+from blocks.ir.some_tokens import plain
 from blocks.ir.steps import OneStep
 from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Project
@@ -235,5 +236,5 @@ def _ready(operation: Operation, data: Node, number: int, at: CostContext, size:
     if casts and compute < weight:
         # cast once for all products; gradients add up as they come, and are widened in the end
         return _Ready(compute, prepared=compute, late=weight - compute)
-    joined = kernel.prepared == 1 or (kernel.prepared and isinstance(operation, Project))
+    joined = kernel.prepared == 1 or (kernel.prepared and isinstance(plain(operation), Project))
     return _Ready(weight, prepared=weight if joined else 0)

@@ -37,7 +37,7 @@ class Marked(NamedTuple):
 
 def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_mask: bool = False) -> float:
     """Return the FLOPs per token of recomputed operations for sequences of `length`."""
-    graph = costed(graph)
+    graph = costed(graph, length)
     return _flops(graph, Place(), kept(graph, Place(), length, size), length, full_mask)
 
 
@@ -186,7 +186,7 @@ class _Prices:
     def products(self) -> dict[str, float]:
         """Return the FLOPs per token that recomputing each operation with matrix products would add."""
         found: dict[str, float] = {}
-        for body, place in graphs(costed(self.graph)):
+        for body, place in graphs(costed(self.graph, self.length)):
             at = CostContext(self.length, place.trips)
             for node, operation, _ in operations(body):
                 name = f"{_path(place)}{node}"
@@ -212,7 +212,7 @@ class _Prices:
     def _of(self, chosen: Places) -> tuple[float, float, dict[str, Kept]]:
         if chosen not in self._known:
             self._budget.spend(self.work)
-            marked = costed(mark_recompute(self.graph, chosen))
+            marked = costed(mark_recompute(self.graph, chosen), self.length)
             here = kept(marked, Place(), self.length, self.size)
             freed = self._unmarked - saved_per_token(marked, self.length, self.size)
             flops = _flops(marked, Place(), here, self.length, False)

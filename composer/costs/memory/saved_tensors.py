@@ -183,7 +183,7 @@ def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
 
 def saved_per_token(graph: Graph, length: int, size: Precision) -> float:
     """Return the bytes per token saved for the backward pass for sequences of `length`."""
-    graph = costed(graph)
+    graph = costed(graph, length)
     return _saved(graph, Place(), kept(graph, Place(), length, size), length, size)
 
 

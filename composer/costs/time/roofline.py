@@ -111,7 +111,7 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
     repeats = spec.train.accumulate if spec.train else 1
     rows: dict[str, TimeRow] = {}
     size = precision(spec, MIXED if device.bf16 > device.fp32 else FULL)
-    for body, place in graphs(costed(graph)):
+    for body, place in graphs(costed(graph, trained_length(spec))):
         at = place_at(place.trips, trained_length(spec), size)
         sizes = element_bytes(body, at)
         for node, operation, _ in operations(body):

@@ -17,6 +17,7 @@ from blocks.ir.graph import Graph, Loop, Segment
 from blocks.ir.operation import LoopIndex, Operation, Value
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
+from composer.graph.passes.some_tokens import chooses, counted_by_share
 
 
 class Unskippable(ValueError):
@@ -65,9 +66,13 @@ def bodies(loop: Loop) -> list[Graph]:
     return [by_layer[layer] for layer in range(loop.trips)]
 
 
-def costed(graph: Graph) -> Graph:
-    """Return the graph on which costs are counted: the training graph, `segmented`."""
-    return segmented(_trained(graph))
+def costed(graph: Graph, length: int = 1) -> Graph:
+    """Return the graph on which costs are counted: the training graph, `segmented`.
+
+    Operations on some of the tokens cost what they do in sequences of `length`.
+    """
+    made = segmented(_trained(graph))
+    return counted_by_share(made, length) if any(chooses(body) for body, _ in graphs(made)) else made
 
 
 def _trained(graph: Graph) -> Graph:
@@ -87,7 +92,7 @@ def _trained(graph: Graph) -> Graph:
 
 
 def segmented(graph: Graph) -> Graph:
-    """Return the graph with each loop that skips nodes at some steps split into a chain of plain loops.
+    """Return the graph with each loop that skips nodes or tokens split into a chain of plain loops.
 
     Steps at which nothing happens are left out. Graphs without such loops are returned as they are.
     """
@@ -127,8 +132,8 @@ def _splits(graph: Graph) -> bool:
 
 
 def _is_plain(loop: Loop) -> bool:
-    """Return whether all steps run the same nodes, and with gradients."""
-    return _is_uniform(loop.body) and not loop.without_gradients
+    """Return whether all steps run the same nodes, on as many tokens, and with gradients."""
+    return _is_uniform(loop.body) and not chooses(loop.body) and not loop.without_gradients
 
 
 def _skipped(loop: Loop) -> Iterator[frozenset[str]]:
@@ -179,9 +184,10 @@ def _without(body: Graph, skipped: frozenset[str], step: int) -> Graph:
 def _segments(name: str, loop: Loop) -> Iterator[tuple[Segment, list[int], list[int]]]:
     """Yield the segments of a loop, with the positions of inputs that each reads and changes."""
     parts = []
-    frozen = loop.without_gradients
-    kinds = ((skipped, step < frozen) for step, skipped in enumerate(_skipped(loop)))
-    for (skipped, is_frozen), group in groupby(enumerate(kinds), key=lambda each: each[1]):
+    frozen, apart = loop.without_gradients, chooses(loop.body)
+    # each step that chooses tokens has costs of its own
+    kinds = ((skipped, step < frozen, apart and step) for step, skipped in enumerate(_skipped(loop)))
+    for (skipped, is_frozen, _), group in groupby(enumerate(kinds), key=lambda each: each[1]):
         steps = [step for step, _ in group]
         first, after = steps[0], steps[-1] + 1
         body = _rebased(_without(loop.body, skipped, first), loop, first, after)

@@ -40,8 +40,10 @@ def wiring_problems(
     while left:
         stage, path = left.pop(0)
         if _readable(stage):
-            yield from _stage(stage, path, _site(model, stage, is_last=stage is last))
+            around = _site(model, stage, is_last=stage is last)
+            yield from _stage(stage, path, around)
             yield path, _running_apart(stage, blocks)
+            yield path, _needing_all_tokens(stage, blocks, around)
             if stage is last:
                 yield path, _beside_read_steps(stage, model.wiring().get(Loss.key))
         if isinstance(stage.step, tuple):
@@ -136,6 +138,17 @@ def _running_apart(stage: Stage, blocks: Mapping[str, BlockConfig]) -> Iterator[
                 place, got, expected = (before, other, at) if at is None else (i, at, other)
                 steps = f"{expected or 'all steps'}, as for what else uses {name} in this step"
                 yield Problem(f"step.{place}.at", steps, got)
+
+
+def _needing_all_tokens(stage: Stage, blocks: Mapping[str, BlockConfig], around: Site) -> Iterator[Problem]:
+    """Refuse an option that gives blocks some of the tokens where one of them needs whole sequences."""
+    option = next((each for each in around.wiring.values() if each.some_tokens), None)
+    entries = (entry for entry in stage.step if isinstance(entry, str | BlockUse | Parallel))
+    names = dict.fromkeys(name for entry in entries for name in used(entry) if name in blocks)
+    for name in names if option else ():
+        if option and (why := blocks[name].needs_all_tokens()):
+            expected = f"none beside {name}, which gets some of the tokens: {why}"
+            yield Problem(option.key, expected, option.plain(defaults=False))
 
 
 def _acting_on_stage(option: WiringConfig, around: WiringConfig | None) -> Iterator[Problem]:

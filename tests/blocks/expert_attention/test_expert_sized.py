@@ -82,11 +82,13 @@ def test_outputs_and_gradients_are_those_of_the_equations(capacity, scores, reno
     state = 0.3 * torch.arange(EXPERTS, dtype=torch.float64)
     if capacity is None:
         counted = torch.zeros(EXPERTS + 1, dtype=torch.float64)
-        y = sized_reference.choosing_tokens(*leaves, state, counted, 2, **options)
+        y = sized_reference.choosing_tokens(*leaves[:2], True, *leaves[2:], state, counted, 2, **options)
         expected = by_hand_choosing(*leaves, 2, scores, renormalize, act)
     else:
         counted = torch.zeros(EXPERTS)
-        y = sized_reference.with_capacity(*leaves, state, counted, 2, capacity, balance_loss=False, **options)
+        y = sized_reference.with_capacity(
+            *leaves[:2], True, *leaves[2:], state, counted, 2, capacity, balance_loss=False, **options
+        )
         expected = by_hand_with_capacity(*leaves, state, 2, capacity, scores, renormalize, act)
     weigh = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     close({"y": y}, {"y": expected}, 1e-12)

@@ -1,0 +1,138 @@
+"""Operations on some tokens of a sequence: how many they are, and what that costs. Torch-free.
+
+An operation that chooses tokens returns where they are. What reads that runs on the chosen tokens alone,
+and so does what reads its outputs, until an operation puts them back among all. Types do not tell the two
+apart; costs do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, ClassVar, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import LoopIndex, Operation
+from blocks.ir.tensor_type import Shape, TensorType
+
+
+def chosen_of(tokens: int, share: float) -> int:
+    """Return how many of the tokens of a sequence a share is, at least one."""
+    # a share that is no binary number must not take one more
+    count: int = ceil(tokens * share - 1e-6)
+    return count
+
+
+@dataclass(frozen=True)
+class ChoosesTokens(Operation):
+    """The base of operations that choose tokens: `keep` is the share of all at each step.
+
+    The last share holds for all further steps.
+    """
+
+    keep: tuple[float, ...]
+    index: LoopIndex
+
+    some: ClassVar[tuple[int, ...]] = (0,)
+    """The outputs that have the chosen tokens alone."""
+
+    def share(self, tokens: int) -> float:
+        """Return the share of a sequence of `tokens` that the step at the base of `index` runs on."""
+        return chosen_of(tokens, self.keep[min(self.index.base, len(self.keep) - 1)]) / tokens
+
+
+class PutsBack(Operation):
+    """The base of operations that read some of the tokens and return all."""
+
+
+@dataclass(frozen=True)
+class OnSome(Operation):
+    """An operation on some of the tokens, with its costs per token of all."""
+
+    inner: Operation
+    chooses: ChoosesTokens
+
+    def _at(self, at: CostContext) -> CostContext:
+        return replace(at, context=round(self.chooses.share(at.context) * at.context))
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Types are inferred before costs are asked."""
+        raise NotImplementedError
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return those of the operation."""
+        return self.inner.weight_shapes()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return those of the operation."""
+        return self.inner.arguments()
+
+    def passes(self, output: int) -> int | None:
+        """Return that of the operation."""
+        return self.inner.passes(output)
+
+    def describe(self) -> str:
+        """Return the operation's name."""
+        return self.inner.describe()
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
+        """Those of the operation."""
+        return self.inner.kernels
+
+    @property
+    def reads_weights(self) -> bool:  # type: ignore[override]
+        """That of the operation."""
+        return self.inner.reads_weights
+
+    @property
+    def shares_storage(self) -> bool:  # type: ignore[override]
+        """That of the operation."""
+        return self.inner.shares_storage
+
+    @property
+    def gradients(self) -> Literal["own", "joint", "passed", "none"]:  # type: ignore[override]
+        """That of the operation."""
+        return self.inner.gradients
+
+    def flops(self, at: CostContext) -> float:
+        """Return the share of them."""
+        return self.chooses.share(at.context) * self.inner.flops(self._at(at))
+
+    def backward_flops(self, at: CostContext) -> float:
+        """Return the share of them."""
+        return self.chooses.share(at.context) * self.inner.backward_flops(self._at(at))
+
+    def saved(self, at: CostContext) -> SavedTensors | None:
+        """Return the same values, and the share of what nothing else sees."""
+        saved = self.inner.saved(self._at(at))
+        return saved and saved._replace(extra=self.chooses.share(at.context) * saved.extra)
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Return the share of it."""
+        share = self.chooses.share(at.context)
+        return share * self.inner.traffic(self._at(at), given / share, made / share)
+
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
+        """Return that of the operation."""
+        return self.inner.works_in(at)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Return the share of it; `flow` is that of the values, which are counted per token of all."""
+        share = self.chooses.share(at.context)
+        needs = self.inner.scratch(self._at(at), IOBytes(*(each / share for each in flow)))
+        forward, backward, weights = (share * each for each in needs[:3])
+        return needs._replace(forward=forward, backward=backward, weights=weights)
+
+    def sequence_cache(self, at: CostContext) -> int:
+        """Return the share of it."""
+        share: Any = self.chooses.share(at.context)
+        found: int = share * self.inner.sequence_cache(self._at(at))
+        return found
+
+
+def plain(operation: Operation) -> Operation:
+    """Return the operation itself, whatever tokens it runs on."""
+    return operation.inner if isinstance(operation, OnSome) else operation

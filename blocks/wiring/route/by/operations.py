@@ -1,0 +1,122 @@
+"""The operations of routing tokens through steps. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import Operation, expect
+from blocks.ir.some_tokens import ChoosesTokens, PutsBack
+from blocks.ir.tensor_type import IDS, SCALAR, TRAINING, Shape, TensorType
+
+_REFERENCE = "blocks.wiring.route.by.reference"
+_FLAGS = TensorType((), "bool")
+PLACES = TensorType((), "int")
+"""Where chosen tokens are, counted through the rows of the batch."""
+
+
+@dataclass(frozen=True)
+class AllTokens(SavesNothing, Operation):
+    """Every token, as those among which the first step chooses: (tokens) -> flags."""
+
+    kernels = (Kernel("all_tokens", f"{_REFERENCE}:all_tokens", "a flag for each token"),)
+    gradients = "none"
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return a flag per token."""
+        expect(self, inputs, IDS)
+        return (_FLAGS,)
+
+
+@dataclass(frozen=True)
+class ChooseTokens(ChoosesTokens):
+    """Choose tokens for a step: (x, flags before, training) -> places, gates, flags, loss."""
+
+    width: int
+    steps: int
+    scale: float
+
+    some: ClassVar[tuple[int, ...]] = (0, 1)
+    kernels = (
+        Kernel(
+            "choose_tokens", f"{_REFERENCE}:choose_tokens", "the highest logits, in fp32", traceable=False
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the places and gates of the chosen tokens, a flag of each token, and the router's loss."""
+        expect(self, inputs, (self.width,), _FLAGS, TRAINING)
+        return (PLACES, TensorType((), "fp32"), _FLAGS, SCALAR)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return a router for each step."""
+        return ((self.steps, self.width),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the shares, the step and the scale of the gates."""
+        return {"keep": self.keep, "index": self.index, "scale": self.scale}
+
+    def flops(self, at: CostContext) -> float:
+        """One logit for every token."""
+        return 2 * self.width
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep x, the flags before, logits, what the loss compares them with, places and sigmoids."""
+        once = 4 * self.width if at.weight_bytes < 4 else 0
+        return SavedTensors((0, 1), (0,), 4 + 4 + 4 * self.share(at.context), once)
+
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
+        """Logits are in fp32."""
+        return "fp32"
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Numbers of each token; backward, the gradients of logits and x."""
+        numbers = 4 * 4
+        return WorkspaceBytes(flow.made + flow.copied + 8 + numbers, flow.given + numbers, flow.given)
+
+
+@dataclass(frozen=True)
+class PickTokens(Operation):
+    """Take the chosen tokens alone: (x, places) -> x."""
+
+    width: int
+
+    kernels = (Kernel("pick_tokens", f"{_REFERENCE}:pick_tokens", "rows side by side"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the input's type."""
+        expect(self, inputs, (self.width,), PLACES)
+        return (inputs[0],)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the places."""
+        return SavedTensors((1,))
+
+
+@dataclass(frozen=True)
+class PutBack(PutsBack):
+    """Add what a step returned, times its gates, to the chosen tokens: (x, places, gates, y) -> x."""
+
+    width: int
+
+    kernels = (Kernel("put_back", f"{_REFERENCE}:put_back", "rows added where they were taken from"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the type of all tokens."""
+        expect(self, inputs, (self.width,), PLACES, (), (self.width,))
+        return (inputs[0],)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep places, gates and what the step returned."""
+        return SavedTensors((1, 2, 3))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Weighted rows in fp32, and as they are added; backward, their gradients."""
+        weighted = 4 * self.width
+        narrow = at.stream_bytes * self.width if at.stream_bytes < 4 else 0
+        forward = flow.made + weighted + narrow
+        backward = 3 * weighted + narrow
+        return WorkspaceBytes(forward, backward, backward)

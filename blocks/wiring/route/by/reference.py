@@ -1,0 +1,75 @@
+"""Plain PyTorch for routing tokens through steps.
+
+x: [batch, sequence, width]; places of chosen tokens: [batch, chosen], counted through the rows of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocks.ir.some_tokens import chosen_of
+from blocks.primitives.reference import wide
+
+
+def all_tokens(tokens: Tensor) -> Tensor:
+    """Return a flag [batch, sequence] for each token, which is set."""
+    return torch.ones_like(tokens, dtype=torch.bool)
+
+
+def choose_tokens(
+    x: Tensor,
+    ran_before: Tensor,
+    training: bool,
+    router: Tensor,
+    keep: Sequence[float],
+    index: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Choose the tokens that run step `index`, in their order, among those that ran the one before.
+
+    ran_before: flags [batch, sequence]; router: [steps, width]. Outside of training tokens with positive
+    logits are chosen. Rows that have fewer of them than others are filled up by tokens
+    whose gate is 0, behind all that are chosen.
+
+    Returns places, gates [batch, chosen], the flags of the tokens that run, and the mean over `ran_before` of
+    the cross-entropy between them and the sigmoids of the logits.
+    """
+    # fp32 whatever the autocast dtype: a rounded logit can swap tokens
+    with torch.autocast(x.device.type, enabled=False):
+        logits = F.linear(wide(x), wide(router[index])[None]).squeeze(-1)
+    here, before = (keep[min(step, len(keep) - 1)] for step in (index, max(index - 1, 0)))
+    length = x.shape[1]
+    if training:
+        ranked = logits.detach().masked_fill(~ran_before, float("-inf"))
+        tokens = ranked.topk(chosen_of(length, here), -1).indices.sort(-1).values
+        runs = torch.zeros_like(ran_before).scatter(1, tokens, True)
+    else:
+        # where a step takes as many as the one before it takes all of them
+        everyone = here == 1 if index == 0 else here == before
+        runs = ran_before if everyone else ran_before & (logits > 0)
+        most = max(int(runs.sum(-1).max()), 1)
+        tokens = (~runs).long().argsort(dim=-1, stable=True)[:, :most]
+    places = tokens + torch.arange(0, x.shape[0] * length, length, device=x.device)[:, None]
+    gates = scale * logits.flatten().take(places).sigmoid()
+    if not training:
+        gates = gates * runs.gather(1, tokens)
+    compared = F.binary_cross_entropy_with_logits(logits, runs.to(logits.dtype), reduction="none")
+    loss = (compared * ran_before).sum() / ran_before.sum().clamp(min=1)
+    return places, gates, runs, loss
+
+
+def pick_tokens(x: Tensor, places: Tensor) -> Tensor:
+    """Return the tokens of x at the places: [batch, chosen, width]."""
+    return x.flatten(0, 1).index_select(0, places.flatten()).view(*places.shape, -1)
+
+
+def put_back(x: Tensor, places: Tensor, gates: Tensor, y: Tensor) -> Tensor:
+    """Add y [batch, chosen, width] times its gates to the tokens of x at the places."""
+    weighted = (y * gates.unsqueeze(-1)).to(x.dtype).flatten(0, 1)
+    # unlike index_add it keeps no rows for the backward pass
+    rows = places.flatten().unsqueeze(1).expand(-1, x.shape[-1])
+    return x.flatten(0, 1).scatter_add(0, rows, weighted).view(x.shape)

@@ -1,0 +1,60 @@
+"""Costs of what runs on some of the tokens only: as much less as these are fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from blocks.ir.graph import Graph, Loop, Node
+from blocks.ir.operation import Value
+from blocks.ir.some_tokens import ChoosesTokens, OnSome, PutsBack
+from blocks.ir.tensor_type import TensorType
+from blocks.ir.walk import operations
+
+
+def chooses(graph: Graph) -> bool:
+    """Return whether an operation of a graph, loops in it left out, chooses tokens."""
+    return any(isinstance(operation, ChoosesTokens) for _, operation, _ in operations(graph))
+
+
+def values_of_some(graph: Graph) -> dict[Value, ChoosesTokens]:
+    """Map the values of a graph, loops in it left out, that have some of the tokens to what chooses these."""
+    some: dict[Value, ChoosesTokens] = {}
+    for name, operation, node in operations(graph):
+        if isinstance(operation, ChoosesTokens):
+            some |= {Value(name, output): operation for output in operation.some}
+        elif (found := _chooser(node, some)) and not isinstance(operation, PutsBack):
+            tokens = (n for n, type in enumerate(node.types) if type.kind == "token")
+            some |= {Value(name, output): found for output in tokens}
+    return some
+
+
+def counted_by_share(graph: Graph, length: int) -> Graph:
+    """Return a graph, loops in it included, that costs what it does on sequences of `length`.
+
+    Operations on some of the tokens are wrapped, and sizes of their values are per token of all.
+    """
+    some = values_of_some(graph)
+    made = graph.empty()
+    for name, operation, node in operations(graph):
+        if isinstance(operation, Loop):
+            operation = replace(operation, body=counted_by_share(operation.body, length))
+        elif (found := _chooser(node, some)) and not isinstance(operation, ChoosesTokens):
+            operation = OnSome(operation, found)
+        types = tuple(
+            _of_all(type, some[value].share(length)) if (value := Value(name, output)) in some else type
+            for output, type in enumerate(node.types)
+        )
+        made.put(name, replace(node, op=operation, types=types))
+    return made
+
+
+def _chooser(node: Node, some: Mapping[Value, ChoosesTokens]) -> ChoosesTokens | None:
+    """Return what chooses the tokens that a node runs on; None where it runs on all."""
+    return next((some[value] for value in node.inputs if value in some), None)
+
+
+def _of_all(type: TensorType, share: Any) -> TensorType:
+    """Return a type whose size per token of all is a share of what it is per token of some."""
+    return replace(type, shape=(share, *type.shape))
