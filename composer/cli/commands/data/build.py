@@ -142,9 +142,8 @@ def build(
         eval_fraction=fraction,
         dedupe=dedupe,
     )
-    count = (
-        workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = workers or usable or 1
     with _shown() as report:
         manifest = build(Sources(sources, named, glob), Path(out), options, count, force, report)
     print_report(manifest)
