@@ -169,7 +169,7 @@ def test_workers_and_interruptions_change_nothing(tmp_path, monkeypatch):
     assert again.fingerprint() == whole.fingerprint()
 
 
-def test_a_killed_build_goes_on_and_leaves_no_worker(tmp_path):
+def test_a_killed_build_goes_on(tmp_path):
     source = write(
         tmp_path / "rows.jsonl",
         "".join(json.dumps({"text": f"{i} word " * 300}) + "\n" for i in range(12_000)),
