@@ -226,20 +226,20 @@ class Body:
         index = loop.index
         around = [outer for _, outer in self.place.loops]
         given = ", ".join([*states, *inputs[body.carried :], *around, index])
+        latest = [fresh(f"{each}_now", self._locals) for each in lists]
+        made = ", ".join([*states, *latest])
+        first = loop.without_gradients
+        if first:
+            yield f"with torch.no_grad():  # gradients go through the last {loop.last} steps"
+            yield f"{_INDENT}for {index} in range({first}):"
+            yield f"{_INDENT * 2}{made} = {held}({given})"
+            yield "torch.clear_autocast_cache()"
         if loop.tied:
-            yield f"for {index} in range({loop.trips}):"
+            yield f"for {index} in range({f'{first}, ' if first else ''}{loop.trips}):"
         else:
             yield f"for {index}, layer in enumerate({held}):"
             held = "layer"
-        latest = [fresh(f"{each}_now", self._locals) for each in lists]
-        call = f"{', '.join([*states, *latest])} = {held}({given})"
-        if loop.without_gradients:
-            yield f"{_INDENT}# gradients go through the last {loop.last} steps only"
-            on = f"torch.is_grad_enabled() and {index} >= {loop.without_gradients}"
-            yield f"{_INDENT}with torch.set_grad_enabled({on}):"
-            yield f"{_INDENT}{_INDENT}{call}"
-        else:
-            yield f"{_INDENT}{call}"
+        yield f"{_INDENT}{made} = {held}({given})"
         for each, now in zip(lists, latest, strict=True):
             yield f"{_INDENT}{each}.append({now})"
 

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from cases import DEPTH, SEQ, tree
+from hypothesis import example, given
 from models import close, compiled, gradients, probe, shipped, shortened, tokens_for
 from samples import samples
-from strategies import specs
+from strategies import make, specs
 
 import composer
 from composer.export.pytorch import export, write
 
 FAMILY = Path(__file__).parents[2] / "specs" / "family"
+TRUNCATED = tree(
+    {"s": SEQ, "d": DEPTH},
+    {"recur": 4, "step": ["s", "d"], "inject": "add", "backprop": {"last": 2}, "halt": {"act": 0.1}},
+)
 ALONE = """
 import importlib.util, sys
 from pathlib import Path
@@ -81,6 +86,7 @@ def test_a_process_without_composer_runs_trains_and_generates_every_spec(tmp_pat
 
 @samples(32)
 @given(specs(room=6))
+@example(make(TRUNCATED))
 def test_generated_specs_have_the_same_outputs_and_gradients(spec):
     model = compiled(spec, "reference").double().eval()
     made = export(model)

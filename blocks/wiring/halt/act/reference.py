@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_STAYS, _HALTS = 1, 2
+_STAYS = 1
+_HALTS = 2
 
 
 def halt_start(x: Tensor) -> tuple[Tensor, Tensor]:
