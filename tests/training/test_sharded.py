@@ -25,6 +25,11 @@ STAGES = (
 # the gradient's norm is above this from the first step on; sizes that do not halve
 HARD = (STAGES, "train.clip=0.01", "train.accumulate=2", "model.vocab=17", "blocks.expert.experts=3")
 AGAIN = ("caps={train_memory: {soft: 1}}", "train.precision=bf16-mixed", "model.tie_embeddings=false")
+FEW = (
+    "stages=[{recur: 3, step: [seq, depth, expert], inject: concat, backprop: {last: 1}, halt: {act: 0.1}}]",
+    "train.accumulate=2",
+    "train.precision=bf16-mixed",
+)
 
 
 def kept(result):
@@ -56,7 +61,7 @@ def shards(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("settings", [(), HARD, AGAIN], ids=["tiny", "hard", "again"])
+@pytest.mark.parametrize("settings", [(), HARD, AGAIN, FEW], ids=["tiny", "hard", "again", "few"])
 def test_one_process_trains_as_without_shards_and_leaves_the_same(settings, tmp_path):
     plain, parts = (
         run_training(spec(TEN, f"train.strategy={each}", *settings), tmp_path / each)
