@@ -12,7 +12,7 @@ from shapes import TEXT, outside
 from strategies import make, trees
 
 from composer.costs.counting.plan import count
-from composer.costs.matching.arms import arms, derived
+from composer.costs.matching.arms import arms, derived, left_out, matched
 from composer.costs.matching.match import match
 from composer.costs.matching.residuals import csv, markdown, notes, table, told
 from composer.costs.matching.suggest import experts_needed, suggestions
@@ -214,11 +214,13 @@ def test_whatever_base_and_target_a_match_is_within_all_bounds_and_budgets(one, 
 
 def test_an_arm_does_without_exits_that_it_cannot_have_and_says_so():
     spec = load("specs/family/ouro.yaml")
-    found = {name: (about, arm) for name, about, arm in derived(spec)}
-    assert found["dr"][1].stages[-1].exit.name == "gate"
-    about, untied = found["untied"]
-    assert about.endswith("without depth attention, without exit and loss")
-    assert (untied.stages[-1].exit.name, untied.model.loss.name) == ("none", "last")
-    assert found["prelude-core-coda"][1].model.loss.name == "last"
+    found = {name: arm for name, _, arm in derived(spec)}
+    assert found["dr"].stages[-1].exit.name == "gate"
+    assert (found["untied"].stages[-1].exit.name, found["untied"].model.loss.name) == ("none", "last")
+    assert found["prelude-core-coda"].model.loss.name == "last"
+    assert left_out(spec, found["dr"]) == []
+    few = [matched(name, "", found[name], spec, [], None) for name in ("dr", "untied")]
+    assert "untied: without exit and loss of ouro." in notes(spec, few)
     truncated = load("specs/looped.yaml", ["stages.1.backprop.last=2"])
-    assert "without backprop" in {name: about for name, about, _ in derived(truncated)}["untied"]
+    untied = {name: arm for name, _, arm in derived(truncated)}["untied"]
+    assert left_out(truncated, untied) == ["backprop"]

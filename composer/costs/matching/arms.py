@@ -18,7 +18,7 @@ from composer.costs.matching.match import Match, match
 from composer.language.description.show import document
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import BlockUse, Spec
-from composer.language.schema.steps import path_of, trained_steps
+from composer.language.schema.steps import all_stages, path_of, trained_steps
 from composer.measures.registry import MAIN
 from composer.settings.errors import SpecError
 
@@ -92,7 +92,7 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
     - `..-dense`: each of these with one feed-forward layer in place of experts, as wide as those active.
 
     An arm does without the options about recurrence that it cannot have, such as exits in layers, and without
-    a loss that needs them; what it is says so.
+    a loss that needs them (`left_out`).
 
     Raises:
         SpecError: the spec has no recurrent stage of two steps or more, or trains with other numbers of steps
@@ -123,8 +123,21 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
         dense = {name: (f"{about}, dense", _dense(arm)) for name, (about, arm) in found.items()}
         found |= {f"{name}-dense": arm for name, arm in dense.items()}
     for name, (about, arm) in found.items():
-        own, dropped = _possible({**arm, "name": f"{spec.name[:70]}-{name}"})
-        yield name, f"{about}, without {' and '.join(dropped)}" if dropped else about, own
+        yield name, about, _possible({**arm, "name": f"{spec.name[:70]}-{name}"})
+
+
+def left_out(spec: Spec, arm: Spec) -> list[str]:
+    """Return the keys, of options about recurrence and the loss, that a spec has and an arm of it has not."""
+    return sorted(_optional_keys(spec) - _optional_keys(arm))
+
+
+def _optional_keys(spec: Spec) -> set[str]:
+    given = {key for stage in all_stages(spec.stages).values() for key in stage.changed_options()}
+    return (given | {*spec.model.changed_options()}) & _droppable()
+
+
+def _droppable() -> set[str]:
+    return {Loss.key, *(option.key for option in all_wiring() if option.recurrent)}
 
 
 def _is_spec(tree: Tree) -> bool:
@@ -135,17 +148,16 @@ def _is_spec(tree: Tree) -> bool:
     return True
 
 
-def _possible(tree: Tree) -> tuple[Spec, list[str]]:
-    """Return the spec of an arm without the options about recurrence that it cannot have, and their keys.
+def _possible(tree: Tree) -> Spec:
+    """Return the spec of an arm without the options about recurrence that it cannot have.
 
     Raises:
         SpecError: something else is wrong with it.
     """
-    optional = {Loss.key, *(option.key for option in all_wiring() if option.recurrent)}
-    dropped: dict[str, None] = {}
+    optional = _droppable()
     while True:
         try:
-            return made(tree), sorted(dropped)
+            return made(tree)
         except SpecError as error:
             paths = [fault.path.split(".") for fault in error.faults]
             keys = [next((key for key in path if key in optional), "") for path in paths]
@@ -156,7 +168,7 @@ def _possible(tree: Tree) -> tuple[Spec, list[str]]:
                 left = _without(left, path[: path.index(key) + 1])
             if left == tree:
                 raise
-            tree, dropped = left, dropped | dict.fromkeys(keys)
+            tree = left
 
 
 def _without(tree: Any, path: Sequence[str]) -> Any:

@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import Any
 
 from composer.costs.base.units import amount
-from composer.costs.matching.arms import Arm
+from composer.costs.matching.arms import Arm, left_out
 from composer.costs.matching.match import Match
 from composer.costs.matching.suggest import experts_needed
 from composer.language.schema.spec import Spec
@@ -74,8 +74,13 @@ def told(arms: Sequence[Arm]) -> list[str]:
 
 
 def notes(spec: Spec, arms: Sequence[Arm]) -> list[str]:
-    """Return why arms are not matched, one paragraph for each."""
-    found = [_missed(spec, arm) for arm in arms if not arm.usable]
+    """Return what arms do without and why arms are not matched, one paragraph for each."""
+    lacking: dict[str, list[str]] = {}
+    for arm in arms:
+        if keys := " and ".join(left_out(spec, arm.match.spec)):
+            lacking.setdefault(keys, []).append(arm.name)
+    found = [f"{', '.join(names)}: without {keys} of {spec.name}." for keys, names in lacking.items()]
+    found += [_missed(spec, arm) for arm in arms if not arm.usable]
     if dense := [arm.name for arm in arms if arm.usable and not arm.match.holds]:
         found.append(f"{', '.join(dense)}: {_DENSE}")
     for text in dict.fromkeys(text for arm in arms for text in arm.match.widened):
