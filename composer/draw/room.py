@@ -70,6 +70,8 @@ def head_words(view: StageView) -> str:
     # what stands at the beginning or end of a step has words of its own
     shown = {joint.added.option.key for joint in (*view.step.before, *view.step.after)}
     steps = stage.recur.changed_options() if isinstance(stage.recur, Recur) else {}
+    # the number of steps says their range in training
+    steps.pop("train", None)
     changed = (steps | stage.changed_options()).items()
     # words say the main field of an option, not the others
     options = (
