@@ -7,7 +7,7 @@ import json
 import random
 import sys
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import composer
@@ -248,6 +248,17 @@ def _is_drawn(path):
     return path[:1] != ("search",) and "recur" not in path[:-2]
 
 
+def validated(kind, plain):
+    """Return a config; it takes tuples where a file has lists."""
+    return kind.model_validate(tuples(plain))
+
+
+def tuples(plain):
+    if isinstance(plain, dict):
+        return {key: tuples(value) for key, value in plain.items()}
+    return tuple(map(tuples, plain)) if isinstance(plain, list) else plain
+
+
 class _AllDrawn(Exception):
     """Every config has been drawn with its new field at another value."""
 
@@ -260,7 +271,7 @@ def draw(wanted):
 
     found = set()
     # alone they are cheaper to draw than in whole specs
-    blocks = block(16).map(lambda plain: block_types()[plain["type"]].model_validate(plain))
+    blocks = block(16).map(lambda plain: validated(block_types()[plain["type"]], plain))
     others = {
         Caps: CAPS,
         Model: config(Model),
@@ -273,7 +284,7 @@ def draw(wanted):
         blocks,
         blocks,
         specs(trained=True),
-        *(each.map(kind.model_validate) for kind, each in others.items()),
+        *(each.map(partial(validated, kind)) for kind, each in others.items()),
     )
 
     @seed(0)
