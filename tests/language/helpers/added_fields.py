@@ -6,8 +6,8 @@ import inspect
 import json
 import random
 import sys
-from contextlib import suppress
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import composer
@@ -219,7 +219,8 @@ def _spec_sees(name, path, tree, other, before):
         if name in ("BlockUse", "Parallel"):
             one, two = one.step[0], two.step[0]
         found["alignment"] = _entry_cost(one, two, names) > _entry_cost(one, one, names)
-        if name not in ("BlockUse", "Parallel"):
+        # of a distribution of steps it has the range alone
+        if name not in ("BlockUse", "Parallel") and "recur" not in path[:-1]:
             found["picture"] = "probe" in svg(picture(b))
     if path[:1] in (("model",), ("blocks",), ("stages",), ("train",)):
         found["search moves"] = _moves(tree, path, b)
@@ -259,14 +260,9 @@ def tuples(plain):
     return tuple(map(tuples, plain)) if isinstance(plain, list) else plain
 
 
-class _AllDrawn(Exception):
-    """Every config has been drawn with its new field at another value."""
-
-
 def draw(wanted):
     """Draw specs until each config has been drawn with its new field at another value, or for a while."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
-    from hypothesis import strategies as st
     from strategies import CAPS, block, config, specs, stage, train
 
     found = set()
@@ -274,35 +270,36 @@ def draw(wanted):
     blocks = block(16).map(lambda plain: validated(block_types()[plain["type"]], plain))
     others = {
         Caps: CAPS,
+        Train: train(32),
         Model: config(Model),
         Recur: config(Recur),
         Stage: stage(("b",), 1, 4),
-        Train: train(32),
     }
-    parts = st.one_of(
+    parts = [
         blocks,
-        blocks,
-        blocks,
-        specs(trained=True),
         *(each.map(partial(validated, kind)) for kind, each in others.items()),
-    )
+        specs(trained=True),
+    ]
 
-    @seed(0)
-    @settings(
-        max_examples=3000,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=[*HealthCheck],
-    )
-    @given(parts)
-    def collect(drawn):
-        found.update(type(each).__name__ for each, _ in places(drawn) if each.probe == "other")
-        if found >= wanted:
-            raise _AllDrawn
+    def collect(part, number):
+        @seed(number)
+        @settings(
+            max_examples=100,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=[*HealthCheck],
+        )
+        @given(part)
+        def drawing(drawn):
+            found.update(type(each).__name__ for each, _ in places(drawn) if each.probe == "other")
 
-    with suppress(_AllDrawn):
-        collect()
+        drawing()
+
+    # one part after the other, since hypothesis prefers some of several
+    for number, part in product(range(80), parts):
+        if not found >= wanted:
+            collect(part, number)
     return found
 
 
