@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from blocks.base.config import Config
 from blocks.find import block_types, wiring_options
+from blocks.sequence_attention.config import RopeScaling, Yarn
 from composer.data.find import data_tasks
 from composer.graph.other_steps import training_graphs
 from composer.language.load import loads
@@ -84,19 +85,27 @@ def option(wiring):
     return st.sampled_from(values[:1] + values)
 
 
+SCALINGS = ("linear", "ntk", "yarn")
+
+
+def scaled_by(way):
+    """Draw a scaling of rotations in one way."""
+    yarn = config(Yarn, {"beta_fast": st.integers(9, 32)})
+    drawn = config(RopeScaling, {"yarn": yarn}, without=[other for other in SCALINGS if other != way])
+    return drawn.filter(lambda plain: way in plain)
+
+
 @st.composite
 def attention(draw, kind, width):
     """Draw an attention block, whose sizes divide each other and the width."""
     sizes = ("heads", "kv_heads", "head_dim")
-    given = {"rope_base": st.sampled_from([500.0, 1e6, 123456.1, 123456.4])}
+    given = {
+        "rope_base": st.sampled_from([500.0, 1e6, 123456.1, 123456.4]),
+        "rope_scaling": st.sampled_from(SCALINGS).flatmap(scaled_by),
+    }
     found = draw(config(kind, given, without=(*sizes, "kv_from")))
     if not found.get("rope", True):
         found = {name: each for name, each in found.items() if not name.startswith("rope_")}
-    if ways := [way for way in ("linear", "ntk", "yarn") if way in found.get("rope_scaling", {})]:
-        kept = draw(st.sampled_from(ways))
-        found["rope_scaling"] = {
-            key: each for key, each in found["rope_scaling"].items() if key == kept or key not in ways
-        }
     rotates = found.get("rope", found.get("rotary", True))
     heads = draw(st.sampled_from([n for n in (1, 2, 3, 4) if n <= width]))
     found["heads"] = heads
@@ -174,20 +183,21 @@ def stage(draw, names, levels, room):
     return {draw(st.sampled_from(["recur", "stack"])): trips, **found}
 
 
-@cache
-def train(context):
-    """Draw a `train` section with sequences of the context."""
-    length = st.just(context)
+def task(kind, context):
+    """Draw a task with sequences of the context."""
     # low enough for sequences of this length, and high enough for what each task asks
     bounds = {"symbols": (3, 5), "hops": (1, 4), "modulus": (11, 13), "operators": (1, 4), "digits": (1, 4)}
     bounds |= {"nodes": (5, 8), "steps": (2, 4), "pairs": (1, 4), "keys": (16, 20), "values": (16, 20)}
-    sizes = {"length": length} | {name: st.integers(*bound) for name, bound in bounds.items()}
+    sizes = {name: st.integers(*bound) for name, bound in bounds.items()}
     sizes["eval_sets"] = st.sampled_from([["eval"], ["eval", "test"]])
-    tasks = [
-        config(kind, sizes).map(lambda data: data | {"length": context}) for kind in data_tasks().values()
-    ]
+    return config(kind, sizes | {"length": st.just(context)}).map(lambda data: data | {"length": context})
+
+
+@cache
+def train(context):
+    """Draw a `train` section with sequences of the context."""
     given = {
-        "data": st.one_of(tasks),
+        "data": st.one_of(task(kind, context) for kind in data_tasks().values()),
         "tokens": st.integers(1, 10**9),
         "batch_tokens": st.integers(64, 4096),
         "accumulate": st.just(1),

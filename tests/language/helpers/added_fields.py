@@ -7,7 +7,6 @@ import json
 import random
 import sys
 from functools import cache, partial
-from itertools import product
 from pathlib import Path
 
 import composer
@@ -263,7 +262,7 @@ def tuples(plain):
 def draw(wanted):
     """Draw specs until each config has been drawn with its new field at another value, or for a while."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
-    from strategies import CAPS, block, config, specs, stage, train
+    from strategies import CAPS, block, config, specs, stage, task, train
 
     found = set()
     # alone they are cheaper to draw than in whole specs
@@ -274,12 +273,9 @@ def draw(wanted):
         Model: config(Model),
         Recur: config(Recur),
         Stage: stage(("b",), 1, 4),
+        **{kind: task(kind, 32) for kind in data_tasks().values()},
     }
-    parts = [
-        blocks,
-        *(each.map(partial(validated, kind)) for kind, each in others.items()),
-        specs(trained=True),
-    ]
+    parts = [blocks, *(each.map(partial(validated, kind)) for kind, each in others.items())]
 
     def collect(part, number):
         @seed(number)
@@ -296,10 +292,11 @@ def draw(wanted):
 
         drawing()
 
-    # one part after the other, since hypothesis prefers some of several
-    for number, part in product(range(80), parts):
-        if not found >= wanted:
-            collect(part, number)
+    # one part after the other, since hypothesis prefers some of several; whole specs take longest
+    for number in range(100):
+        for part in [*parts, specs(trained=True)] if number < 5 else parts:
+            if not found >= wanted:
+                collect(part, number)
     return found
 
 
