@@ -1,6 +1,7 @@
 """Finds commands: every file below `composer.cli.commands`, and entry points of `composer.commands`.
 
-A folder with a `HELP` is a group of commands: `data/build.py` is `composer data build`.
+A folder with a `HELP` is a group of commands: `data/build.py` is `composer data build`. An underscore of a
+file is a hyphen of its command: `lm_eval.py` is `composer lm-eval`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _modules(package: ModuleType) -> dict[str, str]:
     for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         inner = importlib.import_module(info.name) if info.ispkg else None
         if inner is None or hasattr(inner, "HELP"):
-            found[info.name.rpartition(".")[2]] = info.name
+            found[info.name.rpartition(".")[2].replace("_", "-")] = info.name
         else:
             found |= _modules(inner)
     return found
@@ -80,7 +81,7 @@ def _modules(package: ModuleType) -> dict[str, str]:
 def _ours(name: str, path: str) -> Command:
     module = importlib.import_module(path)
     if not hasattr(module, "HELP"):
-        return _declared(name, getattr(module, name))
+        return _declared(name, getattr(module, path.rpartition(".")[2]))
     commands = tuple(_ours(each, inner) for each, inner in _modules(module).items())
     return Command(name, None, module.PANEL, "", module.HELP, commands)
 

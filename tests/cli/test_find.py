@@ -48,7 +48,7 @@ def test_every_file_is_a_command_with_a_panel_and_an_example() -> None:
     groups = {
         path.parent for path in folder.glob("*/__init__.py") if "HELP" in path.read_text(encoding="utf-8")
     }
-    alone = {path.stem for path in folder.rglob("[a-z]*.py") if path.parent not in groups}
+    alone = {path.stem.replace("_", "-") for path in folder.rglob("[a-z]*.py") if path.parent not in groups}
     found = find_commands([])
     assert {each.name for each in found} == {*alone, *(path.name for path in groups), "report", "search"}
     assert {each.panel for each in found} == set(PANELS)

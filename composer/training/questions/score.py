@@ -44,7 +44,7 @@ class Quality:
     steps: dict[str, int]
 
 
-class _Text(NamedTuple):
+class Text(NamedTuple):
     """Tokens, of which those from `start` on are scored, and the bytes that they stand for."""
 
     tokens: list[int]
@@ -53,7 +53,7 @@ class _Text(NamedTuple):
     shortened: bool
 
 
-class _Scored(NamedTuple):
+class ScoredText(NamedTuple):
     """What one text got: its loss in nats, how many tokens it has, and how many of them were likeliest."""
 
     loss: float
@@ -80,7 +80,7 @@ def score_questions(
         TrainingError: the questions do not go with the kind, a target or choice is longer than
             `model.context`, the pattern is none, or the steps do not fit the model.
     """
-    numbers = _numbers(model, steps)
+    numbers = set_steps(model, steps)
     model.set_steps(numbers)
     try:
         match kind:
@@ -96,7 +96,8 @@ def score_questions(
     return Quality(scores, len(questions), shortened, flops, numbers)
 
 
-def _numbers(model: ComposedModel, steps: Steps | None) -> dict[str, int]:
+def set_steps(model: ComposedModel, steps: Steps | None) -> dict[str, int]:
+    """Have a model run other numbers of steps, and return them by place."""
     try:
         named = {recurrent_place(model.spec): steps} if isinstance(steps, int) else dict(steps or {})
         model.set_steps(named)
@@ -111,12 +112,12 @@ def _choose(model: ComposedModel, questions: Sequence[Question]) -> tuple[dict[s
             f"--as multiple-choice: expected questions with choices, got {plain.prompt[:60]!r} without"
         )
     codec, context = codec_of(model), model.spec.model.context
-    texts = [_text(codec, each.prompt, choice, context) for each in questions for choice in each.choices]
-    scored = iter(zip(texts, _scored(model, texts), strict=True))
+    texts = [text_of(codec, each.prompt, choice, context) for each in questions for choice in each.choices]
+    found = iter(zip(texts, scored(model, texts), strict=True))
     right = right_by_bytes = chance = nats = size = 0.0
     for question in questions:
         number = question.choices.index(question.target)
-        rows = [next(scored) for _ in question.choices]
+        rows = [next(found) for _ in question.choices]
         losses = [row.loss for _, row in rows]
         by_bytes = [row.loss / text.bytes for text, row in rows]
         right += losses.index(min(losses)) == number
@@ -134,7 +135,7 @@ def _choose(model: ComposedModel, questions: Sequence[Question]) -> tuple[dict[s
     return scores, sum(_short(questions, texts))
 
 
-def _short(questions: Sequence[Question], texts: Sequence[_Text]) -> list[bool]:
+def _short(questions: Sequence[Question], texts: Sequence[Text]) -> list[bool]:
     """Return of each question whether its prompt was shortened for one of its choices."""
     left = iter(texts)
     choices = ([next(left) for _ in question.choices] for question in questions)
@@ -144,7 +145,7 @@ def _short(questions: Sequence[Question], texts: Sequence[_Text]) -> list[bool]:
 def _losses(model: ComposedModel, questions: Sequence[Question]) -> tuple[dict[str, float], int]:
     codec, context = codec_of(model), model.spec.model.context
     texts = [text for each in questions for text in _pieces(codec, each.prompt, each.target, context)]
-    found = _scored(model, texts)
+    found = scored(model, texts)
     nats, tokens = sum(row.loss for row in found), sum(row.tokens for row in found)
     scores = {
         "loss": nats / tokens,
@@ -169,11 +170,9 @@ def _generate(
     right = answered = short = 0
     new = new_tokens or min(NEW, max(1, context // 4))
     how = Continued(new, temperature=0.0, stop=("\n\n", "Question:"))
-    room = max(1, context - new)
     for each in questions:
-        tokens = codec.encode(each.prompt)
-        short += len(tokens) > room
-        prompt = codec.decode(tokens[-room:]).lstrip("\ufffd") if len(tokens) > room else each.prompt
+        prompt, shortened = fitting(codec, each.prompt, max(1, context - new))
+        short += shortened
         text = "".join(how.pieces(model, prompt))
         matches = [*finds.finditer(text)]
         if matches:
@@ -184,10 +183,18 @@ def _generate(
     return {"exact_match": right / count, "answered": answered / count}, short
 
 
-def _text(codec: Codec, prompt: str, target: str, context: int) -> _Text:
+def fitting(codec: Codec, prompt: str, room: int) -> tuple[str, bool]:
+    """Return a prompt of at most `room` tokens, and whether it lost its beginning for that."""
+    tokens = codec.encode(prompt)
+    if len(tokens) <= room:
+        return prompt, False
+    return codec.decode(tokens[-room:]).lstrip("\ufffd"), True
+
+
+def text_of(codec: Codec, prompt: str, target: str, context: int) -> Text:
     """Return a prompt and its target, the prompt shortened at its beginning to fit the context."""
     wanted = codec.encode(target)
-    before = codec.encode(prompt) or _begin(codec, target)
+    before = codec.encode(prompt) or begin(codec, target)
     if not wanted or len(wanted) > context:
         raise TrainingError(
             f"expected targets and choices of 1 to {context} tokens (model.context), got {len(wanted):,}: "
@@ -196,32 +203,32 @@ def _text(codec: Codec, prompt: str, target: str, context: int) -> _Text:
     # the last token of the target is only to be predicted
     room = context + 1 - len(wanted)
     kept = before[-room:]
-    return _Text(kept + wanted, len(kept), len(target.encode()), len(kept) < len(before))
+    return Text(kept + wanted, len(kept), len(target.encode()), len(kept) < len(before))
 
 
-def _pieces(codec: Codec, prompt: str, target: str, context: int) -> list[_Text]:
+def _pieces(codec: Codec, prompt: str, target: str, context: int) -> list[Text]:
     """Return a prompt and its target; a longer target in windows of the context, each token scored once."""
     wanted = codec.encode(target)
     if prompt and len(wanted) <= context:
-        return [_text(codec, prompt, target, context)]
-    before = codec.encode(prompt) or _begin(codec, target)
+        return [text_of(codec, prompt, target, context)]
+    before = codec.encode(prompt) or begin(codec, target)
     tokens, shortened = [*before[-1:], *wanted], len(before) > 1
     starts = range(0, len(wanted), context)
-    found = [_Text(tokens[first : first + context + 1], 1, 0, False) for first in starts]
+    found = [Text(tokens[first : first + context + 1], 1, 0, False) for first in starts]
     return [found[0]._replace(bytes=len(target.encode()), shortened=shortened), *found[1:]]
 
 
-def _begin(codec: Codec, text: str) -> list[int]:
+def begin(codec: Codec, text: str) -> list[int]:
     """Return the token that a document begins after; where a task has none, nothing can come before."""
     if codec.end is None:
         raise TrainingError(f"expected a prompt before {text[:60]!r}, since the task has no end of documents")
     return [codec.end]
 
 
-def _scored(model: ComposedModel, texts: Sequence[_Text]) -> list[_Scored]:
+def scored(model: ComposedModel, texts: Sequence[Text]) -> list[ScoredText]:
     """Score texts in batches of similar length, and return the results in their own order."""
     order = sorted(range(len(texts)), key=lambda number: -len(texts[number].tokens))
-    found: dict[int, _Scored] = {}
+    found: dict[int, ScoredText] = {}
     while order:
         size = max(1, _TOKENS // len(texts[order[0]].tokens))
         batch, order = order[:size], order[size:]
@@ -231,7 +238,7 @@ def _scored(model: ComposedModel, texts: Sequence[_Text]) -> list[_Scored]:
 
 
 @torch.no_grad()
-def _batch(model: ComposedModel, texts: Sequence[_Text]) -> list[_Scored]:
+def _batch(model: ComposedModel, texts: Sequence[Text]) -> list[ScoredText]:
     longest = max(len(text.tokens) for text in texts)
     rows = torch.zeros(len(texts), longest, dtype=torch.int64)  # padding comes last, where nothing reads it
     wanted = torch.zeros(len(texts), longest - 1, dtype=torch.bool)
@@ -246,4 +253,4 @@ def _batch(model: ComposedModel, texts: Sequence[_Text]) -> list[_Scored]:
     likeliest = ((logits.argmax(-1) == rows[:, 1:]) & wanted).sum(1)
     counts = wanted.sum(1)
     found = zip(losses.tolist(), counts.tolist(), likeliest.tolist(), strict=True)
-    return [_Scored(*each) for each in found]
+    return [ScoredText(*each) for each in found]
