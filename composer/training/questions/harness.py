@@ -140,16 +140,22 @@ def run_tasks(
     many questions are asked.
 
     Raises:
-        TrainingError: a task is unknown, the run cannot be read, or it does not go with a task.
+        TrainingError: a task is unknown or its data cannot be read, the run cannot be read, or it does not go
+            with a task.
     """
+    if include is not None and not Path(include).is_dir():
+        raise TrainingError(f"--include-path: folder not found: {include}")
     manager = TaskManager(include_path=include)
     if unknown := [task for task in tasks if task not in manager.all_tasks]:
         more = "" if include else "; --include-path FOLDER adds the tasks of a folder"
         raise TrainingError(f"--tasks: expected tasks of lm_eval, got {', '.join(unknown)}{more}")
     arguments = {"run": run, "checkpoint": checkpoint, "steps": steps}
-    return simple_evaluate(  # type: ignore[no-any-return]
-        "composer", arguments, [*tasks], num_fewshot=shots, limit=limit, task_manager=manager, random_seed=0
-    )
+    try:
+        return simple_evaluate(  # type: ignore[no-any-return]
+            "composer", arguments, [*tasks], num_fewshot=shots, limit=limit, task_manager=manager
+        )
+    except OSError as error:  # of data that are not there, the network included
+        raise TrainingError(f"--tasks {','.join(tasks)}: {error}") from None
 
 
 def _tell(shortened: Sequence[bool]) -> None:

@@ -160,11 +160,16 @@ def test_texts_are_generated_up_to_what_ends_them_and_whole_texts_scored_once(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_cannot_be_done_is_refused(harness: Any, run: Path) -> None:
+def test_what_cannot_be_done_is_refused(harness: Any, run: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"expected until, .* got 'num_beams'"):
         harness.run_tasks(str(run), ["beams"], include=str(run.parent))
     with pytest.raises(TrainingError, match="expected tasks of lm_eval, got none_such"):
         harness.run_tasks(str(run), ["none_such"], include=str(run.parent))
+    with pytest.raises(TrainingError, match="folder not found: nowhere"):
+        harness.run_tasks(str(run), ["cats"], include="nowhere")
+    (tmp_path / "gone.yaml").write_text(TASK.format(name="gone", file="gone.jsonl") + KINDS["cats"])
+    with pytest.raises(TrainingError, match=r"--tasks gone: .*gone\.jsonl"):
+        harness.run_tasks(str(run), ["gone"], include=str(tmp_path))
 
 
 @pytest.mark.filterwarnings("ignore")
