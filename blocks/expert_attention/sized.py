@@ -42,8 +42,6 @@ class SizedExperts(Operation):
     balance_loss: bool
 
     decoding = LOCAL
-    # what runs again has no counters, which here means evaluation: other tokens would reach the experts
-    recomputable = False
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]

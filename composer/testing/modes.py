@@ -147,12 +147,7 @@ EQUAL = {
 
 EXCEPTIONS = (
     (
-        "`expert_attention` with `capacity` or `choice: expert`",
-        "recomputation",
-        "is kept instead: a second run would not be told how training routes",
-    ),
-    (
-        "`balance_loss`, `capacity`, `choice: expert` of `expert_attention`",
+        "`balance_loss` of `expert_attention`",
         "accumulation, DDP, FSDP",
         "is that of each micro-batch on each device",
     ),
