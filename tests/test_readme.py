@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ def test_the_commands_of_the_readme_run(clone: Path, capsys: pytest.CaptureFixtu
     """In order, the training made short."""
     lines = [line.split("#")[0] for block in fences(README, "sh") for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("composer ")]
-    named = "new check draw show diff cost fit arms compile train eval search"
+    commands = [[file for part in command for file in (glob(part) or [part])] for command in commands]
+    named = "new check draw show diff cost fit arms compile train eval search generate export"
     assert {command[0] for command in commands} == set(named.split())
     for command in commands:
         quick = [part for value in QUICK for part in ("--set", value)] if command[0] == "train" else []

@@ -60,7 +60,7 @@ def ended(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]
         ("tiny.yaml/under", "^part of the path is a file, not a directory: tiny.yaml/under$"),
         ("empty", "an empty file"),
         ("binary", "expected printable characters|expected UTF-8 text"),
-        ("list.yaml", "got a list"),
+        ("list.yaml", r"got \[a, b\]"),
         ("broken.yaml", r"broken.yaml:1:9  expected a closing \]"),
         ("'nul\0byte'", "null byte"),
     ],

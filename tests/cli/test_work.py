@@ -156,7 +156,8 @@ def test_work_grows_in_proportion_to_what_is_written(tmp_path, shape, command, c
     ran = []
     for times in (2, 4, 8, 16):  # the first one imports what the command needs, and is not compared
         path = str(spec(tmp_path, stages=LONG[shape](times)))
-        code, lines = lines_of(lambda path=path: main([command, *[path] * (1 + bool(options)), *options]))
+        files = [path] * (1 + bool(options))
+        code, lines = lines_of(lambda files=files: main([command, *files, *options]), 2 * LINES)
         assert code == 0, capsys.readouterr().err
         ran.append(lines)
     assert ran[3] - ran[2] < 2.5 * (ran[2] - ran[1])

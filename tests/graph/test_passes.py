@@ -196,7 +196,7 @@ def test_merging_keeps_the_function_and_the_names(case, monkeypatch):
 @given(specs())
 def test_after_merging_no_two_projections_read_the_same(spec):
     for graph, _ in graphs(compile_graph(spec)):
-        read = [data.inputs[0] for _, op, data in operations(graph) if isinstance(op, Project)]
+        read = [(data.inputs[0], op.bias) for _, op, data in operations(graph) if isinstance(op, Project)]
         assert len(read) == len(set(read))
         assert ordered(graph)
 

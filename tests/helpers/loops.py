@@ -137,7 +137,7 @@ def halting():
 
 def _naive_step(row, told, at, n, x):
     for place, entry in enumerate(told.step):
-        step = naive._Step([(n, told.trips, told.tied)], row.memory, {})
+        step = naive._Step([(n, told.trips, told.tied)], row.memory, {}, at, at)
         x = row.sublayer(told, entry, f"{at}.{place}", x, step)
     return x
 

@@ -176,7 +176,17 @@ def align_stages(
 ) -> list[Match[Stage]]:
     """Align the stages of two specs."""
     options = {id(stage): stage.changed_options() for stage in (*before, *after)}
-    return align(before, after, lambda one, two: _entry_cost(one[0], two[0], names, options), 1)
+    # stages are often alike
+    texts = {id(stage): repr(stage) for stage in (*before, *after)}
+    known: dict[tuple[str, str], float] = {}
+
+    def cost(one: tuple[Stage, ...], two: tuple[Stage, ...]) -> float:
+        pair = texts[id(one[0])], texts[id(two[0])]
+        if pair not in known:
+            known[pair] = _entry_cost(one[0], two[0], names, options)
+        return known[pair]
+
+    return align(before, after, cost, 1)
 
 
 def _regrouped(one: tuple[Entry, ...], two: tuple[Entry, ...], names: dict[str, str]) -> bool:
