@@ -37,7 +37,7 @@ def factors(ways):
 
 
 def covering(ways, seed=0):
-    """Return specs as plain data, each with a way of training, that have every pair that is not refused.
+    """Yield specs as plain data, each with a way of training, that have every pair that is not refused.
 
     A pair is refused if it is in no spec even where all else is at its default.
     """
@@ -49,7 +49,6 @@ def covering(ways, seed=0):
         for a in given[one]
         for b in given[two]
     }
-    made = []
     while left:
         pair = dict(sorted(draw.choice(sorted(left, key=lambda pair: sorted(map(str, pair)))), key=str))
         alone = {name: given[name][0] for name in names} | {("way",): draw.choice(ways)} | pair
@@ -57,12 +56,11 @@ def covering(ways, seed=0):
             plain, held = _spec_of(row, draw)
             have = {frozenset(each) for each in combinations(held.items(), 2)}
             if have & left:
-                made.append((row["way",], plain))
+                yield row["way",], plain
                 left -= have
             if frozenset(pair.items()) not in left:
                 break
         left.discard(frozenset(pair.items()))
-    return made
 
 
 def _filled(row, given, left, draw):
