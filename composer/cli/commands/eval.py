@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.cli.terminal.options import Set, Which
+from composer.cli.terminal.options import Checkpoint, Set, Which
 from composer.cli.terminal.steps import read_steps
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ def eval(
             "--data", metavar="PATH", help="Where the run's own data is now; it has to be the same."
         ),
     ] = None,
-    checkpoint: Annotated[
-        Which, typer.Option("--checkpoint", help="Which weights of a run folder.")
-    ] = Which.best,
+    checkpoint: Checkpoint = Which.best,
     on: Annotated[
         str | None,
         typer.Option("--on", metavar="FILE", help="Score on the questions of a JSON or JSON lines file."),

@@ -7,16 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from composer.cli.terminal.options import Which
+from composer.cli.terminal.options import Checkpoint, Run, Which
 
 PANEL = "Training"
 EXAMPLE = "composer export runs/first --to pytorch --out first"
 
 
 def export(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, or a file of weights.", show_default=False)
-    ],
+    run: Run,
     out: Annotated[
         str, typer.Option("--out", metavar="FOLDER", help="Where the files go.", show_default=False)
     ],
@@ -28,9 +26,7 @@ def export(
             "with trust_remote_code=True.",
         ),
     ] = "pytorch",
-    checkpoint: Annotated[
-        Which, typer.Option("--checkpoint", help="Which weights of a run folder.")
-    ] = Which.best,
+    checkpoint: Checkpoint = Which.best,
 ) -> None:
     """Write a model as a file of plain PyTorch, which imports nothing of composer, and its weights.
 

@@ -7,17 +7,15 @@ from typing import Annotated
 
 import typer
 
-from composer.cli.terminal.options import Which
-from composer.cli.terminal.steps import read_steps
+from composer.cli.terminal.options import Checkpoint, Run, Steps, Which
+from composer.cli.terminal.steps import one_number
 
 PANEL = "Training"
 EXAMPLE = "composer generate runs/first --prompt '3 1 4 1 5'"
 
 
 def generate(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, or a file of weights.", show_default=False)
-    ],
+    run: Run,
     prompt: Annotated[
         list[str],
         typer.Option(
@@ -52,15 +50,7 @@ def generate(
         list[str] | None,
         typer.Option("--stop", metavar="TEXT", help="End after this text. May be repeated."),
     ] = None,
-    steps: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--steps",
-            metavar="N",
-            help="Run the recurrent stage for N steps. With several such stages name one, as in stages.0=4. "
-            "May be repeated.",
-        ),
-    ] = None,
+    steps: Steps = None,
     exit_threshold: Annotated[
         float | None,
         typer.Option(
@@ -70,9 +60,7 @@ def generate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="What tokens are drawn by.")] = 0,
-    checkpoint: Annotated[
-        Which, typer.Option("--checkpoint", help="Which weights of a run folder.")
-    ] = Which.best,
+    checkpoint: Checkpoint = Which.best,
     json: Annotated[bool, typer.Option("--json", help="Print plain JSON at the end.")] = False,
 ) -> None:
     """Continue prompts with a trained model; text is printed as it comes.
@@ -83,10 +71,8 @@ def generate(
     from composer.training.continuing import Continued
     from composer.training.score import read
 
-    numbers = read_steps(steps or ())
-    if len(numbers) > 1:
-        raise typer.BadParameter("expected one number for each stage", param_hint="--steps")
-    how = Continued(max_new_tokens, temperature, top_k, top_p, stop or (), numbers[0], exit_threshold, seed)
+    numbers = one_number(steps or ())
+    how = Continued(max_new_tokens, temperature, top_k, top_p, stop or (), numbers, exit_threshold, seed)
     model = read(Path(run), checkpoint.value).model()
     made = []
     for each in prompt:

@@ -6,17 +6,15 @@ from typing import Annotated
 
 import typer
 
-from composer.cli.terminal.options import Which
-from composer.cli.terminal.steps import read_steps
+from composer.cli.terminal.options import Checkpoint, Run, Steps, Which
+from composer.cli.terminal.steps import one_number
 
 PANEL = "Training"
 EXAMPLE = "composer lm-eval runs/first --tasks arc_easy,hellaswag"
 
 
 def lm_eval(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, or a file of weights.", show_default=False)
-    ],
+    run: Run,
     tasks: Annotated[
         str,
         typer.Option("--tasks", metavar="TASK,...", help="Tasks of lm_eval, by name.", show_default=False),
@@ -38,18 +36,8 @@ def lm_eval(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="The first N questions of a task only.")
     ] = None,
-    steps: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--steps",
-            metavar="N",
-            help="Run the recurrent stage for N steps. With several such stages name one, as in stages.0=4. "
-            "May be repeated.",
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Which, typer.Option("--checkpoint", help="Which weights of a run folder.")
-    ] = Which.best,
+    steps: Steps = None,
+    checkpoint: Checkpoint = Which.best,
     json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False,
 ) -> None:
     """Run tasks of lm-evaluation-harness on a trained model.
@@ -59,9 +47,7 @@ def lm_eval(
     """
     from composer.settings.errors import UserError
 
-    numbers = read_steps(steps or ())
-    if len(numbers) > 1:
-        raise typer.BadParameter("expected one number for each stage", param_hint="--steps")
+    numbers = one_number(steps or ())
     names = [name for each in tasks.split(",") if (name := each.strip())]
     if not names:
         raise typer.BadParameter(f"expected names of tasks, got {tasks!r}", param_hint="--tasks")
@@ -76,7 +62,7 @@ def lm_eval(
         run,
         names,
         checkpoint=checkpoint.value,
-        steps=numbers[0],
+        steps=numbers,
         include=include,
         shots=shots,
         limit=limit,

@@ -24,6 +24,24 @@ class Which(StrEnum):
     last = "last"
 
 
+Run: TypeAlias = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run folder, or a file of weights.", show_default=False)
+]
+"""A trained model."""
+
+Checkpoint: TypeAlias = Annotated[Which, typer.Option("--checkpoint", help="Which weights of a run folder.")]
+
+Steps: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--steps",
+        metavar="N",
+        help="Run the recurrent stage for N steps. With several such stages name one, as in stages.0=4. "
+        "May be repeated.",
+    ),
+]
+"""One number of steps for each stage; `composer.cli.terminal.steps.one_number` reads it."""
+
 Set: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

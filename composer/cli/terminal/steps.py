@@ -24,6 +24,14 @@ def read_steps(options: Sequence[str]) -> list[Steps | None]:
     return [dict(zip(choices, numbers, strict=True)) for numbers in product(*choices.values())]
 
 
+def one_number(options: Sequence[str]) -> Steps | None:
+    """Return the numbers of steps where the options have to ask for one of each stage."""
+    numbers = read_steps(options)
+    if len(numbers) > 1:
+        raise typer.BadParameter("expected one number for each stage", param_hint="--steps")
+    return numbers[0]
+
+
 def _choices(option: str) -> tuple[str, list[int]]:
     """Return the place, or "", and the numbers of one option."""
     place, _, listed = option.rpartition("=")

@@ -13,26 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from composer.cli.main import main
-from composer.language.load import loads
 from composer.training.folder.errors import TrainingError
 from composer.training.questions.forms import Question
 from composer.training.questions.score import score_questions
-from composer.training.run import run_training
 from composer.training.score import read
 
-SPEC = """
-schema: 1
-name: bytes
-model: {width: 16, vocab: 256, context: 48}
-blocks: {seq: {type: sequence_attention, heads: 2}, ffn: {type: feed_forward, hidden: 16}}
-stages: [{recur: 2, step: [seq, ffn]}]
-train:
-  data: {task: text, length: 48, path: corpus.txt}
-  tokens: 48000
-  batch_tokens: 960
-  lr: 1e-2
-  eval: {every: 48000, tokens: 960}
-"""
 QUESTIONS: list[dict[str, Any]] = [
     {"prompt": "the cat is on", "choices": [" the mat", " a hat, and"], "answer": 0},
     {"prompt": "", "choices": ["the cat", "mat"], "answer": 1},
@@ -90,16 +75,14 @@ def harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bytes")
-    (folder / "corpus.txt").write_text("the cat is on the mat. " * 200)
+def run(run: Path) -> Path:
+    """The run, with tasks and their questions beside it."""
+    folder = run.parent
     (folder / "questions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in QUESTIONS))
     for name, kind in KINDS.items():
         task = TASK.format(name=name, file=folder / "questions.jsonl") + kind
         (folder / f"{name}.yaml").write_text(task)
-    return run_training(
-        loads(SPEC, "bytes.yaml", [f"train.data.path={folder}/corpus.txt"]), folder / "run"
-    ).folder
+    return run
 
 
 def likelihood(model: torch.nn.Module, prompt: str, target: str) -> tuple[float, bool]:
