@@ -30,10 +30,11 @@ class Init:
 
     `eye` is [I, 0, ...]: the identity on the first columns, zero elsewhere. `powers` is scale ** (1 / n),
     scale ** (2 / n), ..., scale for n elements. `one_hot` is `scale` at one place of a vector and `rest`
-    elsewhere; the weights of a model that start so have it at one place after another.
+    elsewhere; the weights of a model that start so have it at one place after another. `first` is `scale` in
+    the first row and zero elsewhere.
     """
 
-    kind: Literal["normal", "constant", "eye", "powers", "one_hot"]
+    kind: Literal["normal", "constant", "eye", "powers", "one_hot", "first"]
     scale: float = 1.0
     rest: float = 0.0
 

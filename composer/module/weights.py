@@ -51,3 +51,7 @@ def _start(init: Init, shape: tuple[int, ...], generator: torch.Generator, numbe
             start = torch.full(shape, init.rest)
             start[number % len(start)] = init.scale
             return start
+        case "first":
+            start = torch.zeros(shape)
+            start[0] = init.scale
+            return start

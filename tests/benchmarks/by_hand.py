@@ -46,7 +46,8 @@ def _linear(w, name, x):
 
 def _stage(spec, stage, w, path, x):
     norm, residual = (getattr(stage, key) or getattr(spec.model, key) for key in ("norm", "residual"))
-    start, values, memory = x, [x], {}
+    values, partial, memory, start = [x], [], {}, x
+    size = {"sublayers": 1, "blocks": len(stage.step)}.get(getattr(residual, "over", None), 0)
     for n in range(stage.trips):
         at = f"{path}.step" if stage.tied else f"{path}.layers.{n}"
         if stage.inject.name == "add" and n:
@@ -58,13 +59,16 @@ def _stage(spec, stage, w, path, x):
             if not isinstance(entry, str):
                 x = _stage(spec, entry, w, here, x)
                 continue
-            if residual.name == "mix":
-                x = _mix(residual, w[f"{here}.mix"], values)
+            if residual.name == "mix" and number % residual.period == 0:
+                x = _mix(residual, w[f"{here}.mix"], values + partial)
             read = _norm(spec, w, f"{here}.norm", x) if norm.name != "post" else x
             y = BLOCKS[spec.blocks[entry].type](spec.blocks[entry], w, f"{here}.{entry}", read, memory, n)
             y = _norm(spec, w, f"{here}.out_norm", y) if norm.name == "sandwich" else y
-            values.append(y)
             x = _norm(spec, w, f"{here}.norm", x + y) if norm.name == "post" else x + y
+            if residual.name == "mix":
+                partial = [x if residual.of == "states" else sum(partial) + y]
+                if (number + 1) % size == 0:
+                    values, partial = values + partial, []
     return _mix(residual, w[f"{path}.mix"], values) if residual.name == "mix" else x
 
 

@@ -115,11 +115,7 @@ class _Row:
             self.whole.setdefault(START, ("", start, True))
         x = naive_state.start(self, stage, path, x, loops, place)
         residual = self.option("residual", stage)
-        # a residual mix reads the stage's input and what sublayers returned, or blocks of them
-        values, partial = [start], []
-        size = 1
-        if residual.name == "mix" and residual.over != "sublayers":
-            size = len(stage.step) if residual.over == "blocks" else residual.over
+        mix = naive_mix.Mix(self, residual, start, len(stage.step)) if residual.name == "mix" else None
         in_recur = any(loop[2] for loop in loops)
         if tied or not in_recur:  # else the memory of the innermost recur around it goes on
             memory = {START: (path, start, torch.is_grad_enabled())}
@@ -152,13 +148,10 @@ class _Row:
                 self.own, self.modulated = (stage.per_step, n), naive_state.modulation(self, stage, at, n)
                 if hasattr(entry, "step"):
                     x = self.stage(entry, f"{at}.{number}", x, step.loops, memory, f"{loop}.{number}")
-                elif residual.name == "mix":
-                    read = naive_mix.mixed(self, residual, values + partial, f"{at}.{number}.mix")
+                elif mix:
+                    x = mix.read(x, f"{at}.{number}", number)
                     norm = self.option("norm", entry, stage).name
-                    y = self.update(norm, entry, f"{at}.{number}", read, step)
-                    partial = [[a + b for a, b in zip(*partial, y, strict=True)] if partial else y]
-                    if (number + 1) % size == 0 or number + 1 == len(stage.step):
-                        values, partial = values + partial, []
+                    x = mix.add(x, self.update(norm, entry, f"{at}.{number}", x, step), number)
                 else:
                     x = self.sublayer(stage, entry, f"{at}.{number}", x, step)
             x = [around.output(*each) for each in zip(h, x, strict=True)] if around else x
@@ -173,7 +166,7 @@ class _Row:
             return halting.state
         if opens:
             return naive_streams.closed(x)
-        return naive_mix.mixed(self, residual, values, f"{path}.mix") if residual.name == "mix" else x
+        return mix.mixed(f"{path}.mix") if mix else x
 
     def sublayer(self, stage, entry, at, x, step):
         norm, residual = (self.option(key, entry, stage) for key in ("norm", "residual"))

@@ -5,22 +5,46 @@ import math
 import torch
 
 
-def mixed(row, residual, values, name):
-    """For each token a sum of its values, by learned weights or a softmax, a head at a time."""
-    out = []
-    size = row.width // residual.heads
-    for vectors in zip(*values, strict=True):
-        parts = []
-        for i in range(0, row.width, size):
-            if residual.mix == "static":  # by distance, the latest first
-                shares = row.w[name][: len(vectors), i // size].flip(0)
-            else:
-                normed = [v / torch.sqrt((v * v).mean() + 1e-6) * row.w[name] for v in vectors]
-                scores = [vector[i : i + size].sum() for vector in normed]
-                shares = torch.stack(scores).softmax(0)
-            parts.append(sum(a * vector[i : i + size] for a, vector in zip(shares, vectors, strict=True)))
-        out.append(torch.cat(parts))
-    return out
+class Mix:
+    """The residual mix of a stage of a row: the values so far, those of a block so far last."""
+
+    def __init__(self, row, residual, start, sublayers):
+        self.row, self.residual, self.sublayers = row, residual, sublayers
+        self.values, self.partial = [start], []
+        self.size = {"sublayers": 1, "blocks": sublayers}.get(residual.over, residual.over)
+
+    def read(self, x, at, number):
+        """What a sublayer reads where the state is x."""
+        return x if number % self.residual.period else self.mixed(f"{at}.mix")
+
+    def add(self, x, y, number):
+        """The next state after an output y of a sublayer that read x."""
+        x = [a + b for a, b in zip(x, y, strict=True)]
+        output = [a + b for a, b in zip(*self.partial, y, strict=True)] if self.partial else y
+        self.partial = [x if self.residual.of == "states" else output]
+        if (number + 1) % self.size == 0 or number + 1 == self.sublayers:
+            self.values, self.partial = self.values + self.partial, []
+        return x
+
+    def mixed(self, name):
+        """For each token a sum of its values, by learned weights or a softmax, a head at a time."""
+        size = self.row.width // self.residual.heads
+        out = []
+        for vectors in zip(*self.values, *self.partial, strict=True):
+            parts = []
+            for i in range(0, self.row.width, size):
+                shares = self.shares(vectors, name, i, size)
+                parts.append(sum(a * vector[i : i + size] for a, vector in zip(shares, vectors, strict=True)))
+            out.append(torch.cat(parts))
+        return out
+
+    def shares(self, vectors, name, i, size):
+        """The weight of each value of a token in the head that begins at element i."""
+        weight = self.row.w[name]
+        if self.residual.mix == "static":  # by distance, the latest first
+            return weight[: len(vectors), i // size].flip(0)
+        normed = [v / torch.sqrt((v * v).mean() + 1e-6) * weight for v in vectors]
+        return torch.stack([vector[i : i + size].sum() for vector in normed]).softmax(0)
 
 
 def activated(kind, x):

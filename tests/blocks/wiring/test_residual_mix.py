@@ -33,6 +33,24 @@ STAGES = {
             "residual": {"mix": "static", "over": 2},
         }
     ],
+    "states": [{"recur": 3, "step": ["seq", "ffn"], "residual": {"mix": "static", "of": "states"}}],
+    "states of blocks": [
+        {
+            "stack": 2,
+            "step": ["seq", "ffn", "depth", "ffn", "seq"],
+            "residual": {"mix": "static", "of": "states", "over": 2, "period": 4, "heads": 2},
+        }
+    ],
+    "softmax over states": [
+        {"recur": 2, "step": ["seq", "ffn", "seq"], "residual": {**QUERY, "of": "states", "over": "blocks"}}
+    ],
+    "every other sublayer": [
+        {
+            "recur": 2,
+            "step": ["seq", "ffn", "seq", "depth", "ffn"],
+            "residual": {"mix": "static", "over": 3, "period": 2},
+        }
+    ],
     "nested": [{"recur": 2, "step": ["seq", {"stack": 2, "step": ["ffn"], "residual": QUERY}, "depth"]}],
 }
 
@@ -131,6 +149,7 @@ def test_other_numbers_of_steps_equal_a_model_built_with_them():
     ("stage", "words"),
     [
         ({"residual": {**QUERY, "heads": 5}}, "residual.heads: expected a divisor of width 12, got 5"),
+        ({"residual": {**QUERY, "period": 3}}, "period: expected at most the 2 sublayers of a step"),
         ({"residual": {**QUERY, "over": 0}}, "residual.over: expected"),
         ({"norm": "post"}, "beside norm: post, which normalises the state after a sublayer"),
         ({"inject": "add"}, "beside inject: add, which acts around the stage or its steps"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -22,15 +23,23 @@ from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumVa
 _VALUES = ".values"
 
 
-class MixedResidual(Residual):
-    """A weighted sum of the stage's input and the outputs of earlier sublayers, or of blocks: the values.
+@dataclass
+class _Progress:
+    """What a step has done of its sublayers: how many, and the value of the block that it is in."""
 
-    Each sublayer has weights of its own, which the steps share in a stage that recurs, and so has what the
-    stage returns. `learned_query` is a softmax over w . RMSNorm(value), as in attention residuals (arXiv
+    sublayers: int = 0
+    partial: Value | None = None
+
+
+class MixedResidual(Residual):
+    """A weighted sum of the stage's input and of what earlier sublayers, or blocks of them, made: the values.
+
+    Each mix has weights of its own, which the steps share in a stage that recurs, and so has what the stage
+    returns. `learned_query` is a softmax over w . RMSNorm(value), as in attention residuals (arXiv
     2603.15031); at w = 0, where training begins, it is the mean. `static` has a learned number for each
-    value, as DenseFormer has for each layer (arXiv 2402.02622); all begin at 1, as the plain residual sum. It
-    goes by how many values ago one was made, so that it means the same at each step; early layers of a stack
-    leave the rest of theirs unused.
+    value, as DenseFormer has for each state (arXiv 2402.02622); training begins at the plain residual sum.
+    The number goes by how many values ago one was made, so that it means the same at each step; early layers
+    of a stack leave the rest of theirs unused.
     """
 
     name = "mix"
@@ -43,10 +52,15 @@ class MixedResidual(Residual):
     heads: Count = 1
     """How many parts of the width have weights of their own."""
     over: Literal["sublayers", "blocks"] | Count = "sublayers"
-    """Whether a value is the output of a sublayer, or the sum of those in a block: of a whole step, or of as
-    many sublayers as this says, the last block of a step perhaps of fewer. A sublayer also reads the sum so
-    far of its own block.
+    """Whether there is a value for each sublayer or for each block: a whole step, or as many sublayers as
+    this says, the last block of a step perhaps of fewer. The value so far of a sublayer's own block is mixed
+    as well.
     """
+    of: Literal["outputs", "states"] = "outputs"
+    """Whether a value is the output of a sublayer, summed in a block, or the state after it, which is what it
+    read plus its output."""
+    period: Count = 1
+    """Before every how many sublayers of a step there is a mix, from the first; the others read the state."""
 
     @field_validator("over")
     @classmethod
@@ -57,6 +71,9 @@ class MixedResidual(Residual):
         """Refuse options that act on a residual stream, which does not exist here."""
         if site.width % self.heads:
             yield Problem("heads", f"a divisor of width {site.width}", self.heads)
+        if self.period > max(len(site.entries), 1):
+            expected = f"at most the {len(site.entries)} sublayers of a step, each of which begins with a mix"
+            yield Problem("period", expected, self.period)
         if site.nested:
             yield Problem("", "another residual where a step holds stages, which make no update", self.name)
         for key, option in site.wiring.items():
@@ -73,8 +90,10 @@ class MixedResidual(Residual):
         """Say what is summed."""
         heads = f", {self.heads} heads" if self.heads > 1 else ""
         how = "a softmax over" if self.mix == "learned_query" else "a learned sum of"
-        what = "outputs" if self.over == "sublayers" else "blocks' sums"
-        return f"each reads {how} all earlier {what}{heads}"
+        one, more = ("output", "sums") if self.of == "outputs" else ("state", "states")
+        what = f"{one}s" if self.over == "sublayers" else f"blocks' {more}"
+        who = "each reads" if self.period == 1 else f"every {self.period}. sublayer reads"
+        return f"{who} {how} all earlier {what}{heads}"
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
         """Keep room for the values; return the mix of all of them."""
@@ -89,25 +108,39 @@ class MixedResidual(Residual):
         return x
 
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
-        """Read the mix of the values so far; return the sum of the block so far, and write it at its end."""
-        slots, sublayers = StageSlots(build, _VALUES), build.sublayers
-        size = sublayers if self.over == "blocks" else 1 if self.over == "sublayers" else self.over
-        before = sum(isinstance(each, MixValues) for _, each, _ in operations(build.graph))
-        read = [build.stage_input(), *([x] if before % size else [])]
-        most = len(read) + _writes(build.graph) + (build.trips() - 1) * -(-sublayers // size)
-        update = run(self._mixed(build, most, read, slots.token, slots.value))
-        if len(read) > 1:
-            update = build.op("add", Sum((build.width,)), x, update)
-        if (before + 1) % size == 0 or before + 1 == sublayers:
-            slots.set_token(build.op("write", WriteValue(build.width), update, slots.token, slots.value))
-        return update
+        """Read a mix of the values so far, or the state; return the state; write a value at a block's end.
+
+        Where the next sublayer reads no state it returns the value instead.
+        """
+        step: _Progress = build.published.setdefault(_VALUES, _Progress())
+        slots, number, end = StageSlots(build, _VALUES), step.sublayers, build.sublayers - 1
+        size = build.sublayers if self.over == "blocks" else 1 if self.over == "sublayers" else self.over
+        if number % self.period == 0:
+            read = [build.stage_input(), *([] if step.partial is None else [step.partial])]
+            most = len(read) + _writes(build.graph) + (build.trips() - 1) * -(-build.sublayers // size)
+            x = self._mixed(build, most, read, slots.token, slots.value)
+        update = run(x)
+        state_is_read = number < end and (number + 1) % self.period != 0
+        state = self._sum(build, x, update) if state_is_read or self.of == "states" else None
+        value = state if self.of == "states" else self._sum(build, step.partial, update)
+        assert value is not None
+        ends = (number + 1) % size == 0 or number == end
+        if ends:
+            slots.set_token(build.op("write", WriteValue(build.width), value, slots.token, slots.value))
+        step.sublayers, step.partial = number + 1, None if ends else value
+        return value if state is None else state
+
+    def _sum(self, build: Builder, before: Value | None, update: Value) -> Value:
+        return update if before is None else build.op("add", Sum((build.width,)), before, update)
 
     def _mixed(self, build: Builder, most: int, read: Sequence[Value], token: Value, slots: Value) -> Value:
         partial = len(read) > 1
         operation: MixValues = AttendValues(build.width, self.heads, partial)
         init = ZEROS
         if self.mix == "static":
-            operation, init = SumValues(build.width, self.heads, most, partial), Init("constant", 1.0)
+            operation = SumValues(build.width, self.heads, most, partial)
+            # the sum of all outputs, or the latest state
+            init = Init("constant", 1.0) if self.of == "outputs" else Init("first")
         weight = Weight("mix", operation.weight_shapes()[0], init, decay=False)
         return build.op("mix", operation, *read, token, slots, weights=[weight])
 
