@@ -15,7 +15,7 @@ from composer.graph.passes.choose_kernels import Kernels, unfit
 
 
 def fuse(graph: Graph, target: Target, kernels: Kernels = "auto", apart: bool = False) -> Graph:
-    """Fuse operations wherever the fused one's first kernel fits the target; return the graph.
+    """Fuse operations wherever the fused one's first kernel fits the target, or pays; return the graph.
 
     A fused operation has the name of the one that absorbed, all their blocks, and in `parts` the operations
     that it stands for, by name, in the order they ran. With `reference` nothing is fused, with `apart` only
@@ -56,7 +56,7 @@ def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) 
     readers = {*graph.successors(value.node)} - {name}
     shared = bool(readers) or any(each.node == value.node for each in graph.outputs)
     operation = node.op.absorb(position, maker.op, shared)
-    if operation is None or unfit(operation.kernels[0], operation, target):
+    if operation is None or not _pays(operation, target):
         return False
     inputs = tuple(
         maker.inputs[0] if each == value else each
@@ -86,6 +86,12 @@ def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) 
     if hands_on or not shared:
         graph.remove_node(value.node)
     return True
+
+
+def _pays(operation: Operation, target: Target) -> bool:
+    """Return whether a kernel that a fused operation is worth its while for fits the target."""
+    worth = operation.kernels if operation.any_kernel_pays else operation.kernels[:1]
+    return not all(unfit(kernel, operation, target) for kernel in worth)
 
 
 def _rewire(graph: Graph, maker: str, name: str, own: int) -> None:

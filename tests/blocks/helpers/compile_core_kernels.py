@@ -1,4 +1,4 @@
-"""Compile the kernels of `blocks.primitives` for a Hopper, without a GPU; print what they load and store."""
+"""Compile the kernels of `blocks.primitives` and of the loss for a Hopper; print what they load and store."""
 
 import json
 
@@ -7,6 +7,8 @@ from offline import ptx, spills, widest
 from blocks.kernels.gpu import padded
 from blocks.primitives import norm_kernel, rotary_kernel
 from blocks.primitives.tiles import Shape, tile
+from blocks.wiring.loss.cross_entropy import loss_kernel
+from blocks.wiring.loss.cross_entropy import tiles as loss_tiles
 
 TYPES = {
     **dict.fromkeys(("a", "total", "to_total", "to_a", "gain", "shares", "turns"), "*fp32"),
@@ -39,9 +41,21 @@ KERNELS = {
     "norm_rotate": (rotary_kernel._rotate, "rotate", 64, {**HEADS, "NORM": True, "BACK": False}),
     "norm_rotate_backward": (rotary_kernel._rotate_backward, "rotate_backward", 64, HEADS),
 }
+VOCAB, WIDTH = 32768, 1024
+
+
+def loss():
+    """Return the PTX of the kernel of the loss."""
+    sizes = loss_tiles.tile(loss_tiles.Shape(90, VOCAB))
+    types = {"logits": "*bf16", "targets": "*i64", "losses": "*fp32", "rows": "*bf16", "share": "fp32"}
+    constants = {"VOCAB": VOCAB, "WIDTH": WIDTH, "IGNORED": -100, "GRADIENT": True, "BLOCK": sizes.columns}
+    aligned = {*types} - {"share"}
+    return ptx(loss_kernel._cross_entropy, types, constants, aligned, num_warps=sizes.warps)
+
+
 if __name__ == "__main__":
     found = {}
-    for name, (function, step, width, flags) in KERNELS.items():
-        text = compiled(function, step, width, **flags)
+    texts = {name: compiled(*given, **flags) for name, (*given, flags) in KERNELS.items()}
+    for name, text in {**texts, "cross_entropy": loss()}.items():
         found[name] = {**{way: widest(text, way) for way in ("ld", "st")}, "spills": spills(text)}
     print(json.dumps(found))

@@ -1,4 +1,4 @@
-"""The kernels of `blocks.primitives` compile for a Hopper, which needs no GPU, as they are meant to."""
+"""The kernels of `blocks.primitives` and of the loss compile for a Hopper, without a GPU, as is meant."""
 
 import pytest
 from offline import told_by
@@ -7,7 +7,8 @@ from offline import told_by
 def test_kernels_compile_to_wide_loads_and_stores_without_spills(tmp_path):
     pytest.importorskip("triton")
     found = told_by("compile_core_kernels.py", tmp_path)
-    assert found.keys() == {"add_norm", "add_norm_backward", "rotate", "norm_rotate", "norm_rotate_backward"}
+    norms = {"add_norm", "add_norm_backward", "rotate", "norm_rotate", "norm_rotate_backward"}
+    assert found.keys() == {*norms, "cross_entropy"}
     for name, each in found.items():
         # 16 bytes at once
         assert each == {"ld": 16, "st": 16, "spills": 0}, name

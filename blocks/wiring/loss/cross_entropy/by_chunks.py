@@ -6,6 +6,7 @@ so that no logits are kept or made again; the backward pass only scales them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +16,13 @@ from blocks.primitives.reference import product_dtype, project
 from blocks.wiring.loss.cross_entropy.chunks import chunk_tokens
 from blocks.wiring.loss.cross_entropy.reference import IGNORED
 
+Sums = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]
+"""`sums`, or what does the same."""
 
-def head_loss(x: Tensor, targets: Tensor | None, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
+
+def head_loss(
+    x: Tensor, targets: Tensor | None, weight: Tensor, way: Sums | None = None
+) -> tuple[Tensor | None, Tensor | None]:
     """Return the mean loss in fp32 over the targets [batch, sequence] that are not -100; 0 where none is.
 
     x is [batch, sequence, width], weight [vocab, width]. The second result is None; without targets, which
@@ -25,19 +31,21 @@ def head_loss(x: Tensor, targets: Tensor | None, weight: Tensor) -> tuple[Tensor
     """
     if targets is None:
         return None, project(x, weight, weight.shape[:1])
-    rows, flat = x.flatten(0, 1), targets.flatten()
+    rows, flat, way = x.flatten(0, 1), targets.flatten(), way or sums
     wanted = torch.is_grad_enabled() and (x.requires_grad, weight.requires_grad)
     if wanted and any(wanted):
-        loss: Tensor = _HeadLoss.apply(rows, weight, flat, product_dtype(x))  # type: ignore[no-untyped-call]
+        loss: Tensor = _HeadLoss.apply(rows, weight, flat, product_dtype(x), way)  # type: ignore[no-untyped-call]
         return loss, None
-    total, _, _ = sums(rows, weight, flat, product_dtype(x), (False, False))
+    total, _, _ = way(rows, weight, flat, product_dtype(x), (False, False))
     return total / counted(flat), None
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        total, to_rows, to_weight = sums(rows, weight, targets, dtype, ctx.needs_input_grad[:2])
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, way: Sums
+    ) -> Tensor:
+        total, to_rows, to_weight = way(rows, weight, targets, dtype, ctx.needs_input_grad[:2])
         number = counted(targets)
         ctx.dtypes = rows.dtype, weight.dtype
         ctx.save_for_backward(to_rows, to_weight, number)
@@ -49,7 +57,13 @@ class _HeadLoss(torch.autograd.Function):
         to_rows, to_weight, number = ctx.saved_tensors
         # of the sum until now: in fp16 the mean's could be too small, which a scaled loss is to prevent
         scale = gradient / number
-        return scaled(to_rows, scale, ctx.dtypes[0]), scaled(to_weight, scale, ctx.dtypes[1]), None, None
+        return (
+            scaled(to_rows, scale, ctx.dtypes[0]),
+            scaled(to_weight, scale, ctx.dtypes[1]),
+            None,
+            None,
+            None,
+        )
 
 
 def refuse_gradients() -> None:

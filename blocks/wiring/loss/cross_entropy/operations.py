@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
@@ -11,10 +11,14 @@ from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest, smallest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType
+from blocks.kernels.gpu import off_triton
+from blocks.primitives.fused_operations import as_fused, as_plain
 from blocks.primitives.operations import Project
 from blocks.wiring.loss.cross_entropy.chunks import chunk_tokens, chunks_pay
 
 _REFERENCE = "blocks.wiring.loss.cross_entropy.reference"
+_FUSED = "blocks.wiring.loss.cross_entropy.fused"
+CHECK = "blocks.wiring.loss.cross_entropy.check:check"
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,27 @@ class HeadLoss(Operation):
 
     width: int
     vocab: int
+    fused: bool = field(default=False, kw_only=True)
+    """Whether a kernel turns logits into their gradients in place."""
 
     kernels = (
+        Kernel(
+            "triton_head_loss",
+            f"{_FUSED}:head_loss",
+            "logits by chunks of tokens, turned into their gradients in place; none are kept",
+            lambda operation, target: off_triton(target),
+            specialize=as_fused,
+            check=CHECK,
+        ),
         Kernel(
             "head_loss",
             "blocks.wiring.loss.cross_entropy.by_chunks:head_loss",
             "logits by chunks of tokens, their gradients made with them; none are kept",
+            specialize=as_plain,
         ),
     )
     recomputable = False
+    any_kernel_pays = True
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return a scalar and the logits, which training does not make."""
@@ -94,12 +110,17 @@ class HeadLoss(Operation):
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Beside what is kept, a chunk and the cast weight; backward, gradients are scaled."""
         cast = at.compute_bytes * self.vocab * self.width if at.compute_bytes < at.weight_bytes else 0
-        forward = self.saved(at).extra + (self._chunk(at) + cast) / at.tokens
+        forward = self.saved(at).extra + (self._chunk(at) + cast) / at.tokens + (4 if self.fused else 0)
         return WorkspaceBytes(forward, flow.given, flow.given)
 
     def _chunk(self, at: CostContext) -> float:
-        """Return the bytes of a chunk: the softmax in fp32 beside the logits, or products for gradients."""
+        """Return the bytes of a chunk: the softmax in fp32 beside the logits, or products for gradients.
+
+        Fused, it is the logits alone.
+        """
         tokens = smallest(chunk_tokens(self.vocab), at.tokens)
+        if self.fused:
+            return tokens * at.compute_bytes * self.vocab
         part = at.compute_bytes * self.width
         copy = at.widened if at.device == "cpu" else 0
         softmax = tokens * ((at.compute_bytes + copy + 4) * self.vocab)

@@ -11,8 +11,9 @@ from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType
+from blocks.kernels.gpu import off_triton
 from blocks.wiring.loss.cross_entropy.chunks import chunks_pay
-from blocks.wiring.loss.cross_entropy.operations import HeadLoss
+from blocks.wiring.loss.cross_entropy.operations import CHECK, HeadLoss
 
 Weighting = Literal["uniform", "linear"]
 
@@ -20,6 +21,10 @@ Weighting = Literal["uniform", "linear"]
 def _small(operation: StepsCrossEntropy, target: Target) -> str:
     pays = chunks_pay(operation.vocab, operation.tokens)
     return "" if pays else "the logits of a micro-batch are no more than one chunk"
+
+
+def _unfit(operation: StepsCrossEntropy, target: Target) -> str:
+    return off_triton(target) or _small(operation, target)
 
 
 @dataclass(frozen=True)
@@ -35,21 +40,30 @@ class StepsCrossEntropy(Operation):
     tokens: int
     weighting: Weighting
     by_chunks: bool = field(default=False, kw_only=True)
+    fused: bool = field(default=False, kw_only=True)
 
     kernels = (
+        Kernel(
+            "triton_steps_head_loss",
+            "blocks.wiring.loss.cross_entropy.fused:steps_head_loss",
+            "logits by chunks of tokens, turned into their gradients in place; none are kept",
+            _unfit,
+            specialize=lambda operation: replace(operation, by_chunks=True, fused=True),
+            check=CHECK,
+        ),
         Kernel(
             "steps_head_loss",
             "blocks.wiring.loss.cross_entropy.steps_by_chunks:steps_head_loss",
             "logits by chunks of tokens, their gradients made with them; none are kept",
             _small,
-            specialize=lambda operation: replace(operation, by_chunks=True),
+            specialize=lambda operation: replace(operation, by_chunks=True, fused=False),
             traceable=False,
         ),
         Kernel(
             "steps_cross_entropy",
             "blocks.wiring.loss.cross_entropy.reference:steps_cross_entropy",
             "reference: head and log-softmax in fp32, step by step",
-            specialize=lambda operation: replace(operation, by_chunks=False),
+            specialize=lambda operation: replace(operation, by_chunks=False, fused=False),
             traceable=False,
         ),
     )
@@ -93,7 +107,7 @@ class StepsCrossEntropy(Operation):
         compute, vocab, width, later = at.compute_bytes, self.vocab, self.width, self.steps - 1
         kept = self.saved(at).extra
         if self.by_chunks:
-            one = HeadLoss(width, vocab)
+            one = HeadLoss(width, vocab, fused=self.fused)
             scratch = one.scratch(at, flow)
             forward = kept - one.saved(at).extra + scratch.forward
             return WorkspaceBytes(forward, flow.given, flow.given)

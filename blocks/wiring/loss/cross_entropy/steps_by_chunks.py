@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from blocks.primitives.reference import product_dtype
-from blocks.wiring.loss.cross_entropy.by_chunks import counted, refuse_gradients, scaled, sums
+from blocks.wiring.loss.cross_entropy.by_chunks import Sums, counted, refuse_gradients, scaled, sums
 from blocks.wiring.loss.cross_entropy.reference import step_weights
 
 
 def steps_head_loss(
-    states: Sequence[Tensor], targets: Tensor, weight: Tensor, weighting: str
+    states: Sequence[Tensor], targets: Tensor, weight: Tensor, weighting: str, way: Sums = sums
 ) -> tuple[Tensor, Tensor]:
     """Return what `steps_cross_entropy` does; the gradient of the weight is one tensor for all steps."""
     rows = [state.flatten(0, 1) for state in states]
     shares = step_weights(len(rows), weighting)
     loss, last = _StepsHeadLoss.apply(  # type: ignore[no-untyped-call]
-        weight, targets.flatten(), product_dtype(rows[0]), shares, *rows
+        weight, targets.flatten(), product_dtype(rows[0]), shares, way, *rows
     )
     return loss, last
 
@@ -28,13 +28,19 @@ def steps_head_loss(
 class _StepsHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, targets: Tensor, dtype: torch.dtype, shares: Sequence[float], *rows: Tensor
+        ctx: Any,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        shares: Sequence[float],
+        way: Sums,
+        *rows: Tensor,
     ) -> tuple[Tensor, Tensor]:
         to_rows: list[Tensor | None] = []
         to_weight, total = None, torch.zeros((), device=weight.device)
-        wanted = (any(ctx.needs_input_grad[4:]), ctx.needs_input_grad[0])
+        wanted = (any(ctx.needs_input_grad[5:]), ctx.needs_input_grad[0])
         for row, share in zip(rows, shares, strict=True):
-            last, made, to_weight = sums(row, weight, targets, dtype, wanted, share, to_weight)
+            last, made, to_weight = way(row, weight, targets, dtype, wanted, share, to_weight)
             to_rows.append(made)
             total = total + share * last
         number = counted(targets)
@@ -50,4 +56,4 @@ class _StepsHeadLoss(torch.autograd.Function):
         number, to_weight, *to_rows = ctx.saved_tensors
         scale = gradient / number
         made = (scaled(each, scale, ctx.dtypes[0]) for each in to_rows)
-        return scaled(to_weight, scale, ctx.dtypes[1]), None, None, None, *made
+        return scaled(to_weight, scale, ctx.dtypes[1]), None, None, None, None, *made

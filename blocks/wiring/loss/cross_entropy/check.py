@@ -1,0 +1,37 @@
+"""The self-test of the kernel of the loss: two chunks of a head and its loss against fp64."""
+
+from __future__ import annotations
+
+import torch
+
+from blocks.ir.kernel import Target
+from blocks.ir.operation import Operation
+from blocks.kernels.self_tests import apart, drawn, off
+from blocks.primitives.reference import project
+from blocks.wiring.loss.cross_entropy import fused
+from blocks.wiring.loss.cross_entropy.reference import IGNORED, cross_entropy
+
+TOKENS, WIDTH = 13, 64
+_NAMES = ("loss", "gradient of the rows", "gradient of the weight")
+
+
+def check(operation: Operation | None, target: Target) -> str:
+    """Run the kernel at an operation's vocabulary (None: 1000) on a target's device, two tokens unscored.
+
+    Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
+    """
+    vocab = getattr(operation, "vocab", 1000)
+    with apart(target):
+        rows, weight = drawn([(TOKENS, WIDTH), (vocab, WIDTH)], target)
+        weight *= WIDTH**-0.5
+        targets = torch.arange(TOKENS, device=target.device) * 7 % vocab
+        targets[3:5] = IGNORED
+        with torch.no_grad():
+            first = fused.sums(rows, weight, targets, rows.dtype, (True, True))
+            found = fused.sums(rows, weight, targets, rows.dtype, (True, True), to_weight=first[2])
+        leaves = [each.double().requires_grad_() for each in (rows, weight)]
+        logits = project(leaves[0][None], leaves[1], (vocab,))
+        loss = cross_entropy(logits, targets[None]) * (TOKENS - 2)
+        to_rows, to_weight = torch.autograd.grad(loss, leaves)
+        made = [each for each in found if each is not None]
+        return off(_NAMES, made, (loss, to_rows, 2 * to_weight), target.dtype)
