@@ -8,8 +8,9 @@ from typing import Any, Literal
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig
 from blocks.base.fields import Width
-from blocks.feed_forward.operations import GeGLU, Gelu, GeluTanh, Relu, SquaredRelu, SwiGLU
+from blocks.feed_forward.operations import GeGLU, GeluTanh, Relu, SquaredRelu, SwiGLU
 from blocks.ir.operation import Value
+from blocks.primitives.activations import Gelu
 
 _ACTIVATIONS = {"gelu": Gelu, "gelu_tanh": GeluTanh, "relu": Relu, "relu2": SquaredRelu}
 _GATED = {"swiglu": SwiGLU, "geglu": GeGLU}

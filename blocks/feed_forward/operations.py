@@ -10,6 +10,7 @@ from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import TensorType
+from blocks.primitives.activations import Gelu
 
 _REFERENCE = "blocks.feed_forward.reference"
 
@@ -31,25 +32,6 @@ class SwiGLU(Operation):
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep both inputs and the activated gate."""
         return SavedTensors(inputs=(0, 1), extra=at.compute_bytes * self.hidden)
-
-
-@dataclass(frozen=True)
-class Gelu(Operation):
-    """The exact GELU (arXiv 1606.08415): (x) -> y."""
-
-    hidden: int
-
-    decoding = LOCAL
-    kernels = (Kernel("gelu", f"{_REFERENCE}:gelu", "elementwise"),)
-
-    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the hidden width."""
-        expect(self, inputs, (self.hidden,))
-        return (TensorType((self.hidden,)),)
-
-    def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input."""
-        return SavedTensors(inputs=(0,))
 
 
 @dataclass(frozen=True)

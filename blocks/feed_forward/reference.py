@@ -11,13 +11,8 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def gelu(x: Tensor) -> Tensor:
-    """Return x times the normal distribution function of x."""
-    return F.gelu(x)
-
-
 def gelu_tanh(x: Tensor) -> Tensor:
-    """Return the same, the distribution function approximated by tanh."""
+    """Return x times the normal distribution function of x, approximated by tanh."""
     return F.gelu(x, approximate="tanh")
 
 

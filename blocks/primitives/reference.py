@@ -51,6 +51,11 @@ def add_norm(
     return (normed, total) if shared else normed
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Return x times the normal distribution function of x."""
+    return F.gelu(x)
+
+
 def product_dtype(x: Tensor) -> torch.dtype:
     """Return what autocast casts x to for a product, its own dtype where it does not."""
     kind = x.device.type

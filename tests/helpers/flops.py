@@ -1,11 +1,13 @@
 """FLOPs as torch counts them while a model runs, and as they are declared for the same convention."""
 
+from contextlib import ExitStack
 from unittest.mock import patch
 
 import torch
 
 from blocks.depth_attention import reference
 from blocks.wiring.residual.mix import reference as mixes
+from blocks.wiring.residual.mix import token_reference as token_mixes
 from composer.testing.flops import counted as plainly
 from composer.testing.flops import declared, grouped
 
@@ -62,52 +64,79 @@ TWINS = {"attend": attend_twin, "attend_part": attend_part_twin}
 
 
 class _MixTwin(torch.autograd.Function):
-    """A residual mix with its products, two for each forward, as matmuls that autograd derives."""
+    """A residual mix as a function of all values and its weights, in matmuls that autograd derives."""
 
     @staticmethod
-    def forward(ctx, token, memory, query, reads, heads, static, start, *partial):
+    def forward(ctx, plain, token, memory, reads, count, *given):
+        weights, (start, *partial) = given[:count], given[count:]
         ctx.memory, ctx.reads, ctx.token = memory, reads, token
         with torch.enable_grad():
             ctx.values = torch.stack([start, *memory.values[:reads], *partial]).detach().requires_grad_()
-            ctx.query = query.detach().requires_grad_()
-            split = ctx.values.flatten(1, 2).unflatten(-1, (heads, -1))  # [values, tokens, heads, head_dim]
-            if static:
-                weights = ctx.query[: len(split)].flip(0).T.unsqueeze(1)
-                y = torch.bmm(weights, split.permute(2, 0, 1, 3).flatten(2))
-                y = y.view(heads, split.shape[1], -1).transpose(0, 1)
-            else:
-                scale = torch.rsqrt(ctx.values.square().mean(-1).flatten(1) + 1e-6)
-                keys = (split * scale[..., None, None]).flatten(0, 1).transpose(0, 1)
-                scores = torch.bmm(keys, ctx.query.view(heads, -1, 1)).view(heads, *split.shape[:2])
-                weights = scores.permute(2, 0, 1).softmax(-1).flatten(0, 1).unsqueeze(1)
-                y = torch.bmm(weights, split.permute(1, 2, 0, 3).flatten(0, 1))
-            ctx.y = y.reshape(start.shape)
+            ctx.weights = [each.detach().requires_grad_() for each in weights]
+            ctx.y = plain(ctx.values.flatten(1, 2), *ctx.weights).reshape(start.shape)
         return ctx.y.detach()
 
     @staticmethod
     def backward(ctx, gradient):
-        by_values, by_query = torch.autograd.grad(ctx.y, (ctx.values, ctx.query), gradient)
+        by_values, *others = torch.autograd.grad(ctx.y, (ctx.values, *ctx.weights), gradient)
         after = 1 + ctx.reads
         ctx.memory.gradients()[: ctx.reads] += by_values[1:after]
-        token = torch.zeros_like(ctx.token)
-        return token, None, by_query, None, None, None, by_values[0], *by_values[after:]
+        return None, torch.zeros_like(ctx.token), None, None, None, *others, by_values[0], *by_values[after:]
+
+
+def _scores(values, query, heads):
+    """Return scores [tokens, heads, values]."""
+    split = values.unflatten(-1, (heads, -1)) * torch.rsqrt(values.square().mean(-1) + 1e-6)[..., None, None]
+    scores = torch.bmm(split.flatten(0, 1).transpose(0, 1), query.view(heads, -1, 1))
+    return scores.view(heads, *split.shape[:2]).permute(2, 0, 1)
+
+
+def _by_token(values, weights):
+    """Return the sum by weights [tokens, heads, values]."""
+    split = values.unflatten(-1, (weights.shape[1], -1)).permute(1, 2, 0, 3).flatten(0, 1)
+    return torch.bmm(weights.flatten(0, 1).unsqueeze(1), split)
 
 
 def _attend_values(*given, reads, heads):
     *own, token, memory, query = given
-    return _MixTwin.apply(token, memory, query, reads, heads, False, *own)
+
+    def plain(values, query):
+        return _by_token(values, _scores(values, query, heads).softmax(-1))
+
+    return _MixTwin.apply(plain, token, memory, reads, 1, query, *own)
 
 
 def _weigh_values(*given, reads, heads):
     *own, token, memory, weights = given
-    return _MixTwin.apply(token, memory, weights, reads, heads, True, *own)
+
+    def plain(values, weights):
+        shares = weights[: len(values)].flip(0).T.unsqueeze(1)
+        y = torch.bmm(shares, values.unflatten(-1, (heads, -1)).permute(2, 0, 1, 3).flatten(2))
+        return y.view(heads, values.shape[1], -1).transpose(0, 1)
+
+    return _MixTwin.apply(plain, token, memory, reads, 1, weights, *own)
 
 
-MIX_TWINS = {"attend": _attend_values, "weigh": _weigh_values}
-"""The same for residual mixes."""
+def _weigh_by_token(*given, reads, heads):
+    *own, dynamic, token, memory, static = given
+
+    def plain(values, dynamic, static):
+        shares = (dynamic.flatten(0, 1) + static)[:, : len(values)].flip(1).transpose(1, 2)
+        return _by_token(values, shares)
+
+    return _MixTwin.apply(plain, token, memory, reads, 2, dynamic, static, *own)
+
+
+MIX_TWINS = {
+    mixes: {"attend": _attend_values, "weigh": _weigh_values},
+    token_mixes: {"weigh_by_token": _weigh_by_token},
+}
+"""The same for residual mixes, by the module of the reference."""
 
 
 def counted(spec, batch=2, trains=True):
     """Return forward and backward FLOPs of one training step, counted by torch as it runs."""
-    with patch.multiple(reference, **TWINS), patch.multiple(mixes, **MIX_TWINS):
+    with ExitStack() as stack:
+        for module, twins in {reference: TWINS, **MIX_TWINS}.items():
+            stack.enter_context(patch.multiple(module, **twins))
         return plainly(spec, batch, trains)

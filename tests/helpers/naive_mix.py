@@ -43,6 +43,11 @@ class Mix:
         weight = self.row.w[name]
         if self.residual.mix == "static":  # by distance, the latest first
             return weight[: len(vectors), i // size].flip(0)
+        if self.residual.mix == "token":
+            latest = vectors[-1] / torch.sqrt((vectors[-1] * vectors[-1]).mean() + 1e-6)
+            hidden = activated("gelu", self.row.w[f"{name}_up"] @ latest)
+            dynamic = (self.row.w[f"{name}_down"] @ hidden).view(weight.shape)
+            return (weight + dynamic)[: len(vectors), i // size].flip(0)
         normed = [v / torch.sqrt((v * v).mean() + 1e-6) * weight for v in vectors]
         return torch.stack([vector[i : i + size].sum() for vector in normed]).softmax(0)
 

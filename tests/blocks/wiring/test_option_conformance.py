@@ -4,7 +4,6 @@ import pytest
 from flops import MIX_TWINS
 
 from blocks.find import all_wiring
-from blocks.wiring.residual.mix import reference as mixes
 from composer.language.schema.spec import Model
 from composer.testing.examples import other_values
 from composer.testing.wiring import CHECKS, HOST, MODEL_CHECKS, examples
@@ -35,8 +34,9 @@ def pairs(checks, these):
 def seen_products(request, monkeypatch):
     """Compute products that are elementwise so that torch's counter of FLOPs sees them."""
     if request.node.callspec.params.get("check") == "FLOPs":
-        for name, twin in MIX_TWINS.items():
-            monkeypatch.setattr(mixes, name, twin)
+        for module, twins in MIX_TWINS.items():
+            for name, twin in twins.items():
+                monkeypatch.setattr(module, name, twin)
 
 
 @pytest.mark.parametrize("option", all_wiring())

@@ -41,6 +41,13 @@ STAGES = {
             "residual": {"mix": "static", "of": "states", "over": 2, "period": 4, "heads": 2},
         }
     ],
+    "token": [
+        {
+            "recur": 2,
+            "step": ["seq", "ffn", "depth"],
+            "residual": {"mix": "token", "of": "states", "over": 2, "heads": 2},
+        }
+    ],
     "softmax over states": [
         {"recur": 2, "step": ["seq", "ffn", "seq"], "residual": {**QUERY, "of": "states", "over": "blocks"}}
     ],
@@ -159,7 +166,7 @@ def test_other_numbers_of_steps_equal_a_model_built_with_them():
         ),
         ({"step": [{"use": "seq", "norm": "post"}, "ffn"]}, "beside norm: post"),
         ({"step": [{"use": "seq", "residual": "add"}, "ffn"]}, "expected mix, as in the stage"),
-        ({"residual": {"mix": "token"}}, "expected learned_query"),
+        ({"residual": {"mix": "dynamic"}}, "expected learned_query, static or token"),
     ],
 )
 def test_what_makes_no_sense_beside_a_mix_is_refused(stage, words):

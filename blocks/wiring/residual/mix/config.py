@@ -16,9 +16,11 @@ from blocks.base.wiring import Run, Site, WiringConfig, acts_on_stage
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import ZEROS, Init, Value, Weight
 from blocks.ir.walk import operations
+from blocks.primitives.activations import Gelu
 from blocks.primitives.operations import Sum
 from blocks.wiring.residual import Residual
 from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues, ValueCache, WriteValue
+from blocks.wiring.residual.mix.token_operations import NormLatest, SumByToken
 
 _VALUES = ".values"
 
@@ -38,8 +40,9 @@ class MixedResidual(Residual):
     returns. `learned_query` is a softmax over w . RMSNorm(value), as in attention residuals (arXiv
     2603.15031); at w = 0, where training begins, it is the mean. `static` has a learned number for each
     value, as DenseFormer has for each state (arXiv 2402.02622); training begins at the plain residual sum.
-    The number goes by how many values ago one was made, so that it means the same at each step; early layers
-    of a stack leave the rest of theirs unused.
+    `token` adds to it W2 gelu(W1 RMSNorm(latest value)), as MUDDFormer does (arXiv 2502.12170), with W2 at 0
+    at the start. The numbers go by how many values ago one was made, so that they mean the same at each step;
+    early layers of a stack leave the rest of theirs unused.
     """
 
     name = "mix"
@@ -47,7 +50,7 @@ class MixedResidual(Residual):
     skippable = False
     aliases = "attention_residuals attnres depth_mix dense"
 
-    mix: Literal["learned_query", "static"]
+    mix: Literal["learned_query", "static", "token"]
     """Where the weights of the sum come from."""
     heads: Count = 1
     """How many parts of the width have weights of their own."""
@@ -89,7 +92,8 @@ class MixedResidual(Residual):
     def words(self, site: Site) -> str:
         """Say what is summed."""
         heads = f", {self.heads} heads" if self.heads > 1 else ""
-        how = "a softmax over" if self.mix == "learned_query" else "a learned sum of"
+        how = {"learned_query": "a softmax over", "static": "a learned sum of"}.get(self.mix)
+        how = how or "a sum, weighted by token, of"
         one, more = ("output", "sums") if self.of == "outputs" else ("state", "states")
         what = f"{one}s" if self.over == "sublayers" else f"blocks' {more}"
         who = "each reads" if self.period == 1 else f"every {self.period}. sublayer reads"
@@ -135,14 +139,28 @@ class MixedResidual(Residual):
 
     def _mixed(self, build: Builder, most: int, read: Sequence[Value], token: Value, slots: Value) -> Value:
         partial = len(read) > 1
-        operation: MixValues = AttendValues(build.width, self.heads, partial)
-        init = ZEROS
+        if self.mix == "learned_query":
+            operation: MixValues = AttendValues(build.width, self.heads, partial)
+            query = Weight("mix", operation.weight_shapes()[0], ZEROS, decay=False)
+            return build.op("mix", operation, *read, token, slots, weights=[query])
+        # the sum of all outputs, or the latest state
+        init = Init("constant", 1.0) if self.of == "outputs" else Init("first")
+        weight = Weight("mix", (most, self.heads), init, decay=False)
         if self.mix == "static":
             operation = SumValues(build.width, self.heads, most, partial)
-            # the sum of all outputs, or the latest state
-            init = Init("constant", 1.0) if self.of == "outputs" else Init("first")
-        weight = Weight("mix", operation.weight_shapes()[0], init, decay=False)
-        return build.op("mix", operation, *read, token, slots, weights=[weight])
+            return build.op("mix", operation, *read, token, slots, weights=[weight])
+        hidden = self._hidden(build, most * self.heads, read[-1], partial, token, slots)
+        shape = (most, self.heads)
+        dynamic = build.project(hidden, "mix_down", shape, most * self.heads, init=ZEROS, bias=False)
+        operation = SumByToken(build.width, self.heads, most, partial)
+        return build.op("mix", operation, *read, dynamic, token, slots, weights=[weight])
+
+    def _hidden(
+        self, build: Builder, size: int, value: Value, partial: bool, token: Value, slots: Value
+    ) -> Value:
+        """Return gelu(W1 RMSNorm(latest value)), `value` or that of the last slot."""
+        latest = build.op("mix_norm", NormLatest(build.width, partial), value, token, slots)
+        return build.op("mix_gelu", Gelu(size), build.project(latest, "mix_up", (size,), bias=False))
 
 
 def _written(build: Builder, token: Value) -> int:

@@ -75,8 +75,28 @@ def attend_stacked(stacked: Tensor, query: Tensor, heads: int) -> Tensor:
     """Return the same in autograd, from all values [values, batch, sequence, width]."""
     full = wide(stacked)
     normed = full * torch.rsqrt(full.square().mean(-1, keepdim=True) + EPS)
-    scores = _heads(normed * query, heads).sum(-1, keepdim=True)
-    return (scores.softmax(0) * _heads(full, heads)).sum(0).flatten(-2).to(stacked.dtype)
+    scores = split_heads(normed * query, heads).sum(-1, keepdim=True)
+    return (scores.softmax(0) * split_heads(full, heads)).sum(0).flatten(-2).to(stacked.dtype)
+
+
+def values_read(own: Sequence[Tensor], slots: Tensor) -> list[Tensor]:
+    """Return the values in order: the start, the slots, the partial."""
+    return [own[0], *slots, *own[1:]]
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Return x [.., width] as [.., heads, width / heads]."""
+    return torch.unflatten(x, -1, (heads, -1))
+
+
+def weighted_sum(read: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the sum of values by weights that broadcast to [values, batch, sequence, heads]."""
+    total = torch.zeros(read[0].shape, dtype=weights.dtype, device=weights.device)
+    for value, weight in zip(read, weights, strict=True):
+        split_heads(total, weight.shape[-1]).addcmul_(
+            split_heads(wide(value), weight.shape[-1]), weight.unsqueeze(-1)
+        )
+    return total
 
 
 class _Write(torch.autograd.Function):
@@ -100,10 +120,10 @@ class _Attend(torch.autograd.Function):
         ctx: Any, token: Tensor, memory: ValueMemory, query: Tensor, reads: int, heads: int, *own: Tensor
     ) -> Tensor:
         ctx.memory, ctx.reads, ctx.heads, ctx.made = memory, reads, heads, memory.running()
-        read = _read(own, memory.values[:reads])
+        read = values_read(own, memory.values[:reads])
         scores, scales = _scores(read, query, heads)
         ctx.save_for_backward(token, query, scores, scales, *own)
-        return _summed(read, scores.softmax(0)).to(own[0].dtype)
+        return weighted_sum(read, scores.softmax(0)).to(own[0].dtype)
 
     @staticmethod
     @once_differentiable
@@ -112,22 +132,22 @@ class _Attend(torch.autograd.Function):
         memory.check(ctx.made)
         token, query, scores, scales, *own = ctx.saved_tensors
         gradient, query_wide = wide(gradient), wide(query)
-        read = _read(own, memory.values[:reads])
+        read = values_read(own, memory.values[:reads])
         weights = scores.softmax(0)
         by_score = _by_weight(read, gradient, ctx.heads)
         by_score = weights * (by_score - (weights * by_score).sum(0))
         by_query = torch.zeros_like(query_wide)
         by_own = [torch.zeros_like(gradient) for _ in own]
-        gathered = _read(by_own, memory.gradients()[:reads])
+        gathered = values_read(by_own, memory.gradients()[:reads])
         for number, value in enumerate(read):
             full, scale = wide(value), scales[number]
             by_dot = by_score[number] * scale
             shrunk = (by_score[number] * scores[number]).sum(-1, keepdim=True) * scale.square()
-            by_query += (_heads(full, ctx.heads) * by_dot.unsqueeze(-1)).sum((0, 1)).flatten()
+            by_query += (split_heads(full, ctx.heads) * by_dot.unsqueeze(-1)).sum((0, 1)).flatten()
             into = gathered[number]
-            heads = _heads(into, ctx.heads)
-            heads.addcmul_(_heads(gradient, ctx.heads), weights[number].unsqueeze(-1))
-            heads.addcmul_(_heads(query_wide, ctx.heads), by_dot.unsqueeze(-1))
+            heads = split_heads(into, ctx.heads)
+            heads.addcmul_(split_heads(gradient, ctx.heads), weights[number].unsqueeze(-1))
+            heads.addcmul_(split_heads(query_wide, ctx.heads), by_dot.unsqueeze(-1))
             into.addcmul_(full, shrunk, value=-1 / full.shape[-1])
         returned = (made.to(value.dtype) for made, value in zip(by_own, own, strict=True))
         return torch.zeros_like(token), None, by_query.to(query.dtype), None, None, *returned
@@ -140,8 +160,8 @@ class _Weigh(torch.autograd.Function):
     ) -> Tensor:
         ctx.memory, ctx.reads, ctx.made = memory, reads, memory.running()
         ctx.save_for_backward(token, weights, *own)
-        read = _read(own, memory.values[:reads])
-        return _summed(read, wide(weights[: len(read)]).flip(0)[:, None, None]).to(own[0].dtype)
+        read = values_read(own, memory.values[:reads])
+        return weighted_sum(read, wide(weights[: len(read)]).flip(0)[:, None, None]).to(own[0].dtype)
 
     @staticmethod
     @once_differentiable
@@ -152,22 +172,13 @@ class _Weigh(torch.autograd.Function):
         heads, gradient, shares = weights.shape[1], wide(gradient), wide(weights)
         by_weights = torch.zeros_like(shares)
         by_own = [torch.zeros_like(gradient) for _ in own]
-        gathered = _read(by_own, memory.gradients()[:reads])
-        for ago, value in enumerate(reversed(_read(own, memory.values[:reads]))):
-            by_weights[ago] = _heads(gradient * value, heads).sum((0, 1, 3))
-            into = _heads(gathered[-1 - ago], heads)
-            into.addcmul_(_heads(gradient, heads), shares[ago].unsqueeze(-1))
+        gathered = values_read(by_own, memory.gradients()[:reads])
+        for ago, value in enumerate(reversed(values_read(own, memory.values[:reads]))):
+            by_weights[ago] = split_heads(gradient * value, heads).sum((0, 1, 3))
+            into = split_heads(gathered[-1 - ago], heads)
+            into.addcmul_(split_heads(gradient, heads), shares[ago].unsqueeze(-1))
         returned = (made.to(value.dtype) for made, value in zip(by_own, own, strict=True))
         return torch.zeros_like(token), None, by_weights.to(weights.dtype), None, *returned
-
-
-def _read(own: Sequence[Tensor], slots: Tensor) -> list[Tensor]:
-    """Return the values in order: the start, the slots, the partial."""
-    return [own[0], *slots, *own[1:]]
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    return torch.unflatten(x, -1, (heads, -1))
 
 
 def _scores(read: Sequence[Tensor], query: Tensor, heads: int) -> tuple[Tensor, Tensor]:
@@ -177,23 +188,15 @@ def _scores(read: Sequence[Tensor], query: Tensor, heads: int) -> tuple[Tensor, 
     scales = torch.empty(len(read), *shape, 1, dtype=query.dtype, device=query.device)
     for number, value in enumerate(read):
         full = wide(value)
-        torch.sum(_heads(full * query, heads), -1, out=scores[number])
+        torch.sum(split_heads(full * query, heads), -1, out=scores[number])
         torch.linalg.vector_norm(full, dim=-1, keepdim=True, out=scales[number])
     scales.square_().div_(read[0].shape[-1]).add_(EPS).rsqrt_()
     return scores.mul_(scales), scales
-
-
-def _summed(read: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Return the sum of values by weights that broadcast to [values, batch, sequence, heads]."""
-    total = torch.zeros(read[0].shape, dtype=weights.dtype, device=weights.device)
-    for value, weight in zip(read, weights, strict=True):
-        _heads(total, weight.shape[-1]).addcmul_(_heads(wide(value), weight.shape[-1]), weight.unsqueeze(-1))
-    return total
 
 
 def _by_weight(read: Sequence[Tensor], gradient: Tensor, heads: int) -> Tensor:
     """Return the gradient of the weights [values, batch, sequence, heads]."""
     found = torch.empty(len(read), *gradient.shape[:2], heads, dtype=gradient.dtype, device=gradient.device)
     for number, value in enumerate(read):
-        torch.sum(_heads(gradient * value, heads), -1, out=found[number])
+        torch.sum(split_heads(gradient * value, heads), -1, out=found[number])
     return found

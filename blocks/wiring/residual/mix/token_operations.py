@@ -1,0 +1,98 @@
+"""The operations of residual mixes whose weights are those of each token. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest
+from blocks.ir.operation import ORIGIN, LoopIndex, expect
+from blocks.ir.tensor_type import ORDER, Shape, TensorType
+from blocks.kernels.slots import SlotRead
+from blocks.wiring.residual.mix.operations import MixValues, values_of
+
+_REFERENCE = "blocks.wiring.residual.mix.token_reference"
+
+
+@dataclass(frozen=True)
+class NormLatest(SlotRead):
+    """RMSNorm, without a gain, of the latest value: (value, token, slots) -> y.
+
+    That is the value of the last slot; with `partial`, or where no slot is written yet, the one given.
+    """
+
+    width: int
+    partial: bool = False
+    reads: LoopIndex = ORIGIN
+
+    span: Literal["inclusive"] = "inclusive"
+    kernels = (Kernel("norm_latest", f"{_REFERENCE}:norm_latest", "one slot, elementwise"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the width."""
+        expect(self, inputs, (self.width,), ORDER, values_of(inputs[-1], self.width))
+        return (inputs[0],)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return how many slots are written, of which the last is read."""
+        return {"reads": LoopIndex(0) if self.partial else self.reads}
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Read one value, write another."""
+        return at.compute_bytes * self.width + made
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the value given, and in fp32 the scale of the latest one."""
+        return SavedTensors(inputs=(0,), extra=4)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """A slot in fp32 and the result; backward two tensors in fp32."""
+        full, copy = 4 * self.width, 0 if self.partial else at.widened * self.width
+        return WorkspaceBytes(full + copy + 4, 2 * full + copy + 4, flow.given)
+
+
+@dataclass(frozen=True)
+class SumByToken(MixValues):
+    """The sum with weights of each token beside learned ones: (start, [partial], weights, token, slots) -> y.
+
+    Both go by the distance and the head: `most` is the number of values at most.
+    """
+
+    width: int
+    heads: int
+    most: int
+    partial: bool = False
+    reads: LoopIndex = ORIGIN
+
+    span: Literal["inclusive"] = "inclusive"
+    kernels = (Kernel("sum_by_token", f"{_REFERENCE}:weigh_by_token", "elementwise, value by value"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the width."""
+        own = [(self.width,)] * self.own
+        expect(self, inputs, *own, (self.most, self.heads), ORDER, values_of(inputs[-1], self.width))
+        return (inputs[0],)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return [most, heads], the latest value's first."""
+        return ((self.most, self.heads),)
+
+    def flops(self, at: CostContext) -> float:
+        """One product of the width per value."""
+        return 2 * self.width * self.values(at)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the values that are in no slot, and the weights of tokens."""
+        return SavedTensors(inputs=tuple(range(self.own + 1)))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The weights and the sum in fp32, a value; backward, a product, gradients of what is in no slot."""
+        read, most = self.heads * self.values(at), 4 * self.heads * self.most
+        full, copy = 4 * self.width, at.widened * self.width
+        forward = largest(at.widened * read, full + copy)
+        gradient = full if at.stream_bytes < 4 else 0
+        backward = largest(at.widened * read, most + (1 + self.own) * full + gradient)
+        return WorkspaceBytes(4 * read + forward, 4 * read + backward, flow.given)
