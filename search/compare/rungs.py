@@ -8,7 +8,9 @@ non-dominated front, and within a front by the first objective that training mea
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from composer.language.schema.search import FlopRungs
 from composer.language.schema.spec import Spec
@@ -76,12 +78,28 @@ def reached(record: Record, rung: int) -> Seen | None:
 
 
 def fronts(values: Sequence[Values]) -> list[int]:
-    """Rank values by non-dominated sorting: 0 for the Pareto front, 1 for the front without rank 0, ..."""
+    """Rank values by non-dominated sorting: 0 for the Pareto front, 1 for the front without rank 0, ...
+
+    A point's front is found by bisection (Zhang et al., 2015): whoever is dominated by one of a front is
+    dominated by one of each front before it.
+    """
+    layers: list[list[Values]] = []
     ranks: dict[Values, int] = {}
     # in this order a dominating point comes before those it dominates
     for point in sorted(set(values), reverse=True):
-        ranks[point] = 1 + max((ranks[other] for other in ranks if dominates(other, point)), default=-1)
+        rank = bisect_left(layers, True, key=partial(_is_free, point))
+        if rank == len(layers):
+            layers.append([])
+        layers[rank].append(point)
+        ranks[point] = rank
     return [ranks[point] for point in values]
+
+
+def _is_free(point: Values, layer: Sequence[Values]) -> bool:
+    """Return whether none of a front dominates a point that comes after them all in descending order."""
+    # of two objectives the second grows along a front, so its last point has the most of it
+    others = layer[-1:] if len(point) <= 2 else layer
+    return not any(dominates(other, point) for other in others)
 
 
 def best_first(goals: Goals, records: Iterable[Record]) -> list[Record]:
