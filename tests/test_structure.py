@@ -38,6 +38,7 @@ FLOORS = [
     "composer.language",
     "composer.graph.lowering",
     "composer.graph.passes",
+    "composer.graph.taps",
     "composer.graph",
     "composer.costs.base",
     "composer.costs.memory",

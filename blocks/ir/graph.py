@@ -50,6 +50,7 @@ class Node:
         recompute: whether it runs again in the backward pass.
         parts: the operations that a fused one stands for, by name, in the order they ran; else empty.
         active: the steps of the loop around it at which it runs; None is all of them.
+        values: the values of the graph as lowered that its outputs are, where they are not its own.
     """
 
     op: Operation
@@ -61,6 +62,7 @@ class Node:
     recompute: bool = False
     parts: Mapping[str, Operation] = field(default_factory=dict)
     active: Steps | None = None
+    values: tuple[Value, ...] = ()
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Return what the operation keeps for its backward pass: all it reads and makes unless it says."""
@@ -74,6 +76,11 @@ class Node:
         """The chosen kernel."""
         assert self.choice is not None, f"{self.op.describe()}: no kernel has been chosen"
         return self.choice.kernel
+
+
+def originals(name: str, node: Node) -> tuple[Value, ...]:
+    """Return the values of the graph as lowered that the outputs of a node are, in order."""
+    return node.values or tuple(Value(name, number) for number in range(len(node.types)))
 
 
 class Graph(_DiGraph):

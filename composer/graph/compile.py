@@ -12,11 +12,13 @@ from composer.graph.passes.choose_kernels import Kernels, Unfused, choose_kernel
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.fuse import fuse
 from composer.graph.passes.infer_types import infer_types
+from composer.graph.passes.lowered import lowered
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.number_slots import number_slots
 from composer.graph.passes.outline import outline
 from composer.graph.passes.tie_weights import tie_weights
+from composer.graph.taps.insert import Taps, insert_taps
 from composer.language.schema.spec import Spec
 from composer.settings.errors import Fault, SpecError
 
@@ -27,11 +29,13 @@ def compile_graph(
     kernels: Kernels = "auto",
     recompute: Collection[str] = (),
     apart: bool = False,
+    taps: Taps | None = None,
 ) -> Graph:
     """Build the graph of a spec and run every pass over it; the default target is a CPU in fp32.
 
     `recompute` names the operations that run again in the backward pass, by their places before fusing.
     With `apart` the parts of each step, sublayers and blocks, are outlined (`composer.graph.passes.outline`).
+    With `taps` values are recorded as they are made (`composer.graph.taps`).
 
     Raises:
         SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there; or a
@@ -47,7 +51,8 @@ def compile_graph(
             [spec.fault(("stages",), "no `at` on what others need at all steps", str(error))]
         ) from None
     graph = number_slots(graph)
-    graph = fuse(infer_types(dead_code(merge_projections(tie_weights(graph), apart))), target, kernels, apart)
+    graph = infer_types(dead_code(merge_projections(tie_weights(graph), apart)))
+    graph = fuse(graph, target, kernels, apart, taps.replaced_nodes if taps else ())
     if apart:
         # an operation that others are merged with stands for them
         recompute = {*recompute} & {*recomputable(graph)}
@@ -55,6 +60,8 @@ def compile_graph(
         graph = mark_recompute(graph, recompute)
     # what a kernel does without may be read by no other
     graph = dead_code(choose_kernels(graph, target, kernels))
+    if taps:
+        graph = insert_taps(graph, lowered(spec), taps)
     if apart:
         return outline(graph)
     if kernels == "fused" and (missed := unfused(graph, target)):

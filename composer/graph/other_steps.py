@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from blocks.ir.graph import Graph
 from blocks.ir.walk import graphs, own_weights
-from composer.graph.lowering.build import build
-from composer.graph.passes.dead_code import dead_code
-from composer.graph.passes.infer_types import infer_types
-from composer.graph.passes.number_slots import number_slots
-from composer.graph.passes.tie_weights import tie_weights
+from composer.graph.passes.lowered import lowered
 from composer.language.schema.spec import Spec
 from composer.language.schema.steps import path_of, step_mix, with_steps
 from composer.settings.errors import SpecError
@@ -25,12 +21,12 @@ def training_graphs(spec: Spec) -> list[tuple[float, Graph]]:
     mix = step_mix(spec)
     if not mix[0][1]:
         return []
-    evaluated = _lowered(spec)
+    evaluated = lowered(spec)
     found = []
     for share, numbers in mix:
         told = " and ".join(f"{place} with {n}" for place, n in numbers.items())
         try:
-            graph = _lowered(with_steps(spec, numbers))
+            graph = lowered(with_steps(spec, numbers))
             check_weights(evaluated, graph)
         except ValueError as error:
             path = (*path_of(next(iter(numbers))), "recur", "train")
@@ -60,7 +56,3 @@ def _owned(graph: Graph) -> dict[str, tuple[tuple[int, ...], int]]:
         for each, place in graphs(graph)
         for name, weight, used in own_weights(each, place)
     }
-
-
-def _lowered(spec: Spec) -> Graph:
-    return infer_types(dead_code(tie_weights(number_slots(build(spec)))))

@@ -14,6 +14,7 @@ from composer.module.batch import as_tokens, check_range
 from composer.module.exits import check_exits
 from composer.module.generation.decoder import Decoder
 from composer.module.generation.sampling import Sampler
+from composer.module.record import refuse_recording
 
 if TYPE_CHECKING:
     from composer.module.model import ComposedModel
@@ -59,6 +60,7 @@ class Generates:
                 token by token.
         """
         model = cast("ComposedModel", self)
+        refuse_recording(model, "generate")
         prompts = as_prompts(tokens, model.device)
         run = Generation(model, prompts, max_new_tokens, Sampler(temperature, top_k, top_p, seed), stop)
         for _ in run.tokens(steps, exit_threshold):

@@ -37,6 +37,7 @@ from composer.module.generates import Generates
 from composer.module.hooks import TrainerHooks
 from composer.module.optimization.average import WeightAverage
 from composer.module.randomness import Randomness
+from composer.module.record import Tapped, refuse_recording
 from composer.module.scores import Scores
 from composer.module.step_mean import StepMean
 from composer.module.steps import StepSwitch
@@ -59,6 +60,7 @@ class ComposedModel(Generates, TrainerHooks):
     """
 
     _watched = False
+    _taps: Tapped | None = None
 
     def __init__(
         self,
@@ -164,6 +166,11 @@ class ComposedModel(Generates, TrainerHooks):
         """
         return drawn_steps(self.spec, optimizer_step, micro_batch)
 
+    def emit_again(self) -> None:
+        """Emit all code for the graph as it is now."""
+        take_graphs(self, self.graph, Place())
+        self._emit_all()
+
     def _emit_all(self) -> None:
         """Emit the model's own code and that of all stages."""
         self.emit()
@@ -173,8 +180,8 @@ class ComposedModel(Generates, TrainerHooks):
 
     @property
     def graph(self) -> Graph:
-        """The graph its code was emitted from."""
-        return self.plan.graph
+        """The graph its code was emitted from: the plan's, with taps while values are recorded."""
+        return self.plan.graph if self._taps is None else self._taps.graph(self.plan)
 
     @property
     def _compiled(self) -> Compiled:
@@ -229,6 +236,7 @@ class ComposedModel(Generates, TrainerHooks):
             return self._switch.call(self, steps, run, tokens)
         tokens = self._ready(tokens)
         if exit_threshold is not None:
+            refuse_recording(self, "exit_threshold")
             return exit_logits(self, tokens, exit_threshold, self._keys(tokens))
         logits: Tensor = self.code(tokens, None, *self._keys(tokens), *gather(self, self.graph))
         return logits

@@ -37,6 +37,15 @@ class StepSwitch:
         """Emit the code for other numbers anew when it is next needed."""
         self._emitted = {}
 
+    def set_aside(self) -> dict[_Key, Emitted]:
+        """Forget the code for other numbers; return it for `take_back`."""
+        emitted, self._emitted = self._emitted, {}
+        return emitted
+
+    def take_back(self, emitted: dict[_Key, Emitted]) -> None:
+        """Run the code that was set aside again."""
+        self._emitted = emitted
+
     def __getstate__(self) -> dict[str, object]:
         return {"steps": self.steps, "_emitted": {}}
 
@@ -89,8 +98,8 @@ def _emit(model: ComposedModel, plan: Plan) -> None:
     stages = [each for each in model.modules() if isinstance(each, Stage)]
     bodies = [each.loop.body for each in stages]
     graph, model.plan = model.graph, plan
-    take_graphs(model, plan.graph, Place())
-    if not same_code(graph, plan.graph):
+    take_graphs(model, model.graph, Place())
+    if not same_code(graph, model.graph):
         model.emit()
     for stage, body in zip(stages, bodies, strict=True):
         if not same_code(body, stage.loop.body):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import replace
 
 from blocks.ir.costs import CostContext
-from blocks.ir.graph import Graph, Loop, Node
+from blocks.ir.graph import Graph, Loop, Node, originals
 from blocks.ir.kernel import Target
 from blocks.ir.operation import Operation, Value
 from blocks.ir.walk import operations
@@ -14,33 +14,45 @@ from blocks.primitives.operations import Input
 from composer.graph.passes.choose_kernels import Kernels, unfit
 
 
-def fuse(graph: Graph, target: Target, kernels: Kernels = "auto", apart: bool = False) -> Graph:
+def fuse(
+    graph: Graph,
+    target: Target,
+    kernels: Kernels = "auto",
+    apart: bool = False,
+    kept: Collection[str] = (),
+    path: str = "",
+) -> Graph:
     """Fuse operations wherever the fused one's first kernel fits the target, or pays; return the graph.
 
     A fused operation has the name of the one that absorbed, all their blocks, and in `parts` the operations
     that it stands for, by name, in the order they ran. With `reference` nothing is fused, with `apart` only
-    what belongs to one block.
+    what belongs to one block. Values whose places are `kept`, such as `stages.0.1.norm`, are not fused away.
     """
     if kernels == "reference":
         return graph
-    for _, operation, _ in operations(graph):
+    for name, operation, _ in operations(graph):
         if isinstance(operation, Loop):
-            fuse(operation.body, target, kernels, apart)
+            fuse(operation.body, target, kernels, apart, kept, f"{path}{name}.")
+    own = {place.removeprefix(path) for place in kept if place.startswith(path)}
     # the last first: whoever absorbs takes the longest chain
     for name in reversed([*graph]):
-        while name in graph and _absorb(graph, name, target, apart):
+        while name in graph and _absorb(graph, name, target, apart, own):
             pass
     if target.dtype != "float32":
         _cast_outputs(graph)
     return graph
 
 
-def _absorb(graph: Graph, name: str, target: Target, apart: bool) -> bool:
+def _absorb(graph: Graph, name: str, target: Target, apart: bool, kept: Set[str]) -> bool:
     """Fuse a node with the producer of one of its inputs; return whether it was possible."""
     node = graph.node(name)
     if type(node.op).absorb is Operation.absorb:
         return False
-    return any(_takes(graph, name, position, target, apart) for position in range(len(node.inputs)))
+    return any(
+        _takes(graph, name, position, target, apart)
+        for position, value in enumerate(node.inputs)
+        if kept.isdisjoint(each.node for each in originals(value.node, graph.node(value.node)))
+    )
 
 
 def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) -> bool:
@@ -79,6 +91,7 @@ def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) 
         types=types,
         blocks=tuple(dict.fromkeys((*maker.blocks, *node.blocks))),
         parts={**_parts(value.node, maker), **_parts(name, node)},
+        values=(*originals(name, node), *(originals(value.node, maker) if hands_on else ())),
     )
     graph.put(name, fused)
     if hands_on:

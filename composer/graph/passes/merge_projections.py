@@ -29,7 +29,8 @@ def merge_projections(graph: Graph, apart: bool = False) -> Graph:
     for names in groups.values():
         if len(names) > 1:
             moved |= {name: Value(names[0], number) for number, name in enumerate(names)}
-            graph.put(names[0], _joined([graph.node(name) for name in names]))
+            joined = _joined([graph.node(name) for name in names])
+            graph.put(names[0], replace(joined, values=tuple(map(Value, names))))
     for reader in {reader for name in moved for reader in graph.successors(name)}:
         inputs = tuple(moved.get(value.node, value) for value in graph.node(reader).inputs)
         graph.replace(reader, inputs=inputs)

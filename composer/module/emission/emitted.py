@@ -18,7 +18,7 @@ class Emitted:
     plan: Any
     code: Any
     loss: Any
-    stages: tuple[tuple[Stage, Any, Any, Any], ...]
+    stages: tuple[tuple[Stage, Any, Any, Any, Any], ...]
     parts: tuple[tuple[Part, Any, Any], ...]
 
     @classmethod
@@ -26,7 +26,9 @@ class Emitted:
         """Return what a model runs now."""
         modules = [*model.modules()]
         stages = tuple(
-            (each, each.loop, each.place, each.code) for each in modules if isinstance(each, Stage)
+            (each, each.loop, each.place, each.code, each.bodies)
+            for each in modules
+            if isinstance(each, Stage)
         )
         parts = tuple((each, each._code, each._graph) for each in modules if isinstance(each, Part))
         return cls(model.plan, model.code, model._loss, stages, parts)
@@ -34,8 +36,8 @@ class Emitted:
     def put_back(self, model: Any) -> None:
         """Have the model run this again."""
         model.plan, model.code, model._loss = self.plan, self.code, self.loss
-        for stage, loop, place, code in self.stages:
-            stage.loop, stage.place, stage.code = loop, place, code
+        for stage, loop, place, code, bodies in self.stages:
+            stage.loop, stage.place, stage.code, stage.bodies = loop, place, code, bodies
         for part, part_code, graph in self.parts:
             part._code, part._graph = part_code, graph
 

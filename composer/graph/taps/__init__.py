@@ -1,0 +1,1 @@
+"""Taps: operations that record values of a model while it runs, or replace them."""
