@@ -25,6 +25,7 @@ from blocks.depth_attention.kernel import Push, Row
 from blocks.depth_attention.ways import backward_way
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.kernels.tensors import fits, in_heads
+from blocks.kernels.turns import turn
 from blocks.primitives.rotary_kernel import rotate_back
 
 
@@ -45,8 +46,8 @@ def append_turned(
     """Append a key that is rotated on its way, by `index` times the angle [head_dim / 2]."""
     if not fits(key):
         return reference.append_turned(key, value, token, memory, angle, slot, index)
-    turn = memory.turn(angle, index)
-    result: Tensor = _Append.apply(key, value, token, memory, slot, turn)  # type: ignore[no-untyped-call]
+    by = turn(angle, index)
+    result: Tensor = _Append.apply(key, value, token, memory, slot, by)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -69,8 +70,8 @@ def attend_turned(
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
         return reference.attend_turned(query, token, memory, angle, reads, index)
-    turn = memory.turn(angle, index)
-    result: Tensor = _Attend.apply(query, token, memory, reads, turn)  # type: ignore[no-untyped-call]
+    by = turn(angle, index)
+    result: Tensor = _Attend.apply(query, token, memory, reads, by)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -89,16 +90,17 @@ class _Append(torch.autograd.Function):
         memory.wanted[slot] = any(ctx.needs_input_grad[:2])
         ctx.memory, ctx.slot, ctx.turn, ctx.dtypes = memory, slot, turn, (key.dtype, value.dtype)
         ctx.made = memory.running()
-        return token.clone()
+        ctx.set_materialize_grads(False)
+        return token.view_as(token)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.memory.check(ctx.made)
         if not any(ctx.needs_input_grad[:2]):
-            return None, None, token_gradient, None, None, None
+            return (None,) * 6
         key, value = _fetched(ctx.memory, ctx.slot, ctx.turn)
-        return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None, None
+        return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), None, None, None, None
 
 
 class _Attend(torch.autograd.Function):
@@ -109,21 +111,21 @@ class _Attend(torch.autograd.Function):
         ctx.memory, ctx.reads, ctx.turn = memory, reads, turn
         ctx.made = memory.running()
         if not reads:
-            ctx.save_for_backward(query, token)
+            ctx.save_for_backward(query)
             return torch.zeros_like(query)
         out, log_sum = kernel.attend_forward(query, memory.keys, memory.values, reads, turn)
-        ctx.save_for_backward(query, token, out, log_sum)
+        ctx.save_for_backward(query, out, log_sum)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ctx.memory.check(ctx.made)
-        query, token, *kept = ctx.saved_tensors
+        query, *kept = ctx.saved_tensors
         if not ctx.reads:
-            return torch.zeros_like(query), torch.zeros_like(token), None, None, None
+            return torch.zeros_like(query), None, None, None, None
         to_query = _gradient(ctx.memory, ctx.reads, ctx.turn, query, gradient, *kept)
-        return to_query, torch.zeros_like(token), None, None, None
+        return to_query, None, None, None, None
 
 
 class _Read(NamedTuple):

@@ -147,22 +147,22 @@ class _Attend(torch.autograd.Function):
         ctx.memory, ctx.part, ctx.ways = memory, part, ways
         ctx.made = memory.running()
         if not part.stop:
-            ctx.save_for_backward(query, token, bias)
+            ctx.save_for_backward(query, bias)
             return torch.zeros_like(query)
         far = [] if bias is None else [_far(bias, part, query.shape[2] // memory.keys.shape[3])]
         y, weights = ways.forward(query, memory.keys[part], memory.values[part], *far)
-        ctx.save_for_backward(query, token, bias, weights)
+        ctx.save_for_backward(query, bias, weights)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ctx.memory.check(ctx.made)
-        query, token, bias, *kept = ctx.saved_tensors
-        still, memory, part = torch.zeros_like(token), ctx.memory, ctx.part
+        query, bias, *kept = ctx.saved_tensors
+        memory, part = ctx.memory, ctx.part
         by_bias = None if bias is None else torch.zeros_like(bias)
         if not part.stop:
-            return torch.zeros_like(query), still, by_bias, None, None, None
+            return torch.zeros_like(query), None, by_bias, None, None, None
         far = (
             []
             if bias is None
@@ -173,7 +173,7 @@ class _Attend(torch.autograd.Function):
         by_query = ctx.ways.backward(query, *slots, *kept, gradient, *gradients, *far)
         if by_bias is not None:
             by_bias += _behind(part, far[0]) @ far[0].flatten(1)
-        return by_query, still, by_bias, None, None, None
+        return by_query, None, by_bias, None, None, None
 
 
 def _behind(part: slice, like: Tensor) -> Tensor:

@@ -8,14 +8,19 @@ computed again by the kernel that makes the gradients of gate and up.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from blocks.expert_attention import library, reference
 from blocks.expert_attention.route_kernel import Routed
 from blocks.kernels.tensors import fits
+from blocks.kernels.turns import turn
 from blocks.primitives.reference import wide
+from blocks.primitives.rotary_kernel import rotate_back, rotate_forward
 
 
 def routed_experts(
@@ -36,7 +41,21 @@ def routed_experts(
     """
     if not (fits(x) and fits(gate_up)):
         return reference.routed_experts(x, query, gate_up, down, keys, balance, load, active)
-    routed = Routed(*library.expert_route(products(query, keys), balance, query.shape[-1] ** -0.5, active))
+    return _routed(products(query, keys), x, gate_up, down, keys, balance, load, active)
+
+
+def _routed(
+    made: Tensor,
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    keys: Tensor,
+    balance: Tensor,
+    load: Tensor | None,
+    active: int,
+) -> Tensor:
+    """Route by the products of queries with keys [tokens, experts], and run the experts."""
+    routed = Routed(*library.expert_route(made, balance, keys.shape[-1] ** -0.5, active))
     if load is not None:
         load += routed.counts
     rows = (routed.order, routed.place, routed.ends)
@@ -48,3 +67,54 @@ def products(query: Tensor, keys: Tensor) -> Tensor:
     """Return the products of queries with keys [tokens, experts], in fp32 whatever the autocast dtype."""
     with torch.autocast(query.device.type, enabled=False):
         return F.linear(wide(query.flatten(0, 1)), wide(keys))
+
+
+def turned_experts(
+    x: Tensor,
+    query: Tensor,
+    angle: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    keys: Tensor,
+    balance: Tensor,
+    load: Tensor | None,
+    active: int,
+    index: int,
+) -> Tensor:
+    """Do the same with queries that are rotated by `index` times the angle [width / 2]: keys are, back."""
+    weights = (gate_up, down, keys, balance, load)
+    if not (fits(x) and fits(gate_up)):
+        return reference.turned_experts(x, query, angle, *weights, active=active, index=index)
+    made: Tensor = _Turned.apply(query.flatten(0, 1), keys, turn(angle, index))  # type: ignore[no-untyped-call]
+    return _routed(made, x, *weights, active=active)
+
+
+class _Turned(torch.autograd.Function):
+    """Products of rotated queries with keys, from keys that are rotated back."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, keys: Tensor, by: Tensor) -> Tensor:
+        ctx.turn, ctx.dtype = by, keys.dtype
+        back = rotate_back(_heads(wide(keys)), by).view(keys.shape)
+        ctx.save_for_backward(query, back)
+        with torch.autocast(query.device.type, enabled=False):
+            return F.linear(wide(query), back)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, back = ctx.saved_tensors
+        to_query = to_keys = None
+        with torch.autocast(query.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                to_query = (gradient @ back).to(query.dtype)
+            if ctx.needs_input_grad[1]:
+                table = torch.view_as_complex(ctx.turn.view(1, 1, -1, 2))
+                turned = rotate_forward(_heads(gradient.t() @ wide(query)), table, None)
+                to_keys = turned.view(back.shape).to(ctx.dtype)
+        return to_query, to_keys, None
+
+
+def _heads(keys: Tensor) -> Tensor:
+    """Return keys [experts, width] as kernels of rotations read them: each a token of one head."""
+    return keys[None, :, None]

@@ -11,9 +11,11 @@ from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest
-from blocks.ir.operation import Operation, expect
+from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
 from blocks.kernels.gpu import off_triton
+from blocks.primitives.operations import RotateStep, step_angles
+from blocks.primitives.tiles import LARGEST as LONGEST_ROW
 
 _REFERENCE = "blocks.expert_attention.reference"
 
@@ -129,9 +131,78 @@ class RoutedExperts(Operation):
         backward = largest(3 * hidden + rows + weights, first, last)
         return WorkspaceBytes(forward, backward, largest(first, last))
 
+    def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
+        """Take over the rotation of the query, which turns keys instead."""
+        if type(self) is not RoutedExperts or position != 1 or shared or type(producer) is not RotateStep:
+            return None
+        sizes = self.width, self.experts, self.active, self.hidden, self.balance_rate
+        return TurnedExperts(*sizes, index=producer.index)
+
     def _routed(self, at: CostContext) -> float:
         """Return the bytes per token that routing keeps: numbers of its choices, and the query if copied."""
         return 16 * self.active + 4 + (4 * self.width if _narrow(at) else 0)
+
+
+def _unfit_turned(operation: TurnedExperts, target: Target) -> str:
+    longer = operation.width > LONGEST_ROW
+    return _unfit(operation, target) or (f"keys are longer than {LONGEST_ROW}" if longer else "")
+
+
+@dataclass(frozen=True)
+class TurnedExperts(RoutedExperts):
+    """The same with queries that are rotated over depth: (x, query, angles) -> y.
+
+    Keys are rotated back in their place, a few rows instead of one for each token: the product of a rotated
+    query with a key is that of the query with the key rotated back.
+    """
+
+    index: LoopIndex = ORIGIN
+
+    kernels = (
+        Kernel(
+            "triton_experts_turned",
+            "blocks.expert_attention.fused:turned_experts",
+            "keys rotated back instead of queries; tokens sorted by expert in three launches",
+            _unfit_turned,
+            prepare=f"{_REFERENCE}:cast_experts",
+            prepared=5,
+            casts=2,
+            check="blocks.expert_attention.check:check",
+        ),
+        Kernel(
+            "turned_experts",
+            f"{_REFERENCE}:turned_experts",
+            "reference: rotate and route, then experts in grouped products",
+            prepare=f"{_REFERENCE}:cast_experts",
+            prepared=5,
+            casts=2,
+            traceable=False,
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the width of the model."""
+        expect(self, inputs[2:], step_angles(self.width))
+        return super().types(inputs[:2])
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of experts to choose and the step's index."""
+        return {**super().arguments(), "index": self.index}
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep both inputs as they are, both halves, numbers of each choice, and the rotated keys."""
+        kept = at.compute_bytes * 2 * self.active * self.hidden + self._routed(at)
+        return SavedTensors(inputs=(0, 1), extra=kept, once=4 * self.experts * self.width)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Forward, a copy of the query in fp32 stands beside the logits too."""
+        scratch = super().scratch(at, flow)
+        copy = 4 * self.width if _narrow(at) else 0
+        logits = self._routed(at) + 4 * self.experts + copy
+        return scratch._replace(forward=largest(scratch.forward, logits))
+
+    def _routed(self, at: CostContext) -> float:
+        return 16 * self.active + 4
 
 
 def _narrow(at: CostContext) -> bool:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.primitives.reference import wide
+from blocks.primitives.reference import rotate_step, wide
 
 
 def route(
@@ -119,6 +119,23 @@ def routed_experts(
     """Route tokens by their query and run the chosen experts on x: `route`, then `experts_grouped`."""
     weights, indices = route(query, keys, balance, load, active)
     return experts_grouped(x, weights, indices, gate_up, down)
+
+
+def turned_experts(
+    x: Tensor,
+    query: Tensor,
+    angle: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    keys: Tensor,
+    balance: Tensor,
+    load: Tensor | None,
+    active: int,
+    index: int,
+) -> Tensor:
+    """Run `routed_experts` with a query that is rotated before, by `index` times the angle [width / 2]."""
+    turned = rotate_step(query, angle, index)
+    return routed_experts(x, turned, gate_up, down, keys, balance, load, active)
 
 
 class Parts(NamedTuple):

@@ -67,7 +67,6 @@ class SlotMemory(DepthMemory):
         self.reads = 0
         self._gradients: tuple[Tensor, Tensor] | None = None
         self._left: list[Any] = []
-        self._turns: tuple[Tensor, Tensor] | None = None
 
     def write(self, slot: int, key: Tensor, value: Tensor) -> None:
         """Write one slot; writing the same values again changes nothing."""
@@ -81,17 +80,6 @@ class SlotMemory(DepthMemory):
             self.keys = torch.empty(self._shape, dtype=dtype, device=self._device)
             self.values = torch.empty_like(self.keys)
         return self.keys[slot], self.values[slot]
-
-    def turn(self, angle: Tensor, index: int) -> Tensor:
-        """Return cosine and sine of `index` times each angle [head_dim / 2], pair by pair: [head_dim], fp32.
-
-        They are made for all steps at once.
-        """
-        if self._turns is None or self._turns[0] is not angle or len(self._turns[1]) <= index:
-            steps = torch.arange(max(self._shape[0], index + 1), device=angle.device, dtype=torch.float32)
-            turned = steps[:, None] * angle.float()
-            self._turns = angle, torch.stack((turned.cos(), turned.sin()), -1).flatten(1)
-        return self._turns[1][index]
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Return where the running backward pass gathers gradients of keys and values, zero at its start."""
@@ -166,11 +154,12 @@ class _Append(torch.autograd.Function):
         memory.write(slot, key, value)
         ctx.memory, ctx.slot, ctx.dtypes = memory, slot, (key.dtype, value.dtype)
         ctx.made = memory.running()
-        return token.clone()
+        ctx.set_materialize_grads(False)
+        return token.view_as(token)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, token_gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.memory.check(ctx.made)
         key, value = ctx.memory.gradient(ctx.slot)
-        return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), token_gradient, None, None
+        return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), None, None, None

@@ -11,13 +11,14 @@ from models import close, compiled, gradients, kept_of, tokens_for
 from strategies import make
 
 from blocks.expert_attention import reference
-from blocks.expert_attention.fused_operations import RoutedExperts
+from blocks.expert_attention.fused_operations import RoutedExperts, TurnedExperts
 from blocks.expert_attention.operations import Experts, Route
 from blocks.ir.costs import CostContext, IOBytes
 from blocks.ir.kernel import Target
-from blocks.ir.operation import Value
+from blocks.ir.operation import ORIGIN
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.tensors import DTYPES
+from blocks.primitives.reference import rotate
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
 from composer.module.emission.stage import states
@@ -131,6 +132,24 @@ def test_the_same_twice_is_the_same_to_the_bit(kernels):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize(("size", "dtype"), KINDS)
+def test_keys_turned_back_give_what_turned_queries_give(kernels, size, dtype):
+    if kernels == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter has no bf16")
+    *weighed, balance, gradient = drawn(SIZES[size], dtype, kernels)
+    active, width = SIZES[size][4], SIZES[size][2]
+    angle = torch.linspace(0.1, 1, width // 2, device=kernels)
+    leaves = [each.clone().requires_grad_() for each in weighed]
+    y = fused.turned_experts(*leaves[:2], angle, *leaves[2:], balance, None, active, 40)
+    got = [y.detach(), *torch.autograd.grad(y, leaves, gradient)]
+    exactly = [each.detach().double().requires_grad_() for each in weighed]
+    query = rotate(exactly[1], torch.polar(torch.ones_like(angle), 40 * angle).to(torch.complex128))
+    weights, indices = reference.route(query, exactly[4], balance.double(), None, active)
+    y = reference.experts_plain(exactly[0], weights, indices, *exactly[2:4])
+    check(got, [y.detach(), *torch.autograd.grad(y, exactly, gradient.double())], dtype)
+    assert [each.dtype for each in got[1:]] == [each.dtype for each in weighed]
+
+
 # models
 
 
@@ -140,8 +159,9 @@ DREAMER = tree({"e": GROUPED}, {"recur": 2, "step": ["e"]}, width=16)
 @pytest.fixture
 def anywhere(kernels, monkeypatch):
     """Experts absorb their routing on any device that tests run on."""
-    first, *others = RoutedExperts.kernels
-    monkeypatch.setattr(RoutedExperts, "kernels", (replace(first, unfit=lambda *_: ""), *others))
+    for kind in (RoutedExperts, TurnedExperts):
+        first, *others = kind.kernels
+        monkeypatch.setattr(kind, "kernels", (replace(first, unfit=lambda *_: ""), *others))
     return kernels
 
 
@@ -154,12 +174,17 @@ def found(graph):
     ]
 
 
-def test_on_a_gpu_experts_absorb_their_routing():
-    graph = compile_graph(make(DREAMER), Target("cuda", "bfloat16"))
+@pytest.mark.parametrize("code", ["rotary", "none"])
+def test_on_a_gpu_experts_absorb_their_routing_and_the_rotation_of_queries(code):
+    spec = make(tree({"e": {**GROUPED, "depth_code": code}}, {"recur": 2, "step": ["e"]}, width=16))
+    graph = compile_graph(spec, Target("cuda", "bfloat16"))
     ((node, data),) = found(graph)
-    assert data.op == RoutedExperts(16, 5, 2, 8, 1e-3)
+    turned = code == "rotary"
+    kind = TurnedExperts if turned else RoutedExperts
+    assert replace(data.op, **({"index": ORIGIN} if turned else {})) == kind(16, 5, 2, 8, 1e-3)
     assert node.endswith("e.experts")
-    assert [*data.parts] == [node.replace("experts", "route"), node]
+    before = [node.replace("experts", each) for each in ("query_rotated", "route")[not turned :]]
+    assert [*data.parts] == [*before, node]
     assert [name.rsplit(".")[-1] for name in data.weights] == [
         "gate_up",
         "down",
@@ -167,8 +192,8 @@ def test_on_a_gpu_experts_absorb_their_routing():
         "balance",
         "load",
     ]
-    assert data.inputs[0] != data.inputs[1] == Value(node.replace("experts", "query_rotated"))
-    assert data.kernel.name == "triton_experts"
+    assert data.inputs[0] == data.inputs[1]
+    assert data.kernel.name == ("triton_experts_turned" if turned else "triton_experts")
 
 
 @pytest.mark.parametrize(
@@ -205,21 +230,28 @@ def test_a_model_that_routes_in_kernels_is_the_same_model(anywhere, code, again)
 # costs
 
 
-def kept_by_experts(sizes, tokens, device):
+def kept_by_experts(sizes, tokens, device, turned):
     """The bytes that the backward pass keeps, weights apart."""
     _, _, width, experts, active, hidden = sizes
     *weighed, balance, _ = drawn((1, tokens, width, experts, active, hidden), device=device)
-    leaves = [each.requires_grad_() for each in weighed]
-    return kept_of(lambda: fused.routed_experts(*leaves, balance, None, active), leaves[2:])
+    x, query, *leaves = [each.requires_grad_() for each in weighed]
+    if not turned:
+        return kept_of(lambda: fused.routed_experts(x, query, *leaves, balance, None, active), leaves)
+    angle = torch.ones(width // 2, device=device)
+    return kept_of(lambda: fused.turned_experts(x, query, angle, *leaves, balance, None, active, 3), leaves)
 
 
+@pytest.mark.parametrize("kind", [RoutedExperts, TurnedExperts])
 @pytest.mark.parametrize("size", ["fewer tokens than a tile", "most experts empty"])
-def test_what_is_kept_is_declared_and_less_than_the_reference_keeps(kernels, size):
+def test_what_is_kept_is_declared_and_less_than_the_reference_keeps(kernels, size, kind):
     sizes = SIZES[size]
     _, _, width, experts, active, hidden = sizes
-    more, less = (kept_by_experts(sizes, tokens, kernels) for tokens in (16, 8))
+    turned = kind is TurnedExperts
+    more, less = (kept_by_experts(sizes, tokens, kernels, turned) for tokens in (16, 8))
     at = CostContext(8, {})
-    saved = RoutedExperts(width, experts, active, hidden, 0.0).saved(at)
+    saved = kind(width, experts, active, hidden, 0.0).saved(at)
+    if turned:
+        assert less - (more - less) == saved.once + 4 * experts  # where experts end
     assert saved.inputs == (0, 1)
     assert (more - less) / 8 == saved.extra + 2 * 4 * width
     apart = Route(width, experts, active, 0.0).saved(at), Experts(width, experts, active, hidden).saved(at)
@@ -233,4 +265,8 @@ def test_it_computes_what_its_parts_compute():
     assert {*whole.weight_shapes()} == {*parts[0].weight_shapes(), *parts[1].weight_shapes()}
     assert (whole.update, whole.update_arguments()) == (parts[0].update, parts[0].update_arguments())
     assert whole.scratch(at, flow).forward >= whole.saved(at).extra
-    assert whole.saved(CostContext(8, {}, 2, 2, 2)).inputs == (0,)
+    narrow = CostContext(8, {}, 2, 2, 2)
+    assert whole.saved(narrow).inputs == (0,)
+    turned = TurnedExperts(16, 5, 2, 8, 1e-3)
+    assert turned.saved(narrow).inputs == (0, 1)
+    assert whole.saved(narrow).extra - turned.saved(narrow).extra == 4 * 16
