@@ -59,11 +59,18 @@ class AttentionConfig(BlockConfig):
 
     def projections(self, build: Builder, x: Value) -> tuple[Value, Value, Value]:
         """Add projections of `x` to queries [heads, head_dim], keys and values [kv_heads, head_dim]."""
-        heads, kv_heads, head_dim = self.geometry(build.width)
-        scored = build.score_input(x)
-        q = build.project(scored, "query", (heads, head_dim))
-        k = build.project(scored, "key", (kv_heads, head_dim))
-        return q, k, build.project(x, "value", (kv_heads, head_dim))
+        return self.query(build, x), *self.key_and_value(build, x)
+
+    def query(self, build: Builder, x: Value) -> Value:
+        """Add a projection of `x` to queries [heads, head_dim]."""
+        heads, _, head_dim = self.geometry(build.width)
+        return build.project(build.score_input(x), "query", (heads, head_dim))
+
+    def key_and_value(self, build: Builder, x: Value) -> tuple[Value, Value]:
+        """Add projections of `x` to keys and values [kv_heads, head_dim]."""
+        _, kv_heads, head_dim = self.geometry(build.width)
+        k = build.project(build.score_input(x), "key", (kv_heads, head_dim))
+        return k, build.project(x, "value", (kv_heads, head_dim))
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that heads divide as they must."""

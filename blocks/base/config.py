@@ -96,6 +96,14 @@ class BlockConfig(Config):
         """Return why it cannot run on some of the tokens of a sequence, given in order; "" where it can."""
         return "it is not known to do with some of the tokens"
 
+    def counts_tokens(self) -> str:
+        """Return what of it counts tokens, so that ones that nothing reads would matter; or ""."""
+        return ""
+
+    def makes_kv(self) -> bool:
+        """Whether it makes keys and values of tokens, which `kv: first` of a route shares among steps."""
+        return False
+
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
         return self.model_dump()

@@ -36,6 +36,7 @@ class Operations:
         prefix: dotted place of use, put before the names of operations and weights.
         block: name of the block being lowered; its depth cache and its costs go by it.
         places: where the tokens are that operations here run on, in all of the batch; None for all tokens.
+        first_kv: whether attention here reads keys and values of the first step at all steps.
         writes_residual: whether projections marked `writes_residual` do; not where a norm follows them.
     """
 
@@ -51,6 +52,7 @@ class Operations:
         self._score_norms: tuple[str, dict[Value, Value]] | None = None
         self._active: Steps | None = None
         self.places: Value | None = None
+        self.first_kv = False
         self._own: OwnWeights | None = None
         self._of_step: dict[str, Value] = {}
 

@@ -72,8 +72,8 @@ class WiringConfig(Config):
     """Whether the key is about recurrence, so that layers made from a recurrent stage do without it."""
     order: ClassVar[int] = 0
     """Options of lower order wrap those of higher order. The residual sum is at 0."""
-    skippable: ClassVar[bool] = True
-    """Whether sublayers with it can be left out at some steps (`at`)."""
+    unskippable: ClassVar[str] = ""
+    """Why no sublayer with it can be left out at some steps (`at`), such as `which reads each sublayer`."""
     changes_result: ClassVar[bool] = False
     """Whether it changes the state after the last step, so that what a stage returns is no step's state."""
 
@@ -102,6 +102,22 @@ class WiringConfig(Config):
     def not_causal(self) -> str:
         """Return how training lets tokens see later ones, and what inference does instead; else ""."""
         return ""
+
+    def batch_wide(self) -> bool:
+        """Return whether its loss for a batch is not the mean of those of the batch's parts."""
+        return False
+
+    def expected_costs(self) -> str:
+        """Return why FLOPs and time are expectations, and what they and memory stand for; else ""."""
+        return ""
+
+    def pads(self) -> bool:
+        """Return whether blocks also get tokens that nothing reads, behind those of rows with fewer."""
+        return False
+
+    def first_kv(self) -> bool:
+        """Return whether attention reads keys and values of the first step."""
+        return False
 
     def words(self, site: Site) -> str:
         """Return a line for pictures that says what the option does here, or ""."""

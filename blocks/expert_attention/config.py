@@ -67,6 +67,17 @@ class ExpertAttention(BlockConfig):
         """Tokens are routed one by one, or among those that are there."""
         return ""
 
+    def counts_tokens(self) -> str:
+        """Experts that choose, capacities and balance are about all tokens."""
+        fields = {
+            "routing: expert_choice": self.routing == "expert_choice",
+            "capacity": self.capacity is not None,
+            "balance_rate": self.balance_rate > 0,
+            "balance_loss": self.balance_loss > 0,
+            "z_loss": self.z_loss > 0,
+        }
+        return next((name for name, there in fields.items() if there), "")
+
     def weights_per_step(self) -> bool:
         """The router's query has a learned vector for each step."""
         return self.depth_code == "bias"

@@ -26,6 +26,8 @@ class CostContext:
         device: what it runs on, where that decides what a kernel keeps.
         full_mask: count causal attention as the full square, as FLOP counters do.
         tokens: of a micro-batch, where it is asked for what an operation needs while it runs.
+        sequence: tokens of the sequence where `context` is the number of some of them that the operation runs
+            on; 0 where it runs on all.
     """
 
     context: int
@@ -36,6 +38,7 @@ class CostContext:
     device: Literal["cpu", "cuda"] = "cpu"
     full_mask: bool = False
     tokens: int = 1
+    sequence: int = 0
 
     def element_bytes(self, element: Element) -> int:
         """Return the bytes of an element."""

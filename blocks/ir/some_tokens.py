@@ -1,5 +1,8 @@
 """Operations on some tokens of a sequence: how many they are, and what that costs. Torch-free.
 
+Where tokens decide for themselves, FLOPs and traffic are those of the expected number, and memory is that of
+all tokens, the most there can be.
+
 An operation that chooses tokens returns where they are. What reads that runs on the chosen tokens alone,
 and so does what reads its outputs, until an operation puts them back among all. Types do not tell the two
 apart; costs do.
@@ -38,9 +41,20 @@ class ChoosesTokens(Operation):
     some: ClassVar[tuple[int, ...]] = (0,)
     """The outputs that have the chosen tokens alone."""
 
+    decides: ClassVar[str] = ""
+    """Where tokens decide for themselves how many steps they run, the function that does: `module:name`.
+
+    It returns a number of steps for each token; the checks of costs put another in its place. The shares
+    are expected ones.
+    """
+
     def share(self, tokens: int) -> float:
         """Return the share of a sequence of `tokens` that the step at the base of `index` runs on."""
         return chosen_of(tokens, self.keep[min(self.index.base, len(self.keep) - 1)]) / tokens
+
+    def most(self, tokens: int) -> float:
+        """Return the largest share that it can run on."""
+        return 1.0 if self.decides else self.share(tokens)
 
 
 class PutsBack(Operation):
@@ -54,8 +68,8 @@ class OnSome(Operation):
     inner: Operation
     chooses: ChoosesTokens
 
-    def _at(self, at: CostContext) -> CostContext:
-        return replace(at, context=round(self.chooses.share(at.context) * at.context))
+    def _at(self, at: CostContext, share: float) -> CostContext:
+        return replace(at, context=round(share * at.context), sequence=at.context)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Types are inferred before costs are asked."""
@@ -99,21 +113,24 @@ class OnSome(Operation):
 
     def flops(self, at: CostContext) -> float:
         """Return the share of them."""
-        return self.chooses.share(at.context) * self.inner.flops(self._at(at))
+        share = self.chooses.share(at.context)
+        return share * self.inner.flops(self._at(at, share))
 
     def backward_flops(self, at: CostContext) -> float:
         """Return the share of them."""
-        return self.chooses.share(at.context) * self.inner.backward_flops(self._at(at))
+        share = self.chooses.share(at.context)
+        return share * self.inner.backward_flops(self._at(at, share))
 
     def saved(self, at: CostContext) -> SavedTensors | None:
         """Return the same values, and the share of what nothing else sees."""
-        saved = self.inner.saved(self._at(at))
-        return saved and saved._replace(extra=self.chooses.share(at.context) * saved.extra)
+        share = self.chooses.most(at.context)
+        saved = self.inner.saved(self._at(at, share))
+        return saved and saved._replace(extra=share * saved.extra)
 
     def traffic(self, at: CostContext, given: float, made: float) -> float:
-        """Return the share of it."""
-        share = self.chooses.share(at.context)
-        return share * self.inner.traffic(self._at(at), given / share, made / share)
+        """Return the share of it; values are counted as the most there can be."""
+        share, most = self.chooses.share(at.context), self.chooses.most(at.context)
+        return share * self.inner.traffic(self._at(at, share), given / most, made / most)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """Return that of the operation."""
@@ -121,15 +138,15 @@ class OnSome(Operation):
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Return the share of it; `flow` is that of the values, which are counted per token of all."""
-        share = self.chooses.share(at.context)
-        needs = self.inner.scratch(self._at(at), IOBytes(*(each / share for each in flow)))
+        share = self.chooses.most(at.context)
+        needs = self.inner.scratch(self._at(at, share), IOBytes(*(each / share for each in flow)))
         forward, backward, weights = (share * each for each in needs[:3])
         return needs._replace(forward=forward, backward=backward, weights=weights)
 
     def sequence_cache(self, at: CostContext) -> int:
         """Return the share of it."""
-        share: Any = self.chooses.share(at.context)
-        found: int = share * self.inner.sequence_cache(self._at(at))
+        share: Any = self.chooses.most(at.context)
+        found: int = share * self.inner.sequence_cache(self._at(at, share))
         return found
 
 

@@ -13,13 +13,15 @@ from blocks.base.fields import LARGEST, Count, Fraction, Natural, Positive, Widt
 from blocks.base.invalid import independent
 from blocks.ir.numbers import label
 from blocks.ir.operation import Value
+from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import Shape
 from blocks.kernels.slots import KeepKV
 from blocks.primitives.operations import SequenceTable
 from blocks.sequence_attention.capped import CappedAttend
-from blocks.sequence_attention.joint import JointAttend
 from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
-from blocks.sequence_attention.steps import StepsAttend
+from blocks.sequence_attention.slots.first import AttendFirst, KeepFirst
+from blocks.sequence_attention.slots.joint import JointAttend
+from blocks.sequence_attention.slots.steps import StepsAttend
 from blocks.sequence_attention.yarn import YarnTable
 
 
@@ -90,6 +92,10 @@ class SequenceAttention(AttentionConfig):
             "steps: all": self.steps == "all",
         }
         return next((f"{name} needs whole sequences" for name, there in fields.items() if there), "")
+
+    def makes_kv(self) -> bool:
+        """Of every token."""
+        return True
 
     def rotates(self) -> bool:
         """Return whether heads are rotated."""
@@ -180,16 +186,39 @@ class SequenceAttention(AttentionConfig):
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Project, norm, rotate, attend, project back."""
-        heads, kv_heads, head_dim = self.geometry(build.width)
-        q, k, v = self.projections(build, x)
-        if self.qk_norm:
-            q = build.norm(q, "query_norm", (heads, head_dim))
-            k = build.norm(k, "key_norm", (kv_heads, head_dim))
-        q = self._rotate(build, q, "query_rotated", (heads, head_dim))
-        k = self._rotate(build, k, "key_rotated", (kv_heads, head_dim))
-        build.published[build.block] = SharedKV(k, v, self._rotate)
-        y = self._attend(build, q, k, v)
+        heads, _, head_dim = self.geometry(build.width)
+        if build.first_kv:
+            y = self._attend_first(build, x)
+        else:
+            q, k, v = self.projections(build, x)
+            q, k = self._normed(build, q, "query"), self._normed(build, k, "key")
+            q, k = self._turned(build, q, "query"), self._turned(build, k, "key")
+            build.published[build.block] = SharedKV(k, v, self._rotate)
+            y = self._attend(build, q, k, v)
         return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)
+
+    def _shape(self, build: Builder, role: str) -> Shape:
+        heads, kv_heads, head_dim = self.geometry(build.width)
+        return (heads if role == "query" else kv_heads, head_dim)
+
+    def _normed(self, build: Builder, x: Value, role: str) -> Value:
+        return build.norm(x, f"{role}_norm", self._shape(build, role)) if self.qk_norm else x
+
+    def _turned(self, build: Builder, x: Value, role: str) -> Value:
+        return self._rotate(build, x, f"{role}_rotated", self._shape(build, role))
+
+    def _attend_first(self, build: Builder, x: Value) -> Value:
+        """Make keys and values at the first step alone, and attend to them."""
+        sizes = self.geometry(build.width)
+        q = self._turned(build, self._normed(build, self.query(build, x), "query"), "query")
+        slots = build.depth_slots(*sizes[1:])
+        with build.active(Steps(stop=1)):
+            k, v = self.key_and_value(build, x)
+            k = self._turned(build, self._normed(build, k, "key"), "key")
+            token = build.op("keep", KeepFirst(*sizes[1:]), k, v, build.depth_token(), slots)
+        build.set_depth_token(token)
+        assert build.places is not None
+        return build.op("attend", AttendFirst(*sizes), q, build.places, token, slots)
 
     def _rotate(self, build: Builder, x: Value, name: str, shape: Shape) -> Value:
         if not self.rope:

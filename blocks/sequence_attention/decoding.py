@@ -17,8 +17,8 @@ from blocks.kernels.slot_memory import SlotMemory
 from blocks.primitives.reference import wide
 from blocks.sequence_attention import reference
 from blocks.sequence_attention.capped_reference import attend_capped
-from blocks.sequence_attention.joint_reference import attend_joint
-from blocks.sequence_attention.steps_reference import attend_steps
+from blocks.sequence_attention.slots.joint_reference import attend_joint
+from blocks.sequence_attention.slots.steps_reference import attend_steps
 from blocks.sequence_attention.windowed import attend_windowed
 
 

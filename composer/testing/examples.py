@@ -53,12 +53,17 @@ def completed(plain: Plain) -> Plain:
     """Return a model with the option added without which it is refused; as it is where none helps.
 
     It is the first example of a key that the model, its last stage or that one's number of steps does not
-    have yet. What no other option helps is tried with blocks that act on each token alone.
+    have yet. What no other option helps is tried with other blocks: ones that act on each token alone, or
+    sequence attention.
     """
     if stands(plain):
         return plain
-    alone = {**plain, "blocks": {name: {"type": "feed_forward", "hidden": 8} for name in plain["blocks"]}}
-    return next(filter(stands, chain(_with_one_more(plain), [alone])), plain)
+    others = (
+        {"type": "feed_forward", "hidden": 8},
+        {"type": "sequence_attention", "heads": 2, "head_dim": 4},
+    )
+    replaced = ({**plain, "blocks": dict.fromkeys(plain["blocks"], other)} for other in others)
+    return next(filter(stands, chain(_with_one_more(plain), replaced)), plain)
 
 
 def _with_one_more(plain: Plain) -> Iterator[Plain]:

@@ -12,6 +12,7 @@ from composer.costs.counting.count import count_graph
 from composer.graph.compile import compile_graph
 from composer.language.schema.spec import Spec
 from composer.module.model import ComposedModel
+from composer.testing.choices import deciding_as
 from composer.testing.models import tokens_for
 
 
@@ -28,6 +29,7 @@ def counted(spec: Spec, batch: int = 2, trains: bool = True) -> tuple[int, int]:
     with (
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False, custom_mapping=formulas) as counter,
+        deciding_as(spec, "expected"),
     ):
         loss = model.loss(tokens, tokens)
         forward = counter.get_total_flops()

@@ -18,6 +18,7 @@ from composer.language.schema.spec import Spec
 from composer.language.schema.steps import most_steps
 from composer.module.model import ComposedModel
 from composer.module.optimization.optimizer import make_optimizer
+from composer.testing.choices import deciding, deciding_as
 
 
 class Alive(TorchDispatchMode):
@@ -129,8 +130,9 @@ def measured(
     Under fake tensors nothing is computed, which an operation whose sizes depend on data cannot do without.
     """
     with ExitStack() as stack:
-        if fake:
+        if fake and not deciding(spec):
             stack.enter_context(FakeTensorMode())
+        stack.enter_context(deciding_as(spec, "most"))
         stack.enter_context(sdpa_kernel(SDPBackend.FLASH_ATTENTION))
         model, optimizer = trainable(spec, dtype, recompute=recompute)
         tokens = torch.zeros(batch, spec.model.context, dtype=torch.int64)

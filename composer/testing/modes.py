@@ -99,9 +99,12 @@ def check_other_steps(plain: Plain) -> None:
 def batch_wide(spec: Spec) -> bool:
     """Return whether the loss of a batch is not the mean of those of its parts, by what its blocks compute.
 
-    Routing that compares tokens of a batch, and experts' balance loss, are of each micro-batch and rank.
+    Routing that compares tokens of a batch, and balance losses, are of each micro-batch and rank.
     """
-    return any(block.not_causal() or getattr(block, "balance_loss", 0) for block in spec.blocks.values())
+    options = (option for stage in all_stages(spec.stages).values() for option in stage.wiring().values())
+    return any(option.batch_wide() for option in options) or any(
+        block.not_causal() or getattr(block, "balance_loss", 0) for block in spec.blocks.values()
+    )
 
 
 def trained(model: ComposedModel, tokens: Tensor, drawn: bool = True) -> dict[str, Tensor]:
@@ -147,7 +150,7 @@ EQUAL = {
 
 EXCEPTIONS = (
     (
-        "`balance_loss` of `expert_attention`",
+        "`balance_loss` of `expert_attention`, `loss` of `route: {by: token}`",
         "accumulation, DDP, FSDP",
         "is that of each micro-batch on each device",
     ),

@@ -21,6 +21,7 @@ from composer.module.emission.code import Code, StepCode
 from composer.module.emission.emit import NODE
 from composer.module.emission.stage import Stage
 from composer.module.model import ComposedModel
+from composer.testing.choices import deciding_as
 
 
 def check_values(model: ComposedModel, tokens: Tensor, mixed: bool) -> None:
@@ -28,7 +29,11 @@ def check_values(model: ComposedModel, tokens: Tensor, mixed: bool) -> None:
 
     Runs one forward pass of the loss, under autocast to bf16 if `mixed`.
     """
-    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+    with (
+        warnings.catch_warnings(),
+        torch.autocast("cpu", torch.bfloat16, enabled=mixed),
+        deciding_as(model.spec, "most"),
+    ):
         # torch says that a norm with fp32 gains is not one kernel in bf16
         warnings.simplefilter("ignore", UserWarning)
         model.loss(tokens, tokens)  # chooses kernels for the precision

@@ -21,7 +21,7 @@ FAMILY = {
 }
 SPECS = {name: spec for name, spec in shipped().items() if name != "dreamer-small"} | FAMILY
 
-REFUSED = {"mixture-of-recursions"}
+REFUSED = {"mixture-of-recursions", "mixture-of-recursions-token"}
 """Specs with operations that do not run token by token."""
 
 

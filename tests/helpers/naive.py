@@ -6,11 +6,11 @@ the past is kept in Python lists that grow.
 
 import math
 
+import naive_attention
 import naive_mix
 import naive_state
 import naive_streams
 import torch
-import torch.nn.functional as F
 from naive_attention import rotated, softmax_mix
 
 
@@ -65,6 +65,8 @@ class _Row:
         self.ponder = []  # for each pass through a stage that halts, the ponder cost of each token
         self.places = None  # of the tokens that a step runs on, where these are not all
         self.trains, self.route_loss = False, 0
+        self.numbers = None  # of steps that tokens chose, from 0, where they do
+        self.first_kv = {}  # keys and values of the first step by block, where all steps share them
 
     def logits(self, ids):
         table = self.w["embedding"]
@@ -135,6 +137,7 @@ class _Row:
             loop = place.replace("stages.", "n").replace(".", "_")
             step = _Step([*loops, (n, trips, tied)], memory, self.wider, at, loop)
             routes, everyone = stage.route.name == "by", x
+            self.shares_first = routes and stage.route.kv == "first"
             if routes:
                 self.places, gates = naive_state.routed(self, stage, at, n, x)
                 x = [x[t] for t in self.places]
@@ -156,8 +159,7 @@ class _Row:
                     x = self.sublayer(stage, entry, f"{at}.{number}", x, step)
             x = [around.output(*each) for each in zip(h, x, strict=True)] if around else x
             if routes:
-                added = dict(zip(self.places, (g * y for g, y in zip(gates, x, strict=True)), strict=True))
-                x = [each + added[t] if t in added else each for t, each in enumerate(everyone)]
+                x = naive_state.put_back(self, everyone, gates, x)
                 self.places = None
             if halting:
                 halting.update(shares, x)
@@ -272,6 +274,9 @@ class _Row:
         q = [made("query", t, vector) for t, vector in enumerate(scored)]
         k = [made("key", t, vector) for t, vector in enumerate(scored)]
         v = [self.heads(config, at, "value", vector) for vector in x]
+        shares = self.shares_first and self.places is not None
+        if shares:
+            k, v = self.first_kv.setdefault((name, at), (k, v))
         step.published[name] = k, v, turned
         past = step.memory.setdefault(name, [])
         earlier = [each for each in past if config.depth == "joint" and each[0] is not step]
@@ -280,7 +285,8 @@ class _Row:
         out = []
         for t in range(len(x)):
             first = max(0, t + 1 - (config.window or len(x)))
-            seen = [s for s in range(t + 1) if s >= first or s < config.sinks]
+            last = self.places[t] if shares else t
+            seen = [s for s in range(last + 1) if s >= first or s < config.sinks]
             mixed = []
             for h in range(config.heads):
                 keys = [k[s][h // shared] for s in seen]
@@ -343,44 +349,7 @@ class _Row:
             out.append(self.project(torch.cat(mixed), f"{at}.out"))
         return out
 
-    def expert_attention(self, config, name, at, x, step):
-        out = []
-        for vector, query in zip(x, self.scored(x), strict=True):
-            if config.depth_code == "rotary":
-                query = rotated(query, step.index())
-            elif config.depth_code == "bias":
-                query = query + self.w[f"{at}.query_bias"][step.index()]
-            scores = self.w[f"{at}.keys"] @ query / math.sqrt(self.width)
-            given = scores.softmax(0) if config.scores == "softmax" else scores.sigmoid()
-            if config.routing == "expert_choice":
-                ranked = (given >= self.w[f"{at}.threshold"]).nonzero().flatten().tolist()
-            else:
-                ranked = (scores + self.w[f"{at}.balance"]).argsort(descending=True)[: config.active].tolist()
-            self.routed.setdefault((at, step.index()), []).append((scores, ranked))
-            total = sum(given[e] for e in ranked) if config.renormalize else 1
-            y = 0 * vector
-            for e in ranked:
-                hidden = self.unit(config, vector, f"{at}.{self.up_of(config)}", e)
-                y = y + given[e] / total * (hidden @ self.w[f"{at}.down"][e])
-            if config.shared:
-                y = y + self.project(self.shared_unit(config, vector, at), f"{at}.shared_down")
-            out.append(y)
-        return out
-
-    def up_of(self, config):
-        return "gate_up" if config.activation == "swiglu" else "up"
-
-    def unit(self, config, vector, up, e):
-        both = vector @ self.w[up][e]
-        if config.activation == "relu":
-            return both.clamp(min=0)
-        return F.silu(both[: config.hidden]) * both[config.hidden :]
-
-    def shared_unit(self, config, vector, at):
-        up = self.project(vector, f"{at}.shared_up")
-        if config.activation == "relu":
-            return up.clamp(min=0)
-        return F.silu(self.project(vector, f"{at}.shared_gate")) * up
+    expert_attention = naive_attention.expert_attention
 
     def feed_forward(self, config, name, at, x, step):
         out = []

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
 
 def rotated(x, position, base=10000.0, yarn=None):
@@ -37,3 +38,46 @@ def softmax_mix(query, keys, values, lower=(), cap=None):
     if lower:
         scores = scores - torch.stack(lower)
     return sum(share * value for share, value in zip(scores.softmax(0), values, strict=True))
+
+
+def expert_attention(row, config, name, at, x, step):
+    out = []
+    for vector, query in zip(x, row.scored(x), strict=True):
+        if config.depth_code == "rotary":
+            query = rotated(query, step.index())
+        elif config.depth_code == "bias":
+            query = query + row.w[f"{at}.query_bias"][step.index()]
+        scores = row.w[f"{at}.keys"] @ query / math.sqrt(row.width)
+        given = scores.softmax(0) if config.scores == "softmax" else scores.sigmoid()
+        if config.routing == "expert_choice":
+            ranked = (given >= row.w[f"{at}.threshold"]).nonzero().flatten().tolist()
+        else:
+            ranked = (scores + row.w[f"{at}.balance"]).argsort(descending=True)[: config.active].tolist()
+        row.routed.setdefault((at, step.index()), []).append((scores, ranked))
+        total = sum(given[e] for e in ranked) if config.renormalize else 1
+        y = 0 * vector
+        for e in ranked:
+            hidden = unit(row, config, vector, f"{at}.{up_of(config)}", e)
+            y = y + given[e] / total * (hidden @ row.w[f"{at}.down"][e])
+        if config.shared:
+            y = y + row.project(shared_unit(row, config, vector, at), f"{at}.shared_down")
+        out.append(y)
+    return out
+
+
+def up_of(config):
+    return "gate_up" if config.activation == "swiglu" else "up"
+
+
+def unit(row, config, vector, up, e):
+    both = vector @ row.w[up][e]
+    if config.activation == "relu":
+        return both.clamp(min=0)
+    return F.silu(both[: config.hidden]) * both[config.hidden :]
+
+
+def shared_unit(row, config, vector, at):
+    up = row.project(vector, f"{at}.shared_up")
+    if config.activation == "relu":
+        return up.clamp(min=0)
+    return F.silu(row.project(vector, f"{at}.shared_gate")) * up

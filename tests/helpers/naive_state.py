@@ -166,9 +166,12 @@ def routed(row, stage, at, n, x):
     The loss of the router, a mean over these, is added to `row.route_loss`.
     """
     route = stage.route
+    if route.by == "token":
+        return numbered(row, stage, at, n, x)
     before = row.running if n else list(range(len(x)))
     logits = [row.w[f"{at}.router"][n] @ vector for vector in x]
-    here, earlier = (1.0 if k < 0 else route.keep[min(k, len(route.keep) - 1)] for k in (n, n - 1))
+    keep = route.keep or [(stage.trips - step) / stage.trips for step in range(stage.trips)]
+    here, earlier = (1.0 if k < 0 else keep[min(k, len(keep) - 1)] for k in (n, n - 1))
     if row.trains:
         count = math.ceil(here * len(x) - 1e-6)
         runs = sorted(sorted(before, key=lambda t: -logits[t])[:count])
@@ -179,3 +182,30 @@ def routed(row, stage, at, n, x):
         runs = before if here == earlier else [t for t in before if logits[t] > 0]
     row.running = runs
     return runs, [route.scale / (1 + torch.exp(-logits[t])) for t in runs]
+
+
+def numbered(row, stage, at, n, x):
+    """Do the same where each token chooses its number of steps before the first; `route_loss` balances these.
+
+    The gates are those of tokens that end; of others they are None.
+    """
+    steps, tokens = stage.trips, range(len(x))
+    if n == 0:
+        router = row.w[f"{at.removesuffix('.step')}.router"]
+        chances = [torch.stack([router[i] @ vector for i in range(steps)]).softmax(0) for vector in x]
+        row.numbers = [max(range(steps), key=lambda i, t=t: chances[t][i]) for t in tokens]
+        row.gates = [stage.route.scale * chances[t][row.numbers[t]] for t in tokens]
+        row.chances, row.first_states = chances, x
+    runs = [t for t in tokens if row.numbers[t] >= n]
+    return runs, [row.gates[t] if row.numbers[t] == n else None for t in runs]
+
+
+def put_back(row, everyone, gates, x):
+    """Return the states of all tokens after a routed step that returned x for those at `row.places`."""
+    after = [*everyone]
+    for t, gate, y in zip(row.places, gates, x, strict=True):
+        if gate is None:
+            after[t] = y
+        else:
+            after[t] = gate * y + (everyone[t] if row.numbers is None else row.first_states[t])
+    return after

@@ -41,12 +41,13 @@ def told(spec: Spec) -> str:
     """
     from composer.costs.base.units import count_text
     from composer.costs.fitting.caps import check_caps, warnings
-    from composer.language.description.causality import not_causal
+    from composer.language.description.causality import expected_costs, not_causal
     from composer.language.description.format_spec import stage_words
     from composer.language.schema.identity import arch_hash
 
     costs = check_caps(spec)
-    notes = "".join(f"\nnote: {told}" for told in (*not_causal(spec), *warnings(spec, costs)))
+    told_of = (*not_causal(spec), *expected_costs(spec), *warnings(spec, costs))
+    notes = "".join(f"\nnote: {told}" for told in told_of)
     stages = "; then ".join(map(stage_words, spec.stages))
     flops = costs.flops_per_token.forward
     size = f"{count_text(costs.params)} parameters, {count_text(flops)} FLOPs per token"

@@ -43,7 +43,7 @@ def counted_by_share(graph: Graph, length: int) -> Graph:
         elif (found := _chooser(node, some)) and not isinstance(operation, ChoosesTokens):
             operation = OnSome(operation, found)
         types = tuple(
-            _of_all(type, some[value].share(length)) if (value := Value(name, output)) in some else type
+            _of_all(type, some[value].most(length)) if (value := Value(name, output)) in some else type
             for output, type in enumerate(node.types)
         )
         made.put(name, replace(node, op=operation, types=types))

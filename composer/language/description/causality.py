@@ -1,4 +1,4 @@
-"""What of a spec lets tokens see later ones in training, though not in inference."""
+"""What of a spec lets tokens see later ones in training, or makes costs expectations."""
 
 from __future__ import annotations
 
@@ -17,3 +17,11 @@ def not_causal(spec: Spec) -> Iterator[str]:
         for key, option in stage.wiring().items():
             if why := option.not_causal():
                 yield f"not causal in training: {place} ({key}), where {why}"
+
+
+def expected_costs(spec: Spec) -> Iterator[str]:
+    """Yield a line for each option that leaves costs to what a trained model decides."""
+    for place, stage in all_stages(spec.stages).items():
+        for key, option in stage.wiring().items():
+            if why := option.expected_costs():
+                yield f"costs are expected ones: {place} ({key}), where {why}"

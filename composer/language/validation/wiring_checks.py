@@ -106,10 +106,9 @@ def _selecting_nothing(at: Any, stage: Stage) -> Iterator[Problem]:
 def _unskippable(at: Any, options: Options) -> Iterator[Problem]:
     """Refuse `at` where an option needs every sublayer at every step."""
     for option in options.values():
-        if isinstance(at, str) and not option.skippable:
-            yield Problem(
-                "at", f"all steps beside {option.key}: {option.name}, which reads each sublayer", at
-            )
+        if isinstance(at, str) and option.unskippable:
+            expected = f"all steps beside {option.key}: {option.name}, {option.unskippable}"
+            yield Problem("at", expected, at)
 
 
 def _beside_read_steps(stage: Stage, loss: Any) -> Iterator[Problem]:
@@ -149,6 +148,12 @@ def _needing_all_tokens(stage: Stage, blocks: Mapping[str, BlockConfig], around:
         if option and (why := blocks[name].needs_all_tokens()):
             expected = f"none beside {name}, which gets some of the tokens: {why}"
             yield Problem(option.key, expected, option.plain(defaults=False))
+        elif option and option.pads() and (what := blocks[name].counts_tokens()):
+            expected = f"none beside {name}, whose {what} would count tokens that only fill up rows"
+            yield Problem(option.key, expected, option.plain(defaults=False))
+    if option and option.first_kv() and names and not any(blocks[name].makes_kv() for name in names):
+        expected = "none with kv: first in a stage without sequence attention"
+        yield Problem(option.key, expected, option.plain(defaults=False))
 
 
 def _acting_on_stage(option: WiringConfig, around: WiringConfig | None) -> Iterator[Problem]:

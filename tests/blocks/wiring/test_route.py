@@ -14,12 +14,15 @@ from blocks.wiring.route.by import reference
 from composer.costs.counting.plan import count
 from composer.module.model import ComposedModel
 from composer.settings.errors import SpecError
+from composer.testing.model_checks import COSTS
+from composer.testing.wiring import HOST
 
 BLOCKS = {"seq": SEQ, "ffn": FFN, "moe": {"type": "expert_attention", "experts": 3, "active": 2, "hidden": 4}}
 
 
 def spec_of(keep=(1.0, 0.5, 0.25), step=("seq", "ffn"), recur=3, blocks=BLOCKS, model=(), **stage):
-    route = {"by": "expert_choice", "keep": [*keep], **stage.pop("route", {})}
+    shares = {} if keep is None else {"keep": [*keep]}
+    route = {"by": "expert_choice", **shares, **stage.pop("route", {})}
     used = {name: blocks[name] for name in blocks if name in str(step)}
     return make(tree(used, {"recur": recur, "step": [*step], "route": route, **stage}, **dict(model)))
 
@@ -30,7 +33,28 @@ CASES = {
     "a mix and other norms": spec_of(step=(["ffn", {"parallel": ["seq", "ffn"], "norm": "post"}])),
     "weights per step": spec_of((0.5,), per_step={"norm": True, "lora": 2}, norm="sandwich"),
     "experts": spec_of(step=("seq", "moe"), residual={"gate": "token"}),
+    "keys of the first step": spec_of(
+        (1.0, 0.5), blocks={"seq": {**SEQ, "qk_norm": True, "kv_heads": 1}, "ffn": FFN}, route={"kv": "first"}
+    ),
+    "by token": spec_of(None, route={"by": "token", "loss": 0.3, "scale": 0.7}),
+    "by token, keys of the first step": spec_of(
+        None, norm="scores", route={"by": "token", "kv": "first", "loss": 0}
+    ),
 }
+
+
+def loss_of(rows):
+    """The router's loss of a batch, without its weight."""
+    if rows[0].numbers is None:
+        return sum(row.route_loss for row in rows) / len(rows)
+    numbers, chances = (
+        [each for row in rows for each in getattr(row, name)] for name in ("numbers", "chances")
+    )
+    steps = len(chances[0])
+    return steps * sum(
+        numbers.count(i) / len(numbers) * sum(chance[i] for chance in chances) / len(chances)
+        for i in range(steps)
+    )
 
 
 @pytest.mark.parametrize("trains", [True, False])
@@ -47,9 +71,9 @@ def test_outputs_losses_and_gradients_are_those_of_the_equations(case, trains):
     logits = model(tokens)
     close({"logits": logits}, {"logits": expected}, 1e-6)
     wanted, got = probe(expected), probe(logits)
-    if trains:
+    if trains and model.spec.stages[0].route.loss:
         route_loss = model._losses(tokens, tokens)[1]["route_loss"]
-        summed = model.spec.stages[0].route.loss * sum(row.route_loss for row in rows) / len(rows)
+        summed = model.spec.stages[0].route.loss * loss_of(rows)
         close({"loss": route_loss}, {"loss": summed}, 1e-6)
         wanted, got = wanted + summed, got + route_loss
     grads = [
@@ -65,6 +89,16 @@ def moved(model, at):
     other = tokens.clone()
     other[0, at] = (other[0, at] + 1) % model.spec.model.vocab
     return ((model(tokens) - model(other)).abs().amax(-1) > 1e-6).tolist()
+
+
+@pytest.mark.parametrize("kv", ["here", "first"])
+def test_tokens_that_choose_are_causal_in_training(kv):
+    model = compiled(spec_of(None, route={"by": "token", "kv": kv})).train()
+    for at in range(8):
+        row, other = moved(model, at)
+        assert not any(row[:at])
+        assert not any(other)
+        assert row[at]
 
 
 def test_training_leaks_within_a_sequence_and_inference_does_not(tmp_path, capsys):
@@ -162,6 +196,14 @@ def test_the_tied_gradient_is_the_sum_of_the_gradients_of_untied_copies():
             {"blocks": {**BLOCKS, "seq": {"type": "depth_attention", "heads": 2}}},
             "it is not known to do with",
         ),
+        ({"route": {"kv": "first"}, "keep": (0.5,)}, "1 as the first share beside kv: first"),
+        ({"route": {"kv": "first"}, "per_step": "norm"}, "here beside per_step"),
+        ({"route": {"kv": "first"}, "step": ("ffn",)}, "in a stage without sequence attention"),
+        ({"route": {"by": "token"}, "keep": (1.0,)}, "none beside by: token, where tokens decide"),
+        (
+            {"route": {"by": "token"}, "keep": None, "step": ("moe",)},
+            "none beside moe, whose balance_rate would count tokens that only fill up rows",
+        ),
         ({"model": {"loss": {"steps": "uniform"}}}, "none with a loss that reads the state after each step"),
         ({"recur": {"steps": 3, "train": {"uniform": [2, 3]}}}, "fixed"),
     ],
@@ -171,6 +213,32 @@ def test_what_cannot_be_routed_is_refused_with_the_reason(stage, told):
         count(spec_of(**stage))
     with pytest.raises(SpecError, match="none except in a stage with recur"):
         make(tree({"f": FFN}, {"stack": 2, "step": ["f"], "route": {"by": "expert_choice", "keep": [0.5]}}))
+
+
+def test_attention_to_the_first_step_projects_keys_and_values_once():
+    costs = {kv: count(spec_of(None, route={"by": "token", "kv": kv})) for kv in ("here", "first")}
+    assert costs["first"].params == costs["here"].params
+    runs = [{row.place: row.executions for row in found.by_operation} for found in costs.values()]
+    assert runs[0]["stages.0.0.seq.key_rotated"] == 3
+    assert runs[1]["stages.0.0.seq.key_rotated"] == 1
+    cached = [found.cache_bytes_per_token for found in costs.values()]
+    assert cached[0] == 3 * cached[1], "memory of tokens that choose is that of all of them"
+
+
+@pytest.mark.parametrize("check", COSTS)
+def test_costs_of_tokens_that_choose_are_exact_where_they_choose_as_expected_or_the_most(check):
+    (stage,) = HOST["stages"]
+    options = {"norm_type": "layer", "bias": True}
+    blocks = {**HOST["blocks"], "a": {**HOST["blocks"]["a"], "qk_norm": True, "kv_heads": 1}}
+    route = {"by": "token", "kv": "first"}
+    COSTS[check](
+        {
+            **HOST,
+            "model": {**HOST["model"], **options},
+            "blocks": blocks,
+            "stages": [{**stage, "route": route}],
+        }
+    )
 
 
 @samples(8)

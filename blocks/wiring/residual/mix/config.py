@@ -47,7 +47,7 @@ class MixedResidual(Residual):
 
     name = "mix"
     changes_result = True
-    skippable = False
+    unskippable = "which reads each sublayer"
     aliases = "attention_residuals attnres depth_mix dense"
 
     mix: Literal["learned_query", "static", "token"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,54 +13,78 @@ from blocks.base.config import Problem
 from blocks.base.fields import Fraction, NonNegative, Positive
 from blocks.base.invalid import independent
 from blocks.base.wiring import Run, Site
-from blocks.ir.operation import Init, Value, Weight
-from blocks.ir.tensor_type import TRAINING
+from blocks.ir.operation import Value
 from blocks.wiring.route import Route
-from blocks.wiring.route.by.operations import AllTokens, ChooseTokens, PickTokens, PutBack
+from blocks.wiring.route.by import expert_choice, token
 
 _TOKENWISE = {"residual": ("add", "scale", "gate")}
 """Values besides the default that work on some of the tokens, by key."""
 _ANY = ("norm", "per_step", "route")
 """Keys of which every value does."""
-_RAN = "ran_before"
 
 
 class RoutedBy(Route):
-    """A router chooses the tokens that run each step, among those that ran the one before it.
+    """A router decides which tokens run each step; the others keep their state (Mixture-of-Recursions,
+    arXiv 2507.10524). Attention of a step sees the tokens that run it too.
 
-    The others keep their state. A token that runs step t adds g f(x) to its state x, where f is the step and
-    g = `scale` * sigmoid(router_t x). Its attention sees the tokens that run the step too. In training the
-    highest logits are chosen, so it is not causal in training. A loss teaches the router to have positive
-    logits for the tokens it chose and negative ones for the others it could have chosen; outside of training
-    a token runs a step if its logit is positive, which is causal (Mixture-of-Recursions, arXiv 2507.10524).
+    With `expert_choice` each step chooses tokens among those that ran the one before it: in training those
+    with the highest logits, so it is not causal in training. A token that runs step t adds g f(x) to its
+    state x, where f is the step and g = `scale` * sigmoid(router_t x). A loss teaches the router to have
+    positive logits for the tokens it chose and negative ones for the others it could have chosen; outside of
+    training a token runs a step if its logit is positive, which is causal.
+
+    With `token` each token chooses its number of steps n before the first one, by the highest of
+    softmax(router x), and has x + g f(.. f(x)) with n times f and g = `scale` * that softmax's value at n. A
+    loss balances the numbers. FLOPs are those of equal shares, memory that of all tokens in all steps.
     """
 
     name = "by"
     weights_per_step = True
-    skippable = False
+    unskippable = "which says itself which tokens run a step"
     some_tokens = True
 
-    by: Literal["expert_choice"]
-    """Who chooses: each step, as if it were an expert, chooses tokens."""
-    keep: Annotated[tuple[Fraction, ...], Field(min_length=1, examples=[[1.0, 0.5]])]
-    """The share of all tokens of a sequence that runs each step; the last one holds for further steps."""
+    by: Literal["expert_choice", "token"]
+    """Who chooses: each step, as if it were an expert, its tokens, or each token its number of steps."""
+    keep: Annotated[tuple[Fraction, ...] | None, Field(min_length=1, examples=[[1.0, 0.5]])] = None
+    """The share of all tokens of a sequence that runs each step of expert choice; the last one holds for
+    further steps. Default: shares that fall evenly, such as 1, 2/3, 1/3."""
+    kv: Literal["here", "first"] = "here"
+    """Which keys and values attention reads: of the tokens that run the step, or of all at the first step,
+    the only one that makes any."""
     scale: Positive = 0.1
-    """What the sigmoid of a logit is multiplied by."""
+    """What the sigmoid or softmax of a logit is multiplied by."""
     loss: NonNegative = 1e-3
-    """Weight of the router's loss in the training loss."""
+    """Weight of the router's loss in the training loss; with `token` it balances the numbers of steps, as in
+    arXiv 2101.03961."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Check the shares, and that all other options act on each token alone."""
-        yield from independent(self._shares(site), self._others(site))
+        yield from independent(self._shares(site), self._others(site), self._first(site))
 
     def _shares(self, site: Site) -> Iterator[Problem]:
+        keep = self.keep or ()
         if not site.tied:
             yield Problem("", "none except in a stage with recur", self.plain())
-        elif len(self.keep) > site.steps:
-            yield Problem("keep", f"at most one share for each of the {site.steps} steps", [*self.keep])
-        if any(later > earlier for earlier, later in zip(self.keep, self.keep[1:], strict=False)):
+        elif len(keep) > site.steps:
+            yield Problem("keep", f"at most one share for each of the {site.steps} steps", [*keep])
+        if self.by == "token" and keep:
+            yield Problem("keep", "none beside by: token, where tokens decide for themselves", [*keep])
+        if any(later > earlier for earlier, later in pairwise(keep)):
             expected = "shares that do not grow, since tokens that left do not come back"
+            yield Problem("keep", expected, [*keep])
+
+    def _first(self, site: Site) -> Iterator[Problem]:
+        if self.kv != "first":
+            return
+        if self.keep and self.keep[0] < 1:
+            expected = "1 as the first share beside kv: first, since all tokens are seen as they are there"
             yield Problem("keep", expected, [*self.keep])
+        per_step = site.wiring.get("per_step")
+        if per_step is not None and per_step.name != "none":
+            expected = (
+                "here beside per_step, whose weights for keys and values the first step alone would use"
+            )
+            yield Problem("kv", expected, self.kv)
 
     def _others(self, site: Site) -> Iterator[Problem]:
         if site.nested:
@@ -80,32 +105,49 @@ class RoutedBy(Route):
 
     def not_causal(self) -> str:
         """Whether a token is among the highest logits depends on later tokens."""
+        if self.by == "token":
+            return ""
         return "each step chooses among all tokens of a sequence (elsewhere by the sign of a token's logit)"
+
+    def batch_wide(self) -> bool:
+        """The balance of numbers of steps is that of all tokens of a micro-batch."""
+        return self.by == "token" and self.loss > 0
+
+    def expected_costs(self) -> str:
+        """How many tokens run a step is for them to decide."""
+        if self.by == "expert_choice":
+            return ""
+        return (
+            "tokens choose their number of steps: FLOPs are those of equal shares, memory that of all steps"
+        )
+
+    def pads(self) -> bool:
+        """Rows whose tokens chose fewer steps are filled up."""
+        return self.by == "token"
+
+    def first_kv(self) -> bool:
+        """Return whether attention reads keys and values of the first step."""
+        return self.kv == "first"
+
+    def shares(self, steps: int) -> tuple[float, ...]:
+        """Return the share of the tokens that runs each step; of tokens that choose, if they do so evenly."""
+        return self.keep or tuple((steps - step) / steps for step in range(steps))
 
     def words(self, site: Site) -> str:
         """Say how many tokens run the steps."""
-        shares = [self.keep[min(step, len(self.keep) - 1)] for step in range(site.steps)]
-        return f"steps choose {', '.join(f'{share:.0%}' for share in shares)} of the tokens"
+        first = ", keys and values of the first step" if self.kv == "first" else ""
+        if self.by == "token":
+            return f"each token chooses 1 to {site.steps} steps{first}"
+        keep = self.shares(site.steps)
+        shares = [keep[min(step, len(keep) - 1)] for step in range(site.steps)]
+        return f"steps choose {', '.join(f'{share:.0%}' for share in shares)} of the tokens{first}"
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
-        """Carry which tokens ran the step before."""
-        build.next.carried = {_RAN: build.op("all_tokens", AllTokens(), build.tokens())}
-        last = run(x)
-        build.next.carried = {}
-        return last
+        """Carry which tokens ran the step before, among which the next one chooses."""
+        return expert_choice.around_loop(build, x, run) if self.by == "expert_choice" else run(x)
 
     def around_step(self, build: Builder, x: Value, run: Run) -> Value:
-        """Choose tokens, run the step on them, and add what it returns to theirs."""
-        steps, width = build.trips(), build.width
-        choose = ChooseTokens(self.keep, build.trip(), width, steps, self.scale)
-        router = Weight("router", (steps, width), Init("normal", width**-0.5))
-        training = build.model_input("training", TRAINING)
-        places = build.op("choose", choose, x, build.carried[_RAN], training, weights=[router])
-        gates, runs, loss = (Value(places.node, output) for output in (1, 2, 3))
-        build.carried = {_RAN: runs}
-        if self.loss:
-            build.auxiliary_loss("route_loss", loss, self.loss)
-        build.places = places
-        y = run(build.op("pick", PickTokens(width), x, places))
-        build.places = None
-        return build.op("put_back", PutBack(width), x, places, gates, y)
+        """Run the step on some of the tokens."""
+        build.first_kv = self.kv == "first"
+        around_step = token.around_step if self.by == "token" else expert_choice.around_step
+        return around_step(build, x, run, self.shares(build.trips()), self.scale, self.loss)

@@ -13,7 +13,7 @@ from blocks.ir.operation import expect
 from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.slots import slots_of
 from blocks.sequence_attention.operations import MASK
-from blocks.sequence_attention.slot_attend import SlotAttend
+from blocks.sequence_attention.slots.attend import SlotAttend
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StepsAttend(SlotAttend):
     kernels = (
         Kernel(
             "attend_steps",
-            "blocks.sequence_attention.steps_reference:attend_steps",
+            "blocks.sequence_attention.slots.steps_reference:attend_steps",
             "plain PyTorch: keys of all steps are laid side by side",
         ),
     )

@@ -13,9 +13,9 @@ from blocks.ir.operation import expect
 from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.slots import slots_of
 from blocks.sequence_attention.operations import MASK
-from blocks.sequence_attention.slot_attend import SlotAttend
+from blocks.sequence_attention.slots.attend import SlotAttend
 
-_REFERENCE = "blocks.sequence_attention.joint_reference"
+_REFERENCE = "blocks.sequence_attention.slots.joint_reference"
 
 
 @dataclass(frozen=True)

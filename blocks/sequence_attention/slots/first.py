@@ -1,0 +1,82 @@
+"""Attention to the keys and values of the first step of a stage. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest
+from blocks.ir.operation import ORIGIN, LoopIndex, expect
+from blocks.ir.tensor_type import ORDER, TensorType
+from blocks.kernels.slots import KeepKV, SlotRead, slots_of
+
+
+@dataclass(frozen=True)
+class KeepFirst(KeepKV):
+    """Write the keys and values that all steps read into the only slot: (k, v, token, slots) -> token."""
+
+    def sequence_cache(self, at: CostContext) -> int:
+        """Later tokens read them."""
+        return 2 * self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class AttendFirst(SlotRead):
+    """Let some tokens attend to all tokens up to each of them, as these were at the first step.
+
+    (q, places, token, slots) -> y: recursive key-value sharing (Mixture-of-Recursions, arXiv 2507.10524).
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    span: Literal["inclusive", "exclusive"] = "inclusive"
+    reads: LoopIndex = ORIGIN
+
+    decoding = ""
+    kernels = (
+        Kernel(
+            "attend_first",
+            "blocks.sequence_attention.slots.first_reference:attend_first",
+            "plain PyTorch: queries are masked by where their tokens are",
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return one vector for each query head."""
+        q, places = (self.heads, self.head_dim), TensorType((), "int")
+        expect(self, inputs, q, places, ORDER, slots_of(inputs[-1], self.kv_heads, self.head_dim))
+        return (inputs[0],)
+
+    def arguments(self) -> dict[str, Any]:
+        """It reads the only slot there is."""
+        return {}
+
+    def flops(self, at: CostContext) -> float:
+        """Two products of head_dim per head and pair; some of the tokens see half of them in the mean."""
+        seen = at.sequence or at.context
+        return 4 * self.heads * self.head_dim * (seen if at.full_mask else (seen + 1) / 2)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep queries, and the weights of all tokens in fp32."""
+        return SavedTensors(inputs=(0,), extra=self._weights(at))
+
+    def _weights(self, at: CostContext) -> float:
+        return 4 * self.heads * (at.sequence or at.context)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Scores twice, or beside fp32 copies of queries and of the slot."""
+        query, weights = 4 * self.heads * self.head_dim, self._weights(at)
+        slot = 4 * self.kv_heads * self.head_dim * (at.sequence or at.context) / at.context
+        copies = (2 if at.widened else 1) * slot
+        forward = largest(2 * weights, weights + copies, weights + slot + query, weights + 2 * query)
+        backward = largest(2 * weights + query, weights + copies, weights + 2 * query + slot)
+        return WorkspaceBytes(forward, backward, backward)
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """What comes and goes, and the slot."""
+        slot = 2 * self.kv_heads * self.head_dim * (at.sequence or at.context) / at.context
+        return given + made + at.compute_bytes * slot

@@ -1,0 +1,125 @@
+"""The operations of tokens that choose their number of steps. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import LoopIndex, Operation, expect
+from blocks.ir.some_tokens import ChoosesTokens, PutsBack
+from blocks.ir.tensor_type import SCALAR, Shape, TensorType
+from blocks.wiring.route.by.operations import PLACES
+
+_REFERENCE = "blocks.wiring.route.by.token_reference"
+_NUMBERS = TensorType((), "int")
+_GATES = TensorType((), "fp32")
+
+
+@dataclass(frozen=True)
+class ChooseSteps(Operation):
+    """Choose a number of steps for each token: (x) -> numbers, gates, balance loss."""
+
+    width: int
+    steps: int
+    scale: float
+
+    kernels = (
+        Kernel("choose_steps", f"{_REFERENCE}:choose_steps", "the highest logit, in fp32", traceable=False),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the number and gate of each token, and the router's loss."""
+        expect(self, inputs, (self.width,))
+        return (_NUMBERS, _GATES, SCALAR)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return a router for each number."""
+        return ((self.steps, self.width),)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the scale of the gates."""
+        return {"scale": self.scale}
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep x, the chances of all numbers and the chosen one."""
+        once = 4 * self.width * self.steps if at.weight_bytes < 4 else 0
+        return SavedTensors((0,), (), 4 * self.steps + 8, once)
+
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
+        """Logits are in fp32."""
+        return "fp32"
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Logits and chances; backward, the gradients of logits and x."""
+        logits = 4 * self.steps
+        return WorkspaceBytes(
+            flow.made + flow.copied + 2 * logits + 8, flow.given + 2 * logits, flow.given + logits
+        )
+
+
+@dataclass(frozen=True)
+class RunningTokens(SavesNothing, ChoosesTokens):
+    """The tokens whose number of steps is not reached yet: (numbers) -> places."""
+
+    decides = f"{_REFERENCE}:most_likely"
+    gradients = "none"
+    kernels = (
+        Kernel(
+            "running_tokens",
+            f"{_REFERENCE}:running_tokens",
+            "as many as the longest row has",
+            traceable=False,
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the places of the tokens that run the step."""
+        expect(self, inputs, _NUMBERS)
+        return (PLACES,)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step."""
+        return {"index": self.index}
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Flags and the order of tokens."""
+        return WorkspaceBytes(flow.made + 3 * 8, 0, 0)
+
+
+@dataclass(frozen=True)
+class PutOn(PutsBack):
+    """Put what a step returned in the place of its tokens' states, or add it to those before the first step.
+
+    (x, start, places, numbers, gates, y) -> x. Tokens that run another step get y, those that do not start
+    plus y times their gates.
+    """
+
+    width: int
+    index: LoopIndex
+
+    kernels = (
+        Kernel("put_on", f"{_REFERENCE}:put_on", "rows put where they were taken from", traceable=False),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the type of all tokens."""
+        state = (self.width,)
+        expect(self, inputs, state, state, PLACES, _NUMBERS, _GATES, state)
+        return (inputs[0],)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the step."""
+        return {"index": self.index}
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep places, what the step returned, its factors, those of all tokens, and two flags of each."""
+        return SavedTensors((2, 5), (), 4 + 4 + 2)
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Weighted rows in fp32, and as they are added; backward, their gradients."""
+        weighted = 4 * self.width
+        narrow = at.stream_bytes * self.width if at.stream_bytes < 4 else 0
+        return WorkspaceBytes(2 * flow.made + weighted + narrow, 3 * weighted + narrow, 3 * weighted + narrow)

@@ -1,0 +1,64 @@
+"""Plain PyTorch for tokens that choose their number of steps.
+
+x: [batch, sequence, width]; numbers of steps and gates of tokens: [batch, sequence]; places of the tokens
+that run a step: [batch, chosen], counted through the rows of the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocks.primitives.reference import wide
+
+
+def choose_steps(x: Tensor, router: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose for each token the number of steps with the highest logit; router: [steps, width].
+
+    Returns numbers from 1, `scale` times the chance of the chosen number in a softmax of the logits, and the
+    number of steps times the sum over numbers of the share of tokens that chose it times its mean chance.
+    """
+    # fp32 whatever the autocast dtype: a rounded logit can change the number
+    with torch.autocast(x.device.type, enabled=False):
+        chances = F.linear(wide(x), wide(router)).softmax(-1)
+    numbers = most_likely(chances.detach())
+    gates = scale * chances.gather(-1, numbers.unsqueeze(-1) - 1).squeeze(-1)
+    steps = chances.shape[-1]
+    shares = torch.stack([(numbers == number).float().mean() for number in range(1, steps + 1)])
+    loss = steps * (shares.to(chances.dtype) * chances.flatten(0, -2).mean(0)).sum()
+    return numbers, gates, loss
+
+
+def most_likely(chances: Tensor) -> Tensor:
+    """Return the number from 1 with the highest of the chances [.., steps]."""
+    return chances.argmax(-1) + 1
+
+
+def running_tokens(numbers: Tensor, index: int) -> Tensor:
+    """Return the places of the tokens that run step `index`, in their order.
+
+    Rows with fewer of them than others are filled up by tokens that do not, behind all that do.
+    """
+    runs = numbers > index
+    most = max(int(runs.sum(-1).max()), 1)
+    tokens = (~runs).long().argsort(dim=-1, stable=True)[:, :most]
+    length = numbers.shape[1]
+    return tokens + torch.arange(0, numbers.numel(), length, device=numbers.device)[:, None]
+
+
+def put_on(
+    x: Tensor, start: Tensor, places: Tensor, numbers: Tensor, gates: Tensor, y: Tensor, index: int
+) -> Tensor:
+    """Return the state of all tokens after step `index`, which returned y [batch, chosen, width].
+
+    It is y for tokens that run the next step, start plus the gate times y for those whose last step it was,
+    and x for others.
+    """
+    runs, ends = (numbers > index).unsqueeze(-1), (numbers == index + 1).unsqueeze(-1)
+    base = torch.where(ends, start, x.masked_fill(runs, 0))
+    factors = torch.where(ends, gates.unsqueeze(-1), runs.to(gates.dtype))
+    chosen = places.flatten().unsqueeze(1)
+    weighted = (y.flatten(0, 1) * factors.flatten(0, 1).gather(0, chosen)).to(x.dtype)
+    # unlike index_add it keeps no rows for the backward pass
+    return base.flatten(0, 1).scatter_add(0, chosen.expand_as(weighted), weighted).view(x.shape)
