@@ -152,29 +152,29 @@ class Builder(Operations):
         `write_input(builder of the graph around it, its input, token, slots)` appends comes before all steps;
         it returns the next token.
         """
-        scope = self._depth_scopes[self.block] = self._scope(reach)
+        scope = self._depth_scopes[self.depth_cache] = self._scope(reach)
         # a stage is entered once per pass through the graph around it, and starts empty each time
         outside = scope._parent or scope
-        if self.block not in scope._slots:
+        if self.depth_cache not in scope._slots:
             with outside.at(outside.prefix, self.block):
                 slots = outside.op(f"{self.block}.slots", DepthKVCache(kv_heads, head_dim), outside.tokens())
-            scope._slots[self.block], token = slots, Value(slots.node, 1)
+            scope._slots[self.depth_cache], token = slots, Value(slots.node, 1)
             if write_input is not None:
                 path = f"{scope._name}." if scope._name else ""
                 with outside.at(f"{path}{SCOPE_INPUT}{self.block}.", self.block):
                     token = write_input(outside, scope._start(), token, slots)
-            scope._first_tokens[self.block] = token
+            scope._first_tokens[self.depth_cache] = token
             if scope is outside:
-                scope._tokens[self.block] = token
-        return self._capture(scope._slots[self.block], outside)
+                scope._tokens[self.depth_cache] = token
+        return self._capture(scope._slots[self.depth_cache], outside)
 
     def depth_token(self) -> Value:
         """Return the latest token of this block's depth cache: what the next append or read takes."""
-        return self._token(self.block, self._depth_scopes[self.block])
+        return self._token(self.depth_cache, self._depth_scopes[self.depth_cache])
 
     def set_depth_token(self, token: Value) -> None:
         """Make `token`, the output of an append, the latest."""
-        self._tokens[self.block] = token
+        self._tokens[self.depth_cache] = token
 
     def _token(self, block: str, scope: Builder) -> Value:
         if block not in self._tokens:

@@ -56,6 +56,11 @@ class Operations:
         self._own: OwnWeights | None = None
         self._of_step: dict[str, Value] = {}
 
+    @property
+    def depth_cache(self) -> str:
+        """What the depth cache of operations here goes by: of each place of its own with keys of one step."""
+        return self.prefix.rstrip(".") if self.first_kv else self.block
+
     @contextmanager
     def at(self, prefix: str, block: str = "", *, writes_residual: bool | None = None) -> Iterator[None]:
         """Add operations at another place of use, until the context ends."""

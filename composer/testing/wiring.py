@@ -169,8 +169,13 @@ def _written(graph: Graph) -> list[object]:
 
 
 def check_depth_leak(example: Example) -> None:
-    """With blocks that act on each token alone, a token moves its own output only."""
+    """With blocks that act on each token alone, a token moves its own output only.
+
+    An option that is refused beside such blocks is about others.
+    """
     alone = {**example.plain, "blocks": dict.fromkeys(HOST["blocks"], HOST["blocks"]["f"])}
+    if not stands(alone):
+        return
     model = compiled(alone).eval()
     tokens = tokens_for(model.spec, 2, 7)
     with torch.no_grad():
