@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from composer.costs.base.units import count_text
+from composer.page.chart import Chart, Scale, path
+from composer.page.theme import LIGHT
 from search.compare.permutation_test import permutation_test
-from search.report.chart import Chart, Scale, path
-from search.report.theme import LIGHT
 
 BUDGETS = (5, 10, 20, 40)
 """Training tokens that a search may spend, in points trained in full."""

@@ -48,6 +48,7 @@ FLOORS = [
     "composer.costs.fitting",
     "composer.costs.matching",
     "composer.draw",
+    "composer.page",
     "composer.module.emission",
     "composer.module.generation",
     "composer.module.optimization",

@@ -8,10 +8,11 @@ from html import escape
 
 from composer.costs.base.units import count_text, duration
 from composer.language.schema.search import FlopRungs
+from composer.page.markup import choice, figure, table, warn
 from search.compare.rung_check import moved
 from search.progress.words import knob_names, moved_text, plural
 from search.report import facts, figures
-from search.report.markup import choice, figure, link, table, warn
+from search.report.markup import link
 from search.report.read import Source
 from search.report.stats import FEWEST, Effects
 

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 from composer.costs.base.units import count_text
 from composer.language.schema.search import FlopRungs
+from composer.page.chart import Chart, Scale, Span, label, n, path, scale, spread, width_of
 from search.progress.verdict import Result
 from search.progress.words import named, shorts, value_text
 from search.report import facts
-from search.report.chart import Chart, Scale, Span, label, n, path, scale, spread, width_of
 from search.report.read import Proposal, Source
 from search.report.stats import Effects
 from search.store.ledger import Record

@@ -7,13 +7,14 @@ from functools import partial
 from html import escape
 
 from composer.measures.registry import MAIN
+from composer.page.chart import Chart, Scale, n, scale, spread, width_of
+from composer.page.markup import alternatives, legend, table
 from search.compare.finals import Standing
 from search.progress.verdict import Comparison
 from search.progress.words import mean_text, named, seeds_text, titled, value_text
 from search.report import facts
-from search.report.chart import Chart, Scale, n, scale, spread, width_of
 from search.report.figures import WIDTH, mark
-from search.report.markup import alternatives, legend, link, residual, table
+from search.report.markup import link, residual
 from search.report.read import Source
 from search.store.ledger import Record
 

@@ -2,73 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import datetime
-from html import escape
+from importlib.resources import files
 from typing import Any
 
 from composer.costs.base.units import amount
 from composer.draw.layout import picture
 from composer.draw.svg import svg
+from composer.page.document import document
 from search.progress import continue_command
 from search.progress.words import by_name, shorts, titled, value_text
 from search.report import facts, sections
 from search.report.headline import header
 from search.report.read import Source
-from search.report.theme import page_style, text
 from search.store.ledger import Record
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""The content security policy: the page makes no requests."""
 _DRAWN = 40
 """Most specs that are drawn; a drawing takes about ten milliseconds and ten kilobytes."""
 
 
 def page(source: Source, now: datetime) -> str:
     """Return a report as one self-contained page: no network, no other files."""
-    parts = list(sections.sections(source))
-    title = f"Search of {source.name}"
-    data = json.dumps(_points(source), separators=(",", ":")).replace("<", "\\u003c")
-    links = "".join(f'<a href="#{part.name}">{escape(part.short)}</a>' for part in parts)
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            f"<title>{escape(title)}</title>",
-            '<link rel="icon" href="data:,">',
-            f"<style>{page_style()}</style>",
-            "</head>",
-            "<body>",
-            '<a class="skip" href="#main">Skip to the report</a>',
-            header(source, now),
-            f'<nav aria-label="Sections"><div>{links}</div>'
-            '<button type="button" id="theme">Light / dark</button>'
-            "</nav>",
-            '<main id="main">',
-            *(_section(part) for part in parts),
-            "</main>",
-            '<aside id="panel" aria-labelledby="panel-title" tabindex="-1" hidden></aside>',
-            '<div id="tip" role="tooltip" hidden></div>',
-            '<p id="said" role="status" class="quiet"></p>',
-            f'<script type="application/json" id="points">{data}</script>',
-            f"<script>{text('page.js')}</script>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
-
-
-def _section(part: sections.Section) -> str:
-    return (
-        f'<section id="{part.name}" aria-labelledby="{part.name}-title">'
-        f'<h2 id="{part.name}-title">{escape(part.title)}</h2>{part.body}</section>'
-    )
+    script = files("search.report").joinpath("page.js").read_text(encoding="utf-8")
+    found = [*sections.sections(source)]
+    return document(f"Search of {source.name}", header(source, now), found, script, _points(source))
 
 
 def _points(source: Source) -> dict[str, Any]:

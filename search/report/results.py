@@ -6,22 +6,12 @@ from html import escape
 
 from composer.costs.base.units import amount, count_text
 from composer.measures.registry import MAIN, MEASURES
+from composer.page.markup import alternatives, legend, table
 from search.progress.leaderboard import ranked
 from search.progress.words import by_name, knob_names, mean_text, shorts, titled, value_text, values_text
 from search.report import facts, figures, lineage
 from search.report.finals import against
-from search.report.markup import (
-    alternatives,
-    answer,
-    answers,
-    bar,
-    cell,
-    legend,
-    link,
-    number,
-    residual,
-    table,
-)
+from search.report.markup import answer, answers, bar, cell, link, number, residual
 from search.report.read import Source
 from search.store.ledger import Record
 

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from composer.page.document import Section
 from search.report import evidence, facts, results
 from search.report.finals import finals
 from search.report.read import Source
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the page: its anchor, its name in the navigation, its heading, its HTML."""
-
-    name: str
-    short: str
-    title: str
-    body: str
 
 
 def sections(source: Source) -> Iterator[Section]:

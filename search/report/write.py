@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from composer.page.chart import Chart
 from composer.training.folder.files import write_text
 from search.progress.state import State
 from search.progress.words import knob_names
 from search.report import facts, figures, finals
-from search.report.chart import Chart
 from search.report.page import page
 from search.report.read import Source, read
 

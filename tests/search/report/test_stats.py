@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from search.report.chart import scale, spread
+from composer.page.chart import scale, spread
 from search.report.stats import FEWEST, agreement, effects
 
 

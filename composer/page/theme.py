@@ -1,4 +1,4 @@
-"""Colours of the report, light and dark: those of `composer draw`, distinct for the colour-blind and in grey.
+"""Colours of pages, light and dark: those of `composer draw`, distinct for the colour-blind and in grey.
 
 Colour is never the only difference: marks also differ in shape.
 """
@@ -51,14 +51,14 @@ def page_style() -> str:
         f"{{color-scheme:dark;{dark}}}}}\n"
         f'@media screen{{:root[data-theme="dark"]{{color-scheme:dark;{dark}}}}}\n'
     )
-    return chosen + text("page.css") + text("chart.css")
+    return chosen + _text("page.css") + _text("chart.css")
 
 
 def file_style() -> str:
     """Return the style sheet of a figure in a separate file: light, without variables."""
-    return re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], text("chart.css"))
+    return re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], _text("chart.css"))
 
 
-def text(name: str) -> str:
+def _text(name: str) -> str:
     """Return the text of a file beside this one."""
-    return files("search.report").joinpath(name).read_text(encoding="utf-8")
+    return files("composer.page").joinpath(name).read_text(encoding="utf-8")

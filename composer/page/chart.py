@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from xml.sax.saxutils import escape, quoteattr
 
 from composer.draw.svg import FONTS
-from search.report.theme import file_style
+from composer.page.theme import file_style
 
 Words = Callable[[float], str]
 Span = tuple[float, float, float]
