@@ -260,22 +260,27 @@ def tuples(plain):
 
 
 def draw(wanted):
-    """Draw specs until each config has been drawn with its new field at another value, or for a while."""
+    """Draw parts of specs until each config has been drawn with its new field at another value.
+
+    It ends after a while in any case. `wanted` maps the name of a config to the section of specs it is in.
+    """
     from hypothesis import HealthCheck, Phase, given, seed, settings
     from strategies import CAPS, block, config, specs, stage, task, train
 
     found = set()
     # alone they are cheaper to draw than in whole specs
     blocks = block(16).map(lambda plain: validated(block_types()[plain["type"]], plain))
-    others = {
-        Caps: CAPS,
-        Train: train(32),
-        Model: config(Model),
-        Recur: config(Recur),
-        Stage: stage(("b",), 1, 4),
-        **{kind: task(kind, 32) for kind in data_tasks().values()},
+    tasks = {kind: task(kind, 32) for kind in data_tasks().values()}
+    alone = {
+        "caps": {Caps: CAPS},
+        "train": {Train: train(32), **tasks},
+        "model": {Model: config(Model)},
+        "stages": {Recur: config(Recur), Stage: stage(("b",), 1, 4)},
     }
-    parts = [blocks, *(each.map(partial(validated, kind)) for kind, each in others.items())]
+    sections = {"blocks": [blocks]} | {
+        name: [drawn.map(partial(validated, kind)) for kind, drawn in those.items()]
+        for name, those in alone.items()
+    }
 
     def collect(part, number):
         @seed(number)
@@ -292,12 +297,20 @@ def draw(wanted):
 
         drawing()
 
-    # one part after the other, since hypothesis prefers some of several; whole specs take longest
     for number in range(100):
-        for part in [*parts, specs(trained=True)] if number < 5 else parts:
-            if not found >= wanted:
-                collect(part, number)
+        for section, parts in sections.items():
+            for part in parts:
+                if section in missing(wanted, found):
+                    collect(part, number)
+        # entries of steps are in whole specs alone
+        if missing(wanted, found) - {"blocks"} and number < 5:
+            collect(specs(trained=True), number)
     return found
+
+
+def missing(wanted, found):
+    """Return the sections that have a config which has not been found."""
+    return {section for name, section in wanted.items() if name not in found}
 
 
 def main():
@@ -306,7 +319,8 @@ def main():
     spec = importlib.util.spec_from_file_location("generate", root / "docs" / "generate.py")
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    drawn = draw({name for name, (_, _, path) in known().items() if _is_drawn(path)})
+    wanted = {name: str(path[0]) if path else "" for name, (*_, path) in known().items() if _is_drawn(path)}
+    drawn = draw(wanted)
     found = {name: seen(name, *rest, before[name], drawn, generate) for name, rest in known().items()}
     print(json.dumps(found))
 
