@@ -1,5 +1,6 @@
 """What all tests share: one torch thread, no GPU unless a test asks for it, seeded samples."""
 
+import gc
 import os
 import signal
 import sys
@@ -48,6 +49,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: run by `make test-full`"))
+
+
+def pytest_collection_finish():
+    """What imports and collection have made stays; the garbage collector need not look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):
