@@ -1,4 +1,4 @@
-"""Training by kernels and by plain PyTorch goes the same way: 300 steps on `hop`."""
+"""Training by kernels and by plain PyTorch goes the same way: 300 steps on `hop`, on a CPU 150."""
 
 from contextlib import nullcontext
 
@@ -27,7 +27,7 @@ train:
 """
 
 
-def curve(device, **how):
+def curve(device, steps, **how):
     """Return the loss of each step."""
     model = ComposedModel(loads(SPEC, "curve.yaml"), **how).to(device).train()
     made = model.configure_optimizers()
@@ -35,7 +35,7 @@ def curve(device, **how):
     data = datamodule(model.spec)
     data.setup("fit")
     losses = []
-    for _, batch in zip(range(STEPS), data.train_dataloader(), strict=False):
+    for _, batch in zip(range(steps), data.train_dataloader(), strict=False):
         optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16) if device == "cuda" else nullcontext():
             loss = model.loss(batch["tokens"].to(device), batch["targets"].to(device))
@@ -51,11 +51,12 @@ def curve(device, **how):
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step")
 def test_curves_stay_together(kind):
-    kernels, plain = curve(kind), curve(kind, kernels="reference")
-    assert len(plain) == STEPS
+    steps = STEPS if kind == "cuda" else STEPS // 2
+    kernels, plain = curve(kind, steps), curve(kind, steps, kernels="reference")
+    assert len(plain) == steps
     # rounding grows from step to step; a wrong gradient shows at once
     early = 0.02 if kind == "cpu" else 0.1
     assert (kernels - plain)[:100].abs().max() < early
-    middles = [losses[-100:].mean() for losses in (kernels, plain)]
+    middles = [losses[-50:].mean() for losses in (kernels, plain)]
     assert abs(middles[0] - middles[1]) < 0.05
     assert middles[1] < 0.6 * plain[0]
