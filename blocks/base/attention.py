@@ -9,6 +9,7 @@ from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count, Width
 from blocks.base.invalid import independent
+from blocks.base.sublayer import View
 from blocks.ir.operation import Value
 from blocks.ir.tensor_type import Shape
 
@@ -57,6 +58,10 @@ class AttentionConfig(BlockConfig):
         """Return whether heads are rotated, which takes an even head_dim."""
         return False
 
+    def views(self) -> frozenset[View]:
+        """Return those that are projected."""
+        return frozenset({"q", "k", "v"})
+
     def projections(self, build: Builder, x: Value) -> tuple[Value, Value, Value]:
         """Add projections of `x` to queries [heads, head_dim], keys and values [kv_heads, head_dim]."""
         return self.query(build, x), *self.key_and_value(build, x)
@@ -64,13 +69,13 @@ class AttentionConfig(BlockConfig):
     def query(self, build: Builder, x: Value) -> Value:
         """Add a projection of `x` to queries [heads, head_dim]."""
         heads, _, head_dim = self.geometry(build.width)
-        return build.project(build.score_input(x), "query", (heads, head_dim))
+        return build.project(build.score_input(build.view("q", x)), "query", (heads, head_dim))
 
     def key_and_value(self, build: Builder, x: Value) -> tuple[Value, Value]:
         """Add projections of `x` to keys and values [kv_heads, head_dim]."""
         _, kv_heads, head_dim = self.geometry(build.width)
-        k = build.project(build.score_input(x), "key", (kv_heads, head_dim))
-        return k, build.project(x, "value", (kv_heads, head_dim))
+        k = build.project(build.score_input(build.view("k", x)), "key", (kv_heads, head_dim))
+        return k, build.project(build.view("v", x), "value", (kv_heads, head_dim))
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that heads divide as they must."""

@@ -46,7 +46,6 @@ class Builder(Operations):
         last_carried: what the stage added last carried, after its last step.
         open_streams: how many residual streams sublayers read and write here; 0 where there is but one.
         published: what blocks of this step let later ones read, by their names.
-        sublayers: how many sublayers a step has whose body this is, nested stages left out.
     """
 
     def __init__(
@@ -66,7 +65,6 @@ class Builder(Operations):
         self.published: dict[str, Any] = {}
         self._collected_names: dict[str, int] = {}
         self.collected: dict[str, Value] = {}
-        self.sublayers = 1
         self._captured: dict[Value, Value] = {}  # value of the parent's graph -> input here
         # values of the model's own graph, made once; compared, since a hash would pin traced numbers
         self._shared: list[tuple[Operation, Value]] = []

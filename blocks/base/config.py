@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
+from blocks.base.sublayer import INPUT, View
+
 if TYPE_CHECKING:
     from blocks.base.builder import Builder
     from blocks.ir.operation import Value
@@ -83,6 +85,10 @@ class BlockConfig(Config):
     def shares_step(self) -> bool:
         """Whether its uses in one step share a step's index, so that they have to run at the same steps."""
         return False
+
+    def views(self) -> frozenset[View]:
+        """Return which views of its input it reads, by `Builder.view`; the input itself is one."""
+        return INPUT
 
     def weights_per_step(self) -> bool:
         """Whether it has weights for each step, so that the number of steps is fixed."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, NamedTuple, Self
 
+from blocks.base.sublayer import SublayerPlace, View
 from blocks.ir.graph import Graph, Node, fresh
 from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Value, Weight
 from blocks.ir.steps import Steps
@@ -35,6 +36,7 @@ class Operations:
         bias: whether projections have biases, and LayerNorms shifts.
         prefix: dotted place of use, put before the names of operations and weights.
         block: name of the block being lowered; its depth cache and its costs go by it.
+        sublayer: the place of the sublayer that is being added, in a step.
         places: where the tokens are that operations here run on, in all of the batch; None for all tokens.
         first_kv: whether attention here reads keys and values of the first step at all steps.
         writes_residual: whether projections marked `writes_residual` do; not where a norm follows them.
@@ -53,6 +55,8 @@ class Operations:
         self._active: Steps | None = None
         self.places: Value | None = None
         self.first_kv = False
+        self.sublayer = SublayerPlace()
+        self._views: dict[View, Value] = {}
         self._own: OwnWeights | None = None
         self._of_step: dict[str, Value] = {}
 
@@ -186,6 +190,23 @@ class Operations:
         b = Weight(f"{role}_lora_b", up.weight_shapes()[0], ZEROS, grid=grid)
         inner = self.op(a.role, down, x, weights=[a])
         return self.op(f"{role}_adapted", Sum(shape), y, self.op(b.role, up, inner, weights=[b]))
+
+    @contextmanager
+    def views(self, views: Mapping[View, Value]) -> Iterator[None]:
+        """Give blocks added meanwhile views [width] that differ from their input, until the context ends."""
+        before, self._views = self._views, {**views}
+        yield
+        self._views = before
+
+    def view(self, name: View, x: Value) -> Value:
+        """Return a view of the input `x` [width] of a block: `x`, unless that differs."""
+        return self._views.get(name, x)
+
+    def norm_input(self, x: Value) -> Value:
+        """Add the norm in front of a block, and one to each view that differs from its input `x` [width]."""
+        shape = (self.width,)
+        self._views = {name: self.norm(each, f"norm_{name}", shape) for name, each in self._views.items()}
+        return self.norm(x, "norm", shape)
 
     @contextmanager
     def norm_scores(self) -> Iterator[None]:

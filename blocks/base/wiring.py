@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from blocks.base.config import Config, Problem
+from blocks.base.sublayer import SublayerPlace, View
 
 if TYPE_CHECKING:
     from blocks.base.builder import Builder
@@ -39,6 +40,7 @@ class Site:
         is_last: whether this is the last stage of the model.
         nested: the options of each stage in the step, by key, if the option is used in a stage.
         varies: whether the number of steps varies in training.
+        sublayers: the place of each entry that is not a stage, in a stage.
     """
 
     width: int
@@ -51,6 +53,7 @@ class Site:
     is_last: bool = False
     nested: Sequence[Mapping[str, WiringConfig]] = ()
     varies: bool = False
+    sublayers: Sequence[SublayerPlace] = ()
 
 
 class WiringConfig(Config):
@@ -118,6 +121,10 @@ class WiringConfig(Config):
     def first_kv(self) -> bool:
         """Return whether attention reads keys and values of the first step."""
         return False
+
+    def makes_views(self, place: SublayerPlace) -> Sequence[View]:
+        """Return which views it makes differ from the input that it gives the blocks of a sublayer."""
+        return ()
 
     def words(self, site: Site) -> str:
         """Return a line for pictures that says what the option does here, or ""."""

@@ -12,6 +12,7 @@ from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count
 from blocks.base.invalid import independent
+from blocks.base.sublayer import View
 from blocks.depth_attention.operations import Attend, WriteKV
 from blocks.depth_attention.part import PartAttend
 from blocks.ir.operation import Init, Value, Weight
@@ -85,6 +86,10 @@ class DepthAttention(AttentionConfig):
         if self.input:
             yield Problem("input", "false, since sequence attention has no keys of the input", True)
 
+    def views(self) -> frozenset[View]:
+        """Return those that are projected."""
+        return super().views() if self.kv_from is None else frozenset({"q"})
+
     def shares_step(self) -> bool:
         """Uses in one step write slots of one index."""
         return True
@@ -118,7 +123,7 @@ class DepthAttention(AttentionConfig):
             q, k, v = self.projections(build, x)
         else:
             k, v, turn = build.published[self.kv_from]
-            q = build.project(build.score_input(x), "query", (heads, head_dim))
+            q = build.project(build.score_input(build.view("q", x)), "query", (heads, head_dim))
             q = turn(build, q, "query_rotated", (heads, head_dim))
         if self.rotary:
             q = build.rotate_step(q, "query_rotated", (heads, head_dim), 10000.0)

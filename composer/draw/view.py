@@ -24,7 +24,15 @@ from composer.costs.counting.plan import make_plan
 from composer.draw.theme import TIMES
 from composer.draw.wiring import Addition, Additions, additions
 from composer.graph.passes.plan import shape_text, types_text
-from composer.language.schema.levels import Sublayer, entry_options, long_form, shortest, site, stage_options
+from composer.language.schema.levels import (
+    Sublayer,
+    entry_options,
+    long_form,
+    shortest,
+    site,
+    stage_options,
+    sublayer_places,
+)
 from composer.language.schema.spec import Parallel, Spec, Stage, used
 
 
@@ -284,11 +292,14 @@ def _stage(outside: _Body, node: str, place: str, stage: Stage) -> StageView:
     step = _joints(body, "", additions(options, stage, "around_step", model.width))
     step = replace(step, before=tuple(_with_outside(joint, outside, node) for joint in step.before))
 
+    places = iter(sublayer_places(stage, outside.spec.blocks))
+
     def around(number: int, entry: Sublayer | Stage) -> Joints:
         if isinstance(entry, Stage):
             return Joints()
         own = entry_options(options, entry)
-        return _joints(body, f"{number}.", additions(own, stage, "around_sublayer", model.width))
+        added = additions(own, stage, "around_sublayer", model.width, next(places))
+        return _joints(body, f"{number}.", added)
 
     sublayers = tuple(around(number, entry) for number, entry in enumerate(stage.step))
     entries = tuple(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from blocks.base.builder import Builder
+from blocks.base.sublayer import SublayerPlace, View
 from blocks.base.wiring import WiringConfig
 from blocks.ir.graph import Loop
 from blocks.ir.operation import Value
@@ -49,19 +51,32 @@ class Additions:
     after: tuple[Addition, ...]
 
 
-def additions(options: Options, stage: Stage, hook: Hook, width: int) -> Additions:
-    """Lower each option of a stage or entry by itself, and return the operations that it adds."""
+def additions(
+    options: Options, stage: Stage, hook: Hook, width: int, place: SublayerPlace | None = None
+) -> Additions:
+    """Lower each option of a stage or entry by itself, and return the operations that it adds.
+
+    `place` is that of the sublayer, where the hook is one of a sublayer.
+    """
     before: list[Addition] = []
     after: list[Addition] = []
     for option in sorted(options.values(), key=lambda option: option.order):
-        first, last = _added(option, stage, hook, width)
+        views = {
+            view for each in options.values() if each != option and place for view in each.makes_views(place)
+        }
+        first, last = _added(option, stage, hook, width, place or SublayerPlace(), sorted(views))
         before += first
         after[:0] = last
     return Additions(tuple(before), tuple(after))
 
 
 def _added(
-    option: WiringConfig, stage: Stage, hook: Hook, width: int
+    option: WiringConfig,
+    stage: Stage,
+    hook: Hook,
+    width: int,
+    place: SublayerPlace,
+    views: Sequence[View],
 ) -> tuple[list[Addition], list[Addition]]:
     builders: list[Builder] = []
     known: set[str] = set()
@@ -70,14 +85,17 @@ def _added(
     def lower(build: Builder, x: Value) -> Value:
         def run(x: Value) -> Value:
             known.update(build.graph)
-            build.score_input(x)
+            for view in get_args(View):
+                build.score_input(build.view(view, x))
             asked.update({*build.graph} - known)
             known.update(asked)
             build.last_carried = {**build.next.carried}
             return x
 
         builders.append(build)
-        lowered: Value = getattr(option, hook)(build, x, run)
+        build.sublayer = place
+        with build.views({view: build.input(view, TensorType()) for view in views}):
+            lowered: Value = getattr(option, hook)(build, x, run)
         return lowered
 
     root = Builder(width)

@@ -175,6 +175,9 @@ def check_depth_leak(example: Example) -> None:
     """
     alone = {**example.plain, "blocks": dict.fromkeys(HOST["blocks"], HOST["blocks"]["f"])}
     if not stands(alone):
+        # the option needs an attention
+        alone = {**alone, "blocks": {**alone["blocks"], "a": {"type": "depth_attention", "heads": 2}}}
+    if not stands(alone):
         return
     model = compiled(alone).eval()
     tokens = tokens_for(model.spec, 2, 7)

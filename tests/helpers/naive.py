@@ -60,7 +60,7 @@ class _Row:
         self.spec, self.w, self.width, self.drawn = spec, weights, spec.model.width, drawn
         self.routed = {}  # for each place and step of experts, (logits, experts chosen) of each token
         self.own = (None, 0)  # `per_step` of the stage around, and the number of the step
-        self.modulated = None
+        self.modulated, self.views = None, {}
         self.whole = {}
         self.ponder = []  # for each pass through a stage that halts, the ponder cost of each token
         self.places = None  # of the tokens that a step runs on, where these are not all
@@ -152,9 +152,10 @@ class _Row:
                 if hasattr(entry, "step"):
                     x = self.stage(entry, f"{at}.{number}", x, step.loops, memory, f"{loop}.{number}")
                 elif mix:
-                    x = mix.read(x, f"{at}.{number}", number)
+                    x, read, self.views = mix.read(x, f"{at}.{number}", number, entry)
                     norm = self.option("norm", entry, stage).name
-                    x = mix.add(x, self.update(norm, entry, f"{at}.{number}", x, step), number)
+                    x = mix.add(x, self.update(norm, entry, f"{at}.{number}", read, step), number)
+                    self.views = {}
                 else:
                     x = self.sublayer(stage, entry, f"{at}.{number}", x, step)
             x = [around.output(*each) for each in zip(h, x, strict=True)] if around else x
@@ -182,8 +183,10 @@ class _Row:
         return self.normed(x, f"{at}.norm") if norm == "post" else x
 
     def update(self, norm, entry, at, x, step):
-        self.score_norm = f"{at}.norm" if norm == "scores" else None
+        self.score_norm, self.normed_once = f"{at}.norm" if norm == "scores" else None, []
         before = norm in ("pre", "sandwich")
+        if before:
+            self.views = {each: self.normed(v, f"{at}.norm_{each}") for each, v in self.views.items()}
         read = naive_state.scaled(self, self.normed(x, f"{at}.norm") if before else x, at, "norm")
         y = naive_state.scaled(self, self.entry(entry, at, read, step), at, "update")
         if norm == "sandwich":
@@ -210,7 +213,12 @@ class _Row:
 
     def scored(self, x):
         """What queries, keys and routers read where a block reads x, a list of tokens."""
-        return x if self.score_norm is None else self.normed(x, self.score_norm)
+        if self.score_norm is None:
+            return x
+        before = [number for number, each in enumerate(self.normed_once) if each is x]
+        number, *_ = *before, len(self.normed_once)
+        self.normed_once += [] if before else [x]
+        return self.normed(x, f"{self.score_norm}_{number}" if number else self.score_norm)
 
     def option(self, key, *levels):
         """Return the option of the innermost level that has one."""
@@ -270,10 +278,9 @@ class _Row:
             yarn = scaling and scaling.yarn
             return [torch.cat([rotated(head[:part], t, base, yarn), head[part:]]) for head in heads]
 
-        scored = self.scored(x)
-        q = [made("query", t, vector) for t, vector in enumerate(scored)]
-        k = [made("key", t, vector) for t, vector in enumerate(scored)]
-        v = [self.heads(config, at, "value", vector) for vector in x]
+        q = [made("query", t, vector) for t, vector in enumerate(self.scored(self.views.get("q", x)))]
+        k = [made("key", t, vector) for t, vector in enumerate(self.scored(self.views.get("k", x)))]
+        v = [self.heads(config, at, "value", vector) for vector in self.views.get("v", x)]
         shares = self.shares_first and self.places is not None
         if shares:
             k, v = self.first_kv.setdefault((name, at), (k, v))
@@ -321,12 +328,12 @@ class _Row:
             heads = self.heads(config, at, role, vector)
             return [rotated(head, index) for head in heads] if config.rotary else heads
 
-        scored = self.scored(x)
+        scored = self.scored(self.views.get("q", x))
         if config.kv_from:
             keys, values, turned = step.published[config.kv_from]
         else:
-            keys = [made("key", vector) for vector in scored]
-            values = [self.heads(config, at, "value", vector) for vector in x]
+            keys = [made("key", vector) for vector in self.scored(self.views.get("k", x))]
+            values = [self.heads(config, at, "value", vector) for vector in self.views.get("v", x)]
         past.append((step, index, keys, values))
         seen = [each for each in past if config.span == "inclusive" or each[1] < index]
         seen = seen[::-1][: config.window][:: config.stride]

@@ -13,9 +13,30 @@ class Mix:
         self.values, self.partial = [start], []
         self.size = {"sublayers": 1, "blocks": sublayers}.get(residual.over, residual.over)
 
-    def read(self, x, at, number):
-        """What a sublayer reads where the state is x."""
-        return x if number % self.residual.period else self.mixed(f"{at}.mix")
+    def read(self, x, at, number, entry):
+        """The state, what a sublayer reads and its views, where the state before it is x."""
+        if number % self.residual.period:
+            return x, x, {}
+        reads = self.reads(entry)
+        apart = [view for view in self.residual.views if view in (*reads, "residual")]
+        plain = reads - {*apart}  # what reads the mix that is nobody's own
+        names = ["input"] * bool(plain or "residual" not in apart) + apart
+        # weights of tokens come from one hidden layer
+        mixes = {
+            each: self.mixed("_".join([f"{at}.mix", each][: 1 + (each != "input")]), at) for each in names
+        }
+        state = mixes["residual"] if "residual" in apart else mixes["input"]
+        main = "input" if plain else apart[0]
+        return state, mixes[main], {each: mixes[each] for each in apart if each not in ("residual", main)}
+
+    def reads(self, entry):
+        names = getattr(entry, "parallel", (getattr(entry, "use", entry),))
+        found = set()
+        for block in (self.row.spec.blocks[name] for name in names):
+            attends = block.type in ("sequence_attention", "depth_attention")
+            found |= set("q" if getattr(block, "kv_from", None) else "qkv") if attends else {"input"}
+        gates = getattr(entry, "combine", None) and entry.combine.name == "gate"
+        return found | {"input"} if gates else found
 
     def add(self, x, y, number):
         """The next state after an output y of a sublayer that read x."""
@@ -26,26 +47,26 @@ class Mix:
             self.values, self.partial = self.values + self.partial, []
         return x
 
-    def mixed(self, name):
+    def mixed(self, name, at=None):
         """For each token a sum of its values, by learned weights or a softmax, a head at a time."""
         size = self.row.width // self.residual.heads
         out = []
         for vectors in zip(*self.values, *self.partial, strict=True):
             parts = []
             for i in range(0, self.row.width, size):
-                shares = self.shares(vectors, name, i, size)
+                shares = self.shares(vectors, name, i, size, at or name.removesuffix(".mix"))
                 parts.append(sum(a * vector[i : i + size] for a, vector in zip(shares, vectors, strict=True)))
             out.append(torch.cat(parts))
         return out
 
-    def shares(self, vectors, name, i, size):
+    def shares(self, vectors, name, i, size, at):
         """The weight of each value of a token in the head that begins at element i."""
         weight = self.row.w[name]
         if self.residual.mix == "static":  # by distance, the latest first
             return weight[: len(vectors), i // size].flip(0)
         if self.residual.mix == "token":
             latest = vectors[-1] / torch.sqrt((vectors[-1] * vectors[-1]).mean() + 1e-6)
-            hidden = activated("gelu", self.row.w[f"{name}_up"] @ latest)
+            hidden = activated("gelu", self.row.w[f"{at}.mix_up"] @ latest)
             dynamic = (self.row.w[f"{name}_down"] @ hidden).view(weight.shape)
             return (weight + dynamic)[: len(vectors), i // size].flip(0)
         normed = [v / torch.sqrt((v * v).mean() + 1e-6) * weight for v in vectors]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from blocks.base.builder import Builder
 from blocks.base.wiring import WiringConfig
@@ -18,6 +19,9 @@ class Combine(WiringConfig):
     owner = ("parallel",)
     default = "sum"
     key_aliases = "merge reduce aggregation mix mode"
+
+    reads_input: ClassVar[bool] = False
+    """Whether it reads what the branches read."""
 
     def lower(self, build: Builder, x: Value, branches: Sequence[Value]) -> Value:
         """Combine the branches, which have read `x`, into one update; all are [width]."""
@@ -51,6 +55,7 @@ class GateBranches(Combine):
 
     name = "gate"
     aliases = "gated softmax learned weighted"
+    reads_input = True
 
     def lower(self, build: Builder, x: Value, branches: Sequence[Value]) -> Value:
         """Project one logit for each branch, and weight them."""

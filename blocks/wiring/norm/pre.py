@@ -17,4 +17,4 @@ class PreNorm(Norm):
 
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
         """Normalise what the block reads."""
-        return run(build.norm(x, "norm", (build.width,)))
+        return run(build.norm_input(x))

@@ -22,5 +22,5 @@ class SandwichNorm(Norm):
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
         """Normalise what the block reads, and what it returns."""
         with build.at(build.prefix, writes_residual=False):
-            update = run(build.norm(x, "norm", (build.width,)))
+            update = run(build.norm_input(x))
         return build.norm(update, "out_norm", (build.width,), writes_residual=True)

@@ -16,7 +16,7 @@ from blocks.primitives.scalars import AddWeighted
 from blocks.wiring.combine.config import Combine
 from blocks.wiring.loss import Loss, Lowered, ModelEnd
 from composer.graph.lowering.operations import AddPositions, Embed
-from composer.language.schema.levels import Options, Sublayer, entry_options, stage_options
+from composer.language.schema.levels import Options, Sublayer, entry_options, stage_options, sublayer_places
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, used
 from composer.measures.limits import MemoryLimits
 
@@ -133,7 +133,7 @@ def _single(options: Options, build: Builder, x: Value) -> Value:
 
 
 def _step(stage: Stage, options: Options, spec: Spec, build: Builder, x: Value) -> Value:
-    build.sublayers = sum(not isinstance(entry, Stage) for entry in stage.step)
+    places = iter(sublayer_places(stage, spec.blocks))
 
     def body(x: Value) -> Value:
         for position, entry in enumerate(stage.step):
@@ -141,7 +141,7 @@ def _step(stage: Stage, options: Options, spec: Spec, build: Builder, x: Value) 
                 if isinstance(entry, Stage):
                     x = _stage(build, str(position), entry, spec, x)
                     continue
-                own = entry_options(options, entry)
+                own, build.sublayer = entry_options(options, entry), next(places)
                 with build.at(f"{position}."):
                     x = _wrapped("around_sublayer", own, build, partial(_entry, build, entry, spec), x)
         return x

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
+from blocks.base.config import BlockConfig
+from blocks.base.sublayer import INPUT, SublayerPlace, View
 from blocks.base.wiring import Site, WiringConfig, acts_on_stage, default_of
 from blocks.find import wiring_options
+from blocks.wiring.combine.config import Combine
 from composer.language.schema.recur import Recur
-from composer.language.schema.spec import BlockUse, Model, Parallel, Spec, Stage
+from composer.language.schema.spec import BlockUse, Model, Parallel, Spec, Stage, used
 from composer.language.schema.wired import inherited_keys, wiring_keys
 
 Options: TypeAlias = Mapping[str, WiringConfig]
@@ -52,6 +55,18 @@ def site(model: Model, stage: Stage) -> Site:
     return Site(
         model.width, stage.trips, stage.tied, around, entries, model.wiring(), nested=nested, varies=varies
     )
+
+
+def sublayer_places(stage: Stage, blocks: Mapping[str, BlockConfig]) -> list[SublayerPlace]:
+    """Return the place of each entry of a step that is not a stage; what is no block may read anything."""
+    entries = [entry for entry in stage.step if isinstance(entry, str | BlockUse | Parallel)]
+    return [SublayerPlace(n, len(entries), _views(entry, blocks)) for n, entry in enumerate(entries)]
+
+
+def _views(entry: Sublayer, blocks: Mapping[str, BlockConfig]) -> frozenset[View]:
+    given = [blocks[name].views() if name in blocks else frozenset(get_args(View)) for name in used(entry)]
+    combine = entry.option(Combine) if isinstance(entry, Parallel) else None
+    return frozenset[View]().union(*given, INPUT if combine and combine.reads_input else ())
 
 
 def long_form(entry: str | BlockUse) -> BlockUse:

@@ -11,7 +11,7 @@ from blocks.base.config import BlockConfig, Problem
 from blocks.base.wiring import Site, WiringConfig, acts_on_stage
 from blocks.wiring.loss import Loss
 from composer.language.schema.at import runs_at
-from composer.language.schema.levels import Options, entry_options, shared_keys, site
+from composer.language.schema.levels import Options, entry_options, shared_keys, site, sublayer_places
 from composer.language.schema.recur import Recur
 from composer.language.schema.spec import BlockUse, Model, Parallel, Stage, used
 from composer.language.schema.steps import trained_numbers
@@ -30,7 +30,7 @@ def wiring_problems(
     options = _valid({key: option for key, option in model.wiring().items() if key not in shared_keys()})
     around = Site(model.width, wiring=options, model=options)
     if last is not None and _readable(last):
-        around = replace(around, last_stage=_site(model, last, is_last=True))
+        around = replace(around, last_stage=_site(model, last, blocks, is_last=True))
     yield from _checked(options, around, partial(_below, ("model",)))
     left: list[tuple[Stage, Path]] = [(stage, ("stages", i)) for i, stage in enumerate(stages)]
     for stage, path in left:
@@ -40,7 +40,7 @@ def wiring_problems(
     while left:
         stage, path = left.pop(0)
         if _readable(stage):
-            around = _site(model, stage, is_last=stage is last)
+            around = _site(model, stage, blocks, is_last=stage is last)
             yield from _stage(stage, path, around)
             yield path, _running_apart(stage, blocks)
             yield path, _needing_all_tokens(stage, blocks, around)
@@ -166,7 +166,7 @@ def _acting_on_stage(option: WiringConfig, around: WiringConfig | None) -> Itera
         yield Problem("", expected, option.plain(defaults=False))
 
 
-def _site(model: Model, stage: Stage, is_last: bool) -> Site:
+def _site(model: Model, stage: Stage, blocks: Mapping[str, BlockConfig], is_last: bool) -> Site:
     found = site(model, stage)
     entries = tuple(map(_valid, found.entries))
     return replace(
@@ -176,6 +176,7 @@ def _site(model: Model, stage: Stage, is_last: bool) -> Site:
         model=_valid(found.model),
         is_last=is_last,
         nested=tuple(map(_valid, found.nested)),
+        sublayers=sublayer_places(stage, blocks),
     )
 
 

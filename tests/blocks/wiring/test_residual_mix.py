@@ -48,6 +48,27 @@ STAGES = {
             "residual": {"mix": "token", "of": "states", "over": 2, "heads": 2},
         }
     ],
+    "muddformer": [
+        {
+            "stack": 2,
+            "step": ["seq", "ffn"],
+            "residual": {
+                "mix": "token",
+                "of": "states",
+                "over": "blocks",
+                "period": 2,
+                "views": ["residual", "v", "k", "q"],
+            },
+        }
+    ],
+    "views": [
+        {
+            "recur": 2,
+            "step": ["seq", {"parallel": ["seq", "ffn"], "combine": "gate"}, "depth", "ffn"],
+            "norm": "scores",
+            "residual": {"mix": "static", "views": ["q", "v", "residual"], "period": 2},
+        }
+    ],
     "softmax over states": [
         {"recur": 2, "step": ["seq", "ffn", "seq"], "residual": {**QUERY, "of": "states", "over": "blocks"}}
     ],
@@ -157,6 +178,11 @@ def test_other_numbers_of_steps_equal_a_model_built_with_them():
     [
         ({"residual": {**QUERY, "heads": 5}}, "residual.heads: expected a divisor of width 12, got 5"),
         ({"residual": {**QUERY, "period": 3}}, "period: expected at most the 2 sublayers of a step"),
+        (
+            {"residual": {**QUERY, "views": ["k"], "period": 2}, "step": ["ffn", "seq"]},
+            "a block reads behind a mix",
+        ),
+        ({"residual": {**QUERY, "views": ["k", "k"]}}, "each view once"),
         ({"residual": {**QUERY, "over": 0}}, "residual.over: expected"),
         ({"norm": "post"}, "beside norm: post, which normalises the state after a sublayer"),
         ({"inject": "add"}, "beside inject: add, which acts around the stage or its steps"),

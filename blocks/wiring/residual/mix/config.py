@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from blocks.base.builder import Builder
 from blocks.base.config import Problem
 from blocks.base.fields import Count
+from blocks.base.invalid import independent
 from blocks.base.stage_slots import StageSlots, last_token, offer_slots
+from blocks.base.sublayer import SublayerPlace, View
 from blocks.base.wiring import Run, Site, WiringConfig, acts_on_stage
 from blocks.ir.graph import Graph, Loop
-from blocks.ir.operation import ZEROS, Init, Value, Weight
+from blocks.ir.operation import Init, Value
 from blocks.ir.walk import operations
-from blocks.primitives.activations import Gelu
 from blocks.primitives.operations import Sum
 from blocks.wiring.residual import Residual
-from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues, ValueCache, WriteValue
-from blocks.wiring.residual.mix.token_operations import NormLatest, SumByToken
+from blocks.wiring.residual.mix.mixes import Kind, Mixes
+from blocks.wiring.residual.mix.operations import ValueCache, WriteValue
 
 _VALUES = ".values"
 
 
-@dataclass
-class _Progress:
-    """What a step has done of its sublayers: how many, and the value of the block that it is in."""
-
-    sublayers: int = 0
-    partial: Value | None = None
+_Apart = Literal["q", "k", "v", "residual"]
 
 
 class MixedResidual(Residual):
@@ -50,7 +46,7 @@ class MixedResidual(Residual):
     unskippable = "which reads each sublayer"
     aliases = "attention_residuals attnres depth_mix dense"
 
-    mix: Literal["learned_query", "static", "token"]
+    mix: Kind
     """Where the weights of the sum come from."""
     heads: Count = 1
     """How many parts of the width have weights of their own."""
@@ -64,19 +60,42 @@ class MixedResidual(Residual):
     read plus its output."""
     period: Count = 1
     """Before every how many sublayers of a step there is a mix, from the first; the others read the state."""
+    views: Annotated[tuple[_Apart, ...], Field(examples=[["k", "v"], ["q", "k", "v", "residual"]])] = ()
+    """Which have a mix of their own: what queries, keys and values of attention are projected from, and the
+    state that the output is added to. All others share one. (MUDDFormer has all four; DeepCrossAttention,
+    arXiv 2502.06785, keys and values.)
+    """
 
     @field_validator("over")
     @classmethod
     def _in_one_way(cls, over: Any) -> Any:
         return "sublayers" if over == 1 else over
 
+    @field_validator("views")
+    @classmethod
+    def _in_order(cls, views: tuple[_Apart, ...]) -> tuple[_Apart, ...]:
+        if len({*views}) < len(views):
+            raise ValueError("expected each view once")
+        return tuple(view for view in get_args(_Apart) if view in views)
+
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse options that act on a residual stream, which does not exist here."""
+        yield from independent(self._sizes(site), self._unread(site), self._others(site))
+
+    def _sizes(self, site: Site) -> Iterator[Problem]:
         if site.width % self.heads:
             yield Problem("heads", f"a divisor of width {site.width}", self.heads)
         if self.period > max(len(site.entries), 1):
             expected = f"at most the {len(site.entries)} sublayers of a step, each of which begins with a mix"
             yield Problem("period", expected, self.period)
+
+    def _unread(self, site: Site) -> Iterator[Problem]:
+        read = {"residual"}.union(*(place.views for place in site.sublayers if self._has_mix(place)))
+        for view in (view for view in self.views if view not in read):
+            expected = "views that a block reads behind a mix"
+            yield Problem("views", expected, view, "q, k and v are what attention is projected from")
+
+    def _others(self, site: Site) -> Iterator[Problem]:
         if site.nested:
             yield Problem("", "another residual where a step holds stages, which make no update", self.name)
         for key, option in site.wiring.items():
@@ -97,14 +116,21 @@ class MixedResidual(Residual):
         one, more = ("output", "sums") if self.of == "outputs" else ("state", "states")
         what = f"{one}s" if self.over == "sublayers" else f"blocks' {more}"
         who = "each reads" if self.period == 1 else f"every {self.period}. sublayer reads"
-        return f"{who} {how} all earlier {what}{heads}"
+        apart = f", apart for {', '.join(self.views)}" if self.views else ""
+        return f"{who} {how} all earlier {what}{heads}{apart}"
+
+    def makes_views(self, place: SublayerPlace) -> list[View]:
+        """Return the views with a mix of their own; where all have one, the first is the input."""
+        apart: list[View] = [view for view in self.views if view != "residual" and view in place.views]
+        return (apart if place.views - {*apart} else apart[1:]) if self._has_mix(place) else []
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
         """Keep room for the values; return the mix of all of them."""
         slots = offer_slots(build, _VALUES, ValueCache(build.width))
         run(x)
         last = last_token(build, _VALUES)
-        return self._mixed(build, 1 + _written(build, last), [x], last, slots)
+        (mixed,) = self._mixes(build, 1 + _written(build, last), [x], last, slots).add("mix")
+        return mixed
 
     def around_step(self, build: Builder, x: Value, run: Run) -> Value:
         """Return the state as it came: it stays the stage's input, and sublayers write values beside it."""
@@ -116,51 +142,48 @@ class MixedResidual(Residual):
 
         Where the next sublayer reads no state it returns the value instead.
         """
-        step: _Progress = build.published.setdefault(_VALUES, _Progress())
-        slots, number, end = StageSlots(build, _VALUES), step.sublayers, build.sublayers - 1
-        size = build.sublayers if self.over == "blocks" else 1 if self.over == "sublayers" else self.over
-        if number % self.period == 0:
-            read = [build.stage_input(), *([] if step.partial is None else [step.partial])]
-            most = len(read) + _writes(build.graph) + (build.trips() - 1) * -(-build.sublayers // size)
-            x = self._mixed(build, most, read, slots.token, slots.value)
-        update = run(x)
-        state_is_read = number < end and (number + 1) % self.period != 0
-        state = self._sum(build, x, update) if state_is_read or self.of == "states" else None
-        value = state if self.of == "states" else self._sum(build, step.partial, update)
+        place, slots, width = build.sublayer, StageSlots(build, _VALUES), build.width
+        size = {"sublayers": 1, "blocks": place.of}.get(str(self.over)) or int(self.over)
+        partial: Value | None = build.published.get(_VALUES)
+        if self._has_mix(place):
+            read = [build.stage_input(), *([] if partial is None else [partial])]
+            most = len(read) + _writes(build.graph) + (build.trips() - 1) * -(-place.of // size)
+            x, update = self._read(build, self._mixes(build, most, read, slots.token, slots.value), run)
+        else:
+            update = run(x)
+        is_read = place.number + 1 < place.of and not self._has_mix(replace(place, number=place.number + 1))
+        state = self._sum(build, x, update) if is_read or self.of == "states" else None
+        value = self._sum(build, partial, update) if self.of == "outputs" else state
         assert value is not None
-        ends = (number + 1) % size == 0 or number == end
+        ends = (place.number + 1) % size == 0 or place.number + 1 == place.of
         if ends:
-            slots.set_token(build.op("write", WriteValue(build.width), value, slots.token, slots.value))
-        step.sublayers, step.partial = number + 1, None if ends else value
+            slots.set_token(build.op("write", WriteValue(width), value, slots.token, slots.value))
+        build.published[_VALUES] = None if ends else value
         return value if state is None else state
+
+    def _has_mix(self, place: SublayerPlace) -> bool:
+        return place.number % self.period == 0
+
+    def _read(self, build: Builder, mixes: Mixes, run: Run) -> tuple[Value, Value]:
+        """Return the state that a sublayer adds its output to, and this output."""
+        place = build.sublayer
+        apart = [view for view in self.views if view == "residual" or view in place.views]
+        # one for all others, if there are others
+        names = ["input", *apart] if place.views - {*apart} or "residual" not in apart else apart
+        made = dict(
+            zip(names, mixes.add(*("mix" if n == "input" else f"mix_{n}" for n in names)), strict=True)
+        )
+        read = made["input" if place.views - {*apart} else apart[0]]
+        with build.views({view: made[view] for view in self.makes_views(place)}):
+            return made.get("residual") or made["input"], run(read)
 
     def _sum(self, build: Builder, before: Value | None, update: Value) -> Value:
         return update if before is None else build.op("add", Sum((build.width,)), before, update)
 
-    def _mixed(self, build: Builder, most: int, read: Sequence[Value], token: Value, slots: Value) -> Value:
-        partial = len(read) > 1
-        if self.mix == "learned_query":
-            operation: MixValues = AttendValues(build.width, self.heads, partial)
-            query = Weight("mix", operation.weight_shapes()[0], ZEROS, decay=False)
-            return build.op("mix", operation, *read, token, slots, weights=[query])
-        # the sum of all outputs, or the latest state
-        init = Init("constant", 1.0) if self.of == "outputs" else Init("first")
-        weight = Weight("mix", (most, self.heads), init, decay=False)
-        if self.mix == "static":
-            operation = SumValues(build.width, self.heads, most, partial)
-            return build.op("mix", operation, *read, token, slots, weights=[weight])
-        hidden = self._hidden(build, most * self.heads, read[-1], partial, token, slots)
-        shape = (most, self.heads)
-        dynamic = build.project(hidden, "mix_down", shape, most * self.heads, init=ZEROS, bias=False)
-        operation = SumByToken(build.width, self.heads, most, partial)
-        return build.op("mix", operation, *read, dynamic, token, slots, weights=[weight])
-
-    def _hidden(
-        self, build: Builder, size: int, value: Value, partial: bool, token: Value, slots: Value
-    ) -> Value:
-        """Return gelu(W1 RMSNorm(latest value)), `value` or that of the last slot."""
-        latest = build.op("mix_norm", NormLatest(build.width, partial), value, token, slots)
-        return build.op("mix_gelu", Gelu(size), build.project(latest, "mix_up", (size,), bias=False))
+    def _mixes(self, build: Builder, most: int, own: Sequence[Value], token: Value, slots: Value) -> Mixes:
+        # training begins at the sum of all outputs, or the latest state
+        start = Init("constant", 1.0) if self.of == "outputs" else Init("first")
+        return Mixes(build, self.mix, self.heads, start, most, own, token, slots)
 
 
 def _written(build: Builder, token: Value) -> int:

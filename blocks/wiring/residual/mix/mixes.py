@@ -1,0 +1,66 @@
+"""Adds the operations of residual mixes at one place. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from blocks.base.builder import Builder
+from blocks.ir.operation import ZEROS, Init, Value, Weight
+from blocks.primitives.activations import Gelu
+from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues
+from blocks.wiring.residual.mix.token_operations import NormLatest, SumByToken
+
+Kind = Literal["learned_query", "static", "token"]
+
+
+@dataclass(frozen=True)
+class Mixes:
+    """How the values so far are mixed, several times at one place.
+
+    Attributes:
+        heads: how many parts of the width have weights of their own.
+        start: how learned numbers for each value start.
+        most: how many values there are at most.
+        own: the values that are in no slot: the start, and the value so far of a block.
+        token: the latest token of the slots.
+    """
+
+    build: Builder
+    kind: Kind
+    heads: int
+    start: Init
+    most: int
+    own: Sequence[Value]
+    token: Value
+    slots: Value
+
+    def add(self, *names: str) -> list[Value]:
+        """Add one mix [width] for each name, with weights that begin with it."""
+        hidden = self._hidden(self.most * self.heads * len(names)) if self.kind == "token" else None
+        return [self._add(name, hidden, len(names)) for name in names]
+
+    def _add(self, name: str, hidden: Value | None, count: int) -> Value:
+        width, partial, dynamic = self.build.width, len(self.own) > 1, []
+        weight = Weight(name, (self.most, self.heads), self.start, decay=False)
+        match self.kind:
+            case "learned_query":
+                operation: MixValues = AttendValues(width, self.heads, partial)
+                weight = Weight(name, operation.weight_shapes()[0], ZEROS, decay=False)
+            case "static":
+                operation = SumValues(width, self.heads, self.most, partial)
+            case "token":
+                assert hidden is not None
+                shape, size = (self.most, self.heads), self.most * self.heads * count
+                dynamic = [self.build.project(hidden, f"{name}_down", shape, size, init=ZEROS, bias=False)]
+                operation = SumByToken(width, self.heads, self.most, partial)
+        return self.build.op(name, operation, *self.own, *dynamic, self.token, self.slots, weights=[weight])
+
+    def _hidden(self, size: int) -> Value:
+        """Return gelu(W1 RMSNorm(latest value)), from which the weights of all mixes are projected."""
+        norm = NormLatest(self.build.width, len(self.own) > 1)
+        latest = self.build.op("mix_norm", norm, self.own[-1], self.token, self.slots)
+        return self.build.op(
+            "mix_gelu", Gelu(size), self.build.project(latest, "mix_up", (size,), bias=False)
+        )
