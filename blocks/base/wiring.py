@@ -37,6 +37,7 @@ class Site:
         entries: for an option used in a stage, the options of each entry that is not a stage, by key.
         model: the options of the model, by key.
         last_stage: for an option of the model, where the options of the last stage are used.
+        stages: for an option of the model, where those of each stage are used, nested ones included.
         is_last: whether this is the last stage of the model.
         nested: the options of each stage in the step, by key, if the option is used in a stage.
         varies: whether the number of steps varies in training.
@@ -50,6 +51,7 @@ class Site:
     entries: Sequence[Mapping[str, WiringConfig]] = ()
     model: Mapping[str, WiringConfig] = field(default_factory=dict)
     last_stage: Site | None = None
+    stages: Sequence[Site] = ()
     is_last: bool = False
     nested: Sequence[Mapping[str, WiringConfig]] = ()
     varies: bool = False

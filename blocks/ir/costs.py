@@ -116,6 +116,9 @@ class CostModel(Meaning):
     `none`: they have none through it, since it reads nothing but their shape and precision.
     """
 
+    constants: ClassVar[tuple[int, ...]] = ()
+    """Positions of float inputs that have no gradient."""
+
     def flops(self, at: CostContext) -> float:
         """Return the FLOPs of its matrix products, forward, per token and execution.
 

@@ -95,6 +95,9 @@ class Graph(_DiGraph):
         ties: names of weights that share another's tensor, with that one's name.
         reported: names of the scalars that training logs, which the model's own graph returns between its
             logits and its loss.
+        handed: how many further values it returns before its loss, for the second pass.
+        second: the graph of a second pass over the same batch, with the same weights, whose loss is added in
+            training. Its last inputs are what the first pass hands over.
     """
 
     def __init__(
@@ -109,6 +112,8 @@ class Graph(_DiGraph):
         self.inputs, self.outputs, self.carried = [*inputs], [*outputs], carried
         self.weights, self.ties = dict(weights or {}), dict(ties or {})
         self.reported: tuple[str, ...] = ()
+        self.handed = 0
+        self.second: Graph | None = None
 
     def node(self, name: str) -> Node:
         """Return the node of a name."""
@@ -155,10 +160,15 @@ class Graph(_DiGraph):
         return [name for name in self if name in found]
 
     def empty(self) -> Graph:
-        """Return a graph of the same inputs, outputs and weights that has no nodes yet."""
+        """Return a graph of the same inputs, outputs and weights without nodes and second pass."""
         made = Graph(self.inputs, self.outputs, self.carried, self.weights, self.ties)
-        made.reported = self.reported
+        made.reported, made.handed = self.reported, self.handed
         return made
+
+    @property
+    def trained(self) -> list[Value]:
+        """The outputs of the model's own graph that training makes: what it hands over, and the loss."""
+        return self.outputs[len(self.outputs) - 1 - self.handed :]
 
     def copy(self, as_view: bool = False) -> Graph:
         """Return a graph of the same nodes, which are values and stay as they are."""

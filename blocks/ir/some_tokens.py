@@ -111,6 +111,11 @@ class OnSome(Operation):
         """That of the operation."""
         return self.inner.gradients
 
+    @property
+    def constants(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Those of the operation."""
+        return self.inner.constants
+
     def flops(self, at: CostContext) -> float:
         """Return the share of them."""
         share = self.chooses.share(at.context)

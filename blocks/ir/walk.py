@@ -55,6 +55,19 @@ class Place:
         return replace(self, executions=self.executions // trips * running, copies=copies)
 
 
+def passes(graph: Graph) -> Iterator[Graph]:
+    """Yield the graphs of the passes that a training step makes: the model's own, and a second one's."""
+    yield graph
+    if graph.second is not None:
+        yield graph.second
+
+
+def graphs_of_passes(graph: Graph) -> Iterator[tuple[Graph, Place]]:
+    """Yield the graphs and loops' bodies of all passes of a training step, each with its place."""
+    for each in passes(graph):
+        yield from graphs(each)
+
+
 def operations(graph: Graph) -> Iterator[tuple[str, Operation, Node]]:
     """Yield (name, operation, node) of one graph in the order they run."""
     for name in graph:

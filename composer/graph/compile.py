@@ -7,6 +7,7 @@ from collections.abc import Collection
 from blocks.ir.graph import Graph
 from blocks.ir.kernel import Target
 from composer.graph.lowering.build import build
+from composer.graph.other_steps import second_pass
 from composer.graph.passes.active_steps import Unskippable, check_skips
 from composer.graph.passes.choose_kernels import Kernels, Unfused, choose_kernels, unfused
 from composer.graph.passes.dead_code import dead_code
@@ -43,7 +44,21 @@ def compile_graph(
         ValueError: an operation cannot be recomputed.
     """
     target = target or Target()
-    graph = build(spec)
+    graph = _compiled(build(spec), spec, target, kernels, recompute, apart, taps)
+    if (second := second_pass(spec)) is not None:
+        graph.second = _compiled(second, spec, target, kernels, recompute, apart)
+    return graph
+
+
+def _compiled(
+    graph: Graph,
+    spec: Spec,
+    target: Target,
+    kernels: Kernels,
+    recompute: Collection[str],
+    apart: bool,
+    taps: Taps | None = None,
+) -> Graph:
     try:
         check_skips(graph)
     except Unskippable as error:

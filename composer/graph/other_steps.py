@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from blocks.ir.graph import Graph
 from blocks.ir.walk import graphs, own_weights
-from composer.graph.passes.lowered import lowered
+from blocks.wiring.loss import Loss
+from composer.graph.lowering.build import build
+from composer.graph.passes.lowered import lowered, numbered
 from composer.language.schema.spec import Spec
-from composer.language.schema.steps import path_of, step_mix, with_steps
+from composer.language.schema.steps import all_stages, path_of, recurrent_place, step_mix, with_steps
 from composer.settings.errors import SpecError
 
 
 def training_graphs(spec: Spec) -> list[tuple[float, Graph]]:
     """Return the graphs that training runs, without kernels, each with its share of training.
 
-    Empty where training runs the numbers of steps of evaluation.
+    Empty where training makes one pass with the numbers of steps of evaluation.
 
     Raises:
         SpecError: the stages cannot run some of these numbers.
     """
     mix = step_mix(spec)
+    evaluated = _with_second(spec) if spec.model.option(Loss).second_steps else None
     if not mix[0][1]:
-        return []
-    evaluated = lowered(spec)
+        return [(1.0, evaluated)] if evaluated else []
+    evaluated = evaluated or lowered(spec)
     found = []
     for share, numbers in mix:
         told = " and ".join(f"{place} with {n}" for place, n in numbers.items())
@@ -35,6 +38,20 @@ def training_graphs(spec: Spec) -> list[tuple[float, Graph]]:
             ) from None
         found.append((share, graph))
     return found
+
+
+def second_pass(spec: Spec) -> Graph | None:
+    """Return the graph of the second pass over a batch, before any pass over it; None where there is none.
+
+    There is none where the first pass runs no more steps.
+    """
+    loss = spec.model.option(Loss)
+    if not loss.second_steps:
+        return None
+    place, steps = recurrent_place(spec), getattr(loss, loss.second_steps)
+    if all_stages(spec.stages)[place].trips <= steps:
+        return None
+    return build(with_steps(spec, {place: steps}), build(spec).handed)
 
 
 def check_weights(evaluated: Graph, graph: Graph) -> None:
@@ -56,3 +73,20 @@ def _owned(graph: Graph) -> dict[str, tuple[tuple[int, ...], int]]:
         for each, place in graphs(graph)
         for name, weight, used in own_weights(each, place)
     }
+
+
+def _with_second(spec: Spec) -> Graph:
+    loss = spec.model.option(Loss)
+    graph = lowered(spec)
+    try:
+        second = second_pass(spec)
+        if second is not None:
+            graph.second = numbered(second)
+            check_weights(graph, graph.second)
+    except ValueError as error:
+        path = ("model", Loss.key, loss.second_steps)
+        steps = getattr(loss, loss.second_steps)
+        raise SpecError(
+            [spec.fault(path, "a number of steps that the stage can run", steps, str(error))]
+        ) from None
+    return graph

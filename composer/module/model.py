@@ -36,6 +36,7 @@ from composer.module.exits import exit_logits
 from composer.module.generates import Generates
 from composer.module.hooks import TrainerHooks
 from composer.module.optimization.average import WeightAverage
+from composer.module.passes import losses
 from composer.module.randomness import Randomness
 from composer.module.record import Tapped, refuse_recording
 from composer.module.scores import Scores
@@ -194,9 +195,9 @@ class ComposedModel(Generates, TrainerHooks):
 
     def emit(self) -> None:
         """Emit the code outside of stages."""
-        logits, *reported, loss = self.graph.outputs
+        logits, *others, loss = self.graph.outputs
         self.code = Code(self.graph, Place(), [logits], "Model", self._compiled)
-        self._loss = Code(self.graph, Place(), [loss, *reported], "Loss", self._compiled)
+        self._loss = Code(self.graph, Place(), [loss, *others], "Loss", self._compiled)
 
     def _choose_for_now(self) -> None:
         """Choose kernels anew if the device, the dtype of products, or whether hooks watch has changed."""
@@ -262,9 +263,7 @@ class ComposedModel(Generates, TrainerHooks):
         """Return the loss and what is reported beside it, by name."""
         tokens, targets = self._ready(tokens), as_targets(targets, tokens)
         check_range(targets, self.spec.model.vocab, "targets", ignored=True)
-        made = self._loss(tokens, targets, *self._keys(tokens), *gather(self, self.graph))
-        loss, *reported = made if self.graph.reported else (made,)
-        return loss, dict(zip(self.graph.reported, reported, strict=True))
+        return losses(self, tokens, targets)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _keys(self, tokens: Tensor) -> list[Tensor | bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Key = tuple[tuple[str, int], ...]
+_SECOND: _Key = (("second pass", 1),)
+"""What stands behind the numbers of steps where the second pass beside them runs."""
 
 
 class StepSwitch:
@@ -67,17 +70,29 @@ class StepSwitch:
             ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight holds
                 something for each step.
         """
-        if steps == self.steps:
-            return
-        before, key = _key(self.steps), _key(steps)
-        if key not in self._emitted:
-            plan = _plan(model, steps)
-            self._emitted.setdefault(before, Emitted.of(model))
-            _emit(model, plan)
-            self._emitted[key] = Emitted.of(model)
-        else:
+        if steps != self.steps:
+            self._put(model, _key(self.steps), _key(steps), lambda: _plan(model, steps))
+            self.steps = steps
+
+    def second(self, model: ComposedModel, run: Callable[[], T]) -> T:
+        """Run something while the model is emitted as the second pass over a batch."""
+        plan, graph, now = model.plan, model.graph.second, _key(self.steps)
+        assert graph is not None, "the model makes one pass"
+        self._put(model, now, now + _SECOND, lambda: replace(plan, graph=graph))
+        try:
+            return run()
+        finally:
+            self._put(model, now + _SECOND, now, lambda: plan)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _put(self, model: ComposedModel, before: _Key, key: _Key, plan: Callable[[], Plan]) -> None:
+        if key in self._emitted:
             self._emitted[key].put_back(model)
-        self.steps = steps
+            return
+        made = plan()
+        self._emitted.setdefault(before, Emitted.of(model))
+        _emit(model, made)
+        self._emitted[key] = Emitted.of(model)
 
 
 def _key(steps: dict[str, int]) -> _Key:

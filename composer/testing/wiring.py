@@ -165,7 +165,8 @@ def _written(graph: Graph) -> list[object]:
         )
         for name, _, node in operations(graph)
     ]
-    return [nodes, graph.inputs, graph.outputs, graph.weights, graph.ties, graph.reported]
+    second = _written(graph.second) if graph.second is not None else []
+    return [nodes, graph.inputs, graph.outputs, graph.weights, graph.ties, graph.reported, second]
 
 
 def check_depth_leak(example: Example) -> None:

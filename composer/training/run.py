@@ -18,6 +18,7 @@ from composer.costs.fitting.caps import check_caps
 from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec, Train
 from composer.module.emission.code import TorchCompile
+from composer.module.passes import reported_names
 from composer.module.scores import Scores
 from composer.settings.errors import os_message
 from composer.training.attached import check_loggers, make_callbacks, make_loggers
@@ -168,7 +169,7 @@ def fit(
     """Train as one of the ranks on its `data`, from the folder's checkpoint to the end or a `stop`."""
     spec, train = plan.spec, _train(plan.spec)
     events, scores = Events(train, until_tokens), Scores(spec).metrics
-    recorder = Recorder(folder, events, scores, report, stop, plan.graph.reported)
+    recorder = Recorder(folder, events, scores, report, stop, reported_names(plan.graph))
     last = folder / LAST
     keep_freed_memory()
     use_fitting_threads(train.tokens_per_step // train.accumulate * spec.model.width)

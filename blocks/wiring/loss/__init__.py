@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -24,6 +24,7 @@ class ModelEnd:
         targets: the ids to predict, -100 where none is scored.
         vocab: the number of ids.
         tokens: tokens of a micro-batch.
+        handed: what the first pass hands to the second, whose end this is; else nothing.
     """
 
     state: Value
@@ -34,6 +35,7 @@ class ModelEnd:
     targets: Value
     vocab: int
     tokens: int
+    handed: Sequence[Value] = ()
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,13 @@ class Lowered:
         logits: [vocab], what the model returns.
         loss: a scalar.
         reported: further scalars by name, such as parts of the loss, that training logs.
+        handed: values [width] of the residual stream's precision that a second pass is given, as constants.
     """
 
     logits: Value
     loss: Value
     reported: Mapping[str, Value] = field(default_factory=dict)
+    handed: Sequence[Value] = ()
 
 
 class Loss(WiringConfig):
@@ -62,6 +66,16 @@ class Loss(WiringConfig):
     reads_steps: ClassVar[bool] = False
     """Whether it reads the state after every step of the last stage."""
 
+    second_steps: ClassVar[str] = ""
+    """The field with the number of steps of a second pass over the same batch, where there is one.
+
+    Its only recurrent stage runs that many; its loss is added to that of the first pass.
+    """
+
     def lower(self, build: Builder, end: ModelEnd) -> Lowered:
         """Add the end of the model: logits and loss."""
+        raise NotImplementedError
+
+    def lower_second(self, build: Builder, end: ModelEnd) -> Lowered:
+        """Add the end of the second pass: logits and loss."""
         raise NotImplementedError

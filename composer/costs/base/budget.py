@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blocks.ir.graph import Graph
-from blocks.ir.walk import graphs
+from blocks.ir.walk import graphs_of_passes
 from composer.graph.passes.active_steps import costed
 
 
@@ -45,4 +45,5 @@ class Budget:
 
 def size(graph: Graph) -> int:
     """Return the number of operations visited when a graph is costed: three trips of each nested loop."""
-    return sum(len(body) * 3 ** max(len(place.loops) - 1, 0) for body, place in graphs(costed(graph)))
+    found = graphs_of_passes(costed(graph))
+    return sum(len(body) * 3 ** max(len(place.loops) - 1, 0) for body, place in found)

@@ -19,7 +19,7 @@ from blocks.ir.numbers import largest
 from blocks.ir.numbers import total as sum_of
 from blocks.ir.operation import Operation
 from blocks.ir.some_tokens import plain
-from blocks.ir.walk import Place, graphs, operations
+from blocks.ir.walk import Place, graphs, graphs_of_passes, operations
 from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Project
 from composer.costs.base.precision import precision
@@ -167,7 +167,7 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
 def trained_flops(graph: Graph, length: int) -> float:
     """Return forward and backward FLOPs per token on sequences of `length`, without recomputation."""
     found = 0.0
-    for body, place in graphs(costed(graph, length)):
+    for body, place in graphs_of_passes(costed(graph, length)):
         at = CostContext(length, place.trips)
         each = (
             operation.flops(at) + (0 if place.frozen else operation.backward_flops(at))
@@ -244,10 +244,10 @@ def _sum(one: Share, other: Share) -> Share:
 
 
 def _rows(graph: Graph, context: int, full_mask: bool = False) -> list[Row]:
-    """Return a row for each operation and block; the segments of a loop share one row."""
+    """Return a row for each operation and block; the segments of a loop and two passes share one row."""
     rows: dict[tuple[str, str], Row] = {}
     seen: set[tuple[object, ...]] = set()
-    for body, place in graphs(graph):
+    for body, place in graphs_of_passes(graph):
         at = CostContext(context, place.trips, full_mask=full_mask)
         path = ".".join(node for node, _ in place.loops)
         for node, operation, data in operations(body):

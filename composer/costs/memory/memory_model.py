@@ -9,7 +9,7 @@ from typing import NamedTuple
 from blocks.ir.graph import Graph, Loop, Segment
 from blocks.ir.numbers import total
 from blocks.ir.operation import Value
-from blocks.ir.walk import Place, operations
+from blocks.ir.walk import Place, operations, passes
 from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Input
 from composer.costs.memory.operation_memory import Batch, Step, step_of
@@ -23,7 +23,7 @@ from composer.costs.memory.saved_tensors import (
     returns_kept,
     storage,
 )
-from composer.graph.passes.active_steps import costed
+from composer.graph.passes.active_steps import costed, nodes
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,15 @@ class Body:
     inner: dict[str, Body]
 
 
-def body_of(graph: Graph, batch: Batch) -> Body:
-    """Return the model's graph, with the bodies of its loops, for the replay."""
-    graph = costed(graph, batch.length)
-    found = kept(graph, Place(), batch.length, batch.size)
-    return _body(graph, None, Place(), found, batch, _Shared())
+def bodies_of(graph: Graph, batch: Batch) -> list[Body]:
+    """Return the graph of each pass of a training step, with the bodies of its loops, for the replay."""
+    found: list[Body] = []
+    for each in passes(costed(graph, batch.length)):
+        # a second pass reads weights that are ready
+        shared = _Shared(before=frozenset(nodes(each) if found else ()))
+        keeps = kept(each, Place(), batch.length, batch.size)
+        found.append(_body(each, None, Place(), keeps, batch, shared))
+    return found
 
 
 class _Shared(NamedTuple):
@@ -213,8 +217,8 @@ def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]
         # a loop holds what it is given until its last step
         until = ends.get(data.op.origin, node) if isinstance(data.op, Segment) else node
         last.update({value: until for value in read if not _is_input(graph, value)})
-    # training asks the model for its loss alone
-    outputs = graph.outputs if graph.carried else graph.outputs[-1:]
+    # training asks the model for its loss, and what it hands to a second pass
+    outputs = graph.outputs if graph.carried else graph.trained
     stay = found.values | {storage(graph, value) for value in outputs}
     dies: dict[str, list[Value]] = defaultdict(list)
     for value, node in last.items():

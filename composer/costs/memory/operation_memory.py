@@ -139,7 +139,13 @@ def step_of(
     outputs = tuple(Value(node, output) for output in range(len(data.types)))
     made = list(dict.fromkeys(storage(graph, value) for value in outputs))
     sources = tuple(storage(graph, value) for value in inputs)
-    wants = [value for value in inputs if graph.type_of(value).is_float and operation.gradients != "none"]
+    wants = [
+        value
+        for number, value in enumerate(inputs)
+        if graph.type_of(value).is_float
+        and operation.gradients != "none"
+        and number not in operation.constants
+    ]
     keeps: tuple[Value, ...] = ()
     weights: tuple[tuple[str, float], ...] = ()
     if isinstance(operation, Loop):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Segment
 from blocks.ir.numbers import total
-from blocks.ir.walk import Place, graphs, operations
+from blocks.ir.walk import Place, graphs, graphs_of_passes, operations, passes
 from composer.costs.base.budget import Budget, OutOfBudget
 from composer.costs.base.budget import size as operations_of
 from composer.costs.base.precision import FULL, Precision
@@ -37,8 +37,11 @@ class Marked(NamedTuple):
 
 def recompute_flops(graph: Graph, length: int, size: Precision = FULL, *, full_mask: bool = False) -> float:
     """Return the FLOPs per token of recomputed operations for sequences of `length`."""
-    graph = costed(graph, length)
-    return _flops(graph, Place(), kept(graph, Place(), length, size), length, full_mask)
+    found: float = total(
+        _flops(each, Place(), kept(each, Place(), length, size), length, full_mask)
+        for each in passes(costed(graph, length))
+    )
+    return found
 
 
 def choose(
@@ -186,7 +189,7 @@ class _Prices:
     def products(self) -> dict[str, float]:
         """Return the FLOPs per token that recomputing each operation with matrix products would add."""
         found: dict[str, float] = {}
-        for body, place in graphs(costed(self.graph, self.length)):
+        for body, place in graphs_of_passes(costed(self.graph, self.length)):
             at = CostContext(self.length, place.trips)
             for node, operation, _ in operations(body):
                 name = f"{_path(place)}{node}"
@@ -213,14 +216,16 @@ class _Prices:
         if chosen not in self._known:
             self._budget.spend(self.work)
             marked = costed(mark_recompute(self.graph, chosen), self.length)
-            here = kept(marked, Place(), self.length, self.size)
             freed = self._unmarked - saved_per_token(marked, self.length, self.size)
-            flops = _flops(marked, Place(), here, self.length, False)
+            flops = 0.0
             by_path: dict[str, Kept] = {}
-            for path, found in _by_path(marked, here, ""):
-                known = by_path.get(path, found)
-                both = known.values | found.values, known.reruns | found.reruns
-                by_path[path] = found._replace(values=both[0], reruns=both[1])
+            for each in passes(marked):
+                here = kept(each, Place(), self.length, self.size)
+                flops = flops + _flops(each, Place(), here, self.length, False)
+                for path, found in _by_path(each, here, ""):
+                    known = by_path.get(path, found)
+                    both = known.values | found.values, known.reruns | found.reruns
+                    by_path[path] = found._replace(values=both[0], reruns=both[1])
             self._known[chosen] = freed, flops, by_path
         return self._known[chosen]
 

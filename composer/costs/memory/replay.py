@@ -18,7 +18,7 @@ from blocks.ir.operation import Value
 from blocks.ir.steps import OneStep
 from blocks.kernels.slots import DepthCache, SlotWrite
 from composer.costs.memory.ledger import Account, Ledger, Moment
-from composer.costs.memory.memory_model import Body, body_of
+from composer.costs.memory.memory_model import Body, bodies_of
 from composer.costs.memory.operation_memory import Batch, Step, Trips, value_bytes
 from composer.costs.memory.reruns import Reruns
 from composer.costs.memory.saved_tensors import bytes_of
@@ -75,12 +75,12 @@ class _Turn(NamedTuple):
 class _Replay:
     def __init__(self, graph: Graph, batch: Batch, ledger: Ledger, train: Train | None) -> None:
         self.batch, self.ledger = batch, ledger
-        self.root = body_of(graph, batch)
+        self.roots = bodies_of(graph, batch)
         self.update = update_of(graph, train, batch.size.weight)
 
     def run(self) -> None:
         """Replay one step, from its start to the optimizer update."""
-        root, ledger = self.root, self.ledger
+        root, ledger = self.roots[0], self.ledger
         graph = root.graph
         ledger.add("weights", root.weights)
         ledger.add("optimizer", self.update.states)
@@ -91,9 +91,22 @@ class _Replay:
             "activations",
             self.batch.tokens * total(bytes_of(graph, Value(n), root.sizes) for n in graph.inputs),
         )
-        self._forward(root, {}, "")
-        self._backward(root, {}, "", _Turn(1, 1, {}), {graph.outputs[-1]: _Gradient(0)})
+        words = ("", "second pass: ")
+        for body, where in zip(self.roots, words, strict=False):
+            self._forward(body, {}, where)
+        ledger.add("in_flight", -self._handed(root))
+        # the pass that was made last goes back first; weights go with the first one
+        last = len(self.roots) - 1
+        for number in range(last, -1, -1):
+            body, turn = self.roots[number], _Turn(int(number == last), int(number == 0), {})
+            self._backward(body, {}, words[number], turn, {body.graph.outputs[-1]: _Gradient(0)})
         ledger.moment(("update of the weights",), self.update.scratch)
+
+    def _handed(self, body: Body) -> float:
+        """Return the bytes that a pass keeps for the next one alone, until that is made."""
+        handed = body.graph.trained[:-1]
+        sizes = (bytes_of(body.graph, value, body.sizes) for value in handed if value not in body.kept)
+        return self.batch.tokens * total(sizes)
 
     # what trips keep
 

@@ -16,7 +16,7 @@ from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import total
 from blocks.ir.operation import Operation, Value
 from blocks.ir.steps import OneStep
-from blocks.ir.walk import Place, operations
+from blocks.ir.walk import Place, operations, passes
 from composer.costs.base.precision import Precision
 from composer.graph.passes.active_steps import costed
 
@@ -183,8 +183,14 @@ def element_bytes(graph: Graph, at: CostContext) -> dict[Value, int]:
 
 def saved_per_token(graph: Graph, length: int, size: Precision) -> float:
     """Return the bytes per token saved for the backward pass for sequences of `length`."""
-    graph = costed(graph, length)
-    return _saved(graph, Place(), kept(graph, Place(), length, size), length, size)
+    found: float = 0
+    given: frozenset[Value] = frozenset()
+    for each in passes(costed(graph, length)):
+        here = kept(each, Place(), length, size)
+        # both passes keep the same tokens and targets
+        found = found + _saved(each, Place(), here._replace(values=here.values - given), length, size)
+        given = here.values & {Value(name) for name in each.inputs}
+    return found
 
 
 def _saved(graph: Graph, place: Place, here: Kept, length: int, size: Precision) -> float:

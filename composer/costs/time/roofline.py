@@ -15,7 +15,7 @@ from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import largest, total
 from blocks.ir.operation import Operation, Value
-from blocks.ir.walk import Place, graphs, operations, own_weights
+from blocks.ir.walk import Place, graphs, graphs_of_passes, operations, own_weights
 from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Input
 from composer.costs.base.precision import FULL, MIXED, precision
@@ -111,7 +111,7 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
     repeats = spec.train.accumulate if spec.train else 1
     rows: dict[str, TimeRow] = {}
     size = precision(spec, MIXED if device.bf16 > device.fp32 else FULL)
-    for body, place in graphs(costed(graph, trained_length(spec))):
+    for body, place in graphs_of_passes(costed(graph, trained_length(spec))):
         at = place_at(place.trips, trained_length(spec), size)
         sizes = element_bytes(body, at)
         for node, operation, _ in operations(body):

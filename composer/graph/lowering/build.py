@@ -11,7 +11,7 @@ from blocks.base.dropout import dropout
 from blocks.ir.graph import Graph
 from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.steps import Steps
-from blocks.ir.tensor_type import IDS
+from blocks.ir.tensor_type import IDS, TensorType
 from blocks.primitives.scalars import AddWeighted
 from blocks.wiring.combine.config import Combine
 from blocks.wiring.loss import Loss, Lowered, ModelEnd
@@ -21,10 +21,11 @@ from composer.language.schema.spec import Model, Parallel, Spec, Stage, used
 from composer.measures.limits import MemoryLimits
 
 
-def build(spec: Spec) -> Graph:
+def build(spec: Spec, handed: int | None = None) -> Graph:
     """Return the model's graph, inputs (tokens, targets), outputs (logits, loss), before any pass.
 
-    What the loss reports besides stands between the two outputs (`Graph.reported`).
+    What the loss reports besides stands between the two outputs (`Graph.reported`), then what it hands to a
+    second pass (`Graph.handed`). With `handed` it is the graph of such a pass, which is given that many.
 
     Weights of stage i stand under `stages.i`, then position in the step, block and role.
     """
@@ -33,9 +34,11 @@ def build(spec: Spec) -> Graph:
     tokens, targets = root.input("tokens", IDS), root.input("targets", IDS)
     x = _embedded(root, spec.model, tokens)
     loss = spec.model.option(Loss)
+    given = [root.input(f"handed_{number}", TensorType((width,), "stream")) for number in range(handed or 0)]
     stages = partial(_stages, spec, loss.reads_steps, root)
     x = _wrapped("around_model", spec.model.wiring(), root, stages, x)
-    lowered = loss.lower(
+    lower = loss.lower if handed is None else loss.lower_second
+    lowered = lower(
         root,
         ModelEnd(
             x,
@@ -46,11 +49,15 @@ def build(spec: Spec) -> Graph:
             targets,
             vocab,
             micro_batch_tokens(spec),
+            given,
         ),
     )
     total, reported = _with_auxiliary(root, lowered)
-    root.graph.outputs = [lowered.logits, *reported.values(), total]
-    root.graph.reported = (*reported,)
+    root.graph.outputs = [lowered.logits, *reported.values(), *lowered.handed, total]
+    root.graph.reported, root.graph.handed = (*reported,), len(lowered.handed)
+    # the last inputs, whatever random numbers take
+    names = [value.node for value in given]
+    root.graph.inputs = [*(name for name in root.graph.inputs if name not in names), *names]
     if spec.model.tie_embeddings:
         root.graph.ties["head"] = "embedding"
     return root.graph

@@ -72,12 +72,17 @@ def costed(graph: Graph, length: int = 1) -> Graph:
     Operations on some of the tokens cost what they do in sequences of `length`.
     """
     made = segmented(_trained(graph))
-    return counted_by_share(made, length) if any(chooses(body) for body, _ in graphs(made)) else made
+    if any(chooses(body) for body, _ in graphs(made)):
+        made = counted_by_share(made, length)
+    if graph.second is not None:
+        made = made.copy() if made is graph else made
+        made.second = costed(graph.second, length)
+    return made
 
 
 def _trained(graph: Graph) -> Graph:
     """Return a graph without the operations that only the logits need; weights are kept."""
-    needed = {graph.outputs[-1].node, *graph.inputs}
+    needed = {*(value.node for value in graph.trained), *graph.inputs}
     for name in reversed([*graph]):
         if name in needed:
             needed.update(graph.predecessors(name))
@@ -87,7 +92,7 @@ def _trained(graph: Graph) -> Graph:
     for name, _, node in operations(graph):
         if name in needed:
             made.put(name, node)
-    made.outputs = made.outputs[-1:]
+    made.outputs = graph.trained
     return made
 
 
@@ -195,11 +200,11 @@ def _segments(name: str, loop: Loop) -> Iterator[tuple[Segment, list[int], list[
         if changed:
             parts.append((first, after - first, body, given, changed, is_frozen))
     # layers of a stack share no weights; what steps without gradients prepare goes with the last others
-    nodes = [frozenset(_nodes(body) if loop.tied and not still else ()) for _, _, body, _, _, still in parts]
+    named = [frozenset(nodes(body) if loop.tied and not still else ()) for _, _, body, _, _, still in parts]
     shared = [frozenset(_shared(body) if loop.tied else body.inputs) for _, _, body, *_ in parts]
-    every = frozenset().union(*nodes)
+    every = frozenset().union(*named)
     for number, (first, trips, body, given, changed, is_frozen) in enumerate(parts):
-        before = every if is_frozen else frozenset().union(*nodes[:number])
+        before = every if is_frozen else frozenset().union(*named[:number])
         after_it = frozenset().union(*shared[number + 1 :])
         segment = Segment(loop.index, trips, loop.tied, body, name, first, before, after_it, is_frozen)
         yield segment, given, changed
@@ -256,12 +261,12 @@ def _trimmed(body: Graph) -> tuple[Graph, list[int], list[int]]:
     return made, given, changed
 
 
-def _nodes(body: Graph) -> Iterator[str]:
+def nodes(body: Graph) -> Iterator[str]:
     """Yield the names of a body's nodes, and of those of the loops in it."""
     for name, operation, _ in operations(body):
         if isinstance(operation, Loop):
             origin = operation.origin if isinstance(operation, Segment) else name
-            yield from (f"{origin}.{each}" for each in _nodes(operation.body))
+            yield from (f"{origin}.{each}" for each in nodes(operation.body))
         elif not isinstance(operation, Input):
             yield name
 

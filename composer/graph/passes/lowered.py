@@ -13,4 +13,9 @@ from composer.language.schema.spec import Spec
 
 def lowered(spec: Spec) -> Graph:
     """Return the graph of a spec with types and numbered slots; no kernels are chosen."""
-    return infer_types(dead_code(tie_weights(number_slots(build(spec)))))
+    return numbered(build(spec))
+
+
+def numbered(graph: Graph) -> Graph:
+    """Return a graph as it was built, with types and numbered slots."""
+    return infer_types(dead_code(tie_weights(number_slots(graph))))

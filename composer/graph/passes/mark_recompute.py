@@ -24,7 +24,10 @@ def mark_recompute(graph: Graph, chosen: Collection[str]) -> Graph:
     for place in chosen:
         if place not in possible:
             raise ValueError(f"expected an operation that can be recomputed, got {place!r}")
-    return _marked(graph, set(chosen), "")
+    made = _marked(graph, set(chosen), "")
+    if graph.second is not None:
+        made.second = _marked(graph.second, set(chosen), "")
+    return made
 
 
 def recomputable(graph: Graph) -> Iterator[str]:

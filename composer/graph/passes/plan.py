@@ -47,7 +47,11 @@ def plan_text(graph: Graph) -> str:
         rows.append(["  " * line.depth + line.operation, line.shape, line.weights, line.kernel, line.why])
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     padded = ([*map(str.ljust, row, widths), row[4]] for row in rows)
-    return "".join(f"{'  '.join(row).rstrip()}\n" for row in padded)
+    text = "".join(f"{'  '.join(row).rstrip()}\n" for row in padded)
+    if graph.second is None:
+        return text
+    loops = [f"{name}: {op.describe()}" for name, op, _ in operations(graph.second) if isinstance(op, Loop)]
+    return f"{text}then a second pass over the same batch, with the same weights: {', '.join(loops)}\n"
 
 
 def types_text(types: Sequence[TensorType], times: str = "x", between: str = ", ") -> str:

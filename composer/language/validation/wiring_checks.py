@@ -31,6 +31,8 @@ def wiring_problems(
     around = Site(model.width, wiring=options, model=options)
     if last is not None and _readable(last):
         around = replace(around, last_stage=_site(model, last, blocks, is_last=True))
+    found = [_site(model, each, blocks, each is last) for each in _all_readable(stages)]
+    around = replace(around, stages=found)
     yield from _checked(options, around, partial(_below, ("model",)))
     left: list[tuple[Stage, Path]] = [(stage, ("stages", i)) for i, stage in enumerate(stages)]
     for stage, path in left:
@@ -183,6 +185,14 @@ def _site(model: Model, stage: Stage, blocks: Mapping[str, BlockConfig], is_last
 def _valid(options: Any) -> Options:
     """Leave out what is no option: the spec may be valid in part only."""
     return {key: option for key, option in options.items() if isinstance(option, WiringConfig)}
+
+
+def _all_readable(stages: Sequence[Any]) -> Iterator[Stage]:
+    """Yield all stages of which it is known what they run and how often, and those nested in them."""
+    for stage in stages:
+        if isinstance(stage, Stage) and _readable(stage):
+            yield stage
+            yield from _all_readable(stage.step)
 
 
 def _readable(stage: Stage) -> bool:

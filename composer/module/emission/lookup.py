@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +15,18 @@ from blocks.ir.walk import operations
 from blocks.primitives.operations import Input
 from composer.graph.passes import outline
 from composer.module.emission.emit import resolve
+
+_READY: ContextVar[dict[tuple[Any, ...], list[Any]] | None] = ContextVar("ready", default=None)
+
+
+@contextmanager
+def made_ready_once() -> Iterator[None]:
+    """Let the forward passes made meanwhile share the weights that are made ready for them."""
+    token = _READY.set({})
+    try:
+        yield
+    finally:
+        _READY.reset(token)
 
 
 def gather(
@@ -36,8 +50,18 @@ def gather(
         elif not isinstance(operation, Input):
             tensors = [_given(module, name, graph.weights[name], counts) for name in data.weights]
             prepare = data.kernel.prepare
-            given += resolve(prepare)(*tensors) if prepare else tensors
+            given += _made_ready(prepare, tensors) if prepare else tensors
     return given
+
+
+def _made_ready(prepare: str, tensors: list[Tensor | None]) -> list[Any]:
+    known = _READY.get()
+    if known is None:
+        return [*resolve(prepare)(*tensors)]
+    key = (prepare, *map(id, tensors))
+    if key not in known:
+        known[key] = [*resolve(prepare)(*tensors)]
+    return known[key]
 
 
 def _given(module: nn.Module, name: str, weight: Weight, counts: bool) -> Tensor | None:

@@ -1,0 +1,71 @@
+"""The loss of two passes over a batch, a long and a short one. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
+
+from blocks.base.builder import Builder
+from blocks.base.config import Problem
+from blocks.base.fields import Count, NonNegative
+from blocks.base.wiring import Site
+from blocks.primitives.scalars import AddWeighted, Zero
+from blocks.wiring.loss import Lowered, ModelEnd
+from blocks.wiring.loss.consistency.operations import StateDistance
+from blocks.wiring.loss.last import LastStep
+
+
+class ConsistencyLoss(LastStep):
+    """The cross-entropy of two passes, a long one and a short one that is drawn to its states.
+
+    The second pass is made of the whole model, over the same batch. Training minimises the first one's
+    cross-entropy, plus `weight` times that of the second, plus `consistency` times the mean square difference
+    of their states behind the last norm, the first ones taken as constants, over all scored targets
+    (LoopFormer, arXiv 2602.11451). Costs of training are those of both passes; evaluation makes the first
+    alone, as do exported models and calls with no more than `short` steps.
+    """
+
+    name = "consistency"
+    aliases = "shortcut two_pass self_consistency distill"
+    second_steps = "short"
+
+    consistency: NonNegative
+    """Weight of the difference."""
+    short: Annotated[Count, Field(examples=[1, 2])]
+    """The steps of the second pass, of the only recurrent stage of the model."""
+    weight: NonNegative = 0.1
+    """Weight of the second pass's cross-entropy."""
+
+    def problems(self, site: Site) -> Iterator[Problem]:
+        """Check that there is one recurrent stage, and that it runs more steps."""
+        recurrent = [stage for stage in site.stages if stage.tied]
+        if len(recurrent) != 1:
+            got = f"{self.plain()} beside {len(recurrent)} of them"
+            yield Problem("", "another loss without exactly one stage with recur", got)
+        for stage in recurrent:
+            if stage.varies:
+                yield Problem("", "another loss where the number of steps varies in training", self.plain())
+            if self.short >= stage.steps:
+                yield Problem("short", f"a number below that of the stage ({stage.steps})", self.short)
+
+    def words(self, site: Site) -> str:
+        """Name the loss."""
+        return f"cross-entropy, drawn to the states in {self.short} steps"
+
+    def lower(self, build: Builder, end: ModelEnd) -> Lowered:
+        """Hand the normed states to the second pass."""
+        normed = end.norm(end.state)
+        made = super().lower(build, replace(end, state=normed, norm=lambda state: state))
+        return replace(made, reported={"long_loss": made.loss}, handed=[normed])
+
+    def lower_second(self, build: Builder, end: ModelEnd) -> Lowered:
+        """Add the weighted losses of the second pass."""
+        normed = end.norm(end.state)
+        made = super().lower(build, replace(end, state=normed, norm=lambda state: state))
+        distance = build.op("distance", StateDistance(build.width), normed, *end.handed, end.targets)
+        zero = build.shared("zero", Zero())
+        total = build.op("short", AddWeighted((self.weight, self.consistency)), zero, made.loss, distance)
+        return Lowered(made.logits, total, {"short_loss": made.loss, "consistency": distance})
