@@ -19,11 +19,16 @@ class SharedKV(NamedTuple):
 
     Attributes:
         turn: rotates queries as the keys were, given the builder, the queries, a name and their shape.
+        shape: [kv_heads, head_dim].
+        write: makes more keys and values ones of the token's own, which later steps read; None where these
+            read none.
     """
 
     key: Value
     value: Value
     turn: Callable[[Builder, Value, str, Shape], Value]
+    shape: Shape
+    write: Callable[[Builder, Value, Value], None] | None
 
 
 class AttentionConfig(BlockConfig):
@@ -31,6 +36,10 @@ class AttentionConfig(BlockConfig):
 
     shares_kv: ClassVar[bool] = False
     """Whether it publishes its keys and values, as a `SharedKV`."""
+
+    def reads_own_steps(self) -> bool:
+        """Whether tokens read keys and values of their own at earlier steps, to which others add some."""
+        return False
 
     heads: Count
     """Query heads."""

@@ -61,6 +61,11 @@ class Operations:
         self._of_step: dict[str, Value] = {}
 
     @property
+    def at_all_steps(self) -> bool:
+        """Whether operations added here run at all steps of their stage."""
+        return self._active is None
+
+    @property
     def depth_cache(self) -> str:
         """What the depth cache of operations here goes by: of each place of its own with keys of one step."""
         return self.prefix.rstrip(".") if self.first_kv else self.block

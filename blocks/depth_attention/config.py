@@ -122,8 +122,8 @@ class DepthAttention(AttentionConfig):
         if self.kv_from is None:
             q, k, v = self.projections(build, x)
         else:
-            k, v, turn = build.published[self.kv_from]
-            q = build.project(build.score_input(build.view("q", x)), "query", (heads, head_dim))
+            k, v, turn, *_ = build.published[self.kv_from]
+            q = self.query(build, x)
             q = turn(build, q, "query_rotated", (heads, head_dim))
         if self.rotary:
             q = build.rotate_step(q, "query_rotated", (heads, head_dim), 10000.0)

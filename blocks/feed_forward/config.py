@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from blocks.base.attention import AttentionConfig, SharedKV
 from blocks.base.builder import Builder
-from blocks.base.config import BlockConfig
+from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Width
 from blocks.feed_forward.operations import GeGLU, GeluTanh, Relu, SquaredRelu, SwiGLU
 from blocks.ir.operation import Value
+from blocks.ir.steps import Steps
 from blocks.primitives.activations import Gelu
 
 _ACTIVATIONS = {"gelu": Gelu, "gelu_tanh": GeluTanh, "relu": Relu, "relu2": SquaredRelu}
@@ -35,6 +38,21 @@ class FeedForward(BlockConfig):
     approximated by tanh; `relu2` is the square of ReLU (arXiv 2109.08668).
     """
 
+    kv_for: str | None = None
+    """The name of a sequence attention with `depth: joint` that runs before it in each step. From its input
+    this layer makes a key and a value for it, which the same token sees at later steps (MoDA, arXiv
+    2603.15619); at the last step it makes none. Default: it makes none.
+    """
+
+    def sources(self) -> dict[str, str]:
+        """Return the block that gets its keys and values, if one does."""
+        return {} if self.kv_for is None else {"kv_for": self.kv_for}
+
+    def source_problems(self, field: str, source: BlockConfig, width: int) -> Iterator[Problem]:
+        """Check that something reads them."""
+        if not isinstance(source, AttentionConfig) or not source.reads_own_steps():
+            yield Problem(field, "a block of type sequence_attention with depth: joint", self.kv_for)
+
     def needs_all_tokens(self) -> str:
         """Each token goes through alone."""
         return ""
@@ -43,9 +61,13 @@ class FeedForward(BlockConfig):
         """Describe sizes and activation."""
         yield f"{width} → {fields.pop('hidden')} → {width}"
         yield _WORDS[fields.pop("activation")]
+        if (name := fields.pop("kv_for")) is not None:
+            yield f"a key and a value for {name}"
 
     def lower(self, build: Builder, x: Value) -> Value:
-        """Project up, activate, project down."""
+        """Project up, activate, project down; make a key and a value before."""
+        if self.kv_for is not None:
+            self._write(build, x, build.published[self.kv_for])
         name = self.activation
         up = build.project(x, "up", (self.hidden,))
         if name in _GATED:
@@ -54,3 +76,17 @@ class FeedForward(BlockConfig):
         else:
             y = build.op(name, _ACTIVATIONS[name](self.hidden), up)
         return build.project(y, "down", (build.width,), self.hidden, writes_residual=True)
+
+    def _write(self, build: Builder, x: Value, attention: SharedKV) -> None:
+        """Make a key, rotated as those of the attention, and a value, and let its later steps read them."""
+        assert attention.write is not None
+        steps: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if build.at_all_steps and build.step_count() == build.trips():
+            # nothing reads those of the last step
+            if build.trips() == 1:
+                return
+            steps = build.active(Steps(stop=-1))
+        with steps:
+            k = build.project(build.score_input(x), "key", attention.shape)
+            k = attention.turn(build, k, "key_rotated", attention.shape)
+            attention.write(build, k, build.project(x, "value", attention.shape))

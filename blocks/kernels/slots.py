@@ -123,6 +123,13 @@ class KeepKV(SlotWrite):
         return WorkspaceBytes(0, backward, backward)
 
 
+@dataclass(frozen=True)
+class KeepMore(KeepKV):
+    """Write further keys and values of the same step: (k, v, token, slots) -> token."""
+
+    counts_steps: ClassVar[bool] = False
+
+
 class SlotRead(Operation):
     """An operation that reads the first `reads` slots: its last inputs are (.., token, slots)."""
 

@@ -15,7 +15,7 @@ from blocks.ir.numbers import label
 from blocks.ir.operation import Value
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import Shape
-from blocks.kernels.slots import KeepKV
+from blocks.kernels.slots import KeepKV, KeepMore
 from blocks.primitives.operations import SequenceTable
 from blocks.sequence_attention.capped import CappedAttend
 from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
@@ -193,9 +193,25 @@ class SequenceAttention(AttentionConfig):
             q, k, v = self.projections(build, x)
             q, k = self._normed(build, q, "query"), self._normed(build, k, "key")
             q, k = self._turned(build, q, "query"), self._turned(build, k, "key")
-            build.published[build.block] = SharedKV(k, v, self._rotate)
+            self._publish(build, k, v)
             y = self._attend(build, q, k, v)
         return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)
+
+    def _publish(self, build: Builder, k: Value, v: Value) -> None:
+        name, shape = build.block, self.geometry(build.width)[1:]
+
+        def write(build: Builder, k: Value, v: Value) -> None:
+            with build.at(build.prefix, name):
+                slots = build.depth_slots(*shape)
+                token = build.op("keep", KeepMore(*shape), k, v, build.depth_token(), slots)
+                build.set_depth_token(token)
+
+        shared = SharedKV(k, v, self._rotate, shape, write if self.reads_own_steps() else None)
+        build.published[name] = shared
+
+    def reads_own_steps(self) -> bool:
+        """Those of the same attention, and what other blocks add."""
+        return self.depth == "joint"
 
     def _shape(self, build: Builder, role: str) -> Shape:
         heads, kv_heads, head_dim = self.geometry(build.width)

@@ -140,6 +140,17 @@ CASES = {
         {"recur": 3, "step": [{"parallel": ["d", "d"], "combine": "gate"}]},
     ),
     **{
+        f"feed-forward layers with keys for attention, {kind}": tree(
+            {"s": {**SEQ, "depth": "joint", "kv_heads": 3}, "f": {**FFN, "kv_for": "s"}},
+            {kind: 3, "step": ["s", "f", "f"]},
+            *more,
+        )
+        for kind, more in (
+            ("stack", ()),
+            ("recur", ({"recur": 2, "step": ["s", {"stack": 2, "step": ["s", "f"]}]},)),
+        )
+    },
+    **{
         f"{key} {value}": completed(
             tree({"d": DEPTH, "f": FFN}, {"recur": 3, "step": ["d", {"parallel": ["f", "d"]}], key: value})
         )

@@ -360,6 +360,14 @@ class _Row:
 
     def feed_forward(self, config, name, at, x, step):
         out = []
+        if f"{at}.key" in self.w:
+            theirs, turned = self.spec.blocks[config.kv_for], step.published[config.kv_for][2]
+            sized = theirs.model_copy(update={"head_dim": theirs.head_dim or self.width // theirs.heads})
+            keys = [
+                turned(self.heads(sized, at, "key", vector), t) for t, vector in enumerate(self.scored(x))
+            ]
+            values = [self.heads(sized, at, "value", vector) for vector in x]
+            step.memory[config.kv_for].append((step, keys, values))
         for vector in x:
             up = self.project(vector, f"{at}.up")
             gated = config.activation in ("swiglu", "geglu")

@@ -133,6 +133,7 @@ def experts(draw, kind, width):
     return found
 
 
+SHARED = ("kv_for",)
 SIZED = {"sequence_attention": attention, "depth_attention": attention, "expert_attention": experts}
 
 
@@ -144,7 +145,9 @@ def block(width):
         return not [*kind.model_validate(plain).problems(width)]
 
     return st.one_of(
-        (SIZED[name](kind, width) if name in SIZED else config(kind)).filter(partial(sound, kind))
+        (SIZED[name](kind, width) if name in SIZED else config(kind, without=SHARED)).filter(
+            partial(sound, kind)
+        )
         for name, kind in block_types().items()
     )
 
@@ -245,7 +248,10 @@ def runs_first(source, reader, stages):
 
 
 def shared(draw, blocks, stages):
-    """Let a depth attention read the keys and values of a sequence attention, where one runs before it."""
+    """Let blocks share keys and values with a sequence attention, where one runs before them.
+
+    A depth attention reads its keys and values, a feed-forward layer adds some.
+    """
     for name, block in blocks.items():
         sources = [
             other
@@ -259,6 +265,9 @@ def shared(draw, blocks, stages):
             }
             kept = {key: each for key, each in block.items() if key not in ("kv_heads", "head_dim", "input")}
             blocks[name] = {**kept, **sizes, "kv_from": source, "rotary": False}
+        joint = [source for source in sources if blocks[source].get("depth") == "joint"]
+        if block["type"] == "feed_forward" and joint and draw(st.booleans()):
+            blocks[name] = {**block, "kv_for": draw(st.sampled_from(joint))}
 
 
 @st.composite

@@ -90,7 +90,12 @@ OTHER: dict[str, dict[str, Any]] = {
         "depth_code": "bias",
         "balance_rate": 0.5,
     },
-    "FeedForward": {"type": "expert_attention", "hidden": 41, "activation": "gelu"},
+    "FeedForward": {
+        "type": "expert_attention",
+        "hidden": 41,
+        "activation": "gelu",
+        "kv_for": "sequence_attention",
+    },
     "Train": {
         "data": DATA["text"],
         "tokens": 9_999_999,
@@ -216,15 +221,16 @@ def changed(path: tuple[Any, ...], key: str, value: Any, kind: str) -> tuple[Spe
     if key == "type":
         where.clear()
         where.update(BASE["blocks"][value])
-    if key == "kv_from":
-        where["rotary"] = False
+    where |= {"rotary": False} if key == "kv_from" else {}
     # options that need another
-    if key == "exit":
-        after["model"]["loss"] = {"exit": 1.0}
+    after["model"] |= {"loss": {"exit": 1.0}} if key == "exit" else {}
     for tree in (before, after):
         if value == {"exit": 0.5}:
             tree["model"].setdefault("loss", {"exit": 1.0})
             tree["stages"][0]["exit"] = {"gate": "learned"}
+        if key == "kv_for":
+            tree["blocks"]["sequence_attention"]["depth"] = "joint"
+            tree["stages"][0]["step"] = [*tree["blocks"]]
         if key in ("start", "backprop"):
             tree["stages"][0]["inject"] = "add"
         if key == "route":
