@@ -65,6 +65,7 @@ FLOORS = [
     "composer.testing",
     "composer.bench.measuring",
     "composer.bench.rivals",
+    "composer.bench.counting",
     "composer.bench.parts",
     "composer.bench",
     "composer",

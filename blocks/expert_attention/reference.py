@@ -83,7 +83,13 @@ def balance_of(indices: Tensor, shares: Tensor) -> Tensor:
 
 def count_load(indices: Tensor, load: Tensor) -> None:
     """Add to load [experts] how often each expert was chosen."""
-    load += torch.bincount(indices.flatten(), minlength=len(load))
+    load += choices(indices.flatten(), len(load))
+
+
+def choices(chosen: Tensor, experts: int) -> Tensor:
+    """Return how often each expert is among the chosen ones [n]: [experts], int64."""
+    # bincount would have the host wait for a GPU
+    return chosen.new_zeros(experts).index_add_(0, chosen, chosen.new_ones(1).expand(len(chosen)))
 
 
 @torch.no_grad()
@@ -181,7 +187,7 @@ def experts_grouped(
     active = indices.shape[-1]
     chosen = indices.flatten()
     order = chosen.argsort(stable=True)
-    ends = torch.bincount(chosen, minlength=len(gate_up)).cumsum(0).to(torch.int32)
+    ends = choices(chosen, len(gate_up)).cumsum(0).to(torch.int32)
     rows = x.flatten(0, 1).index_select(0, order // active).to(gate_up.dtype)
     hidden = parts.activations[activation](F.grouped_mm(rows, gate_up, offs=ends))
     out = F.grouped_mm(hidden, down, offs=ends)

@@ -1,0 +1,69 @@
+"""Fake tensors that code takes for tensors on a GPU, so that it runs as it would there and computes nothing.
+
+torch's CPU build cannot make fake tensors on a GPU that have gradients. These are on the CPU, and what asks
+where they are is told otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from blocks.ir.kernel import Target
+from blocks.kernels import gpu, tensors
+from blocks.primitives import reference
+from blocks.sequence_attention import ordered
+from composer.graph.passes import self_test
+from composer.module import batch, target, weights
+
+CAPABILITY = 90
+"""The compute capability whose tiles are used: that of an H100 and an H200."""
+
+_IN_BF16 = Target("cuda", "bfloat16", here=True)
+
+
+@contextmanager
+def fake_gpu() -> Iterator[None]:
+    """Make all tensors in the context fake, under autocast to bf16, on what code takes for a GPU."""
+    with ExitStack() as stack:
+        for function, other in _TOLD:
+            _everywhere(stack, function, other)
+        stack.enter_context(patch.object(FakeTensor, "is_cuda", True))
+        stack.enter_context(patch.object(FakeTensor, "data_ptr", lambda tensor: 0))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+        yield
+
+
+def _empty(name: str, weight: Any, *_: Any) -> Tensor:
+    return torch.empty(weight.shape)
+
+
+_TOLD: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
+    (gpu.architecture, lambda device: CAPABILITY),
+    (gpu.on, lambda device: nullcontext()),
+    (tensors.fits, lambda *given: all(each.dtype in tensors.DTYPES for each in given)),
+    (reference.alignment, lambda weight: 16),
+    (ordered._let_torch_order, lambda: None),
+    (self_test.self_test, lambda *given: ""),
+    (target.target_of, lambda weight: _IN_BF16),
+    (weights.initial, _empty),
+    (batch.check_range, lambda *given, **named: None),
+)
+"""What asks about the device, or looks at numbers, and what it returns here."""
+
+
+def _everywhere(stack: ExitStack, function: Callable[..., Any], other: Callable[..., Any]) -> None:
+    """Replace a function in every module of ours that has imported it."""
+    name = function.__name__
+    for module in [*sys.modules.values()]:
+        ours = getattr(module, "__name__", "").split(".")[0] in ("blocks", "composer")
+        if ours and vars(module).get(name) is function:
+            stack.enter_context(patch.object(module, name, other))

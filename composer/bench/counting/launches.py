@@ -1,0 +1,182 @@
+"""The launches that a piece of code would make on a GPU, with the bytes and FLOPs of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._library.custom_ops import OPDEFS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+
+Phase = Literal["forward", "backward"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel: its name, the bytes of what it reads and writes, its FLOPs, and what it multiplies in."""
+
+    phase: Phase
+    kernel: str
+    bytes: float
+    flops: float = 0.0
+    fp32: bool = False
+
+
+@dataclass
+class Launches:
+    """What was launched so far, and the phase that is running."""
+
+    made: list[Launch] = field(default_factory=list)
+    phase: Phase = "forward"
+
+    def add(self, kernel: str, size: float, flops: float = 0.0, fp32: bool = False) -> None:
+        """Note one launch."""
+        self.made.append(Launch(self.phase, kernel, size, flops, fp32))
+
+
+@contextmanager
+def counted() -> Iterator[Launches]:
+    """Count what the context launches, on the fake tensors of `fake_gpu`. An ATen operator is one launch."""
+    found = Launches()
+
+    def run(kernel: Any, *arguments: Any, grid: Any = None, warmup: bool = False, **flags: Any) -> None:
+        given = dict(zip(kernel.arg_names, arguments, strict=False)) | flags
+        name = kernel.fn.__name__.lstrip("_")
+        found.add(f"{name} (Triton)", _READS.get(name, _all)(given))
+
+    norm = patch.object(F, "rms_norm", _norm(found))
+    with patch.object(_kernel_class(), "run", run), norm, _Counter(found):
+        yield found
+
+
+def nbytes(value: Any) -> int:
+    """Return the bytes of all tensors in a value."""
+    return sum(each.numel() * each.element_size() for each in tree_leaves(value) if isinstance(each, Tensor))
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts ATen operators; an operator of ours runs as it does on a GPU, and what it launches counts."""
+
+    def __init__(self, found: Launches) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.name().split(".")[0] in OPDEFS:
+            with self:
+                return OPDEFS[func.name().split(".")[0]]._init_fn(*args, **kwargs)
+        out = func(*args, **kwargs)
+        packet = func.overloadpacket
+        name = packet.__name__
+        if func.namespace == "aten" and not func.is_view and name not in _NO_LAUNCH:
+            flops = _FLOPS.get(packet, lambda *args, **kwargs: 0.0)(*args, **kwargs, out_val=out)
+            told = f"{name}, fp32" if flops and _in_fp32(args) else name
+            self.found.add(told, nbytes((args, kwargs, out)), flops, flops > 0 and _in_fp32(args))
+        return out
+
+
+_NO_LAUNCH = ("empty", "empty_like", "new_empty", "empty_strided", "_unsafe_view", "promote_types")
+"""Operators that make no kernel run; views are others."""
+
+
+def _grouped_flops(a: Tensor, b: Tensor, *_: Any, **__: Any) -> float:
+    # of two matrices the groups share out what is summed over, else each row meets one matrix
+    return 2.0 * a.shape[0] * a.shape[1] * b.shape[-1]
+
+
+def _product_flops(*args: Any, **_: Any) -> float:
+    # torch's own formulas do not know the overloads that return another dtype
+    a, b = [each for each in args if isinstance(each, Tensor)][-2:]
+    return 2.0 * a.numel() * b.shape[-1]
+
+
+def _attention_flops(q: Tensor, k: Tensor, v: Tensor, _: float, causal: bool, *__: Any, **___: Any) -> float:
+    products = 2.0 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+    return products / 2 if causal else products
+
+
+def _attention_backward_flops(_: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: Any, **__: Any) -> float:
+    # the scores again, and two products for each of the forward pass's
+    causal = next(each for each in args if isinstance(each, bool))
+    return 2.5 * _attention_flops(q, k, v, 0.0, causal)
+
+
+_FLOPS: Mapping[Any, Callable[..., float]] = {
+    **flop_registry,
+    **dict.fromkeys((aten.mm, aten.addmm, aten.bmm, aten.baddbmm), _product_flops),
+    aten._grouped_mm: _grouped_flops,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
+
+
+def _in_fp32(args: Any) -> bool:
+    return all(each.dtype == torch.float32 for each in tree_leaves(args) if isinstance(each, Tensor))
+
+
+def _kernel_class() -> type:
+    """Return the class that Triton's kernels are objects of, in this process."""
+    from triton import knobs
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    return InterpretedFunction if knobs.runtime.interpret else JITFunction  # type: ignore[no-any-return]
+
+
+def _all(given: Mapping[str, Any]) -> float:
+    return nbytes([*given.values()])
+
+
+def _first_slots(given: Mapping[str, Any]) -> float:
+    """The bytes of a kernel of depth attention, which reads the first slots of caches alone."""
+    slots = {name: each for name, each in given.items() if name in ("keys", "values")}
+    unread = sum(nbytes(each) * (1 - given["reads"] / len(each)) for each in slots.values())
+    size: float = nbytes([*given.values()]) - unread
+    return size
+
+
+def _later_reads(given: Mapping[str, Any]) -> float:
+    """The bytes of the kernel that reads queries and gradients of later steps through a table."""
+    heads = given["KV_HEADS"] * given["GROUP"]
+    row = heads * (2 * given["DIM"] * given["key"].element_size() + 2 * 4)
+    size: float = nbytes([*given.values()]) + (given["rows"] - given["slot"]) * given["tokens"] * row
+    return size
+
+
+_READS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
+    "forward": _first_slots,
+    "backward": _first_slots,
+    "pull": _later_reads,
+}
+"""Kernels that read a part of what they are given, or more."""
+
+
+def _norm(found: Launches) -> Callable[..., Tensor]:
+    """Return RMSNorm as it is on a GPU: one kernel forward, two backward."""
+
+    class Norm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:
+            ctx.save_for_backward(x, gain)
+            found.add("rms_norm", 2 * nbytes(x))
+            return torch.empty_like(x)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+            x, gain = ctx.saved_tensors
+            found.add("rms_norm backward", 3 * nbytes(x))
+            found.add("rms_norm backward, gain", 2 * nbytes(x))
+            return torch.empty_like(x), torch.empty_like(gain)
+
+    return lambda x, shape, weight=None, eps=None: Norm.apply(x, weight)  # type: ignore[no-untyped-call]

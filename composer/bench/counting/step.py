@@ -1,0 +1,80 @@
+"""What one training step of a spec launches on a GPU, compiled or written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+from composer.bench.counting.fake_gpu import fake_gpu
+from composer.bench.counting.launches import Launch, counted
+from composer.bench.rivals.handwritten import HandWritten, sizes
+from composer.bench.rivals.handwritten_depth import Way
+from composer.costs.memory.peak import trained_length
+from composer.graph.lowering.build import micro_batch_tokens
+from composer.language.schema.spec import Spec
+from composer.module.model import ComposedModel
+from composer.settings.errors import UserError
+
+_OURS = Path(__file__).parents[3]
+
+
+class DependsOnData(UserError):
+    """What a step launches, or its sizes, depend on numbers that only the device has."""
+
+
+def step_launches(spec: Spec, by_hand: Way | None = None) -> list[Launch]:
+    """Return the launches of a forward and a backward pass of one micro-batch, nothing recomputed.
+
+    Weights are in fp32 under autocast to bf16, without gradients of an earlier step; no optimizer.
+
+    Raises:
+        DependsOnData: the host waits for numbers of the device, so no CUDA graph holds the step.
+    """
+    length = trained_length(spec)
+    batch = micro_batch_tokens(spec) // length
+    with fake_gpu():
+        if by_hand is None:
+            composed = ComposedModel(spec, torch_compile="off", recompute=())
+            model, loss_of = composed, composed.loss
+        else:
+            model = loss_of = HandWritten(sizes(spec), by_hand)  # type: ignore[assignment]
+        _make_fake(model)
+        tokens = torch.zeros(batch, length, dtype=torch.int64)
+        with _told_of_data(), counted() as found:
+            loss = loss_of(tokens, tokens.clone())
+            torch.clear_autocast_cache()
+            found.phase = "backward"
+            with torch.autocast("cpu", enabled=False):
+                loss.backward()  # type: ignore[no-untyped-call]
+    return found.made
+
+
+@contextmanager
+def _told_of_data() -> Iterator[None]:
+    try:
+        yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        ours = [each for each in extract_tb(error.__traceback__) if _OURS in Path(each.filename).parents]
+        place = next(each for each in reversed(ours) if "counting" not in each.filename)
+        where = f"{Path(place.filename).relative_to(_OURS)}:{place.lineno}, in {place.name}"
+        raise DependsOnData(
+            f"neither can a CUDA graph hold this step nor can it be counted: {error.func} waits for the GPU\n"
+            f"at {where}"
+        ) from None
+
+
+def _make_fake(model: nn.Module) -> None:
+    """Replace all tensors of a model by fake ones."""
+    for module in model.train().modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)

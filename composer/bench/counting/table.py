@@ -1,0 +1,58 @@
+"""Launches as a table: how many of each kernel, their bytes and FLOPs, and the time they take by a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+from composer.bench.counting.launches import Launch
+from composer.costs.base.units import count_text, seconds_text
+from composer.costs.time.devices import Device
+
+LEAST = 2e-6
+"""Seconds that a launch takes however small it is."""
+
+_SHARES = {"_grouped_mm": 0.54, "_scaled_dot_product": 0.48}
+"""Shares of the rate of large products that grouped products and attention reach: assumptions."""
+
+Row = tuple[str, ...]
+
+HEAD: Row = ("", "launches", "bytes", "FLOPs", "modelled")
+
+
+def modelled(launch: Launch, device: Device) -> float:
+    """Return seconds: the bytes at the rate of copies or the FLOPs at that of products, or `LEAST`."""
+    share = next((share for name, share in _SHARES.items() if launch.kernel.startswith(name)), 1.0)
+    rate = share * (device.fp32 if launch.fp32 else device.bf16)
+    return max(launch.bytes / device.bandwidth, launch.flops / rate, LEAST)
+
+
+def by_contestant(found: Mapping[str, Sequence[Launch]], device: Device) -> Iterator[Row]:
+    """Yield a row for each pass of each contestant, and one for its whole step."""
+    yield HEAD
+    for name, launches in found.items():
+        for phase, each in groupby(launches, lambda launch: launch.phase):
+            yield _row(f"{name}, {phase}", [*each], device)
+        yield _row(f"{name}, step", launches, device)
+
+
+def by_kernel(launches: Iterable[Launch], device: Device) -> Iterator[Row]:
+    """Yield a row for each kernel of each pass, those that take longest first."""
+    yield HEAD
+    for phase, of_phase in groupby(launches, lambda launch: launch.phase):
+        ordered = sorted(of_phase, key=lambda launch: launch.kernel)
+        kernels = [[*each] for _, each in groupby(ordered, lambda launch: launch.kernel)]
+        kernels.sort(key=lambda each: -sum(modelled(launch, device) for launch in each))
+        yield from (_row(f"{phase}: {each[0].kernel}", each, device) for each in kernels)
+
+
+def _row(name: str, launches: Sequence[Launch], device: Device) -> Row:
+    size, flops = (sum(getattr(launch, what) for launch in launches) for what in ("bytes", "flops"))
+    time = sum(modelled(launch, device) for launch in launches)
+    return (
+        name,
+        str(len(launches)),
+        f"{count_text(size)}B",
+        count_text(flops) if flops else "",
+        seconds_text(time),
+    )

@@ -1,0 +1,53 @@
+"""`composer launches`: what a training step launches on a GPU, counted without one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from composer.cli.terminal.options import Set
+
+PANEL = "Models and kernels"
+EXAMPLE = "composer launches specs/dreamer-tiny.yaml"
+
+
+def launches(
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SPEC]",
+            help="The spec. Default: the model of 173M parameters that `composer bench` measures.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Set = None,
+    by_hand: Annotated[
+        bool, typer.Option("--by-hand", help="Count the same model written by hand beside it.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="The GPU whose rates give the modelled time.")] = "h100",
+) -> None:
+    """Count launches, bytes and FLOPs of one micro-batch forward and backward on a GPU, without one.
+
+    The model's own code runs on fake tensors, under autocast to bf16, with the kernels of a GPU of compute
+    capability 9.0. An operator of PyTorch counts as one launch, and bytes as what each reads and writes. The
+    modelled time is the sum over launches of bytes at the rate of copies or FLOPs at that of products, and at
+    least 2 microseconds: no measurement. What a CUDA graph could not hold ends the command with the reason.
+    """
+    from composer.bench.counting.step import step_launches
+    from composer.bench.counting.table import by_contestant, by_kernel
+    from composer.bench.measuring.spec import bench_spec
+    from composer.bench.parts.step import BY_HAND, checked
+    from composer.cli.terminal.result import columns
+    from composer.costs.time.devices import device as named
+    from composer.language.load import load
+
+    at = named(device)
+    spec = load(file, settings or ()) if file else bench_spec(True, 16, *(settings or ()))
+    found = {"composer": step_launches(spec)}
+    if by_hand:
+        ways = BY_HAND if file is None or checked(spec) else {}
+        found |= {name: step_launches(spec, way) for way, name in ways.items()}
+    print("\n".join(columns(by_contestant(found, at))))
+    print()
+    print("\n".join(columns(by_kernel(found["composer"], at))))
