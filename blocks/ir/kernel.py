@@ -42,6 +42,8 @@ class Kernel:
         prepare: `package.module:name` of what is done to the weights once per forward pass, or "".
         prepared: how many tensors `prepare` returns.
         casts: how many weights, the first ones, `prepare` casts to the precision of products.
+        sums: how many weights, the first ones, have their gradients of all uses added up in fp32 as they are
+            made, where torch does not compile the operation.
         specialize: returns the operation with the costs it has when this kernel runs it.
         dtypes: what products it can make; all where none is named.
         unused_inputs: positions of the inputs that it does without; what nothing else reads is not made.
@@ -61,6 +63,7 @@ class Kernel:
     prepare: str = ""
     prepared: int = 0
     casts: int = 0
+    sums: int = 0
     specialize: Callable[[Any], Any] = _as_it_is
     dtypes: tuple[str, ...] = ()
     unused_inputs: tuple[int, ...] = ()

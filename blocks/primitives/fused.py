@@ -5,10 +5,15 @@ Off a GPU, where a model that was planned for one may be moved, the references r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blocks.kernels.tensors import fits
+from blocks.kernels.weight_sums import WeightSum, sum_of, summed
 from blocks.primitives import library, reference
 
 
@@ -41,3 +46,52 @@ def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
         return reference.norm_rotate(x, table, gain)
     made: Tensor = library.norm_rotate(x, table, gain)
     return made
+
+
+def sum_weight(*weights: Tensor) -> tuple[Tensor]:
+    """Make the weights [n_i, fan_in] of a projection ready as `join` does, with a sum for their gradients."""
+    return (summed(weights, reference.product_dtype(weights[0]), reference.alignment(weights[0])),)
+
+
+def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return x @ weight.T split into `shape`; the gradient of the weight goes to its sum, if it has one."""
+    y = _linear(x, weight)
+    return y.view(*y.shape[:2], *shape)
+
+
+def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+    """Return one output for each shape, made by one product with the joined weight."""
+    return reference.parted(_linear(x, weight), shapes, reference.alignment(weight))
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    total = sum_of(weight)
+    if total is None:
+        return F.linear(x.flatten(2), weight)
+    given = x.flatten(2).to(weight.dtype)
+    made: Tensor = _Linear.apply(given, weight, total)  # type: ignore[no-untyped-call]
+    return made
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, total: WeightSum) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.total = total
+        return F.linear(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        to_x = to_weight = None
+        with torch.autocast(x.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                to_x = gradient @ weight
+            if ctx.needs_input_grad[1]:
+                rows, given = gradient.flatten(0, -2).t(), x.flatten(0, -2)
+                if torch.is_grad_enabled():
+                    # of a gradient of gradients autograd has to know each product
+                    to_weight = rows @ given
+                else:
+                    ctx.total.add_product(rows, given)
+        return to_x, to_weight, None

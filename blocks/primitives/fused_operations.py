@@ -1,9 +1,10 @@
-"""The operations that take over others that many blocks share, and where their kernels fit. Torch-free."""
+"""The operations that take over others that many blocks share, and kernels of projections. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from math import prod
 from typing import Any, Literal, Self
 
@@ -13,7 +14,7 @@ from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType, widest
-from blocks.kernels.gpu import off_triton
+from blocks.kernels.gpu import off_gpu, off_triton
 from blocks.primitives.tiles import LARGEST
 
 _REFERENCE = "blocks.primitives.reference"
@@ -40,6 +41,39 @@ def as_fused(operation: Any) -> Any:
 def as_plain(operation: Any) -> Any:
     """Return an operation as its reference runs it."""
     return replace(operation, fused=False)
+
+
+@cache
+def project_kernels(outputs: int, bias: bool) -> tuple[Kernel, ...]:
+    """Return the kernels of a projection into a number of outputs: one product each."""
+    function = "project_biased" if bias else "project"
+    if outputs == 1:
+        why = f"one product of the input and the weight{', and a bias' if bias else ''}"
+        plain = Kernel("linear", f"{_REFERENCE}:{function}", why)
+    else:
+        plain = Kernel(
+            "linear_joined",
+            f"{_REFERENCE}:{function}_joined",
+            f"{outputs} projections of one input as one product; weights joined once per forward",
+            prepare=f"{_REFERENCE}:{'join_biased' if bias else 'join'}",
+            prepared=1 + bias,
+            casts=outputs * (1 + bias),
+        )
+    return (plain,) if bias else (_with_sum(plain, outputs), plain)
+
+
+def _with_sum(plain: Kernel, outputs: int) -> Kernel:
+    """Return the kernel that adds up gradients of the weight over all uses, where products can do so."""
+    return Kernel(
+        f"{plain.name}_summed",
+        plain.function.replace(_REFERENCE, _FUSED),
+        f"{plain.why}; gradients of all uses added up in fp32",
+        lambda operation, target: off_gpu(target),
+        prepare=f"{_FUSED}:sum_weight",
+        prepared=1,
+        casts=outputs,
+        sums=outputs,
+    )
 
 
 @dataclass(frozen=True)

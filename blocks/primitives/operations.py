@@ -13,7 +13,15 @@ from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType, widest
-from blocks.primitives.fused_operations import AddNorm, NormRotate, as_fused, as_plain, positions, unfit
+from blocks.primitives.fused_operations import (
+    AddNorm,
+    NormRotate,
+    as_fused,
+    as_plain,
+    positions,
+    project_kernels,
+    unfit,
+)
 
 _REFERENCE = "blocks.primitives.reference"
 
@@ -129,23 +137,8 @@ class Project(Operation):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
-        """One product either way; only joined weights need preparation."""
-        function = "project_biased" if self.bias else "project"
-        if len(self.outputs) == 1:
-            biased = ", and a bias" if self.bias else ""
-            why = f"one product of the input and the weight{biased}"
-            return (Kernel("linear", f"{_REFERENCE}:{function}", why),)
-        count = len(self.outputs)
-        return (
-            Kernel(
-                "linear_joined",
-                f"{_REFERENCE}:{function}_joined",
-                f"{count} projections of one input as one product; weights joined once per forward",
-                prepare=f"{_REFERENCE}:{'join_biased' if self.bias else 'join'}",
-                prepared=1 + self.bias,
-                casts=count * (1 + self.bias),
-            ),
-        )
+        """One product either way."""
+        return project_kernels(len(self.outputs), self.bias)
 
     @property
     def width(self) -> int:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blocks.kernels.weight_sums import stacked
+
 EPS = 1e-6
 LAYER_NORM_EPS = 1e-5
 
@@ -88,12 +90,7 @@ def join(*weights: Tensor) -> tuple[Tensor]:
 
     After each stand rows of zeros up to the next multiple of its `alignment`. Biases [n_i] likewise.
     """
-    stacked = []
-    for weight in weights:
-        cast = weight.to(product_dtype(weight))
-        missing = -len(weight) % alignment(weight)
-        stacked += [cast, cast.new_zeros(missing, *cast.shape[1:])] if missing else [cast]
-    return (torch.cat(stacked),)
+    return (stacked(weights, product_dtype(weights[0]), alignment(weights[0])),)
 
 
 def join_biased(*weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,17 +101,18 @@ def join_biased(*weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """Return one output for each shape, made by one product with the joined weight."""
-    return _parted(F.linear(x.flatten(2), weight), shapes, alignment(weight))
+    return parted(F.linear(x.flatten(2), weight), shapes, alignment(weight))
 
 
 def project_biased_joined(
     x: Tensor, weight: Tensor, bias: Tensor, shapes: Sequence[Sequence[int]]
 ) -> tuple[Tensor, ...]:
     """Return the same plus the joined bias."""
-    return _parted(F.linear(x.flatten(2), weight, bias), shapes, alignment(weight))
+    return parted(F.linear(x.flatten(2), weight, bias), shapes, alignment(weight))
 
 
-def _parted(y: Tensor, shapes: Sequence[Sequence[int]], multiple: int) -> tuple[Tensor, ...]:
+def parted(y: Tensor, shapes: Sequence[Sequence[int]], multiple: int) -> tuple[Tensor, ...]:
+    """Return the parts of a joined product, which begin at multiples, each split into its shape."""
     sizes = [prod(shape) for shape in shapes]
     parts = torch.split(y, [size + -size % multiple for size in sizes], -1)
     return tuple(

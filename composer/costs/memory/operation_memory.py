@@ -63,6 +63,7 @@ class Step:
         reads: inputs that its backward pass needs as they are; `keeps` are outputs.
         sources: all it reads.
         weights: name of each that is trained, and size of its gradient.
+        in_place: those of them whose gradients are added to a sum as they are made.
         prepared: weights joined or cast for it once per forward pass, which the backward pass needs.
         late: of what gradients grow by when the backward pass is done with prepared weights.
         slots: the depth slots that it uses.
@@ -85,6 +86,7 @@ class Step:
     keeps: tuple[Value, ...]
     sources: tuple[Value, ...]
     weights: tuple[tuple[str, float], ...]
+    in_place: frozenset[str]
     prepared: float
     late: float
     slots: tuple[str, ...]
@@ -148,6 +150,7 @@ def step_of(
     ]
     keeps: tuple[Value, ...] = ()
     weights: tuple[tuple[str, float], ...] = ()
+    in_place: frozenset[str] = frozenset()
     if isinstance(operation, Loop):
         names = operation.body.inputs
         kept_there = found.loops[node].values
@@ -171,6 +174,7 @@ def step_of(
             if graph.weights[name].trained
         ]
         weights = tuple((name, ready.gradient * size) for name, size, ready in made_ready)
+        in_place = frozenset(name for name, _, ready in made_ready if ready.in_place)
         prepared = late = 0.0
         if not ran_before:
             prepared = total(ready.prepared * size for _, size, ready in made_ready)
@@ -198,6 +202,7 @@ def step_of(
         keeps,
         sources,
         weights,
+        in_place,
         prepared,
         late,
         tuple(value.node for value in inputs if graph.type_of(value).kind == "depth_cache"),
@@ -230,6 +235,7 @@ class _Ready(NamedTuple):
     gradient: float
     prepared: float = 0
     late: float = 0
+    in_place: bool = False
 
 
 def _ready(operation: Operation, data: Node, number: int, at: CostContext, size: Precision) -> _Ready:
@@ -238,6 +244,9 @@ def _ready(operation: Operation, data: Node, number: int, at: CostContext, size:
     if isinstance(operation, DepthCache):
         return _Ready(weight)
     kernel = data.kernel
+    if number < kernel.sums:
+        copied = compute < weight or len(data.weights) > kernel.prepared
+        return _Ready(4, prepared=min(compute, weight) if copied else 0, late=weight - 4, in_place=True)
     casts = number < kernel.casts if kernel.prepare else operation.works_in(at) == "compute"
     if casts and compute < weight:
         # cast once for all products; gradients add up as they come, and are widened in the end

@@ -204,9 +204,13 @@ class _Replay:
         if step.weights:
             new = turn.first * total(size for name, size in step.weights if name not in seen)
             # where gradients are there already, one at a time is added to them
-            added = [(1 if name in seen else 1 - turn.first) * size for name, size in step.weights]
+            added = [
+                (1 if name in seen else 1 - turn.first) * size
+                for name, size in step.weights
+                if name not in step.in_place
+            ]
             seen.update(name for name, _ in step.weights)
-            ledger.moment((*what, ", weights"), scratch.weights + shared + new + largest(*added))
+            ledger.moment((*what, ", weights"), scratch.weights + shared + new + largest(0, *added))
             ledger.add("gradients", new)
         made = list(self._made(body, step, given))
         for each in given:

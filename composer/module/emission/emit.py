@@ -183,12 +183,14 @@ def _parameters(node: str, operation: Any, data: Node) -> list[str]:
     if isinstance(operation, Input) or not data.weights:
         return []
     prepared = data.kernel.prepared
+    if prepared == len(data.weights):
+        return [f"{readable(name)}_weight" for name in data.weights]
     if prepared and isinstance(operation, Project):
         # all weights are joined to one, and biases likewise
         return [f"{readable(name)}_joined" for name in data.weights[:: len(data.weights) // prepared]]
     if prepared == 1:
         return [f"{readable(data.weights[0])}_joined"]
-    if prepared not in (0, len(data.weights)):
+    if prepared:
         return [f"{readable(node)}_prepared_{number}" for number in range(prepared)]
     return [f"{readable(name)}_weight" for name in data.weights]
 

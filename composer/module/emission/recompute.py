@@ -143,10 +143,14 @@ class _Given(NamedTuple):
 
     value: Any
     requires_grad: bool = False
+    carried: Any = None
+    """Attributes that the tensor carries along, such as where gradients of a weight add up."""
 
     def take(self) -> Any:
         if isinstance(self.value, (_Kept, _Handle)):
-            return self.value.take().detach().requires_grad_(self.requires_grad)
+            made = self.value.take().detach().requires_grad_(self.requires_grad)
+            vars(made).update(self.carried or {})
+            return made
         return self.value
 
 
@@ -272,7 +276,7 @@ def _given(argument: Any) -> _Given:
     if isinstance(argument, Recomputable):
         return _Given(argument.handle(argument.tensor), argument.tensor.requires_grad)
     if isinstance(argument, Tensor):
-        return _Given(_Kept(argument), argument.requires_grad)
+        return _Given(_Kept(argument), argument.requires_grad, {**vars(argument)})
     return _Given(argument)
 
 
