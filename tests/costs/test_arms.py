@@ -224,3 +224,17 @@ def test_an_arm_does_without_exits_that_it_cannot_have_and_says_so():
     truncated = load("specs/looped.yaml", ["stages.1.backprop.last=2"])
     untied = {name: arm for name, _, arm in derived(truncated)}["untied"]
     assert left_out(truncated, untied) == ["backprop"]
+
+
+def test_arms_of_sampled_and_routed_stages_have_layers_for_the_steps_of_evaluation():
+    for name, dropped in (
+        ("huginn", ["backprop", "train"]),
+        ("mixture-of-recursions-token", ["route"]),
+    ):
+        spec = load(f"specs/family/{name}.yaml")
+        found = {arm: each for arm, _, each in derived(spec)}
+        assert found["dr"].stages == spec.stages
+        layers = found["untied"].stages[1]
+        assert (layers.stack, layers.recur) == (spec.stages[1].trips, None)
+        assert left_out(spec, found["untied"]) == dropped
+        assert found["untied-attnres"].stages[1].residual.name == "mix"

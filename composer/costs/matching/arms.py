@@ -12,13 +12,15 @@ from typing import Any, TypeAlias
 from blocks.find import all_wiring
 from blocks.ir.graph import fresh
 from blocks.wiring.loss import Loss
+from blocks.wiring.train import TrainedSteps
 from composer.costs.fitting.fit import made
 from composer.costs.fitting.tunables import Tree
 from composer.costs.matching.match import Match, match
 from composer.language.description.show import document
+from composer.language.schema.recur import Recur
 from composer.language.schema.shape_bounds import ShapeBounds
 from composer.language.schema.spec import BlockUse, Spec
-from composer.language.schema.steps import all_stages, path_of, trained_steps
+from composer.language.schema.steps import all_stages
 from composer.measures.registry import MAIN
 from composer.settings.errors import SpecError
 
@@ -92,15 +94,12 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
     - `..-dense`: each of these with one feed-forward layer in place of experts, as wide as those active.
 
     An arm does without the options about recurrence that it cannot have, such as exits in layers, and without
-    a loss that needs them (`left_out`).
+    a loss that needs them (`left_out`). There are as many layers as evaluation has steps, also where training
+    draws other numbers.
 
     Raises:
-        SpecError: the spec has no recurrent stage of two steps or more, or trains with other numbers of steps
-            than it evaluates with, which layers of their own cannot.
+        SpecError: the spec has no recurrent stage of two steps or more.
     """
-    for place in trained_steps(spec):
-        expected = "the same number of steps in training, since layers of their own cannot vary it"
-        raise SpecError([spec.fault_at((*path_of(place), "recur", "train"), expected, "others")])
     tree = {key: value for key, value in document(spec).items() if key != "caps"}
     core = _core(spec)
     with_depth = tree if _uses(tree, _DEPTH) else _deepened(tree, core)
@@ -132,12 +131,16 @@ def left_out(spec: Spec, arm: Spec) -> list[str]:
 
 
 def _optional_keys(spec: Spec) -> set[str]:
-    given = {key for stage in all_stages(spec.stages).values() for key in stage.changed_options()}
+    stages = all_stages(spec.stages).values()
+    given = {key for stage in stages for key in stage.changed_options()}
+    given |= {
+        key for stage in stages if isinstance(stage.recur, Recur) for key in stage.recur.changed_options()
+    }
     return (given | {*spec.model.changed_options()}) & _droppable()
 
 
 def _droppable() -> set[str]:
-    return {Loss.key, *(option.key for option in all_wiring() if option.recurrent)}
+    return {Loss.key, TrainedSteps.key, *(option.key for option in all_wiring() if option.recurrent)}
 
 
 def _is_spec(tree: Tree) -> bool:
@@ -283,9 +286,17 @@ def _spliced(tree: Tree, core: int, stages: Sequence[dict[str, Any]]) -> list[di
 
 def _untied(tree: Tree) -> Tree:
     def stage(found: dict[str, Any]) -> dict[str, Any]:
-        return {("stack" if key == "recur" else key): value for key, value in found.items()}
+        if "recur" not in found:
+            return found
+        return {"stack": _steps(found)} | {key: value for key, value in found.items() if key != "recur"}
 
     return _staged(tree, stage)
+
+
+def _steps(stage: dict[str, Any]) -> int:
+    """Return the number of steps in evaluation of a recurrent stage."""
+    steps: int = recur["steps"] if isinstance(recur := stage["recur"], dict) else recur
+    return steps
 
 
 def _layers(stage: dict[str, Any], count: int) -> dict[str, Any]:
@@ -297,18 +308,19 @@ def _layers(stage: dict[str, Any], count: int) -> dict[str, Any]:
 def _attention_residuals(tree: Tree, core: int) -> Tree:
     """Return the tree with weights of its own for each step, and attention residuals in its core."""
     stage = tree["stages"][core]
-    layers = {**_layers(stage, stage["recur"]), "residual": {"mix": "learned_query"}}
+    layers = {**_layers(stage, _steps(stage)), "residual": {"mix": "learned_query"}}
     return _untied({**tree, "stages": _spliced(tree, core, [layers])})
 
 
 def _sandwich(tree: Tree, core: int) -> Tree:
     """Return the tree with the first and last steps of its core as untied layers, without depth attention."""
     stage = tree["stages"][core]
-    steps = stage["recur"]
+    steps = _steps(stage)
     outer = _LAYERS if steps >= 4 * _LAYERS else 1
+    core_stage = {**stage, "recur": steps - 2 * outer}
     (plain,) = _removed({**tree, "stages": [stage]}, _DEPTH)["stages"] or [stage]
     layers = _layers(plain, outer)
-    return {**tree, "stages": _spliced(tree, core, [layers, {**stage, "recur": steps - 2 * outer}, layers])}
+    return {**tree, "stages": _spliced(tree, core, [layers, core_stage, layers])}
 
 
 def _dense(tree: Tree) -> Tree:

@@ -77,8 +77,9 @@ def notes(spec: Spec, arms: Sequence[Arm]) -> list[str]:
     """Return what arms do without and why arms are not matched, one paragraph for each."""
     lacking: dict[str, list[str]] = {}
     for arm in arms:
-        if keys := " and ".join(left_out(spec, arm.match.spec)):
-            lacking.setdefault(keys, []).append(arm.name)
+        *keys, last = left_out(spec, arm.match.spec) or [""]
+        if last:
+            lacking.setdefault(f"{', '.join(keys)} and {last}" if keys else last, []).append(arm.name)
     found = [f"{', '.join(names)}: without {keys} of {spec.name}." for keys, names in lacking.items()]
     found += [_missed(spec, arm) for arm in arms if not arm.usable]
     if dense := [arm.name for arm in arms if arm.usable and not arm.match.holds]:
