@@ -82,6 +82,7 @@ FLOORS = [
     "search.progress",
     "search.run",
     "search.report",
+    "search.study",
     "search.testing",
     "search.commands",
 ]

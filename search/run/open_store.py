@@ -14,6 +14,7 @@ from search.propose.requirements import check_search
 from search.store.folder import enter, refuse_database
 from search.store.folder_store import FolderStore
 from search.store.lease import beating
+from search.store.shared import Shared
 from search.store.store import Store
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
@@ -28,9 +29,20 @@ def open_search(space: Space, folder: Path, storage: str | None) -> Iterator[Sto
         SearchError: the folder or the database cannot be used.
     """
     check_search(space)
+    with open_shared(space, folder, storage) as store:
+        yield store
+
+
+@contextmanager
+def open_shared(shared: Shared, folder: Path, storage: str | None) -> Iterator[Store]:
+    """Create the folder of what workers share or join it, and hold a lease in its store until the end.
+
+    Raises:
+        SearchError: the folder or the database cannot be used.
+    """
     try:
-        enter(folder, space)
-        with open_store(folder, space, storage) as store, beating(store.touch, store.is_lost):
+        enter(folder, shared)
+        with open_store(folder, shared, storage) as store, beating(store.touch, store.is_lost):
             yield store
     except OSError as error:
         raise SearchError(
@@ -40,7 +52,7 @@ def open_search(space: Space, folder: Path, storage: str | None) -> Iterator[Sto
 
 
 @contextmanager
-def open_store(folder: Path, space: Space, storage: str | None) -> Iterator[Store]:
+def open_store(folder: Path, space: Shared, storage: str | None) -> Iterator[Store]:
     """Open the store of the search in `folder`, and close it at the end.
 
     Raises:
@@ -73,12 +85,12 @@ def check_storage(storage: str) -> None:
         )
 
 
-def _in_folder(folder: Path, space: Space) -> Store:
+def _in_folder(folder: Path, space: Shared) -> Store:
     refuse_database(folder)
     return FolderStore(folder, space.name)
 
 
-def _in_database(folder: Path, space: Space, storage: str) -> Store:
+def _in_database(folder: Path, space: Shared, storage: str) -> Store:
     check_storage(storage)
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError

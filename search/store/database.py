@@ -19,7 +19,6 @@ from optuna.storages import RDBStorage
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from composer.language.space import Space
 from composer.training.folder.files import write_text
 from search.errors import SearchError
 from search.objectives import Goals
@@ -28,6 +27,7 @@ from search.store.journal import named_study
 from search.store.lease import SUFFIX, Lease, is_alive, this_worker
 from search.store.ledger import Record, RecordFiles, record_of, record_text
 from search.store.locks import exclusive
+from search.store.shared import Shared
 
 _tables = sql.MetaData()
 _searches = sql.Table(
@@ -75,7 +75,7 @@ _OPTIONS = {
 class DatabaseStore:
     """A store shared by all workers that can reach the same database."""
 
-    def __init__(self, folder: Path, space: Space, url: sql.URL) -> None:
+    def __init__(self, folder: Path, space: Shared, url: sql.URL) -> None:
         self.worker = this_worker()
         self._folder, self._url = folder, url
         self._name = f"{space.name}-{space.identity()}"

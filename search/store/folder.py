@@ -22,11 +22,11 @@ import difflib
 import re
 from pathlib import Path
 
-from composer.language.space import Space
 from composer.settings.errors import os_message
 from composer.training.folder.files import write_text
 from search.errors import SearchError
 from search.store.locks import exclusive
+from search.store.shared import Shared
 
 SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, IMPORT, WORKERS, DATABASE, IMPORTED_RUNS, LOGS = (
     "space.txt",
@@ -47,12 +47,12 @@ _SHOWN = 12
 """Number of lines of a difference that a note shows."""
 
 
-def default_folder(space: Space) -> Path:
+def default_folder(space: Shared) -> Path:
     """Return `runs/<name>-<identity>`, the default folder of a search."""
     return Path("runs") / f"{space.name}-{space.identity()}"
 
 
-def enter(folder: Path, space: Space) -> None:
+def enter(folder: Path, space: Shared) -> None:
     """Create the folder of a search, or join the search there.
 
     Raises:
@@ -71,7 +71,7 @@ def enter(folder: Path, space: Space) -> None:
             write_text(folder / SPACE, _text(space))
 
 
-def check_folder(folder: Path, space: Space, storage: str | None) -> None:
+def check_folder(folder: Path, space: Shared, storage: str | None) -> None:
     """Refuse what `enter` and the store would refuse later, and create nothing.
 
     Raises:
@@ -110,11 +110,11 @@ def _refuse_what_is_none(folder: Path) -> None:
             )
 
 
-def _text(space: Space) -> str:
+def _text(space: Shared) -> str:
     return "".join(f"{line}\n" for line in space.lines())
 
 
-def _refuse_another(folder: Path, space: Space) -> None:
+def _refuse_another(folder: Path, space: Shared) -> None:
     changed = _changed(folder, space)
     if changed:
         raise SearchError(
@@ -125,7 +125,7 @@ def _refuse_another(folder: Path, space: Space) -> None:
         )
 
 
-def older(folder: Path, space: Space) -> str | None:
+def older(folder: Path, space: Shared) -> str | None:
     """Return a note if there are searches of the same name beside a folder that does not exist yet.
 
     It names the newest of them, the difference, and the option that imports its results.
@@ -154,7 +154,7 @@ def older(folder: Path, space: Space) -> str | None:
     return "\n".join(told)
 
 
-def _changed(folder: Path, space: Space) -> list[str]:
+def _changed(folder: Path, space: Shared) -> list[str]:
     """Return the lines in which the space of a search differs from another one."""
     path = folder / SPACE
     try:

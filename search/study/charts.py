@@ -1,0 +1,128 @@
+"""The figures of a study: scores against tokens, FLOPs and time, and the factors of its claims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import fmean
+
+from composer.costs.base.units import count_text, duration
+from search.report.chart import Chart, label, n, path, scale, spread, width_of
+from search.study.config import COSTS
+from search.study.load import StudyArm
+from search.study.plan import Results
+from search.study.rows import Row
+from search.study.tables import UNITS, factor_cells
+from search.study.verdicts import Verdict
+
+WIDTH = 780.0
+_LEFT, _TOP, _BELOW = 66.0, 40.0, 52.0
+_HUES, _LINE = 4, 17
+"""Number of colours; arms beyond them differ in the dashes of their lines."""
+
+
+def curves(results: Results) -> Iterator[tuple[str, Chart]]:
+    """Yield the curves by name, of the measure and of the loss against each cost."""
+    for metric in dict.fromkeys([results.plan.config.measure, "loss"]):
+        for cost in COSTS:
+            if (chart := curve(results, metric, cost)) is not None:
+                yield f"{metric} against {UNITS[cost]}", chart
+
+
+def curve(results: Results, metric: str, cost: str) -> Chart | None:
+    """Draw the mean of a held-out score over fresh seeds against a cost, and every seed; None without any."""
+    drawn = [(arm, _points(results, arm, metric, cost)) for arm in results.plan.study.arms]
+    points = [(arm, found) for arm, found in drawn if found]
+    if not points:
+        return None
+    title = f"{metric} against {UNITS[cost]}"
+    told = "; ".join(
+        f"{arm.title}: {found[-1][2]:.4g} at {_cost_text(cost, found[-1][0])}" for arm, found in points
+    )
+    chart = Chart(WIDTH, max(400, _LINE * len(points) + 110), title, f"means over fresh seeds; {told}")
+    room = max(width_of(arm.title) for arm, _ in points) + 22
+    across = scale((x for _, found in points for x, *_ in found), _LEFT, WIDTH - room, log=True)
+    up = scale((y for _, found in points for _, ys, _ in found for y in ys), chart.height - _BELOW, _TOP)
+    chart.below(across, up.start, _TOP, lambda x: _cost_text(cost, x), UNITS[cost])
+    chart.beside(up, _LEFT, across.end, lambda y: f"{y:g}" if y == 0 else f"{y:.3g}", metric)
+    for number, (_, found) in enumerate(points):
+        line = [(across(x), up(mean)) for x, _, mean in found]
+        items = [f'<path class="line" fill="none" d="{path(line)}"/>']
+        items += [_disc("seed-mark", across(x), up(y), 2.4) for x, ys, _ in found for y in ys]
+        items += [_disc("mark", x, y, 4) for x, y in line]
+        chart.items.append(f'<g class="{_style(number)}">{"".join(items)}</g>')
+    ends = spread([up(found[-1][2]) for _, found in points], _LINE, _TOP, up.start)
+    for number, ((arm, _), y) in enumerate(zip(points, ends, strict=True)):
+        key = f'<path class="line" fill="none" d="{path([(across.end + 4, y), (across.end + 18, y)])}"/>'
+        chart.items.append(f'<g class="{_style(number)}">{key}</g>')
+        chart.items.append(label(across.end + 22, y + 4, arm.title, "name"))
+    return chart
+
+
+def claims(judged: list[Verdict]) -> Chart | None:
+    """Draw the factor of each claim with its interval, and the claimed factor as a tick; None without any."""
+    shown = [each for each in judged if each.factor.value is not None]
+    if not shown:
+        return None
+    spans = [tuple(each.factor.interval()) for each in shown]
+    told = "; ".join(f"{each.claim}: {each.judgement}" for each in shown)
+    chart = Chart(WIDTH, 46 * len(shown) + 96, "Factors of the claims", told)
+    finite = [x for span in spans for x in span if 0 < x < math.inf]
+    values = [
+        1.0,
+        *(each.claim.factor for each in shown),
+        *(each.factor.value or 1 for each in shown),
+        *finite,
+    ]
+    # one wide interval would hide the others
+    near = [min(max(x, 1 / 16), 16) for x in values]
+    across = scale(near, _LEFT, WIDTH - 24, log=True)
+    bottom = chart.height - _BELOW
+    chart.below(across, bottom, 24, lambda x: f"{x:g}", "how many times less; above 1 the arm is better")
+    chart.line([(across(1), bottom), (across(1), 24)], "zero")
+    for number, (each, (low, high)) in enumerate(zip(shown, spans, strict=True)):
+        y = 58 + 46 * number
+        chart.words(_LEFT, y - 14, f"{each.claim}: {each.judgement}", "note")
+        left, right = (across(min(max(x, across.low), across.high)) for x in (low, high))
+        chart.line([(left, y), (right, y)], "whisker")
+        value = each.factor.value
+        assert value is not None
+        chart.dot(
+            across(min(max(value, across.low), across.high)),
+            y,
+            5,
+            "point" if each.judgement != "undecided" else "point weak",
+        )
+        claimed = across(each.claim.factor)
+        chart.line([(claimed, y - 9), (claimed, y + 9)], "chance")
+        chart.words(WIDTH - 24, y - 14, " ".join(filter(None, factor_cells(each.factor)[:1])), "note end")
+    return chart
+
+
+def _points(
+    results: Results, arm: StudyArm, metric: str, cost: str
+) -> list[tuple[float, list[float], float]]:
+    """Return, by budget, the mean cost, the scores and their mean."""
+    found = []
+    for budget in results.plan.config.budgets:
+        rows: list[Row] = [
+            row
+            for row in results.fresh(arm, budget).values()
+            if math.isfinite(row.metrics.get(metric, math.nan))
+        ]
+        if rows and all(row.cost(cost) > 0 for row in rows):
+            scores = [row.metrics[metric] for row in rows]
+            found.append((fmean(row.cost(cost) for row in rows), scores, fmean(scores)))
+    return found
+
+
+def _style(number: int) -> str:
+    return f"arm hue-{number % _HUES} dash-{number // _HUES % 3}"
+
+
+def _disc(kind: str, x: float, y: float, radius: float) -> str:
+    return f'<circle class="{kind}" cx="{n(x)}" cy="{n(y)}" r="{n(radius)}"/>'
+
+
+def _cost_text(cost: str, value: float) -> str:
+    return duration(value) if cost == "seconds" else count_text(value)

@@ -1,0 +1,183 @@
+"""Which runs a study consists of, and which of them are due.
+
+Every arm is first trained at every learning rate, with the base's own seed. Its best rate is then trained
+with fresh seeds, which no choice was made on. Seeds come outermost, so that a study that is stopped early has
+the same seeds of all arms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+
+from composer.language.schema.identity import run_hash
+from composer.language.schema.spec import Schedule, Spec, Train
+from composer.training.folder.data_record import fingerprint_of
+from composer.training.warmup import with_warmup
+from search.study.config import lower_is_better
+from search.study.load import Study, StudyArm
+from search.study.rows import Cell, Row
+
+_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One run: an arm at one rate and one seed, which serves several budgets."""
+
+    arm: StudyArm
+    rate: float
+    seed: int
+    budgets: tuple[int, ...]
+
+
+class Plan:
+    """The runs of a study.
+
+    Attributes: `study`; `seed` of the runs that rates are chosen by.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.config = study, study.config
+        train = study.arms[0].spec.train
+        assert train is not None
+        self.seed = train.seed
+        self._cells: dict[tuple[str, str, float, int, int], Cell] = {}
+
+    @cached_property
+    def data(self) -> str:
+        """The digest of the data, which all arms share; empty for tasks without files."""
+        found = fingerprint_of(self.study.arms[0].spec)
+        return "" if found is None else found.digest[:_DIGITS]
+
+    def cell(self, arm: StudyArm, rate: float, seed: int, budget: int) -> Cell:
+        """Return what the row of a run at a budget is the result of."""
+        key = (arm.name, arm.size, rate, seed, budget)
+        if key not in self._cells:
+            self._cells[key] = Cell(run_hash(self.spec(arm, rate, seed, budget)), seed, self.data)
+        return self._cells[key]
+
+    def mark(self, arm: StudyArm) -> str:
+        """Return what tells the run folders of an arm from those it had before it was changed."""
+        shape = [run_hash(arm.spec), self.config.warmup, self.config.decay]
+        return hashlib.sha256(repr(shape).encode()).hexdigest()[:6]
+
+    def spec(self, arm: StudyArm, rate: float, seed: int, budget: int) -> Spec:
+        """Return the spec that is trained for one budget."""
+        train = arm.spec.train
+        assert train is not None
+        own = train.model_copy(update={"tokens": budget, "lr": rate, "seed": seed})
+        schedule = _schedule(own, self.config.warmup, self.config.decay)
+        return arm.spec.model_copy(update={"train": own.model_copy(update={"schedule": schedule})})
+
+    def cells(self) -> set[Cell]:
+        """Return the cells of all runs that the study may train."""
+        seeds = range(self.seed, self.seed + 1 + self.config.seeds)
+        return {
+            self.cell(arm, rate, seed, budget)
+            for arm in self.study.arms
+            for rate in self.config.rates
+            for seed in seeds
+            for budget in self.config.budgets
+        }
+
+    def size(self) -> int:
+        """Return how many runs there are, each at one rate and seed."""
+        return len(self.study.arms) * (len(self.config.rates) + self.config.seeds)
+
+    def results(self, rows: Iterable[Row]) -> Results:
+        """Look up the rows of this study."""
+        return Results(self, {row.cell: row for row in rows})
+
+    def due(self, rows: Iterable[Row]) -> Iterator[Unit]:
+        """Yield the runs that lack rows, in the order of their training, as far as rates are chosen."""
+        results = self.results(rows)
+        for arm in self.study.arms:
+            for rate in self.config.rates:
+                yield from self._lacking(results, arm, rate, self.seed)
+        for number in range(1, self.config.seeds + 1):
+            for arm in self.study.arms:
+                if (best := results.rate(arm)) is not None:
+                    yield from self._lacking(results, arm, best, self.seed + number)
+
+    def _lacking(self, results: Results, arm: StudyArm, rate: float, seed: int) -> Iterator[Unit]:
+        missing = tuple(b for b in self.config.budgets if results.row(arm, rate, seed, b) is None)
+        if missing:
+            yield Unit(arm, rate, seed, missing)
+
+
+class Results:
+    """The rows of a study by arm, rate, seed and budget."""
+
+    def __init__(self, plan: Plan, rows: dict[Cell, Row]) -> None:
+        self.plan, self._rows = plan, rows
+
+    def row(self, arm: StudyArm, rate: float, seed: int, budget: int) -> Row | None:
+        """Return the row of one run at one budget."""
+        return self._rows.get(self.plan.cell(arm, rate, seed, budget))
+
+    def rate(self, arm: StudyArm) -> float | None:
+        """Return the best rate of an arm at the largest budget; None until all of them were tried.
+
+        A run that crashed, or whose score is not finite, is worse than any other.
+        """
+        config, scores = self.plan.config, {}
+        for rate in config.rates:
+            row = self.row(arm, rate, self.plan.seed, config.budgets[-1])
+            if row is None:
+                return None
+            scores[rate] = score(row, config.measure)
+        return max(scores, key=lambda rate: scores[rate])
+
+    def fresh(self, arm: StudyArm, budget: int) -> dict[int, Row]:
+        """Return the rows of an arm at its best rate by fresh seed, without those that crashed."""
+        rate = self.rate(arm)
+        if rate is None:
+            return {}
+        seeds = range(self.plan.seed + 1, self.plan.seed + 1 + self.plan.config.seeds)
+        found = {seed: self.row(arm, rate, seed, budget) for seed in seeds}
+        return {seed: row for seed, row in found.items() if row is not None and not row.crashed}
+
+    def used(self) -> list[Row]:
+        """Return the rows that are results of this study, those of learning rates included."""
+        known = self.plan.cells()
+        return [row for cell, row in self._rows.items() if cell in known]
+
+    def crashed(self) -> list[Row]:
+        """Return the rows of runs that could not be trained."""
+        return [row for row in self.used() if row.crashed]
+
+    def done(self) -> int:
+        """Return how many runs have all their rows."""
+        config = self.plan.config
+        return sum(
+            all(self.row(arm, rate, seed, budget) is not None for budget in config.budgets)
+            for arm in self.plan.study.arms
+            for rate, seed in self._planned(arm)
+        )
+
+    def _planned(self, arm: StudyArm) -> Sequence[tuple[float, int]]:
+        config, seed = self.plan.config, self.plan.seed
+        best = self.rate(arm)
+        fresh = [] if best is None else [(best, seed + n) for n in range(1, config.seeds + 1)]
+        return [*((rate, seed) for rate in config.rates), *fresh]
+
+
+def score(row: Row, metric: str) -> float:
+    """Return a held-out score such that higher is better; minus infinity for a run that crashed."""
+    value = row.metrics.get(metric)
+    if row.crashed or value is None or value != value:
+        return -inf
+    return -value if lower_is_better(metric) else value
+
+
+def _schedule(train: Train, warmup: int, decay: float) -> Schedule:
+    """Return a schedule whose warmup is as many whole steps at every budget."""
+    shares = {"warmup": 0.0, "stable": 1 - decay, "decay": decay}
+    falling = train.model_copy(update={"schedule": train.schedule.model_copy(update=shares)})
+    schedule = with_warmup(falling, round(warmup / train.tokens_per_step))
+    assert schedule is not None  # a warmup ends before the first budget decays
+    return schedule

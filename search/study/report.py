@@ -1,0 +1,120 @@
+"""The report of a study: Markdown, a CSV for each table, figures as SVG, and one page that works offline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+
+from composer.costs.base.units import count_text, duration
+from composer.training.folder.files import write_text
+from search.report.markup import alternatives, figure, table, warn
+from search.report.page import document
+from search.report.sections import Section
+from search.study.charts import claims, curves
+from search.study.load import Study
+from search.study.plan import Plan, Results
+from search.study.rows import read_rows
+from search.study.tables import Table, tables
+from search.study.verdicts import Verdict, verdicts
+
+PAGE, MARKDOWN, TABLES, FIGURES = "report.html", "report.md", "tables", "figures"
+
+
+def write_report(study: Study, folder: Path, rows: Path) -> Results:
+    """Write the report of the rows so far into `folder`, and return what it is made from.
+
+    Raises:
+        SearchError: the rows cannot be read.
+        OSError: the report cannot be written.
+    """
+    plan = Plan(study)
+    results = plan.results(read_rows(rows))
+    judged, made = verdicts(results), list(tables(results))
+    charts = dict(curves(results))
+    for name in (TABLES, FIGURES):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for each in made:
+        write_text(folder / TABLES / f"{each.name}.csv", each.csv())
+    drawn = charts | ({"claims": found} if (found := claims(judged)) else {})
+    for name, chart in drawn.items():
+        write_text(folder / FIGURES / f"{name.replace(' ', '-')}.svg", chart.svg(alone=True))
+    write_text(folder / MARKDOWN, markdown(results, made))
+    parts = list(_sections(results, judged, made))
+    write_text(folder / PAGE, document(f"Study {study.config.name}", _header(results, judged), parts, {}))
+    return results
+
+
+def markdown(results: Results, made: Sequence[Table]) -> str:
+    """Write all tables in Markdown."""
+    head = [f"# Study {results.plan.config.name}", "", _standing(results) + "."]
+    return "\n".join([*head, *(f"\n{each.markdown()}" for each in made), ""])
+
+
+def lines(results: Results) -> Iterator[str]:
+    """Yield the verdicts as text, for the terminal."""
+    yield _standing(results)
+    for each in verdicts(results):
+        size = f" ({each.factor.arm.size})" if each.factor.arm.size else ""
+        low, high = each.factor.interval()
+        found = (
+            "" if each.factor.value is None else f", factor {each.factor.value:.2f} ({low:.2f} to {high:.2f})"
+        )
+        yield f"{each.judgement}: {each.claim}{size}{found}" + (f"; {each.why}" if each.why else "")
+
+
+def _standing(results: Results) -> str:
+    done, runs = results.done(), results.plan.size()
+    return f"{done} of {runs} runs are done" if done < runs else f"All {runs} runs are done"
+
+
+def _header(results: Results, judged: Sequence[Verdict]) -> str:
+    config, rows = results.plan.config, results.used()
+    counts = Counter(each.judgement for each in judged)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+    machines = sorted({row.machine for row in rows})
+    spent = f"{duration(sum(row.seconds for row in rows))} of training" if rows else "nothing yet"
+    cards = [
+        (
+            "Runs",
+            f"{results.done()} of {results.plan.size()}",
+            f"{len(config.arms)} arms, {len(config.rates)} rates, {config.seeds} fresh seeds",
+        ),
+        ("Budgets", ", ".join(map(count_text, config.budgets)), "training tokens"),
+        ("Claims", told, f"of {len(judged)}"),
+        ("Spent", spent, "; ".join(machines) or "no machine"),
+    ]
+    shown = "".join(
+        f'<div class="card"><h3>{escape(name)}</h3><p class="big">{escape(big)}</p>'
+        f"<p>{escape(small)}</p></div>"
+        for name, big, small in cards
+    )
+    when = datetime.now().strftime("%Y-%m-%d %H:%M")
+    return (
+        f'<header><p class="over">composer study</p><h1>{escape(config.name)}</h1>'
+        f'<p class="lead">{escape(_standing(results))}. <span class="soft">As of {when}</span></p>'
+        f'<div class="cards">{shown}</div></header>'
+    )
+
+
+def _sections(results: Results, judged: list[Verdict], made: Sequence[Table]) -> Iterator[Section]:
+    bodies = {each.name: _body(each) for each in made}
+    titles = {each.name: each.title for each in made}
+    if (chart := claims(judged)) is not None:
+        bodies["verdicts"] = figure(chart) + bodies["verdicts"]
+    shown = dict(curves(results))
+    if shown:
+        bodies["results"] = alternatives("Figure", shown) + bodies["results"]
+    if results.done() < results.plan.size():
+        first = next(iter(bodies))
+        bodies[first] = warn(f"{_standing(results)}; verdicts may change.") + bodies[first]
+    for name, body in bodies.items():
+        yield Section(name, titles[name].split(",")[0].split(" at ")[0], titles[name], body)
+
+
+def _body(made: Table) -> str:
+    rows = [[escape(cell) for cell in row] for row in made.rows]
+    note = f'<p class="soft">{escape(made.note)}</p>' if made.note else ""
+    return table(made.head, rows, made.words) + note if rows else "<p>Nothing yet.</p>"

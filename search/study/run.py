@@ -1,0 +1,343 @@
+"""The loop of a study's worker: claim a run that is due, train it to each of its budgets, append the rows.
+
+A run trains at its stable rate to where the rate falls for a budget, decays, is measured, and goes on from
+the state before the decay (`composer.training.lengthen`). Records and leases are those of a search, so that
+another worker, or the same command later, continues what a worker left. The row of a budget is appended
+before the record says so, and never twice.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from composer import cost
+from composer.language.schema.identity import run_hash
+from composer.language.schema.spec import Spec
+from search.errors import Crash, SearchError
+from search.run.machine import available_cores
+from search.run.open_store import open_shared
+from search.store.ledger import Ledger, Record, Seen, free
+from search.store.store import Store
+from search.study.load import Study, StudyArm
+from search.study.plan import Plan, Unit
+from search.study.rows import Row, Rows
+from search.trainer import Step, Train, train
+
+CRASHES = 3
+"""Consecutive crashes of one worker after which it stops."""
+POLL = 1.0
+"""Seconds between two checks of other workers' progress, while there is nothing else to do."""
+RETRY = 600.0
+"""Seconds for which an unreachable store is retried."""
+LOCK = "rows.lock"
+
+Event: TypeAlias = Literal["begin", "started", "progress", "row", "crashed", "note", "end"]
+
+
+@dataclass
+class Progress:
+    """Where a study stands, as shown while it runs.
+
+    Attributes:
+        done: runs with all their rows, of `runs`.
+        run: the run in training, in words; `step` how far it is, `target` where it goes next.
+        row: the last row.
+        note: anything else to show.
+    """
+
+    runs: int
+    done: int = 0
+    run: str = ""
+    step: Step = field(default_factory=lambda: Step(0))
+    target: int = 0
+    row: Row | None = None
+    note: str = ""
+
+
+Watch: TypeAlias = Callable[[Event, Progress], None]
+
+
+def silent(event: Event, progress: Progress) -> None:
+    """Ignore all events."""
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    rows: Path,
+    train: Train = train,
+    watch: Watch = silent,
+    storage: str | None = None,
+) -> None:
+    """Train all runs of `study` in `folder` that lack a row in the file `rows`, beside other workers.
+
+    Raises:
+        SearchError: the folder, the rows or the database cannot be used, or runs crash in a row.
+        DataError: the data cannot be used.
+        KeyboardInterrupt: a signal that ends training; what was trained is saved.
+    """
+    with open_shared(study, folder, storage) as store:
+        _Worker(study, folder, rows, store, train, watch).run()
+
+
+class _Deposed(Exception):
+    """Another worker considered this one dead and took over its run."""
+
+
+class _Worker:
+    def __init__(
+        self, study: Study, folder: Path, rows: Path, store: Store, train: Train, watch: Watch
+    ) -> None:
+        self.study, self.folder, self.store, self.train, self.watch = study, folder, store, train, watch
+        self.plan, self.rows = Plan(study), Rows(rows, folder / LOCK)
+        self.me, self.ledger = store.worker.name, Ledger(store)
+        self.arms = {(arm.name, arm.size): arm for arm in study.arms}
+        self.progress = Progress(self.plan.size())
+        self.crashes: list[str] = []
+        self.lost_since: float | None = None
+
+    def run(self) -> None:
+        """Work until no run is due."""
+        self._count()
+        self.watch("begin", self.progress)
+        while True:
+            try:
+                record = self._next()
+                if record is None:
+                    self._count()
+                    self.watch("end", self.progress)
+                    return
+                if record.worker == self.me:
+                    self._work(record)
+                else:
+                    self._note("waiting for other workers to end")
+                    time.sleep(POLL)
+                self.lost_since = None
+            except Exception as error:
+                if not self.store.is_lost(error):
+                    raise
+                self._reach_again(error)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self.store.lock():
+            self.ledger.refresh()
+            yield
+
+    def _next(self) -> Record | None:
+        """Claim the next run, or return one that another worker trains and others may wait for, or None."""
+        with self._alone():
+            others = self.store.others()
+            known = self.rows.read()
+            busy = {record.folder: record for record in self.ledger if record.status == "running"}
+            waiting = None
+            for unit in self.plan.due(known):
+                folder = self._folder(unit, known)
+                record = busy.get(folder)
+                if record is None:
+                    return self._claim(unit, folder)
+                if free(record, others):
+                    record.worker = self.me
+                    # what is missing may have changed meanwhile
+                    record.params = _params(unit)
+                    self.ledger.save(record)
+                    return record
+                waiting = record
+            return waiting
+
+    def _claim(self, unit: Unit, folder: str) -> Record:
+        name = self.ledger.new_name()
+        record = Record(name, "trial", f"{folder}-{name}", None, _params(unit), {}, folder, worker=self.me)
+        return self.ledger.add(record)
+
+    def _folder(self, unit: Unit, known: list[Row]) -> str:
+        """Return the run folder of a unit.
+
+        A run that lacks a smaller budget than one it has cannot go back to it, and begins anew beside.
+        """
+        lacking, results = unit.budgets[0], self.plan.results(known)
+        longer = [b for b in self.plan.config.budgets if b > lacking and b not in unit.budgets]
+        again = any(results.row(unit.arm, unit.rate, unit.seed, budget) for budget in longer)
+        name = f"{unit.arm.title.replace(' ', '-')}-lr{unit.rate:g}-seed{unit.seed}"
+        return f"runs/{name}-{self.plan.mark(unit.arm)}" + (f"-from-{lacking}" if again else "")
+
+    def _work(self, record: Record) -> None:
+        """Train a run to each of its budgets; append a row for each."""
+        arm = self.arms[record.params["arm"], record.params["size"]]
+        rate, seed = record.params["rate"], record.params["seed"]
+        self.progress.run, self.progress.step = title(arm, rate, seed), Step(0)
+        self.watch("started", self.progress)
+        try:
+            for budget in record.params["budgets"]:
+                self._train(record, arm, rate, seed, budget)
+            with self._mine(record):
+                record.status, record.ended = "finished", time.time()
+            self.crashes.clear()
+        except _Deposed:
+            self._note(f"{record.folder}: another worker has taken it over")
+        except Crash as crash:
+            self._crash(record, arm, rate, seed, str(crash))
+        self.progress.run = ""
+        self._count()
+
+    def _train(self, record: Record, arm: StudyArm, rate: float, seed: int, budget: int) -> None:
+        spec = self.plan.spec(arm, rate, seed, budget)
+        cell = self.plan.cell(arm, rate, seed, budget)
+        if any(row.cell == cell for row in self.rows.read()):
+            return
+        self.progress.target = budget
+        pace = _Pace(record)
+
+        def report(step: Step) -> None:
+            self.progress.step = step
+            pace.step(step.tokens)
+            self.watch("progress", self.progress)
+
+        try:
+            trained = self.train(spec, self.folder / record.folder, None, report)
+        finally:
+            pace.keep()
+        row = self._row(arm, rate, seed, budget, spec)
+        row = replace(
+            row, tokens=trained.tokens, metrics=trained.metrics, seconds=pace.seconds(trained.tokens)
+        )
+        with self._mine(record):
+            self.rows.add(row)
+            record.seen.append(Seen(trained.tokens, (), trained.metrics))
+        self.progress.row = row
+        self._count()
+        self.watch("row", self.progress)
+
+    def _row(self, arm: StudyArm, rate: float, seed: int, budget: int, spec: Spec) -> Row:
+        costs = cost(spec)
+        assert costs.train_flops is not None
+        return Row(
+            arm=arm.name,
+            size=arm.size,
+            rate=rate,
+            seed=seed,
+            budget=budget,
+            spec=run_hash(spec),
+            data=self.plan.data,
+            tokens=0,
+            params=costs.params,
+            flops=float(costs.train_flops),
+            seconds=0.0,
+            versions=_versions(),
+            machine=f"{platform.processor() or platform.machine()}, {_threads()} threads",
+            time=datetime.now().astimezone().isoformat(timespec="seconds"),
+        )
+
+    def _crash(self, record: Record, arm: StudyArm, rate: float, seed: int, reason: str) -> None:
+        """Append a row without metrics for each budget that was not reached."""
+        known = {row.cell for row in self.rows.read()}
+        with self._mine(record):
+            for budget in record.params["budgets"]:
+                if self.plan.cell(arm, rate, seed, budget) not in known:
+                    spec = self.plan.spec(arm, rate, seed, budget)
+                    row = replace(self._row(arm, rate, seed, budget, spec), crashed=reason)
+                    self.rows.add(row)
+                    self.progress.row = row
+            record.status, record.reason, record.ended = "crashed", reason, time.time()
+        self.watch("crashed", self.progress)
+        self.crashes.append(f"  {self.progress.run}: {reason}")
+        if len(self.crashes) >= CRASHES:
+            raise SearchError(f"{CRASHES} runs in a row could not be trained:\n" + "\n".join(self.crashes))
+
+    @contextmanager
+    def _mine(self, record: Record) -> Iterator[None]:
+        with self._alone():
+            if self.ledger.find(record.identity) is not record:
+                raise _Deposed
+            yield
+            self.ledger.save(record)
+
+    def _count(self) -> None:
+        self.progress.done = self.plan.results(self.rows.read()).done()
+
+    def _note(self, text: str) -> None:
+        if text != self.progress.note:
+            self.progress.note = text
+            self.watch("note", self.progress)
+
+    def _reach_again(self, error: Exception) -> None:
+        """Wait until an unreachable store answers again."""
+        while True:
+            self.lost_since = self.lost_since or time.monotonic()
+            if time.monotonic() - self.lost_since > RETRY:
+                raise SearchError(self.store.lost(error, RETRY)) from None
+            self._note(self.store.lost(error, None))
+            time.sleep(POLL)
+            try:
+                self.store.reopen()
+                self.ledger = Ledger(self.store)
+                return
+            except Exception as again:
+                if not self.store.is_lost(again):
+                    raise
+                error = again
+
+
+class _Pace:
+    """The measured speed of a run, over all starts: kept in its record, without starting up and pauses."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.first: tuple[int, float] | None = None
+        self.last: tuple[int, float] | None = None
+
+    def step(self, tokens: int) -> None:
+        """Note how far it is now."""
+        self.last = (tokens, time.monotonic())
+        self.first = self.first or self.last
+
+    def keep(self) -> None:
+        """Add what was measured to the record."""
+        if self.first is not None and self.last is not None:
+            pace = self.record.origin
+            pace["tokens"] = pace.get("tokens", 0) + self.last[0] - self.first[0]
+            pace["seconds"] = pace.get("seconds", 0.0) + self.last[1] - self.first[1]
+            self.record.seconds = pace["seconds"]
+            self.first = self.last = None
+
+    def seconds(self, tokens: int) -> float:
+        """Return the time of a run of these tokens at the measured speed; 0 if it was not measured."""
+        pace = self.record.origin
+        return tokens * pace["seconds"] / pace["tokens"] if pace.get("tokens") else 0.0
+
+
+def title(arm: StudyArm, rate: float, seed: int) -> str:
+    """Return a run in words."""
+    return f"{arm.title} lr {rate:g} seed {seed}"
+
+
+def _params(unit: Unit) -> dict[str, Any]:
+    return {
+        "arm": unit.arm.name,
+        "size": unit.arm.size,
+        "rate": unit.rate,
+        "seed": unit.seed,
+        "budgets": list(unit.budgets),
+    }
+
+
+def _versions() -> dict[str, str]:
+    named = {"composer": "attention-composer", "torch": "torch"}
+    return {
+        **{name: version(package) for name, package in named.items()},
+        "python": platform.python_version(),
+    }
+
+
+def _threads() -> int:
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return min(available_cores(), int(allowed)) if allowed.isdecimal() and int(allowed) else available_cores()

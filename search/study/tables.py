@@ -1,0 +1,273 @@
+"""The tables of a study's report, as text cells; the page, Markdown and CSV are written from them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from composer.costs.base.units import count_text, duration
+from composer.costs.matching.residuals import percent
+from search.compare.kendall import kendall
+from search.study.config import COSTS
+from search.study.load import StudyArm
+from search.study.plan import Results, score
+from search.study.rows import Row
+from search.study.verdicts import Comparison, Factor, Verdict, better, comparisons, factor, verdicts
+
+UNITS = {"tokens": "training tokens", "flops": "training FLOPs", "seconds": "seconds"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        name: of its file and its anchor.
+        words: the columns of words; the others are numbers.
+        note: how it is made, below it.
+    """
+
+    name: str
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: tuple[int, ...] = (0,)
+    note: str = ""
+
+    def markdown(self) -> str:
+        """Write it in Markdown."""
+        rule = [("---" if i in self.words else "---:") for i in range(len(self.head))]
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.head, rule, *self.rows)]
+        return "\n".join([f"## {self.title}", "", *lines, *(["", self.note] if self.note else [])])
+
+    def csv(self) -> str:
+        """Write it as CSV."""
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([self.head, *self.rows])
+        return out.getvalue()
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """Yield the tables that say something, the verdicts first."""
+    judged = verdicts(results)
+    if judged:
+        yield verdict_table(judged)
+    yield results_table(results)
+    if len(results.plan.config.arms) > 1:
+        yield factor_table(results)
+        yield comparison_table(comparisons(results), results.plan.config.measure)
+        if stability := list(_stability(results)):
+            note = "Kendall's tau-b of the arms' mean scores; 1 if they rank alike, 0 if by chance."
+            yield Table("ranks", "Do rankings last?", ["from", "to", "arms", "tau"], stability, (0, 1), note)
+    yield rate_table(results)
+    yield arm_table(results)
+    if crashed := results.crashed():
+        rows = [
+            [_named(row), f"{row.rate:g}", str(row.seed), count_text(row.budget), row.crashed]
+            for row in crashed
+        ]
+        yield Table(
+            "crashed",
+            "Runs that could not be trained",
+            ["arm", "rate", "seed", "tokens", "why"],
+            rows,
+            (0, 4),
+        )
+
+
+def verdict_table(judged: Sequence[Verdict]) -> Table:
+    """Return the claims with their verdicts."""
+    rows = [
+        [
+            _sized(str(each.claim), each.factor.arm.size),
+            each.judgement,
+            *factor_cells(each.factor),
+            "" if each.factor.estimate is None else str(each.factor.estimate.seeds),
+            f"{each.adjusted:.3f}",
+            each.why,
+        ]
+        for each in judged
+    ]
+    note = (
+        "A claim is supported if its factor is above the claimed one, not supported if it is below, at an "
+        "error rate of 5 % over all claims together (Holm). The interval is of 95 %, for this claim alone."
+    )
+    head = ["claim", "verdict", "factor", "95 % interval", "seeds", "p (Holm)", "note"]
+    return Table("verdicts", "Claims", head, rows, (0, 1, 6), note)
+
+
+def factor_cells(found: Factor) -> tuple[str, str]:
+    """Return a factor and its interval as text."""
+    if found.value is None:
+        return "", ""
+    low, high = found.interval()
+    text = f"{found.value:.2f}"
+    if found.estimate is not None and found.estimate.value >= found.most:
+        text = f"above {math.exp(found.most):.2f}"
+    if found.estimate is not None and found.estimate.value <= found.least:
+        text = f"below {math.exp(found.least):.2f}"
+    if low == 0 and high == math.inf:
+        return text, "any"
+    return text, f"{low:.2f} to {high:.2f}" if high < math.inf else f"above {low:.2f}"
+
+
+def results_table(results: Results) -> Table:
+    """Return the scores of every arm at every budget, over fresh seeds."""
+    config = results.plan.config
+    metrics = list(dict.fromkeys([config.measure, "loss"]))
+    rows = []
+    for arm in results.plan.study.arms:
+        for budget in config.budgets:
+            found = list(results.fresh(arm, budget).values())
+            if found:
+                cells = [
+                    spread_text([row.metrics[name] for row in found if name in row.metrics])
+                    for name in metrics
+                ]
+                seconds = [row.seconds for row in found if row.seconds]
+                costs = [count_text(found[0].flops), duration(fmean(seconds)) if seconds else ""]
+                rate = results.rate(arm)
+                rows.append([arm.title, count_text(budget), f"{rate:g}", str(len(found)), *cells, *costs])
+    head = ["arm", "tokens", "rate", "seeds", *metrics, "FLOPs", "time"]
+    note = "Means and standard deviations over fresh seeds, at the best rate of each arm."
+    return Table("results", "Results", head, rows, note=note)
+
+
+def factor_table(results: Results) -> Table:
+    """Return how many times less every arm costs than the reference at an equal score."""
+    study, measure = results.plan.study, results.plan.config.measure
+    kinds = [(cost, metric) for metric in dict.fromkeys([measure, "loss"]) for cost in COSTS]
+    rows = []
+    for size in study.sizes:
+        arms = [arm for arm in study.arms if arm.size == size]
+        reference = next(arm for arm in arms if arm.name == study.reference)
+        for arm in arms:
+            if arm is not reference:
+                found = [factor_cells(factor(results, arm, reference, *kind)) for kind in kinds]
+                rows.append(
+                    [arm.title, *(f"{value} ({interval})" if value else "" for value, interval in found)]
+                )
+    head = ["arm", *(f"{cost} to {metric}" for cost, metric in kinds)]
+    note = (
+        f"How many times less each arm needs than {study.reference} for the highest score that both reach, "
+        "with 95 % intervals; above 1 the arm is better. Curves go through the means at the budgets, on a "
+        "logarithmic axis; intervals are from a bootstrap over seeds, with Student's t."
+    )
+    return Table("factors", f"Cost of an equal score, against {study.reference}", head, rows, note=note)
+
+
+def comparison_table(found: Sequence[Comparison], metric: str) -> Table:
+    """Return the differences from the reference at the largest budget, with tests."""
+    rows = []
+    for each in found:
+        if each.difference is not None:
+            low, high = each.difference.interval()
+            interval = "" if math.isinf(high) else f"{low:+.4f} to {high:+.4f}"
+            p, adjusted = ("" if value is None else f"{value:.3f}" for value in (each.p, each.adjusted))
+            cells = [str(each.difference.seeds), f"{each.difference.value:+.4f}", interval, p, adjusted]
+            rows.append([each.arm.title, *cells])
+    head = ["arm", "seeds", "difference", "95 % interval", "p", "p (Holm)"]
+    title = (
+        f"{metric.capitalize()} at the largest budget, against {found[0].reference.name}" if found else metric
+    )
+    note = (
+        f"Above 0 the arm is better ({better(metric)}). Differences are paired by seed; p is of an exact "
+        "permutation test, which cannot come below 0.1 with three seeds of both and 0.029 with four, then "
+        "corrected for the number of arms."
+    )
+    return Table("tests", title, head, rows, note=note)
+
+
+def rate_table(results: Results) -> Table:
+    """Return the score of every arm at every rate, from the runs that rates are chosen by."""
+    config, plan = results.plan.config, results.plan
+    rows = []
+    for arm in plan.study.arms:
+        tried = [results.row(arm, rate, plan.seed, config.budgets[-1]) for rate in config.rates]
+        best = results.rate(arm)
+        rows.append(
+            [
+                arm.title,
+                *map(_score_text, tried, [config.measure] * len(tried)),
+                "" if best is None else f"{best:g}",
+            ]
+        )
+    at = f"{config.measure.capitalize()} at {count_text(config.budgets[-1])} tokens"
+    note = f"{at}, with one seed, which is not used again."
+    return Table(
+        "rates", "Learning rates", ["arm", *(f"{rate:g}" for rate in config.rates), "best"], rows, note=note
+    )
+
+
+def arm_table(results: Results) -> Table:
+    """Return the costs of all arms against those of the base, and how their shapes were changed for it."""
+    arms = results.plan.study.arms
+    measures = list(dict.fromkeys(r.measure for arm in arms for r in arm.residuals))
+    rows = []
+    for arm in arms:
+        known = {residual.measure: percent(residual.percent) for residual in arm.residuals}
+        rows.append(
+            [arm.title, *(known.get(name, "") for name in measures), f"{arm.distance:.2f}", arm.changes]
+        )
+    head = ["arm", *measures, "distance", "changed sizes"]
+    note = (
+        f"Costs relative to {results.plan.config.base}; changed sizes and the distance are from the shape "
+        "that each arm was derived with: doubling the width, the heads, the head size, the active experts or "
+        "the hidden size counts 1, the number of experts 1/4."
+    )
+    return Table("arms", "Arms", head, rows, (0, len(head) - 1), note)
+
+
+def spread_text(values: Sequence[float]) -> str:
+    """Return a mean with its standard deviation."""
+    if len(values) < 2:
+        return f"{values[0]:.4f}" if values else ""
+    return f"{fmean(values):.4f} ± {stdev(values):.4f}"
+
+
+def _stability(results: Results) -> Iterator[list[str]]:
+    """Yield Kendall's tau between the largest and every smaller budget, and between sizes."""
+    config, study = results.plan.config, results.plan.study
+    for size in study.sizes:
+        arms = [arm for arm in study.arms if arm.size == size]
+        for budget in config.budgets[:-1]:
+            pairs = [(_mean(results, arm, budget), _mean(results, arm, config.budgets[-1])) for arm in arms]
+            names = [_sized(count_text(each), size) for each in (budget, config.budgets[-1])]
+            yield from _tau(names, pairs)
+    for one, other in zip(study.sizes, study.sizes[1:], strict=False):
+        both = [[arm for arm in study.arms if arm.size == size] for size in (one, other)]
+        means = [
+            (_mean(results, a, config.budgets[-1]), _mean(results, b, config.budgets[-1]))
+            for a, b in zip(*both, strict=True)
+        ]
+        yield from _tau([one, other], means)
+
+
+def _tau(names: Sequence[str], pairs: Sequence[tuple[float | None, float | None]]) -> Iterator[list[str]]:
+    known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if len(known) >= 3:
+        tau = kendall([a for a, _ in known], [b for _, b in known])
+        yield [*names, str(len(known)), f"{tau:.2f}"]
+
+
+def _mean(results: Results, arm: StudyArm, budget: int) -> float | None:
+    found = [score(row, results.plan.config.measure) for row in results.fresh(arm, budget).values()]
+    return fmean(found) if found else None
+
+
+def _score_text(row: Row | None, metric: str) -> str:
+    if row is None:
+        return ""
+    return "crashed" if row.crashed else f"{row.metrics[metric]:.4f}"
+
+
+def _sized(text: str, size: str) -> str:
+    return f"{text}, {size}" if size else text
+
+
+def _named(row: Row) -> str:
+    return f"{row.arm} {row.size}".strip()

@@ -1,0 +1,90 @@
+"""Kill a study at each of its durable steps in turn, repeat it, and compare with one left alone.
+
+A process of its own, since it forks: `kill_study.py FOLDER STRIDE` takes every STRIDE-th step and prints how
+many there are.
+"""
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from fake_training import FakeTraining
+from studies import toy_study
+
+from search.study.rows import Rows, read_rows
+from search.study.run import run_study
+
+_replace, _add = os.replace, Rows.add
+
+
+class Killer:
+    """Counts durable steps; at number `at` the process dies, before it, after it or amid it."""
+
+    def __init__(self, at: int) -> None:
+        self.left, self.stage = at, at % 3
+        os.fsync = lambda file: None
+        os.replace = self.replace
+        Rows.add = lambda rows, row: self.add(rows, row)
+
+    def due(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+    def replace(self, old, new) -> None:
+        due = self.due()
+        if not due or self.stage:
+            _replace(old, new)
+        if due:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def add(self, rows, row) -> bool:
+        due = self.due()
+        added = _add(rows, row) if not due or self.stage else False
+        if due and self.stage == 2:
+            # only a part of the line was written
+            text = rows.path.read_bytes()
+            rows.path.write_bytes(text[: text.rfind(b"\n", 0, -1) + 20])
+        if due:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return added
+
+
+def child(study, folder, at=None) -> bool:
+    """Run the study in a process of its own; return whether it came to its end."""
+    pid = os.fork()
+    if pid == 0:
+        if at is not None:
+            Killer(at)
+        run_study(study, folder, folder / "rows.jsonl", FakeTraining())
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def results(folder):
+    return sorted(
+        (row.cell, row.budget, tuple(row.metrics.items())) for row in read_rows(folder / "rows.jsonl")
+    )
+
+
+def main(root: Path, stride: int) -> None:
+    study = toy_study(root, "rates=[1e-3]", "seeds=1")
+    assert child(study, root / "whole")
+    whole, at = results(root / "whole"), 1
+    assert len(whole) == 8
+    while not child(study, root / "killed", at):
+        assert child(study, root / "killed")
+        assert results(root / "killed") == whole, at
+        assert len((root / "killed" / "rows.jsonl").read_text().splitlines()) == 8, at
+        # nothing was trained twice, except for what had no checkpoint yet
+        log = (root / "killed" / "work.log").read_text().splitlines()
+        assert len(set(log)) == 8, (at, log)
+        assert len(log) <= 9, (at, log)
+        shutil.rmtree(root / "killed")
+        at += stride
+    print(at)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

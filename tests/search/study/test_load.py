@@ -1,0 +1,79 @@
+"""Study files: what they may say, and what is wrong with the others."""
+
+import pytest
+from studies import STUDY, toy_study
+
+from composer.settings.errors import SpecError
+
+CLAIM = "claims: [{{arm: looped, against: untied{}}}]\n"
+
+
+def test_every_arm_is_matched_to_the_base_and_trained_as_it_is(tmp_path):
+    study = toy_study(tmp_path)
+    looped, untied = study.arms
+    assert looped.changes == "nothing"
+    assert looped.residuals[0].percent == 0
+    assert all(residual.holds for residual in untied.residuals)
+    assert {arm.spec.train for arm in study.arms} == {looped.spec.train}
+
+
+def test_derived_arms_and_sizes(tmp_path):
+    text = STUDY.replace("untied: {set", "own: {derive: untied}\n  untied: {set")
+    text += "sizes: {small: [], large: ['blocks.mlp.hidden=128']}\n"
+    study = toy_study(tmp_path, text=text)
+    assert [arm.title for arm in study.arms] == [
+        f"{name} {size}" for size in ("small", "large") for name in ("looped", "own", "untied")
+    ]
+    assert study.arms[4].spec.blocks["mlp"].hidden == 128
+    assert study.arms[1].spec.stages[0].stack == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            STUDY.replace("budgets: [4Ki, 8Ki]", "budgets: [8Ki, 4Ki]"),
+            "budgets in ascending order, each once",
+        ),
+        (STUDY.replace("rates: [1e-3, 2e-3]", "rates: []"), "study.yaml:8:8  rates: expected a list"),
+        (
+            STUDY.replace("seeds: 2", "seed: 2"),
+            "study.yaml:9:1  seed: expected a known key, got seed (did you mean seeds?",
+        ),
+        (STUDY.replace("base.yaml", "bas.yaml"), "study.yaml:3:7  base: file not found"),
+        (STUDY.replace("base: base.yaml\n", ""), "base: "),
+        (STUDY + "warmup: 4000\n", "a warmup that ends before the first budget decays"),
+        (
+            STUDY + "measure: acuracy\n",
+            "study.yaml:11:10  measure: expected a score that the task hop measures",
+        ),
+        (STUDY + "reference: loped\n", "(did you mean looped?)"),
+        (STUDY + CLAIM.format("").replace("untied", "none"), "claims.0.against: expected one of the arms"),
+        (STUDY + CLAIM.format("").replace("untied", "looped"), "claims.0.against: expected another arm"),
+        (STUDY + CLAIM.format(", measure: tokens"), "claims.0.measure: expected tokens_to_"),
+        (STUDY + CLAIM.format(", measure: tokens_to_speed"), "claims.0.measure: expected a score that"),
+        (STUDY.replace("stack: 2", "stak: 2"), "study.yaml:7:11  arms.untied: stages.0"),
+        (
+            STUDY.replace("looped: {}", "looped: {derive: dra}"),
+            "an arm that can be derived from base.yaml: dr-da",
+        ),
+        (
+            STUDY.replace("looped: {}", "looped: {derive: dr, set: []}").replace("set: []", "match: []"),
+            "derive alone",
+        ),
+        (
+            STUDY.replace("[flops_per_token]", "[params, flops_per_token]"),
+            "a shape that costs as much as the base",
+        ),
+    ],
+)
+def test_a_bad_study_is_refused_with_the_place(tmp_path, text, told):
+    with pytest.raises(SpecError) as error:
+        toy_study(tmp_path, text=text)
+    assert told in str(error.value)
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    with pytest.raises(SpecError) as error:
+        toy_study(tmp_path, "measure=x", "reference=y", "arms.untied.set=['a=1']")
+    assert len(error.value.faults) == 3

@@ -1,0 +1,120 @@
+"""Running a study: which runs, in which order, resumed and changed."""
+
+import json
+
+import pytest
+from fake_training import FakeTraining, kills
+from studies import toy_study
+
+from search.errors import Crash, SearchError
+from search.study.command import note_stale
+from search.study.plan import Plan
+from search.study.rows import read_rows
+from search.study.run import run_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return toy_study(tmp_path_factory.mktemp("study"))
+
+
+def run(study, folder, train=None):
+    train = train or FakeTraining()
+    run_study(study, folder, folder / "rows.jsonl", train)
+    return train.calls if isinstance(train, FakeTraining) else None
+
+
+def test_arms_are_tried_at_all_rates_then_at_their_best_with_fresh_seeds(study, tmp_path):
+    run(study, tmp_path)
+    rows = read_rows(tmp_path / "rows.jsonl")
+    assert len(rows) == 2 * (2 + 2) * 2
+    results = Plan(study).results(rows)
+    for arm in study.arms:
+        tried = {
+            row.rate: row.metrics["accuracy"]
+            for row in rows
+            if row.arm == arm.name and row.seed == 0 and row.budget == 8192
+        }
+        assert results.rate(arm) == max(tried, key=tried.get)
+        fresh = [row for row in rows if row.arm == arm.name and row.seed]
+        assert {row.rate for row in fresh} == {results.rate(arm)}
+        assert sorted(results.fresh(arm, 4096)) == [1, 2]
+    # seeds come outermost
+    assert [row.seed for row in rows] == sorted(row.seed for row in rows)
+
+
+def test_one_run_serves_all_budgets_and_a_longer_one_goes_on_from_it(study, tmp_path):
+    calls = run(study, tmp_path)
+    assert [(start, end) for _, start, end in calls[:2]] == [(0, 4096), (4096, 8192)]
+    longer = toy_study(tmp_path, "budgets=[4Ki, 8Ki, 16Ki]")
+    assert {(start, end) for _, start, end in run(longer, tmp_path)} >= {(8192, 16384)}
+    assert run(longer, tmp_path) == []
+
+
+def test_rows_alone_are_enough_to_go_on_elsewhere(study, tmp_path):
+    run(study, tmp_path / "here")
+    lines = (tmp_path / "here/rows.jsonl").read_text().splitlines(keepends=True)
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "space.txt").write_text("study: toy\n")
+    (there / "rows.jsonl").write_text("".join(lines[:-1]))
+    calls = run(study, there)
+    # the last budget of the last run, from its start
+    assert [(start, end) for _, start, end in calls] == [(0, 8192)]
+    assert len(read_rows(there / "rows.jsonl")) == len(lines)
+
+
+def test_a_changed_arm_is_trained_again_and_its_old_rows_are_told(study, tmp_path, capsys):
+    run(study, tmp_path)
+    other = toy_study(
+        tmp_path, "arms.untied.set=['stages=[{stack: 3, step: [seq, mlp]}]']", "arms.untied.match=[]"
+    )
+    note_stale(other, tmp_path / "rows.jsonl")
+    told = capsys.readouterr().err
+    assert "8 rows are not used: untied was trained with another spec" in told
+    assert "looped" not in told
+    assert {name.rpartition("/")[2].split("-")[0] for name, *_ in run(other, tmp_path)} == {"untied"}
+
+
+def test_a_run_that_cannot_be_trained_is_a_row_and_the_others_go_on(study, tmp_path):
+    def fault(spec, tokens):
+        if spec.train.lr == 2e-3 and spec.stages[0].recur:
+            raise Crash("the loss is nan")
+
+    run(study, tmp_path, FakeTraining(fault))
+    rows = read_rows(tmp_path / "rows.jsonl")
+    crashed = [row for row in rows if row.crashed]
+    assert {(row.arm, row.rate, row.crashed) for row in crashed} == {("looped", 2e-3, "the loss is nan")}
+    looped, _ = study.arms
+    assert Plan(study).results(rows).rate(looped) == 1e-3
+
+
+def test_a_study_whose_runs_all_crash_stops_with_their_reasons(study, tmp_path):
+    def fault(spec, tokens):
+        raise Crash("no memory")
+
+    with pytest.raises(SearchError, match=r"3 runs in a row could not be trained:\n.*no memory"):
+        run(study, tmp_path, FakeTraining(fault))
+
+
+def test_a_torn_last_line_is_repaired_and_another_bad_line_refused(study, tmp_path):
+    run(study, tmp_path)
+    path = tmp_path / "rows.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:-40])
+    assert len(read_rows(path)) == len(whole.splitlines()) - 1
+    run(study, tmp_path)
+    assert sorted(path.read_text().splitlines()[:-1]) == sorted(whole.splitlines()[:-1])
+    json.loads(path.read_text().splitlines()[-1])
+    path.write_text('{"arm": "x"}\n' + whole)
+    with pytest.raises(SearchError, match=r"rows.jsonl:1: expected a row of a study"):
+        read_rows(path)
+
+
+@pytest.mark.slow
+def test_a_study_killed_at_any_durable_step_ends_like_one_left_alone(tmp_path):
+    assert kills("kill_study.py", tmp_path, 1) > 30
+
+
+def test_a_study_killed_at_some_durable_steps_ends_like_one_left_alone(tmp_path):
+    assert kills("kill_study.py", tmp_path, 9) > 30
