@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from composer.costs.base.units import count_text, duration
-from search.report.chart import Chart, label, n, path, scale, spread, width_of
+from composer.page.chart import Chart, label, n, path, scale, spread, width_of
 from search.study.config import COSTS
 from search.study.load import StudyArm
 from search.study.plan import Results

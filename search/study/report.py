@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 
 from composer.costs.base.units import count_text, duration
+from composer.page.document import Section, document
+from composer.page.markup import alternatives, figure, table, warn
 from composer.training.folder.files import write_text
-from search.report.markup import alternatives, figure, table, warn
-from search.report.page import document
-from search.report.sections import Section
 from search.study.charts import claims, curves
 from search.study.load import Study
 from search.study.plan import Plan, Results
@@ -43,7 +43,9 @@ def write_report(study: Study, folder: Path, rows: Path) -> Results:
         write_text(folder / FIGURES / f"{name.replace(' ', '-')}.svg", chart.svg(alone=True))
     write_text(folder / MARKDOWN, markdown(results, made))
     parts = list(_sections(results, judged, made))
-    write_text(folder / PAGE, document(f"Study {study.config.name}", _header(results, judged), parts, {}))
+    script = files("search.report").joinpath("page.js").read_text(encoding="utf-8")
+    page = document(f"Study {study.config.name}", _header(results, judged), parts, script, {})
+    write_text(folder / PAGE, page)
     return results
 
 
