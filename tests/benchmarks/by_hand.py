@@ -13,6 +13,8 @@ SPECS = {
     "gpt2": ["model.dropout=0"],
     "llama": [],
     "denseformer": [],
+    "muddformer": [],
+    "deepcrossattention": [],
     "attention-residuals": [],
     "universal-transformer": [],
     "late-recurrence": ["stages.1.recur=4"],
@@ -28,10 +30,11 @@ def loss(spec, w, tokens, targets):
     x = x * (math.sqrt(model.width) if model.embedding_scale == "sqrt_width" else model.embedding_scale)
     if model.positions == "learned":
         x = x + w["positions"][: tokens.shape[1]]
+    ponder = []
     for number, stage in enumerate(spec.stages):
-        x = _stage(spec, stage, w, f"stages.{number}", x)
+        x = _stage(spec, stage, w, f"stages.{number}", x, ponder)
     logits = F.linear(_norm(spec, w, "norm", x), w["embedding" if model.tie_embeddings else "head"])
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten()) + sum(ponder)
 
 
 def _norm(spec, w, name, x):
@@ -44,24 +47,34 @@ def _linear(w, name, x):
     return F.linear(x, w[name], w.get(f"{name}_bias"))
 
 
-def _stage(spec, stage, w, path, x):
+def _stage(spec, stage, w, path, x, ponder):
     norm, residual = (getattr(stage, key) or getattr(spec.model, key) for key in ("norm", "residual"))
     values, partial, memory, start = [x], [], {}, x
-    size = {"sublayers": 1, "blocks": len(stage.step)}.get(getattr(residual, "over", None), 0)
+    over = getattr(residual, "over", None)
+    size = {"sublayers": 1, "blocks": len(stage.step)}.get(over, over)
+    halting = _Halting(x, stage.halt) if stage.halt.name == "act" else None
     for n in range(stage.trips):
         at = f"{path}.step" if stage.tied else f"{path}.layers.{n}"
         if stage.inject.name == "add" and n:
             x = x + start
         if stage.step_code.name == "sinusoidal":
             x = x + _code(n, spec.model.width)
+        share = halting and halting.share(F.linear(x, w[f"{at}.halt"], w[f"{at}.halt_bias"]).sigmoid())
         for number, entry in enumerate(stage.step):
             here = f"{at}.{number}"
             if not isinstance(entry, str):
-                x = _stage(spec, entry, w, here, x)
+                x = _stage(spec, entry, w, here, x, ponder)
                 continue
+            read = x
             if residual.name == "mix" and number % residual.period == 0:
-                x = _mix(residual, w[f"{here}.mix"], values + partial)
-            read = _norm(spec, w, f"{here}.norm", x) if norm.name != "post" else x
+                x, read = _read(spec.blocks[entry].type, residual, w, here, values + partial)
+            if isinstance(read, tuple):
+                read = tuple(
+                    _norm(spec, w, f"{here}.norm{view}", each)
+                    for view, each in zip(("", "_k", "_v"), read, strict=True)
+                )
+            elif norm.name != "post":
+                read = _norm(spec, w, f"{here}.norm", read)
             y = BLOCKS[spec.blocks[entry].type](spec.blocks[entry], w, f"{here}.{entry}", read, memory, n)
             y = _norm(spec, w, f"{here}.out_norm", y) if norm.name == "sandwich" else y
             x = _norm(spec, w, f"{here}.norm", x + y) if norm.name == "post" else x + y
@@ -69,14 +82,61 @@ def _stage(spec, stage, w, path, x):
                 partial = [x if residual.of == "states" else sum(partial) + y]
                 if (number + 1) % size == 0:
                     values, partial = values + partial, []
-    return _mix(residual, w[f"{path}.mix"], values) if residual.name == "mix" else x
+        if halting:
+            halting.state = share * x + (1 - share) * halting.state
+    if halting:
+        ponder.append(stage.halt.act * (halting.updates + halting.remainders).mean())
+        return halting.state
+    return _mixes(residual, w, path, ["mix"], values)[0] if residual.name == "mix" else x
 
 
-def _mix(residual, weight, values):
-    stacked = torch.stack(values)
+class _Halting:
+    """Adaptive computation time of all tokens."""
+
+    def __init__(self, x, halt):
+        self.state, self.threshold = torch.zeros_like(x), halt.threshold
+        self.halted = self.remainders = self.updates = x.new_zeros(*x.shape[:-1], 1)
+
+    def share(self, p):
+        """Return how much of a token's next state is taken, where it stops with probability p."""
+        runs = self.halted < 1
+        stops = runs & (self.halted + p > self.threshold)
+        rest = 1 - self.halted
+        self.remainders = torch.where(stops, rest, self.remainders)
+        self.updates = self.updates + runs
+        self.halted = torch.where(stops, 1.0, self.halted + p * runs)
+        return torch.where(stops, rest, p * runs)
+
+
+def _read(kind, residual, w, at, values):
+    """Return the state, and what a block reads, for queries, keys and values if these are mixed apart."""
+    if not residual.views or kind != "sequence_attention":
+        (x,) = _mixes(residual, w, at, ["mix"], values)
+        return x, x
+    if "q" not in residual.views:
+        q, k, v = _mixes(residual, w, at, ["mix", "mix_k", "mix_v"], values)
+        return q, (q, k, v)
+    *views, x = _mixes(residual, w, at, ["mix_q", "mix_k", "mix_v", "mix_residual"], values)
+    return x, tuple(views)
+
+
+def _mixes(residual, w, at, names, values):
+    stacked, count = torch.stack(values), len(values)
+    size = stacked.shape[-1:]
+    if residual.mix == "token":
+        hidden = F.gelu(F.linear(F.rms_norm(values[-1], size, None, 1e-6), w[f"{at}.mix_up"]))
+        shares = [F.linear(hidden, w[f"{at}.{name}_down"]) + w[f"{at}.{name}"][:, 0] for name in names]
+        return [torch.einsum("nbsd,bsn->bsd", stacked, each[..., :count].flip(-1)) for each in shares]
+    return [_mix(residual, w, f"{at}.{name}", stacked, size) for name in names]
+
+
+def _mix(residual, w, name, stacked, size):
     if residual.mix == "static":
-        return (weight[: len(values)].flip(0)[:, :, None, None] * stacked).sum(0)
-    scores = F.rms_norm(stacked, stacked.shape[-1:], weight, 1e-6).sum(-1, keepdim=True)
+        return (w[name][: len(stacked)].flip(0)[:, :, None, None] * stacked).sum(0)
+    query = w[f"{name}_query"] if residual.mix == "relu_query" else w[name]
+    scores = F.rms_norm(stacked, size, query, 1e-6).sum(-1, keepdim=True)
+    if residual.mix == "relu_query":
+        return ((scores.clamp(min=0) + w[name][: len(stacked)].flip(0)[:, None, None]) * stacked).sum(0)
     return (scores.softmax(0) * stacked).sum(0)
 
 
@@ -94,10 +154,14 @@ def _turned(x, positions):
 
 
 def _attention(config, w, at, x, memory, n):
-    size = x.shape[-1] // config.heads
-    q, k, v = (_linear(w, f"{at}.{role}", x).unflatten(-1, (-1, size)) for role in ("query", "key", "value"))
+    views = x if isinstance(x, tuple) else (x, x, x)
+    size, roles = views[0].shape[-1] // config.heads, ("query", "key", "value")
+    q, k, v = (
+        _linear(w, f"{at}.{role}", each).unflatten(-1, (-1, size))
+        for role, each in zip(roles, views, strict=True)
+    )
     if config.rope:
-        positions = torch.arange(x.shape[1], dtype=x.dtype)
+        positions = torch.arange(q.shape[1], dtype=q.dtype)
         q, k = _turned(q, positions), _turned(k, positions)
     q, k, v = (each.transpose(1, 2) for each in (q, k, v))
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.shape[1] != q.shape[1])

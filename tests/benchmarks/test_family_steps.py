@@ -20,6 +20,9 @@ def contestants(name):
     model = ComposedModel(spec, torch_compile="off").train()
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     draw = torch.Generator().manual_seed(0)
+    for each in model.parameters():
+        # weights that start at 0 would hide others
+        each.data += 0.02 * torch.randn(each.shape, generator=draw)
     tokens, targets = torch.randint(spec.model.vocab, (2, SEQUENCES, spec.model.context), generator=draw)
     ours, theirs = lambda: model.loss(tokens, targets), lambda: loss(spec, held, tokens, targets)
     return model, ours, theirs

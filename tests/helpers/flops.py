@@ -7,6 +7,7 @@ import torch
 
 from blocks.depth_attention import reference
 from blocks.wiring.residual.mix import reference as mixes
+from blocks.wiring.residual.mix import relu_reference as relu_mixes
 from blocks.wiring.residual.mix import token_reference as token_mixes
 from composer.testing.flops import counted as plainly
 from composer.testing.flops import declared, grouped
@@ -127,9 +128,22 @@ def _weigh_by_token(*given, reads, heads):
     return _MixTwin.apply(plain, token, memory, reads, 2, dynamic, static, *own)
 
 
+def _rectify(*given, reads, heads):
+    *own, token, memory, static, query = given
+
+    def plain(values, static, query):
+        scores = _scores(values, query, heads).clamp(min=0)
+        shares = static[: len(values)].flip(0).T.unsqueeze(1)
+        fixed = torch.bmm(shares, values.permute(2, 0, 1)).squeeze(1).T
+        return _by_token(values, scores).view(*fixed.shape) + fixed
+
+    return _MixTwin.apply(plain, token, memory, reads, 2, static, query, *own)
+
+
 MIX_TWINS = {
     mixes: {"attend": _attend_values, "weigh": _weigh_values},
     token_mixes: {"weigh_by_token": _weigh_by_token},
+    relu_mixes: {"rectify": _rectify},
 }
 """The same for residual mixes, by the module of the reference."""
 

@@ -69,8 +69,13 @@ class Mix:
             hidden = activated("gelu", self.row.w[f"{at}.mix_up"] @ latest)
             dynamic = (self.row.w[f"{name}_down"] @ hidden).view(weight.shape)
             return (weight + dynamic)[: len(vectors), i // size].flip(0)
-        normed = [v / torch.sqrt((v * v).mean() + 1e-6) * weight for v in vectors]
-        return torch.stack([vector[i : i + size].sum() for vector in normed]).softmax(0)
+        query = self.row.w[f"{name}_query"] if self.residual.mix == "relu_query" else weight
+        normed = [v / torch.sqrt((v * v).mean() + 1e-6) * query for v in vectors]
+        scores = torch.stack([vector[i : i + size].sum() for vector in normed])
+        if self.residual.mix == "relu_query":
+            shares = self.row.w[name][: len(vectors), i : i + size].flip(0)
+            return [b + score.clamp(min=0) for b, score in zip(shares, scores, strict=True)]
+        return scores.softmax(0)
 
 
 def activated(kind, x):

@@ -69,6 +69,13 @@ STAGES = {
             "residual": {"mix": "static", "views": ["q", "v", "residual"], "period": 2},
         }
     ],
+    "deepcrossattention": [
+        {
+            "recur": 2,
+            "step": ["seq", "ffn", "depth"],
+            "residual": {"mix": "relu_query", "over": 2, "period": 2, "views": ["k", "v"], "heads": 2},
+        }
+    ],
     "softmax over states": [
         {"recur": 2, "step": ["seq", "ffn", "seq"], "residual": {**QUERY, "of": "states", "over": "blocks"}}
     ],
@@ -192,7 +199,7 @@ def test_other_numbers_of_steps_equal_a_model_built_with_them():
         ),
         ({"step": [{"use": "seq", "norm": "post"}, "ffn"]}, "beside norm: post"),
         ({"step": [{"use": "seq", "residual": "add"}, "ffn"]}, "expected mix, as in the stage"),
-        ({"residual": {"mix": "dynamic"}}, "expected learned_query, static or token"),
+        ({"residual": {"mix": "dynamic"}}, "expected learned_query, static, token or relu_query"),
     ],
 )
 def test_what_makes_no_sense_beside_a_mix_is_refused(stage, words):

@@ -36,9 +36,12 @@ class MixedResidual(Residual):
     returns. `learned_query` is a softmax over w . RMSNorm(value), as in attention residuals (arXiv
     2603.15031); at w = 0, where training begins, it is the mean. `static` has a learned number for each
     value, as DenseFormer has for each state (arXiv 2402.02622); training begins at the plain residual sum.
-    `token` adds to it W2 gelu(W1 RMSNorm(latest value)), as MUDDFormer does (arXiv 2502.12170), with W2 at 0
-    at the start. The numbers go by how many values ago one was made, so that they mean the same at each step;
-    early layers of a stack leave the rest of theirs unused.
+    `token` adds to it W2 gelu(W1 RMSNorm(latest value)), as MUDDFormer does (arXiv 2502.12170); W2 starts at
+    0. `relu_query` is b + ReLU(w . RMSNorm(value)), as in DeepCrossAttention (arXiv 2502.06785); b has a
+    number for each value and element, and w starts at 0.
+
+    Numbers go by how many values ago one was made, so that they mean the same at each step; early layers of
+    a stack leave the rest of theirs unused.
     """
 
     name = "mix"
@@ -111,7 +114,11 @@ class MixedResidual(Residual):
     def words(self, site: Site) -> str:
         """Say what is summed."""
         heads = f", {self.heads} heads" if self.heads > 1 else ""
-        how = {"learned_query": "a softmax over", "static": "a learned sum of"}.get(self.mix)
+        how = {
+            "learned_query": "a softmax over",
+            "static": "a learned sum of",
+            "relu_query": "a rectified sum of",
+        }.get(self.mix)
         how = how or "a sum, weighted by token, of"
         one, more = ("output", "sums") if self.of == "outputs" else ("state", "states")
         what = f"{one}s" if self.over == "sublayers" else f"blocks' {more}"

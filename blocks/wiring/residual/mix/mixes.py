@@ -10,9 +10,10 @@ from blocks.base.builder import Builder
 from blocks.ir.operation import ZEROS, Init, Value, Weight
 from blocks.primitives.activations import Gelu
 from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues
+from blocks.wiring.residual.mix.relu_operations import RectifyValues
 from blocks.wiring.residual.mix.token_operations import NormLatest, SumByToken
 
-Kind = Literal["learned_query", "static", "token"]
+Kind = Literal["learned_query", "static", "token", "relu_query"]
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,28 @@ class Mixes:
         return [self._add(name, hidden, len(names)) for name in names]
 
     def _add(self, name: str, hidden: Value | None, count: int) -> Value:
-        width, partial, dynamic = self.build.width, len(self.own) > 1, []
-        weight = Weight(name, (self.most, self.heads), self.start, decay=False)
+        width, partial, shape = self.build.width, len(self.own) > 1, (self.most, self.heads)
+        dynamic: list[Value] = []
+        starts = [(name, self.start)]
         match self.kind:
             case "learned_query":
                 operation: MixValues = AttendValues(width, self.heads, partial)
-                weight = Weight(name, operation.weight_shapes()[0], ZEROS, decay=False)
+                starts = [(name, ZEROS)]
+            case "relu_query":
+                operation = RectifyValues(width, self.heads, self.most, partial)
+                starts.append((f"{name}_query", ZEROS))
             case "static":
                 operation = SumValues(width, self.heads, self.most, partial)
             case "token":
                 assert hidden is not None
-                shape, size = (self.most, self.heads), self.most * self.heads * count
-                dynamic = [self.build.project(hidden, f"{name}_down", shape, size, init=ZEROS, bias=False)]
-                operation = SumByToken(width, self.heads, self.most, partial)
-        return self.build.op(name, operation, *self.own, *dynamic, self.token, self.slots, weights=[weight])
+                size = self.most * self.heads * count
+                down = self.build.project(hidden, f"{name}_down", shape, size, init=ZEROS, bias=False)
+                dynamic, operation = [down], SumByToken(width, self.heads, self.most, partial)
+        shapes = operation.weight_shapes()
+        weights = [
+            Weight(role, each, start, decay=False) for (role, start), each in zip(starts, shapes, strict=True)
+        ]
+        return self.build.op(name, operation, *self.own, *dynamic, self.token, self.slots, weights=weights)
 
     def _hidden(self, size: int) -> Value:
         """Return gelu(W1 RMSNorm(latest value)), from which the weights of all mixes are projected."""

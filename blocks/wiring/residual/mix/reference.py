@@ -99,6 +99,19 @@ def weighted_sum(read: Sequence[Tensor], weights: Tensor) -> Tensor:
     return total
 
 
+def value_scores(read: Sequence[Tensor], query: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Return scores [values, batch, sequence, heads] and one over each RMS [.., 1], in fp32."""
+    shape, query = read[0].shape[:2], wide(query)
+    scores = torch.empty(len(read), *shape, heads, dtype=query.dtype, device=query.device)
+    scales = torch.empty(len(read), *shape, 1, dtype=query.dtype, device=query.device)
+    for number, value in enumerate(read):
+        full = wide(value)
+        torch.sum(split_heads(full * query, heads), -1, out=scores[number])
+        torch.linalg.vector_norm(full, dim=-1, keepdim=True, out=scales[number])
+    scales.square_().div_(read[0].shape[-1]).add_(EPS).rsqrt_()
+    return scores.mul_(scales), scales
+
+
 class _Write(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, token: Tensor, memory: ValueMemory, slot: int) -> Tensor:
@@ -121,7 +134,7 @@ class _Attend(torch.autograd.Function):
     ) -> Tensor:
         ctx.memory, ctx.reads, ctx.heads, ctx.made = memory, reads, heads, memory.running()
         read = values_read(own, memory.values[:reads])
-        scores, scales = _scores(read, query, heads)
+        scores, scales = value_scores(read, query, heads)
         ctx.save_for_backward(token, query, scores, scales, *own)
         return weighted_sum(read, scores.softmax(0)).to(own[0].dtype)
 
@@ -179,19 +192,6 @@ class _Weigh(torch.autograd.Function):
             into.addcmul_(split_heads(gradient, heads), shares[ago].unsqueeze(-1))
         returned = (made.to(value.dtype) for made, value in zip(by_own, own, strict=True))
         return torch.zeros_like(token), None, by_weights.to(weights.dtype), None, *returned
-
-
-def _scores(read: Sequence[Tensor], query: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Return scores [values, batch, sequence, heads] and one over each RMS [.., 1], in fp32."""
-    shape, query = read[0].shape[:2], wide(query)
-    scores = torch.empty(len(read), *shape, heads, dtype=query.dtype, device=query.device)
-    scales = torch.empty(len(read), *shape, 1, dtype=query.dtype, device=query.device)
-    for number, value in enumerate(read):
-        full = wide(value)
-        torch.sum(split_heads(full * query, heads), -1, out=scores[number])
-        torch.linalg.vector_norm(full, dim=-1, keepdim=True, out=scales[number])
-    scales.square_().div_(read[0].shape[-1]).add_(EPS).rsqrt_()
-    return scores.mul_(scales), scales
 
 
 def _by_weight(read: Sequence[Tensor], gradient: Tensor, heads: int) -> Tensor:

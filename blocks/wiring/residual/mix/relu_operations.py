@@ -1,0 +1,54 @@
+"""The operation of residual mixes that weigh each value by itself. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import ORIGIN, LoopIndex
+from blocks.ir.tensor_type import Shape
+from blocks.wiring.residual.mix.operations import MixValues
+
+_REFERENCE = "blocks.wiring.residual.mix.relu_reference"
+
+
+@dataclass(frozen=True)
+class RectifyValues(MixValues):
+    """The sum by b + ReLU(w . RMSNorm(value)): b for each distance and element, w for each head.
+
+    `most` is the number of values at most.
+    """
+
+    width: int
+    heads: int
+    most: int
+    partial: bool = False
+    reads: LoopIndex = ORIGIN
+
+    span: Literal["inclusive"] = "inclusive"
+    kernels = (Kernel("rectify_values", f"{_REFERENCE}:rectify", "elementwise, value by value"),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return b [most, width], the latest value's first, and w [width]."""
+        return (self.most, self.width), (self.width,)
+
+    def flops(self, at: CostContext) -> float:
+        """Three products of the width per value."""
+        return 6 * self.width * self.values(at)
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Read every value twice, for its score and for the sum."""
+        return 2 * super().traffic(at, given, made) - made
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the values that are in no slot, and in fp32 each value's scores and scale."""
+        return SavedTensors(inputs=tuple(range(self.own)), extra=4 * (self.heads + 1) * self.values(at))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The sum in fp32, a value and its weights; backward, a product, gradients of values in no slot."""
+        full, copy, weights = 4 * self.width, at.widened * self.width, 4 * self.heads
+        gradient = full if at.stream_bytes < 4 else 0
+        backward = (1 + self.own) * full + copy + 2 * weights + 4 + gradient
+        return WorkspaceBytes(self.saved(at).extra + full + copy + weights, backward, flow.given)
