@@ -239,8 +239,7 @@ class Builder(Operations):
         changes is not carried.
 
         Raises:
-            ValueError: the body collects values, and has operations that are active at some steps only, or
-                steps without gradients.
+            ValueError: the body collects values, and has steps without gradients.
         """
         if self._parent is None and self._outer_x is None:
             self._outer_x = entered or states[0]
@@ -256,8 +255,6 @@ class Builder(Operations):
         results = fill(body, *starts)
         assert len(results) == len(states), f"{name}: {len(states)} states, {len(results)} for the next step"
         changed = [n for n, start in enumerate(starts) if results[n] != start]
-        if body._collected and any(body.graph.node(each).active for each in body.graph):
-            raise ValueError(f"{name}: values cannot be collected where operations skip steps")
         if body._collected and self.next.backprop is not None:
             raise ValueError(f"{name}: values cannot be collected where steps have no gradients")
         outer_tokens = []

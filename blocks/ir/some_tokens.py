@@ -10,15 +10,13 @@ apart; costs do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
-from blocks.ir.kernel import Kernel
+from blocks.ir.counted import Counted
 from blocks.ir.operation import LoopIndex, Operation
-from blocks.ir.tensor_type import Shape, TensorType
 
 
 def chosen_of(tokens: int, share: float) -> int:
@@ -62,59 +60,13 @@ class PutsBack(Operation):
 
 
 @dataclass(frozen=True)
-class OnSome(Operation):
+class OnSome(Counted):
     """An operation on some of the tokens, with its costs per token of all."""
 
-    inner: Operation
     chooses: ChoosesTokens
 
     def _at(self, at: CostContext, share: float) -> CostContext:
         return replace(at, context=round(share * at.context), sequence=at.context)
-
-    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Types are inferred before costs are asked."""
-        raise NotImplementedError
-
-    def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return those of the operation."""
-        return self.inner.weight_shapes()
-
-    def arguments(self) -> dict[str, Any]:
-        """Return those of the operation."""
-        return self.inner.arguments()
-
-    def passes(self, output: int) -> int | None:
-        """Return that of the operation."""
-        return self.inner.passes(output)
-
-    def describe(self) -> str:
-        """Return the operation's name."""
-        return self.inner.describe()
-
-    @property
-    def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
-        """Those of the operation."""
-        return self.inner.kernels
-
-    @property
-    def reads_weights(self) -> bool:  # type: ignore[override]
-        """That of the operation."""
-        return self.inner.reads_weights
-
-    @property
-    def shares_storage(self) -> bool:  # type: ignore[override]
-        """That of the operation."""
-        return self.inner.shares_storage
-
-    @property
-    def gradients(self) -> Literal["own", "joint", "passed", "none"]:  # type: ignore[override]
-        """That of the operation."""
-        return self.inner.gradients
-
-    @property
-    def constants(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Those of the operation."""
-        return self.inner.constants
 
     def flops(self, at: CostContext) -> float:
         """Return the share of them."""
@@ -137,10 +89,6 @@ class OnSome(Operation):
         share, most = self.chooses.share(at.context), self.chooses.most(at.context)
         return share * self.inner.traffic(self._at(at, share), given / most, made / most)
 
-    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Return that of the operation."""
-        return self.inner.works_in(at)
-
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Return the share of it; `flow` is that of the values, which are counted per token of all."""
         share = self.chooses.most(at.context)
@@ -153,8 +101,3 @@ class OnSome(Operation):
         share: Any = self.chooses.most(at.context)
         found: int = share * self.inner.sequence_cache(self._at(at, share))
         return found
-
-
-def plain(operation: Operation) -> Operation:
-    """Return the operation itself, whatever tokens it runs on."""
-    return operation.inner if isinstance(operation, OnSome) else operation

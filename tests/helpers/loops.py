@@ -12,6 +12,7 @@ from blocks.ir.operation import Init, Operation, Weight, expect
 from blocks.ir.tensor_type import TensorType
 from blocks.primitives.operations import Sum
 from composer.graph.lowering import build as lowering
+from composer.language.schema.at import runs_at
 
 MASK = TensorType((1,), "bool")
 
@@ -137,6 +138,8 @@ def halting():
 
 def _naive_step(row, told, at, n, x):
     for place, entry in enumerate(told.step):
+        if not isinstance(entry, str) and n not in runs_at(entry.at, told.trips):
+            continue
         step = naive._Step([(n, told.trips, told.tied)], row.memory, {}, at, at)
         x = row.sublayer(told, entry, f"{at}.{place}", x, step)
     return x
@@ -155,7 +158,7 @@ def lowered(fill, reference):
     def naive_stage(self, told, path, x, loops, memory, place):
         if path != "stages.0":
             return naively(self, told, path, x, loops, memory, place)
-        self.memory = {}
+        self.memory, self.shares_first = {}, False
         return reference(self, told, path, x)
 
     with patch.object(lowering, "_stage", stage), patch.object(naive._Row, "stage", naive_stage):

@@ -191,15 +191,6 @@ def test_steps_that_cannot_be_are_refused(stage, fault):
         count(made(stage))
 
 
-def test_a_loss_of_each_step_is_refused_where_some_steps_are_skipped():
-    spec = tree(BLOCKS, {"recur": 3, "step": ["f", "d", "x", "s", at("1:", "e")]})
-    spec["model"]["loss"] = {"steps": "uniform"}
-    with pytest.raises(
-        SpecError, match=r"stages\.0\.step\.4\.at: expected all steps beside loss: steps, which"
-    ):
-        make(spec)
-
-
 def test_what_reads_every_sublayer_is_refused_where_some_are_skipped():
     stage = {"recur": 3, "step": ["f", at("1:", "s")], "residual": {"mix": "static"}}
     with pytest.raises(SpecError, match=r"stages\.0\.step\.1\.at: expected all steps beside residual: mix"):

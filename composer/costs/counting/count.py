@@ -14,11 +14,11 @@ from math import prod
 from typing import Any
 
 from blocks.ir.costs import CostContext
+from blocks.ir.counted import plain
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import largest
 from blocks.ir.numbers import total as sum_of
 from blocks.ir.operation import Operation
-from blocks.ir.some_tokens import plain
 from blocks.ir.walk import Place, graphs, graphs_of_passes, operations
 from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Project

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.counted import plain
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import total
 from blocks.ir.operation import LoopIndex, Operation, Value
-from blocks.ir.some_tokens import plain
 from blocks.ir.steps import OneStep
 from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Project
@@ -139,7 +139,7 @@ def step_of(
     data = graph.node(node)
     operation, inputs = data.op, data.inputs
     outputs = tuple(Value(node, output) for output in range(len(data.types)))
-    made = list(dict.fromkeys(storage(graph, value) for value in outputs))
+    made = [value for value in dict.fromkeys(storage(graph, each) for each in outputs) if value.node == node]
     sources = tuple(storage(graph, value) for value in inputs)
     wants = [
         value

@@ -110,7 +110,10 @@ def counted_inside(loop: Loop, inner: Kept) -> dict[int, int | None]:
     made = [storage(body, value) for value in body.outputs]
     found: dict[int, int | None] = {}
     for number, value in enumerate(made):
-        if value in inner.values and (number >= body.carried or value.node not in body.inputs):
+        collected, given = number >= body.carried, value.node in body.inputs
+        as_given = collected and value.node in body.inputs[body.carried :]
+        held = value in inner.values and (collected or not given)
+        if as_given or held:
             found[number] = None
         elif number >= body.carried and value in made[: body.carried]:
             state = made.index(value)
@@ -155,7 +158,14 @@ def returns_kept(graph: Graph, name: str, values: frozenset[Value]) -> bool:
 
 def storage(graph: Graph, value: Value) -> Value:
     """Return the first of the values that share the storage of this one."""
-    return Value(value.node) if graph.node(value.node).op.shares_storage else value
+    node = graph.node(value.node)
+    if isinstance(node.op, Loop) and value.output >= node.op.body.carried:
+        body = node.op.body
+        made = body.outputs[value.output].node
+        if made in body.inputs[body.carried :]:
+            # collected as it is given
+            return storage(graph, node.inputs[body.inputs.index(made)])
+    return Value(value.node) if node.op.shares_storage else value
 
 
 def bytes_of(graph: Graph, value: Value, sizes: Sizes) -> float:

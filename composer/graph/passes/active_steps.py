@@ -8,12 +8,13 @@ share their weights; layers of a stack have weights for what they run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
-from blocks.ir.graph import Graph, Loop, Segment
+from blocks.ir.counted import OfSegments
+from blocks.ir.graph import Graph, Loop, Node, Segment
 from blocks.ir.operation import LoopIndex, Operation, Value
 from blocks.ir.walk import graphs, operations
 from blocks.primitives.operations import Input
@@ -105,26 +106,39 @@ def segmented(graph: Graph) -> Graph:
         return graph
     made = graph.empty()
     moved: dict[Value, Value] = {}
+    parts: dict[Value, list[Value]] = {}  # of what a loop collected
     for name, operation, node in operations(graph):
         inputs = tuple(moved.get(value, value) for value in node.inputs)
         if not isinstance(operation, Loop):
-            made.put(name, replace(node, inputs=inputs))
+            made.put(name, _reading_parts(replace(node, inputs=inputs), parts))
             continue
         loop = replace(operation, body=segmented(operation.body))
         if _is_plain(loop):
             made.put(name, replace(node, op=loop, inputs=inputs))
             continue
-        values = [*inputs]
+        values, carried = [*inputs], loop.body.carried
         for segment, given, changed in _segments(name, loop):
             own = f"{name}@{segment.first}"
             inputs = tuple(values[position] for position in given)
-            types = tuple(node.types[position] for position in changed)
-            made.put(own, replace(node, op=segment, inputs=inputs, types=types))
+            types = [node.types[position] for position in changed]
+            types += [replace(each, shape=(segment.trips, *each.shape[1:])) for each in node.types[carried:]]
+            made.put(own, replace(node, op=segment, inputs=inputs, types=tuple(types)))
             for output, position in enumerate(changed):
                 values[position] = Value(own, output)
-        moved |= {Value(name, output): values[output] for output in range(loop.body.carried)}
+            for number in range(len(node.types) - carried):
+                parts.setdefault(Value(name, carried + number), []).append(Value(own, len(changed) + number))
+        moved |= {Value(name, output): values[output] for output in range(carried)}
     made.outputs = [moved.get(value, value) for value in graph.outputs]
     return made
+
+
+def _reading_parts(node: Node, parts: Mapping[Value, Sequence[Value]]) -> Node:
+    """Return a node that reads, in the place of what a loop collected, what its segments did."""
+    if not any(value in parts for value in node.inputs):
+        return node
+    inputs = [parts.get(value, [value]) for value in node.inputs]
+    counts = tuple(map(len, inputs))
+    return replace(node, op=OfSegments(node.op, counts), inputs=tuple(chain.from_iterable(inputs)))
 
 
 def _is_uniform(body: Graph) -> bool:
@@ -197,7 +211,7 @@ def _segments(name: str, loop: Loop) -> Iterator[tuple[Segment, list[int], list[
         first, after = steps[0], steps[-1] + 1
         body = _rebased(_without(loop.body, skipped, first), loop, first, after)
         body, given, changed = _trimmed(_unmarked(body) if is_frozen else body)
-        if changed:
+        if changed or body.outputs:
             parts.append((first, after - first, body, given, changed, is_frozen))
     # layers of a stack share no weights; what steps without gradients prepare goes with the last others
     named = [frozenset(nodes(body) if loop.tied and not still else ()) for _, _, body, _, _, still in parts]
@@ -244,9 +258,12 @@ def _with_indices(operation: Any, loop: Loop, first: int, after: int) -> Operati
 
 
 def _trimmed(body: Graph) -> tuple[Graph, list[int], list[int]]:
-    """Return a body whose carried values all change, with the inputs it keeps and the changed ones."""
+    """Return a body whose carried values all change, with the inputs it keeps and the changed ones.
+
+    What it collects stays.
+    """
     changed = [n for n in range(body.carried) if body.outputs[n] != Value(body.inputs[n])]
-    outputs = [body.outputs[n] for n in changed]
+    outputs = [*(body.outputs[n] for n in changed), *body.outputs[body.carried :]]
     returned = {value.node for value in outputs}
     constant = [
         n

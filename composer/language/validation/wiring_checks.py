@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.wiring import Site, WiringConfig, acts_on_stage
-from blocks.wiring.loss import Loss
 from composer.language.schema.at import runs_at
 from composer.language.schema.levels import Options, entry_options, shared_keys, site, sublayer_places
 from composer.language.schema.recur import Recur
@@ -46,8 +45,6 @@ def wiring_problems(
             yield from _stage(stage, path, around)
             yield path, _running_apart(stage, blocks)
             yield path, _needing_all_tokens(stage, blocks, around)
-            if stage is last:
-                yield path, _beside_read_steps(stage, model.wiring().get(Loss.key))
         if isinstance(stage.step, tuple):
             inner = ((each, (*path, "step", i)) for i, each in enumerate(stage.step))
             left += [(each, here) for each, here in inner if isinstance(each, Stage)]
@@ -111,16 +108,6 @@ def _unskippable(at: Any, options: Options) -> Iterator[Problem]:
         if isinstance(at, str) and option.unskippable:
             expected = f"all steps beside {option.key}: {option.name}, {option.unskippable}"
             yield Problem("at", expected, at)
-
-
-def _beside_read_steps(stage: Stage, loss: Any) -> Iterator[Problem]:
-    """Refuse `at` in a stage whose states a loss reads step by step, which costs do not count yet."""
-    if not isinstance(loss, Loss) or not loss.reads_steps:
-        return
-    for i, entry in enumerate(stage.step):
-        if isinstance(entry, BlockUse | Parallel | Stage) and isinstance(entry.at, str):
-            expected = f"all steps beside loss: {loss.name}, which reads the state after each"
-            yield Problem(f"step.{i}.at", expected, entry.at)
 
 
 def _running_apart(stage: Stage, blocks: Mapping[str, BlockConfig]) -> Iterator[Problem]:

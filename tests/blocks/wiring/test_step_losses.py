@@ -41,11 +41,14 @@ def gradients_of(loss, model):
     return dict(zip(weights, torch.autograd.grad(loss, [*weights.values()]), strict=True))
 
 
-@pytest.mark.parametrize("tied", [True, False])
+SOME = {"recur": 4, "step": [{"use": "s", "at": "::2"}, {"use": "d", "at": "::3"}, "f"]}
+
+
+@pytest.mark.parametrize(("tied", "stage"), [(True, None), (False, None), (True, SOME)])
 @pytest.mark.parametrize("weighting", WEIGHTS)
-def test_the_loss_is_the_mean_of_those_of_models_with_fewer_steps(weighting, tied):
-    model = compiled(spec_of({"steps": weighting}, tie_embeddings=tied))
-    plain = compiled(spec_of("last", tie_embeddings=tied))
+def test_the_loss_is_the_mean_of_those_of_models_with_fewer_steps(weighting, tied, stage):
+    model = compiled(spec_of({"steps": weighting}, stage, tie_embeddings=tied))
+    plain = compiled(spec_of("last", stage, tie_embeddings=tied))
     plain.load_state_dict(model.state_dict())
     tokens, targets = tokens_for(model.spec), targets_for(model.spec)
     each = []
