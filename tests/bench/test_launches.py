@@ -1,10 +1,15 @@
 """Launches, bytes and FLOPs of training steps on a GPU, counted on fake tensors."""
 
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from composer.bench.counting import machine_code
 from composer.bench.counting.launches import Launch
 from composer.bench.counting.step import DependsOnData, step_launches
 from composer.bench.counting.table import LEAST, modelled
@@ -70,4 +75,67 @@ def test_the_command_prints_both_tables(capsys):
     told = capsys.readouterr().out
     assert "composer, backward" in told
     assert "by hand, slots, step" in told
-    assert "forward: add_norm (Triton)" in told
+    assert "forward: primitives.add_norm" in told
+
+
+CODE = """
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+.L_x_1:
+        /*0010*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0020*/               @P0 BRA `(.L_x_2) ;
+.L_x_0:
+        /*0030*/                   LDG.E.U16 R8, desc[UR4][R2.64] ;
+        /*0040*/               @P1 BRA `(.L_x_0) ;
+        /*0050*/               @P2 BRA `(.L_x_1) ;
+.L_x_2:
+        /*0060*/                   EXIT ;
+.L_x_3:
+        /*0070*/                   BRA `(.L_x_3);
+"""
+
+
+def test_loops_and_loads_are_read_from_machine_code():
+    code = [*machine_code._instructions(CODE)]
+    assert len(code) == 8
+    assert [*machine_code._loops(code)] == [(3, 4), (1, 5)]
+    assert [machine_code._loaded(each) for each in code] == [0, 16, 0, 2, 0, 0, 0, 0]
+
+
+def test_a_multiprocessor_holds_what_registers_and_shared_memory_leave():
+    assert machine_code._alive(registers=32, warps=4, shared=0) == 64
+    assert machine_code._alive(registers=128, warps=4, shared=0) == 16
+    assert machine_code._alive(registers=32, warps=4, shared=100 * 1024) == 8
+
+
+@pytest.mark.slow
+def test_no_kernel_of_the_benchmark_spills_or_loads_by_the_piece(tmp_path):
+    script = (
+        "import json; from composer.bench.counting.machine_code import Compiled; "
+        "from composer.bench.counting.step import step_launches; "
+        "from composer.bench.measuring.spec import bench_spec; found = Compiled(); "
+        "step_launches(bench_spec(True, 16), watch=found); "
+        "print(json.dumps([[each.name, each.spilled, each.widest] for each in found.found.values()]))"
+    )
+    env = {
+        **os.environ,
+        "TRITON_INTERPRET": "0",
+        "TRITON_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(SPECS.parent),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=280, check=True
+    )
+    found = json.loads(done.stdout)
+    assert len(found) > 10
+    assert [name for name, spilled, _ in found if spilled] == []
+    # masks of experts are bytes, and their sums 4
+    narrow = {name for name, _, widest in found if widest < 16}
+    assert narrow <= {"expert_attention.scan", "expert_attention.unchoose"}
+
+
+def test_interpreted_kernels_have_no_code(monkeypatch, capsys):
+    from triton import knobs
+
+    monkeypatch.setattr(knobs.runtime, "interpret", True)
+    assert main(["launches", str(SPECS / "dreamer-tiny.yaml"), "--machine-code"]) == 1
+    assert "TRITON_INTERPRET" in capsys.readouterr().err

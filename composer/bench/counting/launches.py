@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from math import prod
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -23,7 +25,10 @@ Phase = Literal["forward", "backward"]
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel: its name, the bytes of what it reads and writes, its FLOPs, and what it multiplies in."""
+    """One kernel: its name, the bytes of what it reads and writes, its FLOPs, and what it multiplies in.
+
+    A Triton kernel of ours has its folder before its name.
+    """
 
     phase: Phase
     kernel: str
@@ -32,12 +37,28 @@ class Launch:
     fp32: bool = False
 
 
+@dataclass(frozen=True)
+class TritonLaunch:
+    """One launch of a Triton kernel: what it was given, by the kernel's own names, and how many programs.
+
+    `compile` has Triton compile it for these arguments, and returns its compiled kernel.
+    """
+
+    compile: Callable[[], Any]
+    name: str
+    given: Mapping[str, Any]
+    programs: int
+    bytes: float
+
+
 @dataclass
 class Launches:
-    """What was launched so far, and the phase that is running."""
+    """What was launched so far, and the phase that is running; `watch` hears of each Triton kernel."""
 
     made: list[Launch] = field(default_factory=list)
     phase: Phase = "forward"
+
+    watch: Callable[[TritonLaunch], None] | None = None
 
     def add(self, kernel: str, size: float, flops: float = 0.0, fp32: bool = False) -> None:
         """Note one launch."""
@@ -45,14 +66,18 @@ class Launches:
 
 
 @contextmanager
-def counted() -> Iterator[Launches]:
+def counted(watch: Callable[[TritonLaunch], None] | None = None) -> Iterator[Launches]:
     """Count what the context launches, on the fake tensors of `fake_gpu`. An ATen operator is one launch."""
-    found = Launches()
+    found, original = Launches(watch=watch), _kernel_class().run  # type: ignore[attr-defined]
 
     def run(kernel: Any, *arguments: Any, grid: Any = None, warmup: bool = False, **flags: Any) -> None:
         given = dict(zip(kernel.arg_names, arguments, strict=False)) | flags
-        name = kernel.fn.__name__.lstrip("_")
-        found.add(f"{name} (Triton)", _READS.get(name, _all)(given))
+        name = f"{kernel.fn.__module__.split('.')[-2]}.{kernel.fn.__name__.lstrip('_')}"
+        size = _READS.get(name, _all)(given)
+        found.add(name, size)
+        if found.watch is not None:
+            compile = partial(original, kernel, grid=grid, warmup=True, **given)
+            found.watch(TritonLaunch(compile, name, given, prod(grid), size))
 
     norm = patch.object(F, "rms_norm", _norm(found))
     with patch.object(_kernel_class(), "run", run), norm, _Counter(found):
@@ -155,9 +180,9 @@ def _later_reads(given: Mapping[str, Any]) -> float:
 
 
 _READS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
-    "forward": _first_slots,
-    "backward": _first_slots,
-    "pull": _later_reads,
+    "depth_attention.forward": _first_slots,
+    "depth_attention.backward": _first_slots,
+    "depth_attention.pull": _later_reads,
 }
 """Kernels that read a part of what they are given, or more."""
 

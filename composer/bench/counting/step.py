@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import extract_tb
@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from composer.bench.counting.fake_gpu import fake_gpu
-from composer.bench.counting.launches import Launch, counted
+from composer.bench.counting.launches import Launch, TritonLaunch, counted
 from composer.bench.rivals.handwritten import HandWritten, sizes
 from composer.bench.rivals.handwritten_depth import Way
 from composer.costs.memory.peak import trained_length
@@ -28,10 +28,14 @@ class DependsOnData(UserError):
     """What a step launches, or its sizes, depend on numbers that only the device has."""
 
 
-def step_launches(spec: Spec, by_hand: Way | None = None) -> list[Launch]:
+def step_launches(
+    spec: Spec, by_hand: Way | None = None, watch: Callable[[TritonLaunch], None] | None = None
+) -> list[Launch]:
     """Return the launches of a forward and a backward pass of one micro-batch, nothing recomputed.
 
     Weights are in fp32 under autocast to bf16, without gradients of an earlier step; no optimizer.
+
+    `watch` hears of each launch of a Triton kernel, and may compile it.
 
     Raises:
         DependsOnData: the host waits for numbers of the device, so no CUDA graph holds the step.
@@ -46,7 +50,7 @@ def step_launches(spec: Spec, by_hand: Way | None = None) -> list[Launch]:
             model = loss_of = HandWritten(sizes(spec), by_hand)  # type: ignore[assignment]
         _make_fake(model)
         tokens = torch.zeros(batch, length, dtype=torch.int64)
-        with _told_of_data(), counted() as found:
+        with _told_of_data(), counted(watch) as found:
             loss = loss_of(tokens, tokens.clone())
             torch.clear_autocast_cache()
             found.phase = "backward"

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from composer.bench.counting.launches import Launch
-from composer.costs.base.units import count_text, seconds_text
-from composer.costs.time.devices import Device
+from composer.bench.counting.machine_code import MachineCode
+from composer.costs.base.units import bytes_text, count_text, seconds_text
+from composer.costs.time.devices import NAMED, Device
 
 LEAST = 2e-6
 """Seconds that a launch takes however small it is."""
@@ -44,6 +45,26 @@ def by_kernel(launches: Iterable[Launch], device: Device) -> Iterator[Row]:
         kernels = [[*each] for _, each in groupby(ordered, lambda launch: launch.kernel)]
         kernels.sort(key=lambda each: -sum(modelled(launch, device) for launch in each))
         yield from (_row(f"{phase}: {each[0].kernel}", each, device) for each in kernels)
+
+
+def by_code(found: Iterable[MachineCode]) -> Iterator[Row]:
+    """Yield a row for each compiled kernel, in the order in which they were first launched."""
+    yield (
+        *("", "registers", "spilled", "warps", "load", "in flight", "instructions", "issued in"),
+        *(f"bytes at {NAMED[name].bandwidth / 1e12:.1f} TB/s" for name in ("h100", "h200")),
+    )
+    for code in found:
+        yield (
+            code.name,
+            str(code.registers),
+            f"{code.spilled} B",
+            f"{code.warps} of 64",
+            f"{code.widest} B",
+            bytes_text(code.in_flight),
+            str(code.instructions),
+            seconds_text(code.issue),
+            *(seconds_text(code.launch.bytes / NAMED[name].bandwidth) for name in ("h100", "h200")),
+        )
 
 
 def _row(name: str, launches: Sequence[Launch], device: Device) -> Row:

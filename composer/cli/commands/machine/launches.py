@@ -25,6 +25,12 @@ def launches(
     by_hand: Annotated[
         bool, typer.Option("--by-hand", help="Count the same model written by hand beside it.")
     ] = False,
+    machine_code: Annotated[
+        bool,
+        typer.Option(
+            "--machine-code", help="Compile the Triton kernels that it launches, and show their code."
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="The GPU whose rates give the modelled time.")] = "h100",
 ) -> None:
     """Count launches, bytes and FLOPs of one micro-batch forward and backward on a GPU, without one.
@@ -33,9 +39,14 @@ def launches(
     capability 9.0. An operator of PyTorch counts as one launch, and bytes as what each reads and writes. The
     modelled time is the sum over launches of bytes at the rate of copies or FLOPs at that of products, and at
     least 2 microseconds: no measurement. What a CUDA graph could not hold ends the command with the reason.
+
+    With --machine-code, of each kernel's largest launch: registers of a thread and what it spills, warps
+    alive on a multiprocessor, bytes of the widest load, bytes that a multiprocessor has in flight in a turn
+    of the longest loop, instructions of a warp, and the time to issue them all beside that to move the bytes.
     """
+    from composer.bench.counting.machine_code import Compiled
     from composer.bench.counting.step import step_launches
-    from composer.bench.counting.table import by_contestant, by_kernel
+    from composer.bench.counting.table import by_code, by_contestant, by_kernel
     from composer.bench.measuring.spec import bench_spec
     from composer.bench.parts.step import BY_HAND, checked
     from composer.cli.terminal.result import columns
@@ -44,10 +55,14 @@ def launches(
 
     at = named(device)
     spec = load(file, settings or ()) if file else bench_spec(True, 16, *(settings or ()))
-    found = {"composer": step_launches(spec)}
+    compiled = Compiled() if machine_code else None
+    found = {"composer": step_launches(spec, watch=compiled)}
     if by_hand:
         ways = BY_HAND if file is None or checked(spec) else {}
         found |= {name: step_launches(spec, way) for way, name in ways.items()}
     print("\n".join(columns(by_contestant(found, at))))
     print()
     print("\n".join(columns(by_kernel(found["composer"], at))))
+    if compiled is not None:
+        print()
+        print("\n".join(columns(by_code(compiled.found.values()))))

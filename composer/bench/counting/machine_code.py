@@ -1,0 +1,199 @@
+"""The machine code of Triton kernels for a Hopper, compiled without one: registers, spills, instructions."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from composer.bench.counting.fake_gpu import CAPABILITY
+from composer.bench.counting.launches import TritonLaunch
+from composer.settings.errors import UserError
+
+_SECONDS = 60
+_WARP = 32
+_REGISTERS, _WARPS, _PROGRAMS, _SHARED = 65536, 64, 32, 227 * 1024
+"""What one multiprocessor of a Hopper holds: registers, warps, programs, bytes of shared memory."""
+
+ISSUED = 132 * 4 * 1.755e9
+"""Instructions of warps that an H100 SXM issues per second: one by each of 132 x 4 schedulers."""
+
+
+_TURNS = {
+    "depth_attention.forward": "reads",
+    "depth_attention.backward": "reads",
+    "depth_attention.pull": "rows",
+}
+"""The argument that says how often the innermost loop of a kernel runs; others count as one turn."""
+
+
+class _Instruction(NamedTuple):
+    address: int
+    text: str
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """What one kernel was compiled to, for the arguments of one launch.
+
+    Attributes:
+        registers: of a thread.
+        spilled: bytes a thread spills.
+        warps: alive at once on a multiprocessor, of 64.
+        widest: bytes that a thread loads from global memory at once.
+        in_flight: bytes that a multiprocessor's warps load per turn of the longest loop, or in all code.
+        instructions: that a program's warp runs, its loops as often as the launch says.
+        issue: seconds that a launch takes by its instructions alone.
+    """
+
+    name: str
+    registers: int
+    spilled: int
+    warps: int
+    widest: int
+    in_flight: int
+    instructions: int
+    issue: float
+    launch: TritonLaunch
+
+
+class Compiled:
+    """Compiles each Triton kernel that it hears of for a Hopper, once for each kind of arguments."""
+
+    def __init__(self) -> None:
+        """Raise UserError where kernels are interpreted: then Triton compiles nothing."""
+        from triton import knobs
+
+        if knobs.runtime.interpret:
+            raise UserError(
+                "expected TRITON_INTERPRET not to be set: kernels that are interpreted have no code"
+            )
+        self.found: dict[Any, MachineCode] = {}
+
+    def __call__(self, launch: TritonLaunch) -> None:
+        """Compile the kernel of a launch; of launches of the same code the largest is kept."""
+        with _hopper():
+            made = launch.compile()
+        known = self.found.get(made.hash)
+        if known is None or known.launch.bytes < launch.bytes:
+            self.found[made.hash] = _read(made, launch)
+
+
+@contextmanager
+def _hopper() -> Iterator[None]:
+    """Let Triton compile for a Hopper, and the launches that are counted be what Triton's own would be."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    class Driver:
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", CAPABILITY, _WARP)
+
+    before = driver._active
+    driver.set_active(Driver())
+    try:
+        yield
+    finally:
+        driver._active = before
+
+
+def _read(made: Any, launch: TritonLaunch) -> MachineCode:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "-res-usage", file.name)
+        code = [*_instructions(_tool("nvdisasm", "-c", file.name))]
+    registers, stack = (int(n) for n in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())  # type: ignore[union-attr]
+    warps, shared = made.metadata.num_warps, made.metadata.shared
+    loops = [code[first : last + 1] for first, last in _loops(code)]
+    turns = launch.given[_TURNS[launch.name]] if launch.name in _TURNS else 1
+    innermost = [loop for loop in loops if not any(_within(other, loop) for other in loops)]
+    run = len(code) + (turns - 1) * sum(map(len, innermost))
+    alive = _alive(registers, warps, shared)
+    loads = max(innermost, key=len, default=code)
+    return MachineCode(
+        launch.name,
+        registers,
+        stack,
+        alive,
+        max(map(_loaded, code)),
+        alive * _WARP * sum(map(_loaded, loads)),
+        run,
+        run * warps * launch.programs / ISSUED,
+        launch,
+    )
+
+
+def _tool(name: str, *arguments: str) -> str:
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    done = subprocess.run([path, *arguments], capture_output=True, text=True, check=True, timeout=_SECONDS)
+    return done.stdout + done.stderr
+
+
+def _instructions(text: str) -> Iterator[_Instruction]:
+    """Yield the instructions of a disassembly; jumps name the addresses of their labels."""
+    labels: dict[str, int] = {}
+    waiting: list[str] = []
+    lines: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        if label := re.match(r"^\s*(\.L_\S+):", line):
+            waiting.append(label.group(1))
+        elif place := re.search(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", line):
+            address = int(place.group(1), 16)
+            labels |= dict.fromkeys(waiting, address)
+            waiting = []
+            lines.append((address, place.group(2)))
+    for address, told in lines:
+        target = re.search(r"\.L_\w+", told)
+        known = target and labels.get(target.group(0))
+        yield _Instruction(address, told if known is None else f"{told} ->{known}")
+
+
+def _loops(code: Sequence[_Instruction]) -> Iterator[tuple[int, int]]:
+    """Yield the first and last instruction of each loop: what a jump backwards goes over."""
+    at = {each.address: number for number, each in enumerate(code)}
+    for number, each in enumerate(code):
+        jump = re.search(r"\bBRA\b.*->(\d+)", each.text)
+        # the last jump of a kernel is to itself
+        if jump and at.get(int(jump.group(1)), number) < number:
+            yield at[int(jump.group(1))], number
+
+
+def _within(inner: Sequence[_Instruction], outer: Sequence[_Instruction]) -> bool:
+    return (
+        inner is not outer and outer[0].address <= inner[0].address <= inner[-1].address <= outer[-1].address
+    )
+
+
+def _loaded(instruction: _Instruction) -> int:
+    """Return the bytes that a thread loads from global memory by an instruction."""
+    load = re.search(r"\bLDG\.E(?:\.\w+)*", instruction.text)
+    if not load:
+        return 0
+    parts = load.group(0).split(".")
+    return next((size for name, size in _SIZES.items() if name in parts), 4)
+
+
+_SIZES = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
+
+
+def _alive(registers: int, warps: int, shared: int) -> int:
+    """Return how many warps one multiprocessor holds of a kernel."""
+    of_warp = -(-registers * _WARP // 256) * 256
+    programs = min(_REGISTERS // of_warp // 4 * 4 // warps, _WARPS // warps, _PROGRAMS)
+    if shared:
+        programs = min(programs, _SHARED // (shared + 1024))
+    return programs * warps
