@@ -36,6 +36,7 @@ from composer.costs.time.devices import NAMED
 from composer.costs.time.roofline import step_time
 from composer.draw.layout import picture
 from composer.draw.svg import svg
+from composer.inspect.find import find_measures
 from composer.language.description.json_schema import schema_text
 from composer.language.description.show import resolved_yaml
 from composer.language.load import is_space, load, read_tree
@@ -301,6 +302,12 @@ def _of_models(option: type[WiringConfig]) -> bool:
     return option.owner != ("train",)
 
 
+def inspection_table(_: str) -> str:
+    """Make the table of the definitions of what `composer inspect` measures."""
+    rows = [[f"`{each.name}`", " ".join(each.definition)] for each in find_measures()]
+    return _table([["measure", "definition"], *([name, told.replace("|", "\\|")] for name, told in rows)])
+
+
 KINDS = {
     "arms": arms_table,
     "code": step_code,
@@ -310,6 +317,7 @@ KINDS = {
     "fields": field_table,
     "file": file_copy,
     "formulas": formula_table,
+    "inspection": inspection_table,
     "lines": output_lines,
     "measures": measures_table,
     "run": output,

@@ -149,7 +149,7 @@ class _Attend(torch.autograd.Function):
         if not part.stop:
             ctx.save_for_backward(query, bias)
             return torch.zeros_like(query)
-        far = [] if bias is None else [_far(bias, part, query.shape[2] // memory.keys.shape[3])]
+        far = [] if bias is None else [distances(bias, part, query.shape[2] // memory.keys.shape[3])]
         y, weights = ways.forward(query, memory.keys[part], memory.values[part], *far)
         ctx.save_for_backward(query, bias, weights)
         return y
@@ -166,7 +166,7 @@ class _Attend(torch.autograd.Function):
         far = (
             []
             if bias is None
-            else [torch.zeros_like(_far(bias, part, query.shape[2] // memory.keys.shape[3]))]
+            else [torch.zeros_like(distances(bias, part, query.shape[2] // memory.keys.shape[3]))]
         )
         slots = (each[part] for each in (memory.keys, memory.values))
         gradients = (each[part] for each in memory.gradients())
@@ -182,7 +182,7 @@ def _behind(part: slice, like: Tensor) -> Tensor:
     return torch.arange(count - 1, -1, -1, device=like.device, dtype=like.dtype) * (part.step or 1)
 
 
-def _far(bias: Tensor, part: slice, group: int) -> Tensor:
+def distances(bias: Tensor, part: slice, group: int) -> Tensor:
     """Return what a bias [heads] takes from the scores of each slot: [slots, 1, 1, kv_heads, group]."""
     bias = wide(bias)
     return (_behind(part, bias)[:, None] * bias).view(-1, 1, 1, len(bias) // group, group)

@@ -56,7 +56,7 @@ class Recording:
         replace: Replacements | None = None,
         internal: Collection[str] = (),
     ) -> None:
-        """`internal` are places of nodes whose first output is recorded as well, tensor or not."""
+        """`internal` are names of values that are recorded as well, though they may be no tensors."""
         self._model = model
         known = value_names(model.spec)
         self.names: tuple[str, ...] = tuple(dict.fromkeys(_matching(names, known)))
@@ -70,7 +70,7 @@ class Recording:
                 f"replace: expected no {self._tokens!r}; call the model with other tokens instead"
             )
         self._values: dict[str, dict[Step, Any]] = {}
-        self._taps = Taps(register(self), replaced | {*self.names}, replaced, frozenset(internal))
+        self._taps = Taps(register(self), replaced | self._wanted, replaced)
         self._graphs: WeakKeyDictionary[Plan, Graph] = WeakKeyDictionary()
 
     def graph(self, plan: Plan) -> Graph:
@@ -120,6 +120,10 @@ class Recording:
             told = ", ".join(str(_told(each)) for each in found if each) or "none"
             raise ValueError(f"{name}: expected one of the recorded steps ({told}), got {step}")
         return found[_step(step)]  # type: ignore[no-any-return]
+
+    def all_steps(self, name: str) -> Mapping[Step, Any]:
+        """Return a value at every step at which it was recorded in the last pass, tensor or not."""
+        return self._found(name)
 
     def _found(self, name: str) -> dict[Step, Any]:
         if name not in self._wanted:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from composer.page.theme import page_style
+from composer.page.theme import file, page_style
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """The content security policy: the page makes no requests."""
@@ -24,7 +24,9 @@ class Section:
     body: str
 
 
-def document(title: str, header: str, sections: Sequence[Section], script: str, points: Any) -> str:
+def document(
+    title: str, header: str, sections: Sequence[Section], script: str = "", points: Any = None
+) -> str:
     """Return a self-contained page; `points` is what the script reads from the element of that name."""
     data = json.dumps(points, separators=(",", ":")).replace("<", "\\u003c")
     links = "".join(f'<a href="#{part.name}">{escape(part.short)}</a>' for part in sections)
@@ -53,6 +55,7 @@ def document(title: str, header: str, sections: Sequence[Section], script: str, 
             '<div id="tip" role="tooltip" hidden></div>',
             '<p id="said" role="status" class="quiet"></p>',
             f'<script type="application/json" id="points">{data}</script>',
+            f"<script>{file('page.js')}</script>",
             f"<script>{script}</script>",
             "</body>",
             "</html>",

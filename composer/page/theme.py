@@ -51,14 +51,14 @@ def page_style() -> str:
         f"{{color-scheme:dark;{dark}}}}}\n"
         f'@media screen{{:root[data-theme="dark"]{{color-scheme:dark;{dark}}}}}\n'
     )
-    return chosen + _text("page.css") + _text("chart.css")
+    return chosen + file("page.css") + file("chart.css")
 
 
 def file_style() -> str:
     """Return the style sheet of a figure in a separate file: light, without variables."""
-    return re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], _text("chart.css"))
+    return re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], file("chart.css"))
 
 
-def _text(name: str) -> str:
+def file(name: str) -> str:
     """Return the text of a file beside this one."""
     return files("composer.page").joinpath(name).read_text(encoding="utf-8")

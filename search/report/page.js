@@ -1,7 +1,6 @@
 "use strict";
 const points = JSON.parse(document.getElementById("points").textContent);
 const panel = document.getElementById("panel");
-const tip = document.getElementById("tip");
 const said = document.getElementById("said");
 let opener = null;
 
@@ -143,33 +142,6 @@ document.addEventListener("click", event => {
 document.addEventListener("keydown", event => { if (event.key === "Escape" && !panel.hidden) hide(); });
 addEventListener("hashchange", follow);
 
-function place(x, y) {
-  const room = tip.getBoundingClientRect();
-  tip.style.left = Math.max(8, Math.min(x + 14, innerWidth - room.width - 8)) + "px";
-  tip.style.top = (y + 18 + room.height < innerHeight ? y + 18 : y - room.height - 12) + "px";
-}
-for (const mark of document.querySelectorAll("[data-tip]")) {
-  const tell = (x, y) => { tip.textContent = mark.dataset.tip; tip.hidden = false; place(x, y); };
-  mark.addEventListener("pointermove", event => {
-    if (event.pointerType === "mouse") tell(event.clientX, event.clientY);
-  });
-  mark.addEventListener("focus", () => {
-    if (!mark.matches(":focus-visible")) return;
-    const at = mark.getBoundingClientRect();
-    tell(at.right, at.bottom);
-  });
-  for (const end of ["pointerleave", "blur", "click"]) mark.addEventListener(end, () => { tip.hidden = true; });
-}
-
-for (const select of document.querySelectorAll(".choice select")) {
-  const others = [...select.closest("section").querySelectorAll(".alternative")];
-  const choose = () => {
-    for (const other of others) other.hidden = other.dataset.name !== select.value;
-  };
-  select.addEventListener("change", choose);
-  choose();
-}
-
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
@@ -188,11 +160,5 @@ for (const table of document.querySelectorAll("table.sortable")) {
     said.textContent = `Sorted by ${head.textContent}, ${down ? "descending" : "ascending"}`;
   }));
 }
-
-document.getElementById("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-});
 
 follow();

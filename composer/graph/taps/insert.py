@@ -24,13 +24,11 @@ class Taps:
         taker: what values are handed to, by its number.
         names: of the values that are tapped.
         replaced: those of them that are replaced, so operations that make them are not fused away.
-        internal: places of nodes whose first output is tapped too, whatever it is.
     """
 
     taker: int
     names: frozenset[str]
     replaced: frozenset[str] = frozenset()
-    internal: frozenset[str] = frozenset()
 
     @property
     def replaced_nodes(self) -> frozenset[str]:
@@ -109,8 +107,7 @@ class _Tapped:
         """Return the full name of a value if it is tapped, else ""."""
         types = self.plain.node(value.node).types
         name = f"{self.path}{local_names(value.node, types)[value.output]}"
-        inside = value.output == 0 and f"{self.path}{value.node}" in self.taps.internal
-        return name if name in self.taps.names or inside else ""
+        return name if name in self.taps.names else ""
 
     def _put(
         self, name: str, node: Node, read: list[Value], names: list[str], passed: Value | None = None

@@ -150,5 +150,7 @@ def _places(known: DataRecord, folder: Path) -> Iterator[str]:
 
 def _at(spec: Spec, path: str) -> Spec:
     assert spec.train is not None
+    if "path" not in type(spec.train.data).model_fields:
+        raise DataError(f"--data {path}: expected none, for the task {spec.train.data.task} has no files")
     data = spec.train.data.model_copy(update={"path": path})
     return spec.model_copy(update={"train": spec.train.model_copy(update={"data": data})})

@@ -1,0 +1,1 @@
+"""Looking into trained models: what their steps, their depth attention and their experts do."""

@@ -1,0 +1,141 @@
+"""Charts of what measures found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import quoteattr
+
+from composer.inspect.base.views import Heat, Lines
+from composer.page.chart import Chart, Scale, n, scale, width_of
+
+_COLOURS = 5
+_ALL = "all"
+_TOP, _LEGEND, _BELOW = 50.0, 20.0, 52.0
+
+
+def lines(view: Lines, width: float) -> Chart:
+    """Draw curves, with a legend where there are several."""
+    height = 320.0 + (_LEGEND if len(view.series) > 1 else 0)
+    top = _TOP + (_LEGEND if len(view.series) > 1 else 0)
+    drawn = {name: [(x, y) for x, y in points if y == y] for name, points in view.series.items()}
+    xs = [x for points in drawn.values() for x, _ in points]
+    ys = [y for points in drawn.values() for _, y in points]
+    across = scale(xs, 62, width - 12, room=0.02)
+    up = scale([*ys, 0.0] if min(ys) >= 0 else ys, height - _BELOW, top, room=0.04)
+    if view.share:
+        up = Scale(0.0, 1.0, height - _BELOW, top)
+    chart = Chart(width, height, view.title, f"{view.y} by {view.x}")
+    chart.words(12, 20, view.title, "name")
+    chart.beside(up, 62, across.end, _percent if view.share else _short, "")
+    chart.below(_Whole(across), height - _BELOW, top, lambda value: f"{value:g}", view.x)
+    if view.marked is not None:
+        x, told = view.marked
+        chart.line([(across(x), up.start), (across(x), up.end)], "rung")
+        chart.words(across(x) + 5, up.end + 12, told, "note")
+    beside = 62.0
+    for (name, points), kind in zip(drawn.items(), _kinds([*drawn]), strict=True):
+        chart.line([(across(x), up(y)) for x, y in points], f"curve {kind}")
+        for x, y in points:
+            told = f"{name}, {view.x} {x:g}: {_percent(y) if view.share else f'{y:.4g}'}"
+            dot = f'<circle class="at {kind}" cx="{n(across(x))}" cy="{n(up(y))}" r="3.4"/>'
+            chart.items.append(_tipped(dot, told))
+        if len(drawn) > 1:
+            chart.line([(beside, 42), (beside + 26, 42)], f"curve {kind}")
+            chart.words(beside + 32, 46, name, "tick")
+            beside += 32 + width_of(name) + 18
+    return chart
+
+
+def _kinds(names: Sequence[str]) -> list[str]:
+    """Return the style of each curve: that of all targets is the strongest."""
+    others = [name for name in names if name != _ALL and len(names) > 1]
+    return [f"c{others.index(name) % _COLOURS}" if name in others else "all" for name in names]
+
+
+def heat(view: Heat, width: float) -> Chart:
+    """Draw a table of numbers as colours, with the numbers where there is room for them."""
+    found = [value for row in view.values for value in row if value is not None]
+    top = view.top or max((abs(value) for value in found), default=0.0) or 1.0
+    left = max(30.0, *map(width_of, view.row_names)) + 26
+    columns, rows = len(view.column_names), len(view.row_names)
+    size = min((width - left - 12) / columns, 74.0)
+    tall = max(min(size, 34.0), 18.0)
+    height = 66 + rows * tall + 46
+    chart = Chart(width, height, view.title, f"{view.rows} by {view.columns}")
+    chart.words(12, 20, view.title, "name")
+    chart.words(12, 46, view.rows, "tick")
+    chart.items.append(
+        f'<rect class="ground" x="{n(left)}" y="56" width="{n(size * columns)}" height="{n(rows * tall)}"/>'
+    )
+    for number, row in enumerate(view.values):
+        y = 56 + number * tall
+        chart.words(left - 8, y + tall / 2 + 4, view.row_names[number], "tick end")
+        for column, value in enumerate(row):
+            if value is not None:
+                cell = _Cell(left + column * size, y, size, tall, value, min(abs(value) / top, 1.0))
+                named = f"{view.rows} {view.row_names[number]}, {view.columns} {view.column_names[column]}"
+                chart.items.append(_tipped(cell.marks(view.share), f"{named}: {_exact(value, view.share)}"))
+    every = -(-max(map(width_of, view.column_names), default=0.0) // max(size - 4, 1)) or 1
+    for column, name in enumerate(view.column_names):
+        if column % int(every) == 0:
+            chart.words(left + (column + 0.5) * size, 56 + rows * tall + 18, name, "tick middle")
+    chart.words(left + size * columns / 2, 56 + rows * tall + 38, view.columns, "middle")
+    return chart
+
+
+@dataclass(frozen=True)
+class _Cell:
+    x: float
+    y: float
+    width: float
+    height: float
+    value: float
+    depth: float
+
+    def marks(self, shares: bool) -> str:
+        kind = "more" if self.value >= 0 else "less"
+        box = (
+            f'<rect class="cell {kind}" x="{n(self.x)}" y="{n(self.y)}" width="{n(self.width)}" '
+            f'height="{n(self.height)}" fill-opacity="{0.04 + 0.96 * self.depth:.3f}"/>'
+        )
+        text = f"{100 * self.value:.0f}" if shares else f"{self.value:.2g}"
+        if self.width < width_of(text) + 4:
+            return box
+        on = " on" if self.depth > 0.55 else ""
+        x, y = self.x + self.width / 2, self.y + self.height / 2 + 4
+        return f'{box}<text x="{n(x)}" y="{n(y)}" class="middle{on}">{text}</text>'
+
+
+class _Whole(Scale):
+    """A scale of whole numbers, all of them where there is room."""
+
+    def __init__(self, like: Scale) -> None:
+        super().__init__(like.low, like.high, like.start, like.end)
+
+    def ticks(self, most: int = 12) -> list[float]:
+        """Return whole values within the range."""
+        first, last = -int(-self.low // 1), int(self.high // 1)
+        every = max(1, -(-(last - first) // most))
+        return [float(value) for value in range(first, last + 1, every)]
+
+
+def _tipped(marks: str, told: str) -> str:
+    return f"<g data-tip={quoteattr(told)}>{marks}</g>"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _exact(value: float, shares: bool) -> str:
+    return f"{100 * value:.2f} %" if shares else f"{value:.4g}"
+
+
+def widths(runs: Sequence[object]) -> float:
+    """Return the width of charts: half of the page's where two runs stand side by side."""
+    return 700.0 if len(runs) == 1 else 470.0

@@ -1,0 +1,163 @@
+"""Depth attention: which earlier steps a step reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocks.depth_attention.operations import Attend
+from blocks.depth_attention.part import PartAttend
+from blocks.depth_attention.reference import attended, distances, part_of
+from blocks.kernels.slot_memory import SlotMemory
+from composer.inspect.base.measure import Found, LeftOut, Measure, Tell
+from composer.inspect.base.score import ALL
+from composer.inspect.base.subject import Place, Subject, at_step
+from composer.inspect.base.views import Choice, Heat, Rows, View
+
+
+@dataclass(frozen=True)
+class Map:
+    """The weights of one use of depth attention.
+
+    Attributes:
+        readers: the step of each reading.
+        weights: [readers, batch, sequence, heads, slots]; slots that are not read have none.
+    """
+
+    readers: list[str]
+    weights: Tensor
+
+
+def run(subject: Subject, tell: Tell) -> Found:
+    """Compute the weights of every read from its query and the slots."""
+    places = subject.places(Attend)
+    if not places:
+        raise LeftOut("The model has no depth attention.")
+    values: dict[str, Any] = {}
+    views: list[View] = []
+    for done, place in enumerate(places):
+        found = depth_map(subject, place)
+        values[f"{place.path}{place.name}"], shown = _told(subject, place, found)
+        views += shown
+        tell(done + 1, len(places))
+    return Found(values, views)
+
+
+def depth_map(subject: Subject, place: Place) -> Map:
+    """Return what a depth attention weighs slots by, at every step."""
+    operation, node = place.graph.node(place.name).op, place.graph.node(place.name)
+    assert isinstance(operation, Attend)
+    query, memory = place.named(node.inputs[0]), place.maker(node.inputs[2])
+    with subject.recorded(query, internal=(memory,)) as found:
+        subject.model(subject.tokens)
+    memories = found.all_steps(memory)
+    trips = {loop.index: loop.trips for _, loop in place.loops}
+    rows, readers = [], []
+    for step, asked in found.all_steps(query).items():
+        kept = next(each for at, each in memories.items() if step[: len(at)] == at)
+        reads = at_step(operation.reads, dict(zip(trips, step, strict=True)), trips)
+        rows.append(_weights(subject, place, operation, asked, kept, reads, step))
+        readers.append(".".join(str(number + 1) for number in step))
+    return Map(readers, torch.stack(rows))
+
+
+def _weights(
+    subject: Subject,
+    place: Place,
+    operation: Attend,
+    query: Tensor,
+    memory: SlotMemory,
+    reads: int,
+    step: tuple[int, ...],
+) -> Tensor:
+    """Return the weights of one read: [batch, sequence, heads, slots]."""
+    heads, slots = query.shape[2], len(memory.keys)
+    made = query.new_zeros(slots, *query.shape[:2], heads, dtype=torch.float32)
+    if not reads:
+        return made.movedim(0, -1)
+    part, far = slice(reads), None
+    if isinstance(operation, PartAttend):
+        part = part_of(reads, operation.window, operation.stride)
+        if operation.biased:
+            untied = tuple(at for at, (_, loop) in zip(step, place.loops, strict=True) if not loop.tied)
+            name = place.weight(place.graph.node(place.name).weights[0], untied)
+            bias = subject.model.state_dict()[name]
+            far = distances(bias, part, heads // operation.kv_heads)
+    _, weights = attended(query, memory.keys[part], memory.values[part], far)
+    made[part] = weights.flatten(3)
+    return made.movedim(0, -1)
+
+
+def _told(subject: Subject, place: Place, found: Map) -> tuple[dict[str, Any], list[View]]:
+    slots = found.weights.shape[-1]
+    names = _slot_names(place, slots)
+    maps: dict[str, Tensor] = {}
+    scored = subject.targets.masks()
+    for group, mask in scored.items():
+        maps["all heads" if group == ALL else f"all heads, {group}"] = found.weights[:, mask].mean((1, 2))
+    every = found.weights[:, scored[ALL]].mean(1)
+    for head in range(every.shape[1]):
+        maps[f"head {head + 1}"] = every[:, head]
+    heats: dict[str, View] = {
+        name: Heat(
+            f"{place.path}{place.name.rpartition('.')[0]}: {name}",
+            "read at step",
+            "written at",
+            found.readers,
+            names,
+            [[value if value > 0 else None for value in row] for row in each.tolist()],
+            share=True,
+            top=1.0,
+        )
+        for name, each in maps.items()
+    }
+    entropy = _entropy(found.weights[:, scored[ALL]]).mean(1)  # [readers, heads]
+    rows = [
+        [f"head {head + 1}", *(f"{value:.2f}" for value in entropy[:, head].exp().tolist())]
+        for head in range(entropy.shape[1])
+    ]
+    values = {
+        "readers": found.readers,
+        "slots": names,
+        "weights": {name: each.tolist() for name, each in maps.items()},
+        "slots read, effectively": entropy.exp().T.tolist(),
+    }
+    return values, [
+        Choice("Weights", heats),
+        Rows(["slots read, effectively", *(f"step {each}" for each in found.readers)], rows),
+    ]
+
+
+def _entropy(weights: Tensor) -> Tensor:
+    made: Tensor = -torch.special.xlogy(weights, weights).sum(-1)
+    return made
+
+
+def _slot_names(place: Place, slots: int) -> list[str]:
+    """Name slots by the step that writes them; those written before are called `in`."""
+    steps = 1
+    for _, loop in place.loops:
+        steps *= loop.trips
+    if len(place.loops) == 1 and 0 <= slots - steps <= 1:
+        return ["in"] * (slots - steps) + [str(step + 1) for step in range(steps)]
+    return [f"#{slot + 1}" for slot in range(slots)]
+
+
+MEASURE = Measure(
+    "depth_attention",
+    30,
+    "Depth attention",
+    "Which steps read which",
+    (
+        "Each token reads its own slots, one written at each step. A row is the step that reads, a "
+        "column the slot by the step that wrote it (`in`: the input of the stage), a cell the mean "
+        "attention weight over all scored targets; rows add up to 100 %, and what is not read is empty. "
+        "The weights are computed from the recorded queries and slots by the reference.",
+        "Slots read, effectively: the exponential of the entropy of a token's weights, averaged in the "
+        "exponent over the targets. 1 means that one slot is read.",
+    ),
+    run,
+)
