@@ -75,6 +75,7 @@ FLOORS = [
     "composer.cli.terminal",
     "composer.cli.commands.machine",
     "composer.cli.commands.data",
+    "composer.cli.commands.trained",
     "composer.cli.commands",
     "composer.cli",
     "search",

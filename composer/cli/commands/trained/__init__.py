@@ -1,0 +1,1 @@
+"""Commands on trained models: what they score, and what is inside them."""
