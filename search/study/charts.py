@@ -40,7 +40,7 @@ def curve(results: Results, metric: str, cost: str) -> Chart | None:
         f"{arm.title}: {found[-1][2]:.4g} at {_cost_text(cost, found[-1][0])}" for arm, found in points
     )
     chart = Chart(WIDTH, max(400, _LINE * len(points) + 110), title, f"means over fresh seeds; {told}")
-    room = max(width_of(arm.title) for arm, _ in points) + 22
+    room = 1.1 * max(width_of(arm.title) for arm, _ in points) + 26
     across = scale((x for _, found in points for x, *_ in found), _LEFT, WIDTH - room, log=True)
     up = scale((y for _, found in points for _, ys, _ in found for y in ys), chart.height - _BELOW, _TOP)
     chart.below(across, up.start, _TOP, lambda x: _cost_text(cost, x), UNITS[cost])

@@ -20,6 +20,8 @@ from search.study.rows import read_rows
 from search.study.tables import Table, tables
 from search.study.verdicts import Verdict, verdicts
 
+_NAME = 40
+"""Letters up to which a first column is kept on one line."""
 PAGE, MARKDOWN, TABLES, FIGURES = "report.html", "report.md", "tables", "figures"
 
 
@@ -117,6 +119,8 @@ def _sections(results: Results, judged: list[Verdict], made: Sequence[Table]) ->
 
 
 def _body(made: Table) -> str:
-    rows = [[escape(cell) for cell in row] for row in made.rows]
+    # names of arms are not broken at their hyphens
+    names = [escape(row[0]).replace("-", "\u2011" if len(row[0]) < _NAME else "-") for row in made.rows]
+    rows = [[name, *map(escape, row[1:])] for name, row in zip(names, made.rows, strict=True)]
     note = f'<p class="soft">{escape(made.note)}</p>' if made.note else ""
     return table(made.head, rows, made.words) + note if rows else "<p>Nothing yet.</p>"

@@ -233,7 +233,7 @@ class _Worker:
             flops=float(costs.train_flops),
             seconds=0.0,
             versions=_versions(),
-            machine=f"{platform.processor() or platform.machine()}, {_threads()} threads",
+            machine=_machine(),
             time=datetime.now().astimezone().isoformat(timespec="seconds"),
         )
 
@@ -336,6 +336,11 @@ def _versions() -> dict[str, str]:
         **{name: version(package) for name, package in named.items()},
         "python": platform.python_version(),
     }
+
+
+def _machine() -> str:
+    threads = _threads()
+    return f"{platform.processor() or platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _threads() -> int:

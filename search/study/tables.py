@@ -16,6 +16,7 @@ from search.study.config import COSTS
 from search.study.load import StudyArm
 from search.study.plan import Results, score
 from search.study.rows import Row
+from search.study.scaling import fitted, law_rows
 from search.study.verdicts import Comparison, Factor, Verdict, better, comparisons, factor, verdicts
 
 UNITS = {"tokens": "training tokens", "flops": "training FLOPs", "seconds": "seconds"}
@@ -63,6 +64,14 @@ def tables(results: Results) -> Iterator[Table]:
         if stability := list(_stability(results)):
             note = "Kendall's tau-b of the arms' mean scores; 1 if they rank alike, 0 if by chance."
             yield Table("ranks", "Do rankings last?", ["from", "to", "arms", "tau"], stability, (0, 1), note)
+    if (law := fitted(results)) is not None:
+        note = (
+            "L = E + A (N_once + r^phi N_rec)^-alpha + B D^-beta (arXiv 2604.21106), over all arms, sizes "
+            "and budgets, with active parameters: N_rec of recurrent stages, of r steps. phi is what a recurrent "
+            "step is worth: 1 as much as a layer with weights of its own, 0 nothing."
+        )
+        head = ["constant", "value", "95 % interval"]
+        yield Table("scaling", "Scaling", head, list(law_rows(law)), note=note)
     yield rate_table(results)
     yield arm_table(results)
     if crashed := results.crashed():
@@ -148,9 +157,8 @@ def factor_table(results: Results) -> Table:
         for arm in arms:
             if arm is not reference:
                 found = [factor_cells(factor(results, arm, reference, *kind)) for kind in kinds]
-                rows.append(
-                    [arm.title, *(f"{value} ({interval})" if value else "" for value, interval in found)]
-                )
+                cells = [f"{value} ({interval})" if value else "" for value, interval in found]
+                rows += [[arm.title, *cells]] if any(cells) else []
     head = ["arm", *(f"{cost} to {metric}" for cost, metric in kinds)]
     note = (
         f"How many times less each arm needs than {study.reference} for the highest score that both reach, "
@@ -167,17 +175,18 @@ def comparison_table(found: Sequence[Comparison], metric: str) -> Table:
         if each.difference is not None:
             low, high = each.difference.interval()
             interval = "" if math.isinf(high) else f"{low:+.4f} to {high:+.4f}"
-            p, adjusted = ("" if value is None else f"{value:.3f}" for value in (each.p, each.adjusted))
-            cells = [str(each.difference.seeds), f"{each.difference.value:+.4f}", interval, p, adjusted]
-            rows.append([each.arm.title, *cells])
-    head = ["arm", "seeds", "difference", "95 % interval", "p", "p (Holm)"]
+            values = (each.p, each.adjusted, each.permuted)
+            p_values = ["" if value is None else f"{value:.3f}" for value in values]
+            seeds, difference = str(each.difference.seeds), f"{each.difference.value:+.4f}"
+            rows.append([each.arm.title, seeds, difference, interval, *p_values])
+    head = ["arm", "seeds", "difference", "95 % interval", "p", "p (Holm)", "p (permutation)"]
     title = (
         f"{metric.capitalize()} at the largest budget, against {found[0].reference.name}" if found else metric
     )
     note = (
-        f"Above 0 the arm is better ({better(metric)}). Differences are paired by seed; p is of an exact "
-        "permutation test, which cannot come below 0.1 with three seeds of both and 0.029 with four, then "
-        "corrected for the number of arms."
+        f"Above 0 the arm is better ({better(metric)}). Differences, intervals and p are paired by seed, by "
+        "the bootstrap and Student's t; Holm corrects p for the number of arms. The exact permutation test "
+        "assumes no distribution, and cannot come below 0.1 with three seeds of both and 0.029 with four."
     )
     return Table("tests", title, head, rows, note=note)
 
@@ -188,16 +197,15 @@ def rate_table(results: Results) -> Table:
     rows = []
     for arm in plan.study.arms:
         tried = [results.row(arm, rate, plan.seed, config.budgets[-1]) for rate in config.rates]
-        best = results.rate(arm)
-        rows.append(
-            [
-                arm.title,
-                *map(_score_text, tried, [config.measure] * len(tried)),
-                "" if best is None else f"{best:g}",
-            ]
-        )
+        chosen = results.rate(arm)
+        cells = [_score_text(row, config.measure) for row in tried]
+        rows.append([arm.title, *cells, "" if chosen is None else f"{chosen:g}"])
     at = f"{config.measure.capitalize()} at {count_text(config.budgets[-1])} tokens"
     note = f"{at}, with one seed, which is not used again."
+    best = [results.rate(arm) for arm in plan.study.arms]
+    edges = [f"{rate:g}" for rate in dict.fromkeys((config.rates[0], config.rates[-1])) if rate in best]
+    if edges:
+        note += f" {' and '.join(edges)} is best for some arms and at the edge of the grid: add rates beyond."
     return Table(
         "rates", "Learning rates", ["arm", *(f"{rate:g}" for rate in config.rates), "best"], rows, note=note
     )

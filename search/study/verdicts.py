@@ -77,7 +77,8 @@ class Comparison:
 
     Attributes:
         difference: of the means over seeds that both have; above 0 the arm is better.
-        p: of a permutation test over all seeds of both; `adjusted` for the number of tests (Holm).
+        p: of the difference being 0, two-sided; `adjusted` for the number of tests (Holm).
+        permuted: of an exact permutation test over all seeds of both, which assumes no distribution.
     """
 
     arm: StudyArm
@@ -86,6 +87,7 @@ class Comparison:
     difference: Estimate | None
     p: float | None = None
     adjusted: float | None = None
+    permuted: float | None = None
 
 
 def factor(results: Results, arm: StudyArm, against: StudyArm, cost: str, metric: str) -> Factor:
@@ -152,9 +154,10 @@ def _compared(results: Results, arm: StudyArm, reference: StudyArm, budget: int,
     if not any(seed in other for seed in one):
         return Comparison(arm, reference, budget, None)
     estimate = bootstrap(one, other, lambda a, b: fmean(x for (x,) in a) - fmean(x for (x,) in b))
-    enough = min(len(one), len(other)) >= 2
-    p = permutation_test(*([x for (x,) in each.values()] for each in (one, other))) if enough else None
-    return Comparison(arm, reference, budget, estimate, p)
+    if estimate.seeds < 2:
+        return Comparison(arm, reference, budget, estimate)
+    permuted = permutation_test(*([x for (x,) in each.values()] for each in (one, other)))
+    return Comparison(arm, reference, budget, estimate, estimate.p(0), permuted=permuted)
 
 
 def _by_seed(results: Results, arm: StudyArm, cost: str, metric: str) -> dict[int, list[float]]:
