@@ -67,8 +67,8 @@ def tables(results: Results) -> Iterator[Table]:
     if (law := fitted(results)) is not None:
         note = (
             "L = E + A (N_once + r^phi N_rec)^-alpha + B D^-beta (arXiv 2604.21106), over all arms, sizes "
-            "and budgets, with active parameters: N_rec of recurrent stages, of r steps. phi is what a recurrent "
-            "step is worth: 1 as much as a layer with weights of its own, 0 nothing."
+            "and budgets, with active parameters: N_rec of recurrent stages, of r steps. phi is what a "
+            "recurrent step is worth: 1 as much as a layer with weights of its own, 0 nothing."
         )
         head = ["constant", "value", "95 % interval"]
         yield Table("scaling", "Scaling", head, list(law_rows(law)), note=note)
