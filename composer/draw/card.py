@@ -5,9 +5,10 @@ from __future__ import annotations
 from composer.costs.base.units import count_text
 from composer.draw.glyphs import WIDTH as GLYPH_WIDTH
 from composer.draw.glyphs import glyph
+from composer.draw.parts import Part
 from composer.draw.shapes import Box, Detail, Group, Shape, Text, text_width
 from composer.draw.theme import BODY, FAINT, INK, NAME, SMALL, SOFT, hue
-from composer.draw.view import Part, Use, View
+from composer.draw.view import Use, View
 from composer.language.description.format_spec import value_words
 
 HEIGHT = 138.0

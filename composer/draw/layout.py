@@ -7,11 +7,12 @@ from dataclasses import replace
 from blocks.base.wiring import Site
 from composer.costs.base.units import amount, count_text
 from composer.draw.card import detail, flops_words, params_words
+from composer.draw.parts import Part
 from composer.draw.room import CARDS, Room, most_abreast, room, sheets, widest_card
 from composer.draw.shapes import Box, Group, Line, Picture, Shape, Text, text_width
 from composer.draw.stages import Drawing
 from composer.draw.theme import BAR, BODY, INK, NAME, PAPER, RULE, SMALL, SOFT, TITLE
-from composer.draw.view import Part, StageView, View, view
+from composer.draw.view import StageView, View, view
 from composer.language.description.format_spec import value_words
 from composer.language.schema.spec import Spec
 from composer.measures.registry import MEASURES
@@ -91,7 +92,8 @@ class _Page:
         elsewhere = {*model.wiring(), "tie_embeddings"}
         changed = [each for each in model.changed_options().items() if each[0] not in elsewhere]
         options = [(key.replace("_", " "), value_words(value)) for key, value in changed]
-        return " · ".join(f"{name} {value}" for name, value in (*sizes, *options))
+        spanning = (each.words(Site(model.width)) for each in model.wiring().values() if each.spans_stages())
+        return " · ".join([*(f"{name} {value}" for name, value in (*sizes, *options)), *spanning])
 
     def _bars(self) -> tuple[tuple[str, str, Part], ...]:
         model, view = self.view.spec.model, self.view

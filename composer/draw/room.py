@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from composer.costs.base.units import count_text
 from composer.draw.card import card_width, flops_words, params_words
+from composer.draw.parts import Joint
 from composer.draw.shapes import text_width
 from composer.draw.theme import BODY, SMALL, TIMES
-from composer.draw.view import Entry, Held, Joint, Mix, StageView, Use, View
+from composer.draw.view import Entry, Held, Mix, StageView, Use, View
 from composer.language.description.format_spec import trips_words, value_words
 from composer.language.schema.recur import Recur
 
-CARDS = 104.0
+CARDS = 150.0
 """From the spine to the cards."""
 CARD_GAP = 22.0
 SHEET = 6.0
@@ -73,18 +74,24 @@ def head_words(view: StageView) -> str:
     # the number of steps says their range in training
     steps.pop("train", None)
     changed = (steps | stage.changed_options()).items()
-    # words say the main field of an option, not the others
+    given = stage.wiring()
     options = (
-        f"{key} {value_words(value)}"
+        given[key].words(view.site)
+        if key in given and given[key].words(view.site)
+        else f"{key} {value_words(value)}"
         for key, value in changed
-        if key not in shown or (isinstance(value, dict) and len(value) > 1)
+        if key not in shown
     )
     return ", ".join(filter(None, (trips_words(stage), own, *options)))
 
 
 def joint_words(joint: Joint, stage: StageView, view: View) -> tuple[str, ...]:
     """Describe an option of a stage in one or two lines, with its costs if it has parameters."""
-    words = joint.added.option.words(stage.site)
+    option = joint.added.option
+    told = next(each for each in (*stage.step.before, *stage.step.after) if each.added.option is option)
+    words = option.words(stage.site) if joint is told else ""
+    if joint.added.reads_input and joint in stage.step.after:
+        words = "with the stage's input"
     costs = f"{params_words(joint.part)} · {flops_words(joint.part, view)}" if joint.part.params else ""
     return tuple(filter(None, (words, costs)))
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from composer.draw.card import HEIGHT as CARD
 from composer.draw.card import card, detail
+from composer.draw.parts import Joint, Joints, Part
 from composer.draw.room import (
     CARD_GAP,
     CARDS,
@@ -24,7 +25,7 @@ from composer.draw.room import (
 )
 from composer.draw.shapes import Box, Circle, Detail, Group, Line, Shape, Text, text_width
 from composer.draw.theme import BODY, INK, PAPER, RULE, SMALL, SOFT, STAGES, hue
-from composer.draw.view import Held, Joint, Joints, Mix, Part, StageView, Use, View
+from composer.draw.view import Held, Mix, StageView, Use, View
 from composer.language.schema.spec import used
 from composer.settings.errors import listed
 
@@ -36,7 +37,7 @@ _PILL = (52.0, 25.0)
 _PLUS, _DOT = 9.0, 3.0
 _BUS, _LANE = 34.0, 50.0
 _RUNGS = 8
-_LABEL = 52.0
+_LABEL = 92.0
 
 
 Points: TypeAlias = tuple[tuple[float, float], ...]
@@ -61,9 +62,13 @@ def _pill_width(text: str) -> float:
 def _branch(around: Joints) -> Branch:
     """Leave out operations drawn on the spine, and the sum itself, which is drawn as a plus."""
     before = tuple(joint for joint in around.before if joint.added.option.order >= 0)
-    after = [joint for joint in around.after if joint.added.option.order >= 0]
+    after = [joint for joint in around.after if not _on_spine(joint)]
     sums = bool(after) and after[-1].added.sums
     return Branch(before, tuple(after[:-1] if sums else after), sums)
+
+
+def _on_spine(joint: Joint) -> bool:
+    return joint.added.option.order < 0 and not joint.added.sums
 
 
 def _label(words: Sequence[str]) -> str:
@@ -96,7 +101,7 @@ class Drawing:
     def pill(self, text: str, y: float, part: Part) -> float:
         """Draw a small shape on the spine; return its lower edge."""
         self.spine_to(y, head=True)
-        self._pill(text, self.spine - _PILL[0] / 2, y + _PILL[1] / 2, part)
+        self._pill(text, self.spine - _pill_width(text) / 2, y + _PILL[1] / 2, part)
         self.from_y = y + _PILL[1]
         return self.from_y
 
@@ -117,7 +122,7 @@ class Drawing:
         # where the stage's input is, in front of what makes another first state of it
         source = y - 16
         for joint in stage.loop.before:
-            y = self.pill(joint.label, y, joint.part) + _ROW_GAP
+            y = self.pill(joint.full_label, y, joint.part) + _ROW_GAP
         spine, below = self.spine, self.items
         self.items = []
         if any(joint.added.reads_input for joint in stage.step.before):
@@ -138,7 +143,7 @@ class Drawing:
         self.items += inside
         end += sheets(stage)
         for joint in stage.loop.after:
-            end = self.pill(joint.label, end + _ROW_GAP - 6, joint.part)
+            end = self.pill(joint.full_label, end + _ROW_GAP - 6, joint.part)
         return end
 
     def _head(self, stage: StageView, x: float, y: float) -> Group:
@@ -174,9 +179,13 @@ class Drawing:
         return y
 
     def _joint(self, stage: StageView, joint: Joint, start: float, middle: float, x: float) -> None:
-        spine, sums, name = self.spine, joint.added.sums, joint.added.option.name
+        spine, sums, option = self.spine, joint.added.sums, joint.added.option
+        # one operation goes by its option, of several each goes by its own name
+        all_joints = (*stage.step.before, *stage.step.after)
+        several = sum(each.added.option is option for each in all_joints) > 1
+        name = joint.full_label if several else option.name
         width = _pill_width(name)
-        if joint.added.reads_input:
+        if joint.added.reads_input and joint in stage.step.before:
             reach = _PLUS if sums else width / 2
             points = ((spine, start), (x, start), (x, middle), (spine + reach + 2, middle))
             self.items.append(Line(points, INK, 1.6, bend=10, head=True))
@@ -214,7 +223,7 @@ class Drawing:
                 y = self.pill(joint.label, y, joint.part) + _ROW_GAP
         y = draw(_branch(around), y)
         for joint in around.after:
-            if joint.added.option.order < 0:
+            if _on_spine(joint):
                 y = self.pill(joint.label, y + 6, joint.part)
         return y
 
@@ -226,13 +235,13 @@ class Drawing:
         self.items.append(Line(((edge, middle), (left - 2, middle)), INK, head=True))
         self._card(use, left, y)
         self._returns(branch, left, out)
-        if use.slotted:
-            self.links[use.name].append(((left + self.card_width + 2, y + CARD / 2),))
+        if use.slots:
+            self.links[use.slots].append(((left + self.card_width + 2, y + CARD / 2),))
         return y + CARD
 
     def _parallel(self, mix: Mix, branch: Branch, y: float) -> float:
         # a way to the slots needs room above the cards beside
-        lane = any(use.slotted for use in mix.uses[:-1])
+        lane = any(use.slots for use in mix.uses[:-1])
         bus, top = y + 14, y + (_LANE if lane else _BUS)
         out = top + CARD + 22
         lefts = [self.spine + CARDS + n * (self.card_width + CARD_GAP) for n in range(len(mix.uses))]
@@ -252,11 +261,11 @@ class Drawing:
         self._joins(branch, self.spine + 26, out)
         for use, x in zip(mix.uses, lefts, strict=True):
             self._card(use, x, top)
-            if use.slotted:
+            if use.slots:
                 edge = x + self.card_width
                 beside: Points = ((edge + 2, top + CARD / 2),)
                 above: Points = ((edge - 26, top - 2), (edge - 26, bus + 13))
-                self.links[use.name].append(beside if x == lefts[-1] else above)
+                self.links[use.slots].append(beside if x == lefts[-1] else above)
         return out + _PILL[1] / 2
 
     def _card(self, use: Use, x: float, y: float) -> None:

@@ -21,8 +21,9 @@ from blocks.wiring.combine.config import Combine
 from composer.costs.counting.count import Costs
 from composer.costs.counting.count import Row as CostRow
 from composer.costs.counting.plan import make_plan
+from composer.draw.parts import Joint, Joints, Part, Row, grouped
 from composer.draw.theme import TIMES
-from composer.draw.wiring import Addition, Additions, additions
+from composer.draw.wiring import Additions, additions
 from composer.graph.passes.plan import shape_text, types_text
 from composer.language.schema.levels import (
     Sublayer,
@@ -37,60 +38,13 @@ from composer.language.schema.spec import Parallel, Spec, Stage, used
 
 
 @dataclass(frozen=True)
-class Row:
-    """One operation: its output's shape per token, weights and kernel in words; costs over all executions."""
-
-    name: str
-    shape: str
-    weights: str
-    kernel: str
-    params: int
-    active: int
-    forward: float
-    backward: float
-    executions: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the model by its operations."""
-
-    rows: tuple[Row, ...]
-
-    @property
-    def executions(self) -> int:
-        """Executions in one forward pass."""
-        return max((row.executions for row in self.rows), default=0)
-
-    @property
-    def params(self) -> int:
-        """Parameters of all copies; shared ones count at their first use."""
-        return sum(row.params for row in self.rows)
-
-    @property
-    def active(self) -> int:
-        """Parameters that one token uses."""
-        return sum(row.active for row in self.rows)
-
-    @property
-    def forward(self) -> float:
-        """FLOPs per token, all executions."""
-        return sum(row.forward for row in self.rows)
-
-    @property
-    def backward(self) -> float:
-        """The same for the backward pass."""
-        return sum(row.backward for row in self.rows)
-
-
-@dataclass(frozen=True)
 class Use:
-    """A block at its place of use; `slotted`: whether it writes or reads depth slots; `at`: when it runs."""
+    """A block at its place of use; `slots`: whose depth slots it writes or reads; `at`: when it runs."""
 
     name: str
     block: BlockConfig
     part: Part
-    slotted: bool
+    slots: str
     at: str | None
 
 
@@ -111,27 +65,6 @@ class Held:
     count: int
     kind: str
     shape: str
-
-
-@dataclass(frozen=True)
-class Joint:
-    """An operation that an option of a stage adds."""
-
-    added: Addition
-    part: Part
-
-    @property
-    def label(self) -> str:
-        """Its label: the last part of its name."""
-        return self.added.name.rpartition("_")[2]
-
-
-@dataclass(frozen=True)
-class Joints:
-    """The operations that options add before and after what they wrap."""
-
-    before: tuple[Joint, ...] = ()
-    after: tuple[Joint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -216,8 +149,12 @@ class _Body:
             self._named[row.name].append(row)
             for around in _around(row.name):
                 self._below[around].append(row)
-        slotted = (node for node, op, _ in operations(graph) if isinstance(op, (SlotRead, SlotWrite)))
-        self.slotted = {around for node in slotted for around in _around(node)}
+        self.slots = {
+            around: data.blocks[0]
+            for node, op, data in operations(graph)
+            if isinstance(op, (SlotRead, SlotWrite))
+            for around in _around(node)
+        }
 
     def part(self, name: str) -> Part:
         """Return the operation of a name, or an empty one."""
@@ -305,7 +242,10 @@ def _stage(outside: _Body, node: str, place: str, stage: Stage) -> StageView:
     entries = tuple(
         _entry(body, number, entry, place, sublayers[number]) for number, entry in enumerate(stage.step)
     )
-    return StageView(place, stage, site(model, stage), loop, step, sublayers, entries, held)
+    around_entries = tuple(map(grouped, sublayers))
+    return StageView(
+        place, stage, site(model, stage), grouped(loop), grouped(step), around_entries, entries, held
+    )
 
 
 def _joints(body: _Body, prefix: str, added: Additions) -> Joints:
@@ -344,7 +284,7 @@ def _entry(body: _Body, number: int, entry: Sublayer | Stage, place: str, around
 
 
 def _use(body: _Body, place: str, name: str, at: str | None) -> Use:
-    return Use(name, body.spec.blocks[name], body.used(place, name), place in body.slotted, at)
+    return Use(name, body.spec.blocks[name], body.used(place, name), body.slots.get(place, ""), at)
 
 
 def _around(name: str) -> Iterator[str]:
@@ -354,13 +294,16 @@ def _around(name: str) -> Iterator[str]:
 
 
 def _held(body: _Body, node: str) -> Iterator[Held]:
-    """Yield the depth slots that a stage's graph creates."""
+    """Yield the depth slots that a stage's graph creates, those of several places of a block together."""
+    found: dict[str, Held] = {}
     for value in body.graph.node(node).inputs:
         made = body.graph.node(value.node)
         operation, block = made.op, made.blocks[0]
         if isinstance(operation, DepthKVCache) and value.output == 0:
             shape = _shape((2, operation.kv_heads, operation.head_dim))
-            yield Held(block, operation.count, body.spec.blocks[block].type, shape)
+            count = operation.count + (found[block].count if block in found else 0)
+            found[block] = Held(block, count, body.spec.blocks[block].type, shape)
+    yield from found.values()
 
 
 def _shape(shape: Shape) -> str:

@@ -307,3 +307,27 @@ def test_the_steps_at_which_a_block_runs_are_written() -> None:
     words = words_of(stage)
     assert "feed forward, at 1:" in words
     assert any("at -1:" in each for each in words)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "mixture-of-recursions",
+            ("choose", "pick", "put back", "steps choose 100%, 67%, 33% of the tokens"),
+        ),
+        ("mixture-of-recursions-token", ("pick", "put on", "1 slot")),
+        ("universal-transformer", ("halt", "halt update")),
+        ("loopformer", ("norm · scale", "modulation")),
+        ("huginn", ("concat",)),
+        ("mhc", ("maps", "read", "write")),
+        ("moda", ("a key and a value for seq", "11 slots")),
+    ],
+)
+def test_operations_of_options_go_by_their_names_and_heads_are_words(
+    name: str, told: tuple[str, ...]
+) -> None:
+    drawn = sound(load(Path(__file__).parents[2] / "specs" / "family" / f"{name}.yaml"))
+    found = [text.text for text in texts(drawn)]
+    assert {*told} <= {*found}
+    assert not [text for text in found if "{" in text or text == "by"]

@@ -26,7 +26,7 @@ def around_step(
     made: list[Value] = []
     numbers = build.outside(choose)
     gates = build.outside(lambda outer, x: made[0])
-    places = build.op("running", RunningTokens(shares, build.trip()), numbers)
+    places = build.op("pick_places", RunningTokens(shares, build.trip()), numbers)
     build.places = places
     y = run(build.op("pick", PickTokens(width), x, places))
     build.places = None
