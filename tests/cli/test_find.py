@@ -50,7 +50,13 @@ def test_every_file_is_a_command_with_a_panel_and_an_example() -> None:
     }
     alone = {path.stem.replace("_", "-") for path in folder.rglob("[a-z]*.py") if path.parent not in groups}
     found = find_commands([])
-    assert {each.name for each in found} == {*alone, *(path.name for path in groups), "report", "search", "study"}
+    assert {each.name for each in found} == {
+        *alone,
+        *(path.name for path in groups),
+        "report",
+        "search",
+        "study",
+    }
     assert {each.panel for each in found} == set(PANELS)
     grouped = {each.name: {inner.name for inner in each.commands} for each in found if each.commands}
     assert grouped == {path.name: {each.stem for each in path.glob("[a-z]*.py")} for path in groups}
