@@ -20,12 +20,7 @@ from blocks.ir.operation import ZEROS, LoopIndex, Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import KEY, ORDER, Shape, TensorType
 from blocks.kernels.slots import DepthKVCache, Reach
-from blocks.primitives.operations import (
-    AddStepBias,
-    RotateStep,
-    SequenceTable,
-    StepTable,
-)
+from blocks.primitives.operations import AddStepBias, RotateStep, SequenceTable, StepTable
 from blocks.primitives.random_operations import DeriveKey
 from blocks.primitives.scalars import AddWeighted, Zero
 
@@ -44,6 +39,7 @@ class Builder(Operations):
         carried: what steps of this stage hand on besides the state, by name.
         next: what is asked of the stages that are added meanwhile.
         last_carried: what the stage added last carried, after its last step.
+        document_start: the token that begins a document, where documents do not see each other.
         open_streams: how many residual streams sublayers read and write here; 0 where there is but one.
         published: what blocks of this step let later ones read, by their names.
     """
@@ -59,6 +55,7 @@ class Builder(Operations):
     ):
         """`loop` is (index name, trips, tied) of the stage whose body this builder fills."""
         super().__init__(width, norm_type, bias)
+        self.document_start: int | None = parent.document_start if parent else None
         self.open_streams: int = parent.open_streams if parent else 0
         self._parent, self._loop = parent, loop
         self._collected: list[Value] = []

@@ -110,6 +110,13 @@ class BlockConfig(Config):
         """Whether it makes keys and values of tokens, which `kv: first` of a route shares among steps."""
         return False
 
+    def crosses_documents(self) -> str:
+        """Return why tokens of one document see another with `documents: apart`; "" where they do not.
+
+        A block that reads other tokens asks `Builder.document_start`.
+        """
+        return "it is not known to keep documents apart"
+
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
         return self.model_dump()

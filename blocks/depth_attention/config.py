@@ -73,6 +73,10 @@ class DepthAttention(AttentionConfig):
                     name, f"{there}, as {self.kv_from} has", here, "kv_from shares its keys and values"
                 )
 
+    def crosses_documents(self) -> str:
+        """Each token sees its own steps alone."""
+        return ""
+
     def problems(self, width: int) -> Iterator[Problem]:
         """Check the heads, and that shared keys need not be changed."""
         yield from independent(super().problems(width), self._unshared())

@@ -63,6 +63,12 @@ class ExpertAttention(BlockConfig):
             return "first choices of later tokens take up capacity (elsewhere nothing is dropped)"
         return ""
 
+    def crosses_documents(self) -> str:
+        """Tokens share nothing but experts that choose among them, or have room for some."""
+        if self.routing == "expert_choice":
+            return "experts choose among all tokens of a sequence"
+        return "" if self.capacity is None else "tokens of all documents take up capacity"
+
     def needs_all_tokens(self) -> str:
         """Tokens are routed one by one, or among those that are there."""
         return ""

@@ -53,6 +53,10 @@ class FeedForward(BlockConfig):
         if not isinstance(source, AttentionConfig) or not source.reads_own_steps():
             yield Problem(field, "a block of type sequence_attention with depth: joint", self.kv_for)
 
+    def crosses_documents(self) -> str:
+        """Each token goes through alone."""
+        return ""
+
     def needs_all_tokens(self) -> str:
         """Each token goes through alone."""
         return ""

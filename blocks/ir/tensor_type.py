@@ -13,14 +13,16 @@ Element = Literal["none", "bool", "compute", "stream", "fp32", "int"]
 products (`compute`), in that of weights and of the residual stream (`stream`), or in fp32; or an int64.
 """
 
-Kind = Literal["token", "steps", "row", "table", "constant", "mask", "depth_cache", "scalar", "order"]
+Kind = Literal[
+    "token", "steps", "row", "table", "constant", "mask", "pairs", "depth_cache", "scalar", "order"
+]
 """What axes stand before those of the shape.
 
 `token`: [batch, sequence, *shape]; `steps`: a tuple with one such tensor for each step of a loop, whose
 number is the first size of the shape; `row`: [batch, *shape]; `table`: [sequence, *shape];
-`constant`: [*shape]; `mask`: [sequence, sequence]; `depth_cache`: slots that steps write and read, shape
-(slots, ...) per token; `scalar`: one number of the whole micro-batch; `order`: a tensor without data, which
-orders writes and reads.
+`constant`: [*shape]; `mask`: [sequence, sequence]; `pairs`: [batch, sequence, sequence]; `depth_cache`:
+slots that steps write and read, shape (slots, ...) per token; `scalar`: one number of the whole micro-batch;
+`order`: a tensor without data, which orders writes and reads.
 """
 
 _WIDTHS: tuple[Element, ...] = ("none", "compute", "stream", "fp32")
@@ -50,11 +52,23 @@ class TensorType:
         """Whether it has a gradient: a scalar, or a value of tokens, which may be cast."""
         return self.kind in ("token", "steps", "scalar") and self.element not in ("int", "bool")
 
-    def shared_bytes(self, context: int) -> int:
-        """Return the bytes of a table or mask, which is made once for all sequences of a length."""
-        if self.kind == "table":
-            return 4 * context * prod(self.shape)
-        return context * context if self.kind == "mask" else 0
+    def table_bytes(self, context: int, tokens: int, size: int) -> int:
+        """Return the bytes of a table or mask, which is made once for all blocks of a kind.
+
+        Args:
+            context: tokens of a sequence.
+            tokens: of all sequences.
+            size: bytes of an element.
+        """
+        match self.kind:
+            case "table":
+                return 4 * context * prod(self.shape)
+            case "mask":
+                return context * context
+            case "pairs":
+                return size * tokens * context
+            case _:
+                return 0
 
     def fits(self, wanted: TensorType) -> bool:
         """Return whether it can be given where `wanted` is expected: floats of any precision are alike."""

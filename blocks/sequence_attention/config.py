@@ -18,6 +18,7 @@ from blocks.ir.tensor_type import Shape
 from blocks.kernels.slots import KeepKV, KeepMore
 from blocks.primitives.operations import SequenceTable
 from blocks.sequence_attention.capped import CappedAttend
+from blocks.sequence_attention.documents import DocumentAttend, DocumentMask
 from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
 from blocks.sequence_attention.slots.first import AttendFirst, KeepFirst
 from blocks.sequence_attention.slots.joint import JointAttend
@@ -96,6 +97,16 @@ class SequenceAttention(AttentionConfig):
     def makes_kv(self) -> bool:
         """Of every token."""
         return True
+
+    def crosses_documents(self) -> str:
+        """Masks of documents are those of torch's attention over the tokens of one step."""
+        fields = {
+            "sinks": self.sinks > 0,
+            "soft_cap": self.soft_cap is not None,
+            "depth: joint": self.depth == "joint",
+            "steps: all": self.steps == "all",
+        }
+        return next((f"{name} has no masks of documents" for name, there in fields.items() if there), "")
 
     def rotates(self) -> bool:
         """Return whether heads are rotated."""
@@ -250,6 +261,9 @@ class SequenceAttention(AttentionConfig):
 
     def _attend(self, build: Builder, q: Value, k: Value, v: Value) -> Value:
         sizes, window, sinks = self.geometry(build.width), self.window, self.sinks
+        if build.document_start is not None:
+            mask = build.shared("documents", DocumentMask(build.document_start, window))
+            return build.op("attend", DocumentAttend(*sizes, window or LARGEST), q, k, v, mask)
         if window is None and self.soft_cap is None and self.depth == "none" and self.steps == "own":
             return build.op("attend", Attend(*sizes), q, k, v)
         name = f"window_{label(window)}" if window else "causal"

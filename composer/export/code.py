@@ -258,5 +258,6 @@ class Body:
 def _shape(kind: TensorType) -> str:
     """Return a comment that tells a value's shape."""
     sizes = [*map(str, kind.shape)]
-    before = {"token": ["B", "S"], "row": ["B"], "table": ["S"], "constant": [], "mask": ["S", "S"]}
+    before = {"token": ["B", "S"], "row": ["B"], "table": ["S"], "constant": []}
+    before |= {"mask": ["S", "S"], "pairs": ["B", "S", "S"]}
     return f"  # [{', '.join([*before[kind.kind], *sizes])}]" if kind.kind in before else ""

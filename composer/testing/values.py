@@ -107,8 +107,10 @@ class _Calls(fx.Interpreter):
                 assert tuple(got.shape) == wanted, (
                     f"{where}: shape {list(got.shape)}, declared {list(wanted)}"
                 )
-            elif type.kind in ("table", "mask"):
-                size = type.shared_bytes(self.watched.tokens[1])
+            elif type.kind in ("table", "mask", "pairs"):
+                batch, length = self.watched.tokens
+                element = self.watched.sizes[Value(node, output)]
+                size = type.table_bytes(length, batch * length, element)
                 assert got.nbytes == size, f"{where}: takes {got.nbytes} bytes, its type {type} says {size}"
 
     def _look_at(

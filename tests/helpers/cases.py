@@ -63,6 +63,17 @@ CASES = {
         {"stack": 2, "step": ["b"]},
         {"recur": 2, "step": [{"stack": 2, "step": ["b"]}, "b", "b"]},
     ),
+    "sequence, documents apart": tree(
+        {"b": {**SEQ, "qk_norm": True}, "d": DEPTH},
+        {"recur": 2, "step": ["b", "d"]},
+        documents={"apart": 2},
+        positions="learned",
+    ),
+    "sequence, documents apart in windows": tree(
+        {"near": {**SEQ, "window": 2}, "far": {**SEQ, "window": 4}},
+        {"recur": 2, "step": ["near", "far"]},
+        documents={"apart": 2},
+    ),
     "sequence, two windows": tree(
         {"near": {**SEQ, "window": 2}, "far": {**SEQ, "window": 4}}, {"recur": 2, "step": ["near", "far"]}
     ),

@@ -70,11 +70,12 @@ class _Row:
 
     def logits(self, ids):
         table = self.w["embedding"]
+        self.began = naive_state.began(self.spec.model, ids)
         head = table if self.spec.model.tie_embeddings else self.w["head"]
         scale = self.spec.model.embedding_scale
         x = [table[i] * (math.sqrt(self.width) if scale == "sqrt_width" else scale) for i in ids]
         if self.spec.model.positions == "learned":
-            x = [vector + self.w["positions"][t] for t, vector in enumerate(x)]
+            x = [vector + self.w["positions"][t - self.began[t]] for t, vector in enumerate(x)]
         x = naive_state.dropped(self, x, "dropout", [])
         spanning = self.spec.model.residual if self.spec.model.residual.name == "streams" else None
         spanning = spanning if spanning and spanning.per == "sublayer" else None
@@ -291,7 +292,7 @@ class _Row:
         shared = config.heads // (config.kv_heads or config.heads)
         out = []
         for t in range(len(x)):
-            first = max(0, t + 1 - (config.window or len(x)))
+            first = max(self.began[t], t + 1 - (config.window or len(x)))
             last = self.places[t] if shares else t
             seen = [s for s in range(last + 1) if s >= first or s < config.sinks]
             mixed = []

@@ -209,3 +209,9 @@ def put_back(row, everyone, gates, x):
         else:
             after[t] = gate * y + (everyone[t] if row.numbers is None else row.first_states[t])
     return after
+
+
+def began(model, ids):
+    """Where the document of each token begins."""
+    first = getattr(model.documents, "apart", None)
+    return [max([0, *(s for s in range(t + 1) if ids[s] == first)]) for t in range(len(ids))]

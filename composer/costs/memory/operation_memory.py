@@ -182,7 +182,11 @@ def step_of(
         need = needs(operation, flow, copied, batch, at)
     stored = {value: batch.tokens * _stored(graph, value, sizes, found) for value in (*made, *dies)}
     # tables stay until the step ends
-    table = total(type.shared_bytes(at.context) for type in data.types if not isinstance(operation, Loop))
+    table = total(
+        type.table_bytes(at.context, batch.tokens, at.element_bytes(type.element))
+        for type in data.types
+        if not isinstance(operation, Loop)
+    )
     return Step(
         node,
         operation,

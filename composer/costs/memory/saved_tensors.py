@@ -176,8 +176,10 @@ def bytes_of(graph: Graph, value: Value, sizes: Sizes) -> float:
 
 
 def _with_rows(graph: Graph, value: Value, sizes: Sizes, length: int) -> float:
-    """Return the same with what a row has once, shared by its `length` tokens."""
+    """Return the same with what a row has once, shared by its `length` tokens, and all pairs of these."""
     type = graph.type_of(value)
+    if type.kind == "pairs":
+        return length * sizes[value]
     of_row = prod(type.shape) * sizes[value] / length if type.kind == "row" else 0
     return of_row or bytes_of(graph, value, sizes)
 

@@ -79,6 +79,14 @@ class DataConfig(Config):
                 f"set model.vocab to {self.vocab_needed} or more",
             )
 
+    def document_end(self) -> int | None:
+        """Return the token that ends each document, None where sequences are not made of documents.
+
+        Raises:
+            DataError: it is not known, since the data is not there.
+        """
+        return None
+
     def fingerprint(self) -> Fingerprint | None:
         """Return what the data is by content; None for a task that makes its sequences and reads no files.
 

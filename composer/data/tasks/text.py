@@ -43,6 +43,10 @@ class Text(DataConfig):
         """A token is a byte."""
         return 1.0
 
+    def document_end(self) -> int:
+        """The byte that UTF-8 never uses."""
+        return 0xFF
+
     def fingerprint(self) -> Fingerprint:
         """Hash the content of all files."""
         from composer.data.base.corpus import find_sources, fingerprint

@@ -126,6 +126,10 @@ class Tokens(DataConfig):
     def _evals(self) -> list[tuple[str, str]]:
         return [(source, name) for source in self.sources or [""] for name in self.eval_sets]
 
+    def document_end(self) -> int | None:
+        """That of the first source; all have one tokenizer."""
+        return next(iter(self.manifests().values())).end_of_document
+
     def fingerprint(self) -> Fingerprint:
         """Return the hashes that the manifests hold; the files' sizes are checked, not their content."""
         marks = [

@@ -14,8 +14,9 @@ from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import IDS, TensorType
 from blocks.primitives.scalars import AddWeighted
 from blocks.wiring.combine.config import Combine
+from blocks.wiring.documents import Documents
 from blocks.wiring.loss import Loss, Lowered, ModelEnd
-from composer.graph.lowering.operations import AddPositions, Embed
+from composer.graph.lowering.operations import AddDocumentPositions, AddPositions, Embed
 from composer.language.schema.levels import Options, Sublayer, entry_options, stage_options, sublayer_places
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, used
 from composer.measures.limits import MemoryLimits
@@ -31,6 +32,7 @@ def build(spec: Spec, handed: int | None = None) -> Graph:
     """
     width, vocab = spec.model.width, spec.model.vocab
     root = Builder(width, norm_type=spec.model.norm_type, bias=spec.model.bias)
+    root.document_start = spec.model.option(Documents).start()
     tokens, targets = root.input("tokens", IDS), root.input("targets", IDS)
     x = _embedded(root, spec.model, tokens)
     loss = spec.model.option(Loss)
@@ -79,8 +81,12 @@ def _embedded(root: Builder, model: Model, tokens: Value) -> Value:
     if model.positions == "learned":
         # as large as what they are added to
         start = Init("normal", 1.0 if scale is None else scale * std)
-        positions = Weight("positions", (model.context, width), start)
-        x = root.op("add_positions", AddPositions(model.context, width), x, weights=[positions])
+        weights = [Weight("positions", (model.context, width), start)]
+        if root.document_start is None:
+            x = root.op("add_positions", AddPositions(model.context, width), x, weights=weights)
+        else:
+            anew = AddDocumentPositions(model.context, width, root.document_start)
+            x = root.op("add_positions", anew, x, tokens, weights=weights)
     return dropout(root, x, model.dropout)
 
 

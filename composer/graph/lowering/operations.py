@@ -77,3 +77,28 @@ class AddPositions(SavesNothing, Operation):
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [context, width]."""
         return ((self.context, self.width),)
+
+
+@dataclass(frozen=True)
+class AddDocumentPositions(AddPositions):
+    """Add to each token the vector of its position in its document: (x, tokens) -> x.
+
+    Attributes:
+        start: the token that begins a document.
+    """
+
+    start: int
+
+    decoding = f"{_REFERENCE}:add_next_document_positions"
+    kernels = (
+        Kernel("add_document_positions", f"{_REFERENCE}:add_document_positions", "positions of each row"),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the first input's type."""
+        expect(self, inputs, (self.width,), IDS)
+        return (inputs[0],)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the token."""
+        return {"start": self.start}

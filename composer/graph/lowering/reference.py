@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,3 +25,25 @@ def add_positions(x: Tensor, weight: Tensor) -> Tensor:
 def add_next_positions(x: Tensor, past: Past, weight: Tensor, *, place: str, use: int) -> Tensor:
     """Return new tokens x [batch, sequence, width] plus the rows of their positions."""
     return x + weight[past.position :][: x.shape[1]]
+
+
+def add_document_positions(x: Tensor, tokens: Tensor, weight: Tensor, start: int) -> Tensor:
+    """Return x [batch, sequence, width] plus the rows of positions within documents, begun by `start`."""
+    return x + F.embedding(_since(tokens == start, torch.arange(tokens.shape[1], device=x.device)), weight)
+
+
+def add_next_document_positions(
+    x: Tensor, tokens: Tensor, past: Past, weight: Tensor, start: int, *, place: str, use: int
+) -> Tensor:
+    """Return new tokens x [batch, sequence, width] plus the rows of their positions."""
+    began = past.held(place, use, lambda: tokens.new_zeros(len(tokens)))
+    position = past.position + torch.arange(tokens.shape[1], device=x.device)
+    within = _since(tokens == start, position, began)
+    began.copy_(position[-1] - within[:, -1])
+    return x + F.embedding(within, weight)
+
+
+def _since(starts: Tensor, position: Tensor, before: Tensor | None = None) -> Tensor:
+    """Return how many positions ago [batch, sequence] the last start was, or what began `before` them."""
+    began = (starts * position).cummax(1).values
+    return position - (began if before is None else began.maximum(before[:, None]))

@@ -15,8 +15,10 @@ from blocks.base.config import BlockConfig, Config, Problem
 from blocks.base.invalid import Unknown, independent
 from blocks.base.wiring import WiringConfig
 from blocks.ir.numbers import largest
+from blocks.wiring.documents import Documents
 from blocks.wiring.optimizer import OptimizerChoice
 from composer.data.base.config import DataConfig
+from composer.data.base.errors import DataError
 from composer.language.schema.caps import Caps
 from composer.language.schema.levels import Sublayer, stage_options
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train, used
@@ -69,6 +71,7 @@ def semantic(tree: Node, spec: Spec | None, broken: Collection[str] = ()) -> lis
         *_wiring(parts, tree),
         *_train(parts, tree),
         *_caps(parts.caps, tree),
+        _documents(parts, tree),
     ]
     return [*unknown, *_unused(tree, unknown), *independent(*checks)]
 
@@ -273,6 +276,26 @@ def _train(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
             yield _problems(train.data.problems(parts.model), ("train", "data"), tree)
         yield _batches(train, tree)
         yield _optimizer(train, tree)
+
+
+def _documents(parts: Parts, tree: Node) -> Iterator[Fault]:
+    """Find a token that begins documents and is not the one that the data has between them."""
+    option = parts.model.option(Documents)
+    start, path = option.start(), ("model", option.key)
+    if start is not None and start >= parts.model.vocab:
+        expected = f"a token id below model.vocab ({parts.model.vocab})"
+        yield fault_at(tree, path, expected, shown(option.plain()))
+    if start is None or parts.train is None or not isinstance(parts.train.data, DataConfig):
+        return
+    try:
+        end = parts.train.data.document_end()
+    except DataError:
+        return  # a spec is also checked where its data is not
+    if end != start:
+        expected = "joined" if end is None else f"{{apart: {end}}}"
+        found = "no token" if end is None else f"token {end}"
+        hint = f"task {parts.train.data.task} has {found} between documents"
+        yield fault_at(tree, path, expected, shown(option.plain()), hint)
 
 
 def _batches(train: Train, tree: Node) -> Iterator[Fault]:

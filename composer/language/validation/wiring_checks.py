@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.wiring import Site, WiringConfig, acts_on_stage
+from blocks.wiring.documents import Documents
 from composer.language.schema.at import runs_at
 from composer.language.schema.levels import Options, entry_options, shared_keys, site, sublayer_places
 from composer.language.schema.recur import Recur
@@ -45,6 +46,7 @@ def wiring_problems(
             yield from _stage(stage, path, around)
             yield path, _running_apart(stage, blocks)
             yield path, _needing_all_tokens(stage, blocks, around)
+            yield ("model",), _crossing_documents(stage, blocks, around)
         if isinstance(stage.step, tuple):
             inner = ((each, (*path, "step", i)) for i, each in enumerate(stage.step))
             left += [(each, here) for each, here in inner if isinstance(each, Stage)]
@@ -143,6 +145,24 @@ def _needing_all_tokens(stage: Stage, blocks: Mapping[str, BlockConfig], around:
     if option and option.first_kv() and names and not any(blocks[name].makes_kv() for name in names):
         expected = "none with kv: first in a stage without sequence attention"
         yield Problem(option.key, expected, option.plain(defaults=False))
+
+
+def _crossing_documents(stage: Stage, blocks: Mapping[str, BlockConfig], around: Site) -> Iterator[Problem]:
+    """Refuse documents apart beside what lets them see each other."""
+    option = around.model.get(Documents.key)
+    if not isinstance(option, Documents) or option.start() is None:
+        return
+    entries = (entry for entry in stage.step if isinstance(entry, str | BlockUse | Parallel))
+    names = dict.fromkeys(name for entry in entries for name in used(entry) if name in blocks)
+    why = {f"block {name}": blocks[name].crosses_documents() for name in names}
+    why |= {
+        f"{key}: {each.name}": "blocks get some of the tokens"
+        for key, each in around.wiring.items()
+        if each.some_tokens
+    }
+    for place, reason in why.items():
+        if reason:
+            yield Problem(option.key, f"joined beside {place}, where {reason}", option.plain())
 
 
 def _acting_on_stage(option: WiringConfig, around: WiringConfig | None) -> Iterator[Problem]:

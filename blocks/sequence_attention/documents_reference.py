@@ -1,0 +1,82 @@
+"""Attention within documents in plain PyTorch.
+
+tokens: [B, S]; q: [B, S, heads, head_dim]; k, v: [B, S, kv_heads, head_dim].
+mask: [B, S, S], added to scores.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blocks.kernels.past import KeysAndValues, Past
+from blocks.sequence_attention import reference
+
+
+def document_mask(tokens: Tensor, start: int, window: int | None) -> Tensor:
+    """Return 0 where a token (row) sees another (column), else -inf: [B, S, S].
+
+    Each `start` is the first token of a document; what precedes the first of them is one too.
+    """
+    document = (tokens == start).cumsum(1)
+    same = document[:, :, None] == document[:, None]
+    return _added(same & reference.window_mask(tokens, window))
+
+
+def attend_documents(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attend under a mask of each row, through torch's attention."""
+    # autocast would make a copy of the mask for each use, which torch takes in fp32 beside any precision
+    with torch.autocast(q.device.type, enabled=False):
+        return reference.attend_masked(
+            q, k, v, (mask.double() if v.dtype == torch.float64 else mask)[:, None]
+        )
+
+
+def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attend as the equation says."""
+    return reference.attend_plain(q, k, v, mask[:, None, None] == 0)
+
+
+class _Documents:
+    """To which document the tokens belong that attention keeps, in its order."""
+
+    def __init__(self, like: Tensor, size: int) -> None:
+        self.size, self.last = size, torch.zeros_like(like[:, :1])
+        self.kept = like.new_zeros(len(like), size)
+
+    def add(self, starts: Tensor, position: int) -> Tensor:
+        """Take new tokens [B, S], True where one begins a document; return their documents [B, S]."""
+        documents = self.last + starts.cumsum(1)
+        self.last = documents[:, -1:]
+        end = position + starts.shape[1]
+        first = max(position, end - self.size)
+        places = torch.arange(first, end, device=starts.device) % self.size
+        self.kept[:, places] = documents[:, first - position :]
+        return documents
+
+
+def next_mask(tokens: Tensor, past: Past, start: int, window: int | None, *, place: str, use: int) -> Tensor:
+    """Return the mask of the first tokens, or that of a single later one over what is kept: [B, 1, kept]."""
+    size = min(window or past.capacity, past.capacity)
+    documents = past.held(place, use, lambda: _Documents(tokens, size))
+    document = documents.add(tokens == start, past.position)
+    if not past.position:
+        return document_mask(tokens, start, window)
+    there = min(past.position + 1, size)
+    return _added(documents.kept[:, None, :there] == document[:, :, None])
+
+
+def attend_next(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, past: Past, *, window: int, place: str, use: int
+) -> Tensor:
+    """Attend to the tokens of the same document among those that are kept."""
+    size = min(window, past.capacity)
+    keys, values = past.held(place, use, lambda: KeysAndValues(v, size)).add(k, v)
+    if not past.position:
+        return attend_documents(q, k, v, mask)
+    return attend_documents(q, keys.transpose(1, 2), values.transpose(1, 2), mask)
+
+
+def _added(seen: Tensor) -> Tensor:
+    """Return 0 where `seen` is True, else -inf, in fp32."""
+    return torch.zeros(seen.shape, dtype=torch.float32, device=seen.device).masked_fill_(~seen, -torch.inf)
