@@ -30,6 +30,16 @@ def study(
             show_default=False,
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes that train side by side on this machine. By default as many as `composer search` "
+            "starts; 1 trains in this process.",
+            show_default=False,
+        ),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +78,7 @@ def study(
     note_stale(loaded, path)
     try:
         if not report:
-            train_all(loaded, folder, path, storage, quiet, screen)
+            train_all(loaded, folder, path, storage, workers, quiet, screen)
     except KeyboardInterrupt:
         print(
             f"interrupted; run the same command again to continue (everything is in {folder})",

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from search.run.worker_plan import WorkerPlan
-from search.run.worker_process import GRACE, STOP, Ended, Job, Told
+from search.run.worker_process import GRACE, STOP, Ended, Job
 from search.store.folder import LOGS
 
 _TICK = 0.25
@@ -63,10 +63,10 @@ class LocalWorker:
         """Return the file descriptor to wait on for its next message."""
         return self._connection.fileno()
 
-    def receive(self) -> Told | Ended:
+    def receive(self) -> Any:
         """Return its next message, or `Ended` if there is no further one."""
         try:
-            message: Told | Ended = self._connection.recv()
+            message = self._connection.recv()
         except (EOFError, OSError):
             message = self._died()
         if isinstance(message, Ended):
@@ -151,7 +151,7 @@ class LocalWorkers:
             with suppress(OSError):
                 self._logs.rmdir()
 
-    def messages(self) -> Iterator[tuple[LocalWorker, Told | Ended] | None]:
+    def messages(self) -> Iterator[tuple[LocalWorker, Any] | None]:
         """Yield their messages until all have ended; None now and then, and if there is none."""
         while running := [worker for worker in self.each if worker.ended is None]:
             ready = wait([worker.fileno() for worker in running], _TICK)

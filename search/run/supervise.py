@@ -21,7 +21,7 @@ from search.run.local_workers import LocalWorker, LocalWorkers
 from search.run.open_store import open_search
 from search.run.study import Outcome
 from search.run.worker_plan import WorkerPlan, plan_workers
-from search.run.worker_process import GRACE, Ended, Job, Told
+from search.run.worker_process import GRACE, Ended, SearchJob, Told
 from search.store.ledger import Ledger
 from search.store.store import Store
 from search.trainer import Train, train
@@ -61,8 +61,8 @@ def run_workers(
     """
     with (
         open_search(space, folder, storage) as store,
-        _stop_signals() as received,
-        LocalWorkers(plan, Job(space, folder, storage, train)) as workers,
+        stop_signals() as received,
+        LocalWorkers(plan, SearchJob(space, folder, storage, train)) as workers,
     ):
         return _Supervisor(folder, store, _state(space, store), watch, workers, received).run()
 
@@ -189,7 +189,7 @@ def _state(space: Space, store: Store) -> State:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """Collect signals that would end this process."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

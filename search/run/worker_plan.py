@@ -60,7 +60,13 @@ def plan_workers(space: Space, asked: int | None, runs: float) -> WorkerPlan:
     """
     if asked == 1 or runs <= 1:
         return WorkerPlan(1, _limited(available_cores()))
-    specs, memory = _sample(space)
+    return plan_for(*_sample(space), asked, runs)
+
+
+def plan_for(specs: list[Spec], memory: int, asked: int | None, runs: float) -> WorkerPlan:
+    """Plan the workers of runs like `specs`, each of which may take `memory` bytes; see `plan_workers`."""
+    if asked == 1 or runs <= 1:
+        return WorkerPlan(1, _limited(available_cores()))
     gpus = _shared_out(visible_gpus(), specs[0])
     count, note = asked or _default(specs, gpus), ""
     if not gpus:

@@ -1,4 +1,4 @@
-"""A local worker: a process that searches and reports to the process that started it.
+"""A local worker: a process that does a job, such as to search, and reports to the process that started it.
 
 It ignores Ctrl-C, which reaches it as a message, and ends on request or when that process is gone.
 """
@@ -13,12 +13,11 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from composer.costs.time.devices import DeviceError
 from composer.data.base.errors import DataError
@@ -39,14 +38,50 @@ _IN_WORDS = (SpecError, DataError, TrainingError, DeviceError, SearchError)
 """Errors whose text is written for the user."""
 
 
+class Tell(Protocol):
+    """Sends a message to the process that started this one, and ends the job there if it was asked to."""
+
+    def __call__(self, message: object, *, droppable: bool = False, training: bool = False) -> None:
+        """Send a message; a droppable one is left out where the reader is slow.
+
+        Raises:
+            KeyboardInterrupt: the worker was asked to stop; not while `training`: the run itself ends then.
+        """
+
+
+class Job(Protocol):
+    """What a worker does; it is sent to its process."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that all workers share."""
+
+    def work(self, tell: Tell) -> str:
+        """Work to the end, report on the way, and return why it ended."""
+
+
 @dataclass(frozen=True)
-class Job:
-    """The job of a worker: the arguments of `run_search`."""
+class SearchJob:
+    """The job of searching: the arguments of `run_search`."""
 
     space: Space
     folder: Path
     storage: str | None
     train: Train
+
+    def work(self, tell: Tell) -> str:
+        """Search, reporting each event as `Told`."""
+        import optuna
+
+        from search.run.study import run_search
+
+        def watch(event: Event, state: State) -> None:
+            doing = Activity(state.running, state.step, state.target, state.since, state.note)
+            told = Told(event, state.worker, doing, state.left_by, state.outcomes, state.drawn)
+            tell(told, droppable=event == "progress", training=event in ("progress", "taken_over"))
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        return run_search(self.space, self.folder, self.train, watch, self.storage).reason
 
 
 @dataclass(frozen=True)
@@ -63,7 +98,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Ended:
-    """The last message of a worker: `text` is the reason why the search ended, or the worker failed."""
+    """The last message of a worker: `text` is the reason why its job ended, or the worker failed."""
 
     how: Literal["done", "stopped", "failed"]
     text: str = ""
@@ -79,7 +114,7 @@ def main() -> None:
     try:
         job = connection.recv()
         threading.Thread(target=_obey, args=(connection, stopping), daemon=True).start()
-        ended = Ended("done", _search(job, _Teller(connection, stopping)))
+        ended = Ended("done", job.work(_Teller(connection, stopping)))
     except (KeyboardInterrupt, EOFError):
         ended = Ended("stopped")
     except Exception as error:
@@ -93,36 +128,25 @@ def main() -> None:
         connection.send(ended)
     sys.stdout.flush()
     sys.stderr.flush()
-    # the search has released everything; torch's teardown at exit would take time
+    # the job has released everything; torch's teardown at exit would take time
     os._exit(ended.how == "failed")
 
 
-def _search(job: Job, watch: Callable[[Event, State], None]) -> str:
-    import optuna
-
-    from search.run.study import run_search
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return run_search(job.space, job.folder, job.train, watch, job.storage).reason
-
-
 class _Teller:
-    """Sends the events of a search, and ends it on request at a point where nothing is lost."""
+    """Sends messages, and ends the job on request at a point where nothing is lost."""
 
     def __init__(self, connection: Connection[Any, Any], stopping: threading.Event) -> None:
         self._connection, self._stopping = connection, stopping
 
-    def __call__(self, event: Event, state: State) -> None:
+    def __call__(self, message: object, *, droppable: bool = False, training: bool = False) -> None:
         # not every step needs to be sent, and training must not wait for a slow reader
-        if event == "progress" and not select.select([], [self._connection], [], 0)[1]:
+        if droppable and not select.select([], [self._connection], [], 0)[1]:
             return
-        doing = Activity(state.running, state.step, state.target, state.since, state.note)
-        told = Told(event, state.worker, doing, state.left_by, state.outcomes, state.drawn)
         # a reader that is gone is noticed by `_obey`
         with suppress(OSError):
-            self._connection.send(told)
+            self._connection.send(message)
         # while it trains, the run itself sees to its end
-        if self._stopping.is_set() and event not in ("progress", "taken_over"):
+        if self._stopping.is_set() and not training:
             raise KeyboardInterrupt
 
 

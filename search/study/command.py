@@ -21,6 +21,7 @@ from search.study.report import PAGE, lines, write_report
 from search.study.rows import read_rows, stale
 from search.study.run import run_study, silent
 from search.study.terminal import Terminal
+from search.study.workers import planned, run_workers
 
 
 def dry_lines(study: Study, rows: Path) -> Iterator[str]:
@@ -52,16 +53,29 @@ def note_stale(study: Study, rows: Path) -> None:
 
 
 def train_all(
-    study: Study, folder: Path, rows: Path, storage: str | None, quiet: bool, screen: Console
+    study: Study,
+    folder: Path,
+    rows: Path,
+    storage: str | None,
+    workers: int | None,
+    quiet: bool,
+    screen: Console,
 ) -> None:
-    """Train what is due."""
+    """Train what is due, with this number of local workers; by default as many as there is room for."""
     if storage is not None:
         check_storage(storage)
     gc.enable()  # the command line starts without; a study makes and drops many models
+    plan = planned(study, rows, workers)
     if not quiet:
-        print(f"training in {folder}, results in {rows}", flush=True)
+        told = f" with {plan}" if plan.count > 1 else ""
+        print(f"training in {folder}{told}, results in {rows}", flush=True)
+    if plan.note:
+        print(plan.note, file=sys.stderr)
     with nullcontext(silent) if quiet else Terminal(screen, study.config.measure) as watch:
-        run_study(study, folder, rows, watch=watch, storage=storage)
+        if plan.count == 1:
+            run_study(study, folder, rows, watch=watch, storage=storage)
+        else:
+            run_workers(study, folder, rows, plan, watch, storage)
 
 
 def write_all(study: Study, folder: Path, rows: Path, screen: Console) -> None:

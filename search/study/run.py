@@ -52,6 +52,7 @@ class Progress:
         run: the run in training, in words; `step` how far it is, `target` where it goes next.
         row: the last row.
         note: anything else to show.
+        worker: the number of the local worker; 0 for this process itself.
     """
 
     runs: int
@@ -61,6 +62,7 @@ class Progress:
     target: int = 0
     row: Row | None = None
     note: str = ""
+    worker: int = 0
 
 
 Watch: TypeAlias = Callable[[Event, Progress], None]

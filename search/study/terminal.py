@@ -24,6 +24,7 @@ class Terminal:
             Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         )
         self._drawn = 0.0
+        self._running: dict[int, str] = {}
 
     def __enter__(self) -> Terminal:
         if self._live is not None:
@@ -40,10 +41,12 @@ class Terminal:
         """Show an event."""
         if event == "progress":
             now = time.monotonic()
+            self._running[progress.worker] = _running(progress)
             if self._live is not None and now - self._drawn >= _REFRESH:
                 self._drawn = now
-                self._live.update(_cut(_running(progress)), refresh=True)
+                self._live.update(_cut("\n".join(self._running.values())), refresh=True)
             return
+        self._running.pop(progress.worker, None)
         if line := _line(event, progress, self._measure):
             self._console.print(Text(line), soft_wrap=True)
 

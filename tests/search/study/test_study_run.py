@@ -3,14 +3,16 @@
 import json
 
 import pytest
-from fake_training import FakeTraining, kills
+from fake_training import FakeTraining, SlowTraining, kills
 from studies import toy_study
 
 from search.errors import Crash, SearchError
+from search.run.worker_plan import WorkerPlan
 from search.study.command import note_stale
 from search.study.plan import Plan
 from search.study.rows import read_rows
 from search.study.run import run_study
+from search.study.workers import run_workers
 
 
 @pytest.fixture(scope="module")
@@ -117,4 +119,26 @@ def test_a_study_killed_at_any_durable_step_ends_like_one_left_alone(tmp_path):
 
 
 def test_a_study_killed_at_some_durable_steps_ends_like_one_left_alone(tmp_path):
-    assert kills("kill_study.py", tmp_path, 9) > 30
+    assert kills("kill_study.py", tmp_path, 17) > 30
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_one_would(study, tmp_path):
+    run(study, tmp_path / "one")
+    seen = []
+    run_workers(
+        study,
+        tmp_path / "two",
+        tmp_path / "two/rows.jsonl",
+        WorkerPlan(2, 1),
+        lambda event, progress: seen.append((event, progress.worker)),
+        train=SlowTraining(0.3, tmp_path / "hold"),
+    )
+    one, two = (
+        {row.cell: row.metrics for row in read_rows(tmp_path / name / "rows.jsonl")}
+        for name in ("one", "two")
+    )
+    assert one == two
+    assert len((tmp_path / "two/rows.jsonl").read_text().splitlines()) == len(two)
+    assert {worker for event, worker in seen if event == "row"} == {1, 2}
+    assert list((tmp_path / "two/workers").iterdir()) == []

@@ -20,7 +20,7 @@ TEXT = (
     STUDY.replace("rates: [1e-3, 2e-3]", "rates: [1e-3]").replace("[4Ki, 8Ki]", "[250k, 500k, 1M]")
     + "claims:\n"
 )
-WORLDS = 120
+WORLDS = 80
 
 
 def claim(factor=1, measure="tokens_to_accuracy"):

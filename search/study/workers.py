@@ -1,0 +1,97 @@
+"""A study by several local workers, shown as one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer import cost
+from search.errors import SearchError
+from search.run.local_workers import LocalWorkers
+from search.run.open_store import open_shared
+from search.run.supervise import stop_signals
+from search.run.worker_plan import WorkerPlan, plan_for
+from search.run.worker_process import GRACE, Ended, Tell
+from search.study.load import Study
+from search.study.plan import Plan
+from search.study.rows import read_rows
+from search.study.run import Event, Progress, Watch, run_study
+from search.trainer import Train, train
+
+
+@dataclass(frozen=True)
+class StudyJob:
+    """The job of training a study: the arguments of `run_study`."""
+
+    study: Study
+    folder: Path
+    rows: Path
+    storage: str | None
+    train: Train
+
+    def work(self, tell: Tell) -> str:
+        """Train, reporting each event with the progress after it."""
+
+        def watch(event: Event, progress: Progress) -> None:
+            training = event == "progress"
+            tell((event, progress), droppable=training, training=training)
+
+        run_study(self.study, self.folder, self.rows, self.train, watch, self.storage)
+        return "nothing is due"
+
+
+def planned(study: Study, rows: Path, asked: int | None) -> WorkerPlan:
+    """Plan the workers of a study: `asked`, or by the machine's resources and the remaining runs."""
+    plan = Plan(study)
+    left = plan.size() - plan.results(read_rows(rows)).done()
+    specs = [arm.spec for arm in study.arms]
+    memory = 0 if asked == 1 else max(cost(spec).measure("train_memory") or 0 for spec in specs)
+    return plan_for(specs, int(memory), asked, left)
+
+
+def run_workers(
+    study: Study,
+    folder: Path,
+    rows: Path,
+    plan: WorkerPlan,
+    watch: Watch,
+    storage: str | None = None,
+    train: Train = train,
+) -> None:
+    """Train a study with local workers; `watch` is called with the events of all, numbered from 1.
+
+    Raises:
+        SearchError: all workers failed; with their reasons.
+        KeyboardInterrupt: it was interrupted; no worker is left running.
+    """
+    job = StudyJob(study, folder, rows, storage, train)
+    with open_shared(study, folder, storage), stop_signals() as received, LocalWorkers(plan, job) as workers:
+        failed: dict[str, None] = {}
+        interrupted, done, asked_at = False, 0, 0.0
+        for found in workers.messages():
+            if received and not asked_at:
+                asked_at = time.monotonic()
+                workers.stop()
+            if asked_at and (len(received) > 1 or time.monotonic() - asked_at > GRACE):
+                workers.kill()
+            if found is None:
+                continue
+            worker, message = found
+            if not isinstance(message, Ended):
+                event, progress = message
+                progress.worker = worker.number
+                if event not in ("begin", "end"):
+                    watch(event, progress)
+            elif message.how == "done":
+                done += 1
+            elif message.how == "stopped" or asked_at:
+                interrupted = True
+            else:
+                failed.setdefault(message.text)
+        if interrupted:
+            raise KeyboardInterrupt
+        if failed and not done:
+            raise SearchError("\n".join(failed))
+        for text in failed:
+            watch("note", Progress(0, note=f"a worker failed: {text}"))
