@@ -1,4 +1,4 @@
-"""All that a new GPU is asked once: kernels, tests, figures and tiles, in bounded calls that go on."""
+"""Self-tests, benchmarks, GPU tests and tile tuning for a new GPU, in resumable calls of bounded time."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended: with 0, with another code, or at its limit; and the end of what it printed."""
+    """How a job ended (exit code 0, another one, or its time limit), and the end of its output."""
 
     how: Literal["done", "failed", "out of time"]
     seconds: float
-    told: str
+    output: str
 
 
 def jobs(folder: Path, root: Path) -> list[Job]:
@@ -67,12 +67,12 @@ def jobs(folder: Path, root: Path) -> list[Job]:
 
 
 def run_jobs(
-    asked: Sequence[Job], folder: Path, seconds: float, told: Callable[[str], None], root: Path
+    asked: Sequence[Job], folder: Path, seconds: float, report: Callable[[str], None], root: Path
 ) -> bool:
-    """Run the jobs that have not ended yet, for so many seconds in all; return whether none is left.
+    """Run the jobs that have not ended yet, within a number of seconds; return whether none is left.
 
-    A job that this call has no time left for is stopped, and begins anew at the next one. What is done is
-    written after each job.
+    A job that the end of this call interrupts starts again in the next one. The record is written after each
+    job.
 
     Raises:
         UserError: the folder's record cannot be read or written.
@@ -84,13 +84,13 @@ def run_jobs(
         left = until - time.monotonic()
         if left < _STARTS:
             return False
-        told(f"{job.name}: up to {min(job.seconds, left):.0f} s")
+        report(f"{job.name}: up to {min(job.seconds, left):.0f} s")
         result = _run(job, min(job.seconds, left), root)
         if result.how == "out of time" and left < job.seconds:
-            told(f"{job.name}: no time left in this call")
+            report(f"{job.name}: no time left in this call")
             return False
         ended[job.name] = result
-        told(f"{job.name}: {result.how} after {result.seconds:.0f} s")
+        report(f"{job.name}: {result.how} after {result.seconds:.0f} s")
         _write(folder, ended)
     return True
 
@@ -120,8 +120,8 @@ def tables(folder: Path, asked: Sequence[Job]) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for job in asked:
         known = ended.get(job.name)
-        told = f"{known.how} | {known.seconds:.0f}" if known else "not yet | "
-        yield f"| {job.name} | {told} |"
+        cells = f"{known.how} | {known.seconds:.0f}" if known else "not yet | "
+        yield f"| {job.name} | {cells} |"
     for job in asked:
         path = folder / f"{job.name}.json"
         if path.exists():
@@ -164,16 +164,16 @@ def _run(job: Job, seconds: float, root: Path) -> Ended:
         start_new_session=True,
     )
     try:
-        told, _ = process.communicate(timeout=seconds)
+        output, _ = process.communicate(timeout=seconds)
         how: Literal["done", "failed", "out of time"] = "failed" if process.returncode else "done"
     except subprocess.TimeoutExpired:
         _kill(process)
-        told, _ = process.communicate(timeout=_DIES)
+        output, _ = process.communicate(timeout=_DIES)
         how = "out of time"
     except BaseException:
         _kill(process)
         raise
-    return Ended(how, round(time.monotonic() - begun, 1), told[-_TAIL:])
+    return Ended(how, round(time.monotonic() - begun, 1), output[-_TAIL:])
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

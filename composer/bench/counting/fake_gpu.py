@@ -1,7 +1,7 @@
-"""Fake tensors that code takes for tensors on a GPU, so that it runs as it would there and computes nothing.
+"""Fake tensors that pass for CUDA tensors: code takes the paths it takes on a GPU, and computes nothing.
 
-torch's CPU build cannot make fake tensors on a GPU that have gradients. These are on the CPU, and what asks
-where they are is told otherwise.
+The CPU build of PyTorch supports no autograd on fake CUDA tensors. These are fake CPU tensors, and functions
+that ask for the device are replaced.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _IN_BF16 = Target("cuda", "bfloat16", here=True)
 
 @contextmanager
 def fake_gpu() -> Iterator[None]:
-    """Make all tensors in the context fake, under autocast to bf16, on what code takes for a GPU."""
+    """Make all new tensors fake, under autocast to bf16, and pass them off as CUDA tensors."""
     with ExitStack() as stack:
-        for function, other in _TOLD:
+        for function, other in _REPLACED:
             _everywhere(stack, function, other)
         stack.enter_context(patch.object(FakeTensor, "is_cuda", True))
         stack.enter_context(patch.object(FakeTensor, "data_ptr", lambda tensor: 0))
@@ -46,7 +46,7 @@ def _empty(name: str, weight: Any, *_: Any) -> Tensor:
     return torch.empty(weight.shape)
 
 
-_TOLD: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
+_REPLACED: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (gpu.architecture, lambda device: CAPABILITY),
     (gpu.on, lambda device: nullcontext()),
     (tensors.fits, lambda *given: all(each.dtype in tensors.DTYPES for each in given)),
@@ -57,7 +57,7 @@ _TOLD: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (weights.initial, _empty),
     (batch.check_range, lambda *given, **named: None),
 )
-"""What asks about the device, or looks at numbers, and what it returns here."""
+"""Functions that ask for the device or read values, and their replacements."""
 
 
 def _everywhere(stack: ExitStack, function: Callable[..., Any], other: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""The launches that a piece of code would make on a GPU, with the bytes and FLOPs of each."""
+"""Records kernel launches on a GPU, with the bytes and FLOPs of each, from a run on fake tensors."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def nbytes(value: Any) -> int:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts ATen operators; an operator of ours runs as it does on a GPU, and what it launches counts."""
+    """Records ATen operators; custom operators run their real implementation, whose launches are recorded."""
 
     def __init__(self, found: Launches) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -106,8 +106,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = packet.__name__
         if func.namespace == "aten" and not func.is_view and name not in _NO_LAUNCH:
             flops = _FLOPS.get(packet, lambda *args, **kwargs: 0.0)(*args, **kwargs, out_val=out)
-            told = f"{name}, fp32" if flops and _in_fp32(args) else name
-            self.found.add(told, nbytes((args, kwargs, out)), flops, flops > 0 and _in_fp32(args))
+            fp32 = flops > 0 and _in_fp32(args)
+            self.found.add(f"{name}, fp32" if fp32 else name, nbytes((args, kwargs, out)), flops, fp32)
         return out
 
 
@@ -184,7 +184,7 @@ _READS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "depth_attention.backward": _first_slots,
     "depth_attention.pull": _later_reads,
 }
-"""Kernels that read a part of what they are given, or more."""
+"""Kernels that read only part of their arguments, or more than them through a table of addresses."""
 
 
 def _norm(found: Launches) -> Callable[..., Tensor]:

@@ -50,7 +50,7 @@ def step_launches(
             model = loss_of = HandWritten(sizes(spec), by_hand)  # type: ignore[assignment]
         _make_fake(model)
         tokens = torch.zeros(batch, length, dtype=torch.int64)
-        with _told_of_data(), counted(watch) as found:
+        with _data_dependence_named(), counted(watch) as found:
             loss = loss_of(tokens, tokens.clone())
             torch.clear_autocast_cache()
             found.phase = "backward"
@@ -60,7 +60,7 @@ def step_launches(
 
 
 @contextmanager
-def _told_of_data() -> Iterator[None]:
+def _data_dependence_named() -> Iterator[None]:
     try:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException) as error:

@@ -1,4 +1,4 @@
-"""`composer first-run`: all that a new GPU is asked once."""
+"""`composer first-run`: check, test and measure a new GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ EXAMPLE = "composer first-run --out h100"
 
 def first_run(
     out: Annotated[
-        str, typer.Option("--out", metavar="FOLDER", help="Where figures and the record of what is done go.")
+        str,
+        typer.Option(
+            "--out", metavar="FOLDER", help="Where results and the record of finished jobs are written."
+        ),
     ] = "first-run",
     only: Annotated[
         str,
@@ -24,15 +27,15 @@ def first_run(
         ),
     ] = "",
     minutes: Annotated[
-        float, typer.Option(min=0.5, help="How long this call may take; given again, it goes on.")
+        float, typer.Option(min=0.5, help="Time limit of this call; the next call resumes.")
     ] = 9.0,
 ) -> None:
     """Check and measure a new GPU in calls of a few minutes, the most important things first.
 
-    These are the kernels' self-tests, the parts of `composer bench`, the tests marked `gpu` (in a checkout),
-    and tiles for this GPU. Each has a time limit of its own. Given again with the same folder, it goes on
-    with what has not ended; then it writes all figures as tables (first-run.md). It needs no package besides
-    torch, triton, lightning, networkx, pyyaml, typer, rich and pydantic.
+    Runs the kernels' self-tests, the parts of `composer bench`, the tests marked `gpu` (in a checkout) and the
+    tuning of tiles, each with a time limit. Run again with the same folder it resumes, and then writes all
+    results as tables (first-run.md). Needs no packages besides torch, triton, lightning, networkx, pyyaml,
+    typer, rich and pydantic.
     """
     from composer.bench.first_run import STATE, TABLES, jobs, run_jobs, tables
     from composer.cli.terminal.files import make_folder, write
@@ -47,7 +50,7 @@ def first_run(
     make_folder(folder)
     whole = run_jobs(asked, folder, 60 * minutes, lambda text: print(text, flush=True), root)
     write(str(folder / TABLES), "\n".join(tables(folder, asked)) + "\n")
-    print(f"figures in {folder / TABLES}, what was printed in {folder / STATE}")
+    print(f"tables: {folder / TABLES}\noutput of each job: {folder / STATE}")
     if not whole:
-        print("not finished: give the same command again")
+        print("not finished: run the same command again")
         raise typer.Exit(2)
