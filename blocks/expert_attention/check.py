@@ -6,6 +6,9 @@ import torch
 
 from blocks.expert_attention import library, reference, route_kernel
 from blocks.expert_attention.fused_operations import RoutedExperts
+from blocks.expert_attention.tiles import PRODUCT_STEPS
+from blocks.expert_attention.weight_rows import Waiting
+from blocks.expert_attention.weights_kernel import Rows
 from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import apart, off
 
@@ -24,6 +27,41 @@ def check(operation: RoutedExperts | None, target: Target) -> str:
         draw = torch.Generator().manual_seed(0)
         operation = operation or _DEFAULT
         return _routing(operation, target, draw) or _experts(operation, target, draw)
+
+
+def check_sums(operation: RoutedExperts | None, target: Target) -> str:
+    """Do the same, and make the gradients of weights from the rows of several steps."""
+    with apart(target):
+        draw = torch.Generator().manual_seed(0)
+        return check(operation, target) or _sums(operation or _DEFAULT, target, draw)
+
+
+def _sums(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
+    """Add up products of drawn rows, more steps than one launch takes; one expert gets no row, one all."""
+    width, active, hidden = operation.width, operation.active, operation.hidden
+    dtype, experts = getattr(torch, target.dtype), 5
+    for left, n, m in ((True, width, 2 * hidden), (False, hidden, width)):
+        waiting = Waiting(active, left)
+        exact = torch.zeros(experts, n, m, dtype=torch.float64, device=target.device)
+        for step in range(PRODUCT_STEPS + 1):
+            rows = TOKENS * active
+            sizes = (TOKENS, rows) if left else (rows, TOKENS)
+            factors = [torch.randn(k, size, generator=draw) for k, size in zip(sizes, (n, m), strict=True)]
+            a, b = (each.to(target.device, dtype) for each in factors)
+            order = torch.randperm(rows, generator=draw).to(target.device)
+            ends = torch.tensor([0, 1, rows // 2, rows - step, rows], device=target.device)
+            ends = ends.int() if step else torch.full_like(ends, rows).int()
+            waiting.add(Rows(a, b, order.int(), ends))
+            full = [each.double() for each in (a, b)]
+            full[not left] = full[not left][order // active]
+            first = 0
+            for expert, end in enumerate(ends.tolist()):
+                exact[expert] += full[0][first:end].T @ full[1][first:end]
+                first = end
+        names = ("gradient of gate and up over steps" if left else "gradient of down over steps",)
+        if told := off(names, (waiting.multiply(),), (exact,), target.dtype):
+            return told
+    return ""
 
 
 def _routing(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:

@@ -17,9 +17,12 @@ from torch.autograd.function import once_differentiable
 
 from blocks.expert_attention import library, reference
 from blocks.expert_attention.route_kernel import Routed
+from blocks.expert_attention.weight_rows import add_rows
+from blocks.expert_attention.weights_kernel import Rows
 from blocks.kernels.tensors import fits
 from blocks.kernels.turns import turn
-from blocks.primitives.reference import wide
+from blocks.kernels.weight_sums import sum_of, summed
+from blocks.primitives.reference import product_dtype, wide
 from blocks.primitives.rotary_kernel import rotate_back, rotate_forward
 
 
@@ -56,11 +59,39 @@ def _routed(
 ) -> Tensor:
     """Route by the products of queries with keys [tokens, experts], and run the experts."""
     routed = Routed(*library.expert_route(made, balance, keys.shape[-1] ** -0.5, active))
+    sums = sum_of(gate_up), sum_of(down)
     if load is not None:
         load += routed.counts
     rows = (routed.order, routed.place, routed.ends)
-    y: Tensor = library.experts(x.flatten(0, 1), routed.weights, *rows, gate_up, down)[0]
+    given = x.flatten(0, 1), routed.weights, *rows, gate_up, down
+    y: Tensor = library.experts(*given)[0] if None in sums else _Experts.apply(*given, *sums)  # type: ignore[no-untyped-call]
     return y.view(x.shape)
+
+
+class _Experts(torch.autograd.Function):
+    """`library.experts`, with the gradients of gate_up and down added up over steps."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        *tensors, ctx.to_gate_up, ctx.to_down = given
+        y: Tensor
+        y, both = library.experts(*tensors)
+        ctx.save_for_backward(*tensors, both)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weights, order, place, ends, gate_up, down, both = ctx.saved_tensors
+        to_x, to_weights, to_both, inner = library.experts_backward_rows(
+            gradient, weights, order, place, ends, gate_up, down, both, x.dtype
+        )
+        active = weights.shape[1]
+        if ctx.needs_input_grad[5]:
+            add_rows(ctx.to_gate_up, Rows(x, to_both, order, ends), active, left=True)
+        if ctx.needs_input_grad[6]:
+            add_rows(ctx.to_down, Rows(inner, gradient, order, ends), active, left=False)
+        return to_x, to_weights, *(None,) * 7
 
 
 def products(query: Tensor, keys: Tensor) -> Tensor:
@@ -87,6 +118,12 @@ def turned_experts(
         return reference.turned_experts(x, query, angle, *weights, active=active, index=index)
     made: Tensor = _Turned.apply(query.flatten(0, 1), keys, turn(angle, index))  # type: ignore[no-untyped-call]
     return _routed(made, x, *weights, active=active)
+
+
+def sum_experts(gate_up: Tensor, down: Tensor, *routing: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Cast the weights of experts as `reference.cast_experts` does, with sums for their gradients."""
+    dtype = product_dtype(gate_up)
+    return (summed([gate_up], dtype), summed([down], dtype), *routing)
 
 
 class _Turned(torch.autograd.Function):

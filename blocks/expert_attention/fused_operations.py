@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from blocks.expert_attention.tiles import BITS, LARGEST, MOST_ACTIVE
@@ -18,6 +18,9 @@ from blocks.primitives.operations import RotateStep, step_angles
 from blocks.primitives.tiles import LARGEST as LONGEST_ROW
 
 _REFERENCE = "blocks.expert_attention.reference"
+_FUSED = "blocks.expert_attention.fused"
+_CHECK = "blocks.expert_attention.check"
+_SUMS = "gradients of experts made of the rows of several steps, which they gather, and added up in fp32"
 
 
 def _unfit(operation: RoutedExperts, target: Target) -> str:
@@ -29,6 +32,10 @@ def _unfit(operation: RoutedExperts, target: Target) -> str:
     if operation.experts > LARGEST or operation.active > MOST_ACTIVE:
         return f"more than {LARGEST} experts, or {MOST_ACTIVE} active"
     return ""
+
+
+def _with_sums(operation: RoutedExperts) -> RoutedExperts:
+    return replace(operation, sums=True)
 
 
 @dataclass(frozen=True)
@@ -44,17 +51,32 @@ class RoutedExperts(Operation):
     hidden: int
     balance_rate: float
 
+    sums: bool = field(default=False, kw_only=True)
+    """Whether the rows of a step stay until those of several make the gradients of weights."""
+
     decoding = LOCAL
     kernels = (
         Kernel(
+            "triton_experts_summed",
+            f"{_FUSED}:routed_experts",
+            f"tokens sorted by expert in three launches; {_SUMS}",
+            _unfit,
+            prepare=f"{_FUSED}:sum_experts",
+            prepared=5,
+            casts=2,
+            sums=2,
+            specialize=_with_sums,
+            check=f"{_CHECK}:check_sums",
+        ),
+        Kernel(
             "triton_experts",
-            "blocks.expert_attention.fused:routed_experts",
+            f"{_FUSED}:routed_experts",
             "tokens sorted by expert in three launches; gate and weight between two grouped products",
             _unfit,
             prepare=f"{_REFERENCE}:cast_experts",
             prepared=5,
             casts=2,
-            check="blocks.expert_attention.check:check",
+            check=f"{_CHECK}:check",
         ),
         Kernel(
             "routed_experts",
@@ -128,6 +150,9 @@ class RoutedExperts(Operation):
         first = 2 * hidden + rows + weights + to_x
         query = 4 * self.width if _narrow(at) else 0
         last = flow.given + query + 4 * self.experts - 2 * hidden
+        if self.sums:
+            # what the gradients of weights are made of stays
+            first, last = 3 * hidden + rows + weights + to_x, last + 3 * hidden
         backward = largest(3 * hidden + rows + weights, first, last)
         return WorkspaceBytes(forward, backward, largest(first, last))
 
@@ -160,14 +185,26 @@ class TurnedExperts(RoutedExperts):
 
     kernels = (
         Kernel(
+            "triton_experts_turned_summed",
+            f"{_FUSED}:turned_experts",
+            f"keys rotated back instead of queries; {_SUMS}",
+            _unfit_turned,
+            prepare=f"{_FUSED}:sum_experts",
+            prepared=5,
+            casts=2,
+            sums=2,
+            specialize=_with_sums,
+            check=f"{_CHECK}:check_sums",
+        ),
+        Kernel(
             "triton_experts_turned",
-            "blocks.expert_attention.fused:turned_experts",
+            f"{_FUSED}:turned_experts",
             "keys rotated back instead of queries; tokens sorted by expert in three launches",
             _unfit_turned,
             prepare=f"{_REFERENCE}:cast_experts",
             prepared=5,
             casts=2,
-            check="blocks.expert_attention.check:check",
+            check=f"{_CHECK}:check",
         ),
         Kernel(
             "turned_experts",

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from blocks.expert_attention import route_kernel, rows_kernel
+from blocks.expert_attention import route_kernel, rows_kernel, weights_kernel
 
 _NAME = "attention_composer"
 _Routed = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -75,6 +75,35 @@ def experts_backward(
     del to_rows
     to_gate_up = F.grouped_mm(rows_kernel.spread(x, place, both.dtype).t(), to_both, offs=ends)
     return to_x, to_weights, to_gate_up, to_down
+
+
+@torch.library.custom_op(f"{_NAME}::expert_weights", mutates_args=("total",))
+def _add_weights(
+    total: Tensor,
+    left: list[Tensor],
+    right: list[Tensor],
+    order: list[Tensor],
+    ends: list[Tensor],
+    active: int,
+    gather_left: bool,
+    add: bool,
+) -> None:
+    steps = [weights_kernel.Rows(*each) for each in zip(left, right, order, ends, strict=True)]
+    weights_kernel.add_products(total, steps, active, gather_left, add)
+
+
+def expert_weights(
+    total: Tensor | None, steps: Sequence[weights_kernel.Rows], active: int, gather_left: bool
+) -> Tensor:
+    """Return `weights_kernel.add_products` as a new sum, or in the place of `total`."""
+    made = total
+    if made is None:
+        first = steps[0]
+        shape = (len(first.ends), first.left.shape[1], first.right.shape[1])
+        made = torch.empty(shape, dtype=torch.float32, device=first.left.device)
+    factors = ([*each] for each in zip(*steps, strict=True))
+    _add_weights(made, *factors, active, gather_left, total is not None)
+    return made
 
 
 @expert_route.register_fake
@@ -156,3 +185,30 @@ def _(
 @register_flop_formula(torch.ops.attention_composer.experts_backward)
 def _(gradient: Any, x: Any, weights: Sequence[int], *others: Any, **_: Any) -> int:
     return 2 * _flops(weights, others[4])
+
+
+@register_flop_formula(torch.ops.attention_composer.expert_weights)
+def _(total: Sequence[int], left: Any, right: Any, order: Sequence[Sequence[int]], *_: Any, **__: Any) -> int:
+    return 2 * sum(map(prod, order)) * prod(total[1:])
+
+
+def experts_backward_rows(
+    gradient: Tensor,
+    weights: Tensor,
+    order: Tensor,
+    place: Tensor,
+    ends: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    both: Tensor,
+    dtype: torch.dtype,
+) -> _Four:
+    """Return the gradients of x in a dtype and of the weights, and two factors of the experts' gradients.
+
+    These are the gradient of gate and up [rows, 2 * hidden], whose other factor is x, and what the second
+    product read [rows, hidden], whose other factor is the gradient of the sum.
+    """
+    inward = F.grouped_mm(rows_kernel.spread(gradient, place, both.dtype), down.transpose(-2, -1), offs=ends)
+    to_both, to_weights, inner = rows_kernel.swiglu_backward(inward, both, weights, order)
+    to_x = rows_kernel.total(F.grouped_mm(to_both, gate_up.transpose(-2, -1), offs=ends), place, dtype)
+    return to_x, to_weights, to_both, inner

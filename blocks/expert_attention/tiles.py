@@ -82,3 +82,49 @@ def _columns(width: int) -> int:
 
 tile = Tiles(_derived, MEASURED)
 """The tile of a kernel for a shape."""
+
+
+class ProductTile(NamedTuple):
+    """Sizes of one program of the gradients of weights, powers of two.
+
+    Attributes:
+        left: columns of the left factor.
+        right: columns of the right factor.
+        rows: of both that are multiplied at once.
+        warps: of 32 threads each.
+        stages: loads of rows in flight at once.
+    """
+
+    left: int
+    right: int
+    rows: int
+    warps: int
+    stages: int
+
+
+class ProductShape(NamedTuple):
+    """What such a tile is chosen by: the columns of both factors, and the bytes of an element of products."""
+
+    architecture: int
+    left: int
+    right: int
+    bytes: int
+
+
+MEASURED_PRODUCTS: dict[ProductShape, ProductTile] = {}
+"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others are derived."""
+
+PRODUCT_STEPS = 4
+"""Steps whose rows are multiplied at once: sums are read and written once for so many."""
+
+
+def _derived_products(shape: ProductShape) -> ProductTile:
+    left, right = (min(128, max(16, padded(size))) for size in (shape.left, shape.right))
+    if shape.bytes == 4:
+        # no tensor cores: sums and factors stay in registers
+        return ProductTile(min(64, left), min(64, right), 16, 4, 2)
+    return ProductTile(left, right, 64, 8 if left * right > 8192 else 4, 3)
+
+
+product_tile = Tiles(_derived_products, MEASURED_PRODUCTS)
+"""The tile of the gradients of weights for a shape."""

@@ -27,19 +27,19 @@ class WeightSum:
     """The gradient of one weight, as far as each running backward pass has added it up."""
 
     def __init__(self) -> None:
-        self._totals: dict[int, Tensor] = {}
-        self._finish: Callable[[Tensor], Tensor] | None = None
+        self._totals: dict[int, Any] = {}
+        self._finish: Callable[[Any], Tensor] | None = None
 
     def add_product(self, a: Tensor, b: Tensor) -> None:
         """Add a @ b, in fp32 at least."""
         self.put(add_product(self.so_far(), a, b))
 
-    def so_far(self) -> Tensor | None:
+    def so_far(self) -> Any:
         """Return what the running backward pass has put, None at first."""
         return self._totals.get(_running())
 
-    def put(self, total: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Put the sum until now; `finish` turns the last one into the gradient."""
+    def put(self, total: Any, finish: Callable[[Any], Tensor] | None = None) -> None:
+        """Put the sum until now, or anything that `finish` turns into the gradient in the end."""
         number = _running()
         if number not in self._totals:
             drop = partial(_drop, weakref.ref(self), number)

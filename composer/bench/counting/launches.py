@@ -74,7 +74,7 @@ def counted(watch: Callable[[TritonLaunch], None] | None = None) -> Iterator[Lau
         given = dict(zip(kernel.arg_names, arguments, strict=False)) | flags
         name = f"{kernel.fn.__module__.split('.')[-2]}.{kernel.fn.__name__.lstrip('_')}"
         size = _READS.get(name, _all)(given)
-        found.add(name, size)
+        found.add(name, size, _PRODUCTS[name](given) if name in _PRODUCTS else 0.0)
         if found.watch is not None:
             compile = partial(original, kernel, grid=grid, warmup=True, **given)
             found.watch(TritonLaunch(compile, name, given, prod(grid), size))
@@ -179,10 +179,26 @@ def _later_reads(given: Mapping[str, Any]) -> float:
     return size
 
 
+def _sums(given: Mapping[str, Any]) -> float:
+    """The bytes of the kernel that adds up products: sums are read if they are added to."""
+    again: float = given["ADD"] * nbytes(given["total"])
+    return nbytes([*given.values()]) + again
+
+
+def _sum_flops(given: Mapping[str, Any]) -> float:
+    rows = sum(given[f"order_{step}"].numel() for step in range(given["STEPS"]))
+    flops: float = 2.0 * rows * given["LEFT"] * given["RIGHT"]
+    return flops
+
+
+_PRODUCTS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {"expert_attention.add_products": _sum_flops}
+"""Kernels of matrix products, and their FLOPs."""
+
 _READS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "depth_attention.forward": _first_slots,
     "depth_attention.backward": _first_slots,
     "depth_attention.pull": _later_reads,
+    "expert_attention.add_products": _sums,
 }
 """Kernels that read only part of their arguments, or more than them through a table of addresses."""
 

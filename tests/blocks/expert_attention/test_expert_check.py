@@ -5,6 +5,7 @@ import torch
 
 from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.ir.kernel import Target
+from composer.graph.passes.choose_kernels import first_fit
 from composer.graph.passes.self_test import checked_kernels
 
 check = pytest.importorskip("blocks.expert_attention.check", exc_type=ImportError)
@@ -19,7 +20,7 @@ def test_right_kernels_pass(where, operation, dtype):
         pytest.skip("the interpreter has no bf16")
     before = torch.get_rng_state()
     with torch.autocast(where, torch.bfloat16), torch.inference_mode():
-        assert check.check(operation, Target(where, dtype)) == ""
+        assert check.check_sums(operation, Target(where, dtype)) == ""
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -30,17 +31,19 @@ def test_right_kernels_pass(where, operation, dtype):
         ("route_kernel", "route_backward", "gradient of the logits"),
         ("library", "experts", "output"),
         ("library", "experts_backward", "gradient of the input"),
+        ("library", "expert_weights", "gradient of gate and up over steps"),
     ],
 )
 def test_wrong_kernels_are_told(where, monkeypatch, module, function, told, wrong):
-    right = getattr(getattr(check, module), function)
+    place = getattr(check, module)
+    right = getattr(place, function)
 
     def off(*given):
         made = right(*given)
         return made * wrong if isinstance(made, torch.Tensor) else (made[0] * wrong, *made[1:])
 
-    monkeypatch.setattr(getattr(check, module), function, off)
-    assert check.check(None, Target(where)).startswith(f"{told} is off by ")
+    monkeypatch.setattr(place, function, off)
+    assert check.check_sums(None, Target(where)).startswith(f"{told} is off by ")
 
 
 @pytest.mark.parametrize(
@@ -64,5 +67,16 @@ def test_a_wrong_number_is_told(where, monkeypatch, field, told):
     assert check.check(None, Target(where)).startswith(f"{told}1 of ")
 
 
-def test_the_kernel_has_a_check():
-    assert (RoutedExperts, "triton_experts") in {(kind, kernel.name) for kind, kernel in checked_kernels()}
+def test_the_kernels_have_checks():
+    found = {kernel.name for kind, kernel in checked_kernels() if issubclass(kind, RoutedExperts)}
+    names = ("triton_experts", "triton_experts_turned")
+    assert found == {*names, *(f"{name}_summed" for name in names)}
+
+
+def test_where_products_of_weights_are_wrong_those_of_torch_run(monkeypatch):
+    monkeypatch.setattr("composer.graph.passes.choose_kernels.self_test", _wrong_sums)
+    assert first_fit(RoutedExperts(16, 5, 2, 8, 0.0), Target("cuda")).name == "triton_experts"
+
+
+def _wrong_sums(kernel, operation, target):
+    return "its self-test fails" if kernel.check.endswith("check_sums") else ""

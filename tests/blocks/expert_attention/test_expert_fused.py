@@ -1,6 +1,7 @@
 """Routing and experts by kernels: outputs and gradients against fp64, and models that run them."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from composer.module.model import ComposedModel
 
 fused = pytest.importorskip("blocks.expert_attention.fused", exc_type=ImportError)
 rows_kernel = pytest.importorskip("blocks.expert_attention.rows_kernel", exc_type=ImportError)
+from blocks.expert_attention import weight_rows, weights_kernel  # noqa: E402
 
 KINDS = [
     *(pytest.param(name, torch.float32, id=name) for name in SIZES),
@@ -150,6 +152,51 @@ def test_keys_turned_back_give_what_turned_queries_give(kernels, size, dtype):
     assert [each.dtype for each in got[1:]] == [each.dtype for each in weighed]
 
 
+def waiting(dtype, device, steps):
+    """Rows of steps, left factors gathered: an expert has none, one all of a step, one a single row."""
+    draw = torch.Generator().manual_seed(2)
+    ends = [[0, 14, 14], [0, 1, 14], [5, 9, 14], [14, 14, 14], [0, 0, 14]]
+    return [
+        weights_kernel.Rows(
+            torch.randn(7, 40, generator=draw).to(device, dtype),
+            torch.randn(14, 24, generator=draw).to(device, dtype),
+            torch.randperm(14, generator=draw).to(device, torch.int32),
+            torch.tensor(ends[step], device=device, dtype=torch.int32),
+        )
+        for step in range(steps)
+    ]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("left", [True, False])
+def test_products_of_rows_add_up_over_steps(kernels, steps, left):
+    given = waiting(torch.float16, kernels, steps)
+    total = weight_rows.Waiting(2, left)
+    exact = torch.zeros((3, 40, 24) if left else (3, 24, 40), dtype=torch.float64)
+    for rows in given:
+        a, b, order, ends = rows if left else (rows.right, rows.left, *rows[2:])
+        total.add(weights_kernel.Rows(a, b, order, ends))
+        full = [rows.left.double().cpu()[order.cpu() // 2], rows.right.double().cpu()]
+        for expert, (first, end) in enumerate(pairwise([0, *ends.tolist()])):
+            one, other = (each[first:end] for each in (full if left else full[::-1]))
+            exact[expert] += one.T @ other
+    check([total.multiply().cpu()], [exact], torch.float32)
+
+
+def test_a_pass_over_a_part_leaves_no_rows_for_the_next(kernels):
+    *weighed, balance, gradient = drawn(SIZES["fewer tokens than a tile"], device=kernels)
+    x, query, gate_up, down, keys = (each.clone().requires_grad_() for each in weighed)
+    cast = fused.sum_experts(gate_up, down)
+    y = fused.routed_experts(x, query, *cast, keys, balance, None, 2)
+    alone = torch.autograd.grad(y, [x], gradient, retain_graph=True)
+    made = [torch.autograd.grad(y, [gate_up, down], gradient, retain_graph=True) for _ in range(2)]
+    expected = exact(*weighed, balance, gradient, 2)
+    check(alone, expected[1:2], torch.float32)
+    for each in made:
+        check(each, expected[3:5], torch.float32)
+    assert all(map(torch.equal, *made))
+
+
 # models
 
 
@@ -181,7 +228,7 @@ def test_on_a_gpu_experts_absorb_their_routing_and_the_rotation_of_queries(code)
     ((node, data),) = found(graph)
     turned = code == "rotary"
     kind = TurnedExperts if turned else RoutedExperts
-    assert replace(data.op, **({"index": ORIGIN} if turned else {})) == kind(16, 5, 2, 8, 1e-3)
+    assert replace(data.op, **({"index": ORIGIN} if turned else {})) == kind(16, 5, 2, 8, 1e-3, sums=True)
     assert node.endswith("e.experts")
     before = [node.replace("experts", each) for each in ("query_rotated", "route")[not turned :]]
     assert [*data.parts] == [*before, node]
@@ -193,7 +240,7 @@ def test_on_a_gpu_experts_absorb_their_routing_and_the_rotation_of_queries(code)
         "load",
     ]
     assert data.inputs[0] == data.inputs[1]
-    assert data.kernel.name == ("triton_experts_turned" if turned else "triton_experts")
+    assert data.kernel.name == ("triton_experts_turned_summed" if turned else "triton_experts_summed")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +256,8 @@ def test_elsewhere_they_do_not(changes, device):
 @pytest.mark.parametrize("code", ["rotary", "none", "bias"])
 @pytest.mark.parametrize("again", [False, True])
 def test_a_model_that_routes_in_kernels_is_the_same_model(anywhere, code, again):
-    spec = make(tree({"e": {**GROUPED, "depth_code": code}}, {"recur": 2, "step": ["e"]}, width=16))
+    # more steps than one product of weights takes
+    spec = make(tree({"e": {**GROUPED, "depth_code": code}}, {"recur": 5, "step": ["e"]}, width=16))
     plain = compiled(spec, "reference").to(anywhere)
     marks = [*recomputable(compile_graph(spec, Target(anywhere)))]
     model = ComposedModel(spec, recompute=marks if again else []).to(anywhere)

@@ -5,8 +5,8 @@ import sys
 
 from offline import ptx, spills, widest
 
-from blocks.expert_attention import route_kernel, rows_kernel
-from blocks.expert_attention.tiles import Shape, tile
+from blocks.expert_attention import route_kernel, rows_kernel, weights_kernel
+from blocks.expert_attention.tiles import PRODUCT_STEPS, ProductShape, Shape, product_tile, tile
 
 ACTIVE, WIDTH = 8, 1024
 INTEGERS = ("indices", "before", "counts", "place", "order", "ends")
@@ -62,6 +62,19 @@ def kernels(experts):
         yield step, function, step, WIDTH, {**constants, **active}
 
 
+def products(left, right):
+    """Return the PTX of the kernel of gradients of weights."""
+    sizes = product_tile(ProductShape(90, left, right, 2))
+    numbered = {"left": "*bf16", "right": "*bf16", "order": "*i32", "ends": "*i32"}
+    types = {f"{name}_{step}": kind for name, kind in numbered.items() for step in range(PRODUCT_STEPS)}
+    types |= {"total": "*fp32", "left_stride": "i32", "right_stride": "i32"}
+    blocks = {"BLOCK_LEFT": sizes.left, "BLOCK_RIGHT": sizes.right, "BLOCK_ROWS": sizes.rows}
+    flags = {"ACTIVE": ACTIVE, "STEPS": PRODUCT_STEPS, "ADD": True, "GATHER_LEFT": left > right // 2}
+    constants = {"LEFT": left, "RIGHT": right, **flags, **blocks}
+    options = {"num_warps": sizes.warps, "num_stages": sizes.stages}
+    return ptx(weights_kernel._add_products, types, constants, {*types}, **options)
+
+
 if __name__ == "__main__":
     found = {}
     for name, function, step, width, constants in kernels(int(sys.argv[1])):
@@ -71,4 +84,7 @@ if __name__ == "__main__":
             "spills": spills(text),
             "barriers": text.count("bar.sync"),
         }
+    for left, right in ((1024, 1024), (512, 1024)):
+        text = products(left, right)
+        found[f"products {left}"] = {"cores": "wgmma.mma_async" in text, "spills": spills(text)}
     print(json.dumps(found))
