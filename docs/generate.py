@@ -52,6 +52,8 @@ from composer.settings.errors import listed
 from composer.testing.modes import EQUAL, EXCEPTIONS
 from composer.training.folder.files import write_text
 from search.propose.sampler import find_sampler
+from search.study.load import load_study
+from search.study.report import markdown
 
 # beside this file, which tests load by its path
 sys.path.insert(0, str(Path(__file__).parent))
@@ -308,6 +310,12 @@ def inspection_table(_: str) -> str:
     return _table([["measure", "definition"], *([name, told.replace("|", "\\|")] for name, told in rows)])
 
 
+def study_results(argument: str) -> str:
+    """Make the tables of a study from its committed rows."""
+    study, rows = (ROOT / path for path in argument.split())
+    return markdown(load_study(study), rows)
+
+
 KINDS = {
     "arms": arms_table,
     "code": step_code,
@@ -322,6 +330,7 @@ KINDS = {
     "measures": measures_table,
     "run": output,
     "samplers": samplers_table,
+    "study": study_results,
     "ways": ways_table,
     "wiring": wiring_table,
     "wiring-examples": wiring_examples,

@@ -178,6 +178,9 @@ def resolve_spec(tree: Node) -> Spec:
         got, hint = "a space, which has a `search:` section", "give it to `composer search`"
         # its choices are right where they belong
         raise SpecError([*faults, top["search"].fault("search", "a spec", got, hint, key=True)])
+    if "arms" in top:
+        got, hint = "a study, which has `arms:`", "give it to `composer study`"
+        raise SpecError([*faults, top["arms"].fault("arms", "a spec", got, hint, key=True)])
     if "extends" in top:
         node = top.pop("extends")
         faults.append(node.fault("extends", "extends in a file only", "an option"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from html import escape
 from importlib.resources import files
@@ -43,7 +43,7 @@ def write_report(study: Study, folder: Path, rows: Path) -> Results:
     drawn = charts | ({"claims": found} if (found := claims(judged)) else {})
     for name, chart in drawn.items():
         write_text(folder / FIGURES / f"{name.replace(' ', '-')}.svg", chart.svg(alone=True))
-    write_text(folder / MARKDOWN, markdown(results, made))
+    write_text(folder / MARKDOWN, f"# Study {study.config.name}\n\n{_markdown(results, made)}")
     parts = list(_sections(results, judged, made))
     script = files("search.report").joinpath("page.js").read_text(encoding="utf-8")
     page = document(f"Study {study.config.name}", _header(results, judged), parts, script, {})
@@ -51,10 +51,19 @@ def write_report(study: Study, folder: Path, rows: Path) -> Results:
     return results
 
 
-def markdown(results: Results, made: Sequence[Table]) -> str:
-    """Write all tables in Markdown."""
-    head = [f"# Study {results.plan.config.name}", "", _standing(results) + "."]
-    return "\n".join([*head, *(f"\n{each.markdown()}" for each in made), ""])
+def markdown(study: Study, rows: Path) -> str:
+    """Return the tables of the rows so far in Markdown, below headings of the third level.
+
+    Raises:
+        SearchError: the rows cannot be read.
+    """
+    results = Plan(study).results(read_rows(rows))
+    return _markdown(results, tables(results))
+
+
+def _markdown(results: Results, made: Iterable[Table]) -> str:
+    shown = [each for each in made if each.rows]
+    return "\n\n".join([f"{_standing(results)}.", *(each.markdown() for each in shown)]) + "\n"
 
 
 def lines(results: Results) -> Iterator[str]:

@@ -43,7 +43,7 @@ class Table:
         """Write it in Markdown."""
         rule = [("---" if i in self.words else "---:") for i in range(len(self.head))]
         lines = [f"| {' | '.join(cells)} |" for cells in (self.head, rule, *self.rows)]
-        return "\n".join([f"## {self.title}", "", *lines, *(["", self.note] if self.note else [])])
+        return "\n".join([f"### {self.title}", "", *lines, *(["", self.note] if self.note else [])])
 
     def csv(self) -> str:
         """Write it as CSV."""

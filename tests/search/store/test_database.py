@@ -13,6 +13,7 @@ import optuna
 import pytest
 from fake_training import FakeTraining, board, toy
 from postgresql import Server, missing
+from studies import toy_study
 from worker import EIGHT, check, join, start
 
 from composer import load
@@ -23,6 +24,8 @@ from search.progress.table import summary
 from search.run import study
 from search.run.study import run_search
 from search.store import lease
+from search.study.rows import read_rows
+from search.study.run import run_study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 needs_server = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -230,3 +233,22 @@ def test_a_missing_driver_is_told_with_the_extra_that_has_it(tmp_path, monkeypat
     assert main(command) == 1
     assert "pip install 'attention-composer[postgresql]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@needs_server
+def test_a_study_has_its_records_in_a_database_and_goes_on_in_another_folder(tmp_path, server):
+    url, compared = server.url("study"), toy_study(tmp_path)
+
+    def stop(spec, tokens):
+        if spec.train.seed:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run_study(compared, tmp_path / "one", path, FakeTraining(stop), storage=url)
+    half = len(read_rows(path))
+    assert 0 < half < 16
+    run_study(compared, tmp_path / "two", path, FakeTraining(), storage=url)
+    assert len(path.read_text().splitlines()) == len(read_rows(path)) == 16
+    assert {record["status"] for record in rows(url)} == {"finished"}
+    assert (tmp_path / "two/database.txt").exists()

@@ -3,6 +3,7 @@
 import pytest
 from studies import STUDY, toy_study
 
+from composer.language.load import load
 from composer.settings.errors import SpecError
 
 CLAIM = "claims: [{{arm: looped, against: untied{}}}]\n"
@@ -77,3 +78,11 @@ def test_all_faults_are_told_at_once(tmp_path):
     with pytest.raises(SpecError) as error:
         toy_study(tmp_path, "measure=x", "reference=y", "arms.untied.set=['a=1']")
     assert len(error.value.faults) == 3
+
+
+def test_a_study_that_is_taken_for_a_spec_says_which_command_it_is_for(tmp_path):
+    toy_study(tmp_path)
+    with pytest.raises(
+        SpecError, match=r"5:1  arms: expected a spec, got a study.*`composer study`"
+    ):
+        load(tmp_path / "study.yaml")
