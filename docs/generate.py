@@ -52,12 +52,11 @@ from composer.settings.errors import listed
 from composer.testing.modes import EQUAL, EXCEPTIONS
 from composer.training.folder.files import write_text
 from search.propose.sampler import find_sampler
-from search.study.load import load_study
-from search.study.report import markdown
 
 # beside this file, which tests load by its path
 sys.path.insert(0, str(Path(__file__).parent))
 from option_examples import field_rows, wiring_rows
+from study_results import study_results
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -308,12 +307,6 @@ def inspection_table(_: str) -> str:
     """Make the table of the definitions of what `composer inspect` measures."""
     rows = [[f"`{each.name}`", " ".join(each.definition)] for each in find_measures()]
     return _table([["measure", "definition"], *([name, told.replace("|", "\\|")] for name, told in rows)])
-
-
-def study_results(argument: str) -> str:
-    """Make the tables of a study from its committed rows."""
-    study, rows = (ROOT / path for path in argument.split())
-    return markdown(load_study(study), rows)
 
 
 KINDS = {
