@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from xml.sax.saxutils import quoteattr
 
-from composer.inspect.base.views import Heat, Lines
+from composer.inspect.base.views import Heat, Lines, Points
 from composer.page.chart import Chart, Scale, n, scale, width_of
 
 _COLOURS = 5
@@ -14,13 +15,15 @@ _ALL = "all"
 _TOP, _LEGEND, _BELOW = 50.0, 20.0, 52.0
 
 
-def lines(view: Lines, width: float) -> Chart:
-    """Draw curves, with a legend where there are several."""
+def lines(view: Lines, width: float, twins: Sequence[Lines] = ()) -> Chart:
+    """Draw curves, with a legend where there are several; `twins` have the same scale of y."""
     height = 320.0 + (_LEGEND if len(view.series) > 1 else 0)
     top = _TOP + (_LEGEND if len(view.series) > 1 else 0)
-    drawn = {name: [(x, y) for x, y in points if y == y] for name, points in view.series.items()}
+    drawn = {name: _finite(points) for name, points in view.series.items()}
     xs = [x for points in drawn.values() for x, _ in points]
-    ys = [y for points in drawn.values() for _, y in points]
+    ys = [y for each in (view, *twins) for points in each.series.values() for _, y in _finite(points)]
+    if not ys:
+        return _empty(view.title, width)
     across = scale(xs, 62, width - 12, room=0.02)
     up = scale([*ys, 0.0] if min(ys) >= 0 else ys, height - _BELOW, top, room=0.04)
     if view.share:
@@ -47,15 +50,28 @@ def lines(view: Lines, width: float) -> Chart:
     return chart
 
 
+def _finite(points: Points) -> list[tuple[float, float]]:
+    """Return the points that can be drawn: a model may have diverged."""
+    return [(x, y) for x, y in points if isfinite(y)]
+
+
+def _empty(title: str, width: float) -> Chart:
+    chart = Chart(width, 60, title, "no finite number")
+    chart.words(12, 20, title, "name")
+    chart.words(12, 44, "not a finite number anywhere", "note")
+    return chart
+
+
 def _kinds(names: Sequence[str]) -> list[str]:
     """Return the style of each curve: that of all targets is the strongest."""
     others = [name for name in names if name != _ALL and len(names) > 1]
     return [f"c{others.index(name) % _COLOURS}" if name in others else "all" for name in names]
 
 
-def heat(view: Heat, width: float) -> Chart:
-    """Draw a table of numbers as colours, with the numbers where there is room for them."""
-    found = [value for row in view.values for value in row if value is not None]
+def heat(view: Heat, width: float, twins: Sequence[Heat] = ()) -> Chart:
+    """Draw a table of numbers as colours, with the numbers where there is room; `twins` have its colours."""
+    rows_of = (row for each in (view, *twins) for row in each.values)
+    found = [value for row in rows_of for value in row if value is not None and isfinite(value)]
     top = view.top or max((abs(value) for value in found), default=0.0) or 1.0
     left = max(30.0, *map(width_of, view.row_names)) + 26
     columns, rows = len(view.column_names), len(view.row_names)
@@ -72,7 +88,7 @@ def heat(view: Heat, width: float) -> Chart:
         y = 56 + number * tall
         chart.words(left - 8, y + tall / 2 + 4, view.row_names[number], "tick end")
         for column, value in enumerate(row):
-            if value is not None:
+            if value is not None and isfinite(value):
                 cell = _Cell(left + column * size, y, size, tall, value, min(abs(value) / top, 1.0))
                 named = f"{view.rows} {view.row_names[number]}, {view.columns} {view.column_names[column]}"
                 chart.items.append(_tipped(cell.marks(view.share), f"{named}: {_exact(value, view.share)}"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from composer.inspect.base.measure import Found, LeftOut, Measure
+from composer.inspect.base.left_out import LeftOut
+from composer.inspect.base.measure import Found, Measure
 from composer.inspect.base.subject import Subject
 from composer.training.data.datamodule import datamodule
 from composer.training.folder.data_record import located
@@ -113,10 +115,19 @@ def as_json(runs: Sequence[Inspected], measures: Sequence[Measure]) -> dict[str,
                 "stage": run.stage,
                 "steps": run.steps,
                 "found": {
-                    name: {"left_out": found} if isinstance(found, str) else dict(found.values)
+                    name: {"left_out": found} if isinstance(found, str) else _plain(found.values)
                     for name, found in run.found.items()
                 },
             }
             for run in runs
         ],
     }
+
+
+def _plain(value: Any) -> Any:
+    """Return values with null in the place of numbers that JSON does not have: a model may have diverged."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from composer.inspect.base.measure import Found, Measure
+from composer.inspect.base.score import ALL
 from composer.inspect.base.views import Choice, Heat, Lines, Note, Rows, View
 from composer.inspect.figures import heat, lines, widths
 from composer.inspect.inspect import Inspected
@@ -26,7 +28,7 @@ def _header(runs: Sequence[Inspected]) -> str:
     cards = "".join(
         f'<div class="card"><h3>{escape(title)}</h3><p class="big">{escape(big)}</p>'
         f"<p>{escape(told)}</p></div>"
-        for title, big, told in (card for run in runs for card in _cards(run))
+        for title, big, told in _cards(runs)
     )
     names = " and ".join(escape(run.name) for run in runs)
     weights = ", ".join(f"<code>{escape(run.path)}</code>" for run in runs)
@@ -36,26 +38,29 @@ def _header(runs: Sequence[Inspected]) -> str:
     )
 
 
-def _cards(run: Inspected) -> Iterator[tuple[str, str, str]]:
-    kind = "recurrent steps" if run.recurrent else "layers"
-    yield run.name, f"{run.steps} {kind}", f"of {run.stage}, whose steps are looked at"
-    yield (
-        "Held-out data",
-        f"{run.tokens:,} tokens",
-        f"in {run.sequences} sequences, the same for every run of the task",
-    )
-    lens = run.found.get("lens")
-    if isinstance(lens, Found):
-        accuracy, loss = lens.values["accuracy"]["all"], lens.values["loss"]["all"]
-        yield "Accuracy", f"{100 * accuracy[-1]:.2f} %", f"loss {loss[-1]:.3f} nats, over all scored targets"
+def _cards(runs: Sequence[Inspected]) -> Iterator[tuple[str, str, str]]:
+    for run in runs:
+        kind = "recurrent steps" if run.recurrent else "layers"
+        yield run.name, f"{run.steps} {kind}", f"of {run.stage}, whose steps are looked at"
+    for run in runs:
+        lens = run.found.get("lens")
+        if isinstance(lens, Found):
+            accuracy, loss = lens.values["accuracy"][ALL], lens.values["loss"][ALL]
+            named = f" of {run.name}" if len(runs) > 1 else ""
+            yield f"Accuracy{named}", f"{100 * accuracy[-1]:.2f} %", f"loss {loss[-1]:.3f} nats"
+    if len(runs) == 1:
+        (run,) = runs
+        yield "Held-out data", f"{run.tokens:,} tokens", f"{run.sequences} sequences, the same for all runs"
 
 
 def _section(measure: Measure, runs: Sequence[Inspected], width: float) -> str:
     defined = "".join(f'<p class="definition">{_quoted(text)}</p>' for text in measure.definition)
     named = '<h3 class="run">{}</h3>' if len(runs) > 1 else ""
+    found = [run.found[measure.name] for run in runs]
+    every = [view for each in found if isinstance(each, Found) for view in _leaves(each.views)]
     columns = "".join(
-        f"<div>{named.format(escape(run.name))}{''.join(_found(run.found[measure.name], width))}</div>"
-        for run in runs
+        f"<div>{named.format(escape(run.name))}{''.join(_found(each, _Shown(width, every)))}</div>"
+        for run, each in zip(runs, found, strict=True)
     )
     kind = "pair" if len(runs) > 1 else "single"
     return f'{defined}<div class="{kind}">{columns}</div>'
@@ -66,31 +71,49 @@ def _quoted(text: str) -> str:
     return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
-def _found(found: Found | str, width: float) -> Iterator[str]:
+@dataclass(frozen=True)
+class _Shown:
+    """How wide charts are, and all charts of the section: those of one title have the same scale."""
+
+    width: float
+    every: Sequence[View]
+
+
+def _leaves(views: Iterable[View]) -> Iterator[View]:
+    for view in views:
+        if isinstance(view, Choice):
+            yield from _leaves(view.views.values())
+        else:
+            yield view
+
+
+def _found(found: Found | str, shown: _Shown) -> Iterator[str]:
     if isinstance(found, str):
         yield f"<p><strong>Left out.</strong> {escape(found)}</p>"
         return
     for number, view in enumerate(found.views):
-        yield _view(view, width, number)
+        yield _view(view, shown, number)
 
 
-def _view(view: View, width: float, number: int) -> str:
+def _view(view: View, shown: _Shown, number: int) -> str:
     match view:
         case Lines():
-            return figure(lines(view, width))
+            alike = [each for each in shown.every if isinstance(each, Lines) and each.title == view.title]
+            return figure(lines(view, shown.width, alike))
         case Heat():
-            return figure(heat(view, width))
+            same = [each for each in shown.every if isinstance(each, Heat) and each.title == view.title]
+            return figure(heat(view, shown.width, same))
         case Rows():
             return table(view.head, [[escape(cell) for cell in row] for row in view.rows], view.words)
         case Note():
             return f"<p>{escape(view.text)}</p>"
         case Choice():
-            return _choice(view, width, number)
+            return _choice(view, shown, number)
 
 
-def _choice(view: Choice, width: float, number: int) -> str:
+def _choice(view: Choice, shown: _Shown, number: int) -> str:
     bodies = "".join(
-        f'<div class="alternative" data-name="{escape(name)}">{_view(each, width, number)}</div>'
+        f'<div class="alternative" data-name="{escape(name)}">{_view(each, shown, number)}</div>'
         for name, each in view.views.items()
     )
     if len(view.views) < 2:

@@ -1,5 +1,6 @@
 """Each measure against hand computations, planted models, and what models compute by other ways."""
 
+import json
 import math
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from models import compiled, tokens_for
 
 from blocks.depth_attention.operations import Attend
 from composer.inspect import measures
-from composer.inspect.base.measure import LeftOut
+from composer.inspect.base.left_out import LeftOut
 from composer.inspect.base.routing import Routing, distinct_by_chance, routings
 from composer.inspect.base.score import Targets, kl, score
 from composer.inspect.base.subject import Subject
 from composer.inspect.find import find_measures
+from composer.inspect.inspect import as_json, inspect
 from composer.inspect.measures import depth_maps, diversity, experts, knowledge, lens, state, steps
 from composer.inspect.measures.lens import flip
+from composer.inspect.page import page
 
 FILES = {path.stem for path in Path(measures.__file__).parent.glob("*.py")} - {"__init__"}
 
@@ -205,6 +208,8 @@ def test_quality_against_steps_holds_the_trained_number_and_goes_to_four_times()
         (one(FFN), diversity, r"The model has no mixture of experts\."),
         (CASES["expert, a capacity"], experts, "Its experts have a capacity or choose tokens"),
         (tree({"f": FFN}, {"stack": 2, "step": ["f"]}), steps, "No stage is recurrent"),
+        (one(FFN, residual={"mix": "static"}), lens, r"The steps of stages\.0 hand on no state"),
+        (one(FFN, residual={"mix": "static"}), state, r"The steps of stages\.0 hand on no state"),
         (CASES["expert, depth bias"], steps, "Other numbers of steps cannot run: .*for each step"),
     ],
 )
@@ -223,3 +228,13 @@ def test_untied_layers_have_experts_of_their_own():
     assert "No experts: layers have experts of their own" in " ".join(
         found(knowledge.MEASURE, made)["left out"]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_every_model_is_inspected(case):
+    made, every = subject(CASES[case]), find_measures()
+    told = inspect(made, Path("weights"), every)
+    assert told.found.keys() == {each.name for each in every}
+    json.dumps(as_json([told], every), allow_nan=False)
+    assert page([told, told], every).startswith("<!doctype html>")

@@ -49,12 +49,11 @@ def local_names(name: str, types: tuple[TensorType, ...]) -> list[str]:
 
 
 def state_input(body: Graph) -> Value | None:
-    """Return the state that a step is given, None where no step changes it."""
-    return Value(body.inputs[0]) if body.carried and _is_state(body, Value(body.inputs[0])) else None
-
-
-def _is_state(body: Graph, value: Value) -> bool:
-    return body.type_of(value).kind == "token"
+    """Return the state that a step is given and hands on; None where steps hand on other values alone."""
+    state = Value(STATE_IN)
+    return (
+        state if body.carried and body.inputs[0] == STATE_IN and body.type_of(state).kind == "token" else None
+    )
 
 
 def _named(graph: Graph, path: str, stages: int) -> Iterator[Named]:

@@ -13,10 +13,6 @@ Tell = Callable[[int, int], None]
 """Takes how many of how many passes are done."""
 
 
-class LeftOut(Exception):
-    """A measure does not apply to a model; its text says why."""
-
-
 @dataclass(frozen=True)
 class Found:
     """What a measure found in one model.

@@ -11,7 +11,7 @@ from torch import Tensor
 from blocks.expert_attention.operations import Route
 from blocks.expert_attention.sized import SizedExperts
 from blocks.ir.operation import Value
-from composer.inspect.base.measure import LeftOut
+from composer.inspect.base.left_out import LeftOut
 from composer.inspect.base.subject import Place, Subject
 
 

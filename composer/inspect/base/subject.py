@@ -15,7 +15,8 @@ from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import LoopIndex, Value
 from blocks.ir.walk import operations
 from composer.graph.passes.lowered import lowered
-from composer.graph.taps.names import STATE_IN, local_names
+from composer.graph.taps.names import STATE_IN, local_names, value_names
+from composer.inspect.base.left_out import LeftOut
 from composer.inspect.base.score import Targets
 from composer.language.schema.spec import Spec
 from composer.module.model import ComposedModel
@@ -124,9 +125,21 @@ class Subject:
         with torch.no_grad(), autocast(self.model):
             return self.model(self.tokens, steps=steps)  # type: ignore[no-any-return]
 
+    def check_state(self) -> None:
+        """Check that the steps of the stage hand on a state.
+
+        Raises:
+            LeftOut: they do not, since what they read is mixed from the outputs of all earlier steps.
+        """
+        if self.stage not in value_names(self.spec):
+            raise LeftOut(
+                f"The steps of {self.stage} hand on no state: each reads all earlier outputs, mixed."
+            )
+
     @cached_property
     def states(self) -> Tensor:
         """The state before the first step of the stage and after each: [steps + 1, batch, sequence, ...]."""
+        self.check_state()
         inside = f"{self.stage}.{STATE_IN}"
         with self.recorded(self.stage, inside) as found:
             self.model(self.tokens)

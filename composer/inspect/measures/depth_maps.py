@@ -12,7 +12,8 @@ from blocks.depth_attention.operations import Attend
 from blocks.depth_attention.part import PartAttend
 from blocks.depth_attention.reference import attended, distances, part_of
 from blocks.kernels.slot_memory import SlotMemory
-from composer.inspect.base.measure import Found, LeftOut, Measure, Tell
+from composer.inspect.base.left_out import LeftOut
+from composer.inspect.base.measure import Found, Measure, Tell
 from composer.inspect.base.score import ALL
 from composer.inspect.base.subject import Place, Subject, at_step
 from composer.inspect.base.views import Choice, Heat, Rows, View
@@ -116,18 +117,18 @@ def _told(subject: Subject, place: Place, found: Map) -> tuple[dict[str, Any], l
     }
     entropy = _entropy(found.weights[:, scored[ALL]]).mean(1)  # [readers, heads]
     rows = [
-        [f"head {head + 1}", *(f"{value:.2f}" for value in entropy[:, head].exp().tolist())]
-        for head in range(entropy.shape[1])
+        [reader, *(f"{value:.2f}" for value in each)]
+        for reader, each in zip(found.readers, entropy.exp().tolist(), strict=True)
     ]
     values = {
         "readers": found.readers,
         "slots": names,
         "weights": {name: each.tolist() for name, each in maps.items()},
-        "slots read, effectively": entropy.exp().T.tolist(),
+        "slots read": entropy.exp().tolist(),
     }
     return values, [
         Choice("Weights", heats),
-        Rows(["slots read, effectively", *(f"step {each}" for each in found.readers)], rows),
+        Rows(["slots read at step", *(f"head {n + 1}" for n in range(entropy.shape[1]))], rows),
     ]
 
 
@@ -156,7 +157,7 @@ MEASURE = Measure(
         "column the slot by the step that wrote it (`in`: the input of the stage), a cell the mean "
         "attention weight over all scored targets; rows add up to 100 %, and what is not read is empty. "
         "The weights are computed from the recorded queries and slots by the reference.",
-        "Slots read, effectively: the exponential of the entropy of a token's weights, averaged in the "
+        "Slots read, in the table: the exponential of the entropy of a token's weights, averaged in the "
         "exponent over the targets. 1 means that one slot is read.",
     ),
     run,

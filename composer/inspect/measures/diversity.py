@@ -74,10 +74,10 @@ def _views(routing: Routing, told: dict[str, float]) -> list[View]:
     untied = [
         "effective experts at a step",
         f"{told['effective experts at a step']:.1f}",
-        f"at most {told['of an untied mixture, at most']:.1f} in an untied mixture of as many experts",
-        f"{told['times an untied mixture']:.2f} times",
+        f"{told['times an untied mixture']:.2f} times the {told['of an untied mixture, at most']:.1f} "
+        "that an untied mixture has at most",
     ]
-    head = [routing.name, "measured", "compared with", "ratio"]
+    head = [routing.name, "measured", "compared with"]
     if not routing.tied:
         return [
             Note(
@@ -90,26 +90,19 @@ def _views(routing: Routing, told: dict[str, float]) -> list[View]:
         [
             "distinct experts of a token over depth",
             f"{told['distinct over depth']:.2f}",
-            f"{told['distinct by chance']:.2f} by chance, "
-            f"{told['active']} to {told['distinct at most']} possible",
-            f"{told['times chance']:.2f} times chance",
+            f"{told['times chance']:.2f} times the {told['distinct by chance']:.2f} of chance; "
+            f"{told['active']} to {told['distinct at most']} are possible",
         ],
         untied,
     ]
     if "same set as the step before" in told:
+        shares = {
+            "same experts as at the step before": ("same set as the step before", "same set by chance"),
+            "experts shared with the step before": ("overlap with the step before", "overlap by chance"),
+        }
         rows += [
-            [
-                "same experts as at the step before",
-                f"{100 * told['same set as the step before']:.1f} %",
-                f"{100 * told['same set by chance']:.2g} % by chance",
-                "",
-            ],
-            [
-                "experts shared with the step before",
-                f"{100 * told['overlap with the step before']:.1f} %",
-                f"{100 * told['overlap by chance']:.1f} % by chance",
-                "",
-            ],
+            [title, f"{100 * told[name]:.1f} %", f"{100 * told[chance]:.3g} % by chance"]
+            for title, (name, chance) in shares.items()
         ]
     return [Rows(head, rows, words=(0, 2))]
 

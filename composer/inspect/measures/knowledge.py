@@ -13,7 +13,8 @@ from torch import Tensor
 from blocks.depth_attention.operations import WriteKV
 from blocks.expert_attention.operations import Experts
 from composer.graph.taps.names import STATE_IN
-from composer.inspect.base.measure import Found, LeftOut, Measure, Tell
+from composer.inspect.base.left_out import LeftOut
+from composer.inspect.base.measure import Found, Measure, Tell
 from composer.inspect.base.routing import loads, routings
 from composer.inspect.base.score import Score, score
 from composer.inspect.base.subject import Place, Subject
@@ -69,6 +70,7 @@ def _heat(each: Without, whole: Score, lost: list[Score]) -> View:
 
 
 def _steps(subject: Subject) -> list[Without]:
+    subject.check_state()
     stage, inside = subject.stage, f"{subject.stage}.{STATE_IN}"
 
     def without(step: int) -> Tensor:

@@ -72,7 +72,7 @@ MEASURE = Measure(
     (
         "The state after step t takes the place of the state after the last step; what follows the "
         "stage, such as the final norm and the head, runs as always. At the last step this is the model "
-        "itself. The state before the first step is called `in`.",
+        "itself. The state before the first step is called `in`, or 0.",
         "Loss is the mean cross-entropy in nats over all scored targets, accuracy the share at which "
         "the likeliest token is the target, rank the mean place of the target among all tokens by their "
         "logits, 1 at best. The table counts answers that flip from one step to the next, as shares of "

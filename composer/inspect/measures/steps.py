@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from composer.inspect.base.measure import Found, LeftOut, Measure, Tell
+from composer.inspect.base.left_out import LeftOut
+from composer.inspect.base.measure import Found, Measure, Tell
 from composer.inspect.base.score import Score, score
 from composer.inspect.base.subject import Subject
 from composer.inspect.base.views import Choice, Lines, View
