@@ -62,7 +62,8 @@ class Plan:
 
     def mark(self, arm: StudyArm) -> str:
         """Return what tells the run folders of an arm from those it had before it was changed."""
-        shape = [run_hash(arm.spec), self.config.warmup, self.config.decay]
+        data = [self.data] if self.data else []
+        shape = [run_hash(arm.spec), *data, self.config.warmup, self.config.decay]
         return hashlib.sha256(repr(shape).encode()).hexdigest()[:6]
 
     def spec(self, arm: StudyArm, rate: float, seed: int, budget: int) -> Spec:

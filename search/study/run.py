@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias
 from composer import cost
 from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Spec
+from composer.training.folder.run_folder import SPEC, read_spec
 from search.errors import Crash, SearchError
 from search.run.machine import available_cores
 from search.run.open_store import open_shared
@@ -140,37 +141,53 @@ class _Worker:
         with self._alone():
             others = self.store.others()
             known = self.rows.read()
-            busy = {record.folder: record for record in self.ledger if record.status == "running"}
+            running = [record for record in self.ledger if record.status == "running"]
             waiting = None
             for unit in self.plan.due(known):
-                folder = self._folder(unit, known)
-                record = busy.get(folder)
+                wanted = self._params(unit)
+                record = next((each for each in running if _same_run(each.params, wanted)), None)
                 if record is None:
-                    return self._claim(unit, folder)
-                if free(record, others):
-                    record.worker = self.me
-                    # what is missing may have changed meanwhile
-                    record.params = _params(unit)
+                    return self._claim(unit, wanted)
+                if not free(record, others):
+                    waiting = record
+                elif self._is_past(record.folder, unit):
+                    # budgets have changed: it cannot go back
+                    record.status = "stopped"
+                    self.ledger.save(record)
+                    return self._claim(unit, wanted)
+                else:
+                    record.worker, record.params = self.me, wanted
                     self.ledger.save(record)
                     return record
-                waiting = record
             return waiting
 
-    def _claim(self, unit: Unit, folder: str) -> Record:
-        name = self.ledger.new_name()
-        record = Record(name, "trial", f"{folder}-{name}", None, _params(unit), {}, folder, worker=self.me)
+    def _claim(self, unit: Unit, params: dict[str, Any]) -> Record:
+        name, folder = self.ledger.new_name(), self._folder(unit)
+        record = Record(name, "trial", f"{folder}-{name}", None, params, {}, folder, worker=self.me)
         return self.ledger.add(record)
 
-    def _folder(self, unit: Unit, known: list[Row]) -> str:
-        """Return the run folder of a unit.
+    def _params(self, unit: Unit) -> dict[str, Any]:
+        return {
+            "arm": unit.arm.name,
+            "size": unit.arm.size,
+            "rate": unit.rate,
+            "seed": unit.seed,
+            "mark": self.plan.mark(unit.arm),
+            "budgets": list(unit.budgets),
+        }
 
-        A run that lacks a smaller budget than one it has cannot go back to it, and begins anew beside.
-        """
-        lacking, results = unit.budgets[0], self.plan.results(known)
-        longer = [b for b in self.plan.config.budgets if b > lacking and b not in unit.budgets]
-        again = any(results.row(unit.arm, unit.rate, unit.seed, budget) for budget in longer)
+    def _folder(self, unit: Unit) -> str:
+        """Return the run folder of a unit: that of the same run, unless it is past the first budget."""
         name = f"{unit.arm.title.replace(' ', '-')}-lr{unit.rate:g}-seed{unit.seed}"
-        return f"runs/{name}-{self.plan.mark(unit.arm)}" + (f"-from-{lacking}" if again else "")
+        folder = f"runs/{name}-{self.plan.mark(unit.arm)}"
+        return f"{folder}-from-{unit.budgets[0]}" if self._is_past(folder, unit) else folder
+
+    def _is_past(self, folder: str, unit: Unit) -> bool:
+        """Whether a run went on to a larger budget than the first of a unit."""
+        if not (self.folder / folder / SPEC).exists():
+            return False
+        train = read_spec(self.folder / folder).train
+        return train is not None and train.tokens > unit.budgets[0]
 
     def _work(self, record: Record) -> None:
         """Train a run to each of its budgets; append a row for each."""
@@ -322,14 +339,9 @@ def title(arm: StudyArm, rate: float, seed: int) -> str:
     return f"{arm.title} lr {rate:g} seed {seed}"
 
 
-def _params(unit: Unit) -> dict[str, Any]:
-    return {
-        "arm": unit.arm.name,
-        "size": unit.arm.size,
-        "rate": unit.rate,
-        "seed": unit.seed,
-        "budgets": list(unit.budgets),
-    }
+def _same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two claims are of one run, whatever its budgets."""
+    return {**one, "budgets": None} == {**other, "budgets": None}
 
 
 def _versions() -> dict[str, str]:

@@ -82,7 +82,5 @@ def test_all_faults_are_told_at_once(tmp_path):
 
 def test_a_study_that_is_taken_for_a_spec_says_which_command_it_is_for(tmp_path):
     toy_study(tmp_path)
-    with pytest.raises(
-        SpecError, match=r"5:1  arms: expected a spec, got a study.*`composer study`"
-    ):
+    with pytest.raises(SpecError, match=r"5:1  arms: expected a spec, got a study.*`composer study`"):
         load(tmp_path / "study.yaml")

@@ -53,6 +53,40 @@ def test_one_run_serves_all_budgets_and_a_longer_one_goes_on_from_it(study, tmp_
     assert run(longer, tmp_path) == []
 
 
+def test_a_budget_between_others_is_trained_in_a_folder_of_its_own(study, tmp_path):
+    run(study, tmp_path)
+    between = toy_study(tmp_path, "budgets=[4Ki, 6Ki, 7Ki, 8Ki]")
+
+    def stop(spec, tokens):
+        if tokens == 7168:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(between, tmp_path, FakeTraining(stop))
+    calls = run(between, tmp_path)
+    # it goes on in that folder
+    assert calls[0][0].endswith("-from-6144")
+    assert [(start, end) for _, start, end in calls[:3]] == [(6144, 7168), (0, 6144), (6144, 7168)]
+    rows = read_rows(tmp_path / "rows.jsonl")
+    assert len(rows) == len({row.cell for row in rows}) == 2 * 4 * 4
+
+
+def test_a_run_that_was_stopped_past_a_new_budget_begins_anew(study, tmp_path):
+    def stop(spec, tokens):
+        if tokens == 8192:
+            raise KeyboardInterrupt
+
+    fault = FakeTraining(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, tmp_path, fault)
+    folder = tmp_path / fault.calls[0][0]
+    text = (folder / "spec.yaml").read_text()
+    (folder / "spec.yaml").write_text(text.replace("tokens: 4096", "tokens: 8192"))
+    (first, *_, last), *_ = run(toy_study(tmp_path, "budgets=[6Ki]"), tmp_path)
+    assert first.endswith("-from-6144")
+    assert last == 6144
+
+
 def test_rows_alone_are_enough_to_go_on_elsewhere(study, tmp_path):
     run(study, tmp_path / "here")
     lines = (tmp_path / "here/rows.jsonl").read_text().splitlines(keepends=True)
