@@ -95,7 +95,10 @@ def spec_of(*stages):
     return make(tree({name: BLOCKS[name] for name in used}, *stages, width=12))
 
 
-@pytest.fixture(params=STAGES)
+SLOW = ("states of blocks", "softmax over states", "token", "every other sublayer", "blocks of two")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STAGES])
 def spec(request):
     return spec_of(*STAGES[request.param])
 
