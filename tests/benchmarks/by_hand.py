@@ -8,6 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from blocks_by_hand import BLOCKS
 from streams_by_hand import Connection, closed, opened
 
 SPECS = {
@@ -31,6 +32,13 @@ SPECS = {
     "relaxed-recursion": [],
     "cotformer": [],
     "lumia-depth-attention": [],
+    "recurtrace": [],
+    "local-global": [],
+    "huginn": ["stages.1.recur=4", "stages.1.start=zeros", "stages.1.backprop=all"],
+    "parcae": ["stages.1.recur=4", "stages.1.start=zeros", "stages.1.backprop=all"],
+    "moeut": ["blocks.moe.balance_loss=0"],
+    "deepseek-like": ["blocks.moe.balance_loss=0"],
+    "sparse-looped": ["blocks.moe.balance_loss=0", "blocks.moe.z_loss=0"],
 }
 """The specs that are written here, with what is left out of each."""
 
@@ -56,10 +64,6 @@ def _norm(spec, w, name, x):
     return F.rms_norm(x, x.shape[-1:], w[name], 1e-6)
 
 
-def _linear(w, name, x):
-    return F.linear(x, w[name], w.get(f"{name}_bias"))
-
-
 def _stage(spec, stage, all_weights, path, x, ponder):
     norm, residual = (getattr(stage, key) or getattr(spec.model, key) for key in ("norm", "residual"))
     values, partial, memory, start = [x], [], {}, x
@@ -68,14 +72,14 @@ def _stage(spec, stage, all_weights, path, x, ponder):
     streams = residual if residual.name == "streams" else None
     opens = streams and streams.per == "step"
     x = opened(x, streams.streams) if opens else x
+    x = torch.zeros_like(x) if stage.start.name == "zeros" else x
     halting = _Halting(x, stage.halt) if stage.halt.name == "act" else None
     for n in range(stage.trips):
         at = f"{path}.step" if stage.tied else f"{path}.layers.{n}"
         whole = Connection(streams, all_weights, at, x) if opens else None
         x = whole.input() if whole else x
         w = _of_step(all_weights, at, stage.per_step, n)
-        if stage.inject.name == "add" and n:
-            x = x + start
+        x = _injected(stage.inject, w, path, at, x, start, n)
         if stage.step_code.name == "sinusoidal":
             x = x + _code(n, spec.model.width)
         if stage.step_code.name == "embedding":
@@ -86,6 +90,9 @@ def _stage(spec, stage, all_weights, path, x, ponder):
             if hasattr(entry, "step"):
                 x = _stage(spec, entry, w, here, x, ponder)
                 continue
+            if n not in range(stage.trips)[_slice(getattr(entry, "at", None))]:
+                continue
+            name = getattr(entry, "use", entry)
             apart = Connection(streams, w, here, x) if streams and not opens else None
             read = apart.input() if apart else x
             if residual.name == "mix" and number % residual.period == 0:
@@ -95,16 +102,21 @@ def _stage(spec, stage, all_weights, path, x, ponder):
                     _norm(spec, w, f"{here}.norm{view}", each)
                     for view, each in zip(("", "_k", "_v"), read, strict=True)
                 )
+            elif norm.name == "scores":
+                normed = _norm(spec, w, f"{here}.norm", x)
+                attends = spec.blocks[name].type == "sequence_attention"
+                read = (normed, normed, x) if attends else (normed, x)
             elif norm.name != "post":
                 read = _norm(spec, w, f"{here}.norm", read)
-            blocks = {f"{i}.{name}": name for i, name in enumerate(getattr(entry, "parallel", ()))} or {
-                entry: entry
-            }
+            parallel = {f"{i}.{each}": each for i, each in enumerate(getattr(entry, "parallel", ()))}
+            blocks = parallel or {name: name}
             y = sum(
                 BLOCKS[spec.blocks[name].type](spec.blocks[name], w, f"{here}.{place}", read, memory, n)
                 for place, name in blocks.items()
             )
             y = _norm(spec, w, f"{here}.out_norm", y) if norm.name == "sandwich" else y
+            if getattr(getattr(entry, "residual", None), "name", "") == "gate":
+                y = w[f"{here}.residual_gate"] * F.linear(x, w[f"{here}.residual_token_gate"]).sigmoid() * y
             x = apart.output(y) if apart else x + y
             x = _norm(spec, w, f"{here}.norm", x) if norm.name == "post" else x
             if residual.name == "mix":
@@ -119,6 +131,24 @@ def _stage(spec, stage, all_weights, path, x, ponder):
         return halting.state
     x = closed(x) if opens else x
     return _mixes(residual, all_weights, path, ["mix"], values)[0] if residual.name == "mix" else x
+
+
+def _slice(at):
+    return slice(*(int(each) if each else None for each in (at or ":").split(":")))
+
+
+def _injected(inject, w, path, at, x, start, n):
+    match inject.name:
+        case "add" if n:
+            return x + start
+        case "concat":
+            return F.linear(torch.cat([x, start], -1), w[f"{at}.inject"])
+        case "diagonal":
+            delta = F.softplus(w[f"{at}.inject_delta"])
+            entry = F.rms_norm(start, start.shape[-1:], w[f"{path}.inject_norm"], 1e-6)
+            entry = F.linear(entry, w[f"{path}.inject_input"])
+            return torch.exp(-delta * w[f"{at}.inject_decay"].exp()) * x + delta * entry
+    return x
 
 
 def _of_step(w, at, own, n):
@@ -188,99 +218,3 @@ def _mix(residual, w, name, stacked, size):
 def _code(n, width):
     angles = (n + 1) / 10000 ** (torch.arange(0, width, 2) / width)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten()
-
-
-def _turned(x, positions, fraction=1):
-    """Rotate the pairs (2i, 2i + 1) of x [batch, sequence, heads, size] by positions [sequence] or [1]."""
-    if fraction < 1:
-        x, rest = x.split([int(x.shape[-1] * fraction), x.shape[-1] - int(x.shape[-1] * fraction)], -1)
-        return torch.cat([_turned(x, positions), rest], -1)
-    size = x.shape[-1]
-    angles = positions[:, None, None] * 10000.0 ** (-torch.arange(0, size, 2) / size)
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
-
-
-def _attention(config, w, at, x, memory, n):
-    views = x if isinstance(x, tuple) else (x, x, x)
-    size, roles = views[0].shape[-1] // config.heads, ("query", "key", "value")
-    q, k, v = (
-        _linear(w, f"{at}.{role}", each).unflatten(-1, (-1, size))
-        for role, each in zip(roles, views, strict=True)
-    )
-    if config.rope:
-        positions = torch.arange(q.shape[1], dtype=q.dtype)
-        q, k = _turned(q, positions, config.rope_fraction), _turned(k, positions, config.rope_fraction)
-    memory[at.rpartition(".")[-1], "read"] = k, v
-    if config.steps == "all":
-        past = memory.setdefault(at, [])
-        past.append((k, v))
-        k, v = (torch.cat(each, 1) for each in zip(*past, strict=True))
-    q, k, v = (each.transpose(1, 2) for each in (q, k, v))
-    grouped = k.shape[1] != q.shape[1]
-    if config.steps == "all":
-        mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril().repeat(1, len(past))
-        y = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=grouped)
-    else:
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-    return _linear(w, f"{at}.out", y.transpose(1, 2).flatten(2))
-
-
-def _depth(config, w, at, x, memory, n):
-    """Attention of each token over its own keys and values of this and earlier steps, kept in a list."""
-    size = x.shape[-1] // config.heads
-    q = _linear(w, f"{at}.query", x).unflatten(-1, (-1, size))
-    if config.kv_from:
-        k, v = memory[config.kv_from, "read"]
-        q = _turned(q, torch.arange(x.shape[1], dtype=x.dtype))
-    else:
-        k, v = (_linear(w, f"{at}.{role}", x).unflatten(-1, (-1, size)) for role in ("key", "value"))
-        step = torch.tensor([float(n)])
-        q, k = _turned(q, step), _turned(k, step)
-    past = memory.setdefault(at.rpartition(".")[-1], [])
-    past.append((k, v))
-    keys, values = (
-        torch.stack(each, 2).repeat_interleave(q.shape[2] // k.shape[2], 3)
-        for each in zip(*past, strict=True)
-    )
-    scores = torch.einsum("bshd,bsnhd->bsnh", q, keys) * size**-0.5
-    return _linear(w, f"{at}.out", torch.einsum("bsnh,bsnhd->bshd", scores.softmax(2), values).flatten(2))
-
-
-def _experts(config, w, at, x, memory, n):
-    """Sigmoid scores of a query that is turned by the step; a loop over the experts."""
-    flat = x.flatten(0, 1)
-    query = _turned(flat[None, :, None], torch.tensor([float(n)]))[0, :, 0]
-    logits = F.linear(query, w[f"{at}.keys"]) / math.sqrt(x.shape[-1])
-    chosen = (logits + w[f"{at}.balance"]).topk(config.active, -1).indices
-    given = logits.sigmoid().gather(1, chosen)
-    given = given / given.sum(-1, keepdim=True)
-    y = torch.zeros_like(flat)
-    for expert in range(config.experts):
-        token, place = (chosen == expert).nonzero(as_tuple=True)
-        gate, up = (flat[token] @ w[f"{at}.gate_up"][expert]).chunk(2, -1)
-        out = (F.silu(gate) * up) @ w[f"{at}.down"][expert]
-        y = y.index_add(0, token, given[token, place, None] * out)
-    return y.view_as(x)
-
-
-def _feed_forward(config, w, at, x, memory, n):
-    up = _linear(w, f"{at}.up", x)
-    match config.activation:
-        case "swiglu":
-            up = F.silu(_linear(w, f"{at}.gate", x)) * up
-        case "gelu":
-            up = F.gelu(up)
-        case "gelu_tanh":
-            up = F.gelu(up, approximate="tanh")
-        case "relu":
-            up = up.relu()
-    return _linear(w, f"{at}.down", up)
-
-
-BLOCKS = {
-    "sequence_attention": _attention,
-    "depth_attention": _depth,
-    "expert_attention": _experts,
-    "feed_forward": _feed_forward,
-}
