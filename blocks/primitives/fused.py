@@ -11,10 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from blocks.kernels.tensors import fits
 from blocks.kernels.weight_sums import WeightSum, sum_of, summed
-from blocks.primitives import library, reference
+from blocks.primitives import library, norm_kernel, reference
 
 
 def add_norm(
@@ -28,8 +29,47 @@ def add_norm(
         return reference.add_norm(a, b, gain, narrow, shared)
     total = torch.promote_types(a.dtype, b.dtype)
     dtype = reference.product_dtype(a if a.dtype == total else b) if narrow else total
-    made: tuple[Tensor, Tensor] = library.add_norm(a, b, gain, dtype)
+    shares = sum_of(gain)
+    made: tuple[Tensor, Tensor]
+    if shares is None:
+        made = library.add_norm(a, b, gain, dtype)
+    else:
+        made = _AddNorm.apply(a, b, gain, dtype, shares)  # type: ignore[no-untyped-call]
     return made if shared else made[0]
+
+
+def sum_gain(gain: Tensor) -> tuple[Tensor]:
+    """Make a gain ready, with a sum for its gradient."""
+    return (summed([gain], gain.dtype),)
+
+
+class _AddNorm(torch.autograd.Function):
+    """`library.add_norm`, with the shares of the gain's gradient added up over steps and summed once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, gain: Tensor, dtype: torch.dtype, shares: WeightSum
+    ) -> tuple[Tensor, Tensor]:
+        made: tuple[Tensor, Tensor] = library.add_norm(a, b, gain, dtype)
+        ctx.save_for_backward(made[1], gain)
+        ctx.dtypes, ctx.shares = (a.dtype, b.dtype), shares
+        ctx.set_materialize_grads(False)
+        return made
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_norm: Tensor | None, of_total: Tensor | None) -> tuple[Tensor | None, ...]:
+        so_far: dict[int, Tensor] = ctx.shares.so_far() or {}
+        given = (of_norm, of_total, *ctx.saved_tensors, ctx.dtypes, so_far)
+        to_a, to_b, _ = norm_kernel.add_norm_backward_shares(*given)
+        if ctx.needs_input_grad[2]:
+            ctx.shares.put(so_far, _summed_shares)
+        return to_a, to_b, None, None, None
+
+
+def _summed_shares(shares: dict[int, Tensor]) -> Tensor:
+    """Return the sum of all programs' shares."""
+    return torch.cat([*shares.values()]).sum(0) if len(shares) > 1 else next(iter(shares.values())).sum(0)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

@@ -59,6 +59,22 @@ def add_norm_backward(
 
     `gradient` is that of the norm, `to_total` that of the sum; None where there is none.
     """
+    to_a, to_b, shares = add_norm_backward_shares(gradient, to_total, total, gain, dtypes, {})
+    return to_a, to_b, shares.sum(0).to(gain.dtype)
+
+
+def add_norm_backward_shares(
+    gradient: Tensor | None,
+    to_total: Tensor | None,
+    total: Tensor,
+    gain: Tensor,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    given: dict[int, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same, and of the gain the shares of each program [programs, width], in fp32.
+
+    They are added to those that are `given`, by the number of programs, or put there.
+    """
     width = total.shape[-1]
     flat = total.reshape(-1, width)
     to_a = torch.empty(total.shape, dtype=dtypes[0], device=total.device)
@@ -67,7 +83,9 @@ def add_norm_backward(
     sizes = tile(Shape("add_norm_backward", architecture(total.device), width))
     rows = flat.shape[0]
     programs = min(PROGRAMS, triton.cdiv(rows, sizes.rows))
+    before = given.get(programs)
     shares = torch.empty((programs, width), dtype=torch.float32, device=total.device)
+    shares = given.setdefault(programs, shares)
     of_norm = flat if gradient is None else in_rows(gradient)
     of_total = flat if to_total is None else in_rows(to_total)
     if rows:
@@ -91,9 +109,10 @@ def add_norm_backward(
                 NORM=gradient is not None,
                 TOTAL=to_total is not None,
                 TWICE=twice,
+                ADD=before is not None,
                 num_warps=sizes.warps,
             )
-    return to_a, to_b, shares.sum(0).to(gain.dtype)
+    return to_a, to_b, shares
 
 
 @triton.jit
@@ -145,6 +164,7 @@ def _add_norm_backward(
     NORM: tl.constexpr,
     TOTAL: tl.constexpr,
     TWICE: tl.constexpr,
+    ADD: tl.constexpr,
 ):
     element = tl.arange(0, BLOCK)[None, :]
     g = tl.load(gain + element, mask=element < WIDTH, other=0.0).to(tl.float32)
@@ -168,4 +188,8 @@ def _add_norm_backward(
             tl.store(to_b + row * WIDTH + element, made.to(to_b.dtype.element_ty), mask=there)
         row += programs * ROWS
     at = tl.arange(0, BLOCK)
-    tl.store(shares + tl.program_id(0) * WIDTH + at, tl.sum(share, 0), mask=at < WIDTH)
+    place = shares + tl.program_id(0) * WIDTH + at
+    own = tl.sum(share, 0)
+    if ADD:
+        own += tl.load(place, mask=at < WIDTH, other=0.0)
+    tl.store(place, own, mask=at < WIDTH)

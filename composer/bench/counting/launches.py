@@ -185,6 +185,12 @@ def _sums(given: Mapping[str, Any]) -> float:
     return nbytes([*given.values()]) + again
 
 
+def _shares(given: Mapping[str, Any]) -> float:
+    """The bytes of the kernel that adds up a gain's gradient: shares are read if they are added to."""
+    again: float = given["ADD"] * nbytes(given["shares"])
+    return nbytes([*given.values()]) + again
+
+
 def _sum_flops(given: Mapping[str, Any]) -> float:
     rows = sum(given[f"order_{step}"].numel() for step in range(given["STEPS"]))
     flops: float = 2.0 * rows * given["LEFT"] * given["RIGHT"]
@@ -199,6 +205,7 @@ _READS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "depth_attention.backward": _first_slots,
     "depth_attention.pull": _later_reads,
     "expert_attention.add_products": _sums,
+    "primitives.add_norm_backward": _shares,
 }
 """Kernels that read only part of their arguments, or more than them through a table of addresses."""
 

@@ -249,7 +249,7 @@ def _ready(operation: Operation, data: Node, number: int, at: CostContext, size:
         return _Ready(weight)
     kernel = data.kernel
     if number < kernel.sums:
-        copied = compute < weight or len(data.weights) > kernel.prepared
+        copied = number < kernel.casts and (compute < weight or len(data.weights) > kernel.prepared)
         return _Ready(4, prepared=min(compute, weight) if copied else 0, late=weight - 4, in_place=True)
     casts = number < kernel.casts if kernel.prepare else operation.works_in(at) == "compute"
     if casts and compute < weight:

@@ -35,7 +35,7 @@ KERNELS = {
         norm_kernel._add_norm_backward,
         "add_norm_backward",
         1024,
-        {**NORMS, "NORM": True, "TOTAL": True, "TWICE": True},
+        {**NORMS, "NORM": True, "TOTAL": True, "TWICE": True, "ADD": True},
     ),
     "rotate": (rotary_kernel._rotate, "rotate", 64, {**HEADS, "NORM": False, "BACK": True}),
     "norm_rotate": (rotary_kernel._rotate, "rotate", 64, {**HEADS, "NORM": True, "BACK": False}),

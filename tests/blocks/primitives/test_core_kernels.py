@@ -8,7 +8,7 @@ from depth_kernels import check
 from blocks.primitives.tiles import LARGEST, MEASURED, Shape, Tile, padded, tile
 
 norm_kernel = pytest.importorskip("blocks.primitives.norm_kernel", exc_type=ImportError)
-from blocks.primitives import fused, rotary_kernel  # noqa: E402
+from blocks.primitives import fused, reference, rotary_kernel  # noqa: E402
 
 DTYPES = [
     torch.float32,
@@ -41,6 +41,23 @@ def test_sum_and_norm_equal_fp64(where, size, dtype):
     skip_bf16(where, dtype)
     found, expected = summed(where, ROWS[size], (dtype, dtype))
     check(found, expected, dtype)
+
+
+def test_shares_of_a_gain_add_up_over_steps_of_any_size(where, monkeypatch):
+    monkeypatch.setattr(fused, "fits", lambda *tensors: True)
+    monkeypatch.setattr(norm_kernel, "PROGRAMS", 2)
+    found = []
+    for way in (fused.add_norm, reference.add_norm):
+        gain, *terms = drawn([(40,), (1, 3, 40), (1, 3, 40), (1, 150, 40), (1, 150, 40)], device=where)
+        leaves = [each.requires_grad_() for each in (gain, *terms)]
+        (ready,) = fused.sum_gain(gain) if way is fused.add_norm else [gain]
+        small, large = leaves[1:3], leaves[3:]
+        loss = torch.zeros((), device=where)
+        for pair in (small, large, small, large):
+            normed, total = way(*pair, ready, False, True)
+            loss = loss + normed.cos().sum() + total.sin().sum()
+        found.append(torch.autograd.grad(loss, leaves))
+    check(*found, torch.float32)
 
 
 @pytest.mark.parametrize(("of_norm", "of_total"), [(True, False), (False, True)])
