@@ -19,8 +19,8 @@ from composer.training.folder.data_record import located
 from composer.training.folder.errors import TrainingError
 from composer.training.score import read
 
-TOKENS = 9600
-"""Held-out tokens that a model is shown, by default."""
+TOKENS, LOGITS = 9600, 1 << 27
+"""Held-out tokens that a model is shown by default, and most logits that these may have."""
 
 Progress = Callable[[str, str, int, int], None]
 """Takes a run, a measure, and how many of how many of its passes are done (0 of 0: it begins)."""
@@ -50,9 +50,11 @@ class Inspected:
 
 
 def subject_of(
-    path: Path, which: Literal["best", "last"] = "best", tokens: int = TOKENS, data: str | None = None
+    path: Path, which: Literal["best", "last"] = "best", tokens: int | None = None, data: str | None = None
 ) -> tuple[Subject, Path]:
     """Return the trained model of a run, with held-out sequences of `tokens` tokens or a little more.
+
+    By default these are 9600, and fewer where the vocabulary is large.
 
     Raises:
         TrainingError: there are no such weights, or the spec names no data.
@@ -63,6 +65,7 @@ def subject_of(
         raise TrainingError(f"{path}: expected a spec with a `train` section, whose data to look at")
     spec = located(saved.spec, saved.folder, data)
     model = saved.model(spec)
+    tokens = tokens or min(TOKENS, LOGITS // spec.model.vocab)
     batches: dict[str, list[torch.Tensor]] = {"tokens": [], "targets": [], "group": []}
     count = 0
     for batch in datamodule(spec).val_dataloader():

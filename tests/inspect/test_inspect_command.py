@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from browser import browser, installed
 
 from composer.cli.main import main
 
@@ -75,6 +76,26 @@ def test_json_has_the_numbers_of_two_runs_and_why_a_measure_is_left_out(here, tm
 def test_only_some_measures_are_run(here, capsys):
     assert main(["inspect", str(here / "tied"), "--tokens", "32", "--json", "--only", "state, steps"]) == 0
     assert {*json.loads(capsys.readouterr().out)["runs"][0]["found"]} == {"state", "steps"}
+
+
+@pytest.mark.skipif(installed() is None, reason="no Chromium is installed here")
+def test_in_a_browser_both_runs_show_the_same_choice(here, tmp_path, tmp_path_factory):
+    paths = [str(here / name) for name in BLOCKS]
+    assert main(["inspect", *paths, "--tokens", "32", "--only", "lens,state", "--out", "both.html"]) == 0
+    address = (tmp_path / "both.html").as_uri()
+    with browser(installed(), tmp_path_factory.mktemp("profile")) as page:
+        page.screen(390, 800)
+        page.open(address)
+        assert page.faults() == []
+        assert page.requests() == [address]
+        shown = "[...document.querySelectorAll('#lens .alternative:not([hidden])')].map(e => e.dataset.name)"
+        assert page.run(shown) == ["accuracy", "accuracy"]
+        select = "document.querySelectorAll('#lens select')[1]"
+        page.run(f"{select}.value = 'rank'; {select}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+        page.run(f"{select}.dispatchEvent(new Event('change', {{bubbles: true}}))")
+        assert page.run(shown) == ["rank", "rank"]
+        # nothing is wider than a phone
+        assert page.run("document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.parametrize(

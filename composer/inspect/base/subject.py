@@ -17,7 +17,7 @@ from blocks.ir.walk import operations
 from composer.graph.passes.lowered import lowered
 from composer.graph.taps.names import STATE_IN, local_names, value_names
 from composer.inspect.base.left_out import LeftOut
-from composer.inspect.base.score import Targets
+from composer.inspect.base.score import Score, Targets, kl, score
 from composer.language.schema.spec import Spec
 from composer.module.model import ComposedModel
 from composer.module.record import Recording, Replacements, record
@@ -65,6 +65,14 @@ class Place:
         for node, loop in self.loops:
             parts.append(f"{node}.step." if loop.tied else f"{node}.layers.{next(numbers)}.")
         return f"{''.join(parts)}{name}"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the lens says of one state: its scores, and its divergence from that of the state before."""
+
+    score: Score
+    kl: float | None
 
 
 class Subject:
@@ -145,15 +153,25 @@ class Subject:
             self.model(self.tokens)
         return torch.cat([found[inside, 0].unsqueeze(0), found[self.stage]])
 
-    @cached_property
-    def lens(self) -> Tensor:
-        """Logits as if each state of `states` were the last: [steps + 1, batch, sequence, vocab]."""
-        made, shown = [], [self.states[0]]
+    def lens(self) -> Iterator[Tensor]:
+        """Yield the logits as if each state of `states` were the last, one after the other."""
+        shown = [self.states[0]]
         with self.recorded(replace={(self.stage, self.steps - 1): lambda value, step: shown[0]}):
             for state in self.states[:-1]:
                 shown[0] = state
-                made.append(self.model(self.tokens))
-        return torch.stack([*made, self.run()])
+                yield self.model(self.tokens)
+        yield self.run()
+
+    @cached_property
+    def said(self) -> list[Said]:
+        """What the lens says, state by state; logits of large vocabularies are not kept."""
+        made: list[Said] = []
+        before: Tensor | None = None
+        for logits in self.lens():
+            moved = None if before is None else kl(logits, before)[self.targets.scored].double().mean().item()
+            made.append(Said(score(logits, self.targets), moved))
+            before = logits
+        return made
 
     @property
     def step_names(self) -> list[str]:

@@ -95,13 +95,11 @@ def _weights(
 def _told(subject: Subject, place: Place, found: Map) -> tuple[dict[str, Any], list[View]]:
     slots = found.weights.shape[-1]
     names = _slot_names(place, slots)
-    maps: dict[str, Tensor] = {}
     scored = subject.targets.masks()
-    for group, mask in scored.items():
-        maps["all heads" if group == ALL else f"all heads, {group}"] = found.weights[:, mask].mean((1, 2))
-    every = found.weights[:, scored[ALL]].mean(1)
-    for head in range(every.shape[1]):
-        maps[f"head {head + 1}"] = every[:, head]
+    # of each group: [readers, heads, slots]
+    means = {group: found.weights[:, mask].mean(1) for group, mask in scored.items()}
+    maps = {"all heads" if group == ALL else f"all heads, {group}": m.mean(1) for group, m in means.items()}
+    maps |= {f"head {number + 1}": each for number, each in enumerate(means[ALL].unbind(1))}
     heats: dict[str, View] = {
         name: Heat(
             f"{place.path}{place.name.rpartition('.')[0]}: {name}",
@@ -123,7 +121,7 @@ def _told(subject: Subject, place: Place, found: Map) -> tuple[dict[str, Any], l
     values = {
         "readers": found.readers,
         "slots": names,
-        "weights": {name: each.tolist() for name, each in maps.items()},
+        "weights": {group: each.movedim(1, 0).tolist() for group, each in means.items()},
         "slots read": entropy.exp().tolist(),
     }
     return values, [

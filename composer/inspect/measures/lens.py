@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from composer.inspect.base.measure import Found, Measure, Tell
-from composer.inspect.base.score import ALL, Score, Targets, score, share
+from composer.inspect.base.score import ALL, Score, Targets, share
 from composer.inspect.base.subject import Subject
 from composer.inspect.base.views import Choice, Lines, Rows, View
 
@@ -15,7 +15,7 @@ from composer.inspect.base.views import Choice, Lines, Rows, View
 def run(subject: Subject, tell: Tell) -> Found:
     """Score the logits after each step."""
     targets = subject.targets
-    scores = [score(logits, targets) for logits in subject.lens]
+    scores = [each.score for each in subject.said]
     flips = [flip(before, after, targets) for before, after in pairwise(scores)]
     groups = [*scores[0].loss]
     values: dict[str, Any] = {

@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from composer.inspect.base.measure import Found, Measure, Tell
-from composer.inspect.base.score import kl
 from composer.inspect.base.subject import Subject
 from composer.inspect.base.views import Choice, Lines
 
 
 def run(subject: Subject, tell: Tell) -> Found:
     """Compare the states before and after each step, and their logits."""
-    states, logits = subject.states, subject.lens
+    states = subject.states
     norm = [root_mean_square(state) for state in states]
     pairs = [*pairwise(states)]
     turned = [cosine(before, after) for before, after in pairs]
@@ -23,9 +22,7 @@ def run(subject: Subject, tell: Tell) -> Found:
         root_mean_square(after.float() - before.float()) / max(root_mean_square(before), 1e-30)
         for before, after in pairs
     ]
-    moved = [
-        kl(after, before)[subject.targets.scored].double().mean().item() for before, after in pairwise(logits)
-    ]
+    moved = [each.kl for each in subject.said if each.kl is not None]
     values = {"norm": norm, "cosine": turned, "change": change, "kl": moved}
     views = {
         "KL": Lines("KL between successive steps", "step", "nats", {"KL": _from_1(moved)}),

@@ -42,7 +42,10 @@ def inspect(
     tokens: Annotated[
         int | None,
         typer.Option(
-            "--tokens", metavar="N", min=1, help="Held-out tokens that are looked at. Default: 9600."
+            "--tokens",
+            metavar="N",
+            min=1,
+            help="Held-out tokens that are looked at. Default: 9600, fewer of a large vocabulary.",
         ),
     ] = None,
     data: Annotated[
@@ -75,12 +78,12 @@ def inspect(
                 )
         measures = [each for each in measures if each.name in wanted]
     from composer.cli.terminal.passes import passes
-    from composer.inspect.inspect import TOKENS, as_json, inspect, subject_of
+    from composer.inspect.inspect import as_json, inspect, subject_of
 
     found = []
     with passes() as tell:
         for run in runs:
-            subject, path = subject_of(run, checkpoint.value, tokens or TOKENS, data)
+            subject, path = subject_of(run, checkpoint.value, tokens, data)
             found.append(inspect(subject, path, measures, tell))
     if json:
         from json import dumps
