@@ -17,7 +17,7 @@ from search.study.charts import claims, curves
 from search.study.load import Study
 from search.study.plan import Plan, Results
 from search.study.rows import read_rows
-from search.study.tables import Table, tables
+from search.study.tables import Table, factor_cells, tables
 from search.study.verdicts import Verdict, verdicts
 
 _NAME = 40
@@ -71,10 +71,8 @@ def lines(results: Results) -> Iterator[str]:
     yield _standing(results)
     for each in verdicts(results):
         size = f" ({each.factor.arm.size})" if each.factor.arm.size else ""
-        low, high = each.factor.interval()
-        found = (
-            "" if each.factor.value is None else f", factor {each.factor.value:.2f} ({low:.2f} to {high:.2f})"
-        )
+        value, interval = factor_cells(each.factor)
+        found = f", factor {value} ({interval})" if value else ""
         yield f"{each.judgement}: {each.claim}{size}{found}" + (f"; {each.why}" if each.why else "")
 
 

@@ -42,7 +42,8 @@ class Table:
     def markdown(self) -> str:
         """Write it in Markdown."""
         rule = [("---" if i in self.words else "---:") for i in range(len(self.head))]
-        lines = [f"| {' | '.join(cells)} |" for cells in (self.head, rule, *self.rows)]
+        rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in self.rows]
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.head, rule, *rows)]
         return "\n".join([f"### {self.title}", "", *lines, *(["", self.note] if self.note else [])])
 
     def csv(self) -> str:

@@ -181,7 +181,7 @@ def _curve(seeds: Sequence[Sequence[float]]) -> Curve:
 
 def _measured(claim: Claim, found: Factor) -> Verdict:
     if found.estimate is None:
-        return Verdict(claim, found, "undecided", why="no fresh seed of both arms has all budgets yet")
+        return Verdict(claim, found, "undecided", why="no seed of both arms has all budgets")
     if not found.apart:
         why = "both arms have the score at their smallest budget: add smaller budgets or a harder task"
         return Verdict(claim, found, "undecided", why=why)
