@@ -32,7 +32,7 @@ def first_run(
 ) -> None:
     """Check and measure a new GPU in calls of a few minutes, the most important things first.
 
-    Runs the kernels' self-tests, the parts of `composer bench`, the tests marked `gpu` (in a checkout) and the
+    Runs the kernel self-tests, the parts of `composer bench`, the tests marked `gpu` (in a checkout) and the
     tuning of tiles, each with a time limit. Run again with the same folder it resumes, and then writes all
     results as tables (first-run.md). Needs no packages besides torch, triton, lightning, networkx, pyyaml,
     typer, rich and pydantic.
