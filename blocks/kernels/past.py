@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -18,11 +17,11 @@ class KeysAndValues:
     token takes the place of the oldest of those.
     """
 
-    def __init__(self, like: Tensor, size: int, sinks: int = 0) -> None:
-        """`like` are values [batch, tokens, kv_heads, head_dim]."""
+    def __init__(self, like: Tensor, size: int, sinks: int = 0, key_dim: int | None = None) -> None:
+        """`like` are values [batch, tokens, kv_heads, head_dim]; keys have as many elements, or `key_dim`."""
         batch, _, kv_heads, head_dim = like.shape
-        self.keys = like.new_empty(batch, kv_heads, size, head_dim)
-        self.values = torch.empty_like(self.keys)
+        self.keys = like.new_empty(batch, kv_heads, size, head_dim if key_dim is None else key_dim)
+        self.values = like.new_empty(batch, kv_heads, size, head_dim)
         self.size, self.sinks, self.seen = size, sinks, 0
 
     @property

@@ -33,6 +33,9 @@ YARN = (
 )
 
 
+MLA = ("blocks.attention.heads=2", "blocks.attention.latent=6", "blocks.attention.rope_dim=4")
+
+
 def paired(weight, heads, turned):
     """Order the rows of each head, of which the first `turned` are rotated, as pairs (2i, 2i + 1).
 
@@ -110,6 +113,41 @@ def llama_yarn(w):
     yield from llama(w, 2, 1, 8)
 
 
+def mla(w):
+    yield "embedding", w["model.embed_tokens.weight"]
+    yield "head", w["lm_head.weight"]
+    yield "norm", w["model.norm.weight"]
+    for n in range(2):
+        ours, theirs = f"stages.0.layers.{n}", f"model.layers.{n}"
+        yield f"{ours}.0.norm", w[f"{theirs}.input_layernorm.weight"]
+        yield f"{ours}.1.norm", w[f"{theirs}.post_attention_layernorm.weight"]
+        ours, theirs = f"{ours}.0.attention", f"{theirs}.self_attn"
+        name = "q_proj" if f"{theirs}.q_proj.weight" in w else "q_b_proj"
+        yield f"{ours}.query", rotated_first(w[f"{theirs}.{name}.weight"])
+        if name == "q_b_proj":
+            yield f"{ours}.query_latent", w[f"{theirs}.q_a_proj.weight"]
+            yield f"{ours}.query_latent_norm", w[f"{theirs}.q_a_layernorm.weight"]
+        latent, key = w[f"{theirs}.kv_a_proj_with_mqa.weight"].split([6, 4])
+        yield from ((f"{ours}.latent", latent), (f"{ours}.rope_key", key))
+        yield f"{ours}.latent_norm", w[f"{theirs}.kv_a_layernorm.weight"]
+        up = w[f"{theirs}.kv_b_proj.weight"].unflatten(0, (2, -1))
+        yield f"{ours}.up_key", up[:, :4].flatten(0, 1)
+        yield f"{ours}.up_value", up[:, 4:].flatten(0, 1)
+        yield f"{ours}.out", w[f"{theirs}.o_proj.weight"]
+        for role in ("gate", "up", "down"):
+            yield f"stages.0.layers.{n}.1.mlp.{role}", w[f"model.layers.{n}.mlp.{role}_proj.weight"]
+
+
+def mla_queries(w):
+    yield from mla(w)
+
+
+def rotated_first(weight):
+    """Order the rows of each of 2 heads with the 4 rotated ones, last in `transformers`, first."""
+    each = weight.unflatten(0, (2, -1))
+    return torch.cat([each[:, 4:], each[:, :4]], 1).flatten(0, 1)
+
+
 def named(ours, w, theirs):
     return (ours, w[f"{theirs}.weight"]), (f"{ours}_bias", w[f"{theirs}.bias"])
 
@@ -121,14 +159,16 @@ def named(ours, w, theirs):
         (neox, ("blocks.attention.heads=2", "blocks.attention.rope_fraction=0.5")),
         (llama, ()),
         (llama_yarn, YARN),
+        (mla, MLA),
+        (mla_queries, (*MLA, "blocks.attention.query_latent=5")),
     ],
-    ids=["gpt2", "neox", "llama", "llama with YaRN"],
+    ids=["gpt2", "neox", "llama", "llama with YaRN", "MLA", "MLA, queries of a latent"],
 )
 @pytest.mark.parametrize("kernels", ["auto", "reference"])
 def test_a_model_equals_that_of_transformers(weights_of, options, kernels):
     name = weights_of.__name__
     held = load_file(ROOT / "tests" / "fixtures" / "transformers" / f"{name}.safetensors")
-    spec = composer.load(ROOT / "specs" / "family" / f"{name.removesuffix('_yarn')}.yaml", [*SMALL, *options])
+    spec = composer.load(ROOT / "specs" / "family" / f"{name.partition('_')[0]}.yaml", [*SMALL, *options])
     model = ComposedModel(spec, kernels).double().eval()
     leaves = {
         key.removeprefix("weights."): tensor.requires_grad_()

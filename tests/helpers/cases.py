@@ -6,6 +6,7 @@ SEQ = {"type": "sequence_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
 DEPTH = {"type": "depth_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
 EXPERT = {"type": "expert_attention", "experts": 5, "active": 2, "hidden": 7}
 FFN = {"type": "feed_forward", "hidden": 9}
+LATENT = {"type": "latent_attention", "heads": 3, "head_dim": 6, "rope_dim": 4, "latent": 5}
 ALL = {"seq": SEQ, "depth": DEPTH, "expert": EXPERT, "ffn": FFN}
 GROUPED = {**EXPERT, "hidden": 8}
 
@@ -56,6 +57,10 @@ CASES = {
         {"b": {**SEQ, "depth": "joint", "window": 2, "sinks": 1, "qk_norm": True}, "d": DEPTH},
         {"stack": 3, "step": ["b"]},
         {"recur": 2, "step": ["d", {"stack": 2, "step": ["b", "d"]}, "b"]},
+    ),
+    "latent": one(LATENT),
+    "latent, queries of a latent, head_dim from the width, rope base": one(
+        {"type": "latent_attention", "heads": 2, "latent": 7, "query_latent": 3, "rope_base": 50.0}, width=8
     ),
     "sequence, all steps": one({**SEQ, "steps": "all"}),
     "sequence, all steps in a window with a sink": tree(

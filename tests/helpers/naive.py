@@ -358,6 +358,7 @@ class _Row:
         return out
 
     expert_attention = naive_attention.expert_attention
+    latent_attention = naive_attention.latent_attention
 
     def feed_forward(self, config, name, at, x, step):
         out = []

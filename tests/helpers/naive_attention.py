@@ -81,3 +81,28 @@ def shared_unit(row, config, vector, at):
     if config.activation == "relu":
         return up.clamp(min=0)
     return F.silu(row.project(vector, f"{at}.shared_gate")) * up
+
+
+def latent_attention(row, config, name, at, x, step):
+    size = config.head_dim or row.width // config.heads
+    turned = config.rope_dim or size // 2
+    scored = row.scored(x)
+    shared = [
+        rotated(row.project(vector, f"{at}.rope_key"), t, config.rope_base) for t, vector in enumerate(scored)
+    ]
+    small = [row.norm(row.project(vector, f"{at}.latent"), f"{at}.latent_norm") for vector in x]
+    out = []
+    for t, vector in enumerate(scored):
+        if config.query_latent:
+            vector = row.norm(row.project(vector, f"{at}.query_latent"), f"{at}.query_latent_norm")
+        queries = row.project(vector, f"{at}.query").split(size)
+        mixed = []
+        for h, query in enumerate(queries):
+            query = torch.cat([rotated(query[:turned], t, config.rope_base), query[turned:]])
+            key_rows = slice(h * (size - turned), (h + 1) * (size - turned))
+            own = [row.w[f"{at}.up_key"][key_rows] @ small[s] for s in range(t + 1)]
+            keys = [torch.cat([shared[s], own[s]]) for s in range(t + 1)]
+            values = [row.w[f"{at}.up_value"][h * size : (h + 1) * size] @ small[s] for s in range(t + 1)]
+            mixed.append(softmax_mix(query, keys, values))
+        out.append(row.project(torch.cat(mixed), f"{at}.out"))
+    return out

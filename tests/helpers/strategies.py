@@ -133,8 +133,20 @@ def experts(draw, kind, width):
     return found
 
 
+@st.composite
+def latents(draw, kind, width):
+    """Draw latent attention, whose heads divide the width or have a size, some of it rotated in pairs."""
+    found = draw(config(kind, {"latent": st.integers(1, 6)}, without=("head_dim", "rope_dim")))
+    heads = found["heads"] = draw(st.sampled_from([n for n in (1, 2, 3) if n <= width]))
+    if width % heads or width // heads % 4 or draw(st.booleans()):
+        found["head_dim"] = draw(st.sampled_from([4, 5, 8]))
+        found["rope_dim"] = draw(st.sampled_from([2, 4] if found["head_dim"] > 4 else [2]))
+    return found
+
+
 SHARED = ("kv_for",)
 SIZED = {"sequence_attention": attention, "depth_attention": attention, "expert_attention": experts}
+SIZED["latent_attention"] = latents
 
 
 @cache

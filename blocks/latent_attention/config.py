@@ -1,0 +1,100 @@
+"""Config and lowering of latent attention. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from blocks.base.builder import Builder
+from blocks.base.config import BlockConfig, Problem
+from blocks.base.fields import Count, Positive, Width
+from blocks.base.invalid import independent
+from blocks.ir.operation import Init, Value, Weight
+from blocks.latent_attention.operations import LatentAttend
+from blocks.primitives.operations import SequenceTable
+
+
+class LatentAttention(BlockConfig):
+    """Causal attention; keys and values are made of one small vector per token (MLA, arXiv 2405.04434)."""
+
+    type: Literal["latent_attention"] = "latent_attention"
+    heads: Count
+    """Heads of queries, keys and values."""
+    head_dim: Width | None = None
+    """Elements of one head, the rotated ones included. Default: width / heads."""
+    latent: Width
+    """Elements of the vector that keys and values of all heads are made of, and that generation keeps."""
+    rope_dim: Width | None = None
+    """Rotated elements of each head, whose keys all heads share. Even. Default: head_dim / 2."""
+    rope_base: Positive = 10000.0
+    """Base of the RoPE frequencies (arXiv 2104.09864)."""
+    query_latent: Width | None = None
+    """Elements of the vector that queries are made of. Default: queries are made of the input itself."""
+
+    def geometry(self, width: int) -> tuple[int, int, int]:
+        """Return (heads, head_dim, rope_dim) with the defaults filled in."""
+        head_dim = self.head_dim or width // self.heads
+        return self.heads, head_dim, self.rope_dim or head_dim // 2
+
+    def canonical(self, width: int) -> dict[str, Any]:
+        """Return the fields with the defaults filled in."""
+        _, head_dim, rope_dim = self.geometry(width)
+        return {**super().canonical(width), "head_dim": head_dim, "rope_dim": rope_dim}
+
+    def problems(self, width: int) -> Iterator[Problem]:
+        """Check that heads divide the width, and that some elements are rotated in pairs."""
+        yield from independent(self._heads(width), self._rotated(width))
+
+    def _heads(self, width: int) -> Iterator[Problem]:
+        if self.head_dim is None and width % self.heads:
+            hint = "or give head_dim, which frees heads from the width"
+            yield Problem("heads", f"a divisor of the width ({width})", self.heads, hint)
+
+    def _rotated(self, width: int) -> Iterator[Problem]:
+        _, head_dim, rope_dim = self.geometry(width)
+        if rope_dim % 2 or not 0 < rope_dim < head_dim:
+            source = "" if self.rope_dim else f", half of head_dim ({head_dim})"
+            expected = f"an even number above 0 and below head_dim ({head_dim})"
+            yield Problem("rope_dim", expected, f"{rope_dim}{source}")
+
+    def makes_kv(self) -> bool:
+        """Of no token in a form that steps could share."""
+        return False
+
+    def needs_all_tokens(self) -> str:
+        """Return "": the order of the tokens is enough."""
+        return ""
+
+    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+        """Describe heads, the latent vectors and positions."""
+        heads, head_dim, rope_dim = (fields.pop(name) for name in ("heads", "head_dim", "rope_dim"))
+        yield f"{heads} {'head' if heads == 1 else 'heads'} \u00d7 {head_dim}"
+        queries = fields.pop("query_latent")
+        latent = f"keys and values of {fields.pop('latent')}"
+        yield f"{latent}, queries of {queries}" if queries else latent
+        yield f"RoPE on {rope_dim} of each head"
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        """Compress, norm, rotate, attend, project back."""
+        heads, head_dim, rope_dim = self.geometry(build.width)
+        table, bare = SequenceTable(rope_dim, self.rope_base), head_dim - rope_dim
+        latent = build.norm(build.project(x, "latent", (self.latent,)), "latent_norm", (self.latent,))
+        shared = build.project(build.score_input(x), "rope_key", (1, rope_dim))
+        shared = build.rotate(shared, "rope_key_rotated", (1, rope_dim), table)
+        q = build.rotate(self._query(build, x), "query_rotated", (heads, head_dim), table)
+        init = Init("normal", self.latent**-0.5)
+        weights = [
+            Weight("up_key", (heads * bare, self.latent), init),
+            Weight("up_value", (heads * head_dim, self.latent), init),
+        ]
+        attend = LatentAttend(heads, head_dim, rope_dim, self.latent)
+        y = build.op("attend", attend, q, shared, latent, weights=weights)
+        return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)
+
+    def _query(self, build: Builder, x: Value) -> Value:
+        heads, head_dim, _ = self.geometry(build.width)
+        x, size = build.score_input(x), self.query_latent
+        if size is None:
+            return build.project(x, "query", (heads, head_dim))
+        small = build.norm(build.project(x, "query_latent", (size,)), "query_latent_norm", (size,))
+        return build.project(small, "query", (heads, head_dim), size)

@@ -1,0 +1,67 @@
+"""The operation of latent attention. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blocks.ir.costs import CostContext, SavedTensors
+from blocks.ir.kernel import Kernel
+from blocks.ir.operation import Operation, expect
+from blocks.ir.tensor_type import Shape, TensorType
+
+_REFERENCE = "blocks.latent_attention.reference"
+
+
+@dataclass(frozen=True)
+class LatentAttend(Operation):
+    """Causal attention to keys and values made of latent vectors: (q, rope_key, latent) -> y.
+
+    The first `rope_dim` elements of a head meet the key that all heads share, the others keys of their own.
+    """
+
+    heads: int
+    head_dim: int
+    rope_dim: int
+    latent: int
+
+    decoding = "blocks.latent_attention.decoding:attend_next"
+    kernels = (
+        Kernel("latent_sdpa", f"{_REFERENCE}:attend", "keys and values made, then torch's fused attention"),
+        Kernel("latent_plain", f"{_REFERENCE}:attend_plain", "reference: scores, mask, softmax, sum"),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return one vector for each head."""
+        y = (self.heads, self.head_dim)
+        expect(self, inputs, y, (1, self.rope_dim), (self.latent,))
+        return (TensorType(y),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the maps from latent vectors to keys and to values of all heads."""
+        bare = self.head_dim - self.rope_dim
+        return (self.heads * bare, self.latent), (self.heads * self.head_dim, self.latent)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return nothing: sizes are those of the tensors."""
+        return {}
+
+    def flops(self, at: CostContext) -> float:
+        """Both maps, and two products of head_dim per pair of tokens and head."""
+        pairs = at.context if at.full_mask else (at.context + 1) / 2
+        maps = 2 * self.latent * self.heads * (2 * self.head_dim - self.rope_dim)
+        return maps + 4 * self.heads * self.head_dim * pairs
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep queries, latent vectors, keys, values, the output and one fp32 log-sum-exp per head."""
+        made = 2 * self.heads * self.head_dim * at.compute_bytes
+        return SavedTensors(inputs=(0, 2), outputs=(0,), extra=made + 4 * self.heads)
+
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
+        """Autocast casts what a product reads."""
+        return "compute"
+
+    def sequence_cache(self, at: CostContext) -> int:
+        """The latent vector and the shared rotated key."""
+        return self.latent + self.rope_dim

@@ -1,0 +1,39 @@
+"""Plain PyTorch for latent attention.
+
+q: [B, S, heads, head_dim]; rope_key: [B, S, 1, rope_dim]; latent: [B, S, latent];
+up_key: [heads * (head_dim - rope_dim), latent]; up_value: [heads * head_dim, latent].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocks.primitives.reference import wide
+
+
+def attend(q: Tensor, rope_key: Tensor, latent: Tensor, up_key: Tensor, up_value: Tensor) -> Tensor:
+    """Make keys and values, and attend to all tokens up to each token by torch's fused attention."""
+    k, v = keys_and_values(rope_key, latent, up_key, up_value, q.shape[2])
+    first, second, third = (x.to(v.dtype).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(first, second, third, is_causal=True).transpose(1, 2)
+
+
+def attend_plain(q: Tensor, rope_key: Tensor, latent: Tensor, up_key: Tensor, up_value: Tensor) -> Tensor:
+    """Do the same as the equations say, the softmax at least in fp32."""
+    k, v = keys_and_values(rope_key, latent, up_key, up_value, q.shape[2])
+    scores = torch.einsum("bqhd,bkhd->bhqk", wide(q), wide(k)) * q.shape[-1] ** -0.5
+    unseen = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
+    weights = scores.masked_fill(unseen, -torch.inf).softmax(-1)
+    return torch.einsum("bhqk,bkhd->bqhd", weights, wide(v)).to(v.dtype)
+
+
+def keys_and_values(
+    rope_key: Tensor, latent: Tensor, up_key: Tensor, up_value: Tensor, heads: int
+) -> tuple[Tensor, Tensor]:
+    """Return keys, the shared rotated part first, and values: [B, S, heads, head_dim] each."""
+    bare = F.linear(latent, up_key).view(*latent.shape[:2], heads, -1)
+    shared = rope_key.to(bare.dtype).expand(-1, -1, heads, -1)
+    values = F.linear(latent, up_value).view(*latent.shape[:2], heads, -1)
+    return torch.cat((shared, bare), -1), values
