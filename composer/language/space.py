@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from composer.language.baselines import entries
+from composer.language.edits import EDITS, NO_EDIT, PLACES, as_lists, edited
 from composer.language.load import finish, in_order, read_let, read_tree, unused_let
 from composer.language.parsing.choice import Choice, Knob, Value
 from composer.language.parsing.resolve import Resolver
@@ -23,7 +24,7 @@ from composer.language.validation.search_checks import against_search, read_sear
 from composer.language.validation.semantic import undefined, unused, uses, valid_parts
 from composer.language.validation.validate import build
 from composer.settings.errors import Fault, SpecError
-from composer.settings.tree import Flaws, Node, fault_at, form, join, within
+from composer.settings.tree import Flaws, Node, fault_at, form, join, planted, within
 
 Ask: TypeAlias = Callable[[Knob], Value]
 
@@ -33,6 +34,8 @@ _MOST = 300_000
 _BETWEEN = 16
 _GOLDEN = 0.6180339887
 _TRIES = 500
+EDITED = "edits."
+"""How the names of knobs of edits begin."""
 _VARIABLE = ("model", "blocks", "stages", "train")
 
 
@@ -76,6 +79,8 @@ class Space:
         flaws = tree.flaws or Flaws()
         faults += [*flaws.faults, *wrong, *more]
         self.knobs, reached = self._explore()
+        self._edits = edit_knobs(search.edits)
+        self.knobs += tuple(knob for pair in self._edits for knob in pair)
         faults += reached
         if not faults and not self.knobs:
             faults.append(
@@ -94,7 +99,7 @@ class Space:
         Raises:
             InvalidPoint: the answers make no valid spec.
         """
-        tree, resolver = self._resolve(ask)
+        tree, resolver, _ = self._edited(ask)
         try:
             spec = finish(tree, resolver)
         except SpecError as error:
@@ -111,10 +116,18 @@ class Space:
         Raises:
             InvalidPoint: the answers lead to what cannot be resolved.
         """
-        tree, resolver = self._resolve(ask)
+        tree, resolver, _ = self._edited(ask)
         if resolver.faults:
             raise InvalidPoint(in_order(resolver.faults), resolver.params)
         return resolver.params, tree.plain
+
+    def edits(self, params: Mapping[str, Value]) -> list[str]:
+        """Say in words what edits of structure a point has.
+
+        Raises:
+            InvalidPoint: one of them cannot be made.
+        """
+        return self._edited(lambda knob: params[knob.name])[2] if self._edits else []
 
     def example(self, seed: int = 0) -> Point:
         """Give some valid point, the first one where it is valid.
@@ -172,6 +185,28 @@ class Space:
             if name in top:
                 found[name] = resolver.resolve(top[name], name)
         return Node(found, self._tree.place), resolver
+
+    def _edited(self, ask: Ask) -> tuple[Node, Resolver, list[str]]:
+        """Resolve a point and make its edits; also return these in words."""
+        tree, resolver = self._resolve(ask)
+        told: list[str] = []
+        for move, place in self._edits if not resolver.faults else ():
+            name = resolver.params[move.name] = ask(move)
+            if name == NO_EDIT:
+                continue
+            number = resolver.params[place.name] = ask(place)
+            assert isinstance(name, str)
+            assert isinstance(number, int)
+            try:
+                edit = edited(as_lists(tree.plain), name, number)
+            except SpecError as error:
+                raise InvalidPoint(error.faults, resolver.params) from None
+            if edit is None:
+                fault = self.fault(("search", "edits"), f"a spec with something to {name}", "none")
+                raise InvalidPoint([fault], resolver.params)
+            tree = planted(edit.tree, self._tree.place)
+            told.append(edit.words)
+        return tree, resolver, told
 
     def _used_blocks(self, resolver: Resolver, used: set[object]) -> Node:
         node, knob = resolver.outer(self._top["blocks"], "blocks", "blocks")
@@ -247,6 +282,18 @@ def load_space(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S
         SpecError: the file cannot be read, or it is not a valid space.
     """
     return Space(read_tree(path, overrides))
+
+
+def edit_knobs(count: int) -> list[tuple[Knob, Knob]]:
+    """Return for each of `count` edits the knob that says its kind, and the one that says which of these."""
+    kinds = (NO_EDIT, *EDITS)
+    return [
+        (
+            Knob(f"{EDITED}{n}.kind", "categorical", kinds),
+            Knob(f"{EDITED}{n}.which", "int", low=0, high=PLACES - 1),
+        )
+        for n in range(count)
+    ]
 
 
 def draw(knob: Knob, rng: random.Random) -> Value:

@@ -15,7 +15,9 @@ from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from composer.language.space import Ask, Space, draw
+from composer.language.edits import NO_EDIT
+from composer.language.parsing.choice import Knob, Value
+from composer.language.space import EDITED, Ask, Space, draw
 from search.compare.rungs import fronts
 from search.propose.candidates import Judged
 from search.propose.moves import Parent, crossed, inherit, mutated
@@ -88,7 +90,12 @@ def _chosen(population: list[tuple[int, Parent]], rng: random.Random) -> Parent:
 
 
 def _random(rng: random.Random) -> Ask:
-    return lambda knob: draw(knob, rng)
+    """Draw a point of the space without edits of structure, which moves make."""
+
+    def ask(knob: Knob) -> Value:
+        return NO_EDIT if NO_EDIT in knob.choices and knob.name.startswith(EDITED) else draw(knob, rng)
+
+    return ask
 
 
 def _stage(trial: FrozenTrial) -> tuple[bool, int]:

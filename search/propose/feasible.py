@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from composer.language.space import Space, draw
+from composer.language.space import InvalidPoint, Space, draw
 from composer.settings.errors import SpecError
 from search import optuna_private
 from search.propose.candidates import Judge, Judged
@@ -74,7 +74,7 @@ class Feasible(BaseSampler):
         write(DRAWN, vars(drawn))
         if self._source.names_parents:
             names = [parent.name for parent in parents]
-            write(ORIGIN, {"parents": names, "moves": words(found.params, parents)})
+            write(ORIGIN, {"parents": names, "moves": self._words(found, parents)})
         if self._source.learns_from_refused and refused:
             write_system(MISSES, misses(refused))
         write_system(IDENTITY, found.identity)
@@ -88,6 +88,13 @@ class Feasible(BaseSampler):
         """Draw a value for a knob that the trial's point leaves open."""
         inner = RandomSampler(self._seed_of(trial, param_name))
         return inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def _words(self, found: Judged, parents: tuple[Parent, ...]) -> list[str]:
+        try:
+            return words(found.params, parents, self._judge.space.edits)
+        except InvalidPoint:
+            # the nearest miss, which is not trained
+            return words(found.params, parents)
 
     def _propose(
         self, study: Study, trial: FrozenTrial

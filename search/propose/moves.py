@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from composer.language.parsing.choice import Knob, Value
-from composer.language.space import Ask, draw
+from composer.language.space import EDITED, Ask, draw
 
 Params: TypeAlias = Mapping[str, Value]
 Knobs: TypeAlias = Mapping[str, Knob]
@@ -99,20 +99,27 @@ def differing(first: Params, second: Params) -> list[str]:
     return [branch for branch in names if _part(first, branch) != _part(second, branch)]
 
 
-def words(child: Params, parents: Sequence[Parent]) -> list[str]:
+def words(
+    child: Params, parents: Sequence[Parent], edits: Callable[[Params], Sequence[str]] | None = None
+) -> list[str]:
     """Describe how a child differs from its first parent, and which differences come from the second.
 
-    Values that the child does not have are omitted: their branch was not taken.
+    Values that the child does not have are omitted: their branch was not taken. `edits` says what edits of
+    structure a point has.
     """
     if not parents:
         return ["a random point"]
     told: list[str] = []
-    first, names = parents[0].params, list(child)
+    first, names = parents[0].params, [name for name in child if not name.startswith(EDITED)]
+    if edits is not None and _part(child, EDITED) != _part(first, EDITED):
+        now, before = edits(child), edits(first)
+        told += [each for each in now if each not in before]
+        told += [f"no longer: {each}" for each in before if each not in now]
     if len(parents) > 1:
         other = parents[1]
         swapped = [
             branch
-            for branch in dict.fromkeys(map(branch_of, child))
+            for branch in dict.fromkeys(map(branch_of, names))
             if _part(child, branch) == _part(other.params, branch) != _part(first, branch)
         ]
         names = [name for name in names if branch_of(name) not in swapped]
@@ -132,6 +139,8 @@ def _movable(knob: Knob) -> bool:
 
 
 def _part(params: Params, branch: str) -> dict[str, Value]:
+    if branch == EDITED:
+        return {name: value for name, value in params.items() if name.startswith(EDITED)}
     return {name: value for name, value in params.items() if branch_of(name) == branch}
 
 

@@ -123,6 +123,8 @@ class SearchConfig(Config):
     """The share of candidates that continue at a rung."""
     sampler: SamplerName = "tpe"
     """What proposes points; docs/search.md lists the samplers, and packages add others."""
+    edits: Annotated[int, Field(ge=0, le=8)] = 0
+    """How many edits of structure a candidate may have beside the space's choices; see docs/search.md."""
     baselines: Many[NamedBaseline] = ()
     """Specs to train first: paths relative to this file, or {spec: path, match: [caps]}."""
     finalists: Count = 3

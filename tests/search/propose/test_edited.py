@@ -1,0 +1,56 @@
+"""Candidates with edits of structure: what a search proposes is valid, new, within the caps, and told."""
+
+import pytest
+
+from composer.language.description.show import resolved_yaml
+from composer.language.edits import NO_EDIT
+from composer.language.load import loads
+from composer.language.space import InvalidPoint
+from search.propose.feasible import ORIGIN
+from search.testing.samplers import answered, study_of, told
+from search.testing.spaces import toy
+
+EDITED = ("search.sampler=evolution", "search.edits=2")
+
+
+def explored(count, *settings):
+    """Return the candidates of a search, and what each trial says of its origin."""
+    space = toy(*EDITED, *settings)
+    study, found = study_of(space), []
+    for number in range(count):
+        point, trial = answered(space, study)
+        told(study, trial, point.costs["params"] % 97 + number % 2)
+        found.append((point, study.trials[-1].user_attrs[ORIGIN]))
+    return found
+
+
+def test_children_with_edits_are_valid_new_within_caps_and_say_what_was_changed():
+    found = explored(26)
+    assert {point.verdict for point, _ in found} == {"feasible"}
+    assert len({point.identity for point, _ in found}) == len(found)
+    kinds = [point.params["edits.0.kind"] for point, _ in found]
+    assert {*kinds[:6]} == {NO_EDIT}, "random points are the space's own"
+    edits = [(point, origin) for point, origin in found if point.params["edits.0.kind"] != NO_EDIT]
+    assert edits
+    for point, origin in found:
+        assert loads(resolved_yaml(point.spec)) == point.spec
+        assert not [word for word in origin["moves"] if "edits" in word]
+    kinds = ("wrapped", "tied", "untied", "added", "dropped", "side by side", "after the other", " of stage ")
+    moves = [" ".join(origin["moves"]) for point, origin in edits]
+    assert any(kind in move for move in moves for kind in kinds)
+    again = explored(26)
+    assert [(point.params, origin) for point, origin in again] == [
+        (point.params, origin) for point, origin in found
+    ]
+
+
+def test_an_edit_that_cannot_be_made_makes_a_point_invalid_with_the_reason():
+    space = toy(*EDITED)
+    answers = {"edits.0.kind": "tie", "edits.1.kind": NO_EDIT}
+    with pytest.raises(InvalidPoint, match="expected a spec with something to tie, got none"):
+        space.point(lambda knob: answers.get(knob.name, knob.choices[0] if knob.choices else int(knob.low)))
+
+
+def test_a_space_without_edits_asks_for_none():
+    assert not [knob for knob in toy().knobs if knob.name.startswith("edits")]
+    assert toy("search.edits=1").identity() != toy().identity()
