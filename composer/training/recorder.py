@@ -257,7 +257,8 @@ class Recorder(lightning.Callback):
             self.best = scored
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
             # by all ranks, since each has a part of sharded weights
-            weights = trainer.strategy.lightning_module_state_dict()
+            strategy: Any = trainer.strategy
+            weights = getattr(strategy, "whole_weights", strategy.lightning_module_state_dict)()
             if trainer.is_global_zero:
                 save_weights(self.folder / WEIGHTS, weights, model.hparams["spec"])
         if scored:

@@ -26,7 +26,7 @@ from composer.training.block_norms import BlockNorms
 from composer.training.data.datamodule import SpecData, datamodule
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder.build import build, is_out_of_memory
-from composer.training.folder.checkpoint import put_weights, read_checkpoint
+from composer.training.folder.checkpoint import put_weights, read_checkpoint, weights_of
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.run_folder import LAST, default_folder, held
 from composer.training.lengthen import lengthen
@@ -217,7 +217,7 @@ def _stored(plan: Plan, folder: Path, events: Events, data: SpecData) -> Result 
     if state["evaluated"] != step:
         # saved in passing, on the way to a later end
         model = build(plan).to(device_kind())
-        put_weights(model, checkpoint["state_dict"], path)
+        put_weights(model, weights_of(checkpoint, path), path)
         metrics = evaluate(model, data.val_dataloader(), lambda: autocast(model))
     tokens = step * train.tokens_per_step
     best, done = dict(state["best"]) or metrics, step >= train.steps

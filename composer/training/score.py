@@ -18,7 +18,7 @@ from composer.module.model import ComposedModel
 from composer.training.data.datamodule import datamodule
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder.build import build
-from composer.training.folder.checkpoint import put_weights, read_checkpoint, read_weights
+from composer.training.folder.checkpoint import put_weights, read_checkpoint, read_weights, weights_of
 from composer.training.folder.data_record import PLACE, located
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.run_folder import read_spec, weights_file
@@ -143,4 +143,4 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
     if path.suffix == ".safetensors":
         return read_weights(path)
     checkpoint = read_checkpoint(path)
-    return checkpoint["state_dict"], checkpoint["hyper_parameters"]["spec"]
+    return weights_of(checkpoint, path), checkpoint["hyper_parameters"]["spec"]

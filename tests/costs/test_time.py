@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from cases import DEPTH, DREAMER, tree
 from hypothesis import given
 from models import shipped, tokens_for
 from samples import samples
 from strategies import make, specs
+from torch.utils.flop_counter import FlopCounterMode
 
 import composer
 from composer import load
@@ -22,6 +24,7 @@ from composer.costs.time.roofline import OPTIMIZER_PASSES, step_time
 from composer.costs.tracing.traced_cost import Coster, measures
 from composer.graph.compile import compile_graph
 from composer.language.description.show import document
+from composer.module.optimization.optimizer import make_optimizer
 
 SLOW = Device(fp32=1e9, bf16=1e9, bandwidth=1e30)
 NARROW = Device(fp32=1e30, bf16=1e30, bandwidth=1e9)
@@ -188,3 +191,23 @@ def test_a_cap_goes_by_the_estimate_that_is_shown(name, memory, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["step_time"] == told["step"]["seconds"]
     assert bool(told["recomputed"]) == bool(memory)
+
+
+def test_the_update_of_muon_takes_its_newton_schulz_products_as_well():
+    data = {"task": "hop", "length": 8, "symbols": 8, "hops": 1}
+    trained = {"data": data, "tokens": 640, "batch_tokens": 64}
+    update = {}
+    for name in ("adamw", "muon"):
+        spec = make({**DREAMER, "train": {**trained, "optimizer": name}})
+        update[name] = estimate(spec, SLOW).optimizer
+    # what torch itself multiplies
+    model = composer.compile(spec)
+    optimizer = make_optimizer(model.named_parameters(), model.plan.graph, spec.train)
+    for weight in model.parameters():
+        weight.grad = torch.randn_like(weight)
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    assert update["muon"] - update["adamw"] == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-6)
+    waiting = estimate(spec, replace(SLOW, bf16=1e30, overhead=1.0)).optimizer
+    assert waiting % 15 == pytest.approx(0)
+    assert waiting > 0

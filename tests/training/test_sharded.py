@@ -1,5 +1,8 @@
 """`train.strategy: fsdp`: weights in parts while training, whole in everything that a run leaves."""
 
+import pickle
+import shutil
+
 import pytest
 import torch
 from runs import loaded, spec
@@ -8,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from composer import load_run
-from composer.training import recorder
+from composer.training import recorder, run
 from composer.training.folder.checkpoint import read_weights
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.metrics import read_metrics
@@ -101,6 +104,11 @@ def test_large_states_are_saved_by_each_rank_and_the_run_goes_on_from_them(tmp_p
     monkeypatch.setenv(SHARD_ABOVE, "1000")
     run_training(wanted, tmp_path / "parts", until_tokens=1024)
     assert {path.name for path in (tmp_path / "parts").glob("last-*")} == {"last-4.shards"}
+    checkpoint = loaded(tmp_path / "parts" / "last.ckpt")
+    assert checkpoint["state_dict"] == checkpoint["current_model_state"] == {}
+    assert read_weights(tmp_path / "parts" / "model.safetensors")[0].keys() == {
+        *load_run(tmp_path / "parts", "last").state_dict()
+    }
     parts = run_training(wanted, tmp_path / "parts")
     assert kept(parts)[0] == kept(whole)[0]
     assert kept(parts)[1] == [{"shards": "last-10.shards"}]
@@ -125,6 +133,44 @@ def test_other_sizes_than_bytes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(SHARD_ABOVE, "8GiB")
     with pytest.raises(TrainingError, match="COMPOSER_SHARD_ABOVE: expected a number of bytes, got '8GiB'"):
         run_training(spec(TEN, "train.strategy=fsdp"), tmp_path)
+
+
+def test_weights_in_parts_are_put_together_and_read_without_running_what_a_pickle_names(
+    tmp_path, monkeypatch
+):
+    wanted = spec("train.tokens=512", "train.strategy=fsdp", "train.ema=0.5")
+    whole = run_training(wanted, tmp_path / "whole").folder
+    monkeypatch.setenv(SHARD_ABOVE, "1000")
+    parts = run_training(wanted, tmp_path / "parts").folder
+    ours, theirs = (load_run(folder, "last").state_dict() for folder in (parts, whole))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    (index,) = parts.glob("last-*.shards/.metadata")
+    index.write_bytes(pickle.dumps(print))
+    with pytest.raises(TrainingError, match=r"cannot be read \(builtins.print is no part of an index"):
+        load_run(parts, "last")
+    index.unlink()
+    with pytest.raises(TrainingError, match="cannot be read"):
+        load_run(parts, "last")
+    shutil.rmtree(index.parent)
+    with pytest.raises(TrainingError, match="the parts of this checkpoint are missing"):
+        load_run(parts, "last")
+
+
+@pytest.mark.slow
+def test_a_run_in_parts_goes_on_with_another_number_of_processes(tmp_path, monkeypatch):
+    wanted = spec(TEN, "train.strategy=fsdp", "train.ema=0.5")
+    whole = run_training(wanted, tmp_path / "whole")
+    monkeypatch.setenv(SHARD_ABOVE, "1000")
+    for first, then in ((2, 1), (1, 2)):
+        folder = tmp_path / str(first)
+        monkeypatch.setattr(run, "device_count", lambda train, ranks=first: ranks)
+        run_training(wanted, folder, until_tokens=1024)
+        (shards,) = folder.glob("last-*.shards")
+        assert len([*shards.glob("*.distcp")]) == first
+        monkeypatch.setattr(run, "device_count", lambda train, ranks=then: ranks)
+        assert run_training(wanted, folder).metrics == pytest.approx(whole.metrics, rel=1e-4)
+        ours, theirs = (load_run(each, "last").state_dict() for each in (folder, whole.folder))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from blocks.base.wiring import WiringConfig
 from blocks.ir.operation import Weight
+
+
+class Products(NamedTuple):
+    """Matrix products, one after another.
+
+    Attributes:
+        number: how many.
+        flops: of all.
+    """
+
+    number: float
+    flops: float
 
 
 class OptimizerChoice(WiringConfig):
@@ -28,6 +40,10 @@ class OptimizerChoice(WiringConfig):
     def scalars(self, weight: Weight, in_stage: bool) -> int:
         """Return how many fp32 numbers are kept for a weight besides."""
         raise NotImplementedError
+
+    def products(self, weight: Weight, in_stage: bool) -> Products:
+        """Return the matrix products of one update of a weight, none by default."""
+        return Products(0, 0)
 
     def scratch(self, weight: Weight, in_stage: bool, element: int) -> float:
         """Return the bytes in use while a weight, of so many bytes per element, is updated."""

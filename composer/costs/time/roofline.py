@@ -15,13 +15,14 @@ from blocks.ir.costs import CostContext
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.numbers import largest, total
 from blocks.ir.operation import Operation, Value
-from blocks.ir.walk import Place, graphs, graphs_of_passes, operations, own_weights
+from blocks.ir.walk import Place, graphs_of_passes, operations
 from blocks.kernels.slots import DepthCache
 from blocks.primitives.operations import Input
 from composer.costs.base.precision import FULL, MIXED, precision
 from composer.costs.memory.operation_memory import value_bytes
 from composer.costs.memory.peak import trained_length
 from composer.costs.memory.saved_tensors import Sizes, element_bytes, place_at
+from composer.costs.memory.update import optimizer_of, trained_weights
 from composer.costs.time.devices import Device
 from composer.graph.lowering.build import micro_batch_tokens
 from composer.graph.passes.active_steps import costed
@@ -30,7 +31,9 @@ from composer.language.schema.spec import Spec
 Bound = Literal["flops", "bytes", "overhead"]
 
 OPTIMIZER_PASSES = 10
-"""Reads and writes as large as the weights: 1 for the norm of gradients, 2 to clip them, 7 in AdamW."""
+"""Reads and writes as large as the weights: 1 for the norm of gradients, 2 to clip them, 7 in AdamW.
+
+Muon makes about as many for a matrix."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class StepTime:
 
     Attributes:
         tokens: of the whole step.
-        optimizer: seconds of clipping and AdamW.
+        optimizer: seconds of clipping and of the optimizer.
     """
 
     tokens: int
@@ -119,12 +122,18 @@ def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
                 path = ".".join([*(name for name, _ in place.loops), node])
                 row = _row(path, body, node, at, sizes, place, tokens, repeats, device)
                 rows[path] = rows[path].with_more(row) if path in rows else row
-    elements = 0
-    for body, place in graphs(graph):
-        own = own_weights(body, place)
-        elements += sum(used.copies * weight.size for _, weight, used in own if weight.trained)
-    update = OPTIMIZER_PASSES * size.weight * elements / device.bandwidth
-    return StepTime(tokens * repeats, [*rows.values()], update)
+    return StepTime(tokens * repeats, [*rows.values()], _update(spec, graph, size.weight, device))
+
+
+def _update(spec: Spec, graph: Graph, element: int, device: Device) -> float:
+    """Return the seconds of clipping and of the optimizer: bytes of all weights, and products in bf16."""
+    option, found = optimizer_of(spec.train), [*trained_weights(graph)]
+    products = ((option.products(weight, inside), copies) for weight, inside, copies in found)
+    multiplied = total(
+        copies * largest(each.flops / device.bf16, each.number * device.overhead) for each, copies in products
+    )
+    elements = sum(copies * weight.size for weight, _, copies in found)
+    return OPTIMIZER_PASSES * element * elements / device.bandwidth + multiplied
 
 
 def _row(

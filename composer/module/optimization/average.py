@@ -72,7 +72,8 @@ class WeightAverage:
             return
         here = checkpoint["state_dict"]
         # all ranks gather what is sharded, and those that write nothing have no weights
-        other = here | {name: _whole(tensor) for name, tensor in self._tensors.items()}
+        in_parts = any(isinstance(weight, DTensor) for weight in here.values())
+        other = here | {name: each if in_parts else _whole(each) for name, each in self._tensors.items()}
         averaged, raw = (here, other) if self.is_in_model else (other, here)
         if here:
             checkpoint["state_dict"] = averaged

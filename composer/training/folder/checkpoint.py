@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 from composer.settings.errors import os_message
 from composer.training.folder.errors import TrainingError
 from composer.training.folder.files import replacing
+
+SHARDS = "shards"
+"""The key, in a checkpoint, of the folder beside it that has its weights and optimizer states in parts."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -48,6 +52,37 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise _refused(path, fault)
     checkpoint: dict[str, Any] = found
     return checkpoint
+
+
+def weights_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Return all weights of a checkpoint that was read from a file; those in parts are read from beside it.
+
+    Raises:
+        TrainingError: the parts are gone, or cannot be read.
+    """
+    if SHARDS not in checkpoint:
+        found: dict[str, Tensor] = checkpoint["state_dict"]
+        return found
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    from composer.training.folder.parts import read_parts
+
+    shards = there(path.parent / checkpoint[SHARDS])
+    try:
+        return read_parts(shards, "state_dict")
+    except (OSError, UnpicklingError, EOFError, RuntimeError, CheckpointException) as error:
+        raise TrainingError(f"{shards}: these parts of a checkpoint cannot be read ({error})") from None
+
+
+def there(shards: Path) -> Path:
+    """Return the folder of the parts of a checkpoint.
+
+    Raises:
+        TrainingError: it is gone.
+    """
+    if not shards.is_dir():
+        raise TrainingError(f"{shards}: the parts of this checkpoint are missing")
+    return shards
 
 
 def _refused(path: Path, got: str) -> TrainingError:

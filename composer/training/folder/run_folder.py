@@ -142,11 +142,11 @@ def load_run(folder: Path, weights: Literal["best", "last"] = "best") -> Compose
         TrainingError: it is no run folder, has no such weights, or the model is too large.
     """
     from composer.training.folder.build import build
-    from composer.training.folder.checkpoint import put_weights, read_checkpoint, read_weights
+    from composer.training.folder.checkpoint import put_weights, read_checkpoint, read_weights, weights_of
 
     spec, path = read_spec(folder), weights_file(folder, weights)
     model = build(spec)
-    found = read_weights(path)[0] if weights == "best" else read_checkpoint(path)["state_dict"]
+    found = read_weights(path)[0] if weights == "best" else weights_of(read_checkpoint(path), path)
     put_weights(model, found, path)
     return model.eval()
 

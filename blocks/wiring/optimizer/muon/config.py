@@ -9,9 +9,11 @@ from pydantic import Field
 from blocks.base.fields import Untraced
 from blocks.ir.numbers import smallest
 from blocks.ir.operation import Weight
-from blocks.wiring.optimizer import OptimizerChoice
+from blocks.wiring.optimizer import OptimizerChoice, Products
 
 _BF16 = 2
+_ITERATIONS = 5
+"""Of Newton-Schulz, as torch has by default."""
 
 
 class Muon(OptimizerChoice):
@@ -41,6 +43,16 @@ class Muon(OptimizerChoice):
     def scalars(self, weight: Weight, in_stage: bool) -> int:
         """Return none for a matrix; else one, as AdamW."""
         return 0 if self.orthogonalises(weight, in_stage) else 1
+
+    def products(self, weight: Weight, in_stage: bool) -> Products:
+        """Return those of Newton-Schulz, 4 n^2 m + 2 n^3 FLOPs in each iteration on [n, m] with n <= m."""
+        if not self.orthogonalises(weight, in_stage):
+            return super().products(weight, in_stage)
+        rows, columns = weight.matrix
+        n = smallest(rows, columns)
+        one = 4 * n * rows * columns + 2 * n**3
+        matrices = weight.size / (rows * columns)
+        return Products(3 * _ITERATIONS * matrices, _ITERATIONS * matrices * one)
 
     def scratch(self, weight: Weight, in_stage: bool, element: int) -> float:
         """Return the update, the same in bf16 before and after an iteration, and two products with itself.
