@@ -180,25 +180,31 @@ def _forward(
     token, head, at, kv_at, wide, per_head, narrow = place(
         tokens, KV_HEADS, GROUP, DIM, BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM
     )
-    q = load(query + token * query_stride + at, wide) * scale
+    # powers of 2, which are one instruction
+    q = load(query + token * query_stride + at, wide) * (scale * 1.4426950408889634)
     if TURN:
         q = turned(q, turn, DIM, False)
     most = tl.full([BLOCK_TOKENS, BLOCK_GROUP, 1], float("-inf"), tl.float32)
     total = tl.full([BLOCK_TOKENS, BLOCK_GROUP, 1], 0.0, tl.float32)
     mixed = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
-    for _ in tl.range(0, reads, num_stages=STAGES):
-        k, v = load(keys + kv_at, narrow), load(values + kv_at, narrow)
-        score = tl.sum(q * k, 2, keep_dims=True)
-        higher = tl.maximum(most, score)
-        shrink, share = tl.exp(most - higher), tl.exp(score - higher)
-        total = total * shrink + share
-        mixed = mixed * shrink + share * v
+    # two slots at once: twice the loads in flight, half the rescaling
+    for slot in tl.range(0, reads, 2, num_stages=STAGES):
+        both = narrow & (slot + 1 < reads)
+        k, other_k = tl.load(keys + kv_at, narrow, 0.0), tl.load(keys + slot_stride + kv_at, both, 0.0)
+        v, other_v = tl.load(values + kv_at, narrow, 0.0), tl.load(values + slot_stride + kv_at, both, 0.0)
+        score = tl.sum(q * k.to(tl.float32), 2, keep_dims=True)
+        other = tl.sum(q * other_k.to(tl.float32), 2, keep_dims=True)
+        other = tl.where(slot + 1 < reads, other, float("-inf"))
+        higher = tl.maximum(most, tl.maximum(score, other))
+        shrink, share, other = tl.exp2(most - higher), tl.exp2(score - higher), tl.exp2(other - higher)
+        total = total * shrink + share + other
+        mixed = mixed * shrink + share * v.to(tl.float32) + other * other_v.to(tl.float32)
         most = higher
-        keys += slot_stride
-        values += slot_stride
+        keys += 2 * slot_stride
+        values += 2 * slot_stride
     row = token * (KV_HEADS * GROUP)
     tl.store(out + row * DIM + at, (mixed / total).to(out.dtype.element_ty), mask=wide)
-    tl.store(log_sum + row + head, most + tl.log(total), mask=per_head)
+    tl.store(log_sum + row + head, (most + tl.log2(total)) * 0.6931471805599453, mask=per_head)
 
 
 @triton.jit(do_not_specialize=["reads", "first"])
@@ -246,25 +252,44 @@ def _backward(
     outward = tl.sum(g * load(out + row * DIM + at, wide), 2, keep_dims=True)
     tl.store(delta + row + head, outward, mask=per_head)
     to_query = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
-    for slot in tl.range(0, reads, num_stages=STAGES):
-        k, v = load(keys + kv_at, narrow), load(values + kv_at, narrow)
-        share = tl.exp(tl.sum(q * k, 2, keep_dims=True) - norm)
-        to_score = share * (tl.sum(g * v, 2, keep_dims=True) - outward)
-        to_query += to_score * k
-        if PUSH:
-            if slot >= first:
-                to_key = tl.sum(to_score * q, 1, keep_dims=True)
-                to_value = tl.sum(share * g, 1, keep_dims=True)
-                if not ONLY:
-                    to_key += load(key_gradients + kv_at, narrow)
-                    to_value += load(value_gradients + kv_at, narrow)
-                kind = key_gradients.dtype.element_ty
-                tl.store(key_gradients + kv_at, to_key.to(kind), mask=narrow)
-                tl.store(value_gradients + kv_at, to_value.to(kind), mask=narrow)
-            key_gradients += slot_stride
-            value_gradients += slot_stride
-        keys += slot_stride
-        values += slot_stride
+    if GROUP > 1 and not PUSH:
+        # two slots at once: shared by several heads, one alone would leave too few loads in flight
+        for slot in tl.range(0, reads, 2, num_stages=STAGES):
+            both = narrow & (slot + 1 < reads)
+            k, other_k = tl.load(keys + kv_at, narrow, 0.0), tl.load(keys + slot_stride + kv_at, both, 0.0)
+            v, other_v = (
+                tl.load(values + kv_at, narrow, 0.0),
+                tl.load(values + slot_stride + kv_at, both, 0.0),
+            )
+            k, other_k = k.to(tl.float32), other_k.to(tl.float32)
+            share = tl.exp(tl.sum(q * k, 2, keep_dims=True) - norm)
+            other = tl.exp(tl.sum(q * other_k, 2, keep_dims=True) - norm)
+            other = tl.where(slot + 1 < reads, other, 0.0)
+            to_score = share * (tl.sum(g * v.to(tl.float32), 2, keep_dims=True) - outward)
+            to_other = other * (tl.sum(g * other_v.to(tl.float32), 2, keep_dims=True) - outward)
+            to_query += to_score * k + to_other * other_k
+            keys += 2 * slot_stride
+            values += 2 * slot_stride
+    else:
+        for slot in tl.range(0, reads, num_stages=STAGES):
+            k, v = load(keys + kv_at, narrow), load(values + kv_at, narrow)
+            share = tl.exp(tl.sum(q * k, 2, keep_dims=True) - norm)
+            to_score = share * (tl.sum(g * v, 2, keep_dims=True) - outward)
+            to_query += to_score * k
+            if PUSH:
+                if slot >= first:
+                    to_key = tl.sum(to_score * q, 1, keep_dims=True)
+                    to_value = tl.sum(share * g, 1, keep_dims=True)
+                    if not ONLY:
+                        to_key += load(key_gradients + kv_at, narrow)
+                        to_value += load(value_gradients + kv_at, narrow)
+                    kind = key_gradients.dtype.element_ty
+                    tl.store(key_gradients + kv_at, to_key.to(kind), mask=narrow)
+                    tl.store(value_gradients + kv_at, to_value.to(kind), mask=narrow)
+                key_gradients += slot_stride
+                value_gradients += slot_stride
+            keys += slot_stride
+            values += slot_stride
     if TURN:
         to_query = turned(to_query, turn, DIM, True)
     tl.store(
@@ -324,7 +349,11 @@ def _pull(
         stride = tl.multiple_of(tl.load(table + 5), APART)
         q = load(tl.multiple_of(query, 16) + token * stride + at, wide & seen)
         if QUERIES:
-            q = turned(q, tl.load(table + 6).to(tl.pointer_type(tl.float32)), DIM, False)
+            by = tl.load(table + 6).to(tl.pointer_type(tl.float32))
+            if DIM % 4 == 0:
+                # a row of a table: told here, it is read by 16 bytes
+                by = tl.multiple_of(by, 16)
+            q = turned(q, by, DIM, False)
         g = load(tl.multiple_of(gradient, 16) + gradient_at, wide & seen)
         share = tl.exp(tl.sum(q * k, 2, keep_dims=True) - load_heads(log_sum + stats, per_head & seen))
         to_score = share * (tl.sum(g * v, 2, keep_dims=True) - load_heads(delta + stats, per_head & seen))
