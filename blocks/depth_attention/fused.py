@@ -59,7 +59,19 @@ def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tens
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
         return reference.attend(query, token, memory, reads)
-    result: Tensor = _Attend.apply(query, token, memory, reads, None)  # type: ignore[no-untyped-call]
+    result: Tensor = _Attend.apply(query, token, memory, slice(reads), None)  # type: ignore[no-untyped-call]
+    return result
+
+
+def attend_part(
+    query: Tensor, token: Tensor, memory: SlotMemory, *, reads: int, window: int | None, stride: int
+) -> Tensor:
+    """Attend over every `stride`-th of the last `window` of the first `reads` slots, from the latest on."""
+    memory.reads += 1
+    if not (fits(query) and fits(memory.keys)):
+        return reference.attend_part(query, token, memory, reads=reads, window=window, stride=stride)
+    part = reference.part_of(reads, window, stride)
+    result: Tensor = _Attend.apply(query, token, memory, part, None)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -71,7 +83,7 @@ def attend_turned(
     if not (fits(query) and fits(memory.keys)):
         return reference.attend_turned(query, token, memory, angle, reads, index)
     by = turn(angle, index)
-    result: Tensor = _Attend.apply(query, token, memory, reads, by)  # type: ignore[no-untyped-call]
+    result: Tensor = _Attend.apply(query, token, memory, slice(reads), by)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -106,14 +118,15 @@ class _Append(torch.autograd.Function):
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, reads: int, turn: Tensor | None
+        ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, part: slice, turn: Tensor | None
     ) -> Tensor:
-        ctx.memory, ctx.reads, ctx.turn = memory, reads, turn
+        ctx.memory, ctx.part, ctx.turn = memory, part, turn
         ctx.made = memory.running()
-        if not reads:
+        if not part.stop:
             ctx.save_for_backward(query)
             return torch.zeros_like(query)
-        out, log_sum = kernel.attend_forward(query, memory.keys, memory.values, reads, turn)
+        keys, values, reads = memory.keys[part], memory.values[part], len(_slots(part))
+        out, log_sum = kernel.attend_forward(query, keys, values, reads, turn)
         ctx.save_for_backward(query, out, log_sum)
         return out
 
@@ -122,9 +135,9 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ctx.memory.check(ctx.made)
         query, *kept = ctx.saved_tensors
-        if not ctx.reads:
+        if not ctx.part.stop:
             return torch.zeros_like(query), None, None, None, None
-        to_query = _gradient(ctx.memory, ctx.reads, ctx.turn, query, gradient, *kept)
+        to_query = _gradient(ctx.memory, ctx.part, ctx.turn, query, gradient, *kept)
         return to_query, None, None, None, None
 
 
@@ -141,7 +154,7 @@ class _Read(NamedTuple):
 
 def _gradient(
     memory: SlotMemory,
-    reads: int,
+    part: slice,
     turn: Tensor | None,
     query: Tensor,
     gradient: Tensor,
@@ -149,11 +162,18 @@ def _gradient(
     log_sum: Tensor,
 ) -> Tensor:
     """Return the gradient of the query; see to those of the slots."""
-    given = {"keys": memory.keys, "values": memory.values, "out": out, "log_sum": log_sum, "turn": turn}
+    slots = _slots(part)
+    reads, all_before = len(slots), len(slots) == part.stop
+    given = {"out": out, "log_sum": log_sum, "turn": turn}
+    given |= {"keys": memory.keys[part], "values": memory.values[part]}
     run: Callable[..., tuple[Tensor, Tensor]] = partial(kernel.attend_backward, **given)  # type: ignore[arg-type]
-    wanting = [slot for slot in range(reads) if memory.wanted.get(slot, True)]
+    wanting = [number for number, slot in enumerate(slots) if memory.wanted.get(slot, True)]
     if not wanting:
         return run(query, gradient=gradient, reads=reads)[0]
+    if not all_before:
+        key_gradients, value_gradients = memory.gradients()
+        push = Push(key_gradients[part], value_gradients[part], wanting[0])
+        return run(query, gradient=gradient, reads=reads, push=push)[0]
     if memory.reads == 1:
         push = Push(*memory.only(reads), wanting[0], only=True)
         return run(query, gradient=gradient, reads=reads, push=push)[0]
@@ -169,6 +189,11 @@ def _gradient(
     made, delta = run(query, gradient=gradient, reads=reads, row=Row(table, len(left)))
     left.append(_Read(table, query, gradient, log_sum, delta, turn))
     return made
+
+
+def _slots(part: slice) -> range:
+    """Return the slots of a part."""
+    return range(part.start or 0, part.stop, part.step or 1)
 
 
 def _pulls(memory: SlotMemory, reads: int, query: Tensor, gradient: Tensor) -> bool:

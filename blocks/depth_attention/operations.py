@@ -23,7 +23,7 @@ _CHECK = "blocks.depth_attention.check:check"
 _LARGEST = 128
 
 
-def _unfit(operation: WriteKV | Attend, target: Target) -> str:
+def unfit(operation: WriteKV | Attend, target: Target) -> str:
     """Return why the Triton kernels cannot run, or ""."""
     larger = operation.head_dim > _LARGEST
     return off_triton(target) or (f"heads are larger than {_LARGEST}" if larger else "")
@@ -38,7 +38,7 @@ class WriteKV(KeepKV):
             "triton_append",
             f"{_FUSED}:append",
             "gradients of all reads fetched by one kernel",
-            _unfit,
+            unfit,
             check=_CHECK,
         ),
         *KeepKV.kernels,
@@ -68,7 +68,7 @@ class Attend(SlotRead):
             "triton_attend",
             f"{_FUSED}:attend",
             "one kernel; each slot is read once per kv head, only the log-sum-exp is kept",
-            _unfit,
+            unfit,
             specialize=as_fused,
             check=_CHECK,
         ),
@@ -143,7 +143,7 @@ class TurnedAppend(WriteKV):
             "triton_append_turned",
             f"{_FUSED}:append_turned",
             "keys turned on their way into the slot; gradients of all reads fetched by one kernel",
-            _unfit,
+            unfit,
             check=_CHECK,
         ),
         Kernel("slot_write_turned", f"{_REFERENCE}:append_turned", "keys turned, then written in place once"),
@@ -174,7 +174,7 @@ class RotaryAttend(Attend):
             "triton_attend_turned",
             f"{_FUSED}:attend_turned",
             "one kernel, which turns queries as it reads them; each slot is read once per kv head",
-            _unfit,
+            unfit,
             specialize=as_fused,
             check=_CHECK,
         ),

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from blocks.depth_attention.operations import Attend
+from blocks.depth_attention.operations import Attend, unfit
 from blocks.ir.costs import CostContext
 from blocks.ir.kernel import Kernel, Target
 from blocks.ir.part_mean import part_mean
 from blocks.ir.tensor_type import Shape
+from blocks.primitives.fused_operations import as_plain
 
 
 def _unfit(operation: PartAttend, target: Target) -> str:
-    biased = operation.biased and operation.window is None and operation.stride == 1
-    return "it knows no bias by distance" if biased else "it reads all slots so far"
+    return unfit(operation, target) or ("it knows no bias by distance" if operation.biased else "")
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,17 @@ class PartAttend(Attend):
     biased: bool = False
 
     kernels = (
-        replace(Attend.kernels[0], unfit=_unfit),
+        replace(
+            Attend.kernels[0],
+            name="triton_attend_part",
+            function="blocks.depth_attention.fused:attend_part",
+            unfit=_unfit,
+        ),
         Kernel(
             "slot_attend_part",
             "blocks.depth_attention.reference:attend_part",
             "elementwise over the slots that are read; bound by bytes",
+            specialize=as_plain,
         ),
     )
 

@@ -1,17 +1,21 @@
 """Depth attention over some slots, with a bias by distance, and with the input of its scope as a slot."""
 
+from functools import partial
 from itertools import product
 from math import ceil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from cases import DEPTH, FFN, tree
+from depth_kernels import far, run, weights
 from hypothesis import given
 from hypothesis import strategies as st
-from models import check_other_steps, compiled, tokens_for
+from models import check_other_steps, compiled, probe, tokens_for
 from samples import samples
 from strategies import make
 
+from blocks.depth_attention import reference
 from blocks.depth_attention.part import PartAttend
 from blocks.ir.kernel import Target
 from blocks.ir.operation import LoopIndex
@@ -100,9 +104,9 @@ def test_the_bias_starts_with_the_slopes_of_alibi():
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
-    [({"window": 2}, "it reads all slots so far"), ({"bias": "distance"}, "it knows no bias by distance")],
+    [({"window": 2}, ""), ({"stride": 2, "bias": "distance"}, "it knows no bias by distance")],
 )
-def test_the_kernel_for_all_slots_steps_aside(fields, reason):
+def test_the_kernel_reads_some_slots_and_steps_aside_for_a_bias(fields, reason):
     spec = make(tree({"d": {**DEPTH, **fields}}, {"recur": 3, "step": ["d"]}))
     graph = compile_graph(spec, Target("cuda", "bfloat16"))
     (choice,) = (
@@ -111,5 +115,29 @@ def test_the_kernel_for_all_slots_steps_aside(fields, reason):
         for _, op, data in operations(body)
         if isinstance(op, PartAttend)
     )
-    assert choice.kernel.name == "slot_attend_part"
-    assert choice.why.endswith(f"not triton_attend: {reason}")
+    if reason:
+        assert choice.kernel.name == "slot_attend_part"
+        assert choice.why.endswith(f"not triton_attend_part: {reason}")
+    else:
+        assert choice.kernel.name == "triton_attend_part"
+
+
+@pytest.mark.parametrize(("window", "stride"), [(1, 1), (2, 1), (None, 2), (4, 3)])
+@pytest.mark.parametrize("detached", [(), (0, 1)])
+def test_the_kernel_over_some_slots_gives_what_the_reference_gives(where, window, stride, detached):
+    fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)
+    sizes, found = (1, 3, 4, 2, 8, 5), []
+    for module, dtype in ((fused, torch.float32), (reference, torch.float64)):
+        part = partial(module.attend_part, window=window, stride=stride)
+        # the last read is of all slots, whose gradients go another way where that is cheaper
+        way = SimpleNamespace(
+            append=module.append,
+            attend=lambda q, token, memory, reads, part=part, module=module: (
+                module.attend(q, token, memory, reads) if reads == 5 else part(q, token, memory, reads=reads)
+            ),
+        )
+        leaves = weights(sizes, dtype, where if module is fused else "cpu")
+        y = run(way, sizes, leaves, detached=detached)
+        found.append([y.detach().cpu(), *(each.cpu() for each in torch.autograd.grad(probe(y), leaves))])
+    # five steps grow what fp32 rounds
+    assert all(far(got, wanted) < 1e-4 for got, wanted in zip(*found, strict=True))
