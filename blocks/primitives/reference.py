@@ -141,8 +141,10 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i + 1) of x [..., sequence, heads, head_dim] by each token's rotation."""
     # one complex product instead of four real ones, two sums and a copy
     full = wide(x)
-    if any(step % 2 for step in (*full.stride()[:-1], full.storage_offset())):
-        # a slice of a joined product need not lie as complex numbers must
+    # a slice of a joined product need not lie as complex numbers must; a compiler cannot ask where it begins
+    if torch.compiler.is_compiling() or any(
+        step % 2 for step in (*full.stride()[:-1], full.storage_offset())
+    ):
         full = full.clone(memory_format=torch.contiguous_format)
     pairs = torch.view_as_complex(torch.unflatten(full, -1, (-1, 2)))
     return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)

@@ -89,7 +89,7 @@ def crossed(first: Params, second: Params, rng: random.Random) -> dict[str, Valu
 
 def branch_of(name: str) -> str:
     """Return the part of a spec that a knob belongs to: `blocks.expert`, `stages.0.step`, `train.lr`."""
-    parts = re.split(r"[.\[]", name)
+    parts = [part.rstrip("]") for part in re.split(r"[.\[]", name)]
     return ".".join(parts[: 3 if parts[0] == "stages" else 2])
 
 
