@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blocks.expert_attention import library, reference
+from blocks.expert_attention import library, reference, route_kernel
 from blocks.expert_attention.route_kernel import Routed
 from blocks.expert_attention.weight_rows import add_rows
 from blocks.expert_attention.weights_kernel import Rows
@@ -58,14 +58,47 @@ def _routed(
     active: int,
 ) -> Tensor:
     """Route by the products of queries with keys [tokens, experts], and run the experts."""
-    routed = Routed(*library.expert_route(made, balance, keys.shape[-1] ** -0.5, active))
+    routed = _route(made, balance, load, keys.shape[-1] ** -0.5, active)
     sums = sum_of(gate_up), sum_of(down)
-    if load is not None:
-        load += routed.counts
     rows = (routed.order, routed.place, routed.ends)
     given = x.flatten(0, 1), routed.weights, *rows, gate_up, down
     y: Tensor = library.experts(*given)[0] if None in sums else _Experts.apply(*given, *sums)  # type: ignore[no-untyped-call]
     return y.view(x.shape)
+
+
+def _route(made: Tensor, balance: Tensor, load: Tensor | None, scale: float, active: int) -> Routed:
+    """Route, and count the load."""
+    if not torch.compiler.is_compiling():
+        return Routed(*_Route.apply(made, balance, load, scale, active))  # type: ignore[no-untyped-call]
+    # an operator that writes to what it is given could have no gradient
+    routed = Routed(*library.expert_route(made, balance, scale, active))
+    if load is not None:
+        load += routed.counts
+    return routed
+
+
+class _Route(torch.autograd.Function):
+    """`library.expert_route`, which counts the load as well."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, made: Tensor, balance: Tensor, load: Tensor | None, scale: float, active: int
+    ) -> tuple[Tensor, ...]:
+        routed = route_kernel.route(made, balance, scale, active, load)
+        ctx.save_for_backward(*routed[:3])
+        ctx.scale, ctx.experts = scale, made.shape[1]
+        ctx.mark_non_differentiable(*routed[1:])
+        ctx.set_materialize_grads(False)
+        return tuple(routed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * 5
+        weights, indices, totals = ctx.saved_tensors
+        made = route_kernel.route_backward(gradient, weights, indices, totals, ctx.scale, ctx.experts)
+        return made, None, None, None, None
 
 
 class _Experts(torch.autograd.Function):

@@ -47,10 +47,10 @@ class Routed(NamedTuple):
     counts: Tensor
 
 
-def route(products: Tensor, balance: Tensor, scale: float, active: int) -> Routed:
+def route(products: Tensor, balance: Tensor, scale: float, active: int, load: Tensor | None = None) -> Routed:
     """Choose `active` experts of each token by products * scale + balance; sort the choices by expert.
 
-    products: [tokens, experts], fp32; balance: [experts].
+    products: [tokens, experts], fp32; balance: [experts]; load: [experts], counted up in place.
     """
     tokens, experts = products.shape
     products, balance = products.contiguous(), balance.contiguous()
@@ -76,8 +76,9 @@ def route(products: Tensor, balance: Tensor, scale: float, active: int) -> Route
             )
         scan = _tile("scan", products)
         _scan[(triton.cdiv(experts, scan.columns),)](
-            *(bits, before, counts, tiles),
+            *(bits, before, counts, counts if load is None else load, tiles),
             EXPERTS=experts,
+            LOAD=load is not None,
             BLOCK_TILES=scan.rows,
             BLOCK_EXPERTS=scan.columns,
             num_warps=scan.warps,
@@ -179,8 +180,10 @@ def _scan(
     bits,
     before,
     counts,
+    load,
     tiles,
     EXPERTS: tl.constexpr,
+    LOAD: tl.constexpr,
     BLOCK_TILES: tl.constexpr,
     BLOCK_EXPERTS: tl.constexpr,
 ):
@@ -194,6 +197,9 @@ def _scan(
         tl.store(before + at, total + tl.cumsum(count, 0) - count, mask=there)
         total += tl.sum(count, 0, keep_dims=True)
     tl.store(counts + expert, total, mask=real)
+    if LOAD:
+        so_far = tl.load(load + expert, mask=real, other=0.0)
+        tl.store(load + expert, (so_far + total).to(load.dtype.element_ty), mask=real)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ from blocks.expert_attention.tiles import PRODUCT_STEPS, ProductShape, Shape, pr
 
 ACTIVE, WIDTH = 8, 1024
 INTEGERS = ("indices", "before", "counts", "place", "order", "ends")
-FLOATS = ("products", "balance", "weights", "totals", "to_weights")
+FLOATS = ("products", "balance", "weights", "totals", "to_weights", "load")
 
 
 def type_of(name, routing, counted):
@@ -44,7 +44,7 @@ def kernels(experts):
     choose, put = (tile(Shape(step, 90, experts)) for step in ("choose", "place"))
     scan = tile(Shape("scan", 90, experts))
     block = {"BLOCK_TOKENS": choose.rows, "BLOCK_EXPERTS": choose.columns}
-    tiles = {"BLOCK_TILES": scan.rows, "BLOCK_EXPERTS": scan.columns, "EXPERTS": experts}
+    tiles = {"BLOCK_TILES": scan.rows, "BLOCK_EXPERTS": scan.columns, "EXPERTS": experts, "LOAD": True}
     places = {"TILE": choose.rows, "BLOCK_CHOICES": put.rows, "BLOCK_EXPERTS": put.columns}
     yield "choose", route_kernel._choose, "choose", experts, {**sizes, **block}
     yield "scan", route_kernel._scan, "scan", experts, tiles
