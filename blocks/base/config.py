@@ -117,6 +117,10 @@ class BlockConfig(Config):
         """
         return "it is not known to keep documents apart"
 
+    def keeps_kv(self) -> bool:
+        """Whether it has keys and values of tokens that each step has to make anew."""
+        return False
+
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
         return self.model_dump()

@@ -61,6 +61,10 @@ class LatentAttention(BlockConfig):
         """Of no token in a form that steps could share."""
         return False
 
+    def keeps_kv(self) -> bool:
+        """They are made of the latent vectors of a step."""
+        return True
+
     def needs_all_tokens(self) -> str:
         """Return "": the order of the tokens is enough."""
         return ""

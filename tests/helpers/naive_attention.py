@@ -87,8 +87,10 @@ def latent_attention(row, config, name, at, x, step):
     size = config.head_dim or row.width // config.heads
     turned = config.rope_dim or size // 2
     scored = row.scored(x)
+    places = range(len(x)) if row.places is None else row.places
     shared = [
-        rotated(row.project(vector, f"{at}.rope_key"), t, config.rope_base) for t, vector in enumerate(scored)
+        rotated(row.project(vector, f"{at}.rope_key"), place, config.rope_base)
+        for place, vector in zip(places, scored, strict=True)
     ]
     small = [row.norm(row.project(vector, f"{at}.latent"), f"{at}.latent_norm") for vector in x]
     out = []
@@ -98,7 +100,7 @@ def latent_attention(row, config, name, at, x, step):
         queries = row.project(vector, f"{at}.query").split(size)
         mixed = []
         for h, query in enumerate(queries):
-            query = torch.cat([rotated(query[:turned], t, config.rope_base), query[turned:]])
+            query = torch.cat([rotated(query[:turned], places[t], config.rope_base), query[turned:]])
             key_rows = slice(h * (size - turned), (h + 1) * (size - turned))
             own = [row.w[f"{at}.up_key"][key_rows] @ small[s] for s in range(t + 1)]
             keys = [torch.cat([shared[s], own[s]]) for s in range(t + 1)]

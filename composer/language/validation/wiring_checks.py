@@ -142,6 +142,9 @@ def _needing_all_tokens(stage: Stage, blocks: Mapping[str, BlockConfig], around:
         elif option and option.pads() and (what := blocks[name].counts_tokens()):
             expected = f"none beside {name}, whose {what} would count tokens that only fill up rows"
             yield Problem(option.key, expected, option.plain(defaults=False))
+        elif option and option.first_kv() and blocks[name].keeps_kv():
+            expected = f"kv: here beside {name}, whose keys and values each step has to make"
+            yield Problem(option.key, expected, option.plain(defaults=False))
     if option and option.first_kv() and names and not any(blocks[name].makes_kv() for name in names):
         expected = "none with kv: first in a stage without sequence attention"
         yield Problem(option.key, expected, option.plain(defaults=False))

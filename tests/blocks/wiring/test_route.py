@@ -17,6 +17,7 @@ from composer.settings.errors import SpecError
 from composer.testing.model_checks import COSTS
 from composer.testing.wiring import HOST
 
+MLA = {"type": "latent_attention", "heads": 2, "head_dim": 4, "latent": 3}
 BLOCKS = {"seq": SEQ, "ffn": FFN, "moe": {"type": "expert_attention", "experts": 3, "active": 2, "hidden": 4}}
 
 
@@ -36,6 +37,7 @@ CASES = {
     "keys of the first step": spec_of(
         (1.0, 0.5), blocks={"seq": {**SEQ, "qk_norm": True, "kv_heads": 1}, "ffn": FFN}, route={"kv": "first"}
     ),
+    "latent attention": spec_of(step=("mla", "ffn"), blocks={"mla": MLA, "ffn": FFN}),
     "by token": spec_of(None, route={"by": "token", "loss": 0.3, "scale": 0.7}),
     "by token, keys of the first step": spec_of(
         None, norm="scores", route={"by": "token", "kv": "first", "loss": 0}
@@ -198,6 +200,10 @@ def test_the_tied_gradient_is_the_sum_of_the_gradients_of_untied_copies():
         ),
         ({"route": {"kv": "first"}, "keep": (0.5,)}, "1 as the first share beside kv: first"),
         ({"route": {"kv": "first"}, "per_step": "norm"}, "here beside per_step"),
+        (
+            {"route": {"kv": "first"}, "step": ("seq", "mla"), "blocks": {**BLOCKS, "mla": MLA}},
+            "kv: here beside mla, whose keys and values each step has to make",
+        ),
         ({"route": {"kv": "first"}, "step": ("ffn",)}, "in a stage without sequence attention"),
         ({"route": {"by": "token"}, "keep": (1.0,)}, "none beside by: token, where tokens decide"),
         (
