@@ -43,7 +43,7 @@ def sums(
     """Return what `by_chunks.sums` does. The gradient of a chunk's rows takes the place of their cast."""
     tokens, (vocab, width) = len(rows), weight.shape
     losses = torch.empty(tokens, dtype=torch.float32, device=rows.device)
-    size = chunk_tokens(vocab)
+    size = chunk_tokens(vocab, dtype.itemsize)
     targets = targets.contiguous()
     # a cast that autocast made here would be remembered without its history
     with torch.autocast(rows.device.type, enabled=False):

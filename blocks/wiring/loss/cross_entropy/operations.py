@@ -118,9 +118,10 @@ class HeadLoss(Operation):
 
         Fused, it is the logits alone.
         """
-        tokens = smallest(chunk_tokens(self.vocab), at.tokens)
         if self.fused:
+            tokens = smallest(chunk_tokens(self.vocab, at.compute_bytes), at.tokens)
             return tokens * at.compute_bytes * self.vocab
+        tokens = smallest(chunk_tokens(self.vocab), at.tokens)
         part = at.compute_bytes * self.width
         copy = at.widened if at.device == "cpu" else 0
         softmax = tokens * ((at.compute_bytes + copy + 4) * self.vocab)
