@@ -41,7 +41,7 @@ class FeedForward(BlockConfig):
     kv_for: str | None = None
     """The name of a sequence attention with `depth: joint` that runs before it in each step. From its input
     this layer makes a key and a value for it, which the same token sees at later steps (MoDA, arXiv
-    2603.15619); at the last step it makes none. Default: it makes none.
+    2603.15619); at the last step, so also in a stage of one, it makes none. Default: it makes none.
     """
 
     def sources(self) -> dict[str, str]:
