@@ -62,13 +62,17 @@ def project_kernels(outputs: int, bias: bool) -> tuple[Kernel, ...]:
     return (plain,) if bias else (_with_sum(plain, outputs), plain)
 
 
+def _off_gpu(operation: Any, target: Target) -> str:
+    return off_gpu(target)
+
+
 def _with_sum(plain: Kernel, outputs: int) -> Kernel:
     """Return the kernel that adds up gradients of the weight over all uses, where products can do so."""
     return Kernel(
         f"{plain.name}_summed",
         plain.function.replace(_REFERENCE, _FUSED),
         f"{plain.why}; gradients of all uses added up in fp32",
-        lambda operation, target: off_gpu(target),
+        _off_gpu,
         prepare=f"{_FUSED}:sum_weight",
         prepared=1,
         casts=outputs,

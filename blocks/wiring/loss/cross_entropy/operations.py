@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
-from blocks.ir.kernel import Kernel
+from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest, smallest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import IDS, SCALAR, Shape, TensorType
@@ -59,6 +59,10 @@ class CrossEntropy(Operation):
         return HeadLoss(producer.fan_in, self.vocab) if chunks_pay(self.vocab, self.tokens) else None
 
 
+def _off_triton(operation: Operation, target: Target) -> str:
+    return off_triton(target)
+
+
 @dataclass(frozen=True)
 class HeadLoss(Operation):
     """The head and its mean cross-entropy, by chunks of tokens: (x, targets) -> loss, logits.
@@ -76,7 +80,7 @@ class HeadLoss(Operation):
             "triton_head_loss",
             f"{_FUSED}:head_loss",
             "logits by chunks of tokens, turned into their gradients in place; none are kept",
-            lambda operation, target: off_triton(target),
+            _off_triton,
             specialize=as_fused,
             check=CHECK,
         ),

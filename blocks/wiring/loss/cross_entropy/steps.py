@@ -27,6 +27,18 @@ def _unfit(operation: StepsCrossEntropy, target: Target) -> str:
     return off_triton(target) or _small(operation, target)
 
 
+def _by_kernel(operation: StepsCrossEntropy) -> StepsCrossEntropy:
+    return replace(operation, by_chunks=True, fused=True)
+
+
+def _by_chunks(operation: StepsCrossEntropy) -> StepsCrossEntropy:
+    return replace(operation, by_chunks=True, fused=False)
+
+
+def _plain(operation: StepsCrossEntropy) -> StepsCrossEntropy:
+    return replace(operation, by_chunks=False, fused=False)
+
+
 @dataclass(frozen=True)
 class StepsCrossEntropy(Operation):
     """The head on the state of each step, and the weighted mean of their losses.
@@ -48,7 +60,7 @@ class StepsCrossEntropy(Operation):
             "blocks.wiring.loss.cross_entropy.fused:steps_head_loss",
             "logits by chunks of tokens, turned into their gradients in place; none are kept",
             _unfit,
-            specialize=lambda operation: replace(operation, by_chunks=True, fused=True),
+            specialize=_by_kernel,
             check=CHECK,
         ),
         Kernel(
@@ -56,14 +68,14 @@ class StepsCrossEntropy(Operation):
             "blocks.wiring.loss.cross_entropy.steps_by_chunks:steps_head_loss",
             "logits by chunks of tokens, their gradients made with them; none are kept",
             _small,
-            specialize=lambda operation: replace(operation, by_chunks=True, fused=False),
+            specialize=_by_chunks,
             traceable=False,
         ),
         Kernel(
             "steps_cross_entropy",
             "blocks.wiring.loss.cross_entropy.reference:steps_cross_entropy",
             "reference: head and log-softmax in fp32, step by step",
-            specialize=lambda operation: replace(operation, by_chunks=False, fused=False),
+            specialize=_plain,
             traceable=False,
         ),
     )
