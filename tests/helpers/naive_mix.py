@@ -18,15 +18,17 @@ class Mix:
         if number % self.residual.period:
             return x, x, {}
         reads = self.reads(entry)
-        apart = [view for view in self.residual.views if view in (*reads, "residual")]
+        goes_on = (number + 1) % self.residual.period and number + 1 < self.sublayers
+        state = {"residual"} if goes_on or self.residual.of == "states" else set()
+        apart = [view for view in self.residual.views if view in reads | state]
         plain = reads - {*apart}  # what reads the mix that is nobody's own
-        names = ["input"] * bool(plain or "residual" not in apart) + apart
+        names = ["input"] * bool(plain or state - {*apart}) + apart
         # weights of tokens come from one hidden layer
         mixes = {
             each: self.mixed("_".join([f"{at}.mix", each][: 1 + (each != "input")]), at) for each in names
         }
-        state = mixes["residual"] if "residual" in apart else mixes["input"]
         main = "input" if plain else apart[0]
+        state = mixes.get("residual", mixes.get("input", mixes[main]))
         return state, mixes[main], {each: mixes[each] for each in apart if each not in ("residual", main)}
 
     def reads(self, entry):

@@ -190,8 +190,9 @@ def test_other_numbers_of_steps_equal_a_model_built_with_them():
         ({"residual": {**QUERY, "period": 3}}, "period: expected at most the 2 sublayers of a step"),
         (
             {"residual": {**QUERY, "views": ["k"], "period": 2}, "step": ["ffn", "seq"]},
-            "a block reads behind a mix",
+            "expected views that are read behind a mix",
         ),
+        ({"residual": {**QUERY, "views": ["residual"]}}, "unless there is a period"),
         ({"residual": {**QUERY, "views": ["k", "k"]}}, "each view once"),
         ({"residual": {**QUERY, "over": 0}}, "residual.over: expected"),
         ({"norm": "post"}, "beside norm: post, which normalises the state after a sublayer"),

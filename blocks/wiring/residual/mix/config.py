@@ -63,7 +63,7 @@ class MixedResidual(Residual):
     read plus its output."""
     period: Count = 1
     """Before every how many sublayers of a step there is a mix, from the first; the others read the state."""
-    views: Annotated[tuple[_Apart, ...], Field(examples=[["k", "v"], ["q", "k", "v", "residual"]])] = ()
+    views: Annotated[tuple[_Apart, ...], Field(examples=[["k", "v"], ["q", "k", "v"]])] = ()
     """Which have a mix of their own: what queries, keys and values of attention are projected from, and the
     state that the output is added to. All others share one. (MUDDFormer has all four; DeepCrossAttention,
     arXiv 2502.06785, keys and values.)
@@ -93,10 +93,13 @@ class MixedResidual(Residual):
             yield Problem("period", expected, self.period)
 
     def _unread(self, site: Site) -> Iterator[Problem]:
-        read = {"residual"}.union(*(place.views for place in site.sublayers if self._has_mix(place)))
+        mixed = [place for place in site.sublayers if self._has_mix(place)]
+        read = {view for place in mixed for view in (*place.views, *self._state(place))}
         for view in (view for view in self.views if view not in read):
-            expected = "views that a block reads behind a mix"
-            yield Problem("views", expected, view, "q, k and v are what attention is projected from")
+            hint = "q, k and v are what attention is projected from"
+            if view == "residual":
+                hint = "each sublayer reads mixes of outputs alone, unless there is a period"
+            yield Problem("views", "views that are read behind a mix", view, hint)
 
     def _others(self, site: Site) -> Iterator[Problem]:
         if site.nested:
@@ -158,8 +161,7 @@ class MixedResidual(Residual):
             x, update = self._read(build, self._mixes(build, most, read, slots.token, slots.value), run)
         else:
             update = run(x)
-        is_read = place.number + 1 < place.of and not self._has_mix(replace(place, number=place.number + 1))
-        state = self._sum(build, x, update) if is_read or self.of == "states" else None
+        state = self._sum(build, x, update) if self._state(place) else None
         value = self._sum(build, partial, update) if self.of == "outputs" else state
         assert value is not None
         ends = (place.number + 1) % size == 0 or place.number + 1 == place.of
@@ -171,18 +173,24 @@ class MixedResidual(Residual):
     def _has_mix(self, place: SublayerPlace) -> bool:
         return place.number % self.period == 0
 
+    def _state(self, place: SublayerPlace) -> list[_Apart]:
+        """Return the view `residual` where the state after a sublayer is a value, or the next reads it."""
+        goes_on = place.number + 1 < place.of and not self._has_mix(replace(place, number=place.number + 1))
+        return ["residual"] if goes_on or self.of == "states" else []
+
     def _read(self, build: Builder, mixes: Mixes, run: Run) -> tuple[Value, Value]:
-        """Return the state that a sublayer adds its output to, and this output."""
+        """Return the state that a sublayer adds its output to, if that is read, and this output."""
         place = build.sublayer
-        apart = [view for view in self.views if view == "residual" or view in place.views]
+        reads = {*place.views, *self._state(place)}
+        apart = [view for view in self.views if view in reads]
         # one for all others, if there are others
-        names = ["input", *apart] if place.views - {*apart} or "residual" not in apart else apart
+        names = ["input", *apart] if reads - {*apart} else apart
         made = dict(
             zip(names, mixes.add(*("mix" if n == "input" else f"mix_{n}" for n in names)), strict=True)
         )
         read = made["input" if place.views - {*apart} else apart[0]]
         with build.views({view: made[view] for view in self.makes_views(place)}):
-            return made.get("residual") or made["input"], run(read)
+            return made.get("residual", made.get("input", read)), run(read)
 
     def _sum(self, build: Builder, before: Value | None, update: Value) -> Value:
         return update if before is None else build.op("add", Sum((build.width,)), before, update)
