@@ -230,7 +230,10 @@ class _Reader:
         )
 
     def _spec(self, name: str, overrides: Sequence[str], place: _Path) -> Spec | None:
-        path = os.path.normpath(os.path.join(os.path.dirname(self.path), name))
+        # by a path relative to the file that names it, which may be one that the study extends
+        at = self._fault(("base",) if name == self.config.base else (*place, "spec"), "", "")
+        folder = os.path.dirname(at.file if at.line else self.path)
+        path = os.path.normpath(os.path.join(folder, name))
         try:
             return load(path, overrides)
         except SpecError as error:

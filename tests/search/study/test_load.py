@@ -5,6 +5,7 @@ from studies import STUDY, toy_study
 
 from composer.language.load import load
 from composer.settings.errors import SpecError
+from search.study.load import load_study
 
 CLAIM = "claims: [{{arm: looped, against: untied{}}}]\n"
 
@@ -27,6 +28,16 @@ def test_derived_arms_and_sizes(tmp_path):
     ]
     assert study.arms[4].spec.blocks["mlp"].hidden == 128
     assert study.arms[1].spec.stages[0].stack == 2
+
+
+def test_a_study_in_another_folder_extends_one_with_its_specs(tmp_path):
+    toy_study(tmp_path)
+    (tmp_path / "below").mkdir()
+    path = tmp_path / "below/study.yaml"
+    path.write_text("extends: ../study.yaml\nname: wider\nset: [model.width=64]\narms: {looped: {set: []}}\n")
+    study = load_study(path)
+    assert study.name == "study-wider"
+    assert {arm.spec.model.width for arm in study.arms} == {64}
 
 
 @pytest.mark.parametrize(
