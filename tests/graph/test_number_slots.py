@@ -30,7 +30,8 @@ class Simulation:
     def stage(self, stage, scope, in_recur):
         if scope is None:
             self.wider = {"model": self.whole, "stage": {}}
-        if stage.recur or not in_recur:
+        own = stage.recur or not in_recur
+        if own:
             scope = {}
         for n in range(stage.trips):
             run = object()
@@ -44,6 +45,9 @@ class Simulation:
                         block = self.blocks[name]
                         if block.type == "depth_attention" or uses_slots(block):
                             self.depth(name, scope, run)
+                        elif getattr(block, "kv_for", None) and not (own and n + 1 == stage.trips):
+                            # it writes a slot that nothing at its own step reads
+                            scope[block.kv_for].append((run, scope[block.kv_for][-1][1]))
 
     def depth(self, name, scope, run):
         scope = self.wider.get(getattr(self.blocks[name], "depth_scope", "recur"), scope)

@@ -140,13 +140,13 @@ def test_fast_costs_are_the_counted_ones():
         assert len(known) <= 2
 
 
-def test_they_can_be_fitted_and_arms_refuse_them():
+def test_they_can_be_fitted_and_arms_have_the_steps_of_evaluation():
     train = {"uniform": [2, 6]}
     limit = int(0.9 * count(spec(recurrent(train))).train_flops)
     fitted = fit(spec(recurrent(train), caps={"train_flops": limit}))
     assert count(fitted.spec).train_flops <= limit
-    with pytest.raises(SpecError, match="the same number of steps in training"):
-        arms(spec(recurrent(train)))
+    untied = {arm.name: arm for arm in arms(spec(recurrent(train)))}["untied"]
+    assert sum(stage.trips for stage in untied.match.spec.stages) == spec(recurrent(train)).stages[0].trips
 
 
 def test_numbers_that_a_stage_cannot_run_are_refused():

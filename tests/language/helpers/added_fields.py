@@ -63,9 +63,20 @@ def trees():
         yield {**small, "stages": stages, "train": {**small["train"], key: value}}
     for owner in ("stage", "model"):
         for key, value in options_with_fields(owner):
+            if key == "documents":
+                yield apart(block)
+                continue
             given = {"stage": {"recur": 2, "step": [block]}, "model": BASE["model"]}
             given[owner] = {**given[owner], key: value}
             yield completed({**small, "stages": [given["stage"]], "model": given["model"]})
+
+
+def apart(block):
+    """Documents are apart at the token between them, which texts have."""
+    stages = [{"recur": 2, "step": [block]}]
+    model = {**BASE["model"], "documents": {"apart": 255}}
+    data = {"task": "text", "length": 32, "path": "text"}
+    return {**BASE, "model": model, "blocks": {block: BLOCKS[block]}, "stages": stages, **trained(data)}
 
 
 def trained(data):

@@ -230,7 +230,12 @@ OPTIONS = [
         "3:26  model.loss:",
         ["where the last stage has exit: none", "give the stage exit: {gate: learned}"],
     ),
-    ("width: 64,", "width: 64, loss: mse,", "3:26  model.loss:", ["last, {exit: ..}", "'mse'"]),
+    (
+        "width: 64,",
+        "width: 64, loss: mse,",
+        "3:26  model.loss:",
+        ["last, {consistency: ..}, {exit: ..}", "'mse'"],
+    ),
     ("width: 64,", "width: 64, inject: add,", "3:20  model.inject:", ["that is `inject` of a stage"]),
     ("width: 64,", "width: 64, positions: alibi,", "3:31  model.positions:", ["none or learned"]),
     ("width: 64,", "width: 64, norm: {choice: [pre]},", "3:26  model.norm:", ["one value, got a choice"]),
