@@ -8,7 +8,7 @@ from blocks.base.wiring import Site
 from composer.costs.base.units import amount, count_text
 from composer.draw.card import detail, flops_words, params_words
 from composer.draw.parts import Part
-from composer.draw.room import CARDS, Room, most_abreast, room, sheets, widest_card
+from composer.draw.room import CARDS, Room, most_abreast, option_words, room, sheets, widest_card
 from composer.draw.shapes import Box, Group, Line, Picture, Shape, Text, text_width
 from composer.draw.stages import Drawing
 from composer.draw.theme import BAR, BODY, INK, NAME, PAPER, RULE, SMALL, SOFT, TITLE
@@ -92,7 +92,8 @@ class _Page:
         elsewhere = {*model.wiring(), "tie_embeddings"}
         changed = [each for each in model.changed_options().items() if each[0] not in elsewhere]
         options = [(key.replace("_", " "), value_words(value)) for key, value in changed]
-        spanning = (each.words(Site(model.width)) for each in model.wiring().values() if each.spans_stages())
+        site = Site(model.width)
+        spanning = (option_words(each, site) for each in model.wiring().values() if each.spans_stages())
         return " · ".join([*(f"{name} {value}" for name, value in (*sizes, *options)), *spanning])
 
     def _bars(self) -> tuple[tuple[str, str, Part], ...]:
@@ -102,7 +103,7 @@ class _Page:
         return (
             ("embedding", f"{model.vocab} → {model.width}", view.embed),
             ("head", f"{model.width} → {model.vocab}{shared}", view.head),
-            ("loss", loss.words(Site(model.width)) or loss.name, view.loss),
+            ("loss", option_words(loss, Site(model.width)) or loss.name, view.loss),
         )
 
     def _facts(self, part: Part) -> str:

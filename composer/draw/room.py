@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blocks.base.wiring import Site, WiringConfig
 from composer.costs.base.units import count_text
 from composer.draw.card import card_width, flops_words, params_words
 from composer.draw.parts import Joint
@@ -76,7 +77,7 @@ def head_words(view: StageView) -> str:
     changed = (steps | stage.changed_options()).items()
     given = stage.wiring()
     options = (
-        given[key].words(view.site)
+        option_words(given[key], view.site)
         if key in given and given[key].words(view.site)
         else f"{key} {value_words(value)}"
         for key, value in changed
@@ -85,11 +86,26 @@ def head_words(view: StageView) -> str:
     return ", ".join(filter(None, (trips_words(stage), own, *options)))
 
 
+def option_words(option: WiringConfig, site: Site) -> str:
+    """Describe an option: its words, then those of its fields whose values they do not depend on."""
+    words = option.words(site)
+    optional = {
+        name: each.default for name, each in type(option).model_fields.items() if not each.is_required()
+    }
+    changed = {name: default for name, default in optional.items() if getattr(option, name) != default}
+    silent = (
+        f"{name.replace('_', ' ')} {value_words(getattr(option, name))}"
+        for name, default in changed.items()
+        if option.model_copy(update={name: default}).words(site) == words
+    )
+    return ", ".join(filter(None, (words, *silent)))
+
+
 def joint_words(joint: Joint, stage: StageView, view: View) -> tuple[str, ...]:
     """Describe an option of a stage in one or two lines, with its costs if it has parameters."""
     option = joint.added.option
     told = next(each for each in (*stage.step.before, *stage.step.after) if each.added.option is option)
-    words = option.words(stage.site) if joint is told else ""
+    words = option_words(option, stage.site) if joint is told else ""
     if joint.added.reads_input and joint in stage.step.after:
         words = "with the stage's input"
     costs = f"{params_words(joint.part)} · {flops_words(joint.part, view)}" if joint.part.params else ""
