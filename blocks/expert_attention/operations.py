@@ -238,7 +238,8 @@ class Experts(Operation):
             backward = 3 * flow.made
             return WorkspaceBytes(forward, backward, backward)
         forward = kept + size * rows + 8 * active + 4 * rows + 4 * self.width
-        narrow = 4 * self.width - size * self.width + size * rows if at.widened else 0
+        cast = 0 if at.again else size * rows  # made when outputs that run again have gone
+        narrow = 4 * self.width - size * self.width + cast if at.widened else 0
         weighted = narrow + 8 * rows
         freed = size * self.width + 4 * active
         inner = 2 * size * hidden - size * rows - freed

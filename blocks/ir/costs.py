@@ -26,6 +26,8 @@ class CostContext:
         device: what it runs on, where that decides what a kernel keeps.
         full_mask: count causal attention as the full square, as FLOP counters do.
         tokens: of a micro-batch, where it is asked for what an operation needs while it runs.
+        again: whether the operation runs again in the backward pass. What it makes then goes as soon as a
+            function of the backward pass has read it; what is kept stays until gradients have been cast.
         sequence: tokens of the sequence where `context` is the number of some of them that the operation runs
             on; 0 where it runs on all.
     """
@@ -38,6 +40,7 @@ class CostContext:
     device: Literal["cpu", "cuda"] = "cpu"
     full_mask: bool = False
     tokens: int = 1
+    again: bool = False
     sequence: int = 0
 
     def element_bytes(self, element: Element) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
@@ -98,14 +98,17 @@ class Step:
         """Return the bytes saved and needed at one trip."""
         if not self.varies:
             return self.needs
-        return needs(self.operation, self.flow, self.copied, batch, batch.at(trips))
+        return needs(self.operation, self.flow, self.copied, batch, batch.at(trips), self.again)
 
 
 _NONE = Needs(0, WorkspaceBytes(0, 0, 0))
 
 
-def needs(operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: CostContext) -> Needs:
-    """Return the bytes that an operation saves and needs at a place."""
+def needs(
+    operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: CostContext, again: bool
+) -> Needs:
+    """Return the bytes that an operation, which may run again, saves and needs at a place."""
+    at = replace(at, again=again)
     saved = operation.saved(at) or SavedTensors()
     once = saved.once
     scratch = operation.scratch(at, flow)
@@ -179,7 +182,7 @@ def step_of(
         if not ran_before:
             prepared = total(ready.prepared * size for _, size, ready in made_ready)
             late = total(ready.late * size for _, size, ready in made_ready)
-        need = needs(operation, flow, copied, batch, at)
+        need = needs(operation, flow, copied, batch, at, node in found.reruns)
     stored = {value: batch.tokens * _stored(graph, value, sizes, found) for value in (*made, *dies)}
     # tables stay until the step ends
     table = total(

@@ -248,7 +248,10 @@ class _Packing(saved_tensors_hooks):
         source = self.sources.get(_memory(tensor))
         if source is not None and (handle := source.handle(tensor)) is not None:
             return handle
-        if run is None or not run.inside or _memory(tensor) in self.own or _is_cast(tensor, self.weights):
+        if run is None or not run.inside or _memory(tensor) in self.own:
+            return _Kept(tensor)
+        # asked here, for within an operation that it casts for autocast says that it is off
+        if run.autocast.enabled and _is_cast(tensor, self.weights):
             return _Kept(tensor)
         return _Handle(run, len(run.packed) - 1)
 
@@ -282,7 +285,7 @@ def _given(argument: Any) -> _Given:
 
 def _is_cast(tensor: Tensor, weights: list[Tensor]) -> bool:
     """Return whether autocast made a tensor from a weight, which it may have done once for all steps."""
-    made = tensor.grad_fn if torch.is_autocast_enabled(tensor.device.type) else None
+    made = tensor.grad_fn
     while made is not None and len(made.next_functions) == 1:
         made = made.next_functions[0][0]
         if made is not None and any(made is _origin(weight) for weight in weights):
