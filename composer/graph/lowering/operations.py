@@ -102,3 +102,7 @@ class AddDocumentPositions(AddPositions):
     def arguments(self) -> dict[str, Any]:
         """Return the token."""
         return {"start": self.start}
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the position of each token."""
+        return SavedTensors(extra=8)
