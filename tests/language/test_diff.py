@@ -155,6 +155,7 @@ def fill_in(config: type[Config]) -> None:
 
 
 fill_in(spec.Model)
+OTHER["Model"]["documents"] = None  # needs data with a token between documents
 for _kind, _config in block_types().items():
     if _kind in BASE["blocks"]:
         fill_in(_config)
