@@ -206,7 +206,8 @@ def test_whatever_base_and_target_a_match_is_within_all_bounds_and_budgets(one, 
     off = [abs(costs.measure(m) / aim.measure(m) - 1) > MATCHABLE[m] / 100 for m in on]
     assert found.holds == (not any(off))
     assert {move.path.split(".")[-1] for move in found.moves} <= {
-        "width", "heads", "kv_heads", "head_dim", "experts", "active", "hidden"
+        "width", "heads", "kv_heads", "head_dim", "experts", "active", "hidden",
+        "latent", "query_latent", "rope_dim",
     }  # fmt: skip
     assert found.spec.stages == base.stages
     assert list(chain(found.spec.blocks)) == list(base.blocks)

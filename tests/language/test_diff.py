@@ -57,8 +57,7 @@ def wiring(owner: Owner) -> dict[str, Any]:
     return {key: values[1] if values[1:] else None for key, values in wiring_examples(owner).items()}
 
 
-# a value other than BASE's for every field of the language
-OTHER: dict[str, dict[str, Any]] = {
+OTHER: dict[str, dict[str, Any]] = {  # a value other than BASE's for every field of the language
     "Model": {"width": 64, "vocab": 301, "context": 129, "tie_embeddings": False, **wiring("model")},
     "Stage": {"recur": 4, "stack": 3, "step": ["sequence_attention"], "at": None, **wiring("stage")},
     "BlockUse": {"use": "sequence_attention", "at": "::2", **wiring("use")},
@@ -155,7 +154,6 @@ def fill_in(config: type[Config]) -> None:
 
 
 fill_in(spec.Model)
-OTHER["Model"]["documents"] = None  # needs data with a token between documents
 for _kind, _config in block_types().items():
     if _kind in BASE["blocks"]:
         fill_in(_config)
@@ -164,8 +162,7 @@ for _kind, _config in block_types().items():
 for _name, _task in data_tasks().items():
     if _task.__name__ not in OTHER:
         OTHER[_task.__name__] = {"task": None, **dict(other_fields(_task, DATA[_name], BASE["model"]))}
-# a field whose change is told under another word than its own
-WORDS = {
+WORDS = {  # of fields whose change is told under another word than their own
     "recur": "shared weights",
     "stack": "weights of their own",
     "width": "width",
@@ -196,7 +193,9 @@ def cases() -> list[tuple[str, tuple[Any, ...], str, Any]]:
     for config, path in places.items():
         given = OTHER[config.__name__]
         assert given.keys() == {f.alias or n for n, f in config.model_fields.items()}, config
-        found += [(config.__name__, path, key, value) for key, value in given.items() if value is not None]
+        # documents take data with a token between them
+        those = {key: value for key, value in given.items() if value is not None and key != "documents"}
+        found += [(config.__name__, path, key, value) for key, value in those.items()]
     capped = {"step_time": {"device": "h100", "hard": "1s"}}
     found += [("Caps", ("caps",), key, capped.get(key, 10**16)) for key in spec.Caps.model_fields]
     schedule = {"warmup": ("stable", 0.7), "stable": ("decay", 0.15), "decay": ("warmup", 0.1)}
