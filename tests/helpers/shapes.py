@@ -9,7 +9,7 @@ def shape(spec):
     """Every bounded number of each block: ratios to the width, head sizes, groups, experts per active one."""
     width, found = spec.model.width, {("", "width"): spec.model.width}
     for name, block in spec.blocks.items():
-        if hasattr(block, "heads"):
+        if hasattr(block, "kv_heads"):
             heads, kv_heads, head_dim = block.geometry(width)
             assert heads % kv_heads == 0
             found |= {(name, "attention"): heads * head_dim / width, (name, "head_dim"): head_dim}
