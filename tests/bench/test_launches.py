@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from composer.bench.counting import machine_code
 from composer.bench.counting.launches import Launch
@@ -101,6 +102,22 @@ def test_loops_and_loads_are_read_from_machine_code():
     assert [machine_code._loaded(each) for each in code] == [0, 16, 0, 2, 0, 0, 0, 0]
 
 
+def test_loads_that_end_in_shared_memory_are_loads():
+    lines = ("LDGSTS.E [R4], desc[UR4][R2.64]", "LDGSTS.E.BYPASS.128 [R4], desc[UR4][R2.64]", "LDGDEPBAR")
+    assert [machine_code._loaded(machine_code._Instruction(0, line)) for line in lines] == [4, 16, 0]
+
+
+def test_loops_run_once_for_two_slots_unless_their_gradients_are_written_or_no_heads_share_them():
+    turns = machine_code._TURNS
+    assert turns["depth_attention.forward"]({"reads": 5, "GROUP": 1}) == 3
+    backward = turns["depth_attention.backward"]
+    assert backward({"reads": 5, "GROUP": 4, "PUSH": False}) == 3
+    assert backward({"reads": 5, "GROUP": 4, "PUSH": True}) == 5
+    assert backward({"reads": 5, "GROUP": 1, "PUSH": False}) == 5
+    rows = {"order_0": torch.empty(100), "total": torch.empty(4, 1, 1), "BLOCK_ROWS": 8}
+    assert turns["expert_attention.add_products"](rows) == 4
+
+
 def test_a_multiprocessor_holds_what_registers_and_shared_memory_leave():
     assert machine_code._alive(registers=32, warps=4, shared=0) == 64
     assert machine_code._alive(registers=128, warps=4, shared=0) == 16
@@ -108,7 +125,7 @@ def test_a_multiprocessor_holds_what_registers_and_shared_memory_leave():
 
 
 @pytest.mark.slow
-def test_no_kernel_of_the_benchmark_spills_or_loads_by_the_piece(tmp_path):
+def test_no_kernel_of_the_benchmark_spills_and_all_but_two_have_wide_loads(tmp_path):
     script = (
         "import json; from composer.bench.counting.machine_code import Compiled; "
         "from composer.bench.counting.step import step_launches; "

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,26 @@ ISSUED = 132 * 4 * 1.755e9
 """Instructions of warps that an H100 SXM issues per second: one by each of 132 x 4 schedulers."""
 
 
-_TURNS = {
-    "depth_attention.forward": "reads",
-    "depth_attention.backward": "reads",
-    "depth_attention.pull": "rows",
+def _slots(given: Mapping[str, Any]) -> int:
+    """The turns over slots: two at once, but not where their gradients are written or no heads share them."""
+    one = given.get("PUSH", False) or ("PUSH" in given and given["GROUP"] == 1)
+    reads: int = given["reads"]
+    return reads if one else -(-reads // 2)
+
+
+def _rows(given: Mapping[str, Any]) -> int:
+    """The turns over an expert's rows of one step, where all experts have as many."""
+    turns: float = given["order_0"].numel() / len(given["total"]) / given["BLOCK_ROWS"]
+    return ceil(turns)
+
+
+_TURNS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
+    "depth_attention.forward": _slots,
+    "depth_attention.backward": _slots,
+    "depth_attention.pull": lambda given: given["rows"],
+    "expert_attention.add_products": _rows,
 }
-"""The argument that says how often the innermost loop of a kernel runs; others count as one turn."""
+"""How often each innermost loop of a kernel runs; others count as one turn."""
 
 
 class _Instruction(NamedTuple):
@@ -117,7 +132,7 @@ def _read(made: Any, launch: TritonLaunch) -> MachineCode:
     registers, stack = (int(n) for n in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())  # type: ignore[union-attr]
     warps, shared = made.metadata.num_warps, made.metadata.shared
     loops = [code[first : last + 1] for first, last in _loops(code)]
-    turns = launch.given[_TURNS[launch.name]] if launch.name in _TURNS else 1
+    turns = _TURNS[launch.name](launch.given) if launch.name in _TURNS else 1
     innermost = [loop for loop in loops if not any(_within(other, loop) for other in loops)]
     run = len(code) + (turns - 1) * sum(map(len, innermost))
     alive = _alive(registers, warps, shared)
@@ -179,8 +194,8 @@ def _within(inner: Sequence[_Instruction], outer: Sequence[_Instruction]) -> boo
 
 
 def _loaded(instruction: _Instruction) -> int:
-    """Return the bytes that a thread loads from global memory by an instruction."""
-    load = re.search(r"\bLDG\.E(?:\.\w+)*", instruction.text)
+    """Return the bytes that a thread loads from global memory by an instruction, if only to shared memory."""
+    load = re.search(r"\bLDG(?:STS)?\.E(?:\.\w+)*", instruction.text)
     if not load:
         return 0
     parts = load.group(0).split(".")
