@@ -31,6 +31,17 @@ class SharedKV(NamedTuple):
     write: Callable[[Builder, Value, Value], None] | None
 
 
+def heads_text(heads: int, head_dim: int) -> str:
+    """Describe heads: `8 heads × 64`."""
+    return f"{heads} {'head' if heads == 1 else 'heads'} \u00d7 {head_dim}"
+
+
+def undivided(heads: int, width: int) -> Problem:
+    """Return what is wrong with heads of the default size that do not divide the width."""
+    hint = "or give head_dim, which frees heads from the width"
+    return Problem("heads", f"a divisor of the width ({width})", heads, hint)
+
+
 class AttentionConfig(BlockConfig):
     """Query heads that share fewer key and value heads (GQA, arXiv 2305.13245)."""
 
@@ -61,7 +72,7 @@ class AttentionConfig(BlockConfig):
         """Describe the heads: `8 heads × 64, 2 kv`."""
         heads, kv_heads, head_dim = (fields.pop(name) for name in ("heads", "kv_heads", "head_dim"))
         shared = "" if kv_heads == heads else f", {kv_heads} kv"
-        return f"{heads} {'head' if heads == 1 else 'heads'} \u00d7 {head_dim}{shared}"
+        return f"{heads_text(heads, head_dim)}{shared}"
 
     def rotates(self) -> bool:
         """Return whether heads are rotated, which takes an even head_dim."""
@@ -100,8 +111,7 @@ class AttentionConfig(BlockConfig):
     def _sizes(self, width: int) -> Iterator[Problem]:
         heads, head_dim = self.heads, self.head_dim
         if head_dim is None and width % heads:
-            hint = "or give head_dim, which frees heads from the width"
-            yield Problem("heads", f"a divisor of the width ({width})", heads, hint)
+            yield undivided(heads, width)
         elif self.rotates() and (head_dim := head_dim or width // heads) % 2:
             source = "" if self.head_dim else f" (width {width} / heads {heads})"
             yield Problem("head_dim", "an even number, since pairs are rotated", f"{head_dim}{source}")

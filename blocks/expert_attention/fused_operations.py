@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +38,26 @@ def _with_sums(operation: RoutedExperts) -> RoutedExperts:
     return replace(operation, sums=True)
 
 
+def _kernel(
+    name: str, function: str, why: str, unfit: Callable[[Any, Target], str], summed: bool = False
+) -> Kernel:
+    """Return a kernel of experts; `summed`, gradients of their weights are made of several steps' rows."""
+    made = Kernel(
+        name,
+        f"{_FUSED}:{function}",
+        why,
+        unfit,
+        prepare=f"{_REFERENCE}:cast_experts",
+        prepared=5,
+        casts=2,
+        check=f"{_CHECK}:check",
+    )
+    if not summed:
+        return made
+    prepare, check = f"{_FUSED}:sum_experts", f"{_CHECK}:check_sums"
+    return replace(made, prepare=prepare, sums=2, specialize=_with_sums, check=check)
+
+
 @dataclass(frozen=True)
 class RoutedExperts(Operation):
     """Choose experts by the query, run them on x, sum them by weight: (x, query) -> y.
@@ -56,27 +76,18 @@ class RoutedExperts(Operation):
 
     decoding = LOCAL
     kernels = (
-        Kernel(
+        _kernel(
             "triton_experts_summed",
-            f"{_FUSED}:routed_experts",
+            "routed_experts",
             f"tokens sorted by expert in three launches; {_SUMS}",
             _unfit,
-            prepare=f"{_FUSED}:sum_experts",
-            prepared=5,
-            casts=2,
-            sums=2,
-            specialize=_with_sums,
-            check=f"{_CHECK}:check_sums",
+            summed=True,
         ),
-        Kernel(
+        _kernel(
             "triton_experts",
-            f"{_FUSED}:routed_experts",
+            "routed_experts",
             "tokens sorted by expert in three launches; gate and weight between two grouped products",
             _unfit,
-            prepare=f"{_REFERENCE}:cast_experts",
-            prepared=5,
-            casts=2,
-            check=f"{_CHECK}:check",
         ),
         Kernel(
             "routed_experts",
@@ -184,27 +195,18 @@ class TurnedExperts(RoutedExperts):
     index: LoopIndex = ORIGIN
 
     kernels = (
-        Kernel(
+        _kernel(
             "triton_experts_turned_summed",
-            f"{_FUSED}:turned_experts",
+            "turned_experts",
             f"keys rotated back instead of queries; {_SUMS}",
             _unfit_turned,
-            prepare=f"{_FUSED}:sum_experts",
-            prepared=5,
-            casts=2,
-            sums=2,
-            specialize=_with_sums,
-            check=f"{_CHECK}:check_sums",
+            summed=True,
         ),
-        Kernel(
+        _kernel(
             "triton_experts_turned",
-            f"{_FUSED}:turned_experts",
+            "turned_experts",
             "keys rotated back instead of queries; tokens sorted by expert in three launches",
             _unfit_turned,
-            prepare=f"{_REFERENCE}:cast_experts",
-            prepared=5,
-            casts=2,
-            check=f"{_CHECK}:check",
         ),
         Kernel(
             "turned_experts",

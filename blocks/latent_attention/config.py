@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from blocks.base.attention import heads_text, undivided
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count, Positive, Width
@@ -47,8 +48,7 @@ class LatentAttention(BlockConfig):
 
     def _heads(self, width: int) -> Iterator[Problem]:
         if self.head_dim is None and width % self.heads:
-            hint = "or give head_dim, which frees heads from the width"
-            yield Problem("heads", f"a divisor of the width ({width})", self.heads, hint)
+            yield undivided(self.heads, width)
 
     def _rotated(self, width: int) -> Iterator[Problem]:
         _, head_dim, rope_dim = self.geometry(width)
@@ -56,10 +56,6 @@ class LatentAttention(BlockConfig):
             source = "" if self.rope_dim else f", half of head_dim ({head_dim})"
             expected = f"an even number above 0 and below head_dim ({head_dim})"
             yield Problem("rope_dim", expected, f"{rope_dim}{source}")
-
-    def makes_kv(self) -> bool:
-        """Of no token in a form that steps could share."""
-        return False
 
     def keeps_kv(self) -> bool:
         """They are made of the latent vectors of a step."""
@@ -72,7 +68,7 @@ class LatentAttention(BlockConfig):
     def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe heads, the latent vectors and positions."""
         heads, head_dim, rope_dim = (fields.pop(name) for name in ("heads", "head_dim", "rope_dim"))
-        yield f"{heads} {'head' if heads == 1 else 'heads'} \u00d7 {head_dim}"
+        yield heads_text(heads, head_dim)
         queries = fields.pop("query_latent")
         latent = f"keys and values of {fields.pop('latent')}"
         yield f"{latent}, queries of {queries}" if queries else latent

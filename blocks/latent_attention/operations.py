@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from blocks.ir.costs import CostContext, SavedTensors
 from blocks.ir.kernel import Kernel
@@ -42,10 +42,6 @@ class LatentAttend(Operation):
         """Return the maps from latent vectors to keys and to values of all heads."""
         bare = self.head_dim - self.rope_dim
         return (self.heads * bare, self.latent), (self.heads * self.head_dim, self.latent)
-
-    def arguments(self) -> dict[str, Any]:
-        """Return nothing: sizes are those of the tensors."""
-        return {}
 
     def flops(self, at: CostContext) -> float:
         """Both maps, and two products of head_dim per pair of tokens and head."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from composer.settings.errors import UserError, os_message
+from composer.training.folder.files import write_text
 
 STATE = "first-run.json"
 TABLES = "first-run.md"
@@ -183,10 +184,8 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 def _write(folder: Path, ended: Mapping[str, Ended]) -> None:
     path = folder / STATE
-    aside = path.with_suffix(".tmp")
+    plain = {name: asdict(each) for name, each in ended.items()}
     try:
-        plain = {name: asdict(each) for name, each in ended.items()}
-        aside.write_text(json.dumps({"schema": 1, "jobs": plain}, indent=1) + "\n", "utf-8")
-        aside.replace(path)
+        write_text(path, json.dumps({"schema": 1, "jobs": plain}, indent=1) + "\n")
     except OSError as error:
         raise UserError(os_message(error, path, writing=True)) from None

@@ -45,7 +45,7 @@ def compile_graph(
     """
     target = target or Target()
     graph = _compiled(build(spec), spec, target, kernels, recompute, apart, taps)
-    if (second := second_pass(spec)) is not None:
+    if (second := second_pass(spec, graph.handed)) is not None:
         graph.second = _compiled(second, spec, target, kernels, recompute, apart)
     return graph
 

@@ -40,10 +40,10 @@ def training_graphs(spec: Spec) -> list[tuple[float, Graph]]:
     return found
 
 
-def second_pass(spec: Spec) -> Graph | None:
+def second_pass(spec: Spec, handed: int) -> Graph | None:
     """Return the graph of the second pass over a batch, before any pass over it; None where there is none.
 
-    There is none where the first pass runs no more steps.
+    There is none where the first pass, which hands it so many values, runs no more steps.
     """
     loss = spec.model.option(Loss)
     if not loss.second_steps:
@@ -51,7 +51,7 @@ def second_pass(spec: Spec) -> Graph | None:
     place, steps = recurrent_place(spec), getattr(loss, loss.second_steps)
     if all_stages(spec.stages)[place].trips <= steps:
         return None
-    return build(with_steps(spec, {place: steps}), build(spec).handed)
+    return build(with_steps(spec, {place: steps}), handed)
 
 
 def check_weights(evaluated: Graph, graph: Graph) -> None:
@@ -79,7 +79,7 @@ def _with_second(spec: Spec) -> Graph:
     loss = spec.model.option(Loss)
     graph = lowered(spec)
     try:
-        second = second_pass(spec)
+        second = second_pass(spec, graph.handed)
         if second is not None:
             graph.second = numbered(second)
             check_weights(graph, graph.second)

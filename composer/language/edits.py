@@ -8,8 +8,9 @@ number are a function of the spec they are applied to, and whatever they give is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
+from typing import Any, NamedTuple, TypeAlias
 
+from blocks.base.field_values import values_of
 from blocks.base.wiring import WiringConfig
 from blocks.find import all_wiring, wiring_options
 from composer.language.load import resolve_spec
@@ -239,21 +240,11 @@ def _values(option: type[WiringConfig]) -> list[Any]:
     required = {name: field for name, field in option.model_fields.items() if field.is_required()}
     if not required:
         return [option.name]
-    values = {name: field.examples or _of_type(field.annotation) for name, field in required.items()}
+    values = {
+        name: field.examples or values_of(field.annotation, required=True) for name, field in required.items()
+    }
     first = {name: each[0] for name, each in values.items()}
     return [{**first, name: value} for name, each in values.items() for value in each]
-
-
-def _of_type(annotation: Any) -> list[Any]:
-    """Return values of a type of fields: all of a choice, else one."""
-    if annotation in (int, float):
-        return [2] if annotation is int else [0.5]
-    if get_origin(annotation) is Literal:
-        return [*get_args(annotation)]
-    parts = get_args(annotation)
-    if get_origin(annotation) is Annotated:
-        parts = parts[:1]
-    return [value for part in parts for value in _of_type(part)]
 
 
 def _told(value: Any) -> str:

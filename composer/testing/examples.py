@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import chain
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
-from blocks.base.config import BlockConfig, Config
+from blocks.base.config import BlockConfig
+from blocks.base.field_values import other_values, required_values
 from blocks.base.wiring import Owner, WiringConfig, acts_on_stage
 from blocks.find import wiring_options
 from composer.language.load import loads
@@ -25,7 +26,7 @@ Plain = dict[str, Any]
 def examples(config: type[BlockConfig]) -> dict[str, Plain]:
     """Map a name to each example of a block, as plain data."""
     kind = config.model_fields["type"].default
-    found = {kind: {"type": kind, **_required(config)}}
+    found = {kind: {"type": kind, **required_values(config)}}
     for name, value in other_values(config):
         one = {**found[kind], name: value}
         if _refused(config, one):
@@ -97,47 +98,9 @@ def option_values(option: type[WiringConfig]) -> list[Any]:
     """Return examples of one option as a spec writes them: each value that is worth a try, of one field."""
     if not option.model_fields:
         return [option.name]
-    first = _required(option)
+    first = required_values(option)
     main = {option.name: option.model_fields[option.name].default, **first}
     return [first or option.name, *({**main, name: value} for name, value in other_values(option))]
-
-
-def _required(config: type[Config]) -> Plain:
-    fields = config.model_fields.items()
-    return {
-        field.alias or name: (field.examples or _values(field.annotation, required=True))[0]
-        for name, field in fields
-        if field.is_required()
-    }
-
-
-def other_values(config: type[Config]) -> Iterator[tuple[str, Any]]:
-    """Yield values of single fields other than those of the first example."""
-    first = _required(config)
-    for key, field in config.model_fields.items():
-        name = field.alias or key
-        for value in field.examples or _values(field.annotation):
-            if name != "type" and value not in (field.default, first.get(name)):
-                yield name, value
-
-
-def _values(annotation: Any, required: bool = False) -> list[Any]:
-    """Return values to try for a field: flags, choices and counts; other fields stay at their default."""
-    origin = get_origin(annotation)
-    if annotation is bool:
-        return [True, False]
-    if annotation is int:
-        return [2] if required else [1, 2]
-    if annotation is float:
-        return [0.5]
-    if origin is Literal:
-        return list(get_args(annotation))
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        first = _required(annotation)
-        return [first] if first else [{name: value} for name, value in other_values(annotation)]
-    if origin is Annotated:
-        return _values(get_args(annotation)[0], required)
-    return [value for part in get_args(annotation) for value in _values(part, required)]
 
 
 def _refused(config: type[BlockConfig], plain: Plain) -> bool:

@@ -44,6 +44,7 @@ from search.run.open_store import open_search
 from search.store.folder import PUBLISH
 from search.store.ledger import Ledger, Record, Seen, free
 from search.store.locks import exclusive
+from search.store.reconnect import reach_again
 from search.store.same_data import check_data, same_data
 from search.store.store import Store
 from search.trainer import Step, Train, train
@@ -382,18 +383,9 @@ class _Search:
     def _reach_again(self, error: Exception) -> None:
         """Wait until an unreachable store answers again, and discard what may not have been written."""
         self.state.running = None
-        while True:
-            self.lost_since = self.lost_since or time.monotonic()
-            if time.monotonic() - self.lost_since > RETRY:
-                raise SearchError(self.store.lost(error, RETRY)) from None
-            self._note(self.store.lost(error, None))
-            time.sleep(POLL)
-            try:
-                self.store.reopen()
-                self.ledger = self.state.ledger = Ledger(self.store)
-                self._open_study()
-                return
-            except Exception as again:
-                if not self.store.is_lost(again):
-                    raise
-                error = again
+        self.lost_since = self.lost_since or time.monotonic()
+        reach_again(self.store, error, self.lost_since, RETRY, POLL, self._note, self._reopened)
+
+    def _reopened(self) -> None:
+        self.ledger = self.state.ledger = Ledger(self.store)
+        self._open_study()

@@ -26,19 +26,15 @@ from composer.training.folder.run_folder import SPEC, read_spec
 from search.errors import Crash, SearchError
 from search.run.machine import available_cores
 from search.run.open_store import open_shared
+from search.run.study import CRASHES, POLL, RETRY
 from search.store.ledger import Ledger, Record, Seen, free
+from search.store.reconnect import reach_again
 from search.store.store import Store
 from search.study.load import Study, StudyArm
 from search.study.plan import Plan, Unit
 from search.study.rows import Row, Rows
 from search.trainer import Step, Train, train
 
-CRASHES = 3
-"""Consecutive crashes of one worker after which it stops."""
-POLL = 1.0
-"""Seconds between two checks of other workers' progress, while there is nothing else to do."""
-RETRY = 600.0
-"""Seconds for which an unreachable store is retried."""
 LOCK = "rows.lock"
 
 Event: TypeAlias = Literal["begin", "started", "progress", "row", "crashed", "note", "end"]
@@ -290,20 +286,11 @@ class _Worker:
 
     def _reach_again(self, error: Exception) -> None:
         """Wait until an unreachable store answers again."""
-        while True:
-            self.lost_since = self.lost_since or time.monotonic()
-            if time.monotonic() - self.lost_since > RETRY:
-                raise SearchError(self.store.lost(error, RETRY)) from None
-            self._note(self.store.lost(error, None))
-            time.sleep(POLL)
-            try:
-                self.store.reopen()
-                self.ledger = Ledger(self.store)
-                return
-            except Exception as again:
-                if not self.store.is_lost(again):
-                    raise
-                error = again
+        self.lost_since = self.lost_since or time.monotonic()
+        reach_again(self.store, error, self.lost_since, RETRY, POLL, self._note, self._reopened)
+
+    def _reopened(self) -> None:
+        self.ledger = Ledger(self.store)
 
 
 class _Pace:

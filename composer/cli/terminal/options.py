@@ -31,6 +31,12 @@ Run: TypeAlias = Annotated[
 
 Checkpoint: TypeAlias = Annotated[Which, typer.Option("--checkpoint", help="Which weights of a run folder.")]
 
+Data: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--data", metavar="PATH", help="Where the run's own data is now; it has to be the same."),
+]
+"""The place of a run's data, where that has moved."""
+
 Steps: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

@@ -37,21 +37,24 @@ class Killer:
         self.left -= 1
         return self.left == 0
 
-    def replace(self, old, new) -> None:
+    def step(self, act, tear=lambda: None):
+        """Do a durable step, which `tear` leaves done in part, and return what it returns."""
         due = self.due()
-        if not due or self.stage:
-            _replace(old, new)
+        done = act() if not due or self.stage else None
+        if due and self.stage == 2:
+            tear()
         if due:
             os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    def replace(self, old, new) -> None:
+        self.step(lambda: _replace(old, new))
 
     def append(self, backend, logs) -> None:
-        due = self.due()
-        if not due or self.stage:
-            _append(backend, logs)
-        if due and self.stage == 2:
+        def tear() -> None:
             os.truncate(backend.path, os.path.getsize(backend.path) - 7)
-        if due:
-            os.kill(os.getpid(), signal.SIGKILL)
+
+        self.step(lambda: _append(backend, logs), tear)
 
 
 def search(root: Path, at: int) -> int:

@@ -6,49 +6,33 @@ many there are.
 
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 from fake_training import FakeTraining
+from kill_everywhere import Killer
 from studies import toy_study
 
 from search.study.rows import Rows, read_rows
 from search.study.run import run_study
 
-_replace, _add = os.replace, Rows.add
+_add = Rows.add
 
 
-class Killer:
-    """Counts durable steps; at number `at` the process dies, before it, after it or amid it."""
+class StudyKiller(Killer):
+    """Counts the rows of a study as well."""
 
     def __init__(self, at: int) -> None:
-        self.left, self.stage = at, at % 3
-        os.fsync = lambda file: None
-        os.replace = self.replace
+        super().__init__(at)
         Rows.add = lambda rows, row: self.add(rows, row)
 
-    def due(self) -> bool:
-        self.left -= 1
-        return self.left == 0
-
-    def replace(self, old, new) -> None:
-        due = self.due()
-        if not due or self.stage:
-            _replace(old, new)
-        if due:
-            os.kill(os.getpid(), signal.SIGKILL)
-
     def add(self, rows, row) -> bool:
-        due = self.due()
-        added = _add(rows, row) if not due or self.stage else False
-        if due and self.stage == 2:
+        def tear() -> None:
             # only a part of the line was written
             text = rows.path.read_bytes()
             rows.path.write_bytes(text[: text.rfind(b"\n", 0, -1) + 20])
-        if due:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return added
+
+        return self.step(lambda: _add(rows, row), tear)
 
 
 def child(study, folder, at=None) -> bool:
@@ -56,7 +40,7 @@ def child(study, folder, at=None) -> bool:
     pid = os.fork()
     if pid == 0:
         if at is not None:
-            Killer(at)
+            StudyKiller(at)
         run_study(study, folder, folder / "rows.jsonl", FakeTraining())
         os._exit(0)
     return os.waitpid(pid, 0)[1] == 0

@@ -12,6 +12,7 @@ from blocks.base.builder import Builder
 from blocks.base.config import Problem
 from blocks.base.fields import Count, NonNegative
 from blocks.base.wiring import Site
+from blocks.ir.operation import Value
 from blocks.primitives.scalars import AddWeighted, Zero
 from blocks.wiring.loss import Lowered, ModelEnd
 from blocks.wiring.loss.consistency.operations import StateDistance
@@ -57,15 +58,18 @@ class ConsistencyLoss(LastStep):
 
     def lower(self, build: Builder, end: ModelEnd) -> Lowered:
         """Hand the normed states to the second pass."""
-        normed = end.norm(end.state)
-        made = super().lower(build, replace(end, state=normed, norm=lambda state: state))
+        normed, made = self._ended(build, end)
         return replace(made, reported={"long_loss": made.loss}, handed=[normed])
 
     def lower_second(self, build: Builder, end: ModelEnd) -> Lowered:
         """Add the weighted losses of the second pass."""
-        normed = end.norm(end.state)
-        made = super().lower(build, replace(end, state=normed, norm=lambda state: state))
+        normed, made = self._ended(build, end)
         distance = build.op("distance", StateDistance(build.width), normed, *end.handed, end.targets)
         zero = build.shared("zero", Zero())
         total = build.op("short", AddWeighted((self.weight, self.consistency)), zero, made.loss, distance)
         return Lowered(made.logits, total, {"short_loss": made.loss, "consistency": distance})
+
+    def _ended(self, build: Builder, end: ModelEnd) -> tuple[Value, Lowered]:
+        """Add the end of a pass; also return the normed states."""
+        normed = end.norm(end.state)
+        return normed, super().lower(build, replace(end, state=normed, norm=lambda state: state))

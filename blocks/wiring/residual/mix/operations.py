@@ -133,8 +133,20 @@ class SumValues(MixValues):
         return WorkspaceBytes(full + copy, (1 + self.own) * full + gradient, flow.given)
 
 
+class ScoreValues(MixValues):
+    """A sum by w . RMSNorm(value) of each value."""
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Read every value twice, for its score and for the sum."""
+        return 2 * super().traffic(at, given, made) - made
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the values that are in no slot, and in fp32 each value's scores and scale."""
+        return SavedTensors(inputs=tuple(range(self.own)), extra=4 * (self.heads + 1) * self.values(at))
+
+
 @dataclass(frozen=True)
-class AttendValues(MixValues):
+class AttendValues(ScoreValues):
     """The sum by a softmax of w . RMSNorm(value)."""
 
     width: int
@@ -154,14 +166,6 @@ class AttendValues(MixValues):
     def flops(self, at: CostContext) -> float:
         """Two products of the width per value."""
         return 4 * self.width * self.values(at)
-
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
-        """Read every value twice, for its score and for the sum."""
-        return 2 * super().traffic(at, given, made) - made
-
-    def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the values that are in no slot, and in fp32 each value's scores and scale."""
-        return SavedTensors(inputs=tuple(range(self.own)), extra=4 * (self.heads + 1) * self.values(at))
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The weights and the sum in fp32, a value; backward, a product, gradients of values in no slot."""

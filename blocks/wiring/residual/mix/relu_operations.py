@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.costs import CostContext, IOBytes, WorkspaceBytes
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import ORIGIN, LoopIndex
 from blocks.ir.tensor_type import Shape
-from blocks.wiring.residual.mix.operations import MixValues
+from blocks.wiring.residual.mix.operations import ScoreValues
 
 _REFERENCE = "blocks.wiring.residual.mix.relu_reference"
 
 
 @dataclass(frozen=True)
-class RectifyValues(MixValues):
+class RectifyValues(ScoreValues):
     """The sum by b + ReLU(w . RMSNorm(value)): b for each distance and element, w for each head.
 
     `most` is the number of values at most.
@@ -37,14 +37,6 @@ class RectifyValues(MixValues):
     def flops(self, at: CostContext) -> float:
         """Three products of the width per value."""
         return 6 * self.width * self.values(at)
-
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
-        """Read every value twice, for its score and for the sum."""
-        return 2 * super().traffic(at, given, made) - made
-
-    def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the values that are in no slot, and in fp32 each value's scores and scale."""
-        return SavedTensors(inputs=tuple(range(self.own)), extra=4 * (self.heads + 1) * self.values(at))
 
     def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The sum in fp32, a value and its weights; backward, a product, gradients of values in no slot."""

@@ -10,9 +10,9 @@ from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, expect
-from blocks.ir.tensor_type import ORDER, Shape, TensorType
+from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.slots import SlotRead
-from blocks.wiring.residual.mix.operations import MixValues, values_of
+from blocks.wiring.residual.mix.operations import SumValues, values_of
 
 _REFERENCE = "blocks.wiring.residual.mix.token_reference"
 
@@ -55,19 +55,12 @@ class NormLatest(SlotRead):
 
 
 @dataclass(frozen=True)
-class SumByToken(MixValues):
+class SumByToken(SumValues):
     """The sum with weights of each token beside learned ones: (start, [partial], weights, token, slots) -> y.
 
     Both go by the distance and the head: `most` is the number of values at most.
     """
 
-    width: int
-    heads: int
-    most: int
-    partial: bool = False
-    reads: LoopIndex = ORIGIN
-
-    span: Literal["inclusive"] = "inclusive"
     kernels = (Kernel("sum_by_token", f"{_REFERENCE}:weigh_by_token", "elementwise, value by value"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -75,14 +68,6 @@ class SumByToken(MixValues):
         own = [(self.width,)] * self.own
         expect(self, inputs, *own, (self.most, self.heads), ORDER, values_of(inputs[-1], self.width))
         return (inputs[0],)
-
-    def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return [most, heads], the latest value's first."""
-        return ((self.most, self.heads),)
-
-    def flops(self, at: CostContext) -> float:
-        """One product of the width per value."""
-        return 2 * self.width * self.values(at)
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the values that are in no slot, and the weights of tokens."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.cli.terminal.options import Checkpoint, Set, Which
+from composer.cli.terminal.options import Checkpoint, Data, Set, Which
 from composer.cli.terminal.steps import read_steps
 
 if TYPE_CHECKING:
@@ -54,12 +54,7 @@ def eval(
         str | None,
         typer.Option("--tokens", metavar="N", help="Number of held-out tokens to score, such as 1M."),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="PATH", help="Where the run's own data is now; it has to be the same."
-        ),
-    ] = None,
+    data: Data = None,
     checkpoint: Checkpoint = Which.best,
     on: Annotated[
         str | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from composer.cli.terminal.options import Checkpoint, Which
+from composer.cli.terminal.options import Checkpoint, Data, Which
 
 PANEL = "Training"
 EXAMPLE = "composer inspect runs/first --out first.html"
@@ -48,12 +48,7 @@ def inspect(
             help="Held-out tokens that are looked at. Default: 9600, fewer of a large vocabulary.",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="PATH", help="Where the run's own data is now; it has to be the same."
-        ),
-    ] = None,
+    data: Data = None,
     checkpoint: Checkpoint = Which.best,
 ) -> None:
     """Look into trained models: what each step adds, which steps read which, what the experts do.

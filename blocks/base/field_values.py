@@ -1,0 +1,50 @@
+"""Values of the fields of a config, by their types, as a spec writes them. Torch-free.
+
+Required counts are 2; a field with `examples` takes these instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from blocks.base.config import Config
+
+
+def required_values(config: type[Config]) -> dict[str, Any]:
+    """Return the first value of each field that is required."""
+    fields = config.model_fields.items()
+    return {
+        field.alias or name: (field.examples or values_of(field.annotation, required=True))[0]
+        for name, field in fields
+        if field.is_required()
+    }
+
+
+def other_values(config: type[Config]) -> Iterator[tuple[str, Any]]:
+    """Yield values of single fields other than those of the first example."""
+    first = required_values(config)
+    for key, field in config.model_fields.items():
+        name = field.alias or key
+        for value in field.examples or values_of(field.annotation):
+            if name != "type" and value not in (field.default, first.get(name)):
+                yield name, value
+
+
+def values_of(annotation: Any, required: bool = False) -> list[Any]:
+    """Return values to try for a field: flags, choices and counts; other fields stay at their default."""
+    origin = get_origin(annotation)
+    if annotation is bool:
+        return [True, False]
+    if annotation is int:
+        return [2] if required else [1, 2]
+    if annotation is float:
+        return [0.5]
+    if origin is Literal:
+        return list(get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        first = required_values(annotation)
+        return [first] if first else [{name: value} for name, value in other_values(annotation)]
+    if origin is Annotated:
+        return values_of(get_args(annotation)[0], required)
+    return [value for part in get_args(annotation) for value in values_of(part, required)]
