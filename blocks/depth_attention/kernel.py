@@ -189,7 +189,7 @@ def _forward(
     mixed = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
     # two slots at once: twice the loads in flight, half the rescaling
     for slot in tl.range(0, reads, 2, num_stages=STAGES):
-        both = narrow & (slot + 1 < reads)
+        both = tl.where(slot + 1 < reads, narrow, False)
         k, other_k = tl.load(keys + kv_at, narrow, 0.0), tl.load(keys + slot_stride + kv_at, both, 0.0)
         v, other_v = tl.load(values + kv_at, narrow, 0.0), tl.load(values + slot_stride + kv_at, both, 0.0)
         score = tl.sum(q * k.to(tl.float32), 2, keep_dims=True)
@@ -255,7 +255,7 @@ def _backward(
     if GROUP > 1 and not PUSH:
         # two slots at once: shared by several heads, one alone would leave too few loads in flight
         for slot in tl.range(0, reads, 2, num_stages=STAGES):
-            both = narrow & (slot + 1 < reads)
+            both = tl.where(slot + 1 < reads, narrow, False)
             k, other_k = tl.load(keys + kv_at, narrow, 0.0), tl.load(keys + slot_stride + kv_at, both, 0.0)
             v, other_v = (
                 tl.load(values + kv_at, narrow, 0.0),
