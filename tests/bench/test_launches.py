@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from composer.bench.counting import machine_code
-from composer.bench.counting.launches import Launch
-from composer.bench.counting.step import DependsOnData, step_launches
-from composer.bench.counting.table import LEAST, modelled
 from composer.bench.measuring.spec import bench_spec
+from composer.bench.rivals.handwritten import HandWritten, sizes
 from composer.cli.main import main
 from composer.costs.time.devices import NAMED
 from composer.language.load import load
+from composer.launches import machine_code
+from composer.launches.launches import Launch
+from composer.launches.step import DependsOnData, step_launches
+from composer.launches.table import LEAST, modelled
 
 SPECS = Path(__file__).parents[2] / "specs"
 SHIPPED = sorted(path for path in SPECS.glob("*.yaml") if "space" not in path.name)
@@ -41,7 +42,7 @@ def test_the_benchmarks_step_stays_within_its_budget(steps):
 
 def test_it_multiplies_as_much_as_the_model_written_by_hand():
     spec = bench_spec(True, 4)
-    composed, by_hand = step_launches(spec), step_launches(spec, "einsum")
+    composed, by_hand = step_launches(spec), step_launches(spec, lambda: HandWritten(sizes(spec), "einsum"))
     flops = [sum(each.flops for each in found) for found in (composed, by_hand)]
     assert flops[0] == pytest.approx(flops[1], rel=0.01)
     assert len(composed) < len(by_hand)
@@ -127,8 +128,8 @@ def test_a_multiprocessor_holds_what_registers_and_shared_memory_leave():
 @pytest.mark.slow
 def test_no_kernel_of_the_benchmark_spills_and_all_but_two_have_wide_loads(tmp_path):
     script = (
-        "import json; from composer.bench.counting.machine_code import Compiled; "
-        "from composer.bench.counting.step import step_launches; "
+        "import json; from composer.launches.machine_code import Compiled; "
+        "from composer.launches.step import step_launches; "
         "from composer.bench.measuring.spec import bench_spec; found = Compiled(); "
         "step_launches(bench_spec(True, 16), watch=found); "
         "print(json.dumps([[each.name, each.spilled, each.widest] for each in found.found.values()]))"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -44,14 +45,15 @@ def launches(
     alive on a multiprocessor, bytes of the widest load, bytes that a multiprocessor has in flight in a turn
     of the longest loop, instructions of a warp, and the time to issue them all beside that to move the bytes.
     """
-    from composer.bench.counting.machine_code import Compiled
-    from composer.bench.counting.step import step_launches
-    from composer.bench.counting.table import by_code, by_contestant, by_kernel
     from composer.bench.measuring.spec import bench_spec
     from composer.bench.parts.step import BY_HAND, checked
+    from composer.bench.rivals.handwritten import HandWritten, sizes
     from composer.cli.terminal.result import columns
     from composer.costs.time.devices import device as named
     from composer.language.load import load
+    from composer.launches.machine_code import Compiled
+    from composer.launches.step import step_launches
+    from composer.launches.table import by_code, by_contestant, by_kernel
 
     at = named(device)
     spec = load(file, settings or ()) if file else bench_spec(True, 16, *(settings or ()))
@@ -59,7 +61,9 @@ def launches(
     found = {"composer": step_launches(spec, watch=compiled)}
     if by_hand:
         ways = BY_HAND if file is None or checked(spec) else {}
-        found |= {name: step_launches(spec, way) for way, name in ways.items()}
+        found |= {
+            name: step_launches(spec, partial(HandWritten, sizes(spec), way)) for way, name in ways.items()
+        }
     print("\n".join(columns(by_contestant(found, at))))
     print()
     print("\n".join(columns(by_kernel(found["composer"], at))))

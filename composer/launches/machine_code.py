@@ -12,8 +12,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from composer.bench.counting.fake_gpu import CAPABILITY
-from composer.bench.counting.launches import TritonLaunch
+from composer.launches.fake_gpu import CAPABILITY
+from composer.launches.launches import TritonLaunch
 from composer.settings.errors import UserError
 
 _SECONDS = 60

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from composer.bench.counting.launches import Launch
-from composer.bench.counting.machine_code import MachineCode
 from composer.costs.base.units import bytes_text, count_text, seconds_text
 from composer.costs.time.devices import NAMED, Device
+from composer.launches.launches import Launch
+from composer.launches.machine_code import MachineCode
 
 LEAST = 2e-6
 """Seconds that a launch takes however small it is."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
@@ -26,19 +26,22 @@ from composer.module import batch, target, weights
 CAPABILITY = 90
 """The compute capability whose tiles are used: that of an H100 and an H200."""
 
-_IN_BF16 = Target("cuda", "bfloat16", here=True)
+Precision = Literal["bfloat16", "float32"]
+"""What products are in: bf16 by autocast, or fp32."""
 
 
 @contextmanager
-def fake_gpu() -> Iterator[None]:
-    """Make all new tensors fake, under autocast to bf16, and pass them off as CUDA tensors."""
+def fake_gpu(precision: Precision = "bfloat16") -> Iterator[None]:
+    """Make all new tensors fake, and pass them off as CUDA tensors; under autocast where that is bf16."""
+    here = Target("cuda", precision, here=True)
     with ExitStack() as stack:
         for function, other in _REPLACED:
             _everywhere(stack, function, other)
+        _everywhere(stack, target.target_of, lambda weight: here)
         stack.enter_context(patch.object(FakeTensor, "is_cuda", True))
         stack.enter_context(patch.object(FakeTensor, "data_ptr", lambda tensor: 0))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+        stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"))
         yield
 
 
@@ -53,7 +56,6 @@ _REPLACED: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (reference.alignment, lambda weight: 16),
     (ordered._let_torch_order, lambda: None),
     (self_test.self_test, lambda *given: ""),
-    (target.target_of, lambda weight: _IN_BF16),
     (weights.initial, _empty),
     (batch.check_range, lambda *given, **named: None),
 )

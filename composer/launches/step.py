@@ -1,4 +1,4 @@
-"""What one training step of a spec launches on a GPU, compiled or written by hand."""
+"""What one training step of a spec launches on a GPU, and whether a CUDA graph can hold it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from composer.bench.counting.fake_gpu import fake_gpu
-from composer.bench.counting.launches import Launch, TritonLaunch, counted
-from composer.bench.rivals.handwritten import HandWritten, sizes
-from composer.bench.rivals.handwritten_depth import Way
 from composer.costs.memory.peak import trained_length
 from composer.graph.lowering.build import micro_batch_tokens
+from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec
+from composer.launches.fake_gpu import Precision, fake_gpu
+from composer.launches.launches import Launch, TritonLaunch, counted
 from composer.module.model import ComposedModel
 from composer.settings.errors import UserError
 
-_OURS = Path(__file__).parents[3]
+_OURS = Path(__file__).parents[2]
 
 
 class DependsOnData(UserError):
@@ -29,25 +28,29 @@ class DependsOnData(UserError):
 
 
 def step_launches(
-    spec: Spec, by_hand: Way | None = None, watch: Callable[[TritonLaunch], None] | None = None
+    spec: Spec,
+    by_hand: Callable[[], nn.Module] | None = None,
+    watch: Callable[[TritonLaunch], None] | None = None,
+    precision: Precision = "bfloat16",
+    kernels: Kernels = "auto",
 ) -> list[Launch]:
     """Return the launches of a forward and a backward pass of one micro-batch, nothing recomputed.
 
-    Weights are in fp32 under autocast to bf16, without gradients of an earlier step; no optimizer.
-
-    `watch` hears of each launch of a Triton kernel, and may compile it.
+    Weights are in fp32, without gradients of an earlier step, under autocast where `precision` is bfloat16;
+    no optimizer. Counted is the model of the spec, or one that `by_hand` builds, whose call gives the loss of
+    tokens and targets. `watch` hears of each launch of a Triton kernel, and may compile it.
 
     Raises:
         DependsOnData: the host waits for numbers of the device, so no CUDA graph holds the step.
     """
     length = trained_length(spec)
     batch = micro_batch_tokens(spec) // length
-    with fake_gpu():
+    with fake_gpu(precision):
         if by_hand is None:
-            composed = ComposedModel(spec, torch_compile="off", recompute=())
+            composed = ComposedModel(spec, kernels, torch_compile="off", recompute=())
             model, loss_of = composed, composed.loss
         else:
-            model = loss_of = HandWritten(sizes(spec), by_hand)  # type: ignore[assignment]
+            model = loss_of = by_hand()  # type: ignore[assignment]
         _make_fake(model)
         tokens = torch.zeros(batch, length, dtype=torch.int64)
         with _data_dependence_named(), counted(watch) as found:
@@ -65,7 +68,7 @@ def _data_dependence_named() -> Iterator[None]:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         ours = [each for each in extract_tb(error.__traceback__) if _OURS in Path(each.filename).parents]
-        place = next(each for each in reversed(ours) if "counting" not in each.filename)
+        place = next(each for each in reversed(ours) if "launches" not in each.filename)
         where = f"{Path(place.filename).relative_to(_OURS)}:{place.lineno}, in {place.name}"
         raise DependsOnData(
             f"neither can a CUDA graph hold this step nor can it be counted: {error.func} waits for the GPU\n"
