@@ -18,9 +18,9 @@ from composer.training.folder.run_folder import SPEC
 from search.compare.rungs import best_first
 from search.progress.state import State
 from search.progress.verdict import Verdicts
-from search.progress.winners import FRONT, put_best, put_front
+from search.progress.winners import put_best, put_front
 from search.progress.words import by_name, knob_names, titled
-from search.store.folder import BEST, LEADERBOARD
+from search.store.folder import BEST, FRONT, LEADERBOARD
 from search.store.ledger import Record
 
 FINALS, STANDINGS, ASKED, CHOICE = "finals.csv", "standings.csv", "asked.json", "winner.txt"

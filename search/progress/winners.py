@@ -16,10 +16,10 @@ from composer.training.folder import run_folder as run
 from composer.training.folder.data_record import DATA
 from composer.training.folder.files import write_text
 from search.progress.continue_command import longer
-from search.store.folder import BEST
+from search.store.folder import BEST, FRONT
 from search.store.ledger import Record
 
-FRONT, TRAIN = "front", "train.txt"
+TRAIN = "train.txt"
 
 _COPIED = (run.SPEC, DATA, run.COST, run.PLAN, run.METRICS)
 _LINKED = (run.BEST, run.LAST, run.STABLE, run.STABLE_BEST, run.WEIGHTS)

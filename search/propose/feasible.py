@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from search.propose.proposals import (
 )
 from search.propose.requirements import sampler_faults
 from search.propose.sampler import find_sampler
+from search.propose.starts import Start, starts
 
 ORIGIN = "origin"
 """The user attribute of a trial with the origin of a child of evolution: parents' names and moves."""
@@ -49,10 +50,13 @@ _HOPELESS = 50
 
 
 class Feasible(BaseSampler):
-    """Proposes the first draft of a source that is feasible and new; if there is none, the nearest miss."""
+    """Proposes the first draft of a source that is feasible and new; if there is none, the nearest miss.
 
-    def __init__(self, judge: Judge, source: Source, seed: int) -> None:
-        self._judge, self._source, self._seed = judge, source, seed
+    Points to start with that were not proposed yet come before any draft.
+    """
+
+    def __init__(self, judge: Judge, source: Source, seed: int, starts: Sequence[Start] = ()) -> None:
+        self._judge, self._source, self._seed, self._starts = judge, source, seed, starts
         self._distributions = distributions(judge.space)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -66,11 +70,18 @@ class Feasible(BaseSampler):
         if PLAN in trial.system_attrs:
             plan: dict[str, Any] = trial.system_attrs[PLAN]
             return plan
-        found, parents, drawn, refused = self._propose(study, trial)
+        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
+        known = {each.system_attrs.get(IDENTITY, "") for each in others}
         write, write_system = (
             partial(each, study, trial)
             for each in (optuna_private.set_user_attr, optuna_private.set_system_attr)
         )
+        if start := next((each for each in self._starts if each.identity not in known), None):
+            write(ORIGIN, {"parents": [], "moves": [f"start: {start.path}"]})
+            write_system(IDENTITY, start.identity)
+            write_system(PLAN, start.params)
+            return start.params
+        found, parents, drawn, refused = self._propose(study, trial, others, known)
         write(DRAWN, vars(drawn))
         if self._source.names_parents:
             names = [parent.name for parent in parents]
@@ -97,10 +108,8 @@ class Feasible(BaseSampler):
             return words(found.params, parents)
 
     def _propose(
-        self, study: Study, trial: FrozenTrial
+        self, study: Study, trial: FrozenTrial, others: list[FrozenTrial], known: set[str]
     ) -> tuple[Judged, tuple[Parent, ...], Drawn, list[Judged]]:
-        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
-        known = {each.system_attrs.get(IDENTITY, "") for each in others}
         lost = _lost(others)
         drawn, refused = Drawn(), list[Judged]()
         nearest: tuple[Judged, tuple[Parent, ...]] | None = None
@@ -154,12 +163,12 @@ def sampler(space: Space) -> BaseSampler:
     """Make the sampler that a space names.
 
     Raises:
-        SpecError: it needs a package that is not installed.
+        SpecError: it needs a package that is not installed, or a spec in `start` is no point of the space.
     """
     if faults := list(sampler_faults(space)):
         raise SpecError(faults)
     source = find_sampler(space.search.sampler).source(space)
-    return Feasible(Judge(space), source, space.search.seed)
+    return Feasible(Judge(space), source, space.search.seed, starts(space))
 
 
 def origin(trial: Trial) -> dict[str, Any]:

@@ -9,14 +9,15 @@ from composer.language.space import Space
 from composer.settings.errors import Fault, SpecError, listed
 from search.propose.baselines import baseline_faults
 from search.propose.sampler import find_sampler
+from search.propose.starts import starts
 
 
 def check_search(space: Space) -> None:
     """Refuse a space that cannot be searched; nothing is created, and torch is not imported.
 
     Raises:
-        SpecError: with all faults: no valid point, a baseline that cannot be compared with the candidates, or
-            a sampler whose package is not installed.
+        SpecError: with all faults: no valid point, a baseline that cannot be compared with the candidates, a
+            spec in `start` that is no point of the space, or a sampler whose package is not installed.
     """
     faults = list(sampler_faults(space))
     try:
@@ -26,7 +27,7 @@ def check_search(space: Space) -> None:
             raise
         faults += error.faults
     else:
-        faults += baseline_faults(space)
+        faults += [*baseline_faults(space), *start_faults(space)]
     if faults:
         raise SpecError(faults)
 
@@ -40,3 +41,11 @@ def sampler_faults(space: Space) -> Iterator[Fault]:
         hint = f"pip install '{found.install}', or take {listed(others, 'or')}"
         told = f"{name} needs {found.needs}, which is not installed"
         yield space.fault(("search", "sampler"), told, "", hint)
+
+
+def start_faults(space: Space) -> Iterator[Fault]:
+    """Yield why specs in `start` cannot be tried."""
+    try:
+        starts(space)
+    except SpecError as error:
+        yield from error.faults

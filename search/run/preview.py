@@ -17,6 +17,7 @@ from composer.measures.registry import MEASURES
 from search.compare.rungs import milestones
 from search.propose.candidates import INVALID, Candidate, candidate
 from search.propose.requirements import check_search
+from search.propose.starts import starts
 from search.store.folder import check_folder, default_folder
 
 
@@ -53,6 +54,8 @@ class Preview:
         yield f"{self.space.name}: {total} random points of {len(self.space.knobs)} knobs, none trained"
         share = f"{verdicts['feasible']} ({100 * verdicts['feasible'] / total:.0f} %)"
         yield f"feasible {share}, {different} of them different; invalid {verdicts['invalid']}"
+        if first := starts(self.space):
+            yield f"tried first: {', '.join(start.path for start in first)}"
         yield from self._reasons(total)
         over = Counter(
             name for point in self.points for name, value in point.constraints.items() if value > 0

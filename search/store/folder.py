@@ -8,6 +8,7 @@ baselines/<name>/     run folders
 imported/<name>/      run folders of trials and baselines that other searches trained
 leaderboard.csv       all of them, best first
 best/                 spec and checkpoints of the winner
+front/<name>/         those of every point of the front
 database.txt          where records and study are, if in a database (then records/ is a copy)
 workers/              one lease for each live worker
 logs/                 the output of local workers, if any
@@ -28,12 +29,27 @@ from search.errors import SearchError
 from search.store.locks import exclusive
 from search.store.shared import Shared
 
-SPACE, JOURNAL, RECORDS, LEADERBOARD, BEST, LOCK, PUBLISH, IMPORT, WORKERS, DATABASE, IMPORTED_RUNS, LOGS = (
+(
+    SPACE,
+    JOURNAL,
+    RECORDS,
+    LEADERBOARD,
+    BEST,
+    FRONT,
+    LOCK,
+    PUBLISH,
+    IMPORT,
+    WORKERS,
+    DATABASE,
+    IMPORTED_RUNS,
+    LOGS,
+) = (
     "space.txt",
     "study.journal",
     "records",
     "leaderboard.csv",
     "best",
+    "front",
     "lock",
     "publish.lock",
     "import.lock",

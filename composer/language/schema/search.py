@@ -102,7 +102,10 @@ class SearchConfig(Config):
     """How a space is searched: objectives, budgets, rungs, sampler, finals."""
 
     unhashed: ClassVar[frozenset[str]] = frozenset(
-        {"trials", "tokens", "flops", "time_limit", "baselines", "finalists", "seeds", "lr_sweep", "seed"}
+        {
+            *("trials", "tokens", "flops", "time_limit", "baselines", "start"),
+            *("finalists", "seeds", "lr_sweep", "seed"),
+        }
     )
 
     objectives: Annotated[
@@ -127,6 +130,8 @@ class SearchConfig(Config):
     """How many edits of structure a candidate may have beside the space's choices; see docs/search.md."""
     baselines: Many[NamedBaseline] = ()
     """Specs to train first: paths relative to this file, or {spec: path, match: [caps]}."""
+    start: Many[Annotated[str, Field(min_length=1)]] = ()
+    """Points to try first: paths, relative to this file, of specs, run folders, or searches (their fronts)."""
     finalists: Count = 3
     """Number of the best candidates that are retrained if `seeds` or `lr_sweep` is set."""
     seeds: Natural = 0

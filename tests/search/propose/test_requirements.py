@@ -39,6 +39,7 @@ REFUSED = [
         ["search.baselines=[other.yaml]", "search.objectives=[{maximize: accuracy_k2}]"],
         "search.baselines.0: expected a baseline whose training measures 'accuracy_k2', got other.yaml",
     ),
+    (["search.start=[rival.yaml]"], "search.start.0: expected a point of the space, got rival.yaml: "),
     (["search.seeds=2", "search.objectives=[{minimize: params}]"], "an objective that training measures"),
     (
         ["model.vocab={float: [8, 32]}"],
