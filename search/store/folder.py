@@ -29,35 +29,9 @@ from search.errors import SearchError
 from search.store.locks import exclusive
 from search.store.shared import Shared
 
-(
-    SPACE,
-    JOURNAL,
-    RECORDS,
-    LEADERBOARD,
-    BEST,
-    FRONT,
-    LOCK,
-    PUBLISH,
-    IMPORT,
-    WORKERS,
-    DATABASE,
-    IMPORTED_RUNS,
-    LOGS,
-) = (
-    "space.txt",
-    "study.journal",
-    "records",
-    "leaderboard.csv",
-    "best",
-    "front",
-    "lock",
-    "publish.lock",
-    "import.lock",
-    "workers",
-    "database.txt",
-    "imported",
-    "logs",
-)
+SPACE, JOURNAL, RECORDS, LEADERBOARD = "space.txt", "study.journal", "records", "leaderboard.csv"
+BEST, FRONT, IMPORTED_RUNS, WORKERS, LOGS = "best", "front", "imported", "workers", "logs"
+LOCK, PUBLISH, IMPORT, DATABASE = "lock", "publish.lock", "import.lock", "database.txt"
 
 _SHOWN = 12
 """Number of lines of a difference that a note shows."""

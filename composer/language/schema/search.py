@@ -131,7 +131,7 @@ class SearchConfig(Config):
     baselines: Many[NamedBaseline] = ()
     """Specs to train first: paths relative to this file, or {spec: path, match: [caps]}."""
     start: Many[Annotated[str, Field(min_length=1)]] = ()
-    """Points to try first: paths, relative to this file, of specs, run folders, or searches (their fronts)."""
+    """Points to try first: paths, relative to this file, of specs, run folders or searches."""
     finalists: Count = 3
     """Number of the best candidates that are retrained if `seeds` or `lr_sweep` is set."""
     seeds: Natural = 0
