@@ -7,8 +7,17 @@ from blocks.ir.walk import graphs, own_weights
 from blocks.wiring.loss import Loss
 from composer.graph.lowering.build import build
 from composer.graph.passes.lowered import lowered, numbered
+from composer.graph.passes.row_steps import check_rows
+from composer.language.schema.row_steps import RowSteps
 from composer.language.schema.spec import Spec
-from composer.language.schema.steps import all_stages, path_of, recurrent_place, step_mix, with_steps
+from composer.language.schema.steps import (
+    Numbers,
+    all_stages,
+    path_of,
+    recurrent_place,
+    step_mix,
+    with_steps,
+)
 from composer.settings.errors import SpecError
 
 
@@ -37,7 +46,22 @@ def training_graphs(spec: Spec) -> list[tuple[float, Graph]]:
                 [spec.fault(path, "numbers of steps that the stage can run", told, str(error))]
             ) from None
         found.append((share, graph))
+    _check_rows(spec, mix[-1][1], found[-1][1])
     return found
+
+
+def _check_rows(spec: Spec, numbers: Numbers, graph: Graph) -> None:
+    """Check that rows can run different numbers of steps, in the graph of the largest ones."""
+    for place, most in numbers.items():
+        if isinstance(most, RowSteps):
+            longer = lowered(with_steps(spec, {**numbers, place: RowSteps(most + 1)}))
+            try:
+                check_rows(graph, longer, place)
+            except ValueError as error:
+                fault = spec.fault(
+                    (*path_of(place), "recur", "per"), "batch in this stage", "sequence", str(error)
+                )
+                raise SpecError([fault]) from None
 
 
 def second_pass(spec: Spec, handed: int) -> Graph | None:

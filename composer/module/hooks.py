@@ -46,7 +46,9 @@ class TrainerHooks(lightning.LightningModule):
     _scores: Scores
     _step_mean: StepMean
 
-    def draw_steps(self, optimizer_step: int, micro_batch: int = 0) -> dict[str, int]:
+    def draw_steps(
+        self, optimizer_step: int, micro_batch: int = 0, rows: int | None = None
+    ) -> dict[str, int]:
         """Return the numbers of steps that a micro-batch trains with."""
         raise NotImplementedError
 
@@ -94,7 +96,7 @@ class TrainerHooks(lightning.LightningModule):
         tokens, targets, _ = read_batch(batch)
         if self._trainer is not None:
             self.randomness.at(self.trainer.global_step)
-        steps = self.draw_steps(self.global_step, self.randomness.micro_batch)
+        steps = self.draw_steps(self.global_step, self.randomness.micro_batch, tokens.shape[0])
         loss, reported = self._with_steps(steps, self._losses, tokens, targets)
         parts = 1 if self._trainer is None else self.trainer.accumulate_grad_batches * self.trainer.world_size
         if parts == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,8 +17,9 @@ from composer.costs.counting.plan import Plan, make_plan
 from composer.graph.passes.choose_kernels import Kernels
 from composer.language.description.show import resolved_yaml
 from composer.language.load import loads
+from composer.language.schema.row_steps import CallSteps, row_steps
 from composer.language.schema.spec import Spec
-from composer.language.schema.steps import Steps, drawn_steps, trained_steps
+from composer.language.schema.steps import drawn_steps, trained_steps
 from composer.module.balance import (
     UNBALANCED,
     UNSAMPLED,
@@ -37,7 +38,7 @@ from composer.module.generates import Generates
 from composer.module.hooks import TrainerHooks
 from composer.module.optimization.average import WeightAverage
 from composer.module.passes import losses
-from composer.module.randomness import Randomness
+from composer.module.randomness import Randomness, this_rank
 from composer.module.record import Tapped, refuse_recording
 from composer.module.scores import Scores
 from composer.module.step_mean import StepMean
@@ -145,27 +146,31 @@ class ComposedModel(Generates, TrainerHooks):
             self._emit_all()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def set_steps(self, steps: Mapping[str, int]) -> None:
+    def set_steps(self, steps: Mapping[str, int | Sequence[int]]) -> None:
         """Run recurrent stages for other numbers of steps from now on, such as more at test time.
 
-        `steps` maps places of stages, such as `stages.0` or `stages.0.1`, to numbers; the others, and with
-        an empty mapping all, run for as many as the spec says. What depends on the number of steps, such as a
-        residual scale of `1/steps`, follows the new one. `plan` has the costs at these numbers. A Trainer
-        refuses to train with them.
+        `steps` maps places of stages, such as `stages.0` or `stages.0.1`, to numbers, or to one for each row
+        of the batch; the others, and with an empty mapping all, run for as many as the spec says. What
+        depends on the number of steps, such as a residual scale of `1/steps`, follows the new one. `plan` has
+        the costs at these numbers. A Trainer refuses to train with them.
 
         Raises:
             ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight holds
                 something for each step.
         """
-        self._switch.run(self, dict(steps))
+        self._switch.run(self, {place: row_steps(number, place) for place, number in steps.items()})
 
-    def draw_steps(self, optimizer_step: int, micro_batch: int = 0) -> dict[str, int]:
+    def draw_steps(
+        self, optimizer_step: int, micro_batch: int = 0, rows: int | None = None
+    ) -> dict[str, int]:
         """Return the numbers of steps that a micro-batch trains with, by the places of the stages.
 
-        They are a function of `train.seed` and of both arguments, from 0 on; stages that always run those of
-        evaluation are left out. A Trainer draws them by itself; a training loop of your own has to.
+        They are a function of `train.seed` and of the first two arguments, from 0 on; stages that always run
+        those of evaluation are left out. Where each sequence has a number of its own, that of the stage is
+        the largest, and its `rows` are those of the sequences on this device: so many as are given, else as
+        the spec says. A Trainer draws them by itself; a training loop of your own has to.
         """
-        return drawn_steps(self.spec, optimizer_step, micro_batch)
+        return drawn_steps(self.spec, optimizer_step, micro_batch, rows, *this_rank())
 
     def emit_again(self) -> None:
         """Emit all code for the graph as it is now."""
@@ -221,12 +226,13 @@ class ComposedModel(Generates, TrainerHooks):
         self.emit()
 
     def forward(
-        self, tokens: Tensor, steps: Steps | None = None, exit_threshold: float | None = None
+        self, tokens: Tensor, steps: CallSteps | None = None, exit_threshold: float | None = None
     ) -> Tensor:
         """Return logits [batch, sequence, vocab] for tokens, int64 [batch, sequence].
 
-        `steps` are those of this call alone: an integer for the only recurrent stage, or a mapping as in
-        `set_steps`. With an `exit_threshold` a token's logits are those of the step at which it leaves.
+        `steps` are those of this call alone: a number for the only recurrent stage or one for each row of
+        the batch, or a mapping from places, as in `set_steps`, to these. With an `exit_threshold` a token's
+        logits are those of the step at which it leaves.
 
         Raises:
             ValueError: tokens are not integers [batch, sequence], longer than `model.context`, or, on a CPU,
@@ -242,7 +248,7 @@ class ComposedModel(Generates, TrainerHooks):
         logits: Tensor = self.code(tokens, None, *self._keys(tokens), *gather(self, self.graph))
         return logits
 
-    def loss(self, tokens: Tensor, targets: Tensor, steps: Steps | None = None) -> Tensor:
+    def loss(self, tokens: Tensor, targets: Tensor, steps: CallSteps | None = None) -> Tensor:
         """Return the loss that training minimises, over targets [batch, sequence] that are not -100.
 
         The target at a position is what the model is to say there: for language, the next token. By default
@@ -256,7 +262,7 @@ class ComposedModel(Generates, TrainerHooks):
             return self._switch.call(self, steps, self.loss, tokens, targets)
         return self._losses(tokens, targets)[0]
 
-    def _with_steps(self, steps: Steps, run: Callable[..., Any], *given: Tensor) -> Any:
+    def _with_steps(self, steps: CallSteps, run: Callable[..., Any], *given: Tensor) -> Any:
         return self._switch.call(self, steps, run, *given)
 
     def _losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -268,7 +274,7 @@ class ComposedModel(Generates, TrainerHooks):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _keys(self, tokens: Tensor) -> list[Tensor | bool]:
         """Return what this pass draws random numbers from, if it draws any, and whether it is training."""
-        keys = self.randomness.keys(self.graph, tokens, self.training)
+        keys = self.randomness.keys(self.graph, tokens, self.training, self._switch.steps)
         if self.training and torch.is_grad_enabled() and self._trainer is None:
             self.randomness.passed()
         return keys

@@ -24,7 +24,7 @@ def losses(model: ComposedModel, tokens: Tensor, targets: Tensor) -> _Losses:
     if (second := model.graph.second) is None:
         return _run(model, tokens, targets, model._keys(tokens))[0]
     # of the pass that is counted next
-    again = model.randomness.keys(second, tokens, model.training)
+    again = model.randomness.keys(second, tokens, model.training, model._switch.steps)
     with made_ready_once():
         (loss, reported), handed = _run(model, tokens, targets, model._keys(tokens))
         given = [*again, *(each.detach() for each in handed)]

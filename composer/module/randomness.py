@@ -1,15 +1,21 @@
-"""What the random numbers of a forward pass depend on: the seed, the optimizer step and the row.
+"""What a forward pass is given besides tokens: what its random numbers depend on, and which steps rows run.
 
-A Trainer's `global_step` says which step it is; a training loop of one's own is counted pass by pass.
+Random numbers depend on the seed, the optimizer step and the row. A Trainer's `global_step` says which step
+it is; a training loop of one's own is counted pass by pass.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, distributed
 
 from blocks.ir.graph import Graph
 from blocks.primitives.random import digest
+from blocks.wiring.train.rows import RUNS
+from composer.graph.passes.row_steps import find_loop
+from composer.language.schema.row_steps import RowSteps
 
 
 class Randomness:
@@ -38,28 +44,51 @@ class Randomness:
         """Count a training pass of a loop of one's own."""
         self.step += 1
 
-    def keys(self, graph: Graph, tokens: Tensor, training: bool) -> list[Tensor | bool]:
+    def keys(
+        self, graph: Graph, tokens: Tensor, training: bool, steps: Mapping[str, int]
+    ) -> list[Tensor | bool]:
         """Return what a model's graph takes besides tokens and targets, in its order.
 
-        It is the key [batch], int64, where it draws random numbers, and whether this is training, where that
-        matters. In training each row of an optimizer step's batch has its own key, however the batch is split
-        into micro-batches and ranks; otherwise all rows have the same in every pass.
+        It is the key [batch], int64, where it draws random numbers, whether this is training, where that
+        matters, and for each stage whose rows run different numbers of steps, those of `steps` by place,
+        which of its steps each row runs, bool [batch, steps]. In training each row of an optimizer step's
+        batch has its own key, however the batch is split into micro-batches and ranks; otherwise all rows
+        have the same in every pass.
         tokens: [batch, sequence].
         """
-        wanted = [name for name in graph.inputs if name in ("key", "training")]
-        return [self._key(tokens, training) if name == "key" else training for name in wanted]
+        given: list[Tensor | bool] = []
+        for name in graph.inputs:
+            if name == "key":
+                given.append(self._key(tokens, training))
+            elif name == "training":
+                given.append(training)
+            elif name.startswith(RUNS):
+                given.append(_runs(graph, name, tokens, steps))
+        return given
 
     def _key(self, tokens: Tensor, training: bool) -> Tensor:
         if not training:
             return torch.full(tokens.shape[:1], digest(f"{self.seed}:evaluation"), device=tokens.device)
-        rank, ranks = _rank()
+        rank, ranks = this_rank()
         rows = tokens.shape[0]
         first = (self.micro_batch * ranks + rank) * rows
         numbers = [digest(f"{self.seed}:{self.step}:{row}") for row in range(first, first + rows)]
         return torch.tensor(numbers, device=tokens.device)
 
 
-def _rank() -> tuple[int, int]:
+def _runs(graph: Graph, name: str, tokens: Tensor, steps: Mapping[str, int]) -> Tensor:
+    """Return which steps each row runs: the first ones, or where only last ones have gradients, the last."""
+    place = f"stages.{name.removeprefix(RUNS)[1:].replace('_', '.')}"
+    loop, given = find_loop(graph, place), steps.get(place)
+    rows = given.rows if isinstance(given, RowSteps) else ()
+    if rows and len(rows) != len(tokens):
+        raise ValueError(f"{place}: expected numbers of steps for {len(tokens)} rows, got {len(rows)}")
+    numbers = torch.tensor(rows or [loop.trips] * len(tokens), device=tokens.device).unsqueeze(1)
+    at = torch.arange(loop.trips, device=tokens.device)
+    return at < numbers if loop.last is None else at >= loop.trips - numbers
+
+
+def this_rank() -> tuple[int, int]:
     """Return this process's rank and how many there are."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()

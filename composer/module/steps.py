@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from blocks.ir.walk import Place
 from composer.costs.counting.plan import Plan, make_plan
 from composer.graph.other_steps import check_weights
-from composer.language.schema.steps import Steps, recurrent_place, with_steps
+from composer.language.schema.row_steps import CallSteps, RowSteps, row_steps
+from composer.language.schema.steps import recurrent_place, with_steps
 from composer.module.emission.emitted import Emitted, same_code
 from composer.module.emission.stage import Stage, take_graphs
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from composer.module.model import ComposedModel
 
 T = TypeVar("T")
-_Key = tuple[tuple[str, int], ...]
-_SECOND: _Key = (("second pass", 1),)
+_Key = tuple[tuple[str, int, bool], ...]
+_SECOND: _Key = (("second pass", 1, False),)
 """What stands behind the numbers of steps where the second pass beside them runs."""
 
 
@@ -52,11 +53,11 @@ class StepSwitch:
     def __getstate__(self) -> dict[str, object]:
         return {"steps": self.steps, "_emitted": {}}
 
-    def call(self, model: ComposedModel, steps: Steps, run: Callable[..., T], *given: Tensor) -> T:
+    def call(self, model: ComposedModel, steps: CallSteps, run: Callable[..., T], *given: Tensor) -> T:
         """Run something with other numbers of steps for this call alone; they are checked as in `run`."""
         before = self.steps
-        named = {recurrent_place(model.spec): steps} if isinstance(steps, int) else steps
-        self.run(model, {**before, **named})
+        named = steps if isinstance(steps, Mapping) else {recurrent_place(model.spec): steps}
+        self.run(model, {**before, **{place: row_steps(each, place) for place, each in named.items()}})
         try:
             return run(*given)
         finally:
@@ -70,9 +71,9 @@ class StepSwitch:
             ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight holds
                 something for each step.
         """
-        if steps != self.steps:
+        if _key(steps) != _key(self.steps):
             self._put(model, _key(self.steps), _key(steps), lambda: _plan(model, steps))
-            self.steps = steps
+        self.steps = steps
 
     def second(self, model: ComposedModel, run: Callable[[], T]) -> T:
         """Run something while the model is emitted as the second pass over a batch."""
@@ -96,7 +97,9 @@ class StepSwitch:
 
 
 def _key(steps: dict[str, int]) -> _Key:
-    return tuple(sorted(steps.items()))
+    return tuple(
+        sorted((place, int(number), isinstance(number, RowSteps)) for place, number in steps.items())
+    )
 
 
 def _plan(model: ComposedModel, steps: dict[str, int]) -> Plan:

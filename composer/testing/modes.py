@@ -13,6 +13,7 @@ from torch import Tensor
 
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
+from composer.language.schema.row_steps import RowSteps
 from composer.language.schema.spec import Spec
 from composer.language.schema.steps import all_stages, with_steps
 from composer.module.emission import regions
@@ -46,7 +47,7 @@ def check_accumulation(plain: Plain) -> None:
     parts = []
     for number, rows in enumerate(tokens.chunk(2)):
         model.randomness.step, model.randomness.micro_batch = 0, number
-        parts.append(trained(model, rows))
+        parts.append(trained(model, rows, first=2 * number))
     if not batch_wide(spec):
         close({name: torch.stack([part[name] for part in parts]).mean(0) for name in whole}, whole, FAR)
 
@@ -107,13 +108,18 @@ def batch_wide(spec: Spec) -> bool:
     )
 
 
-def trained(model: ComposedModel, tokens: Tensor, drawn: bool = True) -> dict[str, Tensor]:
+def trained(model: ComposedModel, tokens: Tensor, drawn: bool = True, first: int = 0) -> dict[str, Tensor]:
     """Return the loss and all gradients of one pass, by name.
 
-    The numbers of steps are as training draws them, or those of evaluation.
+    The numbers of steps are as training draws them for a batch with these rows from `first` on, or those of
+    evaluation.
     """
     model.zero_grad(set_to_none=True)
-    loss = model.loss(tokens, tokens.roll(1, 1), model.draw_steps(1) or None if drawn else None)
+    steps = {
+        place: RowSteps(number, number.rows[first:]) if isinstance(number, RowSteps) else number
+        for place, number in model.draw_steps(1, rows=first + len(tokens)).items()
+    }
+    loss = model.loss(tokens, tokens.roll(1, 1), steps or None if drawn else None)
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
     return {"loss": loss.detach(), **gradients}

@@ -29,7 +29,7 @@ from composer.testing.examples import wiring_examples
 NAMES = ("seq", "expert", "side-2", "Twin_b", "norm", "eval", "null", "true", "e1", "no", "a-b_c", "Inf")
 SLICES = st.sampled_from([None, None, "::2", "1:", "-1:", ":1"])
 SMALL = st.integers(1, 8)
-LEFT_OUT = 5
+LEFT_OUT = 6
 """How often refused options are left out of a spec, since that can make others refused."""
 
 
@@ -339,7 +339,7 @@ def without(tree, path):
         number, *rest = path
         return [without(each, rest) if str(i) == number else each for i, each in enumerate(tree)]
     key, *rest = path
-    if key in wiring_options() or key == "at":
+    if key in wiring_options() or key in ("at", "per"):
         return {name: value for name, value in tree.items() if name != key}
     return {**tree, key: without(tree[key], rest)} if rest and key in tree else tree
 

@@ -72,7 +72,7 @@ def _compare(way, spec, rank, mesh):
     targets = tokens.roll(1, 1)
     expected = _alone(spec, tokens) if not batch_wide(spec) else None
     model = begun(spec)
-    steps = model.draw_steps(1) or None
+    steps = model.draw_steps(1, rows=ROWS // RANKS) or None
     part = slice(rank * ROWS // RANKS, (rank + 1) * ROWS // RANKS)
     if way == "DDP":
         run = DistributedDataParallel(Loss(model))

@@ -19,7 +19,7 @@ OWNERS = ("recur", "stage", "parallel", "model")
 
 def factors(ways):
     """Map each thing that varies to its values: options by name, levels, blocks, ways of training."""
-    found = {("way",): [*ways], ("at",): [None, "1:"]}
+    found = {("way",): [*ways], ("at",): [None, "1:"], ("per",): ["batch", "sequence"]}
     for key, options in wiring_options().items():
         owners = [owner for owner in (*OWNERS, "use") if key in wiring_examples(owner)]
         if not owners:  # an option of the training
@@ -86,6 +86,8 @@ def _spec_of(row, draw):
             blocks[key] = draw.choice([*examples(block_types()[value]).values()])
         elif kind == "field" and value:
             model[key] = draw.choice([each for other, each in other_values(Model) if other == key])
+        elif kind == "per" and value == "sequence":
+            recur["per"], given[name] = value, (recur, "per")
         elif kind == "at" and value:
             use["at"], given[name] = value, (use, "at")
         elif kind in places:

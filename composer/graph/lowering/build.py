@@ -16,8 +16,10 @@ from blocks.primitives.scalars import AddWeighted
 from blocks.wiring.combine.config import Combine
 from blocks.wiring.documents import Documents
 from blocks.wiring.loss import Loss, Lowered, ModelEnd
+from blocks.wiring.train.rows import keep_rows
 from composer.graph.lowering.operations import AddDocumentPositions, AddPositions, Embed
 from composer.language.schema.levels import Options, Sublayer, entry_options, stage_options, sublayer_places
+from composer.language.schema.recur import Recur
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, used
 from composer.measures.limits import MemoryLimits
 
@@ -128,8 +130,12 @@ def _stage(build: Builder, name: str, stage: Stage, spec: Spec, x: Value, collec
         return x
 
     def loop(x: Value) -> Value:
+        apart = isinstance(stage.recur, Recur) and stage.recur.runs_rows_apart
+        build.next.keep = keep_rows if apart else None
         with build.at(""):
-            return build.stage(name, stage.trips, stage.tied, x, step, entered)
+            last = build.stage(name, stage.trips, stage.tied, x, step, entered)
+        build.next.keep = None
+        return last
 
     with build.at(""):
         entered = _single(options, build, x) if build.open_streams else x

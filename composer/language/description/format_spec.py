@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from composer.language.schema.levels import Sublayer
+from composer.language.schema.recur import Recur
 from composer.language.schema.spec import Stage, used
 from composer.language.schema.steps import trained_numbers
 
@@ -37,9 +38,11 @@ def trips_words(stage: Stage) -> str:
 
 
 def trained_words(stage: Stage) -> str:
-    """Describe the steps of a stage in training, if stated: `1 to 32 in training`."""
+    """Describe the steps of a stage in training, if stated: `1 to 32 per sequence in training`."""
     numbers = trained_numbers(stage)
-    return f"{min(numbers)} to {max(numbers)} in training" if numbers else ""
+    apart = isinstance(stage.recur, Recur) and stage.recur.per == "sequence"
+    where = " per sequence in training" if apart else " in training"
+    return f"{min(numbers)} to {max(numbers)}{where}" if numbers else ""
 
 
 def weights_words(stage: Stage) -> str:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, Discriminator, Tag
 
 from blocks.base.fields import Count
+from blocks.wiring.train import TrainedSteps
+from blocks.wiring.train.fixed import FixedSteps
 from composer.language.schema.wired import Wired, wired
 
 
@@ -17,8 +19,16 @@ class Recur(Wired):
 
     steps: Count
     """The number of steps in evaluation and prediction."""
-    per: Literal["batch"] = "batch"
-    """What has a number of its own in training: each micro-batch, the same on all devices."""
+    per: Literal["batch", "sequence"] = "batch"
+    """What has a number of its own in training: each micro-batch, the same on all devices, or each
+    sequence (Parcae, arXiv 2604.12946). Then the largest number of a micro-batch runs, which is what costs
+    count; a sequence that has run its own keeps its state, and comes out as in a model of so many steps.
+    """
+
+    @property
+    def runs_rows_apart(self) -> bool:
+        """Whether this is what training runs with a number for each sequence, `steps` of them at most."""
+        return self.per == "sequence" and self.option(TrainedSteps) == FixedSteps()
 
 
 def _steps_kind(value: Any) -> str:

@@ -17,10 +17,11 @@ from blocks.wiring.train import Phase, TrainedSteps
 from composer.language.schema.at import runs_at
 from composer.language.schema.levels import Sublayer
 from composer.language.schema.recur import Recur
+from composer.language.schema.row_steps import RowSteps, largest_of, micro_batch_rows
 from composer.language.schema.spec import Spec, Stage
 
 Numbers: TypeAlias = Mapping[str, int]
-"""Numbers of steps by place."""
+"""Numbers of steps by place; `RowSteps` where they differ between the rows of a batch."""
 
 Steps: TypeAlias = int | Numbers
 """A number of steps of the only recurrent stage, or numbers by place."""
@@ -31,7 +32,10 @@ _UNKNOWN = 1_000_000
 
 @dataclass(frozen=True)
 class StepRange:
-    """The numbers of steps of one stage in training: their expectation, the smallest and the largest."""
+    """The numbers of steps of one stage in training: their expectation, the smallest and the largest.
+
+    With a number for each sequence they are the largest of a micro-batch, which is what runs.
+    """
 
     expected: float
     least: int
@@ -41,7 +45,7 @@ class StepRange:
 def trained_steps(spec: Spec) -> dict[str, StepRange]:
     """Return the range of each stage whose number of steps in training is not always that of evaluation."""
     found = {}
-    for place, phases in _phases(spec).items():
+    for place, phases in _running(spec).items():
         parts = [
             (share, n)
             for length, phase in _lengths(phases, _total(spec))
@@ -54,7 +58,11 @@ def trained_steps(spec: Spec) -> dict[str, StepRange]:
 
 def most_steps(spec: Spec) -> dict[str, int]:
     """Return the largest numbers of steps in training of the stages for which they are stated."""
-    return {place: each.most for place, each in trained_steps(spec).items()}
+    apart = _rows_apart(spec)
+    return {
+        place: RowSteps(each.most) if place in apart else each.most
+        for place, each in trained_steps(spec).items()
+    }
 
 
 def step_mix(spec: Spec) -> list[tuple[float, dict[str, int]]]:
@@ -62,7 +70,7 @@ def step_mix(spec: Spec) -> list[tuple[float, dict[str, int]]]:
 
     Stages draw independently of each other. Shares add up to 1; a spec without such stages has one share.
     """
-    phases, whole = _phases(spec), _total(spec)
+    phases, whole, apart = _running(spec), _total(spec), _rows_apart(spec)
     starts = [0, *sorted({phase.start for each in phases.values() for phase in each if phase.start})]
     mix = []
     for start, end in zip(starts, [*starts[1:], whole], strict=True):
@@ -71,7 +79,8 @@ def step_mix(spec: Spec) -> list[tuple[float, dict[str, int]]]:
         for numbers in product(*(zip(phase.numbers, phase.shares, strict=True) for phase in now)):
             share = length * prod(share for _, share in numbers)
             if share:
-                mix.append((share, dict(zip(phases, (n for n, _ in numbers), strict=True))))
+                run = ((place, n) for place, (n, _) in zip(phases, numbers, strict=True))
+                mix.append((share, {place: RowSteps(n) if place in apart else n for place, n in run}))
     return mix
 
 
@@ -116,19 +125,35 @@ def combinations(stages: Iterable[Stage]) -> int:
     )
 
 
-def drawn_steps(spec: Spec, optimizer_step: int, micro_batch: int) -> dict[str, int]:
+def drawn_steps(
+    spec: Spec, optimizer_step: int, micro_batch: int, rows: int | None = None, rank: int = 0, ranks: int = 1
+) -> dict[str, int]:
     """Return the numbers of steps of one micro-batch: a function of `train.seed` and where it stands.
 
-    The same on every device. Stages that always run the number of evaluation are left out.
+    The same on every device, but for those of rows: `RowSteps` has the `rows` rows of one device, by default
+    as many as the spec says, and the largest number of all devices. A row's number depends on its place in
+    the batch of the optimizer step, however that is split. Stages that always run the number of evaluation
+    are left out.
     """
     seed = spec.train.seed if spec.train else 0
-    found = {}
+    found: dict[str, int] = {}
+    apart = _rows_apart(spec)
     for place, phases in _phases(spec).items():
-        phase = _at(phases, optimizer_step)
-        uniform = _random(f"{seed}:{place}:{optimizer_step}:{micro_batch}")
-        reached = (n for n, end in zip(phase.numbers, accumulate(phase.shares), strict=True) if uniform < end)
-        found[place] = next(reached, phase.numbers[-1])
+        phase, name = _at(phases, optimizer_step), f"{seed}:{place}:{optimizer_step}"
+        if place in apart:
+            own = micro_batch_rows(spec) // ranks if rows is None else rows
+            first = micro_batch * own * ranks
+            drawn = [_drawn(phase, f"{name}:row {first + n}") for n in range(own * ranks)]
+            found[place] = RowSteps(max(drawn), drawn[rank * own : (rank + 1) * own])
+        else:
+            found[place] = _drawn(phase, f"{name}:{micro_batch}")
     return found
+
+
+def _drawn(phase: Phase, name: str) -> int:
+    uniform = _random(name)
+    reached = (n for n, end in zip(phase.numbers, accumulate(phase.shares), strict=True) if uniform < end)
+    return next(reached, phase.numbers[-1])
 
 
 def _random(name: str) -> float:
@@ -148,6 +173,21 @@ def _phases(spec: Spec) -> dict[str, Sequence[Phase]]:
         place: [phase for phase in _option(stage).phases(stage.trips, whole) if phase.start < whole]
         for place, stage in _sampled(spec.stages).items()
     }
+
+
+def _running(spec: Spec) -> dict[str, Sequence[Phase]]:
+    """Return the same of what runs: where rows have numbers of their own, the largest of a micro-batch."""
+    apart, rows = _rows_apart(spec), micro_batch_rows(spec)
+    return {
+        place: [largest_of(phase, rows) for phase in phases] if place in apart else phases
+        for place, phases in _phases(spec).items()
+    }
+
+
+def _rows_apart(spec: Spec) -> set[str]:
+    """Return the places of the stages that have a number for each sequence in training."""
+    found = ((place, stage.recur) for place, stage in _sampled(spec.stages).items())
+    return {place for place, recur in found if isinstance(recur, Recur) and recur.per == "sequence"}
 
 
 def _option(stage: Stage) -> TrainedSteps:
@@ -193,6 +233,8 @@ def _parts(length: float, phase: Phase) -> Iterator[tuple[float, int]]:
 def with_steps(spec: Spec, steps: Numbers) -> Spec:
     """Return a spec whose recurrent stages run other numbers of steps, by place, such as `stages.0`.
 
+    Where a number is `RowSteps`, rows run different ones, the largest of which the stage states.
+
     Raises:
         ValueError: a place is not that of a recurrent stage, or a number is below 1.
     """
@@ -214,7 +256,8 @@ def _resized(entry: Sublayer | Stage, place: str, left: dict[str, int]) -> Subla
             raise ValueError(f"{place}: expected a recurrent stage, got a stack, whose layers are fixed")
         if number < 1:
             raise ValueError(f"{place}: expected at least 1 step, got {number}")
-        changes["recur"] = number
+        rows = Recur.model_construct(steps=int(number), per="sequence")
+        changes["recur"] = rows if isinstance(number, RowSteps) else number
         for n, each in enumerate(inner):
             if not isinstance(each, str) and not runs_at(each.at, number):
                 raise ValueError(f"{place}.{n}: {each.at} selects none of {number} steps")

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.wiring import Site, WiringConfig, acts_on_stage
 from blocks.wiring.documents import Documents
+from blocks.wiring.train import TrainedSteps
 from composer.language.schema.at import runs_at
 from composer.language.schema.levels import Options, entry_options, shared_keys, site, sublayer_places
 from composer.language.schema.recur import Recur
@@ -17,6 +18,8 @@ from composer.language.schema.spec import BlockUse, Model, Parallel, Stage, used
 from composer.language.schema.steps import trained_numbers
 
 Path: TypeAlias = tuple[str | int, ...]
+_MANY = 1_000_000
+"""Optimizer steps among which each number of steps occurs that can."""
 
 
 def wiring_problems(
@@ -56,6 +59,7 @@ def _stage(stage: Stage, path: Path, around: Site) -> Iterator[tuple[Path, Itera
     given = stage.wiring()
     if isinstance(stage.recur, Recur):
         yield from _checked(_valid(stage.recur.wiring()), around, partial(_below, (*path, "recur")))
+        yield (*path, "recur"), _drawing_nothing(stage.recur)
     yield from _checked(around.wiring, around, lambda key: (*path, key) if key in given else ("model", key))
     for key, option in _valid(given).items():
         if (outer := around.model.get(key)) is not None:
@@ -73,6 +77,16 @@ def _stage(stage: Stage, path: Path, around: Site) -> Iterator[tuple[Path, Itera
             yield from _checked(own, beside, partial(_below, here))
             for key, option in own.items():
                 yield (*here, key), _acting_on_stage(option, around.wiring.get(key))
+
+
+def _drawing_nothing(recur: Recur) -> Iterator[Problem]:
+    """Refuse a number for each sequence where there is but one."""
+    option = recur.wiring().get(TrainedSteps.key)
+    if recur.per != "sequence" or not isinstance(option, TrainedSteps):
+        return
+    if all(len(phase.numbers) == 1 for phase in option.phases(recur.steps, _MANY)):
+        expected = f"batch beside train: {option.name}, which gives all sequences the same number"
+        yield Problem("per", expected, recur.per)
 
 
 def _beside_spanning(option: WiringConfig, outer: WiringConfig) -> Iterator[Problem]:
