@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
@@ -23,6 +24,7 @@ class RotateAt(Operation):
     shape: Shape
     rotated: int
 
+    decoding = LOCAL
     kernels = (
         Kernel(
             "rotate_at",

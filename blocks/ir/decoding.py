@@ -19,6 +19,14 @@ class Decoding(Meaning):
     model with the operation cannot generate token by token.
     """
 
+    decoding_of_some: ClassVar[str] = ""
+    """The function in its place where a step runs on some of the tokens, which also gets by keyword
+    `chosen_by`, the place of what chose them: `Past.runs` tells which of them run it. Local ones need none.
+    """
+
+    keeps_every_step: ClassVar[str] = ""
+    """Why later tokens need what was kept at each step, where they do. Else steps may share it."""
+
     def decoding_arguments(self) -> dict[str, Any]:
         """Return the constant keyword arguments of that function: by default those of the kernels."""
         return self.arguments()

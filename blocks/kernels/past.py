@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
+
+
+class Kept(NamedTuple):
+    """What a new token sees: keys and values [batch, kv_heads, n, head_dim], in any order.
+
+    `mask` [batch, 1, 1, n] is True where a row has them, None where all rows have all of them.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None = None
 
 
 class KeysAndValues:
@@ -20,42 +32,57 @@ class KeysAndValues:
     def __init__(self, like: Tensor, size: int, sinks: int = 0, key_dim: int | None = None) -> None:
         """`like` are values [batch, tokens, kv_heads, head_dim]; keys have as many elements, or `key_dim`."""
         batch, _, kv_heads, head_dim = like.shape
-        self.keys = like.new_empty(batch, kv_heads, size, head_dim if key_dim is None else key_dim)
-        self.values = like.new_empty(batch, kv_heads, size, head_dim)
-        self.size, self.sinks, self.seen = size, sinks, 0
+        # zeros, since what is masked must be finite
+        self.keys = like.new_zeros(batch, kv_heads, size, head_dim if key_dim is None else key_dim)
+        self.values = like.new_zeros(batch, kv_heads, size, head_dim)
+        self.size, self.sinks = size, sinks
 
     @property
     def nbytes(self) -> int:
         """Bytes of both."""
         return self.keys.nbytes + self.values.nbytes
 
-    def add(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep new tokens [batch, tokens, kv_heads, head_dim]; return all that is kept, in any order.
+    def begin(self, key: Tensor, value: Tensor, lengths: int | Tensor) -> None:
+        """Keep the first tokens [batch, tokens, kv_heads, head_dim], of each row the first `lengths`."""
+        tokens = key.shape[1]
+        if tokens <= self.size:
+            self.keys[:, :, :tokens] = key.transpose(1, 2)
+            self.values[:, :, :tokens] = value.transpose(1, 2)
+            return
+        latest, place = self.size - self.sinks, torch.arange(self.size, device=key.device)
+        end = lengths if isinstance(lengths, int) else lengths[:, None]
+        token = place + latest * ((end - 1 - place) // max(latest, 1))
+        token = torch.where(place < self.sinks, place, token).clamp(min=0).expand(len(key), -1)
+        rows = torch.arange(len(key), device=key.device)[:, None]
+        self.keys.copy_(key[rows, token].transpose(1, 2))
+        self.values.copy_(value[rows, token].transpose(1, 2))
 
-        Several at once have to be the first ones, and what is returned is then what later tokens see.
+    def add(self, key: Tensor, value: Tensor, position: int | Tensor) -> Kept:
+        """Keep a token [batch, 1, kv_heads, head_dim] at a position, or at each row's own [batch].
+
+        Returns what it sees, itself included.
         """
-        first, tokens = self.seen, key.shape[1]
-        self.seen += tokens
-        places: Any = slice(first, self.seen)
-        if self.seen > self.size:
-            assert tokens == 1 or not first, "several tokens at once have to be the first"
-            latest = self.size - self.sinks
-            kept = [
-                *range(first, min(self.sinks, self.seen)),
-                *range(max(first, self.seen - latest), self.seen),
-            ]
-            key, value = (x if tokens == 1 else x[:, kept] for x in (key, value))
-            places = [each if each < self.size else self._turned(each) for each in kept]
-            places = places[0] if tokens == 1 else places
-            if tokens == 1:
-                places = slice(places, places + 1)
-        self.keys[:, :, places] = key.transpose(1, 2).to(self.keys.dtype)
-        self.values[:, :, places] = value.transpose(1, 2)
-        there = min(self.seen, self.size)
-        return self.keys[:, :, :there], self.values[:, :, :there]
+        latest = max(self.size - self.sinks, 1)
+        if isinstance(position, int):
+            turned = self.sinks + (position - self.sinks) % latest
+            place = position if position < self.size else turned
+            self.keys[:, :, place] = key[:, 0]
+            self.values[:, :, place] = value[:, 0]
+        else:
+            turned_ones = self.sinks + (position - self.sinks) % latest
+            places = torch.where(position < self.size, position, turned_ones)
+            rows = torch.arange(len(key), device=key.device)
+            self.keys[rows, :, places] = key[:, 0].to(self.keys.dtype)
+            self.values[rows, :, places] = value[:, 0]
+        return self.seen(position)
 
-    def _turned(self, position: int) -> int:
-        return self.sinks + (position - self.sinks) % (self.size - self.sinks)
+    def seen(self, position: int | Tensor) -> Kept:
+        """Return what the token at a position, which was added, sees."""
+        if isinstance(position, int):
+            there = min(position + 1, self.size)
+            return Kept(self.keys[:, :, :there], self.values[:, :, :there])
+        mask = torch.arange(self.size, device=self.keys.device) <= position[:, None]
+        return Kept(self.keys, self.values, mask[:, None, None])
 
 
 class Past:
@@ -64,18 +91,44 @@ class Past:
     Attributes:
         position: of the first new token.
         capacity: how many tokens there will be at most.
+        padding: how many of the first tokens of each row [batch], its last ones, are none; None for no such
+            row. Later tokens come in their place.
+        runs: which of the tokens that a step of some tokens was given run it, [batch, chosen], by the place
+            of what chose them.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.position, self.capacity = 0, capacity
+    def __init__(
+        self,
+        capacity: int,
+        padding: Tensor | None = None,
+        use_of: Callable[[str, int], int] = lambda _, use: use,
+    ) -> None:
+        """`use_of` gives, of a place and a use, the use whose keys and values it shares."""
+        self.position, self.capacity, self.padding = 0, capacity, padding
+        self.runs: dict[str, Tensor] = {}
+        self._use_of = use_of
         self._held: dict[tuple[str, int], Any] = {}
+
+    @property
+    def positions(self) -> int | Tensor:
+        """The position of the first new token, of each row [batch] where rows are padded."""
+        return self.position if self.padding is None or not self.position else self.position - self.padding
 
     def held(self, place: str, use: int, make: Callable[[], T]) -> T:
         """Return what is kept there, made at the first call."""
-        found: T | None = self._held.get((place, use))
+        key = place, self._use_of(place, use)
+        found: T | None = self._held.get(key)
         if found is None:
-            found = self._held[place, use] = make()
+            found = self._held[key] = make()
         return found
+
+    def keep(self, kept: KeysAndValues, key: Tensor, value: Tensor) -> Kept | None:
+        """Keep new tokens: the first ones, of which None is returned, or one more, of which what it sees."""
+        if self.position:
+            return kept.add(key, value, self.positions)
+        tokens = key.shape[1]
+        kept.begin(key, value, tokens if self.padding is None else tokens - self.padding)
+        return None
 
     @property
     def nbytes(self) -> int:
@@ -86,3 +139,30 @@ class Past:
             for each in (held if isinstance(held, list) else [held])
             if isinstance(each, KeysAndValues)
         )
+
+
+class ChosenKeysAndValues(KeysAndValues):
+    """Those of the tokens that run a step, of each row its own.
+
+    Attributes:
+        counts: how many tokens of each row are kept, [batch].
+    """
+
+    def __init__(self, like: Tensor, size: int, key_dim: int | None = None) -> None:
+        """Take what `KeysAndValues` does."""
+        super().__init__(like, size, key_dim=key_dim)
+        self.counts = torch.zeros(len(like), dtype=torch.int64, device=like.device)
+
+    def keep(self, key: Tensor, value: Tensor, runs: Tensor, first: bool) -> Kept | None:
+        """Keep those of new tokens that run; of the first ones return None, of one more what it sees.
+
+        runs: [batch, chosen], True for tokens that do, all of which come before those that do not.
+        """
+        if first:
+            self.begin(key, value, self.counts)
+            kept = None
+        else:
+            # a token that does not run is overwritten by the next one
+            kept = self.add(key, value, self.counts)
+        self.counts = self.counts + runs.sum(1)
+        return kept

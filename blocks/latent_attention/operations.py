@@ -27,6 +27,7 @@ class LatentAttend(Operation):
     latent: int
 
     decoding = "blocks.latent_attention.decoding:attend_next"
+    decoding_of_some = "blocks.latent_attention.decoding:attend_chosen"
     kernels = (
         Kernel("latent_sdpa", f"{_REFERENCE}:attend", "keys and values made, then torch's fused attention"),
         Kernel("latent_plain", f"{_REFERENCE}:attend_plain", "reference: scores, mask, softmax, sum"),

@@ -13,14 +13,18 @@ from blocks.primitives.random import noise
 
 
 def next_rows(tokens: Tensor, past: Past, *, function: str, place: str, use: int, **arguments: Any) -> Tensor:
-    """Return the rows of new tokens [batch, sequence] of the table that a function makes of all positions."""
+    """Return the rows of new tokens [batch, sequence] of the table that a function makes of all positions.
+
+    Where rows of the batch are at positions of their own, each has its own rows: [batch, 1, ...].
+    """
 
     def table() -> Tensor:
         return imported(function)(tokens.new_empty(1, past.capacity), **arguments)
 
-    return past.held(place, use, table)[past.position :][: tokens.shape[1]]
+    rows, position = past.held(place, use, table), past.positions
+    return rows[position:][: tokens.shape[1]] if isinstance(position, int) else rows[position][:, None]
 
 
 def next_noise(x: Tensor, key: Tensor, past: Past, std: float, *, place: str, use: int) -> Tensor:
     """Return the noise of new tokens x [batch, sequence, ...]."""
-    return noise(x, key, std, past.position * prod(x.shape[2:]))
+    return noise(x, key, std, past.positions * prod(x.shape[2:]))

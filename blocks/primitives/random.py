@@ -33,11 +33,17 @@ def derive_key(key: Tensor, place: str, index: int) -> Tensor:
     return key ^ _of_place(place, index)
 
 
-def bits(key: Tensor, shape: Sequence[int], start: int = 0) -> Tensor:
-    """Return uniform int32 numbers [batch, *shape], those of the positions in a row from `start` on."""
+def bits(key: Tensor, shape: Sequence[int], start: int | Tensor = 0) -> Tensor:
+    """Return uniform int32 numbers [batch, *shape], those of the positions in a row from `start` on.
+
+    `start` may be one for each row, [batch].
+    """
     low, high = key.unsqueeze(-1).view(torch.int32).unsqueeze(-1).unbind(1)
     # a multiplicative hash; constants from https://github.com/skeeto/hash-prospector
-    position = torch.arange(start, start + prod(shape), dtype=torch.int32, device=key.device)
+    if isinstance(start, int):
+        position = torch.arange(start, start + prod(shape), dtype=torch.int32, device=key.device)
+    else:
+        position = (start[:, None] + torch.arange(prod(shape), device=key.device)).int()
     x = (position * -1640531527) ^ low
     for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
         x.bitwise_xor_(_shifted(x, shift)).mul_(factor).add_(high)
@@ -50,12 +56,12 @@ def _shifted(x: Tensor, by: int) -> Tensor:
     return (x >> by).bitwise_and_((1 << (32 - by)) - 1)
 
 
-def uniform(key: Tensor, shape: Sequence[int], start: int = 0) -> Tensor:
+def uniform(key: Tensor, shape: Sequence[int], start: int | Tensor = 0) -> Tensor:
     """Return numbers [batch, *shape], fp32, that are uniform between 0 and 1, both excluded."""
     return (bits(key, shape, start) >> 9).float().add_(0.5).mul_(2.0**-23).add_(0.5)
 
 
-def noise(x: Tensor, key: Tensor, std: float, start: int = 0) -> Tensor:
+def noise(x: Tensor, key: Tensor, std: float, start: int | Tensor = 0) -> Tensor:
     """Return normal noise like x [batch, ...], cut off at `CUT` standard deviations before it is scaled.
 
     `start` numbers of each row come before x.

@@ -159,9 +159,11 @@ def rotate_part(x: Tensor, table: Tensor, rotated: int) -> Tensor:
 def rotate_at(x: Tensor, table: Tensor, places: Tensor, rotated: int) -> Tensor:
     """Rotate x [batch, chosen, heads, head_dim] as `rotate_part` does, by the rows of its tokens.
 
-    places: [batch, chosen], counted through sequences as long as the table.
+    places: [batch, chosen], counted through sequences as long as the table, which may have rows for each row
+    of the batch.
     """
-    return rotate_part(x, table[places % len(table)], rotated)
+    rows = table.flatten(0, 1)[places] if table.ndim > 3 else table[places % len(table)]
+    return rotate_part(x, rows, rotated)
 
 
 def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:

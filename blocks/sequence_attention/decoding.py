@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.kernels.past import KeysAndValues, Past
-from blocks.kernels.slot_memory import SlotMemory
+from blocks.kernels.past import ChosenKeysAndValues, Kept, KeysAndValues, Past
+from blocks.kernels.slot_memory import SlotMemory, append
 from blocks.primitives.reference import wide
 from blocks.sequence_attention import reference
 from blocks.sequence_attention.capped_reference import attend_capped
+from blocks.sequence_attention.slots.first_reference import attend_first as reference_of_first
 from blocks.sequence_attention.slots.joint_reference import attend_joint
 from blocks.sequence_attention.slots.steps_reference import attend_steps
 from blocks.sequence_attention.windowed import attend_windowed
@@ -24,8 +25,35 @@ from blocks.sequence_attention.windowed import attend_windowed
 
 def attend(q: Tensor, k: Tensor, v: Tensor, past: Past, *, place: str, use: int) -> Tensor:
     """Attend to all tokens up to each token."""
-    kept = _kept(v, past, place, use, past.capacity, 0).add(k, v)
-    return _attend_one(q, *kept) if past.position else reference.attend_causal(q, k, v)
+    kept = past.keep(_held(v, past, place, use, past.capacity, 0), k, v)
+    return reference.attend_causal(q, k, v) if kept is None else _attend_one(q, kept)
+
+
+def attend_chosen(
+    q: Tensor, k: Tensor, v: Tensor, past: Past, *, place: str, use: int, chosen_by: str
+) -> Tensor:
+    """Attend to the tokens up to each token that run the same step; [B, chosen, ...] each."""
+    held = past.held(place, use, lambda: ChosenKeysAndValues(v, past.capacity))
+    kept = held.keep(k, v, past.runs[chosen_by], first=not past.position)
+    return reference.attend_causal(q, k, v) if kept is None else _attend_one(q, kept)
+
+
+def keep_first(
+    k: Tensor, v: Tensor, token: Tensor, memory: SlotMemory, past: Past, *, slot: int, **_: Any
+) -> Tensor:
+    """Write the keys and values of the first step, which all tokens run, and keep them."""
+    past.keep(past.held(*memory.scope, lambda: KeysAndValues(v, past.capacity)), k, v)
+    return append(k, v, token, memory, slot)
+
+
+def attend_first(
+    q: Tensor, places: Tensor, token: Tensor, memory: SlotMemory, past: Past, **_: Any
+) -> Tensor:
+    """Attend to all tokens as they were at the first step."""
+    if not past.position:
+        return reference_of_first(q, places, token, memory)
+    kept = past.held(*memory.scope, lambda: KeysAndValues(memory.values[0], past.capacity))
+    return _attend_one(q, kept.seen(past.positions))
 
 
 def attend_window(
@@ -33,9 +61,9 @@ def attend_window(
 ) -> Tensor:
     """Attend to the last `window` tokens and the first `sinks`; without a mask there are no sinks."""
     *mask, past = mask_and_past
-    kept = _kept(v, past, place, use, window, sinks).add(k, v)
-    if past.position:
-        return _attend_one(q, *kept)
+    kept = past.keep(_held(v, past, place, use, window, sinks), k, v)
+    if kept is not None:
+        return _attend_one(q, kept)
     return reference.attend_masked(q, k, v, *mask) if mask else attend_windowed(q, k, v, window)
 
 
@@ -53,12 +81,12 @@ def attend_window_capped(
     use: int,
 ) -> Tensor:
     """Do the same with scores cap * tanh(score / cap)."""
-    keys, values = _kept(v, past, place, use, window, sinks).add(k, v)
-    if not past.position:
+    kept = past.keep(_held(v, past, place, use, window, sinks), k, v)
+    if kept is None:
         return attend_capped(q, k, v, mask, cap)
-    query = _by_groups(q, keys.shape[1])
-    weights = ((query @ wide(keys).mT).mul_(q.shape[-1] ** -0.5 / cap).tanh_() * cap).softmax(-1)
-    return (weights @ wide(values)).view(q.shape).to(v.dtype)
+    query = _by_groups(q, kept.keys.shape[1])
+    scores = (query @ wide(kept.keys).mT).mul_(q.shape[-1] ** -0.5 / cap).tanh_() * cap
+    return (_masked(scores, kept).softmax(-1) @ wide(kept.values)).view(q.shape).to(v.dtype)
 
 
 def attend_with_slots(
@@ -77,18 +105,18 @@ def attend_with_slots(
     use: int,
 ) -> Tensor:
     """Attend to tokens and to the token's own first `reads` slots, at once."""
-    keys, values = _kept(v, past, place, use, window, sinks).add(k, v)
-    if not past.position:
+    kept = past.keep(_held(v, past, place, use, window, sinks), k, v)
+    if kept is None:
         return attend_joint(q, k, v, mask, token, memory, reads)
-    query, tokens = _by_groups(q, keys.shape[1]), keys.shape[2]
-    scores = query @ wide(keys).mT
+    query, tokens = _by_groups(q, kept.keys.shape[1]), kept.keys.shape[2]
+    scores = _masked(query @ wide(kept.keys).mT, kept)
     if reads:
         own_keys, own_values = (
             wide(x[:reads, :, 0]).permute(1, 2, 0, 3) for x in (memory.keys, memory.values)
         )
         scores = torch.cat((scores, query @ own_keys.mT), -1)
     weights = scores.mul_(q.shape[-1] ** -0.5).softmax(-1)
-    y = weights[..., :tokens] @ wide(values)
+    y = weights[..., :tokens] @ wide(kept.values)
     if reads:
         y += weights[..., tokens:] @ own_values
     return y.view(q.shape).to(v.dtype)
@@ -112,15 +140,15 @@ def attend_all_steps(
     key, value = memory.keys[reads - 1], memory.values[reads - 1]
     if len(of_steps) < reads:
         of_steps.append(KeysAndValues(value, min(window + sinks, past.capacity), sinks))
-    of_steps[reads - 1].add(key, value)
-    if not past.position:
+    if past.keep(of_steps[reads - 1], key, value) is None:
         return attend_steps(q, mask, token, memory, reads)
-    there = min(past.position + 1, of_steps[0].size)
+    seen = [each.seen(past.positions) for each in of_steps[:reads]]
     keys, values = (
-        torch.cat([wide(getattr(each, name)[:, :, :there]) for each in of_steps[:reads]], 2)
-        for name in ("keys", "values")
+        torch.cat([wide(each) for each in given], 2)
+        for given in ([each.keys for each in seen], [each.values for each in seen])
     )
-    return _attend_one(wide(q), keys, values).to(q.dtype)
+    masks = [each.mask for each in seen if each.mask is not None]
+    return _attend_one(wide(q), Kept(keys, values, torch.cat(masks, -1) if masks else None)).to(q.dtype)
 
 
 def next_mask(
@@ -130,16 +158,22 @@ def next_mask(
     return None if past.position else reference.window_mask(tokens, window, sinks)
 
 
-def _kept(v: Tensor, past: Past, place: str, use: int, window: int, sinks: int) -> KeysAndValues:
+def _held(v: Tensor, past: Past, place: str, use: int, window: int, sinks: int) -> KeysAndValues:
     size = min(window + sinks, past.capacity)
     return past.held(place, use, lambda: KeysAndValues(v, size, min(sinks, size)))
 
 
-def _attend_one(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attend from one token, q [B, 1, heads, head_dim], to all keys and values [B, kv_heads, T, head_dim]."""
+def _attend_one(q: Tensor, kept: Kept) -> Tensor:
+    """Attend from one token, q [B, 1, heads, head_dim], to what it sees."""
+    keys, values, mask = kept
     # heads that share keys are like several queries of one head
     query = q.to(values.dtype).reshape(len(q), keys.shape[1], -1, q.shape[-1])
-    return F.scaled_dot_product_attention(query, keys, values).reshape(q.shape)
+    return F.scaled_dot_product_attention(query, keys, values, mask).reshape(q.shape)
+
+
+def _masked(scores: Tensor, kept: Kept) -> Tensor:
+    """Return scores [B, kv_heads, queries, n] with -inf where a row has nothing."""
+    return scores if kept.mask is None else scores.masked_fill(~kept.mask, -torch.inf)
 
 
 def _by_groups(q: Tensor, groups: int) -> Tensor:

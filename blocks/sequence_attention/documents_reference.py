@@ -71,10 +71,10 @@ def attend_next(
 ) -> Tensor:
     """Attend to the tokens of the same document among those that are kept."""
     size = min(window, past.capacity)
-    keys, values = past.held(place, use, lambda: KeysAndValues(v, size)).add(k, v)
-    if not past.position:
+    kept = past.keep(past.held(place, use, lambda: KeysAndValues(v, size)), k, v)
+    if kept is None:
         return attend_documents(q, k, v, mask)
-    return attend_documents(q, keys.transpose(1, 2), values.transpose(1, 2), mask)
+    return attend_documents(q, kept.keys.transpose(1, 2), kept.values.transpose(1, 2), mask)
 
 
 def _added(seen: Tensor) -> Tensor:

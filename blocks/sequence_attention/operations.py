@@ -67,6 +67,7 @@ class Attend(Operation):
     head_dim: int
 
     decoding = f"{_DECODING}:attend"
+    decoding_of_some = f"{_DECODING}:attend_chosen"
     kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "sdpa_ordered",
@@ -125,6 +126,7 @@ class WindowAttend(Attend):
     sinks: int = 0
 
     decoding = f"{_DECODING}:attend_window"
+    decoding_of_some = ""
     kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
             "flash_window",

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from composer.costs.base.precision import precision
+from composer.costs.counting.count import caches
 from composer.language.schema.steps import Steps
 from composer.module.batch import as_tokens, check_range
 from composer.module.exits import check_exits
+from composer.module.generation.cache_policy import Cache, as_policy
 from composer.module.generation.decoder import Decoder
+from composer.module.generation.decoding_graph import decoding_graph
 from composer.module.generation.sampling import Sampler
 from composer.module.record import refuse_recording
 
 if TYPE_CHECKING:
     from composer.module.model import ComposedModel
 
+T = TypeVar("T")
 Stop = int | Collection[int | Sequence[int]] | None
 """Tokens, or sequences of tokens, after any of which a row ends."""
 
@@ -38,6 +43,7 @@ class Generates:
         steps: Steps | None = None,
         exit_threshold: float | None = None,
         seed: int = 0,
+        cache: Cache = "full",
     ) -> Tensor | list[Tensor]:
         """Return prompts with what the model continues them by.
 
@@ -52,18 +58,21 @@ class Generates:
         early are computed at all steps all the same.
 
         The model runs as in evaluation. Keys and values of earlier tokens are kept, so each new token takes
-        one pass over itself alone.
+        one pass over itself alone. `cache` says of which steps of recurrent stages: "full" of all, which
+        changes nothing; {"budget": k} in k entries, where step i writes entry i modulo k and sees what
+        earlier tokens wrote there last; "last_step" in one. With less than all, tokens of prompts go through
+        one by one too.
 
         Raises:
             ValueError: prompts are empty or not of integers below `model.vocab`, prompt and new tokens exceed
                 `model.context`, an option is out of range, or the model has an operation that does not run
-                token by token.
+                token by token, or not with this cache.
         """
         model = cast("ComposedModel", self)
         refuse_recording(model, "generate")
         prompts = as_prompts(tokens, model.device)
         run = Generation(model, prompts, max_new_tokens, Sampler(temperature, top_k, top_p, seed), stop)
-        for _ in run.tokens(steps, exit_threshold):
+        for _ in run.tokens(steps, exit_threshold, cache):
             pass
         rows = run.rows()
         if not isinstance(tokens, Tensor):
@@ -71,6 +80,22 @@ class Generates:
         longest = max(map(len, rows), default=0)
         filled = [torch.cat((row, row[-1:].expand(longest - len(row)))) for row in rows]
         return torch.stack(filled) if filled else tokens
+
+    def cache_bytes_per_token(self, cache: Cache = "full", steps: Steps | None = None) -> int:
+        """Return the bytes that `generate` keeps for each token of `model.context`, as costs count them.
+
+        Raises:
+            ValueError: the model does not run token by token with this cache.
+        """
+        model, policy = cast("ComposedModel", self), as_policy(cache)
+
+        def counted() -> int:
+            graph, context, size = model.plan.graph, model.spec.model.context, precision(model.spec).compute
+            if policy.budget is None:
+                return caches(graph, context, size)[0]
+            return policy.bytes_per_token(decoding_graph(graph, graph.outputs[0]), context, size)
+
+        return _with_steps(model, steps, counted)
 
 
 class Generation:
@@ -102,7 +127,9 @@ class Generation:
         self.ends = [0] * len(prompts)
         self._stop = as_stop(stop)
 
-    def tokens(self, steps: Steps | None = None, exit_threshold: float | None = None) -> Iterator[list[int]]:
+    def tokens(
+        self, steps: Steps | None = None, exit_threshold: float | None = None, cache: Cache = "full"
+    ) -> Iterator[list[int]]:
         """Yield the rows that got a new token, at each position where some did; it is in `made` then.
 
         Prompts of different lengths run side by side from the first position on: at each position, rows
@@ -110,7 +137,7 @@ class Generation:
         """
         if not self.lengths:
             return
-        decode = self._decoder(steps, exit_threshold)
+        decode = self._decoder(steps, exit_threshold, cache)
         position, chunk = min(self.lengths), self.made[:, : min(self.lengths)]
         while not all(self.ends):
             logits = decode(chunk)
@@ -126,12 +153,10 @@ class Generation:
                 yield running
             chunk = self.made[:, position - 1 : position]
 
-    def _decoder(self, steps: Steps | None, exit_threshold: float | None) -> Decoder:
+    def _decoder(self, steps: Steps | None, exit_threshold: float | None, cache: Cache) -> Decoder:
         model, capacity = self.model, self.made.shape[1]
         model._choose_for_now()
-        if steps is None:
-            return decoder(model, capacity, exit_threshold)
-        return model._switch.call(model, steps, lambda: decoder(model, capacity, exit_threshold))
+        return _with_steps(model, steps, lambda: decoder(model, capacity, exit_threshold, cache))
 
     def rows(self) -> list[Tensor]:
         """Return each row up to its end, where it has ended."""
@@ -142,19 +167,28 @@ class Generation:
         return any(new[-len(each) :].tolist() == each for each in self._stop)
 
 
+def _with_steps(model: ComposedModel, steps: Steps | None, make: Callable[[], T]) -> T:
+    """Return what is made while a model has other numbers of steps."""
+    return make() if steps is None else model._switch.call(model, steps, make)
+
+
 @torch.no_grad()
-def decoder(model: ComposedModel, capacity: int, exit_threshold: float | None = None) -> Decoder:
+def decoder(
+    model: ComposedModel, capacity: int, exit_threshold: float | None = None, cache: Cache = "full"
+) -> Decoder:
     """Return what gives a model's logits token by token, for `capacity` tokens at most.
 
     Raises:
-        ValueError: the model has an operation that does not say how it decodes, is sharded, or has no exits.
+        ValueError: the model has an operation that does not say how it decodes, or cannot keep so little, is
+            sharded, or has no exits.
     """
+    policy = as_policy(cache)
     check_exits(model, exit_threshold)
     if any(getattr(module, "sharded", False) for module in model.modules()):
         raise ValueError("generation: expected a model whose weights are whole, got a sharded one")
     graph = model.plan.on(model.target or model.plan.target, apart=False).graph
     keys = partial(model.randomness.keys, graph, training=False)
-    return Decoder(model, graph, keys, capacity, exit_threshold)
+    return Decoder(model, graph, keys, capacity, exit_threshold, policy)
 
 
 def as_prompts(tokens: Any, device: torch.device) -> list[Tensor]:

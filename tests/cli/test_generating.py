@@ -74,5 +74,13 @@ def test_a_trained_model_continues_prompts_on_the_command_line(capsys: pytest.Ca
     made = model.generate([[*b"gr"]], 6, seed=3)[0][2:].tolist()
     text = bytes(made).split(b"\xff")[0].decode(errors="replace")
     assert told[0]["text"] == text
+    assert told[0]["cache_bytes_per_token"] == model.plan.costs.cache_bytes_per_token
+    assert main([*line, "--json", "--cache", "budget=1"]) == 0
+    less = json.loads(capsys.readouterr().out)
+    assert less[0]["cache_bytes_per_token"] * 2 == told[0]["cache_bytes_per_token"]
+    made = model.generate([[*b"gr"]], 6, seed=3, cache="last_step")[0][2:].tolist()
+    assert less[0]["text"] == bytes(made).split(b"\xff")[0].decode(errors="replace")
+    assert main([*line, "--cache", "budget=0"]) == 2
+    assert "expected full, last_step," in capsys.readouterr().err
     assert main(["generate", "run", "--prompt", "x" * 40]) == 1
     assert "at most 32 tokens (model.context)" in capsys.readouterr().err

@@ -21,19 +21,12 @@ FAMILY = {
 }
 SPECS = {name: spec for name, spec in shipped().items() if name != "dreamer-small"} | FAMILY
 
-REFUSED = {"mixture-of-recursions", "mixture-of-recursions-token"}
-"""Specs with operations that do not run token by token."""
-
 
 @pytest.mark.parametrize("name", SPECS)
 def test_cached_logits_and_greedy_tokens_are_the_uncached_ones(name):
     spec = shortened(SPECS[name], 12)
     model = composer.compile(spec).eval()
     tokens = tokens_for(spec, 2, 4)
-    if name in REFUSED:
-        with pytest.raises(ValueError, match="token by token"):
-            model.generate(tokens, 8)
-        return
     check_decoding(model, tokens_for(spec, 2, 9), 1e-5)
     made, expected = model.generate(tokens, 8, temperature=0), tokens
     with torch.no_grad():

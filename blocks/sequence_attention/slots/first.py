@@ -13,10 +13,15 @@ from blocks.ir.operation import ORIGIN, LoopIndex, expect
 from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.slots import KeepKV, SlotRead, slots_of
 
+_DECODING = "blocks.sequence_attention.decoding"
+
 
 @dataclass(frozen=True)
 class KeepFirst(KeepKV):
     """Write the keys and values that all steps read into the only slot: (k, v, token, slots) -> token."""
+
+    decoding = ""
+    decoding_of_some = f"{_DECODING}:keep_first"
 
     def sequence_cache(self, at: CostContext) -> int:
         """Later tokens read them."""
@@ -37,6 +42,7 @@ class AttendFirst(SlotRead):
     reads: LoopIndex = ORIGIN
 
     decoding = ""
+    decoding_of_some = f"{_DECODING}:attend_first"
     kernels = (
         Kernel(
             "attend_first",

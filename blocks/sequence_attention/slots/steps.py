@@ -25,6 +25,7 @@ class StepsAttend(SlotAttend):
 
     span: Literal["inclusive", "exclusive"] = "inclusive"
 
+    keeps_every_step = "sees earlier tokens at all their steps"
     decoding = "blocks.sequence_attention.decoding:attend_all_steps"
     kernels = (
         Kernel(

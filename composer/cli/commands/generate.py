@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from composer.cli.terminal.options import Checkpoint, Run, Steps, Which
 from composer.cli.terminal.steps import one_number
+
+if TYPE_CHECKING:
+    from composer.module.generation.cache_policy import Cache
 
 PANEL = "Training"
 EXAMPLE = "composer generate runs/first --prompt '3 1 4 1 5'"
@@ -59,11 +62,22 @@ def generate(
             help="Take each token from the first step at which its exit probabilities add up to P.",
         ),
     ] = None,
+    cache: Annotated[
+        str,
+        typer.Option(
+            "--cache",
+            metavar="full|last_step|budget=K",
+            help="Of which recurrent steps keys and values are kept: all, the last, or K by turns. "
+            "Less than all changes the text.",
+        ),
+    ] = "full",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="What tokens are drawn by.")] = 0,
     checkpoint: Checkpoint = Which.best,
     json: Annotated[bool, typer.Option("--json", help="Print plain JSON at the end.")] = False,
 ) -> None:
     """Continue prompts with a trained model; text is printed as it comes.
+
+    With --json, cache_bytes_per_token is what is kept for each token.
 
     It ends after the last new token, at the end of a document, or after a text given by --stop. The same seed
     gives the same text.
@@ -72,7 +86,10 @@ def generate(
     from composer.training.score import read
 
     numbers = one_number(steps or ())
-    how = Continued(max_new_tokens, temperature, top_k, top_p, stop or (), numbers, exit_threshold, seed)
+    kept = _cache(cache)
+    how = Continued(
+        max_new_tokens, temperature, top_k, top_p, stop or (), numbers, exit_threshold, seed, kept
+    )
     model = read(Path(run), checkpoint.value).model()
     made = []
     for each in prompt:
@@ -88,4 +105,18 @@ def generate(
     if json:
         from json import dumps
 
-        print(dumps([{"prompt": a, "text": b} for a, b in zip(prompt, made, strict=True)], indent=2))
+        size = {"cache_bytes_per_token": model.cache_bytes_per_token(kept, numbers)}
+        told = [{"prompt": a, "text": b, **size} for a, b in zip(prompt, made, strict=True)]
+        print(dumps(told, indent=2))
+
+
+def _cache(option: str) -> Cache:
+    """Return what the option stands for."""
+    name, _, number = option.partition("=")
+    if name == "budget" and number.isascii() and number.isdigit() and int(number[:9]) > 0:
+        return {"budget": int(number[:9])}
+    if option in ("full", "last_step"):
+        return cast("Literal['full', 'last_step']", option)
+    raise typer.BadParameter(
+        f"expected full, last_step, or a budget such as budget=4, got {option!r}", param_hint="--cache"
+    )

@@ -141,10 +141,10 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
     for share in blocks.values():
         _add(total, share)
     forward, backward = round(total.forward), round(total.backward)
-    sequence, depth = _caches(graph, spec.model.context, size.compute)
+    sequence, depth = caches(graph, spec.model.context, size.compute)
     longest = longest_graph(spec, graph)
     if longest is not graph:
-        depth = largest(depth, _caches(longest, spec.model.context, size.compute)[1])
+        depth = largest(depth, caches(longest, spec.model.context, size.compute)[1])
     return Costs(
         params=total.params,
         active_params=total.active_params,
@@ -294,7 +294,7 @@ def _shares(
     yield from shares.items()
 
 
-def _caches(graph: Graph, context: int, compute: int) -> tuple[int, int]:
+def caches(graph: Graph, context: int, compute: int) -> tuple[int, int]:
     """Return bytes per token of the KV cache, and of the depth slots that are alive at the same time."""
     sequence = sum(
         operation.sequence_cache(CostContext(context, place.trips)) * place.executions

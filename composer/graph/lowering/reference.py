@@ -24,7 +24,8 @@ def add_positions(x: Tensor, weight: Tensor) -> Tensor:
 
 def add_next_positions(x: Tensor, past: Past, weight: Tensor, *, place: str, use: int) -> Tensor:
     """Return new tokens x [batch, sequence, width] plus the rows of their positions."""
-    return x + weight[past.position :][: x.shape[1]]
+    position = past.positions
+    return x + (weight[position:][: x.shape[1]] if isinstance(position, int) else weight[position][:, None])
 
 
 def add_document_positions(x: Tensor, tokens: Tensor, weight: Tensor, start: int) -> Tensor:

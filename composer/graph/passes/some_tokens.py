@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import Value
 from blocks.ir.some_tokens import ChoosesTokens, OnSome, PutsBack
 from blocks.ir.tensor_type import TensorType
 from blocks.ir.walk import operations
+
+T = TypeVar("T")
 
 
 def chooses(graph: Graph) -> bool:
@@ -20,10 +22,22 @@ def chooses(graph: Graph) -> bool:
 
 def values_of_some(graph: Graph) -> dict[Value, ChoosesTokens]:
     """Map the values of a graph, loops in it left out, that have some of the tokens to what chooses these."""
-    some: dict[Value, ChoosesTokens] = {}
+    found = _values_of_some(graph)
+    return {value: cast("ChoosesTokens", graph.node(name).op) for value, name in found.items()}
+
+
+def nodes_of_some(graph: Graph) -> dict[str, str]:
+    """Map the nodes of a graph, loops in it left out, that run on some tokens to what chooses these."""
+    some = _values_of_some(graph)
+    nodes = ((name, _chooser(node, some)) for name, _, node in operations(graph))
+    return {name: found for name, found in nodes if found is not None}
+
+
+def _values_of_some(graph: Graph) -> dict[Value, str]:
+    some: dict[Value, str] = {}
     for name, operation, node in operations(graph):
         if isinstance(operation, ChoosesTokens):
-            some |= {Value(name, output): operation for output in operation.some}
+            some |= {Value(name, output): name for output in operation.some}
         elif (found := _chooser(node, some)) and not isinstance(operation, PutsBack):
             tokens = (n for n, type in enumerate(node.types) if type.kind == "token")
             some |= {Value(name, output): found for output in tokens}
@@ -50,7 +64,7 @@ def counted_by_share(graph: Graph, length: int) -> Graph:
     return made
 
 
-def _chooser(node: Node, some: Mapping[Value, ChoosesTokens]) -> ChoosesTokens | None:
+def _chooser(node: Node, some: Mapping[Value, T]) -> T | None:
     """Return what chooses the tokens that a node runs on; None where it runs on all."""
     return next((some[value] for value in node.inputs if value in some), None)
 

@@ -19,6 +19,7 @@ from composer.graph.passes.active_steps import bodies
 from composer.module.emission.code import Code, step_code
 from composer.module.emission.lookup import gather, held_tensor
 from composer.module.emission.stage import Prepared, Stage
+from composer.module.generation.cache_policy import CachePolicy
 from composer.module.generation.decoding_graph import decoding_graph
 
 
@@ -77,6 +78,7 @@ class Decoder:
         keys: Callable[[Tensor], list[Tensor | bool]],
         capacity: int,
         exit_threshold: float | None,
+        policy: CachePolicy,
     ) -> None:
         """Take the weights of a model and one of its graphs.
 
@@ -84,19 +86,30 @@ class Decoder:
             keys: gives what tokens [batch, sequence] draw random numbers from, as `Randomness.keys`.
             capacity: how many tokens there will be at most.
             exit_threshold: at which tokens leave a model with exits.
+            policy: how much of earlier steps is kept.
 
         Raises:
-            ValueError: the graph has an operation that does not say how it decodes.
+            ValueError: the graph has an operation that does not say how it decodes, or that needs more of
+                earlier steps than is kept.
         """
         loss = graph.node("loss")
         program, self._code = _emitted(graph, graph.outputs[0] if exit_threshold is None else loss.inputs[0])
         self._head = [held_tensor(model, name) for name in loss.weights]
         self._weights, self._keys = program.weights(model), keys
-        self._threshold, self.past = exit_threshold, Past(capacity)
+        self._threshold, self._policy = exit_threshold, policy
+        self.past = Past(capacity, use_of=policy.sharing(program.graph))
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return logits [batch, vocab] after the last of new tokens [batch, sequence]."""
+        if self._policy.budget is not None:
+            # each sees what is kept of those before it, not how they were given
+            for token in torch.split(tokens, 1, 1)[:-1]:
+                self._run(token)
+            tokens = tokens[:, -1:]
+        return self._run(tokens)
+
+    def _run(self, tokens: Tensor) -> Tensor:
         made = self._code(tokens, None, *self._keys(tokens), self.past, *self._weights)
         self.past.position += tokens.shape[1]
         if self._threshold is None:

@@ -17,20 +17,27 @@ from blocks.ir.tensor_type import ORDER, Shape, TensorType
 from blocks.ir.walk import Place, graphs, operations
 from blocks.primitives.operations import Input, Project
 from composer.graph.passes.dead_code import dead_code
+from composer.graph.passes.some_tokens import nodes_of_some
 
 
 @dataclass(frozen=True)
 class Next(SavesNothing, Operation):
-    """An operation as generation runs it, with a `Past` after its inputs."""
+    """An operation as generation runs it, with a `Past` after its inputs.
+
+    Attributes:
+        chosen_by: the place of what chose the tokens that it runs on; "" where it runs on all.
+    """
 
     operation: Operation
     place: str
     use: LoopIndex
+    chosen_by: str = ""
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
         """The function that the operation names."""
-        return (Kernel("decoding", self.operation.decoding, "new tokens beside what is kept of others"),)
+        function = self.operation.decoding_of_some if self.chosen_by else self.operation.decoding
+        return (Kernel("decoding", function, "new tokens beside what is kept of others"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return those of the operation."""
@@ -42,7 +49,8 @@ class Next(SavesNothing, Operation):
 
     def arguments(self) -> dict[str, Any]:
         """Return the operation's own, and what tells this execution from others."""
-        return {**self.operation.decoding_arguments(), "place": self.place, "use": self.use}
+        own = {"chosen_by": self.chosen_by} if self.chosen_by else {}
+        return {**self.operation.decoding_arguments(), "place": self.place, "use": self.use, **own}
 
     def passes(self, output: int) -> int | None:
         """Return that of the operation."""
@@ -104,9 +112,11 @@ def _copied(graph: Graph) -> Graph:
 
 def _undecodable(graph: Graph) -> Iterator[str]:
     for body, place in graphs(graph):
-        path = "".join(f"{node}." for node, _ in place.loops)
+        path, some = path_of(place), nodes_of_some(body)
         for name, operation, _ in operations(body):
-            if not isinstance(operation, Loop | Input) and not operation.decoding:
+            if isinstance(operation, Loop | Input) or operation.decoding == LOCAL:
+                continue
+            if not (operation.decoding_of_some if name in some else operation.decoding):
                 yield f"{path}{name} ({operation.describe()}), which reads other tokens and does not say how"
 
 
@@ -116,7 +126,7 @@ def _rewritten(graph: Graph, place: Place) -> Graph:
     past = Value(fresh("past", graph))
     made.inputs.append(past.node)
     made.put(past.node, Node(Input(ORDER), types=(ORDER,)))
-    path = "".join(f"{node}." for node, _ in place.loops)
+    path, some = path_of(place), nodes_of_some(graph)
     for name, operation, node in operations(graph):
         # nothing is kept for a backward pass
         node = replace(node, recompute=False)
@@ -127,12 +137,18 @@ def _rewritten(graph: Graph, place: Place) -> Graph:
         elif isinstance(operation, Input) or operation.decoding == LOCAL:
             made.put(name, node)
         else:
-            following = Next(operation, f"{path}{name}", _use(place))
+            chosen_by = f"{path}{some[name]}" if name in some else ""
+            following = Next(operation, f"{path}{name}", use_of(place), chosen_by)
             made.put(name, _chosen(replace(node, op=following, inputs=(*node.inputs, past))))
     return made
 
 
-def _use(place: Place) -> LoopIndex:
+def path_of(place: Place) -> str:
+    """Return what comes before the names of nodes of a loop's body."""
+    return "".join(f"{node}." for node, _ in place.loops)
+
+
+def use_of(place: Place) -> LoopIndex:
     """Return the number of an execution among all of a pass."""
     strides: list[tuple[str, int]] = []
     inner = 1

@@ -162,7 +162,8 @@ def test_the_command_prints_the_table_of_the_package_or_json(
 ) -> None:
     line = ["lm-eval", str(run), "--tasks", "cats", "--include-path", str(run.parent), "--limit", "2"]
     assert main([*line, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["cats"]["sample_len"] == 2
+    # of two questions each counts half
+    assert json.loads(capsys.readouterr().out)["cats"]["acc,none"] in (0, 0.5, 1)
     assert main(line) == 0
     assert "|cats" in capsys.readouterr().out
 

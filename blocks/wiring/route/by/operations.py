@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.some_tokens import ChoosesTokens, PutsBack
@@ -22,6 +23,7 @@ PLACES = TensorType((), "int")
 class AllTokens(SavesNothing, Operation):
     """Every token, as those among which the first step chooses: (tokens) -> flags."""
 
+    decoding = LOCAL
     kernels = (Kernel("all_tokens", f"{_REFERENCE}:all_tokens", "a flag for each token"),)
     gradients = "none"
 
@@ -40,6 +42,7 @@ class ChooseTokens(ChoosesTokens):
     scale: float
 
     some: ClassVar[tuple[int, ...]] = (0, 1)
+    decoding = f"{_REFERENCE}:choose_next"
     kernels = (
         Kernel(
             "choose_tokens", f"{_REFERENCE}:choose_tokens", "the highest logits, in fp32", traceable=False
@@ -84,6 +87,7 @@ class PickTokens(Operation):
 
     width: int
 
+    decoding = LOCAL
     kernels = (Kernel("pick_tokens", f"{_REFERENCE}:pick_tokens", "rows side by side"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -102,6 +106,7 @@ class PutBack(PutsBack):
 
     width: int
 
+    decoding = LOCAL
     kernels = (Kernel("put_back", f"{_REFERENCE}:put_back", "rows added where they were taken from"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

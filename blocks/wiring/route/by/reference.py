@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blocks.ir.some_tokens import chosen_of
+from blocks.kernels.past import Past
 from blocks.primitives.reference import wide
 
 
@@ -51,14 +52,42 @@ def choose_tokens(
         # where a step takes as many as the one before it takes all of them
         everyone = here == 1 if index == 0 else here == before
         runs = ran_before if everyone else ran_before & (logits > 0)
-        most = max(int(runs.sum(-1).max()), 1)
-        tokens = (~runs).long().argsort(dim=-1, stable=True)[:, :most]
+        tokens = running_first(runs)
     places = tokens + torch.arange(0, x.shape[0] * length, length, device=x.device)[:, None]
     gates = scale * logits.flatten().take(places).sigmoid()
     if not training:
         gates = gates * runs.gather(1, tokens)
     compared = F.binary_cross_entropy_with_logits(logits, runs.to(logits.dtype), reduction="none")
     loss = (compared * ran_before).sum() / ran_before.sum().clamp(min=1)
+    return places, gates, runs, loss
+
+
+def running_first(runs: Tensor) -> Tensor:
+    """Return the tokens of each row that run, in their order, then others: as many as the longest row has.
+
+    runs: flags [batch, sequence]. At least one token of each row is returned.
+    """
+    # one token alone needs no answer from the device
+    most = 1 if runs.shape[1] == 1 else max(int(runs.sum(-1).max()), 1)
+    return (~runs).long().argsort(dim=-1, stable=True)[:, :most]
+
+
+def choose_next(
+    x: Tensor,
+    ran_before: Tensor,
+    training: bool,
+    past: Past,
+    router: Tensor,
+    *,
+    keep: Sequence[float],
+    index: int,
+    scale: float,
+    place: str,
+    use: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Choose among new tokens; tell those that keep keys and values which of them run."""
+    places, gates, runs, loss = choose_tokens(x, ran_before, training, router, keep, index, scale)
+    past.runs[place] = runs.flatten().take(places)
     return places, gates, runs, loss
 
 

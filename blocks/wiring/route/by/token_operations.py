@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import LoopIndex, Operation, expect
 from blocks.ir.some_tokens import ChoosesTokens, PutsBack
@@ -26,6 +27,7 @@ class ChooseSteps(Operation):
     steps: int
     scale: float
 
+    decoding = LOCAL
     kernels = (
         Kernel("choose_steps", f"{_REFERENCE}:choose_steps", "the highest logit, in fp32", traceable=False),
     )
@@ -65,6 +67,7 @@ class RunningTokens(SavesNothing, ChoosesTokens):
     """The tokens whose number of steps is not reached yet: (numbers) -> places."""
 
     decides = f"{_REFERENCE}:most_likely"
+    decoding = f"{_REFERENCE}:next_running_tokens"
     gradients = "none"
     kernels = (
         Kernel(
@@ -100,6 +103,7 @@ class PutOn(PutsBack):
     width: int
     index: LoopIndex
 
+    decoding = LOCAL
     kernels = (
         Kernel("put_on", f"{_REFERENCE}:put_on", "rows put where they were taken from", traceable=False),
     )

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blocks.kernels.past import Past
 from blocks.primitives.reference import wide
+from blocks.wiring.route.by.reference import running_first
 
 
 def choose_steps(x: Tensor, router: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,11 +42,16 @@ def running_tokens(numbers: Tensor, index: int) -> Tensor:
 
     Rows with fewer of them than others are filled up by tokens that do not, behind all that do.
     """
-    runs = numbers > index
-    most = max(int(runs.sum(-1).max()), 1)
-    tokens = (~runs).long().argsort(dim=-1, stable=True)[:, :most]
     length = numbers.shape[1]
-    return tokens + torch.arange(0, numbers.numel(), length, device=numbers.device)[:, None]
+    rows = torch.arange(0, numbers.numel(), length, device=numbers.device)
+    return running_first(numbers > index) + rows[:, None]
+
+
+def next_running_tokens(numbers: Tensor, past: Past, *, index: int, place: str, use: int) -> Tensor:
+    """Do the same with new tokens; tell those that keep keys and values which of them run."""
+    places = running_tokens(numbers, index)
+    past.runs[place] = numbers.flatten().take(places) > index
+    return places
 
 
 def put_on(
