@@ -17,6 +17,7 @@ from composer.module.fitting import check_trainer, clipping
 from composer.module.optimization.average import WeightAverage
 from composer.module.optimization.optimizer import make_optimizer
 from composer.module.optimization.schedule import warmup_stable_decay
+from composer.module.passes import Losses, losses
 from composer.module.randomness import Randomness
 from composer.module.scores import Scores
 from composer.module.step_mean import StepMean
@@ -34,6 +35,7 @@ class TrainerHooks(lightning.LightningModule):
         plan: the plan its code was emitted from.
         randomness: what random numbers depend on.
         average: the average of the weights that `train.ema` asks for; None without it.
+        step_losses: what computes the losses of training steps, such as replays of recorded ones.
         logs_steps: whether each optimizer step logs `train_loss`; that takes a Trainer about a millisecond.
     """
 
@@ -41,6 +43,7 @@ class TrainerHooks(lightning.LightningModule):
     plan: Plan
     randomness: Randomness
     average: WeightAverage | None
+    step_losses: Losses = staticmethod(losses)
     logs_steps = True
     _averaged_before = False
     _scores: Scores
@@ -55,7 +58,9 @@ class TrainerHooks(lightning.LightningModule):
     def _with_steps(self, steps: dict[str, int], run: Callable[..., Any], *given: Tensor) -> Any:
         raise NotImplementedError
 
-    def _losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _losses(
+        self, tokens: Tensor, targets: Tensor, run: Losses = losses
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         raise NotImplementedError
 
     def _choose_for_now(self) -> None:
@@ -97,7 +102,8 @@ class TrainerHooks(lightning.LightningModule):
         if self._trainer is not None:
             self.randomness.at(self.trainer.global_step)
         steps = self.draw_steps(self.global_step, self.randomness.micro_batch, tokens.shape[0])
-        loss, reported = self._with_steps(steps, self._losses, tokens, targets)
+        run = partial(self._losses, run=self.step_losses)
+        loss, reported = self._with_steps(steps, run, tokens, targets)
         parts = 1 if self._trainer is None else self.trainer.accumulate_grad_batches * self.trainer.world_size
         if parts == 1:
             return self._step_mean.whole(loss, reported)

@@ -37,7 +37,7 @@ from composer.module.exits import exit_logits
 from composer.module.generates import Generates
 from composer.module.hooks import TrainerHooks
 from composer.module.optimization.average import WeightAverage
-from composer.module.passes import losses
+from composer.module.passes import Losses, losses
 from composer.module.randomness import Randomness, this_rank
 from composer.module.record import Tapped, refuse_recording
 from composer.module.scores import Scores
@@ -265,11 +265,13 @@ class ComposedModel(Generates, TrainerHooks):
     def _with_steps(self, steps: CallSteps, run: Callable[..., Any], *given: Tensor) -> Any:
         return self._switch.call(self, steps, run, *given)
 
-    def _losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and what is reported beside it, by name."""
+    def _losses(
+        self, tokens: Tensor, targets: Tensor, run: Losses = losses
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and what is reported beside it, by name, as `run` computes them."""
         tokens, targets = self._ready(tokens), as_targets(targets, tokens)
         check_range(targets, self.spec.model.vocab, "targets", ignored=True)
-        return losses(self, tokens, targets)
+        return run(self, tokens, targets)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _keys(self, tokens: Tensor) -> list[Tensor | bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -13,20 +14,34 @@ from composer.module.emission.lookup import gather, made_ready_once
 if TYPE_CHECKING:
     from composer.module.model import ComposedModel
 
+Keys = tuple[list[Tensor | bool], list[Tensor | bool]]
+"""What the first and the second pass over a batch take besides tokens, as `Randomness.keys`."""
+
 _Losses = tuple[Tensor, dict[str, Tensor]]
 
+Losses = Callable[["ComposedModel", Tensor, Tensor], _Losses]
+"""Makes a loss, and what is reported beside it by name, of checked tokens and targets [batch, sequence]."""
 
-def losses(model: ComposedModel, tokens: Tensor, targets: Tensor) -> _Losses:
+
+def keys_of(model: ComposedModel, tokens: Tensor) -> Keys:
+    """Return what the passes over tokens [batch, sequence] draw random numbers from; counts a pass."""
+    second = model.graph.second
+    # of the pass that is counted next
+    given = tokens, model.training, model._switch.steps
+    again = [] if second is None else model.randomness.keys(second, *given)
+    return model._keys(tokens), again
+
+
+def losses(model: ComposedModel, tokens: Tensor, targets: Tensor, keys: Keys | None = None) -> _Losses:
     """Return the loss and what is reported beside it, by name; those of a second pass are added.
 
-    tokens, targets: [batch, sequence], checked.
+    tokens, targets: [batch, sequence], checked. Without `keys` they are those of now.
     """
-    if (second := model.graph.second) is None:
-        return _run(model, tokens, targets, model._keys(tokens))[0]
-    # of the pass that is counted next
-    again = model.randomness.keys(second, tokens, model.training, model._switch.steps)
+    first, again = keys_of(model, tokens) if keys is None else keys
+    if model.graph.second is None:
+        return _run(model, tokens, targets, first)[0]
     with made_ready_once():
-        (loss, reported), handed = _run(model, tokens, targets, model._keys(tokens))
+        (loss, reported), handed = _run(model, tokens, targets, first)
         given = [*again, *(each.detach() for each in handed)]
         del handed
         (more, beside), _ = model._switch.second(model, lambda: _run(model, tokens, targets, given))

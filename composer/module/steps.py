@@ -71,13 +71,13 @@ class StepSwitch:
             ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight holds
                 something for each step.
         """
-        if _key(steps) != _key(self.steps):
-            self._put(model, _key(self.steps), _key(steps), lambda: _plan(model, steps))
+        if step_key(steps) != step_key(self.steps):
+            self._put(model, step_key(self.steps), step_key(steps), lambda: _plan(model, steps))
         self.steps = steps
 
     def second(self, model: ComposedModel, run: Callable[[], T]) -> T:
         """Run something while the model is emitted as the second pass over a batch."""
-        plan, graph, now = model.plan, model.graph.second, _key(self.steps)
+        plan, graph, now = model.plan, model.graph.second, step_key(self.steps)
         assert graph is not None, "the model makes one pass"
         self._put(model, now, now + _SECOND, lambda: replace(plan, graph=graph))
         try:
@@ -96,7 +96,8 @@ class StepSwitch:
         self._emitted[key] = Emitted.of(model)
 
 
-def _key(steps: dict[str, int]) -> _Key:
+def step_key(steps: dict[str, int]) -> _Key:
+    """Return what tells apart numbers of steps that need code of their own."""
     return tuple(
         sorted((place, int(number), isinstance(number, RowSteps)) for place, number in steps.items())
     )

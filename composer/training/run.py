@@ -23,6 +23,7 @@ from composer.module.scores import Scores
 from composer.settings.errors import os_message
 from composer.training.attached import check_loggers, make_callbacks, make_loggers
 from composer.training.block_norms import BlockNorms
+from composer.training.capture.cuda_graph import CudaGraph, CudaGraphChoice, refuse
 from composer.training.data.datamodule import SpecData, datamodule
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder.build import build, is_out_of_memory
@@ -87,6 +88,7 @@ def run_training(
     report: Callable[[Progress], None] | None = None,
     start: SavedModel | None = None,
     loggers: Sequence[str] = (),
+    cuda_graph: CudaGraphChoice = "auto",
 ) -> Result:
     """Train a spec in its folder (`runs/<name>-<run hash>` or `out`), from its current state to the end.
 
@@ -98,8 +100,9 @@ def run_training(
     last state that its learning rates lead to (see `lengthen`).
 
     With `until_tokens` it pauses there, evaluated and saved, on the schedule of the whole run; a later call
-    goes on. `kernels` are chosen for this machine, and `torch_compile` says whether torch compiles what lies
-    between them (`ComposedModel`); they make no other run, and may differ from call to call.
+    goes on. `kernels` are chosen for this machine, `torch_compile` says whether torch compiles what lies
+    between them (`ComposedModel`), and `cuda_graph` whether steps are replayed from CUDA graphs
+    (`CudaGraph`); they make no other run, and may differ from call to call.
     `report` is called with the progress a few times per second.
 
     Raises:
@@ -118,11 +121,15 @@ def run_training(
     folder = out or (default_folder(spec) if start is None else started_folder(spec, start))
     taken = None if start is None else compare(plan, start)
     data = datamodule(spec)  # bad data is told before a folder is made
-    here, events, outside = plan_here(plan, kernels), Events(train, until_tokens), launched()
+    ranks = outside.world_size() if (outside := launched()) is not None else device_count(train)
+    refuse(cuda_graph, device_kind(), ranks)
+    here, events = plan_here(plan, kernels), Events(train, until_tokens)
     stop = Stop()
 
     def work(environment: OneMachine | Launched) -> Result:
-        recorder = fit(here, folder, until_tokens, environment, data, report, torch_compile, stop, loggers)
+        recorder = fit(
+            *(here, folder, until_tokens, environment, data, report, torch_compile, stop, loggers, cuda_graph)
+        )
         tokens, done = recorder.step * train.tokens_per_step, recorder.step == train.steps
         return Result(folder, recorder.metrics, recorder.best, tokens, done, sequences=data.eval_sequences)
 
@@ -138,7 +145,6 @@ def run_training(
         if outside is not None:
             with stop.listening(), outside.joined(backend_of(train, outside.world_size()), train.devices):
                 return among_ranks(outside, entered, work)
-        ranks = device_count(train)
         with entered() as stored:
             if stored is not None:
                 return stored
@@ -165,6 +171,7 @@ def fit(
     torch_compile: TorchCompile,
     stop: Stop,
     loggers: Sequence[str] = (),
+    cuda_graph: CudaGraphChoice = "off",
 ) -> Recorder:
     """Train as one of the ranks on its `data`, from the folder's checkpoint to the end or a `stop`."""
     spec, train = plan.spec, _train(plan.spec)
@@ -182,7 +189,7 @@ def fit(
         stop.check()
         if (backend := backend_of(train, environment.world_size())) is not None:
             environment.join(backend, stop)
-        callbacks = make_callbacks(train.callbacks)
+        callbacks = [CudaGraph(cuda_graph), *make_callbacks(train.callbacks)]
         if loggers:
             callbacks.append(BlockNorms(events.row_steps))
         saved = checkpoint_size(spec, plan.graph).resume_tensors

@@ -227,7 +227,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=repr)
 def test_running_out_of_memory_is_told_with_what_to_change(tmp_path, monkeypatch, error):
-    def loss(*_):
+    def loss(*_, **__):
         raise error
 
     monkeypatch.setattr("composer.module.model.ComposedModel._losses", loss)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from composer.graph.passes.choose_kernels import Kernels
     from composer.language.schema.spec import Spec
     from composer.module.emission.code import TorchCompile
+    from composer.training.capture.cuda_graph import CudaGraphChoice
     from composer.training.run import Result
     from composer.training.score import SavedModel
 
@@ -60,6 +61,13 @@ def train(
     ] = None,
     kernels: KernelChoice = "auto",
     torch_compile: CompileChoice = "auto",
+    cuda_graph: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option(
+            "--cuda-graph",
+            help="Replay training steps from CUDA graphs; auto does so for long runs on one GPU.",
+        ),
+    ] = "auto",
 ) -> None:
     """Train a spec. After an interruption the same command resumes from the last checkpoint.
 
@@ -101,7 +109,7 @@ def train(
 
         print(compare(plan, saved).text, flush=True)
     try:
-        result = _trained(plan, folder, kernels, torch_compile, saved, logger or ())
+        result = _trained(plan, folder, kernels, torch_compile, saved, logger or (), cuda_graph)
     except KeyboardInterrupt:
         print("stopped; run the same command to resume", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -195,6 +203,7 @@ def _trained(
     torch_compile: TorchCompile,
     start: SavedModel | None,
     loggers: Sequence[str],
+    cuda_graph: CudaGraphChoice,
 ) -> Result:
     from composer.cli.terminal.progress import shown
     from composer.training.run import run_training
@@ -208,6 +217,7 @@ def _trained(
             report=report,
             start=start,
             loggers=loggers,
+            cuda_graph=cuda_graph,
         )
 
 

@@ -1,0 +1,106 @@
+"""The callback that has a Trainer replay training steps from CUDA graphs, where they can hold them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import lightning
+import torch
+
+from composer.graph.passes.choose_kernels import Kernels
+from composer.language.schema.spec import Spec
+from composer.launches.fake_gpu import Precision
+from composer.launches.step import DependsOnData, step_launches
+from composer.module.capture.recorder import CudaGraphs
+from composer.module.model import ComposedModel
+from composer.module.passes import losses
+from composer.training.capture.step_graphs import StepGraphs
+from composer.training.folder.errors import TrainingError
+
+CudaGraphChoice = Literal["auto", "on", "off"]
+"""Whether training steps are replayed from CUDA graphs."""
+
+WORTH_CAPTURING = 1000
+"""Training steps of a run whose first ones may be spent on recording, at least."""
+
+
+def refuse(choice: CudaGraphChoice, kind: str, ranks: int) -> None:
+    """Refuse "on" where a run cannot be recorded whatever its spec: on devices of another kind, or several.
+
+    Raises:
+        TrainingError: it is such a run.
+    """
+    reason = CudaGraphs().refusal(torch.device(kind)) or several_devices(ranks)
+    if choice == "on" and reason:
+        raise TrainingError(f"cuda_graph on: {reason}")
+
+
+def several_devices(ranks: int) -> str:
+    """Return why a run on so many devices is not recorded, "" for one."""
+    return "" if ranks == 1 else f"expected one device, got {ranks}"
+
+
+def what_depends_on_data(spec: Spec, precision: Precision, kernels: Kernels) -> str:
+    """Return what of a training step on a GPU a CUDA graph cannot hold, "" if nothing; found without one."""
+    try:
+        step_launches(spec, precision=precision, kernels=kernels)
+    except DependsOnData as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+class CudaGraph(lightning.Callback):
+    """Has the forward and backward pass of each micro-batch replayed from a CUDA graph.
+
+    The optimizer, clipping and accumulation stay outside. "auto" is on for runs of at least 1000 steps on one
+    GPU, whose steps do not depend on data that only the device has; otherwise it warns why not, but not on a
+    CPU or for short runs. With "on" what stands against it is an error.
+
+    Attributes:
+        graphs: the recordings of the running fit, None where there are none.
+    """
+
+    def __init__(self, choice: CudaGraphChoice = "auto") -> None:
+        self.choice = choice
+        self.graphs: StepGraphs | None = None
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Decide, and record from the first training step on.
+
+        Raises:
+            TrainingError: it is "on", and a CUDA graph cannot hold the steps.
+        """
+        assert isinstance(pl_module, ComposedModel)
+        if self.choice == "off":
+            return
+        refused = CudaGraphs().refusal(trainer.strategy.root_device)
+        train = pl_module.spec.train
+        steps = train.steps if train is not None and trainer.max_steps < 0 else trainer.max_steps
+        if self.choice == "auto" and (refused or steps < WORTH_CAPTURING):
+            return
+        if reason := refused or self._reason(trainer, pl_module):
+            if self.choice == "on":
+                raise TrainingError(f"cuda_graph on: {reason}")
+            warnings.warn(f"training goes on without a CUDA graph: {reason}", stacklevel=2)
+            return
+        self.graphs = StepGraphs(CudaGraphs, required=self.choice == "on")
+        pl_module.step_losses = self.graphs.losses
+
+    def _reason(self, trainer: lightning.Trainer, model: ComposedModel) -> str:
+        if reason := several_devices(trainer.world_size):
+            return reason
+        if model.device_mesh is not None:
+            return "expected weights that are whole, got sharded ones"
+        if torch.is_anomaly_enabled() or getattr(trainer, "_detect_anomaly", False):
+            return "detect_anomaly reads what each operation makes"
+        precision: Precision = "bfloat16" if trainer.precision == "bf16-mixed" else "float32"
+        return what_depends_on_data(model.spec, precision, model.kernels)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: Any) -> None:
+        """Let go of the recordings."""
+        if self.graphs is not None:
+            assert isinstance(pl_module, ComposedModel)
+            pl_module.step_losses = losses
+            self.graphs.forget()
+            self.graphs = None

@@ -1,0 +1,189 @@
+"""Which steps of a training are replayed from recordings, and which run as they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer.module.capture.recorded_step import RecordedStep
+from composer.module.capture.recorder import CannotCapture, Recorder
+from composer.module.model import ComposedModel
+from composer.module.passes import Keys, keys_of, losses
+from composer.module.steps import step_key
+
+MOST = 8
+"""Recordings at a time, one for each number of steps that is drawn; others run as they are."""
+
+_LOSS_OFF, _GRADIENTS_OFF = 1e-2, 5e-2
+"""How far a replay may be off: relative loss, and norm of the difference of gradients over their norm."""
+
+
+class StepGraphs:
+    """Computes the losses of micro-batches as `losses` does, by recordings where it can.
+
+    Recorded is the shape of the first micro-batch, once for each number of steps. A micro-batch of another
+    shape runs as it is, and so does one while hooks watch the model, values are recorded, or weights are
+    frozen otherwise than before. Where weights have moved, all is recorded anew.
+
+    A recording is compared once with the plain step, on another micro-batch with other weights. If it is off,
+    or cannot be made, training goes on without recordings and warns why.
+
+    Attributes:
+        off: why nothing is recorded any more, "" while it is.
+        replayed: how many micro-batches were replayed.
+    """
+
+    def __init__(self, recorder: Callable[[], Recorder], required: bool) -> None:
+        """`recorder` makes one with memory of its own; if recordings are `required`, failing is an error."""
+        self._make, self._required = recorder, required
+        self._recorder = recorder()
+        self._shape: torch.Size | None = None
+        self._made: dict[Any, _Recording] = {}
+        self._state: list[tuple[int, bool]] = []
+        self.off, self.replayed = "", 0
+
+    def losses(
+        self, model: ComposedModel, tokens: Tensor, targets: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a micro-batch and what is reported beside it, by name.
+
+        Raises:
+            CannotCapture: recordings are required, and one is off or cannot be made.
+        """
+        if not self._takes(model, tokens):
+            return losses(model, tokens, targets)
+        keys = keys_of(model, tokens)
+        try:
+            recording = self._recording(model, tokens, targets, keys)
+        except (RuntimeError, CannotCapture) as error:  # of the driver, of memory, of a kernel
+            self._give_up(_first_line(error), error)
+            recording = None
+        if recording is None:
+            return losses(model, tokens, targets, keys)
+        self.replayed += 1
+        loss, *reported = recording.step(_tensors(tokens, targets, keys))
+        return loss, dict(zip(recording.names, reported, strict=True))
+
+    def forget(self) -> None:
+        """Let go of all recordings and their memory."""
+        self._made = {}
+        self._recorder = self._make()
+
+    def _takes(self, model: ComposedModel, tokens: Tensor) -> bool:
+        if self.off or not (model.training and torch.is_grad_enabled()):
+            return False
+        self._shape = self._shape or tokens.shape
+        plain = not (model._watched or model._taps or torch.is_anomaly_enabled())
+        return plain and tokens.shape == self._shape
+
+    def _recording(
+        self, model: ComposedModel, tokens: Tensor, targets: Tensor, keys: Keys
+    ) -> _Recording | None:
+        state = [(each.data_ptr(), each.requires_grad) for each in (*model.parameters(), *model.buffers())]
+        if state != self._state:
+            self.forget()
+            self._state = state
+        key = step_key(model._switch.steps)
+        found = self._made.get(key)
+        if found is not None and found.plan is not model.plan:
+            found = None
+        if found is None:
+            if len(self._made) >= MOST and key not in self._made:
+                return None
+            with _buffers_kept(model):
+                found = self._made[key] = _Recording(self._recorder, model, tokens, targets, keys)
+        elif not found.proved and found.made_at != model.randomness.step:
+            with _buffers_kept(model):
+                found.prove(model, tokens, targets, keys)
+        return found
+
+    def _give_up(self, reason: str, error: Exception) -> None:
+        self.forget()
+        if self._required:
+            raise CannotCapture(f"a CUDA graph cannot hold this training step: {reason}") from error
+        self.off = reason
+        warnings.warn(f"training goes on without a CUDA graph: {reason}", stacklevel=2)
+
+
+class _Recording:
+    """One recorded step: of which code, and whether it was compared with that."""
+
+    def __init__(
+        self, recorder: Recorder, model: ComposedModel, tokens: Tensor, targets: Tensor, keys: Keys
+    ) -> None:
+        self.plan, self.made_at, self.proved = model.plan, model.randomness.step, False
+        self.names: tuple[str, ...] = ()
+
+        def run(tokens: Tensor, targets: Tensor, *drawn: Tensor) -> list[Tensor]:
+            loss, reported = losses(model, tokens, targets, _put(keys, drawn))
+            self.names = (*reported,)
+            return [loss, *reported.values()]
+
+        weights = [each for each in model.parameters() if each.requires_grad]
+        self._weights = weights
+        self.step = RecordedStep(recorder, run, _tensors(tokens, targets, keys), weights)
+
+    def prove(self, model: ComposedModel, tokens: Tensor, targets: Tensor, keys: Keys) -> None:
+        """Compare a replay with the plain step.
+
+        Raises:
+            CannotCapture: they differ.
+        """
+        loss, _ = losses(model, tokens, targets, keys)
+        torch.clear_autocast_cache()
+        again, *_ = self.step(_tensors(tokens, targets, keys))
+        with torch.autocast(loss.device.type, enabled=False):
+            wanted, found = (
+                torch.autograd.grad(each, self._weights, allow_unused=True) for each in (loss, again)
+            )
+        if any((one is None) != (two is None) for one, two in zip(wanted, found, strict=True)):
+            raise CannotCapture("other weights have gradients when it is replayed")
+        off = _norm(
+            one - two for one, two in zip(found, wanted, strict=True) if one is not None and two is not None
+        )
+        size = _norm(each for each in wanted if each is not None)
+        before, after = float(loss.detach()), float(again.detach())
+        # written so that what is no number fails
+        if not (abs(after - before) <= _LOSS_OFF * max(1.0, abs(before)) and off <= _GRADIENTS_OFF * size):
+            raise CannotCapture(
+                f"its replay is off: loss {after:.6g} instead of {before:.6g}, gradients by {off:.3g} of a "
+                f"norm of {size:.3g}"
+            )
+        self.proved = True
+
+
+def _norm(tensors: Iterator[Tensor]) -> float:
+    return float(torch.stack([each.detach().double().norm() for each in tensors]).norm())
+
+
+@contextmanager
+def _buffers_kept(model: ComposedModel) -> Iterator[None]:
+    """Put back what passes within the context count, such as loads of experts."""
+    before = [(each, each.clone()) for each in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for each, kept in before:
+                each.copy_(kept)
+
+
+def _tensors(tokens: Tensor, targets: Tensor, keys: Keys) -> list[Tensor]:
+    return [tokens, targets, *(each for drawn in keys for each in drawn if isinstance(each, Tensor))]
+
+
+def _put(keys: Keys, tensors: Sequence[Tensor]) -> Keys:
+    """Return the same keys with other tensors."""
+    left = iter(tensors)
+    first, second = ([next(left) if isinstance(x, Tensor) else x for x in drawn] for drawn in keys)
+    return first, second
+
+
+def _first_line(error: Any) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
