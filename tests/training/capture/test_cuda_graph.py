@@ -253,7 +253,7 @@ def test_on_is_refused_in_words_on_a_cpu_on_several_devices_and_for_steps_that_d
         fitted(spec(), "on")  # grouped products in fp32
     assert what_depends_on_data(spec(), "bfloat16", "auto") == ""
     routed = composer.load(FAMILY / "mixture-of-recursions-token.yaml")
-    assert "running_tokens" in what_depends_on_data(routed, "bfloat16", "auto")
+    assert "waits for the GPU at blocks/wiring/route" in what_depends_on_data(routed, "bfloat16", "auto")
 
 
 def test_auto_says_why_not_on_a_gpu_alone(monkeypatch):
