@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape, quoteattr
 
+from composer.draw.shapes import text_width
 from composer.draw.svg import FONTS
 from composer.page.theme import file_style
 
@@ -15,6 +16,8 @@ Span = tuple[float, float, float]
 
 _CHAR = 7.1
 """Approximate width of a letter of a label, in pixels."""
+_NAME_SIZE = 13
+"""The size of the class `name` in chart.css, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,11 @@ def n(value: float) -> str:
 def width_of(text: str) -> float:
     """Return the approximate width of a label."""
     return _CHAR * len(text)
+
+
+def name_width(text: str) -> float:
+    """Return the approximate width of a label of the class `name`, which is bold."""
+    return text_width(text, _NAME_SIZE, bold=True)
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 from composer.costs.base.units import amount, count_text
@@ -120,8 +121,8 @@ def knobs_text(record: Record) -> str:
 
 
 def short(name: str) -> str:
-    """Return the last parts of a knob's name."""
-    parts = name.split(".")
+    """Return the last parts of a knob's name; of an alternative in a list, `1[mix]`, its name alone."""
+    parts = [re.sub(r"^\d+\[(\w+)\]$", r"\1", part) for part in name.split(".")]
     return ".".join(part for part in parts[-2:] if not part.isdecimal()) or name
 
 

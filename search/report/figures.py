@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from composer.costs.base.units import count_text
 from composer.language.schema.search import FlopRungs
-from composer.page.chart import Chart, Scale, Span, label, n, path, scale, spread, width_of
+from composer.page.chart import Chart, Scale, Span, label, n, name_width, path, scale, spread, width_of
 from search.progress.verdict import Result
 from search.progress.words import named, shorts, value_text
 from search.report import facts
@@ -87,7 +87,7 @@ def curves(source: Source, metric: str) -> Chart:
     every = [point for line in lines.values() for point in line]
     alike = unit == "tokens"
     names = {record.identity: named(state, record) for record in shown if alike and _speaks(source, record)}
-    room = max(map(width_of, names.values()), default=0) + 16
+    room = max(map(name_width, names.values()), default=0) + 16
     across = Scale(0, max((x for x, _ in every), default=1.0), _LEFT, WIDTH - max(room, _RIGHT))
     up = scale((y for _, y in every), chart.height - _BELOW, _TOP + 28)
     chart.below(across, up.start, up.end, count_text, f"training {unit}")
@@ -283,7 +283,7 @@ def _names(chart: Chart, source: Source, points: Sequence[tuple[Record, float, f
         if not _speaks(source, record):
             continue
         text = named(source.state, record) + (", knee" if record is source.knee else "")
-        wide = width_of(text)
+        wide = name_width(text)
         sides = [(x - 12 - wide, y - 8), (x + 12, y + 16), (x + 12, y - 8), (x - 12 - wide, y + 16)]
         spots = [*sides, (x - wide / 2, y - 16), (x - wide / 2, y + 26)]
         for left, base in spots:

@@ -7,7 +7,7 @@ from functools import partial
 from html import escape
 
 from composer.measures.registry import MAIN
-from composer.page.chart import Chart, Scale, n, scale, spread, width_of
+from composer.page.chart import Chart, Scale, n, name_width, scale, spread, width_of
 from composer.page.markup import alternatives, legend, table
 from search.compare.finals import Standing
 from search.progress.verdict import Comparison
@@ -142,7 +142,7 @@ def sweep_chart(source: Source, metric: str) -> Chart:
             for name, (_, known) in zip(names, rows, strict=True)
         ),
     )
-    across = scale(rates, 66, WIDTH - 30 - max(map(width_of, names), default=0), log=True, room=0.08)
+    across = scale(rates, 66, WIDTH - 30 - max(map(name_width, names), default=0), log=True, room=0.08)
     up = scale((value for _, known in rows for _, value in known), chart.height - 52, 44)
     chart.beside(up, 66, across.end, partial(value_text, metric), metric)
     _rate_axis(chart, across, up, rates)

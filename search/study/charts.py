@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from composer.costs.base.units import count_text, duration
-from composer.page.chart import Chart, label, n, path, scale, spread, width_of
+from composer.page.chart import Chart, label, n, name_width, path, scale, spread
 from search.study.config import COSTS
 from search.study.load import StudyArm
 from search.study.plan import Results
@@ -40,7 +40,7 @@ def curve(results: Results, metric: str, cost: str) -> Chart | None:
         f"{arm.title}: {found[-1][2]:.4g} at {_cost_text(cost, found[-1][0])}" for arm, found in points
     )
     chart = Chart(WIDTH, max(400, _LINE * len(points) + 110), title, f"means over fresh seeds; {told}")
-    room = 1.1 * max(width_of(arm.title) for arm, _ in points) + 26
+    room = max(name_width(arm.title) for arm, _ in points) + 26
     across = scale((x for _, found in points for x, *_ in found), _LEFT, WIDTH - room, log=True)
     up = scale((y for _, found in points for _, ys, _ in found for y in ys), chart.height - _BELOW, _TOP)
     chart.below(across, up.start, _TOP, lambda x: _cost_text(cost, x), UNITS[cost])

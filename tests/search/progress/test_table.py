@@ -10,6 +10,7 @@ from rich.console import Console
 
 from search.progress.state import Activity
 from search.progress.table import _progress, counts, picture, results, summary
+from search.progress.words import short
 from search.report.read import read
 from search.run.study import run_search
 from search.trainer import Step
@@ -120,3 +121,8 @@ def test_the_summary_compares_means_and_tells_the_p_value_and_the_rule(with_fina
     assert "one standard error" in told
     assert "one seed each" not in told
     assert f"finals: {tmp_path / 'run' / 'finals.csv'}" in told
+
+
+def test_a_knob_inside_an_alternative_is_called_by_that():
+    names = ["stages.1", "stages.1[mix].recur", "stages.0.step[side].0.combine", "blocks.seq.heads", "let"]
+    assert [short(name) for name in names] == ["stages", "mix.recur", "combine", "seq.heads", "let"]

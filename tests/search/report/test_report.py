@@ -232,6 +232,18 @@ def test_curves_come_from_the_metrics_of_runs_and_else_from_milestones(folder, t
     assert figures.curves(found, "train_loss").svg().count('class="line"') == 1
 
 
+def test_names_beside_curves_end_within_the_figure(folder):
+    found = read(folder)
+    for record in found.records():
+        if record.kind == "baseline":
+            record.name = "a-rival-with-a-long-name"
+    drawn = figures.curves(found, "accuracy").svg()
+    ends = re.findall(r'<text x="([0-9.]+)"[^>]* class="name">([^<]+)', drawn)
+    assert any("long-name" in text for _, text in ends)
+    # that many pixels take the letters of this name in bold DejaVu Sans, a wide font
+    assert all(float(x) + 8 * len(text) <= figures.WIDTH for x, text in ends)
+
+
 @pytest.mark.parametrize(
     ("goals", "corner"),
     [
