@@ -8,6 +8,8 @@ CONSTRAINTS := .ci/constraints.txt
 # the version that the CUDA build of the newest torch allowed requires; its CPU build names none
 TRITON := 3.7.1
 PYTEST := -m pytest -q -n $(WORKERS)
+# set in many containers; each process that a test starts would compile our modules again
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup search test test-full test-latest lint format types pytest golden constraints latest clean

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from typing import TypeAlias, get_args
 
 from blocks.base.config import BlockConfig
@@ -74,6 +75,7 @@ def long_form(entry: str | BlockUse) -> BlockUse:
     return BlockUse.model_construct(use=entry) if isinstance(entry, str) else entry
 
 
+@cache
 def shared_keys() -> frozenset[str]:
     """Return the keys that are on more than one level."""
     return inherited_keys(Stage) | inherited_keys(BlockUse) | inherited_keys(Parallel)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import GetJsonSchemaHandler, create_model
@@ -73,11 +74,13 @@ def wired(owner: Owner) -> Callable[[type[W]], type[W]]:
     return decorate
 
 
+@cache
 def inherited_keys(config: type[Config]) -> frozenset[str]:
     """Return the keys of wiring that a config takes from what is around it, where it does not have them."""
     return frozenset(key for key in wiring_keys(config) if config.model_fields[key].default is None)
 
 
-def wiring_keys(config: type[Config]) -> Iterator[str]:
-    """Yield the keys of wiring that a config has."""
-    return (key for key in wiring_options() if key in config.model_fields)
+@cache
+def wiring_keys(config: type[Config]) -> tuple[str, ...]:
+    """Return the keys of wiring that a config has."""
+    return tuple(key for key in wiring_options() if key in config.model_fields)
