@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from blocks.depth_attention import append_kernel, kernel, reference
 from blocks.depth_attention.kernel import Push, Row
 from blocks.depth_attention.ways import backward_way
+from blocks.kernels.joined_gradients import Place, place_of
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.kernels.tensors import fits, in_heads
 from blocks.kernels.turns import turn
@@ -101,6 +102,7 @@ class _Append(torch.autograd.Function):
         append_kernel.append(key, value, *memory.slot(slot, key.dtype), turn)
         memory.wanted[slot] = any(ctx.needs_input_grad[:2])
         ctx.memory, ctx.slot, ctx.turn, ctx.dtypes = memory, slot, turn, (key.dtype, value.dtype)
+        ctx.places = place_of(key), place_of(value)
         ctx.made = memory.running()
         ctx.set_materialize_grads(False)
         return token.view_as(token)
@@ -111,7 +113,7 @@ class _Append(torch.autograd.Function):
         ctx.memory.check(ctx.made)
         if not any(ctx.needs_input_grad[:2]):
             return (None,) * 6
-        key, value = _fetched(ctx.memory, ctx.slot, ctx.turn)
+        key, value = _fetched(ctx.memory, ctx.slot, ctx.turn, ctx.places)
         return key.to(ctx.dtypes[0]), value.to(ctx.dtypes[1]), None, None, None, None
 
 
@@ -120,7 +122,7 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, part: slice, turn: Tensor | None
     ) -> Tensor:
-        ctx.memory, ctx.part, ctx.turn = memory, part, turn
+        ctx.memory, ctx.part, ctx.turn, ctx.place = memory, part, turn, place_of(query)
         ctx.made = memory.running()
         if not part.stop:
             ctx.save_for_backward(query)
@@ -137,7 +139,7 @@ class _Attend(torch.autograd.Function):
         query, *kept = ctx.saved_tensors
         if not ctx.part.stop:
             return torch.zeros_like(query), None, None, None, None
-        to_query = _gradient(ctx.memory, ctx.part, ctx.turn, query, gradient, *kept)
+        to_query = _gradient(ctx.memory, ctx.part, ctx.turn, ctx.place, query, gradient, *kept)
         return to_query, None, None, None, None
 
 
@@ -156,15 +158,16 @@ def _gradient(
     memory: SlotMemory,
     part: slice,
     turn: Tensor | None,
+    at: Place | None,
     query: Tensor,
     gradient: Tensor,
     out: Tensor,
     log_sum: Tensor,
 ) -> Tensor:
-    """Return the gradient of the query; see to those of the slots."""
+    """Return the gradient of the query, in its place if it has one; see to those of the slots."""
     slots = _slots(part)
     reads, all_before = len(slots), len(slots) == part.stop
-    given = {"out": out, "log_sum": log_sum, "turn": turn}
+    given = {"out": out, "log_sum": log_sum, "turn": turn, "made": at.take(query.dtype) if at else None}
     given |= {"keys": memory.keys[part], "values": memory.values[part]}
     run: Callable[..., tuple[Tensor, Tensor]] = partial(kernel.attend_backward, **given)  # type: ignore[arg-type]
     wanting = [number for number, slot in enumerate(slots) if memory.wanted.get(slot, True)]
@@ -207,8 +210,13 @@ def _pulls(memory: SlotMemory, reads: int, query: Tensor, gradient: Tensor) -> b
     )
 
 
-def _fetched(memory: SlotMemory, slot: int, turn: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a slot's key before its turn, and value, from all reads that this pass ran."""
+def _fetched(
+    memory: SlotMemory, slot: int, turn: Tensor | None, places: tuple[Place | None, Place | None]
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a slot's key before its turn, and value, from all reads that this pass ran.
+
+    They are in their places if they have some.
+    """
     left = memory.left()
     if not left:
         key, value = memory.gradient(slot)
@@ -220,11 +228,18 @@ def _fetched(memory: SlotMemory, slot: int, turn: Tensor | None) -> tuple[Tensor
     assert len({each.turn is None for each in left}) == 1
     queries = kernel.Queries(left[0].turn is not None, min(_apart(each.query) for each in left))
     given = memory.keys[slot], memory.values[slot], left[0].table, len(left), slot, heads, dtype
-    key, value = kernel.pull(*given, turn, queries)
+    key, value = kernel.pull(*given, turn, queries, _taken(places, dtype))
     if slot == min(each for each, wants in memory.wanted.items() if wants):
         # autograd reaches the appends of other slots before this one
         memory.forget()
     return (key + _back(pushed[0], turn), value + pushed[1]) if pushed else (key, value)
+
+
+def _taken(places: tuple[Place | None, Place | None], dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """Return where the gradients of a key and a value are to be written, None where not for both."""
+    taken = [place.take(dtype) for place in places if place]
+    found = [each for each in taken if each is not None]
+    return (found[0], found[1]) if len(found) == 2 else None
 
 
 def _back(key: Tensor, turn: Tensor | None) -> Tensor:

@@ -93,24 +93,26 @@ def attend_backward(
     push: Push | None = None,
     row: Row | None = None,
     turn: Tensor | None = None,
+    made: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of the query, and delta = sum(gradient * out) [batch, sequence, heads] in fp32.
 
-    With `push` the gradients of the slots are added there. With `row` the step is noted for `pull`, which
-    reads query, gradient, log_sum and delta from where they are: `placed`, the gradient `readable`, and kept
-    until then.
+    The first is written to `made`, each token's heads in one piece, where that is given. With `push` the
+    gradients of the slots are added there. With `row` the step is noted for `pull`, which reads query,
+    gradient, log_sum and delta from where they are: `placed`, the gradient `readable`, and kept until then.
     """
     rows, gradients = in_heads(query), in_heads(gradient)
     assert row is None or (rows.data_ptr() == query.data_ptr() and gradient.is_contiguous())
-    made = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    made = torch.empty(query.shape, dtype=query.dtype, device=query.device) if made is None else made
     delta = torch.empty_like(log_sum)
     start = Start("backward", query.shape, keys.shape[3], query.device)
     to_keys, to_values, first, only = push or Push(delta, delta, reads)
     table = row.table[row.number] if row else delta
     turns = log_sum if turn is None else turn
-    tensors = [rows, keys, values, in_heads(out), log_sum, gradients, made, delta]
+    to_rows = _in_place(made)
+    tensors = [rows, keys, values, in_heads(out), log_sum, gradients, to_rows, delta]
     tensors += [to_keys, to_values, table, turns]
-    strides = (rows.stride(0), gradients.stride(0), keys.stride(0))
+    strides = (rows.stride(0), gradients.stride(0), to_rows.stride(0), keys.stride(0))
     flags = {"PUSH": push is not None, "ONLY": only, "NOTE": row is not None, "TURN": turn is not None}
     start(_backward, *tensors, reads, first, start.scale, *strides, STAGES=start.tile.stages, **flags)
     return made, delta
@@ -126,20 +128,30 @@ def pull(
     dtype: torch.dtype,
     turn: Tensor | None = None,
     queries: Queries = Queries(),  # noqa: B008 (immutable)
+    made: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of one slot's key and value from the first `rows` reads of a table.
 
     Reads that did not see the slot give nothing. What the table points to has the dtype of the slots. With a
-    `turn`, the gradient is that of the key before it was turned.
+    `turn`, the gradient is that of the key before it was turned. They are written to `made`, each token's
+    heads in one piece, where that is given.
     """
-    to_key = torch.empty(key.shape, dtype=dtype, device=key.device)
-    to_value = torch.empty(value.shape, dtype=dtype, device=value.device)
+    to_key, to_value = made or (torch.empty(key.shape, dtype=dtype, device=key.device) for _ in range(2))
+    keys, values = _in_place(to_key), _in_place(to_value)
     shape = torch.Size((*key.shape[:2], heads, key.shape[3]))
     start = Start("pull", shape, key.shape[2], key.device)
-    tensors = (key, value, to_key, to_value, table, table if turn is None else turn)
+    tensors = (key, value, keys, values, table, table if turn is None else turn)
     flags = {"TURN": turn is not None, "QUERIES": queries.turned, "APART": queries.apart}
-    start(_pull, *tensors, rows, slot, start.scale, COLUMNS=COLUMNS, **flags)
+    strides = (keys.stride(0), values.stride(0))
+    start(_pull, *tensors, rows, slot, start.scale, *strides, COLUMNS=COLUMNS, **flags)
     return to_key, to_value
+
+
+def _in_place(x: Tensor) -> Tensor:
+    """Return x as [tokens, heads, head_dim], to be written."""
+    rows = in_heads(x)
+    assert rows.data_ptr() == x.data_ptr(), "a copy would be written in its place"
+    return rows
 
 
 def placed(x: Tensor) -> Tensor:
@@ -226,6 +238,7 @@ def _backward(
     scale,
     query_stride,
     gradient_stride,
+    query_gradient_stride,
     slot_stride,
     tokens,
     KV_HEADS: tl.constexpr,
@@ -292,9 +305,8 @@ def _backward(
             values += slot_stride
     if TURN:
         to_query = turned(to_query, turn, DIM, True)
-    tl.store(
-        query_gradient + row * DIM + at, (to_query * scale).to(query_gradient.dtype.element_ty), mask=wide
-    )
+    to_query = (to_query * scale).to(query_gradient.dtype.element_ty)
+    tl.store(query_gradient + token * query_gradient_stride + at, to_query, mask=wide)
     if NOTE:  # noqa: SIM102
         # written on the device, for a copy from the host would wait for it
         if tl.program_id(0) == 0:
@@ -318,6 +330,8 @@ def _pull(
     rows,
     slot,
     scale,
+    key_gradient_stride,
+    value_gradient_stride,
     tokens,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -364,5 +378,7 @@ def _pull(
     if TURN:
         to_key = turned(to_key, turn, DIM, True)
     to_value = tl.sum(to_value, 1, keep_dims=True)
-    tl.store(key_gradient + kv_at, to_key.to(key_gradient.dtype.element_ty), mask=narrow)
-    tl.store(value_gradient + kv_at, to_value.to(value_gradient.dtype.element_ty), mask=narrow)
+    in_token = kv_at - token * (KV_HEADS * DIM)
+    to_key, to_value = to_key.to(key_gradient.dtype.element_ty), to_value.to(value_gradient.dtype.element_ty)
+    tl.store(key_gradient + token * key_gradient_stride + in_token, to_key, mask=narrow)
+    tl.store(value_gradient + token * value_gradient_stride + in_token, to_value, mask=narrow)

@@ -10,14 +10,13 @@ accumulation over micro-batches and data parallelism see nothing of this.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from blocks.kernels.backward_passes import drop_at_end, running
 from blocks.kernels.products import add_product
 
 _NAME = "_attention_composer_sum"
@@ -36,19 +35,17 @@ class WeightSum:
 
     def so_far(self) -> Any:
         """Return what the running backward pass has put, None at first."""
-        return self._totals.get(_running())
+        return self._totals.get(running())
 
     def put(self, total: Any, finish: Callable[[Any], Tensor] | None = None) -> None:
         """Put the sum until now, or anything that `finish` turns into the gradient in the end."""
-        number = _running()
-        if number not in self._totals:
-            drop = partial(_drop, weakref.ref(self), number)
-            torch.autograd.Variable._execution_engine.queue_callback(drop)
-        self._totals[number], self._finish = total, finish
+        if running() not in self._totals:
+            drop_at_end(self)
+        self._totals[running()], self._finish = total, finish
 
     def take(self) -> Tensor | None:
         """Return the gradient that the running backward pass has added up, None where it has not."""
-        total = self._totals.pop(_running(), None)
+        total = self._totals.pop(running(), None)
         return total if total is None or self._finish is None else self._finish(total)
 
     def drop(self, number: int) -> None:
@@ -111,12 +108,3 @@ def stacked(weights: Sequence[Tensor], dtype: torch.dtype, multiple: int) -> Ten
 
 def _padded(size: int, multiple: int) -> int:
     return size + -size % multiple
-
-
-def _running() -> int:
-    return torch._C._current_graph_task_id()
-
-
-def _drop(reference: weakref.ref[WeightSum], number: int) -> None:
-    if (total := reference()) is not None:
-        total.drop(number)

@@ -6,16 +6,19 @@ Off a GPU, where a model that was planned for one may be moved, the references r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from blocks.kernels.joined_gradients import JoinedGradient, Place, place_of
 from blocks.kernels.tensors import fits
 from blocks.kernels.weight_sums import WeightSum, sum_of, summed
-from blocks.primitives import library, norm_kernel, reference
+from blocks.primitives import library, norm_kernel, reference, rotary_kernel
 
 
 def add_norm(
@@ -36,6 +39,39 @@ def add_norm(
     else:
         made = _AddNorm.apply(a, b, gain, dtype, shares)  # type: ignore[no-untyped-call]
     return made if shared else made[0]
+
+
+_AHEAD = "_attention_composer_ahead"
+
+
+class _Ahead(NamedTuple):
+    """The norm of the tensor that carries it along, by a gain."""
+
+    normed: Tensor
+    gain: Tensor
+
+
+def add_ahead(a: Tensor, b: Tensor, gain: Tensor, narrow: bool, index: int, last: int) -> Tensor:
+    """Return a + b, which carries along what `norm_given` makes of it, but for the last step's."""
+    if index == last or not fits(a, b, gain):
+        return reference.add_ahead(a, b, gain, narrow, index, last)
+    normed, total = add_norm(a, b, gain, narrow, shared=True)
+    setattr(total, _AHEAD, _Ahead(normed, gain))
+    return total
+
+
+def norm_given(x: Tensor, gain: Tensor, narrow: bool) -> Tensor:
+    """Return x / rms(x) * gain, which x may carry along; with `narrow` in the precision of products."""
+    ahead: _Ahead | None = vars(x).pop(_AHEAD, None)
+    if ahead is None or not _is_same(ahead.gain, gain):
+        return reference.norm_given(x, gain, narrow)
+    return ahead.normed
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two views are of one weight."""
+    same = one.untyped_storage()._cdata == other.untyped_storage()._cdata
+    return same and one.storage_offset() == other.storage_offset()
 
 
 def sum_gain(gain: Tensor) -> tuple[Tensor]:
@@ -76,16 +112,44 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i + 1) of x [batch, sequence, heads, head_dim] by each token's rotation."""
     if not (fits(x) and table.dtype == torch.complex64):
         return reference.rotate(x, table)
-    made: Tensor = library.rotate(x, table)
-    return made
+    place = place_of(x)
+    if place is None:
+        return library.rotate(x, table)  # type: ignore[no-any-return]
+    return _Rotate.run(x, table, None, place)
+
+
+class _Rotate(torch.autograd.Function):
+    """`library.rotate` and `library.norm_rotate`, with the gradient of x written in its place."""
+
+    @classmethod
+    def run(cls, x: Tensor, table: Tensor, gain: Tensor | None, place: Place) -> Tensor:
+        made: Tensor = cls.apply(x, table, gain, place)  # type: ignore[no-untyped-call]
+        return made
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor, gain: Tensor | None, place: Place) -> Tensor:
+        # what the operators keep, and in their order: run again, an operation may find no place
+        ctx.save_for_backward(*((table,) if gain is None else (x, table, gain)))
+        ctx.place, ctx.dtype = place, x.dtype
+        return rotary_kernel.rotate_forward(x, table, gain)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        kept = ctx.saved_tensors
+        x, table, gain = kept if len(kept) > 1 else (None, *kept, None)
+        to_x, to_gain = rotary_kernel.rotate_backward(gradient, table, x, gain, ctx.place.take(ctx.dtype))
+        return to_x, None, to_gain, None
 
 
 def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
     """Norm each head of x [batch, sequence, heads, head_dim] by one gain [head_dim], then rotate it."""
     if not (fits(x, gain) and table.dtype == torch.complex64):
         return reference.norm_rotate(x, table, gain)
-    made: Tensor = library.norm_rotate(x, table, gain)
-    return made
+    place = place_of(x)
+    if place is None:
+        return library.norm_rotate(x, table, gain)  # type: ignore[no-any-return]
+    return _Rotate.run(x, table, gain, place)
 
 
 def sum_weight(*weights: Tensor) -> tuple[Tensor]:
@@ -95,35 +159,52 @@ def sum_weight(*weights: Tensor) -> tuple[Tensor]:
 
 def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
     """Return x @ weight.T split into `shape`; the gradient of the weight goes to its sum, if it has one."""
-    y = _linear(x, weight)
+    total = sum_of(weight)
+    y = F.linear(x.flatten(2), weight) if total is None else _linear(x, weight, total, None)
     return y.view(*y.shape[:2], *shape)
 
 
 def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
-    """Return one output for each shape, made by one product with the joined weight."""
-    return reference.parted(_linear(x, weight), shapes, reference.alignment(weight))
+    """Return one output for each shape, made by one product with the joined weight.
 
-
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    total = sum_of(weight)
+    Their gradients are written side by side by operations that can, so that one product reads them.
+    """
+    total, multiple = sum_of(weight), reference.alignment(weight)
+    split = partial(reference.parted, shapes=shapes, multiple=multiple)
     if total is None:
-        return F.linear(x.flatten(2), weight)
-    given = x.flatten(2).to(weight.dtype)
-    made: Tensor = _Linear.apply(given, weight, total)  # type: ignore[no-untyped-call]
-    return made
+        return split(F.linear(x.flatten(2), weight))
+    if any(prod(shape) % multiple for shape in shapes):
+        # columns between the parts have to stay zero
+        return split(_linear(x, weight, total, None))
+    joined = JoinedGradient((*x.shape[:2], len(weight)), weight.dtype, weight.device, split)
+    parts: tuple[Tensor, ...] = _linear(x, weight, total, joined)
+    joined.put_places(parts)
+    return parts
+
+
+def _linear(x: Tensor, weight: Tensor, total: WeightSum, joined: JoinedGradient | None) -> Any:
+    """Return x @ weight.T, its parts where it is `joined`; the gradient of the weight goes to its sum."""
+    return _Linear.apply(x.flatten(2).to(weight.dtype), weight, total, joined)  # type: ignore[no-untyped-call]
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, total: WeightSum) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, total: WeightSum, joined: JoinedGradient | None
+    ) -> Tensor | tuple[Tensor, ...]:
         ctx.save_for_backward(x, weight)
-        ctx.total = total
-        return F.linear(x, weight)
+        ctx.total, ctx.joined = total, joined
+        ctx.set_materialize_grads(False)
+        y = F.linear(x, weight)
+        return y if joined is None else (*joined.split(y),)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         to_x = to_weight = None
+        gradient = gradients[0] if ctx.joined is None else ctx.joined.join(gradients)
+        if gradient is None:
+            return (None,) * 4
         with torch.autocast(x.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
                 to_x = gradient @ weight
@@ -134,4 +215,4 @@ class _Linear(torch.autograd.Function):
                     to_weight = rows @ given
                 else:
                     ctx.total.add_product(rows, given)
-        return to_x, to_weight, None
+        return to_x, to_weight, None, None

@@ -12,7 +12,7 @@ from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel, Target
 from blocks.ir.numbers import largest
-from blocks.ir.operation import Operation, expect
+from blocks.ir.operation import LoopIndex, Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType, widest
 from blocks.kernels.gpu import off_gpu, off_triton
 from blocks.primitives.tiles import LARGEST
@@ -141,6 +141,112 @@ class AddNorm(Operation):
         several = 0 if self.fused or at.device == "cuda" else 12 * prod(self.shape)
         backward = flow.given + several
         return WorkspaceBytes(flow.made + self.saved(at).extra, backward, backward)
+
+
+@dataclass(frozen=True)
+class SumAhead(Operation):
+    """The residual sum that ends a step, with the norm that begins the next one: (a, b) -> a + b.
+
+    The norm goes along with the sum to `NormGiven`, which has the same gain. The last step makes none.
+    """
+
+    shape: Shape
+    narrow: bool
+    index: LoopIndex
+    last: int
+    """The number of the last step."""
+
+    decoding = LOCAL
+    kernels = (
+        Kernel(
+            "triton_add_norm_ahead",
+            f"{_FUSED}:add_ahead",
+            "the sum, and the norm that begins the next step, by one kernel",
+            unfit,
+            prepare=f"{_FUSED}:sum_gain",
+            prepared=1,
+            sums=1,
+            check=f"{_CHECK}:check_add_norm",
+            traceable=False,
+        ),
+        Kernel("add_ahead", f"{_REFERENCE}:add_ahead", "a sum; the next step makes its norm"),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the common shape."""
+        expect(self, inputs, self.shape, self.shape)
+        return (TensorType(self.shape, widest(*inputs)),)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the gain's shape."""
+        return (self.shape[-1:],)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return whether the norm is narrow, the step's number, and that of the last."""
+        return {"narrow": self.narrow, "index": self.index, "last": self.last}
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Write the norm, too."""
+        return given + made + self._normed(at)
+
+    def passes(self, output: int) -> int | None:
+        """Skipped, it leaves the sum's first term as it is."""
+        return 0
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep nothing else: the norm that is given the sum says that it is kept."""
+        return SavedTensors()
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The norm stands beside the sum."""
+        return WorkspaceBytes(flow.made + self._normed(at), flow.given, flow.given)
+
+    def _normed(self, at: CostContext) -> float:
+        return (at.compute_bytes if self.narrow else at.stream_bytes) * prod(self.shape)
+
+
+@dataclass(frozen=True)
+class NormGiven(Operation):
+    """The RMSNorm that begins a step, as the `SumAhead` of the step before made it: (x) -> x.
+
+    The first step, and any that finds none, makes it.
+    """
+
+    shape: Shape
+    narrow: bool
+
+    decoding = LOCAL
+    kernels = (
+        Kernel(
+            "norm_given",
+            f"{_FUSED}:norm_given",
+            "made by the kernel that ends the step before; at the first step torch's own RMSNorm",
+            unfit,
+            traceable=False,
+        ),
+        Kernel("norm_made", f"{_REFERENCE}:norm_given", "torch's own RMSNorm"),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the input's shape."""
+        expect(self, inputs, self.shape)
+        return (TensorType(self.shape) if self.narrow else inputs[0],)
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return the gain's shape."""
+        return (self.shape[-1:],)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return whether it is narrow."""
+        return {"narrow": self.narrow}
+
+    def passes(self, output: int) -> int | None:
+        """A skipped norm leaves its input as it is."""
+        return 0
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the input; scales are made again."""
+        return SavedTensors(inputs=(0,))
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,19 @@ def add_norm(
     With `narrow` the first is in the precision that products are cast to.
     """
     total = a + b
-    normed = rms_norm(total, gain)
-    normed = normed.to(product_dtype(normed)) if narrow else normed
+    normed = norm_given(total, gain, narrow)
     return (normed, total) if shared else normed
+
+
+def add_ahead(a: Tensor, b: Tensor, gain: Tensor, narrow: bool, index: int, last: int) -> Tensor:
+    """Return a + b; the next step makes its norm."""
+    return a + b
+
+
+def norm_given(x: Tensor, gain: Tensor, narrow: bool) -> Tensor:
+    """Return x / rms(x) * gain, with `narrow` in the precision that products are cast to."""
+    normed = rms_norm(x, gain)
+    return normed.to(product_dtype(normed)) if narrow else normed
 
 
 def gelu(x: Tensor) -> Tensor:

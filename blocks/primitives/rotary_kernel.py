@@ -26,13 +26,16 @@ def rotate_forward(x: Tensor, table: Tensor, gain: Tensor | None) -> Tensor:
 
 
 def rotate_backward(
-    gradient: Tensor, table: Tensor, x: Tensor | None, gain: Tensor | None
+    gradient: Tensor, table: Tensor, x: Tensor | None, gain: Tensor | None, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of x, and of the gain where there is one; without it, x is not read."""
+    """Return the gradients of x, and of the gain where there is one; without it, x is not read.
+
+    That of x is written to `out`, each token's heads in one piece, where that is given.
+    """
     if gain is None:
-        return _turned(gradient, table, None, None, back=True)[0], None
+        return _turned(gradient, table, None, None, back=True, out=out)[0], None
     assert x is not None
-    return _turned(x, table, gain, gradient)
+    return _turned(x, table, gain, gradient, out=out)
 
 
 def rotate_back(x: Tensor, turn: Tensor) -> Tensor:
@@ -42,12 +45,19 @@ def rotate_back(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def _turned(
-    x: Tensor, table: Tensor, gain: Tensor | None, gradient: Tensor | None, back: bool = False
+    x: Tensor,
+    table: Tensor,
+    gain: Tensor | None,
+    gradient: Tensor | None,
+    back: bool = False,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Start a kernel on x: forward, turned back, or with a gradient backward."""
     length, heads, head_dim = table.shape[0], *x.shape[2:]
     given, turns = in_heads(x), torch.view_as_real(table)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    made = in_heads(out)
+    assert made.data_ptr() == out.data_ptr()
     backward = gradient is not None
     sizes = tile(Shape("rotate_backward" if backward else "rotate", architecture(x.device), head_dim))
     rows = given.shape[0] * heads
@@ -67,8 +77,9 @@ def _turned(
                     given,
                     turns,
                     weight,
-                    out,
+                    made,
                     given.stride(0),
+                    made.stride(0),
                     rows,
                     length,
                     EPS,
@@ -81,14 +92,14 @@ def _turned(
     shares = torch.empty((programs, head_dim), dtype=torch.float32, device=x.device)
     given_back = in_heads(gradient)
     if rows:
-        strides = (given_back.stride(0), given.stride(0))
+        strides = (given_back.stride(0), given.stride(0), made.stride(0))
         with on(x.device):
             _rotate_backward[(programs,)](
                 given_back,
                 given,
                 turns,
                 weight,
-                out,
+                made,
                 shares,
                 *strides,
                 rows,
@@ -128,6 +139,7 @@ def _rotate(
     gain,
     out,
     stride,
+    out_stride,
     rows,
     length,
     eps,
@@ -150,7 +162,7 @@ def _rotate(
     if BACK:
         sin = -sin
     made = _whole(first * cos - second * sin, first * sin + second * cos, ROWS, BLOCK)
-    tl.store(out + token * (HEADS * DIM) + at, made.to(out.dtype.element_ty), mask=there)
+    tl.store(out + token * out_stride + at, made.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -163,6 +175,7 @@ def _rotate_backward(
     shares,
     gradient_stride,
     stride,
+    to_x_stride,
     rows,
     length,
     programs,
@@ -188,7 +201,7 @@ def _rotate_backward(
         share += dy * normed
         dy *= weight
         made = scale * (dy - normed * (tl.sum(dy * normed, 1, keep_dims=True) / DIM))
-        tl.store(to_x + token * (HEADS * DIM) + at, made.to(to_x.dtype.element_ty), mask=there)
+        tl.store(to_x + token * to_x_stride + at, made.to(to_x.dtype.element_ty), mask=there)
         row += programs * ROWS
     at = tl.arange(0, BLOCK)
     tl.store(shares + tl.program_id(0) * DIM + at, tl.sum(share, 0), mask=at < DIM)

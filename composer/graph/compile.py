@@ -16,6 +16,7 @@ from composer.graph.passes.infer_types import infer_types
 from composer.graph.passes.lowered import lowered
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 from composer.graph.passes.merge_projections import merge_projections
+from composer.graph.passes.norm_ahead import norm_ahead
 from composer.graph.passes.number_slots import number_slots
 from composer.graph.passes.outline import outline
 from composer.graph.passes.tie_weights import tie_weights
@@ -73,6 +74,8 @@ def _compiled(
         recompute = {*recompute} & {*recomputable(graph)}
     if recompute:
         graph = mark_recompute(graph, recompute)
+    if not apart:
+        graph = norm_ahead(graph, target, kernels, taps.replaced_nodes if taps else ())
     # what a kernel does without may be read by no other
     graph = dead_code(choose_kernels(graph, target, kernels))
     if taps:

@@ -14,7 +14,7 @@ TYPES = {
     **dict.fromkeys(("a", "total", "to_total", "to_a", "gain", "shares", "turns"), "*fp32"),
     **dict.fromkeys(("b", "normed", "gradient", "to_b", "x", "out", "to_x"), "*bf16"),
     **dict.fromkeys(("a_stride", "b_stride", "gradient_stride", "to_total_stride", "stride"), "i32"),
-    **dict.fromkeys(("rows", "length", "programs"), "i32"),
+    **dict.fromkeys(("out_stride", "to_x_stride", "rows", "length", "programs"), "i32"),
     "eps": "fp32",
 }
 UNALIGNED = ("eps", "rows", "length", "programs")

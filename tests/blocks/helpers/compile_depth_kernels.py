@@ -30,11 +30,12 @@ TYPES = {
     **dict.fromkeys(("log_sum", "delta", "key_gradients", "value_gradients", "turn"), "*fp32"),
     **dict.fromkeys(("note", "table"), "*i64"),
     **dict.fromkeys(("reads", "first", "rows", "slot", "tokens", "query_stride", "gradient_stride"), "i32"),
-    **dict.fromkeys(("key_stride", "value_stride"), "i32"),
+    **dict.fromkeys(("key_stride", "value_stride", "query_gradient_stride"), "i32"),
+    **dict.fromkeys(("key_gradient_stride", "value_gradient_stride"), "i32"),
     "slot_stride": "i64",
     "scale": "fp32",
 }
-ALIGNED = ("tokens", "query_stride", "gradient_stride", "slot_stride", "key_stride", "value_stride")
+ALIGNED = ("tokens", *(name for name in TYPES if name.endswith("_stride")))
 
 
 def compiled(sizes, function, step, **flags):
