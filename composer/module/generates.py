@@ -187,7 +187,7 @@ def decoder(
     if any(getattr(module, "sharded", False) for module in model.modules()):
         raise ValueError("generation: expected a model whose weights are whole, got a sharded one")
     graph = model.plan.on(model.target or model.plan.target, apart=False).graph
-    keys = partial(model.randomness.keys, graph, training=False)
+    keys = partial(model.randomness.keys, graph, training=False, steps={})
     return Decoder(model, graph, keys, capacity, exit_threshold, policy)
 
 
