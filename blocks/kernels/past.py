@@ -85,6 +85,19 @@ class KeysAndValues:
         return Kept(self.keys, self.values, mask[:, None, None])
 
 
+class State:
+    """A state of fixed size that each new token changes."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """`tensor` is what it is before the first token, for every row of the batch."""
+        self.tensor = tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it."""
+        return self.tensor.nbytes
+
+
 class Past:
     """What one generation keeps, by the place of an operation and the number of its use there.
 
@@ -132,12 +145,12 @@ class Past:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all keys and values, those of every row of the batch."""
+        """Bytes of all keys, values and states, those of every row of the batch."""
         return sum(
             each.nbytes
             for held in self._held.values()
             for each in (held if isinstance(held, list) else [held])
-            if isinstance(each, KeysAndValues)
+            if isinstance(each, KeysAndValues | State)
         )
 
 
