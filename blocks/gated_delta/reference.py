@@ -25,7 +25,7 @@ def mix(
 
     The inputs alone are kept for the backward pass, which makes the rest again.
     """
-    made: Tensor = _MadeAgain.apply(q, k, v, write, forget, rate, shift)
+    made: Tensor = _MadeAgain.apply(q, k, v, write, forget, rate, shift)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -95,7 +95,7 @@ def chunked(
     """Return the same, `CHUNK` tokens at a time: one triangular system gives what they write."""
     state = empty_state(k, v) if state is None else state
     out = []
-    parts = (each.split(CHUNK, 2) for each in (q, k, v, beta, decay))
+    parts = (each.split(CHUNK, 2) for each in (q, k, v, beta, decay))  # type: ignore[no-untyped-call]
     for query, key, value, strength, log_decay in zip(*parts, strict=True):
         total = log_decay.cumsum(-1)
         between = total.unsqueeze(-1) - total.unsqueeze(-2)
