@@ -10,10 +10,10 @@ from blocks.base.attention import AttentionConfig, SharedKV
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Width
-from blocks.feed_forward.operations import GeGLU, GeluTanh, Relu, SquaredRelu, SwiGLU
+from blocks.feed_forward.operations import GeGLU, GeluTanh, Relu, SquaredRelu
 from blocks.ir.operation import Value
 from blocks.ir.steps import Steps
-from blocks.primitives.activations import Gelu
+from blocks.primitives.activations import Gelu, SwiGLU
 
 _ACTIVATIONS = {"gelu": Gelu, "gelu_tanh": GeluTanh, "relu": Relu, "relu2": SquaredRelu}
 _GATED = {"swiglu": SwiGLU, "geglu": GeGLU}
@@ -76,7 +76,7 @@ class FeedForward(BlockConfig):
         up = build.project(x, "up", (self.hidden,))
         if name in _GATED:
             gate = build.project(x, "gate", (self.hidden,))
-            y = build.op(name, _GATED[name](self.hidden), gate, up)
+            y = build.op(name, _GATED[name]((self.hidden,)), gate, up)
         else:
             y = build.op(name, _ACTIVATIONS[name](self.hidden), up)
         return build.project(y, "down", (build.width,), self.hidden, writes_residual=True)

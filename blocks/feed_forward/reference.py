@@ -6,11 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Return silu(gate) * up."""
-    return F.silu(gate) * up
-
-
 def gelu_tanh(x: Tensor) -> Tensor:
     """Return x times the normal distribution function of x, approximated by tanh."""
     return F.gelu(x, approximate="tanh")

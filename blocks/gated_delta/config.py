@@ -7,9 +7,15 @@ from typing import Any, Literal
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
-from blocks.base.fields import Count, Width
+from blocks.base.fields import Count, Natural, Width
+from blocks.gated_delta.convolution import ShortConvolution
 from blocks.gated_delta.operations import GatedDelta
-from blocks.ir.operation import ZEROS, Value, Weight
+from blocks.ir.operation import ZEROS, Init, Value, Weight
+from blocks.ir.tensor_type import Shape
+from blocks.primitives.activations import SwiGLU
+
+_SLOWLY = Init("constant", -4.6)
+"""At the start a token takes off 1 % of the state: softplus(-4.6) is 0.01."""
 
 
 class GatedDeltaNet(BlockConfig):
@@ -22,6 +28,11 @@ class GatedDeltaNet(BlockConfig):
     """Elements of a key and a query of one head. Default: width / heads."""
     value_dim: Width | None = None
     """Elements of a value of one head. Default: head_dim."""
+    convolution: Natural = 4
+    """Tokens, its own the last, that a short convolution of each element of queries, keys and values sees;
+    SiLU follows. 0: neither."""
+    gate: bool = True
+    """Whether the normed result is multiplied by the SiLU of a projection of the input."""
 
     def geometry(self, width: int) -> tuple[int, int, int]:
         """Return (heads, head_dim, value_dim) with the defaults filled in."""
@@ -40,18 +51,44 @@ class GatedDeltaNet(BlockConfig):
             yield Problem("heads", f"a divisor of the width ({width})", self.heads, hint)
 
     def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
-        """Describe the heads and their states."""
+        """Describe the heads with their states, and what is around the rule."""
         heads, keys, values = (fields.pop(name) for name in ("heads", "head_dim", "value_dim"))
         yield f"{heads} {'state' if heads == 1 else 'states'} of {keys} \u00d7 {values}"
+        size = fields.pop("convolution")
+        yield f"convolutions of {size}" if size else "no convolutions"
+
+    def crosses_documents(self) -> str:
+        """The state and the convolutions go on."""
+        return "its state holds what earlier documents wrote"
+
+    def needs_all_tokens(self) -> str:
+        """Return "": the order of the tokens is enough."""
+        return ""
 
     def lower(self, build: Builder, x: Value) -> Value:
-        """Make queries, keys, values and gates, mix through the state, norm, project back."""
+        """Make queries, keys, values and gates, mix through the state, norm, gate, project back."""
         heads, keys, values = self.geometry(build.width)
         scored = build.score_input(x)
-        q, k = (build.project(scored, role, (heads, keys)) for role in ("query", "key"))
-        v = build.project(x, "value", (heads, values))
+        q, k = (self._convolved(build, scored, role, (heads, keys)) for role in ("query", "key"))
+        v = self._convolved(build, x, "value", (heads, values))
         write, forget = (build.project(scored, role, (heads,)) for role in ("write", "forget"))
-        weights = [Weight(role, (heads,), ZEROS, decay=False) for role in ("rate", "shift")]
+        weights = [
+            Weight("rate", (heads,), ZEROS, decay=False),
+            Weight("shift", (heads,), _SLOWLY, decay=False),
+        ]
         y = build.op("mix", GatedDelta(heads, keys, values), q, k, v, write, forget, weights=weights)
         y = build.norm(y, "mix_norm", (heads, values))
+        if self.gate:
+            gate = build.project(x, "gate", (heads, values))
+            y = build.op("gated", SwiGLU((heads, values)), gate, y)
         return build.project(y, "out", (build.width,), heads * values, writes_residual=True)
+
+    def _convolved(self, build: Builder, x: Value, role: str, shape: Shape) -> Value:
+        """Project, and convolve the result if asked to."""
+        y, size = build.project(x, role, shape), self.convolution
+        if not size:
+            return y
+        convolution = ShortConvolution(shape, size)
+        (each,) = convolution.weight_shapes()
+        weight = Weight(f"{role}_convolution", each, Init("normal", size**-0.5))
+        return build.op(f"{role}_convolved", convolution, y, weights=[weight])

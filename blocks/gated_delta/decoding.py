@@ -1,10 +1,12 @@
-"""The gated delta rule for tokens that come after others: one state is kept."""
+"""Gated DeltaNet for tokens that come after others: a state is kept, and what convolutions see again."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from blocks.gated_delta.reference import chunked, empty_state, prepared
+from blocks.gated_delta.chunks import empty_state, mixed
+from blocks.gated_delta.reference import convolve_plain
 from blocks.kernels.past import Past, State
 
 
@@ -22,7 +24,16 @@ def mix_next(
     use: int,
 ) -> Tensor:
     """Write new tokens into the state, and read it after each."""
-    parts = prepared(q, k, v, write, forget, rate, shift)
-    kept = past.held(place, use, lambda: State(empty_state(parts[1], parts[2])))
-    y, kept.tensor = chunked(*parts, kept.tensor)
-    return y.transpose(1, 2).to(v.dtype)
+    kept = past.held(place, use, lambda: State(empty_state(k, v)))
+    with torch.autocast(q.device.type, enabled=False):
+        y, kept.tensor = mixed(q, k, v, write, forget, rate, shift, kept.tensor)
+    return y
+
+
+def convolve_next(x: Tensor, past: Past, weight: Tensor, *, place: str, use: int) -> Tensor:
+    """Convolve new tokens with the last ones before, which are kept in the place of older ones."""
+    before = weight.shape[1] - 1
+    kept = past.held(place, use, lambda: State(x.new_zeros(len(x), before, *x.shape[2:])))
+    seen = torch.cat((kept.tensor, x), 1)
+    kept.tensor = seen[:, x.shape[1] :].clone()
+    return convolve_plain(seen, weight)[:, before:]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from blocks.ir.costs import CostContext, SavedTensors
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest, smallest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
 
 CHUNK = 64
 """Tokens that are mixed at a time."""
-_REFERENCE = "blocks.gated_delta.reference"
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,13 @@ class GatedDelta(Operation):
 
     decoding = "blocks.gated_delta.decoding:mix_next"
     kernels = (
-        Kernel("delta_chunked", f"{_REFERENCE}:mix", "64 tokens at a time, made again in the backward pass"),
-        Kernel("delta_plain", f"{_REFERENCE}:mix_plain", "reference: one token after another"),
+        Kernel(
+            "delta_chunked",
+            "blocks.gated_delta.chunked:mix",
+            f"{CHUNK} tokens at a time, made again in the backward pass",
+            traceable=False,
+        ),
+        Kernel("delta_plain", "blocks.gated_delta.reference:mix_plain", "reference: one token after another"),
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -46,32 +51,44 @@ class GatedDelta(Operation):
 
     def flops(self, at: CostContext) -> float:
         """Three products of keys by values per token, and three with the tokens of its chunk."""
-        pairs = sum(size**2 for size in self._chunks(at)) / at.context
-        state = 6 * self.key_dim * self.value_dim
-        return self.heads * (pairs * (4 * self.key_dim + 2 * self.value_dim) + state)
+        pairs, state = self._pairs(at), self.key_dim * self.value_dim
+        return 2 * self.heads * (pairs * (2 * self.key_dim + self.value_dim) + 3 * state)
 
     def backward_flops(self, at: CostContext) -> float:
-        """All products again, then two for each but those of the empty first and the unread last state.
+        """The products that lead to the states again, and for each its gradients."""
+        pairs, state = self._pairs(at), self.key_dim * self.value_dim
+        own = pairs * (5 * self.key_dim + 3 * self.value_dim) + 7 * state
+        # states are made from all chunks but the last
+        after = at.context - self._last(at)
+        again = (after * CHUNK * self.key_dim + 2 * after * state) / at.context
+        return 2 * self.heads * (own + again)
 
-        The triangular system adds one product in each chunk.
-        """
-        sizes = self._chunks(at)
-        unneeded = 4 * self.heads * self.key_dim * self.value_dim * (sizes[0] + sizes[-1]) / at.context
-        system = 2 * self.heads * self.value_dim * sum(size**2 for size in sizes) / at.context
-        return 3 * self.flops(at) - unneeded + system
+    def _pairs(self, at: CostContext) -> float:
+        """Return the tokens of the chunk of a token, in the mean."""
+        last = self._last(at)
+        return ((at.context - last) * CHUNK + last * last) / at.context
 
-    def _chunks(self, at: CostContext) -> list[int]:
-        whole, rest = divmod(at.context, CHUNK)
-        return [CHUNK] * whole + [rest] * (rest > 0)
+    def _last(self, at: CostContext) -> int:
+        """Return the tokens of the last chunk."""
+        return (at.context - 1) % CHUNK + 1
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the inputs alone."""
         return SavedTensors(inputs=(0, 1, 2, 3, 4))
 
-    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Sums over all tokens are taken in fp32."""
-        return "fp32"
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Forward, a state and what one chunk makes of it; backward, the state before each chunk as well."""
+        chunk, chunks = smallest(CHUNK, at.context), -(-at.context // CHUNK)
+        keys, values, state = chunk * self.key_dim, chunk * self.value_dim, self.key_dim * self.value_dim
+        solved = keys + 2 * values + 3 * chunk * chunk + 6 * chunk
+        read = largest(chunk * chunk + keys + 2 * values, keys + values + 2 * state)
+        forward = solved + state + keys + chunk + read
+        backward = solved + (chunks + 4) * state + 8 * keys + 4 * values + 4 * chunk * chunk + 5 * chunk
+        share = 4 * self.heads / at.context
+        of_inputs = flow.given + share * backward
+        return WorkspaceBytes(flow.made + share * forward, of_inputs, of_inputs, until_end=True)
 
     def sequence_cache(self, at: CostContext) -> int:
-        """One state, shared out over the tokens of the context."""
-        return -(-self.heads * self.key_dim * self.value_dim // at.context)
+        """One state in fp32, shared out over the tokens of the context."""
+        state = self.heads * self.key_dim * self.value_dim * 4 // at.compute_bytes
+        return -(-state // at.context)

@@ -1,15 +1,16 @@
-"""The activation that options use as well as the feed-forward layer. Torch-free."""
+"""The activations that options and blocks use as well as the feed-forward layer. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from blocks.ir.costs import CostContext, SavedTensors
 from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
-from blocks.ir.tensor_type import TensorType
+from blocks.ir.tensor_type import Shape, TensorType
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,22 @@ class Gelu(Operation):
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the input."""
         return SavedTensors(inputs=(0,))
+
+
+@dataclass(frozen=True)
+class SwiGLU(Operation):
+    """silu(gate) * up (arXiv 2002.05202): (gate, up) -> y."""
+
+    shape: Shape
+
+    decoding = LOCAL
+    kernels = (Kernel("swiglu", "blocks.primitives.reference:swiglu", "elementwise"),)
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the shape of both."""
+        expect(self, inputs, self.shape, self.shape)
+        return (TensorType(self.shape),)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep both inputs and the activated gate."""
+        return SavedTensors(inputs=(0, 1), extra=at.compute_bytes * prod(self.shape))

@@ -68,6 +68,11 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x)
 
 
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Return silu(gate) * up."""
+    return F.silu(gate) * up
+
+
 def product_dtype(x: Tensor) -> torch.dtype:
     """Return what autocast casts x to for a product, its own dtype where it does not."""
     kind = x.device.type

@@ -1,5 +1,6 @@
-"""GPT-2, GPT-NeoX and Llama equal the classes of `transformers`, in logits and the gradient of every weight.
+"""GPT-2, GPT-NeoX, Llama, MLA and Gated DeltaNet equal the classes of `transformers`.
 
+Logits do, and the gradient of every weight.
 The specs of the family are made as small as the models of tests/fixtures/transformers, and called with
 functions of their weights. Autograd goes through these: gradients compare by the names of `transformers`.
 """
@@ -34,6 +35,11 @@ YARN = (
 
 
 MLA = ("blocks.attention.heads=2", "blocks.attention.latent=6", "blocks.attention.rope_dim=4")
+HYBRID = (
+    "blocks.attention=null",
+    "blocks.linear={heads: 2, head_dim: 4, value_dim: 6, convolution: 3}",
+    "stages=[{stack: 2, step: [linear, mlp]}]",
+)
 
 
 def paired(weight, heads, turned):
@@ -142,6 +148,31 @@ def mla_queries(w):
     yield from mla(w)
 
 
+def hybrid(w):
+    yield "embedding", w["model.embed_tokens.weight"]
+    yield "head", w["lm_head.weight"]
+    # gains of these norms are kept less 1
+    yield "norm", 1 + w["model.norm.weight"]
+    for n in range(2):
+        ours, theirs = f"stages.0.layers.{n}", f"model.layers.{n}"
+        yield f"{ours}.0.norm", 1 + w[f"{theirs}.input_layernorm.weight"]
+        yield f"{ours}.1.norm", 1 + w[f"{theirs}.post_attention_layernorm.weight"]
+        for role in ("gate", "up", "down"):
+            yield f"{ours}.1.mlp.{role}", w[f"{theirs}.mlp.{role}_proj.weight"]
+        ours, theirs = f"{ours}.0.linear", f"{theirs}.linear_attn"
+        each = w[f"{theirs}.in_proj_qkvz.weight"].unflatten(0, (2, -1)).split([4, 4, 6, 6], 1)
+        for role, part in zip(("query", "key", "value", "gate"), each, strict=True):
+            yield f"{ours}.{role}", part.flatten(0, 1)
+        each = w[f"{theirs}.in_proj_ba.weight"].unflatten(0, (2, 2)).unbind(1)
+        yield from ((f"{ours}.write", each[0]), (f"{ours}.forget", each[1]))
+        each = w[f"{theirs}.conv1d.weight"].squeeze(1).split([8, 8, 12])
+        for role, part in zip(("query", "key", "value"), each, strict=True):
+            yield f"{ours}.{role}_convolution", part
+        yield from ((f"{ours}.rate", w[f"{theirs}.A_log"]), (f"{ours}.shift", w[f"{theirs}.dt_bias"]))
+        yield f"{ours}.mix_norm", w[f"{theirs}.norm.weight"]
+        yield f"{ours}.out", w[f"{theirs}.out_proj.weight"]
+
+
 def rotated_first(weight):
     """Order the rows of each of 2 heads with the 4 rotated ones, last in `transformers`, first."""
     each = weight.unflatten(0, (2, -1))
@@ -161,8 +192,9 @@ def named(ours, w, theirs):
         (llama_yarn, YARN),
         (mla, MLA),
         (mla_queries, (*MLA, "blocks.attention.query_latent=5")),
+        (hybrid, HYBRID),
     ],
-    ids=["gpt2", "neox", "llama", "llama with YaRN", "MLA", "MLA, queries of a latent"],
+    ids=["gpt2", "neox", "llama", "llama with YaRN", "MLA", "MLA, queries of a latent", "Gated DeltaNet"],
 )
 @pytest.mark.parametrize("kernels", ["auto", "reference"])
 def test_a_model_equals_that_of_transformers(weights_of, options, kernels):
@@ -181,8 +213,8 @@ def test_a_model_equals_that_of_transformers(weights_of, options, kernels):
     }
     logits = functional_call(model, weights, held["tokens"])
     (logits * held["probe"]).sum().backward()
-    # angles of rotations are in fp32, there as here
-    tolerance = 1e-10 if name == "gpt2" else 1e-5
+    # angles of rotations are in fp32, there as here; so is the delta rule there
+    tolerance = {"gpt2": 1e-10, "hybrid": 1e-4}.get(name, 1e-5)
     close({"logits": logits}, {"logits": held["logits"]}, tolerance)
     gradients = {key: leaf.grad for key, leaf in leaves.items()}
     close(gradients, {key: held[f"gradients.{key}"] for key in leaves}, tolerance)

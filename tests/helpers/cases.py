@@ -7,6 +7,7 @@ DEPTH = {"type": "depth_attention", "heads": 3, "kv_heads": 1, "head_dim": 6}
 EXPERT = {"type": "expert_attention", "experts": 5, "active": 2, "hidden": 7}
 FFN = {"type": "feed_forward", "hidden": 9}
 LATENT = {"type": "latent_attention", "heads": 3, "head_dim": 6, "rope_dim": 4, "latent": 5}
+DELTA = {"type": "gated_delta", "heads": 3, "head_dim": 4, "value_dim": 5}
 ALL = {"seq": SEQ, "depth": DEPTH, "expert": EXPERT, "ffn": FFN}
 GROUPED = {**EXPERT, "hidden": 8}
 
@@ -61,6 +62,13 @@ CASES = {
     "latent": one(LATENT),
     "latent, queries of a latent, head_dim from the width, rope base": one(
         {"type": "latent_attention", "heads": 2, "latent": 7, "query_latent": 3, "rope_base": 50.0}, width=8
+    ),
+    "gated delta": one(DELTA),
+    "gated delta, head_dim from the width, long convolutions, no gate": one(
+        {"type": "gated_delta", "heads": 2, "convolution": 9, "gate": False}
+    ),
+    "gated delta alone, beside attention": tree(
+        {"d": {**DELTA, "convolution": 0}, "s": SEQ}, {"stack": 2, "step": ["d", {"parallel": ["s", "d"]}]}
     ),
     "sequence, all steps": one({**SEQ, "steps": "all"}),
     "sequence, all steps in a window with a sink": tree(

@@ -359,6 +359,7 @@ class _Row:
 
     expert_attention = naive_attention.expert_attention
     latent_attention = naive_attention.latent_attention
+    gated_delta = naive_attention.gated_delta
 
     def feed_forward(self, config, name, at, x, step):
         out = []

@@ -108,3 +108,45 @@ def latent_attention(row, config, name, at, x, step):
             mixed.append(softmax_mix(query, keys, values))
         out.append(row.project(torch.cat(mixed), f"{at}.out"))
     return out
+
+
+def convolved(row, vectors, name):
+    weights = row.w[name]
+    size = weights.shape[1]
+    found = []
+    for t in range(len(vectors)):
+        seen = [(j, t - size + 1 + j) for j in range(size) if t - size + 1 + j >= 0]
+        found.append(F.silu(sum(weights[:, j] * vectors[s] for j, s in seen)))
+    return found
+
+
+def gated_delta(row, config, name, at, x, step):
+    keys = config.head_dim or row.width // config.heads
+    values = config.value_dim or keys
+    scored = row.scored(x)
+    made = {}
+    for role, read in (("query", scored), ("key", scored), ("value", x)):
+        made[role] = [row.project(vector, f"{at}.{role}") for vector in read]
+        if config.convolution:
+            made[role] = convolved(row, made[role], f"{at}.{role}_convolution")
+    states = [torch.zeros(values, keys, dtype=x[0].dtype) for _ in range(config.heads)]
+    out = []
+    for t, vector in enumerate(x):
+        write, forget = (row.project(scored[t], f"{at}.{role}") for role in ("write", "forget"))
+        found = []
+        for h in range(config.heads):
+            query, key = (made[role][t][h * keys : (h + 1) * keys] for role in ("query", "key"))
+            query, key = (each / torch.sqrt(each @ each + 1e-6) for each in (query, key))
+            opened = torch.log1p(torch.exp(forget[h] + row.w[f"{at}.shift"][h]))
+            alpha = torch.exp(-torch.exp(row.w[f"{at}.rate"][h]) * opened)
+            beta = 1 / (1 + torch.exp(-write[h]))
+            # S (alpha (I - beta k k^T)) + beta v k^T, as the paper writes it
+            erased = torch.eye(keys, dtype=key.dtype) - beta * torch.outer(key, key)
+            value = made["value"][t][h * values : (h + 1) * values]
+            states[h] = states[h] @ (alpha * erased) + beta * torch.outer(value, key)
+            found.append(row.norm(states[h] @ query / math.sqrt(keys), f"{at}.mix_norm"))
+        y = torch.cat(found)
+        if config.gate:
+            y = y * F.silu(row.project(vector, f"{at}.gate"))
+        out.append(row.project(y, f"{at}.out"))
+    return out

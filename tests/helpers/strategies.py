@@ -144,9 +144,19 @@ def latents(draw, kind, width):
     return found
 
 
+@st.composite
+def deltas(draw, kind, width):
+    """Draw gated delta rules, whose heads divide the width or have a size."""
+    found = draw(config(kind, {"convolution": st.integers(0, 3)}, without=("head_dim",)))
+    heads = found["heads"] = draw(st.sampled_from([n for n in (1, 2, 3) if n <= width]))
+    if width % heads or draw(st.booleans()):
+        found["head_dim"] = draw(st.integers(1, 5))
+    return found
+
+
 SHARED = ("kv_for",)
 SIZED = {"sequence_attention": attention, "depth_attention": attention, "expert_attention": experts}
-SIZED["latent_attention"] = latents
+SIZED |= {"latent_attention": latents, "gated_delta": deltas}
 
 
 @cache

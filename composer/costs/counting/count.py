@@ -80,7 +80,8 @@ class Costs:
         recompute_flops: per token at the length that is trained, of operations that run again in the backward
             pass to keep to the cap on memory; no part of the other FLOPs.
         train_memory: bytes at the peak of a training step on one micro-batch.
-        cache_bytes_per_token: keys and values that generation keeps for each token of the sequence.
+        cache_bytes_per_token: what generation keeps for each token of the sequence; states of fixed size are
+            shared out over `model.context`.
         depth_cache_bytes: depth slots of one token, alive only while its steps run; the most there can be.
         step_time: estimated seconds of an optimizer step on the device of that cap; None without the cap.
         by_block: shares by block name; `model` is what belongs to no block.
@@ -297,7 +298,7 @@ def _shares(
 def caches(graph: Graph, context: int, compute: int) -> tuple[int, int]:
     """Return bytes per token of the KV cache, and of the depth slots that are alive at the same time."""
     sequence = sum(
-        operation.sequence_cache(CostContext(context, place.trips)) * place.executions
+        operation.sequence_cache(CostContext(context, place.trips, compute_bytes=compute)) * place.executions
         for body, place in graphs(costed(graph, context))
         for _, operation, _ in operations(body)
     )

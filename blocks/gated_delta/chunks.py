@@ -1,0 +1,142 @@
+"""The gated delta rule by chunks of tokens, without autograd.
+
+N is batch times heads, C the tokens of a chunk. Gates are [N, C, 1], states [N, key_dim, value_dim].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocks.gated_delta.operations import CHUNK
+from blocks.primitives.reference import wide
+
+EPS = 1e-6
+
+
+class Gates(NamedTuple):
+    """How strongly a token writes, the logarithm of what the state keeps at it, and what that is made of."""
+
+    strength: Tensor
+    rate: Tensor
+    opened: Tensor
+    log_decay: Tensor
+
+
+class Chunk(NamedTuple):
+    """What is made of the tokens of a chunk and the state before them.
+
+    Attributes:
+        key, key_scale: keys at length 1, and what they were multiplied by.
+        since, until: how much of the state before a token sees, and how much of it the state after holds.
+        kept: how much of token j is there at token i [N, C, C], 0 where j is later.
+        alike: products of keys [N, C, C].
+        system: how much of what j writes is taken off what i writes, below the diagonal [N, C, C].
+        error: values less what the state before held for their keys.
+        written: what tokens write, with their keys.
+    """
+
+    key: Tensor
+    key_scale: Tensor
+    gates: Gates
+    since: Tensor
+    until: Tensor
+    kept: Tensor
+    alike: Tensor
+    system: Tensor
+    error: Tensor
+    written: Tensor
+
+
+def parts(length: int) -> Iterator[slice]:
+    """Yield the tokens of each chunk."""
+    return (slice(start, start + CHUNK) for start in range(0, length, CHUNK))
+
+
+def rows(x: Tensor, part: slice) -> Tensor:
+    """Return some tokens of x [B, S, heads, ...] as [N, C, ...], at least in fp32."""
+    found = x[:, part].transpose(1, 2)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.empty(found.shape, dtype=dtype, device=x.device).copy_(found).flatten(0, 1)
+
+
+def put(x: Tensor, part: slice, found: Tensor) -> None:
+    """Write [N, C, ...] to the same tokens of x."""
+    batch, _, heads = x.shape[:3]
+    x[:, part].copy_(torch.unflatten(found, 0, (batch, heads)).transpose(1, 2))
+
+
+def unit(x: Tensor, size: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return x at length `size` over the last dimension, and what each row was multiplied by."""
+    scale = x.square().sum(-1, keepdim=True).add_(EPS).rsqrt_().mul_(size)
+    return x.mul_(scale), scale
+
+
+def gates(write: Tensor, forget: Tensor, rate: Tensor, shift: Tensor, part: slice) -> Gates:
+    """Return the gates of some tokens; write, forget: [B, S, heads]; rate, shift: [heads]."""
+    batch = len(write)
+    each = (wide(x).repeat(batch)[:, None, None] for x in (rate.exp(), shift))
+    rates, shifts = each
+    opened = rows(forget, part).unsqueeze(-1).add_(shifts)
+    return Gates(rows(write, part).unsqueeze(-1).sigmoid_(), rates, opened, F.softplus(opened).mul_(-rates))
+
+
+def solve(key: Tensor, value: Tensor, gates: Gates, state: Tensor) -> Chunk:
+    """Return what a chunk writes: one triangular system for all of its tokens."""
+    key, key_scale = unit(key)
+    total = gates.log_decay.cumsum(1)
+    # what overflows lies above the diagonal
+    kept = torch.sub(total, total.mT).exp_().tril_()
+    until = (total[:, -1:] - total).exp_()
+    since = total.exp_()
+    alike = torch.bmm(key, key.mT)
+    system = (alike * kept).mul_(gates.strength)
+    error = torch.baddbmm(value, since * key, state, alpha=-1)
+    written = torch.linalg.solve_triangular(system, gates.strength * error, upper=False, unitriangular=True)
+    return Chunk(key, key_scale, gates, since, until, kept, alike, system, error, written)
+
+
+def read(query: Tensor, chunk: Chunk, state: Tensor) -> Tensor:
+    """Return what queries [N, C, key_dim], at their length, find: [N, C, value_dim]."""
+    scores = torch.bmm(query, chunk.key.mT).mul_(chunk.kept)
+    return torch.baddbmm(torch.bmm(scores, chunk.written), chunk.since * query, state)
+
+
+def after(chunk: Chunk, state: Tensor) -> Tensor:
+    """Return the state after a chunk."""
+    return torch.baddbmm(chunk.since[:, -1:] * state, (chunk.until * chunk.key).mT, chunk.written)
+
+
+def empty_state(key: Tensor, value: Tensor) -> Tensor:
+    """Return the state before the first token; key, value: [B, S, heads, ...]."""
+    batch, _, heads, key_dim = key.shape
+    dtype = torch.promote_types(key.dtype, torch.float32)
+    return torch.zeros(batch * heads, key_dim, value.shape[-1], dtype=dtype, device=key.device)
+
+
+def mixed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    write: Tensor,
+    forget: Tensor,
+    rate: Tensor,
+    shift: Tensor,
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return what all tokens find [B, S, heads, value_dim], in the dtype of v, and the last state."""
+    y = torch.empty(v.shape, dtype=v.dtype, device=v.device)
+    state = empty_state(k, v) if state is None else state
+    for part in parts(k.shape[1]):
+        chunk = solve(rows(k, part), rows(v, part), gates(write, forget, rate, shift, part), state)
+        query, _ = unit(rows(q, part), q.shape[-1] ** -0.5)
+        found = read(query, chunk, state)
+        put(y, part, found)
+        state = after(chunk, state)
+        # the next chunk has their place
+        del chunk, query, found
+    return y, state
