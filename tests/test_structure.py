@@ -87,6 +87,8 @@ FLOORS = [
     "search.propose.samplers",
     "search.progress",
     "search.run",
+    "search.launch",
+    "search.launch.launchers",
     "search.report",
     "search.study",
     "search.testing",

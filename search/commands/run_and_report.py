@@ -6,25 +6,30 @@ import gc
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import optuna
 from rich.console import Console
 
 from composer.language.space import Space
+from search.launch.launcher import Asked, Need
 from search.progress.events import Events
 from search.progress.state import Event, State, Watch, silent
 from search.progress.table import Lines, LiveTable, results, summary
 from search.propose.requirements import check_search
 from search.report.write import write_report
+from search.run.crew import Plan
 from search.run.import_progress import Arriving, shown, unseen
 from search.run.importing import bring_in, read_old
 from search.run.open_store import check_storage
 from search.run.study import Outcome, run_search
-from search.run.supervise import planned, run_workers
-from search.run.worker_plan import WorkerPlan
+from search.run.supervise import run_workers, runs_left
+from search.run.worker_plan import sample_of
 from search.store.folder import PUBLISH, default_folder, older
 from search.store.locks import exclusive
+
+LOCAL = Asked()
 
 _ROWS = 20
 
@@ -44,20 +49,21 @@ def run(
     storage: str | None = None,
     olds: Sequence[Path] = (),
     workers: int | None = None,
+    launcher: Asked = LOCAL,
 ) -> None:
     """Search `space` in `out` or its own folder, and print to `screen` how it ended.
 
     Results of the searches in `olds` are imported first. `workers` is the number of processes: by default
-    as many as the machine has room for.
+    as many as the launcher's machines have room for.
     """
     folder = _ready(space, out, storage)
     with nullcontext(unseen) if quiet else shown(screen) as show_import:
         notes = _imported(space, folder, out, storage, olds, show_import)
     for note in () if quiet else notes:
         screen.print(note, soft_wrap=True, markup=False, highlight=False)
-    plan = planned(space, folder, storage, workers)
+    plan = launcher.plan(_need(space, folder, storage), workers)
     if not quiet:
-        print(f"searching in {folder}" + (f" with {plan}" if plan.count > 1 else ""), flush=True)
+        print(f"searching in {folder}" + ("" if plan.here else f" with {plan}"), flush=True)
     if plan.note:
         print(plan.note, file=sys.stderr)
     if quiet:
@@ -81,6 +87,7 @@ def run_events(
     storage: str | None = None,
     olds: Sequence[Path] = (),
     workers: int | None = None,
+    launcher: Asked = LOCAL,
 ) -> None:
     """Search `space` in `out` or its own folder, and print nothing but events, as JSON lines.
 
@@ -88,17 +95,17 @@ def run_events(
     """
     folder = _ready(space, out, storage)
     notes = _imported(space, folder, out, storage, olds)
-    plan = planned(space, folder, storage, workers)
+    plan = launcher.plan(_need(space, folder, storage), workers)
     events = Events(sys.stdout, folder, space.name)
     notes += [plan.note] if plan.note else []
     ended = _search(space, folder, plan, _noting(events, notes), storage)
     events.end(ended.state, ended.reason, _report(ended))
 
 
-def _search(space: Space, folder: Path, plan: WorkerPlan, watch: Watch, storage: str | None) -> Outcome:
+def _search(space: Space, folder: Path, plan: Plan, watch: Watch, storage: str | None) -> Outcome:
     """Search in this process or in worker processes; if interrupted, say how to resume."""
     try:
-        if plan.count == 1:
+        if plan.here:
             return run_search(space, folder, watch=watch, storage=storage)
         ended = run_workers(space, folder, plan, watch=watch, storage=storage)
     except KeyboardInterrupt:
@@ -106,6 +113,10 @@ def _search(space: Space, folder: Path, plan: WorkerPlan, watch: Watch, storage:
     for told in ended.failures:
         print(told, file=sys.stderr)
     return ended
+
+
+def _need(space: Space, folder: Path, storage: str | None) -> Need:
+    return Need(partial(runs_left, space, folder, storage), partial(sample_of, space))
 
 
 def _ready(space: Space, out: Path | None, storage: str | None) -> Path:

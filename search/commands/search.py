@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from composer.cli.terminal.options import Set
+from search.commands.launch_options import Address, Launch, LauncherName
 
 PANEL = "Search"
 EXAMPLE = "composer search specs/space.yaml --trials 8"
@@ -27,11 +28,14 @@ def search(
         typer.Option(
             min=1,
             metavar="N",
-            help="Processes that search side by side on this machine. By default one for each GPU, else as "
-            "many as the CPU cores and the memory have room for; 1 searches in this process.",
+            help="Processes that search side by side. By default one for each GPU of this machine, else as "
+            "many as its CPU cores and memory have room for; 1 searches in this process.",
             show_default=False,
         ),
     ] = None,
+    launcher: LauncherName = "local",
+    address: Address = None,
+    launch: Launch = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -54,9 +58,9 @@ def search(
 ) -> None:
     """Search a space for its best specs: propose, cost, train in rungs, keep the best.
 
-    All cores and GPUs of this machine are used (`--workers`). The same command resumes a search that was
-    interrupted or killed; given again while one runs, on any machine that sees the folder or the database, it
-    joins with workers of its own. The folder holds every trial,
+    All cores and GPUs of this machine are used (`--workers`), or those of a cluster (`--launcher`). The same
+    command resumes a search that was interrupted or killed; given again while one runs, on any machine that
+    sees the folder or the database, it joins with workers of its own. The folder holds every trial,
     `leaderboard.csv`, the winner in `best/`, the Pareto front in `front/` and a report, `report.html`.
     """
     from composer.language.space import load_space
@@ -73,12 +77,15 @@ def search(
         return
     from composer.cli.terminal.console import console
     from search.commands.run_and_report import run, run_events
+    from search.launch.launcher import asked
 
+    where = asked(launcher, address, launch)
+    where.checked()
     try:
         if events:
-            run_events(space, out, storage, olds or (), workers)
+            run_events(space, out, storage, olds or (), workers, where)
         else:
-            run(space, out, quiet, console(), storage, olds or (), workers)
+            run(space, out, quiet, console(), storage, olds or (), workers, where)
     except KeyboardInterrupt as stopped:
         print(
             stopped if str(stopped) else "interrupted; run the same command again to continue",

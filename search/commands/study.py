@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from composer.cli.terminal.options import Set
+from search.commands.launch_options import Address, Launch, LauncherName
 
 PANEL = "Search"
 EXAMPLE = "composer study specs/studies/hop.yaml --report"
@@ -35,11 +36,14 @@ def study(
         typer.Option(
             min=1,
             metavar="N",
-            help="Processes that train side by side on this machine. By default as many as `composer search` "
+            help="Processes that train side by side. By default as many as `composer search` "
             "starts; 1 trains in this process.",
             show_default=False,
         ),
     ] = None,
+    launcher: LauncherName = "local",
+    address: Address = None,
+    launch: Launch = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -70,15 +74,18 @@ def study(
     folder = out or loaded.folder
     path = rows or folder / "rows.jsonl"
     screen = console()
+    from search.launch.launcher import asked
     from search.study.command import dry_lines, note_stale, train_all, write_all
 
     if dry_run:
         print("\n".join(dry_lines(loaded, path)))
         return
+    where = asked(launcher, address, launch)
+    where.checked()
     note_stale(loaded, path)
     try:
         if not report:
-            train_all(loaded, folder, path, storage, workers, quiet, screen)
+            train_all(loaded, folder, path, storage, workers, quiet, screen, where)
     except KeyboardInterrupt:
         print(
             f"interrupted; run the same command again to continue (everything is in {folder})",

@@ -14,11 +14,13 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from search.run.worker_plan import WorkerPlan
 from search.run.worker_process import GRACE, STOP, Ended, Job
 from search.store.folder import LOGS
+
+if TYPE_CHECKING:
+    from search.run.worker_plan import WorkerPlan
 
 _TICK = 0.25
 """Seconds between two checks whether all are still running."""
@@ -34,7 +36,9 @@ class LocalWorker:
         ended: how it ended; None while it is running.
     """
 
-    def __init__(self, number: int, job: Job, environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, number: int, job: Job, environment: dict[str, str], log: Path, cwd: str | None = None
+    ) -> None:
         self.number, self.log = number, log
         self.ended: Ended | None = None
         self._connection: Connection[Any, Any]
@@ -48,6 +52,7 @@ class LocalWorker:
                 stdout=output,
                 stderr=output,
                 env=os.environ | {"PYTHONPATH": paths} | environment,
+                cwd=cwd,
                 pass_fds=[theirs.fileno()],
                 # in its own group, so that Ctrl-C reaches only the process that started it
                 start_new_session=True,
@@ -58,6 +63,11 @@ class LocalWorker:
     def is_gone(self) -> bool:
         """Whether the process has ended."""
         return self._process.poll() is not None
+
+    @property
+    def output(self) -> str:
+        """The file with what it printed, or "" if it printed nothing."""
+        return str(self.log) if self.log.stat().st_size else ""
 
     def fileno(self) -> int:
         """Return the file descriptor to wait on for its next message."""

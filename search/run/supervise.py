@@ -1,4 +1,4 @@
-"""A search by several local workers, presented as one: one state, one stream of events, one end."""
+"""A search by several workers, presented as one: one state, one stream of events, one end."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from search.errors import SearchError
 from search.objectives import Goals
 from search.progress.state import Activity, State, Watch, silent
 from search.propose.baselines import baselines
-from search.run.local_workers import LocalWorker, LocalWorkers
+from search.run.crew import Crew, CrewMember, Plan
 from search.run.open_store import open_search
 from search.run.study import Outcome
-from search.run.worker_plan import WorkerPlan, plan_workers
-from search.run.worker_process import GRACE, Ended, SearchJob, Told
+from search.run.worker_process import GRACE, Ended, Note, SearchJob, Told
 from search.store.ledger import Ledger
 from search.store.store import Store
 from search.trainer import Train, train
@@ -30,27 +29,25 @@ _RETRY = 1.0
 """Seconds between two attempts to reach a lost store."""
 
 
-def planned(space: Space, folder: Path, storage: str | None, asked: int | None) -> WorkerPlan:
-    """Plan the workers of a search: `asked`, or by the machine's resources and the remaining runs.
+def runs_left(space: Space, folder: Path, storage: str | None) -> float:
+    """Return how many runs of a search are left at most.
 
     Raises:
         SpecError, SearchError: as `run_search` does.
     """
-    if asked is not None:
-        return plan_workers(space, asked, float("inf"))
     with open_search(space, folder, storage) as store:
-        return plan_workers(space, None, _state(space, store).runs_left())
+        return _state(space, store).runs_left()
 
 
 def run_workers(
     space: Space,
     folder: Path,
-    plan: WorkerPlan,
+    plan: Plan,
     train: Train = train,
     watch: Watch = silent,
     storage: str | None = None,
 ) -> Outcome:
-    """Search `space` in `folder` with local workers, from its current state to its end.
+    """Search `space` in `folder` with the workers of a plan, from its current state to its end.
 
     `watch` is called with the events of all of them. Signals that end a training (`SIGNALS`) end the
     workers, which save their runs first; a second signal, or `GRACE` seconds, kill them.
@@ -62,7 +59,7 @@ def run_workers(
     with (
         open_search(space, folder, storage) as store,
         stop_signals() as received,
-        LocalWorkers(plan, SearchJob(space, folder, storage, train)) as workers,
+        plan.start(SearchJob(space, folder.absolute(), storage, train)) as workers,
     ):
         return _Supervisor(folder, store, _state(space, store), watch, workers, received).run()
 
@@ -74,7 +71,7 @@ class _Supervisor:
         store: Store,
         state: State,
         watch: Watch,
-        workers: LocalWorkers,
+        workers: Crew,
         received: list[int],
     ) -> None:
         self.folder, self.store, self.state, self.watch = folder, store, state, watch
@@ -97,6 +94,9 @@ class _Supervisor:
             worker, message = found
             if isinstance(message, Told):
                 self._hear(worker, message)
+            elif isinstance(message, Note):
+                self.state.local[worker.number] = Activity(note=message.text)
+                self._note(f"worker {worker.number}: {message.text}")
             elif message.how == "done":
                 self.reasons.append(message.text)
                 self.state.local[worker.number] = Activity(note="done")
@@ -114,7 +114,7 @@ class _Supervisor:
         self.watch("end", self.state)
         return Outcome(self.folder, self.state, self.reasons[-1], tuple(self.failures.values()))
 
-    def _hear(self, worker: LocalWorker, told: Told) -> None:
+    def _hear(self, worker: CrewMember, told: Told) -> None:
         """Take over the state that a worker sent, and pass its event on."""
         if told.event != "progress":
             self._refresh()
@@ -134,10 +134,10 @@ class _Supervisor:
         if told.event == "ended":
             state.local[worker.number] = Activity()
 
-    def _lose(self, worker: LocalWorker, ended: Ended) -> None:
+    def _lose(self, worker: CrewMember, ended: Ended) -> None:
         """Report that a worker failed; the others continue."""
         self.state.local[worker.number] = Activity(note="failed")
-        output = f"; its output: {worker.log}" if worker.log.stat().st_size else ""
+        output = f"; its output: {worker.output}" if worker.output else ""
         # a failure common to all is reported once
         told = f"worker {worker.number} failed: {ended.text}{output}"
         self.failures.setdefault(ended.text, told)

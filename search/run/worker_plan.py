@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from composer.costs.base.units import bytes_text
 from composer.language.schema.spec import Spec
@@ -11,6 +13,10 @@ from composer.language.space import Space
 from composer.training.processes.threads import is_worth_sharing
 from search.run.machine import available_cores, available_memory, visible_gpus
 from search.run.preview import preview
+
+if TYPE_CHECKING:
+    from search.run.local_workers import LocalWorkers
+    from search.run.worker_process import Job
 
 THREADS = 4
 """Threads of a large run, unless OMP_NUM_THREADS is set."""
@@ -41,32 +47,37 @@ class WorkerPlan:
         shares = f"GPUs {' and '.join(dict.fromkeys(self.gpus))}" if self.gpus else threads
         return f"{self.count} workers, {shares}"
 
+    @property
+    def here(self) -> bool:
+        """Whether there is one, which is the process of the command itself."""
+        return self.count == 1
+
+    def start(self, job: Job) -> LocalWorkers:
+        """Return the workers, which start as the context is entered."""
+        from search.run.local_workers import LocalWorkers
+
+        return LocalWorkers(self, job)
+
     def environment(self, number: int) -> dict[str, str]:
         """Return the environment variables of a worker, numbered from 0."""
         gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[number]} if self.gpus else {}
         return {"OMP_NUM_THREADS": str(self.threads), **gpu}
 
 
-def plan_workers(space: Space, asked: int | None, runs: float) -> WorkerPlan:
-    """Plan the workers of a search.
+def plan_workers(sample: Callable[[], tuple[list[Spec], int]], asked: int | None, runs: float) -> WorkerPlan:
+    """Plan the workers of a search or a study on this machine.
 
     By default there is one for each GPU, or as many as the cores can run side by side; no more than fit into
     memory (on a CPU), and no more than there are runs left.
 
     Args:
-        space: whose runs they train.
+        sample: returns specs like those that they train, and the bytes that training one may take.
         asked: the number that the user asked for, or None for the default.
         runs: how many runs are left at most.
     """
     if asked == 1 or runs <= 1:
         return WorkerPlan(1, _limited(available_cores()))
-    return plan_for(*_sample(space), asked, runs)
-
-
-def plan_for(specs: list[Spec], memory: int, asked: int | None, runs: float) -> WorkerPlan:
-    """Plan the workers of runs like `specs`, each of which may take `memory` bytes; see `plan_workers`."""
-    if asked == 1 or runs <= 1:
-        return WorkerPlan(1, _limited(available_cores()))
+    specs, memory = sample()
     gpus = _shared_out(visible_gpus(), specs[0])
     count, note = asked or _default(specs, gpus), ""
     if not gpus:
@@ -76,11 +87,7 @@ def plan_for(specs: list[Spec], memory: int, asked: int | None, runs: float) -> 
     return WorkerPlan(count, _limited(available_cores() // count), groups, note)
 
 
-def _default(specs: list[Spec], gpus: list[str]) -> int:
-    return len(gpus) if gpus else max(1, available_cores() // max(map(_threads, specs)))
-
-
-def _sample(space: Space) -> tuple[list[Spec], int]:
+def sample_of(space: Space) -> tuple[list[Spec], int]:
     """Return specs of the space, and the bytes that training one of them may take."""
     points = [point for point in preview(space, _SAMPLE).points if point.verdict == "feasible"]
     example = space.example().spec
@@ -90,7 +97,19 @@ def _sample(space: Space) -> tuple[list[Spec], int]:
     return specs, int(known if cap is None else cap)
 
 
-def _threads(spec: Spec) -> int:
+def devices_of(spec: Spec) -> int | None:
+    """Return how many GPUs a run of the spec trains on; None for all that it sees."""
+    assert spec.train is not None
+    if isinstance(spec.train.devices, int):
+        return spec.train.devices
+    return 1 if spec.train.strategy == "auto" else None
+
+
+def _default(specs: list[Spec], gpus: list[str]) -> int:
+    return len(gpus) if gpus else max(1, available_cores() // max(map(threads_of, specs)))
+
+
+def threads_of(spec: Spec) -> int:
     """Return the number of threads that training a spec keeps busy."""
     assert spec.train is not None
     processes = spec.train.devices if isinstance(spec.train.devices, int) else 1
@@ -107,10 +126,7 @@ def _limited(threads: int) -> int:
 
 def _shared_out(gpus: list[str], spec: Spec) -> list[str]:
     """Return the GPUs of each worker: one, or as many as a run uses."""
-    assert spec.train is not None
-    each = 1 if spec.train.strategy == "auto" else len(gpus)
-    if isinstance(spec.train.devices, int):
-        each = spec.train.devices
+    each = devices_of(spec) or len(gpus)
     # if there are too few for a run, the run reports it
     each = max(1, min(each, len(gpus)))
     return [",".join(gpus[first : first + each]) for first in range(0, len(gpus) - each + 1, each)]

@@ -56,6 +56,10 @@ class Job(Protocol):
     def folder(self) -> Path:
         """The folder that all workers share."""
 
+    @property
+    def storage(self) -> str | None:
+        """The database that they share, if their state is not in the folder."""
+
     def work(self, tell: Tell) -> str:
         """Work to the end, report on the way, and return why it ended."""
 
@@ -97,6 +101,13 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Where a worker is, in words: one that a launcher starts elsewhere waits for a place, or has lost it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """The last message of a worker: `text` is the reason why its job ended, or the worker failed."""
 
@@ -110,6 +121,8 @@ def main() -> None:
     os.set_inheritable(connection.fileno(), False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SLURM may warn all processes of a job with it; whoever started this one passes that on
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     stopping = threading.Event()
     try:
         job = connection.recv()

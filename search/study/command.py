@@ -14,6 +14,7 @@ from composer.costs.base.units import count_text
 from composer.costs.matching.residuals import percent
 from composer.settings.errors import os_message
 from search.errors import SearchError
+from search.launch.launcher import Asked
 from search.run.open_store import check_storage
 from search.study.load import Study
 from search.study.plan import Plan
@@ -21,7 +22,7 @@ from search.study.report import PAGE, lines, write_report
 from search.study.rows import read_rows, stale
 from search.study.run import run_study, silent
 from search.study.terminal import Terminal
-from search.study.workers import planned, run_workers
+from search.study.workers import need, run_workers
 
 
 def dry_lines(study: Study, rows: Path) -> Iterator[str]:
@@ -60,19 +61,20 @@ def train_all(
     workers: int | None,
     quiet: bool,
     screen: Console,
+    launcher: Asked,
 ) -> None:
-    """Train what is due, with this number of local workers; by default as many as there is room for."""
+    """Train what is due, with this number of workers; by default as many as there is room for."""
     if storage is not None:
         check_storage(storage)
     gc.enable()  # the command line starts without; a study makes and drops many models
-    plan = planned(study, rows, workers)
+    plan = launcher.plan(need(study, rows), workers)
     if not quiet:
-        told = f" with {plan}" if plan.count > 1 else ""
+        told = "" if plan.here else f" with {plan}"
         print(f"training in {folder}{told}, results in {rows}", flush=True)
     if plan.note:
         print(plan.note, file=sys.stderr)
     with nullcontext(silent) if quiet else Terminal(screen, study.config.measure) as watch:
-        if plan.count == 1:
+        if plan.here:
             run_study(study, folder, rows, watch=watch, storage=storage)
         else:
             run_workers(study, folder, rows, plan, watch, storage)

@@ -1,4 +1,4 @@
-"""A study by several local workers, shown as one."""
+"""A study by several workers, shown as one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composer import cost
+from composer.language.schema.spec import Spec
 from search.errors import SearchError
-from search.run.local_workers import LocalWorkers
+from search.launch.launcher import Need
+from search.run.crew import Plan as WorkerPlan
 from search.run.open_store import open_shared
 from search.run.supervise import stop_signals
-from search.run.worker_plan import WorkerPlan, plan_for
-from search.run.worker_process import GRACE, Ended, Tell
+from search.run.worker_process import GRACE, Ended, Note, Tell
 from search.study.load import Study
 from search.study.plan import Plan
 from search.study.rows import read_rows
@@ -41,13 +42,18 @@ class StudyJob:
         return "nothing is due"
 
 
-def planned(study: Study, rows: Path, asked: int | None) -> WorkerPlan:
-    """Plan the workers of a study: `asked`, or by the machine's resources and the remaining runs."""
-    plan = Plan(study)
-    left = plan.size() - plan.results(read_rows(rows)).done()
-    specs = [arm.spec for arm in study.arms]
-    memory = 0 if asked == 1 else max(cost(spec).measure("train_memory") or 0 for spec in specs)
-    return plan_for(specs, int(memory), asked, left)
+def need(study: Study, rows: Path) -> Need:
+    """Return what workers of the study are needed for."""
+
+    def runs() -> int:
+        plan = Plan(study)
+        return plan.size() - plan.results(read_rows(rows)).done()
+
+    def sample() -> tuple[list[Spec], int]:
+        specs = [arm.spec for arm in study.arms]
+        return specs, int(max(cost(spec).measure("train_memory") or 0 for spec in specs))
+
+    return Need(runs, sample)
 
 
 def run_workers(
@@ -59,14 +65,14 @@ def run_workers(
     storage: str | None = None,
     train: Train = train,
 ) -> None:
-    """Train a study with local workers; `watch` is called with the events of all, numbered from 1.
+    """Train a study with the workers of a plan; `watch` is called with the events of all, numbered from 1.
 
     Raises:
         SearchError: all workers failed; with their reasons.
         KeyboardInterrupt: it was interrupted; no worker is left running.
     """
-    job = StudyJob(study, folder, rows, storage, train)
-    with open_shared(study, folder, storage), stop_signals() as received, LocalWorkers(plan, job) as workers:
+    job = StudyJob(study, folder.absolute(), rows.absolute(), storage, train)
+    with open_shared(study, folder, storage), stop_signals() as received, plan.start(job) as workers:
         failed: dict[str, None] = {}
         interrupted, done, asked_at = False, 0, 0.0
         for found in workers.messages():
@@ -78,7 +84,9 @@ def run_workers(
             if found is None:
                 continue
             worker, message = found
-            if not isinstance(message, Ended):
+            if isinstance(message, Note):
+                watch("note", Progress(0, note=f"worker {worker.number}: {message.text}"))
+            elif not isinstance(message, Ended):
                 event, progress = message
                 progress.worker = worker.number
                 if event not in ("begin", "end"):

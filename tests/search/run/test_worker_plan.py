@@ -8,7 +8,7 @@ import pytest
 from fake_training import toy
 
 from search.run import machine, worker_plan
-from search.run.worker_plan import PROCESS, THREADS, plan_workers
+from search.run.worker_plan import PROCESS, THREADS, plan_workers, sample_of
 
 # 1024 tokens of width 512 are worth more than one thread
 LARGE = ("model.width=512", "caps={}")
@@ -27,7 +27,8 @@ def plan(tmp_path, monkeypatch):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         if threads:
             monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        return plan_workers(toy(tmp_path, *overrides), asked, runs)
+        space = toy(tmp_path, *overrides)
+        return plan_workers(lambda: sample_of(space), asked, runs)
 
     return planned
 

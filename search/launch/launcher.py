@@ -1,0 +1,146 @@
+"""The interface of a launcher: a file of `launchers/` or an entry point of `composer.launchers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint
+from importlib.util import find_spec
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from blocks.base.entry_points import entry_points_by_name
+from composer.language.schema.spec import Spec
+from search.errors import SearchError
+from search.run.crew import Plan
+
+
+@dataclass(frozen=True)
+class Need:
+    """What workers are needed for.
+
+    Attributes:
+        runs: returns how many runs are left at most.
+        sample: returns specs like those that will be trained, and the bytes that training one may take.
+    """
+
+    runs: Callable[[], float]
+    sample: Callable[[], tuple[list[Spec], int]]
+
+
+class Options(BaseModel):
+    """What `--launch KEY=VALUE` may set for a launcher; without fields, nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A launcher that `--launcher` can name.
+
+    Attributes:
+        meaning: a short description for the docs.
+        plan: plans the workers for a need, a number of workers (None for the default) and its options.
+
+            Raises:
+                SearchError: there can be no such workers.
+        options: the model of its options; the docstring of each field is its description.
+        needs: a module that has to be importable, if any.
+        install: what pip installs to provide it.
+    """
+
+    meaning: str
+    plan: Callable[[Need, int | None, Any], Plan]
+    options: type[Options] = Options
+    needs: str = ""
+    install: str = ""
+
+    @property
+    def missing(self) -> bool:
+        """Whether a module that it needs is not installed."""
+        return bool(self.needs) and find_spec(self.needs) is None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The launcher that a command line names, and its options as text."""
+
+    name: str = "local"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def plan(self, need: Need, workers: int | None) -> Plan:
+        """Plan the workers.
+
+        Raises:
+            SearchError: there is no such launcher or option, or there can be no such workers.
+        """
+        launcher, options = self.checked()
+        return launcher.plan(need, workers, options)
+
+    def checked(self) -> tuple[Launcher, Options]:
+        """Return the launcher and its options.
+
+        Raises:
+            SearchError: there is no such launcher or option, or a package is not installed.
+        """
+        launcher = find_launcher(self.name)
+        try:
+            options = launcher.options.model_validate(dict(self.options))
+        except ValidationError as error:
+            raise SearchError(
+                "\n".join(_told(self.name, launcher, each) for each in error.errors())
+            ) from None
+        if launcher.missing:
+            raise SearchError(
+                f"--launcher {self.name}: needs {launcher.needs}, which is not installed: "
+                f"pip install {launcher.install}"
+            )
+        return launcher, options
+
+
+@cache
+def launchers() -> Mapping[str, EntryPoint]:
+    """Map the name of each launcher to its entry point, of the group `composer.launchers`."""
+    return entry_points_by_name("composer.launchers", "LAUNCHER")
+
+
+def find_launcher(name: str) -> Launcher:
+    """Return the launcher of a name.
+
+    Raises:
+        SearchError: there is none, or the object registered under that name is no `Launcher`.
+    """
+    if name not in launchers():
+        raise SearchError(f"--launcher: expected one of {', '.join(launchers())}, got {name!r}")
+    point = launchers()[name]
+    found = point.load()
+    if not isinstance(found, Launcher):
+        raise SearchError(f"{point.value} ({point.group}): expected a Launcher, got {found!r}")
+    return found
+
+
+def asked(name: str, address: str | None, settings: list[str] | None) -> Asked:
+    """Read `--launcher`, `--address` and `--launch KEY=VALUE`.
+
+    Raises:
+        SearchError: a setting is no `KEY=VALUE`.
+    """
+    options = {} if address is None else {"address": address}
+    for setting in settings or ():
+        key, found, value = setting.partition("=")
+        if not found or not key:
+            raise SearchError(f"--launch: expected KEY=VALUE, got {setting!r}")
+        options[key] = value
+    return Asked(name, options)
+
+
+def _told(name: str, launcher: Launcher, error: Any) -> str:
+    key = ".".join(map(str, error["loc"]))
+    option = "--address" if key == "address" else f"--launch {key}"
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(launcher.options.model_fields)
+        has = f"its options are {known}" if known else "it has no options"
+        return f"{option}: the launcher {name} has no option {key}; {has}"
+    return f"{option}: {error['msg']}, got {error['input']!r}"

@@ -1,0 +1,1 @@
+"""Launchers that `--launcher` can name, one file each."""

@@ -1,0 +1,116 @@
+"""`composer search` as a process whose training sleeps: started, watched and ended by a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fake_training
+import optuna
+import pytest
+from fake_training import toy
+from worker import records
+
+WAIT = 240
+"""Seconds after which a test fails; generous, for a machine that does much else."""
+TRIALS = ["--set", "search.trials=6", "--set", "search.keep=1"]
+
+
+def opened(folder: Path) -> optuna.Study:
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
+    return optuna.load_study(study_name="toy", storage=optuna.storages.JournalStorage(backend))
+
+
+class Command:
+    """`composer search` as a process in a group of its own, its output in files."""
+
+    def __init__(self, root: Path, seconds: float, *arguments: str) -> None:
+        toy(root)
+        self.run, self.out, self.err = root / "run", root / "out", root / "err"
+        # no run gets anywhere before all workers are there
+        self.hold = root / "hold"
+        self.hold.touch()
+        script = Path(fake_training.__file__).with_name("local_command.py")
+        here = os.pathsep.join(map(str, (script.parents[3], script.parent)))
+        paths = {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, script, str(seconds), str(self.hold), str(root / "space.yaml")]
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                [*command, "--out", str(self.run), *TRIALS, *arguments],
+                stdout=out,
+                stderr=err,
+                env=os.environ | paths,
+                start_new_session=True,
+            )
+        self.seen: set[int] = set()
+
+    def end(self) -> int:
+        """Let runs go on to the end of all; return the exit code."""
+        self.hold.unlink()
+        code = self.process.wait(WAIT)
+        wait_for(lambda: not any(map(is_running, self.seen)))
+        assert not list((self.run / "workers").iterdir())
+        return code
+
+    def until_all_train(self, count: int = 2) -> list[int]:
+        """Wait until workers train; return their process ids."""
+        wait_for(lambda: sum(each["status"] == "running" for each in self.records()) >= count)
+        pids = [int(each["worker"].split("-")[-2]) for each in self.records() if each["status"] == "running"]
+        assert os.getpid() not in pids
+        assert self.process.pid not in pids
+        self.seen.update(pids)
+        return pids
+
+    def records(self) -> list[dict]:
+        """What stands in the folder by now."""
+        try:
+            return records(self.run)
+        except OSError:
+            return self.records()
+
+    def logs(self) -> dict[str, str]:
+        """What workers printed."""
+        return {path.name: path.read_text() for path in (self.run / "logs").glob("*")}
+
+    def events(self) -> list[dict]:
+        """The events printed, each a whole line."""
+        text = self.out.read_text()
+        assert text.endswith("\n")
+        return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def begin(tmp_path) -> Iterator[Callable[..., Command]]:
+    """Starts commands, and leaves no process behind."""
+    begun: list[Command] = []
+
+    def start(seconds: float, *arguments: str) -> Command:
+        begun.append(Command(tmp_path, seconds, *arguments))
+        return begun[-1]
+
+    yield start
+    for command in begun:
+        for pid in [command.process.pid, *command.seen]:
+            if is_running(pid):
+                os.killpg(pid, signal.SIGKILL)
+        command.process.wait(10)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT
+    while not what():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.02)
