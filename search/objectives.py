@@ -76,10 +76,23 @@ class Goals:
     def front(self, results: Mapping[Key, Values]) -> list[Key]:
         """Return the keys of results that no other dominates, the best in the primary objective first."""
         turned = {key: self.ascending(values) for key, values in results.items()}
-        free = [
-            key for key, own in turned.items() if not any(dominates(other, own) for other in turned.values())
-        ]
+        best = undominated(turned.values())
+        free = [key for key, own in turned.items() if own in best]
         return sorted(free, key=lambda key: self.primary_first(turned[key]), reverse=True)
+
+
+def undominated(points: Iterable[Values]) -> set[Values]:
+    """Return the points that no other dominates; ascending.
+
+    In descending order a dominating point comes before those it dominates, so each is compared with the
+    front so far; of two objectives with its last point alone, since the second grows along the front.
+    """
+    found: list[Values] = []
+    for point in sorted(set(points), reverse=True):
+        others = found[-1:] if len(point) <= 2 else found
+        if not any(dominates(other, point) for other in others):
+            found.append(point)
+    return set(found)
 
 
 def dominates(one: Values, other: Values) -> bool:

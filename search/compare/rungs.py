@@ -8,7 +8,7 @@ non-dominated front, and within a front by the first objective that training mea
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
@@ -83,6 +83,8 @@ def fronts(values: Sequence[Values]) -> list[int]:
     A point's front is found by bisection (Zhang et al., 2015): whoever is dominated by one of a front is
     dominated by one of each front before it.
     """
+    if all(len(point) == 2 for point in values):
+        return _fronts_of_two(values)
     layers: list[list[Values]] = []
     ranks: dict[Values, int] = {}
     # in this order a dominating point comes before those it dominates
@@ -95,11 +97,21 @@ def fronts(values: Sequence[Values]) -> list[int]:
     return [ranks[point] for point in values]
 
 
+def _fronts_of_two(values: Sequence[Values]) -> list[int]:
+    """Rank pairs: the second objective grows along a front, so its last point alone decides."""
+    last: list[float] = []
+    ranks: dict[Values, int] = {}
+    for point in sorted(set(values), reverse=True):
+        # the last points of the fronts, ascending once negated
+        rank = bisect_right(last, -point[1])
+        last[rank : rank + 1] = [-point[1]]
+        ranks[point] = rank
+    return [ranks[point] for point in values]
+
+
 def _is_free(point: Values, layer: Sequence[Values]) -> bool:
     """Return whether none of a front dominates a point that comes after them all in descending order."""
-    # of two objectives the second grows along a front, so its last point has the most of it
-    others = layer[-1:] if len(point) <= 2 else layer
-    return not any(dominates(other, point) for other in others)
+    return not any(dominates(other, point) for other in layer)
 
 
 def best_first(goals: Goals, records: Iterable[Record]) -> list[Record]:

@@ -6,12 +6,16 @@ Proposals are taken and deferred under the store's lock.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import optuna_private
+from search.propose.draft_counts import DRAWN, Drawn, total
 from search.propose.optuna_adapter import IMPORTED, OUTCOME
 
 MORE_TRIALS = "more trials"
@@ -20,18 +24,61 @@ MORE_TRIALS = "more trials"
 _HELD = "held"
 
 
+@dataclass
+class Tally:
+    """The proposals of a study, without imported trials.
+
+    Attributes:
+        outcomes: how many completed ones had each outcome.
+        drawn: the drafts of these, in all.
+        numbers: their trial numbers, ascending.
+        opened: the open ones, oldest first.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    drawn: Drawn = field(default_factory=Drawn)
+    numbers: list[int] = field(default_factory=list)
+    opened: list[FrozenTrial] = field(default_factory=list)
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Add a completed one."""
+        outcome = trial.user_attrs[OUTCOME]
+        if outcome != IMPORTED:
+            self.outcomes[outcome] += 1
+            self.drawn = total([{DRAWN: vars(self.drawn)}, trial.user_attrs])
+            self.numbers.append(trial.number)
+
+    def copy(self) -> Tally:
+        """Return a copy that may be added to."""
+        return Tally(self.outcomes.copy(), self.drawn, [*self.numbers])
+
+    def told_after(self, number: int) -> int:
+        """Return how many completed ones are after a trial number."""
+        return len(self.numbers) - bisect_right(self.numbers, number)
+
+
 class Questions:
     """The open proposals of one study, as one worker sees them."""
 
     def __init__(self, study: Study, worker: str) -> None:
         self._study, self._worker = study, worker
+        self._told = Tally()
+        self._past = 0
 
-    def told_and_open(self) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """Return completed proposals without imported ones, and the open ones, oldest first."""
+    def tally(self) -> Tally:
+        """Count all proposals of the study."""
         trials = self._study.get_trials(deepcopy=False)
-        told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        own = [trial for trial in told if trial.user_attrs[OUTCOME] != IMPORTED]
-        return own, [trial for trial in trials if trial.state == TrialState.RUNNING]
+        # those before the first open one stay as they are
+        while self._past < len(trials) and trials[self._past].state == TrialState.COMPLETE:
+            self._told.add(trials[self._past])
+            self._past += 1
+        found = self._told.copy()
+        for trial in trials[self._past :]:
+            if trial.state == TrialState.COMPLETE:
+                found.add(trial)
+            elif trial.state == TrialState.RUNNING:
+                found.opened.append(trial)
+        return found
 
     def ask(self) -> Trial:
         """Ask the sampler for another proposal, held by this worker."""

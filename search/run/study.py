@@ -11,7 +11,6 @@ lost its database are handled alike.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,22 +27,19 @@ from search.compare.finals import respec
 from search.compare.rungs import milestones, status_after, tokens
 from search.errors import Crash, SearchError
 from search.objectives import Goals
-from search.progress.leaderboard import publish
 from search.progress.state import State, Watch, silent
 from search.progress.stop_reasons import crashing, hopeless, last_read, leave_cause, over, taken_over
 from search.progress.words import moved_note
 from search.propose.baselines import baselines
 from search.propose.candidates import Candidate, candidate
-from search.propose.draft_counts import total
 from search.propose.feasible import origin, sampler
-from search.propose.optuna_adapter import OUTCOME, suggest, tell
+from search.propose.optuna_adapter import suggest, tell
 from search.propose.questions import MORE_TRIALS, Questions, awaited, holder
-from search.propose.specs import bring_specs, spec_of
+from search.propose.specs import spec_of
 from search.run.adopting import adopt, claim, lacking
 from search.run.open_store import open_search
-from search.store.folder import PUBLISH
+from search.run.publishing import Publisher
 from search.store.ledger import Ledger, Record, Seen, free
-from search.store.locks import exclusive
 from search.store.reconnect import reach_again
 from search.store.same_data import check_data, same_data
 from search.store.store import Store
@@ -106,6 +102,7 @@ class _Search:
         self.lost_since: float | None = None
         self.ledger = Ledger(store)
         self.state = State(self.config, self.goals, self.ledger, set(self.baselines), worker=self.me)
+        self._publish = Publisher(folder, self.state, store, self._spec)
         self.left_by: dict[str, str] = {}
         self._open_study()
 
@@ -122,7 +119,7 @@ class _Search:
             try:
                 task = self._next()
                 if isinstance(task, str):
-                    self._publish()
+                    self._publish(at_last=True)
                     return task
                 task()
                 self.lost_since = None
@@ -360,20 +357,12 @@ class _Search:
 
     def _count(self) -> list[FrozenTrial]:
         """Count the outcomes of all proposals since the last new spec; return the open ones, oldest first."""
-        told, opened = self.questions.told_and_open()
-        self.state.outcomes = Counter(trial.user_attrs[OUTCOME] for trial in told)
-        self.state.drawn = total(trial.user_attrs for trial in told)
+        tally = self.questions.tally()
+        self.state.outcomes, self.state.drawn = tally.outcomes, tally.drawn
         newest = max((record.asked for record in self.ledger if record.asked is not None), default=-1)
-        led_nowhere = [*told, *(trial for trial in opened if awaited(trial))]
-        self.fruitless = sum(trial.number > newest for trial in led_nowhere)
-        return opened
-
-    def _publish(self) -> None:
-        with exclusive(self.folder / PUBLISH):
-            self.ledger.refresh()
-            self.store.export(self.ledger.every())
-            bring_specs(self.folder, self.ledger.every(), self._spec)
-            publish(self.folder, self.state)
+        put_off = (trial for trial in tally.opened if awaited(trial))
+        self.fruitless = tally.told_after(newest) + sum(trial.number > newest for trial in put_off)
+        return tally.opened
 
     def _note(self, text: str) -> None:
         if text != self.state.note:

@@ -26,7 +26,7 @@ from pathlib import Path
 from composer.settings.errors import os_message
 from composer.training.folder.files import write_text
 from search.errors import SearchError
-from search.store.locks import exclusive
+from search.store.locks import exclusive, is_free
 from search.store.shared import Shared
 
 SPACE, JOURNAL, RECORDS, LEADERBOARD = "space.txt", "study.journal", "records", "leaderboard.csv"
@@ -54,6 +54,7 @@ def enter(folder: Path, space: Shared) -> None:
         (folder / LOCK).touch()
     except OSError as error:
         raise SearchError(os_message(error, folder)) from None
+    _refuse_without_locks(folder)
     with exclusive(folder / LOCK):
         if (folder / SPACE).exists():
             _refuse_another(folder, space)
@@ -85,6 +86,26 @@ def refuse_database(folder: Path) -> None:
         raise SearchError(
             f"{folder}: this search keeps its records in {place}; name it with --storage, "
             "or choose another folder with --out"
+        )
+
+
+def _refuse_without_locks(folder: Path) -> None:
+    """Refuse a file system without locks, where workers would train the same trials.
+
+    Some have none and say so, others grant every lock to everybody. Whether locks reach other machines shows
+    only there (`search.launch.agent`).
+    """
+    path = folder / LOCK
+    try:
+        with exclusive(path):
+            missing = "two holders at once" if is_free(path) else ""
+    except OSError as error:
+        missing = os_message(error, path)
+    if missing:
+        raise SearchError(
+            f"{folder}: expected a file system with locks (flock), got {missing}; choose another with --out, "
+            "such as a local disk, NFSv4, or Lustre mounted with flock; a database (--storage) keeps the "
+            "state elsewhere, but run folders need locks too"
         )
 
 

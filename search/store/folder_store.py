@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 from optuna.samplers import BaseSampler
 
 from search.objectives import Goals
+from search.store.change_log import ChangeLog
 from search.store.folder import JOURNAL, LOCK, RECORDS, WORKERS
 from search.store.journal import open_study
 from search.store.lease import SUFFIX, Lease, is_alive, this_worker
 from search.store.ledger import Record, RecordFiles
 from search.store.locks import exclusive
+
+CHANGES = "changes.log"
+"""The file in the folder of records that says which of them changed."""
+_LOOK = 60.0
+"""Seconds after which all records are looked at again, for those that people or older versions changed."""
 
 
 class FolderStore:
@@ -26,20 +33,31 @@ class FolderStore:
         self.worker = this_worker()
         self._folder, self._name = folder, name
         self._records = RecordFiles(folder / RECORDS)
+        self._changes = ChangeLog(folder / RECORDS / CHANGES)
+        self._looked = 0.0
         self._lease = Lease(folder / WORKERS, self.worker)
         self._known: dict[str, tuple[str, int]] = {}
 
-    def lock(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Hold the folder's lock file."""
-        return exclusive(self._folder / LOCK)
+        with exclusive(self._folder / LOCK):
+            self._changes.repair()
+            yield
 
     def changed(self) -> list[Record]:
         """Read the records that changed."""
+        now = time.monotonic()
+        if self._looked and now - self._looked < _LOOK:
+            return self._records.changed_among(self._changes.changed())
+        self._looked = now
+        self._changes.skip()
         return self._records.changed()
 
     def put(self, record: Record) -> None:
         """Write a record's file."""
-        self._records.put(record)
+        with self._changes.noting(record.key):
+            self._records.put(record)
 
     def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
         """Open the journal, repaired if necessary."""
@@ -69,7 +87,7 @@ class FolderStore:
 
     def reopen(self) -> None:
         """Read all records again."""
-        self._records = RecordFiles(self._folder / RECORDS)
+        self._records, self._looked = RecordFiles(self._folder / RECORDS), 0.0
 
     def lost(self, error: Exception, waited: float | None) -> str:
         """Never called."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -138,22 +139,35 @@ class RecordFiles:
         Raises:
             SearchError: a record cannot be read.
         """
-        found = []
         with os.scandir(self._folder) as entries:
-            for entry in entries:
-                if not entry.name.endswith(".json"):
-                    continue
-                mark = _mark(entry.stat())
-                if mark != self._known.get(entry.name):
-                    found.append(_read(Path(entry.path)))
-                    self._known[entry.name] = mark
-        return found
+            marks = {entry.name: _mark(entry.stat()) for entry in entries if entry.name.endswith(".json")}
+        return self._new(marks)
+
+    def changed_among(self, keys: Iterable[str]) -> list[Record]:
+        """Read those of the files of these records that changed.
+
+        Raises:
+            SearchError: a record cannot be read.
+        """
+        marks = {}
+        for name in {f"{key}.json" for key in keys}:
+            with suppress(FileNotFoundError):
+                marks[name] = _mark((self._folder / name).stat())
+        return self._new(marks)
 
     def put(self, record: Record) -> None:
         """Write a record's file atomically."""
         path = self._folder / f"{record.key}.json"
         write_text(path, record_text(record))
         self._known[path.name] = _mark(path.stat())
+
+    def _new(self, marks: dict[str, _Mark]) -> list[Record]:
+        found = []
+        for name, mark in marks.items():
+            if mark != self._known.get(name):
+                found.append(_read(self._folder / name))
+                self._known[name] = mark
+        return found
 
 
 class Ledger:
@@ -172,11 +186,7 @@ class Ledger:
 
     def refresh(self) -> None:
         """Read other workers' changes; unchanged records stay the same objects."""
-        changed = self._source.changed()
-        if changed:
-            self._known |= {record.key: record for record in changed}
-            standing = (record for record in self._known.values() if not self._orphaned(record))
-            self._records = {record.identity: record for record in sorted(standing, key=_in_order)}
+        self._take(self._source.changed())
 
     def __iter__(self) -> Iterator[Record]:
         """Yield records that began as baselines, then those that began as trials, in order."""
@@ -189,6 +199,10 @@ class Ledger:
     def every(self) -> list[Record]:
         """Return all records."""
         return list(self._records.values())
+
+    def count(self) -> int:
+        """Return the number of records."""
+        return len(self._records)
 
     def find(self, identity: str) -> Record | None:
         """Return the record of a spec, or None."""
@@ -252,8 +266,27 @@ class Ledger:
         assert record.identity not in self._records
         record.started = record.started or time.time()
         self.save(record)
-        self._known[record.key] = self._records[record.identity] = record
+        self._take([record])
         return record
+
+    def _take(self, changed: list[Record]) -> None:
+        """Take over new and changed records, in order."""
+        if not all(map(self._put_in_place, changed)):
+            self._known |= {record.key: record for record in changed}
+            standing = (record for record in self._known.values() if not self._orphaned(record))
+            self._records = {record.identity: record for record in sorted(standing, key=_in_order)}
+
+    def _put_in_place(self, record: Record) -> bool:
+        """Take over a record that changes the order of no other; return whether it did."""
+        known = self._known.get(record.key)
+        if known is None:
+            last = next(reversed(self._records.values()), None)
+            if record.kind != "trial" or last is None or _in_order(last) > _in_order(record):
+                return False
+        elif known.identity != record.identity or known.identity not in self._records:
+            return False
+        self._known[record.key] = self._records[record.identity] = record
+        return True
 
     def _orphaned(self, record: Record) -> bool:
         """Whether it is a final of a deleted record, whose name another record may have."""

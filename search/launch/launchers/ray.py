@@ -153,12 +153,21 @@ def connect(address: str) -> None:
         )
     import ray
 
+    _silence()
     with _same_signals():
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
             told = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SearchError(f"--address: expected a running Ray cluster at {address}: {told}") from None
+
+
+def _silence() -> None:
+    """Keep Ray from printing about lost nodes to stdout, which `--json` promises to hold events alone."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *told, **more: None
 
 
 @contextmanager
@@ -184,7 +193,7 @@ def _failure(task: Any) -> str:
     try:
         ray.get(task)
     except ray.exceptions.RayTaskError as error:
-        return str(error.cause)
+        return str(error.cause).strip().splitlines()[0]
     except ray.exceptions.RayError as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return ""

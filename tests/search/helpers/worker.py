@@ -36,17 +36,21 @@ EIGHT = [
 
 
 def start(
-    root: Path, count: int, seconds: float, *overrides: str, storage: str = ""
+    root: Path, count: int, seconds: float, *overrides: str, storage: str = "", ahead: float = 0.0
 ) -> list[subprocess.Popen]:
-    """Start workers on ROOT/run and let them begin together."""
+    """Start workers on ROOT/run and let them begin together, the clock of each `ahead` of the one before."""
     toy(root)
     command = [sys.executable, __file__, str(root), str(seconds), storage, *overrides]
     paths = {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     workers = [
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | paths
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | paths | {"CLOCK_AHEAD": str(ahead * number)},
         )
-        for _ in range(count)
+        for number in range(count)
     ]
     for worker in workers:
         worker.stdout.readline()
@@ -104,6 +108,8 @@ def main(root: Path, seconds: float, storage: str, *overrides: str) -> None:
     """Be a worker."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.fsync = lambda file: None
+    ahead, clock = float(os.environ.get("CLOCK_AHEAD", "0")), time.time
+    time.time = lambda: clock() + ahead
     study.POLL = 0.2 if storage else 0.02
     fake = FakeTraining()
 

@@ -53,6 +53,16 @@ def test_a_command_that_is_stopped_leaves_no_worker_and_goes_on_when_given_again
     check(tmp_path, 6, opened(again.run), again.records(), killed=2)
 
 
+def test_two_commands_at_once_share_the_trials_and_train_none_twice(tmp_path, begin):
+    one = begin(0.2, *JOBS)
+    one.until_all_train()
+    two = begin(0.2, *JOBS)
+    wait_for(lambda: len(list((two.run / "workers").glob("*.lease"))) == 6)
+    two.hold.unlink()
+    assert [command.process.wait(WAIT) for command in (one, two)] == [0, 0]
+    check(tmp_path, 6, opened(one.run), one.records())
+
+
 def test_a_killed_job_is_told_and_the_other_goes_on(tmp_path, begin):
     command = begin(0.05, *JOBS, "--json")
     first, _ = command.until_all_train()

@@ -36,6 +36,13 @@ def opened(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name="toy", storage=optuna.storages.JournalStorage(backend))
 
 
+@pytest.mark.slow
+def test_clocks_two_minutes_apart_change_nothing(tmp_path):
+    join(start(tmp_path, 3, 0.05, *EIGHT, ahead=120.0))
+    check(tmp_path, 8, opened(tmp_path / "run"), records(tmp_path / "run"))
+    assert len(board(tmp_path / "run")) == 8
+
+
 class Stop(Exception):
     """Ends a worker that would wait."""
 

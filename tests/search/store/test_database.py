@@ -155,6 +155,23 @@ def test_a_database_that_vanishes_amid_a_search_and_comes_back_loses_nothing(tmp
 
 
 @needs_server
+@pytest.mark.slow
+def test_a_database_that_is_away_for_long_stops_no_worker(tmp_path, server):
+    """For half a minute, or for DATABASE_AWAY seconds."""
+    url, space = server.url("away"), toy(tmp_path, *SIX)
+    workers = start(tmp_path, 3, 0.1, *SIX, storage=url)
+    work = tmp_path / "run" / "work.log"
+    while not work.exists() or len(work.read_text().splitlines()) < 4:
+        time.sleep(0.01)
+    server.stop()
+    time.sleep(float(os.environ.get("DATABASE_AWAY", "30")))
+    assert all(worker.poll() is None for worker in workers)
+    server.start()
+    join(workers)
+    check_all(tmp_path, url, space)
+
+
+@needs_server
 @pytest.mark.parametrize("retry", [60.0, 0.2])
 def test_a_lost_database_is_told_and_given_up_after_a_while(tmp_path, server, monkeypatch, retry):
     monkeypatch.setattr(study, "RETRY", retry)
