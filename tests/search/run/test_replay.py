@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from search.compare.rungs import milestones
@@ -14,6 +15,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 sys.path.insert(0, str(DOCS))
 
 from curves import found_table, live_table, read_curves  # noqa: E402
+from features import gained, predicted, tables  # noqa: E402
 from fronts import BEFORE, SAMPLERS, WAYS, in_order, read_found, table  # noqa: E402
 from recorded import feasible, full, space  # noqa: E402
 from replay import ARMS, CURVES, LIVES, recorded, search  # noqa: E402
@@ -83,6 +85,25 @@ def test_the_documentation_shows_what_the_rules_found_under_two_objectives() -> 
     assert len(found) == 20 * len(SAMPLERS) * len(WAYS)
     for line in table(found):
         assert line in page
+
+
+def test_the_documentation_shows_what_costs_as_features_bring() -> None:
+    page = (DOCS / "experiments.md").read_text(encoding="utf-8")
+    for line in tables():
+        assert line in page
+
+
+def test_the_regression_of_the_replays_predicts_what_is_linear_and_is_less_sure_far_away() -> None:
+    rng = np.random.default_rng(0)
+    points, others = rng.normal(size=(30, 3)), np.array([[0.0, 0, 0], [9, 9, 9]])
+    mean, spread = predicted(points, points @ [1, -2, 3] + 5, others)
+    assert mean == pytest.approx([5, 23], abs=0.3)
+    assert 0 < spread[0] < spread[1]
+    # a point in the corner adds all, one that is dominated a little for its mean
+    told = np.array([[0.0, 1], [1, 0], [0.5, 0.5]])
+    added = gained(told, np.array([[1.0, 1], [0.4, 0.4], [0.3, 0.3], [0.75, 0.75]]), 0)
+    assert added == pytest.approx([0.75, 0, 0, 0.0625 + 0.25], abs=0.2)
+    assert list(np.argsort(-added)) == [0, 3, 1, 2]
 
 
 @pytest.mark.parametrize("rule", WAYS)
