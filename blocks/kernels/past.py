@@ -106,6 +106,7 @@ class Past:
         capacity: how many tokens there will be at most.
         padding: how many of the first tokens of each row [batch], its last ones, are none; None for no such
             row. Later tokens come in their place.
+        at: the position of a token [batch] on the device, where steps are recorded and replayed.
         runs: which of the tokens that a step of some tokens was given run it, [batch, chosen], by the place
             of what chose them.
     """
@@ -118,13 +119,16 @@ class Past:
     ) -> None:
         """`use_of` gives, of a place and a use, the use whose keys and values it shares."""
         self.position, self.capacity, self.padding = 0, capacity, padding
+        self.at: Tensor | None = None
         self.runs: dict[str, Tensor] = {}
         self._use_of = use_of
         self._held: dict[tuple[str, int], Any] = {}
 
     @property
     def positions(self) -> int | Tensor:
-        """The position of the first new token, of each row [batch] where rows are padded."""
+        """The position of the first new token, of each row [batch] where rows are padded or `at` says it."""
+        if self.at is not None:
+            return self.at
         return self.position if self.padding is None or not self.position else self.position - self.padding
 
     def held(self, place: str, use: int, make: Callable[[], T]) -> T:

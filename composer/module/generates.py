@@ -13,10 +13,12 @@ from composer.costs.base.precision import precision
 from composer.costs.counting.count import caches
 from composer.language.schema.steps import Steps
 from composer.module.batch import as_tokens, check_range
+from composer.module.capture.recorder import CudaGraphChoice
 from composer.module.exits import check_exits
 from composer.module.generation.cache_policy import Cache, as_policy
 from composer.module.generation.decoder import Decoder
 from composer.module.generation.decoding_graph import decoding_graph
+from composer.module.generation.recorded import recorded
 from composer.module.generation.sampling import Sampler
 from composer.module.record import refuse_recording
 
@@ -44,6 +46,7 @@ class Generates:
         exit_threshold: float | None = None,
         seed: int = 0,
         cache: Cache = "full",
+        cuda_graph: CudaGraphChoice = "auto",
     ) -> Tensor | list[Tensor]:
         """Return prompts with what the model continues them by.
 
@@ -61,18 +64,19 @@ class Generates:
         one pass over itself alone. `cache` says of which steps of recurrent stages: "full" of all, which
         changes nothing; {"budget": k} in k entries, where step i writes entry i modulo k and sees what
         earlier tokens wrote there last; "last_step" in one. With less than all, tokens of prompts go through
-        one by one too.
+        one by one too. With `cuda_graph` the step that follows the prompt is recorded as a CUDA graph and
+        replayed for each new token; "auto" does so on a GPU for at least 32 new tokens where it works.
 
         Raises:
             ValueError: prompts are empty or not of integers below `model.vocab`, prompt and new tokens exceed
                 `model.context`, an option is out of range, or the model has an operation that does not run
-                token by token, or not with this cache.
+                token by token, or not with this cache; `cuda_graph` is on, and cannot be.
         """
         model = cast("ComposedModel", self)
         refuse_recording(model, "generate")
         prompts = as_prompts(tokens, model.device)
         run = Generation(model, prompts, max_new_tokens, Sampler(temperature, top_k, top_p, seed), stop)
-        for _ in run.tokens(steps, exit_threshold, cache):
+        for _ in run.tokens(steps, exit_threshold, cache, cuda_graph):
             pass
         rows = run.rows()
         if not isinstance(tokens, Tensor):
@@ -128,7 +132,11 @@ class Generation:
         self._stop = as_stop(stop)
 
     def tokens(
-        self, steps: Steps | None = None, exit_threshold: float | None = None, cache: Cache = "full"
+        self,
+        steps: Steps | None = None,
+        exit_threshold: float | None = None,
+        cache: Cache = "full",
+        cuda_graph: CudaGraphChoice = "auto",
     ) -> Iterator[list[int]]:
         """Yield the rows that got a new token, at each position where some did; it is in `made` then.
 
@@ -137,7 +145,7 @@ class Generation:
         """
         if not self.lengths:
             return
-        decode = self._decoder(steps, exit_threshold, cache)
+        decode = recorded(self._decoder(steps, exit_threshold, cache), cuda_graph, self.made.device, self.new)
         position, chunk = min(self.lengths), self.made[:, : min(self.lengths)]
         while not all(self.ends):
             logits = decode(chunk)

@@ -8,6 +8,7 @@ from itertools import count
 
 from composer.data.base.codec import Codec, Numbers
 from composer.language.schema.steps import Steps
+from composer.module.capture.recorder import CudaGraphChoice
 from composer.module.generates import Generation, as_prompts
 from composer.module.generation.cache_policy import Cache
 from composer.module.generation.sampling import Sampler
@@ -38,6 +39,7 @@ class Continued:
     exit_threshold: float | None = None
     seed: int = 0
     cache: Cache = "full"
+    cuda_graph: CudaGraphChoice = "auto"
 
     def pieces(self, model: ComposedModel, prompt: str) -> Iterator[str]:
         """Yield the text that a model continues a prompt by, as soon as it is there.
@@ -61,7 +63,7 @@ class Continued:
         new = self.max_new_tokens or max(1, min(NEW, room))
         sampler = Sampler(self.temperature, self.top_k, self.top_p, self.seed)
         run = Generation(model, as_prompts([prompt], model.device), new, sampler, codec.end)
-        new_ones, told = run.tokens(self.steps, self.exit_threshold, self.cache), ""
+        new_ones, told = run.tokens(self.steps, self.exit_threshold, self.cache, self.cuda_graph), ""
         for position in count(len(prompt)):
             # not while the reader has its turn
             with autocast(model):

@@ -17,13 +17,14 @@ from composer.costs.counting.plan import Plan, as_plan
 from composer.costs.fitting.caps import check_caps
 from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec, Train
+from composer.module.capture.recorder import CudaGraphChoice
 from composer.module.emission.code import TorchCompile
 from composer.module.passes import reported_names
 from composer.module.scores import Scores
 from composer.settings.errors import os_message
 from composer.training.attached import check_loggers, make_callbacks, make_loggers
 from composer.training.block_norms import BlockNorms
-from composer.training.capture.cuda_graph import CudaGraph, CudaGraphChoice, refuse
+from composer.training.capture.cuda_graph import CudaGraph, refuse
 from composer.training.data.datamodule import SpecData, datamodule
 from composer.training.evaluate import autocast, evaluate
 from composer.training.folder.build import build, is_out_of_memory

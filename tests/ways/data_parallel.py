@@ -32,14 +32,34 @@ class Loss(nn.Module):
         return self.model.loss(tokens, targets, steps)
 
 
-def differences(specs, folder, seconds=280):
-    """Map the numbers of those (way, plain spec) that differ on two ranks, or fail, to what is wrong."""
-    assert run_all(*((_rank, rank, specs, folder) for rank in range(RANKS)), seconds=seconds) == [0] * RANKS
+def differences(specs, folder, seconds=280, kernels=False):
+    """Map the numbers of those (way, plain spec) that differ on two ranks, or fail, to what is wrong.
+
+    With `kernels` models are planned for a GPU, and Triton interprets their kernels.
+    """
+    calls = ((_rank, rank, specs, folder, kernels) for rank in range(RANKS))
+    assert run_all(*calls, seconds=seconds) == [0] * RANKS
     return json.loads((folder / "faults").read_text())
 
 
-def _rank(rank, specs, folder):
+def _plan_for_a_gpu():
+    """Have this process choose the kernels of a GPU, which add up gradients of weights in fp32 themselves."""
+    import blocks.depth_attention.fused
+    import blocks.primitives.fused
+    from blocks.ir.kernel import Target
+    from blocks.kernels.tensors import DTYPES
+    from composer.module import model
+
+    for fused in (blocks.depth_attention.fused, blocks.primitives.fused):
+        fused.fits = lambda *tensors: all(each.dtype in DTYPES for each in tensors)
+    real = model.target_of
+    model.target_of = lambda weight: Target("cuda", real(weight).dtype)
+
+
+def _rank(rank, specs, folder, kernels):
     torch.set_num_threads(1)
+    if kernels:
+        _plan_for_a_gpu()
     warnings.simplefilter("ignore")
     distributed.init_process_group(
         "gloo",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from composer.cli.terminal.options import Checkpoint, Run, Steps, Which
+from composer.cli.terminal.options import Checkpoint, GraphChoice, Run, Steps, Which
 from composer.cli.terminal.steps import one_number
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def generate(
     ] = "full",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="What tokens are drawn by.")] = 0,
     checkpoint: Checkpoint = Which.best,
+    cuda_graph: GraphChoice = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print plain JSON at the end.")] = False,
 ) -> None:
     """Continue prompts with a trained model; text is printed as it comes.
@@ -84,13 +85,13 @@ def generate(
     """
     from composer.training.continuing import Continued
     from composer.training.score import read
+    from composer.training.trainer import device_kind
 
     numbers = one_number(steps or ())
     kept = _cache(cache)
-    how = Continued(
-        max_new_tokens, temperature, top_k, top_p, stop or (), numbers, exit_threshold, seed, kept
-    )
-    model = read(Path(run), checkpoint.value).model()
+    drawn = (max_new_tokens, temperature, top_k, top_p, stop or (), numbers, exit_threshold, seed)
+    how = Continued(*drawn, kept, cuda_graph)
+    model = read(Path(run), checkpoint.value).model().to(device_kind())
     made = []
     for each in prompt:
         made.append("")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.cli.terminal.options import CompileChoice, KernelChoice, Set, Which
+from composer.cli.terminal.options import CompileChoice, GraphChoice, KernelChoice, Set, Which
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from composer.costs.counting.plan import Plan
     from composer.graph.passes.choose_kernels import Kernels
     from composer.language.schema.spec import Spec
+    from composer.module.capture.recorder import CudaGraphChoice
     from composer.module.emission.code import TorchCompile
-    from composer.training.capture.cuda_graph import CudaGraphChoice
     from composer.training.run import Result
     from composer.training.score import SavedModel
 
@@ -61,13 +61,7 @@ def train(
     ] = None,
     kernels: KernelChoice = "auto",
     torch_compile: CompileChoice = "auto",
-    cuda_graph: Annotated[
-        Literal["auto", "on", "off"],
-        typer.Option(
-            "--cuda-graph",
-            help="Replay training steps from CUDA graphs; auto does so for long runs on one GPU.",
-        ),
-    ] = "auto",
+    cuda_graph: GraphChoice = "auto",
 ) -> None:
     """Train a spec. After an interruption the same command resumes from the last checkpoint.
 

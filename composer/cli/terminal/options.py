@@ -112,3 +112,11 @@ CompileChoice: TypeAlias = Annotated[
     ),
 ]
 """Whether torch.compile is used."""
+
+GraphChoice: TypeAlias = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        "--cuda-graph", help="Replay steps from CUDA graphs; auto does so for long runs on one GPU."
+    ),
+]
+"""Whether steps are replayed from CUDA graphs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from composer.settings.errors import UserError
 
 Work = Callable[[], Sequence[Tensor]]
 """Work on tensors that stay where they are; it returns what it makes."""
+
+CudaGraphChoice = Literal["auto", "on", "off"]
+"""Whether steps are replayed from CUDA graphs: where that pays and works, always or as an error, never."""
 
 _WARM_UPS = 3
 """Runs before a recording, in which kernels are compiled and libraries take their memory."""

@@ -109,9 +109,19 @@ class Decoder:
             tokens = tokens[:, -1:]
         return self._run(tokens)
 
+    @property
+    def budget(self) -> int | None:
+        """How many steps are kept, None for all."""
+        return self._policy.budget
+
     def _run(self, tokens: Tensor) -> Tensor:
-        made = self._code(tokens, None, *self._keys(tokens), self.past, *self._weights)
+        made = self.following(tokens)
         self.past.position += tokens.shape[1]
+        return made
+
+    def following(self, tokens: Tensor) -> Tensor:
+        """Return logits [batch, vocab] after the last of new tokens, which are kept where they are now."""
+        made = self._code(tokens, None, *self._keys(tokens), self.past, *self._weights)
         if self._threshold is None:
             logits: Tensor = made[:, -1]
             return logits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
@@ -12,14 +12,11 @@ from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec
 from composer.launches.fake_gpu import Precision
 from composer.launches.step import DependsOnData, step_launches
-from composer.module.capture.recorder import CudaGraphs
+from composer.module.capture.recorder import CudaGraphChoice, CudaGraphs
 from composer.module.model import ComposedModel
 from composer.module.passes import losses
 from composer.training.capture.step_graphs import StepGraphs
 from composer.training.folder.errors import TrainingError
-
-CudaGraphChoice = Literal["auto", "on", "off"]
-"""Whether training steps are replayed from CUDA graphs."""
 
 WORTH_CAPTURING = 1000
 """Training steps of a run whose first ones may be spent on recording, at least."""

@@ -1,0 +1,126 @@
+"""Decoding steps that are replayed: a token at a time, on tensors that stay where they are."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from composer.module.capture.recorder import CannotCapture, CudaGraphChoice, CudaGraphs, Recorder
+from composer.module.generation.decoder import Decoder
+
+_WORTH_CAPTURING = 32
+"""New tokens whose first ones may be spent on recording, at least."""
+
+_OFF = 5e-2
+"""How far logits of a replay may be from those of a plain step, as a share of their largest."""
+
+
+def recorded(
+    decoder: Decoder, choice: CudaGraphChoice, device: torch.device, new: int
+) -> Decoder | RecordedDecoder:
+    """Return a decoder, replayed where that is wanted and possible; `new` tokens are made at most.
+
+    Raises:
+        CannotCapture: it is wanted, and the device cannot.
+    """
+    if choice == "off":
+        return decoder
+    recorder: Recorder = CudaGraphs()
+    if reason := recorder.refusal(device):
+        if choice == "on":
+            raise CannotCapture(f"cuda_graph on: {reason}")
+        return decoder
+    if choice == "auto" and new < _WORTH_CAPTURING:
+        return decoder
+    return RecordedDecoder(decoder, recorder, required=choice == "on")
+
+
+class RecordedDecoder:
+    """Gives what a `Decoder` gives. After the prompt one step is recorded and then replayed for each token.
+
+    Every token sees the whole capacity, masked. The replays of the first two tokens are compared with plain
+    steps; where they are off, or a step cannot be recorded, plain steps go on, with a warning unless it is
+    required.
+
+    Attributes:
+        replayed: how many steps were.
+    """
+
+    def __init__(self, decoder: Decoder, recorder: Recorder, required: bool) -> None:
+        self._decoder, self._recorder, self._required = decoder, recorder, required
+        self._replay: Any = None
+        self._off = False
+        self.replayed = 0
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Return logits [batch, vocab] after the last of new tokens [batch, sequence]."""
+        past = self._decoder.past
+        if not past.position or self._off:
+            return self._decoder(tokens)
+        try:
+            if self._replay is None:
+                self._record(tokens)
+            logits = self._replayed(tokens)
+            if self.replayed < 2:  # at two positions
+                self._prove(tokens, logits)
+        except (RuntimeError, CannotCapture) as error:  # of the driver, of memory, of a kernel
+            self._give_up(error)
+            return self._decoder(tokens)
+        self.replayed += 1
+        past.position += 1
+        return logits
+
+    def _record(self, tokens: Tensor) -> None:
+        past, position = self._decoder.past, self._decoder.past.position
+        if past.runs or self._decoder.budget is not None:
+            raise CannotCapture("what is kept depends on which tokens a step runs, or was given one by one")
+        self._tokens, self._at = tokens.clone(), torch.full((len(tokens),), position, device=tokens.device)
+        # who reads the number would have it for ever
+        past.position, past.at = _NoNumber(position), self._at
+        try:
+            self._recorder.warm_up(self._work)
+            (self._logits,), self._replay = self._recorder.record(self._work)
+        finally:
+            past.position, past.at = position, None
+
+    def _work(self) -> list[Tensor]:
+        return [self._decoder.following(self._tokens)]
+
+    def _replayed(self, tokens: Tensor) -> Tensor:
+        past = self._decoder.past
+        self._tokens.copy_(tokens)
+        self._at.fill_(past.position)
+        past.at = self._at
+        try:
+            self._replay()
+        finally:
+            past.at = None
+        return self._logits.clone()
+
+    def _prove(self, tokens: Tensor, logits: Tensor) -> None:
+        # it keeps the same of this token once more
+        wanted = self._decoder.following(tokens)
+        off = float((logits - wanted).abs().max() / wanted.abs().max())
+        if not off <= _OFF:  # nor if it is no number
+            raise CannotCapture(f"logits of a replayed step are off by {off:.3g} of their largest")
+
+    def _give_up(self, error: Exception) -> None:
+        self._replay, self._off = None, True
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if self._required:
+            raise CannotCapture(f"a CUDA graph cannot hold a decoding step: {reason}") from error
+        warnings.warn(f"generation goes on without a CUDA graph: {reason}", stacklevel=2)
+
+
+class _NoNumber(int):
+    """A position that may be asked whether it is 0, and nothing else."""
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise CannotCapture("an operation reads the position of a token as a number")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __index__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
