@@ -112,8 +112,7 @@ def test_the_file_says_what_it_is():
     assert "blocks" not in made.source.replace("# blocks:", "").replace("blocks of", "")
 
 
-@pytest.mark.parametrize("out", ["file/below", "file"])
-def test_a_folder_that_cannot_be_written_is_told(out, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch, capsys):
     from cases import TINY
 
     from composer.cli.main import main
@@ -122,5 +121,6 @@ def test_a_folder_that_cannot_be_written_is_told(out, tmp_path, monkeypatch, cap
     Path("tiny.yaml").write_text(TINY)
     Path("file").touch()
     assert main(["train", "tiny.yaml", "--out", "run"]) == 0
-    assert main(["export", "run", "--out", out]) == 1
-    assert f": {out}" in capsys.readouterr().err
+    for out in ("file/below", "file"):
+        assert main(["export", "run", "--out", out]) == 1
+        assert f": {out}" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def batch(vocab):
 @pytest.mark.parametrize("tie", [True, False])
 @pytest.mark.parametrize("case", STAGES)
 def test_at_32_steps_the_loss_starts_at_the_uniform_guess(case, tie):
-    for vocab in (16, 32, 256):
+    for vocab in (16, 256):
         model = model_of(STAGES[case], vocab, tie)
         with torch.no_grad():
             loss = float(model.loss(*batch(vocab)))

@@ -53,11 +53,21 @@ def test_a_device_nobody_knows_is_told_at_once(tmp_path):
 
 
 no_scipy = pytest.mark.skipif(find_spec("scipy") is None, reason="gp needs scipy, the extra `gp`")
-SAMPLERS = ["tpe", "nsga2", "evolution", "random", pytest.param("gp", marks=no_scipy)]
+PAIRS = [
+    ("tpe", FOUR),
+    ("nsga2", THREE),
+    ("evolution", FOUR),
+    ("random", THREE),
+    pytest.param("gp", FOUR, marks=no_scipy),
+    pytest.param("tpe", THREE, marks=pytest.mark.slow),
+    pytest.param("nsga2", FOUR, marks=pytest.mark.slow),
+    pytest.param("evolution", THREE, marks=pytest.mark.slow),
+    pytest.param("random", FOUR, marks=pytest.mark.slow),
+    pytest.param("gp", THREE, marks=[no_scipy, pytest.mark.slow]),
+]
 
 
-@pytest.mark.parametrize("goals", [THREE, FOUR], ids=["three", "four"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("sampler", "goals"), PAIRS)
 def test_many_objectives_end_in_the_front_of_all_of_them(tmp_path, sampler, goals):
     space = toy(tmp_path, goals, f"search.sampler={sampler}", "search.trials=16", "search.keep=0.3")
     ended = run_search(space, tmp_path / "run", FakeTraining())

@@ -35,7 +35,12 @@ def test_two_workers_train_every_trial_once_and_tell_it_as_one_stream_of_events(
 
 @pytest.mark.parametrize(
     "how",
-    ["SIGINT to the group", "SIGINT", "SIGTERM", "SIGKILL", pytest.param("SIGHUP", marks=pytest.mark.slow)],
+    [
+        "SIGINT to the group",
+        "SIGTERM",
+        "SIGKILL",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("SIGINT", "SIGHUP")),
+    ],
 )
 def test_a_command_that_is_stopped_leaves_no_worker_and_goes_on_when_given_again(tmp_path, begin, how):
     command = begin(0.05, "--workers", "2")

@@ -124,8 +124,17 @@ def test_tokens_may_be_a_knob(tmp_path):
     assert {row["tokens"] for row in board(tmp_path / "run")} == {"4096", "8192"}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution", "random"])
-@pytest.mark.parametrize("goals", ["search.seed=1", TWO])
+@pytest.mark.parametrize(
+    ("sampler", "goals"),
+    [
+        ("tpe", "search.seed=1"),
+        ("nsga2", TWO),
+        ("evolution", TWO),
+        ("random", "search.seed=1"),
+        pytest.param("tpe", TWO, marks=pytest.mark.slow),
+        pytest.param("evolution", "search.seed=1", marks=pytest.mark.slow),
+    ],
+)
 def test_the_same_seed_gives_the_same_search(tmp_path, sampler, goals):
     space = toy(tmp_path, f"search.sampler={sampler}", goals, "search.trials=14")
     for name in "ab":
