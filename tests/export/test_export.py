@@ -5,7 +5,6 @@ import sys
 import types
 from pathlib import Path
 
-import pytest
 import torch
 from cases import DEPTH, SEQ, tree
 from hypothesis import example, given
