@@ -24,6 +24,7 @@ class Goals:
         self.objectives = tuple(objectives)
         self.names = tuple(objective.metric for objective in objectives)
         self.directions = tuple(objective.direction for objective in objectives)
+        self._signs = tuple(1 if direction == "maximize" else -1 for direction in self.directions)
 
     @property
     def first_measured(self) -> int:
@@ -59,8 +60,7 @@ class Goals:
 
     def ascending(self, values: Values) -> Values:
         """Change signs so that larger is better for every value."""
-        signs = (1 if direction == "maximize" else -1 for direction in self.directions)
-        return tuple(sign * value for sign, value in zip(signs, values, strict=True))
+        return tuple(sign * value for sign, value in zip(self._signs, values, strict=True))
 
     def worst(self, seen: Iterable[Values], costs: Mapping[str, float]) -> Values:
         """Return finite values for a candidate without results: its costs, else the worst seen, else 0."""

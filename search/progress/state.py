@@ -154,6 +154,8 @@ class State:
 
     def accounts(self) -> list[Account]:
         """Return the budgets other than the number of trials."""
+        if self.config.tokens is self.config.flops is self.config.time_limit is None:
+            return []
         at_work = [Activity(self.running, since=self.since), *self.local.values()]
         now = [(each.record, each.since, time.time()) for each in at_work if each.record is not None]
         # a run in training is not counted before it ends

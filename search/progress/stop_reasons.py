@@ -30,17 +30,18 @@ def over(state: State, folder: Path, fruitless: int) -> str | None:
         folder: of the search.
         fruitless: consecutive proposals without a new feasible spec, if too many, else 0.
     """
-    done = sum(not record.imported for record in state.done())
     if state.trials_left() <= 0:
+        done = sum(not record.imported for record in state.done())
         return "the only trial is done" if done == 1 else f"all {done} trials are done"
-    told = f"after {state.counted()}"
     for account in state.accounts():
         if account.used_up:
-            return f"the budget of {account.text(account.limit)} {account.name} is used up {told}"
+            limit = f"{account.text(account.limit)} {account.name}"
+            return f"the budget of {limit} is used up after {state.counted()}"
     if fruitless:
         return (
-            f"no new feasible spec in {fruitless} proposals in a row: the space seems exhausted {told}; to "
-            f"go on, add choices to the space or raise a cap, and search it with `--import {folder}`"
+            f"no new feasible spec in {fruitless} proposals in a row: the space seems exhausted after "
+            f"{state.counted()}; to go on, add choices to the space or raise a cap, and search it with "
+            f"`--import {folder}`"
         )
     return None
 

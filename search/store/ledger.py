@@ -182,6 +182,7 @@ class Ledger:
         self._source = RecordFiles(source) if isinstance(source, Path) else source
         self._known: dict[str, Record] = {}
         self._records: dict[str, Record] = {}
+        self._trials: list[Record] | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -210,7 +211,9 @@ class Ledger:
 
     def trials(self) -> list[Record]:
         """Return the records that count as trials."""
-        return [record for record in self if record.role == "trial"]
+        if self._trials is None:
+            self._trials = [record for record in self if record.role == "trial"]
+        return [*self._trials]
 
     def claim(
         self,
@@ -250,6 +253,7 @@ class Ledger:
 
     def save(self, record: Record) -> None:
         """Write a record atomically; call under the store's lock."""
+        self._trials = None
         self._source.put(record)
 
     def new_name(self, stem: str = "") -> str:
@@ -271,6 +275,8 @@ class Ledger:
 
     def _take(self, changed: list[Record]) -> None:
         """Take over new and changed records, in order."""
+        if changed:
+            self._trials = None
         if not all(map(self._put_in_place, changed)):
             self._known |= {record.key: record for record in changed}
             standing = (record for record in self._known.values() if not self._orphaned(record))
