@@ -137,17 +137,17 @@ def quoted(module: str) -> Iterator[str]:
                 yield name
 
 
-def at_import(body: list[ast.stmt]) -> Iterator[ast.AST]:
-    """The statements that run when a module is imported."""
+def at_import(body: list[ast.stmt], types: bool = False) -> Iterator[ast.AST]:
+    """The statements that run when a module is imported; with `types` those for type checkers too."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if not types and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             yield from at_import(node.orelse)
             continue
         yield node
         for field in ("body", "orelse", "finalbody", "handlers"):
-            yield from at_import(getattr(node, field, []))
+            yield from at_import(getattr(node, field, []), types)
 
 
 def tree(module: str) -> ast.Module:
@@ -194,7 +194,8 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = nx.DiGraph(
         (module, name)
         for module in FILES
-        for name in imported(at_import(tree(module).body))
+        # in composer imports for types alone run one way too
+        for name in imported(at_import(tree(module).body, types=module.startswith("composer.")))
         if name != module
     )
     assert graph.number_of_edges() > 100

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,16 +10,14 @@ from blocks.ir.walk import Place
 from blocks.primitives.reference import project
 from blocks.wiring.loss.cross_entropy.exit_reference import Leaving
 from blocks.wiring.loss.cross_entropy.exits import ExitCrossEntropy
+from composer.module.core import ModelCore
 from composer.module.emission.code import Code
 from composer.module.emission.emit import resolve
 from composer.module.emission.lookup import gather, held_tensor
 from composer.module.emission.stage import Stage
 
-if TYPE_CHECKING:
-    from composer.module.model import ComposedModel
 
-
-def exit_logits(model: ComposedModel, tokens: Tensor, threshold: float, keys: list[Tensor | bool]) -> Tensor:
+def exit_logits(model: ModelCore, tokens: Tensor, threshold: float, keys: list[Tensor | bool]) -> Tensor:
     """Return the logits [batch, sequence, vocab] of the step at which each token leaves.
 
     That is the first step at which its exit probabilities add up to the threshold. No step runs after all
@@ -53,7 +50,7 @@ def exit_logits(model: ComposedModel, tokens: Tensor, threshold: float, keys: li
     return project(leaving.state, head, head.shape[:1])
 
 
-def check_exits(model: ComposedModel, threshold: float | None) -> None:
+def check_exits(model: ModelCore, threshold: float | None) -> None:
     """Check that tokens can leave a model at a threshold.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from composer.costs.counting.count import caches
 from composer.language.schema.steps import Steps
 from composer.module.batch import as_tokens, check_range
 from composer.module.capture.recorder import CudaGraphChoice
+from composer.module.core import ModelCore
 from composer.module.exits import check_exits
 from composer.module.generation.cache_policy import Cache, as_policy
 from composer.module.generation.decoder import Decoder
@@ -22,15 +23,12 @@ from composer.module.generation.recorded import recorded
 from composer.module.generation.sampling import Sampler
 from composer.module.record import refuse_recording
 
-if TYPE_CHECKING:
-    from composer.module.model import ComposedModel
-
 T = TypeVar("T")
 Stop = int | Collection[int | Sequence[int]] | None
 """Tokens, or sequences of tokens, after any of which a row ends."""
 
 
-class Generates:
+class Generates(ModelCore):
     """What a model has beside its forward pass: continuing prompts."""
 
     def generate(
@@ -72,7 +70,7 @@ class Generates:
                 `model.context`, an option is out of range, or the model has an operation that does not run
                 token by token, or not with this cache; `cuda_graph` is on, and cannot be.
         """
-        model = cast("ComposedModel", self)
+        model = self
         refuse_recording(model, "generate")
         prompts = as_prompts(tokens, model.device)
         run = Generation(model, prompts, max_new_tokens, Sampler(temperature, top_k, top_p, seed), stop)
@@ -91,7 +89,7 @@ class Generates:
         Raises:
             ValueError: the model does not run token by token with this cache.
         """
-        model, policy = cast("ComposedModel", self), as_policy(cache)
+        model, policy = self, as_policy(cache)
 
         def counted() -> int:
             graph, context, size = model.plan.graph, model.spec.model.context, precision(model.spec).compute
@@ -111,7 +109,7 @@ class Generation:
     """
 
     def __init__(
-        self, model: ComposedModel, prompts: list[Tensor], max_new_tokens: int, sampler: Sampler, stop: Stop
+        self, model: ModelCore, prompts: list[Tensor], max_new_tokens: int, sampler: Sampler, stop: Stop
     ) -> None:
         """Raise ValueError where `Generates.generate` says."""
         if max_new_tokens < 1:
@@ -175,14 +173,14 @@ class Generation:
         return any(new[-len(each) :].tolist() == each for each in self._stop)
 
 
-def _with_steps(model: ComposedModel, steps: Steps | None, make: Callable[[], T]) -> T:
+def _with_steps(model: ModelCore, steps: Steps | None, make: Callable[[], T]) -> T:
     """Return what is made while a model has other numbers of steps."""
     return make() if steps is None else model._switch.call(model, steps, make)
 
 
 @torch.no_grad()
 def decoder(
-    model: ComposedModel, capacity: int, exit_threshold: float | None = None, cache: Cache = "full"
+    model: ModelCore, capacity: int, exit_threshold: float | None = None, cache: Cache = "full"
 ) -> Decoder:
     """Return what gives a model's logits token by token, for `capacity` tokens at most.
 

@@ -5,43 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 
-from composer.language.schema.spec import Spec, Train
+from composer.language.schema.spec import Train
 from composer.module.batch import check_range, read_batch, read_tokens
+from composer.module.core import ModelCore
 from composer.module.fitting import check_trainer, clipping
 from composer.module.optimization.average import WeightAverage
 from composer.module.optimization.optimizer import make_optimizer
 from composer.module.optimization.schedule import warmup_stable_decay
 from composer.module.passes import Losses, losses
-from composer.module.randomness import Randomness
 from composer.module.scores import Scores
 from composer.module.step_mean import StepMean
 from composer.settings.errors import SpecError
 
-if TYPE_CHECKING:
-    from composer.costs.counting.plan import Plan
 
-
-class TrainerHooks(lightning.LightningModule):
+class TrainerHooks(ModelCore):
     """Trains and scores a model as its spec says.
 
     Attributes:
-        spec: what the model was compiled from.
-        plan: the plan its code was emitted from.
-        randomness: what random numbers depend on.
         average: the average of the weights that `train.ema` asks for; None without it.
         step_losses: what computes the losses of training steps, such as replays of recorded ones.
         logs_steps: whether each optimizer step logs `train_loss`; that takes a Trainer about a millisecond.
     """
 
-    spec: Spec
-    plan: Plan
-    randomness: Randomness
     average: WeightAverage | None
     step_losses: Losses = staticmethod(losses)
     logs_steps = True
@@ -61,9 +51,6 @@ class TrainerHooks(lightning.LightningModule):
     def _losses(
         self, tokens: Tensor, targets: Tensor, run: Losses = losses
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        raise NotImplementedError
-
-    def _choose_for_now(self) -> None:
         raise NotImplementedError
 
     def _update_balance(self, total: Callable[[Tensor], Tensor]) -> None:

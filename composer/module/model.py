@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blocks.ir.graph import Graph
 from blocks.ir.kernel import Target
 from blocks.ir.walk import Place, weights
 from composer.costs.counting.plan import Plan, make_plan
@@ -39,7 +38,7 @@ from composer.module.hooks import TrainerHooks
 from composer.module.optimization.average import WeightAverage
 from composer.module.passes import Losses, losses
 from composer.module.randomness import Randomness, this_rank
-from composer.module.record import Tapped, refuse_recording
+from composer.module.record import refuse_recording
 from composer.module.scores import Scores
 from composer.module.step_mean import StepMean
 from composer.module.steps import StepSwitch
@@ -62,7 +61,6 @@ class ComposedModel(Generates, TrainerHooks):
     """
 
     _watched = False
-    _taps: Tapped | None = None
 
     def __init__(
         self,
@@ -183,11 +181,6 @@ class ComposedModel(Generates, TrainerHooks):
         for module in self.modules():
             if isinstance(module, Stage):
                 module.emit("no" if self._watched else self._compiled, self._watched)
-
-    @property
-    def graph(self) -> Graph:
-        """The graph its code was emitted from: the plan's, with taps while values are recorded."""
-        return self.plan.graph if self._taps is None else self._taps.graph(self.plan)
 
     @property
     def _compiled(self) -> Compiled:

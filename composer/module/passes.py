@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from blocks.ir.graph import Graph
 from blocks.ir.walk import passes
+from composer.module.core import ModelCore
 from composer.module.emission.lookup import gather, made_ready_once
-
-if TYPE_CHECKING:
-    from composer.module.model import ComposedModel
 
 Keys = tuple[list[Tensor | bool], list[Tensor | bool]]
 """What the first and the second pass over a batch take besides tokens, as `Randomness.keys`."""
 
 _Losses = tuple[Tensor, dict[str, Tensor]]
 
-Losses = Callable[["ComposedModel", Tensor, Tensor], _Losses]
+Losses = Callable[[ModelCore, Tensor, Tensor], _Losses]
 """Makes a loss, and what is reported beside it by name, of checked tokens and targets [batch, sequence]."""
 
 
-def keys_of(model: ComposedModel, tokens: Tensor) -> Keys:
+def keys_of(model: ModelCore, tokens: Tensor) -> Keys:
     """Return what the passes over tokens [batch, sequence] draw random numbers from; counts a pass."""
     second = model.graph.second
     # of the pass that is counted next
@@ -32,7 +29,7 @@ def keys_of(model: ComposedModel, tokens: Tensor) -> Keys:
     return model._keys(tokens), again
 
 
-def losses(model: ComposedModel, tokens: Tensor, targets: Tensor, keys: Keys | None = None) -> _Losses:
+def losses(model: ModelCore, tokens: Tensor, targets: Tensor, keys: Keys | None = None) -> _Losses:
     """Return the loss and what is reported beside it, by name; those of a second pass are added.
 
     tokens, targets: [batch, sequence], checked. Without `keys` they are those of now.
@@ -55,7 +52,7 @@ def reported_names(graph: Graph) -> tuple[str, ...]:
 
 
 def _run(
-    model: ComposedModel, tokens: Tensor, targets: Tensor, given: list[Tensor | bool]
+    model: ModelCore, tokens: Tensor, targets: Tensor, given: list[Tensor | bool]
 ) -> tuple[_Losses, list[Tensor]]:
     """Return the losses of one pass, and what it hands to the second one."""
     graph = model.graph

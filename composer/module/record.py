@@ -6,22 +6,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from blocks.ir.graph import Graph
+from composer.costs.counting.plan import Plan
 from composer.graph.compile import compile_graph
 from composer.graph.taps.insert import Taps
 from composer.graph.taps.names import Named, value_names
 from composer.graph.taps.operation import Step, register
+from composer.module.core import ModelCore
 from composer.module.emission.emitted import Emitted
-
-if TYPE_CHECKING:
-    from composer.costs.counting.plan import Plan
-    from composer.module.model import ComposedModel
 
 StepKey = int | tuple[int, ...]
 """A step: its number, or for a value in nested stages one number for each, outermost first."""
@@ -33,14 +31,6 @@ Replacements = Mapping[str | tuple[str, StepKey], Replacement]
 """What replaces values, by name or by (name, step)."""
 
 
-class Tapped(Protocol):
-    """What gives a model the graph with taps while values are recorded."""
-
-    def graph(self, plan: Plan) -> Graph:
-        """Return a plan's graph with taps."""
-        ...
-
-
 class Recording:
     """The values of the last pass of a model: `recording[name]`, or `recording[name, step]`.
 
@@ -50,7 +40,7 @@ class Recording:
 
     def __init__(
         self,
-        model: ComposedModel,
+        model: ModelCore,
         names: Iterable[str],
         steps: Collection[StepKey] | None = None,
         replace: Replacements | None = None,
@@ -160,9 +150,7 @@ def record(
     internal: Collection[str] = (),
 ) -> Iterator[Recording]:
     """Record values of a model while it is called in the context: see `composer.record`."""
-    from composer.module.model import ComposedModel
-
-    if not isinstance(model, ComposedModel):
+    if not isinstance(model, ModelCore):
         wrapped = " (record the model that torch.compile was given, and call that)"
         raise ValueError(
             f"record: expected a composed model, got {type(model).__name__}"
@@ -186,7 +174,7 @@ def record(
             model.emit_again()
 
 
-def refuse_recording(model: ComposedModel, what: str) -> None:
+def refuse_recording(model: ModelCore, what: str) -> None:
     """Refuse what does not work while values are recorded.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,11 +14,9 @@ from composer.costs.counting.plan import Plan, make_plan
 from composer.graph.other_steps import check_weights
 from composer.language.schema.row_steps import CallSteps, RowSteps, row_steps
 from composer.language.schema.steps import recurrent_place, with_steps
+from composer.module.core import ModelCore
 from composer.module.emission.emitted import Emitted, same_code
 from composer.module.emission.stage import Stage, take_graphs
-
-if TYPE_CHECKING:
-    from composer.module.model import ComposedModel
 
 T = TypeVar("T")
 _Key = tuple[tuple[str, int, bool], ...]
@@ -53,7 +51,7 @@ class StepSwitch:
     def __getstate__(self) -> dict[str, object]:
         return {"steps": self.steps, "_emitted": {}}
 
-    def call(self, model: ComposedModel, steps: CallSteps, run: Callable[..., T], *given: Tensor) -> T:
+    def call(self, model: ModelCore, steps: CallSteps, run: Callable[..., T], *given: Tensor) -> T:
         """Run something with other numbers of steps for this call alone; they are checked as in `run`."""
         before = self.steps
         named = steps if isinstance(steps, Mapping) else {recurrent_place(model.spec): steps}
@@ -64,7 +62,7 @@ class StepSwitch:
             self.run(model, before)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def run(self, model: ComposedModel, steps: dict[str, int]) -> None:
+    def run(self, model: ModelCore, steps: dict[str, int]) -> None:
         """Have a model run other numbers of steps.
 
         Raises:
@@ -75,7 +73,7 @@ class StepSwitch:
             self._put(model, step_key(self.steps), step_key(steps), lambda: _plan(model, steps))
         self.steps = steps
 
-    def second(self, model: ComposedModel, run: Callable[[], T]) -> T:
+    def second(self, model: ModelCore, run: Callable[[], T]) -> T:
         """Run something while the model is emitted as the second pass over a batch."""
         plan, graph, now = model.plan, model.graph.second, step_key(self.steps)
         assert graph is not None, "the model makes one pass"
@@ -86,7 +84,7 @@ class StepSwitch:
             self._put(model, now + _SECOND, now, lambda: plan)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _put(self, model: ComposedModel, before: _Key, key: _Key, plan: Callable[[], Plan]) -> None:
+    def _put(self, model: ModelCore, before: _Key, key: _Key, plan: Callable[[], Plan]) -> None:
         if key in self._emitted:
             self._emitted[key].put_back(model)
             return
@@ -103,7 +101,7 @@ def step_key(steps: dict[str, int]) -> _Key:
     )
 
 
-def _plan(model: ComposedModel, steps: dict[str, int]) -> Plan:
+def _plan(model: ModelCore, steps: dict[str, int]) -> Plan:
     """Return the plan of these steps, with the same operations recomputed."""
     now = model.plan
     spec = with_steps(model.spec, steps) if steps else model.spec
@@ -112,7 +110,7 @@ def _plan(model: ComposedModel, steps: dict[str, int]) -> Plan:
     return plan.on(now.target, apart=now.apart)
 
 
-def _emit(model: ComposedModel, plan: Plan) -> None:
+def _emit(model: ModelCore, plan: Plan) -> None:
     """Emit the code of a plan, as far as it differs from that of the model's own."""
     stages = [each for each in model.modules() if isinstance(each, Stage)]
     bodies = [each.loop.body for each in stages]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composer.module.capture.recorded_step import RecordedStep
 from composer.module.capture.recorder import CannotCapture, Recorder
-from composer.module.model import ComposedModel
+from composer.module.core import ModelCore
 from composer.module.passes import Keys, keys_of, losses
 from composer.module.steps import step_key
 
@@ -47,9 +47,7 @@ class StepGraphs:
         self._state: list[tuple[int, bool]] = []
         self.off, self.replayed = "", 0
 
-    def losses(
-        self, model: ComposedModel, tokens: Tensor, targets: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, model: ModelCore, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a micro-batch and what is reported beside it, by name.
 
         Raises:
@@ -74,16 +72,14 @@ class StepGraphs:
         self._made = {}
         self._recorder = self._make()
 
-    def _takes(self, model: ComposedModel, tokens: Tensor) -> bool:
+    def _takes(self, model: ModelCore, tokens: Tensor) -> bool:
         if self.off or not (model.training and torch.is_grad_enabled()):
             return False
         self._shape = self._shape or tokens.shape
         plain = not (model._watched or model._taps or torch.is_anomaly_enabled())
         return plain and tokens.shape == self._shape
 
-    def _recording(
-        self, model: ComposedModel, tokens: Tensor, targets: Tensor, keys: Keys
-    ) -> _Recording | None:
+    def _recording(self, model: ModelCore, tokens: Tensor, targets: Tensor, keys: Keys) -> _Recording | None:
         state = [(each.data_ptr(), each.requires_grad) for each in (*model.parameters(), *model.buffers())]
         if state != self._state:
             self.forget()
@@ -114,7 +110,7 @@ class _Recording:
     """One recorded step: of which code, and whether it was compared with that."""
 
     def __init__(
-        self, recorder: Recorder, model: ComposedModel, tokens: Tensor, targets: Tensor, keys: Keys
+        self, recorder: Recorder, model: ModelCore, tokens: Tensor, targets: Tensor, keys: Keys
     ) -> None:
         self.plan, self.made_at, self.proved = model.plan, model.randomness.step, False
         self.names: tuple[str, ...] = ()
@@ -128,7 +124,7 @@ class _Recording:
         self._weights = weights
         self.step = RecordedStep(recorder, run, _tensors(tokens, targets, keys), weights)
 
-    def prove(self, model: ComposedModel, tokens: Tensor, targets: Tensor, keys: Keys) -> None:
+    def prove(self, model: ModelCore, tokens: Tensor, targets: Tensor, keys: Keys) -> None:
         """Compare a replay with the plain step.
 
         Raises:
@@ -162,7 +158,7 @@ def _norm(tensors: Iterator[Tensor]) -> float:
 
 
 @contextmanager
-def _buffers_kept(model: ComposedModel) -> Iterator[None]:
+def _buffers_kept(model: ModelCore) -> Iterator[None]:
     """Put back what passes within the context count, such as loads of experts."""
     before = [(each, each.clone()) for each in model.buffers()]
     try:

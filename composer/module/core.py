@@ -1,0 +1,103 @@
+"""What a composed model is to the modules that it is made of: its plan, its code, and how that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import lightning
+from torch import Tensor, nn
+
+from blocks.ir.graph import Graph
+from blocks.ir.kernel import Target
+from composer.costs.counting.plan import Plan
+from composer.language.schema.row_steps import CallSteps
+from composer.language.schema.spec import Spec
+from composer.module.emission.code import Code, Compiled
+from composer.module.randomness import Randomness
+
+T = TypeVar("T")
+
+
+class Tapped(Protocol):
+    """What gives a model the graph with taps while values are recorded."""
+
+    def graph(self, plan: Plan) -> Graph:
+        """Return a plan's graph with taps."""
+        ...
+
+
+class Switch(Protocol):
+    """What has a model run other numbers of steps: see `StepSwitch`."""
+
+    steps: dict[str, int]
+
+    def call(self, model: Any, steps: CallSteps, run: Callable[..., T], *given: Tensor) -> T:
+        """Run something with other numbers of steps for this call alone."""
+        ...
+
+    def second(self, model: Any, run: Callable[[], T]) -> T:
+        """Run something while the model is emitted as the second pass over a batch."""
+        ...
+
+    def run(self, model: Any, steps: dict[str, int]) -> None:
+        """Have a model run other numbers of steps."""
+        ...
+
+    def forget(self) -> None:
+        """Emit the code for other numbers anew when it is next needed."""
+        ...
+
+    def set_aside(self) -> Any:
+        """Forget the code for other numbers; return it for `take_back`."""
+        ...
+
+    def take_back(self, emitted: Any) -> None:
+        """Run the code that was set aside again."""
+        ...
+
+
+class ModelCore(lightning.LightningModule):
+    """A model that runs the code of a plan.
+
+    Attributes:
+        spec: what the model was compiled from.
+        plan: the plan its code was emitted from.
+        target: what its kernels are chosen for; None where that is not known yet.
+        stages: the stages, in order.
+        randomness: what random numbers depend on.
+        code: the model's own code, outside of stages.
+    """
+
+    spec: Spec
+    plan: Plan
+    target: Target | None
+    stages: nn.ModuleList
+    randomness: Randomness
+    code: Code
+    _loss: Code
+    _switch: Switch
+    _taps: Tapped | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The graph its code was emitted from: the plan's, with taps while values are recorded."""
+        return self.plan.graph if self._taps is None else self._taps.graph(self.plan)
+
+    @property
+    def _compiled(self) -> Compiled:
+        raise NotImplementedError
+
+    def emit(self) -> None:
+        """Emit the code outside of stages."""
+        raise NotImplementedError
+
+    def emit_again(self) -> None:
+        """Emit all code for the graph as it is now."""
+        raise NotImplementedError
+
+    def _choose_for_now(self) -> None:
+        raise NotImplementedError
+
+    def _keys(self, tokens: Tensor) -> list[Tensor | bool]:
+        raise NotImplementedError
