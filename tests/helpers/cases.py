@@ -8,6 +8,7 @@ EXPERT = {"type": "expert_attention", "experts": 5, "active": 2, "hidden": 7}
 FFN = {"type": "feed_forward", "hidden": 9}
 LATENT = {"type": "latent_attention", "heads": 3, "head_dim": 6, "rope_dim": 4, "latent": 5}
 DELTA = {"type": "gated_delta", "heads": 3, "head_dim": 4, "value_dim": 5}
+PEER = {"type": "product_key_experts", "experts": 9, "active": 2, "heads": 2, "key_dim": 4}
 ALL = {"seq": SEQ, "depth": DEPTH, "expert": EXPERT, "ffn": FFN}
 GROUPED = {**EXPERT, "hidden": 8}
 
@@ -152,6 +153,11 @@ CASES = {
     "expert codes through nested loops": tree(
         {"r": EXPERT, "b": {**EXPERT, "depth_code": "bias"}},
         {"recur": 2, "step": ["r", {"stack": 3, "step": ["r", "b"]}, {"recur": 2, "step": ["b", "r"]}]},
+    ),
+    "product keys": one(PEER),
+    "product keys, all of a set, key_dim from the width, beside attention": tree(
+        {"p": {"type": "product_key_experts", "experts": 16, "active": 4}, "s": SEQ},
+        {"stack": 2, "step": ["s", "p"]},
     ),
     "feed forward, swiglu": one(FFN),
     **{

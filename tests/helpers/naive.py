@@ -360,6 +360,7 @@ class _Row:
     expert_attention = naive_attention.expert_attention
     latent_attention = naive_attention.latent_attention
     gated_delta = naive_attention.gated_delta
+    product_key_experts = naive_attention.product_key_experts
 
     def feed_forward(self, config, name, at, x, step):
         out = []

@@ -150,3 +150,21 @@ def gated_delta(row, config, name, at, x, step):
             y = y * F.silu(row.project(vector, f"{at}.gate"))
         out.append(row.project(y, f"{at}.out"))
     return out
+
+
+def product_key_experts(row, config, name, at, x, step):
+    size, out = math.isqrt(config.experts), []
+    for scored, vector in zip(row.scored(x), x, strict=True):
+        y = torch.zeros_like(vector)
+        for query in row.project(scored, f"{at}.query").chunk(config.heads):
+            left, right = row.norm(query, f"{at}.query_norm").chunk(2)
+            first, second = row.w[f"{at}.first_keys"] @ left, row.w[f"{at}.second_keys"] @ right
+            scores = {(i, j): first[i] + second[j] for i in range(size) for j in range(size)}
+            best = sorted(scores, key=lambda pair, scores=scores: -scores[pair].item())[: config.active]
+            total = sum(torch.exp(scores[pair]) for pair in best)
+            for i, j in best:
+                e = i * size + j
+                hidden = F.gelu(row.w[f"{at}.up"][e] @ vector)
+                y = y + torch.exp(scores[i, j]) / total * hidden * row.w[f"{at}.down"][e]
+        out.append(y)
+    return out

@@ -154,9 +154,17 @@ def deltas(draw, kind, width):
     return found
 
 
+@st.composite
+def product_keys(draw, kind, width):
+    """Draw experts found by product keys, as many as pairs of these; queries have halves."""
+    keys = draw(st.integers(1, 4))
+    found = {"type": "product_key_experts", "experts": keys**2, "active": draw(st.integers(1, keys))}
+    return found | {"heads": draw(st.integers(1, 2)), "key_dim": draw(st.sampled_from([2, 4]))}
+
+
 SHARED = ("kv_for",)
 SIZED = {"sequence_attention": attention, "depth_attention": attention, "expert_attention": experts}
-SIZED |= {"latent_attention": latents, "gated_delta": deltas}
+SIZED |= {"latent_attention": latents, "gated_delta": deltas, "product_key_experts": product_keys}
 
 
 @cache

@@ -1,0 +1,91 @@
+"""Config and lowering of experts found by product keys. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isqrt
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from blocks.base.builder import Builder
+from blocks.base.config import BlockConfig, Problem
+from blocks.base.fields import Count, Width
+from blocks.base.invalid import independent
+from blocks.ir.operation import Init, Value, Weight
+from blocks.product_key_experts.operations import ChooseByProductKeys, ReadNeurons, WriteNeurons
+
+
+class ProductKeyExperts(BlockConfig):
+    """A few of very many experts of one neuron, found by two sets of keys (PEER, arXiv 2407.04153)."""
+
+    type: Literal["product_key_experts"] = "product_key_experts"
+    experts: Annotated[Count, Field(examples=[9])]
+    """Number of experts, a square: each is a pair of one of sqrt(experts) first and as many second keys."""
+    active: Count
+    """Experts that each head of a token uses (top-k)."""
+    heads: Count = 1
+    """Queries of a token; all heads choose among the same experts, by the same keys."""
+    key_dim: Width | None = None
+    """Elements of a query, one half for each set of keys. Even. Default: width / heads."""
+
+    def geometry(self, width: int) -> tuple[int, int]:
+        """Return (keys of one set, key_dim) with the default filled in."""
+        return isqrt(self.experts), self.key_dim or width // self.heads
+
+    def canonical(self, width: int) -> dict[str, Any]:
+        """Return the fields with the default filled in."""
+        return {**super().canonical(width), "key_dim": self.geometry(width)[1]}
+
+    def problems(self, width: int) -> Iterator[Problem]:
+        """Check that experts are pairs of keys, and that there are enough of these."""
+        yield from independent(self._pairs(), self._halves(width))
+
+    def _pairs(self) -> Iterator[Problem]:
+        keys = isqrt(self.experts)
+        if keys**2 != self.experts:
+            yield Problem("experts", f"a square, such as {keys**2} or {(keys + 1) ** 2}", self.experts)
+        elif self.active > keys:
+            yield Problem("active", f"at most the number of keys in a set ({keys})", self.active)
+
+    def _halves(self, width: int) -> Iterator[Problem]:
+        _, key_dim = self.geometry(width)
+        if self.key_dim is None and width % self.heads:
+            yield Problem("heads", f"a divisor of the width ({width})", self.heads, "or give key_dim")
+        elif key_dim % 2:
+            yield Problem("key_dim", "an even number, for two halves", key_dim)
+
+    def crosses_documents(self) -> str:
+        """Each token goes through alone."""
+        return ""
+
+    def needs_all_tokens(self) -> str:
+        """Each token goes through alone."""
+        return ""
+
+    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+        """Describe the experts and how they are found."""
+        heads, active, experts = (fields.pop(name) for name in ("heads", "active", "experts"))
+        yield f"{heads} \u00d7 {active} of {experts} neurons"
+        yield f"2 \u00d7 {isqrt(experts)} keys of {fields.pop('key_dim') // 2}"
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        """Make queries and norm them, choose experts by their halves, run these."""
+        (keys, key_dim), width = self.geometry(build.width), build.width
+        query = build.project(build.score_input(x), "query", (self.heads, key_dim))
+        query = build.norm(query, "query_norm", (self.heads, key_dim))
+        choose = ChooseByProductKeys(self.heads, key_dim, keys, self.active)
+        sets = [
+            Weight(role, shape, Init("normal", (key_dim // 2) ** -0.5))
+            for role, shape in zip(("first_keys", "second_keys"), choose.weight_shapes(), strict=True)
+        ]
+        chosen = build.op("choose", choose, query, weights=sets)
+        used = self.heads * self.active
+        sizes = (width, self.experts, self.heads, self.active)
+        share = (min(used, self.experts), self.experts)
+        shape, indices = (self.experts, width), Value(chosen.node, 1)
+        up = Weight("up", shape, Init("normal", width**-0.5), active=share)
+        start = Init("normal", used**-0.5)
+        down = Weight("down", shape, start, active=share, writes_residual=True)
+        sums = build.op("read", ReadNeurons(*sizes), x, indices, weights=[up])
+        return build.op("written", WriteNeurons(*sizes), sums, chosen, indices, weights=[down])

@@ -1,0 +1,168 @@
+"""The operations of experts found by product keys. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
+from blocks.ir.decoding import LOCAL
+from blocks.ir.kernel import Kernel
+from blocks.ir.numbers import largest, smallest
+from blocks.ir.operation import Operation, expect
+from blocks.ir.tensor_type import Shape, TensorType
+
+TOKENS = 64
+"""Tokens whose experts' weights are gathered at a time."""
+_REFERENCE = "blocks.product_key_experts.reference"
+_NEURONS = "blocks.product_key_experts.neurons"
+
+
+@dataclass(frozen=True)
+class ChooseByProductKeys(Operation):
+    """Choose experts: (query) -> weights [heads, active], indices [heads, active].
+
+    An expert's score is that of its first key for the first half of the query plus that of its second key for
+    the second half, so that the best `active` are among the pairs of the best `active` keys of each set.
+    """
+
+    heads: int
+    key_dim: int
+    keys: int
+    active: int
+
+    decoding = LOCAL
+    kernels = (
+        Kernel(
+            "product_keys",
+            "blocks.product_key_experts.chosen:choose",
+            "scores of the two sets alone",
+            traceable=False,
+        ),
+        Kernel(
+            "product_keys_plain",
+            f"{_REFERENCE}:choose_plain",
+            "reference: a score for every expert",
+            traceable=False,
+        ),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return weights and indices of the chosen experts."""
+        expect(self, inputs, (self.heads, self.key_dim))
+        chosen = (self.heads, self.active)
+        return (TensorType(chosen, "fp32"), TensorType(chosen, "int"))
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return both sets of keys."""
+        return ((self.keys, self.key_dim // 2),) * 2
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the number of experts to choose."""
+        return {"active": self.active}
+
+    def flops(self, at: CostContext) -> float:
+        """One score per key and head, of half a query."""
+        return 2 * self.heads * self.keys * self.key_dim
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the query, and what is returned."""
+        return SavedTensors(inputs=(0,), outputs=(0, 1))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Forward, all scores and pairs of the best; backward, gradients of one set at a time."""
+        query, scores = self.heads * self.key_dim, 4 * self.heads * self.keys
+        copied = 4 * query if at.compute_bytes < 4 else 0
+        best = self.heads * self.active
+        forward = copied + 2 * scores + 4 * best * self.active + 56 * best
+        made = largest(4 * query + scores, 8 * query + (flow.given if copied else 0))
+        backward = copied + 20 * best + made
+        return WorkspaceBytes(forward, backward, backward, until_end=True)
+
+
+@dataclass(frozen=True)
+class _Neurons(Operation):
+    """What reading and writing experts share: one row of the width for each expert of a token."""
+
+    width: int
+    experts: int
+    heads: int
+    active: int
+
+    reads_weights = False
+    decoding = LOCAL
+
+    @property
+    def chosen(self) -> TensorType:
+        """The type of the chosen experts."""
+        return TensorType((self.heads, self.active), "int")
+
+    @property
+    def used(self) -> int:
+        """Experts of a token, in all heads."""
+        return self.heads * self.active
+
+    def weight_shapes(self) -> tuple[Shape, ...]:
+        """Return one row for each expert."""
+        return ((self.experts, self.width),)
+
+    def flops(self, at: CostContext) -> float:
+        """One product of the width for each expert of a token."""
+        return 2 * self.width * self.used
+
+    def traffic(self, at: CostContext, given: float, made: float) -> float:
+        """Gather a row for each expert of a token."""
+        return given + at.weight_bytes * self.width * self.used + made
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The rows of some tokens, backward their gradients."""
+        share, narrow = smallest(TOKENS, at.tokens) / at.tokens, at.weight_bytes < 4
+        rows = share * self.width * self.used * (6 if narrow else 4)
+        return WorkspaceBytes(flow.made + rows, flow.given + rows, flow.given + rows, until_end=True)
+
+
+@dataclass(frozen=True)
+class ReadNeurons(_Neurons):
+    """The product of a token and each of its experts: (x, indices) -> sums [heads, active]."""
+
+    kernels = (
+        Kernel("read_neurons", f"{_NEURONS}:read", f"rows of {TOKENS} tokens gathered at a time"),
+        Kernel("read_neurons_plain", f"{_REFERENCE}:read_plain", "reference: all rows gathered at once"),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return a number for each expert."""
+        expect(self, inputs, (self.width,), self.chosen)
+        return (TensorType((self.heads, self.active), "fp32"),)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the inputs."""
+        return SavedTensors(inputs=(0, 1))
+
+
+@dataclass(frozen=True)
+class WriteNeurons(_Neurons):
+    """What the experts of a token write: (sums, weights, indices) -> y."""
+
+    kernels = (
+        Kernel("write_neurons", f"{_NEURONS}:write", f"rows of {TOKENS} tokens gathered at a time"),
+        Kernel("write_neurons_plain", f"{_REFERENCE}:write_plain", "reference: all rows gathered at once"),
+    )
+
+    def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """Return the width, in the precision of weights."""
+        chosen = (self.heads, self.active)
+        expect(self, inputs, chosen, chosen, self.chosen)
+        return (TensorType((self.width,), "stream"),)
+
+    def saved(self, at: CostContext) -> SavedTensors:
+        """Keep the inputs."""
+        return SavedTensors(inputs=(0, 1, 2))
+
+    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """As well two numbers for each expert of these tokens, and a wide copy of narrow tokens."""
+        share, narrow = smallest(TOKENS, at.tokens) / at.tokens, at.weight_bytes < 4
+        more = share * (8 * self.used + (4 * self.width if narrow else 0))
+        forward, backward, weights, until_end = super().scratch(at, flow)
+        return WorkspaceBytes(forward + more, backward + more, weights + more, until_end)

@@ -1,0 +1,55 @@
+"""Experts found by product keys: the best of all pairs, and costs that do not grow with their number."""
+
+import math
+
+import torch
+from cases import PEER, one
+from models import close, probe
+
+from blocks.product_key_experts.chosen import choose
+from blocks.product_key_experts.neurons import read, write
+from blocks.product_key_experts.operations import TOKENS
+from blocks.product_key_experts.reference import choose_plain, read_plain, write_plain
+from composer.costs.base.precision import BF16
+from composer.costs.counting.plan import count
+from composer.costs.memory.operation_memory import Batch
+from composer.costs.memory.peak import Memory
+from composer.graph.compile import compile_graph
+from composer.testing.flops import counted, declared
+from composer.testing.memory import measured
+from composer.testing.models import make
+
+
+def test_two_sets_of_keys_find_the_best_of_all_experts_and_chunks_equal_all_tokens_at_once():
+    draw = torch.Generator().manual_seed(0)
+    sizes = ((3, TOKENS, 2, 8), (11, 4), (11, 4), (3, TOKENS, 6), (121, 6), (121, 6))
+    inputs = [torch.randn(s, generator=draw, dtype=torch.float64).requires_grad_() for s in sizes]
+    found = []
+    for choosing, reading, writing in ((choose, read, write), (choose_plain, read_plain, write_plain)):
+        query, first, second, x, up, down = inputs
+        weights, indices = choosing(query, first, second, active=5)
+        y = writing(reading(x, indices, up), weights, indices, down)
+        gradients = torch.autograd.grad(probe(y) + probe(weights), inputs)
+        found.append({"y": y, "indices": indices.double()} | {str(n): g for n, g in enumerate(gradients)})
+    close(*found, 1e-12)
+
+
+def large(experts):
+    return make(one({**PEER, "experts": experts, "active": 4, "key_dim": 16}, width=32))
+
+
+def test_costs_are_exact_where_experts_are_many():
+    spec = large(32**2)
+    assert counted(spec) == declared(spec)
+    context = spec.model.context
+    told = Memory(compile_graph(spec), Batch(16 * context, context, BF16)).total
+    assert math.isclose(told, measured(spec, 16), rel_tol=0.01)
+
+
+def test_four_times_the_experts_cost_twice_the_scores_and_no_more():
+    few, many = (count(large(keys**2)) for keys in (16, 32))
+    forward = [cost.flops_per_token.forward for cost in (few, many)]
+    # three steps of two heads score 16 more keys of each set by halves of 8
+    assert forward[1] - forward[0] == 3 * 2 * 2 * 16 * 16
+    assert many.params - few.params == 2 * 32 * (32**2 - 16**2) + 2 * 16 * 8
+    assert many.active_params - few.active_params == 2 * 16 * 8
