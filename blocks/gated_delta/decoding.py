@@ -24,6 +24,7 @@ def mix_next(
     use: int,
 ) -> Tensor:
     """Write new tokens into the state, and read it after each."""
+    past.refuse_padding("a state that each token changes")
     kept = past.held(place, use, lambda: State(empty_state(k, v)))
     with torch.autocast(q.device.type, enabled=False):
         y, kept.tensor = mixed(q, k, v, write, forget, rate, shift, kept.tensor)

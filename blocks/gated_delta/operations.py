@@ -25,6 +25,7 @@ class GatedDelta(Operation):
     value_dim: int
 
     decoding = "blocks.gated_delta.decoding:mix_next"
+    keeps_every_step = "keeps a state that each token changes"
     kernels = (
         Kernel(
             "delta_chunked",

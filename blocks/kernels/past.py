@@ -42,6 +42,10 @@ class KeysAndValues:
         """Bytes of both."""
         return self.keys.nbytes + self.values.nbytes
 
+    def take_rows(self, rows: Tensor) -> None:
+        """Go on with rows of the batch, by their numbers [batch]."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
     def begin(self, key: Tensor, value: Tensor, lengths: int | Tensor) -> None:
         """Keep the first tokens [batch, tokens, kv_heads, head_dim], of each row the first `lengths`."""
         tokens = key.shape[1]
@@ -97,6 +101,10 @@ class State:
         """Bytes of it."""
         return self.tensor.nbytes
 
+    def take_rows(self, rows: Tensor) -> None:
+        """Go on with rows of the batch, by their numbers [batch]."""
+        self.tensor = self.tensor[rows]
+
 
 class Past:
     """What one generation keeps, by the place of an operation and the number of its use there.
@@ -147,15 +155,33 @@ class Past:
         kept.begin(key, value, tokens if self.padding is None else tokens - self.padding)
         return None
 
+    def chosen(self, place: str, runs: Tensor, places: Tensor) -> None:
+        """Note which tokens at places [batch, chosen] run a step, by flags of new ones [batch, tokens]."""
+        if self.padding is not None and not self.position:
+            tokens = runs.shape[1]
+            runs = runs & (torch.arange(tokens, device=runs.device) < tokens - self.padding[:, None])
+        self.runs[place] = runs.flatten().take(places)
+
+    def refuse_padding(self, what: str) -> None:
+        """Raise ValueError where rows are padded, which something does not go with."""
+        if self.padding is not None:
+            raise ValueError(f"{what}: expected rows without padding")
+
+    def take_rows(self, rows: Tensor) -> None:
+        """Go on with rows of the batch, by their numbers [batch]."""
+        self.padding = None if self.padding is None else self.padding[rows]
+        for each in self._kept():
+            each.take_rows(rows)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all keys, values and states, those of every row of the batch."""
-        return sum(
-            each.nbytes
-            for held in self._held.values()
-            for each in (held if isinstance(held, list) else [held])
-            if isinstance(each, KeysAndValues | State)
-        )
+        return sum(each.nbytes for each in self._kept() if isinstance(each, KeysAndValues | State))
+
+    def _kept(self) -> list[Any]:
+        """Return what is kept of each row of the batch."""
+        lists = (held if isinstance(held, list) else [held] for held in self._held.values())
+        return [each for held in lists for each in held if hasattr(each, "take_rows")]
 
 
 class ChosenKeysAndValues(KeysAndValues):
@@ -169,6 +195,11 @@ class ChosenKeysAndValues(KeysAndValues):
         """Take what `KeysAndValues` does."""
         super().__init__(like, size, key_dim=key_dim)
         self.counts = torch.zeros(len(like), dtype=torch.int64, device=like.device)
+
+    def take_rows(self, rows: Tensor) -> None:
+        """Go on with rows of the batch, by their numbers [batch]."""
+        super().take_rows(rows)
+        self.counts = self.counts[rows]
 
     def keep(self, key: Tensor, value: Tensor, runs: Tensor, first: bool) -> Kept | None:
         """Keep those of new tokens that run; of the first ones return None, of one more what it sees.

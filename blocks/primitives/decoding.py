@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
 from blocks.kernels.past import Past
-from blocks.primitives.each_step import imported
 from blocks.primitives.random import noise
+from blocks.primitives.reference import sequence_table
 
 
-def next_rows(tokens: Tensor, past: Past, *, function: str, place: str, use: int, **arguments: Any) -> Tensor:
+def next_sequence_rows(tokens: Tensor, past: Past, *, place: str, use: int, **sizes: Any) -> Tensor:
+    """Return the rows of new tokens [batch, sequence] of a table of positions."""
+    return next_rows(tokens, past, sequence_table, place, use, **sizes)
+
+
+def next_rows(
+    tokens: Tensor, past: Past, make: Callable[..., Tensor], place: str, use: int, **sizes: Any
+) -> Tensor:
     """Return the rows of new tokens [batch, sequence] of the table that a function makes of all positions.
 
     Where rows of the batch are at positions of their own, each has its own rows: [batch, 1, ...].
     """
 
     def table() -> Tensor:
-        return imported(function)(tokens.new_empty(1, past.capacity), **arguments)
+        return make(tokens.new_empty(1, past.capacity), **sizes)
 
     rows, position = past.held(place, use, table), past.positions
     return rows[position:][: tokens.shape[1]] if isinstance(position, int) else rows[position][:, None]

@@ -290,7 +290,7 @@ class SequenceTable(SavesNothing, Operation):
     base: float
     scale: float = 1.0
 
-    decoding = "blocks.primitives.decoding:next_rows"
+    decoding = "blocks.primitives.decoding:next_sequence_rows"
     kernels = (Kernel("sequence_table", f"{_REFERENCE}:sequence_table", "made once per forward, in fp32"),)
     recomputable = False
 
@@ -302,10 +302,6 @@ class SequenceTable(SavesNothing, Operation):
         """Return the size, the base and the scale, where there is one."""
         scale = {"scale": self.scale} if self.scale != 1 else {}
         return {"head_dim": self.head_dim, "base": self.base, **scale}
-
-    def decoding_arguments(self) -> dict[str, Any]:
-        """Return the same, and what makes the whole table."""
-        return {"function": self.kernels[-1].function, **self.arguments()}
 
 
 @dataclass(frozen=True)

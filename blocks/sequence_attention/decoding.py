@@ -14,6 +14,7 @@ from torch import Tensor
 
 from blocks.kernels.past import ChosenKeysAndValues, Kept, KeysAndValues, Past
 from blocks.kernels.slot_memory import SlotMemory, append
+from blocks.primitives.decoding import next_rows
 from blocks.primitives.reference import wide
 from blocks.sequence_attention import reference
 from blocks.sequence_attention.capped_reference import attend_capped
@@ -149,6 +150,11 @@ def attend_all_steps(
     )
     masks = [each.mask for each in seen if each.mask is not None]
     return _attend_one(wide(q), Kept(keys, values, torch.cat(masks, -1) if masks else None)).to(q.dtype)
+
+
+def next_yarn_rows(tokens: Tensor, past: Past, *, place: str, use: int, **sizes: Any) -> Tensor:
+    """Return the rows of new tokens [batch, sequence] of a table of positions that YaRN rotates by."""
+    return next_rows(tokens, past, reference.yarn_table, place, use, **sizes)
 
 
 def next_mask(

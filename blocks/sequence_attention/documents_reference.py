@@ -44,6 +44,10 @@ class _Documents:
         self.size, self.last = size, torch.zeros_like(like[:, :1])
         self.kept = like.new_zeros(len(like), size)
 
+    def take_rows(self, rows: Tensor) -> None:
+        """Go on with rows of the batch, by their numbers [batch]."""
+        self.kept, self.last = self.kept[rows], self.last[rows]
+
     def add(self, starts: Tensor, position: int) -> Tensor:
         """Take new tokens [B, S], True where one begins a document; return their documents [B, S]."""
         documents = self.last + starts.cumsum(1)
@@ -57,6 +61,7 @@ class _Documents:
 
 def next_mask(tokens: Tensor, past: Past, start: int, window: int | None, *, place: str, use: int) -> Tensor:
     """Return the mask of the first tokens, or that of a single later one over what is kept: [B, 1, kept]."""
+    past.refuse_padding("documents that do not see each other")
     size = min(window or past.capacity, past.capacity)
     documents = past.held(place, use, lambda: _Documents(tokens, size))
     document = documents.add(tokens == start, past.position)

@@ -23,6 +23,7 @@ class YarnTable(SequenceTable):
     beta_fast: float = 32.0
     beta_slow: float = 1.0
 
+    decoding = "blocks.sequence_attention.decoding:next_yarn_rows"
     kernels = (
         Kernel(
             "yarn_table",

@@ -8,21 +8,24 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
+from blocks.ir.decoding import LOCAL
 from blocks.ir.graph import Graph, Loop, Node, fresh
-from blocks.ir.operation import LoopIndex, Value
+from blocks.ir.operation import LoopIndex, Operation, Value
 from blocks.ir.tensor_type import TensorType
 from blocks.ir.walk import Place, operations
 from blocks.primitives.each_step import EachStep
 from blocks.primitives.operations import Input
 from composer.export.inline import Inliner
 from composer.graph.passes.active_steps import bodies, variants
+from composer.graph.passes.some_tokens import nodes_of_some
 from composer.module.emission.emit import readable
+from composer.module.generation.decoding_graph import Next, path_of, use_of
 
 Names = dict[str, str]
 """The name in the exported model's `state_dict` of each tensor of ours, by its name there."""
 
 _INDENT = "    "
-_WORDS = frozenset({"self", "layer", "each", "step", *keyword.kwlist, *dir(builtins)})
+_WORDS = frozenset({"self", "layer", "each", "step", "past", *keyword.kwlist, *dir(builtins)})
 _HELD = frozenset({"training", "context", "vocab", "generate", "update_expert_balance", *keyword.kwlist})
 """What a module has beside the attributes of its class."""
 
@@ -32,11 +35,12 @@ class Classes:
 
     Attributes:
         written: the source of each.
+        cached: whether steps take a `Past`, and with one compute tokens that come after those in it.
     """
 
-    def __init__(self, functions: Inliner, taken: set[str]) -> None:
+    def __init__(self, functions: Inliner, taken: set[str], cached: bool) -> None:
         """`taken` are the names that the file has at its top."""
-        self.functions, self.taken = functions, taken
+        self.functions, self.taken, self.cached = functions, taken, cached
         self.written: list[str] = []
 
     def name(self, wanted: str) -> str:
@@ -45,11 +49,16 @@ class Classes:
         self.taken.add(found)
         return found
 
+    @property
+    def past(self) -> list[str]:
+        """The parameter of a step that is the past, if there is one."""
+        return ["past"] if self.cached else []
+
     def step(self, loop: Loop, graph: Graph, place: Place, wanted: str, about: str) -> tuple[str, Names]:
         """Write the class of one step, its weights those of `graph`; return its name, and its tensors'."""
         body = Body(self, graph, place)
         found = variants(loop) if loop.tied else []
-        given = ", ".join([*body.parameters(graph), *(index for _, index in place.loops)])
+        given = ", ".join([*body.parameters(graph), *self.past, *(index for _, index in place.loops)])
         lines = [f"class {self.name(wanted)}(nn.Module):", f'{_INDENT}"""{about}."""', ""]
         name = lines[0].split("(")[0].removeprefix("class ")
         methods = []
@@ -89,6 +98,7 @@ class Body:
     def __init__(self, classes: Classes, graph: Graph, place: Place, of: Body | None = None) -> None:
         """`of` is the body whose class this code is in, where that has several."""
         self.classes, self.graph, self.place = classes, graph, place
+        self._some = nodes_of_some(graph)
         self.values: dict[Value, str] = {}
         self._locals = {*classes.taken, *_WORDS, *(index for _, index in place.loops)}
         self.attributes: dict[str, str] = {} if of is None else of.attributes
@@ -168,7 +178,7 @@ class Body:
             if isinstance(operation, Loop):
                 yield from self._loop(name, operation, node)
             else:
-                yield self._call(name, node)
+                yield from self._call(name, node)
 
     def value(self, value: Value) -> str:
         """Return the name of a value."""
@@ -180,13 +190,13 @@ class Body:
         self.values[value] = name
         return name
 
-    def _call(self, name: str, node: Node) -> str:
+    def _call(self, name: str, node: Node) -> Iterator[str]:
         operation, kernel = node.op, node.kernel
         path = (
             operation.operation.kernels[-1].function if isinstance(operation, EachStep) else kernel.function
         )
         arguments = [self.value(value) for value in node.inputs]
-        weights = [self._weight(each) for each in node.weights]
+        held = weights = [self._weight(each) for each in node.weights]
         if kernel.prepare:
             weights = [f"*{self.classes.functions.function(kernel.prepare)}({', '.join(weights)})"]
         constants = operation.arguments()
@@ -202,7 +212,27 @@ class Body:
         names = [
             self._named(Value(name, n), readable(name) + (f"_{n}" if count > 1 else "")) for n in range(count)
         ]
-        return f"{', '.join(names)} = {made}{_shape(node.types[0])}"
+        line = f"{', '.join(names)} = {made}{_shape(node.types[0])}"
+        following = self._next(name, operation, [*arguments, "past", *held])
+        if not following:
+            yield line
+            return
+        yield "if past is None:"
+        yield f"{_INDENT}{line}"
+        yield "else:"
+        yield f"{_INDENT}{', '.join(names)} = {following}"
+
+    def _next(self, name: str, operation: Operation, arguments: list[str]) -> str:
+        """Return the call for tokens that come after those of a past, "" where it is the same."""
+        decoding = operation.decoding_of_some if name in self._some else operation.decoding
+        if not self.classes.cached or operation.decoding == LOCAL or not decoding:
+            return ""
+        path = path_of(self.place)
+        chosen_by = f"{path}{self._some[name]}" if name in self._some else ""
+        following = Next(operation, f"{path}{name}", use_of(self.place), chosen_by)
+        (kernel,) = following.kernels
+        told = [f"{key}={self._argument(each)}" for key, each in following.arguments().items()]
+        return f"{self.classes.functions.function(kernel.function)}({', '.join([*arguments, *told])})"
 
     def _weight(self, name: str) -> str:
         held = f"self.{self.attributes[name]}"
@@ -225,7 +255,7 @@ class Body:
             yield f"{each} = []"
         index = loop.index
         around = [outer for _, outer in self.place.loops]
-        given = ", ".join([*states, *inputs[body.carried :], *around, index])
+        given = ", ".join([*states, *inputs[body.carried :], *self.classes.past, *around, index])
         latest = [fresh(f"{each}_now", self._locals) for each in lists]
         made = ", ".join([*states, *latest])
         first = loop.without_gradients

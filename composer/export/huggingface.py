@@ -12,11 +12,15 @@ from composer.module.model import ComposedModel
 
 _MODELING = '''"""The model of `model.py` as `transformers` wants it."""
 
+import torch
 import torch.nn.functional as F
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from .model import Model
+from .model import {names}
+
+# before transformers 5.24 a cache is called `past_key_values`
+_CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 class ExportedConfig(PretrainedConfig):
@@ -24,11 +28,12 @@ class ExportedConfig(PretrainedConfig):
 
     model_type = "composer-export"
 
-
+{cache}
 class ExportedForCausalLM(PreTrainedModel, GenerationMixin):
-    """Logits [batch, sequence, vocab] of tokens [batch, sequence]; nothing is kept between tokens."""
+    """Logits [batch, sequence, vocab] of tokens [batch, sequence]."""
 
     config_class = ExportedConfig
+    supports_cache = {supports}
 
     def __init__(self, config):
         super().__init__(config)
@@ -40,19 +45,141 @@ class ExportedForCausalLM(PreTrainedModel, GenerationMixin):
         for name in module._non_persistent_buffers_set:
             getattr(module, name).zero_()
 
+    @classmethod
+    def _supports_default_dynamic_cache(cls):
+        return False
+{forward}
+
+def _padding(mask):
+    """Return how many tokens at the beginning, and at the end, of each row [batch] a mask leaves out.
+
+    None stands for none in any row.
+    """
+    if mask is None or bool(mask.all()):
+        return None, None
+    out = mask == 0
+    left, right = (each.long().cumprod(1).sum(1) for each in (out, out.flip(1)))
+    if bool((left + right != out.sum(1)).any()):
+        raise ValueError("attention_mask: expected rows padded at their beginning or end")
+    return (left if bool(left.any()) else None), (right if bool(right.any()) else None)
+
+
+def _turned(x, by):
+    """Return rows x [batch, sequence] that begin `by` [batch] places later, and end with what was before."""
+    place = (torch.arange(x.shape[1], device=x.device) + by[:, None]) % x.shape[1]
+    return x[torch.arange(len(x), device=x.device)[:, None], place]
+'''
+
+_CACHE = '''
+class ExportedCache(Past):
+    """What is kept of earlier tokens, with room for `capacity` of them."""
+
+    is_linear = ()
+    is_compileable = is_croppable = False
+
+    def get_seq_length(self, layer_idx=0):
+        """Return how many tokens there were, padding included."""
+        return self.position
+
+    def reorder_cache(self, beam_idx):
+        """Go on with rows of the batch, by their numbers."""
+        self.take_rows(beam_idx)
+
+'''
+
+_FORWARD = '''
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        labels=None,
+        use_cache=None,
+        cache=None,
+        past_key_values=None,
+        **others,
+    ):
+        """Return logits, and with labels [batch, sequence] at the places of their tokens the loss.
+
+        With a cache, which `use_cache` makes, tokens come after those that it has. Rows of a batch are padded
+        at their beginning, or where nothing comes after them at their end; positions count from a row's first
+        token.
+        """
+        past = self._past(use_cache, cache, past_key_values)
+        if past is not None and past.position + input_ids.shape[1] > past.capacity:
+            raise ValueError(f"cache: expected at most {past.capacity} tokens")
+        if past is not None and past.position:
+            if labels is not None:
+                raise ValueError("labels: expected none beside a cache that has tokens")
+            # each token sees those before it
+            parts = [self.model(token, past=past) for token in torch.split(input_ids, 1, 1)]
+            return CausalLMOutputWithPast(logits=torch.cat(parts, 1), **{_CACHE: past})
+        left, right = _padding(attention_mask)
+        if past is not None:
+            if right is not None:
+                expected = "expected rows padded at their beginning beside a cache (padding_side='left')"
+                raise ValueError(f"attention_mask: {expected}")
+            past.padding = left
+        targets = None
+        if left is not None:
+            input_ids = _turned(input_ids, left)
+            labels = None if labels is None else _turned(labels, left)
+        if labels is not None:
+            targets = F.pad(labels[:, 1:], (0, 1), value=-100)
+        made = self.model(input_ids, targets, past)
+        logits, loss = made if labels is not None else (made, None)
+        if left is not None:
+            logits = _turned(logits, -left)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{_CACHE: past})
+
+    def _past(self, use_cache, *given):
+        past = next((each for each in given if each is not None), None)
+        if past is not None and not isinstance(past, Past):
+            raise ValueError(f"cache: expected an ExportedCache, got {type(past).__name__}")
+        return ExportedCache(self.config.max_position_embeddings) if past is None and use_cache else past
+
+    def prepare_inputs_for_generation(
+        self, input_ids, attention_mask=None, use_cache=None, cache=None, past_key_values=None, **others
+    ):
+        """Return the tokens that the cache has not seen."""
+        past = self._past(use_cache, cache, past_key_values)
+        done = 0 if past is None else past.position
+        new = input_ids[:, done:] if input_ids.shape[1] > done else input_ids
+        return {"input_ids": new, "attention_mask": attention_mask, _CACHE: past}
+'''
+
+_UNCACHED = '''
     def forward(self, input_ids, attention_mask=None, labels=None, **others):
         """Return logits, and with labels [batch, sequence] at the places of their tokens the loss."""
-        if attention_mask is not None and bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
-            raise ValueError("attention_mask: expected rows padded at their end (padding_side='right')")
+        left, _ = _padding(attention_mask)
+        if left is not None:
+            input_ids = _turned(input_ids, left)
+            labels = None if labels is None else _turned(labels, left)
+        loss = None
         if labels is None:
-            return CausalLMOutput(logits=self.model(input_ids))
-        logits, loss = self.model(input_ids, F.pad(labels[:, 1:], (0, 1), value=-100))
-        return CausalLMOutput(loss=loss, logits=logits)
+            logits = self.model(input_ids)
+        else:
+            logits, loss = self.model(input_ids, F.pad(labels[:, 1:], (0, 1), value=-100))
+        logits = logits if left is None else _turned(logits, -left)
+        return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **others):
         """Return all tokens so far."""
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 '''
+
+
+def modeling(uncached: str) -> str:
+    """Return the modelling code, without a cache where `uncached` says why."""
+    pieces = {
+        "names": "Model" if uncached else "Model, Past",
+        "cache": "" if uncached else _CACHE,
+        "supports": f"False  # {uncached}" if uncached else "True",
+        "forward": _UNCACHED if uncached else _FORWARD,
+    }
+    made = _MODELING
+    for name, text in pieces.items():
+        made = made.replace(f"{{{name}}}", text)
+    return made
 
 
 def write_huggingface(model: ComposedModel, folder: Path) -> list[Path]:
@@ -77,8 +204,8 @@ def write_huggingface(model: ComposedModel, folder: Path) -> list[Path]:
         "hidden_size": sizes.width,
         "max_position_embeddings": sizes.context,
     }
-    texts = {"model.py": made.source, "modeling.py": _MODELING, "config.json": _json(config)}
-    texts["generation_config.json"] = _json({"use_cache": False, **ends})
+    texts = {"model.py": made.source, "modeling.py": modeling(made.uncached), "config.json": _json(config)}
+    texts["generation_config.json"] = _json({"use_cache": not made.uncached, **ends})
     if (tokenizer := codec.tokenizer()) is not None:
         texts["tokenizer.json"] = _json(tokenizer)
         kind = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": sizes.context}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from blocks.ir.decoding import LOCAL
 from blocks.ir.graph import Graph, Loop
 from blocks.ir.kernel import Target
 from blocks.ir.operation import Value
@@ -22,9 +23,11 @@ from composer.graph.passes.choose_kernels import choose_kernels
 from composer.graph.passes.dead_code import dead_code
 from composer.graph.passes.infer_types import infer_types
 from composer.graph.passes.number_slots import number_slots
+from composer.graph.passes.some_tokens import nodes_of_some
 from composer.graph.passes.tie_weights import tie_weights
 from composer.language.description.show import resolved_yaml
 from composer.language.schema.spec import Spec
+from composer.module.generation.decoding_graph import undecodable
 from composer.module.model import ComposedModel
 
 
@@ -36,24 +39,28 @@ class Exported:
         source: a Python module with a class `Model` and a function `load`.
         weights: the tensors of its `state_dict`.
         names: the name there of each tensor of ours, by its name in our `state_dict`.
+        uncached: why it keeps nothing of earlier tokens; "" where it does.
     """
 
     source: str
     weights: dict[str, Tensor]
     names: Names
+    uncached: str
 
 
 def export(model: ComposedModel) -> Exported:
     """Return a model, as its spec says, in plain PyTorch."""
     functions = Inliner()
     graph = plain_graph(model.spec)
-    for path in _functions(graph):
+    uncached = undecodable(graph, graph.outputs[0])
+    for path in _functions(graph, cached=not uncached):
         functions.function(path)
-    classes = Classes(functions, {"Model", "load", "torch", "nn", "F", "Path", *functions.taken()})
+    taken = {"Model", "load", "torch", "nn", "F", "Path", *functions.taken()}
+    classes = Classes(functions, taken, cached=not uncached)
     names = _model(classes, graph, model)
     tensors = model.state_dict()
     weights = {theirs: tensors[ours].contiguous() for ours, theirs in names.items() if ours in tensors}
-    return Exported(_file(model.spec, functions, classes), weights, names)
+    return Exported(_file(model.spec, functions, classes), weights, names, uncached)
 
 
 def write(model: ComposedModel, folder: Path) -> list[Path]:
@@ -74,28 +81,33 @@ def plain_graph(spec: Spec) -> Graph:
     return choose_kernels(infer_types(graph), Target())
 
 
-def _functions(graph: Graph) -> list[str]:
+def _functions(graph: Graph, cached: bool) -> list[str]:
     """Return the functions that a graph calls, in order."""
-    found: dict[str, None] = {}
+    found = dict.fromkeys(["blocks.kernels.past:Past"] if cached else [])
     for body, _ in graphs(graph):
-        for _, operation, node in operations(body):
+        some = nodes_of_some(body)
+        for name, operation, node in operations(body):
             if isinstance(operation, Loop | Input):
                 continue
             of = operation.operation.kernels[-1] if isinstance(operation, EachStep) else node.kernel
             found |= dict.fromkeys(filter(None, (of.function, node.kernel.prepare, operation.update)))
+            if cached and operation.decoding != LOCAL:
+                decoding = operation.decoding_of_some if name in some else operation.decoding
+                found |= dict.fromkeys(filter(None, [decoding]))
     return [*found]
 
 
 _MODEL = '''class Model(nn.Module):
-    """{name}: logits [B, S, vocab] of tokens [B, S]; with targets [B, S] also the loss (without -100)."""
+    """{name}: logits [B, S, vocab] of tokens [B, S]; with targets [B, S] also the loss (without -100).{about}
+    """
 
     context = {context}
     vocab = {vocab}
 
 {constructor}
 
-    def forward(self, tokens, targets=None):
-{keys}{to_logits}
+    def forward(self, tokens, targets=None{past}):
+{keys}{to_logits}{moved}
         if targets is None:
             return {logits}
 {to_loss}
@@ -106,8 +118,8 @@ _MODEL = '''class Model(nn.Module):
         """Continue tokens [B, S], by the likeliest ones where the temperature is 0."""
         training = self.training
         self.eval()
-        for _ in range(max_new_tokens):
-            scores = self(tokens)[:, -1]
+{first}        for _ in range(max_new_tokens):
+            scores = self({given})[:, -1]
             if temperature == 0:
                 following = scores.argmax(-1, keepdim=True)
             else:
@@ -115,9 +127,27 @@ _MODEL = '''class Model(nn.Module):
                     scores = scores.masked_fill(scores < scores.topk(top_k).values[:, -1:], -torch.inf)
                 following = torch.multinomial((scores / temperature).softmax(-1), 1)
             tokens = torch.cat((tokens, following), 1)
-        self.train(training)
+{then}        self.train(training)
         return tokens
 {update}'''
+
+
+_CACHED = {
+    "about": """
+
+    With a `Past` these tokens come after those that it has: any number of first ones, then one at a time.""",
+    "past": ", past=None",
+    "moved": """
+        if past is not None:
+            past.position += tokens.shape[1]""",
+    "first": """        given, past = tokens, Past(tokens.shape[1] + max_new_tokens)
+""",
+    "given": "given, past=past",
+    "then": """            given = following
+""",
+}
+_UNCACHED = {"about": "", "past": "", "moved": "", "first": "", "given": "tokens", "then": ""}
+"""What the class has where keys and values of earlier tokens are kept, and where nothing is."""
 
 
 def _model(classes: Classes, graph: Graph, model: ComposedModel) -> Names:
@@ -149,6 +179,7 @@ def _model(classes: Classes, graph: Graph, model: ComposedModel) -> Names:
             logits=body.value(logits),
             loss=body.value(loss),
             update=_update(classes, graph, body),
+            **(_CACHED if classes.cached else _UNCACHED),
         )
     )
     names: Names = body.names

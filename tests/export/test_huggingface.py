@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import SEQ, tree
 from models import shortened, tokens_for
+from strategies import make
 
 import composer
+from blocks.primitives.operations import Sum
 from composer.cli.main import main
 from composer.data.base.codec import Utf8
 from composer.export.huggingface import write_huggingface
@@ -59,23 +62,105 @@ def transformers(tmp_path_factory):
     patched.undo()
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["llama", "dreamer-sequential", "huginn", "deepseek-like", "hyperloop"])
-def test_transformers_computes_and_generates_the_same(name, tmp_path, transformers):
-    model = composer.compile(shortened(composer.load(ROOT / f"specs/family/{name}.yaml"), 16)).eval()
-    folder = tmp_path / name
+NAMES = ["llama", "dreamer-sequential", "huginn", "deepseek-like", "hyperloop", "mixture-of-recursions"]
+
+
+def exported(spec, folder, transformers):
+    model = composer.compile(shortened(spec, 16)).eval()
     write_huggingface(model, folder)
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    return model, transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_computes_and_generates_the_same(name, tmp_path, transformers):
+    model, loaded = exported(composer.load(ROOT / f"specs/family/{name}.yaml"), tmp_path / name, transformers)
+    assert loaded.supports_cache
     tokens = tokens_for(model.spec, 2, 6)
     with torch.no_grad():
         wanted, got = model(tokens), loaded(tokens).logits
     assert (wanted - got).abs().max() < 1e-5 * wanted.abs().max()
-    made = loaded.generate(tokens, max_new_tokens=6, do_sample=False)
-    assert torch.equal(made, model.generate(tokens, 6, temperature=0))
+    ours = model.generate(tokens, 6, temperature=0)
+    for options in ({}, {"use_cache": False}):
+        assert torch.equal(loaded.generate(tokens, max_new_tokens=6, do_sample=False, **options), ours)
+    # token by token, each beside what is kept
+    with torch.no_grad():
+        first = loaded(tokens[:, :3], use_cache=True)
+        made, cache = [first.logits], first.cache
+        made += [loaded(each, cache=cache).logits for each in (tokens[:, 3:5], tokens[:, 5:])]
+    assert cache.get_seq_length() == 6
+    assert (torch.cat(made, 1) - wanted).abs().max() < 1e-5 * wanted.abs().max()
     loaded.train()(tokens, labels=tokens).loss.backward()
     assert all(each.grad is not None for each in loaded.parameters())
-    with pytest.raises(ValueError, match="padded at their end"):
-        loaded(tokens, attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1]] * 2))
+
+
+PADDED = {
+    **dict.fromkeys(NAMES),
+    "cotformer": None,
+    "windows": {"seq": {**SEQ, "window": 3, "sinks": 1}},
+    "caps": {"seq": {**SEQ, "window": 3, "soft_cap": 0.5}},
+    "joint": {"seq": {**SEQ, "depth": "joint", "window": 2}},
+    "positions": {"seq": {**SEQ, "rope": False}},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PADDED)
+def test_rows_padded_at_their_beginning_are_continued_as_each_alone(name, tmp_path, transformers):
+    spec = tree(PADDED[name], {"recur": 3, "step": ["seq"]}, positions="learned") if PADDED[name] else None
+    spec = make(spec) if spec else composer.load(ROOT / f"specs/family/{name}.yaml")
+    model, loaded = exported(spec, tmp_path / name, transformers)
+    tokens, lengths = tokens_for(model.spec, 3, 5), (5, 2, 3)
+    new = min(model.spec.model.context - 5, 6)
+    rows = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
+    padded = torch.stack([torch.cat((row.new_full((5 - len(row),), 7), row)) for row in rows])
+    mask = torch.stack([(torch.arange(5) >= 5 - length).long() for length in lengths])
+    ours = model.generate(rows, new, temperature=0)
+    for options in ({}, {"use_cache": False}):
+        made = loaded.generate(
+            padded, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=7, **options
+        )
+        for got, row, length in zip(made, ours, lengths, strict=True):
+            assert torch.equal(got[5 - length :], row)
+    # losses are those of the rows without padding
+    with torch.no_grad():
+        labels = padded.masked_fill(mask == 0, -100)
+        told = loaded(padded, attention_mask=mask, labels=labels)
+        for each, row, length in zip(told.logits, rows, lengths, strict=True):
+            assert (each[5 - length :] - model(row[None])[0]).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="padding_side='left'"):
+        loaded(tokens, attention_mask=mask.flip(1), use_cache=True)
+    with pytest.raises(ValueError, match="padded at their beginning or end"):
+        loaded(tokens, attention_mask=torch.tensor([[1, 0, 1, 1, 1]] * 3))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_beams_and_a_cache_that_is_given_go_on_where_they_were(tmp_path, transformers):
+    spec = composer.load(ROOT / "specs/family/mixture-of-recursions-token.yaml")
+    model, loaded = exported(spec, tmp_path / "beams", transformers)
+    tokens, how = tokens_for(model.spec, 2, 4), {"do_sample": False, "num_beams": 3, "max_new_tokens": 6}
+    uncached = loaded.generate(tokens, use_cache=False, **how)
+    assert torch.equal(loaded.generate(tokens, **how), uncached)
+    cache = loaded(tokens[:, :2], use_cache=True).cache
+    made = loaded.generate(tokens, cache=cache, max_new_tokens=6, do_sample=False)
+    assert torch.equal(made, model.generate(tokens, 6, temperature=0))
+    small = type(cache)(5)
+    with pytest.raises(ValueError, match="at most 5 tokens"):
+        loaded.generate(tokens, cache=small, max_new_tokens=6, do_sample=False)
+
+
+def test_what_does_not_run_token_by_token_is_exported_without_a_cache(tmp_path, monkeypatch, transformers):
+    monkeypatch.setattr(Sum, "decoding", "")
+    spec = composer.load(ROOT / "specs/family/llama.yaml")
+    model, loaded = exported(spec, tmp_path / "plain", transformers)
+    assert not loaded.supports_cache
+    source = (tmp_path / "plain" / "modeling.py").read_text()
+    assert "supports_cache = False  # stages.0." in source
+    assert "class Past" not in (tmp_path / "plain" / "model.py").read_text()
+    tokens = tokens_for(model.spec, 2, 4)
+    made = loaded.generate(tokens, max_new_tokens=3, do_sample=False)
+    monkeypatch.undo()
+    assert torch.equal(made, composer.compile(model.spec).eval().generate(tokens, 3, temperature=0))
 
 
 @pytest.mark.filterwarnings("ignore")

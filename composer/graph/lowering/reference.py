@@ -37,11 +37,23 @@ def add_next_document_positions(
     x: Tensor, tokens: Tensor, past: Past, weight: Tensor, start: int, *, place: str, use: int
 ) -> Tensor:
     """Return new tokens x [batch, sequence, width] plus the rows of their positions."""
-    began = past.held(place, use, lambda: tokens.new_zeros(len(tokens)))
+    past.refuse_padding("positions in documents")
+    began = past.held(place, use, lambda: _Began(tokens.new_zeros(len(tokens))))
     position = past.position + torch.arange(tokens.shape[1], device=x.device)
-    within = _since(tokens == start, position, began)
-    began.copy_(position[-1] - within[:, -1])
+    within = _since(tokens == start, position, began.at)
+    began.at = position[-1] - within[:, -1]
     return x + F.embedding(within, weight)
+
+
+class _Began:
+    """Where the latest document of each row began, [batch]."""
+
+    def __init__(self, at: Tensor) -> None:
+        self.at = at
+
+    def take_rows(self, rows: Tensor) -> None:
+        """Go on with rows of the batch, by their numbers [batch]."""
+        self.at = self.at[rows]
 
 
 def _since(starts: Tensor, position: Tensor, before: Tensor | None = None) -> Tensor:

@@ -57,7 +57,8 @@ class CachePolicy:
             ValueError: an operation's steps cannot share entries.
         """
         kept = sum(
-            len({*self._entries(each).values()}) * _elements(each, context) for each in _keeping(graph)
+            len({*self._entries(each).values()}) * _elements(each, context, size)
+            for each in _keeping(graph)
         )
         return size * kept
 
@@ -96,7 +97,7 @@ def as_policy(cache: Cache) -> CachePolicy:
 def _keeping(graph: Graph) -> Iterator[_Kept]:
     """Yield the operations in recurrent stages that keep something of each token."""
     for each in _executed(graph, Place(), (), [()]):
-        if not _elements(each, 1):
+        if not _elements(each, 1, 4):
             continue
         inner, around = each.operation.operation, any(loop.tied for loop in each.loops)
         why = "runs on some of the tokens" if each.operation.chosen_by else inner.keeps_every_step
@@ -107,8 +108,9 @@ def _keeping(graph: Graph) -> Iterator[_Kept]:
         yield each
 
 
-def _elements(kept: _Kept, context: int) -> int:
-    return kept.operation.operation.sequence_cache(CostContext(context, kept.place.trips))
+def _elements(kept: _Kept, context: int, size: int) -> int:
+    at = CostContext(context, kept.place.trips, compute_bytes=size)
+    return kept.operation.operation.sequence_cache(at)
 
 
 def _executed(

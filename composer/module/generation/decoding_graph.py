@@ -83,11 +83,9 @@ def decoding_graph(graph: Graph, output: Value) -> Graph:
     Raises:
         ValueError: the output depends on an operation that does not say how it decodes.
     """
-    needed = _copied(graph)
-    needed.outputs, needed.reported = [output], ()
-    needed = dead_code(needed)
-    if strange := [*_undecodable(needed)]:
-        raise ValueError(f"generation: expected operations that run token by token, got {'; '.join(strange)}")
+    needed = _needed(graph, output)
+    if strange := "; ".join(_undecodable(needed)):
+        raise ValueError(f"generation: expected operations that run token by token, got {strange}")
     made = _rewritten(needed, Place())
     maker = made.node(output.node)
     if isinstance(maker.op, Project):
@@ -108,6 +106,18 @@ def _copied(graph: Graph) -> Graph:
             node = replace(node, op=replace(operation, body=_copied(operation.body)))
         made.put(name, node)
     return made
+
+
+def undecodable(graph: Graph, output: Value) -> str:
+    """Return which operations that make an output do not say how they decode; "" where all do."""
+    return "; ".join(_undecodable(_needed(graph, output)))
+
+
+def _needed(graph: Graph, output: Value) -> Graph:
+    """Return a graph of what makes an output alone."""
+    needed = _copied(graph)
+    needed.outputs, needed.reported = [output], ()
+    return dead_code(needed)
 
 
 def _undecodable(graph: Graph) -> Iterator[str]:

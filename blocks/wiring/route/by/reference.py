@@ -87,7 +87,7 @@ def choose_next(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Choose among new tokens; tell those that keep keys and values which of them run."""
     places, gates, runs, loss = choose_tokens(x, ran_before, training, router, keep, index, scale)
-    past.runs[place] = runs.flatten().take(places)
+    past.chosen(place, runs, places)
     return places, gates, runs, loss
 
 

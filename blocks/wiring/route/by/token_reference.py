@@ -50,7 +50,7 @@ def running_tokens(numbers: Tensor, index: int) -> Tensor:
 def next_running_tokens(numbers: Tensor, past: Past, *, index: int, place: str, use: int) -> Tensor:
     """Do the same with new tokens; tell those that keep keys and values which of them run."""
     places = running_tokens(numbers, index)
-    past.runs[place] = numbers.flatten().take(places) > index
+    past.chosen(place, numbers > index, places)
     return places
 
 
