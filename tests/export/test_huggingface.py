@@ -149,6 +149,25 @@ def test_beams_and_a_cache_that_is_given_go_on_where_they_were(tmp_path, transfo
         loaded.generate(tokens, cache=small, max_new_tokens=6, do_sample=False)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("block", "model"),
+    [
+        ({"type": "gated_delta", "heads": 2}, {}),
+        (SEQ, {"documents": {"apart": 1}}),
+        ({**SEQ, "rope": False}, None),
+    ],
+)
+def test_what_does_not_go_with_padding_is_refused_beside_a_cache(block, model, tmp_path, transformers):
+    options = {"documents": {"apart": 1}, "positions": "learned"} if model is None else model
+    spec = make(tree({"b": block}, {"recur": 2, "step": ["b"]}, **options))
+    model, loaded = exported(spec, tmp_path / "refused", transformers)
+    tokens, how = tokens_for(model.spec, 2, 4), {"max_new_tokens": 3, "do_sample": False}
+    assert torch.equal(loaded.generate(tokens, **how), model.generate(tokens, 3, temperature=0))
+    with pytest.raises(ValueError, match="expected rows without padding"):
+        loaded.generate(tokens, attention_mask=torch.tensor([[0, 1, 1, 1]] * 2), **how)
+
+
 def test_what_does_not_run_token_by_token_is_exported_without_a_cache(tmp_path, monkeypatch, transformers):
     monkeypatch.setattr(Sum, "decoding", "")
     spec = composer.load(ROOT / "specs/family/llama.yaml")

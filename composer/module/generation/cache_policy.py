@@ -57,8 +57,7 @@ class CachePolicy:
             ValueError: an operation's steps cannot share entries.
         """
         kept = sum(
-            len({*self._entries(each).values()}) * _elements(each, context, size)
-            for each in _keeping(graph)
+            len({*self._entries(each).values()}) * _elements(each, context, size) for each in _keeping(graph)
         )
         return size * kept
 
