@@ -16,6 +16,8 @@ from search.store.ledger import Record
 
 SURE = 0.5
 """Kendall's tau below which the ranking at one rung says little about that at another."""
+_LATEST = 400
+"""Most trials whose ranking at two milestones is compared: the latest of them."""
 _FINE = 100
 """Most points of a curve; a page cannot show more."""
 FEW = 8
@@ -180,5 +182,7 @@ def pairs(source: Source) -> Iterator[Pair]:
                     if (one := at_milestone(record, first, metric)) is not None
                     and (other := at_milestone(record, second, metric)) is not None
                 ]
+                # of more, the intervals take minutes; the latest are those that later runs are ranked among
+                both = both[-_LATEST:]
                 found = agreement([one for one, _ in both], [other for _, other in both]) if both else None
                 yield Pair(metric, names[first], names[second], len(both), found)

@@ -30,7 +30,7 @@ def front(source: Source, against: str) -> Chart:
     first = goals.names[0]
     points = [
         (record, x, y)
-        for record in source.records()
+        for record in source.shown
         if (x := facts.value_of(source, record, against)) is not None
         and (y := facts.value_of(source, record, first)) is not None
     ]
@@ -76,8 +76,8 @@ def curves(source: Source, metric: str) -> Chart:
     """Draw a metric over training tokens, or FLOPs if rungs are in FLOPs, with the rungs marked."""
     state = source.state
     unit = "FLOPs" if isinstance(state.config.rungs, FlopRungs) else "tokens"
-    lines = {record.identity: facts.curve(source, record, metric) for record in source.records()}
-    shown = [record for record in source.records() if lines[record.identity]]
+    lines = {record.identity: facts.curve(source, record, metric) for record in source.shown}
+    shown = [record for record in source.shown if lines[record.identity]]
     chart = Chart(
         WIDTH,
         420,

@@ -36,7 +36,7 @@ def _points(source: Source) -> dict[str, Any]:
     pictures = {record.identity for record in drawn[:_DRAWN]}
     return {
         record.key: dict(_point(source, record, record.identity in pictures))
-        for record in source.state.ledger.every()
+        for record in [*source.shown, *source.state.ledger.finals()]
     }
 
 

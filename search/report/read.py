@@ -28,6 +28,7 @@ from search.progress.state import State
 from search.progress.verdict import Verdicts
 from search.propose.draft_counts import DRAWN, Drawn, total
 from search.propose.optuna_adapter import IMPORTED, OUTCOME
+from search.report.shown import shown
 from search.report.stats import Effects
 from search.store.folder import JOURNAL, RECORDS, SPACE
 from search.store.ledger import Ledger, Record
@@ -67,9 +68,11 @@ class Source:
         name: of the space.
         proposals: those completed so far, in order; None if no journal can be read.
         caps: the hard limits on candidates.
-        specs: by identity, the text of the spec and the spec; those not yet begun are missing.
-        curves: by identity, the rows of the run's metrics.
+        specs: of what is shown, by identity, the text of the spec and the spec; those not yet begun are
+            missing.
+        curves: of what is shown, by identity, the rows of the run's metrics.
         asked: whether the requested budgets and finals are known.
+        shown: the baselines and trials that figures and tables show; conclusions rest on all.
         effects: by objective, the estimated effects of the knobs.
     """
 
@@ -81,11 +84,17 @@ class Source:
     specs: dict[str, tuple[str, Spec]]
     curves: dict[str, list[Row]]
     asked: bool
+    shown: list[Record]
     effects: dict[str, Effects | None] = field(default_factory=dict)
 
     def records(self) -> list[Record]:
         """Return baselines, then trials."""
         return list(self.state.ledger)
+
+    @property
+    def all_shown(self) -> bool:
+        """Whether the page shows all baselines and trials."""
+        return len(self.shown) == len(self.records())
 
     @cached_property
     def front(self) -> list[Record]:
@@ -149,7 +158,9 @@ def read(folder: Path, seen: State | None = None) -> Source:
     config = asked or SearchConfig.model_validate({"trials": 1, **_begun(ledger), **judged})
     state = State(config, Goals(config.objectives), ledger)
     state.baselines = {record.identity for record in ledger if record.role == "baseline"}
-    specs = {record.identity: found for record in ledger.every() if (found := _spec(folder, record))}
+    of_page = shown(state)
+    loaded = [*of_page, *ledger.finals()]
+    specs = {record.identity: found for record in loaded if (found := _spec(folder, record))}
     told = _proposals(folder / JOURNAL)
     if told is not None:
         state.outcomes = Counter(proposal.outcome for proposal in told)
@@ -165,8 +176,9 @@ def read(folder: Path, seen: State | None = None) -> Source:
         told,
         dict(example.caps.limits()) if example else {},
         specs,
-        {record.identity: _curve(folder, record) for record in ledger.every()},
+        {record.identity: _curve(folder, record) for record in loaded},
         asked is not None,
+        of_page,
     )
 
 

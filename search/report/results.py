@@ -191,7 +191,10 @@ def trials(source: Source) -> str:
     )
     front = {record.identity for record in source.front}
     body = []
+    there = {record.key for record in source.shown}
     for record in ranked(state):
+        if record.key not in there:
+            continue
         values = [facts.value_of(source, record, name) for name in state.goals.names]
         cells = [
             cell(link(source, record), record.name),
@@ -214,11 +217,22 @@ def trials(source: Source) -> str:
         ]
         body.append(f'<tr class="{facts.kind(source, record)}">{"".join(cells)}</tr>')
     return (
-        "<p>Select a heading to sort by its column, again to reverse the order. Select a name for "
-        "its details.</p>"
+        f"<p>{_not_all(source)}Select a heading to sort by its column, again to reverse the order. Select a "
+        "name for its details.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="All trials">'
         f'<table id="all" class="sortable"><thead><tr>{top}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _not_all(source: Source) -> str:
+    """Say that figures and tables leave records out, if they do."""
+    if source.all_shown:
+        return ""
+    return (
+        f"Figures and this table show {len(source.shown)} of {len(source.records())} runs: the front, what "
+        "is compared with it, and the best of the others; <code>leaderboard.csv</code> has all, and "
+        "conclusions rest on all. "
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import datetime
 
 import pytest
@@ -11,7 +12,7 @@ from pages import Checked
 
 from search.errors import Crash, SearchError
 from search.progress.table import summary
-from search.report import lineage
+from search.report import lineage, shown
 from search.report.page import page
 from search.report.read import read
 from search.run.study import run_search
@@ -32,6 +33,19 @@ def test_without_baselines_none_are_mentioned(tmp_path, finals):
     told += summary(tmp_path / "run", ended.state, "done")
     # the folder is named after this test
     assert "baseline" not in " ".join(told).lower().replace(str(tmp_path).lower(), "")
+
+
+def test_of_a_large_search_the_page_shows_the_front_and_the_best_and_says_so(tmp_path, monkeypatch):
+    run_search(toy(tmp_path, *RANDOM), tmp_path / "run", FakeTraining())
+    monkeypatch.setattr(shown, "MOST", 4)
+    source = read(tmp_path / "run")
+    assert len(source.shown) < 10
+    assert {record.key for record in source.front} < {record.key for record in source.shown}
+    text = page(source, datetime(2026, 1, 1))
+    assert f"show {len(source.shown)} of 10 runs" in text
+    linked = set(re.findall(r'href="#(trial-\d+)"', text))
+    assert linked
+    assert linked <= {record.key for record in source.shown}
 
 
 def test_baselines_that_crashed_are_said_to_be_missing(tmp_path):
