@@ -27,7 +27,8 @@ def mix_next(
     past.refuse_padding("a state that each token changes")
     kept = past.held(place, use, lambda: State(empty_state(k, v)))
     with torch.autocast(q.device.type, enabled=False):
-        y, kept.tensor = mixed(q, k, v, write, forget, rate, shift, kept.tensor)
+        y, state = mixed(q, k, v, write, forget, rate, shift, kept.tensor)
+    kept.put(state)
     return y
 
 
@@ -36,5 +37,5 @@ def convolve_next(x: Tensor, past: Past, weight: Tensor, *, place: str, use: int
     before = weight.shape[1] - 1
     kept = past.held(place, use, lambda: State(x.new_zeros(len(x), before, *x.shape[2:])))
     seen = torch.cat((kept.tensor, x), 1)
-    kept.tensor = seen[:, x.shape[1] :].clone()
+    kept.put(seen[:, x.shape[1] :])
     return convolve_plain(seen, weight)[:, before:]

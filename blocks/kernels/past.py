@@ -96,6 +96,13 @@ class State:
         """`tensor` is what it is before the first token, for every row of the batch."""
         self.tensor = tensor
 
+    def put(self, tensor: Tensor) -> None:
+        """Keep another one, where the first was: a recorded step reads it there."""
+        if tensor.dtype == self.tensor.dtype and tensor.shape == self.tensor.shape:
+            self.tensor.copy_(tensor)
+        else:
+            self.tensor = tensor
+
     @property
     def nbytes(self) -> int:
         """Bytes of it."""
@@ -173,6 +180,11 @@ class Past:
         for each in self._kept():
             each.take_rows(rows)
 
+    def all_held(self) -> list[Any]:
+        """Return everything that is kept."""
+        lists = (held if isinstance(held, list) else [held] for held in self._held.values())
+        return [each for held in lists for each in held]
+
     @property
     def nbytes(self) -> int:
         """Bytes of all keys, values and states, those of every row of the batch."""
@@ -180,8 +192,7 @@ class Past:
 
     def _kept(self) -> list[Any]:
         """Return what is kept of each row of the batch."""
-        lists = (held if isinstance(held, list) else [held] for held in self._held.values())
-        return [each for held in lists for each in held if hasattr(each, "take_rows")]
+        return [each for each in self.all_held() if hasattr(each, "take_rows")]
 
 
 class ChosenKeysAndValues(KeysAndValues):

@@ -1,8 +1,10 @@
 """Options in all pairs, with every way of training: the gradients of plain training on one process."""
 
+import os
 from itertools import islice
 
 import pytest
+from cases import DEPTH, EXPERT, FFN, SEQ, tree
 from data_parallel import differences
 from pairwise import covering
 from samples import FULL
@@ -39,3 +41,24 @@ def test_two_ranks_train_as_one_process(first, tmp_path):
     cases = [*ON_RANKS.items()][first : first + AT_ONCE]
     faults = differences([each for _, each in cases], tmp_path)
     assert {cases[int(number)][0]: told for number, told in faults.items()} == {}
+
+
+NORMED = {**SEQ, "qk_norm": True}
+BY_KERNELS = [
+    tree(
+        {"s": NORMED, "f": FFN},
+        {"recur": 2, "step": ["f", {"parallel": ["s", "f"], "combine": "gate"}], "inject": "add"},
+        context=3,
+    ),
+    tree({"s": SEQ, "d": DEPTH, "e": EXPERT}, {"recur": 2, "step": ["s", "d", "e"]}, width=16, context=3),
+]
+"""Specs whose gradients of projections, gains and experts are added up in fp32 over the steps."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plain", BY_KERNELS, ids=["projections", "experts"])
+def test_two_ranks_train_as_one_process_by_the_kernels_of_a_gpu(plain, tmp_path):
+    pytest.importorskip("triton")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("kernels are compiled here")
+    assert differences([(way, plain) for way in RANKED], tmp_path, kernels=True) == {}

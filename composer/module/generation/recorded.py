@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from blocks.kernels.past import KeysAndValues, Past
 from composer.module.capture.recorder import CannotCapture, CudaGraphChoice, CudaGraphs, Recorder
 from composer.module.generation.decoder import Decoder
 
@@ -61,17 +62,31 @@ class RecordedDecoder:
         past = self._decoder.past
         if not past.position or self._off:
             return self._decoder(tokens)
-        try:
-            if self._replay is None:
-                self._record(tokens)
+        if self.replayed >= 2:
             logits = self._replayed(tokens)
-            if self.replayed < 2:  # at two positions
-                self._prove(tokens, logits)
-        except (RuntimeError, CannotCapture) as error:  # of the driver, of memory, of a kernel
-            self._give_up(error)
-            return self._decoder(tokens)
+        else:
+            kept = _Kept(past)
+            try:
+                logits = self._proved(tokens, kept)
+            except (RuntimeError, CannotCapture) as error:  # of the driver, of memory, of a kernel
+                kept.put_back()
+                self._give_up(error)
+                return self._decoder(tokens)
         self.replayed += 1
         past.position += 1
+        return logits
+
+    def _proved(self, tokens: Tensor, kept: _Kept) -> Tensor:
+        """Replay a step, recorded at first, and compare it with the plain one."""
+        if self._replay is None:
+            self._record(tokens)
+            kept.put_back()
+        wanted = self._decoder.following(tokens)
+        kept.put_back()
+        logits = self._replayed(tokens)
+        off = float((logits - wanted).abs().max() / wanted.abs().max())
+        if not off <= _OFF:  # nor if it is no number
+            raise CannotCapture(f"logits of a replayed step are off by {off:.3g} of their largest")
         return logits
 
     def _record(self, tokens: Tensor) -> None:
@@ -101,19 +116,34 @@ class RecordedDecoder:
             past.at = None
         return self._logits.clone()
 
-    def _prove(self, tokens: Tensor, logits: Tensor) -> None:
-        # it keeps the same of this token once more
-        wanted = self._decoder.following(tokens)
-        off = float((logits - wanted).abs().max() / wanted.abs().max())
-        if not off <= _OFF:  # nor if it is no number
-            raise CannotCapture(f"logits of a replayed step are off by {off:.3g} of their largest")
-
     def _give_up(self, error: Exception) -> None:
         self._replay, self._off = None, True
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if self._required:
             raise CannotCapture(f"a CUDA graph cannot hold a decoding step: {reason}") from error
         warnings.warn(f"generation goes on without a CUDA graph: {reason}", stacklevel=2)
+
+
+class _Kept:
+    """What a generation keeps now, but for keys and values, which a token may write twice."""
+
+    def __init__(self, past: Past) -> None:
+        self._tensors: list[tuple[Tensor, Tensor]] = []
+        self._fields: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        for each in past.all_held():
+            if isinstance(each, Tensor):
+                self._tensors.append((each, each.clone()))
+            elif type(each) is not KeysAndValues:
+                fields = vars(each)
+                self._fields.append((fields, dict(fields)))
+                self._tensors += [(x, x.clone()) for x in fields.values() if isinstance(x, Tensor)]
+
+    def put_back(self) -> None:
+        """Have the generation keep the same again, where it was."""
+        for fields, before in self._fields:
+            fields.update(before)
+        for tensor, values in self._tensors:
+            tensor.copy_(values)
 
 
 class _NoNumber(int):
