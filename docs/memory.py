@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
-from peak import measured, on_cuda, varied
+from peak import on_cuda, varied
 
 from composer.costs.base.precision import BF16
 from composer.costs.base.units import bytes_text
@@ -22,6 +22,7 @@ from composer.costs.memory.peak import Memory
 from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 from composer.language.schema.spec import Spec
+from composer.testing.memory import measured
 
 
 def row(spec: Spec, batch: int, again: bool, cuda: bool) -> tuple[Memory, int]:

@@ -243,7 +243,10 @@ class Experts(Operation):
         weighted = narrow + 8 * rows
         freed = size * self.width + 4 * active
         inner = 2 * size * hidden - size * rows - freed
-        return WorkspaceBytes(forward, largest(weighted, inner), -self._halves * size * hidden - freed)
+        weights = -self._halves * size * hidden - freed
+        # the sum over experts is in fp32, and its gradient is there first
+        early = 4 * self.width if size < 4 else 0
+        return WorkspaceBytes(forward, largest(weighted, inner), weights, early=early)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over the routing, whose weights and indices nobody else reads."""

@@ -96,12 +96,15 @@ class WorkspaceBytes(NamedTuple):
             and what it kept were alive before and go while it runs.
         weights: the same at the moment when all gradients of its weights are there.
         until_end: whether the gradients of its outputs stay until it ends.
+        early: what its backward pass makes of the gradients of its outputs, and lets these go, before it asks
+            for what was kept: it is there while an operation runs again.
     """
 
     forward: float
     backward: float
     weights: float
     until_end: bool = False
+    early: float = 0.0
 
 
 class CostModel(Meaning):

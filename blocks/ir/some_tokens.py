@@ -93,8 +93,8 @@ class OnSome(Counted):
         """Return the share of it; `flow` is that of the values, which are counted per token of all."""
         share = self.chooses.most(at.context)
         needs = self.inner.scratch(self._at(at, share), IOBytes(*(each / share for each in flow)))
-        forward, backward, weights = (share * each for each in needs[:3])
-        return needs._replace(forward=forward, backward=backward, weights=weights)
+        forward, backward, weights, early = (share * each for each in (*needs[:3], needs.early))
+        return needs._replace(forward=forward, backward=backward, weights=weights, early=early)
 
     def sequence_cache(self, at: CostContext) -> int:
         """Return the share of it."""

@@ -106,14 +106,23 @@ def test_peaks_are_the_predicted_ones_where_operations_run_again():
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(BF16, torch.bfloat16), (FULL, torch.float32), (MIXED, None)])
-@pytest.mark.parametrize("name", ["deepseek-like", "moeut"])
+@pytest.mark.parametrize("name", ["family/deepseek-like", "family/moeut", "recurrent-tiny"])
 # torch says that a norm with fp32 gains is not one kernel in bf16
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 def test_peaks_of_experts_that_run_again_are_the_predicted_ones(name, size, dtype):
-    spec = load(ROOT / "specs" / "family" / f"{name}.yaml")
+    spec = load(ROOT / "specs" / f"{name}.yaml")
     chosen = sorted(recomputable(compile_graph(spec)))
     found = measured(spec, 16, dtype or torch.float32, chosen, autocast=dtype is None, fake=False)
     assert abs(off(predicted(spec, 16, chosen, size), found)) < 0.01
+
+
+def test_states_of_each_step_go_though_a_loss_beside_them_is_read_later():
+    route = {"by": "expert_choice"}
+    inner = {"recur": 2, "step": ["f"], "route": route}
+    found = tree({"f": FFN}, {"recur": 4, "step": ["f", inner]}, width=12, loss={"steps": "uniform"})
+    found["model"]["context"] = 64
+    spec = make(found)
+    assert abs(off(predicted(spec, 16), measured(spec, 16, fake=False))) < 0.001
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -42,9 +42,11 @@ def bounded(text: str) -> Iterator[None]:
 
 
 def accepted(text: str) -> Spec | None:
-    """Load a spec; None where it is refused, with the place of every fault and what was expected."""
+    """Load and plan a spec; None where it is refused, with the place of every fault and what was expected."""
     try:
-        return loads(text, "mutant")
+        spec = loads(text, "mutant")
+        make_plan(spec.model_copy(update={"caps": type(spec.caps)()}))
+        return spec
     except SpecError as error:
         faults = error.faults
     assert all(fault.path and fault.expected for fault in faults), faults
@@ -55,7 +57,7 @@ def check_trains(spec: Spec) -> None:
     """Train one step on few tokens, within the caps or without them."""
     model = composer.compile(spec.model_copy(update={"caps": type(spec.caps)()}))
     tokens = tokens_for(spec, 2, min(spec.model.context, 12))
-    loss = model.train().loss(tokens, tokens)
+    loss = model.train().loss(tokens, tokens, model.draw_steps(0, rows=len(tokens)) or None)
     loss.backward()
     assert loss.isfinite()
     gradients = [each.grad for each in model.parameters() if each.grad is not None]
@@ -78,7 +80,6 @@ def test_a_mutated_spec_is_refused_with_words_or_builds_and_trains(part: int) ->
                 spec = accepted(text)
                 if spec is None:
                     continue
-                make_plan(spec.model_copy(update={"caps": type(spec.caps)()}))
                 kept += 1
                 if kept % (1 if FULL else TRAINED) == 0 and is_small(spec):
                     with torch.random.fork_rng():

@@ -11,7 +11,9 @@ from blocks.wiring.norm import Norm
 class ScoresNorm(Norm):
     """x + f(norm(x) in queries, keys and routers, x elsewhere): peri-layernorm of MoEUT (arXiv 2405.16039).
 
-    Blocks without scores, such as `feed_forward`, have no norm. Peri-LN (arXiv 2502.02732) is `sandwich`.
+    Blocks without scores, such as `feed_forward`, have no norm. MoEUT's have ReLU, whose output grows as its
+    input does; without a norm that of SwiGLU, GEGLU and ReLU squared grows as the square, so that the state
+    of many layers overflows. Peri-LN (arXiv 2502.02732) is `sandwich`.
     """
 
     name = "scores"

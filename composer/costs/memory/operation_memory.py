@@ -119,6 +119,7 @@ def needs(
             batch.tokens * scratch.backward,
             batch.tokens * scratch.weights,
             scratch.until_end,
+            batch.tokens * scratch.early,
         ),
     )
 

@@ -173,12 +173,21 @@ class _Replay:
                 self._backward_loop(body, step, trips, where, turn, gradients)
             elif isinstance(step.operation, SlotWrite) or any(value in gradients for value in step.outputs):
                 if step.again:
+                    early = self._early(step, trips, gradients)
+                    ledger.add("in_flight", early)
                     again.run(step)
+                    ledger.add("in_flight", -early)
                 self._backward_step(body, step, trips, where, turn, gradients, seen)
             if step.inside:
                 ledger.add("activations", -step.at(self.batch, trips).inside)
             again.done(number)
             ledger.add("activations", -body.frees.get(number, 0))
+
+    def _early(self, step: Step, trips: Trips, gradients: _Gradients) -> float:
+        """Return by how much gradients grow before a step's backward pass runs it again."""
+        early = step.at(self.batch, trips).scratch.early
+        given = (gradients[value] for value in step.outputs if value in gradients)
+        return early - total(each.bytes for each in given if each.values == 1) if early else 0.0
 
     def _backward_step(
         self,

@@ -140,7 +140,9 @@ class _Emitter:
         key = Value(value.node, -1 - value.output)
         if key not in self.values:
             name = readable(self._part(value))
-            self.values[key] = self._named(name, operator.getitem, (whole, value.output))
+            # taken at once, since what is whole keeps all its parts alive
+            with self.code.inserting_after(whole):
+                self.values[key] = self._named(name, operator.getitem, (whole, value.output))
         return self.values[key]
 
     def _tensor(self, value: Value) -> fx.Node:

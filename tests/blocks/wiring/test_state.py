@@ -128,3 +128,17 @@ def test_recomputed_operations_give_the_same_gradients(options, mixed):
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         expected, found = gradients(kept, tokens), gradients(again, tokens)
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
+@pytest.mark.parametrize(("activation", "times"), [("swiglu", 4), ("relu2", 4), ("relu", 2)])
+def test_without_a_norm_outputs_grow_as_the_square_of_the_state_or_as_the_state(activation, times):
+    block = {"type": "feed_forward", "hidden": 9, "activation": activation}
+    model = compiled(make(tree({"f": block}, {"stack": 1, "step": ["f"]}, norm="scores"))).double()
+    updates = []
+    model.stages[0].register_forward_hook(lambda _, given, made: updates.append((made - given[0]).norm()))
+    embedding = model.get_parameter("embedding")
+    for size in (1e5, 2e5):
+        with torch.no_grad():
+            embedding.mul_(size / embedding.norm())
+            model(tokens_for(model.spec))
+    assert float(updates[1] / updates[0]) == pytest.approx(times, rel=1e-3)
