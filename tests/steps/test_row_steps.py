@@ -205,9 +205,9 @@ def test_a_trainer_draws_for_each_sequence():
     seen = []
     real = ComposedModel._losses
 
-    def losses(self, tokens, targets):
+    def losses(self, tokens, targets, **how):
         seen.append((self.stages[0].loop.trips, self._switch.steps["stages.0"].rows))
-        return real(self, tokens, targets)
+        return real(self, tokens, targets, **how)
 
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
     with patch.object(ComposedModel, "_losses", losses):
