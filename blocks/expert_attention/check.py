@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 
 from blocks.expert_attention import library, reference, route_kernel
@@ -40,7 +42,10 @@ def _sums(operation: RoutedExperts, target: Target, draw: torch.Generator) -> st
     """Add up products of drawn rows, more steps than one launch takes; one expert gets no row, one all."""
     width, active, hidden = operation.width, operation.active, operation.hidden
     dtype, experts = getattr(torch, target.dtype), 5
-    for left, n, m in ((True, width, 2 * hidden), (False, hidden, width)):
+    # under autocast what is gathered may be in fp32
+    kinds = dict.fromkeys((dtype, torch.float32))
+    shapes = ((True, width, 2 * hidden), (False, hidden, width))
+    for gathered, (left, n, m) in product(kinds, shapes):
         waiting = Waiting(active, left)
         exact = torch.zeros(experts, n, m, dtype=torch.float64, device=target.device)
         for step in range(PRODUCT_STEPS + 1):
@@ -48,6 +53,7 @@ def _sums(operation: RoutedExperts, target: Target, draw: torch.Generator) -> st
             sizes = (TOKENS, rows) if left else (rows, TOKENS)
             factors = [torch.randn(k, size, generator=draw) for k, size in zip(sizes, (n, m), strict=True)]
             a, b = (each.to(target.device, dtype) for each in factors)
+            a, b = (a.to(gathered), b) if left else (a, b.to(gathered))
             order = torch.randperm(rows, generator=draw).to(target.device)
             ends = torch.tensor([0, 1, rows // 2, rows - step, rows], device=target.device)
             ends = ends.int() if step else torch.full_like(ends, rows).int()

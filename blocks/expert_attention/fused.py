@@ -44,7 +44,8 @@ def routed_experts(
     """
     if not (fits(x) and fits(gate_up)):
         return reference.routed_experts(x, query, gate_up, down, keys, balance, load, active)
-    return _routed(products(query, keys), x, gate_up, down, keys, balance, load, active)
+    made, x = _queried(x, query, keys, None)
+    return _routed(made, x, gate_up, down, keys, balance, load, active)
 
 
 def _routed(
@@ -149,7 +150,7 @@ def turned_experts(
     weights = (gate_up, down, keys, balance, load)
     if not (fits(x) and fits(gate_up)):
         return reference.turned_experts(x, query, angle, *weights, active=active, index=index)
-    made: Tensor = _Turned.apply(query.flatten(0, 1), keys, turn(angle, index))  # type: ignore[no-untyped-call]
+    made, x = _queried(x, query, keys, turn(angle, index))
     return _routed(made, x, *weights, active=active)
 
 
@@ -159,30 +160,69 @@ def sum_experts(gate_up: Tensor, down: Tensor, *routing: Tensor | None) -> tuple
     return (summed([gate_up], dtype), summed([down], dtype), *routing)
 
 
-class _Turned(torch.autograd.Function):
-    """Products of rotated queries with keys, from keys that are rotated back."""
+def _queried(x: Tensor, query: Tensor, keys: Tensor, by: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the products of queries with keys [tokens, experts], and x as experts are to read it.
+
+    Where x is the query as well, the product that makes the query's gradient adds that of x.
+    """
+    flat = query.flatten(0, 1)
+    if query.dtype == torch.float32 and _are_one(x, query) and not torch.compiler.is_compiling():
+        both: tuple[Tensor, Tensor] = _Products.apply(flat, keys, by, True)  # type: ignore[no-untyped-call]
+        return both[0], both[1].view(x.shape)
+    if by is None:
+        return products(query, keys), x
+    return _Products.apply(flat, keys, by, False)[0], x  # type: ignore[no-untyped-call]
+
+
+def _are_one(x: Tensor, query: Tensor) -> bool:
+    """Return whether two tensors are one; those of an operation that runs again are two on one storage."""
+    if x is query:
+        return True
+    alike = (x.shape, x.stride(), x.storage_offset(), x.requires_grad) == (
+        query.shape,
+        query.stride(),
+        query.storage_offset(),
+        query.requires_grad,
+    )
+    there = x.untyped_storage()._cdata == query.untyped_storage()._cdata
+    return alike and there and x.is_leaf and query.is_leaf
+
+
+class _Products(torch.autograd.Function):
+    """Products of queries, rotated where there is a turn, with keys, which are rotated back instead.
+
+    With `passed` the queries are returned as well, for others to read.
+    """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, keys: Tensor, by: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, keys: Tensor, by: Tensor | None, passed: bool
+    ) -> tuple[Tensor, Tensor | None]:
         ctx.turn, ctx.dtype = by, keys.dtype
-        back = rotate_back(_heads(wide(keys)), by).view(keys.shape)
+        back = wide(keys) if by is None else rotate_back(_heads(wide(keys)), by).view(keys.shape)
         ctx.save_for_backward(query, back)
+        ctx.set_materialize_grads(False)
         with torch.autocast(query.device.type, enabled=False):
-            return F.linear(wide(query), back)
+            return F.linear(wide(query), back), query.view_as(query) if passed else None
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, to_query: Tensor | None) -> tuple[Tensor | None, ...]:
         query, back = ctx.saved_tensors
-        to_query = to_keys = None
+        if gradient is None:
+            return to_query, None, None, None
+        to_keys = None
         with torch.autocast(query.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
-                to_query = (gradient @ back).to(query.dtype)
+                made = gradient @ back if to_query is None else torch.addmm(to_query, gradient, back)
+                to_query = made.to(query.dtype)
             if ctx.needs_input_grad[1]:
-                table = torch.view_as_complex(ctx.turn.view(1, 1, -1, 2))
-                turned = rotate_forward(_heads(gradient.t() @ wide(query)), table, None)
-                to_keys = turned.view(back.shape).to(ctx.dtype)
-        return to_query, to_keys, None
+                to_keys = gradient.t() @ wide(query)
+                if ctx.turn is not None:
+                    table = torch.view_as_complex(ctx.turn.view(1, 1, -1, 2))
+                    to_keys = rotate_forward(_heads(to_keys), table, None).view(back.shape)
+                to_keys = to_keys.to(ctx.dtype)
+        return to_query, to_keys, None, None
 
 
 def _heads(keys: Tensor) -> Tensor:

@@ -89,8 +89,9 @@ def _one(
     ACTIVE: tl.constexpr,
     GATHER_LEFT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
+    SWAP: tl.constexpr,
 ):
-    """Add the products of one step's rows."""
+    """Add the products of one step's rows; with SWAP, to the transposed sum."""
     first = tl.load(ends + expert - 1, mask=expert > 0, other=0)
     end = tl.load(ends + expert)
     for start in tl.range(first, end, BLOCK_ROWS):
@@ -116,7 +117,10 @@ def _one(
             a = a.to(b.dtype)
         else:
             b = b.to(a.dtype)
-        made = tl.dot(tl.trans(a), b, made, input_precision="ieee")
+        if SWAP:
+            made = tl.dot(tl.trans(b), a, made, input_precision="ieee")
+        else:
+            made = tl.dot(tl.trans(a), b, made, input_precision="ieee")
     return made
 
 
@@ -157,26 +161,34 @@ def _add_products(
     expert, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     i = (tile // across) * BLOCK_LEFT + tl.arange(0, BLOCK_LEFT)
     j = (tile % across) * BLOCK_RIGHT + tl.arange(0, BLOCK_RIGHT)
-    made = tl.full([BLOCK_LEFT, BLOCK_RIGHT], 0.0, tl.float32)
+    # what is cast on its way to tensor cores comes to them as the second factor: the first would be loaded
+    # element by element, straight to where registers have to hold it
+    SWAP: tl.constexpr = GATHER_LEFT and left_0.dtype.element_ty != right_0.dtype.element_ty
+    if SWAP:
+        made = tl.full([BLOCK_RIGHT, BLOCK_LEFT], 0.0, tl.float32)
+    else:
+        made = tl.full([BLOCK_LEFT, BLOCK_RIGHT], 0.0, tl.float32)
     made = _one(
         made, left_0, right_0, order_0, ends_0, expert, i, j, left_stride, right_stride,
-        LEFT, RIGHT, ACTIVE, GATHER_LEFT, BLOCK_ROWS,
+        LEFT, RIGHT, ACTIVE, GATHER_LEFT, BLOCK_ROWS, SWAP,
     )  # fmt: skip
     if STEPS > 1:
         made = _one(
             made, left_1, right_1, order_1, ends_1, expert, i, j, left_stride, right_stride,
-            LEFT, RIGHT, ACTIVE, GATHER_LEFT, BLOCK_ROWS,
+            LEFT, RIGHT, ACTIVE, GATHER_LEFT, BLOCK_ROWS, SWAP,
         )  # fmt: skip
     if STEPS > 2:
         made = _one(
             made, left_2, right_2, order_2, ends_2, expert, i, j, left_stride, right_stride,
-            LEFT, RIGHT, ACTIVE, GATHER_LEFT, BLOCK_ROWS,
+            LEFT, RIGHT, ACTIVE, GATHER_LEFT, BLOCK_ROWS, SWAP,
         )  # fmt: skip
     if STEPS > 3:
         made = _one(
             made, left_3, right_3, order_3, ends_3, expert, i, j, left_stride, right_stride,
-            LEFT, RIGHT, ACTIVE, GATHER_LEFT, BLOCK_ROWS,
+            LEFT, RIGHT, ACTIVE, GATHER_LEFT, BLOCK_ROWS, SWAP,
         )  # fmt: skip
+    if SWAP:
+        made = tl.trans(made)
     at = total + expert.to(tl.int64) * (LEFT * RIGHT) + i[:, None] * RIGHT + j[None, :]
     inside = (i < LEFT)[:, None] & (j < RIGHT)[None, :]
     if ADD:

@@ -152,13 +152,39 @@ def test_keys_turned_back_give_what_turned_queries_give(kernels, size, dtype):
     assert [each.dtype for each in got[1:]] == [each.dtype for each in weighed]
 
 
-def waiting(dtype, device, steps):
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_query_that_is_the_input_gets_one_gradient(kernels, monkeypatch, turned):
+    size = SIZES["fewer tokens than a tile"]
+    x, _, *weighed, balance, gradient = drawn(size, device=kernels)
+    angle = torch.linspace(0.1, 1, size[2] // 2, device=kernels)
+    added = []
+    addmm = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *given: added.append(1) or addmm(*given))
+    leaves = [each.clone().requires_grad_() for each in (x, *weighed)]
+    # what a model normed is no leaf
+    given = leaves[0].cos()
+    if turned:
+        y = fused.turned_experts(given, given, angle, *leaves[1:], balance, None, size[4], 3)
+    else:
+        y = fused.routed_experts(given, given, *leaves[1:], balance, None, size[4])
+    got = [y.detach(), *torch.autograd.grad(y, leaves, gradient)]
+    assert added == [1]
+    exactly = [each.detach().double().requires_grad_() for each in (x, *weighed)]
+    query = exactly[0].cos()
+    if turned:
+        query = rotate(query, torch.polar(torch.ones_like(angle), 3 * angle).to(torch.complex128))
+    weights, indices = reference.route(query, exactly[3], balance.double(), None, size[4])
+    y = reference.experts_plain(exactly[0].cos(), weights, indices, *exactly[1:3])
+    check(got, [y.detach(), *torch.autograd.grad(y, exactly, gradient.double())], torch.float32)
+
+
+def waiting(dtype, device, steps, gathered=None):
     """Rows of steps, left factors gathered: an expert has none, one all of a step, one a single row."""
     draw = torch.Generator().manual_seed(2)
     ends = [[0, 14, 14], [0, 1, 14], [5, 9, 14], [14, 14, 14], [0, 0, 14]]
     return [
         weights_kernel.Rows(
-            torch.randn(7, 40, generator=draw).to(device, dtype),
+            torch.randn(7, 40, generator=draw).to(device, gathered or dtype),
             torch.randn(14, 24, generator=draw).to(device, dtype),
             torch.randperm(14, generator=draw).to(device, torch.int32),
             torch.tensor(ends[step], device=device, dtype=torch.int32),
@@ -168,15 +194,17 @@ def waiting(dtype, device, steps):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("gathered", [None, torch.float32])
 @pytest.mark.parametrize("left", [True, False])
-def test_products_of_rows_add_up_over_steps(kernels, steps, left):
-    given = waiting(torch.float16, kernels, steps)
+def test_products_of_rows_add_up_over_steps(kernels, steps, gathered, left):
+    given = waiting(torch.float16, kernels, steps, gathered)
     total = weight_rows.Waiting(2, left)
     exact = torch.zeros((3, 40, 24) if left else (3, 24, 40), dtype=torch.float64)
     for rows in given:
         a, b, order, ends = rows if left else (rows.right, rows.left, *rows[2:])
         total.add(weights_kernel.Rows(a, b, order, ends))
-        full = [rows.left.double().cpu()[order.cpu() // 2], rows.right.double().cpu()]
+        # what is gathered is cast to the precision of products first
+        full = [rows.left.half().double().cpu()[order.cpu() // 2], rows.right.double().cpu()]
         for expert, (first, end) in enumerate(pairwise([0, *ends.tolist()])):
             one, other = (each[first:end] for each in (full if left else full[::-1]))
             exact[expert] += one.T @ other
