@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -36,6 +37,11 @@ def check_sums(operation: RoutedExperts | None, target: Target) -> str:
     with apart(target):
         draw = torch.Generator().manual_seed(0)
         return check(operation, target) or _sums(operation or _DEFAULT, target, draw)
+
+
+def check_gathered(operation: RoutedExperts | None, target: Target) -> str:
+    """Do the same with a first product that gathers its rows."""
+    return check_sums(replace(operation or _DEFAULT, gathered=True), target)
 
 
 def _sums(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
@@ -117,7 +123,7 @@ def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
     # what a product leaves unwritten shows
     poison = [torch.full_like(each, torch.nan) for each in (gate_up, down, x, x)]
     del poison
-    y, both = library.experts(x[0], routed.weights, *rows, gate_up, down)
+    y, both = library.experts(x[0], routed.weights, *rows, gate_up, down, operation.gathered)
     made = library.experts_backward(gradient[0], x[0], routed.weights, *rows, gate_up, down, both)
     leaves = [each.double().requires_grad_() for each in (x, routed.weights[None], gate_up, down)]
     indices = routed.indices[None].long()

@@ -35,17 +35,19 @@ def routed_experts(
     balance: Tensor,
     load: Tensor | None,
     active: int,
+    gathered: bool = False,
 ) -> Tensor:
     """Choose experts for each token by its query, run them on x, sum what they return by weight.
 
     x and query: [batch, sequence, width]; gate_up: [experts, width, 2 * hidden]; down: [experts, hidden,
     width], in one dtype; keys: [experts, width]; balance: [experts]; load: [experts], counted up in place,
-    None outside training. Off a GPU, where a model that was planned for one may be moved, the reference runs.
+    None outside training. With `gathered` the first product reads its rows from x. Off a GPU, where a model
+    that was planned for one may be moved, the reference runs.
     """
     if not (fits(x) and fits(gate_up)):
         return reference.routed_experts(x, query, gate_up, down, keys, balance, load, active)
     made, x = _queried(x, query, keys, None)
-    return _routed(made, x, gate_up, down, keys, balance, load, active)
+    return _routed(made, x, gate_up, down, keys, balance, load, active, gathered)
 
 
 def _routed(
@@ -57,12 +59,13 @@ def _routed(
     balance: Tensor,
     load: Tensor | None,
     active: int,
+    gathered: bool,
 ) -> Tensor:
     """Route by the products of queries with keys [tokens, experts], and run the experts."""
     routed = _route(made, balance, load, keys.shape[-1] ** -0.5, active)
     sums = sum_of(gate_up), sum_of(down)
     rows = (routed.order, routed.place, routed.ends)
-    given = x.flatten(0, 1), routed.weights, *rows, gate_up, down
+    given = x.flatten(0, 1), routed.weights, *rows, gate_up, down, gathered
     y: Tensor = library.experts(*given)[0] if None in sums else _Experts.apply(*given, *sums)  # type: ignore[no-untyped-call]
     return y.view(x.shape)
 
@@ -110,7 +113,7 @@ class _Experts(torch.autograd.Function):
         *tensors, ctx.to_gate_up, ctx.to_down = given
         y: Tensor
         y, both = library.experts(*tensors)
-        ctx.save_for_backward(*tensors, both)
+        ctx.save_for_backward(*tensors[:7], both)
         return y
 
     @staticmethod
@@ -125,7 +128,7 @@ class _Experts(torch.autograd.Function):
             add_rows(ctx.to_gate_up, Rows(x, to_both, order, ends), active, left=True)
         if ctx.needs_input_grad[6]:
             add_rows(ctx.to_down, Rows(inner, gradient, order, ends), active, left=False)
-        return to_x, to_weights, *(None,) * 7
+        return to_x, to_weights, *(None,) * 8
 
 
 def products(query: Tensor, keys: Tensor) -> Tensor:
@@ -145,13 +148,14 @@ def turned_experts(
     load: Tensor | None,
     active: int,
     index: int,
+    gathered: bool = False,
 ) -> Tensor:
     """Do the same with queries that are rotated by `index` times the angle [width / 2]: keys are, back."""
     weights = (gate_up, down, keys, balance, load)
     if not (fits(x) and fits(gate_up)):
         return reference.turned_experts(x, query, angle, *weights, active=active, index=index)
     made, x = _queried(x, query, keys, turn(angle, index))
-    return _routed(made, x, *weights, active=active)
+    return _routed(made, x, *weights, active=active, gathered=gathered)
 
 
 def sum_experts(gate_up: Tensor, down: Tensor, *routing: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -34,6 +34,16 @@ def _unfit(operation: RoutedExperts, target: Target) -> str:
     return ""
 
 
+def _unfit_gathered(operation: RoutedExperts, target: Target) -> str:
+    """Return why the first product cannot be our own, or ""."""
+    wide = "its own grouped product has no tensor cores in float32" if target.dtype == "float32" else ""
+    return _unfit(operation, target) or wide
+
+
+def _with_gathered(operation: RoutedExperts) -> RoutedExperts:
+    return replace(operation, sums=True, gathered=True)
+
+
 def _with_sums(operation: RoutedExperts) -> RoutedExperts:
     return replace(operation, sums=True)
 
@@ -58,6 +68,13 @@ def _kernel(
     return replace(made, prepare=prepare, sums=2, specialize=_with_sums, check=check)
 
 
+def _gathered(name: str, function: str, unfit: Callable[[Any, Target], str]) -> Kernel:
+    """Return the kernel of experts whose first product is our own, with gradients of several steps' rows."""
+    why = "the first grouped product gathers its rows and gates them in one launch; the second is torch's"
+    made = _kernel(name, function, f"{why}; {_SUMS}", unfit, summed=True)
+    return replace(made, specialize=_with_gathered, check=f"{_CHECK}:check_gathered")
+
+
 @dataclass(frozen=True)
 class RoutedExperts(Operation):
     """Choose experts by the query, run them on x, sum them by weight: (x, query) -> y.
@@ -73,9 +90,13 @@ class RoutedExperts(Operation):
 
     sums: bool = field(default=False, kw_only=True)
     """Whether the rows of a step stay until those of several make the gradients of weights."""
+    gathered: bool = field(default=False, kw_only=True)
+    """Whether the first product reads its rows from tokens, and gates what it makes."""
 
     decoding = LOCAL
+    paying = 3  # all but the reference
     kernels = (
+        _gathered("triton_experts_gathered", "routed_experts", _unfit_gathered),
         _kernel(
             "triton_experts_summed",
             "routed_experts",
@@ -118,8 +139,8 @@ class RoutedExperts(Operation):
         )
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of experts to choose."""
-        return {"active": self.active}
+        """Return the number of experts to choose, and whether rows are gathered."""
+        return {"active": self.active, **({"gathered": True} if self.gathered else {})}
 
     def update_arguments(self) -> dict[str, Any]:
         """Return the size of one update."""
@@ -130,8 +151,12 @@ class RoutedExperts(Operation):
         return 2 * self.width * self.experts + 6 * self.active * self.width * self.hidden
 
     def traffic(self, at: CostContext, given: float, made: float) -> float:
-        """Write and read the logits, sorted rows, both halves, their product and the outputs."""
-        inner = self.active * (2 * self.width + 4 * self.hidden + 2 * self.hidden + 2 * self.width)
+        """Write and read the logits, sorted rows, both halves, their product and the outputs.
+
+        Gathered rows are read alone, and both halves written alone.
+        """
+        first = self.width + 2 * self.hidden if self.gathered else 2 * self.width + 4 * self.hidden
+        inner = self.active * (first + 2 * self.hidden + 2 * self.width)
         return given + 8 * self.experts + at.compute_bytes * inner + made
 
     def saved(self, at: CostContext) -> SavedTensors:
@@ -184,6 +209,10 @@ def _unfit_turned(operation: TurnedExperts, target: Target) -> str:
     return _unfit(operation, target) or (f"keys are longer than {LONGEST_ROW}" if longer else "")
 
 
+def _unfit_turned_gathered(operation: TurnedExperts, target: Target) -> str:
+    return _unfit_turned(operation, target) or _unfit_gathered(operation, target)
+
+
 @dataclass(frozen=True)
 class TurnedExperts(RoutedExperts):
     """The same with queries that are rotated over depth: (x, query, angles) -> y.
@@ -195,6 +224,7 @@ class TurnedExperts(RoutedExperts):
     index: LoopIndex = ORIGIN
 
     kernels = (
+        _gathered("triton_experts_turned_gathered", "turned_experts", _unfit_turned_gathered),
         _kernel(
             "triton_experts_turned_summed",
             "turned_experts",

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from blocks.expert_attention import route_kernel, rows_kernel, weights_kernel
+from blocks.expert_attention import gather_kernel, route_kernel, rows_kernel, weights_kernel
 
 _NAME = "attention_composer"
 _Routed = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -40,15 +40,27 @@ def expert_route_backward(
 
 @torch.library.custom_op(f"{_NAME}::experts", mutates_args=())
 def experts(
-    x: Tensor, weights: Tensor, order: Tensor, place: Tensor, ends: Tensor, gate_up: Tensor, down: Tensor
+    x: Tensor,
+    weights: Tensor,
+    order: Tensor,
+    place: Tensor,
+    ends: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    gathered: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run the chosen experts on x [tokens, width] and sum them by weight, as routing sorted them.
 
     Returns that [tokens, width], and gate and up of each row [tokens * active, 2 * hidden], which has no
     gradient; both in the dtype of gate_up [experts, width, 2 * hidden] and down [experts, hidden, width].
+    With `gathered` the first product is our own, else torch's.
     """
-    both = F.grouped_mm(rows_kernel.spread(x, place, gate_up.dtype), gate_up, offs=ends)
-    out = F.grouped_mm(rows_kernel.swiglu(both, weights, order), down, offs=ends)
+    if gathered:
+        both, inner = gather_kernel.gate_up(x, weights, order, ends, gate_up)
+    else:
+        both = F.grouped_mm(rows_kernel.spread(x, place, gate_up.dtype), gate_up, offs=ends)
+        inner = rows_kernel.swiglu(both, weights, order)
+    out = F.grouped_mm(inner, down, offs=ends)
     return rows_kernel.total(out, place, out.dtype), both
 
 
@@ -126,7 +138,7 @@ def _(
 
 
 @experts.register_fake
-def _(x: Tensor, weights: Tensor, order: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weights: Tensor, order: Tensor, *others: Any, **_: Any) -> tuple[Tensor, Tensor]:
     gate_up = others[2]
     return gate_up.new_empty(x.shape), gate_up.new_empty((order.shape[0], gate_up.shape[2]))
 
@@ -155,7 +167,7 @@ def _differentiate_route(ctx: Any, gradient: Tensor, *others: Tensor) -> tuple[T
 
 
 def _keep_experts(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, output[1])
+    ctx.save_for_backward(*inputs[:7], output[1])
     ctx.mark_non_differentiable(output[1])
     # gate and up have no gradient; zeros of their size would take memory
     ctx.set_materialize_grads(False)
@@ -163,7 +175,7 @@ def _keep_experts(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
 
 def _differentiate_experts(ctx: Any, gradient: Tensor, of_both: Tensor) -> tuple[Tensor | None, ...]:
     to_x, to_weights, to_gate_up, to_down = experts_backward(gradient, *ctx.saved_tensors)
-    return to_x, to_weights, None, None, None, to_gate_up, to_down
+    return to_x, to_weights, None, None, None, to_gate_up, to_down, None
 
 
 expert_route.register_autograd(_differentiate_route, setup_context=_keep_route)
@@ -177,9 +189,9 @@ def _flops(weights: Sequence[int], down: Sequence[int]) -> int:
 
 @register_flop_formula(torch.ops.attention_composer.experts)
 def _(
-    x: Any, weights: Sequence[int], order: Any, place: Any, ends: Any, gate_up: Any, down: Any, **_: Any
+    x: Any, weights: Sequence[int], order: Any, place: Any, ends: Any, gate_up: Any, *others: Any, **_: Any
 ) -> int:
-    return _flops(weights, down)
+    return _flops(weights, others[0])
 
 
 @register_flop_formula(torch.ops.attention_composer.experts_backward)

@@ -128,3 +128,35 @@ def _derived_products(shape: ProductShape) -> ProductTile:
 
 product_tile = Tiles(_derived_products, MEASURED_PRODUCTS)
 """The tile of the gradients of weights for a shape."""
+
+
+class GatherTile(NamedTuple):
+    """Sizes of one program of the first product, powers of two.
+
+    Attributes:
+        rows: of an expert.
+        columns: of gate, and as many of up.
+        width: elements of rows that are multiplied at once.
+        warps: of 32 threads each.
+        stages: loads in flight at once.
+    """
+
+    rows: int
+    columns: int
+    width: int
+    warps: int
+    stages: int
+
+
+MEASURED_GATHERED: dict[ProductShape, GatherTile] = {}
+"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others are derived."""
+
+
+def _derived_gathered(shape: ProductShape) -> GatherTile:
+    # `left` is the width, `right` the hidden size
+    width, columns = (max(16, padded(size)) for size in (shape.left, shape.right))
+    return GatherTile(128, min(128, columns), min(64, width), 8, 3)
+
+
+gather_tile = Tiles(_derived_gathered, MEASURED_GATHERED)
+"""The tile of the first product for a shape."""

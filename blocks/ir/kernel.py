@@ -78,8 +78,8 @@ class Implementation:
     kernels: ClassVar[tuple[Kernel, ...]] = ()
     """Best first; the last is the plain-PyTorch reference and fits everything."""
 
-    any_kernel_pays: ClassVar[bool] = False
-    """Whether operations are fused into this one for any kernel of it that fits, not just for the first."""
+    paying: ClassVar[int | None] = 1
+    """How many kernels, the first ones, are worth fusing other operations into this one; None, all are."""
 
     def cast_output(self) -> Self:
         """Return the operation for a place where one product alone reads its first output.

@@ -201,7 +201,15 @@ def _sum_flops(given: Mapping[str, Any]) -> float:
     return flops
 
 
-_PRODUCTS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {"expert_attention.add_products": _sum_flops}
+def _gate_up_flops(given: Mapping[str, Any]) -> float:
+    flops: float = 4.0 * given["order"].numel() * given["WIDTH"] * given["HIDDEN"]
+    return flops
+
+
+_PRODUCTS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
+    "expert_attention.add_products": _sum_flops,
+    "expert_attention.gate_up": _gate_up_flops,
+}
 """Kernels of matrix products, and their FLOPs."""
 
 _READS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {

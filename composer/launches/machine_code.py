@@ -43,6 +43,7 @@ _TURNS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "depth_attention.backward": _slots,
     "depth_attention.pull": lambda given: given["rows"],
     "expert_attention.add_products": _rows,
+    "expert_attention.gate_up": lambda given: ceil(given["WIDTH"] / given["BLOCK_WIDTH"]),
 }
 """How often each innermost loop of a kernel runs; others count as one turn."""
 

@@ -13,7 +13,10 @@ from composer.launches.machine_code import MachineCode
 LEAST = 2e-6
 """Seconds that a launch takes however small it is."""
 
-_SHARES = {"_grouped_mm": 0.54, "expert_attention.add_products": 0.54, "_scaled_dot_product": 0.48}
+_SHARES = {
+    **dict.fromkeys(("_grouped_mm", "expert_attention.add_products", "expert_attention.gate_up"), 0.54),
+    "_scaled_dot_product": 0.48,
+}
 """Shares of the rate of large products that grouped products and attention reach: assumptions."""
 
 Row = tuple[str, ...]

@@ -102,9 +102,8 @@ def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) 
 
 
 def _pays(operation: Operation, target: Target) -> bool:
-    """Return whether a kernel that a fused operation is worth its while for fits the target."""
-    worth = operation.kernels if operation.any_kernel_pays else operation.kernels[:1]
-    return not all(unfit(kernel, operation, target) for kernel in worth)
+    """Return whether a kernel that is worth fusing fits the target."""
+    return not all(unfit(kernel, operation, target) for kernel in operation.kernels[: operation.paying])
 
 
 def _rewire(graph: Graph, maker: str, name: str, own: int) -> None:

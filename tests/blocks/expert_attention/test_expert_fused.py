@@ -256,7 +256,8 @@ def test_on_a_gpu_experts_absorb_their_routing_and_the_rotation_of_queries(code)
     ((node, data),) = found(graph)
     turned = code == "rotary"
     kind = TurnedExperts if turned else RoutedExperts
-    assert replace(data.op, **({"index": ORIGIN} if turned else {})) == kind(16, 5, 2, 8, 1e-3, sums=True)
+    expected = kind(16, 5, 2, 8, 1e-3, sums=True, gathered=True)
+    assert replace(data.op, **({"index": ORIGIN} if turned else {})) == expected
     assert node.endswith("e.experts")
     before = [node.replace("experts", each) for each in ("query_rotated", "route")[not turned :]]
     assert [*data.parts] == [*before, node]
@@ -268,7 +269,7 @@ def test_on_a_gpu_experts_absorb_their_routing_and_the_rotation_of_queries(code)
         "load",
     ]
     assert data.inputs[0] == data.inputs[1]
-    assert data.kernel.name == ("triton_experts_turned_summed" if turned else "triton_experts_summed")
+    assert data.kernel.name == ("triton_experts_turned_gathered" if turned else "triton_experts_gathered")
 
 
 @pytest.mark.parametrize(

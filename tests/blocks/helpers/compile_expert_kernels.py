@@ -5,8 +5,15 @@ import sys
 
 from offline import ptx, spills, widest
 
-from blocks.expert_attention import route_kernel, rows_kernel, weights_kernel
-from blocks.expert_attention.tiles import PRODUCT_STEPS, ProductShape, Shape, product_tile, tile
+from blocks.expert_attention import gather_kernel, route_kernel, rows_kernel, weights_kernel
+from blocks.expert_attention.tiles import (
+    PRODUCT_STEPS,
+    ProductShape,
+    Shape,
+    gather_tile,
+    product_tile,
+    tile,
+)
 
 ACTIVE, WIDTH = 8, 1024
 INTEGERS = ("indices", "before", "counts", "place", "order", "ends")
@@ -65,14 +72,29 @@ def kernels(experts):
 def products(left, right):
     """Return the PTX of the kernel of gradients of weights."""
     sizes = product_tile(ProductShape(90, left, right, 2))
-    numbered = {"left": "*bf16", "right": "*bf16", "order": "*i32", "ends": "*i32"}
+    gathers = left > right // 2
+    # under autocast tokens are in fp32
+    numbered = {"left": "*fp32" if gathers else "*bf16", "right": "*bf16", "order": "*i32", "ends": "*i32"}
     types = {f"{name}_{step}": kind for name, kind in numbered.items() for step in range(PRODUCT_STEPS)}
     types |= {"total": "*fp32", "left_stride": "i32", "right_stride": "i32"}
     blocks = {"BLOCK_LEFT": sizes.left, "BLOCK_RIGHT": sizes.right, "BLOCK_ROWS": sizes.rows}
-    flags = {"ACTIVE": ACTIVE, "STEPS": PRODUCT_STEPS, "ADD": True, "GATHER_LEFT": left > right // 2}
+    flags = {"ACTIVE": ACTIVE, "STEPS": PRODUCT_STEPS, "ADD": True, "GATHER_LEFT": gathers}
     constants = {"LEFT": left, "RIGHT": right, **flags, **blocks}
     options = {"num_warps": sizes.warps, "num_stages": sizes.stages}
     return ptx(weights_kernel._add_products, types, constants, {*types}, **options)
+
+
+def gathered(kind):
+    """Return the PTX of the kernel of the first product, of tokens of a type."""
+    width, hidden = 1024, 512
+    sizes = gather_tile(ProductShape(90, width, hidden, 2))
+    types = {"x": kind, "weights": "*fp32", "order": "*i32", "ends": "*i32", "stride": "i32"}
+    types |= dict.fromkeys(("matrices", "both", "inner"), "*bf16")
+    blocks = {"BLOCK_ROWS": sizes.rows, "BLOCK_COLUMNS": sizes.columns, "BLOCK_WIDTH": sizes.width}
+    experts = {"EXPERTS": 64, "BLOCK_EXPERTS": 64, "ACTIVE": ACTIVE}
+    constants = {"WIDTH": width, "HIDDEN": hidden, **experts, **blocks}
+    options = {"num_warps": sizes.warps, "num_stages": sizes.stages}
+    return ptx(gather_kernel._gate_up, types, constants, {*types}, **options)
 
 
 if __name__ == "__main__":
@@ -87,4 +109,7 @@ if __name__ == "__main__":
     for left, right in ((1024, 1024), (512, 1024)):
         text = products(left, right)
         found[f"products {left}"] = {"cores": "wgmma.mma_async" in text, "spills": spills(text)}
+    for kind in ("*bf16", "*fp32"):
+        text = gathered(kind)
+        found[f"gathered {kind}"] = {"cores": "wgmma.mma_async" in text, "spills": spills(text)}
     print(json.dumps(found))

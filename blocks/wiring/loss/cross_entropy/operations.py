@@ -92,7 +92,7 @@ class HeadLoss(Operation):
         ),
     )
     recomputable = False
-    any_kernel_pays = True
+    paying = None
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return a scalar and the logits, which training does not make."""
