@@ -170,7 +170,9 @@ def _queried(x: Tensor, query: Tensor, keys: Tensor, by: Tensor | None) -> tuple
     Where x is the query as well, the product that makes the query's gradient adds that of x.
     """
     flat = query.flatten(0, 1)
-    if query.dtype == torch.float32 and _are_one(x, query) and not torch.compiler.is_compiling():
+    # a compiler traces neither where tensors lie nor functions of autograd
+    eager = not torch.compiler.is_compiling()
+    if eager and query.dtype == torch.float32 and _are_one(x, query):
         both: tuple[Tensor, Tensor] = _Products.apply(flat, keys, by, True)  # type: ignore[no-untyped-call]
         return both[0], both[1].view(x.shape)
     if by is None:
