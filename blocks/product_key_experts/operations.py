@@ -164,5 +164,7 @@ class WriteNeurons(_Neurons):
         """As well two numbers for each expert of these tokens, and a wide copy of narrow tokens."""
         share, narrow = smallest(TOKENS, at.tokens) / at.tokens, at.weight_bytes < 4
         more = share * (8 * self.used + (4 * self.width if narrow else 0))
-        forward, backward, weights, until_end = super().scratch(at, flow)
-        return WorkspaceBytes(forward + more, backward + more, weights + more, until_end)
+        rows = super().scratch(at, flow)
+        return rows._replace(
+            forward=rows.forward + more, backward=rows.backward + more, weights=rows.weights + more
+        )

@@ -73,7 +73,8 @@ def head_words(view: StageView) -> str:
     shown = {joint.added.option.key for joint in (*view.step.before, *view.step.after)}
     steps = stage.recur.changed_options() if isinstance(stage.recur, Recur) else {}
     # the number of steps says their range in training
-    steps.pop("train", None)
+    for said in ("train", "per"):
+        steps.pop(said, None)
     changed = (steps | stage.changed_options()).items()
     given = stage.wiring()
     options = (

@@ -95,14 +95,14 @@ def generate(
     made = []
     for each in prompt:
         made.append("")
-        if not json:
-            print(each, end="", flush=True)
+        told = each  # with the first piece, since what cannot be continued is refused before it
         for piece in how.pieces(model, each):
             made[-1] += piece
             if not json:
-                print(piece, end="", flush=True)
+                print(told + piece, end="", flush=True)
+                told = ""
         if not json:
-            print(flush=True)
+            print(told, flush=True)
     if json:
         from json import dumps
 
