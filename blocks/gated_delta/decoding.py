@@ -25,10 +25,11 @@ def mix_next(
 ) -> Tensor:
     """Write new tokens into the state, and read it after each."""
     past.refuse_padding("a state that each token changes")
-    kept = past.held(place, use, lambda: State(empty_state(k, v)))
+    batch, heads = q.shape[0], q.shape[2]
+    kept = past.held(place, use, lambda: State(torch.unflatten(empty_state(k, v), 0, (batch, heads))))
     with torch.autocast(q.device.type, enabled=False):
-        y, state = mixed(q, k, v, write, forget, rate, shift, kept.tensor)
-    kept.put(state)
+        y, state = mixed(q, k, v, write, forget, rate, shift, kept.tensor.flatten(0, 1))
+    kept.put(torch.unflatten(state, 0, (batch, heads)))
     return y
 
 

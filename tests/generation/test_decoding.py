@@ -35,6 +35,17 @@ def test_cached_logits_and_greedy_tokens_are_the_uncached_ones(name):
     assert torch.equal(made, expected)
 
 
+@pytest.mark.parametrize("name", ["hybrid", "mixture-of-recursions-token"])
+def test_rows_of_a_batch_go_on_in_another_order(name):
+    model = composer.compile(shortened(SPECS[name], 12)).eval()
+    tokens, rows = tokens_for(model.spec, 3, 7), torch.tensor([2, 0, 2])
+    decode = decoder(model, 7)
+    decode(tokens[:, :6])
+    decode.past.take_rows(rows)
+    with torch.no_grad():
+        assert torch.allclose(decode(tokens[rows, 6:]), model(tokens[rows])[:, -1], atol=1e-5)
+
+
 @pytest.mark.parametrize("part", range(5 if FULL else 1))
 def test_generated_specs_decode_exactly_and_keep_what_they_declare(part):
     @seed(part)
