@@ -3,6 +3,7 @@
 import pytest
 from cases import DEPTH, EXPERT, FFN, SEQ, tree
 from models import close, kept, shake, tokens_for
+from replaying import Replaying
 from strategies import make
 
 from blocks.ir.kernel import Target
@@ -17,6 +18,8 @@ from composer.graph.compile import compile_graph
 from composer.graph.passes.mark_recompute import recomputable
 from composer.module import model as module
 from composer.module.model import ComposedModel
+from composer.module.passes import losses
+from composer.training.capture.step_graphs import StepGraphs
 
 pytest.importorskip("triton")
 
@@ -101,3 +104,22 @@ def test_models_by_kernels_keep_what_they_declare(planned_for_a_gpu, attention_k
     found = (kept(model, 5, where) - kept(model, 2, where)) / (3 * length)
     size = FULL._replace(device=where)
     assert saved_per_token(model.graph, length, size) == pytest.approx(found, rel=1e-12)
+
+
+def test_replayed_steps_of_kernels_give_the_loss_and_gradients_of_plain_ones(planned_for_a_gpu):
+    model = ComposedModel(make(TREES["dreamer"]), torch_compile="off")
+    shake(model)
+    model = model.to(planned_for_a_gpu).train()
+    assert {SumAhead, NormGiven} < {*kinds(model.graph)}
+    graphs = StepGraphs(Replaying, required=True)
+    found = []
+    for run in (losses, graphs.losses):
+        model.zero_grad()
+        for step in range(3):
+            # two micro-batches add up: the second must not write over what the first one left
+            tokens = tokens_for(model.spec, 2, 6, step).to(planned_for_a_gpu)
+            loss, _ = model._losses(tokens, tokens, run)
+            loss.backward()
+        found.append({name: each.grad.clone() for name, each in model.named_parameters()})
+    assert graphs.replayed == 3
+    close(*found, 1e-6)
