@@ -252,11 +252,6 @@ class Builder(Operations):
         results = fill(body, *starts)
         assert len(results) == len(states), f"{name}: {len(states)} states, {len(results)} for the next step"
         changed = [n for n, start in enumerate(starts) if results[n] != start]
-        if keep := self.next.keep:
-            results = [
-                keep(body, result, start) if result != start else result
-                for result, start in zip(results, starts, strict=True)
-            ]
         if body._collected and self.next.backprop is not None:
             raise ValueError(f"{name}: values cannot be collected where steps have no gradients")
         outer_tokens = []

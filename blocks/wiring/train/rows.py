@@ -24,6 +24,8 @@ RUNS = "runs_"
 
 def keep_rows(build: Builder, new: Value, old: Value) -> Value:
     """Return the state after a step: `new` in rows that run it, `old` in the others."""
+    if new == old:
+        return new
     index = build.trip()
     ((loop, _),) = index.strides
     runs = build.model_input(f"{RUNS}{loop}", TensorType((build.trips(),), "bool", "row"))

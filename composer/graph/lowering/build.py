@@ -124,18 +124,18 @@ def _stage(build: Builder, name: str, stage: Stage, spec: Spec, x: Value, collec
     options = stage_options(spec.model, stage)
 
     def step(body: Builder, x: Value) -> Value:
+        before, carried = x, {**body.carried}
         x = _step(stage, options, spec, body, x)
         if collects:
             body.collect(_single(options, body, x), "state")
+        if isinstance(stage.recur, Recur) and stage.recur.runs_rows_apart:
+            x = keep_rows(body, x, before)
+            body.carried = {key: keep_rows(body, body.carried[key], old) for key, old in carried.items()}
         return x
 
     def loop(x: Value) -> Value:
-        apart = isinstance(stage.recur, Recur) and stage.recur.runs_rows_apart
-        build.next.keep = keep_rows if apart else None
         with build.at(""):
-            last = build.stage(name, stage.trips, stage.tied, x, step, entered)
-        build.next.keep = None
-        return last
+            return build.stage(name, stage.trips, stage.tied, x, step, entered)
 
     with build.at(""):
         entered = _single(options, build, x) if build.open_streams else x
