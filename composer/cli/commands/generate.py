@@ -95,14 +95,14 @@ def generate(
     made = []
     for each in prompt:
         made.append("")
-        told = each  # with the first piece, since what cannot be continued is refused before it
+        ahead = each  # with the first piece, since what cannot be continued is refused before it
         for piece in how.pieces(model, each):
             made[-1] += piece
             if not json:
-                print(told + piece, end="", flush=True)
-                told = ""
+                print(ahead + piece, end="", flush=True)
+                ahead = ""
         if not json:
-            print(told, flush=True)
+            print(ahead, flush=True)
     if json:
         from json import dumps
 
