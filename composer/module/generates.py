@@ -70,10 +70,9 @@ class Generates(ModelCore):
                 `model.context`, an option is out of range, or the model has an operation that does not run
                 token by token, or not with this cache; `cuda_graph` is on, and cannot be.
         """
-        model = self
-        refuse_recording(model, "generate")
-        prompts = as_prompts(tokens, model.device)
-        run = Generation(model, prompts, max_new_tokens, Sampler(temperature, top_k, top_p, seed), stop)
+        refuse_recording(self, "generate")
+        prompts = as_prompts(tokens, self.device)
+        run = Generation(self, prompts, max_new_tokens, Sampler(temperature, top_k, top_p, seed), stop)
         for _ in run.tokens(steps, exit_threshold, cache, cuda_graph):
             pass
         rows = run.rows()
@@ -89,15 +88,16 @@ class Generates(ModelCore):
         Raises:
             ValueError: the model does not run token by token with this cache.
         """
-        model, policy = self, as_policy(cache)
+        policy = as_policy(cache)
 
         def counted() -> int:
-            graph, context, size = model.plan.graph, model.spec.model.context, precision(model.spec).compute
+            graph, context, size = self.plan.graph, self.spec.model.context, precision(self.spec).compute
+            decoding = decoding_graph(graph, graph.outputs[0])
             if policy.budget is None:
                 return caches(graph, context, size)[0]
-            return policy.bytes_per_token(decoding_graph(graph, graph.outputs[0]), context, size)
+            return policy.bytes_per_token(decoding, context, size)
 
-        return _with_steps(model, steps, counted)
+        return _with_steps(self, steps, counted)
 
 
 class Generation:

@@ -99,5 +99,6 @@ def test_autocast_decodes_in_its_precision():
 def test_an_operation_that_does_not_say_how_it_decodes_is_refused(monkeypatch):
     model = compiled(FAMILY["llama"])
     monkeypatch.setattr(Sum, "decoding", "")
-    with pytest.raises(ValueError, match=r"token by token, got .*stages\.0\..*\(Sum\)"):
-        model.generate(tokens_for(model.spec, 1, 3), 2)
+    for call in (lambda: model.generate(tokens_for(model.spec, 1, 3), 2), model.cache_bytes_per_token):
+        with pytest.raises(ValueError, match=r"token by token, got .*stages\.0\..*\(Sum\)"):
+            call()

@@ -48,6 +48,8 @@ def test_generate_replays_where_it_is_told_to(monkeypatch):
     wanted = model.generate(prompts, 8, seed=3)
     with pytest.raises(CannotCapture, match="cuda_graph on: expected a GPU, got the device cpu"):
         model.generate(prompts, 8, cuda_graph="on")
+    with pytest.raises(ValueError, match="cuda_graph: expected auto, on, off, got 'always'"):
+        model.generate(prompts, 8, cuda_graph="always")
     made = []
 
     class Noted(Replaying):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +26,10 @@ def recorded(
 
     Raises:
         CannotCapture: it is wanted, and the device cannot.
+        ValueError: there is no such choice.
     """
+    if choice not in get_args(CudaGraphChoice):
+        raise ValueError(f"cuda_graph: expected {', '.join(get_args(CudaGraphChoice))}, got {choice!r}")
     if choice == "off":
         return decoder
     recorder: Recorder = CudaGraphs()
@@ -34,7 +37,7 @@ def recorded(
         if choice == "on":
             raise CannotCapture(f"cuda_graph on: {reason}")
         return decoder
-    if choice == "auto" and new < _WORTH_CAPTURING:
+    if choice == "auto" and (new < _WORTH_CAPTURING or decoder.budget is not None):
         return decoder
     return RecordedDecoder(decoder, recorder, required=choice == "on")
 
