@@ -58,7 +58,7 @@ class CudaGraphs:
         return "" if device.type == "cuda" else f"expected a GPU, got the device {device.type}"
 
     def warm_up(self, work: Callable[[], object]) -> None:
-        """Run work three times, on a stream of its own as torch asks for."""
+        """Run work on a stream of its own, as torch asks for."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

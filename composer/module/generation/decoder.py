@@ -69,6 +69,7 @@ class Decoder:
 
     Attributes:
         past: what is kept.
+        budget: how many entries steps share; None for one of each step.
     """
 
     def __init__(
@@ -96,23 +97,18 @@ class Decoder:
         program, self._code = _emitted(graph, graph.outputs[0] if exit_threshold is None else loss.inputs[0])
         self._head = [held_tensor(model, name) for name in loss.weights]
         self._weights, self._keys = program.weights(model), keys
-        self._threshold, self._policy = exit_threshold, policy
+        self._threshold, self.budget = exit_threshold, policy.budget
         self.past = Past(capacity, use_of=policy.sharing(program.graph))
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return logits [batch, vocab] after the last of new tokens [batch, sequence]."""
-        if self._policy.budget is not None:
+        if self.budget is not None:
             # each sees what is kept of those before it, not how they were given
             for token in torch.split(tokens, 1, 1)[:-1]:
                 self._run(token)
             tokens = tokens[:, -1:]
         return self._run(tokens)
-
-    @property
-    def budget(self) -> int | None:
-        """How many steps are kept, None for all."""
-        return self._policy.budget
 
     def _run(self, tokens: Tensor) -> Tensor:
         made = self.following(tokens)

@@ -150,10 +150,14 @@ class _Kept:
 
 
 class _NoNumber(int):
-    """A position that may be asked whether it is 0, and nothing else."""
+    """A position that may be asked whether it is 0, but neither compared nor computed with.
+
+    Python does not ask a subclass of int when it is an index: what reads it so is off in the comparison with
+    plain steps.
+    """
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise CannotCapture("an operation reads the position of a token as a number")
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
-    __index__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __floordiv__ = __mod__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
