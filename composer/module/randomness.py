@@ -45,7 +45,7 @@ class Randomness:
         self.step += 1
 
     def keys(
-        self, graph: Graph, tokens: Tensor, training: bool, steps: Mapping[str, int] | None = None
+        self, graph: Graph, tokens: Tensor, training: bool, steps: Mapping[str, int]
     ) -> list[Tensor | bool]:
         """Return what a model's graph takes besides tokens and targets, in its order.
 
@@ -63,7 +63,7 @@ class Randomness:
             elif name == "training":
                 given.append(training)
             elif name.startswith(RUNS):
-                given.append(_runs(graph, name, tokens, steps or {}))
+                given.append(_runs(graph, name, tokens, steps))
         return given
 
     def _key(self, tokens: Tensor, training: bool) -> Tensor:

@@ -17,7 +17,7 @@ IDS = torch.zeros(4, 3, dtype=torch.long)
 
 
 def keys(randomness, tokens=IDS, training=True):
-    (found,) = randomness.keys(GRAPH, tokens, training)
+    (found,) = randomness.keys(GRAPH, tokens, training, {})
     return found
 
 
@@ -47,7 +47,7 @@ def test_steps_rows_and_seeds_differ_and_evaluation_is_one_for_all():
 
 
 def test_a_model_that_draws_nothing_takes_no_key():
-    assert Randomness(0).keys(Graph(["tokens", "targets"]), IDS, True) == []
+    assert Randomness(0).keys(Graph(["tokens", "targets"]), IDS, True, {}) == []
 
 
 def weights(folder):

@@ -36,13 +36,15 @@ def row_steps(value: int | Sequence[int], place: str) -> int:
     """Return a number of steps as it is, and a list with one for each row as `RowSteps`.
 
     Raises:
-        ValueError: the list is empty, or not of whole numbers above 0.
+        ValueError: it is neither, or the list is empty or not of whole numbers above 0.
     """
     if isinstance(value, int):
         return value
-    numbers = [*value]
+    numbers = value if isinstance(value, Sequence) else ()
     if not numbers or not all(isinstance(each, int) and each >= 1 for each in numbers):
-        raise ValueError(f"{place}: expected a number of steps, at least 1, for each row, got {numbers}")
+        raise ValueError(
+            f"{place}: expected a number of steps, at least 1, or one for each row, got {value!r}"
+        )
     return RowSteps(max(numbers), numbers)
 
 

@@ -127,7 +127,7 @@ def _undecodable(graph: Graph) -> Iterator[str]:
             if isinstance(operation, Loop | Input) or operation.decoding == LOCAL:
                 continue
             if not (operation.decoding_of_some if name in some else operation.decoding):
-                yield f"{path}{name} ({operation.describe()}), which reads other tokens and does not say how"
+                yield f"{path}{name} ({operation.describe()}), which does not say how it does"
 
 
 def _rewritten(graph: Graph, place: Place) -> Graph:
