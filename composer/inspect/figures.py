@@ -115,7 +115,7 @@ class _Cell:
             f'<rect class="cell {kind}" x="{n(self.x)}" y="{n(self.y)}" width="{n(self.width)}" '
             f'height="{n(self.height)}" fill-opacity="{0.04 + 0.96 * self.depth:.3f}"/>'
         )
-        text = f"{100 * self.value:.0f}" if shares else f"{self.value:.2g}"
+        text = f"{100 * self.value:z.0f}" if shares else f"{self.value:.2g}"
         if self.width < width_of(text) + 4:
             return box
         on = " on" if self.depth > 0.55 else ""

@@ -136,6 +136,15 @@ def asked(name: str, address: str | None, settings: list[str] | None) -> Asked:
     return Asked(name, options)
 
 
+_EXPECTED = {
+    "float_parsing": "a number",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "int_parsing": "a whole number",
+}
+"""What is expected, by pydantic's types of errors."""
+
+
 def _told(name: str, launcher: Launcher, error: Any) -> str:
     key = ".".join(map(str, error["loc"]))
     option = "--address" if key == "address" else f"--launch {key}"
@@ -143,4 +152,6 @@ def _told(name: str, launcher: Launcher, error: Any) -> str:
         known = ", ".join(launcher.options.model_fields)
         has = f"its options are {known}" if known else "it has no options"
         return f"{option}: the launcher {name} has no option {key}; {has}"
-    return f"{option}: {error['msg']}, got {error['input']!r}"
+    expected = _EXPECTED.get(error["type"], "").format(**error.get("ctx", {}))
+    said = f"expected {expected}" if expected else error["msg"]
+    return f"{option}: {said}, got {error['input']!r}"

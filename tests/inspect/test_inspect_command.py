@@ -70,7 +70,7 @@ def test_json_has_the_numbers_of_two_runs_and_why_a_measure_is_left_out(here, tm
     assert "No stage is recurrent" in second["found"]["steps"]["left_out"]
     page = (tmp_path / "both.html").read_text()
     assert page.count('class="run"') == 2 * len(MEASURES)
-    assert "Left out.</strong> The model has no mixture of experts." in page
+    assert "Left out.</strong> The model has no block of type expert_attention." in page
 
 
 def test_only_some_measures_are_run(here, capsys):

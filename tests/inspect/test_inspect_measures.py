@@ -188,7 +188,7 @@ def test_without_a_step_the_state_passes_by_it():
     assert whole["steps"]["3"]["loss"] == pytest.approx(score(made.run({"stages.0": 2}), made.targets).loss)
     assert whole["left out"] == [
         "No slots: the model has no depth attention.",
-        "No experts: The model has no mixture of experts.",
+        "No experts: The model has no block of type expert_attention.",
     ]
 
 
@@ -205,8 +205,8 @@ def test_quality_against_steps_holds_the_trained_number_and_goes_to_four_times()
     ("case", "measure", "reason"),
     [
         (one(FFN), depth_maps, r"The model has no depth attention\."),
-        (one(FFN), experts, r"The model has no mixture of experts\."),
-        (one(FFN), diversity, r"The model has no mixture of experts\."),
+        (one(FFN), experts, r"The model has no block of type expert_attention\."),
+        (one(FFN), diversity, r"The model has no block of type expert_attention\."),
         (CASES["expert, a capacity"], experts, "Its experts have a capacity or choose tokens"),
         (tree({"f": FFN}, {"stack": 2, "step": ["f"]}), steps, "No stage is recurrent"),
         (one(FFN, residual={"mix": "static"}), lens, r"The steps of stages\.0 hand on no state"),

@@ -61,7 +61,7 @@ def routings(subject: Subject) -> list[Routing]:
     if not places:
         if subject.places(SizedExperts):
             raise LeftOut("Its experts have a capacity or choose tokens; which they run is not recorded.")
-        raise LeftOut("The model has no mixture of experts.")
+        raise LeftOut("The model has no block of type expert_attention.")
     names = [[place.named(Value(place.name, output)) for output in (1, 0)] for place in places]
     with subject.recorded(*(name for both in names for name in both)) as found:
         subject.model(subject.tokens)

@@ -1,0 +1,31 @@
+"""Wrong options of launchers are named with what was expected, be their packages installed or not."""
+
+from __future__ import annotations
+
+import pytest
+
+from search.errors import SearchError
+from search.launch.launcher import asked
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("slurm", "gpus=-1", "--launch gpus: expected a number of at least 0, got '-1'"),
+        ("slurm", "restarts=1.5", "--launch restarts: expected a whole number, got '1.5'"),
+        ("ray", "cpus=0", "--launch cpus: expected a number above 0, got '0'"),
+        ("ray", "cpus=many", "--launch cpus: expected a number, got 'many'"),
+        ("local", "x=1", "--launch x: the launcher local has no option x; it has no options"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_was_expected(name: str, setting: str, message: str) -> None:
+    with pytest.raises(SearchError) as refused:
+        asked(name, None, [setting]).checked()
+    assert str(refused.value) == message
+
+
+def test_a_setting_has_a_key_and_a_launcher_a_name() -> None:
+    with pytest.raises(SearchError, match="expected KEY=VALUE, got 'x'"):
+        asked("local", None, ["x"])
+    with pytest.raises(SearchError, match=r"expected one of .*local.*, got 'foo'"):
+        asked("foo", None, None).checked()
