@@ -23,6 +23,7 @@ class ShortConvolution(Operation):
     size: int
 
     decoding = "blocks.gated_delta.decoding:convolve_next"
+    keeps_every_step = "keeps the latest tokens of each step"
     kernels = (
         Kernel("short_convolution", "blocks.gated_delta.convolved:convolve", "sums made again backward"),
         Kernel(

@@ -35,6 +35,7 @@ def mix_next(
 
 def convolve_next(x: Tensor, past: Past, weight: Tensor, *, place: str, use: int) -> Tensor:
     """Convolve new tokens with the last ones before, which are kept in the place of older ones."""
+    past.refuse_padding("convolutions of the latest tokens")
     before = weight.shape[1] - 1
     kept = past.held(place, use, lambda: State(x.new_zeros(len(x), before, *x.shape[2:])))
     seen = torch.cat((kept.tensor, x), 1)

@@ -132,7 +132,8 @@ def test_other_caches_are_refused(cache):
     ("block", "stage", "why"),
     [
         ({**SEQ, "steps": "all"}, {}, "sees earlier tokens at all their steps"),
-        ({"type": "gated_delta", "heads": 2}, {}, "keeps a state that each token changes"),
+        ({"type": "gated_delta", "heads": 2}, {}, "keeps the latest tokens of each step"),
+        ({"type": "gated_delta", "heads": 2, "convolution": 0}, {}, "keeps a state that each token changes"),
         (SEQ, {"route": {"by": "token"}}, "runs on some of the tokens"),
         (SEQ, {"route": {"by": "token", "kv": "first"}}, "runs on some of the tokens"),
     ],

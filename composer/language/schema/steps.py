@@ -176,7 +176,7 @@ def _phases(spec: Spec) -> dict[str, Sequence[Phase]]:
 
 
 def _running(spec: Spec) -> dict[str, Sequence[Phase]]:
-    """Return the same of what runs: where rows have numbers of their own, the largest of a micro-batch."""
+    """Return the phases of what runs: of rows with numbers of their own the largest of a micro-batch."""
     apart, rows = _rows_apart(spec), micro_batch_rows(spec)
     return {
         place: [largest_of(phase, rows) for phase in phases] if place in apart else phases
