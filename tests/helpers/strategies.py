@@ -158,8 +158,12 @@ def deltas(draw, kind, width):
 def product_keys(draw, kind, width):
     """Draw experts found by product keys, as many as pairs of these; queries have halves."""
     keys = draw(st.integers(1, 4))
-    found = {"type": "product_key_experts", "experts": keys**2, "active": draw(st.integers(1, keys))}
-    return found | {"heads": draw(st.integers(1, 2)), "key_dim": draw(st.sampled_from([2, 4]))}
+    given = {"experts": st.just(keys**2), "active": st.integers(1, keys), "heads": st.integers(1, 2)}
+    found = draw(config(kind, given, without=("key_dim",)))
+    heads = found.get("heads", 1)
+    if width % heads or width // heads % 2 or draw(st.booleans()):
+        found["key_dim"] = draw(st.sampled_from([2, 4]))
+    return found
 
 
 SHARED = ("kv_for",)

@@ -128,10 +128,10 @@ def test_a_model_whose_weights_do_not_fit_is_told_as_that(vocab, tmp_path, capsy
 
 
 def test_smaller_batches_are_not_advised_where_the_weights_alone_are_too_large(tmp_path, monkeypatch):
-    def loss(*_):
+    def losses(*_, run):
         raise MemoryError
 
-    monkeypatch.setattr("composer.module.model.ComposedModel._losses", loss)
+    monkeypatch.setattr("composer.module.model.ComposedModel._losses", losses)
     monkeypatch.setattr("composer.training.run.device_memory", lambda: 2048)
     with pytest.raises(
         TrainingError, match=r"optimizer take .* of the 2 KiB there are; choose a smaller model"

@@ -108,7 +108,7 @@ def needs(
     operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: CostContext, again: bool
 ) -> Needs:
     """Return the bytes that an operation, which may run again, saves and needs at a place."""
-    at = replace(at, again=again)
+    at = replace(at, again=True) if again else at
     saved = operation.saved(at) or SavedTensors()
     once = saved.once
     scratch = operation.scratch(at, flow)
@@ -119,7 +119,7 @@ def needs(
             batch.tokens * scratch.backward,
             batch.tokens * scratch.weights,
             scratch.until_end,
-            batch.tokens * scratch.early,
+            batch.tokens * scratch.early if scratch.early else 0.0,
         ),
     )
 

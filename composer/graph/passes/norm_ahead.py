@@ -29,7 +29,7 @@ def norm_ahead(
         if isinstance(operation, Loop):
             inside = f"{path}{name}."
             norm_ahead(operation.body, target, kernels, kept, inside)
-            if operation.tied and operation.last is None and operation.trips > 1:
+            if operation.tied and operation.last is None:
                 _across_steps(operation, target, {each.removeprefix(inside) for each in kept})
     return graph
 
@@ -62,6 +62,8 @@ def _fuse(loop: Loop, add: str, norm: str, target: Target) -> None:
     index = LoopIndex(strides=((loop.index, 1),))
     ahead, given = SumAhead(shape, narrow, index, loop.trips - 1), NormGiven(shape, narrow)
     if any(unfit(each.kernels[0], each, target) for each in (ahead, given)):
+        return
+    if loop.trips == 1:  # asked last: costs that are traced without a GPU hold for any number of steps
         return
     body.replace(add, op=ahead, weights=body.node(norm).weights)
     types = given.types([body.type_of(value) for value in body.node(norm).inputs])
