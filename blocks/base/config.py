@@ -106,6 +106,10 @@ class BlockConfig(Config):
         """Return what of it counts tokens, so that ones that nothing reads would matter; or ""."""
         return ""
 
+    def written_before(self) -> str:
+        """Return what it writes before the first step of a stage with weights of its own, or ""."""
+        return ""
+
     def makes_kv(self) -> bool:
         """Whether it makes keys and values of tokens, which `kv: first` of a route shares among steps."""
         return False

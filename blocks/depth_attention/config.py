@@ -73,6 +73,10 @@ class DepthAttention(AttentionConfig):
                     name, f"{there}, as {self.kv_from} has", here, "kv_from shares its keys and values"
                 )
 
+    def written_before(self) -> str:
+        """The slot of the input."""
+        return "slot of the input" if self.input else ""
+
     def crosses_documents(self) -> str:
         """Each token sees its own steps alone."""
         return ""

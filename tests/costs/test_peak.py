@@ -87,7 +87,7 @@ def test_the_peaks_of_generated_specs_are_the_predicted_ones():
     assert len(errors) >= 10
     # which specs are drawn changes with any file, and a dozen may be small ones
     assert statistics.median(map(abs, errors)) < 0.002
-    assert 3 * sum(share >= 0.6 for share in shares) >= len(shares)
+    assert 5 * sum(share >= 0.5 for share in shares) >= len(shares)
 
 
 def test_peaks_are_the_predicted_ones_where_operations_run_again():

@@ -94,3 +94,8 @@ def test_a_loss_that_reads_every_step_is_refused():
     found["model"]["loss"] = {"steps": "uniform"}
     with pytest.raises(SpecError, match="all beside loss: steps, which reads every step"):
         make(found)
+
+
+def test_beside_a_slot_of_the_input_it_is_refused_since_its_weights_would_not_be_trained():
+    with pytest.raises(SpecError, match="all beside d, whose slot of the input would not be trained"):
+        make({**tree({"d": {**DEPTH, "input": True}}, recurrent(2, step=["d"]))})

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.wiring import Site, WiringConfig, acts_on_stage
+from blocks.wiring.backprop import Backprop
 from blocks.wiring.documents import Documents
 from blocks.wiring.train import TrainedSteps
 from composer.language.schema.at import runs_at
@@ -49,6 +50,7 @@ def wiring_problems(
             yield from _stage(stage, path, around)
             yield path, _running_apart(stage, blocks)
             yield path, _needing_all_tokens(stage, blocks, around)
+            yield path, _untrained(stage, blocks, around)
             yield ("model",), _crossing_documents(stage, blocks, around)
         if isinstance(stage.step, tuple):
             inner = ((each, (*path, "step", i)) for i, each in enumerate(stage.step))
@@ -147,8 +149,7 @@ def _running_apart(stage: Stage, blocks: Mapping[str, BlockConfig]) -> Iterator[
 def _needing_all_tokens(stage: Stage, blocks: Mapping[str, BlockConfig], around: Site) -> Iterator[Problem]:
     """Refuse an option that gives blocks some of the tokens where one of them needs whole sequences."""
     option = next((each for each in around.wiring.values() if each.some_tokens), None)
-    entries = (entry for entry in stage.step if isinstance(entry, str | BlockUse | Parallel))
-    names = dict.fromkeys(name for entry in entries for name in used(entry) if name in blocks)
+    names = _blocks_of(stage, blocks)
     for name in names if option else ():
         if option and (why := blocks[name].needs_all_tokens()):
             expected = f"none beside {name}, which gets some of the tokens: {why}"
@@ -164,14 +165,28 @@ def _needing_all_tokens(stage: Stage, blocks: Mapping[str, BlockConfig], around:
         yield Problem(option.key, expected, option.plain(defaults=False))
 
 
+def _untrained(stage: Stage, blocks: Mapping[str, BlockConfig], around: Site) -> Iterator[Problem]:
+    """Refuse steps without gradients beside what is written before them, since they read it as a constant."""
+    option = around.wiring.get(Backprop.key)
+    if option is not None and option.name != Backprop.default:
+        for name in _blocks_of(stage, blocks):
+            if what := blocks[name].written_before():
+                expected = f"all beside {name}, whose {what} would not be trained"
+                yield Problem(option.key, expected, option.plain(defaults=False))
+
+
+def _blocks_of(stage: Stage, blocks: Mapping[str, BlockConfig]) -> dict[str, None]:
+    """Return the names of the blocks that are used in the step of a stage itself, each once."""
+    entries = (entry for entry in stage.step if isinstance(entry, str | BlockUse | Parallel))
+    return dict.fromkeys(name for entry in entries for name in used(entry) if name in blocks)
+
+
 def _crossing_documents(stage: Stage, blocks: Mapping[str, BlockConfig], around: Site) -> Iterator[Problem]:
     """Refuse documents apart beside what lets them see each other."""
     option = around.model.get(Documents.key)
     if not isinstance(option, Documents) or option.start() is None:
         return
-    entries = (entry for entry in stage.step if isinstance(entry, str | BlockUse | Parallel))
-    names = dict.fromkeys(name for entry in entries for name in used(entry) if name in blocks)
-    why = {f"block {name}": blocks[name].crosses_documents() for name in names}
+    why = {f"block {name}": blocks[name].crosses_documents() for name in _blocks_of(stage, blocks)}
     why |= {
         f"{key}: {each.name}": "blocks get some of the tokens"
         for key, each in around.wiring.items()
