@@ -26,6 +26,9 @@ Numbers: TypeAlias = Mapping[str, int]
 Steps: TypeAlias = int | Numbers
 """A number of steps of the only recurrent stage, or numbers by place."""
 
+MOST_STEPS = 1_000_000
+"""The most steps that a stage may run, those of nested ones multiplied."""
+
 _UNKNOWN = 1_000_000
 """Optimizer steps where there is no `train` section, for the numbers that can occur."""
 
@@ -236,7 +239,7 @@ def with_steps(spec: Spec, steps: Numbers) -> Spec:
     Where a number is `RowSteps`, rows run different ones, the largest of which the stage states.
 
     Raises:
-        ValueError: a place is not that of a recurrent stage, or a number is below 1.
+        ValueError: a place is not that of a recurrent stage, or a number is below 1 or too large.
     """
     left = dict(steps)
     stages = tuple(_resized(stage, f"stages.{n}", left) for n, stage in enumerate(spec.stages))
@@ -256,6 +259,8 @@ def _resized(entry: Sublayer | Stage, place: str, left: dict[str, int]) -> Subla
             raise ValueError(f"{place}: expected a recurrent stage, got a stack, whose layers are fixed")
         if number < 1:
             raise ValueError(f"{place}: expected at least 1 step, got {number}")
+        if number > MOST_STEPS:
+            raise ValueError(f"{place}: expected at most {MOST_STEPS} steps, got {number}")
         rows = Recur.model_construct(steps=int(number), per="sequence")
         changes["recur"] = rows if isinstance(number, RowSteps) else number
         for n, each in enumerate(inner):

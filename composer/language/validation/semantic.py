@@ -22,7 +22,7 @@ from composer.data.base.errors import DataError
 from composer.language.schema.caps import Caps
 from composer.language.schema.levels import Sublayer, stage_options
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train, used
-from composer.language.schema.steps import all_stages, combinations, path_of, trained_numbers
+from composer.language.schema.steps import MOST_STEPS, all_stages, combinations, path_of, trained_numbers
 from composer.language.validation.hints import hint_for_block
 from composer.language.validation.partial import partial, partial_at
 from composer.language.validation.wiring_checks import wiring_problems
@@ -33,7 +33,6 @@ from composer.settings.tree import Node, fault_at, join
 
 C = TypeVar("C", bound=Config)
 
-_STEPS = 1_000_000
 _PLACES = 1000
 # the replay of memory looks at three trips of each loop
 _PER_NEST = 3
@@ -160,8 +159,8 @@ def _steps(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
 
 def _step(stage: Stage, i: int, tree: Node) -> Iterator[Fault]:
     steps = _most_steps(stage)
-    if steps > _STEPS:
-        expected = f"at most {_STEPS} steps, nested ones multiplied"
+    if steps > MOST_STEPS:
+        expected = f"at most {MOST_STEPS} steps, nested ones multiplied"
         yield fault_at(tree, ("stages", i), expected, shown(steps))
 
 
