@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isqrt
+from math import floor
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -31,7 +31,7 @@ class ProductKeyExperts(BlockConfig):
 
     def geometry(self, width: int) -> tuple[int, int]:
         """Return (keys of one set, key_dim) with the default filled in."""
-        return isqrt(self.experts), self.key_dim or width // self.heads
+        return _root(self.experts), self.key_dim or width // self.heads
 
     def canonical(self, width: int) -> dict[str, Any]:
         """Return the fields with the default filled in."""
@@ -42,7 +42,7 @@ class ProductKeyExperts(BlockConfig):
         yield from independent(self._pairs(), self._halves(width))
 
     def _pairs(self) -> Iterator[Problem]:
-        keys = isqrt(self.experts)
+        keys = _root(self.experts)
         if keys**2 != self.experts:
             yield Problem("experts", f"a square, such as {keys**2} or {(keys + 1) ** 2}", self.experts)
         elif self.active > keys:
@@ -67,7 +67,7 @@ class ProductKeyExperts(BlockConfig):
         """Describe the experts and how they are found."""
         heads, active, experts = (fields.pop(name) for name in ("heads", "active", "experts"))
         yield f"{heads} \u00d7 {active} of {experts} neurons"
-        yield f"2 \u00d7 {isqrt(experts)} keys of {fields.pop('key_dim') // 2}"
+        yield f"2 \u00d7 {_root(experts)} keys of {fields.pop('key_dim') // 2}"
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Make queries and norm them, choose experts by their halves, run these."""
@@ -89,3 +89,8 @@ class ProductKeyExperts(BlockConfig):
         down = Weight("down", shape, start, active=share, writes_residual=True)
         sums = build.op("read", ReadNeurons(*sizes), x, indices, weights=[up])
         return build.op("written", WriteNeurons(*sizes), sums, chosen, indices, weights=[down])
+
+
+def _root(experts: int) -> int:
+    """Return the square root, rounded down, by arithmetic that costs can be traced through (isqrt is not)."""
+    return floor(experts**0.5)

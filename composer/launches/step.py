@@ -67,13 +67,18 @@ def _data_dependence_named() -> Iterator[None]:
     try:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        ours = [each for each in extract_tb(error.__traceback__) if _OURS in Path(each.filename).parents]
+        ours = [each for each in extract_tb(error.__traceback__) if _is_ours(Path(each.filename))]
         place = next(each for each in reversed(ours) if "launches" not in each.filename)
         where = f"{Path(place.filename).relative_to(_OURS)}:{place.lineno}, in {place.name}"
         raise DependsOnData(
             f"neither can a CUDA graph hold this step nor can it be counted: {error.func} waits for the GPU\n"
             f"at {where}"
         ) from None
+
+
+def _is_ours(path: Path) -> bool:
+    # an environment may be within the checkout
+    return _OURS in path.parents and "site-packages" not in path.relative_to(_OURS).parts
 
 
 def _make_fake(model: nn.Module) -> None:

@@ -129,7 +129,16 @@ def run_training(
 
     def work(environment: OneMachine | Launched) -> Result:
         recorder = fit(
-            *(here, folder, until_tokens, environment, data, report, torch_compile, stop, loggers, cuda_graph)
+            here,
+            folder,
+            until_tokens,
+            environment,
+            data,
+            report,
+            torch_compile,
+            stop,
+            loggers,
+            cuda_graph,
         )
         tokens, done = recorder.step * train.tokens_per_step, recorder.step == train.steps
         return Result(folder, recorder.metrics, recorder.best, tokens, done, sequences=data.eval_sequences)
