@@ -93,4 +93,5 @@ class ProductKeyExperts(BlockConfig):
 
 def _root(experts: int) -> int:
     """Return the square root, rounded down, by arithmetic that costs can be traced through (isqrt is not)."""
-    return floor(experts**0.5)
+    root: float = experts**0.5
+    return floor(root)
