@@ -1,6 +1,6 @@
 """Formulas: what is written for people is what is counted."""
 
-from math import ceil, prod
+from math import ceil, floor, prod
 
 import pytest
 from cases import CASES, DREAMER, FFN, tree
@@ -43,7 +43,8 @@ def test_every_formula_comes_to_what_is_counted(name):
     case = CASES[name]
     values = dict(zip(names(case), split(case)[1], strict=True)) | {"stream_bytes": 4, "compute_bytes": 4}
     found = [
-        eval(formula.text, {"min": min, "ceil": ceil, "round": round}, values) for formula in formulas(case)
+        eval(formula.text, {"min": min, "ceil": ceil, "floor": floor, "round": round}, values)
+        for formula in formulas(case)
     ]
     assert list(filter(None, found)) == pytest.approx(list(counted(make(case))), rel=1e-12)
 
