@@ -13,6 +13,7 @@ from blocks.find import block_types
 from blocks.ir.kernel import Kernel, Target
 from blocks.ir.operation import Operation
 from composer.graph.passes.self_test import checked_kernels, run_check
+from composer.settings.errors import first_line
 
 DTYPES = ("float32", "bfloat16")
 """The dtypes of products under the values of `train.precision`."""
@@ -55,8 +56,8 @@ def compiler() -> Finding:
     try:
         made = torch.compile(_line)(torch.ones(8, device=kind))
     except Exception as error:  # of many kinds, from a missing compiler on
-        lines = str(error).strip().splitlines() or [""]
-        return Finding("torch.compile", f"does not work here: {lines[0]}; everything runs without it")
+        told = f"does not work here: {first_line(error)}; everything runs without it"
+        return Finding("torch.compile", told)
     return Finding("torch.compile", f"works on {kind}" if float(made[0]) == 3 else "gives wrong results")
 
 

@@ -58,6 +58,12 @@ class SpecError(UserError):
         return "\n".join(map(str, self.faults))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its type if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def os_message(error: OSError, path: object = "", *, writing: bool = False) -> str:
     """Say why a file or folder cannot be used: `file not found: specs/x.yaml`.
 

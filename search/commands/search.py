@@ -64,7 +64,10 @@ def search(
     `leaderboard.csv`, the winner in `best/`, the Pareto front in `front/` and a report, `report.html`.
     """
     from composer.language.space import load_space
+    from search.launch.launcher import asked
 
+    where = asked(launcher, address, launch)
+    where.checked()
     chosen = [*(settings or ()), *([] if trials is None else [f"search.trials={trials}"])]
     space = load_space(file, chosen)
     if dry_run:
@@ -77,10 +80,7 @@ def search(
         return
     from composer.cli.terminal.console import console
     from search.commands.run_and_report import run, run_events
-    from search.launch.launcher import asked
 
-    where = asked(launcher, address, launch)
-    where.checked()
     try:
         if events:
             run_events(space, out, storage, olds or (), workers, where)

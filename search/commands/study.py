@@ -68,20 +68,20 @@ def study(
     The report has tables, figures, a page that works offline and a verdict on each claim.
     """
     from composer.cli.terminal.console import console
+    from search.launch.launcher import asked
     from search.study.load import load_study
 
+    where = asked(launcher, address, launch)
+    where.checked()
     loaded = load_study(file, settings or ())
     folder = out or loaded.folder
     path = rows or folder / "rows.jsonl"
     screen = console()
-    from search.launch.launcher import asked
     from search.study.command import dry_lines, note_stale, train_all, write_all
 
     if dry_run:
         print("\n".join(dry_lines(loaded, path)))
         return
-    where = asked(launcher, address, launch)
-    where.checked()
     note_stale(loaded, path)
     try:
         if not report:

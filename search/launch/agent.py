@@ -80,9 +80,6 @@ class Agent:
         Raises:
             SearchError: it cannot be reached.
         """
-        # a worker is one process, whatever srun says about tasks
-        for name in [name for name in os.environ if name.startswith("SLURM_")]:
-            del os.environ[name]
         machine = socket.gethostname()
         # a command that is gone needs no worker
         with _reach(call) as self._command, suppress(EOFError, OSError):
@@ -163,8 +160,9 @@ def _is_shared(start: Start) -> bool:
 
 
 def keep_alive(connection: Connection[Any, Any]) -> None:
-    """Notice within a minute that the other machine is gone."""
+    """Notice within a minute that the other machine is gone, also while it owes an acknowledgement."""
     with socket.socket(fileno=os.dup(connection.fileno())) as same:
+        same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
         same.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         same.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
         same.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)

@@ -141,6 +141,8 @@ _EXPECTED = {
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "a number of at least {ge:g}",
     "int_parsing": "a whole number",
+    "literal_error": "{expected}",
+    "value_error": "{error}",
 }
 """What is expected, by pydantic's types of errors."""
 

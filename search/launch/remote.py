@@ -153,7 +153,7 @@ class RemoteCrew:
     def kill(self) -> None:
         """End all at once."""
         self._stopping = True
-        self._killed_at = time.monotonic()
+        self._killed_at = self._killed_at or time.monotonic()
         for worker in self.each:
             worker.send(KILL)
         self._give_up(Ended("stopped"))

@@ -44,6 +44,8 @@ class LocalWorker:
         self._connection: Connection[Any, Any]
         self._connection, theirs = Pipe()
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        # a worker is one process, whatever srun says about tasks
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         with log.open("ab") as output, theirs:
             self._process = subprocess.Popen(
                 # not from the current directory, which may contain a `search` module of the user
@@ -51,7 +53,7 @@ class LocalWorker:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | {"PYTHONPATH": paths} | environment,
+                env=ours | {"PYTHONPATH": paths} | environment,
                 cwd=cwd,
                 pass_fds=[theirs.fileno()],
                 # in its own group, so that Ctrl-C reaches only the process that started it

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from composer.language.space import Space
-from composer.training.processes.interrupt import SIGNALS
 from search.errors import SearchError
 from search.objectives import Goals
 from search.progress.state import Activity, State, Watch, silent
 from search.propose.baselines import baselines
 from search.run.crew import Crew, CrewMember, Plan
+from search.run.interruption import STOPPING, Interruption, interruption
 from search.run.open_store import open_search
 from search.run.study import Outcome
-from search.run.worker_process import GRACE, Ended, Note, SearchJob, Told
+from search.run.worker_process import Ended, Note, SearchJob, Told
 from search.store.ledger import Ledger
 from search.store.store import Store
 from search.trainer import Train, train
@@ -58,10 +52,10 @@ def run_workers(
     """
     with (
         open_search(space, folder, storage) as store,
-        stop_signals() as received,
+        interruption() as stop,
         plan.start(SearchJob(space, folder.absolute(), storage, train)) as workers,
     ):
-        return _Supervisor(folder, store, _state(space, store), watch, workers, received).run()
+        return _Supervisor(folder, store, _state(space, store), watch, workers, stop).run()
 
 
 class _Supervisor:
@@ -72,15 +66,13 @@ class _Supervisor:
         state: State,
         watch: Watch,
         workers: Crew,
-        received: list[int],
+        stop: Interruption,
     ) -> None:
         self.folder, self.store, self.state, self.watch = folder, store, state, watch
-        self.workers, self.received = workers, received
+        self.workers, self.stop = workers, stop
         self.state.local = {worker.number: Activity(note="starting") for worker in workers.each}
         self.begun = False
         self.lost_since: float | None = None
-        self.stopped_at: float | None = None
-        self.killed = False
         self.reasons: list[str] = []
         self.failures: dict[str, str] = {}
 
@@ -88,7 +80,8 @@ class _Supervisor:
         """Process the workers' messages until all have ended, and return how."""
         stopped = False
         for found in self.workers.messages():
-            self._obey_signals()
+            if self.stop.pass_on(self.workers):
+                self._note(STOPPING)
             if found is None:
                 continue
             worker, message = found
@@ -100,7 +93,7 @@ class _Supervisor:
             elif message.how == "done":
                 self.reasons.append(message.text)
                 self.state.local[worker.number] = Activity(note="done")
-            elif message.how == "stopped" or self.stopped_at is not None:
+            elif message.how == "stopped" or self.stop.began:
                 stopped = True
                 self.state.local[worker.number] = Activity(note="stopped")
             else:
@@ -150,17 +143,6 @@ class _Supervisor:
             return next(iter(self.failures)) + f"\n(all {len(self.workers.each)} workers ended with this)"
         return "\n".join(["all workers failed:", *self.failures.values()])
 
-    def _obey_signals(self) -> None:
-        """Ask the workers to save and end at a first signal; kill them at a second one or after `GRACE`."""
-        if self.received and self.stopped_at is None:
-            self.stopped_at = time.monotonic()
-            self.workers.stop()
-            self._note("stopping: the workers save their runs; Ctrl-C again ends them at once")
-        late = self.stopped_at is not None and time.monotonic() - self.stopped_at > GRACE
-        if (len(self.received) > 1 or late) and not self.killed:
-            self.killed = True
-            self.workers.kill()
-
     def _note(self, text: str) -> None:
         self.state.running, self.state.note = None, text
         if self.begun:
@@ -186,27 +168,3 @@ def _state(space: Space, store: Store) -> State:
     assert space.search is not None
     goals = Goals(space.search.objectives)
     return State(space.search, goals, Ledger(store), baselines=set(baselines(space)))
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect signals that would end this process."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    before: dict[int, Any] = {}
-    found = {number: signal.getsignal(number) for number in SIGNALS}
-    for each, handler in found.items():
-        if handler not in (signal.SIG_IGN, None):
-            before[each] = handler
-            signal.signal(each, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

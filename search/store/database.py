@@ -19,6 +19,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from composer.settings.errors import first_line
 from composer.training.folder.files import write_text
 from search.errors import SearchError
 from search.objectives import Goals
@@ -88,7 +89,7 @@ class DatabaseStore:
             self._search, token = self._enter("\n".join(space.lines()))
             self._refuse_another(token)
         except DBAPIError as error:
-            told = f"expected a PostgreSQL database to write to, but {_first_line(error)}"
+            told = f"expected a PostgreSQL database to write to, but {_cause(error)}"
             raise SearchError(f"{self._place}: {told}") from None
         finally:
             # nothing stays open if this fails
@@ -190,7 +191,7 @@ class DatabaseStore:
             return f"{told}; trying again"
         waiting = f", for {waited / 60:.0f} minutes" if waited else ""
         return (
-            f"{told}{waiting}: {_first_line(error)}\n"
+            f"{told}{waiting}: {_cause(error)}\n"
             "nothing is lost; run the same command to resume once it is back"
         )
 
@@ -268,6 +269,5 @@ class DatabaseStore:
                 )
 
 
-def _first_line(error: Exception) -> str:
-    cause = getattr(error, "orig", None) or error
-    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+def _cause(error: Exception) -> str:
+    return first_line(getattr(error, "orig", None) or error)

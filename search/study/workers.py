@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from composer.language.schema.spec import Spec
 from search.errors import SearchError
 from search.launch.launcher import Need
 from search.run.crew import Plan as WorkerPlan
+from search.run.interruption import STOPPING, interruption
 from search.run.open_store import open_shared
-from search.run.supervise import stop_signals
-from search.run.worker_process import GRACE, Ended, Note, Tell
+from search.run.worker_process import Ended, Note, Tell
 from search.study.load import Study
 from search.study.plan import Plan
 from search.study.rows import read_rows
@@ -72,15 +71,12 @@ def run_workers(
         KeyboardInterrupt: it was interrupted; no worker is left running.
     """
     job = StudyJob(study, folder.absolute(), rows.absolute(), storage, train)
-    with open_shared(study, folder, storage), stop_signals() as received, plan.start(job) as workers:
+    with open_shared(study, folder, storage), interruption() as stop, plan.start(job) as workers:
         failed: dict[str, None] = {}
-        interrupted, done, asked_at = False, 0, 0.0
+        interrupted, done = False, 0
         for found in workers.messages():
-            if received and not asked_at:
-                asked_at = time.monotonic()
-                workers.stop()
-            if asked_at and (len(received) > 1 or time.monotonic() - asked_at > GRACE):
-                workers.kill()
+            if stop.pass_on(workers):
+                watch("note", Progress(0, note=STOPPING))
             if found is None:
                 continue
             worker, message = found
@@ -93,7 +89,7 @@ def run_workers(
                     watch(event, progress)
             elif message.how == "done":
                 done += 1
-            elif message.how == "stopped" or asked_at:
+            elif message.how == "stopped" or stop.began:
                 interrupted = True
             else:
                 failed.setdefault(message.text)

@@ -11,6 +11,7 @@ from torch import Tensor
 from blocks.kernels.past import KeysAndValues, Past
 from composer.module.capture.recorder import CannotCapture, CudaGraphChoice, CudaGraphs, Recorder
 from composer.module.generation.decoder import Decoder
+from composer.settings.errors import first_line
 
 _WORTH_CAPTURING = 32
 """New tokens whose first ones may be spent on recording, at least."""
@@ -121,7 +122,7 @@ class RecordedDecoder:
 
     def _give_up(self, error: Exception) -> None:
         self._replay, self._off = None, True
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if self._required:
             raise CannotCapture(f"a CUDA graph cannot hold a decoding step: {reason}") from error
         warnings.warn(f"generation goes on without a CUDA graph: {reason}", stacklevel=2)

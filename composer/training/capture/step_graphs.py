@@ -15,6 +15,7 @@ from composer.module.capture.recorder import CannotCapture, Recorder
 from composer.module.core import ModelCore
 from composer.module.passes import Keys, keys_of, losses
 from composer.module.steps import step_key
+from composer.settings.errors import first_line
 
 MOST = 8
 """Recordings at a time, one for each number of steps that is drawn; others run as they are."""
@@ -59,7 +60,7 @@ class StepGraphs:
         try:
             recording = self._recording(model, tokens, targets, keys)
         except (RuntimeError, CannotCapture) as error:  # of the driver, of memory, of a kernel
-            self._give_up(_first_line(error), error)
+            self._give_up(first_line(error), error)
             recording = None
         if recording is None:
             return losses(model, tokens, targets, keys)
@@ -178,8 +179,3 @@ def _put(keys: Keys, tensors: Sequence[Tensor]) -> Keys:
     left = iter(tensors)
     first, second = ([next(left) if isinstance(x, Tensor) else x for x in drawn] for drawn in keys)
     return first, second
-
-
-def _first_line(error: Any) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from composer.language.schema.spec import Spec
+from composer.settings.errors import first_line
 from composer.training.processes.interrupt import SIGNALS
 from search.errors import SearchError
 from search.launch.agent import Agent, Call
@@ -158,8 +159,8 @@ def connect(address: str) -> None:
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
-            told = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise SearchError(f"--address: expected a running Ray cluster at {address}: {told}") from None
+            told = f"--address: expected a running Ray cluster at {address}: {first_line(error)}"
+            raise SearchError(told) from None
 
 
 def _silence() -> None:
@@ -193,9 +194,9 @@ def _failure(task: Any) -> str:
     try:
         ray.get(task)
     except ray.exceptions.RayTaskError as error:
-        return str(error.cause).strip().splitlines()[0]
+        return first_line(error.cause)
     except ray.exceptions.RayError as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return f"{type(error).__name__}: {first_line(error)}"
     return ""
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import socket
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,8 +68,8 @@ class SlurmAgent(Agent):
 class SlurmTasks:
     """See `Tasks`."""
 
-    def __init__(self, options: SlurmOptions, gpus: int, cpus: int, folder: Path) -> None:
-        self._options, self._gpus, self._cpus, self._folder = options, gpus, cpus, folder
+    def __init__(self, options: SlurmOptions, gpus: int, cpus: int, logs: Path) -> None:
+        self._options, self._gpus, self._cpus, self._logs = options, gpus, cpus, logs
         self._jobs: dict[int, Any] = {}
 
     def start(self, calls: Sequence[Call]) -> None:
@@ -80,11 +80,11 @@ class SlurmTasks:
         """
         import submitit
 
-        # the jobs' files hold the key that admits an agent
-        self._folder.mkdir(mode=0o700)
         try:
+            # readable by the user alone, since the jobs' files hold the key that admits an agent
+            folder = tempfile.mkdtemp(prefix="slurm-", dir=self._logs)
             executor = submitit.AutoExecutor(
-                self._folder, cluster=self._options.cluster, slurm_max_num_timeout=self._options.restarts
+                folder, cluster=self._options.cluster, slurm_max_num_timeout=self._options.restarts
             )
             executor.update_parameters(**self._parameters())
             jobs = executor.map_array(SlurmAgent(), calls)
@@ -113,12 +113,14 @@ class SlurmTasks:
         told = {f"slurm_{name}": value for name, value in named.items() if value is not None}
         if options.memory is not None:
             told["mem_gb"] = options.memory
+        if self._gpus:
+            # clusters without GPUs refuse any number
+            told["gpus_per_node"] = self._gpus
         return {
             **told,
             "name": "composer",
             "timeout_min": max(1, math.ceil(options.time / 60)),
             "cpus_per_task": self._cpus,
-            "gpus_per_node": self._gpus,
             "slurm_array_parallelism": options.parallel,
             "slurm_signal_delay_s": int(options.warning),
         }
@@ -146,8 +148,7 @@ class SlurmPlan:
 
     def start(self, job: Job) -> RemoteCrew:
         """Return the workers."""
-        name = f"slurm-{socket.gethostname()}-{os.getpid()}"
-        tasks = SlurmTasks(self.options, self.gpus, self.cpus, job.folder / LOGS / name)
+        tasks = SlurmTasks(self.options, self.gpus, self.cpus, job.folder / LOGS)
         host = self.options.host or socket.gethostname()
         threads = {"OMP_NUM_THREADS": str(self.cpus)}
         return RemoteCrew(tasks, job, self.count, threads, host, "waiting in the queue")

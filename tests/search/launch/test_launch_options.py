@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from composer.cli.main import main
 from search.errors import SearchError
 from search.launch.launcher import asked
+
+SPECS = Path(__file__).parents[3] / "specs"
 
 
 @pytest.mark.parametrize(
@@ -13,6 +18,12 @@ from search.launch.launcher import asked
     [
         ("slurm", "gpus=-1", "--launch gpus: expected a number of at least 0, got '-1'"),
         ("slurm", "restarts=1.5", "--launch restarts: expected a whole number, got '1.5'"),
+        ("slurm", "cluster=k8s", "--launch cluster: expected 'slurm' or 'local', got 'k8s'"),
+        (
+            "slurm",
+            "time=soon",
+            "--launch time: expected a duration such as 80ms, 90s, 15min or 2h, got 'soon'",
+        ),
         ("ray", "cpus=0", "--launch cpus: expected a number above 0, got '0'"),
         ("ray", "cpus=many", "--launch cpus: expected a number, got 'many'"),
         ("local", "x=1", "--launch x: the launcher local has no option x; it has no options"),
@@ -22,6 +33,13 @@ def test_a_wrong_option_is_named_with_what_was_expected(name: str, setting: str,
     with pytest.raises(SearchError) as refused:
         asked(name, None, [setting]).checked()
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("command", [("search", "space.yaml"), ("study", "studies/hop.yaml")])
+def test_a_dry_run_checks_the_launcher_too(command: tuple[str, str], capsys) -> None:
+    name, file = command
+    assert main([name, str(SPECS / file), "--dry-run", "--launcher", "k8s"]) == 1
+    assert "--launcher: expected one of" in capsys.readouterr().err
 
 
 def test_a_setting_has_a_key_and_a_launcher_a_name() -> None:
