@@ -1,4 +1,4 @@
-"""Which records of a folder changed, so that a worker need not look at all of them again and again.
+"""Which records changed, so that a worker need not look at all of them again and again.
 
 Every write of a record is noted twice, before and after it, under the lock of the store. A reader that comes
 between the two reads the old record, and again at the second note. A writer that died between them left one

@@ -3,6 +3,7 @@
 space.txt             the settings that decide a trial and its result, one value per line
 study.journal         Optuna's study
 records/              one file for each spec trained: who works on it, and its results
+changes.log           which records changed, in order, for the workers
 trials/<number>/      run folders
 baselines/<name>/     run folders
 imported/<name>/      run folders of trials and baselines that other searches trained
@@ -30,6 +31,7 @@ from search.store.locks import exclusive, is_free
 from search.store.shared import Shared
 
 SPACE, JOURNAL, RECORDS, LEADERBOARD = "space.txt", "study.journal", "records", "leaderboard.csv"
+CHANGES = "changes.log"
 BEST, FRONT, IMPORTED_RUNS, WORKERS, LOGS = "best", "front", "imported", "workers", "logs"
 LOCK, PUBLISH, IMPORT, DATABASE = "lock", "publish.lock", "import.lock", "database.txt"
 

@@ -14,14 +14,12 @@ from optuna.samplers import BaseSampler
 
 from search.objectives import Goals
 from search.store.change_log import ChangeLog
-from search.store.folder import JOURNAL, LOCK, RECORDS, WORKERS
+from search.store.folder import CHANGES, JOURNAL, LOCK, RECORDS, WORKERS
 from search.store.journal import open_study
 from search.store.lease import SUFFIX, Lease, is_alive, this_worker
 from search.store.ledger import Record, RecordFiles
 from search.store.locks import exclusive
 
-CHANGES = "changes.log"
-"""The file in the folder of records that says which of them changed."""
 _LOOK = 60.0
 """Seconds after which all records are looked at again, for those that people or older versions changed."""
 
@@ -33,7 +31,7 @@ class FolderStore:
         self.worker = this_worker()
         self._folder, self._name = folder, name
         self._records = RecordFiles(folder / RECORDS)
-        self._changes = ChangeLog(folder / RECORDS / CHANGES)
+        self._changes = ChangeLog(folder / CHANGES)
         self._looked = 0.0
         self._lease = Lease(folder / WORKERS, self.worker)
         self._known: dict[str, tuple[str, int]] = {}

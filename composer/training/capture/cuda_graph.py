@@ -15,6 +15,7 @@ from composer.launches.step import DependsOnData, step_launches
 from composer.module.capture.recorder import CudaGraphChoice, CudaGraphs
 from composer.module.model import ComposedModel
 from composer.module.passes import losses
+from composer.settings.errors import first_line
 from composer.training.capture.step_graphs import StepGraphs
 from composer.training.folder.errors import TrainingError
 
@@ -39,11 +40,13 @@ def several_devices(ranks: int) -> str:
 
 
 def what_depends_on_data(spec: Spec, precision: Precision, kernels: Kernels) -> str:
-    """Return what of a training step on a GPU a CUDA graph cannot hold, "" if nothing; found without one."""
+    """Return why a CUDA graph cannot hold a training step on a GPU, "" if nothing is found; without one."""
     try:
         step_launches(spec, precision=precision, kernels=kernels)
     except DependsOnData as error:
         return " ".join(str(error).split())
+    except Exception as error:  # of an operation that does not run on fake tensors
+        return f"the step does not run on fake tensors: {first_line(error)}"
     return ""
 
 

@@ -19,6 +19,7 @@ from search.propose.proposals import PLAN
 from search.propose.requirements import check_search
 from search.propose.starts import starts
 from search.run.study import run_search
+from search.store.ledger import Ledger
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -134,6 +135,7 @@ def starts_spec(files):
     [
         ("none.yaml", "got none.yaml, which does not exist"),
         ("empty", "got empty, which has no spec.yaml and no records"),
+        ("study", "expected a search that trained a trial in full, got study"),
         ("broken.yaml", "broken.yaml:1"),
         ("rival.yaml", "expected a point of the space, got rival.yaml: "),
         ("wide.yaml", "wide.yaml: model.width is 48 there"),
@@ -143,6 +145,7 @@ def starts_spec(files):
 def test_what_is_no_point_of_the_space_is_refused(files, monkeypatch, name, told):
     monkeypatch.chdir(files)
     (files / "empty").mkdir()
+    Ledger(files / "study" / "records").claim("hop-0", 0, {"arm": "hop"}, {})
     (files / "broken.yaml").write_text("schema: [")
     (files / "wide.yaml").write_text(POINT.replace("width: 32", "width: 48"))
     (files / "rival.yaml").write_text(BASELINE)

@@ -16,6 +16,7 @@ from search.launch.agent import Start, check_sharing
 from search.run.study import run_search
 from search.run.worker_process import SearchJob
 from search.store.change_log import ChangeLog
+from search.store.folder import CHANGES
 from search.store.folder_store import FolderStore
 from search.store.ledger import Ledger, Record
 from search.store.locks import exclusive
@@ -81,7 +82,7 @@ def test_a_store_sees_the_changes_of_another_and_completes_the_notes_of_a_dead_o
     theirs.refresh()
     assert theirs.find("x").status == "running"
     # killed between its first note and the second, after another looked
-    log = ChangeLog(tmp_path / "records" / "changes.log")
+    log = ChangeLog(tmp_path / CHANGES)
     noting = log.noting(record.key)
     noting.__enter__()
     assert two.changed() == []

@@ -269,6 +269,19 @@ def test_auto_says_why_not_on_a_gpu_alone(monkeypatch):
         assert fitted(spec(), "auto")[2] is None
 
 
+def test_a_step_that_does_not_run_on_fake_tensors_is_trained_without_a_graph(monkeypatch):
+    def unknown(*given, **named):
+        raise NotImplementedError("mine::op has no fake kernel\nmore")
+
+    monkeypatch.setattr(cuda_graph, "step_launches", unknown)
+    monkeypatch.setattr(cuda_graph, "CudaGraphs", Replaying)
+    monkeypatch.setattr(cuda_graph, "WORTH_CAPTURING", STEPS)
+    with pytest.warns(
+        UserWarning, match="without a CUDA graph: the step does not run .*: mine::op has no fake kernel$"
+    ):
+        assert fitted(spec(), "auto")[2] is None
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", VARIANTS)
 def test_cuda_graphs_train_as_plain_steps_do(name):
