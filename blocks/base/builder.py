@@ -13,16 +13,13 @@ from typing import Any
 
 from blocks.base.loops import LoopResult, NextStage
 from blocks.base.operations import NormType, Operations
-from blocks.base.rotate_at import rotation
 from blocks.ir.graph import Loop
 from blocks.ir.numbers import label
 from blocks.ir.operation import ZEROS, LoopIndex, Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import KEY, ORDER, Shape, TensorType
 from blocks.kernels.slots import DepthKVCache, Reach
-from blocks.primitives.operations import AddStepBias, RotateStep, SequenceTable, StepTable
-from blocks.primitives.random_operations import DeriveKey
-from blocks.primitives.scalars import AddWeighted, Zero
+from blocks.primitives.operations import AddStepBias, Rotate, RotatePart, RotateStep, SequenceTable, StepTable
 
 SCOPE_INPUT = "depth_input."
 """Where, beside a stage, a block has what it makes of the input of its depth scope."""
@@ -104,8 +101,11 @@ class Builder(Operations):
     def rotate(self, x: Value, name: str, shape: Shape, table: SequenceTable) -> Value:
         """Rotate `x` by its token's position; of heads longer than the table's rows the first elements."""
         angles, size = self.shared(f"rope_{label(table.head_dim)}", table), table.head_dim
-        places = [] if self.places is None else [self.places]
-        return self.op(name, rotation(shape, size, bool(places)), x, angles, *places)
+        if self.places is None:
+            return self.op(name, Rotate(shape) if size == shape[-1] else RotatePart(shape, size), x, angles)
+        from blocks.base.rotate_at import RotateAt
+
+        return self.op(name, RotateAt(shape, size), x, angles, self.places)
 
     def rotate_step(self, x: Value, name: str, shape: Shape, base: float) -> Value:
         """Rotate `x` by the current step's index within its depth scope."""
@@ -174,6 +174,8 @@ class Builder(Operations):
     def _token(self, block: str, scope: Builder) -> Value:
         if block not in self._tokens:
             if self._parent is None:
+                from blocks.primitives.scalars import Zero
+
                 return self.shared("zero", Zero())
             start = self.input(f"{block}.token", ORDER)
             self._carried.append((block, start, scope))
@@ -187,6 +189,8 @@ class Builder(Operations):
 
         What is added under one `name` is summed over steps and layers, and logged as `train_<name>`.
         """
+        from blocks.primitives.scalars import AddWeighted
+
         total = self._token(f"{_AUXILIARY}{name}", self._root())
         self._tokens[f"{_AUXILIARY}{name}"] = self.op(f"{name}_sum", AddWeighted((weight,)), total, value)
 
@@ -321,6 +325,8 @@ class Builder(Operations):
         and the current step of the loops around; the same when an operation is recomputed, and outside of
         training the same in every pass and for every row.
         """
+        from blocks.primitives.random_operations import DeriveKey
+
         around = self._stages_around()
         loops = [(each._loop[0], 1 << (20 * n)) for n, each in enumerate(around) if each._loop]
         # prefixes are relative to the stage, which the name of its index tells from others

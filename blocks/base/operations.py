@@ -13,7 +13,6 @@ from blocks.ir.operation import ZEROS, Init, LoopIndex, Operation, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import Shape, TensorType
 from blocks.primitives.operations import Input, LayerNorm, Norm, Project, Sum
-from blocks.primitives.step_operations import LayerNormStep, NormStep, ProjectStep
 
 NormType = Literal["rms", "layer"]
 
@@ -138,10 +137,14 @@ class Operations:
         return self.op(role, operation, x, weights=[gain, *shifts])
 
     def _norm(self, shape: Shape) -> Operation:
-        own = self._own if self._own and self._own.norms else None
-        if self.norm_type == "rms":
-            return NormStep(shape, own.steps, own.step) if own else Norm(shape)
-        return LayerNormStep(shape, self.bias, own.steps, own.step) if own else LayerNorm(shape, self.bias)
+        own, rms = self._own, self.norm_type == "rms"
+        if own is None or not own.norms:
+            return Norm(shape) if rms else LayerNorm(shape, self.bias)
+        from blocks.primitives.step_operations import LayerNormStep, NormStep
+
+        if rms:
+            return NormStep(shape, own.steps, own.step)
+        return LayerNormStep(shape, self.bias, own.steps, own.step)
 
     def project(
         self,
@@ -187,6 +190,8 @@ class Operations:
 
     def _adapted(self, own: OwnWeights, x: Value, y: Value, role: str, product: Project) -> Value:
         """Add B A x to a projection y of x, with an A and a B for each step."""
+        from blocks.primitives.step_operations import ProjectStep
+
         (shape,) = product.outputs
         down = ProjectStep(product.fan_in, (own.rank,), own.steps, own.step)
         up = ProjectStep(own.rank, shape, own.steps, own.step)

@@ -14,7 +14,6 @@ from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
 from blocks.primitives.fused_operations import positions
-from blocks.primitives.operations import Rotate, RotatePart
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,3 @@ class RotateAt(Operation):
         forward = rows + largest(wide + (turned if wide else 0), turned + flow.made)
         backward = largest(wide, turned + flow.given)
         return WorkspaceBytes(forward, backward, backward)
-
-
-def rotation(shape: Shape, rotated: int, some: bool) -> Operation:
-    """Return the rotation of the first elements of each head, of all tokens or of some at given places."""
-    if some:
-        return RotateAt(shape, rotated)
-    return Rotate(shape) if rotated == shape[-1] else RotatePart(shape, rotated)

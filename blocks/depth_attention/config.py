@@ -13,8 +13,6 @@ from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count
 from blocks.base.invalid import independent
 from blocks.base.sublayer import View
-from blocks.depth_attention.operations import Attend, WriteKV
-from blocks.depth_attention.part import PartAttend
 from blocks.ir.operation import Init, Value, Weight
 from blocks.kernels.slots import Reach
 
@@ -126,6 +124,8 @@ class DepthAttention(AttentionConfig):
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Project, rotate by depth, append to the slots, attend over them, project back."""
+        from blocks.depth_attention.operations import WriteKV
+
         heads, kv_heads, head_dim = self.geometry(build.width)
         if self.kv_from is None:
             q, k, v = self.projections(build, x)
@@ -145,10 +145,14 @@ class DepthAttention(AttentionConfig):
         return build.project(y, "out", (build.width,), heads * head_dim, writes_residual=True)
 
     def _attend(self, build: Builder, q: Value, *slots: Value) -> Value:
+        from blocks.depth_attention.operations import Attend
+
         heads, kv_heads, head_dim = self.geometry(build.width)
         biased = self.bias == "distance"
         if self.window is None and self.stride == 1 and not biased:
             return build.op("attend", Attend(heads, kv_heads, head_dim, self.span), q, *slots)
+        from blocks.depth_attention.part import PartAttend
+
         read = PartAttend(
             heads, kv_heads, head_dim, self.span, window=self.window, stride=self.stride, biased=biased
         )
@@ -157,6 +161,8 @@ class DepthAttention(AttentionConfig):
 
     def _write_input(self, build: Builder, x: Value, token: Value, slots: Value) -> Value:
         """Write the input of a depth scope into its first slot, outside of it."""
+        from blocks.depth_attention.operations import WriteKV
+
         _, kv_heads, head_dim = self.geometry(build.width)
         normed = build.norm(x, "norm", (build.width,))
         k, v = (build.project(normed, role, (kv_heads, head_dim)) for role in ("key", "value"))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count, Natural, NonNegative, Positive, Width
 from blocks.base.invalid import independent
-from blocks.expert_attention.operations import Experts, Route, SharedUnit
-from blocks.expert_attention.sized import SizedExperts
 from blocks.ir.operation import ZEROS, Init, Value, Weight
 from blocks.ir.tensor_type import TRAINING
 from blocks.primitives.operations import Sum
+
+if TYPE_CHECKING:
+    from blocks.expert_attention.operations import Route
+    from blocks.expert_attention.sized import SizedExperts
 
 _STEP_CODES = {"rotary": "rotary over steps", "bias": "bias for each step", "none": "no step code"}
 
@@ -126,6 +128,8 @@ class ExpertAttention(BlockConfig):
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Code the query by depth, route it, run the chosen experts."""
+        from blocks.expert_attention.operations import Experts
+
         width, experts, hidden = build.width, self.experts, self.hidden
         query = build.score_input(x)
         if self.depth_code == "rotary":
@@ -161,6 +165,8 @@ class ExpertAttention(BlockConfig):
         return [keys, state, Weight(names[1], (counted,), ZEROS, trained=False, saved=False)]
 
     def _route(self, width: int) -> Route:
+        from blocks.expert_attention.operations import Route
+
         return Route(
             width,
             self.experts,
@@ -173,6 +179,8 @@ class ExpertAttention(BlockConfig):
         )
 
     def _sized(self, width: int) -> SizedExperts:
+        from blocks.expert_attention.sized import SizedExperts
+
         return SizedExperts(
             width,
             self.experts,
@@ -196,6 +204,8 @@ class ExpertAttention(BlockConfig):
 
     def _shared(self, build: Builder, x: Value) -> Value:
         """Run the shared experts, which side by side are one wide feed-forward layer."""
+        from blocks.expert_attention.operations import SharedUnit
+
         hidden = self.shared * self.hidden
         roles = ("shared_gate", "shared_up") if self.activation == "swiglu" else ("shared_up",)
         halves = [build.project(x, role, (hidden,)) for role in roles]

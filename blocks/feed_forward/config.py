@@ -10,13 +10,9 @@ from blocks.base.attention import AttentionConfig, SharedKV
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Width
-from blocks.feed_forward.operations import GeGLU, GeluTanh, Relu, SquaredRelu
 from blocks.ir.operation import Value
 from blocks.ir.steps import Steps
-from blocks.primitives.activations import Gelu, SwiGLU
 
-_ACTIVATIONS = {"gelu": Gelu, "gelu_tanh": GeluTanh, "relu": Relu, "relu2": SquaredRelu}
-_GATED = {"swiglu": SwiGLU, "geglu": GeGLU}
 _WORDS = {
     "swiglu": "SwiGLU",
     "gelu": "GELU",
@@ -70,15 +66,17 @@ class FeedForward(BlockConfig):
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Project up, activate, project down; make a key and a value before."""
+        from blocks.feed_forward.operations import ACTIVATIONS, GATED
+
         if self.kv_for is not None:
             self._write(build, x, build.published[self.kv_for])
         name = self.activation
         up = build.project(x, "up", (self.hidden,))
-        if name in _GATED:
+        if name in GATED:
             gate = build.project(x, "gate", (self.hidden,))
-            y = build.op(name, _GATED[name]((self.hidden,)), gate, up)
+            y = build.op(name, GATED[name]((self.hidden,)), gate, up)
         else:
-            y = build.op(name, _ACTIVATIONS[name](self.hidden), up)
+            y = build.op(name, ACTIVATIONS[name](self.hidden), up)
         return build.project(y, "down", (build.width,), self.hidden, writes_residual=True)
 
     def _write(self, build: Builder, x: Value, attention: SharedKV) -> None:

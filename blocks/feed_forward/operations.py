@@ -45,3 +45,9 @@ class SquaredRelu(Gelu):
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep max(x, 0)."""
         return SavedTensors(extra=at.compute_bytes * self.hidden)
+
+
+ACTIVATIONS = {"gelu": Gelu, "gelu_tanh": GeluTanh, "relu": Relu, "relu2": SquaredRelu}
+"""Activations of one projection, by their names in specs."""
+GATED = {"swiglu": SwiGLU, "geglu": GeGLU}
+"""Activations with a gate."""

@@ -8,11 +8,8 @@ from typing import Any, Literal
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count, Natural, Width
-from blocks.gated_delta.convolution import ShortConvolution
-from blocks.gated_delta.operations import GatedDelta
 from blocks.ir.operation import ZEROS, Init, Value, Weight
 from blocks.ir.tensor_type import Shape
-from blocks.primitives.activations import SwiGLU
 
 _SLOWLY = Init("constant", -4.6)
 """At the start a token takes off 1 % of the state: softplus(-4.6) is 0.01."""
@@ -67,6 +64,9 @@ class GatedDeltaNet(BlockConfig):
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Make queries, keys, values and gates, mix through the state, norm, gate, project back."""
+        from blocks.gated_delta.operations import GatedDelta
+        from blocks.primitives.activations import SwiGLU
+
         heads, keys, values = self.geometry(build.width)
         scored = build.score_input(x)
         q, k = (self._convolved(build, scored, role, (heads, keys)) for role in ("query", "key"))
@@ -88,6 +88,8 @@ class GatedDeltaNet(BlockConfig):
         y, size = build.project(x, role, shape), self.convolution
         if not size:
             return y
+        from blocks.gated_delta.convolution import ShortConvolution
+
         convolution = ShortConvolution(shape, size)
         (each,) = convolution.weight_shapes()
         weight = Weight(f"{role}_convolution", each, Init("normal", size**-0.5))

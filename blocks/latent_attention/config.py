@@ -11,7 +11,6 @@ from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count, Positive, Width
 from blocks.base.invalid import independent
 from blocks.ir.operation import Init, Value, Weight
-from blocks.latent_attention.operations import LatentAttend
 from blocks.primitives.operations import SequenceTable
 
 
@@ -76,6 +75,8 @@ class LatentAttention(BlockConfig):
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Compress, norm, rotate, attend, project back."""
+        from blocks.latent_attention.operations import LatentAttend
+
         heads, head_dim, rope_dim = self.geometry(build.width)
         table, bare = SequenceTable(rope_dim, self.rope_base), head_dim - rope_dim
         latent = build.norm(build.project(x, "latent", (self.latent,)), "latent_norm", (self.latent,))

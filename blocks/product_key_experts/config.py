@@ -13,7 +13,6 @@ from blocks.base.config import BlockConfig, Problem
 from blocks.base.fields import Count, Width
 from blocks.base.invalid import independent
 from blocks.ir.operation import Init, Value, Weight
-from blocks.product_key_experts.operations import ChooseByProductKeys, ReadNeurons, WriteNeurons
 
 
 class ProductKeyExperts(BlockConfig):
@@ -71,6 +70,8 @@ class ProductKeyExperts(BlockConfig):
 
     def lower(self, build: Builder, x: Value) -> Value:
         """Make queries and norm them, choose experts by their halves, run these."""
+        from blocks.product_key_experts.operations import ChooseByProductKeys, ReadNeurons, WriteNeurons
+
         (keys, key_dim), width = self.geometry(build.width), build.width
         query = build.project(build.score_input(x), "query", (self.heads, key_dim))
         query = build.norm(query, "query_norm", (self.heads, key_dim))

@@ -17,13 +17,6 @@ from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import Shape
 from blocks.kernels.slots import KeepKV, KeepMore
 from blocks.primitives.operations import SequenceTable
-from blocks.sequence_attention.capped import CappedAttend
-from blocks.sequence_attention.documents import DocumentAttend, DocumentMask
-from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
-from blocks.sequence_attention.slots.first import AttendFirst, KeepFirst
-from blocks.sequence_attention.slots.joint import JointAttend
-from blocks.sequence_attention.slots.steps import StepsAttend
-from blocks.sequence_attention.yarn import YarnTable
 
 
 class Yarn(Config):
@@ -236,6 +229,8 @@ class SequenceAttention(AttentionConfig):
 
     def _attend_first(self, build: Builder, x: Value) -> Value:
         """Make keys and values at the first step alone, and attend to them."""
+        from blocks.sequence_attention.slots.first import AttendFirst, KeepFirst
+
         sizes = self.geometry(build.width)
         q = self._turned(build, self._normed(build, self.query(build, x), "query"), "query")
         slots = build.depth_slots(*sizes[1:])
@@ -256,12 +251,18 @@ class SequenceAttention(AttentionConfig):
             base = base * scaling.ntk ** (size / (size - 2))
         table = SequenceTable(size, base, scaling.linear or 1.0)
         if (yarn := scaling.yarn) is not None:
+            from blocks.sequence_attention.yarn import YarnTable
+
             table = YarnTable(size, base, yarn.factor, yarn.context, yarn.beta_fast, yarn.beta_slow)
         return build.rotate(x, name, shape, table)
 
     def _attend(self, build: Builder, q: Value, k: Value, v: Value) -> Value:
+        from blocks.sequence_attention.operations import Attend, WindowAttend, WindowMask
+
         sizes, window, sinks = self.geometry(build.width), self.window, self.sinks
         if build.document_start is not None:
+            from blocks.sequence_attention.documents import DocumentAttend, DocumentMask
+
             mask = build.shared("documents", DocumentMask(build.document_start, window))
             return build.op("attend", DocumentAttend(*sizes, window or LARGEST), q, k, v, mask)
         if window is None and self.soft_cap is None and self.depth == "none" and self.steps == "own":
@@ -273,12 +274,18 @@ class SequenceAttention(AttentionConfig):
             token = build.op("keep", KeepKV(*sizes[1:]), k, v, build.depth_token(), slots)
             build.set_depth_token(token)
             if self.steps == "all":
+                from blocks.sequence_attention.slots.steps import StepsAttend
+
                 every = StepsAttend(*sizes, window or LARGEST, sinks)
                 return build.op("attend", every, q, mask, token, slots)
+            from blocks.sequence_attention.slots.joint import JointAttend
+
             joint = JointAttend(*sizes, window or LARGEST, sinks)
             return build.op("attend", joint, q, k, v, mask, token, slots)
         if self.soft_cap is None:
             assert window is not None
             return build.op("attend", WindowAttend(*sizes, window, sinks=sinks), q, k, v, mask)
+        from blocks.sequence_attention.capped import CappedAttend
+
         capped = CappedAttend(*sizes, window or LARGEST, sinks=sinks, cap=self.soft_cap)
         return build.op("attend", capped, q, k, v, mask)

@@ -39,6 +39,8 @@ def _ended(arguments: list[str]) -> int:
     atexit.register(_skip_last_collections)
     # torch's threads wait by spinning: beside any other busy process a small model trains 30 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # pydantic would read the metadata of all installed packages to find its plugins
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from composer.cli.terminal.faults import report
     from composer.settings.errors import UserError
 

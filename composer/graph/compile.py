@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from blocks.ir.graph import Graph
 from blocks.ir.kernel import Target
@@ -18,11 +19,12 @@ from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 from composer.graph.passes.merge_projections import merge_projections
 from composer.graph.passes.norm_ahead import norm_ahead
 from composer.graph.passes.number_slots import number_slots
-from composer.graph.passes.outline import outline
 from composer.graph.passes.tie_weights import tie_weights
-from composer.graph.taps.insert import Taps, insert_taps
 from composer.language.schema.spec import Spec
 from composer.settings.errors import Fault, SpecError
+
+if TYPE_CHECKING:
+    from composer.graph.taps.insert import Taps
 
 
 def compile_graph(
@@ -79,8 +81,12 @@ def _compiled(
     # what a kernel does without may be read by no other
     graph = dead_code(choose_kernels(graph, target, kernels))
     if taps:
+        from composer.graph.taps.insert import insert_taps
+
         graph = insert_taps(graph, lowered(spec), taps)
     if apart:
+        from composer.graph.passes.outline import outline
+
         return outline(graph)
     if kernels == "fused" and (missed := unfused(graph, target)):
         raise SpecError([_fault(spec, each, target) for each in missed])

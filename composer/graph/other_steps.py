@@ -7,7 +7,6 @@ from blocks.ir.walk import graphs, own_weights
 from blocks.wiring.loss import Loss
 from composer.graph.lowering.build import build
 from composer.graph.passes.lowered import lowered, numbered
-from composer.graph.passes.row_steps import check_rows
 from composer.language.schema.row_steps import RowSteps
 from composer.language.schema.spec import Spec
 from composer.language.schema.steps import (
@@ -54,6 +53,8 @@ def _check_rows(spec: Spec, numbers: Numbers, graph: Graph) -> None:
     """Check that rows can run different numbers of steps, in the graph of the largest ones."""
     for place, most in numbers.items():
         if isinstance(most, RowSteps):
+            from composer.graph.passes.row_steps import check_rows
+
             longer = lowered(with_steps(spec, {**numbers, place: RowSteps(most + 1)}))
             try:
                 check_rows(graph, longer, place)

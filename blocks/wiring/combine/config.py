@@ -9,7 +9,6 @@ from blocks.base.builder import Builder
 from blocks.base.wiring import WiringConfig
 from blocks.ir.operation import ZEROS, Value
 from blocks.primitives.operations import Sum
-from blocks.wiring.combine.operations import Gate, Mean
 
 
 class Combine(WiringConfig):
@@ -47,6 +46,8 @@ class MeanOfBranches(Combine):
 
     def lower(self, build: Builder, x: Value, branches: Sequence[Value]) -> Value:
         """Take their mean."""
+        from blocks.wiring.combine.operations import Mean
+
         return build.op("mean", Mean(build.width, len(branches)), *branches)
 
 
@@ -59,5 +60,7 @@ class GateBranches(Combine):
 
     def lower(self, build: Builder, x: Value, branches: Sequence[Value]) -> Value:
         """Project one logit for each branch, and weight them."""
+        from blocks.wiring.combine.operations import Gate
+
         logits = build.project(x, "gate", (len(branches),), init=ZEROS)
         return build.op("mix", Gate(build.width, len(branches)), logits, *branches)

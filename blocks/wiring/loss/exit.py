@@ -10,7 +10,6 @@ from blocks.base.fields import NonNegative
 from blocks.base.wiring import Site
 from blocks.ir.operation import ZEROS, Value, Weight
 from blocks.wiring.loss import Loss, Lowered, ModelEnd
-from blocks.wiring.loss.cross_entropy.exits import ExitCrossEntropy
 from blocks.wiring.loss.read_steps import normed_states, unread_steps
 
 
@@ -41,6 +40,8 @@ class ExitLoss(Loss):
 
     def lower(self, build: Builder, end: ModelEnd) -> Lowered:
         """Compare the logits of each step with the targets, weighted by the exit probabilities."""
+        from blocks.wiring.loss.cross_entropy.exits import ExitCrossEntropy
+
         normed = end.norm(end.state)
         logits = end.head(normed)
         states = normed_states(build, end, normed)

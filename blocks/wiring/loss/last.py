@@ -5,7 +5,6 @@ from __future__ import annotations
 from blocks.base.builder import Builder
 from blocks.base.wiring import Site
 from blocks.wiring.loss import Loss, Lowered, ModelEnd
-from blocks.wiring.loss.cross_entropy.operations import CrossEntropy
 
 
 class LastStep(Loss):
@@ -20,6 +19,8 @@ class LastStep(Loss):
 
     def lower(self, build: Builder, end: ModelEnd) -> Lowered:
         """Compare the logits of the last state with the targets."""
+        from blocks.wiring.loss.cross_entropy.operations import CrossEntropy
+
         logits = end.head(end.norm(end.state))
         loss = build.op("loss", CrossEntropy(end.vocab, end.tokens), logits, end.targets)
         return Lowered(logits, loss)

@@ -8,7 +8,6 @@ from blocks.base.builder import Builder
 from blocks.base.config import Problem
 from blocks.base.wiring import Site
 from blocks.ir.operation import Value
-from blocks.primitives.each_step import EachStep
 from blocks.wiring.loss import Loss, ModelEnd
 
 
@@ -29,5 +28,7 @@ def unread_steps(site: Site, loss: Loss) -> Iterator[Problem]:
 
 def normed_states(build: Builder, end: ModelEnd, normed: Value) -> Value:
     """Norm the state of each step as `normed` norms that of the last."""
+    from blocks.primitives.each_step import EachStep
+
     norm = build.graph.node(normed.node).op
     return build.tied("loss.norm", EachStep(norm, end.steps), end.collected["state"], of=normed.node)

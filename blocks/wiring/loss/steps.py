@@ -10,7 +10,6 @@ from blocks.base.config import Problem
 from blocks.base.wiring import Site
 from blocks.ir.operation import Value
 from blocks.wiring.loss import Loss, Lowered, ModelEnd
-from blocks.wiring.loss.cross_entropy.steps import StepsCrossEntropy
 from blocks.wiring.loss.read_steps import normed_states, unread_steps
 
 
@@ -38,6 +37,8 @@ class StepsLoss(Loss):
 
     def lower(self, build: Builder, end: ModelEnd) -> Lowered:
         """Compare the logits of each step with the targets."""
+        from blocks.wiring.loss.cross_entropy.steps import StepsCrossEntropy
+
         normed = end.norm(end.state)
         logits = end.head(normed)
         operation = StepsCrossEntropy(build.width, end.vocab, end.steps, end.tokens, self.steps)

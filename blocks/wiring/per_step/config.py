@@ -11,7 +11,6 @@ from blocks.base.fields import Count
 from blocks.base.operations import OwnWeights
 from blocks.base.wiring import Run, Site, WiringConfig
 from blocks.ir.operation import Init, Value, Weight
-from blocks.primitives.step_operations import ScaleStep
 
 
 class PerStep(WiringConfig):
@@ -66,6 +65,8 @@ class _OwnWeights(PerStep):
         """Scale the update."""
         if not self.chosen()[1]:
             return run(x)
+        from blocks.primitives.step_operations import ScaleStep
+
         steps = build.trips()
         weight = Weight("step_scale", (steps,), Init("constant"), decay=False)
         operation = ScaleStep((build.width,), steps, build.trip())

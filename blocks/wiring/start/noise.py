@@ -6,7 +6,6 @@ from blocks.base.builder import Builder
 from blocks.base.fields import Positive
 from blocks.base.wiring import Site
 from blocks.ir.operation import Value
-from blocks.primitives.random_operations import Noise
 from blocks.wiring.start import OtherStart
 
 
@@ -28,4 +27,6 @@ class StartFromNoise(OtherStart):
 
     def state(self, build: Builder, x: Value) -> Value:
         """Draw noise."""
+        from blocks.primitives.random_operations import Noise
+
         return build.op("start", Noise((build.width,), self.noise), x, build.randomness("start"))

@@ -24,7 +24,6 @@ from composer.graph.lowering.build import micro_batch_tokens
 from composer.graph.other_steps import training_graphs
 from composer.graph.passes.choose_kernels import Kernels
 from composer.graph.passes.mark_recompute import mark_recompute, recomputed
-from composer.graph.passes.plan import plan_text
 from composer.language.schema.spec import Spec
 from composer.language.schema.steps import most_steps, with_steps
 
@@ -83,6 +82,8 @@ class Plan:
     @cached_property
     def text(self) -> str:
         """The plan as plain text: one operation per line, then the recomputed operations."""
+        from composer.graph.passes.plan import plan_text
+
         return plan_text(self.graph) + "".join(f"{line}\n" for line in self._recompute_lines())
 
     @cached_property

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from composer.data.base.split import EVAL, TRAIN
 from composer.data.building.base.source import Options, Unit
 from composer.data.building.parts import KEY, Part, held_out_name, read_part, splits_of
-from composer.data.tokens.manifest import EVAL, TRAIN, SplitData
+from composer.data.tokens.manifest import SplitData
 from composer.data.tokens.writer import SplitWriter, writing
 
 

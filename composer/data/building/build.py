@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from composer.data.base.errors import DataError
+from composer.data.base.split import EVAL, TRAIN
 from composer.data.building.assemble import Dropped, assemble
 from composer.data.building.base.source import Options, Unit
 from composer.data.building.find import find_units, formats
 from composer.data.building.parts import largest_token, make_part, part_folder
 from composer.data.building.tokenizing import Tokenizer, describe, one_thread, tokenizer_path
-from composer.data.tokens.manifest import EVAL, MANIFEST, TRAIN, Manifest, SplitData, read_manifest
+from composer.data.tokens.manifest import MANIFEST, Manifest, SplitData, read_manifest
 from composer.settings.errors import listed, os_message
 from composer.training.folder.files import locked, replacing, write_text
 

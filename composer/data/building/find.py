@@ -12,10 +12,10 @@ from pathlib import Path
 import composer.data.building.formats
 from composer.data.base.corpus import find_sources
 from composer.data.base.errors import DataError
+from composer.data.base.split import TRAIN
 from composer.data.building.base.extras import needed
 from composer.data.building.base.files import head, plain_name
 from composer.data.building.base.source import Format, Options, Unit
-from composer.data.tokens.manifest import TRAIN
 from composer.settings.errors import listed
 
 HUB = "hf:"

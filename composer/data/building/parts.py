@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composer.data.base.errors import DataError
+from composer.data.base.split import EVAL, TRAIN
 from composer.data.base.stream import Ints
 from composer.data.building.base.source import Options, Unit
 from composer.data.building.find import formats
 from composer.data.building.tokenizing import Encoded, Tokenizer, encoded
-from composer.data.tokens.manifest import EVAL, TRAIN
 
 KEY = np.dtype([("high", ">u8"), ("low", ">u8")])
 """Sixteen bytes that tell documents apart."""

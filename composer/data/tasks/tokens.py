@@ -17,16 +17,16 @@ from blocks.base.fields import Positive
 from blocks.base.invalid import independent
 from composer.data.base.config import DataConfig, ModelSize
 from composer.data.base.errors import DataError
-from composer.data.base.fingerprint import FileMark, Fingerprint
-from composer.data.base.split import Split
-from composer.data.tokens.manifest import EVAL, TRAIN, Manifest, read_manifest
+from composer.data.base.split import EVAL, TRAIN, Split
 from composer.data.tokens.weights import BLOCK, shares
 from composer.settings.errors import listed
 from composer.settings.types import Many
 
 if TYPE_CHECKING:
     from composer.data.base.codec import Codec
+    from composer.data.base.fingerprint import Fingerprint
     from composer.data.base.stream import Batch, Stream
+    from composer.data.tokens.manifest import Manifest
     from composer.data.tokens.windows import Windows
 
 
@@ -49,6 +49,8 @@ class Tokens(DataConfig):
         Raises:
             DataError: one is missing or damaged.
         """
+        from composer.data.tokens.manifest import read_manifest
+
         if not self.sources:
             return {"": read_manifest(str(self.path))}
         return {name: read_manifest(str(Path(self.path, name))) for name in self.sources}
@@ -132,6 +134,8 @@ class Tokens(DataConfig):
 
     def fingerprint(self) -> Fingerprint:
         """Return the hashes that the manifests hold; the files' sizes are checked, not their content."""
+        from composer.data.base.fingerprint import FileMark, Fingerprint
+
         marks = [
             FileMark(f"{source}/{mark.file}" if source else mark.file, mark.size, mark.sha256)
             for source, manifest in self.manifests().items()

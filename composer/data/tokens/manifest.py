@@ -15,6 +15,7 @@ from typing import Any
 
 from composer.data.base.errors import DataError
 from composer.data.base.fingerprint import FileMark, Fingerprint
+from composer.data.base.split import TRAIN
 from composer.settings.errors import listed, os_message
 
 MANIFEST = "manifest.json"
@@ -24,8 +25,6 @@ BYTES = "bytes"
 BYTES_VOCAB = 256
 BYTES_SEPARATOR = 0xFF
 """The token between documents of bytes, which UTF-8 never uses."""
-TRAIN = "train"
-EVAL = "eval"
 _ITEM_BYTES = {"uint8": 1, "uint16": 2, "uint32": 4}
 
 

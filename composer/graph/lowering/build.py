@@ -12,7 +12,6 @@ from blocks.ir.graph import Graph
 from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import IDS, TensorType
-from blocks.primitives.scalars import AddWeighted
 from blocks.wiring.combine.config import Combine
 from blocks.wiring.documents import Documents
 from blocks.wiring.loss import Loss, Lowered, ModelEnd
@@ -97,6 +96,8 @@ def _with_auxiliary(root: Builder, lowered: Lowered) -> tuple[Value, dict[str, V
     added = root.auxiliary_losses()
     if not added:
         return lowered.loss, {**lowered.reported}
+    from blocks.primitives.scalars import AddWeighted
+
     total = root.op("total_loss", AddWeighted((1.0,) * len(added)), lowered.loss, *added.values())
     return total, {"cross_entropy": lowered.loss, **lowered.reported, **added}
 

@@ -23,8 +23,6 @@ from composer.language.schema.caps import Caps
 from composer.language.schema.levels import Sublayer, stage_options
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train, used
 from composer.language.schema.steps import MOST_STEPS, all_stages, combinations, path_of, trained_numbers
-from composer.language.validation.hints import hint_for_block
-from composer.language.validation.partial import partial, partial_at
 from composer.language.validation.wiring_checks import wiring_problems
 from composer.measures.limits import MemoryLimits
 from composer.measures.registry import MEASURES
@@ -92,6 +90,8 @@ def undefined(tree: Node) -> Iterator[Fault]:
     known = f"one of {', '.join(islice(blocks, _HINTS))}{more}" if blocks else "a block; there are none"
     unknown = [(path, node) for path, node in uses(tree.child("stages")) if node.value not in blocks]
     for number, (path, node) in enumerate(unknown):
+        from composer.language.validation.hints import hint_for_block
+
         hint = hint_for_block(node.value, types) if number < _HINTS else ""
         yield node.fault(path, known, shown(node.value), hint)
 
@@ -349,6 +349,7 @@ def _problem(tree: Node, path: tuple[str | int, ...], problem: Problem) -> Fault
 def valid_parts(tree: Node, broken: Collection[str] = ()) -> Parts:
     """Make the sections of a resolved tree of what is valid in them; see `semantic`."""
     from blocks.find import block_types
+    from composer.language.validation.partial import partial, partial_at
 
     types = block_types()
     blocks = {}
@@ -372,6 +373,8 @@ def valid_parts(tree: Node, broken: Collection[str] = ()) -> Parts:
 
 
 def _part(config: type[C], tree: Node, name: str, broken: Collection[str]) -> C | None:
+    from composer.language.validation.partial import partial_at
+
     node = tree.child(name)
     return None if node is None else partial_at(config, node, name, broken)
 

@@ -14,7 +14,6 @@ from blocks.base.wiring import Run, Site
 from blocks.ir.operation import Init, Value, Weight
 from blocks.primitives.operations import Project
 from blocks.wiring.halt import Halt
-from blocks.wiring.halt.act.operations import HaltStart, HaltUpdate, TokenMean
 from blocks.wiring.start.zeros import Zeros
 
 _STATE, _PROBABILITY, _PONDER = "halt_state", "halt_probability", "halt_ponder"
@@ -57,6 +56,8 @@ class AdaptiveComputationTime(Halt):
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
         """Carry what halting has come to, and return the weighted state."""
+        from blocks.wiring.halt.act.operations import HaltStart, TokenMean
+
         state = build.op(_STATE, Zeros((build.width,)), x)
         start = build.op("halt_start", HaltStart(build.width), x)
         build.next.carried = {_STATE: state, _PROBABILITY: start, _PONDER: Value(start.node, 1)}
@@ -68,6 +69,8 @@ class AdaptiveComputationTime(Halt):
 
     def around_step(self, build: Builder, x: Value, run: Run) -> Value:
         """Decide by the state before the step, and update by the state after it."""
+        from blocks.wiring.halt.act.operations import HaltUpdate
+
         weight = Weight("halt", (1, build.width), Init("normal", build.width**-0.5))
         # at first about three quarters of a token halt at once
         bias = Weight("halt_bias", (1,), Init("constant", 1.0), decay=False)

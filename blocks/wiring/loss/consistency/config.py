@@ -13,9 +13,7 @@ from blocks.base.config import Problem
 from blocks.base.fields import Count, NonNegative
 from blocks.base.wiring import Site
 from blocks.ir.operation import Value
-from blocks.primitives.scalars import AddWeighted, Zero
 from blocks.wiring.loss import Lowered, ModelEnd
-from blocks.wiring.loss.consistency.operations import StateDistance
 from blocks.wiring.loss.last import LastStep
 
 
@@ -63,6 +61,9 @@ class ConsistencyLoss(LastStep):
 
     def lower_second(self, build: Builder, end: ModelEnd) -> Lowered:
         """Add the weighted losses of the second pass."""
+        from blocks.primitives.scalars import AddWeighted, Zero
+        from blocks.wiring.loss.consistency.operations import StateDistance
+
         normed, made = self._ended(build, end)
         distance = build.op("distance", StateDistance(build.width), normed, *end.handed, end.targets)
         zero = build.shared("zero", Zero())

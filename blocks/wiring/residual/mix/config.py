@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -12,20 +12,18 @@ from blocks.base.builder import Builder
 from blocks.base.config import Problem
 from blocks.base.fields import Count
 from blocks.base.invalid import independent
-from blocks.base.stage_slots import StageSlots, last_token, offer_slots
 from blocks.base.sublayer import SublayerPlace, View
 from blocks.base.wiring import Run, Site, WiringConfig, acts_on_stage
-from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import Init, Value
-from blocks.ir.walk import operations
 from blocks.primitives.operations import Sum
 from blocks.wiring.residual import Residual
-from blocks.wiring.residual.mix.mixes import Kind, Mixes
-from blocks.wiring.residual.mix.operations import ValueCache, WriteValue
+
+if TYPE_CHECKING:
+    from blocks.wiring.residual.mix.mixes import Mixes
 
 _VALUES = ".values"
 
-
+Kind = Literal["learned_query", "static", "token", "relu_query"]
 _Apart = Literal["q", "k", "v", "residual"]
 
 
@@ -136,10 +134,14 @@ class MixedResidual(Residual):
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
         """Keep room for the values; return the mix of all of them."""
+        from blocks.base.stage_slots import last_token, offer_slots
+        from blocks.wiring.residual.mix.mixes import written
+        from blocks.wiring.residual.mix.operations import ValueCache
+
         slots = offer_slots(build, _VALUES, ValueCache(build.width))
         run(x)
         last = last_token(build, _VALUES)
-        (mixed,) = self._mixes(build, 1 + _written(build, last), [x], last, slots).add("mix")
+        (mixed,) = self._mixes(build, 1 + written(build, last), [x], last, slots).add("mix")
         return mixed
 
     def around_step(self, build: Builder, x: Value, run: Run) -> Value:
@@ -152,12 +154,16 @@ class MixedResidual(Residual):
 
         Where the next sublayer reads no state it returns the value instead.
         """
+        from blocks.base.stage_slots import StageSlots
+        from blocks.wiring.residual.mix.mixes import writes
+        from blocks.wiring.residual.mix.operations import WriteValue
+
         place, slots, width = build.sublayer, StageSlots(build, _VALUES), build.width
         size = {"sublayers": 1, "blocks": place.of}.get(str(self.over)) or int(self.over)
         partial: Value | None = build.published.get(_VALUES)
         if self._has_mix(place):
             read = [build.stage_input(), *([] if partial is None else [partial])]
-            most = len(read) + _writes(build.graph) + (build.trips() - 1) * -(-place.of // size)
+            most = len(read) + writes(build.graph) + (build.trips() - 1) * -(-place.of // size)
             x, update = self._read(build, self._mixes(build, most, read, slots.token, slots.value), run)
         else:
             update = run(x)
@@ -196,16 +202,8 @@ class MixedResidual(Residual):
         return update if before is None else build.op("add", Sum((build.width,)), before, update)
 
     def _mixes(self, build: Builder, most: int, own: Sequence[Value], token: Value, slots: Value) -> Mixes:
+        from blocks.wiring.residual.mix.mixes import Mixes
+
         # training begins at the sum of all outputs, or the latest state
         start = Init("constant", 1.0) if self.of == "outputs" else Init("first")
         return Mixes(build, self.mix, self.heads, start, most, own, token, slots)
-
-
-def _written(build: Builder, token: Value) -> int:
-    """Return how many values the stage that left a token has written."""
-    loop = build.graph.node(token.node).op
-    return loop.trips * _writes(loop.body) if isinstance(loop, Loop) else 0
-
-
-def _writes(graph: Graph) -> int:
-    return sum(isinstance(operation, WriteValue) for _, operation, _ in operations(graph))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from blocks.base.builder import Builder
+from blocks.ir.graph import Graph, Loop
 from blocks.ir.operation import ZEROS, Init, Value, Weight
+from blocks.ir.walk import operations
 from blocks.primitives.activations import Gelu
-from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues
+from blocks.wiring.residual.mix.operations import AttendValues, MixValues, SumValues, WriteValue
 from blocks.wiring.residual.mix.relu_operations import RectifyValues
 from blocks.wiring.residual.mix.token_operations import NormLatest, SumByToken
 
-Kind = Literal["learned_query", "static", "token", "relu_query"]
+if TYPE_CHECKING:
+    from blocks.wiring.residual.mix.config import Kind
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,14 @@ class Mixes:
         return self.build.op(
             "mix_gelu", Gelu(size), self.build.project(latest, "mix_up", (size,), bias=False)
         )
+
+
+def written(build: Builder, token: Value) -> int:
+    """Return how many values the stage that left a token has written."""
+    loop = build.graph.node(token.node).op
+    return loop.trips * writes(loop.body) if isinstance(loop, Loop) else 0
+
+
+def writes(graph: Graph) -> int:
+    """Return how many values one run of a graph writes."""
+    return sum(isinstance(operation, WriteValue) for _, operation, _ in operations(graph))

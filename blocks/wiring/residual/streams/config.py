@@ -13,15 +13,8 @@ from blocks.base.wiring import Run, Site, WiringConfig
 from blocks.ir.operation import ZEROS, Init, Value, Weight
 from blocks.wiring.residual import Residual
 from blocks.wiring.residual.add import AddResidual
-from blocks.wiring.residual.streams.operations import (
-    CloseStreams,
-    Constraint,
-    OpenStreams,
-    ReadStreams,
-    StreamMaps,
-    WriteStreams,
-    mix_shape,
-)
+
+Constraint = Literal["none", "doubly_stochastic", "diagonal"]
 
 
 class StreamResidual(Residual):
@@ -103,9 +96,13 @@ class StreamResidual(Residual):
 
     def single(self, build: Builder, x: Value) -> Value:
         """Return the mean of the streams."""
+        from blocks.wiring.residual.streams.operations import CloseStreams
+
         return build.op("state", CloseStreams(build.width, self.streams, self.mix == "static"), x)
 
     def _within(self, build: Builder, x: Value, run: Run) -> Value:
+        from blocks.wiring.residual.streams.operations import CloseStreams, OpenStreams
+
         apart = self.mix == "static"
         h = build.op("open", OpenStreams(build.width, self.streams, apart), x)
         build.open_streams = self.streams if self.per == "sublayer" else 0
@@ -114,6 +111,13 @@ class StreamResidual(Residual):
         return build.op("close", CloseStreams(build.width, self.streams, apart), h)
 
     def _connect(self, build: Builder, h: Value, run: Run) -> Value:
+        from blocks.wiring.residual.streams.operations import (
+            ReadStreams,
+            StreamMaps,
+            WriteStreams,
+            mix_shape,
+        )
+
         n, dynamic, width = self.streams, self.mix == "dynamic", build.width
         read, write, mix = self._starts()
         a = Weight("read", (n,), read, decay=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, WorkspaceBytes
 from blocks.ir.decoding import LOCAL
@@ -13,7 +13,8 @@ from blocks.ir.numbers import largest
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
 
-Constraint = Literal["none", "doubly_stochastic", "diagonal"]
+if TYPE_CHECKING:
+    from blocks.wiring.residual.streams.config import Constraint
 
 ITERATIONS = 20
 """How often rows and columns of a mix are divided by their sums, as in mHC (arXiv 2512.24880)."""

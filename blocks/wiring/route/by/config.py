@@ -15,7 +15,6 @@ from blocks.base.invalid import independent
 from blocks.base.wiring import Run, Site
 from blocks.ir.operation import Value
 from blocks.wiring.route import Route
-from blocks.wiring.route.by import expert_choice, token
 
 _TOKENWISE = {"residual": ("add", "scale", "gate")}
 """Values besides the default that work on some of the tokens, by key."""
@@ -144,10 +143,16 @@ class RoutedBy(Route):
 
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
         """Carry which tokens ran the step before, among which the next one chooses."""
-        return expert_choice.around_loop(build, x, run) if self.by == "expert_choice" else run(x)
+        if self.by == "token":
+            return run(x)
+        from blocks.wiring.route.by import expert_choice
+
+        return expert_choice.around_loop(build, x, run)
 
     def around_step(self, build: Builder, x: Value, run: Run) -> Value:
         """Run the step on some of the tokens."""
+        from blocks.wiring.route.by import expert_choice, token
+
         build.first_kv = self.kv == "first"
         around_step = token.around_step if self.by == "token" else expert_choice.around_step
         return around_step(build, x, run, self.shares(build.trips()), self.scale, self.loss)

@@ -10,7 +10,6 @@ from blocks.base.fields import Count
 from blocks.base.wiring import Run, Site
 from blocks.ir.operation import ZEROS, Init, Value, Weight
 from blocks.wiring.step_code import StepCodeInRecur
-from blocks.wiring.step_code.modulation.operations import Modulate, StepPosition
 
 
 class Modulation(StepCodeInRecur):
@@ -53,6 +52,8 @@ class Modulation(StepCodeInRecur):
         return _modulated(build, "update", run(_modulated(build, "norm", x, code)), code)
 
     def _code(self, build: Builder) -> Value:
+        from blocks.wiring.step_code.modulation.operations import StepPosition
+
         width, size = build.width, self.modulation
         weights = [
             weight
@@ -68,6 +69,8 @@ class Modulation(StepCodeInRecur):
 
 
 def _modulated(build: Builder, what: str, x: Value, code: Value) -> Value:
+    from blocks.wiring.step_code.modulation.operations import Modulate
+
     width = build.width
     weights = [
         Weight(f"{what}_modulation", (width, width), ZEROS),
