@@ -47,7 +47,7 @@ from composer.training.folder.files import write_text
 from search.compare.permutation_test import permutation_test
 from search.propose import feasible
 from search.propose.candidates import Judged
-from search.propose.evolution import ranked
+from search.propose.evolution import Population
 from search.propose.moves import inherit, mutated
 from search.propose.proposals import PLAN, Draft, Source
 from search.propose.sampler import Sampler
@@ -83,7 +83,7 @@ class Surrogate(Source):
     ) -> Iterator[Draft]:
         """Rank a pool that is drawn with the first seed; the first points are random."""
         trials = {_key(each.params): each for each in study.get_trials(deepcopy=False)}
-        best = [parent.params for _, parent in ranked(study)]
+        best = [parent.params for _, parent in Population().ranked(study)]
         known = [(params, self._costs(_ask(params))[1]) for params in best]
         values = np.array([trials[_key(params)].values for params in best])
         ranking: Iterator[Params] | None = None

@@ -36,9 +36,11 @@ from composer.language.schema.search import Objective
 from composer.training.folder.files import write_text
 from search.compare import rung_check, rungs
 from search.compare.choosing import rescaled
+from search.compare.fronts import Fronts, fronts
 from search.compare.permutation_test import permutation_test
 from search.objectives import Goals, Values
 from search.run.study import run_search
+from search.store.digest import Digest
 from search.store.ledger import Record, Seen
 
 FOUND = POINTS.with_name("fronts.csv")
@@ -48,7 +50,7 @@ BUDGETS = (10, 20)
 MOST_FLOPS = 100_000.0
 """FLOPs per token at which the hypervolume begins: the cap of the space."""
 
-Rule = Callable[[Values, Sequence[Values], float, int], bool]
+Rule = Callable[[Values, Fronts, float, int], bool]
 Inside = Callable[[Sequence[Values]], Sequence[float]]
 """Scores of the points of one front, larger is better; objectives ascend, each from 0 to 1."""
 
@@ -56,9 +58,9 @@ Inside = Callable[[Sequence[Values]], Sequence[float]]
 def ranked(inside: Inside) -> Rule:
     """Return the rule that ranks by front, and within a front by a score."""
 
-    def goes_on(own: Values, others: Sequence[Values], keep: float, measured: int = 0) -> bool:
+    def goes_on(own: Values, others: Fronts, keep: float, measured: int = 0) -> bool:
         everyone = rescaled([own, *others])
-        ranks = rungs.fronts(everyone)
+        ranks = fronts(everyone)
         front = sorted({point for point, rank in zip(everyone, ranks, strict=True) if rank == ranks[0]})
         scores = dict(zip(front, inside(front), strict=True))
         ahead = sum(rank < ranks[0] for rank in ranks)
@@ -208,7 +210,7 @@ def in_order(rule: str, seed: int, keep: float) -> tuple[float, float]:
     table, goes_on = recorded(), WAYS[rule][0]
     order = [*zip(table.results.values(), _everything(), strict=True)]
     random.Random(seed).shuffle(order)
-    seen: list[Values] = []
+    seen = Fronts()
     in_full: list[tuple[float, float]] = []
     spent = 0
     for results, (accuracy, flops) in order:
@@ -216,7 +218,7 @@ def in_order(rule: str, seed: int, keep: float) -> tuple[float, float]:
             break
         own = (results[1].metrics["accuracy"], -flops)
         goes = rule == "no rung" or goes_on(own, seen, keep, 0)
-        seen.append(own)
+        seen.add(own)
         spent += results[-1 if goes else 1].tokens
         in_full += [(accuracy, flops)] * goes
     return hypervolume(in_full) / hypervolume(_everything()), len(in_full) / len(seen)
@@ -261,6 +263,8 @@ def moving(seed: int, budget: int, stops: Sequence[int], least: float, both: boo
     goals = Goals(objectives if both else objectives[:1])
     order = [*zip(table.results.values(), _everything(), strict=True)]
     random.Random(seed).shuffle(order)
+    digest = Digest()
+    arrivals = rungs.Arrivals(digest, goals)
     records: list[Record] = []
     spent = 0
     for number, (results, (_, flops)) in enumerate(order):
@@ -276,11 +280,13 @@ def moving(seed: int, budget: int, stops: Sequence[int], least: float, both: boo
                 record.status = "finished"
                 continue
             with patch.object(rung_check, "LEAST", least):
-                if not rungs.holds(record, records, goals, 0.4):
+                if not arrivals.holds(record, 0.4):
                     record.status = "stopped"
                     break
+            digest.update(record)
+        digest.update(record)
         spent += record.tokens
-    spared = rung_check.moved(records, len(stops))
+    spared = digest.spared
     first, last = (int(spared[rung].name) if rung in spared else 0 for rung in (0, len(stops) - 1))
     found = [
         (r.seen[-1].metrics["accuracy"], r.costs["flops_per_token"])

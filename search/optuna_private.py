@@ -33,6 +33,11 @@ def running(study: Study, trial: FrozenTrial) -> Trial:
     return Trial(study, trial._trial_id)
 
 
+def frozen(trial: Trial) -> FrozenTrial:
+    """Return a trial as it is stored now; the public way reads all trials."""
+    return trial.study._storage.get_trial(trial._trial_id)
+
+
 def generation_key() -> str:
     """Return the system attribute by which NSGA-II counts generations, to enter imported trials in one."""
     return NSGAIISampler._get_generation_key()

@@ -16,7 +16,7 @@ from typing import Any
 from composer.language.schema.search import SearchConfig
 from composer.language.schema.spec import Spec
 from search.compare.choosing import spread
-from search.compare.rungs import fronts
+from search.compare.fronts import fronts
 from search.objectives import Goals, Values
 from search.store.ledger import Ledger, Record
 

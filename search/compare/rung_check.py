@@ -8,7 +8,8 @@ good.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from search.compare.kendall import kendall
 from search.objectives import Goals
@@ -24,25 +25,32 @@ _LAST = 200
 """Number of latest runs considered; computing tau is quadratic in it."""
 
 
-def tau_bound(records: Iterable[Record], rung: int, goals: Goals) -> float | None:
-    """Return the upper 95 % confidence bound of Kendall's tau between a rung and the end.
+def latest_pairs(latest_first: Iterable[Record], rung: int, goals: Goals) -> list[tuple[float, float]]:
+    """Return the results at a rung, counted from 0, and at the end of the latest runs trained beyond it.
 
-    It is taken over the runs trained in full, baselines included, in the primary objective, by Fieller's
-    standard error (1957). Only runs that went on can be compared; these are alike, which lowers tau, so the
-    bound is held against a tau that is itself low.
-
-    Args:
-        rung: counted from 0.
-
-    Returns:
-        The bound; None below FEWEST runs.
+    They are results in the primary objective, baselines' included, in the order of the records.
     """
     i = goals.first_measured
-    pairs = [
+    found = (
         (record.seen[rung].values[i], record.seen[-1].values[i])
-        for record in records
-        if record.kind != "final" and record.status == "finished" and len(record.seen) > rung + 1
-    ][-_LAST:]
+        for record in latest_first
+        if record.status == "finished" and len(record.seen) > rung + 1
+    )
+    return [*islice(found, _LAST)][::-1]
+
+
+def retires(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Return the bound for which a rung with these results stops no further trials; None while it does."""
+    bound = tau_bound(pairs)
+    return bound if bound is not None and bound < LEAST else None
+
+
+def tau_bound(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Return the upper 95 % confidence bound of Kendall's tau between results at a rung and at the end.
+
+    It has Fieller's standard error (1957). Only runs that went on can be compared; these are alike, which
+    lowers tau, so the bound is held against a tau that is itself low. None below FEWEST runs.
+    """
     if len(pairs) < FEWEST:
         return None
     tau = kendall([first for first, _ in pairs], [last for _, last in pairs])
@@ -51,29 +59,3 @@ def tau_bound(records: Iterable[Record], rung: int, goals: Goals) -> float | Non
         return 1.0
     error = math.sqrt(0.437 / (len(pairs) - 4))
     return math.tanh(math.atanh(max(tau, -0.999)) + _Z * error)
-
-
-def out_of_use(records: Iterable[Record], rung: int, goals: Goals) -> float | None:
-    """Return the bound for which a rung no longer stops trials; None while it does.
-
-    A retired rung stays retired.
-    """
-    known = list(records)
-    found = first_spared(known, rung)
-    if found is not None:
-        return found.seen[rung].tau_bound
-    bound = tau_bound(known, rung, goals)
-    return bound if bound is not None and bound < LEAST else None
-
-
-def moved(records: Iterable[Record], rungs: int) -> dict[int, Record]:
-    """Return, by rung, the first trial that each retired rung let pass."""
-    known = list(records)
-    found = ((rung, first_spared(known, rung)) for rung in range(rungs))
-    return {rung: record for rung, record in found if record is not None}
-
-
-def first_spared(records: Iterable[Record], rung: int) -> Record | None:
-    """Return the first trial that a retired rung let pass, or None."""
-    spared = [r for r in records if len(r.seen) > rung and r.seen[rung].tau_bound is not None]
-    return min(spared, key=lambda record: int(record.name), default=None)

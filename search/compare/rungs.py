@@ -8,18 +8,20 @@ non-dominated front, and within a front by the first objective that training mea
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from operator import itemgetter
 
 from composer.language.schema.search import FlopRungs
 from composer.language.schema.spec import Spec
-from search.compare.rung_check import out_of_use
-from search.objectives import Goals, Values, dominates
-from search.store.ledger import Record, Seen, Status
+from search.compare.fronts import Fronts, fronts
+from search.compare.rung_check import latest_pairs, retires
+from search.objectives import Goals, Values
+from search.store.digest import Digest
+from search.store.ledger import Record, Seen, Status, in_order
 
 
-def goes_on(own: Values, others: Sequence[Values], keep: float, measured: int = 0) -> bool:
+def goes_on(own: Values, others: Fronts, keep: float, measured: int = 0) -> bool:
     """Decide whether a candidate continues beyond a rung.
 
     Args:
@@ -33,36 +35,75 @@ def goes_on(own: Values, others: Sequence[Values], keep: float, measured: int = 
         continue together, and the best in the measured objective always continues. The cheapest need not:
         its cost is the same at every rung, so it is always on the first front.
     """
-    everyone = [own, *others]
-    ranks = [(front, -values[measured]) for front, values in zip(fronts(everyone), everyone, strict=True)]
-    return sum(rank < ranks[0] for rank in ranks) < math.ceil(keep * len(everyone))
+    return others.ahead(own, measured) < math.ceil(keep * (1 + len(others)))
 
 
-def status_after(record: Record, records: Iterable[Record], goals: Goals, keep: float, end: bool) -> Status:
-    """Return the status of a record after the milestone it has just reached; only trials are stopped."""
-    if end:
-        return "finished"
-    stops = record.role == "trial" and not holds(record, records, goals, keep)
-    return "stopped" if stops else "running"
+class Arrivals:
+    """What reached each rung so far, kept up to date as records change; finals are left out."""
 
+    def __init__(self, digest: Digest, goals: Goals) -> None:
+        self._digest, self._goals = digest, goals
+        self._rungs: dict[int, tuple[Fronts, set[str]]] = {}
+        self._finished: list[tuple[tuple[str, int, str], Record]] = []
+        self._ended: set[str] = set()
+        for record in digest.records.values():
+            self._update(record)
+        digest.follow(self._update)
 
-def holds(record: Record, records: Iterable[Record], goals: Goals, keep: float) -> bool:
-    """Decide whether a record continues beyond the rung it has just reached.
+    def status_after(self, record: Record, keep: float, end: bool) -> Status:
+        """Return the status of a record after the milestone it has just reached; only trials are stopped."""
+        if end:
+            return "finished"
+        return "stopped" if record.role == "trial" and not self.holds(record, keep) else "running"
 
-    It is ranked among those that reached it before and those whose whole training was shorter. At a rung
-    whose ranking does not predict the final one, every trial continues; this is noted with what was measured
-    there.
-    """
-    rung = len(record.seen) - 1
-    others = [other for other in records if other is not record]
-    bound = out_of_use(others, rung, goals)
-    if bound is not None:
-        record.seen[rung].tau_bound = bound
-        return True
-    own = goals.ascending(record.seen[rung].values)
-    there = (reached(other, rung) for other in others)
-    values = [goals.ascending(seen.values) for seen in there if seen is not None]
-    return goes_on(own, values, keep, goals.first_measured)
+    def holds(self, record: Record, keep: float) -> bool:
+        """Decide whether a record continues beyond the rung it has just reached.
+
+        It is ranked among those that reached it before and those whose whole training was shorter. At a rung
+        whose ranking does not predict the final one, every trial continues; this is noted with what was
+        measured there.
+        """
+        rung = len(record.seen) - 1
+        bound = self.out_of_use(rung)
+        if bound is not None:
+            record.seen[rung].tau_bound = bound
+            return True
+        own = self._goals.ascending(record.seen[rung].values)
+        return goes_on(own, self._others(rung, record), keep, self._goals.first_measured)
+
+    def out_of_use(self, rung: int) -> float | None:
+        """Return the bound for which a rung no longer stops trials; None while it does.
+
+        A retired rung stays retired.
+        """
+        if rung in self._digest.spared:
+            return self._digest.spared[rung].seen[rung].tau_bound
+        latest_first = (record for _, record in reversed(self._finished))
+        return retires(latest_pairs(latest_first, rung, self._goals))
+
+    def _others(self, rung: int, own: Record) -> Fronts:
+        """Return what reached a rung; a record that has just reached it enters when it is saved."""
+        if rung not in self._rungs:
+            self._rungs[rung] = Fronts(), set()
+            for record in self._digest.records.values():
+                if record is not own:
+                    self._enter(rung, record)
+        return self._rungs[rung][0]
+
+    def _update(self, record: Record) -> None:
+        for rung in self._rungs:
+            self._enter(rung, record)
+        if record.status == "finished" and record.kind != "final" and record.key not in self._ended:
+            self._ended.add(record.key)
+            insort(self._finished, (in_order(record), record), key=itemgetter(0))
+
+    def _enter(self, rung: int, record: Record) -> None:
+        values, known = self._rungs[rung]
+        seen = reached(record, rung)
+        # results at a rung never change
+        if seen is not None and record.kind != "final" and record.key not in known:
+            known.add(record.key)
+            values.add(self._goals.ascending(seen.values))
 
 
 def reached(record: Record, rung: int) -> Seen | None:
@@ -75,43 +116,6 @@ def reached(record: Record, rung: int) -> Seen | None:
     if rung < len(record.seen):
         return record.seen[rung]
     return record.seen[-1] if record.status == "finished" else None
-
-
-def fronts(values: Sequence[Values]) -> list[int]:
-    """Rank values by non-dominated sorting: 0 for the Pareto front, 1 for the front without rank 0, ...
-
-    A point's front is found by bisection (Zhang et al., 2015): whoever is dominated by one of a front is
-    dominated by one of each front before it.
-    """
-    if all(len(point) == 2 for point in values):
-        return _fronts_of_two(values)
-    layers: list[list[Values]] = []
-    ranks: dict[Values, int] = {}
-    # in this order a dominating point comes before those it dominates
-    for point in sorted(set(values), reverse=True):
-        rank = bisect_left(layers, True, key=partial(_is_free, point))
-        if rank == len(layers):
-            layers.append([])
-        layers[rank].append(point)
-        ranks[point] = rank
-    return [ranks[point] for point in values]
-
-
-def _fronts_of_two(values: Sequence[Values]) -> list[int]:
-    """Rank pairs: the second objective grows along a front, so its last point alone decides."""
-    last: list[float] = []
-    ranks: dict[Values, int] = {}
-    for point in sorted(set(values), reverse=True):
-        # the last points of the fronts, ascending once negated
-        rank = bisect_right(last, -point[1])
-        last[rank : rank + 1] = [-point[1]]
-        ranks[point] = rank
-    return [ranks[point] for point in values]
-
-
-def _is_free(point: Values, layer: Sequence[Values]) -> bool:
-    """Return whether none of a front dominates a point that comes after them all in descending order."""
-    return not any(dominates(other, point) for other in layer)
 
 
 def best_first(goals: Goals, records: Iterable[Record]) -> list[Record]:

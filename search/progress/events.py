@@ -11,7 +11,6 @@ from typing import Any, TextIO
 
 from composer.language.schema.search import FlopRungs
 from search.compare.finals import Standing
-from search.compare.rung_check import moved
 from search.objectives import Values
 from search.progress.state import Event, State
 from search.progress.table import train_longer
@@ -153,7 +152,7 @@ def _budgets(state: State) -> list[dict[str, Any]]:
 
 def _moved(state: State) -> Iterator[dict[str, Any]]:
     """Yield the retired rungs, each with the first trial that it let pass."""
-    for rung, first in moved(state.ledger, len(state.config.marks)).items():
+    for rung, first in sorted(state.ledger.digest.spared.items()):
         bound = first.seen[rung].tau_bound
         yield {"rung": state.config.marks[rung], "since": first.name, "tau_bound": bound}
 

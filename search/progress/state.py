@@ -175,7 +175,7 @@ class State:
         """Return how many trials may still be claimed; imported ones do not count."""
         if self.config.trials is None:
             return math.inf
-        return self.config.trials - sum(not record.imported for record in self.ledger.trials())
+        return self.config.trials - len(self.ledger.digest.claimed)
 
     def counted(self) -> str:
         """Count what has ended: `7 of 24 trials`, and finals where there are any."""

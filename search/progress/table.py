@@ -18,7 +18,6 @@ from composer.costs.base.units import count_text, duration
 from composer.costs.matching.residuals import percent
 from composer.language.load import load
 from composer.training.folder.run_folder import SPEC
-from search.compare.rung_check import moved
 from search.progress.continue_command import longer
 from search.progress.leaderboard import FINALS, ranked
 from search.progress.state import Event, State
@@ -186,7 +185,7 @@ def counts(state: State) -> str:
 
 def _moved(state: State) -> list[str]:
     """Return a sentence for each retired rung."""
-    return [moved_text(state, rung) for rung in moved(state.ledger, len(state.config.marks))]
+    return [moved_text(state, rung) for rung in sorted(state.ledger.digest.spared)]
 
 
 def summary(folder: Path, state: State, reason: str) -> Iterator[str]:

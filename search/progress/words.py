@@ -10,7 +10,7 @@ from composer.costs.base.units import amount, count_text
 from composer.language.schema.search import FlopRungs, SearchConfig
 from composer.measures.registry import MEASURES
 from search.compare.finals import Standing
-from search.compare.rung_check import LEAST, first_spared
+from search.compare.rung_check import LEAST
 from search.progress.state import State
 from search.store.ledger import Record, Status
 
@@ -80,8 +80,7 @@ def rung_names(config: SearchConfig) -> list[str]:
 
 def moved_text(state: State, rung: int) -> str:
     """Return from which trial on a rung is retired, and why."""
-    first, names = first_spared(state.ledger, rung), rung_names(state.config)
-    assert first is not None
+    first, names = state.ledger.digest.spared[rung], rung_names(state.config)
     assert first.seen[rung].tau_bound is not None
     last = rung == len(names) - 2
     then = "all continue to the end" if last else f"the rung at {names[rung + 1]} decides"
@@ -95,7 +94,7 @@ def moved_text(state: State, rung: int) -> str:
 def moved_note(state: State, record: Record) -> str:
     """Return a note if a record is the first that a retired rung let pass, else ""."""
     rung = len(record.seen) - 1
-    return moved_text(state, rung) if first_spared(state.ledger, rung) is record else ""
+    return moved_text(state, rung) if state.ledger.digest.spared.get(rung) is record else ""
 
 
 def by_name(state: State, record: Record) -> dict[str, float]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from operator import itemgetter
+from weakref import WeakKeyDictionary
 
 from optuna import Study
 from optuna.study import StudyDirection
@@ -18,8 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 from composer.language.edits import NO_EDIT
 from composer.language.parsing.choice import Knob, Value
 from composer.language.space import EDITED, Ask, Space, draw
-from search.compare.rungs import fronts
+from search.compare.fronts import Fronts
+from search.objectives import Values
 from search.propose.candidates import Judged
+from search.propose.followed import Followed
 from search.propose.moves import Parent, crossed, inherit, mutated
 from search.propose.optuna_adapter import IMPORTED, OUTCOME
 from search.propose.proposals import Draft, Source
@@ -41,12 +44,13 @@ class Evolution(Source):
     def __init__(self, space: Space, tries: int) -> None:
         self.tries = tries
         self._knobs = {knob.name: knob for knob in space.knobs}
+        self._populations: WeakKeyDictionary[Study, Population] = WeakKeyDictionary()
 
     def drafts(
         self, study: Study, trial: FrozenTrial, seeds: Iterable[int], refused: Sequence[Judged]
     ) -> Iterator[Draft]:
         """Make one child, or one random point, for each seed."""
-        population = ranked(study)
+        population = self._populations.setdefault(study, Population()).ranked(study)
         for n, seed in enumerate(seeds):
             rng = random.Random(seed)
             if len(population) < WARMUP or rng.random() < _IMMIGRANTS:
@@ -65,23 +69,38 @@ class Evolution(Source):
         return Draft(inherit(rng, mutated(first.params, self._knobs, rng, moves)), (first,))
 
 
-def ranked(study: Study) -> list[tuple[int, Parent]]:
-    """Return the trained points with their ranks, best first, ties in the order of their trials."""
-    trained = [
-        trial
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.user_attrs.get("status") in ("finished", "stopped")
-        and trial.user_attrs.get(OUTCOME) in ("feasible", IMPORTED)
-    ]
-    trained.sort(key=_stage)
-    found: list[tuple[int, Parent]] = []
-    for _, group in groupby(trained, key=_stage):
-        peers = list(group)
-        base = 1 + found[-1][0] if found else 0
-        ranks = fronts([_ascending(study, trial) for trial in peers])
-        order = sorted(range(len(peers)), key=lambda i: (ranks[i], peers[i].number))
-        found += [(base + ranks[i], Parent(_name(peers[i]), peers[i].params)) for i in order]
-    return found
+class Population:
+    """The trained points of a study, ranked, and kept up to date as trials end."""
+
+    def __init__(self) -> None:
+        self._followed = Followed()
+        self._stages: dict[tuple[bool, int], Fronts] = {}
+        self._parents: dict[tuple[bool, int], dict[Values, list[tuple[int, Parent]]]] = {}
+
+    def ranked(self, study: Study) -> list[tuple[int, Parent]]:
+        """Return the points with their ranks, best first, ties in the order of their trials."""
+        for trial in self._followed.look(study)[0]:
+            if (
+                trial.state == TrialState.COMPLETE
+                and trial.user_attrs.get("status") in ("finished", "stopped")
+                and trial.user_attrs.get(OUTCOME) in ("feasible", IMPORTED)
+            ):
+                self._add(study, trial)
+        found: list[tuple[int, Parent]] = []
+        rank = 0
+        for stage in sorted(self._stages):
+            parents = self._parents[stage]
+            for layer in self._stages[stage].layers():
+                peers = sorted((peer for values in layer for peer in parents[values]), key=itemgetter(0))
+                found += [(rank, parent) for _, parent in peers]
+                rank += 1
+        return found
+
+    def _add(self, study: Study, trial: FrozenTrial) -> None:
+        stage, values = _stage(trial), _ascending(study, trial)
+        self._stages.setdefault(stage, Fronts()).add(values)
+        peers = self._parents.setdefault(stage, {}).setdefault(values, [])
+        peers.append((trial.number, Parent(_name(trial), trial.params)))
 
 
 def _chosen(population: list[tuple[int, Parent]], rng: random.Random) -> Parent:

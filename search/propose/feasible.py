@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
@@ -24,6 +25,7 @@ from composer.settings.errors import SpecError
 from search import optuna_private
 from search.propose.candidates import Judge, Judged
 from search.propose.draft_counts import DRAWN, Drawn
+from search.propose.followed import Followed
 from search.propose.moves import Parent, words
 from search.propose.proposals import (
     MISSES,
@@ -58,6 +60,7 @@ class Feasible(BaseSampler):
     def __init__(self, judge: Judge, source: Source, seed: int, starts: Sequence[Start] = ()) -> None:
         self._judge, self._source, self._seed, self._starts = judge, source, seed, starts
         self._distributions = distributions(judge.space)
+        self._pasts: WeakKeyDictionary[Study, _Past] = WeakKeyDictionary()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return all knobs, since they are sampled together."""
@@ -70,18 +73,18 @@ class Feasible(BaseSampler):
         if PLAN in trial.system_attrs:
             plan: dict[str, Any] = trial.system_attrs[PLAN]
             return plan
-        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
-        known = {each.system_attrs.get(IDENTITY, "") for each in others}
+        past = self._pasts.setdefault(study, _Past())
+        known = past.known(study, trial.number)
         write, write_system = (
             partial(each, study, trial)
             for each in (optuna_private.set_user_attr, optuna_private.set_system_attr)
         )
-        if start := next((each for each in self._starts if each.identity not in known), None):
+        if start := next((each for each in self._starts if not known(each.identity)), None):
             write(ORIGIN, {"parents": [], "moves": [f"start: {start.path}"]})
             write_system(IDENTITY, start.identity)
             write_system(PLAN, start.params)
             return start.params
-        found, parents, drawn, refused = self._propose(study, trial, others, known)
+        found, parents, drawn, refused = self._propose(study, trial, past.lost, known)
         write(DRAWN, vars(drawn))
         if self._source.names_parents:
             names = [parent.name for parent in parents]
@@ -108,14 +111,13 @@ class Feasible(BaseSampler):
             return words(found.params, parents)
 
     def _propose(
-        self, study: Study, trial: FrozenTrial, others: list[FrozenTrial], known: set[str]
+        self, study: Study, trial: FrozenTrial, lost: bool, known: Callable[[str], bool]
     ) -> tuple[Judged, tuple[Parent, ...], Drawn, list[Judged]]:
-        lost = _lost(others)
         drawn, refused = Drawn(), list[Judged]()
         nearest: tuple[Judged, tuple[Parent, ...]] | None = None
         for draft, own in self._drafts(study, trial, refused, lost):
             judged = self._judge(draft.ask)
-            repeated = judged.feasible and judged.identity in known
+            repeated = judged.feasible and known(judged.identity)
             drawn.costed += 1
             if own:
                 drawn.own += 1
@@ -148,10 +150,28 @@ class Feasible(BaseSampler):
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def _lost(others: list[FrozenTrial]) -> bool:
-    """Whether the last completed proposal was infeasible or a repeat."""
-    told = [each for each in others if each.state == TrialState.COMPLETE and DRAWN in each.user_attrs]
-    return bool(told) and not max(told, key=lambda each: each.number).user_attrs[DRAWN]["found"]
+class _Past:
+    """What was proposed in a study before."""
+
+    def __init__(self) -> None:
+        self._followed = Followed()
+        self._ended: set[str] = set()
+        self._last: FrozenTrial | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the last completed proposal was infeasible or a repeat."""
+        return self._last is not None and not self._last.user_attrs[DRAWN]["found"]
+
+    def known(self, study: Study, number: int) -> Callable[[str], bool]:
+        """Return whether an identity was proposed, other than by the trial of a number."""
+        ended, opened = self._followed.look(study)
+        for each in ended:
+            self._ended.add(each.system_attrs.get(IDENTITY, ""))
+            if each.state == TrialState.COMPLETE and DRAWN in each.user_attrs:
+                self._last = max(self._last or each, each, key=lambda one: one.number)
+        now = {each.system_attrs.get(IDENTITY, "") for each in opened if each.number != number}
+        return lambda identity: identity in self._ended or identity in now
 
 
 def imported(identity: str) -> dict[str, Any]:
@@ -174,6 +194,6 @@ def sampler(space: Space) -> BaseSampler:
 def origin(trial: Trial) -> dict[str, Any]:
     """Return the origin of a trial's point; empty without parents."""
     # this trial object does not see what its sampler wrote
-    written = trial.study.get_trials(deepcopy=False)[trial.number].user_attrs
+    written = optuna_private.frozen(trial).user_attrs
     found: dict[str, Any] = written.get(ORIGIN, {})
     return found

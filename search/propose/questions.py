@@ -6,7 +6,7 @@ Proposals are taken and deferred under the store's lock.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import optuna_private
 from search.propose.draft_counts import DRAWN, Drawn, total
+from search.propose.followed import Followed
 from search.propose.optuna_adapter import IMPORTED, OUTCOME
 
 MORE_TRIALS = "more trials"
@@ -46,11 +47,7 @@ class Tally:
         if outcome != IMPORTED:
             self.outcomes[outcome] += 1
             self.drawn = total([{DRAWN: vars(self.drawn)}, trial.user_attrs])
-            self.numbers.append(trial.number)
-
-    def copy(self) -> Tally:
-        """Return a copy that may be added to."""
-        return Tally(self.outcomes.copy(), self.drawn, [*self.numbers])
+            insort(self.numbers, trial.number)
 
     def told_after(self, number: int) -> int:
         """Return how many completed ones are after a trial number."""
@@ -62,23 +59,16 @@ class Questions:
 
     def __init__(self, study: Study, worker: str) -> None:
         self._study, self._worker = study, worker
-        self._told = Tally()
-        self._past = 0
+        self._tally, self._followed = Tally(), Followed()
 
     def tally(self) -> Tally:
-        """Count all proposals of the study."""
-        trials = self._study.get_trials(deepcopy=False)
-        # those before the first open one stay as they are
-        while self._past < len(trials) and trials[self._past].state == TrialState.COMPLETE:
-            self._told.add(trials[self._past])
-            self._past += 1
-        found = self._told.copy()
-        for trial in trials[self._past :]:
+        """Count all proposals of the study; the same object at each call."""
+        ended, opened = self._followed.look(self._study)
+        for trial in ended:
             if trial.state == TrialState.COMPLETE:
-                found.add(trial)
-            elif trial.state == TrialState.RUNNING:
-                found.opened.append(trial)
-        return found
+                self._tally.add(trial)
+        self._tally.opened = [trial for trial in opened if trial.state == TrialState.RUNNING]
+        return self._tally
 
     def ask(self) -> Trial:
         """Ask the sampler for another proposal, held by this worker."""
@@ -96,7 +86,7 @@ class Questions:
 
     def is_mine(self, trial: Trial) -> bool:
         """Whether it is open and still held by this worker."""
-        found = self._study.get_trials(deepcopy=False)[trial.number]
+        found = optuna_private.frozen(trial)
         return found.state == TrialState.RUNNING and holder(found) == self._worker
 
     def _write(self, trial: Trial | FrozenTrial, held: dict[str, Any]) -> None:

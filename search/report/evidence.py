@@ -9,7 +9,6 @@ from html import escape
 from composer.costs.base.units import count_text, duration
 from composer.language.schema.search import FlopRungs
 from composer.page.markup import choice, figure, table, warn
-from search.compare.rung_check import moved
 from search.progress.words import knob_names, moved_text, plural
 from search.report import facts, figures
 from search.report.markup import link
@@ -78,7 +77,7 @@ def rungs(source: Source) -> str:
     state = source.state
     spared = "".join(
         warn(f"{text[0].upper()}{text[1:]}.")
-        for text in (moved_text(state, rung) for rung in moved(state.ledger, len(state.config.marks)))
+        for text in (moved_text(state, rung) for rung in sorted(state.ledger.digest.spared))
     )
     return intro + spared + figure(figures.rungs(found)) + doubts
 

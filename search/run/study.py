@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial
 from composer.language.schema.spec import Spec
 from composer.language.space import Space
 from search.compare.finals import respec
-from search.compare.rungs import milestones, status_after, tokens
+from search.compare.rungs import Arrivals, milestones, tokens
 from search.errors import Crash, SearchError
 from search.objectives import Goals
 from search.progress.state import State, Watch, silent
@@ -101,6 +101,7 @@ class _Search:
         self.crashes: list[Record] = []
         self.lost_since: float | None = None
         self.ledger = Ledger(store)
+        self.arrivals = Arrivals(self.ledger.digest, self.goals)
         self.state = State(self.config, self.goals, self.ledger, set(self.baselines), worker=self.me)
         self._publish = Publisher(folder, self.state, store, self._spec)
         self.left_by: dict[str, str] = {}
@@ -143,7 +144,7 @@ class _Search:
         """Choose the next run (abandoned ones, baselines, then new trials), or return why there is none."""
         self.ledger.refresh()
         others, opened = self.store.others(), self._count()
-        left = any(free(record, others) for record in self.ledger.every())
+        left = any(free(record, others) for record in self.ledger.running())
         left = left or any(self._answerable(question, others) for question in opened)
         left = left or any(lacking(self.ledger, self.baselines))
         # with enough trials left for all workers, open proposals of the others do not matter
@@ -155,7 +156,7 @@ class _Search:
         with self._alone():
             others = self.store.others()
             adopt(self.ledger, self.baselines, others)
-            for record in self.ledger.every():
+            for record in self.ledger.running():
                 spec = self._spec(record) if free(record, others) else None
                 if spec is not None:
                     self._take(record)
@@ -168,8 +169,8 @@ class _Search:
                 if self.ledger.find(identity) is None:
                     return partial(self._work, claim(self.ledger, identity, baseline, self.me), baseline.spec)
             asking = {holder(question) for question in self._unclaimed(opened)} & others
-            training = {record.worker for record in self.ledger.every() if record.status == "running"}
-            trying = {record.worker for record in self.ledger.trials() if record.status == "running"}
+            training = {record.worker for record in self.ledger.running()}
+            trying = {record.worker for record in self.ledger.running() if record.role == "trial"}
             reason = self._over()
             if reason is None and self.state.trials_left() > len(asking):
                 return partial(self._answer, self.questions.ask())
@@ -308,7 +309,7 @@ class _Search:
         self._say_taken_over(record)
         with self._mine(record):
             record.seen.append(Seen(trained.tokens, values, trained.metrics))
-            record.status = status_after(record, self.ledger, self.goals, self.config.keep, end)
+            record.status = self.arrivals.status_after(record, self.config.keep, end)
             if record.status != "running":
                 record.ended = time.time()
         self.watch("rung", self.state)
@@ -358,8 +359,8 @@ class _Search:
     def _count(self) -> list[FrozenTrial]:
         """Count the outcomes of all proposals since the last new spec; return the open ones, oldest first."""
         tally = self.questions.tally()
-        self.state.outcomes, self.state.drawn = tally.outcomes, tally.drawn
-        newest = max((record.asked for record in self.ledger if record.asked is not None), default=-1)
+        self.state.outcomes, self.state.drawn = tally.outcomes.copy(), tally.drawn
+        newest = self.ledger.digest.last_asked
         put_off = (trial for trial in tally.opened if awaited(trial))
         self.fruitless = tally.told_after(newest) + sum(trial.number > newest for trial in put_off)
         return tally.opened
@@ -377,4 +378,5 @@ class _Search:
 
     def _reopened(self) -> None:
         self.ledger = self.state.ledger = Ledger(self.store)
+        self.arrivals = Arrivals(self.ledger.digest, self.goals)
         self._open_study()

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from composer.training.folder.files import write_text
 from search.errors import SearchError
 from search.objectives import Values
+from search.store.digest import Digest
 
 Status: TypeAlias = Literal["running", "finished", "stopped", "crashed"]
 
@@ -180,7 +181,7 @@ class Ledger:
             SearchError: a record cannot be read.
         """
         self._source = RecordFiles(source) if isinstance(source, Path) else source
-        self._known: dict[str, Record] = {}
+        self.digest = Digest()
         self._records: dict[str, Record] = {}
         self._trials: list[Record] | None = None
         self.refresh()
@@ -200,6 +201,11 @@ class Ledger:
     def every(self) -> list[Record]:
         """Return all records."""
         return list(self._records.values())
+
+    def running(self) -> list[Record]:
+        """Return the records that have not ended."""
+        found = (each for each in self.digest.running.values() if self.find(each.identity) is each)
+        return sorted(found, key=in_order)
 
     def count(self) -> int:
         """Return the number of records."""
@@ -255,11 +261,12 @@ class Ledger:
         """Write a record atomically; call under the store's lock."""
         self._trials = None
         self._source.put(record)
+        self.digest.update(record)
 
     def new_name(self, stem: str = "") -> str:
         """Return a free name: the next number for a trial, or one from the file's `stem` for a baseline."""
         if not stem:
-            return str(1 + max((int(record.name) for record in self if record.kind == "trial"), default=-1))
+            return str(1 + self.digest.last_number)
         taken = {record.name for record in self}
         names = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(taken) + 2))
         # a trial's name is a number
@@ -277,28 +284,30 @@ class Ledger:
         """Take over new and changed records, in order."""
         if changed:
             self._trials = None
-        if not all(map(self._put_in_place, changed)):
-            self._known |= {record.key: record for record in changed}
-            standing = (record for record in self._known.values() if not self._orphaned(record))
-            self._records = {record.identity: record for record in sorted(standing, key=_in_order)}
+        in_place = [self._put_in_place(record) for record in sorted(changed, key=in_order)]
+        if not all(in_place):
+            standing = (record for record in self.digest.records.values() if not self._orphaned(record))
+            self._records = {record.identity: record for record in sorted(standing, key=in_order)}
 
     def _put_in_place(self, record: Record) -> bool:
-        """Take over a record that changes the order of no other; return whether it did."""
-        known = self._known.get(record.key)
-        if known is None:
+        """Take over a record; return whether it changes the order of no other."""
+        before, other = self.digest.records.get(record.key, record), self.find(record.identity)
+        self.digest.update(record)
+        if other is None:
             last = next(reversed(self._records.values()), None)
-            if record.kind != "trial" or last is None or _in_order(last) > _in_order(record):
-                return False
-        elif known.identity != record.identity or known.identity not in self._records:
-            return False
-        self._known[record.key] = self._records[record.identity] = record
-        return True
+            in_place = record.kind == "trial" and last is not None and in_order(last) < in_order(record)
+        else:
+            in_place = other.key == record.key
+        if in_place and before.identity == record.identity:
+            self._records[record.identity] = record
+            return True
+        return False
 
     def _orphaned(self, record: Record) -> bool:
         """Whether it is a final of a deleted record, whose name another record may have."""
         if record.kind != "final":
             return False
-        base = self._known.get(record.again["of"])
+        base = self.digest.records.get(record.again["of"])
         return base is None or record.identity != _final_identity(base, record.name)
 
 
@@ -318,7 +327,8 @@ def _mark(stat: os.stat_result) -> _Mark:
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _in_order(record: Record) -> tuple[str, int, str]:
+def in_order(record: Record) -> tuple[str, int, str]:
+    """Return a sort key: baselines, finals, then trials by number."""
     return record.kind, int(record.name) if record.kind == "trial" else 0, record.name
 
 

@@ -17,13 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from composer.language.schema.search import Objective
+from search.compare import rung_check
 from search.compare.kendall import kendall
-from search.compare.rung_check import FEWEST, LEAST, out_of_use, tau_bound
-from search.compare.rungs import holds
+from search.compare.rung_check import FEWEST, LEAST, latest_pairs
+from search.compare.rungs import Arrivals
 from search.objectives import Goals
 from search.progress.events import Events
 from search.progress.table import summary
 from search.run.study import run_search
+from search.store.digest import Digest
 from search.store.ledger import Record, Seen, record_of, record_text
 
 GOALS = Goals([Objective(maximize="accuracy")])
@@ -44,6 +46,14 @@ class Misleading(FakeTraining):
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+def tau_bound(records, rung, goals):
+    return rung_check.tau_bound(latest_pairs(reversed(records), rung, goals))
+
+
+def arrivals(records):
+    return Arrivals(Digest(records), GOALS)
 
 
 def finished(pairs):
@@ -83,7 +93,7 @@ def test_the_same_tau_over_more_runs_is_surer():
 def test_a_rung_is_out_of_use_exactly_below_the_least_tau(order):
     records = finished([(float(n), float(m)) for n, m in enumerate(order)])
     bound = tau_bound(records, 0, GOALS)
-    assert out_of_use(records, 0, GOALS) == (bound if bound < LEAST else None)
+    assert arrivals(records).out_of_use(0) == (bound if bound < LEAST else None)
 
 
 def test_what_was_stopped_or_ended_at_the_rung_says_nothing_about_it():
@@ -97,15 +107,15 @@ def test_what_was_stopped_or_ended_at_the_rung_says_nothing_about_it():
 def test_a_rung_out_of_use_lets_all_pass_notes_why_and_stays_so():
     records = finished([(float(n), float(-n)) for n in range(FEWEST)])
     worst = Record("90", "trial", "90", 90, {}, {}, "", "running", [Seen(1, (-9.0,), {})])
-    assert holds(worst, records, GOALS, 0.1)
+    assert arrivals(records).holds(worst, 0.1)
     assert worst.seen[0].tau_bound == tau_bound(records, 0, GOALS)
     # even though the rung would rank well by now
     well = finished([(float(n), float(n)) for n in range(30)])
     later = Record("91", "trial", "91", 91, {}, {}, "", "running", [Seen(1, (-9.0,), {})])
-    assert holds(later, [*well, worst], GOALS, 0.1)
+    assert arrivals([*well, worst]).holds(later, 0.1)
     assert later.seen[0].tau_bound == worst.seen[0].tau_bound
     fresh = Record("92", "trial", "92", 92, {}, {}, "", "running", [Seen(1, (-9.0,), {})])
-    assert not holds(fresh, well, GOALS, 0.1)
+    assert not arrivals(well).holds(fresh, 0.1)
     assert fresh.seen[0].tau_bound is None
 
 

@@ -17,11 +17,24 @@ from composer.costs.counting.plan import count
 from composer.costs.tracing.traced_cost import measures
 from composer.language.load import load, loads
 from composer.language.schema.search import FlopRungs, Objective
-from search.compare.rungs import fronts, goes_on, holds, milestones, reached
+from search.compare.fronts import Fronts, fronts
+from search.compare.rungs import Arrivals, milestones, reached
+from search.compare.rungs import goes_on as goes_on_among
 from search.objectives import Goals, dominates
 from search.run.preview import preview
 from search.run.study import run_search
+from search.store.digest import Digest
 from search.store.ledger import Record, Seen
+
+
+def goes_on(own, others, keep, measured=0):
+    return goes_on_among(own, Fronts(others), keep, measured)
+
+
+def holds(record, records, goals, keep):
+    others = Digest(other for other in records if other is not record)
+    return Arrivals(others, goals).holds(record, keep)
+
 
 KEEP = st.floats(0.01, 1)
 number = st.integers(-3, 3).map(float)
@@ -112,6 +125,26 @@ def test_fronts_peel_off_what_nobody_left_beats(values):
         expected |= dict.fromkeys(front, rank)
         left, rank = left - front, rank + 1
     assert fronts(values) == [expected[v] for v in values]
+
+
+@given(st.one_of(*(st.lists(values, max_size=30) for values in (one, two, *more))), st.data())
+def test_fronts_kept_up_to_date_are_those_sorted_anew(values, data):
+    found = Fronts()
+    for number, value in enumerate(values, 1):
+        # the first are sorted in together, those after them one by one
+        found.add(value)
+        if number > data.draw(st.integers(8, 20), label="asked from then on"):
+            found.layers()
+    own = data.draw(st.sampled_from(values)) if values else ()
+    ranks = fronts(values)
+    layers = [{v for v, rank in zip(values, ranks, strict=True) if rank == n} for n in range(len({*ranks}))]
+    assert list(map(set, found.layers())) == layers
+    assert sorted(found) == sorted(values)
+    everyone = [own, *values]
+    of_all = fronts(everyone)
+    for measured in range(len(own)):
+        places = [(rank, -v[measured]) for rank, v in zip(of_all, everyone, strict=True)]
+        assert found.ahead(own, measured) == sum(place < places[0] for place in places)
 
 
 def rival(tokens=8192, batch=1024):

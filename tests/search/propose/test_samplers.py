@@ -18,7 +18,7 @@ from composer.settings.errors import SpecError
 from search.propose import feasible
 from search.propose.candidates import INVALID, Judge, candidate
 from search.propose.draft_counts import Drawn, total
-from search.propose.evolution import Evolution, ranked
+from search.propose.evolution import Evolution, Population
 from search.propose.feasible import sampler
 from search.propose.proposals import SurrogateSource
 from search.run.study import run_search
@@ -117,7 +117,7 @@ def test_who_came_further_ranks_higher_and_equals_rank_by_fronts():
     tell("finished", 400, (0.4, 3.0))
     tell("crashed", 0, (0.0, 0.0))
     tell("finished", 400, (9.9, 0.0), "repeat")
-    assert [(rank, parent.name) for rank, parent in ranked(study)] == [
+    assert [(rank, parent.name) for rank, parent in Population().ranked(study)] == [
         (0, "11"),
         (0, "13"),
         (1, "14"),
