@@ -19,14 +19,25 @@ from search.testing import stores as of_stores
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = Path(__file__).parent / "outside"
-NAMES = [
-    pytest.param(name, marks=pytest.mark.skipif(find_sampler(name).missing, reason="not installed"))
+# GP is fitted anew for every point; its other checks have enough of them
+SLOW = {("gp", "feasible and new"), ("gp", "seeds")}
+
+
+CASES = [
+    pytest.param(
+        name,
+        check,
+        marks=[
+            pytest.mark.skipif(find_sampler(name).missing, reason="not installed"),
+            *[pytest.mark.slow] * ((name, check) in SLOW),
+        ],
+    )
     for name in samplers()
+    for check in of_samplers.CHECKS
 ]
 
 
-@pytest.mark.parametrize("check", of_samplers.CHECKS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "check"), CASES)
 def test_every_sampler_conforms(name, check):
     of_samplers.CHECKS[check](name)
 

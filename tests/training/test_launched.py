@@ -1,12 +1,10 @@
 """torchrun and SLURM start the ranks of a run: recognised by what they set, and trained as by our own."""
 
-import os
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import Forked, composer
 from runs import SPEC, spec
 
 from composer.training.folder.checkpoint import read_checkpoint
@@ -80,23 +78,16 @@ def test_two_ranks_started_from_outside_train_as_two_of_our_own(launcher, strate
     (tmp_path / "tiny.yaml").write_text(SPEC)
     settings = [*TWO, f"train.strategy={strategy}"]
     options = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, "-m", "composer", "train", "tiny.yaml", "--out", "run", *options]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    command = ("train", "tiny.yaml", "--out", "run", *options)
     started = [
-        subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env=os.environ | variables_of(launcher, rank, port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        Forked(composer, *command, cwd=tmp_path, environment=variables_of(launcher, rank, port))
         for rank in range(2)
     ]
     try:
-        told = [each.communicate(timeout=200)[0] for each in started]
+        told = ["".join(each.communicate(timeout=200)) for each in started]
     finally:
         for each in started:
             each.kill()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,15 +73,6 @@ class FakeTraining:
             write_text(folder / "best.ckpt", f"{run_hash(spec)} {end}")
             write_text(path, str(end))
         return Trained(end, {"accuracy": accuracy(spec, end), "loss": 1 - accuracy(spec, end)})
-
-
-def kills(script: str, root: Path, stride: int) -> int:
-    """Run a script that kills searches below `root` at every `stride`-th step; return at how many."""
-    command = [sys.executable, Path(__file__).with_name(script), root, str(stride)]
-    paths = {"PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | paths)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return int(done.stdout.split()[0])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Kill a search at each of its durable steps in turn, repeat it, and compare with one left alone.
 
-A process of its own, since it forks: `kill_everywhere.py FOLDER STRIDE` takes every STRIDE-th step and
-prints how many there are.
+`main` forks, so it belongs in a process of its own; it prints how many steps there are.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import optuna
@@ -112,7 +110,3 @@ def main(root: Path, stride: int) -> None:
         found["work"] = list(dict.fromkeys(found["work"]))
         for what, value in expected.items():
             assert found[what] == value, f"step {at}: {what}\n{found[what]}\n{value}"
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,7 +1,6 @@
 """Kill an import at each of its durable steps in turn, and go on, with the same import and without it.
 
-A process of its own, since it forks: `kill_import.py FOLDER STRIDE` takes every STRIDE-th step and prints how
-many there are.
+`main` forks, so it belongs in a process of its own; it prints how many steps there are.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import optuna
@@ -90,7 +88,3 @@ def main(root: Path, stride: int) -> None:
         rows = board(without / "run")
         assert not [row for row in rows if row["status"] == "crashed"]
         assert len([row for row in rows if row["folder"].startswith("trials/")]) == 2
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

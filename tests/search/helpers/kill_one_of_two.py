@@ -1,7 +1,6 @@
 """Kill one of two workers at each of its durable steps in turn; the other has to end with all trials.
 
-A process of its own, since it forks: `kill_one_of_two.py FOLDER STRIDE` takes every STRIDE-th step and
-prints how many there are.
+`main` forks, so it belongs in a process of its own; it prints how many steps there are.
 """
 
 from __future__ import annotations
@@ -86,7 +85,3 @@ def main(root: Path, stride: int) -> None:
         if first == 0:
             print(at - stride, "steps")
             return
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,12 +1,10 @@
 """Kill a study at each of its durable steps in turn, repeat it, and compare with one left alone.
 
-A process of its own, since it forks: `kill_study.py FOLDER STRIDE` takes every STRIDE-th step and prints how
-many there are.
+`main` forks, so it belongs in a process of its own; it prints how many steps there are.
 """
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 from fake_training import FakeTraining
@@ -68,7 +66,3 @@ def main(root: Path, stride: int) -> None:
         shutil.rmtree(root / "killed")
         at += stride
     print(at)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

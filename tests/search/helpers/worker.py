@@ -1,21 +1,17 @@
-"""Workers of a search as processes of their own, and what they have to leave behind.
-
-`worker.py ROOT SECONDS STORAGE OVERRIDE..` is one: its training sleeps SECONDS for each piece. It says when
-it is ready, and begins when the file ROOT/go is there.
-"""
+"""Workers of a search as processes of their own, and what they have to leave behind."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 from fake_training import FakeTraining, accuracy, toy
+from processes import Forked
 
 from composer import load
 from composer.language.schema.identity import run_hash
@@ -37,28 +33,21 @@ EIGHT = [
 
 def start(
     root: Path, count: int, seconds: float, *overrides: str, storage: str = "", ahead: float = 0.0
-) -> list[subprocess.Popen]:
+) -> list[Forked]:
     """Start workers on ROOT/run and let them begin together, the clock of each `ahead` of the one before."""
     toy(root)
-    command = [sys.executable, __file__, str(root), str(seconds), storage, *overrides]
-    paths = {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     workers = [
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | paths | {"CLOCK_AHEAD": str(ahead * number)},
-        )
+        Forked(work, root, seconds, storage, ahead * number, *overrides, environment={"OMP_NUM_THREADS": "1"})
         for number in range(count)
     ]
-    for worker in workers:
-        worker.stdout.readline()
+    while len(list(root.glob("ready-*"))) < count:
+        assert all(worker.poll() is None for worker in workers), join(workers)
+        time.sleep(0.005)
     (root / "go").touch()
     return workers
 
 
-def join(workers: list[subprocess.Popen]) -> None:
+def join(workers: list[Forked]) -> None:
     """Wait for them to end well."""
     try:
         for worker in workers:
@@ -67,6 +56,17 @@ def join(workers: list[subprocess.Popen]) -> None:
     finally:
         for worker in workers:
             worker.kill()  # nothing, if it has ended
+
+
+def kills(kill: Callable[[Path, int], None], root: Path, stride: int) -> int:
+    """Kill searches below `root` at every `stride`-th step, in a process of its own; return at how many."""
+    process = Forked(kill, root, stride)
+    try:
+        out, error = process.communicate(timeout=1200)
+    finally:
+        process.kill()
+    assert process.returncode == 0, out + error
+    return int(out.split()[0])
 
 
 def check(root: Path, trials: int, found: optuna.Study, records: list[dict], killed: int = 0) -> None:
@@ -104,11 +104,11 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in (folder / "records").glob("*.json")]
 
 
-def main(root: Path, seconds: float, storage: str, *overrides: str) -> None:
-    """Be a worker."""
+def work(root: Path, seconds: float, storage: str, ahead: float, *overrides: str) -> None:
+    """Be a worker, whose training sleeps `seconds` for each piece; begin when the file ROOT/go is there."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.fsync = lambda file: None
-    ahead, clock = float(os.environ.get("CLOCK_AHEAD", "0")), time.time
+    clock = time.time
     time.time = lambda: clock() + ahead
     study.POLL = 0.2 if storage else 0.02
     fake = FakeTraining()
@@ -118,11 +118,7 @@ def main(root: Path, seconds: float, storage: str, *overrides: str) -> None:
         return fake(*arguments)
 
     space = load_space(root / "space.yaml", overrides)
-    print("ready", flush=True)
+    (root / f"ready-{os.getpid()}").touch()
     while not (root / "go").exists():
         time.sleep(0.005)
     run_search(space, root / "run", training, storage=storage or None)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:])

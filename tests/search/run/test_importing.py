@@ -7,10 +7,12 @@ import os
 import shutil
 
 import fake_training
+import kill_import
 import optuna
 import pytest
-from fake_training import FakeTraining, accuracy, board, kills, toy
+from fake_training import FakeTraining, accuracy, board, toy
 from importing_cases import MORE, contents, imported, old_search, records, trials
+from worker import kills
 
 from composer import load
 from composer.language.schema.identity import run_hash
@@ -356,7 +358,7 @@ def test_the_journal_that_was_lost_is_told_again(tmp_path):
 @pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_import_killed_at_any_moment_leaves_nothing_half_done(tmp_path, stride):
     """Each link, each file put in place, each record of the journal is once the last; see the script."""
-    assert kills("kill_import.py", tmp_path, stride) > 20
+    assert kills(kill_import.main, tmp_path, stride) > 20
 
 
 def test_of_answers_that_may_be_many_no_more_than_some_hundred_are_tried(tmp_path):

@@ -8,9 +8,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import kill_everywhere
 import optuna
 import pytest
-from fake_training import TWO, FakeTraining, accuracy, board, kills, toy
+from fake_training import TWO, FakeTraining, accuracy, board, toy
+from worker import kills
 
 from composer import SpecError, cost, load
 from composer.costs.fitting.caps import excesses
@@ -382,4 +384,4 @@ def test_an_unreadable_record_is_told(tmp_path):
 @pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_and_repeated_it_ends_as_if_it_had_not_been(tmp_path, stride):
     """Each durable step (a record of the journal, half of one, a file put in place) is once the last."""
-    assert kills("kill_everywhere.py", tmp_path, stride) > 100
+    assert kills(kill_everywhere.main, tmp_path, stride) > 100

@@ -8,11 +8,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import kill_one_of_two
 import optuna
 import pytest
-from fake_training import FakeTraining, board, kills, toy
+from fake_training import FakeTraining, board, toy
 from optuna.samplers import RandomSampler
-from worker import EIGHT, check, join, records, start
+from worker import EIGHT, check, join, kills, records, start
 
 from search.objectives import Goals
 from search.propose.questions import awaited
@@ -222,4 +223,4 @@ def test_a_disk_that_fills_amid_a_record_loses_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_of_two_workers_killed_at_any_moment_loses_no_trial(tmp_path, stride):
     """At each of its durable steps once, while the other worker goes on; that one ends the search alone."""
-    assert kills("kill_one_of_two.py", tmp_path, stride) > 40
+    assert kills(kill_one_of_two.main, tmp_path, stride) > 40

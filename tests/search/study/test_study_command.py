@@ -12,7 +12,7 @@ from search.commands.study import study as command
 from search.study.plan import Plan
 from search.study.rows import read_rows
 
-SMALL = ["rates=[3e-3]", "seeds=2", "budgets=[1Ki, 2Ki, 4Ki]", "warmup=512"]
+SMALL = ["rates=[3e-3]", "seeds=2", "budgets=[1Ki, 2Ki, 4Ki]", "warmup=512", "set=[train.eval.tokens=2Ki]"]
 CLAIMS = "claims: [{arm: untied, against: looped}, {arm: looped, against: untied, measure: flops_to_loss}]\n"
 
 

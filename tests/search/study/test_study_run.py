@@ -2,9 +2,11 @@
 
 import json
 
+import kill_study
 import pytest
-from fake_training import FakeTraining, SlowTraining, kills
+from fake_training import FakeTraining, SlowTraining
 from studies import toy_study
+from worker import kills
 
 from search.errors import Crash, SearchError
 from search.run.worker_plan import WorkerPlan
@@ -149,11 +151,11 @@ def test_a_torn_last_line_is_repaired_and_another_bad_line_refused(study, tmp_pa
 
 @pytest.mark.slow
 def test_a_study_killed_at_any_durable_step_ends_like_one_left_alone(tmp_path):
-    assert kills("kill_study.py", tmp_path, 1) > 30
+    assert kills(kill_study.main, tmp_path, 1) > 30
 
 
 def test_a_study_killed_at_some_durable_steps_ends_like_one_left_alone(tmp_path):
-    assert kills("kill_study.py", tmp_path, 25) > 30
+    assert kills(kill_study.main, tmp_path, 25) > 30
 
 
 @pytest.mark.slow
