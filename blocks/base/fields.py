@@ -7,9 +7,12 @@ end in B. A count must come out whole.
 from __future__ import annotations
 
 import re
+from math import floor
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 _POWERS = {"": 1, **{unit: 1000**n for n, unit in enumerate("kMGT", start=1)}}
 _POWERS |= {f"{unit}i": 1024**n for n, unit in enumerate("KMGT", start=1)}
@@ -69,12 +72,84 @@ class Aligned:
     """Marks a count that hardware prefers in multiples of 8; suggested sizes keep to them."""
 
 
+class Grid:
+    """Marks a count that may only be one of some numbers, and numbers them, from 1 on.
+
+    Other values are refused; matching and fitting propose these only, and a range of a space must hold no
+    others.
+
+    Attributes:
+        words: what the numbers are, for errors: "a square".
+    """
+
+    words: str
+
+    def nth(self, n: int) -> int:
+        """Return the n-th number."""
+        raise NotImplementedError
+
+    def rank(self, value: int) -> int:
+        """Return how many of the numbers are at most `value`."""
+        raise NotImplementedError
+
+    def holds(self, value: Any) -> bool:
+        """Whether a number, which may be traced, is one of them."""
+        return bool(self.nth(self.rank(value)) == value)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Refuse other numbers, with the two next to the one given."""
+        return no_info_after_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: int) -> int:
+        if not self.holds(value):
+            rank = self.rank(value)
+            near = [str(self.nth(n)) for n in (rank, rank + 1) if n > 0]
+            told = {"expected": f"{self.words}, such as {' or '.join(near)}", "got": str(value)}
+            raise PydanticCustomError("expected", "{expected}, got {got}", told)
+        return value
+
+
+class Multiples(Grid):
+    """The multiples of a number."""
+
+    def __init__(self, of: int) -> None:
+        self.words = f"a multiple of {of}"
+        self._of = of
+
+    def nth(self, n: int) -> int:
+        """Return n times the number."""
+        return n * self._of
+
+    def rank(self, value: int) -> int:
+        """Return how many multiples there are up to `value`."""
+        return value // self._of
+
+
+class Squares(Grid):
+    """The squares."""
+
+    words = "a square"
+
+    def nth(self, n: int) -> int:
+        """Return n * n."""
+        return n * n
+
+    def rank(self, value: int) -> int:
+        """Return the square root, rounded down."""
+        # costs can be traced through this, and not through isqrt
+        root: float = value**0.5
+        return floor(root)
+
+
 class Untraced:
     """Marks a number that decides how costs are summed: fast costs of many candidates keep it as it is."""
 
 
 Width = Annotated[Count, Aligned()]
 """A count that is a dimension of tensors: a whole number above 0, units allowed."""
+
+Square = Annotated[Count, Squares()]
+"""A count that is a square, units allowed."""
 
 Natural = Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 0)]
 """A whole number, 0 allowed, units allowed."""

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import floor
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
-from blocks.base.fields import Count, Width
+from blocks.base.fields import Count, Square, Squares, Width
 from blocks.base.invalid import independent
 from blocks.ir.operation import Init, Value, Weight
+
+_root = Squares().rank
 
 
 class ProductKeyExperts(BlockConfig):
     """A few of very many experts of one neuron, found by two sets of keys (PEER, arXiv 2407.04153)."""
 
     type: Literal["product_key_experts"] = "product_key_experts"
-    experts: Annotated[Count, Field(examples=[9])]
+    experts: Annotated[Square, Field(examples=[9])]
     """Number of experts, a square: each is a pair of one of sqrt(experts) first and as many second keys."""
     active: Count
     """Experts that each head of a token uses (top-k)."""
@@ -37,14 +38,11 @@ class ProductKeyExperts(BlockConfig):
         return {**super().canonical(width), "key_dim": self.geometry(width)[1]}
 
     def problems(self, width: int) -> Iterator[Problem]:
-        """Check that experts are pairs of keys, and that there are enough of these."""
-        yield from independent(self._pairs(), self._halves(width))
+        """Check that there are enough keys, and that queries have halves."""
+        yield from independent(self._enough(), self._halves(width))
 
-    def _pairs(self) -> Iterator[Problem]:
-        keys = _root(self.experts)
-        if keys**2 != self.experts:
-            yield Problem("experts", f"a square, such as {keys**2} or {(keys + 1) ** 2}", self.experts)
-        elif self.active > keys:
+    def _enough(self) -> Iterator[Problem]:
+        if self.active > (keys := _root(self.experts)):
             yield Problem("active", f"at most the number of keys in a set ({keys})", self.active)
 
     def _halves(self, width: int) -> Iterator[Problem]:
@@ -90,9 +88,3 @@ class ProductKeyExperts(BlockConfig):
         down = Weight("down", shape, start, active=share, writes_residual=True)
         sums = build.op("read", ReadNeurons(*sizes), x, indices, weights=[up])
         return build.op("written", WriteNeurons(*sizes), sums, chosen, indices, weights=[down])
-
-
-def _root(experts: int) -> int:
-    """Return the square root, rounded down, by arithmetic that costs can be traced through (isqrt is not)."""
-    root: float = experts**0.5
-    return floor(root)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
+from blocks.base.fields import Grid
 from composer.language.baselines import entries
 from composer.language.edits import EDITS, NO_EDIT, PLACES, as_lists, edited
 from composer.language.load import finish, in_order, read_let, read_tree, unused_let
@@ -20,6 +21,7 @@ from composer.language.parsing.resolve import Resolver
 from composer.language.schema.identity import plain
 from composer.language.schema.search import SearchConfig
 from composer.language.schema.spec import Spec
+from composer.language.validation.describe_types import marker, type_at
 from composer.language.validation.search_checks import against_search, read_search
 from composer.language.validation.semantic import undefined, unused, uses, valid_parts
 from composer.language.validation.validate import build
@@ -259,17 +261,27 @@ class Space:
         yield from resolver.faults
         spec = build(Spec, tree, broken=resolver.broken)
         found = [*([] if isinstance(spec, Spec) else spec), *undefined(tree)]
-        yield from (self._of_range(fault) for fault in found if not resolver.hides(fault.path))
+        yield from (self._of_range(fault, tree) for fault in found if not resolver.hides(fault.path))
         parts = valid_parts(tree, resolver.broken)
         if not resolver.hides("train") and not (parts.train is None and tree.child("train")):
             yield from against_search(self.search, self._tree, parts.train, parts.caps)
 
-    def _of_range(self, fault: Fault) -> Fault:
-        """Say of a fault of a number drawn from a range that it is one, and what range to write."""
+    def _of_range(self, fault: Fault, tree: Node) -> Fault:
+        """Say of a fault of a number drawn from a range that it is one, and what to write instead."""
         choice = self._choices.get(fault.path)
-        if choice is None or choice.knob.kind != "float" or not fault.expected.startswith("a whole number"):
+        if choice is None or choice.knob.kind == "categorical":
             return fault
         low, high = choice.knob.low, choice.knob.high
+        if grid := marker(type_at(Spec, tree, fault.path.split(".")), Grid):
+            listed = [
+                str(grid.nth(n))
+                for n in _spread(grid.rank(max(int(low) - 1, 0)) + 1, grid.rank(max(int(high), 0)))
+            ]
+            hint = f"write {{choice: [{', '.join(listed)}]}}" if listed else ""
+            got = f"a range of numbers from {low:.0f} to {high:.0f}"
+            return replace(fault, expected=f"{grid.words} whatever is drawn", got=got, hint=hint)
+        if choice.knob.kind != "float" or not fault.expected.startswith("a whole number"):
+            return fault
         whole = low.is_integer() and high.is_integer()
         hint = f"write {{int: [{low:.0f}, {high:.0f}]}}" if whole else "write {int: [low, high]}"
         return replace(fault, got="a range of numbers with fractions", hint=hint)
@@ -323,10 +335,16 @@ def standing(knob: Knob) -> Sequence[Value]:
     low, high = knob.low, knob.high
     if knob.kind == "int":
         count = int(high - low) // knob.step
-        parts = min(count, _BETWEEN) or 1
-        return list(dict.fromkeys(int(low) + knob.step * (count * i // parts) for i in range(parts + 1)))
+        return [int(low) + knob.step * n for n in _spread(0, count)]
     between = low * (high / low) ** _GOLDEN if knob.log else low + (high - low) * _GOLDEN
     return list(dict.fromkeys([low, between, high]))
+
+
+def _spread(first: int, last: int) -> list[int]:
+    """Return whole numbers from the first to the last, both included: all where they are few."""
+    parts = min(last - first, _BETWEEN) or 1
+    spread = (first + (last - first) * i // parts for i in range(parts + 1))
+    return list(dict.fromkeys(spread)) if first <= last else []
 
 
 def _number(knob: Knob, value: float) -> Value:

@@ -7,7 +7,9 @@ from shapes import GPT, TEXT, outside
 from strategies import make
 
 from composer.costs.counting.plan import count
+from composer.costs.fitting.fit import cheaper
 from composer.costs.fitting.tunables import Knobs
+from composer.costs.matching import match as matching
 from composer.costs.matching.match import match
 from composer.language.description.show import document, resolved_yaml
 from composer.language.load import load, loads
@@ -173,3 +175,34 @@ def test_mistakes_are_told_in_words():
         match(one, untrained)
     found = match(one, untrained, ["params", "flops_per_token"])
     assert found.spec.train is None
+
+
+def test_only_numbers_that_a_field_takes_are_tried(monkeypatch):
+    base, target = load("specs/family/peer.yaml"), spec(TINY)
+    (knob,) = (knob for knob in Knobs(base).all if knob.label == "peer.experts")
+    fewer = cheaper(base, knob)
+    assert [*fewer[:3], fewer[-1], len(fewer), fewer.index(900)] == [31**2, 30**2, 29**2, 1, 31, 1]
+    tried = set()
+
+    class Spied(matching.Coster):
+        def __call__(self, tree):
+            tried.add(tree["blocks"].get("peer", {"experts": 1})["experts"])
+            return super().__call__(tree)
+
+    found = match(base, target, ["params"], measures=Spied(["params"]))
+    assert {round(each**0.5) ** 2 for each in tried} == tried
+    assert len(tried) > 10
+    assert outside(found.spec, base) == []
+
+
+def test_what_one_block_refuses_is_not_costed():
+    base, costed, coster = load("specs/family/peer.yaml"), [], matching.Coster(["params"])
+
+    def measures(tree):
+        block = tree["blocks"].get("peer")
+        costed.append(block is None or block["active"] <= block["experts"] ** 0.5)
+        return coster(tree) if costed[-1] else {"params": 1.0}
+
+    matching.match_to(base, base, {"params": (50_000, 1)}, ["peer.experts", "peer.active"], measures=measures)
+    assert len(costed) > 3
+    assert all(costed)

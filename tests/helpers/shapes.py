@@ -14,11 +14,10 @@ def shape(spec):
             assert heads % kv_heads == 0
             found |= {(name, "attention"): heads * head_dim / width, (name, "head_dim"): head_dim}
             found[name, "group"] = heads // kv_heads
-        if hasattr(block, "experts"):
-            found[name, "hidden"] = block.active * block.hidden / width
-            found[name, "experts"] = block.experts / block.active
-        elif hasattr(block, "hidden"):
-            found[name, "hidden"] = block.hidden / width
+        if hasattr(block, "hidden"):
+            found[name, "hidden"] = getattr(block, "active", 1) * block.hidden / width
+            if hasattr(block, "experts"):
+                found[name, "experts"] = block.experts / block.active
     return found
 
 

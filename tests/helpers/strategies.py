@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from blocks.base.config import Config
+from blocks.base.fields import Grid
 from blocks.find import block_types, wiring_options
 from blocks.sequence_attention.config import RopeScaling, Yarn
 from composer.data.find import data_tasks
@@ -57,6 +58,8 @@ def value(hint):
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         wiring = next((item for item in args if isinstance(item, WiringUnion)), None)
+        if grid := next((item for item in args if isinstance(item, Grid)), None):
+            return SMALL.map(grid.nth)
         return value(args[0]) if wiring is None else option(wiring)
     if origin is Literal:
         return st.sampled_from(args)

@@ -255,3 +255,26 @@ def test_identity_changes_with_what_decides_a_trial(space: Space, folder: Path, 
 @pytest.mark.parametrize("option", ["search.trials=99", "search.time_limit=1h", "name=other"])
 def test_identity_stays_where_a_search_only_goes_on(space: Space, folder: Path, option: str) -> None:
     assert load_space(folder / "space.yaml", [option]).identity() == space.identity()
+
+
+@pytest.mark.parametrize(
+    ("experts", "told"),
+    [
+        ("{int: [2, 20]}", "got a range of numbers from 2 to 20 (write {choice: [4, 9, 16]})"),
+        ("{float: [4, 9]}", "got a range of numbers from 4 to 9 (write {choice: [4, 9]})"),
+        ("{int: [5, 8]}", "got a range of numbers from 5 to 8"),
+        ("{choice: [4, 12]}", "such as 9 or 16, got 12"),
+    ],
+)
+def test_a_range_holds_no_numbers_that_its_field_refuses(experts: str, told: str) -> None:
+    settings = [
+        "search={trials: 2, objectives: [{minimize: params}]}",
+        "blocks.peer.active=1",
+        f"blocks.peer.experts={experts}",
+    ]
+    with pytest.raises(SpecError) as error:
+        load_space("specs/family/peer.yaml", settings)
+    (fault,) = error.value.faults
+    assert str(fault).startswith("--set blocks.peer.experts=")
+    assert str(fault).endswith(told)
+    assert "blocks.peer.experts: expected a square" in str(fault)

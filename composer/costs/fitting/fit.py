@@ -13,7 +13,7 @@ from composer.costs.base.budget import size as operations_of
 from composer.costs.base.units import amount, count_text
 from composer.costs.counting.count import Costs, count_graph
 from composer.costs.counting.plan import Plan, make_plan
-from composer.costs.fitting.tunables import Knob, Knobs, Tree
+from composer.costs.fitting.tunables import Knob, Knobs, Numbers, Tree
 from composer.costs.tracing.traced_cost import Coster
 from composer.graph.compile import compile_graph
 from composer.language.load import resolve_spec
@@ -165,7 +165,7 @@ def cheaper(spec: Spec, knob: Knob) -> Sequence[int]:
     if knob.path == "train.accumulate":
         assert spec.train is not None
         return [n for n in divisors(spec.train.batch_sequences) if n > knob.value]
-    return range((knob.value - 1) // knob.grain * knob.grain, 0, -knob.grain)
+    return Numbers(knob.sensible, range(knob.sensible.rank(knob.value - 1), 0, -1))
 
 
 def divisors(number: int) -> list[int]:

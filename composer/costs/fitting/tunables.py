@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from blocks.base.config import Config
-from blocks.base.fields import Aligned
+from blocks.base.fields import Aligned, Grid, Multiples
 from composer.language.description.show import document
 from composer.language.load import overridden, read_let
 from composer.language.parsing.resolve import Resolver
 from composer.language.schema.levels import Sublayer
 from composer.language.schema.recur import Recur
 from composer.language.schema.spec import Spec, Stage
-from composer.language.validation.describe_types import fields, marked
+from composer.language.validation.describe_types import fields, marker
 from composer.settings.errors import Fault, SpecError, close
 from composer.settings.tree import Node, join
 
@@ -39,6 +39,7 @@ class Knob:
         value: what it is now, defaults worked out.
         grain: what sensible values of it are multiples of.
         part: what it belongs to.
+        grid: the numbers that it may be, where these are not all whole numbers.
     """
 
     path: str
@@ -46,6 +47,30 @@ class Knob:
     value: int
     grain: int
     part: Part
+    grid: Grid | None = None
+
+    @property
+    def sensible(self) -> Grid:
+        """The numbers that may be proposed."""
+        return self.grid or Multiples(self.grain)
+
+
+class Numbers(Sequence[int]):
+    """Some numbers of a grid, by their ranks; made when they are asked for."""
+
+    def __init__(self, grid: Grid, ranks: range) -> None:
+        self._grid, self._ranks = grid, ranks
+
+    def __len__(self) -> int:
+        return len(self._ranks)
+
+    def __getitem__(self, i: Any) -> Any:
+        ranks = self._ranks[i]
+        return Numbers(self._grid, ranks) if isinstance(ranks, range) else self._grid.nth(ranks)
+
+    def index(self, value: int, *_: int) -> int:
+        """Return where a number is, without going through all."""
+        return self._ranks.index(self._grid.rank(value))
 
 
 class Knobs:
@@ -132,8 +157,8 @@ def _leaves(spec: Spec) -> Iterator[Knob]:
     for name, block in spec.blocks.items():
         for field, value in block.canonical(width).items():
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                grain = _grain(block, field, value)
-                yield Knob(join("blocks", name, field), f"{name}.{field}", value, grain, "block")
+                grain, grid = _grain(block, field, value), marker(fields(type(block)).get(field), Grid)
+                yield Knob(join("blocks", name, field), f"{name}.{field}", value, grain, "block", grid)
     trips = list(_trips(spec.stages, "stages"))
     for path, stage in trips:
         short = "steps" if stage.tied else "layers"
@@ -163,7 +188,7 @@ def _trips(entries: Iterable[Sublayer | Stage], path: str) -> Iterator[tuple[str
 
 def _grain(config: Config, field: str, value: int) -> int:
     """Return the granularity of a size: multiples of 8 stay multiples of 8."""
-    if not marked(fields(type(config)).get(field), Aligned):
+    if marker(fields(type(config)).get(field), Aligned) is None:
         return 1
     return 8 if value % 8 == 0 else 2 - value % 2
 
@@ -174,8 +199,10 @@ def _named(name: str, value: int, paths: Sequence[str], leaves: Mapping[str, Kno
     if not set_ or value < 1:
         return None
     # a name that is itself a width moves as widths do
-    grain = max((knob.grain for knob in set_ if knob.value == value), default=1)
-    return Knob(name, name, value, grain, set_[0].part)
+    alike = [knob for knob in set_ if knob.value == value]
+    grain = max((knob.grain for knob in alike), default=1)
+    grid = next((knob.grid for knob in alike if knob.grid), None)
+    return Knob(name, name, value, grain, set_[0].part, grid)
 
 
 def _resolved(source: Node) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, log, log2
 from typing import TypeAlias
 
-from composer.costs.fitting.tunables import Knob
+from composer.costs.fitting.tunables import Knob, Numbers
 from composer.costs.matching.shape import (
     SHAPING,
     WIDTH,
@@ -101,7 +102,7 @@ def axes(free: Sequence[Knob], limits: Limits, *, fine: bool = False) -> list[Ax
     known = {knob.path: knob for knob in free}
     found = []
     for field in ("hidden", "experts"):
-        blocks = [each for each in limits.hidden if path(each.name, field) in known]
+        blocks = [each for each in limits.hidden if _solved_for(known.get(path(each.name, field)))]
         if blocks:
             knobs = [known[path(each.name, field)] for each in blocks]
             # rows of experts have to be multiples of 8
@@ -111,6 +112,10 @@ def axes(free: Sequence[Knob], limits: Limits, *, fine: bool = False) -> list[Ax
             )
             found.append(Axis(field, tuple(blocks), tuple(knob.value for knob in knobs), tuple(grains)))
     return found
+
+
+def _solved_for(knob: Knob | None) -> bool:
+    return knob is not None and knob.grid is None
 
 
 def dimensions(
@@ -135,7 +140,7 @@ def dimensions(
     blocks = [each.name for each in limits.attention] + [each.name for each in limits.hidden]
     shaping = {path(name, field) for name in blocks for field in SHAPING}
     for knob in free:
-        if knob.path != WIDTH and knob.path not in shaping:
+        if knob.path != WIDTH and (knob.path not in shaping or knob.grid is not None):
             found.append([effects(knob, value) for value in _others(knob)])
     return [_sorted(each, limits) for each in found]
 
@@ -213,14 +218,14 @@ def _active(blocks: Sequence[Hidden], base: Sizes) -> Iterator[dict[str, int]]:
 
 def _others(knob: Knob) -> list[int]:
     least, most = max(knob.value // _OTHER_FACTOR, 1), knob.value * _OTHER_FACTOR
-    values = [n * knob.grain for n in range(ceil(least / knob.grain), most // knob.grain + 1)]
-    return _thinned(values)
+    ranks = range(knob.sensible.rank(least - 1) + 1, knob.sensible.rank(most) + 1)
+    return _thinned(Numbers(knob.sensible, ranks))
 
 
 def _thinned(values: Sequence[int]) -> list[int]:
     """Return spaced values of a sorted list, including the first and the last."""
-    found: list[int] = []
-    for value in values:
-        if not found or value == values[-1] or value >= found[-1] * (1 + _STEP):
-            found.append(value)
+    found, at = [], 0
+    while at < len(values):
+        found.append(values[at])
+        at = max(at + 1, min(bisect_left(values, found[-1] * (1 + _STEP), at), len(values) - 1))
     return found

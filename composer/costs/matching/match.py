@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from pydantic import ValidationError
+
 from composer.costs.fitting.fit import Measures, Move, made
 from composer.costs.fitting.tunables import Knob, Knobs, Tree, find
 from composer.costs.matching.choices import axes, dimensions
@@ -199,8 +201,13 @@ class _Matching:
         tree["train"] = given.get("train")
         self._tree = {key: value for key, value in tree.items() if value is not None}
         self._slots = {knob: _slot(self._tree, knob) for knob in self.limits.base}
+        self._numbers = {
+            name: [path.rpartition(".")[2] for path in self.limits.base if path.startswith(f"blocks.{name}.")]
+            for name in self._tree["blocks"]
+        }
         self._moved: dict[str, int] = {}
         self._known: dict[tuple[tuple[str, int], ...], Costs | None] = {}
+        self._sound: dict[tuple[str, int, tuple[Any, ...]], bool] = {}
         # what is wrong with the base is told before anything is solved
         measures(self._tree)
 
@@ -232,13 +239,31 @@ class _Matching:
         """Return the targeted measures; None if the sizes give no valid spec."""
         key = tuple(sorted(values.items()))
         if key not in self._known:
-            try:
-                found = self._measures(self._set(values))
-            except SpecError:
-                self._known[key] = None
-            else:
-                self._known[key] = [found[name] for name in self._names]
+            self._known[key] = self._counted(self._set(values))
         return self._known[key]
+
+    def _counted(self, tree: Tree) -> Costs | None:
+        # most sizes that are refused are refused by one block alone, which is known sooner
+        if not all(
+            self._allows(name, tree["model"]["width"], block) for name, block in tree["blocks"].items()
+        ):
+            return None
+        try:
+            found = self._measures(tree)
+        except SpecError:
+            return None
+        return [found[name] for name in self._names]
+
+    def _allows(self, name: str, width: int, block: Tree) -> bool:
+        """Whether a block may have these fields at this width, whatever there is beside it."""
+        key = name, width, tuple(block[field] for field in self._numbers[name])
+        if key not in self._sound:
+            try:
+                config = type(self._base.blocks[name]).model_validate(block)
+                self._sound[key] = not any(config.problems(width))
+            except ValidationError:
+                self._sound[key] = False
+        return self._sound[key]
 
     def moves(self, values: Sizes) -> Iterator[Move]:
         """Yield every size that differs from the base's; kv_heads only where they differ from heads."""

@@ -100,7 +100,7 @@ class _Target:
         most = _FARTHEST * max(experts_needed(self._spec), least)
 
         def values(first: int) -> dict[str, int]:
-            return {knob.path: ceil(first * knob.value / least) for knob in knobs}
+            return {knob.path: _at_least(knob, ceil(first * knob.value / least)) for knob in knobs}
 
         failed, trial = least, max(least + 1, 3 * experts_needed(self._spec) // 4)
         while not self._fits(values(trial)):
@@ -143,3 +143,8 @@ class _Target:
     def _order(self, names: Sequence[str]) -> Iterator[str]:
         wanted = [name for name in names if not name.endswith("-dense")]
         yield from sorted(wanted, key=lambda name: name not in self._failing)
+
+
+def _at_least(knob: Knob, value: int) -> int:
+    """Return the least number from `value` on that the knob may be."""
+    return value if knob.grid is None else knob.grid.nth(knob.grid.rank(value - 1) + 1)

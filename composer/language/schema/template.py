@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -17,14 +17,14 @@ from pydantic import Discriminator, Tag, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from blocks.base.config import Config
-from blocks.base.fields import UNITS, Aligned
+from blocks.base.fields import UNITS, Aligned, Grid
 from blocks.ir.traced import Number, Traced
 from composer.settings.types import Description
 
 C = TypeVar("C", bound=Config)
 Plain = Mapping[str, Any]
 Structure = tuple[Any, ...]
-Limits = tuple[tuple[str, Any], ...]
+Limits = tuple[Callable[[Traced], Any], ...]
 
 
 def split(tree: Plain) -> tuple[tuple[Any, ...], list[Number]]:
@@ -117,8 +117,8 @@ def _field(field: FieldInfo, value: Any, number: Any) -> Any:
     if limits is None or type(number.value) is not type(value):
         _pin(number)
         return value
-    for comparison, bound in limits:
-        number.trace.guard(comparison, number, bound)
+    for check in limits:
+        check(number)
     return number
 
 
@@ -161,7 +161,8 @@ def _limits(field: FieldInfo, kind: type) -> Limits | None:
     if hint is not kind or None in found:
         return None
     # neither infinite nor not a number
-    finite = (("<=", sys.float_info.max), (">=", -sys.float_info.max)) if kind is float else ()
+    largest = sys.float_info.max
+    finite = (_guard("<=", largest), _guard(">=", -largest)) if kind is float else ()
     return (*(limit for limits in found if limits for limit in limits), *finite)
 
 
@@ -176,14 +177,20 @@ def _numbers(hints: Iterable[Any]) -> Iterator[Any]:
 def _limit(check: Any) -> Limits | None:
     match check:
         case Gt():
-            return ((">", check.gt),)
+            return (_guard(">", check.gt),)
         case Ge():
-            return ((">=", check.ge),)
+            return (_guard(">=", check.ge),)
         case Lt():
-            return (("<", check.lt),)
+            return (_guard("<", check.lt),)
         case Le():
-            return (("<=", check.le),)
+            return (_guard("<=", check.le),)
+        case Grid():
+            return (check.holds,)
         case WithJsonSchema() | Description() | Aligned() | Discriminator() | Tag():
             return ()
     finite = getattr(check, "__dict__", None) == {"allow_inf_nan": False}
     return () if finite or check in UNITS else None
+
+
+def _guard(comparison: str, bound: Any) -> Callable[[Traced], Any]:
+    return lambda number: number.trace.guard(comparison, number, bound)

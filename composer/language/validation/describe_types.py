@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from itertools import chain
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 from pydantic import Tag
 from pydantic.fields import FieldInfo
 
 from blocks.base.config import Config
-from blocks.base.fields import LARGEST, Bytes, Count, Natural, Width
+from blocks.base.fields import LARGEST, Bytes, Count, Grid, Natural, Width
 from composer.language.schema.unions import DiscoveredUnion
 from composer.settings.errors import listed
+from composer.settings.tree import Node
 from composer.settings.types import Description
+
+M = TypeVar("M")
 
 _NAMED = {
     Width: "a whole number above 0, such as 64 or 4Ki",
@@ -33,6 +37,8 @@ def words(hint: Any, extra: tuple[Any, ...] = ()) -> str:
         inner, *metadata = get_args(hint)
         if said := next((item for item in metadata if isinstance(item, Description)), None):
             return said
+        if grid := next((item for item in metadata if isinstance(item, Grid)), None):
+            return f"{grid.words}, such as {grid.nth(8)} or {grid.nth(32)}"
         found = next((item for item in metadata if isinstance(item, DiscoveredUnion)), None)
         if found:
             return found.describe()
@@ -120,7 +126,8 @@ def _plain(value: Any) -> str:
 
 def quantity(hint: Any) -> bool:
     """Whether a hint is, or may be, a number with units, or has words of its own."""
-    if _named(hint) or any(isinstance(item, Description) for item in getattr(hint, "__metadata__", ())):
+    metadata = getattr(hint, "__metadata__", ())
+    if _named(hint) or any(isinstance(item, Description | Grid) for item in metadata):
         return True
     return get_origin(hint) in (Union, types.UnionType) and any(map(quantity, get_args(hint)))
 
@@ -132,11 +139,11 @@ def keys(hint: Any) -> list[str]:
     return [key for arg in get_args(hint) if not isinstance(arg, str) for key in keys(arg)]
 
 
-def marked(hint: Any, marker: type) -> bool:
-    """Whether a type, or a part of it, has a marker in its metadata."""
-    if any(isinstance(item, marker) for item in getattr(hint, "__metadata__", ())):
-        return True
-    return any(marked(arg, marker) for arg in get_args(hint) if not isinstance(arg, str))
+def marker(hint: Any, kind: type[M]) -> M | None:
+    """Return the marker of a kind in the metadata of a type or of a part of it."""
+    own = (item for item in getattr(hint, "__metadata__", ()) if isinstance(item, kind))
+    inner = (found for arg in get_args(hint) if not isinstance(arg, str) and (found := marker(arg, kind)))
+    return next(chain(own, inner), None)
 
 
 def config_of(hint: Any, plain: Any) -> type[Config] | None:
@@ -155,6 +162,18 @@ def config_of(hint: Any, plain: Any) -> type[Config] | None:
         configs = [each for arg in get_args(hint) if (each := config_of(arg, plain)) is not None]
         return configs[0] if len(configs) == 1 else None
     return None
+
+
+def type_at(hint: Any, node: Node, path: Iterable[str]) -> Any:
+    """Return the type of the value at a path below a node of a type; None where the path leads nowhere."""
+    for name in path:
+        step = int(name) if isinstance(node.value, list) and name.isdigit() else name
+        child, config = node.child(step), config_of(hint, node.plain)
+        deeper = None if child is None else step_into(config or hint, step)
+        if child is None or deeper is None:
+            return None
+        hint, node = deeper[0], child
+    return hint
 
 
 @cache
