@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 
+from composer.data.base.errors import DataError
 from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Schedule, Spec, Train
 from composer.training.folder.data_record import fingerprint_of
@@ -40,16 +41,36 @@ class Plan:
     Attributes: `study`; `seed` of the runs that rates are chosen by.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, data: str | None = None) -> None:
         self.study, self.config = study, study.config
+        self._data = data
         train = study.arms[0].spec.train
         assert train is not None
         self.seed = train.seed
         self._cells: dict[tuple[str, str, float, int, int], Cell] = {}
 
+    @classmethod
+    def judging(cls, study: Study, rows: Iterable[Row]) -> Plan:
+        """Return the plan that rows are judged by; where the data are missing, they are those of the rows.
+
+        Raises:
+            DataError: the data are missing, and the rows are of none or of several.
+        """
+        plan = cls(study)
+        try:
+            plan.data  # noqa: B018
+        except DataError:
+            found = {row.data for row in rows}
+            if len(found) != 1:
+                raise
+            return cls(study, found.pop())
+        return plan
+
     @cached_property
     def data(self) -> str:
         """The digest of the data, which all arms share; empty for tasks without files."""
+        if self._data is not None:
+            return self._data
         found = fingerprint_of(self.study.arms[0].spec)
         return "" if found is None else found.digest[:_DIGITS]
 

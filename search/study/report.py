@@ -30,10 +30,10 @@ def write_report(study: Study, folder: Path, rows: Path) -> Results:
 
     Raises:
         SearchError: the rows cannot be read.
+        DataError: the data are missing, and the rows are of none or of several.
         OSError: the report cannot be written.
     """
-    plan = Plan(study)
-    results = plan.results(read_rows(rows))
+    results = _results(study, rows)
     judged, made = verdicts(results), list(tables(results))
     charts = dict(curves(results))
     for name in (TABLES, FIGURES):
@@ -57,8 +57,13 @@ def markdown(study: Study, rows: Path) -> str:
     Raises:
         SearchError: the rows cannot be read.
     """
-    results = Plan(study).results(read_rows(rows))
+    results = _results(study, rows)
     return _markdown(results, tables(results))
+
+
+def _results(study: Study, rows: Path) -> Results:
+    known = read_rows(rows)
+    return Plan.judging(study, known).results(known)
 
 
 def _markdown(results: Results, made: Iterable[Table]) -> str:

@@ -1,6 +1,7 @@
 """Running a study: which runs, in which order, resumed and changed."""
 
 import json
+import re
 
 import kill_study
 import pytest
@@ -8,10 +9,12 @@ from fake_training import FakeTraining, SlowTraining
 from studies import toy_study
 from worker import kills
 
+from composer.data.base.errors import DataError
 from search.errors import Crash, SearchError
 from search.run.worker_plan import WorkerPlan
 from search.study.command import note_stale
 from search.study.plan import Plan
+from search.study.report import markdown
 from search.study.rows import read_rows
 from search.study.run import run_study
 from search.study.workers import run_workers
@@ -178,3 +181,19 @@ def test_two_workers_train_what_one_would(study, tmp_path):
     assert len((tmp_path / "two/rows.jsonl").read_text().splitlines()) == len(two)
     assert {worker for event, worker in seen if event == "row"} == {1, 2}
     assert list((tmp_path / "two/workers").iterdir()) == []
+
+
+def test_rows_are_judged_where_the_data_are_not(tmp_path):
+    text = tmp_path / "corpus.txt"
+    text.write_text("A short text, over and over. " * 100)
+    data = f"set=['train.data={{task: text, path: {text}, length: 32}}', model.vocab=256]"
+    study, rows = toy_study(tmp_path, data), tmp_path / "out" / "rows.jsonl"
+    run(study, rows.parent)
+    told = markdown(study, rows)
+    assert told.startswith("All 8 runs are done")
+    text.unlink()
+    assert markdown(toy_study(tmp_path, data), rows) == told
+    one, *others = rows.read_text().splitlines()
+    rows.write_text("\n".join([json.dumps(json.loads(one) | {"data": "other"}), *others, ""]))
+    with pytest.raises(DataError, match=re.escape(str(text))):
+        markdown(study, rows)
