@@ -26,10 +26,7 @@ class Config(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        # pydantic evaluates the annotations of all bases again for each subclass, and needs those of fields
-        annotations = vars(cls).get("__annotations__", {})
-        for name in cls.__class_vars__ & annotations.keys():
-            del annotations[name]
+        _forget_class_vars(cls)
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -47,6 +44,16 @@ class Config(BaseModel):
             if name in cls.model_fields:
                 properties[cls.model_fields[name].alias or name]["description"] = text
         return found
+
+
+def _forget_class_vars(config: type[Config]) -> None:
+    """Delete the annotations of class variables, which pydantic would evaluate again for each subclass."""
+    annotations = vars(config).get("__annotations__", {})
+    for name in config.__class_vars__ & annotations.keys():
+        del annotations[name]
+
+
+_forget_class_vars(Config)
 
 
 @dataclass(frozen=True)

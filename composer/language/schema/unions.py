@@ -23,8 +23,11 @@ class DiscoveredUnion(Generic[T]):
         self.tag, self.find = tag, find
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices = {name: handler.generate_schema(config) for name, config in self.find().items()}
+        choices: dict[Any, CoreSchema] = {name: _deferred(config) for name, config in self.find().items()}
         return core_schema.tagged_union_schema(choices, self.tag)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler({**schema, "choices": {n: _schema(config) for n, config in self.find().items()}})
 
     def select(self, plain: Mapping[str, Any]) -> type[Config] | None:
         """Return the config that a mapping is validated against, if it says so."""
@@ -47,8 +50,7 @@ class WiringUnion(DiscoveredUnion[WiringConfig]):
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         choices: dict[Any, CoreSchema] = {
-            name: core_schema.no_info_before_validator_function(_fields, handler.generate_schema(option))
-            for name, option in self.options.items()
+            name: _deferred(option, _fields) for name, option in self.options.items()
         }
         written = core_schema.plain_serializer_function_ser_schema(_written, info_arg=True)
         union = core_schema.tagged_union_schema(
@@ -57,9 +59,11 @@ class WiringUnion(DiscoveredUnion[WiringConfig]):
         return core_schema.nullable_schema(union) if self.optional else union
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        union = schema["schema"] if self.optional else schema
+        # the handler describes what is inside a schema once, under its name, not the schema itself
         mappings = [
-            handler(union["choices"][name]) for name, option in self.options.items() if option.model_fields
+            handler(core_schema.no_info_before_validator_function(_fields, _schema(option)))
+            for option in self.options.values()
+            if option.model_fields
         ]
         names = {"type": "string", "enum": self.bare()}
         return {"anyOf": [names, *mappings]} if mappings else names
@@ -77,6 +81,21 @@ class WiringUnion(DiscoveredUnion[WiringConfig]):
         """Say what is expected."""
         mappings = [f"{{{name}: ..}}" for name, option in self.options.items() if option.model_fields]
         return listed([*self.bare(), *mappings])
+
+
+def _deferred(config: type[Config], read: Callable[[Any], Any] = lambda value: value) -> CoreSchema:
+    """Return a schema that builds the validator of a config when a value is first validated against it.
+
+    A spec uses few of all configs. `read` makes the mapping that is validated from the value.
+    """
+    return core_schema.no_info_plain_validator_function(lambda value: config.model_validate(read(value)))
+
+
+def _schema(config: type[Config]) -> CoreSchema:
+    """Return the schema of a config, to be described once under its name."""
+    config.model_rebuild()
+    schema: Any = {"ref": f"{config.__module__}.{config.__qualname__}:{id(config)}"}
+    return {**config.__pydantic_core_schema__, **schema}
 
 
 def _required(option: type[Config]) -> bool:
