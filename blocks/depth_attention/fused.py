@@ -105,7 +105,8 @@ class _Append(torch.autograd.Function):
         ctx.places = place_of(key), place_of(value)
         ctx.made = memory.running()
         ctx.set_materialize_grads(False)
-        return token.view_as(token)
+        # no view, of which FSDP warns
+        return torch.empty_like(token)
 
     @staticmethod
     @once_differentiable

@@ -155,7 +155,8 @@ class _Append(torch.autograd.Function):
         ctx.memory, ctx.slot, ctx.dtypes = memory, slot, (key.dtype, value.dtype)
         ctx.made = memory.running()
         ctx.set_materialize_grads(False)
-        return token.view_as(token)
+        # no view, of which FSDP warns
+        return torch.empty_like(token)
 
     @staticmethod
     @once_differentiable

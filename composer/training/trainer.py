@@ -150,8 +150,6 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings(
                 "ignore", r".isinstance\(treespec, LeafSpec\). is deprecated", FutureWarning
             )
-            # the order tokens of slots are views, which nothing writes
-            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
