@@ -40,7 +40,7 @@ from search.run.adopting import adopt, claim, lacking
 from search.run.open_store import open_search
 from search.run.publishing import Publisher
 from search.store.ledger import Ledger, Record, Seen, free
-from search.store.reconnect import reach_again
+from search.store.reconnect import open_patiently, reach_again
 from search.store.same_data import check_data, same_data
 from search.store.store import Store
 from search.trainer import Step, Train, train
@@ -80,7 +80,8 @@ def run_search(
             in a row.
     """
     with open_search(space, folder, storage) as store:
-        search = _Search(space, folder, store, train, watch)
+        opens = partial(_Search, space, folder, store, train, watch)
+        search = open_patiently(store, opens, RETRY, POLL)
         reason = search.run()
         watch("end", search.state)
         return Outcome(folder, search.state, reason)

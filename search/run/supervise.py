@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from composer.language.space import Space
@@ -13,9 +14,10 @@ from search.propose.baselines import baselines
 from search.run.crew import Crew, CrewMember, Plan
 from search.run.interruption import STOPPING, Interruption, interruption
 from search.run.open_store import open_search
-from search.run.study import Outcome
+from search.run.study import POLL, RETRY, Outcome
 from search.run.worker_process import Ended, Note, SearchJob, Told
 from search.store.ledger import Ledger
+from search.store.reconnect import open_patiently
 from search.store.store import Store
 from search.trainer import Train, train
 
@@ -30,7 +32,7 @@ def runs_left(space: Space, folder: Path, storage: str | None) -> float:
         SpecError, SearchError: as `run_search` does.
     """
     with open_search(space, folder, storage) as store:
-        return _state(space, store).runs_left()
+        return open_patiently(store, partial(_state, space, store), RETRY, POLL).runs_left()
 
 
 def run_workers(
@@ -55,7 +57,8 @@ def run_workers(
         interruption() as stop,
         plan.start(SearchJob(space, folder.absolute(), storage, train)) as workers,
     ):
-        return _Supervisor(folder, store, _state(space, store), watch, workers, stop).run()
+        state = open_patiently(store, partial(_state, space, store), RETRY, POLL)
+        return _Supervisor(folder, store, state, watch, workers, stop).run()
 
 
 class _Supervisor:

@@ -88,6 +88,7 @@ class DatabaseStore:
         try:
             self._search, token = self._enter("\n".join(space.lines()))
             self._refuse_another(token)
+            self._write_time()
         except DBAPIError as error:
             told = f"expected a PostgreSQL database to write to, but {_cause(error)}"
             raise SearchError(f"{self._place}: {told}") from None
@@ -97,7 +98,6 @@ class DatabaseStore:
         self._lease = Lease(folder / WORKERS, self.worker)
         self._copies = RecordFiles(folder / RECORDS)
         self._copied: dict[str, str] = {}
-        self.touch()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -144,6 +144,9 @@ class DatabaseStore:
     def touch(self) -> None:
         """Write the time, by the server's clock, into the row of this worker."""
         self._lease.touch()
+        self._write_time()
+
+    def _write_time(self) -> None:
         own = {"search": self._search, "name": self.worker.name, "host": self.worker.host}
         own |= {"pid": self.worker.pid, "machine": self.worker.machine}
         new = insert(_workers).values(**own, touched=sql.func.clock_timestamp())

@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
 from search.errors import SearchError
 from search.store.store import Store
+
+Opened = TypeVar("Opened")
+
+
+def open_patiently(store: Store, opens: Callable[[], Opened], retry: float, poll: float) -> Opened:
+    """Open what a caller has in a store; where the store goes away meanwhile, wait for it and open it anew.
+
+    Args:
+        opens: called each time the store answers.
+        retry: seconds after which the store is given up.
+        poll: seconds between two attempts.
+
+    Raises:
+        SearchError: it did not answer in time.
+    """
+    found: list[Opened] = []
+    try:
+        return opens()
+    except Exception as error:
+        if not store.is_lost(error):
+            raise
+        warnings.warn(store.lost(error, None), stacklevel=2)
+        since = time.monotonic()
+        reach_again(store, error, since, retry, poll, lambda text: None, lambda: found.append(opens()))
+    return found[-1]
 
 
 def reach_again(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -28,7 +29,7 @@ from search.run.machine import available_cores
 from search.run.open_store import open_shared
 from search.run.study import CRASHES, POLL, RETRY
 from search.store.ledger import Ledger, Record, Seen, free
-from search.store.reconnect import reach_again
+from search.store.reconnect import open_patiently, reach_again
 from search.store.store import Store
 from search.study.load import Study, StudyArm
 from search.study.plan import Plan, Unit
@@ -85,7 +86,8 @@ def run_study(
         KeyboardInterrupt: a signal that ends training; what was trained is saved.
     """
     with open_shared(study, folder, storage) as store:
-        _Worker(study, folder, rows, store, train, watch).run()
+        opens = partial(_Worker, study, folder, rows, store, train, watch)
+        open_patiently(store, opens, RETRY, POLL).run()
 
 
 class _Deposed(Exception):

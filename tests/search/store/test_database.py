@@ -24,6 +24,7 @@ from search.progress.table import summary
 from search.run import study
 from search.run.study import run_search
 from search.store import lease
+from search.store.database import DatabaseStore
 from search.study.rows import read_rows
 from search.study.run import run_study
 
@@ -202,6 +203,38 @@ def test_a_lost_database_is_told_and_given_up_after_a_while(tmp_path, server, mo
         notes[0]
         == f"{url.replace('postgresql:', 'postgresql+psycopg:')}: the database does not answer; trying again"
     )
+
+
+@needs_server
+@pytest.mark.parametrize("retry", [60.0, 0.2])
+def test_a_worker_that_starts_while_the_database_goes_away_waits_for_it(tmp_path, server, monkeypatch, retry):
+    monkeypatch.setattr(study, "RETRY", retry)
+    url, space = server.url(f"start{retry:.0f}"), toy(tmp_path, *SIX)
+    opened, stopped = DatabaseStore.study, []
+
+    def stop_first(store, *arguments):
+        if not stopped:
+            stopped.append(server.stop())
+            if retry > 1:
+                threading.Timer(0.3, server.start).start()
+        return opened(store, *arguments)
+
+    monkeypatch.setattr(DatabaseStore, "study", stop_first)
+    if retry > 1:
+        with pytest.warns(UserWarning, match="the database does not answer; trying again"):
+            run_search(space, tmp_path / "run", FakeTraining(), storage=url)
+        check_all(tmp_path, url, space)
+        return
+    try:
+        with (
+            pytest.warns(UserWarning, match="does not answer; trying again"),
+            pytest.raises(
+                SearchError, match=r"does not answer, for .*\n.*nothing is lost; run the same command"
+            ),
+        ):
+            run_search(space, tmp_path / "run", FakeTraining(), storage=url)
+    finally:
+        server.start()
 
 
 @needs_server
