@@ -1,1 +1,1 @@
-"""Launches, bytes and FLOPs of a training step on a GPU, counted without one."""
+"""Kernel launches, bytes and FLOPs of a training step on a GPU, counted without a GPU."""

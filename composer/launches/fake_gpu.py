@@ -1,7 +1,7 @@
-"""Fake tensors that pass for CUDA tensors: code takes the paths it takes on a GPU, and computes nothing.
+"""Fake tensors that report a CUDA device, so that code takes the same paths as on a GPU without computing.
 
 The CPU build of PyTorch supports no autograd on fake CUDA tensors. These are fake CPU tensors, and functions
-that ask for the device are replaced.
+that query the device are replaced.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from composer.graph.passes import self_test
 from composer.module import batch, target, weights
 
 CAPABILITY = 90
-"""The compute capability whose tiles are used: that of an H100 and an H200."""
+"""The compute capability that tiles are chosen for: that of an H100 and an H200."""
 
 Precision = Literal["bfloat16", "float32"]
-"""What products are in: bf16 by autocast, or fp32."""
+"""The precision of matrix products: bf16 by autocast, or fp32."""
 
 
 @contextmanager
 def fake_gpu(precision: Precision = "bfloat16") -> Iterator[None]:
-    """Make all new tensors fake, and pass them off as CUDA tensors; under autocast where that is bf16."""
+    """Create all new tensors as fake CUDA tensors until the context ends; with bf16 under autocast."""
     here = Target("cuda", precision, here=True)
     with ExitStack() as stack:
         for function, other in _REPLACED:
@@ -59,11 +59,11 @@ _REPLACED: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (weights.initial, _empty),
     (batch.check_range, lambda *given, **named: None),
 )
-"""Functions that ask for the device or read values, and their replacements."""
+"""Functions that query the device or read values, and their replacements."""
 
 
 def _everywhere(stack: ExitStack, function: Callable[..., Any], other: Callable[..., Any]) -> None:
-    """Replace a function in every module of ours that has imported it."""
+    """Replace a function in each of our modules that imported it."""
     name = function.__name__
     for module in [*sys.modules.values()]:
         ours = getattr(module, "__name__", "").split(".")[0] in ("blocks", "composer")

@@ -26,9 +26,9 @@ Phase = Literal["forward", "backward"]
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel: its name, the bytes of what it reads and writes, its FLOPs, and what it multiplies in.
+    """One kernel launch: name, bytes read and written, FLOPs, and whether products are in fp32.
 
-    A Triton kernel of ours has its folder before its name.
+    The name of our own Triton kernels begins with their folder.
     """
 
     phase: Phase
@@ -40,9 +40,9 @@ class Launch:
 
 @dataclass(frozen=True)
 class TritonLaunch:
-    """One launch of a Triton kernel: what it was given, by the kernel's own names, and how many programs.
+    """One launch of a Triton kernel: its arguments by name, and the number of programs.
 
-    `compile` has Triton compile it for these arguments, and returns its compiled kernel.
+    `compile` compiles it for these arguments and returns Triton's compiled kernel.
     """
 
     compile: Callable[[], Any]
@@ -54,7 +54,7 @@ class TritonLaunch:
 
 @dataclass
 class Launches:
-    """What was launched so far, and the phase that is running; `watch` hears of each Triton kernel."""
+    """The launches so far, and the current phase; `watch` is called with each launch of a Triton kernel."""
 
     made: list[Launch] = field(default_factory=list)
     phase: Phase = "forward"
@@ -62,13 +62,13 @@ class Launches:
     watch: Callable[[TritonLaunch], None] | None = None
 
     def add(self, kernel: str, size: float, flops: float = 0.0, fp32: bool = False) -> None:
-        """Note one launch."""
+        """Record one launch."""
         self.made.append(Launch(self.phase, kernel, size, flops, fp32))
 
 
 @contextmanager
 def counted(watch: Callable[[TritonLaunch], None] | None = None) -> Iterator[Launches]:
-    """Count what the context launches, on the fake tensors of `fake_gpu`. An ATen operator is one launch."""
+    """Count the launches in the context, on the tensors of `fake_gpu`. An ATen operator is one launch."""
     found, original = Launches(watch=watch), _kernel_class().run  # type: ignore[attr-defined]
 
     def run(kernel: Any, *arguments: Any, grid: Any = None, warmup: bool = False, **flags: Any) -> None:
@@ -91,7 +91,7 @@ def nbytes(value: Any) -> int:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records ATen operators; custom operators run their real implementation, whose launches are recorded."""
+    """Records ATen operators; of custom operators, the launches of their real implementation."""
 
     def __init__(self, found: Launches) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -104,7 +104,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return OPDEFS[func.name().split(".")[0]]._init_fn(*args, **kwargs)
         packet = func.overloadpacket
         if packet is aten._grouped_mm and args[0].dtype == torch.float32:
-            # torch's own loops over the groups, whose ends it reads on the host
+            # PyTorch's fallback loops over the groups and reads their ends on the host
             raise DynamicOutputShapeException(func)
         out = func(*args, **kwargs)
         name = packet.__name__
@@ -116,16 +116,16 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 _NO_LAUNCH = ("empty", "empty_like", "new_empty", "empty_strided", "_unsafe_view", "promote_types")
-"""Operators that make no kernel run; views are others."""
+"""Operators that launch no kernel, besides views."""
 
 
 def _grouped_flops(a: Tensor, b: Tensor, *_: Any, **__: Any) -> float:
-    # of two matrices the groups share out what is summed over, else each row meets one matrix
+    # two matrices: groups split the reduced dimension; otherwise each row is multiplied by one matrix
     return 2.0 * a.shape[0] * a.shape[1] * b.shape[-1]
 
 
 def _product_flops(*args: Any, **_: Any) -> float:
-    # torch's own formulas do not know the overloads that return another dtype
+    # PyTorch's FLOP formulas lack the overloads that return another dtype
     a, b = [each for each in args if isinstance(each, Tensor)][-2:]
     return 2.0 * a.numel() * b.shape[-1]
 
@@ -136,7 +136,7 @@ def _attention_flops(q: Tensor, k: Tensor, v: Tensor, _: float, causal: bool, *_
 
 
 def _attention_backward_flops(_: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: Any, **__: Any) -> float:
-    # the scores again, and two products for each of the forward pass's
+    # the scores are recomputed, and each product of the forward pass needs two
     causal = next(each for each in args if isinstance(each, bool))
     return 2.5 * _attention_flops(q, k, v, 0.0, causal)
 
@@ -155,7 +155,7 @@ def _in_fp32(args: Any) -> bool:
 
 
 def _kernel_class() -> type:
-    """Return the class that Triton's kernels are objects of, in this process."""
+    """Return the class of Triton's kernels in this process."""
     from triton import knobs
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
@@ -168,7 +168,7 @@ def _all(given: Mapping[str, Any]) -> float:
 
 
 def _first_slots(given: Mapping[str, Any]) -> float:
-    """The bytes of a kernel of depth attention, which reads the first slots of caches alone."""
+    """Return the bytes of a kernel of depth attention, which reads only the first slots of a cache."""
     slots = {name: each for name, each in given.items() if name in ("keys", "values")}
     unread = sum(nbytes(each) * (1 - given["reads"] / len(each)) for each in slots.values())
     size: float = nbytes([*given.values()]) - unread
@@ -176,7 +176,7 @@ def _first_slots(given: Mapping[str, Any]) -> float:
 
 
 def _later_reads(given: Mapping[str, Any]) -> float:
-    """The bytes of the kernel that reads queries and gradients of later steps through a table."""
+    """Return the bytes of the kernel that reads queries and gradients of later steps through a table."""
     heads = given["KV_HEADS"] * given["GROUP"]
     row = heads * (2 * given["DIM"] * given["key"].element_size() + 2 * 4)
     size: float = nbytes([*given.values()]) + (given["rows"] - given["slot"]) * given["tokens"] * row
@@ -184,13 +184,13 @@ def _later_reads(given: Mapping[str, Any]) -> float:
 
 
 def _sums(given: Mapping[str, Any]) -> float:
-    """The bytes of the kernel that adds up products: sums are read if they are added to."""
+    """Return the bytes of the kernel that accumulates products; it also reads sums that it adds to."""
     again: float = given["ADD"] * nbytes(given["total"])
     return nbytes([*given.values()]) + again
 
 
 def _shares(given: Mapping[str, Any]) -> float:
-    """The bytes of the kernel that adds up a gain's gradient: shares are read if they are added to."""
+    """Return the bytes of the kernel that sums a gain's gradient; it also reads sums that it adds to."""
     again: float = given["ADD"] * nbytes(given["shares"])
     return nbytes([*given.values()]) + again
 
@@ -219,11 +219,11 @@ _READS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "expert_attention.add_products": _sums,
     "primitives.add_norm_backward": _shares,
 }
-"""Kernels that read only part of their arguments, or more than them through a table of addresses."""
+"""Kernels that read only part of their arguments, or further memory through a table of addresses."""
 
 
 def _norm(found: Launches) -> Callable[..., Tensor]:
-    """Return RMSNorm as it is on a GPU: one kernel forward, two backward."""
+    """Return RMSNorm as on a GPU: one kernel in the forward pass, two in the backward pass."""
 
     class Norm(torch.autograd.Function):
         @staticmethod

@@ -1,4 +1,4 @@
-"""The machine code of Triton kernels for a Hopper, compiled without one: registers, spills, instructions."""
+"""Machine code of Triton kernels for a Hopper GPU, compiled without one: registers, spills, instructions."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from composer.settings.errors import UserError
 _SECONDS = 60
 _WARP = 32
 _REGISTERS, _WARPS, _PROGRAMS, _SHARED = 65536, 64, 32, 227 * 1024
-"""What one multiprocessor of a Hopper holds: registers, warps, programs, bytes of shared memory."""
+"""Limits of one multiprocessor (SM) of a Hopper: registers, warps, programs, bytes of shared memory."""
 
 ISSUED = 132 * 4 * 1.755e9
-"""Instructions of warps that an H100 SXM issues per second: one by each of 132 x 4 schedulers."""
+"""Warp instructions per second of an H100 SXM: one per cycle for each of 132 x 4 schedulers."""
 
 
 def _slots(given: Mapping[str, Any]) -> int:
-    """The turns over slots: two at once, but not where their gradients are written or no heads share them."""
+    """Return the iterations over slots: two at once unless it writes gradients or heads share none."""
     one = given.get("PUSH", False) or ("PUSH" in given and given["GROUP"] == 1)
     reads: int = given["reads"]
     return reads if one else -(-reads // 2)
 
 
 def _rows(given: Mapping[str, Any]) -> int:
-    """The turns over an expert's rows of one step, where all experts have as many."""
+    """Return the iterations over an expert's rows of one step, if all experts have equally many."""
     turns: float = given["order_0"].numel() / len(given["total"]) / given["BLOCK_ROWS"]
     return ceil(turns)
 
@@ -45,7 +45,7 @@ _TURNS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "expert_attention.add_products": _rows,
     "expert_attention.gate_up": lambda given: ceil(given["WIDTH"] / given["BLOCK_WIDTH"]),
 }
-"""How often each innermost loop of a kernel runs; others count as one turn."""
+"""Iterations of each innermost loop of a kernel; other loops count as one iteration."""
 
 
 class _Instruction(NamedTuple):
@@ -55,16 +55,16 @@ class _Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class MachineCode:
-    """What one kernel was compiled to, for the arguments of one launch.
+    """The compiled code of one kernel for the arguments of one launch.
 
     Attributes:
-        registers: of a thread.
-        spilled: bytes a thread spills.
-        warps: alive at once on a multiprocessor, of 64.
-        widest: bytes that a thread loads from global memory at once.
-        in_flight: bytes that a multiprocessor's warps load per turn of the longest loop, or in all code.
-        instructions: that a program's warp runs, its loops as often as the launch says.
-        issue: seconds that a launch takes by its instructions alone.
+        registers: registers per thread.
+        spilled: bytes spilled per thread.
+        warps: resident warps per SM, at most 64 (occupancy).
+        widest: bytes of a thread's widest load from global memory.
+        in_flight: bytes that an SM's warps load per iteration of the longest loop, or without loops in all.
+        instructions: instructions that one warp runs, with the iterations of this launch.
+        issue: lower bound of the launch's time from its instructions, in seconds.
     """
 
     name: str
@@ -79,10 +79,10 @@ class MachineCode:
 
 
 class Compiled:
-    """Compiles each Triton kernel that it hears of for a Hopper, once for each kind of arguments."""
+    """Compiles each launched Triton kernel for a Hopper, once per specialization of its arguments."""
 
     def __init__(self) -> None:
-        """Raise UserError where kernels are interpreted: then Triton compiles nothing."""
+        """Raise UserError if kernels are interpreted, since Triton then compiles nothing."""
         from triton import knobs
 
         if knobs.runtime.interpret:
@@ -92,7 +92,7 @@ class Compiled:
         self.found: dict[Any, MachineCode] = {}
 
     def __call__(self, launch: TritonLaunch) -> None:
-        """Compile the kernel of a launch; of launches of the same code the largest is kept."""
+        """Compile the kernel of a launch; of several launches of the same code keep the largest."""
         with _hopper():
             made = launch.compile()
         known = self.found.get(made.hash)
@@ -102,7 +102,7 @@ class Compiled:
 
 @contextmanager
 def _hopper() -> Iterator[None]:
-    """Let Triton compile for a Hopper, and the launches that are counted be what Triton's own would be."""
+    """Make Triton compile for a Hopper until the context ends."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
@@ -160,7 +160,7 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def _instructions(text: str) -> Iterator[_Instruction]:
-    """Yield the instructions of a disassembly; jumps name the addresses of their labels."""
+    """Yield the instructions of a disassembly, with labels of jumps replaced by addresses."""
     labels: dict[str, int] = {}
     waiting: list[str] = []
     lines: list[tuple[int, str]] = []
@@ -179,11 +179,11 @@ def _instructions(text: str) -> Iterator[_Instruction]:
 
 
 def _loops(code: Sequence[_Instruction]) -> Iterator[tuple[int, int]]:
-    """Yield the first and last instruction of each loop: what a jump backwards goes over."""
+    """Yield the first and last instruction of each loop, found by its backward jump."""
     at = {each.address: number for number, each in enumerate(code)}
     for number, each in enumerate(code):
         jump = re.search(r"\bBRA\b.*->(\d+)", each.text)
-        # the last jump of a kernel is to itself
+        # a kernel ends with a jump to itself
         if jump and at.get(int(jump.group(1)), number) < number:
             yield at[int(jump.group(1))], number
 
@@ -195,7 +195,7 @@ def _within(inner: Sequence[_Instruction], outer: Sequence[_Instruction]) -> boo
 
 
 def _loaded(instruction: _Instruction) -> int:
-    """Return the bytes that a thread loads from global memory by an instruction, if only to shared memory."""
+    """Return the bytes that an instruction loads from global memory per thread, also to shared memory."""
     load = re.search(r"\bLDG(?:STS)?\.E(?:\.\w+)*", instruction.text)
     if not load:
         return 0
@@ -207,7 +207,7 @@ _SIZES = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 
 
 def _alive(registers: int, warps: int, shared: int) -> int:
-    """Return how many warps one multiprocessor holds of a kernel."""
+    """Return the number of resident warps of a kernel per SM."""
     of_warp = -(-registers * _WARP // 256) * 256
     programs = min(_REGISTERS // of_warp // 4 * 4 // warps, _WARPS // warps, _PROGRAMS)
     if shared:

@@ -1,4 +1,4 @@
-"""What one training step of a spec launches on a GPU, and whether a CUDA graph can hold it."""
+"""The kernel launches of one training step of a spec, and whether a CUDA graph can record it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OURS = Path(__file__).parents[2]
 
 
 class DependsOnData(UserError):
-    """What a step launches, or its sizes, depend on numbers that only the device has."""
+    """The launches of a step or their sizes depend on data on the device."""
 
 
 def step_launches(
@@ -36,12 +36,12 @@ def step_launches(
 ) -> list[Launch]:
     """Return the launches of a forward and a backward pass of one micro-batch, nothing recomputed.
 
-    Weights are in fp32, without gradients of an earlier step, under autocast where `precision` is bfloat16;
-    no optimizer. Counted is the model of the spec, or one that `by_hand` builds, whose call gives the loss of
-    tokens and targets. `watch` hears of each launch of a Triton kernel, and may compile it.
+    Weights are in fp32 without gradients of an earlier step, under autocast if `precision` is bfloat16; the
+    optimizer is not counted. The model is that of the spec, or the one that `by_hand` builds, which maps
+    tokens and targets to the loss. `watch` is called with each launch of a Triton kernel, and may compile it.
 
     Raises:
-        DependsOnData: the host waits for numbers of the device, so no CUDA graph holds the step.
+        DependsOnData: the host waits for data of the device, so no CUDA graph can record the step.
     """
     length = trained_length(spec)
     batch = micro_batch_tokens(spec) // length
@@ -77,12 +77,12 @@ def _data_dependence_named() -> Iterator[None]:
 
 
 def _is_ours(path: Path) -> bool:
-    # an environment may be within the checkout
+    # a virtual environment may be inside the checkout
     return _OURS in path.parents and "site-packages" not in path.relative_to(_OURS).parts
 
 
 def _make_fake(model: nn.Module) -> None:
-    """Replace all tensors of a model by fake ones."""
+    """Replace all tensors of a model with fake ones."""
     for module in model.train().modules():
         for name, weight in module._parameters.items():
             if weight is not None:

@@ -1,4 +1,4 @@
-"""Launches as a table: how many of each kernel, their bytes and FLOPs, and the time they take by a model."""
+"""Launches as a table: the number, bytes, FLOPs and modelled time of each kernel."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from composer.launches.launches import Launch
 from composer.launches.machine_code import MachineCode
 
 LEAST = 2e-6
-"""Seconds that a launch takes however small it is."""
+"""Minimum time of a launch, in seconds."""
 
 _SHARES = {
     **dict.fromkeys(("_grouped_mm", "expert_attention.add_products", "expert_attention.gate_up"), 0.54),
     "_scaled_dot_product": 0.48,
 }
-"""Shares of the rate of large products that grouped products and attention reach: assumptions."""
+"""Assumed efficiency of grouped products and attention relative to large matrix products."""
 
 Row = tuple[str, ...]
 
@@ -25,14 +25,14 @@ HEAD: Row = ("", "launches", "bytes", "FLOPs", "modelled")
 
 
 def modelled(launch: Launch, device: Device) -> float:
-    """Return seconds: the bytes at the rate of copies or the FLOPs at that of products, or `LEAST`."""
+    """Return the time in seconds: the largest of bytes / bandwidth, FLOPs / peak and `LEAST`."""
     share = next((share for name, share in _SHARES.items() if launch.kernel.startswith(name)), 1.0)
     rate = share * (device.fp32 if launch.fp32 else device.bf16)
     return max(launch.bytes / device.bandwidth, launch.flops / rate, LEAST)
 
 
 def by_contestant(found: Mapping[str, Sequence[Launch]], device: Device) -> Iterator[Row]:
-    """Yield a row for each pass of each contestant, and one for its whole step."""
+    """Yield a row for each pass of each contestant, and one for the whole step."""
     yield HEAD
     for name, launches in found.items():
         for phase, each in groupby(launches, lambda launch: launch.phase):
@@ -41,7 +41,7 @@ def by_contestant(found: Mapping[str, Sequence[Launch]], device: Device) -> Iter
 
 
 def by_kernel(launches: Iterable[Launch], device: Device) -> Iterator[Row]:
-    """Yield a row for each kernel of each pass, those that take longest first."""
+    """Yield a row for each kernel of each pass, slowest first."""
     yield HEAD
     for phase, of_phase in groupby(launches, lambda launch: launch.phase):
         ordered = sorted(of_phase, key=lambda launch: launch.kernel)
@@ -51,7 +51,7 @@ def by_kernel(launches: Iterable[Launch], device: Device) -> Iterator[Row]:
 
 
 def by_code(found: Iterable[MachineCode]) -> Iterator[Row]:
-    """Yield a row for each compiled kernel, in the order in which they were first launched."""
+    """Yield a row for each compiled kernel, in order of first launch."""
     yield (
         *("", "registers", "spilled", "warps", "load", "in flight", "instructions", "issued in"),
         *(f"bytes at {NAMED[name].bandwidth / 1e12:.1f} TB/s" for name in ("h100", "h200")),

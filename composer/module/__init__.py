@@ -1,1 +1,1 @@
-"""The module a graph is emitted as: code, weights, loops, training hooks."""
+"""The LightningModule of a spec: emitted code, weights, loops over steps, training hooks."""

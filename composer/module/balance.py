@@ -1,4 +1,4 @@
-"""Balancing experts: after each optimizer step their biases move by the loads that it counted."""
+"""Load balancing of experts: after each optimizer step their biases move by the counted loads."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from composer.module.emission.emit import resolve
 from composer.module.emission.stage import states
 
 _MISSED = 2
-"""Optimizer steps without it after which something is taken for forgotten."""
+"""Optimizer steps without an update after which the user is warned."""
 
 
 def update_balance(model: nn.Module, graph: Graph, total: Callable[[Tensor], Tensor]) -> None:
-    """Move the balancing biases by the loads counted, summed over ranks by `total`, and clear the loads."""
+    """Update the balancing biases from the loads, summed over ranks by `total`, and reset the loads."""
     for operation, held, counters in states(model, graph):
         for counter in counters:
             counter.copy_(total(counter))
@@ -26,14 +26,14 @@ def update_balance(model: nn.Module, graph: Graph, total: Callable[[Tensor], Ten
 
 
 def over_ranks(counter: Tensor) -> Tensor:
-    """Return the sum over all ranks, where there are several."""
+    """Return the sum of a counter over all ranks."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(counter)
     return counter
 
 
 def moves_biases(model: nn.Module, graph: Graph) -> bool:
-    """Return whether there are biases to move."""
+    """Return whether the model has balancing biases."""
     updates = (operation.update_arguments() for operation, _, _ in states(model, graph))
     return any(arguments.get("rate", True) for arguments in updates)
 
@@ -50,25 +50,25 @@ UNSAMPLED = (
 
 
 class Reminder:
-    """Warns once, with `message`, if weights move, step after step, and what has to be done is never done."""
+    """Warns once, with `message`, if weights change for several steps and `updated` is never called."""
 
     def __init__(self, message: str, wanted: bool) -> None:
         self.message, self.wanted = message, wanted
         self.updated()
 
     def updated(self) -> None:
-        """Note that it was done."""
+        """Record an update."""
         self._version: int | None = None
         self._missed = 0
 
     def counted(self, model: nn.Module) -> None:
-        """Note a training pass."""
+        """Record a training pass."""
         if not self.wanted or torch.compiler.is_compiling():
             return
         trained: Any = next((each for each in model.parameters() if each.requires_grad), None)
         if trained is None or trained.is_inference():
             return
-        # what an optimizer steps in place has a new version
+        # an optimizer step in place increments the version of a tensor
         self._missed += self._version not in (None, trained._version)
         self._version = trained._version
         if self._missed >= _MISSED:

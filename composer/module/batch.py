@@ -1,4 +1,4 @@
-"""Reading batches: the forms a model takes, and errors that say what it got instead."""
+"""Reads batches in the forms that a model accepts; errors say which form was received."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Batch(NamedTuple):
 def read_batch(batch: Any) -> Batch:
     """Return the tokens and targets of a batch.
 
-    A pair (tokens, targets), and a dict with `tokens`, `targets` and optionally `group`, are taken as they
-    are: the target at a position is what the model is to say there, for language the next token. A dict with
+    A pair (tokens, targets), and a dict with `tokens`, `targets` and optionally `group`, are used as they
+    are: the target at a position is the desired output there, for language the next token. A dict with
     `input_ids` and `labels` follows Hugging Face: labels stand at the position of their own token, and are
     shifted here. In both, -100 is not scored. An `attention_mask` may hide the end of a sequence, which is
     then not scored.
@@ -104,7 +104,7 @@ def check_length(tokens: Tensor, context: int) -> None:
 
 
 def check_range(ids: Tensor, vocab: int, name: str, ignored: bool = False) -> None:
-    """Check that ids are below `model.vocab`, where looking is cheap: on a CPU, outside of a trace.
+    """Check that ids are below `model.vocab`; skipped on GPUs and while tracing, where it would synchronize.
 
     Raises:
         ValueError: one is not, or is negative; with `ignored`, -100 may stand among them.
@@ -123,7 +123,7 @@ def check_range(ids: Tensor, vocab: int, name: str, ignored: bool = False) -> No
 
 
 def describe(value: Any) -> str:
-    """Say in words what something is that is no batch."""
+    """Describe a value that is not a batch, for error messages."""
     match value:
         case Tensor():
             return f"a {str(value.dtype).removeprefix('torch.')} tensor {[*value.shape]}"
@@ -161,7 +161,7 @@ def _from_labels(input_ids: Any, labels: Any, mask: Any) -> Batch:
 
 
 def _seen(mask: Any, tokens: Tensor) -> Tensor:
-    """Return where a mask is not 0. What it hides has to come last: only that is hidden by causality."""
+    """Return where a mask is not 0. Masked tokens have to come last, because only causality hides them."""
     if not torch.is_tensor(mask) or mask.shape != tokens.shape:
         raise ValueError(f"attention_mask: expected a tensor {[*tokens.shape]}, got {describe(mask)}")
     seen = mask != 0

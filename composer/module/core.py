@@ -1,4 +1,4 @@
-"""What a composed model is to the modules that it is made of: its plan, its code, and how that changes."""
+"""The base of a composed model: its plan, its emitted code, and how both are replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Tapped(Protocol):
-    """What gives a model the graph with taps while values are recorded."""
+    """Provides the graph with taps while values are recorded."""
 
     def graph(self, plan: Plan) -> Graph:
         """Return a plan's graph with taps."""
@@ -28,32 +28,32 @@ class Tapped(Protocol):
 
 
 class Switch(Protocol):
-    """What has a model run other numbers of steps: see `StepSwitch`."""
+    """Makes a model run other numbers of steps: see `StepSwitch`."""
 
     steps: dict[str, int]
 
     def call(self, model: Any, steps: CallSteps, run: Callable[..., T], *given: Tensor) -> T:
-        """Run something with other numbers of steps for this call alone."""
+        """Call `run` with other numbers of steps, and restore the current ones."""
         ...
 
     def second(self, model: Any, run: Callable[[], T]) -> T:
-        """Run something while the model is emitted as the second pass over a batch."""
+        """Call `run` while the model is emitted as the second pass over a batch."""
         ...
 
     def run(self, model: Any, steps: dict[str, int]) -> None:
-        """Have a model run other numbers of steps."""
+        """Make a model run other numbers of steps."""
         ...
 
     def forget(self) -> None:
-        """Emit the code for other numbers anew when it is next needed."""
+        """Drop the code for other numbers of steps; it is emitted again when needed."""
         ...
 
     def set_aside(self) -> Any:
-        """Forget the code for other numbers; return it for `take_back`."""
+        """Drop the code for other numbers of steps and return it for `take_back`."""
         ...
 
     def take_back(self, emitted: Any) -> None:
-        """Run the code that was set aside again."""
+        """Restore the code that `set_aside` returned."""
         ...
 
 
@@ -63,9 +63,9 @@ class ModelCore(lightning.LightningModule):
     Attributes:
         spec: what the model was compiled from.
         plan: the plan its code was emitted from.
-        target: what its kernels are chosen for; None where that is not known yet.
+        target: the device and dtype its kernels were chosen for; None if not known yet.
         stages: the stages, in order.
-        randomness: what random numbers depend on.
+        randomness: the state that random numbers are derived from.
         code: the model's own code, outside of stages.
     """
 
@@ -81,7 +81,7 @@ class ModelCore(lightning.LightningModule):
 
     @property
     def graph(self) -> Graph:
-        """The graph its code was emitted from: the plan's, with taps while values are recorded."""
+        """The graph the code was emitted from: the plan's, with taps while values are recorded."""
         return self.plan.graph if self._taps is None else self._taps.graph(self.plan)
 
     @property

@@ -1,4 +1,4 @@
-"""Logits of tokens that leave the last stage before its last step."""
+"""Early exits: logits of tokens that leave the last stage before its last step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from composer.module.emission.stage import Stage
 def exit_logits(model: ModelCore, tokens: Tensor, threshold: float, keys: list[Tensor | bool]) -> Tensor:
     """Return the logits [batch, sequence, vocab] of the step at which each token leaves.
 
-    That is the first step at which its exit probabilities add up to the threshold. No step runs after all
-    tokens of the batch have left.
+    A token leaves at the first step at which its cumulative exit probability reaches the threshold. Once all
+    tokens of the batch have left, no further step runs.
 
     Raises:
         ValueError: the model has no exit gate, or the threshold is not above 0 and at most 1.

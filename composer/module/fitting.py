@@ -1,4 +1,4 @@
-"""What a lightning.Trainer may be told to train a composed model: nothing that the spec says otherwise."""
+"""Checks the options of a lightning.Trainer against the spec."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from composer.language.schema.spec import Train
 
 
 def check_trainer(trainer: lightning.Trainer, train: Train, name: str) -> None:
-    """Check the options of a Trainer whatever the batches; `name` is that of the spec.
+    """Check the options of a Trainer that do not depend on batches; `name` is the name of the spec.
 
     Raises:
-        ValueError: with all options that do not go with the spec.
+        ValueError: options contradict the spec; all of them are listed.
     """
     if found := [*_refused(trainer, train)]:
         raise ValueError("\n".join(f"{name}: {each}" for each in found))
 
 
 def clipping(value: float | None, algorithm: str | None, train: Train) -> tuple[float, str]:
-    """Return the value and the algorithm to clip by: those of the Trainer, else those of the spec.
+    """Return the value and the algorithm of gradient clipping: the Trainer's, else the spec's.
 
     A value of 0 clips nothing.
     """

@@ -1,4 +1,4 @@
-"""Continuing prompts token by token."""
+"""Text generation: continues prompts token by token."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from composer.module.record import refuse_recording
 
 T = TypeVar("T")
 Stop = int | Collection[int | Sequence[int]] | None
-"""Tokens, or sequences of tokens, after any of which a row ends."""
+"""Stop tokens, or stop sequences: a row ends after any of them."""
 
 
 class Generates(ModelCore):
-    """What a model has beside its forward pass: continuing prompts."""
+    """Adds `generate` to a model."""
 
     def generate(
         self,
@@ -46,24 +46,23 @@ class Generates(ModelCore):
         cache: Cache = "full",
         cuda_graph: CudaGraphChoice = "auto",
     ) -> Tensor | list[Tensor]:
-        """Return prompts with what the model continues them by.
+        """Return prompts and their continuations.
 
-        Prompts of one length, int [batch, sequence], give a tensor [batch, sequence + new]; rows that stopped
-        early are filled up with their last token. A list of prompts of any lengths gives a list of tensors
-        [prompt + new] without such filling.
+        Prompts of equal length, int [batch, sequence], give a tensor [batch, sequence + new]; rows that
+        stopped early are padded with their last token. A list of prompts of any lengths gives a list of
+        tensors [prompt + new] without padding.
 
-        A token is drawn from the softmax of logits divided by `temperature`, or at 0 is the likeliest one;
-        from the `top_k` likeliest tokens only, and from the likeliest whose probabilities add up to `top_p`.
-        It is a function of `seed`, the row and the position. `stop` is a token after which a row ends, or
-        several, or sequences of tokens. `steps` and `exit_threshold` are as in `forward`; tokens that leave
-        early are computed at all steps all the same.
+        A token is sampled from the softmax of logits / `temperature` (0: greedy decoding), among the `top_k`
+        likeliest tokens and the smallest set whose probabilities sum to `top_p`. The sample is a function of
+        `seed`, the row and the position. `stop` is one stop token, several, or sequences of tokens. `steps`
+        and `exit_threshold` are as in `forward`; tokens that leave early are still computed at all steps.
 
-        The model runs as in evaluation. Keys and values of earlier tokens are kept, so each new token takes
-        one pass over itself alone. `cache` says of which steps of recurrent stages: "full" of all, which
-        changes nothing; {"budget": k} in k entries, where step i writes entry i modulo k and sees what
-        earlier tokens wrote there last; "last_step" in one. With less than all, tokens of prompts go through
-        one by one too. With `cuda_graph` the step that follows the prompt is recorded as a CUDA graph and
-        replayed for each new token; "auto" does so on a GPU for at least 32 new tokens where it works.
+        The model runs in evaluation mode with a KV cache, so each new token takes one pass over itself alone.
+        `cache` selects the steps of recurrent stages that are cached: "full" caches all, which is exact;
+        {"budget": k} has k entries, where step i writes entry i modulo k and reads what earlier tokens wrote
+        there last; "last_step" has one. Without "full", tokens of prompts are processed one by one too. With
+        `cuda_graph` the step after the prompt is recorded as a CUDA graph and replayed for each new token;
+        "auto" does so on a GPU for at least 32 new tokens where it works.
 
         Raises:
             ValueError: prompts are empty or not of integers below `model.vocab`, prompt and new tokens exceed
@@ -83,7 +82,7 @@ class Generates(ModelCore):
         return torch.stack(filled) if filled else tokens
 
     def cache_bytes_per_token(self, cache: Cache = "full", steps: Steps | None = None) -> int:
-        """Return the bytes that `generate` keeps for each token of `model.context`, as costs count them.
+        """Return the size of the KV cache in bytes per token of `model.context`, as costs count it.
 
         Raises:
             ValueError: the model does not run token by token with this cache.
@@ -101,17 +100,17 @@ class Generates(ModelCore):
 
 
 class Generation:
-    """Prompts that are being continued, each row up to its own end.
+    """A batch of prompts that is being continued; each row has its own end.
 
     Attributes:
         lengths: tokens of each prompt.
-        ends: how many tokens each row has in all, 0 while that is not known.
+        ends: total tokens of each row, 0 while not known.
     """
 
     def __init__(
         self, model: ModelCore, prompts: list[Tensor], max_new_tokens: int, sampler: Sampler, stop: Stop
     ) -> None:
-        """Raise ValueError where `Generates.generate` says."""
+        """Raise ValueError as in `Generates.generate`."""
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected a number from 1, got {max_new_tokens}")
         self.model, self.sampler, self.new = model, sampler, max_new_tokens
@@ -136,10 +135,10 @@ class Generation:
         cache: Cache = "full",
         cuda_graph: CudaGraphChoice = "auto",
     ) -> Iterator[list[int]]:
-        """Yield the rows that got a new token, at each position where some did; it is in `made` then.
+        """Yield, for each position, the rows that got a new token; the tokens are in `made`.
 
-        Prompts of different lengths run side by side from the first position on: at each position, rows
-        whose prompt goes on take its token.
+        Prompts of different lengths start at the same position: at each position, rows that are still inside
+        their prompt take its token.
         """
         if not self.lengths:
             return
@@ -174,7 +173,7 @@ class Generation:
 
 
 def _with_steps(model: ModelCore, steps: Steps | None, make: Callable[[], T]) -> T:
-    """Return what is made while a model has other numbers of steps."""
+    """Return the result of `make`, called while the model runs other numbers of steps."""
     return make() if steps is None else model._switch.call(model, steps, make)
 
 
@@ -182,11 +181,11 @@ def _with_steps(model: ModelCore, steps: Steps | None, make: Callable[[], T]) ->
 def decoder(
     model: ModelCore, capacity: int, exit_threshold: float | None = None, cache: Cache = "full"
 ) -> Decoder:
-    """Return what gives a model's logits token by token, for `capacity` tokens at most.
+    """Return a decoder that computes a model's logits token by token, for at most `capacity` tokens.
 
     Raises:
-        ValueError: the model has an operation that does not say how it decodes, or cannot keep so little, is
-            sharded, or has no exits.
+        ValueError: the model is sharded, has no exits, or has an operation without a decoding function or one
+            that does not support this cache.
     """
     policy = as_policy(cache)
     check_exits(model, exit_threshold)
@@ -201,7 +200,7 @@ def as_prompts(tokens: Any, device: torch.device) -> list[Tensor]:
     """Return the prompts of a batch, each int64 [length].
 
     Raises:
-        ValueError: they are no integers, or one is empty.
+        ValueError: a prompt is empty or not an integer tensor.
     """
     expected = (
         "expected an integer tensor [batch, sequence], or a list of prompts, of at least one token each"

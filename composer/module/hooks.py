@@ -1,4 +1,4 @@
-"""What a lightning.Trainer calls of a composed model: hooks for training, validation and prediction."""
+"""Lightning hooks of a composed model for training, validation and prediction."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from composer.settings.errors import SpecError
 
 
 class TrainerHooks(ModelCore):
-    """Trains and scores a model as its spec says.
+    """Trains and evaluates a model as its spec says.
 
     Attributes:
-        average: the average of the weights that `train.ema` asks for; None without it.
-        step_losses: what computes the losses of training steps, such as replays of recorded ones.
-        logs_steps: whether each optimizer step logs `train_loss`; that takes a Trainer about a millisecond.
+        average: the moving average of the weights (`train.ema`); None without it.
+        step_losses: computes the losses of training steps, for instance by replaying a CUDA graph.
+        logs_steps: whether each optimizer step logs `train_loss`, which takes about a millisecond.
     """
 
     average: WeightAverage | None
@@ -42,7 +42,7 @@ class TrainerHooks(ModelCore):
     def draw_steps(
         self, optimizer_step: int, micro_batch: int = 0, rows: int | None = None
     ) -> dict[str, int]:
-        """Return the numbers of steps that a micro-batch trains with."""
+        """Return the numbers of steps for a micro-batch, sampled or fixed."""
         raise NotImplementedError
 
     def _with_steps(self, steps: dict[str, int], run: Callable[..., Any], *given: Tensor) -> Any:
@@ -67,7 +67,7 @@ class TrainerHooks(ModelCore):
         """Check the Trainer's options against the spec, and choose kernels for its device.
 
         Raises:
-            ValueError: an option goes against the spec, or kernels are refused as `choose` does.
+            ValueError: an option contradicts the spec, or kernels cannot be chosen (see `choose`).
         """
         self._step_mean.start()
         self.randomness.start()
@@ -80,7 +80,7 @@ class TrainerHooks(ModelCore):
             self._choose_for_now()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss of one micro-batch, in any form that `read_batch` takes, weighted by its targets.
+        """Return the loss of one micro-batch, in any form that `read_batch` accepts, weighted by its targets.
 
         The optimizer step's gradient and `step_loss` are those of the mean over all its scored targets,
         however they are split into micro-batches and ranks.
@@ -103,7 +103,7 @@ class TrainerHooks(ModelCore):
 
     @property
     def step_reported(self) -> dict[str, Tensor]:
-        """What the last optimizer step reports beside its loss, by name: means over its scored targets."""
+        """Further metrics of the last optimizer step by name, as means over its scored targets."""
         return self._step_mean.reported
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -113,7 +113,7 @@ class TrainerHooks(ModelCore):
             self.log_dict({f"train_{name}": value for name, value in self.step_reported.items()})
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Score one batch, in any form that `read_batch` takes."""
+        """Evaluate one batch, in any form that `read_batch` accepts."""
         tokens, targets, group = read_batch(batch)
         check_range(targets, self.spec.model.vocab, "targets", ignored=True)
         self._scores.add(self(tokens), targets, group)
@@ -124,7 +124,7 @@ class TrainerHooks(ModelCore):
         return logits
 
     def on_validation_epoch_end(self) -> None:
-        """Log `held_out_loss`, `held_out_accuracy` and more over the whole evaluation."""
+        """Log the metrics of the whole evaluation, such as `held_out_loss` and `held_out_accuracy`."""
         scores = self._scores.take(self.trainer.strategy.reduce)
         self.log_dict({f"held_out_{name}": value for name, value in scores.items()}, prog_bar=True)
 
@@ -150,7 +150,7 @@ class TrainerHooks(ModelCore):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Step, then move what is updated outside the gradient (the balancing bias of experts)."""
+        """Step the optimizer, then update states without gradients (the balancing biases of experts)."""
 
         def gradients() -> Any:
             loss = optimizer_closure() if optimizer_closure is not None else None
@@ -163,27 +163,27 @@ class TrainerHooks(ModelCore):
         self.update_average()
 
     def update_average(self) -> None:
-        """Take the weights of one more optimizer step into their average, if `train.ema` asks for one.
+        """Update the moving average of the weights, if `train.ema` is set.
 
-        To be called after each optimizer step of your own training loop; a Trainer does it.
+        Call it after each optimizer step of a training loop of your own; a Trainer calls it.
         """
         if self.average is not None:
             self.average.update(self)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Have the model hold the average of its weights until the context ends, if there is one."""
+        """Swap in the moving average of the weights, if there is one, until the context ends."""
         with nullcontext() if self.average is None else self.average.applied(self):
             yield
 
     def on_validation_start(self) -> None:
-        """Score the average of the weights."""
+        """Swap in the moving average of the weights."""
         if self.average is not None:
             self._averaged_before = self.average.is_in_model
             self.average.put(self, True)
 
     def on_validation_end(self) -> None:
-        """Go on with the weights themselves."""
+        """Restore the trained weights."""
         if self.average is not None:
             self.average.put(self, self._averaged_before)
 
@@ -191,17 +191,17 @@ class TrainerHooks(ModelCore):
     on_test_end = on_predict_end = on_validation_end
 
     def on_train_end(self) -> None:
-        """Leave the average of the weights, as Lightning's own callbacks do."""
+        """Leave the moving average in the model, as Lightning's WeightAveraging does."""
         if self.average is not None:
             self.average.put(self, True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the average of the weights as the weights, and these beside it."""
+        """Save the moving average as the weights, and the trained weights beside it."""
         if self.average is not None:
             self.average.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the average of the weights, and leave these to be loaded."""
+        """Load the moving average, and leave the trained weights for Lightning to load."""
         if self.average is not None:
             self.average.load(checkpoint)
 

@@ -1,4 +1,4 @@
-"""What a spec compiles to: an ordinary LightningModule."""
+"""The LightningModule that a spec compiles to."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ from composer.module.target import functions, target_of
 from composer.module.weights import initial, residual_writers
 
 _WORTH_COMPILING = 1000
-"""Training steps that a compilation of about a minute is spread over, at least."""
+"""The number of training steps from which compiling, which takes about a minute, pays off."""
 
 
 class ComposedModel(Generates, TrainerHooks):
     """A model compiled from a spec; `model(tokens)` gives logits, a Trainer trains it as the spec says.
 
     Attributes:
-        spec: what it was compiled from.
+        spec: the spec it was compiled from.
         plan: the plan its code was emitted from.
-        target: what its kernels are chosen for; None until it runs, if `fused` ones were asked for.
-        randomness: what random numbers depend on; in a training loop of your own, `randomness.step` counts
-            training passes, and has to be set to that number when such a loop is resumed.
+        target: the device and dtype its kernels were chosen for; None until it first runs with `fused`.
+        randomness: the state that random numbers are derived from. In a training loop of your own,
+            `randomness.step` counts training passes; restore it when you resume such a loop.
     """
 
     _watched = False
@@ -71,15 +71,17 @@ class ComposedModel(Generates, TrainerHooks):
     ) -> None:
         """Build the model with fresh weights, a function of `train.seed` (0 without a `train` section).
 
-        With `kernels` "auto" each operation runs by the best kernel that fits where the model is, with
-        "reference" in plain PyTorch; "fused" is "auto" that refuses to run where a fused kernel does not fit.
-        With `torch_compile` "on", torch compiles the code between custom kernels where gradients are
-        recorded; "auto" is "on" for runs of at least 1000 steps on a GPU. `spec` may be a plan, or the text
-        of a resolved spec, as in a checkpoint. `recompute` names the operations that run again in the
-        backward pass (places as in `Costs.by_operation`), by default those of the plan.
+        Args:
+            spec: a spec, its plan, or the text of a resolved spec, as in a checkpoint.
+            kernels: "auto" uses the best kernel that fits the model's device for each operation, "reference"
+                plain PyTorch; "fused" is "auto" that raises an error where a fused kernel does not fit.
+            recompute: the operations that are recomputed in the backward pass (activation checkpointing), by
+                their places as in `Costs.by_operation`. Default: those of the plan.
+            torch_compile: "on" runs torch.compile on the code between custom kernels in training; "auto" does
+                so for runs of at least 1000 steps on a GPU.
 
         Raises:
-            ValueError: an operation cannot be recomputed, or a plan was given and `recompute` as well.
+            ValueError: an operation cannot be recomputed, or both a plan and `recompute` were given.
         """
         super().__init__()
         if isinstance(spec, Plan):
@@ -95,7 +97,7 @@ class ComposedModel(Generates, TrainerHooks):
         if kernels != "fused" or spec.kernels == "fused":
             self.target = replace(spec.target, here=True)
             spec = spec.on(self.target, kernels)
-        # else what `fused` has to be refused on is known when the model runs
+        # otherwise the device on which `fused` may be refused is known only when the model runs
         self.plan, self.spec = spec, spec.spec
         options = {"kernels": kernels, "recompute": [*spec.recomputed], "torch_compile": torch_compile}
         self.save_hyperparameters({"spec": resolved_yaml(self.spec), **options})
@@ -124,15 +126,14 @@ class ComposedModel(Generates, TrainerHooks):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def choose(self, target: Target, watched: bool = False) -> None:
-        """Choose the kernels anew for a target and emit the code that calls them; weights stay as they are.
+        """Choose the kernels for a target and emit the code that calls them; weights do not change.
 
-        While the model is `watched` by hooks, its parts are called one by one.
+        While hooks are registered (`watched`), the parts of the model are called one by one.
 
-        Called at the start of a fit, and by a forward pass on another device or in another dtype than the
-        last one.
+        It is called at the start of a fit, and by a forward pass if the device or dtype has changed.
 
         Raises:
-            SpecError: it was made with `fused`, and an operation that has a fused kernel cannot use it.
+            SpecError: `kernels` is "fused", and an operation cannot use its fused kernel on this target.
         """
         before = functions(self.graph), self._compiled, self._watched
         kernels: Kernels = "auto" if watched and self.kernels == "fused" else self.kernels
@@ -145,28 +146,28 @@ class ComposedModel(Generates, TrainerHooks):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def set_steps(self, steps: Mapping[str, int | Sequence[int]]) -> None:
-        """Run recurrent stages for other numbers of steps from now on, such as more at test time.
+        """Set the numbers of steps of recurrent stages, such as more at test time.
 
-        `steps` maps places of stages, such as `stages.0` or `stages.0.1`, to numbers, or to one for each row
-        of the batch; the others, and with an empty mapping all, run for as many as the spec says. What
-        depends on the number of steps, such as a residual scale of `1/steps`, follows the new one. `plan` has
-        the costs at these numbers. A Trainer refuses to train with them.
+        `steps` maps the places of stages, such as `stages.0` or `stages.0.1`, to a number, or to one number
+        for each row of the batch. Other stages run the number of steps of the spec; an empty mapping resets
+        all. Values that depend on the number of steps, such as a residual scale of `1/steps`, follow it.
+        `plan` has the costs at these numbers. A Trainer refuses to train with them.
 
         Raises:
-            ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight holds
-                something for each step.
+            ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight has an
+                entry for each step.
         """
         self._switch.run(self, {place: row_steps(number, place) for place, number in steps.items()})
 
     def draw_steps(
         self, optimizer_step: int, micro_batch: int = 0, rows: int | None = None
     ) -> dict[str, int]:
-        """Return the numbers of steps that a micro-batch trains with, by the places of the stages.
+        """Return the numbers of steps for a micro-batch, by the places of the stages.
 
-        They are a function of `train.seed` and of the first two arguments, from 0 on; stages that always run
-        those of evaluation are left out. Where each sequence has a number of its own, that of the stage is
-        the largest, and its `rows` are those of the sequences on this device: so many as are given, else as
-        the spec says. A Trainer draws them by itself; a training loop of your own has to.
+        They are a function of `train.seed`, the optimizer step and the micro-batch, both counted from 0.
+        Stages that always run the steps of evaluation are left out. If each sequence has its own number, the
+        stage runs the largest, and `rows` are the numbers of the sequences on this device: as many as given,
+        by default as in the spec. A Trainer calls this; call it in a training loop of your own.
         """
         return drawn_steps(self.spec, optimizer_step, micro_batch, rows, *this_rank())
 
@@ -184,7 +185,7 @@ class ComposedModel(Generates, TrainerHooks):
 
     @property
     def _compiled(self) -> Compiled:
-        """How its code is compiled by torch on the target it has now."""
+        """Whether torch.compile is used on the current target."""
         steps = self.spec.train.steps if self.spec.train else _WORTH_COMPILING
         worth = self.target is not None and self.target.device == "cuda" and steps >= _WORTH_COMPILING
         if self.torch_compile == "auto":
@@ -198,7 +199,7 @@ class ComposedModel(Generates, TrainerHooks):
         self._loss = Code(self.graph, Place(), [loss, *others], "Loss", self._compiled)
 
     def _choose_for_now(self) -> None:
-        """Choose kernels anew if the device, the dtype of products, or whether hooks watch has changed."""
+        """Choose kernels again if the device, the dtype of products or the presence of hooks changed."""
         target, watched = target_of(next(self.parameters())), self._is_watched()
         if (target, watched) != (self.target, self._watched):
             self.choose(target, watched)
@@ -223,13 +224,13 @@ class ComposedModel(Generates, TrainerHooks):
     ) -> Tensor:
         """Return logits [batch, sequence, vocab] for tokens, int64 [batch, sequence].
 
-        `steps` are those of this call alone: a number for the only recurrent stage or one for each row of
-        the batch, or a mapping from places, as in `set_steps`, to these. With an `exit_threshold` a token's
-        logits are those of the step at which it leaves.
+        `steps` apply to this call only: a number for the only recurrent stage, one number for each row of the
+        batch, or a mapping from places to these, as in `set_steps`. With an `exit_threshold`, the logits of a
+        token are those of the step at which it leaves.
 
         Raises:
-            ValueError: tokens are not integers [batch, sequence], longer than `model.context`, or, on a CPU,
-                not below `model.vocab`; steps as in `set_steps`, or a threshold as in `exit_logits`.
+            ValueError: tokens are not integers [batch, sequence], are longer than `model.context` or (checked
+                on a CPU only) not below `model.vocab`; see also `set_steps` and `exit_logits`.
         """
         if steps is not None:
             run = partial(self.forward, exit_threshold=exit_threshold)
@@ -244,8 +245,8 @@ class ComposedModel(Generates, TrainerHooks):
     def loss(self, tokens: Tensor, targets: Tensor, steps: CallSteps | None = None) -> Tensor:
         """Return the loss that training minimises, over targets [batch, sequence] that are not -100.
 
-        The target at a position is what the model is to say there: for language, the next token. By default
-        it is the mean cross-entropy of the last step (see `model.loss` in a spec). `steps` are as in
+        The target at a position is the desired output there: for language, the next token. By default the
+        loss is the mean cross-entropy of the last step (see `model.loss` in a spec). `steps` are as in
         `forward`.
 
         Raises:
@@ -261,23 +262,23 @@ class ComposedModel(Generates, TrainerHooks):
     def _losses(
         self, tokens: Tensor, targets: Tensor, run: Losses = losses
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and what is reported beside it, by name, as `run` computes them."""
+        """Return the loss and further metrics by name, as `run` computes them."""
         tokens, targets = self._ready(tokens), as_targets(targets, tokens)
         check_range(targets, self.spec.model.vocab, "targets", ignored=True)
         return run(self, tokens, targets)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _keys(self, tokens: Tensor) -> list[Tensor | bool]:
-        """Return what this pass draws random numbers from, if it draws any, and whether it is training."""
+        """Return the further inputs of this pass, such as its random key (see `Randomness.keys`)."""
         keys = self.randomness.keys(self.graph, tokens, self.training, self._switch.steps)
         if self.training and torch.is_grad_enabled() and self._trainer is None:
             self.randomness.passed()
         return keys
 
     def update_expert_balance(self) -> None:
-        """Move the balancing biases of experts by the loads counted since the last call, and clear the loads.
+        """Update the balancing biases of experts from the loads since the last call, and reset the loads.
 
-        To be called after each optimizer step of your own training loop, on all ranks; a Trainer does it.
+        Call it on all ranks after each optimizer step of a training loop of your own; a Trainer calls it.
         """
         self._update_balance(over_ranks)
 
@@ -286,7 +287,7 @@ class ComposedModel(Generates, TrainerHooks):
         self._reminder.updated()
 
     def _ready(self, tokens: Tensor) -> Tensor:
-        """Check tokens and choose kernels for where they run."""
+        """Check tokens and choose kernels for the current device."""
         tokens = as_tokens(tokens)
         check_length(tokens, self.spec.model.context)
         check_range(tokens, self.spec.model.vocab, "tokens")

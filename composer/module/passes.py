@@ -1,4 +1,4 @@
-"""The loss of a batch: of one forward pass, or of two with the same weights."""
+"""The loss of a batch, from one forward pass or from two that share their weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from composer.module.core import ModelCore
 from composer.module.emission.lookup import gather, made_ready_once
 
 Keys = tuple[list[Tensor | bool], list[Tensor | bool]]
-"""What the first and the second pass over a batch take besides tokens, as `Randomness.keys`."""
+"""Further inputs of the first and the second pass over a batch (see `Randomness.keys`)."""
 
 _Losses = tuple[Tensor, dict[str, Tensor]]
 
 Losses = Callable[[ModelCore, Tensor, Tensor], _Losses]
-"""Makes a loss, and what is reported beside it by name, of checked tokens and targets [batch, sequence]."""
+"""Computes the loss and further metrics by name from checked tokens and targets [batch, sequence]."""
 
 
 def keys_of(model: ModelCore, tokens: Tensor) -> Keys:
-    """Return what the passes over tokens [batch, sequence] draw random numbers from; counts a pass."""
+    """Return the further inputs of the passes over tokens [batch, sequence]; counts a pass."""
     second = model.graph.second
     # of the pass that is counted next
     given = tokens, model.training, model._switch.steps
@@ -30,9 +30,9 @@ def keys_of(model: ModelCore, tokens: Tensor) -> Keys:
 
 
 def losses(model: ModelCore, tokens: Tensor, targets: Tensor, keys: Keys | None = None) -> _Losses:
-    """Return the loss and what is reported beside it, by name; those of a second pass are added.
+    """Return the loss and further metrics by name, with those of a second pass.
 
-    tokens, targets: [batch, sequence], checked. Without `keys` they are those of now.
+    tokens, targets: [batch, sequence], checked. Default of `keys`: those of the current step.
     """
     first, again = keys_of(model, tokens) if keys is None else keys
     if model.graph.second is None:
@@ -47,14 +47,14 @@ def losses(model: ModelCore, tokens: Tensor, targets: Tensor, keys: Keys | None 
 
 
 def reported_names(graph: Graph) -> tuple[str, ...]:
-    """Return the names of what training reports beside its loss; of two passes the first one's go first."""
+    """Return the names of the metrics that training reports besides its loss, the first pass's first."""
     return tuple(dict.fromkeys(name for each in passes(graph) for name in each.reported))
 
 
 def _run(
     model: ModelCore, tokens: Tensor, targets: Tensor, given: list[Tensor | bool]
 ) -> tuple[_Losses, list[Tensor]]:
-    """Return the losses of one pass, and what it hands to the second one."""
+    """Return the losses of one pass, and the values that the second pass reads."""
     graph = model.graph
     made = model._loss(tokens, targets, *given, *gather(model, graph))
     loss, *others = made if len(graph.outputs) > 2 else (made,)

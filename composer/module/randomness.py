@@ -1,7 +1,7 @@
-"""What a forward pass is given besides tokens: what its random numbers depend on, and which steps rows run.
+"""Further inputs of a forward pass besides tokens: its random key, and which steps each row runs.
 
 Random numbers depend on the seed, the optimizer step and the row. A Trainer's `global_step` says which step
-it is; a training loop of one's own is counted pass by pass.
+it is; without a Trainer, training passes are counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Randomness:
         self.start()
 
     def start(self) -> None:
-        """Begin a training."""
+        """Start counting from step 0."""
         self.step, self.micro_batch, self._begun = 0, 0, False
 
     def at(self, step: int) -> None:
@@ -41,19 +41,18 @@ class Randomness:
         self.step, self._begun = step, True
 
     def passed(self) -> None:
-        """Count a training pass of a loop of one's own."""
+        """Count a training pass outside of a Trainer."""
         self.step += 1
 
     def keys(
         self, graph: Graph, tokens: Tensor, training: bool, steps: Mapping[str, int]
     ) -> list[Tensor | bool]:
-        """Return what a model's graph takes besides tokens and targets, in its order.
+        """Return the inputs of a model's graph besides tokens and targets, in order.
 
-        It is the key [batch], int64, where it draws random numbers, whether this is training, where that
-        matters, and for each stage whose rows run different numbers of steps, those of `steps` by place,
-        which of its steps each row runs, bool [batch, steps]. In training each row of an optimizer step's
-        batch has its own key, however the batch is split into micro-batches and ranks; otherwise all rows
-        have the same in every pass.
+        These are, if the graph reads them: the random key of each row, int64 [batch]; whether this is
+        training; and for each stage whose rows run different numbers of steps (`steps`, by place), the steps
+        that each row runs, bool [batch, steps]. In training each row of an optimizer step's batch has its own
+        key, however the batch is split into micro-batches and ranks; in evaluation all rows have the same.
         tokens: [batch, sequence].
         """
         given: list[Tensor | bool] = []
@@ -77,7 +76,7 @@ class Randomness:
 
 
 def _runs(graph: Graph, name: str, tokens: Tensor, steps: Mapping[str, int]) -> Tensor:
-    """Return which steps each row runs: the first ones, or where only last ones have gradients, the last."""
+    """Return which steps each row runs: the first ones, or the last ones with truncated backpropagation."""
     place = f"stages.{name.removeprefix(RUNS)[1:].replace('_', '.')}"
     loop, given = find_loop(graph, place), steps.get(place)
     rows = given.rows if isinstance(given, RowSteps) else ()
@@ -89,7 +88,7 @@ def _runs(graph: Graph, name: str, tokens: Tensor, steps: Mapping[str, int]) -> 
 
 
 def this_rank() -> tuple[int, int]:
-    """Return this process's rank and how many there are."""
+    """Return the rank of this process and the number of ranks."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1

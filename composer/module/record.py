@@ -25,17 +25,17 @@ StepKey = int | tuple[int, ...]
 """A step: its number, or for a value in nested stages one number for each, outermost first."""
 
 Replacement = Tensor | Callable[[Tensor, StepKey | None], Tensor]
-"""A tensor, or a function of the value and its step (None outside of stages) that returns one."""
+"""A tensor, or a function (value, step) -> tensor; the step is None outside of stages."""
 
 Replacements = Mapping[str | tuple[str, StepKey], Replacement]
-"""What replaces values, by name or by (name, step)."""
+"""Replacements by name or by (name, step)."""
 
 
 class Recording:
     """The values of the last pass of a model: `recording[name]`, or `recording[name, step]`.
 
     Attributes:
-        names: of the values that are recorded.
+        names: the names of the recorded values.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Recording:
         replace: Replacements | None = None,
         internal: Collection[str] = (),
     ) -> None:
-        """`internal` are names of values that are recorded as well, though they may be no tensors."""
+        """`internal` names further values to record, which need not be tensors."""
         self._model = model
         known = value_names(model.spec)
         self.names: tuple[str, ...] = tuple(dict.fromkeys(_matching(names, known)))
@@ -66,7 +66,7 @@ class Recording:
     def graph(self, plan: Plan) -> Graph:
         """Return a plan's graph with taps."""
         if plan not in self._graphs:
-            # what is replaced inside a fused operation has to be made by itself
+            # a value inside a fused operation can be replaced only if it is computed separately
             kernels = "auto" if plan.kernels == "fused" and self._taps.replaced else plan.kernels
             self._graphs[plan] = compile_graph(
                 plan.spec, plan.target, kernels, plan.recomputed, plan.apart, self._taps
@@ -74,7 +74,7 @@ class Recording:
         return self._graphs[plan]
 
     def take(self, name: str, step: Step, value: Any) -> Any:
-        """Record a value at a step, and return it or what replaces it."""
+        """Record a value at a step; return it or its replacement."""
         if name == self._tokens:
             self._begin()
         for key in ((name, step), (name, None)):
@@ -90,7 +90,7 @@ class Recording:
         return [_told(step) for step in self._found(name) if step]
 
     def __getitem__(self, key: str | tuple[str, StepKey]) -> Tensor:
-        """Return a value as the pass made it; of a name in a stage all steps, stacked in front.
+        """Return a value of the last pass; for a name in a stage all steps, stacked in dimension 0.
 
         Raises:
             ValueError: it was not recorded, or its steps have different shapes.
@@ -128,10 +128,10 @@ class Recording:
         return self._steps is None or not step or step in self._steps or step[-1:] in self._steps
 
     def _begin(self) -> None:
-        """Forget the last pass.
+        """Drop the values of the last pass.
 
         Raises:
-            RuntimeError: the pass would run code that torch compiled, in which values are not recorded.
+            RuntimeError: the pass would run code compiled by torch.compile, which does not record values.
         """
         if torch.is_grad_enabled() and self._model._compiled != "no":
             raise RuntimeError(
@@ -169,13 +169,13 @@ def record(
             before.put_back(model)
             model._switch.take_back(others)
         else:
-            # it was moved, or runs other numbers of steps from now on
+            # the model was moved, or its numbers of steps were set
             model._switch.set_aside()
             model.emit_again()
 
 
 def refuse_recording(model: ModelCore, what: str) -> None:
-    """Refuse what does not work while values are recorded.
+    """Raise an error if values are being recorded; `what` names the feature that does not support it.
 
     Raises:
         ValueError: they are.

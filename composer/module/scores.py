@@ -1,4 +1,4 @@
-"""What an evaluation measures: loss, accuracy, per difficulty, bits per byte."""
+"""Metrics of an evaluation: loss and accuracy, also by difficulty, and bits per byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from composer.language.schema.spec import Spec
 
 
 class Scores:
-    """Gathers sums over an evaluation; row g holds loss, correct and count of group g, row -1 of no group."""
+    """Sums over an evaluation: row g has the loss, correct and count of group g, row -1 of no group."""
 
     def __init__(self, spec: Spec) -> None:
         """Take group names and bytes per token from the spec's data."""
@@ -26,7 +26,7 @@ class Scores:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of what `take` returns, in order."""
+        """The names of the metrics that `take` returns, in order."""
         return self._metrics
 
     def add(self, logits: Tensor, targets: Tensor, group: Tensor | None) -> None:
@@ -45,7 +45,7 @@ class Scores:
         self.sums.index_add_(0, row, each)
 
     def take(self, reduce: Callable[..., Any]) -> dict[str, float]:
-        """Return the metrics over all ranks (`reduce` sums a tensor over them) and start afresh."""
+        """Return the metrics over all ranks (`reduce` sums a tensor over them), and reset."""
         assert self.sums is not None, "nothing was scored"
         sums = reduce(self.sums, reduce_op="sum")
         self.sums = None

@@ -1,4 +1,4 @@
-"""Weights sharded over the ranks of a run (FSDP2): each holds a part, and all of a module's while it runs."""
+"""Shards weights over the ranks of a run (FSDP2)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from composer.module.emission.stage import Stage
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard the weights of a composed model over a one-dimensional mesh, if they are not.
+    """Shard the weights of a composed model over a one-dimensional mesh, unless they are sharded already.
 
-    What is gathered and freed at once is a whole stage where its steps share their weights, so that these are
-    gathered once for all steps; else one layer, and so where a stage has weights that are used before its
-    steps. What stages are nested inside goes with it, and what is in no layer stays gathered from the forward
+    The unit that is gathered and freed is a stage if its steps share their weights, which are then gathered
+    once for all steps; otherwise, or if a stage has weights that are used before its steps, it is one layer.
+    Nested stages belong to the unit around them. Weights outside of all units stay gathered from the forward
     pass to the end of the backward pass.
     """
     if isinstance(model, FSDPModule):

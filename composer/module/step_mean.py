@@ -22,24 +22,24 @@ class StepMean:
     """Weights the losses of one optimizer step, and rescales its gradients at the end.
 
     Attributes:
-        loss: the mean loss over the scored targets of the last step, on all ranks; None before the first.
-        reported: the means of what is reported beside it, by name.
+        loss: the mean loss over the scored targets of the last step, over all ranks; None before the first.
+        reported: the means of further metrics, by name.
     """
 
     def __init__(self) -> None:
         self.loss: Tensor | None = None
         self.reported: dict[str, Tensor] = {}
-        # scored targets of this rank's micro-batches, summed loss, and sums of what is reported beside it
+        # scored targets of this rank's micro-batches, summed loss, and sums of further metrics
         self._sums: Tensor | None = None
         self._names: tuple[str, ...] = ()
 
     def start(self) -> None:
-        """Drop the micro-batches of a step that was never finished."""
+        """Drop the micro-batches of an unfinished step."""
         self.loss = self._sums = None
         self.reported = {}
 
     def whole(self, loss: Tensor, reported: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return the loss of a step that is one micro-batch on one rank: its mean is the step's."""
+        """Return the loss of a step of one micro-batch on one rank, unchanged."""
         self.loss = loss.detach()
         self.reported = {name: value.detach() for name, value in (reported or {}).items()}
         return loss
@@ -51,7 +51,7 @@ class StepMean:
         expected: float,
         reported: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Return a micro-batch's mean loss times its scored targets over `expected`, those of an equal share.
+        """Return a micro-batch's mean loss times its number of scored targets / `expected`, an equal share.
 
         `targets` are [batch, sequence], -100 where not scored. All parts of a step have the same `expected`.
         """
@@ -65,9 +65,9 @@ class StepMean:
 
     @torch.no_grad()
     def finish(self, weights: Iterable[nn.Parameter], expected: float, reduce: Callable[..., Any]) -> None:
-        """Make the gradients of `weights` those of the step's mean loss, if parts of it were weighted.
+        """Rescale the gradients of `weights` to those of the step's mean loss, if it has weighted parts.
 
-        `expected` is that of all parts together; `reduce` sums a tensor over ranks.
+        `expected` is the sum over all parts; `reduce` sums a tensor over ranks.
         """
         if self._sums is None:
             return

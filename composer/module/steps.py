@@ -1,4 +1,4 @@
-"""Switching a model between numbers of steps: what it was emitted as for each is kept."""
+"""Switches a model between numbers of steps; the code emitted for each is cached."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from composer.module.emission.stage import Stage, take_graphs
 T = TypeVar("T")
 _Key = tuple[tuple[str, int, bool], ...]
 _SECOND: _Key = (("second pass", 1, False),)
-"""What stands behind the numbers of steps where the second pass beside them runs."""
+"""Suffix of the key of a second pass with these numbers of steps."""
 
 
 class StepSwitch:
-    """The numbers of steps that a model runs now, and what it was emitted as for others.
+    """The current numbers of steps of a model, and the emitted code for others.
 
     Attributes:
-        steps: numbers by place of a stage; the other stages run those of the spec.
+        steps: numbers of steps by the places of stages; other stages run those of the spec.
     """
 
     def __init__(self) -> None:
@@ -36,23 +36,23 @@ class StepSwitch:
         self._emitted: dict[_Key, Emitted] = {}
 
     def forget(self) -> None:
-        """Emit the code for other numbers anew when it is next needed."""
+        """Drop the code for other numbers of steps; it is emitted again when needed."""
         self._emitted = {}
 
     def set_aside(self) -> dict[_Key, Emitted]:
-        """Forget the code for other numbers; return it for `take_back`."""
+        """Drop the code for other numbers of steps and return it for `take_back`."""
         emitted, self._emitted = self._emitted, {}
         return emitted
 
     def take_back(self, emitted: dict[_Key, Emitted]) -> None:
-        """Run the code that was set aside again."""
+        """Restore the code that `set_aside` returned."""
         self._emitted = emitted
 
     def __getstate__(self) -> dict[str, object]:
         return {"steps": self.steps, "_emitted": {}}
 
     def call(self, model: ModelCore, steps: CallSteps, run: Callable[..., T], *given: Tensor) -> T:
-        """Run something with other numbers of steps for this call alone; they are checked as in `run`."""
+        """Call `run` with other numbers of steps, checked as by the method `run`, then restore these."""
         before = self.steps
         named = steps if isinstance(steps, Mapping) else {recurrent_place(model.spec): steps}
         self.run(model, {**before, **{place: row_steps(each, place) for place, each in named.items()}})
@@ -63,18 +63,18 @@ class StepSwitch:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def run(self, model: ModelCore, steps: dict[str, int]) -> None:
-        """Have a model run other numbers of steps.
+        """Make a model run other numbers of steps.
 
         Raises:
-            ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight holds
-                something for each step.
+            ValueError: a place is not that of a recurrent stage, a number is below 1, or a weight has an
+                entry for each step.
         """
         if step_key(steps) != step_key(self.steps):
             self._put(model, step_key(self.steps), step_key(steps), lambda: _plan(model, steps))
         self.steps = steps
 
     def second(self, model: ModelCore, run: Callable[[], T]) -> T:
-        """Run something while the model is emitted as the second pass over a batch."""
+        """Call `run` while the model is emitted as the second pass over a batch."""
         plan, graph, now = model.plan, model.graph.second, step_key(self.steps)
         assert graph is not None, "the model makes one pass"
         self._put(model, now, now + _SECOND, lambda: replace(plan, graph=graph))
@@ -95,14 +95,14 @@ class StepSwitch:
 
 
 def step_key(steps: dict[str, int]) -> _Key:
-    """Return what tells apart numbers of steps that need code of their own."""
+    """Return the key of the code for these numbers of steps."""
     return tuple(
         sorted((place, int(number), isinstance(number, RowSteps)) for place, number in steps.items())
     )
 
 
 def _plan(model: ModelCore, steps: dict[str, int]) -> Plan:
-    """Return the plan of these steps, with the same operations recomputed."""
+    """Return the plan for these numbers of steps, with the same operations recomputed."""
     now = model.plan
     spec = with_steps(model.spec, steps) if steps else model.spec
     plan = make_plan(spec, now.target, now.kernels, now.recomputed)
@@ -111,7 +111,7 @@ def _plan(model: ModelCore, steps: dict[str, int]) -> Plan:
 
 
 def _emit(model: ModelCore, plan: Plan) -> None:
-    """Emit the code of a plan, as far as it differs from that of the model's own."""
+    """Emit the code of a plan where it differs from that of the model's own plan."""
     stages = [each for each in model.modules() if isinstance(each, Stage)]
     bodies = [each.loop.body for each in stages]
     graph, model.plan = model.graph, plan

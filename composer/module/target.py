@@ -1,4 +1,4 @@
-"""What a model runs on at this moment, and its kernels for that."""
+"""The target (device and dtype) that a model runs on, and its kernels there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blocks.primitives.operations import Input
 
 
 def target_of(weight: Tensor) -> Target:
-    """Return the target of products with a weight where it is: of its dtype, or as autocast casts them."""
+    """Return the target of matrix products with a weight: its device, and its dtype or that of autocast."""
     kind, dtype = weight.device.type, weight.dtype
     if dtype == torch.float32 and kind != "meta" and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
@@ -22,7 +22,7 @@ def target_of(weight: Tensor) -> Target:
 
 
 def functions(graph: Graph) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return what kernels of a graph are prepared by, call, and give: what emitted code depends on."""
+    """Return all of a graph's kernels that emitted code depends on: functions, preparation, outputs."""
     return [
         (data.kernel.prepare, data.kernel.function, operation.arguments())
         for body, _ in graphs(graph)

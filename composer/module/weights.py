@@ -1,4 +1,4 @@
-"""How weights start: a function of the seed and the weight's name alone."""
+"""Initial weights: each is a function of the seed and its own name only."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def residual_writers(graph: Graph) -> int:
 
 
 def initial(name: str, weight: Weight, place: Place, writers: int, seed: int, number: int = 0) -> Tensor:
-    """Return the first value of one weight; `number` counts those of the model that start as one-hot vectors.
+    """Return the initial value of one weight; `number` counts the model's one-hot vectors so far.
 
-    A weight that writes into the residual stream is divided by (its uses x sqrt(writers)): what a tied
-    weight adds at each step points the same way and sums up, what different weights add does not, so the
-    state grows by about one unit over any depth.
+    A weight that writes into the residual stream is divided by (its uses x sqrt(writers)): the contributions
+    of a tied weight point the same way at each step and add up linearly, those of different weights do not.
+    So the state grows by about one unit at any depth.
     """
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

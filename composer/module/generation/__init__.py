@@ -1,1 +1,1 @@
-"""Text from a model, token by token: earlier tokens are not computed again, but kept as keys and values."""
+"""Decoding token by token with a KV cache."""

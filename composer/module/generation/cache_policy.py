@@ -1,4 +1,4 @@
-"""What is kept of the steps of each token: keys and values of all, or fewer entries that steps share."""
+"""The KV cache over steps: keys and values of all steps of a token, or fewer entries that steps share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Cache = Literal["full", "last_step"] | Mapping[str, int]
 
 
 class _Kept(NamedTuple):
-    """An operation that keeps something of each token, with its place and the indices of its executions."""
+    """An operation with a cache, its place, and the indices of its executions."""
 
     operation: Next
     path: str
@@ -27,20 +27,20 @@ class _Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class CachePolicy:
-    """How many keys and values of a token attention keeps over the steps of the recurrent stages around it.
+    """How many keys and values of a token are cached over the steps of the recurrent stages.
 
-    Step i writes entry i modulo `budget`, and sees of earlier tokens what was written there last, as in
-    Huginn's cache with a budget (arXiv 2502.05171). With a budget of 1 all steps see the last step of earlier
-    tokens. Layers of stacks keep entries of their own.
+    Step i writes entry i modulo `budget` and reads the entries that earlier tokens wrote there last, as in
+    Huginn's cache with a budget (arXiv 2502.05171). With a budget of 1 all steps read the last step of
+    earlier tokens. Layers of stacks have their own entries.
 
     Attributes:
-        budget: the number of entries; None for one of each step.
+        budget: the number of entries; None for one entry per step.
     """
 
     budget: int | None = None
 
     def sharing(self, graph: Graph) -> Callable[[str, int], int]:
-        """Return a function that gives the entry of a place and a use in a decoding graph.
+        """Return a function that maps a place and a use in a decoding graph to an entry.
 
         Raises:
             ValueError: an operation's steps cannot share entries.
@@ -51,7 +51,7 @@ class CachePolicy:
         return lambda place, use: entries[place][use] if place in entries else use
 
     def bytes_per_token(self, graph: Graph, context: int, size: int) -> int:
-        """Return the bytes that a decoding graph keeps for each of `context` tokens, `size` for an element.
+        """Return the bytes of cache per token for `context` tokens, at `size` bytes per element.
 
         Raises:
             ValueError: an operation's steps cannot share entries.
@@ -78,10 +78,10 @@ class CachePolicy:
 
 
 def as_policy(cache: Cache) -> CachePolicy:
-    """Return what a cache stands for.
+    """Return the policy that the argument `cache` of `generate` names.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it names none.
     """
     match cache:
         case "full":
@@ -94,7 +94,7 @@ def as_policy(cache: Cache) -> CachePolicy:
 
 
 def _keeping(graph: Graph) -> Iterator[_Kept]:
-    """Yield the operations in recurrent stages that keep something of each token."""
+    """Yield the operations in recurrent stages that have a cache."""
     for each in _executed(graph, Place(), (), [()]):
         if not _elements(each, 1, 4):
             continue

@@ -1,4 +1,4 @@
-"""A model's code for new tokens: emitted once for a graph, run with weights made ready once."""
+"""A model's code for new tokens, emitted once for a graph and run with weights prepared once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Program:
         }
 
     def weights(self, module: nn.Module) -> list[Any]:
-        """Return what the code takes for weights, those of a model or layer."""
+        """Return the weights of a model or layer as the code takes them."""
         return gather(module, self.graph, lambda node, stage: self.loops[node].ready(stage), counts=False)
 
 
@@ -49,7 +49,7 @@ class LoopProgram:
         self.bodies = [Program(body, place) for body in bodies(loop)]
 
     def ready(self, stage: Stage) -> Prepared:
-        """Return what runs the loop with the weights of a stage."""
+        """Return an object that runs the loop with the weights of a stage."""
         weights = (body.weights(layer) for body, layer in zip(self.bodies, stage.sets(), strict=True))
         return Prepared(self.loop, [_step(self.code, each) for each in weights])
 
@@ -65,11 +65,11 @@ def _emitted(graph: Graph, output: Value) -> tuple[Program, Code]:
 
 
 class Decoder:
-    """Gives the logits of the last of some new tokens, and keeps what those after them need.
+    """Computes the logits of new tokens and updates the cache.
 
     Attributes:
-        past: what is kept.
-        budget: how many entries steps share; None for one of each step.
+        past: the cache.
+        budget: the number of entries that steps share; None for one per step.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class Decoder:
         """Take the weights of a model and one of its graphs.
 
         Args:
-            keys: gives what tokens [batch, sequence] draw random numbers from, as `Randomness.keys`.
-            capacity: how many tokens there will be at most.
-            exit_threshold: at which tokens leave a model with exits.
-            policy: how much of earlier steps is kept.
+            keys: returns the further inputs for tokens [batch, sequence] (see `Randomness.keys`).
+            capacity: the maximum number of tokens.
+            exit_threshold: the cumulative exit probability at which a token leaves.
+            policy: which steps are cached.
 
         Raises:
-            ValueError: the graph has an operation that does not say how it decodes, or that needs more of
-                earlier steps than is kept.
+            ValueError: the graph has an operation without a decoding function, or one that does not
+                support this cache.
         """
         loss = graph.node("loss")
         program, self._code = _emitted(graph, graph.outputs[0] if exit_threshold is None else loss.inputs[0])
@@ -104,7 +104,7 @@ class Decoder:
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return logits [batch, vocab] after the last of new tokens [batch, sequence]."""
         if self.budget is not None:
-            # each sees what is kept of those before it, not how they were given
+            # a token reads only the cache of earlier ones, so how they were batched does not matter
             for token in torch.split(tokens, 1, 1)[:-1]:
                 self._run(token)
             tokens = tokens[:, -1:]
@@ -116,7 +116,7 @@ class Decoder:
         return made
 
     def following(self, tokens: Tensor) -> Tensor:
-        """Return logits [batch, vocab] after the last of new tokens, which are kept where they are now."""
+        """Return logits [batch, vocab] after the last of new tokens, cached at the current position."""
         made = self._code(tokens, None, *self._keys(tokens), self.past, *self._weights)
         if self._threshold is None:
             logits: Tensor = made[:, -1]

@@ -1,4 +1,4 @@
-"""The graph that generation runs: the model's own, with operations that read other tokens as they decode."""
+"""The graph of generation: the model's graph with decoding versions of operations that read other tokens."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from composer.graph.passes.some_tokens import nodes_of_some
 
 @dataclass(frozen=True)
 class Next(SavesNothing, Operation):
-    """An operation as generation runs it, with a `Past` after its inputs.
+    """The decoding version of an operation: it takes a `Past` after its inputs.
 
     Attributes:
-        chosen_by: the place of what chose the tokens that it runs on; "" where it runs on all.
+        chosen_by: the place of the operation that chose its tokens; "" if it runs on all tokens.
     """
 
     operation: Operation
@@ -35,7 +35,7 @@ class Next(SavesNothing, Operation):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
-        """The function that the operation names."""
+        """The decoding function that the operation names."""
         function = self.operation.decoding_of_some if self.chosen_by else self.operation.decoding
         return (Kernel("decoding", function, "new tokens beside what is kept of others"),)
 
@@ -48,7 +48,7 @@ class Next(SavesNothing, Operation):
         return self.operation.weight_shapes()
 
     def arguments(self) -> dict[str, Any]:
-        """Return the operation's own, and what tells this execution from others."""
+        """Return the operation's own, and the place and number of this execution."""
         own = {"chosen_by": self.chosen_by} if self.chosen_by else {}
         return {**self.operation.decoding_arguments(), "place": self.place, "use": self.use, **own}
 
@@ -76,12 +76,12 @@ def last_token(x: Tensor) -> Tensor:
 
 
 def decoding_graph(graph: Graph, output: Value) -> Graph:
-    """Return a compiled graph that makes an output of new tokens; its last input, `past`, is a `Past`.
+    """Return a compiled graph that computes an output for new tokens; its last input, `past`, is a `Past`.
 
-    Of logits only those of the last new token are made.
+    Logits are computed for the last new token only.
 
     Raises:
-        ValueError: the output depends on an operation that does not say how it decodes.
+        ValueError: the output depends on an operation without a decoding function.
     """
     needed = _needed(graph, output)
     if strange := "; ".join(_undecodable(needed)):
@@ -109,12 +109,12 @@ def _copied(graph: Graph) -> Graph:
 
 
 def undecodable(graph: Graph, output: Value) -> str:
-    """Return which operations that make an output do not say how they decode; "" where all do."""
+    """Return the operations of an output that have no decoding function, as text; "" if there are none."""
     return "; ".join(_undecodable(_needed(graph, output)))
 
 
 def _needed(graph: Graph, output: Value) -> Graph:
-    """Return a graph of what makes an output alone."""
+    """Return the graph of the nodes that an output depends on."""
     needed = _copied(graph)
     needed.outputs, needed.reported = [output], ()
     return dead_code(needed)
@@ -131,14 +131,14 @@ def _undecodable(graph: Graph) -> Iterator[str]:
 
 
 def _rewritten(graph: Graph, place: Place) -> Graph:
-    """Return a graph of the same nodes, decoding ones in the place of those that are not local."""
+    """Return the graph with decoding versions of operations that are not local to a token."""
     made = graph.empty()
     past = Value(fresh("past", graph))
     made.inputs.append(past.node)
     made.put(past.node, Node(Input(ORDER), types=(ORDER,)))
     path, some = path_of(place), nodes_of_some(graph)
     for name, operation, node in operations(graph):
-        # nothing is kept for a backward pass
+        # there is no backward pass
         node = replace(node, recompute=False)
         if isinstance(operation, Loop):
             inside = place.inside(name, operation)
@@ -154,12 +154,12 @@ def _rewritten(graph: Graph, place: Place) -> Graph:
 
 
 def path_of(place: Place) -> str:
-    """Return what comes before the names of nodes of a loop's body."""
+    """Return the prefix of the names of nodes in a loop's body."""
     return "".join(f"{node}." for node, _ in place.loops)
 
 
 def use_of(place: Place) -> LoopIndex:
-    """Return the number of an execution among all of a pass."""
+    """Return the number of an execution within a pass."""
     strides: list[tuple[str, int]] = []
     inner = 1
     for _, index in reversed(place.loops):
@@ -174,7 +174,7 @@ def _chosen(node: Node) -> Node:
 
 
 def _moved(graph: Graph, name: str, last: str) -> Graph:
-    """Return a graph in which a node reads `last`, which then runs before it."""
+    """Return the graph with a node that reads `last`, which is moved before it."""
     made = graph.empty()
     for each, _, node in operations(graph):
         if each == name:

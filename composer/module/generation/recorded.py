@@ -1,4 +1,4 @@
-"""Decoding steps that are replayed: a token at a time, on tensors that stay where they are."""
+"""Decoding steps replayed from a CUDA graph, one token at a time."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from composer.module.generation.decoder import Decoder
 from composer.settings.errors import first_line
 
 _WORTH_CAPTURING = 32
-"""New tokens whose first ones may be spent on recording, at least."""
+"""Minimum number of new tokens for which recording pays off."""
 
 _OFF = 5e-2
-"""How far logits of a replay may be from those of a plain step, as a share of their largest."""
+"""Tolerance of replayed logits against those of a plain step, relative to the largest."""
 
 
 def recorded(
     decoder: Decoder, choice: CudaGraphChoice, device: torch.device, new: int
 ) -> Decoder | RecordedDecoder:
-    """Return a decoder, replayed where that is wanted and possible; `new` tokens are made at most.
+    """Return a decoder that replays steps if `choice` asks for it; it generates at most `new` tokens.
 
     Raises:
-        CannotCapture: it is wanted, and the device cannot.
-        ValueError: there is no such choice.
+        CannotCapture: `choice` is "on", and the device does not support it.
+        ValueError: `choice` is unknown.
     """
     if choice not in get_args(CudaGraphChoice):
         raise ValueError(f"cuda_graph: expected {', '.join(get_args(CudaGraphChoice))}, got {choice!r}")
@@ -44,14 +44,14 @@ def recorded(
 
 
 class RecordedDecoder:
-    """Gives what a `Decoder` gives. After the prompt one step is recorded and then replayed for each token.
+    """A `Decoder` that records one step after the prompt and replays it for each token.
 
-    Every token sees the whole capacity, masked. The replays of the first two tokens are compared with plain
-    steps; where they are off, or a step cannot be recorded, plain steps go on, with a warning unless it is
-    required.
+    Attention covers the whole capacity, masked. The first two replays are compared with plain steps. If they
+    differ, or a step cannot be recorded, generation continues with plain steps and warns, or raises an error
+    if replays are required.
 
     Attributes:
-        replayed: how many steps were.
+        replayed: the number of replayed steps.
     """
 
     def __init__(self, decoder: Decoder, recorder: Recorder, required: bool) -> None:
@@ -72,7 +72,7 @@ class RecordedDecoder:
             kept = _Kept(past)
             try:
                 logits = self._proved(tokens, kept)
-            except (RuntimeError, CannotCapture) as error:  # of the driver, of memory, of a kernel
+            except (RuntimeError, CannotCapture) as error:  # errors of the driver, of memory or of a kernel
                 kept.put_back()
                 self._give_up(error)
                 return self._decoder(tokens)
@@ -81,7 +81,7 @@ class RecordedDecoder:
         return logits
 
     def _proved(self, tokens: Tensor, kept: _Kept) -> Tensor:
-        """Replay a step, recorded at first, and compare it with the plain one."""
+        """Replay a step, recorded at the first call, and compare it with a plain one."""
         if self._replay is None:
             self._record(tokens)
             kept.put_back()
@@ -89,7 +89,7 @@ class RecordedDecoder:
         kept.put_back()
         logits = self._replayed(tokens)
         off = float((logits - wanted).abs().max() / wanted.abs().max())
-        if not off <= _OFF:  # nor if it is no number
+        if not off <= _OFF:  # also false for nan
             raise CannotCapture(f"logits of a replayed step are off by {off:.3g} of their largest")
         return logits
 
@@ -98,7 +98,7 @@ class RecordedDecoder:
         if past.runs or self._decoder.budget is not None:
             raise CannotCapture("what is kept depends on which tokens a step runs, or was given one by one")
         self._tokens, self._at = tokens.clone(), torch.full((len(tokens),), position, device=tokens.device)
-        # who reads the number would have it for ever
+        # a recording would contain the number as a constant
         past.position, past.at = _NoNumber(position), self._at
         try:
             self._recorder.warm_up(self._work)
@@ -129,7 +129,7 @@ class RecordedDecoder:
 
 
 class _Kept:
-    """What a generation keeps now, but for keys and values, which a token may write twice."""
+    """The state of a generation except for keys and values, which a token may write twice."""
 
     def __init__(self, past: Past) -> None:
         self._tensors: list[tuple[Tensor, Tensor]] = []
@@ -143,7 +143,7 @@ class _Kept:
                 self._tensors += [(x, x.clone()) for x in fields.values() if isinstance(x, Tensor)]
 
     def put_back(self) -> None:
-        """Have the generation keep the same again, where it was."""
+        """Restore the state in place."""
         for fields, before in self._fields:
             fields.update(before)
         for tensor, values in self._tensors:
@@ -151,10 +151,10 @@ class _Kept:
 
 
 class _NoNumber(int):
-    """A position that may be asked whether it is 0, but neither compared nor computed with.
+    """A position that can be tested for 0, but not compared or computed with.
 
-    Python does not ask a subclass of int when it is an index: what reads it so is off in the comparison with
-    plain steps.
+    Python calls no method of a subclass of int that is used as an index; such a use is found by the
+    comparison with plain steps.
     """
 
     def _refuse(self, *_: Any) -> NoReturn:

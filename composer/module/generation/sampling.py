@@ -1,4 +1,4 @@
-"""Choosing the next token: by the largest logit, or drawn by a random number of row and position."""
+"""Sampling the next token: greedily, or by a random number of the row and position."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from blocks.primitives.random import derive_key, digest, uniform
 
 
 class Sampler:
-    """Draws tokens as functions of a seed, the row of the batch, and the position."""
+    """Samples tokens as a function of a seed, the row of the batch and the position."""
 
     def __init__(
         self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0
     ) -> None:
-        """Without a temperature, at 0, the likeliest token is taken.
+        """A temperature of 0 selects the likeliest token.
 
         Raises:
             ValueError: a number is out of range.
@@ -35,7 +35,7 @@ class Sampler:
         return (index if tokens is None else tokens.gather(-1, index)).squeeze(-1)
 
     def _shares(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return weights [batch, n] to draw by, in fp64, and the tokens that they belong to, None for all."""
+        """Return probabilities [batch, n] up to a factor, fp64, and their tokens, None for all in order."""
         shares = (logits.double() / self.temperature).softmax(-1)
         if self.top_k is None and self.top_p is None:
             return shares, None
@@ -47,7 +47,7 @@ class Sampler:
         return shares, tokens
 
     def _uniform(self, position: int, logits: Tensor) -> Tensor:
-        """Return a number [batch] between 0 and 1 for each row, in fp64."""
+        """Return a uniform random number in [0, 1) for each row: [batch], fp64."""
         rows = [digest(f"{self.seed}:generation:{row}") for row in range(len(logits))]
         key = derive_key(torch.tensor(rows, device=logits.device), "token", position)
         coarse, fine = uniform(key, (2,)).double().unbind(-1)
