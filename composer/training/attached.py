@@ -1,4 +1,4 @@
-"""What is attached to a run from outside: Lightning's loggers by name, callbacks by import path."""
+"""Loggers and callbacks of a run: Lightning's loggers by name, callbacks by import path."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ LOGGERS: Mapping[str, tuple[str, Callable[[Path], Logger]]] = {
     "wandb": ("wandb", _wandb),
     "mlflow": ("mlflow", _mlflow),
 }
-"""How each logger is made for a run folder, and the package that it needs, also the name of the extra."""
+"""For each logger its constructor for a run folder, and its package, which is also the name of the extra."""
 
 
 def check_loggers(names: Sequence[str]) -> None:
     """Check that loggers are known and their packages are installed.
 
     Raises:
-        TrainingError: one is not; with what to install.
+        TrainingError: one is unknown or its package is missing; the message says what to install.
     """
     for name in names:
         if name not in LOGGERS:
@@ -86,7 +86,7 @@ def make_callbacks(paths: Sequence[str]) -> list[lightning.Callback]:
     class or function is called without arguments.
 
     Raises:
-        TrainingError: it cannot be imported, or what it names is or makes no callback.
+        TrainingError: it cannot be imported, or is not a callback and does not return one.
     """
     return [_callback(path, f"train.callbacks.{number}") for number, path in enumerate(paths)]
 

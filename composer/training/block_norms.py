@@ -1,4 +1,4 @@
-"""The norms of gradients and of updates, block by block, for loggers."""
+"""Norms of gradients and updates of each block, for loggers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.nn.utils import get_total_norm
 class BlockNorms(lightning.Callback):
     """Logs `gradient_norm/PLACE` and `update_norm/PLACE` of each block, to all loggers of a Trainer.
 
-    The gradient's is that before clipping; the update's is that of the difference that an optimizer step
-    makes. A place is that of a module which has weights, such as `stages.0.step.1.expert`, or a weight's own
-    name where it is in none. Steps that are logged hold a second copy of the weights.
+    Gradient norms are measured before clipping; an update is the change of the weights by an optimizer step.
+    A place is a module with weights, such as `stages.0.step.1.expert`, or the name of a weight outside of
+    such modules. Logged steps hold a second copy of the weights.
     """
 
     def __init__(self, every: int = 50) -> None:
-        """Log every so many optimizer steps."""
+        """Log every `every` optimizer steps."""
         self.every = every
         self._before: dict[str, Tensor] = {}
         self._norms: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Text from a trained model: a prompt, and what the model continues it by, piece by piece."""
+"""Text generation with a trained model: yields the continuation of a prompt piece by piece."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from composer.training.evaluate import autocast
 from composer.training.folder.errors import TrainingError
 
 NEW = 200
-"""New tokens at most, where nobody says how many."""
+"""Default of `max_new_tokens`."""
 _INCOMPLETE = "\ufffd"
 
 
 @dataclass(frozen=True)
 class Continued:
-    """How prompts are continued; see `ComposedModel.generate`.
+    """Options of a continuation; see `ComposedModel.generate`.
 
     Attributes:
-        max_new_tokens: by default `NEW`, or as many as the context holds.
-        stop: texts after any of which the model's own text ends.
+        max_new_tokens: default: `NEW`, or fewer if the context is full.
+        stop: stop texts; the continuation ends after any of them.
     """
 
     max_new_tokens: int | None = None
@@ -42,17 +42,17 @@ class Continued:
     cuda_graph: CudaGraphChoice = "auto"
 
     def pieces(self, model: ComposedModel, prompt: str) -> Iterator[str]:
-        """Yield the text that a model continues a prompt by, as soon as it is there.
+        """Yield the continuation of a prompt piece by piece as it is generated.
 
-        It ends before the token that ends documents, where the task has one.
+        It ends before the end-of-document token, if the task has one.
 
         Raises:
             TrainingError: the model cannot continue the prompt, or an option is out of range.
-            DataError: the prompt is none of the task.
+            DataError: the prompt is not valid for the task.
         """
         codec = codec_of(model)
         try:
-            # what comes after the end of a document begins one
+            # tokens after the end of a document belong to the next one
             start = [] if codec.end is None else [codec.end]
             yield from self._pieces(model, codec, codec.encode(prompt) or start)
         except ValueError as error:
@@ -65,7 +65,7 @@ class Continued:
         run = Generation(model, as_prompts([prompt], model.device), new, sampler, codec.end)
         new_ones, told = run.tokens(self.steps, self.exit_threshold, self.cache, self.cuda_graph), ""
         for position in count(len(prompt)):
-            # not while the reader has its turn
+            # not while the caller handles a piece
             with autocast(model):
                 if next(new_ones, None) is None:
                     break
@@ -80,12 +80,12 @@ class Continued:
         yield text[len(told) :]
 
     def _cut(self, text: str) -> int | None:
-        """Return where a text ends by its first stop, None where it has none."""
+        """Return the end of a text after its first stop text, or None."""
         found = [text.index(each) + len(each) for each in self.stop if each in text]
         return min(found, default=None)
 
 
 def codec_of(model: ComposedModel) -> Codec:
-    """Return how the task that a model was trained on writes text; numbers without a task."""
+    """Return the codec of the model's task; without a task, tokens are written as numbers."""
     train = model.spec.train
     return Numbers() if train is None else train.data.codec()

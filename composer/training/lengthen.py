@@ -33,7 +33,7 @@ def lengthen(folder: Path, old: Spec, new: Spec) -> None:
     assert new.train is not None
     last, stable = _step(folder / LAST), _step(folder / STABLE)
     if last is None:
-        return  # it has not come to its first checkpoint
+        return  # it has no checkpoint yet
     if _warmup(old.train) != _warmup(new.train):
         raise TrainingError(f"{folder}: {_other_warmup(old.train, new.train)}")
     if switches(old) != switches(new):
@@ -54,11 +54,11 @@ def _step(path: Path) -> int | None:
 
 
 def _warmup(train: Train) -> int:
-    return max(1, warmup_steps(train))  # over one step it is none
+    return max(1, warmup_steps(train))  # a decay of one step is none
 
 
 def _put_back(folder: Path, spec: Spec) -> None:
-    """Make the state before the decay the last one; idempotent."""
+    """Make the state before the decay the latest checkpoint; idempotent."""
     text = resolved_yaml(spec)
     _copy(folder / STABLE, folder / LAST, text)
     if (folder / STABLE_BEST).exists():

@@ -1,4 +1,4 @@
-"""The program of the other ranks of a run: it trains with rank 0 and ends with it."""
+"""The program of ranks other than 0: it trains with rank 0 and ends with it."""
 
 from __future__ import annotations
 

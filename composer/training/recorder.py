@@ -95,15 +95,15 @@ class Events:
 
 
 class Recorder(lightning.Callback):
-    """Does what is due at each optimizer step, in a fixed order: log, evaluate, keep the best, save.
+    """Logs, evaluates, keeps the best weights and saves, in this order, at the steps where it is due.
 
-    Lightning's own loops of validation and checkpoints are off: theirs run in an order in which a resumed
-    run would repeat or skip an evaluation.
+    Lightning's own validation loop and checkpoints are off, because in their order a resumed run would
+    repeat or skip an evaluation.
 
     Attributes:
         metrics: of the last evaluation, made at step `evaluated`; empty before the first.
         best: metrics of the evaluation with the lowest loss.
-        stop: a request to end after the current step; any rank's ends all.
+        stop: a request to end after the current step; one rank's request ends all ranks.
     """
 
     def __init__(
@@ -121,8 +121,8 @@ class Recorder(lightning.Callback):
         self.metrics: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.evaluated = 0
-        self._step = 0  # the last one that was looked after
-        # losses of steps and what they report, not yet looked at: a look waits for the device
+        self._step = 0  # the last step whose events were handled
+        # losses and metrics of steps that were not read yet: reading waits for the device
         self._steps: list[Tensor] = []
         # the same of the steps since the last row, by column
         self._losses: dict[str, list[float]] = {name: [] for name in columns}
@@ -187,7 +187,7 @@ class Recorder(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """After the last micro-batch of a step, record its loss and do what is due."""
+        """After the last micro-batch of a step, record its loss and handle the events that are due."""
         step = trainer.global_step
         if step == self._step:
             return
@@ -216,7 +216,7 @@ class Recorder(lightning.Callback):
             raise Interrupted
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save where a callback ended the training early, and report the end, unless that was done."""
+        """Save if a callback stopped the training early, and report the end, unless that was done."""
         assert isinstance(pl_module, ComposedModel)
         if self._step < self.events.last and self._step:
             if self.evaluated != self._step:
@@ -240,7 +240,7 @@ class Recorder(lightning.Callback):
         for values in self._losses.values():
             values.clear()
         self._last_row = step
-        # the losses were waited for, so the device's queue is empty
+        # the losses were read, so the device's queue is empty
         with self._speed.paused(), model.averaged():
             self._score(trainer, model, step, row)
 
@@ -265,7 +265,7 @@ class Recorder(lightning.Callback):
             self._tell_callbacks(trainer, model)
 
     def _tell_callbacks(self, trainer: lightning.Trainer, model: ComposedModel) -> None:
-        """Call what others do at an evaluation, such as early stopping, with the scores as metrics."""
+        """Call the evaluation hooks of other callbacks, such as early stopping, with the scores."""
         model.log_dict(held_out(self.metrics), on_step=True, on_epoch=False, logger=False)
         others = [each for each in trainer.callbacks if each is not self]  # type: ignore[attr-defined]
         for hook in ("validation_start", "validation_epoch_start", "validation_epoch_end", "validation_end"):

@@ -63,11 +63,11 @@ class Result:
     Attributes:
         folder: the run folder.
         metrics: held-out scores of the last evaluation, at `tokens`.
-        best: of the evaluation with the lowest loss, whose weights `load_run` gives.
+        best: scores of the evaluation with the lowest loss, whose weights `load_run` loads.
         tokens: training tokens read.
         finished: whether the whole run is done.
-        trained: whether this call trained at all, or found everything done.
-        sequences: how many held-out sequences an evaluation scores, each once.
+        trained: whether this call trained, or found the run finished.
+        sequences: number of held-out sequences of an evaluation, each scored once.
     """
 
     folder: Path
@@ -100,10 +100,9 @@ def run_training(
     A spec that differs from the folder's only in `train.tokens` and `train.schedule` continues from the
     last state that its learning rates lead to (see `lengthen`).
 
-    With `until_tokens` it pauses there, evaluated and saved, on the schedule of the whole run; a later call
-    goes on. `kernels` are chosen for this machine, `torch_compile` says whether torch compiles what lies
-    between them (`ComposedModel`), and `cuda_graph` whether steps are replayed from CUDA graphs
-    (`CudaGraph`); they make no other run, and may differ from call to call.
+    With `until_tokens` it evaluates, saves and pauses there, on the schedule of the whole run; a later call
+    continues. `kernels` and `torch_compile` are as in `ComposedModel`, `cuda_graph` as in `CudaGraph`. They
+    do not identify the run, and may differ from call to call.
     `report` is called with the progress a few times per second.
 
     Raises:
@@ -118,10 +117,10 @@ def run_training(
     spec, train = plan.spec, _train(plan.spec)
     check_caps(plan)
     check_loggers(loggers)
-    make_callbacks(train.callbacks)  # refused before a folder is made
+    make_callbacks(train.callbacks)  # refused before the folder is created
     folder = out or (default_folder(spec) if start is None else started_folder(spec, start))
     taken = None if start is None else compare(plan, start)
-    data = datamodule(spec)  # bad data is told before a folder is made
+    data = datamodule(spec)  # faults of the data are reported before the folder is created
     ranks = outside.world_size() if (outside := launched()) is not None else device_count(train)
     refuse(cuda_graph, device_kind(), ranks)
     here, events = plan_here(plan, kernels), Events(train, until_tokens)
@@ -145,7 +144,7 @@ def run_training(
 
     @contextmanager
     def entered() -> Iterator[Result | None]:
-        """Hold the folder, and give the result of a run that is already there."""
+        """Lock the folder; yield the result if the run is finished already."""
         with held(folder, plan, here, lengthen):
             if start is not None and taken is not None:
                 begin(folder, spec, taken, start.weights)
@@ -190,12 +189,12 @@ def fit(
     last = folder / LAST
     keep_freed_memory()
     use_fitting_threads(train.tokens_per_step // train.accumulate * spec.model.width)
-    gc.enable()  # short commands run without; a trained model is a circle of references
+    gc.enable()  # the command line disables it; a trained model has reference cycles
     with quiet(), deterministic(device_kind()):
         model = build(plan, plan.kernels, torch_compile)
         if not last.exists():
             take_start(model, folder)
-        model.logs_steps = False  # the recorder takes the losses
+        model.logs_steps = False  # the recorder reads the losses
         stop.check()
         if (backend := backend_of(train, environment.world_size())) is not None:
             environment.join(backend, stop)
@@ -232,7 +231,7 @@ def _stored(plan: Plan, folder: Path, events: Events, data: SpecData) -> Result 
     if step < events.last:
         return None
     if state["evaluated"] != step:
-        # saved in passing, on the way to a later end
+        # saved on the way to a later end
         model = build(plan).to(device_kind())
         put_weights(model, weights_of(checkpoint, path), path)
         metrics = evaluate(model, data.val_dataloader(), lambda: autocast(model))
@@ -243,7 +242,7 @@ def _stored(plan: Plan, folder: Path, events: Events, data: SpecData) -> Result 
 
 @contextmanager
 def _told(folder: Path, plan: Plan) -> Iterator[None]:
-    """Return the message for an error of the system."""
+    """Raise a TrainingError for errors of files, memory, callbacks and loggers in the context."""
     try:
         yield
     except OSError as error:

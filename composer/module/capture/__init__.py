@@ -1,1 +1,1 @@
-"""Work on a device that is recorded once, on tensors that stay where they are, and replayed: CUDA graphs."""
+"""CUDA graphs: work on static tensors that is recorded once and replayed."""

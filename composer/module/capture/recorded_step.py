@@ -1,4 +1,4 @@
-"""The forward and the backward pass of one micro-batch, recorded once and replayed as part of autograd."""
+"""The forward and backward pass of one micro-batch, recorded once and replayed within autograd."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch.autograd.function import once_differentiable
 from composer.module.capture.recorder import Recorder
 
 Losses = Callable[..., Sequence[Tensor]]
-"""Makes a loss, and what is reported beside it, of the tensors of a micro-batch."""
+"""Computes the loss and further metrics from the tensors of a micro-batch."""
 
 
 class RecordedStep:
-    """Computes a loss by replaying its recorded forward pass; its backward pass is replayed by autograd's.
+    """Computes a loss by replaying a recorded forward pass; autograd replays the backward pass.
 
-    Gradients arrive at weights through autograd, so accumulation, clipping and hooks of weights are as
-    without. A weight without a gradient takes that of the recording as its own, until the next backward pass.
+    Gradients reach weights through autograd, so accumulation, clipping and hooks of weights work as usual. A
+    weight without a gradient uses the recording's buffer as its gradient, until the next backward pass.
 
     Attributes:
-        made: the loss, and what is reported beside it, where the forward pass writes them.
+        made: the buffers that the forward pass writes the loss and further metrics to.
     """
 
     def __init__(
         self, recorder: Recorder, run: Losses, given: Sequence[Tensor], weights: Sequence[nn.Parameter]
     ) -> None:
-        """Record `run` for inputs of the shapes of `given`. Passes run meanwhile, also on the buffers.
+        """Record `run` for inputs of the shapes of `given`. Warm-up passes run, which also update buffers.
 
-        What is recorded reads weights, and all else that is not given, where it is now.
+        The recording reads weights, and all else that is not in `given`, at their current addresses.
         """
         self._run, self._weights = run, weights
         self._given = [each.clone() for each in given]
@@ -38,7 +38,7 @@ class RecordedStep:
         self._latest: object = None
         self._used: list[bool] = []
         with torch.enable_grad():
-            # a backward pass on a shape of its own, so that the seed is there before the recording
+            # a backward pass, so that its seed is allocated before the recording
             self._seed = torch.ones_like(self._forward_pass()[0])
             self._backward_pass()
             recorder.warm_up(lambda: (self._forward_pass(), self._backward_pass()))
@@ -46,7 +46,7 @@ class RecordedStep:
             self._made_gradients, self._backward = recorder.record(self._backward_pass)
 
     def __call__(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the loss of a micro-batch, and what is reported beside it."""
+        """Return the loss and further metrics of a micro-batch."""
         for here, each in zip(self._given, given, strict=True):
             here.copy_(each)
         self._forward()
@@ -55,10 +55,10 @@ class RecordedStep:
         return made
 
     def gradients(self, turn: object, seed: Tensor) -> list[Tensor | None]:
-        """Replay the backward pass; return the gradients of the weights, where it writes them.
+        """Replay the backward pass; return the buffers of the weights' gradients.
 
         Raises:
-            RuntimeError: `turn` is not that of the latest forward pass, or had its backward pass.
+            RuntimeError: `turn` is not the latest forward pass, or its backward pass has run already.
         """
         if turn is not self._latest:
             raise RuntimeError(
@@ -67,7 +67,7 @@ class RecordedStep:
         self._latest = None
         gradients = self._by_weight()
         for weight, gradient in zip(self._weights, gradients, strict=True):
-            # what a weight took of the last replay is about to be written anew
+            # gradients that are buffers of the recording are about to be overwritten
             if gradient is not None and weight.grad is not None and _same_place(weight.grad, gradient):
                 weight.grad = weight.grad.clone()
         self._seed.copy_(seed)
@@ -79,7 +79,7 @@ class RecordedStep:
         return [next(made).detach() if used else None for used in self._used]
 
     def _forward_pass(self) -> list[Tensor]:
-        # casts of weights belong to the recording, neither to what ran before nor to what comes after
+        # cached casts of weights must not be shared with passes outside of the recording
         torch.clear_autocast_cache()
         self._loss, *reported = self._run(*self._given)
         torch.clear_autocast_cache()

@@ -1,4 +1,4 @@
-"""What records work on a device once and replays it: CUDA graphs."""
+"""Records work on a device once and replays it: CUDA graphs."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 from composer.settings.errors import UserError
 
 Work = Callable[[], Sequence[Tensor]]
-"""Work on tensors that stay where they are; it returns what it makes."""
+"""Work on static tensors; it returns its outputs."""
 
 CudaGraphChoice = Literal["auto", "on", "off"]
-"""Whether steps are replayed from CUDA graphs: where that pays and works, always or as an error, never."""
+"""Whether steps are replayed from CUDA graphs: if it pays and works, always (else an error), or never."""
 
 _WARM_UPS = 3
-"""Runs before a recording, in which kernels are compiled and libraries take their memory."""
+"""Warm-up runs before a recording, in which kernels are compiled and libraries allocate memory."""
 
 
 class CannotCapture(UserError):
-    """A CUDA graph cannot hold a step, or does not compute what the step does."""
+    """A step cannot be recorded as a CUDA graph, or its replay gives other results."""
 
 
 class Recorder(Protocol):
     """Records work and replays it, all in one pool of memory.
 
-    What is recorded later may use the memory that earlier work leaves free at its end. So nothing may run
-    between two recordings that belong together, such as a forward pass and its backward pass.
+    Later recordings may reuse memory that earlier ones free at their end. So no other work may run between
+    two recordings that belong together, such as a forward pass and its backward pass.
     """
 
     def refusal(self, device: torch.device) -> str:
@@ -36,13 +36,13 @@ class Recorder(Protocol):
         ...
 
     def warm_up(self, work: Callable[[], object]) -> None:
-        """Run work as often as has to be before it is recorded."""
+        """Run work as often as needed before it is recorded."""
         ...
 
     def record(self, work: Work) -> tuple[list[Tensor], Callable[[], None]]:
-        """Record work; return the tensors that it makes, and what makes them anew in the same place.
+        """Record work; return its output tensors, and a function that recomputes them in place.
 
-        They hold nothing of use before the first replay.
+        Their contents are undefined before the first replay.
         """
         ...
 
@@ -58,7 +58,7 @@ class CudaGraphs:
         return "" if device.type == "cuda" else f"expected a GPU, got the device {device.type}"
 
     def warm_up(self, work: Callable[[], object]) -> None:
-        """Run work on a stream of its own, as torch asks for."""
+        """Run work on a side stream, as PyTorch requires."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -69,7 +69,7 @@ class CudaGraphs:
     def record(self, work: Work) -> tuple[list[Tensor], Callable[[], None]]:
         """Record a graph; it runs for the first time when it is replayed."""
         graph = torch.cuda.CUDAGraph()
-        # threads that pin memory for data may go on
+        # threads that pin memory for data may run on
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             made = [*work()]
         self._pool = self._pool or graph.pool()

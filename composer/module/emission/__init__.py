@@ -1,1 +1,1 @@
-"""From a graph to torch.fx code in modules that hold weights."""
+"""Emits graphs as torch.fx code, in modules that hold the weights."""

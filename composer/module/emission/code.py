@@ -1,4 +1,4 @@
-"""The code of one graph as a module: as emitted, and where torch.compile is wanted with compiled regions."""
+"""The emitted code of one graph as a module, optionally with regions compiled by torch.compile."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from composer.module.emission.emit import emit
 from composer.module.emission.regions import with_regions
 
 TorchCompile = Literal["auto", "on", "off"]
-"""Whether torch is asked to compile what lies between kernels of our own."""
+"""Whether torch.compile is run on the code between custom kernels."""
 
 Compiled = Literal["no", "tried", "required"]
-"""Whether regions are compiled: not, where that works, or else it is an error."""
+"""Whether regions are compiled: no; if possible; or with an error if it fails."""
 
 
 class Code:
@@ -34,7 +34,7 @@ class Code:
         compiled: Compiled = "no",
         signature: Graph | None = None,
     ) -> None:
-        """`signature` is the graph whose parameters the code takes, where it runs only some of the nodes."""
+        """`signature` is the graph whose parameters the code takes, if it runs only some of the nodes."""
         self.plain = emit(graph, place, outputs, name, signature)
         self.regions: nn.Module | None = None
         if compiled != "no":
@@ -46,16 +46,16 @@ class Code:
         return code(*arguments)
 
     def sources(self, name: str) -> Iterator[tuple[str, str]]:
-        """Yield (name, source) of the code, the source as it would be written by hand."""
+        """Yield (name, source) of the code, as readable source."""
         lines = (line.split(";  ")[0].rstrip() for line in self.plain.code.strip().splitlines())
         yield name, "".join(f"{line}\n" for line in lines)
 
 
 class StepCode:
-    """Calls the code of a step of a loop that runs different nodes at different steps."""
+    """Calls the code of one step of a loop whose steps run different nodes."""
 
     def __init__(self, found: list[Variant], loop: Loop, place: Place, compiled: Compiled) -> None:
-        """`place` is the place of the loop's body; codes of tied steps take all weights, others their own."""
+        """`place` is that of the loop's body. Code of tied steps takes all weights, other code its own."""
         self.variants = found
         self.codes = [
             Code(
@@ -84,7 +84,7 @@ class StepCode:
 
 
 def step_code(loop: Loop, place: Place, compiled: Compiled) -> Code | StepCode:
-    """Return what runs a step of a loop; `place` is the place of its body."""
+    """Return a module that runs one step of a loop; `place` is the place of its body."""
     found = variants(loop)
     if len(found) == 1:
         return Code(found[0].body, place, found[0].body.outputs, "Step", compiled, signature=loop.body)
@@ -92,5 +92,5 @@ def step_code(loop: Loop, place: Place, compiled: Compiled) -> Code | StepCode:
 
 
 def without_code(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a module's state without emitted code; it is emitted anew, where torch would trace it."""
+    """Return a module's state without emitted code, which is emitted again when unpickled."""
     return {name: value for name, value in state.items() if not isinstance(value, Code | StepCode)}

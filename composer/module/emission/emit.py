@@ -27,7 +27,7 @@ from composer.module.emission.recompute import Reading, Recomputed, plain
 from composer.module.emission.regions import COMPILED, TRACEABLE
 
 NODE = "node"
-"""Under this key the metadata of a call name the node of our graph that it is."""
+"""The key under which the metadata of an fx call name the node of our graph."""
 
 
 def resolve(path: str) -> Any:
@@ -95,7 +95,7 @@ class _Emitter:
         self._bind(node, made, data)
 
     def _caller(self, function: Any, data: Node) -> str | None:
-        """Return the name of the module that calls a function which is recomputed, or reads what is."""
+        """Return the name of the module that calls a recomputed function, or one that reads its outputs."""
         if data.recompute:
             inputs, weights = len(data.inputs), self.graph.weights
             counters = [n for n, name in enumerate(data.weights, inputs) if not weights[name].saved]
@@ -112,7 +112,7 @@ class _Emitter:
         return self.callers[key]
 
     def _inside(self, node: Node) -> bool:
-        """Return whether an operation keeps what it makes: intermediates, outputs, or casts of its inputs."""
+        """Return whether an operation saves tensors of its own: intermediates, outputs or casts of inputs."""
         at = CostContext(1, self.place.trips)
         saved = node.saved(at)
         return bool(saved.extra or saved.outputs or (saved.inputs and node.op.works_in(at) != "any"))
@@ -130,7 +130,7 @@ class _Emitter:
         made.meta[NODE] = node
         made.meta["tuple"] = len(data.types) > 1
         joined = made.meta["tuple"] and isinstance(data.op, Project)
-        # the code reads better with the graph's names than with the functions'
+        # names of the graph are more readable than those of the functions
         made._rename(f"{readable(node)}_and_more" if joined else readable(node))
 
     def _value(self, value: Value) -> fx.Node:
@@ -140,18 +140,18 @@ class _Emitter:
         key = Value(value.node, -1 - value.output)
         if key not in self.values:
             name = readable(self._part(value))
-            # taken at once, since what is whole keeps all its parts alive
+            # unpacked at once, since the tuple keeps all its items alive
             with self.code.inserting_after(whole):
                 self.values[key] = self._named(name, operator.getitem, (whole, value.output))
         return self.values[key]
 
     def _tensor(self, value: Value) -> fx.Node:
-        """Return a value for a stage or a part, which keep what they are given."""
+        """Return a value as a plain tensor for a stage or a part, which keep references to it."""
         node = self._value(value)
         return self.code.call_function(plain, (node,)) if self._recomputed(value) else node
 
     def _part(self, value: Value) -> str:
-        """Name one of several outputs: a merged projection's by its weight, others by number."""
+        """Name one of several outputs: of a merged projection by its weight, otherwise by number."""
         data = self.graph.node(value.node)
         names: tuple[str, ...] = data.weights
         return names[value.output] if isinstance(data.op, Project) else f"{value.node}_{value.output}"
@@ -179,7 +179,7 @@ class _Emitter:
 
 
 def _parameters(node: str, operation: Any, data: Node) -> list[str]:
-    """Return the names of what the code is given for a node's weights."""
+    """Return the names of the code's parameters for a node's weights."""
     if isinstance(operation, Loop | Part):
         return [f"{readable(node)}_weights"]
     if isinstance(operation, Input) or not data.weights:
@@ -188,7 +188,7 @@ def _parameters(node: str, operation: Any, data: Node) -> list[str]:
     if prepared == len(data.weights):
         return [f"{readable(name)}_weight" for name in data.weights]
     if prepared and isinstance(operation, Project):
-        # all weights are joined to one, and biases likewise
+        # all weights are concatenated to one, and so are biases
         return [f"{readable(name)}_joined" for name in data.weights[:: len(data.weights) // prepared]]
     if prepared == 1:
         return [f"{readable(data.weights[0])}_joined"]
@@ -198,7 +198,7 @@ def _parameters(node: str, operation: Any, data: Node) -> list[str]:
 
 
 def readable(name: str) -> str:
-    """Turn `0.seq.query` into `seq_query`: positions only where nothing else tells parts apart."""
+    """Turn `0.seq.query` into `seq_query`: positions are kept only where names are ambiguous without."""
     parts = re.sub(r"[^\w.]", "_", name).split(".")
     words = [part for part in parts if not part.isdigit()]
     positions = [part for part in parts if part.isdigit()] if len(words) < 2 else []
@@ -212,5 +212,5 @@ def _traceable(data: Node) -> bool:
 
 
 def _is_impure(node: fx.Node) -> bool:
-    # everything a node does is in its outputs: slots are ordered by tokens, loads by their weights
+    # nodes have no hidden effects: slot writes are ordered by tokens, loads by their weights
     return node.op in ("placeholder", "output")

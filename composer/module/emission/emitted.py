@@ -1,4 +1,4 @@
-"""What a model was emitted as, so that it can go back to it: code for one choice of numbers of steps."""
+"""The emitted code of a model for one choice of numbers of steps, so that it can be restored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from composer.module.emission.stage import Stage
 
 @dataclass(frozen=True)
 class Emitted:
-    """A plan, the code of the model and its loss, and what each stage and part runs."""
+    """A plan, the code of the model and its loss, and the code of each stage and part."""
 
     plan: Any
     code: Any
@@ -23,7 +23,7 @@ class Emitted:
 
     @classmethod
     def of(cls, model: Any) -> Emitted:
-        """Return what a model runs now."""
+        """Return the code that a model currently runs."""
         modules = [*model.modules()]
         stages = tuple(
             (each, each.loop, each.place, each.code, each.bodies)
@@ -34,7 +34,7 @@ class Emitted:
         return cls(model.plan, model.code, model._loss, stages, parts)
 
     def put_back(self, model: Any) -> None:
-        """Have the model run this again."""
+        """Restore this code."""
         model.plan, model.code, model._loss = self.plan, self.code, self.loss
         for stage, loop, place, code, bodies in self.stages:
             stage.loop, stage.place, stage.code, stage.bodies = loop, place, code, bodies
@@ -43,7 +43,7 @@ class Emitted:
 
 
 def same_code(one: Graph, two: Graph) -> bool:
-    """Return whether the same code runs two graphs: how often the loops in them run is no part of it."""
+    """Return whether two graphs have the same code, which does not depend on the trip counts of loops."""
     outside = ((each.inputs, each.outputs, each.carried, each.weights) for each in (one, two))
     if next(outside) != next(outside) or [*one] != [*two]:
         return False
@@ -52,7 +52,7 @@ def same_code(one: Graph, two: Graph) -> bool:
 
 def _same(one: Node, two: Node) -> bool:
     if one.active is not None:
-        # which steps these are depends on their number
+        # which steps are active depends on the number of steps
         return False
     if isinstance(one.op, Loop) and isinstance(two.op, Loop):
         return (one.inputs, len(one.types)) == (two.inputs, len(two.types))

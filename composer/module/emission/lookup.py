@@ -1,4 +1,4 @@
-"""What emitted code takes from the modules that hold it: weights, made ready, and modules it calls."""
+"""Looks up what emitted code takes from modules: prepared weights, and the modules it calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READY: ContextVar[dict[tuple[Any, ...], list[Any]] | None] = ContextVar("ready"
 
 @contextmanager
 def made_ready_once() -> Iterator[None]:
-    """Let the forward passes made meanwhile share the weights that are made ready for them."""
+    """Share prepared weights among the forward passes in the context."""
     token = _READY.set({})
     try:
         yield
@@ -35,10 +35,10 @@ def gather(
     ready: Callable[[str, Any], Any] = lambda _, stage: stage.ready(),
     counts: bool | None = None,
 ) -> list[Any]:
-    """Return what the graph's code takes for weights, node by node: prepared once, the same at every step.
+    """Return the prepared weights that the graph's code takes, node by node, the same at every step.
 
-    For a loop it takes what `ready` makes of its node's name and its stage. States that count a training pass
-    are left out where `counts` says so, by default outside of training.
+    A loop takes the result of `ready(name of its node, its stage)`. Counters of training passes are None if
+    `counts` is false, by default outside of training.
     """
     counts = module.training if counts is None else counts
     given: list[Any] = []
@@ -69,16 +69,16 @@ def _given(module: nn.Module, name: str, weight: Weight, counts: bool) -> Tensor
 
 
 def held_tensor(module: nn.Module, name: str) -> Tensor:
-    """Return the parameter or buffer under a dotted name."""
+    """Return the parameter or buffer of a dotted name."""
     path, _, role = name.rpartition(".")
     tensor: Tensor = getattr(find(module, path), role)
     return tensor
 
 
 def find(module: nn.Module, path: str) -> Any:
-    """Return the module under a dotted path; the module itself for an empty one."""
+    """Return the submodule of a dotted path; the module itself for an empty one."""
     for name in filter(None, path.split(".")):
-        # straight in the table: a block may be called like a method of modules, such as `eval`
+        # not by getattr: a block may have the name of a method of modules, such as `eval`
         held = module._modules[name]
         assert held is not None
         module = held

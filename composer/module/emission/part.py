@@ -1,7 +1,7 @@
-"""The parts of a step as modules: what sublayers and blocks are named after, hold, and show.
+"""The parts of a step as modules: sublayers and blocks, which hold the weights.
 
-They are called as modules, with hooks, while somebody watches them; otherwise the code of a step runs as one
-piece, with operations merged and fused across their borders, and nothing but the names goes by them.
+They are called as modules while hooks are registered on them. Otherwise the code of a step runs as one piece,
+with operations merged and fused across parts, and parts only give weights their names.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 class Watchable(nn.Module):
-    """A module that can be watched by hooks, and shows the tensors that it holds."""
+    """A module that is called if hooks are registered, and whose repr lists its tensors."""
 
     def extra_repr(self) -> str:
-        """Return what it is told to be, then its tensors and their shapes."""
+        """Return the settings, then the tensors and their shapes."""
         return "\n".join(line for line in (self._about(), tensors(self)) if line)
 
     def _about(self) -> str:
-        """Return its settings in a line."""
+        """Return the settings in a line."""
         return ""
 
     def _watched(self) -> bool:
-        """Return whether a hook is registered on it; sharded ones have some that are not the user's."""
+        """Return whether the user registered a hook on it; FSDP registers some of its own."""
         return not getattr(self, "sharded", False) and any(getattr(self, hooks) for hooks in _HOOKS)
 
 
 class Part(Watchable):
-    """A sublayer of a step, a branch of a parallel one, or a block, which has a config."""
+    """A sublayer of a step, a branch of a parallel sublayer, or a block with its config."""
 
-    # private, for a block's weights may have any name
+    # private names, since a block's weights may have any name
     _code: Code | None = None
     _graph: Graph | None = None
 
@@ -60,10 +60,10 @@ class Part(Watchable):
         return {name: value for name, value in state.items() if name != "_graph"}
 
     def forward(self, *values: Any) -> Any:
-        """Return its outputs, one or a tuple, from the first input, other values, and the numbers of steps.
+        """Return its outputs, one or a tuple, given its inputs and the indices of the loops around it.
 
         Raises:
-            RuntimeError: it is not called by the model around it.
+            RuntimeError: it was not called by its model.
         """
         if self._code is None or self._graph is None:
             raise RuntimeError(
@@ -80,7 +80,7 @@ def tensors(module: nn.Module) -> str:
 
 
 def anyone_watches(model: nn.Module) -> bool:
-    """Return whether a hook is registered on a part of a model, or on all modules there are."""
+    """Return whether a hook is registered on a part of a model, or globally on all modules."""
     if any(getattr(registered, f"_global{hooks}") for hooks in _HOOKS):
         return True
     return any(isinstance(each, Watchable) and each._watched() for each in model.modules())

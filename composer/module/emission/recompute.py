@@ -1,9 +1,10 @@
-"""Run operations again in the backward pass instead of keeping what it needs of them.
+"""Activation checkpointing: recomputes operations in the backward pass instead of saving their tensors.
 
-A marked operation keeps its inputs at most. Where autograd would keep something of its inside, or of its
-outputs in whoever reads them, stands a handle; the first handle that is opened runs the operation again and
-fills all of them. An input that another marked operation makes is a handle as well, so operations run again
-in chains. They are functions of their inputs and weights, and make the same values again, bit for bit.
+A marked operation saves at most its inputs. Where autograd would save an intermediate of it, or an output of
+it in an operation that reads it, a handle is saved instead. The first handle that is unpacked runs the
+operation again and fills all handles. An input from another marked operation is a handle as well, so
+operations are recomputed in chains. They are functions of their inputs and weights, so results are equal bit
+for bit.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class Recomputed(nn.Module):
     Without gradients it is a plain call.
 
     Attributes:
-        inside: whether it keeps something that it makes and that grows with the batch.
-        inputs: how many arguments, first, are values; the others are weights.
-        counters: positions of weights that are counted up in place, and are None when it runs again.
+        inside: whether it saves a tensor of its own that grows with the batch.
+        inputs: the number of arguments that are values; the others after them are weights.
+        counters: positions of weights that are incremented in place; None when it runs again.
     """
 
     def __init__(self, function: Callable[..., Any], inside: bool, inputs: int, *counters: int) -> None:
@@ -52,7 +53,7 @@ class Recomputed(nn.Module):
 
 
 class Reading(nn.Module):
-    """Calls the function of an operation that keeps what it needs, except for recomputable inputs."""
+    """Calls the function of an operation that saves its tensors, except for recomputable inputs."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -69,31 +70,31 @@ class Reading(nn.Module):
 
 @dataclass(slots=True)
 class Recomputable:
-    """Output number `place` of a marked operation on its way to its readers, and the run that made it."""
+    """Output number `place` of a marked operation, with the run that made it."""
 
     tensor: Tensor
     run: _Run
     place: int
 
     def handle(self, tensor: Tensor) -> _Handle | None:
-        """Return a handle on a tensor that lies in this one's memory; None where it is no plain view."""
+        """Return a handle for a tensor in the memory of this one; None if it is not a plain view."""
         if tensor.dtype != self.tensor.dtype or tensor.is_conj() or tensor.is_neg():
             return None
         return _Handle(self.run, _View(self.place, tensor.size(), tensor.stride(), tensor.storage_offset()))
 
 
 def plain(value: Any) -> Any:
-    """Return the tensor alone, for those who keep what they read."""
+    """Return the tensor itself, for operations that save it."""
     return value.tensor if isinstance(value, Recomputable) else value
 
 
 class _Kept:
-    """A tensor that is kept as it is."""
+    """A tensor that is saved as it is."""
 
     __slots__ = ("tensor", "version")
 
     def __init__(self, tensor: Tensor) -> None:
-        # detached, for its history would hold whoever keeps it
+        # detached, since its history would reference the operation that saves it
         self.tensor, self.version = tensor.detach(), tensor._version
 
     def take(self) -> Tensor:
@@ -105,7 +106,7 @@ class _Kept:
 
 
 class _View(NamedTuple):
-    """How a tensor lies in the memory of output number `place`."""
+    """The view of output number `place` that a tensor is."""
 
     place: int
     size: torch.Size
@@ -114,7 +115,7 @@ class _View(NamedTuple):
 
 
 class _Handle:
-    """A tensor that a run makes again: a view of an output, or what its function packs at a position."""
+    """A tensor to recompute: a view of an output, or the tensor that the function saves at a position."""
 
     __slots__ = ("__weakref__", "made", "run", "what")
 
@@ -133,18 +134,18 @@ class _Handle:
     def take(self) -> Tensor:
         if self.made is None:
             self.run.again()
-        made, self.made = self.made, None  # a second backward pass over a kept graph makes it again
+        made, self.made = self.made, None  # a second backward pass over a retained graph recomputes it
         assert made is not None
         return made
 
 
 class _Given(NamedTuple):
-    """An argument as a run keeps it."""
+    """An argument as a run saves it."""
 
     value: Any
     requires_grad: bool = False
     carried: Any = None
-    """Attributes that the tensor carries along, such as where gradients of a weight add up."""
+    """Attributes of the tensor, such as where gradients of a weight accumulate."""
 
     def take(self) -> Any:
         if isinstance(self.value, (_Kept, _Handle)):
@@ -155,7 +156,7 @@ class _Given(NamedTuple):
 
 
 class _Run:
-    """A call of a marked operation. The handles on what it makes hold it, not the other way round."""
+    """A call of a marked operation. Handles reference it, not the other way round."""
 
     def __init__(
         self,
@@ -174,7 +175,7 @@ class _Run:
         """Call the function as it was called before and fill all handles.
 
         Raises:
-            RuntimeError: it does not make what it made before.
+            RuntimeError: the function saves other tensors than before.
         """
         arguments = [argument.take() for argument in self.arguments]
         packed: list[Tensor] = []
@@ -190,11 +191,11 @@ class _Run:
         for handle in self._alive():
             handle.fill(outputs, packed)
         if torch._C._current_graph_task_id() >= 0:
-            # a pass over a part of the graph opens only some of them
+            # a backward pass over a part of the graph unpacks only some of them
             torch.autograd.Variable._execution_engine.queue_callback(partial(_forget, weakref.ref(self)))
 
     def forget(self) -> None:
-        """Drop what handles were filled with and nobody took."""
+        """Drop the tensors of handles that were filled but not unpacked."""
         for handle in self._alive():
             handle.made = None
 
@@ -203,7 +204,7 @@ class _Run:
 
 
 class _Autocast(NamedTuple):
-    """Whether products are cast on a device, and to what."""
+    """The autocast state of a device."""
 
     device: str
     enabled: bool
@@ -219,12 +220,12 @@ def _like(autocast: _Autocast) -> AbstractContextManager[Any]:
     device, enabled, dtype = autocast
     if not enabled and not torch.is_autocast_enabled(device):
         return nullcontext()
-    # nothing cast now is of use to anyone later
+    # casts made here are not reused later
     return torch.autocast(device, dtype, enabled, cache_enabled=False)
 
 
 class _Packing(saved_tensors_hooks):
-    """Packs what autograd keeps of one call: of a `run` of a marked operation, or of one that reads such.
+    """Packs the tensors that autograd saves in one call: of a marked operation, or of a reader of one.
 
     The first `inputs` arguments are values, the others weights.
     """
@@ -238,7 +239,7 @@ class _Packing(saved_tensors_hooks):
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        # autograd holds its hooks for as long as what they packed
+        # autograd keeps its hooks as long as the packed tensors
         vars(self).clear()
 
     def _pack(self, tensor: Tensor) -> _Kept | _Handle:
@@ -250,7 +251,7 @@ class _Packing(saved_tensors_hooks):
             return handle
         if run is None or not run.inside or _memory(tensor) in self.own:
             return _Kept(tensor)
-        # asked here, for within an operation that it casts for autocast says that it is off
+        # queried here, since autocast is disabled inside an operation that it casts
         if run.autocast.enabled and _is_cast(tensor, self.weights):
             return _Kept(tensor)
         return _Handle(run, len(run.packed) - 1)
@@ -266,7 +267,7 @@ def _open(kept: _Kept | _Handle) -> Tensor:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Return what tells the memory of a tensor from that of others, the same for all views."""
+    """Return a key of a tensor's memory, the same for all its views."""
     address: int = tensor.untyped_storage()._cdata
     return address
 
@@ -284,7 +285,7 @@ def _given(argument: Any) -> _Given:
 
 
 def _is_cast(tensor: Tensor, weights: list[Tensor]) -> bool:
-    """Return whether autocast made a tensor from a weight, which it may have done once for all steps."""
+    """Return whether a tensor is autocast's (cached) cast of a weight."""
     made = tensor.grad_fn
     while made is not None and len(made.next_functions) == 1:
         made = made.next_functions[0][0]
@@ -294,5 +295,5 @@ def _is_cast(tensor: Tensor, weights: list[Tensor]) -> bool:
 
 
 def _origin(weight: Tensor) -> Any:
-    """Return where the history of a weight begins."""
+    """Return the leaf of a weight's history."""
     return torch.autograd.graph.get_gradient_edge(weight).node if weight.requires_grad else None

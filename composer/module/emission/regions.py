@@ -1,7 +1,7 @@
-"""Regional torch.compile: what lies between operations that it cannot trace becomes compiled functions.
+"""Regional torch.compile: compiles the code between operations that it cannot trace.
 
-A step's code is split into regions, each compiled once, whatever the number of steps: what differs from step
-to step, slots and rotations, stays outside.
+A step's code is split into regions. Each is compiled once for any number of steps, because operations that
+depend on the step, such as slots and rotations, stay outside.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch.fx.passes.split_module import split_module
 from blocks.primitives.reference import rotate, rotate_step, wide
 
 TRACEABLE = "traceable"
-"""The mark on a node that torch.compile can trace, in `fx.Node.meta`."""
+"""The key in `fx.Node.meta` of nodes that torch.compile can trace."""
 
 COMPILED = "compiled"
-"""The function that is called in a node's place, which torch.compile has a part in."""
+"""The key of the function that replaces a node's, if part of it can be compiled."""
 
 _LEAST = 2
-"""Operations of a region; one alone is a kernel already."""
+"""Minimum number of operations in a region; a single one is a kernel already."""
 
 
 def with_regions(code: fx.GraphModule, required: bool) -> fx.GraphModule:
-    """Return the code with its regions compiled; the same function, but for rounding.
+    """Return the code with its regions compiled; the result is equal up to rounding.
 
     Args:
         code: as emitted, one call for each operation, marked with `TRACEABLE`.
-        required: whether a region that cannot be compiled is an error; else it warns and runs plainly.
+        required: whether a region that cannot be compiled is an error; otherwise it warns and runs eagerly.
     """
     for node in code.graph.nodes:
         node.target = node.meta.get(COMPILED, node.target) if required else node.target
@@ -50,7 +50,7 @@ class Region(nn.Module):
     """A piece of code that runs compiled.
 
     Raises:
-        RuntimeError: it is called, cannot be compiled, and is `required` to be.
+        RuntimeError: it is called, is `required`, and cannot be compiled.
     """
 
     def __init__(self, code: fx.GraphModule, required: bool) -> None:
@@ -65,7 +65,7 @@ class Region(nn.Module):
             return self.code(*arguments)
         try:
             made = self.compiled(*arguments)
-        except Exception as error:  # a compiler may fail in any way, and for want of a C compiler
+        except Exception as error:  # a compiler may fail in any way, also because there is no C compiler
             self._failed(error)
             return self.code(*arguments)
         self.proved = True
@@ -73,7 +73,7 @@ class Region(nn.Module):
 
     def _failed(self, error: Exception) -> None:
         if self.proved:
-            # more kinds of input came than dynamo compiles for: those beyond run plainly
+            # dynamo's limit of recompilations: further kinds of input run eagerly
             if type(error).__name__ != "FailOnRecompileLimitHit":
                 raise error
             return
@@ -92,7 +92,7 @@ def turns_now(angle: Tensor, index: int) -> Tensor:
 
 
 def rotate_real(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotate the pairs (2i, 2i + 1) of x by turns [..., pairs, 2] in real numbers, which inductor fuses."""
+    """Rotate the pairs (2i, 2i + 1) of x by turns [..., pairs, 2] in reals, which inductor fuses."""
     even, odd = torch.unflatten(wide(x), -1, (-1, 2)).unbind(-1)
     cos, sin = turns.unbind(-1)
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
@@ -100,7 +100,7 @@ def rotate_real(x: Tensor, turns: Tensor) -> Tensor:
 
 
 def _split_rotations(graph: fx.Graph) -> None:
-    """Make the table of a rotation outside of regions: complex numbers and the number of a step stay out."""
+    """Move the table of a rotation out of regions, which must not have complex numbers or a step's index."""
     for node in [*graph.nodes]:
         if node.op == "call_function" and node.target in (rotate, rotate_step):
             x, table = node.args
@@ -120,7 +120,7 @@ def _traceable(node: fx.Node) -> bool:
 
 
 def _levels(graph: fx.Graph) -> dict[fx.Node, int]:
-    """Return how often code has to change between regions (odd) and others (even) before each node."""
+    """Return the level of each node: odd in regions, even outside, and not below those of its inputs."""
     levels: dict[fx.Node, int] = {}
     for node in graph.nodes:
         if node.op in ("placeholder", "output"):

@@ -1,4 +1,4 @@
-"""A stage as a module: the code of one step, one set of weights or several, and a plain loop."""
+"""A stage as a module: the code of one step, one or several sets of weights, and a Python loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Layer(Watchable):
     """One set of weights of one step, with the stages nested in it."""
 
     sharded = False
-    """Whether its weights are whole only while it is called."""
+    """Whether its weights are sharded, and gathered only while it is called."""
     code: Code | StepCode | None = None
     graph: Graph | None = None
 
@@ -40,7 +40,7 @@ class Layer(Watchable):
         add_stages(self, graph, place, compiled)
 
     def step(self, code: Code | StepCode, graph: Graph, called: bool) -> Callable[..., Any]:
-        """Return one step as a function of values: with weights made ready now, or at each call."""
+        """Return one step as a function of values, with weights prepared now or at each call."""
         if called:
             self.code, self.graph = code, graph
             return self
@@ -48,7 +48,7 @@ class Layer(Watchable):
         return lambda *values: code(*values, *weights)
 
     def forward(self, *values: Any) -> Any:
-        """Run one step with weights that are there only now."""
+        """Run one step with gathered weights."""
         assert self.code is not None, "a step is run by its stage"
         assert self.graph is not None
         return self.code(*values, *gather(self, self.graph))
@@ -59,12 +59,12 @@ class Layer(Watchable):
 
 
 class Stage(Watchable):
-    """Steps in a row. `step` holds the weights that all steps share, or `layers` one set for each.
+    """A loop over steps: `step` holds the weights that all steps share, or `layers` has one set per step.
 
     Attributes:
-        called: whether it and its layers are run as calls of modules, since somebody watches them.
-        sharded: whether its weights are whole only while it is called.
-        done: asked after each step, given what it collected, whether later steps can be left out.
+        called: whether it and its layers are called as modules, so that hooks run.
+        sharded: whether its weights are gathered only while it is called.
+        done: called after each step with its collected values; returns whether to skip later steps.
     """
 
     called = False
@@ -82,11 +82,11 @@ class Stage(Watchable):
         self.emit(compiled)
 
     def _about(self) -> str:
-        """Return what it runs, such as `recur x 8`."""
+        """Return the kind and number of steps, such as `recur x 8`."""
         return self.loop.describe()
 
     def emit(self, compiled: Compiled, called: bool = False) -> None:
-        """Emit the code of one step for the kernels that its graph has now, and of its parts if called."""
+        """Emit the code of one step for the current kernels of its graph, and of its parts if `called`."""
         self.compiled, self.called = compiled, called
         self.code = step_code(self.loop, self.place, compiled)
         self.bodies = bodies(self.loop)
@@ -106,11 +106,11 @@ class Stage(Watchable):
         return [self.step] if self.loop.tied else [*self.layers]
 
     def ready(self) -> Stage | Prepared:
-        """Return what the code around it runs in one forward pass: weights are made ready once for it."""
+        """Return the callable for one forward pass, with weights prepared once."""
         return self if self.sharded or self.called else self.prepare()
 
     def prepare(self) -> Prepared:
-        """Make the weights ready."""
+        """Prepare the weights."""
         # a recurrent stage may run other numbers of steps with the same code
         bodies_now = [self.loop.body] if self.loop.tied else self.bodies
         steps = [
@@ -120,27 +120,27 @@ class Stage(Watchable):
         return Prepared(self.loop, steps, self.done)
 
     def run(self, *values: Any) -> Any:
-        """Run all steps as `Prepared` does, as a call of the module, with its hooks."""
+        """Run all steps like `Prepared`, by calling the module, so that hooks run."""
         return self(*values)
 
     def forward(self, *values: Any) -> Any:
-        """Run all steps with weights that are there only now."""
+        """Run all steps with gathered weights."""
         return self.prepare().run(*values)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A stage with its weights made ready: what the code around it runs."""
+    """A stage with prepared weights, which the code around it calls."""
 
     loop: Loop
     steps: list[Callable[..., Any]]
     done: Callable[..., bool] | None = None
 
     def run(self, *values: Any) -> Any:
-        """Run all steps; `values` are carried ones, then constant ones, then the indices of the loops around.
+        """Run all steps; `values` are carried values, constant ones, then indices of the loops around.
 
-        Returns the carried values after the last step, then for each collected value a tuple of that of
-        each step, in order: one value, or a tuple of several.
+        Returns the carried values after the last step, then a tuple over steps for each collected value:
+        one item, or a tuple of several.
         """
         body = self.loop.body
         count, inputs = body.carried, len(body.inputs)
@@ -163,7 +163,7 @@ class Prepared:
     def _without_gradients(
         self, steps: int, carried: tuple[Any, ...], rest: Sequence[Any]
     ) -> tuple[Any, ...]:
-        """Run the first steps without gradients; return what they carry on, as constants."""
+        """Run the first steps without gradients; return the carried values as constants."""
         body = self.loop.body
         with without_gradients():
             for n in range(steps):
@@ -176,7 +176,7 @@ class Prepared:
 
 
 def add_stages(module: nn.Module, graph: Graph, place: Place, compiled: Compiled) -> None:
-    """Give a module the stages of one graph, each under its node's name."""
+    """Add the stages of a graph to a module, each under its node's name."""
     for node, operation, _ in operations(graph):
         if isinstance(operation, Loop):
             parent, name = descend(module, node)
@@ -184,7 +184,7 @@ def add_stages(module: nn.Module, graph: Graph, place: Place, compiled: Compiled
 
 
 def emit_parts(modules: Sequence[nn.Module], graph: Graph, place: Place) -> None:
-    """Emit the code of the parts outlined in a graph, once for all modules that stand for it."""
+    """Emit the code of the outlined parts of a graph, once for all modules that share it."""
     for _, operation, _ in operations(graph):
         if isinstance(operation, outline.Part):
             body, parts = operation.body, [_part(module, operation.name) for module in modules]
@@ -195,7 +195,7 @@ def emit_parts(modules: Sequence[nn.Module], graph: Graph, place: Place) -> None
 
 
 def add_parts(stage: Stage, told: StageSpec, blocks: Blocks) -> None:
-    """Give layers of a stage a module for each sublayer and block that they run, and stages in it theirs."""
+    """Add a module for each sublayer and block to the layers of a stage, and of stages nested in it."""
     for number, layer in enumerate(stage.sets()):
         for position, entry in enumerate(told.step):
             if told.tied or isinstance(entry, str) or number in runs_at(entry.at, told.trips):
@@ -225,7 +225,7 @@ def _part(module: nn.Module, name: str, kind: str = "") -> Part:
 
 
 def take_graphs(module: nn.Module, graph: Graph, place: Place) -> None:
-    """Give a module's stages the loops of a graph that was compiled anew, with the same weights."""
+    """Set the loops of a module's stages to those of a recompiled graph with the same weights."""
     for node, operation, _ in operations(graph):
         if isinstance(operation, Loop):
             stage = _stage(module, node)
@@ -235,20 +235,20 @@ def take_graphs(module: nn.Module, graph: Graph, place: Place) -> None:
 
 
 def put(module: nn.Module, name: str, weight: Weight, tensor: Tensor) -> None:
-    """Hold a tensor under a dotted name, as a parameter or, untrained, as a buffer."""
+    """Register a tensor under a dotted name: as a parameter, or as a buffer if it is not trained."""
     parent, role = descend(module, name)
     if weight.trained:
-        # straight in the table: a block may be called like a weight beside it
+        # not by setattr: a block may have the name of a weight beside it
         parent._parameters[role] = nn.Parameter(tensor)
     else:
         parent.register_buffer(role, tensor, persistent=weight.saved)
 
 
 def descend(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """Return the module that holds a dotted name, made where missing, and the name's last part."""
+    """Return the module of a dotted name, creating missing ones, and the last part of the name."""
     *path, last = name.split(".")
     for part in path:
-        # straight in the table: a block may be called like a method of modules, such as `eval`
+        # not by getattr: a block may have the name of a method of modules, such as `eval`
         held = module._modules.get(part)
         if held is None:
             held = module._modules[part] = Part()
@@ -257,7 +257,7 @@ def descend(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def states(module: nn.Module, graph: Graph) -> Iterator[tuple[Operation, list[Tensor], list[Tensor]]]:
-    """Yield each operation that updates states after an optimizer step, its states, and its counters."""
+    """Yield each operation that updates states after an optimizer step, with its states and counters."""
     for node, operation, data in operations(graph):
         if isinstance(operation, Loop):
             for layer, body in zip(_stage(module, node).sets(), bodies(operation), strict=True):
@@ -279,7 +279,7 @@ def _stage(module: nn.Module, node: str) -> Stage:
 
 
 def source(model: Any) -> Iterator[tuple[str, str]]:
-    """Yield (name, code) of each stage, inner ones first, of a model and of its loss, as written by hand."""
+    """Yield (name, source) of each stage, inner ones first, of a model and of its loss."""
     yield from _stage_sources(model)
     yield from model.code.sources("model")
     yield from model._loss.sources("loss")

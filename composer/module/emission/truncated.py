@@ -1,4 +1,4 @@
-"""Steps without gradients, and what they hand on."""
+"""Truncated backpropagation: steps without gradients, and the values they carry on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 @contextmanager
 def without_gradients() -> Iterator[None]:
-    """Run steps that keep nothing for a backward pass.
+    """Run steps without saving tensors for a backward pass.
 
-    Autocast caches no casts of weights meanwhile: it would give them, without gradients, to later steps.
+    Autocast's cache of cast weights is off: later steps would reuse the casts, which have no gradients.
     """
     before = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
@@ -40,9 +40,9 @@ class _Constant(torch.autograd.Function):
 
 
 def as_constant(x: Tensor) -> Tensor:
-    """Return x as a constant of the backward pass that is recorded like any state.
+    """Return x as a constant that autograd records like any state.
 
-    A first step that records less than the others would have other costs.
+    Otherwise the first recorded step would save less than the others, and costs would differ.
     """
     if not x.is_floating_point():
         return x

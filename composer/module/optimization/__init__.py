@@ -1,1 +1,1 @@
-"""What a training step does to weights: the optimizer, its learning rates, their average."""
+"""The optimizer, its learning rate schedule, and the moving average of the weights."""

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which may stand in their place while a model is scored."""
+"""An exponential moving average of the weights, which can replace them during evaluation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 RAW = "current_model_state"
-"""The key of a checkpoint under which the trained weights are, as Lightning's WeightAveraging names it."""
+"""The checkpoint's key of the trained weights, as in Lightning's WeightAveraging."""
 
 
 class WeightAverage:
     """Averages the weights of a model over its optimizer steps: average * decay + weights * (1 - decay).
 
-    It begins with the weights after the first step. A sharded weight has a sharded average.
+    It starts as the weights after the first step. A sharded weight has a sharded average.
 
     Attributes:
-        is_in_model: whether the two are exchanged.
+        is_in_model: whether the model currently holds the average.
     """
 
     def __init__(self, decay: float) -> None:
@@ -31,7 +31,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights of one more optimizer step."""
+        """Update the average with the current weights."""
         weights = {name: weight.detach() for name, weight in model.named_parameters()}
         if not self._tensors:
             self._tensors = {name: weight.clone() for name, weight in weights.items()}
@@ -44,7 +44,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Have a model hold the average of its weights, if there is one, until the context ends."""
+        """Swap the average into a model, if there is one, until the context ends."""
         before = self.is_in_model
         self.put(model, True)
         try:
@@ -54,7 +54,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def put(self, model: nn.Module, average: bool) -> None:
-        """Have a model hold the average, or the weights themselves, in place."""
+        """Copy the average, or the trained weights, into a model in place."""
         if not self._tensors or average == self.is_in_model:
             return
         weights = {name: weight.detach() for name, weight in model.named_parameters()}
@@ -67,28 +67,28 @@ class WeightAverage:
         self.is_in_model = average
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Put the average into a checkpoint as its weights, and these beside it; called by all ranks."""
+        """Save the average as a checkpoint's weights, and the trained ones beside it; called by all ranks."""
         if not self._tensors:
             return
         here = checkpoint["state_dict"]
-        # all ranks gather what is sharded, and those that write nothing have no weights
+        # all ranks gather sharded weights; only those that write a checkpoint get them
         in_parts = any(isinstance(weight, DTensor) for weight in here.values())
         other = here | {name: each if in_parts else _whole(each) for name, each in self._tensors.items()}
         averaged, raw = (here, other) if self.is_in_model else (other, here)
         if here:
             checkpoint["state_dict"] = averaged
-        if here and "optimizer_states" in checkpoint:  # else nothing goes on from it
+        if here and "optimizer_states" in checkpoint:  # otherwise nothing resumes from it
             checkpoint[RAW] = raw
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Take the average from a checkpoint that has one, and leave the weights there."""
+        """Load the average of a checkpoint that has one, and leave the trained weights to be loaded."""
         if RAW in checkpoint:
             averaged: Mapping[str, Tensor] = checkpoint["state_dict"]
             checkpoint["state_dict"] = checkpoint.pop(RAW)
             self._tensors = {name: tensor.clone() for name, tensor in averaged.items()}
 
     def _place(self, weights: Mapping[str, Tensor]) -> None:
-        """Bring what was loaded onto the devices of the weights, and leave what has no gradient."""
+        """Move the loaded average to the devices of the weights; drop tensors without gradients."""
         self._tensors = {name: _like(self._tensors[name], weight) for name, weight in weights.items()}
 
 

@@ -1,4 +1,4 @@
-"""The optimizer that `train` says."""
+"""The optimizer of `train`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from composer.module.emission.emit import resolve
 
 
 def make_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], graph: Graph, train: Train) -> Optimizer:
-    """Return the optimizer of `train` for parameters by their names in a graph.
+    """Return the optimizer of `train` for parameters, by their names in the graph.
 
     Raises:
-        ValueError: it cannot update them, as Muon cannot where they are sharded.
+        ValueError: it does not support these parameters, such as Muon with sharded ones.
     """
     known = {name: weight for name, weight, _ in weights(graph)}
     trained = [Trained(known[name], name.startswith("stages."), weight) for name, weight in parameters]

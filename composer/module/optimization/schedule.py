@@ -1,4 +1,4 @@
-"""The learning rate of every optimizer step, as `train.schedule` says."""
+"""The learning rate schedule of `train.schedule`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from composer.language.schema.spec import Train
 
 
 def schedule(train: Train, step: int) -> float:
-    """Return the share of `lr` at optimizer step `step`, from 0: linear warmup, stable, decay to 0."""
+    """Return the learning rate / `lr` at optimizer step `step`, from 0: linear warmup, stable, decay to 0."""
     warmup, decay = warmup_steps(train), train.steps - decay_start(train)
     rising = (step + 1) / warmup if warmup else 1.0
     left = (train.steps - step) / decay if decay else 1.0
@@ -19,7 +19,7 @@ def schedule(train: Train, step: int) -> float:
 
 
 def _falling(shape: str, left: float) -> float:
-    """Return the share of `lr` where a share of the decay, from 0 to 1, is left."""
+    """Return the learning rate / `lr` when a fraction `left` of the decay remains, from 1 to 0."""
     match shape:
         case "sqrt":
             return 1 - math.sqrt(1 - max(left, 0.0))
@@ -29,12 +29,12 @@ def _falling(shape: str, left: float) -> float:
 
 
 def warmup_steps(train: Train) -> int:
-    """Return over how many optimizer steps the learning rate rises."""
+    """Return the number of optimizer steps of the warmup."""
     return round(train.schedule.warmup * train.steps)
 
 
 def decay_start(train: Train) -> int:
-    """Return how many optimizer steps are taken before the learning rate falls."""
+    """Return the number of optimizer steps before the decay."""
     return train.steps - round(train.schedule.decay * train.steps)
 
 

@@ -1,1 +1,1 @@
-"""Training by CUDA graphs: which steps are recorded, and where that is refused."""
+"""Training steps replayed from CUDA graphs: which are recorded, and where that is refused."""

@@ -1,4 +1,4 @@
-"""The callback that has a Trainer replay training steps from CUDA graphs, where they can hold them."""
+"""The callback with which a Trainer replays training steps from CUDA graphs, where possible."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from composer.training.capture.step_graphs import StepGraphs
 from composer.training.folder.errors import TrainingError
 
 WORTH_CAPTURING = 1000
-"""Training steps of a run whose first ones may be spent on recording, at least."""
+"""The number of training steps from which recording pays off."""
 
 
 def refuse(choice: CudaGraphChoice, kind: str, ranks: int) -> None:
-    """Refuse "on" where a run cannot be recorded whatever its spec: on devices of another kind, or several.
+    """Refuse "on" for runs on several devices, or on a device without CUDA graphs.
 
     Raises:
-        TrainingError: it is such a run.
+        TrainingError: `choice` is "on", and such a run cannot be recorded.
     """
     reason = CudaGraphs().refusal(torch.device(kind)) or several_devices(ranks)
     if choice == "on" and reason:
@@ -35,30 +35,30 @@ def refuse(choice: CudaGraphChoice, kind: str, ranks: int) -> None:
 
 
 def several_devices(ranks: int) -> str:
-    """Return why a run on so many devices is not recorded, "" for one."""
+    """Return why a run on several devices is not recorded; "" for one device."""
     return "" if ranks == 1 else f"expected one device, got {ranks}"
 
 
 def what_depends_on_data(spec: Spec, precision: Precision, kernels: Kernels) -> str:
-    """Return why a CUDA graph cannot hold a training step on a GPU, "" if nothing is found; without one."""
+    """Return why a training step cannot be recorded on a GPU, found without one; "" if it can."""
     try:
         step_launches(spec, precision=precision, kernels=kernels)
     except DependsOnData as error:
         return " ".join(str(error).split())
-    except Exception as error:  # of an operation that does not run on fake tensors
+    except Exception as error:  # an operation does not run on fake tensors
         return f"the step does not run on fake tensors: {first_line(error)}"
     return ""
 
 
 class CudaGraph(lightning.Callback):
-    """Has the forward and backward pass of each micro-batch replayed from a CUDA graph.
+    """Replays the forward and backward pass of each micro-batch from a CUDA graph.
 
     The optimizer, clipping and accumulation stay outside. "auto" is on for runs of at least 1000 steps on one
     GPU, whose steps do not depend on data that only the device has; otherwise it warns why not, but not on a
     CPU or for short runs. With "on" what stands against it is an error.
 
     Attributes:
-        graphs: the recordings of the running fit, None where there are none.
+        graphs: the recordings of the running fit; None if there are none.
     """
 
     def __init__(self, choice: CudaGraphChoice = "auto") -> None:
@@ -66,10 +66,10 @@ class CudaGraph(lightning.Callback):
         self.graphs: StepGraphs | None = None
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Decide, and record from the first training step on.
+        """Decide whether to record, from the first training step on.
 
         Raises:
-            TrainingError: it is "on", and a CUDA graph cannot hold the steps.
+            TrainingError: `choice` is "on", and the steps cannot be recorded.
         """
         assert isinstance(pl_module, ComposedModel)
         if self.choice == "off":
@@ -98,7 +98,7 @@ class CudaGraph(lightning.Callback):
         return what_depends_on_data(model.spec, precision, model.kernels)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: Any) -> None:
-        """Let go of the recordings."""
+        """Release the recordings."""
         if self.graphs is not None:
             assert isinstance(pl_module, ComposedModel)
             pl_module.step_losses = losses

@@ -1,4 +1,4 @@
-"""Which steps of a training are replayed from recordings, and which run as they are."""
+"""Decides which training steps are replayed from recordings, and which run as usual."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from composer.module.steps import step_key
 from composer.settings.errors import first_line
 
 MOST = 8
-"""Recordings at a time, one for each number of steps that is drawn; others run as they are."""
+"""Maximum number of recordings, one for each sampled number of steps; others run as usual."""
 
 _LOSS_OFF, _GRADIENTS_OFF = 1e-2, 5e-2
-"""How far a replay may be off: relative loss, and norm of the difference of gradients over their norm."""
+"""Tolerances of a replay: relative error of the loss, and of the gradients in norm."""
 
 
 class StepGraphs:
-    """Computes the losses of micro-batches as `losses` does, by recordings where it can.
+    """Computes the losses of micro-batches like `losses`, by replaying recordings where possible.
 
-    Recorded is the shape of the first micro-batch, once for each number of steps. A micro-batch of another
-    shape runs as it is, and so does one while hooks watch the model, values are recorded, or weights are
-    frozen otherwise than before. Where weights have moved, all is recorded anew.
+    The shape of the first micro-batch is recorded, once for each number of steps. Micro-batches of other
+    shapes run as usual, and so do all while the model has hooks, values are recorded, or other weights are
+    frozen. If weights have new addresses, everything is recorded again.
 
-    A recording is compared once with the plain step, on another micro-batch with other weights. If it is off,
-    or cannot be made, training goes on without recordings and warns why.
+    A recording is compared once with the plain step, on another micro-batch with other weights. If they
+    differ, or recording fails, training continues without recordings and warns why.
 
     Attributes:
-        off: why nothing is recorded any more, "" while it is.
-        replayed: how many micro-batches were replayed.
+        off: why recording was given up; "" if it was not.
+        replayed: the number of replayed micro-batches.
     """
 
     def __init__(self, recorder: Callable[[], Recorder], required: bool) -> None:
-        """`recorder` makes one with memory of its own; if recordings are `required`, failing is an error."""
+        """`recorder` makes one with its own memory pool; with `required`, a failure is an error."""
         self._make, self._required = recorder, required
         self._recorder = recorder()
         self._shape: torch.Size | None = None
@@ -49,17 +49,17 @@ class StepGraphs:
         self.off, self.replayed = "", 0
 
     def losses(self, model: ModelCore, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a micro-batch and what is reported beside it, by name.
+        """Return the loss of a micro-batch and further metrics by name.
 
         Raises:
-            CannotCapture: recordings are required, and one is off or cannot be made.
+            CannotCapture: recordings are required, and one fails or is inaccurate.
         """
         if not self._takes(model, tokens):
             return losses(model, tokens, targets)
         keys = keys_of(model, tokens)
         try:
             recording = self._recording(model, tokens, targets, keys)
-        except (RuntimeError, CannotCapture) as error:  # of the driver, of memory, of a kernel
+        except (RuntimeError, CannotCapture) as error:  # errors of the driver, of memory or of a kernel
             self._give_up(first_line(error), error)
             recording = None
         if recording is None:
@@ -69,7 +69,7 @@ class StepGraphs:
         return loss, dict(zip(recording.names, reported, strict=True))
 
     def forget(self) -> None:
-        """Let go of all recordings and their memory."""
+        """Release all recordings and their memory."""
         self._made = {}
         self._recorder = self._make()
 
@@ -108,7 +108,7 @@ class StepGraphs:
 
 
 class _Recording:
-    """One recorded step: of which code, and whether it was compared with that."""
+    """One recorded step, its code, and whether the two were compared."""
 
     def __init__(
         self, recorder: Recorder, model: ModelCore, tokens: Tensor, targets: Tensor, keys: Keys
@@ -145,7 +145,7 @@ class _Recording:
         )
         size = _norm(each for each in wanted if each is not None)
         before, after = float(loss.detach()), float(again.detach())
-        # written so that what is no number fails
+        # also false for nan
         if not (abs(after - before) <= _LOSS_OFF * max(1.0, abs(before)) and off <= _GRADIENTS_OFF * size):
             raise CannotCapture(
                 f"its replay is off: loss {after:.6g} instead of {before:.6g}, gradients by {off:.3g} of a "
@@ -160,7 +160,7 @@ def _norm(tensors: Iterator[Tensor]) -> float:
 
 @contextmanager
 def _buffers_kept(model: ModelCore) -> Iterator[None]:
-    """Put back what passes within the context count, such as loads of experts."""
+    """Restore the counters that passes in the context change, such as loads of experts."""
     before = [(each, each.clone()) for each in model.buffers()]
     try:
         yield

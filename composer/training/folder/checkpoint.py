@@ -92,7 +92,7 @@ def _refused(path: Path, got: str) -> TrainingError:
 
 
 def _fault(found: Any) -> str | None:
-    """Return why the content of a file is no checkpoint of a composed model, or ""."""
+    """Return why the content of a file is not a checkpoint of a composed model, or ""."""
     match found:
         case {"state_dict": dict(weights), "hyper_parameters": {"spec": str()}}:
             wrong = [

@@ -4,8 +4,8 @@ Columns whose name begins with `train_` are means over the optimizer steps since
 is minimised, and what it reports besides, such as the cross-entropy of the last step. Columns whose name
 begins with `held_out_` are scores on the eval split, filled where there was an evaluation.
 
-Rows are appended as they come; what a killed run wrote after its last checkpoint, half a row included, is
-cut off when it goes on. No column depends on the clock, so the same run writes the same file.
+Rows are appended as they come. When a killed run resumes, rows after its last checkpoint, also incomplete
+ones, are removed. No column depends on the clock, so the same run writes the same file.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from composer.training.folder.errors import TrainingError
 from composer.training.folder.files import write_text
 
 TRAIN = "train_"
-"""What the name of a figure of training begins with."""
+"""Prefix of the names of training metrics."""
 TRAIN_LOSS = f"{TRAIN}loss"
 PROGRESS = ("step", "tokens", "lr", TRAIN_LOSS)
 """The columns that every row fills; those of an evaluation follow."""
 HELD_OUT = "held_out_"
-"""What the name of a score on held-out data begins with, wherever training figures may stand beside it."""
+"""Prefix of the names of scores on held-out data, beside training metrics."""
 
 
 def held_out(scores: Mapping[str, float]) -> dict[str, float]:
-    """Return the scores of an evaluation by the names that tell them from training figures."""
+    """Return the scores of an evaluation with the prefix that distinguishes them from training metrics."""
     return {f"{HELD_OUT}{name}": value for name, value in scores.items()}
 
 
@@ -55,7 +55,7 @@ class MetricsFile:
             file.write(self._row(row).encode())
 
     def sync(self) -> None:
-        """Bring what was appended onto the disk."""
+        """Flush appended rows to the disk."""
         with self.path.open("rb") as file:
             os.fsync(file.fileno())
 

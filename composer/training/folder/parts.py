@@ -1,4 +1,4 @@
-"""Weights that the ranks of a run wrote in parts, by torch.distributed.checkpoint, put together again."""
+"""Reads weights that the ranks of a run wrote in parts by torch.distributed.checkpoint."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _KNOWN = {
     ("pathlib", "PosixPath"),
     ("pathlib", "WindowsPath"),
 }
-"""What an index of parts is made of, besides dtypes."""
+"""The classes that an index of parts may contain, besides dtypes."""
 
 
 def read_parts(folder: Path, key: str) -> dict[str, Tensor]:
-    """Return the tensors by name that were written under a key, whole and on the CPU."""
+    """Return the tensors that were written under a key, by name, unsharded and on the CPU."""
     reader = _Reader(folder)
     index = reader.read_metadata().state_dict_metadata
     weights = {
@@ -45,10 +45,10 @@ def read_parts(folder: Path, key: str) -> dict[str, Tensor]:
 
 
 class _Reader(FileSystemReader):
-    """Reads an index that is made of tensors' sizes and places alone."""
+    """Reads an index that contains only the sizes and places of tensors."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Read the index, without running what else a pickle may name."""
+        """Read the index without running other code that a pickle may name."""
         with Path(self.path, ".metadata").open("rb") as file:
             found: Metadata = _Index(file).load()
         return found
