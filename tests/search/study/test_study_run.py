@@ -2,15 +2,18 @@
 
 import json
 import re
+from dataclasses import dataclass
 
 import kill_study
 import pytest
+from agents import Threads
 from fake_training import FakeTraining, SlowTraining
 from studies import toy_study
 from worker import kills
 
 from composer.data.base.errors import DataError
 from search.errors import Crash, SearchError
+from search.launch.remote import RemoteCrew
 from search.run.worker_plan import WorkerPlan
 from search.study.command import note_stale
 from search.study.plan import Plan
@@ -181,6 +184,34 @@ def test_two_workers_train_what_one_would(study, tmp_path):
     assert len((tmp_path / "two/rows.jsonl").read_text().splitlines()) == len(two)
     assert {worker for event, worker in seen if event == "row"} == {1, 2}
     assert list((tmp_path / "two/workers").iterdir()) == []
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A plan of one worker whose agent is a thread of this process, and which is reached as on a cluster."""
+
+    count: int = 1
+    here: bool = False
+    note: str = ""
+
+    def start(self, job):
+        return RemoteCrew(Threads(), job, self.count, {}, "127.0.0.1", "waiting")
+
+
+def test_a_worker_that_a_launcher_starts_trains_what_a_local_one_would(study, tmp_path):
+    run(study, tmp_path / "local")
+    seen, rows = [], tmp_path / "remote/rows.jsonl"
+
+    def watch(event, progress):
+        seen.append((event, progress.worker))
+
+    run_workers(study, rows.parent, rows, Remote(), watch, train=SlowTraining(0.0, tmp_path / "hold"))
+    local, remote = (
+        {row.cell: row.metrics for row in read_rows(path)} for path in (tmp_path / "local/rows.jsonl", rows)
+    )
+    assert local == remote
+    assert seen.count(("row", 1)) == len(remote)
+    assert list((rows.parent / "workers").iterdir()) == []
 
 
 def test_rows_are_judged_where_the_data_are_not(tmp_path):
