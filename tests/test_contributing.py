@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -25,6 +26,15 @@ blocks:
 stages:
   - recur: 2
     step: [mix, mlp]
+"""
+EACH = """
+import contextlib, contributed, io, json, sys
+from composer.cli.main import main
+done = []
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:
+        done.append((main(command), out, error))
+print(json.dumps([(code, out.getvalue(), error.getvalue()) for code, out, error in done]))
 """
 
 
@@ -52,9 +62,11 @@ def run(house: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def composer(house: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys, contributed; from composer.cli.main import main; sys.exit(main())"
-    return run(house, "-c", code, *arguments)
+def composer(house: Path, *commands: str) -> list[tuple[int, str, str]]:
+    """Run several commands in one process: the exit code, output and errors of each."""
+    done = run(house, "-c", EACH, json.dumps([command.split() for command in commands]))
+    assert done.returncode == 0, done.stderr
+    return [tuple(each) for each in json.loads(done.stdout)]
 
 
 def test_the_page_holds_the_whole_folder() -> None:
@@ -63,28 +75,29 @@ def test_the_page_holds_the_whole_folder() -> None:
 
 
 def test_check_cost_plan_and_schema_know_the_block(house: Path) -> None:
-    checked = composer(house, "check", "spec.yaml")
-    assert (checked.returncode, checked.stderr) == (0, "")
-    assert "2 steps of [mix, mlp] with shared weights" in checked.stdout
+    commands = [f"{name} spec.yaml" for name in ("check", "cost", "cost --json", "compile", "draw")]
+    checked, costs, numbers, plan, drawn, schema = composer(house, *commands, "schema")
+    assert (checked[0], checked[2]) == (0, "")
+    assert "2 steps of [mix, mlp] with shared weights" in checked[1]
     # 16 shares and a 16 x 16 projection
-    assert "mix" in composer(house, "cost", "spec.yaml").stdout
-    assert '"params": 272,' in composer(house, "cost", "spec.yaml", "--json").stdout
-    assert re.search(
-        r"0\.mix\.shift +16 +share 16 +shift +elementwise", composer(house, "compile", "spec.yaml").stdout
-    )
-    drawn = composer(house, "draw", "spec.yaml")
-    assert (drawn.returncode, drawn.stderr) == (0, "")
-    assert ">shift mixing</text>" in drawn.stdout
-    assert ">reach 3</text>" in drawn.stdout
-    assert "How many tokens back the other input is." in composer(house, "schema").stdout
+    assert "mix" in costs[1]
+    assert '"params": 272,' in numbers[1]
+    assert re.search(r"0\.mix\.shift +16 +share 16 +shift +elementwise", plan[1])
+    assert (drawn[0], drawn[2]) == (0, "")
+    assert ">shift mixing</text>" in drawn[1]
+    assert ">reach 3</text>" in drawn[1]
+    assert "How many tokens back the other input is." in schema[1]
 
 
 def test_errors_know_the_block_and_its_fields(house: Path) -> None:
-    wrong = composer(house, "check", "spec.yaml", "--set", "blocks.mix.type=shift_mixin")
-    assert wrong.returncode == 1
-    assert "did you mean shift_mixing?" in wrong.stderr
-    wrong = composer(house, "check", "spec.yaml", "--set", "blocks.mix.reech=2")
-    assert "did you mean reach?" in wrong.stderr
+    wrong_type, wrong_field = composer(
+        house,
+        "check spec.yaml --set blocks.mix.type=shift_mixin",
+        "check spec.yaml --set blocks.mix.reech=2",
+    )
+    assert wrong_type[0] == 1
+    assert "did you mean shift_mixing?" in wrong_type[2]
+    assert "did you mean reach?" in wrong_field[2]
 
 
 def test_it_passes_its_own_tests_and_those_of_every_block(house: Path) -> None:

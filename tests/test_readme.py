@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from glob import glob
 from pathlib import Path
 
 import pytest
+from processes import Forked
 
 from composer.cli.main import main
 from composer.language.load import is_space, read_tree, resolve_spec
@@ -59,17 +57,10 @@ def test_the_snippet_of_the_readme_runs(clone: Path) -> None:
     short = snippet.replace('["train.seed=1"]', repr(["train.seed=1", *QUICK]))
     assert short != snippet
     short += "print(tuple(logits.shape), model.trainer.global_step)\n"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", short],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    first, *_, last = done.stdout.splitlines()
+    process = Forked(exec, short, {"__name__": "__main__"})
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    first, *_, last = out.splitlines()
     assert int(first) > 0
     assert last == "(10, 48, 16) 10"
 

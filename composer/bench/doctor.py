@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pkgutil import walk_packages
 from typing import NamedTuple
 
 import torch
 
-from blocks.find import block_types
+from blocks.find import all_wiring, block_types
 from blocks.ir.kernel import Kernel, Target
 from blocks.ir.operation import Operation
 from composer.graph.passes.self_test import checked_kernels, run_check
@@ -63,7 +65,7 @@ def compiler() -> Finding:
 
 def kernels() -> Iterator[Finding]:
     """Yield the result of the self-test of each custom kernel for each dtype."""
-    block_types()  # imports the blocks, and with them their operations
+    import_operations()
     for kind, kernel in sorted(checked_kernels(), key=lambda found: found[1].name):
         if not torch.cuda.is_available():
             yield Finding(kernel.name, f"not here: needs a GPU; {_instead(kind, kernel)} is used")
@@ -73,6 +75,19 @@ def kernels() -> Iterator[Finding]:
                 yield Finding(f"{kernel.name} {dtype}", f"has none; {_instead(kind, kernel)} is used")
             else:
                 yield _tested(kind, kernel, dtype)
+
+
+def import_operations() -> None:
+    """Import the modules of all blocks and wiring options: a lowering imports only what its spec needs."""
+    options = {kind.__module__.rpartition(".")[0] for kind in (*block_types().values(), *all_wiring())}
+    for package in {"blocks", *options}:
+        folder = import_module(package) if package else None
+        for module in walk_packages(getattr(folder, "__path__", ()), f"{package}."):
+            try:
+                import_module(module.name)
+            except ImportError as error:
+                if error.name != "triton":  # its kernels are none here
+                    raise
 
 
 def _tested(kind: type[Operation], kernel: Kernel, dtype: str) -> Finding:

@@ -1,13 +1,10 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from processes import Forked
 
 from composer.data.base.errors import DataError
 from composer.language.schema.spec import Eval, Train
@@ -96,28 +93,17 @@ def test_max_steps_below_those_of_the_spec_end_training_early():
     assert fit(wanted, max_steps=4).seen == list(expected(wanted))[:8]
 
 
-PLAIN = """
-import lightning
-from test_datamodule import Recorder, datamodule, expected, spec
-model, wanted = Recorder(), spec(accumulate=2)
-lightning.Trainer(max_epochs=3).fit(model, datamodule=datamodule(wanted))
-assert model.seen == list(expected(wanted))
-"""
+def plain():
+    model, wanted = Recorder(), spec(accumulate=2)
+    lightning.Trainer(max_epochs=3).fit(model, datamodule=datamodule(wanted))
+    assert model.seen == list(expected(wanted))
 
 
 def test_a_plain_trainer_in_a_plain_process_works_without_a_warning(tmp_path):
-    here = Path(__file__)
-    path = os.pathsep.join([str(here.parent), str(here.parents[2])])
-    ran = subprocess.run(
-        [sys.executable, "-c", PLAIN],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ran.returncode == 0, ran.stderr
-    said = [line for line in ran.stderr.splitlines() if "Warning" in line]
+    ran = Forked(plain, cwd=tmp_path)
+    _, error = ran.communicate(timeout=120)
+    assert ran.returncode == 0, error
+    said = [line for line in error.splitlines() if "Warning" in line]
     assert [line for line in said if "tensorboard" not in line] == []
 
 

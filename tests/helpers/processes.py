@@ -39,10 +39,16 @@ def run_all(*calls, seconds=120):
 
 
 class Forked:
-    """`call(*arguments)` in a process and session of its own, with the methods of `subprocess.Popen`."""
+    """`call(*arguments)` in a process and session of its own, with the methods of `subprocess.Popen`.
 
-    def __init__(self, call, *arguments, environment=None, cwd=None):
-        self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
+    What it prints goes into temporary files, or into the two of `files`.
+    """
+
+    def __init__(self, call, *arguments, environment=None, cwd=None, files=None):
+        if files is None:
+            self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
+        else:
+            self._files = [path.open("w+") for path in files]
         files = [multiprocessing.reduction.DupFd(each.fileno()) for each in self._files]
         place = os.environ | (environment or {}), cwd or os.getcwd()
         self._process = FORKS.Process(target=_forked, args=(place, files, call, *arguments))
@@ -59,10 +65,14 @@ class Forked:
     def kill(self):
         self._process.kill()
 
-    def communicate(self, timeout=None):
+    def wait(self, timeout=None):
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(str(self._process), timeout)
+        return self.returncode
+
+    def communicate(self, timeout=None):
+        self.wait(timeout)
         self._told = self._told or tuple(map(_read, self._files))
         return self._told
 

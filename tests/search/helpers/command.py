@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fake_training
+import local_command
 import optuna
 import pytest
-from fake_training import toy
+from fake_training import SlowTraining, toy
+from processes import Forked
 from worker import records
 
 WAIT = 240
@@ -32,22 +31,19 @@ class Command:
 
     def __init__(self, root: Path, seconds: float, *arguments: str) -> None:
         toy(root)
-        self.run, self.out, self.err = root / "run", root / "out", root / "err"
+        self.run = root / "run"
         # no run gets anywhere before all workers are there
         self.hold = root / "hold"
         self.hold.touch()
-        script = Path(fake_training.__file__).with_name("local_command.py")
-        here = os.pathsep.join(map(str, (script.parents[3], script.parent)))
-        paths = {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, script, str(seconds), str(self.hold), str(root / "space.yaml")]
-        with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = subprocess.Popen(
-                [*command, "--out", str(self.run), *TRIALS, *arguments],
-                stdout=out,
-                stderr=err,
-                env=os.environ | paths,
-                start_new_session=True,
-            )
+        self.out, self.err = root / "out", root / "err"
+        given = ["search", str(root / "space.yaml"), "--out", str(self.run), *TRIALS, *arguments]
+        self.process = Forked(
+            local_command.search,
+            SlowTraining(seconds, self.hold),
+            given,
+            environment={"OMP_NUM_THREADS": "1"},
+            files=(self.out, self.err),
+        )
         self.seen: set[int] = set()
 
     def end(self) -> int:
@@ -99,7 +95,7 @@ def begin(tmp_path) -> Iterator[Callable[..., Command]]:
         for pid in [command.process.pid, *command.seen]:
             if is_running(pid):
                 os.killpg(pid, signal.SIGKILL)
-        command.process.wait(10)
+        command.process.communicate(10)
 
 
 def is_running(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from importlib.util import find_spec
 
@@ -48,7 +49,7 @@ def test_a_command_that_is_stopped_leaves_no_worker_and_goes_on_when_given_again
 ):
     command = begin(0.05, "--launcher", "ray", "--address", cluster.address)
     command.until_all_train()
-    command.process.send_signal(signal.Signals[how])
+    os.kill(command.process.pid, signal.Signals[how])
     assert command.process.wait(WAIT) == (-9 if how == "SIGKILL" else 130)
     wait_for(lambda: not any(map(is_running, command.seen)))
     assert any(record["status"] == "running" for record in command.records())

@@ -44,7 +44,7 @@ def test_a_command_that_is_stopped_leaves_no_worker_and_goes_on_when_given_again
     command = begin(0.05, *JOBS)
     command.until_all_train()
     agents = list(map(agent_of, command.seen))
-    command.process.send_signal(signal.Signals[how])
+    os.kill(command.process.pid, signal.Signals[how])
     assert command.process.wait(WAIT) == (-9 if how == "SIGKILL" else 130)
     wait_for(lambda: not any(map(is_running, [*command.seen, *agents])))
     again = begin(0.01, *JOBS)
