@@ -1,1 +1,1 @@
-"""Blocks: what a step of a composed model may hold, one folder each."""
+"""The layers of models, one folder each, and the options that connect them (`wiring`)."""

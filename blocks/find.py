@@ -1,4 +1,4 @@
-"""Which blocks and wiring options there are: what the folders hold, and entry points of packages."""
+"""Discovery of blocks and wiring options, in folders and through entry points."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def block_types() -> dict[str, type[BlockConfig]]:
 
 @cache
 def wiring_options() -> Wiring:
-    """Map each key of wiring to the classes of its values by name, the default first.
+    """Map each wiring key to the classes of its values by name, the default first.
 
     Raises:
-        ValueError: an option lacks something, or its name or key is taken.
+        ValueError: see `add_options`.
     """
     found: Wiring = {}
     add_options(found, offered(blocks.wiring, WiringConfig, "composer.wiring", nested=True))
@@ -33,13 +33,14 @@ def wiring_options() -> Wiring:
 
 
 def add_options(found: Wiring, options: Iterable[tuple[type[WiringConfig], str]]) -> None:
-    """Enter options, each with where it is from, under their keys and names, the default of a key first.
+    """Add options, each with its origin, under their keys and names, the default of a key first.
 
     Raises:
-        ValueError: as in `wiring_options`.
+        ValueError: an option's key or name is taken, an option with fields has none of its own name, or a
+            key has no default.
     """
     for option, origin in options:
-        if not option.name:  # a kind, which its values bring along
+        if not option.name:  # the base class of a key's values
             continue
         kind = kind_of(option)
         known = found.setdefault(kind.key, {})
@@ -57,5 +58,5 @@ def add_options(found: Wiring, options: Iterable[tuple[type[WiringConfig], str]]
 
 
 def all_wiring() -> list[type[WiringConfig]]:
-    """Return all values of all keys of wiring."""
+    """Return the classes of all values of all wiring keys."""
     return [option for options in wiring_options().values() for option in options.values()]

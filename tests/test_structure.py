@@ -260,6 +260,21 @@ def test_files_are_short_enough_to_read() -> None:
     assert {path: count for path, count in lines.items() if count > LONGEST} == {}
 
 
+def test_public_methods_of_blocks_have_docstrings_or_override_documented_ones() -> None:
+    documented, missing = set(), []
+    for path in sorted((ROOT / "blocks").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
+                continue
+            methods = [
+                each for each in node.body if isinstance(each, ast.FunctionDef) and each.name[0] != "_"
+            ]
+            if path.parent.name in ("ir", "base"):
+                documented |= {each.name for each in methods if ast.get_docstring(each)}
+            missing += [(path, each) for each in methods if not ast.get_docstring(each)]
+    assert [f"{path}:{each.lineno}" for path, each in missing if each.name not in documented] == []
+
+
 def test_nothing_points_into_the_machine_it_was_written_on() -> None:
     path = re.compile(r"(?<![\w.:/-])/(work|home|root|Users|opt|mnt)/\w")
     found = [

@@ -1,1 +1,1 @@
-"""What a block author needs: base configs, field types, the builder."""
+"""Base classes for blocks and wiring options: configs, field types, the builder."""

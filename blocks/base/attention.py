@@ -15,18 +15,20 @@ from blocks.ir.tensor_type import Shape
 
 
 class SharedKV(NamedTuple):
-    """Keys and values [kv_heads, head_dim] of a step that another block of the step reads.
+    """Keys and values [kv_heads, head_dim] that another block of the same step reads.
 
     Attributes:
-        turn: rotates queries as the keys were, given the builder, the queries, a name and their shape.
-        shape: [kv_heads, head_dim].
-        write: makes more keys and values ones of the token's own, which later steps read; None where these
-            read none.
+        key: the keys.
+        value: the values.
+        rotate: rotates queries like these keys: called with the builder, the queries, a name and their shape.
+        shape: (kv_heads, head_dim).
+        write: appends further keys and values to the depth cache, for the same token at later steps; None
+            if the block has no depth cache.
     """
 
     key: Value
     value: Value
-    turn: Callable[[Builder, Value, str, Shape], Value]
+    rotate: Callable[[Builder, Value, str, Shape], Value]
     shape: Shape
     write: Callable[[Builder, Value, Value], None] | None
 
@@ -37,34 +39,33 @@ def heads_text(heads: int, head_dim: int) -> str:
 
 
 def undivided(heads: int, width: int) -> Problem:
-    """Return what is wrong with heads of the default size that do not divide the width."""
-    hint = "or give head_dim, which frees heads from the width"
+    """Return the problem of a number of heads that does not divide the width, without `head_dim`."""
+    hint = "or set head_dim, then any number of heads is allowed"
     return Problem("heads", f"a divisor of the width ({width})", heads, hint)
 
 
 class AttentionConfig(BlockConfig):
-    """Query heads that share fewer key and value heads (GQA, arXiv 2305.13245)."""
+    """Grouped-query attention: query heads share fewer key and value heads (GQA, arXiv 2305.13245)."""
 
     shares_kv: ClassVar[bool] = False
-    """Whether it publishes its keys and values, as a `SharedKV`."""
+    """Whether it publishes its keys and values as a `SharedKV`."""
 
     def reads_own_steps(self) -> bool:
-        """Whether tokens read keys and values of their own at earlier steps, to which others add some."""
+        """Whether tokens attend to their own earlier steps, to which another block may append."""
         return False
 
     heads: Count
-    """Query heads."""
+    """The number of query heads."""
     kv_heads: Count | None = None
-    """Key and value heads; must divide `heads`. Default: `heads`."""
+    """The number of key and value heads; must divide `heads`. Default: `heads`."""
     head_dim: Width | None = None
-    """Elements of one head. Default: width / heads."""
+    """The size of one head. Default: width / heads."""
 
     def geometry(self, width: int) -> tuple[int, int, int]:
         """Return (heads, kv_heads, head_dim) with the defaults filled in."""
         return self.heads, self.kv_heads or self.heads, self.head_dim or width // self.heads
 
     def canonical(self, width: int) -> dict[str, Any]:
-        """Return the fields with the defaults filled in."""
         _, kv_heads, head_dim = self.geometry(width)
         return {**super().canonical(width), "kv_heads": kv_heads, "head_dim": head_dim}
 
@@ -75,11 +76,11 @@ class AttentionConfig(BlockConfig):
         return f"{heads_text(heads, head_dim)}{shared}"
 
     def rotates(self) -> bool:
-        """Return whether heads are rotated, which takes an even head_dim."""
+        """Return whether heads are rotated, which requires an even head_dim."""
         return False
 
     def views(self) -> frozenset[View]:
-        """Return those that are projected."""
+        """Return queries, keys and values."""
         return frozenset({"q", "k", "v"})
 
     def projections(self, build: Builder, x: Value) -> tuple[Value, Value, Value]:
@@ -98,7 +99,7 @@ class AttentionConfig(BlockConfig):
         return k, build.project(build.view("v", x), "value", (kv_heads, head_dim))
 
     def problems(self, width: int) -> Iterator[Problem]:
-        """Check that heads divide as they must."""
+        """Check that `kv_heads` divides `heads` and that heads have a valid size."""
         yield from independent(self._sharing(), self._sizes(width))
 
     def _sharing(self) -> Iterator[Problem]:

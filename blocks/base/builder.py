@@ -1,7 +1,7 @@
-"""The builder a block lowers itself into: it adds operations to a graph, node by node.
+"""The builder that blocks and wiring options use to add operations to a graph.
 
-The body of a loop is a graph of its own, built by a child builder: what it reads from outside becomes an
-input (captured), what it hands from step to step is carried.
+The body of a loop is a separate graph, built by a child builder. Values that it reads from outside become
+inputs (captured); values that pass from step to step are carried.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from blocks.kernels.slots import DepthKVCache, Reach
 from blocks.primitives.operations import AddStepBias, Rotate, RotatePart, RotateStep, SequenceTable, StepTable
 
 SCOPE_INPUT = "depth_input."
-"""Where, beside a stage, a block has what it makes of the input of its depth scope."""
+"""Part of the names of a block's operations on the input of its depth scope, outside the stage."""
 _AUXILIARY = "auxiliary."
-"""What the running sum of an auxiliary loss is carried under, which is no name of a block."""
+"""Prefix of the carried sums of auxiliary losses; no block can have such a name."""
 
 
 class Builder(Operations):
-    """Adds operations to one graph on behalf of a block at one place of use.
+    """Adds operations to one graph, for one use of a block at a time.
 
     Attributes:
-        collected: what the last loop added here collected under a name, by that.
-        starts_anew: whether the first step of this stage reads another state than the stage's input.
-        carried: what steps of this stage hand on besides the state, by name.
-        next: what is asked of the stages that are added meanwhile.
-        last_carried: what the stage added last carried, after its last step.
-        document_start: the token that begins a document, where documents do not see each other.
-        open_streams: how many residual streams sublayers read and write here; 0 where there is but one.
-        published: what blocks of this step let later ones read, by their names.
+        collected: the values that the last added loop collected under a name, by name.
+        custom_start: whether the first step of this stage reads another state than the stage's input.
+        carried: the values that this stage passes from step to step besides the state, by name.
+        next: settings of the stages that are added in the current context.
+        last_carried: the values that the last added stage carried, after its last step.
+        document_start: the token that begins a document, if documents are kept apart.
+        open_streams: the number of residual streams that sublayers read and write; 0 for a single stream.
+        published: values that blocks of this step offer to later blocks, by block name.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Builder(Operations):
         norm_type: NormType = "rms",
         bias: bool = False,
     ):
-        """`loop` is (index name, trips, tied) of the stage whose body this builder fills."""
+        """`loop` is (index name, trips, tied) of the stage whose body this builder builds."""
         super().__init__(width, norm_type, bias)
         self.document_start: int | None = parent.document_start if parent else None
         self.open_streams: int = parent.open_streams if parent else 0
@@ -60,17 +60,17 @@ class Builder(Operations):
         self._collected_names: dict[str, int] = {}
         self.collected: dict[str, Value] = {}
         self._captured: dict[Value, Value] = {}  # value of the parent's graph -> input here
-        # values of the model's own graph, made once; compared, since a hash would pin traced numbers
+        # of the model's graph; a list, since hashing an operation would pin traced numbers
         self._shared: list[tuple[Operation, Value]] = []
         self._slots: dict[str, Value] = {}  # depth caches whose scope is this loop, in the parent's graph
-        self._depth_scopes: dict[str, Builder] = {}  # of the depth caches that operations here use
-        self._first_tokens: dict[str, Value] = {}  # the token that each of them starts with, likewise
-        self._carried: list[tuple[str, Value, Builder]] = []  # (block, token input, scope)
-        self._tokens: dict[str, Value] = {}  # the latest token of each depth cache
+        self._depth_scopes: dict[str, Builder] = {}  # scopes of the depth caches that operations here use
+        self._first_tokens: dict[str, Value] = {}  # order token before the first step, in the parent's graph
+        self._carried: list[tuple[str, Value, Builder]] = []  # (block, order token input, scope)
+        self._tokens: dict[str, Value] = {}  # the latest order token of each depth cache
         self._outer_x: Value | None = None  # the stage's input, in the parent's graph
-        self._offered: dict[str, Value] = {}  # slots made for the next stage
-        self._left: dict[str, Value] = {}  # the last tokens of depth caches whose scope was a stage here
-        self.starts_anew, self.next = False, NextStage()
+        self._offered: dict[str, Value] = {}  # slots allocated for the next stage
+        self._left: dict[str, Value] = {}  # final order tokens of depth caches of stages added here
+        self.custom_start, self.next = False, NextStage()
         self.carried: dict[str, Value] = {}
         self.last_carried: dict[str, Value] = {}
 
@@ -78,10 +78,10 @@ class Builder(Operations):
 
     @contextmanager
     def active(self, steps: Steps) -> Iterator[None]:
-        """Let the operations added meanwhile run at some steps of this stage only; the weights stay tied.
+        """Add operations that run at some steps of this stage only; weights stay tied.
 
-        At other steps what reads them reads the input that they pass on (`Operation.passes`). Layers of a
-        stack that skip them have no weights for them.
+        At other steps their readers read the input named by `Operation.passthrough`. Layers of a stack that
+        skip them have no weights for them.
 
         Raises:
             ValueError: none of the steps exists.
@@ -99,7 +99,7 @@ class Builder(Operations):
     # positions
 
     def rotate(self, x: Value, name: str, shape: Shape, table: SequenceTable) -> Value:
-        """Rotate `x` by its token's position; of heads longer than the table's rows the first elements."""
+        """Rotate `x` by its token's position; if heads are longer than the table's rows, only their start."""
         angles, size = self.shared(f"rope_{label(table.head_dim)}", table), table.head_dim
         if self.places is None:
             return self.op(name, Rotate(shape) if size == shape[-1] else RotatePart(shape, size), x, angles)
@@ -113,7 +113,7 @@ class Builder(Operations):
         return self.op(name, RotateStep(shape, self.step_index()), x, table)
 
     def add_step_bias(self, x: Value, role: str) -> Value:
-        """Add a learned vector [width] of the current step to `x`, zero at the start."""
+        """Add a learned vector [width] of the current step, initialized to zero, to `x`."""
         steps = self.step_count()
         weight = Weight(role, (steps, self.width), ZEROS, decay=False)
         return self.op(role, AddStepBias(self.width, steps, self.step_index()), x, weights=[weight])
@@ -143,9 +143,9 @@ class Builder(Operations):
         """Return the slots that the uses of this block share within their depth scope.
 
         The scope is the innermost recurrent stage around the block, else the innermost stage; with the reach
-        `stage` the outermost stage around it, with `model` all stages. What
-        `write_input(builder of the graph around it, its input, token, slots)` appends comes before all steps;
-        it returns the next token.
+        `stage` the outermost stage around it, with `model` all stages. `write_input` appends slots before
+        the first step: called with the builder around the scope, the scope's input, the order token and the
+        slots, it returns the next order token.
         """
         scope = self._depth_scopes[self.depth_cache] = self._scope(reach)
         # a stage is entered once per pass through the graph around it, and starts empty each time
@@ -164,11 +164,11 @@ class Builder(Operations):
         return self._capture(scope._slots[self.depth_cache], outside)
 
     def depth_token(self) -> Value:
-        """Return the latest token of this block's depth cache: what the next append or read takes."""
+        """Return the latest order token of this block's depth cache, an input of the next append or read."""
         return self._token(self.depth_cache, self._depth_scopes[self.depth_cache])
 
     def set_depth_token(self, token: Value) -> None:
-        """Make `token`, the output of an append, the latest."""
+        """Make `token`, the output of an append, the latest order token."""
         self._tokens[self.depth_cache] = token
 
     def _token(self, block: str, scope: Builder) -> Value:
@@ -185,9 +185,9 @@ class Builder(Operations):
     # losses
 
     def auxiliary_loss(self, name: str, value: Value, weight: float) -> None:
-        """Add `weight` times a scalar to the loss that training minimises.
+        """Add `weight` times a scalar to the training loss.
 
-        What is added under one `name` is summed over steps and layers, and logged as `train_<name>`.
+        Losses of the same `name` are summed over steps and layers, and logged as `train_<name>`.
         """
         from blocks.primitives.scalars import AddWeighted
 
@@ -195,7 +195,7 @@ class Builder(Operations):
         self._tokens[f"{_AUXILIARY}{name}"] = self.op(f"{name}_sum", AddWeighted((weight,)), total, value)
 
     def auxiliary_losses(self) -> dict[str, Value]:
-        """Return the sum of each auxiliary loss of the model, whose own builder this is, by name."""
+        """Return the sum of each auxiliary loss by name; only on the builder of the model's graph."""
         sums = ((key.removeprefix(_AUXILIARY), key, value) for key, value in self._tokens.items())
         return {name: value for name, key, value in sums if name != key}
 
@@ -210,9 +210,10 @@ class Builder(Operations):
         fill: Callable[[Builder, Value], Value],
         entered: Value | None = None,
     ) -> Value:
-        """Add a loop over the body that `fill(its builder, its input)` makes; return the last state.
+        """Add a loop of `trips` steps from the state `x` and return its last state.
 
-        `entered` is the input of the stage, where the first step starts from another state `x`.
+        `fill`, called with the builder of the body and a state, returns the next state. `entered` is the
+        input of the stage if it differs from `x`.
         """
         carried = self.next.carried
 
@@ -235,9 +236,9 @@ class Builder(Operations):
     ) -> LoopResult:
         """Add a loop that carries several states from step to step.
 
-        `fill` is called with the builder of the body and its states, and returns the states of the next
-        step, of the same types. What it hands to `collect` is returned once per step. A state that no step
-        changes is not carried.
+        `fill` is called with the builder of the body and the states, and returns the states of the next
+        step, of the same types; for the other arguments see `stage`. Values passed to `collect` are returned
+        once per step. A state that no step changes is captured instead of carried.
 
         Raises:
             ValueError: the body collects values, and has steps without gradients.
@@ -248,10 +249,10 @@ class Builder(Operations):
         body = Builder(self.width, self, (index, trips, tied), norm_type=self.norm_type, bias=self.bias)
         body._stand_in(self, name)
         body._outer_x = entered or states[0]
-        body.starts_anew = self.next.starts_anew
+        body.custom_start = self.next.custom_start
         body._slots, self._offered = self._offered, {}
         body._first_tokens = {name: Value(slots.node, 1) for name, slots in body._slots.items()}
-        # type inference fills in the types
+        # types are set by type inference
         starts = [body.input("x", TensorType()) for _ in states]
         results = fill(body, *starts)
         assert len(results) == len(states), f"{name}: {len(states)} states, {len(results)} for the next step"
@@ -280,9 +281,9 @@ class Builder(Operations):
         return LoopResult(tuple(last), collected)
 
     def collect(self, value: Value, name: str = "") -> None:
-        """Hand out a value of this loop's body at every step, in `LoopResult.collected` of the loop.
+        """Return a value of this loop's body at every step, in `LoopResult.collected`.
 
-        Under a `name` it is in `collected` of the builder around as well, until that adds another loop.
+        With a `name` it is in `collected` of the enclosing builder as well, until that adds another loop.
         """
         assert self._loop is not None, "values are collected inside a stage"
         if name:
@@ -290,7 +291,7 @@ class Builder(Operations):
         self._collected.append(value)
 
     def stage_input(self) -> Value:
-        """Return the input of the stage whose body this is: the same value at every step."""
+        """Return the input of this stage, the same value at every step."""
         assert self._parent is not None
         return self._capture(self._start(), self._parent, "start")
 
@@ -299,7 +300,10 @@ class Builder(Operations):
         return self._outer_x
 
     def outside(self, make: Callable[[Builder, Value], Value]) -> Value:
-        """Return a value made once before the steps, by `make(builder around the stage, stage's input)`."""
+        """Return a value computed once before the steps.
+
+        `make` is called with the builder around the stage and the stage's input.
+        """
         assert self._outer_x is not None
         assert self._parent is not None
         with self._parent.at(f"{self._name}."):
@@ -307,35 +311,35 @@ class Builder(Operations):
         return self._capture(made, self._parent, "start")
 
     def trips(self) -> int:
-        """Return how many steps this stage has."""
+        """Return the number of steps of this stage."""
         assert self._loop is not None
         return self._loop[1]
 
     def trip(self) -> LoopIndex:
-        """Return the index of the current step of this stage alone."""
+        """Return the index of the current step within this stage."""
         assert self._loop is not None
         return LoopIndex(0, ((self._loop[0], 1),))
 
     # random numbers
 
     def randomness(self, purpose: str) -> Value:
-        """Return a key to draw random numbers from, as `blocks.primitives.random` does, for one purpose here.
+        """Return a key [batch] for the functions in `blocks.primitives.random`.
 
-        It is a function of the seed, the optimizer step, the row of the batch, the place of use, the purpose
-        and the current step of the loops around; the same when an operation is recomputed, and outside of
-        training the same in every pass and for every row.
+        It depends on the seed, the optimizer step, the row of the batch, the place of use, the purpose and
+        the current step of the enclosing loops. Recomputation gets the same key. Outside of training it is
+        the same in every pass and for every row.
         """
         from blocks.primitives.random_operations import DeriveKey
 
         around = self._stages_around()
         loops = [(each._loop[0], 1 << (20 * n)) for n, each in enumerate(around) if each._loop]
-        # prefixes are relative to the stage, which the name of its index tells from others
+        # prefixes are relative to the stage; the name of the loop index identifies that
         place = ".".join([*(name for name, _ in loops[:1]), f"{self.prefix}{purpose}"])
         derive = DeriveKey(place, LoopIndex(0, tuple(loops)))
         return self.op(f"{purpose}_key", derive, self.model_input("key", KEY))
 
     def model_input(self, name: str, type: TensorType) -> Value:
-        """Return an input of the whole model besides tokens and targets, which `Randomness` gives it."""
+        """Return an input of the model besides tokens and targets, which `Randomness` provides."""
         root = self._root()
         return self._capture(Value(name) if name in root.graph.inputs else root.input(name, type), root)
 
@@ -347,14 +351,14 @@ class Builder(Operations):
         assert self._parent is not None
         outer = self._parent._capture(value, owner)
         if outer not in self._captured:
-            # type inference fills in the type
+            # the type is set by type inference
             self._captured[outer] = self.input(name or value.node, TensorType())
         return self._captured[outer]
 
     def shared(self, name: str, operation: Operation) -> Value:
-        """Return a value made once per forward pass from the token ids, such as a table of positions.
+        """Return a value computed once per forward pass from the token ids, such as a table of positions.
 
-        Equal operations share one value; `name` is for people.
+        Equal operations share one value; `name` is only for display.
         """
         root = self._root()
         value = next((made for known, made in root._shared if known == operation), None)
@@ -364,7 +368,7 @@ class Builder(Operations):
         return self._capture(value, root)
 
     def tokens(self) -> Value:
-        """Return the token ids, as what an operation reads that needs only their shape or device."""
+        """Return the token ids, also for operations that need only their shape or device."""
         root = self._root()
         return self._capture(Value(root.graph.inputs[0]), root)
 
@@ -375,7 +379,7 @@ class Builder(Operations):
         return builder
 
     def _stages_around(self) -> list[Builder]:
-        """Return the builders of the stages around, innermost first."""
+        """Return the builders of the enclosing stages, innermost first."""
         around = []
         builder = self
         while builder._parent is not None:

@@ -1,4 +1,4 @@
-"""The base of everything a user can write: strict, frozen, and able to say what is wrong with it."""
+"""Base classes of all parts of a spec: strict, frozen pydantic models with semantic checks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class Config(BaseModel):
-    """A mapping of the spec: unknown keys are errors, values never change once read."""
+    """A mapping of the spec; unknown keys are errors, and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     unhashed: ClassVar[frozenset[str]] = frozenset()
-    """Fields that hashes of a spec leave out; all others are part of them."""
+    """Fields that are not part of a spec's hashes; all others are."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class Config(BaseModel):
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Describe the class by its docstring, and each field by the one below it."""
+        """Describe the class by its docstring, and each field by the string below it."""
         from blocks.base.docstrings import docstring, field_docs
 
         found = handler(schema)
@@ -58,7 +58,14 @@ _forget_class_vars(Config)
 
 @dataclass(frozen=True)
 class Problem:
-    """One semantic fault of a config: the key at fault (dotted below the config), expected, got, a hint."""
+    """A semantic error of a config.
+
+    Attributes:
+        key: the key, with dots below the config.
+        expected: the expected value, in words.
+        got: the actual value.
+        hint: a suggestion, or "".
+    """
 
     key: str
     expected: str
@@ -67,34 +74,37 @@ class Problem:
 
 
 class BlockConfig(Config):
-    """The config of one block: its fields, its checks and how it lowers itself into operations.
+    """The config of a block: its fields, its checks, and the operations it consists of (`lower`).
 
-    A subclass sets `type: Literal["name"] = "name"`; the name is what a spec writes.
+    A subclass sets `type: Literal["name"] = "name"`, the name in specs.
     """
 
     type: str
 
     def problems(self, width: int) -> Iterator[Problem]:
-        """Yield what a schema cannot say, such as heads that kv_heads does not divide. `width` is d_model."""
+        """Yield errors that types cannot express, such as heads that kv_heads does not divide.
+
+        `width` is d_model.
+        """
         yield from ()
 
     def sources(self) -> dict[str, str]:
-        """Return the blocks whose values this one reads, by the field that names each.
+        """Return the names of the blocks whose published values it reads, by field.
 
-        They have to run before it in each step that it is in.
+        They must run before it in each step that contains it.
         """
         return {}
 
     def source_problems(self, field: str, source: BlockConfig, width: int) -> Iterator[Problem]:
-        """Yield why it cannot read the values of the block that a field names."""
+        """Yield the reasons why it cannot read the values of the block `source`, which `field` names."""
         yield from ()
 
     def shares_step(self) -> bool:
-        """Whether its uses in one step share a step's index, so that they have to run at the same steps."""
+        """Whether several uses in one step write slots of the same index and must run at the same steps."""
         return False
 
     def views(self) -> frozenset[View]:
-        """Return which views of its input it reads, by `Builder.view`; the input itself is one."""
+        """Return the views of its input that it reads through `Builder.view`."""
         return INPUT
 
     def weights_per_step(self) -> bool:
@@ -102,48 +112,56 @@ class BlockConfig(Config):
         return False
 
     def not_causal(self) -> str:
-        """Return how training lets tokens see later ones, and what inference does instead; else ""."""
+        """Return how tokens depend on later ones in training, and what inference does instead; or ""."""
         return ""
 
     def needs_all_tokens(self) -> str:
-        """Return why it cannot run on some of the tokens of a sequence, given in order; "" where it can."""
-        return "it is not known to do with some of the tokens"
+        """Return why it cannot run on selected tokens of a sequence; "" if it can."""
+        return "the block does not declare that it can run on selected tokens"
 
     def counts_tokens(self) -> str:
-        """Return what of it counts tokens, so that ones that nothing reads would matter; or ""."""
+        """Return the field that depends on the number of tokens, so that padding would matter; or ""."""
         return ""
 
     def written_before(self) -> str:
-        """Return what it writes before the first step of a stage with weights of its own, or ""."""
+        """Return what it writes, with weights of its own, before the first step of a stage; or ""."""
         return ""
 
     def makes_kv(self) -> bool:
-        """Whether it makes keys and values of tokens, which `kv: first` of a route shares among steps."""
+        """Whether it computes keys and values that steps share with `kv: first` of a route."""
         return False
 
     def crosses_documents(self) -> str:
-        """Return why tokens of one document see another with `documents: apart`; "" where they do not.
+        """Return why tokens depend on other documents despite `documents: apart`; "" if they do not.
 
-        A block that reads other tokens asks `Builder.document_start`.
+        A block that reads other tokens has to respect `Builder.document_start`.
         """
-        return "it is not known to keep documents apart"
+        return "the block does not declare that it keeps documents apart"
 
     def keeps_kv(self) -> bool:
-        """Whether it has keys and values of tokens that each step has to make anew."""
+        """Whether each step must compute keys and values of its own."""
         return False
 
     def canonical(self, width: int) -> dict[str, Any]:
-        """Return the fields that say what is built, defaults filled in: equal for equal blocks."""
+        """Return the fields with defaults filled in; equal for equal blocks."""
         return self.model_dump()
 
-    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
-        """Yield short lines that describe the block in pictures, three at most.
+    def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+        """Yield up to three short lines that describe the block in pictures.
 
-        `fields` are the canonical ones. Pop those that a line covers; a picture shows the others, as
-        `name value`, where they are not at their defaults.
+        `fields` are the canonical ones. Pop those that a line covers; pictures show the others as
+        `name value` if they differ from their defaults.
         """
         yield from ()
 
     def lower(self, build: Builder, x: Value) -> Value:
-        """Add this block's operations to `build`, reading the normed input `x` [width]; return [width]."""
+        """Add the block's operations to the graph.
+
+        Args:
+            build: the builder.
+            x: the input [width], after the norm if there is one.
+
+        Returns:
+            The output [width].
+        """
         raise NotImplementedError

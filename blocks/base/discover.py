@@ -1,4 +1,4 @@
-"""Finding configs by folder and by entry point: presence is registration."""
+"""Discovery of config classes in packages and through entry points, without a registry."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ C = TypeVar("C", bound=Config)
 def offered(
     package: ModuleType, base: type[C], group: str, *, nested: bool = False
 ) -> Iterator[tuple[type[C], str]]:
-    """Yield each config that a package or an installed distribution offers, and where it is from.
+    """Yield each config class of a package and of installed distributions, with its origin.
 
-    A module of `package` offers the subclasses of `base` that it defines or exports, and with `nested` so do
-    the modules of a package in it that defines one itself; a distribution offers a class through the entry
-    point group `group`.
+    Args:
+        package: its modules define or export subclasses of `base`.
+        base: the base class.
+        group: the entry point group for other distributions.
+        nested: whether to search packages in `package` that define a subclass in their `__init__`.
 
     Raises:
         ValueError: an entry point is not a subclass of `base`.
@@ -48,7 +50,7 @@ def _in_modules(package: ModuleType, base: type[C], nested: bool) -> Iterator[tu
 
 
 def discover(package: ModuleType, base: type[C], tag: str, group: str) -> dict[str, type[C]]:
-    """Map each config's tag value to its class, shipped ones first.
+    """Map the name of each config to its class, those of `package` first.
 
     `tag` is the field whose literal default names the config (`type` of a block, `task` of a data source).
 
@@ -62,7 +64,11 @@ def discover(package: ModuleType, base: type[C], tag: str, group: str) -> dict[s
 
 
 def claim(found: dict[str, type[C]], value: type[C], tag: str, origin: str) -> None:
-    """Enter a config under its name; ValueError where it has none, or another has it."""
+    """Add a config class under its name.
+
+    Raises:
+        ValueError: it has no name, or another class has the same.
+    """
     name = value.model_fields[tag].default
     if not isinstance(name, str):
         raise ValueError(f"{origin}: {value.__name__} needs `{tag}: Literal[...] = ...` with a default")

@@ -1,6 +1,6 @@
-"""Docstrings read from source: those of fields, which Python drops, and all of them under `python -OO`.
+"""Docstrings from source code: of fields, which Python discards, and of everything under `python -OO`.
 
-Parsing takes milliseconds a file, so it happens only where a schema or a help text is printed.
+Parsing takes milliseconds per file, so it happens only when a schema or a help text is printed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 def docstring(documented: type | Callable[..., Any]) -> str:
     """Return the docstring of a class or function at the top of a module, also under `python -OO`."""
     docs, name = _own_docs(documented.__module__), documented.__qualname__
-    # a class that is finished under its public name is private in the source
+    # classes that are completed at run time have a leading underscore in the source
     return inspect.cleandoc(documented.__doc__ or docs.get(name) or docs.get(f"_{name}", ""))
 
 
 def field_docs(config: type) -> dict[str, str]:
     """Map each field of a class and its bases to its description, or the string below it in the source.
 
-    A key of wiring is documented by the class that declares it.
+    A wiring key is documented by the class that declares it.
     """
     described = getattr(config, "model_fields", {}).items()
     found: dict[str, str] = {name: info.description for name, info in described if info.description}
     for base in reversed(config.__mro__):
         found |= _field_docs(base.__module__).get(base.__qualname__, {})
     for name, info in described:
-        # a key of wiring, whose type is not imported here
+        # wiring keys, whose type is not imported here
         for kind in (item.kind for item in info.metadata if hasattr(item, "kind")):
             found[name] = docstring(kind)
     return found
@@ -39,14 +39,14 @@ def field_docs(config: type) -> dict[str, str]:
 
 @cache
 def _own_docs(module: str) -> dict[str, str]:
-    """Map each class and function at the top of a module to its docstring; none without source."""
+    """Map each top-level class and function of a module to its docstring; empty without source."""
     defined = (ast.ClassDef, ast.FunctionDef)
     return {node.name: ast.get_docstring(node) or "" for node in _top(module) if isinstance(node, defined)}
 
 
 @cache
 def _field_docs(module: str) -> dict[str, dict[str, str]]:
-    """Map each class at the top of a module to the strings behind its fields; none without source."""
+    """Map each top-level class of a module to the strings below its fields; empty without source."""
     return {node.name: _class_docs(node) for node in _top(module) if isinstance(node, ast.ClassDef)}
 
 

@@ -1,4 +1,4 @@
-"""Dropout of a value, as blocks and models add it. Torch-free."""
+"""Dropout. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from blocks.ir.tensor_type import TRAINING
 
 
 def dropout(build: Builder, x: Value, rate: float) -> Value:
-    """Return `x` [width] with elements set to 0 with the probability `rate` in training; 0 adds nothing."""
+    """Add dropout of `x` [width] with probability `rate`; nothing is added if that is 0."""
     if not rate:
         return x
     from blocks.primitives.random_operations import Dropout

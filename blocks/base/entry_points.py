@@ -1,4 +1,4 @@
-"""Entry points by group, in a checkout that need not be installed as well."""
+"""Entry points by group, including those of a checkout that is not installed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-"""The project file of a checkout; an installed wheel has none beside its packages."""
+"""The project file of a checkout; an installed wheel has none."""
 
 
 def entry_points(group: str) -> list[EntryPoint]:
-    """Return the entry points of a group, sorted by name: of installed packages and of this checkout."""
+    """Return the entry points of a group, of installed packages and this checkout, sorted by name."""
     installed = _installed(tuple(sys.path)).get(group, ())
     found = {(point.name, point.value): point for point in [*installed, *_of_checkout(group)]}
     return [found[key] for key in sorted(found)]
@@ -23,14 +23,14 @@ def entry_points(group: str) -> list[EntryPoint]:
 
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
-    """Map each of our groups to its entry points; installed packages are read once for each `sys.path`."""
+    """Map each group that begins with `composer.` to its entry points; cached per `sys.path`."""
     found = importlib.metadata.entry_points()
     groups = [group for group in found.groups if group.startswith("composer.")]
     return {group: tuple(found.select(group=group)) for group in groups}
 
 
 def _of_checkout(group: str) -> list[EntryPoint]:
-    # parsed only where it is needed: most commands need no entry point of the checkout
+    # most commands need no entry point of the checkout, so TOML is parsed only if the group occurs in it
     declared = _declared().get(group, {}) if f'"{group}"' in _project() else {}
     return [EntryPoint(name, value, group) for name, value in declared.items()]
 
@@ -49,13 +49,13 @@ def _declared() -> dict[str, dict[str, str]]:
 
 
 def entry_points_by_name(group: str, attribute: str) -> dict[str, EntryPoint]:
-    """Map names to what a group offers, importing none of it.
+    """Map names to the entry points of a group, without importing them.
 
-    An entry point `name = module:object` offers that object. One without an object, `name = package`, offers
-    the `attribute` of each file of that package, under the file's name.
+    An entry point `name = module:object` stands for that object. One without an object, `name = package`,
+    stands for the `attribute` of each module of that package, under the module's name.
 
     Raises:
-        ValueError: a name is offered twice.
+        ValueError: two entry points have the same name.
     """
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group):

@@ -1,6 +1,6 @@
-"""Values of the fields of a config, by their types, as a spec writes them. Torch-free.
+"""Example values for the fields of a config, by type, for tests and starter specs. Torch-free.
 
-Required counts are 2; a field with `examples` takes these instead.
+Required counts are 2. The `examples` of a field take precedence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from blocks.base.config import Config
 
 
 def required_values(config: type[Config]) -> dict[str, Any]:
-    """Return the first value of each field that is required."""
+    """Return an example value for each required field."""
     fields = config.model_fields.items()
     return {
         field.alias or name: (field.examples or values_of(field.annotation, required=True))[0]
@@ -22,7 +22,7 @@ def required_values(config: type[Config]) -> dict[str, Any]:
 
 
 def other_values(config: type[Config]) -> Iterator[tuple[str, Any]]:
-    """Yield values of single fields other than those of the first example."""
+    """Yield (field, value) for values that differ from the default and from `required_values`."""
     first = required_values(config)
     for key, field in config.model_fields.items():
         name = field.alias or key
@@ -32,7 +32,7 @@ def other_values(config: type[Config]) -> Iterator[tuple[str, Any]]:
 
 
 def values_of(annotation: Any, required: bool = False) -> list[Any]:
-    """Return values to try for a field: flags, choices and counts; other fields stay at their default."""
+    """Return example values for a flag, a choice or a number; none for other types."""
     origin = get_origin(annotation)
     if annotation is bool:
         return [True, False]

@@ -1,7 +1,7 @@
-"""Field types that understand human units: `30M`, `1.2G`, `8GiB`, `4Ki`.
+"""Field types that accept numbers with units: `30M`, `1.2G`, `8GiB`, `4Ki`.
 
-Decimal suffixes k, M, G, T are powers of 1000; Ki, Mi, Gi, Ti are powers of 1024; a byte quantity may
-end in B. A count must come out whole.
+The suffixes k, M, G, T are powers of 1000, Ki, Mi, Gi, Ti powers of 1024; sizes in bytes may end in B. The
+result must be a whole number.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([kMGT]|[KMGT]i)?
 
 _DIGITS = 40
 LARGEST = 10**18
-"""The largest count and size there is."""
+"""The largest allowed count or size."""
 
 COUNT_PATTERN = r"^\s*\d+(\.\d+)?([eE][+-]?\d+)?\s*([kMGT]|[KMGT]i)?\s*$"
 BYTES_PATTERN = COUNT_PATTERN.replace(r"\s*$", r"B?\s*$")
 
 
 def parse_quantity(text: str, *, byte: bool = False) -> int:
-    """Turn `4Ki` into 4096, or with `byte` also `8GiB` into 8589934592; ValueError where it is neither."""
+    """Return the number that `4Ki`, or with `byte` also `8GiB`, stands for.
+
+    Raises:
+        ValueError: the text is no such number; the message is what was expected.
+    """
     match = _QUANTITY.fullmatch(text)
     if match is None or (match[3] and not byte):
         raise ValueError(f"a {'size such as 8GiB' if byte else 'count such as 64, 4Ki or 30M'}")
@@ -36,7 +40,7 @@ def parse_quantity(text: str, *, byte: bool = False) -> int:
     shift = int(exponent or 0) - len(fraction)
     if len(mantissa) > _DIGITS or abs(shift) > _DIGITS:
         raise ValueError("a number of ordinary size")
-    # in whole numbers, since 1.001 * 1e6 is no whole number in floating point
+    # integer arithmetic, since 1.001 * 1e6 is not a whole number in floating point
     value: int
     value, rest = divmod(
         int(whole + fraction) * _POWERS[match[2] or ""] * 10 ** max(shift, 0), 10 ** max(-shift, 0)
@@ -62,14 +66,14 @@ def _quantity_schema(pattern: str, minimum: int) -> WithJsonSchema:
 
 
 UNITS = (BeforeValidator(_count), BeforeValidator(_bytes))
-"""The validators that read units; a whole number passes them as it is."""
+"""The validators that parse units; whole numbers pass unchanged."""
 
 Count = Annotated[int, Field(gt=0, le=LARGEST), BeforeValidator(_count), _quantity_schema(COUNT_PATTERN, 1)]
 """A whole number above 0, units allowed."""
 
 
 class Aligned:
-    """Marks a count that hardware prefers in multiples of 8; suggested sizes keep to them."""
+    """Marks a count for which suggested sizes are multiples of 8, which hardware prefers."""
 
 
 class Grid:
@@ -142,11 +146,11 @@ class Squares(Grid):
 
 
 class Untraced:
-    """Marks a number that decides how costs are summed: fast costs of many candidates keep it as it is."""
+    """Marks a number that is constant in traced cost formulas, since it decides how costs are summed."""
 
 
 Width = Annotated[Count, Aligned()]
-"""A count that is a dimension of tensors: a whole number above 0, units allowed."""
+"""A count that is the size of a tensor dimension: a whole number above 0, units allowed."""
 
 Square = Annotated[Count, Squares()]
 """A count that is a square, units allowed."""

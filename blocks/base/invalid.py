@@ -1,4 +1,4 @@
-"""Checks over configs of which some fields are invalid: they say what they can, and no more."""
+"""Semantic checks of configs with some invalid fields."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class Unknown(Exception):
-    """A check has read a value that is invalid, so that it can say nothing."""
+    """A check has read an invalid value, so its result is unknown."""
 
 
 class _Invalid:
-    """Stands for a field whose value is invalid or missing: it is not None, and nothing else is known."""
+    """Placeholder for an invalid or missing value; any use except `is None` raises `Unknown`."""
 
     def __repr__(self) -> str:
         return "INVALID"
@@ -35,11 +35,11 @@ for _name in _OPERATIONS.split():
     setattr(_Invalid, f"__{_name}__", _unknown)
 
 INVALID: Any = _Invalid()
-"""In the place of a value that is invalid."""
+"""The placeholder for an invalid or missing value."""
 
 
 def independent(*checks: Iterable[T]) -> Iterator[T]:
-    """Yield what each check finds; one that reads an invalid value ends, and the others go on."""
+    """Yield the results of several checks; one that reads an invalid value ends without affecting others."""
     for check in checks:
         with suppress(Unknown):
             yield from check

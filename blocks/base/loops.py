@@ -1,4 +1,4 @@
-"""What wiring options ask of the loop of a stage, and what a loop returns. Torch-free."""
+"""Settings of the loop of a stage, and its result. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from blocks.ir.operation import Value
 
 @dataclass
 class NextStage:
-    """What is asked of the stages that are added meanwhile.
+    """Settings of the stages that are added in a context.
 
     Attributes:
-        starts_anew: whether the first step reads another state than the stage's input.
-        backprop: through how many of the last steps gradients go; None is all.
-        carried: what steps hand on besides the state (`Builder.carried`), before the first step.
+        custom_start: whether the first step reads another state than the stage's input.
+        backprop: the number of last steps that gradients go through; None for all.
+        carried: the initial values of `Builder.carried`.
     """
 
-    starts_anew: bool = False
+    custom_start: bool = False
     backprop: int | None = None
     carried: Mapping[str, Value] = field(default_factory=dict)
 
 
 class LoopResult(NamedTuple):
-    """What a loop returns in the graph around it.
+    """The outputs of a loop in the graph around it.
 
     Attributes:
         states: the carried values after the last step.
-        collected: for each collected value a sequence of tensors, that of each step in order.
+        collected: each collected value, as a tuple with one tensor per step.
     """
 
     states: tuple[Value, ...]

@@ -1,4 +1,4 @@
-"""Adding operations to a graph, and norms and projections with their weights. Torch-free."""
+"""The part of the builder without loops: operations, norms and projections with weights. Torch-free."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from blocks.primitives.operations import Input, LayerNorm, Norm, Project, Sum
 NormType = Literal["rms", "layer"]
 
 
-class OwnWeights(NamedTuple):
-    """What each step of a tied stage has of its own: gains of norms, products of a rank at projections."""
+class StepWeights(NamedTuple):
+    """Weights per step of a tied stage.
+
+    Attributes:
+        norms: whether each step has its own norm gains.
+        rank: the rank of the LoRA of each step; 0 for none.
+        steps: the number of steps.
+        step: the current step.
+    """
 
     norms: bool
     rank: int
@@ -27,36 +34,37 @@ class OwnWeights(NamedTuple):
 
 
 class Operations:
-    """Adds operations to one graph, at one place of use at a time: the part of `Builder` without loops.
+    """Adds operations to one graph, for one use of a block at a time.
 
     Attributes:
         width: d_model, the width of the residual stream.
         norm_type: whether norms are RMSNorms or LayerNorms.
         bias: whether projections have biases, and LayerNorms shifts.
-        prefix: dotted place of use, put before the names of operations and weights.
-        block: name of the block being lowered; its depth cache and its costs go by it.
-        sublayer: the place of the sublayer that is being added, in a step.
-        places: where the tokens are that operations here run on, in all of the batch; None for all tokens.
-        first_kv: whether attention here reads keys and values of the first step at all steps.
-        writes_residual: whether projections marked `writes_residual` do; not where a norm follows them.
+        prefix: the place of use with a trailing dot, the prefix of names of operations and weights.
+        block: the name of the block being lowered, which identifies its depth cache and its costs.
+        sublayer: the place, in its step, of the sublayer that is being added.
+        places: the indices, in the flattened batch, of the tokens that operations run on; None for all.
+        first_kv: whether attention reads the keys and values of the first step at all steps.
+        writes_residual: whether projections marked `writes_residual` start at the smaller scale; False
+            if a norm follows them.
     """
 
     def __init__(self, width: int, norm_type: NormType = "rms", bias: bool = False) -> None:
         self.width, self.norm_type, self.bias = width, norm_type, bias
         self.graph = Graph()
-        self._name = self._path = ""  # of the loop whose body this is: in the graph around it, in the model
-        self._places: set[str] = set()  # of all nodes of the model
+        self._name = self._path = ""  # of this loop: its node in the graph around it, its path in the model
+        self._places: set[str] = set()  # full names of all nodes of the model
         self.prefix = ""
         self.block = ""
         self.writes_residual = True
-        # inside `norm_scores` the prefix of its norms, and those made so far by what they read
+        # inside `norm_scores`: the prefix of its norms, and the existing norms by the values they read
         self._score_norms: tuple[str, dict[Value, Value]] | None = None
         self._active: Steps | None = None
         self.places: Value | None = None
         self.first_kv = False
         self.sublayer = SublayerPlace()
         self._views: dict[View, Value] = {}
-        self._own: OwnWeights | None = None
+        self._step_weights: StepWeights | None = None
         self._of_step: dict[str, Value] = {}
 
     @property
@@ -66,12 +74,12 @@ class Operations:
 
     @property
     def depth_cache(self) -> str:
-        """What the depth cache of operations here goes by: of each place of its own with keys of one step."""
+        """The name of the depth cache of operations added here: one per place of use with `first_kv`."""
         return self.prefix.rstrip(".") if self.first_kv else self.block
 
     @contextmanager
     def at(self, prefix: str, block: str = "", *, writes_residual: bool | None = None) -> Iterator[None]:
-        """Add operations at another place of use, until the context ends."""
+        """Add operations at another place of use within the context."""
         before = self.prefix, self.block, self.writes_residual
         self.prefix, self.block = prefix, block
         if writes_residual is not None:
@@ -80,17 +88,17 @@ class Operations:
         self.prefix, self.block, self.writes_residual = before
 
     def op(self, name: str, operation: Operation, *inputs: Value, weights: Sequence[Weight] = ()) -> Value:
-        """Add one operation under `<place>.<name>`; return its first output."""
+        """Add an operation called `<prefix><name>` and return its first output."""
         return self._put(name, operation, inputs, self._added(weights))
 
     def tied(
         self, name: str, operation: Operation, *inputs: Value, of: str, weights: Sequence[Weight] = ()
     ) -> Value:
-        """Add an operation that has the weights of the node `of` of this graph, then its own `weights`."""
+        """Add an operation with the weights of the node `of` of this graph, followed by new `weights`."""
         return self._put(name, operation, inputs, (*self.graph.node(of).weights, *self._added(weights)))
 
     def _added(self, weights: Sequence[Weight]) -> tuple[str, ...]:
-        """Add weights at this place; return their names."""
+        """Add weights and return their names."""
         names = tuple(f"{self.prefix}{weight.role}" for weight in weights)
         for full, weight in zip(names, weights, strict=True):
             assert full not in self.graph.weights, f"two weights are called {full}"
@@ -106,11 +114,11 @@ class Operations:
         return Value(node)
 
     def _stand_in(self, outer: Operations, name: str) -> None:
-        """Make this the body of the loop `name` of the graph that `outer` fills."""
+        """Make this the body of the loop `name` in the graph of `outer`."""
         self._name, self._path, self._places = name, f"{outer._path}{name}.", outer._places
 
     def _free(self, name: str) -> str:
-        """Return `name`, numbered if a node in or around a loop has its place: places tell nodes apart."""
+        """Return `name`, with a number if another node of the model has the same full name."""
         place = fresh(f"{self._path}{name}", self._places)
         self._places.add(place)
         return place.removeprefix(self._path)
@@ -125,9 +133,9 @@ class Operations:
     def norm(
         self, x: Value, role: str, shape: Shape, start: float = 1.0, *, writes_residual: bool = False
     ) -> Value:
-        """Add the model's kind of norm over the last dimension of `shape`; its gain begins at `start`.
+        """Add a norm of the model's type over the last dimension of `shape`, with the initial gain `start`.
 
-        The gain of one that writes into the residual stream begins smaller, by the depth of the model.
+        With `writes_residual` the initial gain is scaled down by the depth of the model.
         """
         operation = self._norm(shape)
         gains, *biases = operation.weight_shapes()
@@ -137,7 +145,7 @@ class Operations:
         return self.op(role, operation, x, weights=[gain, *shifts])
 
     def _norm(self, shape: Shape) -> Operation:
-        own, rms = self._own, self.norm_type == "rms"
+        own, rms = self._step_weights, self.norm_type == "rms"
         if own is None or not own.norms:
             return Norm(shape) if rms else LayerNorm(shape, self.bias)
         from blocks.primitives.step_operations import LayerNormStep, NormStep
@@ -157,11 +165,16 @@ class Operations:
         writes_residual: bool = False,
         bias: bool | None = None,
     ) -> Value:
-        """Add a projection of `x` [fan_in, default the model width] to `shape`.
+        """Add a projection of `x` [fan_in] to `shape`.
 
-        The weight [elements of shape, fan_in] starts normal with standard deviation fan_in ** -0.5;
-        one that writes into the residual stream is scaled down further, by the depth of the model.
-        The bias, which starts at 0, is there if the model has biases, or as `bias` says.
+        Args:
+            x: the input.
+            role: the name of the operation and its weight [elements of shape, fan_in].
+            shape: the shape of the output.
+            fan_in: elements of the input. Default: the model width.
+            init: the initial weight. Default: normal with standard deviation fan_in ** -0.5.
+            writes_residual: scale the initial weight down by the depth of the model.
+            bias: whether there is a bias, initialized to 0. Default: as the model's `bias`.
         """
         fan_in = fan_in or self.width
         operation = Project(fan_in, (shape,), self.bias if bias is None else bias)
@@ -170,17 +183,18 @@ class Operations:
         weights = [Weight(role, weight, init, writes_residual=writes_residual)]
         weights += [Weight(f"{role}_bias", size, ZEROS, decay=False) for size in biases]
         y = self.op(role, operation, x, weights=weights)
-        return self._adapted(self._own, x, y, role, operation) if self._own and self._own.rank else y
+        own = self._step_weights
+        return self._adapted(own, x, y, role, operation) if own and own.rank else y
 
     @contextmanager
-    def own_weights(self, own: OwnWeights | None) -> Iterator[None]:
-        """Let norms and projections added meanwhile have weights per step, or with None share all weights."""
-        before, self._own = self._own, own
+    def step_weights(self, own: StepWeights | None) -> Iterator[None]:
+        """Give norms and projections added in the context weights per step; None for shared weights."""
+        before, self._step_weights = self._step_weights, own
         yield
-        self._own = before
+        self._step_weights = before
 
     def of_step(self, name: str, make: Callable[[Self], Value]) -> Value:
-        """Return a value that is made once per step, by `make(self)` at the step's own place."""
+        """Return a value computed once per step, by `make(self)` with an empty prefix."""
         if name not in self._of_step:
             active, self._active = self._active, None
             with self.at(""):
@@ -188,7 +202,7 @@ class Operations:
             self._active = active
         return self._of_step[name]
 
-    def _adapted(self, own: OwnWeights, x: Value, y: Value, role: str, product: Project) -> Value:
+    def _adapted(self, own: StepWeights, x: Value, y: Value, role: str, product: Project) -> Value:
         """Add B A x to a projection y of x, with an A and a B for each step."""
         from blocks.primitives.step_operations import ProjectStep
 
@@ -203,33 +217,32 @@ class Operations:
 
     @contextmanager
     def views(self, views: Mapping[View, Value]) -> Iterator[None]:
-        """Give blocks added meanwhile views [width] that differ from their input, until the context ends."""
+        """Give blocks added in the context views [width] that differ from their input."""
         before, self._views = self._views, {**views}
         yield
         self._views = before
 
     def view(self, name: View, x: Value) -> Value:
-        """Return a view of the input `x` [width] of a block: `x`, unless that differs."""
+        """Return a view of a block's input `x` [width]; `x` itself by default."""
         return self._views.get(name, x)
 
     def norm_input(self, x: Value) -> Value:
-        """Add the norm in front of a block, and one to each view that differs from its input `x` [width]."""
+        """Norm the input `x` [width] of a block, and each view that differs from it."""
         shape = (self.width,)
         self._views = {name: self.norm(each, f"norm_{name}", shape) for name, each in self._views.items()}
         return self.norm(x, "norm", shape)
 
     @contextmanager
     def norm_scores(self) -> Iterator[None]:
-        """Let blocks added meanwhile read norms by `score_input`, until the context ends."""
+        """Let `score_input` return normed inputs to blocks added in the context."""
         before, self._score_norms = self._score_norms, (self.prefix, {})
         yield
         self._score_norms = before
 
     def score_input(self, x: Value) -> Value:
-        """Return the input `x` [width] of a block as maps into a softmax or sigmoid read it.
+        """Return the input of projections that feed a softmax or sigmoid: queries, keys and routers.
 
-        It is `x` itself, or its norm where the wiring has norms on these paths alone. All that read one value
-        share its norm.
+        It is `x` [width] itself, or within `norm_scores` its norm, which all readers of `x` share.
         """
         if self._score_norms is None:
             return x

@@ -1,4 +1,4 @@
-"""The rotary embedding of some of the tokens of a sequence. Torch-free."""
+"""Rotary embedding of selected tokens. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blocks.primitives.fused_operations import positions
 
 @dataclass(frozen=True)
 class RotateAt(Operation):
-    """Rotary position embedding of some of the tokens: (x, table, their places in the batch) -> x."""
+    """Rotary position embedding of selected tokens: (x, table, indices in the flattened batch) -> x."""
 
     shape: Shape
     rotated: int
@@ -28,29 +28,27 @@ class RotateAt(Operation):
         Kernel(
             "rotate_at",
             "blocks.primitives.reference:rotate_at",
-            "pairs turned by the rows of their tokens, whose number varies",
+            "pairs rotated by the rows of their tokens, whose number varies",
             traceable=False,
         ),
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's shape."""
         expect(self, inputs, self.shape, positions(self.rotated), TensorType((), "int"))
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of elements of each head that are rotated."""
         return {"rotated": self.rotated}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the rows of the table."""
+        """Save the rows of the table."""
         return SavedTensors(extra=4 * self.rotated)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The part that is turned is widened, turned in fp32 and joined with the rest."""
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """The rotated part is cast to fp32, rotated, and concatenated with the rest."""
         elements = prod(self.shape[:-1]) * self.rotated
-        turned, wide = at.compute_bytes * elements, 2 * at.widened * elements
+        part, wide = at.compute_bytes * elements, 2 * at.widened * elements
         rows = 4 * self.rotated
-        forward = rows + largest(wide + (turned if wide else 0), turned + flow.made)
-        backward = largest(wide, turned + flow.given)
+        forward = rows + largest(wide + (part if wide else 0), part + flow.outputs)
+        backward = largest(wide, part + flow.grad_inputs)
         return WorkspaceBytes(forward, backward, backward)

@@ -1,4 +1,4 @@
-"""Slots that an option keeps for one stage: made around its loop, written and read in its steps."""
+"""Slots of a wiring option for one stage: allocated before its loop, written and read in its steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blocks.kernels.slots import DepthCache
 
 @dataclass(frozen=True)
 class StageSlots:
-    """The slots of a stage under a name that no block can have, seen from its steps."""
+    """The slots of a stage, from within its steps; `name` must not be a valid block name."""
 
     build: Builder
     name: str
@@ -25,21 +25,21 @@ class StageSlots:
 
     @property
     def token(self) -> Value:
-        """The latest token of their order: what the next write or read takes."""
+        """The latest order token, an input of the next write or read."""
         return self.build._token(self.name, self.build)
 
     def set_token(self, token: Value) -> None:
-        """Make `token`, the output of a write, the latest."""
+        """Make `token`, the output of a write, the latest order token."""
         self.build._tokens[self.name] = token
 
 
 def offer_slots(build: Builder, name: str, cache: DepthCache) -> Value:
-    """Make slots for the stage that is added next; `last_token` gives what it leaves of them."""
+    """Allocate slots for the stage that is added next; see `last_token` for its result."""
     slots = build.op(name.strip("."), cache, build.tokens())
     build._offered[name], build._left[name] = slots, Value(slots.node, 1)
     return slots
 
 
 def last_token(build: Builder, name: str) -> Value:
-    """Return the latest token of the slots under a name, after the stage that they were offered to."""
+    """Return the order token of the slots after the stage that they were allocated for."""
     return build._left[name]

@@ -1,4 +1,4 @@
-"""Where a sublayer stands in its step, and what its blocks read. Torch-free."""
+"""The place of a sublayer in its step, and the views that its blocks read. Torch-free."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 View: TypeAlias = Literal["input", "q", "k", "v"]
-"""What a block reads as its input, or an attention block as that of its queries, keys or values."""
+"""`input`: the input of a block; `q`, `k`, `v`: the input of an attention block's projections."""
 
 INPUT: frozenset[View] = frozenset({"input"})
 
 
 @dataclass(frozen=True)
 class SublayerPlace:
-    """The place of a sublayer in a step, nested stages left out.
+    """The place of a sublayer in a step; nested stages are not counted.
 
     Attributes:
-        number: how many sublayers are before it.
-        of: how many there are.
-        views: what its blocks read.
+        number: its index.
+        of: the number of sublayers.
+        views: the views that its blocks read.
     """
 
     number: int = 0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from blocks.depth_attention import append_kernel, kernel, reference
-from blocks.depth_attention.operations import Attend, RotaryAttend, TurnedAppend, WriteKV
+from blocks.depth_attention.operations import Attend, RotaryAttend, RotaryWriteKV, WriteKV
 from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import apart, drawn, off
 from blocks.primitives.reference import rotate
@@ -45,7 +45,7 @@ def _wrong(given: list[Tensor], turn: Tensor | None) -> str:
 
 def _turns(operation: WriteKV | Attend | None, query: Tensor) -> list[Tensor | None]:
     """Return what heads are to be turned by, None to leave them as they are."""
-    if not isinstance(operation, TurnedAppend | RotaryAttend | None):
+    if not isinstance(operation, RotaryWriteKV | RotaryAttend | None):
         return [None]
     if query.shape[-1] % 2:
         return [None]

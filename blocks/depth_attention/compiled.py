@@ -13,10 +13,10 @@ from blocks.kernels.slot_memory import SlotMemory
 
 def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
     """Return the same as the reference, from functions that are compiled for one slot and for any number."""
-    return reference.attend(query, token, memory, reads, _ways())
+    return reference.attend(query, token, memory, reads, _compiled())
 
 
 @cache
-def _ways() -> reference.Ways:
-    plain = reference.PLAIN
-    return reference.Ways(torch.compile(plain.forward), torch.compile(plain.backward))
+def _compiled() -> reference.AttendFunctions:
+    plain = reference.EAGER
+    return reference.AttendFunctions(torch.compile(plain.forward), torch.compile(plain.backward))

@@ -104,7 +104,7 @@ class DepthAttention(AttentionConfig):
         """Return whether heads are rotated."""
         return self.rotary
 
-    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+    def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe heads, rotation and span."""
         yield self.heads_words(fields)
         kv_from = fields.pop("kv_from")
@@ -130,9 +130,9 @@ class DepthAttention(AttentionConfig):
         if self.kv_from is None:
             q, k, v = self.projections(build, x)
         else:
-            k, v, turn, *_ = build.published[self.kv_from]
+            k, v, rotate, *_ = build.published[self.kv_from]
             q = self.query(build, x)
-            q = turn(build, q, "query_rotated", (heads, head_dim))
+            q = rotate(build, q, "query_rotated", (heads, head_dim))
         if self.rotary:
             q = build.rotate_step(q, "query_rotated", (heads, head_dim), 10000.0)
             k = build.rotate_step(k, "key_rotated", (kv_heads, head_dim), 10000.0)
@@ -151,9 +151,9 @@ class DepthAttention(AttentionConfig):
         biased = self.bias == "distance"
         if self.window is None and self.stride == 1 and not biased:
             return build.op("attend", Attend(heads, kv_heads, head_dim, self.span), q, *slots)
-        from blocks.depth_attention.part import PartAttend
+        from blocks.depth_attention.windowed import WindowedAttend
 
-        read = PartAttend(
+        read = WindowedAttend(
             heads, kv_heads, head_dim, self.span, window=self.window, stride=self.stride, biased=biased
         )
         bias = Weight("distance_bias", (heads,), Init("powers", 2.0**-8), decay=False)

@@ -1,11 +1,11 @@
-"""Depth attention by Triton kernels: the same two functions as in `reference.py`, with the same gradients.
+"""Depth attention by Triton kernels: the same functions as in `reference.py`, with the same gradients.
 
-The gradients of slots go one of two ways (see `ways.py`). Push adds to them at every read, as the reference
-does. Pull leaves at every read of the running backward pass what its share is made of; the append of a slot,
-which autograd reaches after all reads of that pass, fetches the shares of all in one kernel. What a pass did
-not run leaves nothing, so passes over a part of the graph, repeated or interleaved ones, see their own reads
-only. A read pushes wherever an append that it saw would not fetch; the two add up. The only read of a forward
-pass writes the gradients of its slots as they are.
+There are two methods for the gradients of slots (see `backward_method.py`). With push, each read adds to
+them, as in the reference. With pull, each read of the running backward pass records its tensors; the append
+of a slot, which autograd reaches after all reads of that pass, computes the gradients from all records in one
+kernel. Records belong to one backward pass, so partial, repeated and interleaved passes are correct. A read
+pushes if some append that it saw would not pull; both results are added. If a forward pass has only one read,
+that read writes the gradients of its slots directly.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from blocks.depth_attention import append_kernel, kernel, reference
+from blocks.depth_attention.backward_method import backward_method
 from blocks.depth_attention.kernel import Push, Row
-from blocks.depth_attention.ways import backward_way
-from blocks.kernels.joined_gradients import Place, place_of
+from blocks.kernels.joined_gradients import Place, gradient_slice
+from blocks.kernels.rotations import step_rotation
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.kernels.tensors import fits, in_heads
-from blocks.kernels.turns import turn
 from blocks.primitives.rotary_kernel import rotate_back
 
 
@@ -41,13 +41,13 @@ def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: 
     return result
 
 
-def append_turned(
+def append_rotated(
     key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, slot: int, index: int
 ) -> Tensor:
     """Append a key that is rotated on its way, by `index` times the angle [head_dim / 2]."""
     if not fits(key):
-        return reference.append_turned(key, value, token, memory, angle, slot, index)
-    by = turn(angle, index)
+        return reference.append_rotated(key, value, token, memory, angle, slot, index)
+    by = step_rotation(angle, index)
     result: Tensor = _Append.apply(key, value, token, memory, slot, by)  # type: ignore[no-untyped-call]
     return result
 
@@ -64,26 +64,26 @@ def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tens
     return result
 
 
-def attend_part(
+def attend_windowed(
     query: Tensor, token: Tensor, memory: SlotMemory, *, reads: int, window: int | None, stride: int
 ) -> Tensor:
     """Attend over every `stride`-th of the last `window` of the first `reads` slots, from the latest on."""
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
-        return reference.attend_part(query, token, memory, reads=reads, window=window, stride=stride)
-    part = reference.part_of(reads, window, stride)
+        return reference.attend_windowed(query, token, memory, reads=reads, window=window, stride=stride)
+    part = reference.slots_read(reads, window, stride)
     result: Tensor = _Attend.apply(query, token, memory, part, None)  # type: ignore[no-untyped-call]
     return result
 
 
-def attend_turned(
+def attend_rotated(
     query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, reads: int, index: int
 ) -> Tensor:
     """Attend with a query that is rotated on its way, by `index` times the angle [head_dim / 2]."""
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
-        return reference.attend_turned(query, token, memory, angle, reads, index)
-    by = turn(angle, index)
+        return reference.attend_rotated(query, token, memory, angle, reads, index)
+    by = step_rotation(angle, index)
     result: Tensor = _Attend.apply(query, token, memory, slice(reads), by)  # type: ignore[no-untyped-call]
     return result
 
@@ -102,7 +102,7 @@ class _Append(torch.autograd.Function):
         append_kernel.append(key, value, *memory.slot(slot, key.dtype), turn)
         memory.wanted[slot] = any(ctx.needs_input_grad[:2])
         ctx.memory, ctx.slot, ctx.turn, ctx.dtypes = memory, slot, turn, (key.dtype, value.dtype)
-        ctx.places = place_of(key), place_of(value)
+        ctx.places = gradient_slice(key), gradient_slice(value)
         ctx.made = memory.running()
         ctx.set_materialize_grads(False)
         # no view, of which FSDP warns
@@ -123,7 +123,7 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, token: Tensor, memory: SlotMemory, part: slice, turn: Tensor | None
     ) -> Tensor:
-        ctx.memory, ctx.part, ctx.turn, ctx.place = memory, part, turn, place_of(query)
+        ctx.memory, ctx.part, ctx.turn, ctx.place = memory, part, turn, gradient_slice(query)
         ctx.made = memory.running()
         if not part.stop:
             ctx.save_for_backward(query)
@@ -207,7 +207,7 @@ def _pulls(memory: SlotMemory, reads: int, query: Tensor, gradient: Tensor) -> b
         all(slot in memory.wanted for slot in range(reads))
         and len(memory.left()) < slots
         and query.dtype == gradient.dtype == memory.keys.dtype
-        and backward_way(query.shape[2], kv_heads, head_dim, slots, query.element_size()) == "pull"
+        and backward_method(query.shape[2], kv_heads, head_dim, slots, query.element_size()) == "pull"
     )
 
 

@@ -7,7 +7,7 @@ All arithmetic is in fp32, by multiply-adds and sums: one query against one slot
 
 Forward is the online softmax (arXiv 1805.02867) over a number of slots that is known only at run time; only
 the log-sum-exp of the scores is kept, from which the backward kernels make the weights again (arXiv
-2205.14135). `pull` and `Push` are the two ways to the gradients of slots: see `ways.py`.
+2205.14135). `pull` and `Push` are the two ways to the gradients of slots: see `backward_method.py`.
 
 Queries may come as they were projected, with a `turn` of the step: they are rotated as they are loaded, and
 their gradients turned back as they are stored. `pull` turns the queries of each read again, by that read's

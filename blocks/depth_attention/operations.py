@@ -12,7 +12,7 @@ from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import ORDER, TensorType
 from blocks.kernels.gpu import off_triton
-from blocks.kernels.slots import KeepKV, SlotRead, slots_of
+from blocks.kernels.slots import SlotRead, WriteSlot, slots_of
 from blocks.primitives.fused_operations import as_fused, as_plain
 from blocks.primitives.operations import RotateStep, step_angles
 
@@ -30,7 +30,7 @@ def unfit(operation: WriteKV | Attend, target: Target) -> str:
 
 
 @dataclass(frozen=True)
-class WriteKV(KeepKV):
+class WriteKV(WriteSlot):
     """Write this step's keys and values into their slot: (k, v, token, slots) -> token."""
 
     kernels = (
@@ -41,14 +41,14 @@ class WriteKV(KeepKV):
             unfit,
             check=_CHECK,
         ),
-        *KeepKV.kernels,
+        *WriteSlot.kernels,
     )
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over the rotation of the key."""
         if position or shared or not isinstance(producer, RotateStep):
             return None
-        return TurnedAppend(self.kv_heads, self.head_dim, self.slot, producer.index)
+        return RotaryWriteKV(self.kv_heads, self.head_dim, self.slot, producer.index)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ class Attend(SlotRead):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one vector for each query head."""
         q = (self.heads, self.head_dim)
         expect(self, inputs, q, ORDER, slots_of(inputs[-1], self.kv_heads, self.head_dim))
         return (inputs[0],)
@@ -95,7 +94,6 @@ class Attend(SlotRead):
         return RotaryAttend(*sizes, index=producer.index)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of slots that are read."""
         return {"reads": self.reads}
 
     def slots(self, at: CostContext) -> float:
@@ -106,7 +104,7 @@ class Attend(SlotRead):
         """Two products of head_dim per slot read and head."""
         return 4 * self.heads * self.head_dim * self.slots(at)
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Read the queries and every slot up to its own, write one vector for each query head."""
         slots = self.slots(at) * 2 * self.kv_heads * self.head_dim
         return at.compute_bytes * (2 * self.heads * self.head_dim + slots)
@@ -117,13 +115,15 @@ class Attend(SlotRead):
             return SavedTensors(inputs=(0,), outputs=(0,), extra=4 * self.heads)
         return SavedTensors(inputs=(0,), extra=4 * self.heads * self.slots(at))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Queries and slots in fp32, and one product of every query element with every slot.
 
         Fused it is the output and one fp32 number per head: the log-sum-exp, backward gradient times output.
         """
         if self.fused:
-            return WorkspaceBytes(flow.made + 4 * self.heads, flow.given + 4 * self.heads, flow.given)
+            return WorkspaceBytes(
+                flow.outputs + 4 * self.heads, flow.grad_inputs + 4 * self.heads, flow.grad_inputs
+            )
         reads, query = self.slots(at), self.heads * self.head_dim
         slots = reads * self.kv_heads * self.head_dim
         weights, product = 4 * self.heads * reads, 4 * reads * query
@@ -133,29 +133,29 @@ class Attend(SlotRead):
 
 
 @dataclass(frozen=True)
-class TurnedAppend(WriteKV):
+class RotaryWriteKV(WriteKV):
     """The same with a key that is rotated on its way: (k, v, token, slots, angles) -> token."""
 
     index: LoopIndex = ORIGIN
 
     kernels = (
         Kernel(
-            "triton_append_turned",
-            f"{_FUSED}:append_turned",
+            "triton_append_rotated",
+            f"{_FUSED}:append_rotated",
             "keys turned on their way into the slot; gradients of all reads fetched by one kernel",
             unfit,
             check=_CHECK,
         ),
-        Kernel("slot_write_turned", f"{_REFERENCE}:append_turned", "keys turned, then written in place once"),
+        Kernel(
+            "slot_write_rotated", f"{_REFERENCE}:append_rotated", "keys turned, then written in place once"
+        ),
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the token."""
         expect(self, inputs[4:], step_angles(self.head_dim))
         return super().types(inputs[:4])
 
     def arguments(self) -> dict[str, Any]:
-        """Return the slot and the step's index."""
         return {**super().arguments(), "index": self.index}
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
@@ -171,28 +171,26 @@ class RotaryAttend(Attend):
 
     kernels = (
         Kernel(
-            "triton_attend_turned",
-            f"{_FUSED}:attend_turned",
+            "triton_attend_rotated",
+            f"{_FUSED}:attend_rotated",
             "one kernel, which turns queries as it reads them; each slot is read once per kv head",
             unfit,
             specialize=as_fused,
             check=_CHECK,
         ),
         Kernel(
-            "slot_attend_turned",
-            f"{_REFERENCE}:attend_turned",
+            "slot_attend_rotated",
+            f"{_REFERENCE}:attend_rotated",
             "queries turned, then elementwise over the slots",
             specialize=as_plain,
         ),
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one vector for each query head."""
         expect(self, inputs[3:], step_angles(self.head_dim))
         return super().types(inputs[:3])
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of slots that are read and the step's index."""
         return {**super().arguments(), "index": self.index}
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:

@@ -19,24 +19,26 @@ from blocks.kernels.slot_memory import append as append
 from blocks.primitives.reference import rotate_step, wide
 
 
-def append_turned(
+def append_rotated(
     key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, slot: int, index: int
 ) -> Tensor:
     """Append a key that is rotated before, by `index` times the angle [head_dim / 2]."""
     return append(rotate_step(key, angle, index), value, token, memory, slot)
 
 
-def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int, ways: Ways | None = None) -> Tensor:
+def attend(
+    query: Tensor, token: Tensor, memory: SlotMemory, reads: int, functions: AttendFunctions | None = None
+) -> Tensor:
     """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
 
     With no slot to read the output is exactly 0.
     """
     part = slice(reads)
-    result: Tensor = _Attend.apply(query, token, None, memory, part, ways or PLAIN)  # type: ignore[no-untyped-call]
+    result: Tensor = _Attend.apply(query, token, None, memory, part, functions or EAGER)  # type: ignore[no-untyped-call]
     return result
 
 
-def attend_part(
+def attend_windowed(
     query: Tensor,
     token: Tensor,
     memory: SlotMemory,
@@ -50,18 +52,18 @@ def attend_part(
 
     `bias` [heads] times the number of slots that a slot lies behind the latest is taken from its scores.
     """
-    part = part_of(reads, window, stride)
-    result: Tensor = _Attend.apply(query, token, bias, memory, part, PLAIN)  # type: ignore[no-untyped-call]
+    part = slots_read(reads, window, stride)
+    result: Tensor = _Attend.apply(query, token, bias, memory, part, EAGER)  # type: ignore[no-untyped-call]
     return result
 
 
-def part_of(reads: int, window: int | None, stride: int) -> slice:
-    """Return which of the first `reads` slots are read, as `attend_part` says."""
+def slots_read(reads: int, window: int | None, stride: int) -> slice:
+    """Return which of the first `reads` slots are read, as `attend_windowed` says."""
     first = 0 if window is None else max(0, reads - window)
     return slice(first + (reads - 1 - first) % stride if reads else 0, reads, stride)
 
 
-def attend_turned(
+def attend_rotated(
     query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, reads: int, index: int
 ) -> Tensor:
     """Attend with a query that is rotated before, by `index` times the angle [head_dim / 2]."""
@@ -89,7 +91,7 @@ def _weights(grouped: Tensor, keys: Tensor, far: Tensor | None) -> Tensor:
     return (scores if far is None else scores.sub_(far)).softmax(0)
 
 
-class Ways(NamedTuple):
+class AttendFunctions(NamedTuple):
     """The two functions that `attend` runs: `attended` and `attended_backward`, or what does the same."""
 
     forward: Callable[..., tuple[Tensor, Tensor]]
@@ -130,7 +132,7 @@ def attended_backward(
     return by_query.reshape(query.shape).to(query.dtype)
 
 
-PLAIN = Ways(attended, attended_backward)
+EAGER = AttendFunctions(attended, attended_backward)
 
 
 class _Attend(torch.autograd.Function):
@@ -142,15 +144,15 @@ class _Attend(torch.autograd.Function):
         bias: Tensor | None,
         memory: SlotMemory,
         part: slice,
-        ways: Ways,
+        functions: AttendFunctions,
     ) -> Tensor:
-        ctx.memory, ctx.part, ctx.ways = memory, part, ways
+        ctx.memory, ctx.part, ctx.functions = memory, part, functions
         ctx.made = memory.running()
         if not part.stop:
             ctx.save_for_backward(query, bias)
             return torch.zeros_like(query)
         far = [] if bias is None else [distances(bias, part, query.shape[2] // memory.keys.shape[3])]
-        y, weights = ways.forward(query, memory.keys[part], memory.values[part], *far)
+        y, weights = functions.forward(query, memory.keys[part], memory.values[part], *far)
         ctx.save_for_backward(query, bias, weights)
         return y
 
@@ -170,7 +172,7 @@ class _Attend(torch.autograd.Function):
         )
         slots = (each[part] for each in (memory.keys, memory.values))
         gradients = (each[part] for each in memory.gradients())
-        by_query = ctx.ways.backward(query, *slots, *kept, gradient, *gradients, *far)
+        by_query = ctx.functions.backward(query, *slots, *kept, gradient, *gradients, *far)
         if by_bias is not None:
             by_bias += _behind(part, far[0]) @ far[0].flatten(1)
         return by_query, None, by_bias, None, None, None

@@ -9,8 +9,8 @@ import torch
 
 from blocks.expert_attention import library, reference, route_kernel
 from blocks.expert_attention.fused_operations import RoutedExperts
+from blocks.expert_attention.pending_rows import PendingRows
 from blocks.expert_attention.tiles import PRODUCT_STEPS
-from blocks.expert_attention.weight_rows import Waiting
 from blocks.expert_attention.weights_kernel import Rows
 from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import apart, off
@@ -52,7 +52,7 @@ def _sums(operation: RoutedExperts, target: Target, draw: torch.Generator) -> st
     kinds = dict.fromkeys((dtype, torch.float32))
     shapes = ((True, width, 2 * hidden), (False, hidden, width))
     for gathered, (left, n, m) in product(kinds, shapes):
-        waiting = Waiting(active, left)
+        waiting = PendingRows(active, left)
         exact = torch.zeros(experts, n, m, dtype=torch.float64, device=target.device)
         for step in range(PRODUCT_STEPS + 1):
             rows = TOKENS * active

@@ -15,7 +15,7 @@ from blocks.primitives.operations import Sum
 
 if TYPE_CHECKING:
     from blocks.expert_attention.operations import Route
-    from blocks.expert_attention.sized import SizedExperts
+    from blocks.expert_attention.batched import BatchedExperts
 
 _STEP_CODES = {"rotary": "rotary over steps", "bias": "bias for each step", "none": "no step code"}
 
@@ -117,7 +117,7 @@ class ExpertAttention(BlockConfig):
             why = "none with routing: expert_choice, where loads are equal"
             yield Problem("balance_rate", why, self.balance_rate)
 
-    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+    def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe the experts, their sizes and the step code."""
         shared = fields.pop("shared")
         beside = f" and {shared} shared" if shared else ""
@@ -178,10 +178,10 @@ class ExpertAttention(BlockConfig):
             self.balance_loss > 0,
         )
 
-    def _sized(self, width: int) -> SizedExperts:
-        from blocks.expert_attention.sized import SizedExperts
+    def _sized(self, width: int) -> BatchedExperts:
+        from blocks.expert_attention.batched import BatchedExperts
 
-        return SizedExperts(
+        return BatchedExperts(
             width,
             self.experts,
             self.active,

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from blocks.expert_attention import library, reference, route_kernel
+from blocks.expert_attention.pending_rows import add_rows
 from blocks.expert_attention.route_kernel import Routed
-from blocks.expert_attention.weight_rows import add_rows
 from blocks.expert_attention.weights_kernel import Rows
+from blocks.kernels.rotations import step_rotation
 from blocks.kernels.tensors import fits
-from blocks.kernels.turns import turn
 from blocks.kernels.weight_sums import sum_of, summed
 from blocks.primitives.reference import product_dtype, wide
 from blocks.primitives.rotary_kernel import rotate_back, rotate_forward
@@ -137,7 +137,7 @@ def products(query: Tensor, keys: Tensor) -> Tensor:
         return F.linear(wide(query.flatten(0, 1)), wide(keys))
 
 
-def turned_experts(
+def rotary_experts(
     x: Tensor,
     query: Tensor,
     angle: Tensor,
@@ -153,8 +153,8 @@ def turned_experts(
     """Do the same with queries that are rotated by `index` times the angle [width / 2]: keys are, back."""
     weights = (gate_up, down, keys, balance, load)
     if not (fits(x) and fits(gate_up)):
-        return reference.turned_experts(x, query, angle, *weights, active=active, index=index)
-    made, x = _queried(x, query, keys, turn(angle, index))
+        return reference.rotary_experts(x, query, angle, *weights, active=active, index=index)
+    made, x = _queried(x, query, keys, step_rotation(angle, index))
     return _routed(made, x, *weights, active=active, gathered=gathered)
 
 

@@ -94,7 +94,7 @@ class RoutedExperts(Operation):
     """Whether the first product reads its rows from tokens, and gates what it makes."""
 
     decoding = LOCAL
-    paying = 3  # all but the reference
+    worth_fusing = 3  # all but the reference
     kernels = (
         _gathered("triton_experts_gathered", "routed_experts", _unfit_gathered),
         _kernel(
@@ -123,7 +123,6 @@ class RoutedExperts(Operation):
     update = f"{_REFERENCE}:update_balance"
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width of the model."""
         expect(self, inputs, (self.width,), (self.width,))
         return (TensorType((self.width,)),)
 
@@ -139,25 +138,23 @@ class RoutedExperts(Operation):
         )
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of experts to choose, and whether rows are gathered."""
         return {"active": self.active, **({"gathered": True} if self.gathered else {})}
 
     def update_arguments(self) -> dict[str, Any]:
-        """Return the size of one update."""
         return {"rate": self.balance_rate}
 
     def flops(self, at: CostContext) -> float:
         """One score per expert, and three products of width x hidden for each chosen one."""
         return 2 * self.width * self.experts + 6 * self.active * self.width * self.hidden
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Write and read the logits, sorted rows, both halves, their product and the outputs.
 
         Gathered rows are read alone, and both halves written alone.
         """
         first = self.width + 2 * self.hidden if self.gathered else 2 * self.width + 4 * self.hidden
         inner = self.active * (first + 2 * self.hidden + 2 * self.width)
-        return given + 8 * self.experts + at.compute_bytes * inner + made
+        return read + 8 * self.experts + at.compute_bytes * inner + written
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep both inputs, both halves, and per choice its weight, expert, row, and what stands in a row.
@@ -171,7 +168,7 @@ class RoutedExperts(Operation):
             once=keys,
         )
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, logits while they are sorted, or what stands around the second product.
 
         Backward, the gradients around the second product, then around the first; logits' come last.
@@ -180,12 +177,12 @@ class RoutedExperts(Operation):
         rows, hidden = size * active * self.width, size * active * self.hidden
         # a byte and an integer of each tile and expert
         sorting = 4 * self.experts + 5 * self.experts / BITS
-        second = largest(3 * hidden + rows, 2 * hidden + rows + flow.made)
+        second = largest(3 * hidden + rows, 2 * hidden + rows + flow.outputs)
         forward = self._routed(at) + largest(sorting, second)
-        weights, to_x = 4 * active, flow.given / 2
+        weights, to_x = 4 * active, flow.grad_inputs / 2
         first = 2 * hidden + rows + weights + to_x
         query = 4 * self.width if _narrow(at) else 0
-        last = flow.given + query + 4 * self.experts - 2 * hidden
+        last = flow.grad_inputs + query + 4 * self.experts - 2 * hidden
         if self.sums:
             # what the gradients of weights are made of stays
             first, last = 3 * hidden + rows + weights + to_x, last + 3 * hidden
@@ -197,24 +194,24 @@ class RoutedExperts(Operation):
         if type(self) is not RoutedExperts or position != 1 or shared or type(producer) is not RotateStep:
             return None
         sizes = self.width, self.experts, self.active, self.hidden, self.balance_rate
-        return TurnedExperts(*sizes, index=producer.index)
+        return RotaryExperts(*sizes, index=producer.index)
 
     def _routed(self, at: CostContext) -> float:
         """Return the bytes per token that routing keeps: numbers of its choices, and the query if copied."""
         return 16 * self.active + 4 + (4 * self.width if _narrow(at) else 0)
 
 
-def _unfit_turned(operation: TurnedExperts, target: Target) -> str:
+def _unfit_rotated(operation: RotaryExperts, target: Target) -> str:
     longer = operation.width > LONGEST_ROW
     return _unfit(operation, target) or (f"keys are longer than {LONGEST_ROW}" if longer else "")
 
 
-def _unfit_turned_gathered(operation: TurnedExperts, target: Target) -> str:
-    return _unfit_turned(operation, target) or _unfit_gathered(operation, target)
+def _unfit_rotated_gathered(operation: RotaryExperts, target: Target) -> str:
+    return _unfit_rotated(operation, target) or _unfit_gathered(operation, target)
 
 
 @dataclass(frozen=True)
-class TurnedExperts(RoutedExperts):
+class RotaryExperts(RoutedExperts):
     """The same with queries that are rotated over depth: (x, query, angles) -> y.
 
     Keys are rotated back in their place, a few rows instead of one for each token: the product of a rotated
@@ -224,23 +221,23 @@ class TurnedExperts(RoutedExperts):
     index: LoopIndex = ORIGIN
 
     kernels = (
-        _gathered("triton_experts_turned_gathered", "turned_experts", _unfit_turned_gathered),
+        _gathered("triton_experts_rotated_gathered", "rotary_experts", _unfit_rotated_gathered),
         _kernel(
-            "triton_experts_turned_summed",
-            "turned_experts",
+            "triton_experts_rotated_summed",
+            "rotary_experts",
             f"keys rotated back instead of queries; {_SUMS}",
-            _unfit_turned,
+            _unfit_rotated,
             summed=True,
         ),
         _kernel(
-            "triton_experts_turned",
-            "turned_experts",
+            "triton_experts_rotated",
+            "rotary_experts",
             "keys rotated back instead of queries; tokens sorted by expert in three launches",
-            _unfit_turned,
+            _unfit_rotated,
         ),
         Kernel(
-            "turned_experts",
-            f"{_REFERENCE}:turned_experts",
+            "rotary_experts",
+            f"{_REFERENCE}:rotary_experts",
             "reference: rotate and route, then experts in grouped products",
             prepare=f"{_REFERENCE}:cast_experts",
             prepared=5,
@@ -250,12 +247,10 @@ class TurnedExperts(RoutedExperts):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width of the model."""
         expect(self, inputs[2:], step_angles(self.width))
         return super().types(inputs[:2])
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of experts to choose and the step's index."""
         return {**super().arguments(), "index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
@@ -263,9 +258,9 @@ class TurnedExperts(RoutedExperts):
         kept = at.compute_bytes * 2 * self.active * self.hidden + self._routed(at)
         return SavedTensors(inputs=(0, 1), extra=kept, once=4 * self.experts * self.width)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, a copy of the query in fp32 stands beside the logits too."""
-        scratch = super().scratch(at, flow)
+        scratch = super().workspace(at, flow)
         copy = 4 * self.width if _narrow(at) else 0
         logits = self._routed(at) + 4 * self.experts + copy
         return scratch._replace(forward=largest(scratch.forward, logits))

@@ -88,7 +88,6 @@ class Route(Operation):
         return {name: getattr(self, name) for name in names}
 
     def update_arguments(self) -> dict[str, Any]:
-        """Return the size of one update."""
         return {"rate": self.balance_rate}
 
     def flops(self, at: CostContext) -> float:
@@ -121,14 +120,14 @@ class Route(Operation):
         """Scores are in fp32."""
         return "fp32"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, logits stand beside the scores; backward, gradients of the scores or of the query do.
 
         Losses have gradients of the scores of their own; where shares are made of sigmoids, these too.
         """
         shares = self.balance_loss and self.scores == "sigmoid"
         numbers = 16 * self.active + (4 if self.is_plain else 8)
-        forward = flow.copied + (12 if shares else 8) * self.experts + numbers
+        forward = flow.casts + (12 if shares else 8) * self.experts + numbers
         query = 4 * self.width - 16 * self.active - 4
         scores = 20 if shares else 8 + 4 * self.z_loss + 4 * self.balance_loss
         backward = largest(query, scores * self.experts - self._sums())
@@ -191,7 +190,6 @@ class Experts(Operation):
         return self._kernels if plain else (no_fused("experts", [self.activation]), *self._kernels)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width of the model."""
         expect(self, inputs, (self.width,), (self.active,), TensorType((self.active,), "int"))
         # one grouped product returns what its weights were cast to, one expert after the other its input
         return (inputs[0] if self._one_by_one else TensorType((self.width,)),)
@@ -209,12 +207,12 @@ class Experts(Operation):
         """Products of width x hidden for each chosen expert: gate, up and down, or up and down."""
         return 2 * (self._halves + 1) * self.active * self.width * self.hidden
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Gather rows, and write and read again what stands between the products, then scatter."""
         # rows, both halves, their product and the outputs: each written once and read once
         hidden = 2 * (self._halves + 1) * self.hidden
         inner = self.active * (2 * self.width + hidden + 2 * self.width)
-        return given + at.compute_bytes * inner + made
+        return read + at.compute_bytes * inner + written
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the sorted inputs, what is between the products, the outputs, weights, two index lists.
@@ -229,16 +227,16 @@ class Experts(Operation):
             return SavedTensors(extra=at.compute_bytes * rows + (16 + 4) * self.active)
         return SavedTensors(inputs=(1,), extra=at.compute_bytes * rows + 16 * self.active)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Weighted outputs stand in fp32, backward their gradients, unless those of hidden rows are more."""
         kept, size, active = self.saved(at).extra, at.compute_bytes, self.active
         rows, hidden = active * self.width, active * self.hidden
         if self._one_by_one:
-            forward = kept + 2 * flow.made + 4 * rows / self.experts
-            backward = 3 * flow.made
+            forward = kept + 2 * flow.outputs + 4 * rows / self.experts
+            backward = 3 * flow.outputs
             return WorkspaceBytes(forward, backward, backward)
         forward = kept + size * rows + 8 * active + 4 * rows + 4 * self.width
-        cast = 0 if at.again else size * rows  # made when outputs that run again have gone
+        cast = 0 if at.recomputed else size * rows  # made when outputs that run again have gone
         narrow = 4 * self.width - size * self.width + cast if at.widened else 0
         weighted = narrow + 8 * rows
         freed = size * self.width + 4 * active
@@ -275,13 +273,11 @@ class SharedUnit(Operation):
     kernels = (Kernel("shared_unit", f"{_REFERENCE}:shared_unit", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the hidden width."""
         halves = 2 if self.activation == "swiglu" else 1
         expect(self, inputs, *([(self.hidden,)] * halves))
         return (TensorType((self.hidden,)),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the activation."""
         return {"activation": self.activation}
 
     def saved(self, at: CostContext) -> SavedTensors:

@@ -127,7 +127,7 @@ def routed_experts(
     return experts_grouped(x, weights, indices, gate_up, down)
 
 
-def turned_experts(
+def rotary_experts(
     x: Tensor,
     query: Tensor,
     angle: Tensor,

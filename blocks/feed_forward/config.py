@@ -57,7 +57,7 @@ class FeedForward(BlockConfig):
         """Each token goes through alone."""
         return ""
 
-    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+    def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe sizes and activation."""
         yield f"{width} → {fields.pop('hidden')} → {width}"
         yield _WORDS[fields.pop("activation")]
@@ -90,5 +90,5 @@ class FeedForward(BlockConfig):
             steps = build.active(Steps(stop=-1))
         with steps:
             k = build.project(build.score_input(x), "key", attention.shape)
-            k = attention.turn(build, k, "key_rotated", attention.shape)
+            k = attention.rotate(build, k, "key_rotated", attention.shape)
             attention.write(build, k, build.project(x, "value", attention.shape))

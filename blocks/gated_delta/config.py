@@ -37,17 +37,16 @@ class GatedDeltaNet(BlockConfig):
         return self.heads, head_dim, self.value_dim or head_dim
 
     def canonical(self, width: int) -> dict[str, Any]:
-        """Return the fields with the defaults filled in."""
         _, head_dim, value_dim = self.geometry(width)
         return {**super().canonical(width), "head_dim": head_dim, "value_dim": value_dim}
 
     def problems(self, width: int) -> Iterator[Problem]:
         """Check that heads divide the width where that gives their size."""
         if self.head_dim is None and width % self.heads:
-            hint = "or give head_dim, which frees heads from the width"
+            hint = "or set head_dim, then any number of heads is allowed"
             yield Problem("heads", f"a divisor of the width ({width})", self.heads, hint)
 
-    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+    def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe the heads with their states, and what is around the rule."""
         heads, keys, values = (fields.pop(name) for name in ("heads", "head_dim", "value_dim"))
         yield f"{heads} {'state' if heads == 1 else 'states'} of {keys} \u00d7 {values}"

@@ -39,12 +39,10 @@ class ShortConvolution(Operation):
         return prod(self.shape)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's shape."""
         expect(self, inputs, self.shape)
         return (TensorType(self.shape),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the weights of each channel."""
         return ((self.channels, self.size),)
 
     def flops(self, at: CostContext) -> float:
@@ -55,11 +53,11 @@ class ShortConvolution(Operation):
         """Keep the input."""
         return SavedTensors(inputs=(0,))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The sums stand in fp32, backward two tensors as wide; narrow values are cast last."""
         wide, narrow = 4 * self.channels, at.compute_bytes < 4
-        backward = 2 * wide + (flow.given if narrow else 0)
-        return WorkspaceBytes(flow.made + (wide if narrow else 0), backward, backward, until_end=True)
+        backward = 2 * wide + (flow.grad_inputs if narrow else 0)
+        return WorkspaceBytes(flow.outputs + (wide if narrow else 0), backward, backward, until_end=True)
 
     def sequence_cache(self, at: CostContext) -> int:
         """The tokens that the next one sees, shared out over those of the context."""

@@ -37,7 +37,6 @@ class GatedDelta(Operation):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one vector for each head."""
         keys, values, gate = (self.heads, self.key_dim), (self.heads, self.value_dim), (self.heads,)
         expect(self, inputs, keys, keys, values, gate, gate)
         return (TensorType(values),)
@@ -77,7 +76,7 @@ class GatedDelta(Operation):
         """Keep the inputs alone."""
         return SavedTensors(inputs=(0, 1, 2, 3, 4))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, a state and what one chunk makes of it; backward, the state before each chunk as well."""
         chunk, chunks = smallest(CHUNK, at.context), -(-at.context // CHUNK)
         keys, values, state = chunk * self.key_dim, chunk * self.value_dim, self.key_dim * self.value_dim
@@ -86,8 +85,8 @@ class GatedDelta(Operation):
         forward = solved + state + keys + chunk + read
         backward = solved + (chunks + 4) * state + 8 * keys + 4 * values + 4 * chunk * chunk + 5 * chunk
         share = 4 * self.heads / at.context
-        of_inputs = flow.given + share * backward
-        return WorkspaceBytes(flow.made + share * forward, of_inputs, of_inputs, until_end=True)
+        of_inputs = flow.grad_inputs + share * backward
+        return WorkspaceBytes(flow.outputs + share * forward, of_inputs, of_inputs, until_end=True)
 
     def sequence_cache(self, at: CostContext) -> int:
         """One state in fp32, shared out over the tokens of the context."""

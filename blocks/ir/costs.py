@@ -1,4 +1,4 @@
-"""What an operation costs, per token and execution. Torch-free."""
+"""The cost model of an operation: FLOPs and bytes per token and execution. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blocks.ir.tensor_type import Element
 
 @dataclass(frozen=True, slots=True)
 class CostContext:
-    """The place a cost is asked for.
+    """The sizes and settings at which a cost is evaluated.
 
     Attributes:
         context: tokens of the sequence.
@@ -23,13 +23,13 @@ class CostContext:
         stream_bytes: bytes of an element of the residual stream (always fp32: 4).
         compute_bytes: bytes of an element inside a block (4, or 2 under bf16).
         weight_bytes: bytes of an element of weights.
-        device: what it runs on, where that decides what a kernel keeps.
+        device: the device, since some kernels save other tensors on a GPU.
         full_mask: count causal attention as the full square, as FLOP counters do.
-        tokens: of a micro-batch, where it is asked for what an operation needs while it runs.
-        again: whether the operation runs again in the backward pass. What it makes then goes as soon as a
-            function of the backward pass has read it; what is kept stays until gradients have been cast.
-        sequence: tokens of the sequence where `context` is the number of some of them that the operation runs
-            on; 0 where it runs on all.
+        tokens: tokens of a micro-batch, for workspace.
+        recomputed: whether the operation runs again in the backward pass. Its outputs are then freed as soon
+            as the backward function has read them; saved tensors live until gradients have been cast.
+        sequence: tokens of the whole sequence if the operation runs on `context` selected tokens of it,
+            else 0.
     """
 
     context: int
@@ -40,7 +40,7 @@ class CostContext:
     device: Literal["cpu", "cuda"] = "cpu"
     full_mask: bool = False
     tokens: int = 1
-    again: bool = False
+    recomputed: bool = False
     sequence: int = 0
 
     def element_bytes(self, element: Element) -> int:
@@ -55,16 +55,19 @@ class CostContext:
 
     @property
     def widened(self) -> int:
-        """Bytes of an element of the fp32 copy of what a block computes; 0 where that is fp32 already."""
+        """Bytes of an element of an fp32 copy of a value in compute precision; 0 if that is fp32 already."""
         return 4 if self.compute_bytes < 4 else 0
 
 
 class SavedTensors(NamedTuple):
-    """What an operation keeps for its backward pass.
+    """The tensors that an operation saves for its backward pass.
 
-    `inputs` and `outputs` are positions of values that are kept as they are (counted once however many
-    operations keep them); `extra` is bytes per token of tensors that nothing else sees; `once` is bytes that
-    are kept at each execution whatever the tokens.
+    Attributes:
+        inputs: positions of inputs that are saved without a copy; a value saved by several operations counts
+            once.
+        outputs: positions of outputs, likewise.
+        extra: bytes per token of other saved tensors.
+        once: bytes saved at each execution, independent of the number of tokens.
     """
 
     inputs: tuple[int, ...] = ()
@@ -74,30 +77,30 @@ class SavedTensors(NamedTuple):
 
 
 class IOBytes(NamedTuple):
-    """Bytes per token of what flows through an operation.
+    """Bytes per token of the tensors around an operation.
 
     Attributes:
-        given: the gradients of its inputs that its backward pass makes.
-        made: its outputs.
-        copied: copies of its inputs in the precision that it works in.
+        grad_inputs: gradients of its inputs, which its backward pass allocates.
+        outputs: its outputs.
+        casts: copies of its inputs in the precision it computes in.
     """
 
-    given: float
-    made: float
-    copied: float
+    grad_inputs: float
+    outputs: float
+    casts: float
 
 
 class WorkspaceBytes(NamedTuple):
-    """Bytes per token that are alive at most while an operation runs, above what was alive before.
+    """Peak bytes per token that an operation adds to the memory in use before it runs.
 
     Attributes:
-        forward: outputs and what is kept included.
-        backward: gradients of the inputs included, those of weights left out; the gradients of its outputs
-            and what it kept were alive before and go while it runs.
-        weights: the same at the moment when all gradients of its weights are there.
-        until_end: whether the gradients of its outputs stay until it ends.
-        early: what its backward pass makes of the gradients of its outputs, and lets these go, before it asks
-            for what was kept: it is there while an operation runs again.
+        forward: the peak of the forward pass, outputs and saved tensors included.
+        backward: the peak of the backward pass, with gradients of inputs and without those of weights. The
+            gradients of its outputs and its saved tensors were in use before, and are freed while it runs.
+        weights: the same once the gradients of all its weights exist.
+        until_end: whether the gradients of its outputs are freed only when it ends.
+        early: bytes that the backward pass allocates, in place of the gradients of its outputs, before it
+            unpacks saved tensors; in use while those are recomputed.
     """
 
     forward: float
@@ -108,64 +111,67 @@ class WorkspaceBytes(NamedTuple):
 
 
 class CostModel(Meaning):
-    """What an operation costs. The defaults hold for a matrix product, and else rather count too much."""
+    """What an operation costs. The defaults are exact for a matrix product and an upper bound otherwise."""
 
     reads_weights: ClassVar[bool] = True
-    """Whether it reads all of its weights, which a lookup does not."""
+    """Whether it reads all elements of its weights; False for a lookup."""
 
     shares_storage: ClassVar[bool] = False
-    """Whether all its outputs lie in one storage."""
+    """Whether all its outputs are views of one storage."""
 
     gradients: ClassVar[Literal["own", "joint", "passed", "none"]] = "own"
-    """Where gradients of its inputs lie: each alone, all in one storage, or where that of its output lies.
-
-    `none`: they have none through it, since it reads nothing but their shape and precision.
+    """Storage of the gradients of its inputs: one each (`own`), one for all (`joint`), or that of the
+    gradient of its output (`passed`). `none`: inputs get no gradient, since only their shape and dtype are
+    read.
     """
 
     constants: ClassVar[tuple[int, ...]] = ()
-    """Positions of float inputs that have no gradient."""
+    """Positions of float inputs without a gradient."""
 
     def flops(self, at: CostContext) -> float:
-        """Return the FLOPs of its matrix products, forward, per token and execution.
+        """Return the FLOPs of the forward matrix products, per token and execution.
 
-        Default: two for each element of a weight that has two axes or more and is read as a whole.
+        Default: two per element of each weight with at least two dimensions, 0 for a lookup.
         """
         if not self.reads_weights:
             return 0.0
         return 2 * total(prod(shape) for shape in self.weight_shapes() if len(shape) > 1)
 
     def backward_flops(self, at: CostContext) -> float:
-        """Return the same for the backward pass: two products for each product forward."""
+        """Return the FLOPs of the backward pass. Default: two products for each forward product."""
         return 2 * self.flops(at)
 
     def saved(self, at: CostContext) -> SavedTensors | None:
-        """Return what is kept for the backward pass. Default, None: all that it reads and makes."""
+        """Return the tensors saved for the backward pass. Default, None: all inputs and outputs."""
         return None
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
-        """Return the bytes per token that it reads and writes forward, `given` and `made` by its values.
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
+        """Return the bytes per token that the forward pass moves; weights are added once per execution.
 
-        Weights come on top, once per execution.
+        Args:
+            at: where the cost is evaluated.
+            read: bytes of all inputs.
+            written: bytes of all outputs.
         """
-        return given + made
+        return read + written
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Return the precision it works in, fp32 at least; of a value in another it makes a copy."""
+        """Return the precision it computes in; inputs in another precision are cast, which is a copy."""
         return "any"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Return what it needs while it runs: its outputs, what it keeps, copies in its precision."""
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Return the peak memory while it runs. Default: outputs, saved tensors and casts of inputs."""
         saved = self.saved(at) or SavedTensors()
-        return WorkspaceBytes(flow.made + saved.extra + flow.copied, flow.given, flow.given)
+        return WorkspaceBytes(flow.outputs + saved.extra + flow.casts, flow.grad_inputs, flow.grad_inputs)
 
     def sequence_cache(self, at: CostContext) -> int:
-        """Return the elements per token of the context that generation keeps for later tokens."""
+        """Return the cached elements per token of the context in generation, such as keys and values."""
         return 0
 
 
 class SavesNothing(CostModel):
-    """The costs of an operation whose backward pass needs none of its values, such as a sum."""
+    """The costs of an operation that saves no tensors for its backward pass, such as a sum."""
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep nothing."""
+        """Return no tensors."""
         return SavedTensors()

@@ -1,4 +1,4 @@
-"""How an operation computes tokens that come after others, as in generation. Torch-free."""
+"""How an operation computes new tokens in generation, with a cache of earlier ones. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from typing import Any, ClassVar
 from blocks.ir.meaning import Meaning
 
 LOCAL = "local"
-"""The decoding of an operation that makes each token's output from that token's inputs alone."""
+"""The decoding of an operation whose outputs for a token depend on that token's inputs only."""
 
 
 class Decoding(Meaning):
-    """How new tokens are computed where earlier ones went through before. Not at all unless it says so."""
+    """How new tokens are computed from cached earlier ones. By default the operation cannot decode."""
 
     decoding: ClassVar[str] = ""
-    """`LOCAL`: by the same kernel. `package.module:name`: by a function that is called like a kernel with a
-    `Past` after its inputs, and by keyword a `place` and a `use` of it that are this execution's own. "": a
-    model with the operation cannot generate token by token.
+    """`LOCAL`: the kernel runs on the new tokens. `package.module:name`: a function with the signature of a
+    kernel, plus a `Past` after the inputs and the keywords `place` and `use`, which identify this execution
+    in the `Past`. "": a model with the operation cannot generate token by token.
     """
 
     decoding_of_some: ClassVar[str] = ""
-    """The function in its place where a step runs on some of the tokens, which also gets by keyword
-    `chosen_by`, the place of what chose them: `Past.runs` tells which of them run it. Local ones need none.
+    """The function that replaces `decoding` in a step that runs on selected tokens. It gets the keyword
+    `chosen_by` as well, the place of the selection: `Past.runs` has the tokens that run. Not needed by local
+    operations.
     """
 
     keeps_every_step: ClassVar[str] = ""
-    """Why later tokens need what was kept at each step, where they do. Else steps may share it."""
+    """Why each step needs a cache of its own; "" if steps may share one."""
 
     def decoding_arguments(self) -> dict[str, Any]:
-        """Return the constant keyword arguments of that function: by default those of the kernels."""
+        """Return the constant keyword arguments of that function. Default: those of the kernels."""
         return self.arguments()

@@ -24,7 +24,7 @@ else:
 
 
 def fresh(name: str, taken: Container[object]) -> str:
-    """Return `name`, or where that is taken `name_2`, `name_3`, ..."""
+    """Return `name`, or the first of `name_2`, `name_3`, ... that is not taken."""
     names = chain([name], (f"{name}_{number}" for number in count(2)))
     return next(each for each in names if each not in taken)
 
@@ -38,19 +38,19 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation at its place in a graph. A pass replaces nodes; it never changes one.
+    """One operation of a graph. Nodes are immutable; passes replace them.
 
     Attributes:
         op: the operation.
         inputs: the values that it reads, in order.
         weights: names of its weights in the graph.
-        blocks: names of the blocks that it belongs to; "" is the model itself.
-        types: types of its outputs, filled in by type inference.
-        choice: its kernel and why, filled in when kernels are chosen.
+        blocks: names of the blocks that it belongs to; "" for the model itself.
+        types: types of its outputs, set by type inference.
+        choice: its kernel and the reason for it, set when kernels are chosen.
         recompute: whether it runs again in the backward pass.
-        parts: the operations that a fused one stands for, by name, in the order they ran; else empty.
-        active: the steps of the loop around it at which it runs; None is all of them.
-        values: the values of the graph as lowered that its outputs are, where they are not its own.
+        parts: for a fused operation the original ones, by name, in execution order; else empty.
+        active: the steps of the enclosing loop at which it runs; None for all.
+        values: the values of the graph before fusion that its outputs are, if they differ from its own.
     """
 
     op: Operation
@@ -65,7 +65,7 @@ class Node:
     values: tuple[Value, ...] = ()
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Return what the operation keeps for its backward pass: all it reads and makes unless it says."""
+        """Return the tensors saved for the backward pass, by default all inputs and outputs."""
         saved = self.op.saved(at)
         if saved is not None:
             return saved
@@ -79,25 +79,25 @@ class Node:
 
 
 def originals(name: str, node: Node) -> tuple[Value, ...]:
-    """Return the values of the graph as lowered that the outputs of a node are, in order."""
+    """Return the values of the graph before fusion that the outputs of a node are, in order."""
     return node.values or tuple(Value(name, number) for number in range(len(node.types)))
 
 
 class Graph(_DiGraph):
-    """Nodes by name, in the order they run; an edge wherever one reads another's output.
+    """Nodes by name, in execution order, with an edge from each node to the readers of its outputs.
 
     Attributes:
-        inputs: names of the nodes that values come in through.
+        inputs: names of the input nodes.
         outputs: the values it returns.
-        carried: how many inputs and outputs, first, go from step to step; 0 in the model's own graph. Further
-            outputs of a loop's body are collected: the loop returns a tuple with the value of each step.
-        weights: every weight by its name here.
-        ties: names of weights that share another's tensor, with that one's name.
-        reported: names of the scalars that training logs, which the model's own graph returns between its
-            logits and its loss.
-        handed: how many further values it returns before its loss, for the second pass.
-        second: the graph of a second pass over the same batch, with the same weights, whose loss is added in
-            training. Its last inputs are what the first pass hands over.
+        carried: the number of leading inputs and outputs that pass from step to step; 0 in the model's graph.
+            Further outputs of a loop's body are collected: the loop returns a tuple with one value per step.
+        weights: every weight by its name in this graph.
+        ties: names of weights that share another weight's tensor, with the name of that weight.
+        reported: names of the scalars that training logs; the model's graph returns them between its logits
+            and its loss.
+        handed: the number of values that the model's graph returns for the second pass, before its loss.
+        second: the graph of a second pass over the same batch with the same weights, whose loss is added in
+            training. Its last inputs are the `handed` values of the first pass.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Graph(_DiGraph):
         return operation
 
     def put(self, name: str, node: Node) -> None:
-        """Add a node, or put it in the place of the one that has its name; edges follow its inputs."""
+        """Add a node, or replace the one of the same name; edges follow its inputs."""
         makers = dict.fromkeys(value.node for value in node.inputs)
         if name in self:
             self.remove_edges_from(
@@ -141,7 +141,7 @@ class Graph(_DiGraph):
         self.add_edges_from((maker, name) for maker in makers)
 
     def replace(self, name: str, **changes: Any) -> None:
-        """Change fields of the node of a name."""
+        """Replace the node of a name by one with some fields changed."""
         node = dataclasses.replace(self.node(name), **changes)
         if "inputs" in changes:
             self.put(name, node)
@@ -149,7 +149,7 @@ class Graph(_DiGraph):
             self.nodes[name]["node"] = node
 
     def leave(self, name: str, positions: Collection[int]) -> None:
-        """Take the inputs at some positions from a node."""
+        """Remove the inputs at some positions from a node."""
         inputs = self.node(name).inputs
         kept = tuple(value for position, value in enumerate(inputs) if position not in positions)
         self.replace(name, inputs=kept)
@@ -160,18 +160,18 @@ class Graph(_DiGraph):
         return [name for name in self if name in found]
 
     def empty(self) -> Graph:
-        """Return a graph of the same inputs, outputs and weights without nodes and second pass."""
+        """Return a graph with the same inputs, outputs and weights, but no nodes and no second pass."""
         made = Graph(self.inputs, self.outputs, self.carried, self.weights, self.ties)
         made.reported, made.handed = self.reported, self.handed
         return made
 
     @property
     def trained(self) -> list[Value]:
-        """The outputs of the model's own graph that training makes: what it hands over, and the loss."""
+        """The outputs of the model's graph in training: values for the second pass, and the loss."""
         return self.outputs[len(self.outputs) - 1 - self.handed :]
 
     def copy(self, as_view: bool = False) -> Graph:
-        """Return a graph of the same nodes, which are values and stay as they are."""
+        """Return a graph of the same nodes, which are immutable."""
         assert not as_view, "a graph of operations has no views"
         made = self.empty()
         for name in self:
@@ -181,10 +181,14 @@ class Graph(_DiGraph):
 
 @dataclass(frozen=True)
 class Loop(SavesNothing, Operation):
-    """A stage: its body runs `trips` times; with `tied` weights they are one set, else one per trip.
+    """A stage: its body runs `trips` times, with one set of weights (`tied`) or one per trip.
 
-    `index` names the step's number in affine indices. With `last` gradients go through that many steps at the
-    end only, all of them where it is None; the steps before run without.
+    Attributes:
+        index: the name of the step's number in a `LoopIndex`.
+        trips: the number of steps.
+        tied: whether the steps share their weights.
+        body: the graph of one step.
+        last: the number of steps, at the end, that gradients go through; None for all.
     """
 
     index: str
@@ -206,11 +210,11 @@ class Loop(SavesNothing, Operation):
 
     @property
     def without_gradients(self) -> int:
-        """The number of steps, first, that run without gradients."""
+        """The number of leading steps that run without gradients."""
         return 0 if self.last is None else largest(0, self.trips - self.last)
 
-    def passes(self, output: int) -> int | None:
-        """A skipped loop hands on the values it would have carried."""
+    def passthrough(self, output: int) -> int | None:
+        """Pass on the carried values unchanged."""
         return output if output < self.body.carried else None
 
     def describe(self) -> str:
@@ -220,13 +224,13 @@ class Loop(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class Segment(Loop):
-    """Successive steps of a loop at which the same nodes are active, for cost estimates.
+    """Consecutive steps of a loop with the same active nodes, for cost estimates.
 
     Attributes:
-        origin: name of the loop's node.
-        first: number of its first step in the loop.
-        used_before: names, with those of the loops in it, of nodes that ran in earlier segments.
-        used_after: likewise of weights and inputs that later segments use.
+        origin: the name of the loop's node.
+        first: the number of its first step in the loop.
+        used_before: names of nodes that ran in earlier segments, those of inner loops included.
+        used_after: names of weights and inputs that later segments use, likewise.
         frozen: whether these steps run without gradients.
     """
 

@@ -1,4 +1,4 @@
-"""How an operation runs: its kernels, and the targets they fit. Torch-free."""
+"""How an operation runs: its kernels, and which targets they support. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Self
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a plan is made for.
+    """The device and precision that a plan is made for.
 
     Attributes:
-        device: what runs it, as torch calls the kind: cpu, cuda.
-        dtype: what products are made in: float32, bfloat16, float16.
-        here: whether that device is at hand, so that kernels are tried before they are used.
+        device: the type of a torch device: cpu, cuda.
+        dtype: the dtype of matrix products: float32, bfloat16, float16.
+        here: whether this machine has the device, so that custom kernels are tested before they are used.
     """
 
     device: str = "cpu"
@@ -35,25 +35,25 @@ class Kernel:
     """One way to run an operation.
 
     Attributes:
-        function: `package.module:name`, called with inputs, weights (or what `prepare` made of them) and
-            the operation's arguments; imported only when a module is emitted.
-        why: what speaks for it, in words for the plan.
+        function: `package.module:name`, called with inputs, weights (or the tensors that `prepare` returned)
+            and the operation's arguments; imported only when a module is emitted.
+        why: the reason to choose it, for the plan.
         unfit: returns why it cannot run an operation on a target, or "".
-        prepare: `package.module:name` of what is done to the weights once per forward pass, or "".
-        prepared: how many tensors `prepare` returns.
-        casts: how many weights, the first ones, `prepare` casts to the precision of products.
-        sums: how many weights, the first ones, have their gradients of all uses added up in fp32 as they are
-            made, where torch does not compile the operation.
-        specialize: returns the operation with the costs it has when this kernel runs it.
-        dtypes: what products it can make; all where none is named.
-        unused_inputs: positions of the inputs that it does without; what nothing else reads is not made.
-        check: `package.module:name` of its self-test, which a kernel of our own has, or "". Called with an
-            operation (None: one of its own choosing) and a target, it runs the kernel on one tile against
-            the reference there and returns what is wrong, or "".
-        traceable: whether torch.compile can trace it, which needs shapes that do not depend on data. Taken to
-            be false for operations that cannot be recomputed or take a loop index.
-        compiled: `package.module:name` of what runs in its place where torch compiles, which cannot trace it,
-            or "".
+        prepare: `package.module:name` of a function applied to the weights once per forward pass, or "".
+        prepared: the number of tensors that `prepare` returns.
+        casts: the number of leading weights that `prepare` casts to the dtype of matrix products.
+        sums: the number of leading weights whose gradients of all uses are accumulated in fp32, except under
+            torch.compile.
+        specialize: returns the operation with the costs it has under this kernel.
+        dtypes: the dtypes it supports; empty for all.
+        unused_inputs: positions of inputs it does not read; a value that nothing else reads is not computed.
+        check: `package.module:name` of the self-test of a custom kernel, or "". Called with an operation
+            (None: a default one) and a target, it compares one tile with the reference and returns what is
+            wrong, or "".
+        traceable: whether torch.compile can trace it, which needs shapes that do not depend on data. Assumed
+            false for operations that cannot be recomputed or take a loop index.
+        compiled: `package.module:name` of the function to use under torch.compile if that cannot trace this
+            one, or "".
     """
 
     name: str
@@ -78,12 +78,12 @@ class Implementation:
     kernels: ClassVar[tuple[Kernel, ...]] = ()
     """Best first; the last is the plain-PyTorch reference and fits everything."""
 
-    paying: ClassVar[int | None] = 1
-    """How many kernels, the first ones, are worth fusing other operations into this one; None, all are."""
+    worth_fusing: ClassVar[int | None] = 1
+    """The number of leading kernels for which fusing other operations into this one pays; None for all."""
 
     def cast_output(self) -> Self:
-        """Return the operation for a place where one product alone reads its first output.
+        """Return the operation for a use where a single matrix product reads its first output.
 
-        It may then return that in the precision of products, which the product would have cast it to.
+        It may return that output in the dtype to which autocast would cast it for the product.
         """
         return self

@@ -12,13 +12,17 @@ class Meaning:
     """What an operation computes. Only `types` has no default."""
 
     recomputable: ClassVar[bool] = True
-    """Whether it may be run again in the backward pass: a function of its inputs and weights alone."""
+    """Whether it may run again in the backward pass; True for pure functions of inputs and weights."""
 
     update: ClassVar[str] = ""
-    """`package.module:name` of what happens to its states after each optimizer step, or ""."""
+    """`package.module:name` of a function that updates its buffers after each optimizer step, or ""."""
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the types of the outputs; ValueError where the inputs do not fit (see `expect`)."""
+        """Return the types of the outputs.
+
+        Raises:
+            ValueError: the inputs have other types than expected (see `expect`).
+        """
         raise NotImplementedError
 
     def weight_shapes(self) -> tuple[Shape, ...]:
@@ -26,17 +30,17 @@ class Meaning:
         return ()
 
     def arguments(self) -> dict[str, Any]:
-        """Return its functions' constant keyword arguments; an `LoopIndex` becomes an index at run time."""
+        """Return the constant keyword arguments of its kernels; a `LoopIndex` becomes an int at run time."""
         return {}
 
     def update_arguments(self) -> dict[str, Any]:
-        """Return the constant keyword arguments of `update`, which is called with the untrained weights."""
+        """Return the constant keyword arguments of `update`, which is called with the buffers."""
         return {}
 
-    def passes(self, output: int) -> int | None:
-        """Return the position of the input that stands for an output at steps that skip the operation.
+    def passthrough(self, output: int) -> int | None:
+        """Return the position of the input that replaces an output at steps that skip the operation.
 
-        None means that no operation may read this output at such a step.
+        None: no operation may read this output at such a step.
         """
         return None
 

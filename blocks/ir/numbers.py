@@ -1,4 +1,4 @@
-"""Arithmetic that cost formulas are written in, so that they can also be traced as formulas."""
+"""Functions for cost formulas that also work on traced numbers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ N = TypeVar("N", int, float)
 
 
 def largest(first: N, *others: N) -> N:
-    """Return the largest value. Formulas use this instead of `max`, which would compare."""
+    """Return the largest value; unlike `max` it adds no guard to a trace."""
     found: N = _chosen("max", first, *others)
     return found
 
 
 def smallest(first: N, *others: N) -> N:
-    """Return the smallest value. Formulas use this instead of `min`, which would compare."""
+    """Return the smallest value; unlike `min` it adds no guard to a trace."""
     found: N = _chosen("min", first, *others)
     return found
 
 
 def total(values: Iterable[N]) -> N:
-    """Return the sum, added up one by one: from Python 3.12 on `sum` corrects how floats are rounded."""
+    """Return the sum, added from left to right; `sum` compensates rounding from Python 3.12 on."""
     found: N = 0
     for value in values:
         found = found + value
@@ -31,7 +31,7 @@ def total(values: Iterable[N]) -> N:
 
 
 def label(number: object) -> str:
-    """Return a number as a part of a name, which must not decide anything: a traced one is nobody's text."""
+    """Return a number as part of a name; "n" if it is traced, since its text would pin its value."""
     return "n" if type(number) is Traced else str(number)
 
 

@@ -1,6 +1,6 @@
-"""What an operation is: its types, weights, costs and kernels. Torch-free.
+"""Operations, their weights and loop indices. Torch-free.
 
-Operations are values (frozen dataclasses): a pass rewrites a graph by replacing them.
+Operations are frozen dataclasses: passes rewrite a graph by replacing them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """How a weight starts: `normal` (scale = standard deviation), `constant` (scale = value), or as follows.
+    """The initial values of a weight.
 
-    `eye` is [I, 0, ...]: the identity on the first columns, zero elsewhere. `powers` is scale ** (1 / n),
-    scale ** (2 / n), ..., scale for n elements. `one_hot` is `scale` at one place of a vector and `rest`
-    elsewhere; the weights of a model that start so have it at one place after another. `first` is `scale` in
-    the first row and zero elsewhere.
+    Attributes:
+        kind: `normal`: mean 0 and standard deviation `scale`; `constant`: `scale`; `eye`: [I, 0, ...], the
+            identity in the first columns; `powers`: scale ** (1 / n), scale ** (2 / n), ..., scale for n
+            elements; `one_hot`: `scale` at one index and `rest` elsewhere, at the next index for each
+            further weight of the model with this init; `first`: `scale` in the first row, zero elsewhere.
+        scale: see `kind`.
+        rest: see `one_hot`.
     """
 
     kind: Literal["normal", "constant", "eye", "powers", "one_hot", "first"]
@@ -44,18 +47,18 @@ ZEROS = Init("constant", 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A trained tensor, or with `trained=False` a state that is kept beside the weights.
+    """A parameter, or with `trained=False` a buffer.
 
     Attributes:
-        role: what it is within its block, such as `query`; the last part of its name.
+        role: its name within the block, such as `query`; the last part of its full name.
         decay: whether weight decay applies (not to norms and biases).
-        writes_residual: it projects into the residual stream, so its scale shrinks with depth.
-        active: the share of it that one token uses, as (numerator, denominator).
-        saved: whether it belongs into a checkpoint; a state that does not is a counter of the training
-            pass, and its operation gets None outside of it.
-        block: name of the block it belongs to, set by the builder.
-        grid: how many matrices stand below each other and side by side in its last two dimensions, such as
-            gate and up, for optimizers that treat each matrix by itself.
+        writes_residual: whether it projects into the residual stream, so that its scale shrinks with depth.
+        active: the fraction of it that one token uses, as (numerator, denominator).
+        saved: whether checkpoints contain it. A buffer that is not saved is a counter of the training pass;
+            outside of training its operation gets None instead.
+        block: the name of its block, set by the builder.
+        grid: the number of matrices below each other and side by side in its last two dimensions, such as
+            gate and up, for optimizers that treat each matrix separately.
     """
 
     role: str
@@ -71,7 +74,7 @@ class Weight:
 
     @property
     def matrix(self) -> tuple[int, int]:
-        """Rows and columns of one of the matrices that it consists of; it has two dimensions or more."""
+        """Rows and columns of one of its matrices (see `grid`); it has two dimensions or more."""
         return self.shape[-2] // self.grid[0], self.shape[-1] // self.grid[1]
 
     @property
@@ -82,9 +85,9 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class LoopIndex:
-    """An index that grows with the loops around it: base + sum of stride times loop index + `counts`.
+    """An affine function of the enclosing loops' indices: base + sum(stride * loop index) + sum(counts).
 
-    `counts` are terms that grow only at some steps of a loop, since an operation runs only there.
+    `counts` are terms that grow only at some steps of a loop, for operations that run only there.
     """
 
     base: int = 0
@@ -92,7 +95,7 @@ class LoopIndex:
     counts: tuple[StepCount, ...] = ()
 
     def mean(self, trips: Mapping[str, int | OneStep]) -> float:
-        """Return the mean over all executions, exactly: each index runs over 0 .. trips - 1."""
+        """Return the exact mean over all executions, where each loop index runs over 0 .. trips - 1."""
         mean: float = self.base
         for loop, stride in self.strides:
             steps = trips[loop]
@@ -107,7 +110,7 @@ class LoopIndex:
         return LoopIndex(self.base + offset, self.strides, self.counts)
 
     def plus(self, count: StepCount) -> LoopIndex:
-        """Return the index with one more count; counts of the same steps are added up."""
+        """Return the index with one more count; counts of the same steps are merged."""
         same = [each for each in self.counts if replace(each, stride=0) == replace(count, stride=0)]
         others = tuple(each for each in self.counts if each not in same)
         stride = sum(each.stride for each in (*same, count))
@@ -118,7 +121,7 @@ class LoopIndex:
         """Return the index for steps `first` to `after` - 1 of a loop, counted from 0.
 
         Raises:
-            ValueError: it does not grow evenly between these steps.
+            ValueError: it is not linear between these steps.
         """
         base = self.base + sum(stride * first for name, stride in self.strides if name == loop)
         strides, last = self.strides, after - 1
@@ -137,36 +140,47 @@ class LoopIndex:
 
 
 ORIGIN = LoopIndex()
-"""Where an index stands before the pass that numbers slots has run."""
+"""The initial index; a later pass numbers the slots and replaces it."""
 
 
 class Operation(CostModel, Implementation, Decoding):
-    """One step of a program: what it means, what it costs and how it runs, also token by token.
+    """An operation of a graph: its types, costs, kernels, and how it decodes.
 
-    A subclass is a frozen dataclass of its sizes. It has to say its `types` (`Meaning`) and its `kernels`
-    (`Implementation`); costs (`CostModel`) have defaults, and models generate with it if it says how
-    (`Decoding`).
+    A subclass is a frozen dataclass of its sizes. It defines `types` (`Meaning`) and `kernels`
+    (`Implementation`). Costs (`CostModel`) have defaults. Without `decoding` (`Decoding`) models with the
+    operation train but do not generate.
     """
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Return the operation that does the work of the producer of one of its inputs as well, or None.
+        """Return the operation fused with the producer of one of its inputs, or None if there is none.
 
-        It reads the operation's inputs, the one at `position` replaced by the producer's first and those that
-        are other outputs of the producer left out, then the producer's other inputs; its weights are the
-        operation's, then the producer's.
+        The fused operation reads this operation's inputs, with the one at `position` replaced by the
+        producer's first input and without other outputs of the producer, then the producer's other inputs.
+        Its weights are this operation's, then the producer's.
 
         Args:
-            position: of the input that is the producer's first output.
-            shared: others read what the producer makes. Then it returns the producer's outputs after its own,
-                or its own alone: the producer stays for the others, and is run twice.
+            position: the position of the input that is the producer's first output.
+            producer: the operation that computes that input.
+            shared: whether other operations read the producer's outputs. The fused operation then returns
+                the producer's outputs after its own, or only its own; in that case the producer stays and
+                runs twice.
         """
         return None
 
 
 def expect(operation: Operation, got: Sequence[TensorType], *expected: Shape | TensorType) -> None:
-    """Raise ValueError unless the inputs are as expected; a shape stands for a float value of tokens."""
+    """Check the types of the inputs.
+
+    Args:
+        operation: the operation, for the message.
+        got: the types of its inputs.
+        expected: the type of each, or for a float value of tokens its shape.
+
+    Raises:
+        ValueError: the number or the types of the inputs differ.
+    """
     wanted = [each if isinstance(each, TensorType) else TensorType(each) for each in expected]
     if len(got) != len(wanted) or not all(map(TensorType.fits, got, wanted)):
-        told = ", ".join(each.needs() for each in wanted)
-        given = ", ".join(map(str, got))
-        raise ValueError(f"{operation.describe()}: expected inputs ({told}), got ({given})")
+        expected_text = ", ".join(each.needs() for each in wanted)
+        got_text = ", ".join(map(str, got))
+        raise ValueError(f"{operation.describe()}: expected inputs ({expected_text}), got ({got_text})")

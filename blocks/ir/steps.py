@@ -1,4 +1,4 @@
-"""Subsets of the steps of a loop, and how many of them came before a step. Torch-free."""
+"""Subsets of the steps of a loop, and counts of their steps. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Some steps of a loop, as a slice of all steps: `steps[start:stop:step]`, where `step` is at least 1.
+    """A subset of the steps of a loop, as a Python slice `start:stop:step` with a step of at least 1.
 
-    Which steps these are depends on the number of steps: negative numbers count from the end, and steps
-    beyond the last are left out.
+    Negative numbers count from the end, and steps beyond the last are ignored, so the subset depends on the
+    number of steps.
     """
 
     start: int | None = None
@@ -25,7 +25,7 @@ class Steps:
 
     @classmethod
     def parse(cls, text: str) -> Steps:
-        """Read a slice as it is written: `1::3`."""
+        """Return the steps of a slice such as `1::3`."""
         start, stop, step = (int(part) if part else None for part in f"{text}:".split(":")[:3])
         return cls(start or None, stop, step or 1)
 
@@ -39,18 +39,20 @@ class Steps:
 
 
 class OneStep(NamedTuple):
-    """In place of a loop's trip count: what is asked for holds at this step alone."""
+    """Replaces the trip count of a loop where a cost is that of a single step."""
 
     step: int
 
 
 @dataclass(frozen=True, slots=True)
 class StepCount:
-    """A term of a loop index: `stride` times how many of `steps` came before the current step of a loop.
+    """A term of a loop index: `stride` times the number of `steps` before the current step of a loop.
 
     Attributes:
-        loop: index name of the loop.
-        inclusive: whether the current step counts too.
+        loop: the index name of the loop.
+        steps: the steps that are counted.
+        stride: the factor.
+        inclusive: whether the current step counts as well.
     """
 
     loop: str

@@ -1,4 +1,4 @@
-"""The type of a value: what axes its tensor has, and in which precision its elements are. Torch-free."""
+"""The type of a value: the dimensions and the precision of its tensor. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Literal
 Shape = tuple[int, ...]
 
 Element = Literal["none", "bool", "compute", "stream", "fp32", "int"]
-"""What an element is: nothing, for a value that training does not make; a bool; a float in the precision of
-products (`compute`), in that of weights and of the residual stream (`stream`), or in fp32; or an int64.
+"""The type of an element: `compute`, a float in the dtype of matrix products; `stream`, a float in the dtype
+of weights and the residual stream; `fp32`; `int`, an int64; `bool`; or `none`, for a value that training does
+not compute.
 """
 
 Kind = Literal[
     "token", "steps", "row", "table", "constant", "mask", "pairs", "depth_cache", "scalar", "order"
 ]
-"""What axes stand before those of the shape.
+"""The leading dimensions of a value, before those of its shape.
 
-`token`: [batch, sequence, *shape]; `steps`: a tuple with one such tensor for each step of a loop, whose
-number is the first size of the shape; `row`: [batch, *shape]; `table`: [sequence, *shape];
-`constant`: [*shape]; `mask`: [sequence, sequence]; `pairs`: [batch, sequence, sequence]; `depth_cache`:
-slots that steps write and read, shape (slots, ...) per token; `scalar`: one number of the whole micro-batch;
-`order`: a tensor without data, which orders writes and reads.
+`token`: [batch, sequence, *shape]; `steps`: a tuple with one such tensor per step of a loop, where the first
+size of the shape is the number of steps; `row`: [batch, *shape]; `table`: [sequence, *shape]; `constant`:
+[*shape]; `mask`: [sequence, sequence]; `pairs`: [batch, sequence, sequence]; `depth_cache`: slots that steps
+write and read, of shape (slots, ...) per token; `scalar`: one number per micro-batch; `order`: a tensor
+without data that orders writes and reads.
 """
 
 _WIDTHS: tuple[Element, ...] = ("none", "compute", "stream", "fp32")
@@ -33,9 +34,9 @@ class TensorType:
     """The type of a value of a graph.
 
     Attributes:
-        shape: sizes of its own axes: per token, where it is a value of tokens.
-        element: precision of its elements.
-        kind: which axes stand before these.
+        shape: the sizes of its dimensions after the leading ones of its kind.
+        element: the precision of its elements.
+        kind: its leading dimensions.
     """
 
     shape: Shape = ()
@@ -44,21 +45,21 @@ class TensorType:
 
     @property
     def size(self) -> int:
-        """Number of elements per token, of all steps together; 0 where it is no value of tokens."""
+        """Number of elements per token, summed over steps; 0 for kinds without tokens."""
         return prod(self.shape) if self.kind in ("token", "steps") else 0
 
     @property
     def is_float(self) -> bool:
-        """Whether it has a gradient: a scalar, or a value of tokens, which may be cast."""
+        """Whether it is a float that may have a gradient."""
         return self.kind in ("token", "steps", "scalar") and self.element not in ("int", "bool")
 
     def table_bytes(self, context: int, tokens: int, size: int) -> int:
-        """Return the bytes of a table or mask, which is made once for all blocks of a kind.
+        """Return the bytes of a table, mask or pairs, 0 for other kinds.
 
         Args:
             context: tokens of a sequence.
-            tokens: of all sequences.
-            size: bytes of an element.
+            tokens: tokens of all sequences.
+            size: bytes of an element of `pairs`.
         """
         match self.kind:
             case "table":
@@ -71,7 +72,7 @@ class TensorType:
                 return 0
 
     def fits(self, wanted: TensorType) -> bool:
-        """Return whether it can be given where `wanted` is expected: floats of any precision are alike."""
+        """Return whether it can be used where `wanted` is expected; the precision of floats is ignored."""
         return (
             self.shape == wanted.shape
             and self.kind == wanted.kind
@@ -82,7 +83,7 @@ class TensorType:
         return self._text("" if self.kind == "order" else self.element)
 
     def needs(self) -> str:
-        """Return the type as text without the precision of floats, which `fits` does not look at."""
+        """Return the type as text without the precision of floats, which `fits` ignores."""
         return self._text("int" if self.element == "int" else "")
 
     def _text(self, element: str) -> str:
@@ -95,16 +96,16 @@ IDS = TensorType((), "int")
 """Token ids, or targets."""
 
 KEY = TensorType((), "int", "row")
-"""What random numbers are drawn from: one number for each row of the batch."""
+"""The key of a random number generator: one number per row of the batch."""
 
 TRAINING = TensorType((), "bool", "constant")
-"""Whether a pass is one of training: a bool of Python."""
+"""Whether the model is in training mode, a Python bool."""
 
 SCALAR = TensorType((), "fp32", "scalar")
 ORDER = TensorType((), kind="order")
 
 
 def widest(*values: TensorType | Element) -> Element:
-    """Return the widest precision of values, or of precisions: that of their sum."""
+    """Return the widest of several precisions: the precision of a sum of such values."""
     elements = [value.element if isinstance(value, TensorType) else value for value in values]
     return max(elements, key=_WIDTHS.index)

@@ -1,8 +1,8 @@
-"""Numbers that remember how they were computed, so that a formula run once can be run again as a function.
+"""Traced numbers, which turn a cost formula that ran once into a function of its sizes.
 
-A traced number is worth a plain number and stands for an expression over leaves. Arithmetic makes new
-expressions. Whatever decides by its value, be it a comparison, a truth test, a hash or a text, gets the plain
-answer and leaves a guard behind: what was run holds for other leaves as long as all guards come out alike.
+A traced number has a value and an expression over leaves. Arithmetic builds new expressions. Comparisons,
+truth tests, hashes and conversions to text use the value and record a guard: the trace is valid for other
+leaves if all guards evaluate to the same results.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "floor": math.floor,
     "ceil": math.ceil,
 }
-"""What an expression calls by name."""
+"""The functions that expressions may call, by name."""
 
 _BINARY = {
     "+": ("add", operator.add),
@@ -53,10 +53,10 @@ _NEUTRAL = {("*", 1), ("+", 0)}
 
 
 class Trace:
-    """The expressions of one run, each made once, and its guards in order.
+    """The expressions of one run, without duplicates, and its guards in order.
 
     Attributes:
-        guards: (expression, what it came out as), by the identity of the expression.
+        guards: (expression, its result), by the id of the expression.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Trace:
         self.guards: dict[int, tuple[Traced, Any]] = {}
 
     def leaf(self, name: str, value: Number) -> Traced:
-        """Return the number that `name` stands for, worth `value` in this run."""
+        """Return a traced number called `name` with the value `value` in this run."""
         return self._expression("leaf", (name,), value)
 
     def apply(self, op: str, *args: Any) -> Traced:
@@ -72,13 +72,13 @@ class Trace:
         return self._expression(op, args)
 
     def guard(self, op: str, *args: Any) -> Any:
-        """Return what a question about numbers comes out as, and note it; "" asks for the number itself."""
+        """Return the plain result of an operator on numbers, and record a guard; "" is the number itself."""
         asked = self.apply(op, *args) if op else args[0]
         self.guards.setdefault(id(asked), (asked, asked.value))
         return asked.value
 
     def _expression(self, op: str, args: tuple[Any, ...], value: Any = None) -> Traced:
-        # equal numbers of different types are different expressions: 2 / 1 is not 2
+        # by type as well, since 2 and 2.0 are equal but behave differently
         key = (op, *(id(arg) if type(arg) is Traced else (type(arg), arg) for arg in args))
         found = self._made.get(key)
         if found is None:
@@ -89,12 +89,12 @@ class Trace:
 
 
 class Traced:
-    """A number with the expression it comes from; not a subclass of int, which arithmetic would see through.
+    """A number with the expression it comes from; no subclass of int, whose arithmetic would lose the trace.
 
     Attributes:
-        value: what it is worth in this run.
+        value: its value in this run.
         op: `leaf`, an operator or the name of a function.
-        args: the operands, traced or plain; of a leaf its name.
+        args: the operands, traced or plain; the name of a leaf.
     """
 
     __slots__ = ("args", "op", "trace", "value")
@@ -106,7 +106,7 @@ class Traced:
         # a leaf's never changes
         return type(self.value) if self.op == "leaf" else self.trace.guard("type", self)
 
-    # code that tells numbers apart by type has to find the one it stands for
+    # isinstance checks have to see the type of the value
     __class__ = property(_type)
 
     def __bool__(self) -> bool:

@@ -1,4 +1,4 @@
-"""Walking a graph and the loops in it."""
+"""Iteration over a graph and the loops in it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from blocks.ir.steps import Steps
 
 @dataclass(frozen=True)
 class Place:
-    """Where a graph stands: the loops around it, outermost first.
+    """The loops around a graph, outermost first, and what follows from them.
 
     Attributes:
-        loops: (name of the loop's node, index name) of each.
-        trips: trip count of each, by index name.
-        executions: how often the graph runs in one forward pass.
-        copies: how many sets of its weights there are.
-        tied: whether the steps of the innermost loop share theirs.
-        layers: the first step of each segment of a stack around it; each segment has weights of its own.
+        loops: (name of the loop's node, index name) of each loop.
+        trips: the trip count of each loop, by index name.
+        executions: the number of times the graph runs in one forward pass.
+        copies: the number of sets of its weights.
+        tied: whether the steps of the innermost loop share their weights.
+        layers: the first step of each enclosing segment of a stack; each segment has its own weights.
         frozen: whether it runs without gradients.
     """
 
@@ -46,7 +46,7 @@ class Place:
         )
 
     def at(self, steps: Steps | None) -> Place:
-        """Return the same place for what runs at some steps of the innermost loop only, None for all."""
+        """Return the place of a node that runs at some steps of the innermost loop; None for all steps."""
         if steps is None:
             return self
         trips = self.trips[self.loops[-1][1]]
@@ -56,27 +56,27 @@ class Place:
 
 
 def passes(graph: Graph) -> Iterator[Graph]:
-    """Yield the graphs of the passes that a training step makes: the model's own, and a second one's."""
+    """Yield the graph of each pass of a training step: the model's, and that of a second pass if any."""
     yield graph
     if graph.second is not None:
         yield graph.second
 
 
 def graphs_of_passes(graph: Graph) -> Iterator[tuple[Graph, Place]]:
-    """Yield the graphs and loops' bodies of all passes of a training step, each with its place."""
+    """Yield each graph and loop body of all passes of a training step, with its place."""
     for each in passes(graph):
         yield from graphs(each)
 
 
 def operations(graph: Graph) -> Iterator[tuple[str, Operation, Node]]:
-    """Yield (name, operation, node) of one graph in the order they run."""
+    """Yield (name, operation, node) of one graph in execution order."""
     for name in graph:
         node = graph.node(name)
         yield name, node.op, node
 
 
 def graphs(graph: Graph, place: Place | None = None) -> Iterator[tuple[Graph, Place]]:
-    """Yield the graph and every loop's body below it, each with its place."""
+    """Yield the graph and each loop body inside it, with its place."""
     place = place or Place()
     yield graph, place
     for node, operation, _ in operations(graph):
@@ -85,7 +85,7 @@ def graphs(graph: Graph, place: Place | None = None) -> Iterator[tuple[Graph, Pl
 
 
 def own_weights(graph: Graph, place: Place) -> Iterator[tuple[str, Weight, Place]]:
-    """Yield the weights of one graph with the place of what uses them."""
+    """Yield the weights of one graph, without its loops, with the place of their use."""
     active = {name: node.active for _, _, node in operations(graph) for name in node.weights}
     for name, weight in graph.weights.items():
         yield name, weight, place.at(active.get(name))
@@ -94,9 +94,13 @@ def own_weights(graph: Graph, place: Place) -> Iterator[tuple[str, Weight, Place
 def weights(
     graph: Graph, place: Place | None = None, path: str = "", layer: int | None = None
 ) -> Iterator[tuple[str, Weight, Place]]:
-    """Yield every tensor the graph stands for, copy by copy, under its full name in a state_dict.
+    """Yield each tensor of the graph and its loops, once per copy, under its name in the state_dict.
 
-    Of a stack's body these are the tensors of one layer, `layer`.
+    Args:
+        graph: the graph.
+        place: its place; the model's by default.
+        path: the prefix of the names.
+        layer: the layer, if the graph is the body of a stack.
     """
     place = place or Place()
 

@@ -89,7 +89,7 @@ class JoinedGradient:
         self._begun.pop(number, None)
 
 
-def place_of(part: Tensor) -> Place | None:
+def gradient_slice(part: Tensor) -> Place | None:
     """Return the place that a part carries along, None where it has none."""
     return None if torch.compiler.is_compiling() else getattr(part, _NAME, None)
 

@@ -22,7 +22,7 @@ class Kept(NamedTuple):
     mask: Tensor | None = None
 
 
-class KeysAndValues:
+class KVCache:
     """Keys and values of one use of attention, allocated once: [batch, kv_heads, size, head_dim] each.
 
     Where fewer than all tokens are kept, these are the first `sinks` and the latest `size - sinks`; a new
@@ -154,7 +154,7 @@ class Past:
             found = self._held[key] = make()
         return found
 
-    def keep(self, kept: KeysAndValues, key: Tensor, value: Tensor) -> Kept | None:
+    def keep(self, kept: KVCache, key: Tensor, value: Tensor) -> Kept | None:
         """Keep new tokens: the first ones, of which None is returned, or one more, of which what it sees."""
         if self.position:
             return kept.add(key, value, self.positions)
@@ -188,14 +188,14 @@ class Past:
     @property
     def nbytes(self) -> int:
         """Bytes of all keys, values and states, those of every row of the batch."""
-        return sum(each.nbytes for each in self._kept() if isinstance(each, KeysAndValues | State))
+        return sum(each.nbytes for each in self._kept() if isinstance(each, KVCache | State))
 
     def _kept(self) -> list[Any]:
         """Return what is kept of each row of the batch."""
         return [each for each in self.all_held() if hasattr(each, "take_rows")]
 
 
-class ChosenKeysAndValues(KeysAndValues):
+class SelectedKVCache(KVCache):
     """Those of the tokens that run a step, of each row its own.
 
     Attributes:
@@ -203,7 +203,7 @@ class ChosenKeysAndValues(KeysAndValues):
     """
 
     def __init__(self, like: Tensor, size: int, key_dim: int | None = None) -> None:
-        """Take what `KeysAndValues` does."""
+        """Take what `KVCache` does."""
         super().__init__(like, size, key_dim=key_dim)
         self.counts = torch.zeros(len(like), dtype=torch.int64, device=like.device)
 

@@ -59,7 +59,6 @@ class DepthKVCache(DepthCache):
         return (TensorType((self.count, 2, self.kv_heads, self.head_dim), kind="depth_cache"), ORDER)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the sizes."""
         return {"count": self.count, "kv_heads": self.kv_heads, "head_dim": self.head_dim}
 
     def elements(self) -> int:
@@ -78,13 +77,13 @@ class SlotWrite(SavesNothing, Operation):
     recomputable = False
     decoding = LOCAL
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped write passes its order token on."""
         return -2
 
 
 @dataclass(frozen=True)
-class KeepKV(SlotWrite):
+class WriteSlot(SlotWrite):
     """Write the keys and values of a step into their slot: (k, v, token, slots) -> token."""
 
     kv_heads: int
@@ -100,31 +99,29 @@ class KeepKV(SlotWrite):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the token."""
         kv = (self.kv_heads, self.head_dim)
         expect(self, inputs, kv, kv, ORDER, slots_of(inputs[-1], *kv))
         return (ORDER,)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped write passes its order token on."""
         return 2
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Read keys and values, write them into the slot."""
         return 2 * at.compute_bytes * 2 * self.kv_heads * self.head_dim
 
     def arguments(self) -> dict[str, Any]:
-        """Return the slot."""
         return {"slot": self.slot}
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The slot's gradients are copied out in fp32, and again where keys and values are narrower."""
         backward = 2 * self.kv_heads * self.head_dim * (4 + (at.compute_bytes if at.widened else 0))
         return WorkspaceBytes(0, backward, backward)
 
 
 @dataclass(frozen=True)
-class KeepMore(KeepKV):
+class WriteExtraSlot(WriteSlot):
     """Write further keys and values of the same step: (k, v, token, slots) -> token."""
 
     counts_steps: ClassVar[bool] = False

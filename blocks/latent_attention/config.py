@@ -37,7 +37,6 @@ class LatentAttention(BlockConfig):
         return self.heads, head_dim, self.rope_dim or head_dim // 2
 
     def canonical(self, width: int) -> dict[str, Any]:
-        """Return the fields with the defaults filled in."""
         _, head_dim, rope_dim = self.geometry(width)
         return {**super().canonical(width), "head_dim": head_dim, "rope_dim": rope_dim}
 
@@ -64,7 +63,7 @@ class LatentAttention(BlockConfig):
         """Return "": the order of the tokens is enough."""
         return ""
 
-    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+    def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe heads, the latent vectors and positions."""
         heads, head_dim, rope_dim = (fields.pop(name) for name in ("heads", "head_dim", "rope_dim"))
         yield heads_text(heads, head_dim)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blocks.kernels.past import ChosenKeysAndValues, Kept, KeysAndValues, Past
+from blocks.kernels.past import Kept, KVCache, Past, SelectedKVCache
 from blocks.latent_attention.reference import attend
 from blocks.primitives.reference import wide
 
@@ -26,7 +26,7 @@ def attend_next(
 ) -> Tensor:
     """Attend to all tokens up to each token; after the first tokens one at a time."""
     values, rope_dim = latent.unsqueeze(2), rope_key.shape[-1]
-    held = past.held(place, use, lambda: KeysAndValues(values, past.capacity, key_dim=rope_dim))
+    held = past.held(place, use, lambda: KVCache(values, past.capacity, key_dim=rope_dim))
     kept = past.keep(held, rope_key, values)
     if kept is None:
         return attend(q, rope_key, latent, up_key, up_value)
@@ -47,7 +47,7 @@ def attend_chosen(
 ) -> Tensor:
     """Attend to the tokens up to each token that run the same step."""
     values, rope_dim = latent.unsqueeze(2), rope_key.shape[-1]
-    held = past.held(place, use, lambda: ChosenKeysAndValues(values, past.capacity, rope_dim))
+    held = past.held(place, use, lambda: SelectedKVCache(values, past.capacity, rope_dim))
     kept = held.keep(rope_key, values, past.runs[chosen_by], first=not past.position)
     if kept is None:
         return attend(q, rope_key, latent, up_key, up_value)

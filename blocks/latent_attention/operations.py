@@ -34,7 +34,6 @@ class LatentAttend(Operation):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one vector for each head."""
         y = (self.heads, self.head_dim)
         expect(self, inputs, y, (1, self.rope_dim), (self.latent,))
         return (TensorType(y),)

@@ -23,7 +23,6 @@ class Gelu(Operation):
     kernels = (Kernel("gelu", "blocks.primitives.reference:gelu", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the hidden width."""
         expect(self, inputs, (self.hidden,))
         return (TensorType((self.hidden,)),)
 
@@ -42,7 +41,6 @@ class SwiGLU(Operation):
     kernels = (Kernel("swiglu", "blocks.primitives.reference:swiglu", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the shape of both."""
         expect(self, inputs, self.shape, self.shape)
         return (TensorType(self.shape),)
 

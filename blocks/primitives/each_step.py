@@ -41,11 +41,9 @@ class EachStep(Operation):
         return LOCAL if self.operation.decoding == LOCAL else ""
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return those of the operation."""
         return self.operation.weight_shapes()
 
     def arguments(self) -> dict[str, Any]:
-        """Return the reference of the operation and its arguments."""
         return {"function": self.operation.kernels[-1].function, **self.operation.arguments()}
 
     def flops(self, at: CostContext) -> float:
@@ -65,16 +63,16 @@ class EachStep(Operation):
         """Return that of the operation."""
         return self.operation.works_in(at)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward the last step needs most, backward the first of them that runs, or what all have made."""
         steps = self.steps
-        one = IOBytes(flow.given / steps, flow.made / steps, flow.copied / steps)
-        each = self.operation.scratch(at, one)
+        one = IOBytes(flow.grad_inputs / steps, flow.outputs / steps, flow.casts / steps)
+        each = self.operation.workspace(at, one)
         saved = self.operation.saved(at) or SavedTensors((0,), (0,))
-        copied = one.copied if saved.inputs else 0
-        forward = (steps - 1) * (one.made + saved.extra + copied) + each.forward
+        copied = one.casts if saved.inputs else 0
+        forward = (steps - 1) * (one.outputs + saved.extra + copied) + each.forward
         # step by step gradients of inputs stand where those of outputs and what was kept have gone
-        grown = (steps - 1) * (one.given - one.made - saved.extra - copied)
+        grown = (steps - 1) * (one.grad_inputs - one.outputs - saved.extra - copied)
         return WorkspaceBytes(forward, each.backward + largest(0, grown), each.weights + largest(0, grown))
 
 

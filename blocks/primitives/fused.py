@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blocks.kernels.joined_gradients import JoinedGradient, Place, place_of
+from blocks.kernels.joined_gradients import JoinedGradient, Place, gradient_slice
 from blocks.kernels.tensors import fits
 from blocks.kernels.weight_sums import WeightSum, sum_of, summed
 from blocks.primitives import library, norm_kernel, reference, rotary_kernel
@@ -51,20 +51,20 @@ class _Ahead(NamedTuple):
     gain: Tensor
 
 
-def add_ahead(a: Tensor, b: Tensor, gain: Tensor, narrow: bool, index: int, last: int) -> Tensor:
-    """Return a + b, which carries along what `norm_given` makes of it, but for the last step's."""
+def add_before_norm(a: Tensor, b: Tensor, gain: Tensor, narrow: bool, index: int, last: int) -> Tensor:
+    """Return a + b, which carries along what `precomputed_norm` makes of it, but for the last step's."""
     if index == last or not fits(a, b, gain):
-        return reference.add_ahead(a, b, gain, narrow, index, last)
+        return reference.add_before_norm(a, b, gain, narrow, index, last)
     normed, total = add_norm(a, b, gain, narrow, shared=True)
     setattr(total, _AHEAD, _Ahead(normed, gain))
     return total
 
 
-def norm_given(x: Tensor, gain: Tensor, narrow: bool) -> Tensor:
+def precomputed_norm(x: Tensor, gain: Tensor, narrow: bool) -> Tensor:
     """Return x / rms(x) * gain, which x may carry along; with `narrow` in the precision of products."""
     ahead: _Ahead | None = vars(x).pop(_AHEAD, None)
     if ahead is None or not _is_same(ahead.gain, gain):
-        return reference.norm_given(x, gain, narrow)
+        return reference.precomputed_norm(x, gain, narrow)
     return ahead.normed
 
 
@@ -112,7 +112,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i + 1) of x [batch, sequence, heads, head_dim] by each token's rotation."""
     if not (fits(x) and table.dtype == torch.complex64):
         return reference.rotate(x, table)
-    place = place_of(x)
+    place = gradient_slice(x)
     if place is None:
         return library.rotate(x, table)  # type: ignore[no-any-return]
     return _Rotate.run(x, table, None, place)
@@ -146,7 +146,7 @@ def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
     """Norm each head of x [batch, sequence, heads, head_dim] by one gain [head_dim], then rotate it."""
     if not (fits(x, gain) and table.dtype == torch.complex64):
         return reference.norm_rotate(x, table, gain)
-    place = place_of(x)
+    place = gradient_slice(x)
     if place is None:
         return library.norm_rotate(x, table, gain)  # type: ignore[no-any-return]
     return _Rotate.run(x, table, gain, place)

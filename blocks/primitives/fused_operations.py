@@ -114,14 +114,12 @@ class AddNorm(Operation):
         return (normed, total) if self.shared else (normed,)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the gain's shape."""
         return (self.shape[-1:],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return whether the norm is narrow, and whether the sum is returned."""
         return {"narrow": self.narrow, "shared": self.shared}
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """Skipped, it leaves the sum's first term as it is, and does not norm it."""
         return 0
 
@@ -136,18 +134,18 @@ class AddNorm(Operation):
         scales = 0 if self.fused else 4 * prod(self.shape[:-1])
         return SavedTensors(outputs=(1,) if self.shared else (), extra=total + normed + scales)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, plain PyTorch on a CPU holds three tensors in fp32."""
         several = 0 if self.fused or at.device == "cuda" else 12 * prod(self.shape)
-        backward = flow.given + several
-        return WorkspaceBytes(flow.made + self.saved(at).extra, backward, backward)
+        backward = flow.grad_inputs + several
+        return WorkspaceBytes(flow.outputs + self.saved(at).extra, backward, backward)
 
 
 @dataclass(frozen=True)
-class SumAhead(Operation):
+class AddBeforeNorm(Operation):
     """The residual sum that ends a step, with the norm that begins the next one: (a, b) -> a + b.
 
-    The norm goes along with the sum to `NormGiven`, which has the same gain. The last step makes none.
+    The norm goes along with the sum to `PrecomputedNorm`, which has the same gain. The last step makes none.
     """
 
     shape: Shape
@@ -159,8 +157,8 @@ class SumAhead(Operation):
     decoding = LOCAL
     kernels = (
         Kernel(
-            "triton_add_norm_ahead",
-            f"{_FUSED}:add_ahead",
+            "triton_add_before_norm",
+            f"{_FUSED}:add_before_norm",
             "the sum, and the norm that begins the next step, by one kernel",
             unfit,
             prepare=f"{_FUSED}:sum_gain",
@@ -169,27 +167,24 @@ class SumAhead(Operation):
             check=f"{_CHECK}:check_add_norm",
             traceable=False,
         ),
-        Kernel("add_ahead", f"{_REFERENCE}:add_ahead", "a sum; the next step makes its norm"),
+        Kernel("add_before_norm", f"{_REFERENCE}:add_before_norm", "a sum; the next step makes its norm"),
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the common shape."""
         expect(self, inputs, self.shape, self.shape)
         return (TensorType(self.shape, widest(*inputs)),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the gain's shape."""
         return (self.shape[-1:],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return whether the norm is narrow, the step's number, and that of the last."""
         return {"narrow": self.narrow, "index": self.index, "last": self.last}
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Write the norm, too."""
-        return given + made + self._normed(at)
+        return read + written + self._normed(at)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """Skipped, it leaves the sum's first term as it is."""
         return 0
 
@@ -197,17 +192,17 @@ class SumAhead(Operation):
         """Keep nothing else: the norm that is given the sum says that it is kept."""
         return SavedTensors()
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The norm stands beside the sum."""
-        return WorkspaceBytes(flow.made + self._normed(at), flow.given, flow.given)
+        return WorkspaceBytes(flow.outputs + self._normed(at), flow.grad_inputs, flow.grad_inputs)
 
     def _normed(self, at: CostContext) -> float:
         return (at.compute_bytes if self.narrow else at.stream_bytes) * prod(self.shape)
 
 
 @dataclass(frozen=True)
-class NormGiven(Operation):
-    """The RMSNorm that begins a step, as the `SumAhead` of the step before made it: (x) -> x.
+class PrecomputedNorm(Operation):
+    """The RMSNorm that begins a step, as the `AddBeforeNorm` of the step before made it: (x) -> x.
 
     The first step, and any that finds none, makes it.
     """
@@ -218,29 +213,26 @@ class NormGiven(Operation):
     decoding = LOCAL
     kernels = (
         Kernel(
-            "norm_given",
-            f"{_FUSED}:norm_given",
+            "precomputed_norm",
+            f"{_FUSED}:precomputed_norm",
             "made by the kernel that ends the step before; at the first step torch's own RMSNorm",
             unfit,
             traceable=False,
         ),
-        Kernel("norm_made", f"{_REFERENCE}:norm_given", "torch's own RMSNorm"),
+        Kernel("norm_made", f"{_REFERENCE}:precomputed_norm", "torch's own RMSNorm"),
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's shape."""
         expect(self, inputs, self.shape)
         return (TensorType(self.shape) if self.narrow else inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the gain's shape."""
         return (self.shape[-1:],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return whether it is narrow."""
         return {"narrow": self.narrow}
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped norm leaves its input as it is."""
         return 0
 
@@ -275,12 +267,10 @@ class NormRotate(Operation):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's shape."""
         expect(self, inputs, self.shape, positions(self.shape[-1]))
         return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the gain's shape."""
         return (self.shape[-1:],)
 
     def saved(self, at: CostContext) -> SavedTensors:
@@ -292,11 +282,11 @@ class NormRotate(Operation):
         """One kernel, or complex numbers, which are pairs in fp32."""
         return "any" if self.fused else "fp32"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """In plain PyTorch the product is in fp32, and backward three tensors."""
         if self.fused:
-            return super().scratch(at, flow)
+            return super().workspace(at, flow)
         product = 4 * prod(self.shape)
-        forward = flow.made + self.saved(at).extra + product + flow.copied
-        backward = largest(product + flow.copied, 3 * product + flow.given)
+        forward = flow.outputs + self.saved(at).extra + product + flow.casts
+        backward = largest(product + flow.casts, 3 * product + flow.grad_inputs)
         return WorkspaceBytes(forward, backward, backward)

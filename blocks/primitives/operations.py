@@ -40,7 +40,6 @@ class Input(SavesNothing, Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the type it was declared with."""
         return (self.type,)
 
 
@@ -57,12 +56,10 @@ class Norm(Operation):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's shape."""
         expect(self, inputs, self.shape)
         return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the gain's shape."""
         return (self.shape[-1:],)
 
     def saved(self, at: CostContext) -> SavedTensors:
@@ -74,15 +71,17 @@ class Norm(Operation):
         """One kernel on a GPU, several on a CPU."""
         return "any" if at.device == "cuda" else "fp32"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, three tensors in fp32 stand beside what is kept; a narrow result is copied last."""
         if at.device == "cuda":
-            return super().scratch(at, flow)
-        forward = flow.made + self.saved(at).extra + 2 * flow.copied
-        backward = 4 * (3 * prod(self.shape) - prod(self.shape[:-1])) + (flow.given if flow.copied else 0)
+            return super().workspace(at, flow)
+        forward = flow.outputs + self.saved(at).extra + 2 * flow.casts
+        backward = 4 * (3 * prod(self.shape) - prod(self.shape[:-1])) + (
+            flow.grad_inputs if flow.casts else 0
+        )
         return WorkspaceBytes(forward, backward, backward)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped norm leaves its input as it is."""
         return 0
 
@@ -103,7 +102,6 @@ class LayerNorm(Operation):
     kernels = (Kernel("layer_norm", f"{_REFERENCE}:layer_norm", "torch's own LayerNorm"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's shape."""
         expect(self, inputs, self.shape)
         return (inputs[0],)
 
@@ -115,7 +113,7 @@ class LayerNorm(Operation):
         """Keep the input, and a mean and a scale for each row in the precision of weights."""
         return SavedTensors(inputs=(0,), extra=2 * at.weight_bytes * prod(self.shape[:-1]))
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped norm leaves its input as it is."""
         return 0
 
@@ -157,7 +155,6 @@ class Project(Operation):
         return tuple((size, self.fan_in) for size in sizes) + tuple((size,) for size in sizes if self.bias)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the output shapes."""
         return {"shape": self.outputs[0]} if len(self.outputs) == 1 else {"shapes": self.outputs}
 
     def saved(self, at: CostContext) -> SavedTensors:
@@ -168,12 +165,12 @@ class Project(Operation):
         """Autocast casts what a product reads."""
         return "compute"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the gradients of several outputs are joined first."""
         product = at.compute_bytes * self.fan_in
-        forward = flow.made + flow.copied
+        forward = flow.outputs + flow.casts
         if len(self.outputs) > 1:
-            return WorkspaceBytes(forward, largest(product, flow.made), product)
+            return WorkspaceBytes(forward, largest(product, flow.outputs), product)
         return WorkspaceBytes(forward, product, product, until_end=True)
 
 
@@ -208,7 +205,6 @@ class Rotate(SavesNothing, Operation):
         return NormRotate(self.shape) if norms else None
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's shape."""
         expect(self, inputs, self.shape, self._angles())
         return (inputs[0],)
 
@@ -219,14 +215,14 @@ class Rotate(SavesNothing, Operation):
         """One kernel, or complex numbers, which are pairs in fp32."""
         return "any" if self.fused else "fp32"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The product is in fp32; a narrow one is copied. One kernel has neither."""
         if self.fused:
-            return super().scratch(at, flow)
+            return super().workspace(at, flow)
         product = 4 * prod(self.shape)
-        narrow = flow.made if flow.copied else 0
-        backward = product + flow.copied - narrow
-        return WorkspaceBytes(product + flow.copied + narrow, backward, backward)
+        narrow = flow.outputs if flow.casts else 0
+        backward = product + flow.casts - narrow
+        return WorkspaceBytes(product + flow.casts + narrow, backward, backward)
 
 
 @dataclass(frozen=True)
@@ -247,19 +243,18 @@ class RotatePart(Rotate):
         return positions(self.rotated)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of elements that are rotated."""
         return {"rotated": self.rotated}
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """It widens the part that it turns by itself."""
         return "any"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The part is turned in fp32, then joined with the rest."""
         elements = prod(self.shape[:-1]) * self.rotated
         turned, wide = at.compute_bytes * elements, 2 * at.widened * elements
-        forward = largest(wide + (turned if wide else 0), turned + flow.made)
-        backward = largest(wide, turned + flow.given)
+        forward = largest(wide + (turned if wide else 0), turned + flow.outputs)
+        backward = largest(wide, turned + flow.grad_inputs)
         return WorkspaceBytes(forward, backward, backward)
 
 
@@ -275,7 +270,6 @@ class RotateStep(Rotate):
         return step_angles(self.shape[-1])
 
     def arguments(self) -> dict[str, Any]:
-        """Return the step's index."""
         return {"index": self.index}
 
 
@@ -295,7 +289,6 @@ class SequenceTable(SavesNothing, Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the table."""
         return (positions(self.head_dim),)
 
     def arguments(self) -> dict[str, Any]:
@@ -316,11 +309,9 @@ class StepTable(SavesNothing, Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the angles."""
         return (step_angles(self.head_dim),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the size and base."""
         return {"head_dim": self.head_dim, "base": self.base}
 
 
@@ -337,12 +328,10 @@ class AddStepBias(SavesNothing, Operation):
     kernels = (Kernel("add_step_bias", f"{_REFERENCE}:add_step_bias", "one row added to every token"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's shape."""
         expect(self, inputs, (self.width,))
         return (TensorType((self.width,), widest(*inputs, "stream")),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return one row per step."""
         return ((self.steps, self.width),)
 
     def flops(self, at: CostContext) -> float:
@@ -350,7 +339,6 @@ class AddStepBias(SavesNothing, Operation):
         return 0.0
 
     def arguments(self) -> dict[str, Any]:
-        """Return the step's index."""
         return {"index": self.index}
 
 
@@ -366,14 +354,13 @@ class Sum(SavesNothing, Operation):
     kernels = (Kernel("add", f"{_REFERENCE}:add", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the common shape."""
         expect(self, inputs, *[self.shape] * self.terms)
         return (TensorType(self.shape, widest(*inputs)),)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Of more than two terms, the sum so far stands beside the next."""
-        return WorkspaceBytes((2 if self.terms > 2 else 1) * flow.made, flow.given, flow.given)
+        return WorkspaceBytes((2 if self.terms > 2 else 1) * flow.outputs, flow.grad_inputs, flow.grad_inputs)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped residual sum leaves the first term, the residual stream, as it is."""
         return 0

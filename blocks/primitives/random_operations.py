@@ -29,12 +29,10 @@ class DeriveKey(SavesNothing, Operation):
     kernels = (Kernel("derive_key", f"{_REFERENCE}:derive_key", "one number for each row"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return a key."""
         expect(self, inputs, KEY)
         return (KEY,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the place and the step's index."""
         return {"place": self.place, "index": self.index}
 
 
@@ -49,20 +47,18 @@ class Noise(SavesNothing, Operation):
     decoding = "blocks.primitives.decoding:next_noise"
     kernels = (Kernel("noise", f"{_REFERENCE}:noise", "a hash of key and position, elementwise"),)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped stage leaves the state as it is."""
         return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's type."""
         expect(self, inputs, self.shape, KEY)
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the standard deviation."""
         return {"std": self.std}
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The numbers and one step of their making stand side by side in 4 bytes each."""
         return WorkspaceBytes(8 * prod(self.shape), 0, 0)
 
@@ -81,23 +77,23 @@ class Dropout(Operation):
     kernels = (Kernel("dropout", f"{_REFERENCE}:dropout", "a hash of key and position, elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's type."""
         expect(self, inputs, self.shape, KEY, TRAINING)
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the probability."""
         return {"rate": self.rate}
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep which elements stay, a byte for each."""
         return SavedTensors(extra=prod(self.shape))
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Read x, write y and which elements stay."""
-        return 2 * made + prod(self.shape)
+        return 2 * written + prod(self.shape)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The numbers and one step of their making stand side by side in 4 bytes each."""
         kept = prod(self.shape)
-        return WorkspaceBytes(largest(8 * kept, kept + flow.made), 2 * flow.given, 2 * flow.given)
+        return WorkspaceBytes(
+            largest(8 * kept, kept + flow.outputs), 2 * flow.grad_inputs, 2 * flow.grad_inputs
+        )

@@ -48,16 +48,16 @@ def add_norm(
     With `narrow` the first is in the precision that products are cast to.
     """
     total = a + b
-    normed = norm_given(total, gain, narrow)
+    normed = precomputed_norm(total, gain, narrow)
     return (normed, total) if shared else normed
 
 
-def add_ahead(a: Tensor, b: Tensor, gain: Tensor, narrow: bool, index: int, last: int) -> Tensor:
+def add_before_norm(a: Tensor, b: Tensor, gain: Tensor, narrow: bool, index: int, last: int) -> Tensor:
     """Return a + b; the next step makes its norm."""
     return a + b
 
 
-def norm_given(x: Tensor, gain: Tensor, narrow: bool) -> Tensor:
+def precomputed_norm(x: Tensor, gain: Tensor, narrow: bool) -> Tensor:
     """Return x / rms(x) * gain, with `narrow` in the precision that products are cast to."""
     normed = rms_norm(x, gain)
     return normed.to(product_dtype(normed)) if narrow else normed

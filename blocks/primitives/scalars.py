@@ -24,7 +24,6 @@ class Zero(SavesNothing, Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return a scalar."""
         expect(self, inputs, IDS)
         return (SCALAR,)
 
@@ -40,14 +39,12 @@ class AddWeighted(SavesNothing, Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return a scalar."""
         expect(self, inputs, SCALAR, *(SCALAR for _ in self.weights))
         return (SCALAR,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the weights."""
         return {"weights": self.weights}
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped sum leaves the total as it is."""
         return 0

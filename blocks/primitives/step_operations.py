@@ -29,7 +29,6 @@ class NormStep(Norm):
     )
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return a gain for each step."""
         return ((self.steps, *self.shape[-1:]),)
 
     def flops(self, at: CostContext) -> float:
@@ -37,7 +36,6 @@ class NormStep(Norm):
         return 0.0
 
     def arguments(self) -> dict[str, Any]:
-        """Return the step's index."""
         return {"index": self.index}
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
@@ -63,7 +61,6 @@ class LayerNormStep(LayerNorm):
         return 0.0
 
     def arguments(self) -> dict[str, Any]:
-        """Return the step's index."""
         return {"index": self.index}
 
 
@@ -95,7 +92,6 @@ class ProjectStep(Operation):
         return (TensorType(self.shape),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the matrices below each other."""
         return ((self.steps * prod(self.shape), self.fan_in),)
 
     def flops(self, at: CostContext) -> float:
@@ -103,7 +99,6 @@ class ProjectStep(Operation):
         return 2 * prod(self.shape) * self.fan_in
 
     def arguments(self) -> dict[str, Any]:
-        """Return the shape and the step's index."""
         return {"shape": self.shape, "index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
@@ -114,10 +109,10 @@ class ProjectStep(Operation):
         """Autocast casts what a product reads."""
         return "compute"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The output; backward, the gradient of the input."""
         product = at.compute_bytes * self.fan_in
-        return WorkspaceBytes(flow.made + flow.copied, product, product, until_end=True)
+        return WorkspaceBytes(flow.outputs + flow.casts, product, product, until_end=True)
 
 
 @dataclass(frozen=True)
@@ -132,22 +127,19 @@ class ScaleStep(Operation):
     kernels = (Kernel("scale_step", f"{_REFERENCE}:scale_step", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's type."""
         expect(self, inputs, self.shape)
         return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return a factor for each step."""
         return ((self.steps,),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the step's index."""
         return {"index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the input."""
         return SavedTensors(inputs=(0,))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the product whose sum is the factor's gradient stands beside the input's gradient."""
-        return WorkspaceBytes(flow.made, flow.given + flow.made, flow.given)
+        return WorkspaceBytes(flow.outputs, flow.grad_inputs + flow.outputs, flow.grad_inputs)

@@ -34,7 +34,6 @@ class ProductKeyExperts(BlockConfig):
         return _root(self.experts), self.key_dim or width // self.heads
 
     def canonical(self, width: int) -> dict[str, Any]:
-        """Return the fields with the default filled in."""
         return {**super().canonical(width), "key_dim": self.geometry(width)[1]}
 
     def problems(self, width: int) -> Iterator[Problem]:
@@ -60,7 +59,7 @@ class ProductKeyExperts(BlockConfig):
         """Each token goes through alone."""
         return ""
 
-    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+    def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe the experts and how they are found."""
         heads, active, experts = (fields.pop(name) for name in ("heads", "active", "experts"))
         yield f"{heads} \u00d7 {active} of {experts} neurons"

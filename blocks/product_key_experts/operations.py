@@ -55,11 +55,9 @@ class ChooseByProductKeys(Operation):
         return (TensorType(chosen, "fp32"), TensorType(chosen, "int"))
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return both sets of keys."""
         return ((self.keys, self.key_dim // 2),) * 2
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of experts to choose."""
         return {"active": self.active}
 
     def flops(self, at: CostContext) -> float:
@@ -70,13 +68,13 @@ class ChooseByProductKeys(Operation):
         """Keep the query, and what is returned."""
         return SavedTensors(inputs=(0,), outputs=(0, 1))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, all scores and pairs of the best; backward, gradients of one set at a time."""
         query, scores = self.heads * self.key_dim, 4 * self.heads * self.keys
         copied = 4 * query if at.compute_bytes < 4 else 0
         best = self.heads * self.active
         forward = copied + 2 * scores + 4 * best * self.active + 56 * best
-        made = largest(4 * query + scores, 8 * query + (flow.given if copied else 0))
+        made = largest(4 * query + scores, 8 * query + (flow.grad_inputs if copied else 0))
         backward = copied + 20 * best + made
         return WorkspaceBytes(forward, backward, backward, until_end=True)
 
@@ -104,22 +102,23 @@ class _Neurons(Operation):
         return self.heads * self.active
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return one row for each expert."""
         return ((self.experts, self.width),)
 
     def flops(self, at: CostContext) -> float:
         """One product of the width for each expert of a token."""
         return 2 * self.width * self.used
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Gather a row for each expert of a token."""
-        return given + at.weight_bytes * self.width * self.used + made
+        return read + at.weight_bytes * self.width * self.used + written
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The rows of some tokens, backward their gradients."""
         share, narrow = smallest(TOKENS, at.tokens) / at.tokens, at.weight_bytes < 4
         rows = share * self.width * self.used * (6 if narrow else 4)
-        return WorkspaceBytes(flow.made + rows, flow.given + rows, flow.given + rows, until_end=True)
+        return WorkspaceBytes(
+            flow.outputs + rows, flow.grad_inputs + rows, flow.grad_inputs + rows, until_end=True
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,6 @@ class ReadNeurons(_Neurons):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return a number for each expert."""
         expect(self, inputs, (self.width,), self.chosen)
         return (TensorType((self.heads, self.active), "fp32"),)
 
@@ -160,11 +158,11 @@ class WriteNeurons(_Neurons):
         """Keep the inputs."""
         return SavedTensors(inputs=(0, 1, 2))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """As well two numbers for each expert of these tokens, and a wide copy of narrow tokens."""
         share, narrow = smallest(TOKENS, at.tokens) / at.tokens, at.weight_bytes < 4
         more = share * (8 * self.used + (4 * self.width if narrow else 0))
-        rows = super().scratch(at, flow)
+        rows = super().workspace(at, flow)
         return rows._replace(
             forward=rows.forward + more, backward=rows.backward + more, weights=rows.weights + more
         )

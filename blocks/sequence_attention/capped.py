@@ -31,11 +31,9 @@ class CappedAttend(WindowAttend):
     )
 
     def arguments(self) -> dict[str, Any]:
-        """Return the cap."""
         return {"cap": self.cap}
 
     def decoding_arguments(self) -> dict[str, Any]:
-        """Return the window, its sinks and the cap."""
         return {**super().decoding_arguments(), "cap": self.cap}
 
     def saved(self, at: CostContext) -> SavedTensors:
@@ -45,7 +43,7 @@ class CappedAttend(WindowAttend):
     def _square(self, at: CostContext) -> float:
         return 4 * self.heads * at.context
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """One more tensor of all pairs in fp32, or fp32 copies of what goes in and comes out, by heads."""
         query, slot = 4 * self.heads * self.head_dim, 4 * self.kv_heads * self.head_dim
         square, e = self._square(at), at.compute_bytes

@@ -15,7 +15,7 @@ from blocks.ir.numbers import label
 from blocks.ir.operation import Value
 from blocks.ir.steps import Steps
 from blocks.ir.tensor_type import Shape
-from blocks.kernels.slots import KeepKV, KeepMore
+from blocks.kernels.slots import WriteExtraSlot, WriteSlot
 from blocks.primitives.operations import SequenceTable
 
 
@@ -157,13 +157,12 @@ class SequenceAttention(AttentionConfig):
             yield Problem("rope_base", expected, self.rope_base)
 
     def canonical(self, width: int) -> dict[str, Any]:
-        """Return the fields that say what is built."""
         fields = super().canonical(width)
         return (
             fields if self.rope else {**fields, "rope_base": None, "rope_fraction": 1.0, "rope_scaling": None}
         )
 
-    def words(self, fields: dict[str, Any], width: int) -> Iterator[str]:
+    def summary(self, fields: dict[str, Any], width: int) -> Iterator[str]:
         """Describe heads, positions and norms, and the window."""
         yield self.heads_words(fields)
         fraction, scaling = fields.pop("rope_fraction"), self.rope_scaling
@@ -207,7 +206,7 @@ class SequenceAttention(AttentionConfig):
         def write(build: Builder, k: Value, v: Value) -> None:
             with build.at(build.prefix, name):
                 slots = build.depth_slots(*shape)
-                token = build.op("keep", KeepMore(*shape), k, v, build.depth_token(), slots)
+                token = build.op("keep", WriteExtraSlot(*shape), k, v, build.depth_token(), slots)
                 build.set_depth_token(token)
 
         shared = SharedKV(k, v, self._rotate, shape, write if self.reads_own_steps() else None)
@@ -271,7 +270,7 @@ class SequenceAttention(AttentionConfig):
         mask = build.shared(name, WindowMask(window, sinks))
         if self.depth == "joint" or self.steps == "all":
             slots = build.depth_slots(*sizes[1:])
-            token = build.op("keep", KeepKV(*sizes[1:]), k, v, build.depth_token(), slots)
+            token = build.op("keep", WriteSlot(*sizes[1:]), k, v, build.depth_token(), slots)
             build.set_depth_token(token)
             if self.steps == "all":
                 from blocks.sequence_attention.slots.steps import StepsAttend

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.kernels.past import ChosenKeysAndValues, Kept, KeysAndValues, Past
+from blocks.kernels.past import Kept, KVCache, Past, SelectedKVCache
 from blocks.kernels.slot_memory import SlotMemory, append
 from blocks.primitives.decoding import next_rows
 from blocks.primitives.reference import wide
@@ -34,7 +34,7 @@ def attend_chosen(
     q: Tensor, k: Tensor, v: Tensor, past: Past, *, place: str, use: int, chosen_by: str
 ) -> Tensor:
     """Attend to the tokens up to each token that run the same step; [B, chosen, ...] each."""
-    held = past.held(place, use, lambda: ChosenKeysAndValues(v, past.capacity))
+    held = past.held(place, use, lambda: SelectedKVCache(v, past.capacity))
     kept = held.keep(k, v, past.runs[chosen_by], first=not past.position)
     return reference.attend_causal(q, k, v) if kept is None else _attend_one(q, kept)
 
@@ -43,7 +43,7 @@ def keep_first(
     k: Tensor, v: Tensor, token: Tensor, memory: SlotMemory, past: Past, *, slot: int, **_: Any
 ) -> Tensor:
     """Write the keys and values of the first step, which all tokens run, and keep them."""
-    past.keep(past.held(*memory.scope, lambda: KeysAndValues(v, past.capacity)), k, v)
+    past.keep(past.held(*memory.scope, lambda: KVCache(v, past.capacity)), k, v)
     return append(k, v, token, memory, slot)
 
 
@@ -53,7 +53,7 @@ def attend_first(
     """Attend to all tokens as they were at the first step."""
     if not past.position:
         return reference_of_first(q, places, token, memory)
-    kept = past.held(*memory.scope, lambda: KeysAndValues(memory.values[0], past.capacity))
+    kept = past.held(*memory.scope, lambda: KVCache(memory.values[0], past.capacity))
     return _attend_one(q, kept.seen(past.positions))
 
 
@@ -137,10 +137,10 @@ def attend_all_steps(
     use: int,
 ) -> Tensor:
     """Attend to the tokens of each of the first `reads` slots; those of the last are kept now."""
-    of_steps: list[KeysAndValues] = past.held(*memory.scope, list)
+    of_steps: list[KVCache] = past.held(*memory.scope, list)
     key, value = memory.keys[reads - 1], memory.values[reads - 1]
     if len(of_steps) < reads:
-        of_steps.append(KeysAndValues(value, min(window + sinks, past.capacity), sinks))
+        of_steps.append(KVCache(value, min(window + sinks, past.capacity), sinks))
     if past.keep(of_steps[reads - 1], key, value) is None:
         return attend_steps(q, mask, token, memory, reads)
     seen = [each.seen(past.positions) for each in of_steps[:reads]]
@@ -164,9 +164,9 @@ def next_mask(
     return None if past.position else reference.window_mask(tokens, window, sinks)
 
 
-def _held(v: Tensor, past: Past, place: str, use: int, window: int, sinks: int) -> KeysAndValues:
+def _held(v: Tensor, past: Past, place: str, use: int, window: int, sinks: int) -> KVCache:
     size = min(window + sinks, past.capacity)
-    return past.held(place, use, lambda: KeysAndValues(v, size, min(sinks, size)))
+    return past.held(place, use, lambda: KVCache(v, size, min(sinks, size)))
 
 
 def _attend_one(q: Tensor, kept: Kept) -> Tensor:

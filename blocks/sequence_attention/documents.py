@@ -33,12 +33,10 @@ class DocumentMask(SavesNothing, Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one number for each pair of tokens of a row."""
         expect(self, inputs, IDS)
         return (PAIRS,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the token and the window."""
         return {"start": self.start, "window": self.window}
 
 
@@ -60,7 +58,6 @@ class DocumentAttend(WindowAttend):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one vector for each query head."""
         expect(self, inputs[3:], PAIRS)
         return super(WindowAttend, self).types(inputs[:3])
 
@@ -69,5 +66,4 @@ class DocumentAttend(WindowAttend):
         return SavedTensors(inputs=(0, 1, 2, 3), outputs=(0,), extra=4 * self.heads)
 
     def decoding_arguments(self) -> dict[str, Any]:
-        """Return how much is kept."""
         return {"window": self.window}

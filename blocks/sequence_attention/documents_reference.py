@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blocks.kernels.past import KeysAndValues, Past
+from blocks.kernels.past import KVCache, Past
 from blocks.sequence_attention import reference
 
 
@@ -76,7 +76,7 @@ def attend_next(
 ) -> Tensor:
     """Attend to the tokens of the same document among those that are kept."""
     size = min(window, past.capacity)
-    kept = past.keep(past.held(place, use, lambda: KeysAndValues(v, size)), k, v)
+    kept = past.keep(past.held(place, use, lambda: KVCache(v, size)), k, v)
     if kept is None:
         return attend_documents(q, k, v, mask)
     return attend_documents(q, kept.keys.transpose(1, 2), kept.values.transpose(1, 2), mask)

@@ -82,7 +82,6 @@ class Attend(Operation):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one vector for each query head."""
         q, kv = (self.heads, self.head_dim), (self.kv_heads, self.head_dim)
         expect(self, inputs, q, kv, kv)
         return (TensorType(q, inputs[2].element),)
@@ -144,7 +143,6 @@ class WindowAttend(Attend):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one vector for each query head."""
         if self.masked:
             expect(self, inputs[3:], MASK)
         return super().types(inputs[:3])
@@ -154,7 +152,6 @@ class WindowAttend(Attend):
         return {} if self.masked else {"window": self.window}
 
     def decoding_arguments(self) -> dict[str, Any]:
-        """Return the window and its sinks."""
         return {"window": self.window, "sinks": self.sinks}
 
     def seen(self, at: CostContext) -> int:

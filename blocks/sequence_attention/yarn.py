@@ -33,6 +33,5 @@ class YarnTable(SequenceTable):
     )
 
     def arguments(self) -> dict[str, Any]:
-        """Return the size, the base, the scale and which pairs are slow."""
         slow = {"context": self.context, "beta_fast": self.beta_fast, "beta_slow": self.beta_slow}
         return {"head_dim": self.head_dim, "base": self.base, "scale": self.scale, **slow}

@@ -27,7 +27,7 @@ def kind_words(use: Use) -> str:
 def card_lines(use: Use, width: int) -> list[str]:
     """Describe a block in at most three lines: its own description, then the remaining fields."""
     fields = use.block.canonical(width)
-    lines = [line for line in use.block.words(fields, width) if line]
+    lines = [line for line in use.block.summary(fields, width) if line]
     changed = use.block.model_dump(exclude_defaults=True, include={*fields})
     lines += [f"{key} {value_words(value)}" for key, value in changed.items() if key != "type"]
     return [*lines[:2], *([" · ".join(lines[2:])] if lines[2:] else [])]

@@ -79,7 +79,7 @@ def head_words(view: StageView) -> str:
     given = stage.wiring()
     options = (
         option_words(given[key], view.site)
-        if key in given and given[key].words(view.site)
+        if key in given and given[key].summary(view.site)
         else f"{key} {value_words(value)}"
         for key, value in changed
         if key not in shown
@@ -89,7 +89,7 @@ def head_words(view: StageView) -> str:
 
 def option_words(option: WiringConfig, site: Site) -> str:
     """Describe an option: its words, then those of its fields whose values they do not depend on."""
-    words = option.words(site)
+    words = option.summary(site)
     optional = {
         name: each.default for name, each in type(option).model_fields.items() if not each.is_required()
     }
@@ -97,7 +97,7 @@ def option_words(option: WiringConfig, site: Site) -> str:
     silent = (
         f"{name.replace('_', ' ')} {value_words(getattr(option, name))}"
         for name, default in changed.items()
-        if option.model_copy(update={name: default}).words(site) == words
+        if option.model_copy(update={name: default}).summary(site) == words
     )
     return ", ".join(filter(None, (words, *silent)))
 

@@ -11,16 +11,16 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from blocks.ir.some_tokens import ChoosesTokens, chosen_of
+from blocks.ir.selected_tokens import SelectsTokens, selected_count
 from blocks.ir.walk import graphs, operations
 from composer.graph.compile import compile_graph
 from composer.language.schema.spec import Spec
 
 
-def deciding(spec: Spec) -> dict[str, ChoosesTokens]:
+def deciding(spec: Spec) -> dict[str, SelectsTokens]:
     """Map each function by which tokens of a model decide to an operation that runs those that did."""
     found = (operation for body, _ in graphs(compile_graph(spec)) for _, operation, _ in operations(body))
-    return {each.decides: each for each in found if isinstance(each, ChoosesTokens) and each.decides}
+    return {each.decides: each for each in found if isinstance(each, SelectsTokens) and each.decides}
 
 
 @contextmanager
@@ -43,6 +43,6 @@ def _most(chances: Tensor) -> Tensor:
 def _expected(chances: Tensor) -> Tensor:
     """Return numbers of steps that equally many tokens choose, up to rounding."""
     length, steps = chances.shape[-2:]
-    counts = [chosen_of(length, (steps - step) / steps) for step in range(steps)]
+    counts = [selected_count(length, (steps - step) / steps) for step in range(steps)]
     numbers = torch.tensor([sum(count > token for count in counts) for token in range(length)])
     return numbers.to(chances.device).expand(chances.shape[:-1])

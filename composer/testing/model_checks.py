@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blocks.ir.costs import CostContext
-from blocks.ir.some_tokens import OnSome
+from blocks.ir.selected_tokens import OnSelectedTokens
 from blocks.ir.walk import graphs, operations
 from composer.costs.base.precision import BF16, FULL
 from composer.costs.counting.plan import count
@@ -126,7 +126,7 @@ def check_kept(model: ComposedModel, decode: Decoder, tokens: Tensor) -> None:
         at = CostContext(length, place.trips)
         for _, operation, _ in operations(body):
             if own := operation.sequence_cache(at):
-                inner = operation.inner if isinstance(operation, OnSome) else operation
+                inner = operation.inner if isinstance(operation, OnSelectedTokens) else operation
                 told += place.executions * own
                 most += place.executions * inner.sequence_cache(at)
                 keeping += place.executions

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from blocks.ir.graph import Graph
 from blocks.ir.operation import Value
-from blocks.ir.some_tokens import ChoosesTokens, chosen_of
+from blocks.ir.selected_tokens import SelectsTokens, selected_count
 from blocks.ir.tensor_type import TensorType
 from blocks.ir.walk import Place
 from composer.costs.base.precision import FULL, MIXED, Precision
@@ -114,12 +114,12 @@ class _Calls(fx.Interpreter):
                 assert got.nbytes == size, f"{where}: takes {got.nbytes} bytes, its type {type} says {size}"
 
     def _look_at(
-        self, where: str, type: TensorType, got: Tensor, size: int, chooses: ChoosesTokens | None
+        self, where: str, type: TensorType, got: Tensor, size: int, chooses: SelectsTokens | None
     ) -> None:
         batch, length = self.watched.tokens
         if chooses:
             # of these numbers, one at each step
-            sizes = {chosen_of(length, share) for share in chooses.keep}
+            sizes = {selected_count(length, share) for share in chooses.keep}
             length = got.shape[1] if got.shape[1] in sizes else max(sizes)
         _expect_shape(where, got, (batch, length, *type.shape))
         told = f"{where}: {got.dtype} takes {got.element_size()} bytes, its type {type} says {size}"

@@ -1,4 +1,4 @@
-"""Waiting for a store that cannot be reached."""
+"""PendingRows for a store that cannot be reached."""
 
 from __future__ import annotations
 

@@ -33,4 +33,4 @@ def test_an_operation_that_says_nothing_of_costs_counts_as_a_product_that_keeps_
     assert node.op.flops(at) == 2 * 12 * 8
     assert node.op.backward_flops(at) == 4 * 12 * 8
     assert node.saved(at) == SavedTensors(inputs=(0, 1), outputs=(0,))
-    assert node.op.scratch(at, IOBytes(64, 16, 0)) == WorkspaceBytes(16, 64, 64)
+    assert node.op.workspace(at, IOBytes(64, 16, 0)) == WorkspaceBytes(16, 64, 64)

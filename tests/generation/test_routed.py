@@ -6,7 +6,7 @@ from cases import FFN, SEQ, tree
 from models import compiled, tokens_for
 from strategies import make
 
-from blocks.kernels.past import ChosenKeysAndValues
+from blocks.kernels.past import SelectedKVCache
 from blocks.wiring.route.by import reference, token_reference
 from composer.module.generates import decoder
 from composer.testing.model_checks import check_decoding
@@ -66,6 +66,6 @@ def test_a_step_keeps_keys_and_values_of_the_tokens_that_run_it(route, monkeypat
     wanted, decode = [*counts], decoder(model, 9)
     for part in (tokens[:, :4], *tokens[:, 4:].split(1, 1)):
         decode(part)
-    found = [each.counts for each in decode.past._held.values() if isinstance(each, ChosenKeysAndValues)]
+    found = [each.counts for each in decode.past._held.values() if isinstance(each, SelectedKVCache)]
     assert torch.equal(torch.stack(found), torch.stack(wanted))
     assert len({*torch.stack(found).flatten().tolist()}) > 2, "all rows ran as much"

@@ -56,11 +56,11 @@ def attend_twin(query, token, memory, reads):
 
 
 def attend_part_twin(query, token, memory, bias=None, *, reads, window, stride):
-    """Compute what `reference.attend_part` computes without its bias, likewise."""
-    return _Twin.apply(query, token, memory, reference.part_of(reads, window, stride))
+    """Compute what `reference.attend_windowed` computes without its bias, likewise."""
+    return _Twin.apply(query, token, memory, reference.slots_read(reads, window, stride))
 
 
-TWINS = {"attend": attend_twin, "attend_part": attend_part_twin}
+TWINS = {"attend": attend_twin, "attend_windowed": attend_part_twin}
 """What stands for functions of the reference whose products are elementwise, which torch's counter misses."""
 
 

@@ -102,10 +102,10 @@ def _spec_of(row, draw):
     (_, last), options = plain["stages"], plain["model"]
     kept = {"model": options, "stage": last, "recur": last["recur"], "use": last["step"][0]}
     kept["parallel"] = last["step"][1]
-    place_of = {id(place): owner for owner, place in places.items()}
+    gradient_slice = {id(place): owner for owner, place in places.items()}
     held = {
         name: value
         for name, value in row.items()
-        if name not in given or given[name][1] in kept[place_of[id(given[name][0])]]
+        if name not in given or given[name][1] in kept[gradient_slice[id(given[name][0])]]
     }
     return plain, held

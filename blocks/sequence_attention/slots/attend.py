@@ -26,11 +26,9 @@ class SlotAttend(SlotRead):
     reads: LoopIndex = ORIGIN
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of slots that are read."""
         return {"reads": self.reads}
 
     def decoding_arguments(self) -> dict[str, Any]:
-        """Return the number of slots that are read, the window and its sinks."""
         return {"reads": self.reads, "window": self.window, "sinks": self.sinks}
 
     def tokens(self) -> WindowAttend:
@@ -41,7 +39,7 @@ class SlotAttend(SlotRead):
         """Keys and values of this step's tokens."""
         return self.tokens().sequence_cache(at)
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """What comes and goes, and every slot that is read."""
         slots = self.reads.mean(at.trips) * 2 * self.kv_heads * self.head_dim
-        return given + made + at.compute_bytes * slots
+        return read + written + at.compute_bytes * slots

@@ -11,13 +11,13 @@ from blocks.ir.kernel import Kernel
 from blocks.ir.numbers import largest
 from blocks.ir.operation import ORIGIN, LoopIndex, expect
 from blocks.ir.tensor_type import ORDER, TensorType
-from blocks.kernels.slots import KeepKV, SlotRead, slots_of
+from blocks.kernels.slots import SlotRead, WriteSlot, slots_of
 
 _DECODING = "blocks.sequence_attention.decoding"
 
 
 @dataclass(frozen=True)
-class KeepFirst(KeepKV):
+class KeepFirst(WriteSlot):
     """Write the keys and values that all steps read into the only slot: (k, v, token, slots) -> token."""
 
     decoding = ""
@@ -52,13 +52,11 @@ class AttendFirst(SlotRead):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one vector for each query head."""
         q, places = (self.heads, self.head_dim), TensorType((), "int")
         expect(self, inputs, q, places, ORDER, slots_of(inputs[-1], self.kv_heads, self.head_dim))
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """It reads the only slot there is."""
         return {}
 
     def flops(self, at: CostContext) -> float:
@@ -73,7 +71,7 @@ class AttendFirst(SlotRead):
     def _weights(self, at: CostContext) -> float:
         return 4 * self.heads * (at.sequence or at.context)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Scores twice, or beside fp32 copies of queries and of the slot."""
         query, weights = 4 * self.heads * self.head_dim, self._weights(at)
         slot = 4 * self.kv_heads * self.head_dim * (at.sequence or at.context) / at.context
@@ -82,7 +80,7 @@ class AttendFirst(SlotRead):
         backward = largest(2 * weights + query, weights + copies, weights + 2 * query + slot)
         return WorkspaceBytes(forward, backward, backward)
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """What comes and goes, and the slot."""
         slot = 2 * self.kv_heads * self.head_dim * (at.sequence or at.context) / at.context
-        return given + made + at.compute_bytes * slot
+        return read + written + at.compute_bytes * slot

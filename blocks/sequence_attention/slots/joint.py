@@ -38,7 +38,6 @@ class JointAttend(SlotAttend):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one vector for each query head."""
         q, kv = (self.heads, self.head_dim), (self.kv_heads, self.head_dim)
         expect(self, inputs, q, kv, kv, MASK, ORDER, slots_of(inputs[-1], *kv))
         return (TensorType(q, inputs[2].element),)
@@ -54,7 +53,7 @@ class JointAttend(SlotAttend):
     def _weights(self, at: CostContext) -> float:
         return 4 * self.heads * (at.context + self.reads.mean(at.trips))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Scores twice, beside fp32 copies of what is read by heads, and of slots token by token."""
         query, slot = 4 * self.heads * self.head_dim, 4 * self.kv_heads * self.head_dim
         reads, weights = self.reads.mean(at.trips), self._weights(at)

@@ -36,7 +36,6 @@ class StepsAttend(SlotAttend):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return one vector for each query head."""
         q = (self.heads, self.head_dim)
         expect(self, inputs, q, MASK, ORDER, slots_of(inputs[-1], self.kv_heads, self.head_dim))
         return (inputs[0],)
@@ -52,7 +51,7 @@ class StepsAttend(SlotAttend):
     def _weights(self, at: CostContext) -> float:
         return 4 * self.heads * at.context * self.reads.mean(at.trips)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Scores twice, or beside fp32 copies of queries and of the slots that are read."""
         query, weights = 4 * self.heads * self.head_dim, self._weights(at)
         slots = 4 * self.kv_heads * self.head_dim * self.reads.mean(at.trips)

@@ -43,7 +43,7 @@ class BackpropLast(Backprop):
         if site.is_last and isinstance(loss, Loss) and loss.reads_steps:
             yield Problem("", f"all beside loss: {loss.name}, which reads every step", self.plain())
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say through how many steps."""
         return f"gradients through the last {self.last} steps"
 

@@ -26,13 +26,12 @@ class Mean(SavesNothing, Operation):
     kernels = (Kernel("mean", f"{_REFERENCE}:mean", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
         expect(self, inputs, *[(self.width,)] * self.branches)
         return (TensorType((self.width,), widest(*inputs)),)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The branches are stacked."""
-        return WorkspaceBytes((self.branches + 1) * flow.made, flow.given, flow.given)
+        return WorkspaceBytes((self.branches + 1) * flow.outputs, flow.grad_inputs, flow.grad_inputs)
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ class Gate(Operation):
     kernels = (Kernel("gate", f"{_REFERENCE}:gate", "softmax over the branches, elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
         expect(self, inputs, (self.branches,), *[(self.width,)] * self.branches)
         return (TensorType((self.width,), widest(*inputs[1:])),)
 
@@ -55,7 +53,7 @@ class Gate(Operation):
         narrow = at.compute_bytes if at.widened else 0
         return SavedTensors(inputs=tuple(range(1, 1 + self.branches)), extra=(4 + narrow) * self.branches)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The sum so far, the next product and their sum; backward, one product beside all gradients."""
-        backward = (self.branches + 1) * (flow.made + at.compute_bytes)
-        return WorkspaceBytes(3 * flow.made + self.saved(at).extra, backward, backward)
+        backward = (self.branches + 1) * (flow.outputs + at.compute_bytes)
+        return WorkspaceBytes(3 * flow.outputs + self.saved(at).extra, backward, backward)

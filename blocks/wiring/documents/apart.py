@@ -21,7 +21,7 @@ class DocumentsApart(Documents):
     apart: Natural
     """The token that ends a document; where it is read it begins the next one."""
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Name the token."""
         return f"documents apart, from token {self.apart} on"
 

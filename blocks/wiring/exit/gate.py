@@ -33,6 +33,6 @@ class GatedExit(Exit):
             expected = f"none with model.loss {loss.plain()}, which trains no gate"
             yield Problem("", expected, self.plain(), "model.loss: {exit: 0.05} trains it")
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say that tokens may leave."""
         return "tokens may leave by a learned gate"

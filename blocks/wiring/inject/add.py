@@ -26,7 +26,7 @@ class AddInput(Inject):
     name = "add"
     aliases = "sum true plus residual"
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say from when on."""
         start = site.wiring.get("start")
         whole = start is not None and start.name != "input"
@@ -35,7 +35,7 @@ class AddInput(Inject):
     def around_step(self, build: Builder, x: Value, run: Run) -> Value:
         """Add the stage's input before the step."""
         width = build.width
-        operation = Sum((width,)) if build.starts_anew else InjectAdd(width, build.trip())
+        operation = Sum((width,)) if build.custom_start else InjectAdd(width, build.trip())
         return run(build.op("inject", operation, x, build.stage_input()))
 
 
@@ -51,12 +51,10 @@ class InjectAdd(SavesNothing, Operation):
     kernels = (Kernel("inject_add", f"{__name__}:inject_add", "elementwise, skipped at the first step"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
         expect(self, inputs, (self.width,), (self.width,))
         return (TensorType((self.width,), widest(*inputs)),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the step's index."""
         return {"index": self.index}
 
 

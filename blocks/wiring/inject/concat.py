@@ -25,7 +25,7 @@ class ConcatInput(Inject):
     name = "concat"
     aliases = "cat concatenate linear"
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Give the widths."""
         return f"[state, stage's input] {2 * site.width} → {site.width}"
 
@@ -47,7 +47,6 @@ class InjectConcat(Operation):
     kernels = (Kernel("inject_concat", f"{__name__}:inject_concat", "copied side by side for one product"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
         expect(self, inputs, (self.width,), (self.width,))
         return (inputs[0],)
 
@@ -59,7 +58,7 @@ class InjectConcat(Operation):
         """Keep both inputs as one copy."""
         return SavedTensors(extra=at.compute_bytes * 2 * self.width)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The copy is cast where products are narrower than the stream."""
         cast = at.stream_bytes if at.compute_bytes < at.stream_bytes else 0
         backward = at.compute_bytes * 2 * self.width

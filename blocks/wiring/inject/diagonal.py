@@ -33,7 +33,7 @@ class DiagonalInput(Inject):
     name = "diagonal"
     aliases = "lti stable parcae ssm"
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say what is added to what."""
         return "decayed state + projected norm of the stage's input"
 
@@ -64,7 +64,6 @@ class InjectDiagonal(Operation):
     kernels = (Kernel("inject_diagonal", f"{__name__}:inject_diagonal", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
         expect(self, inputs, (self.width,), (self.width,))
         return (TensorType((self.width,), widest(*inputs, "stream")),)
 
@@ -76,10 +75,10 @@ class InjectDiagonal(Operation):
         """Keep both inputs; exp(a), delta and the decay."""
         return SavedTensors(inputs=(0, 1), once=3 * at.weight_bytes * self.width)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Two products stand beside their sum; backward, one beside the gradients."""
-        backward = flow.given + flow.made
-        return WorkspaceBytes(3 * flow.made, backward, backward)
+        backward = flow.grad_inputs + flow.outputs
+        return WorkspaceBytes(3 * flow.outputs, backward, backward)
 
 
 def inject_diagonal(x: Tensor, entry: Tensor, decay: Tensor, delta: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class ExitLoss(Loss):
             hint = "give the stage exit: {gate: learned}"
             yield Problem("", "another loss where the last stage has exit: none", self.plain(), hint)
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Name the loss."""
         return f"expected cross-entropy over exits - {self.exit:g} entropy"
 

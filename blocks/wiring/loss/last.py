@@ -13,7 +13,7 @@ class LastStep(Loss):
     name = "last"
     aliases = "cross_entropy ce nll final"
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Name the loss."""
         return "cross-entropy"
 

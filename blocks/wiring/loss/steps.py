@@ -31,7 +31,7 @@ class StepsLoss(Loss):
         """Check that the last stage has steps to read."""
         yield from unread_steps(site, self)
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Name the loss and the weights."""
         return f"cross-entropy of each step, {self.steps} weights"
 

@@ -45,6 +45,6 @@ class OptimizerChoice(WiringConfig):
         """Return the matrix products of one update of a weight, none by default."""
         return Products(0, 0)
 
-    def scratch(self, weight: Weight, in_stage: bool, element: int) -> float:
+    def workspace(self, weight: Weight, in_stage: bool, element: int) -> float:
         """Return the bytes in use while a weight, of so many bytes per element, is updated."""
         raise NotImplementedError

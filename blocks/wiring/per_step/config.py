@@ -8,7 +8,7 @@ from typing import Literal
 from blocks.base.builder import Builder
 from blocks.base.config import Problem
 from blocks.base.fields import Count
-from blocks.base.operations import OwnWeights
+from blocks.base.operations import StepWeights
 from blocks.base.wiring import Run, Site, WiringConfig
 from blocks.ir.operation import Init, Value, Weight
 
@@ -49,7 +49,7 @@ class _OwnWeights(PerStep):
         if not site.tied:
             yield Problem("", "none in a stack, whose layers share no weights", self.plain())
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """List what each step has of its own."""
         norm, scale, rank = self.chosen()
         own = ["gains" if norm else "", "scales" if scale else "", f"rank {rank} adapters" if rank else ""]
@@ -58,7 +58,7 @@ class _OwnWeights(PerStep):
     def around_step(self, build: Builder, x: Value, run: Run) -> Value:
         """Let norms and projections of the step have weights per step."""
         norm, _, rank = self.chosen()
-        with build.own_weights(OwnWeights(norm, rank, build.trips(), build.trip())):
+        with build.step_weights(StepWeights(norm, rank, build.trips(), build.trip())):
             return run(x)
 
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:

@@ -27,21 +27,19 @@ class Gain(Operation):
     kernels = (Kernel("gain", f"{__name__}:gain", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's type."""
         expect(self, inputs, (self.width,))
         return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the factor's shape."""
         return (self.shape,)
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the input, and the factor as it was cast."""
         return SavedTensors(inputs=(0,), once=_cast(at, self.shape[0]))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, both factors have a product of the input's size; that of the learned one is summed."""
-        return WorkspaceBytes(flow.made, 2 * flow.made, 2 * flow.made)
+        return WorkspaceBytes(flow.outputs, 2 * flow.outputs, 2 * flow.outputs)
 
 
 @dataclass(frozen=True)
@@ -54,21 +52,19 @@ class TokenGain(Operation):
     kernels = (Kernel("token_gain", f"{__name__}:token_gain", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the type of x."""
         expect(self, inputs, (1,), (self.width,))
         return (inputs[1],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the scalar's shape."""
         return ((1,),)
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep x, for each token the sigmoid and the factor, and the scalar as it was cast."""
         return SavedTensors(inputs=(1,), extra=2 * at.compute_bytes, once=_cast(at, 1))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, both factors have a product of the size of x; that of the tokens' is summed."""
-        return WorkspaceBytes(flow.made + 2 * at.compute_bytes, 2 * flow.made, 2 * flow.made)
+        return WorkspaceBytes(flow.outputs + 2 * at.compute_bytes, 2 * flow.outputs, 2 * flow.outputs)
 
 
 def _cast(at: CostContext, size: int) -> float:

@@ -27,7 +27,7 @@ class GatedResidual(Residual):
     projection of the stream (arXiv 2609.03379).
     """
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say what has a gate."""
         each = {"scalar": "sublayer", "channel": "channel", "token": "token"}[self.gate]
         return f"a gate for each {each}, from 0"

@@ -31,7 +31,7 @@ class ScaledResidual(Residual):
     scale: Positive | Literal["1/steps", "learned"]
     """The factor s; `1/steps` is one over the steps of the stage, `learned` a scalar that starts at 1."""
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say by how much."""
         return f"updates times {'a learned scalar' if self.scale == 'learned' else self.scale}"
 
@@ -58,12 +58,10 @@ class Scale(SavesNothing, Operation):
     kernels = (Kernel("scale", f"{__name__}:scale", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's type."""
         expect(self, inputs, self.shape)
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the factor."""
         return {"scale": self.scale}
 
 

@@ -36,7 +36,7 @@ class OtherStart(Start):
     def around_loop(self, build: Builder, x: Value, run: Run) -> Value:
         """Start from another state."""
         x = self.state(build, x)
-        build.next.starts_anew = True
+        build.next.custom_start = True
         x = run(x)
-        build.next.starts_anew = False
+        build.next.custom_start = False
         return x

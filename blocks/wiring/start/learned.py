@@ -40,17 +40,15 @@ class Repeat(SavesNothing, Operation):
     decoding = LOCAL
     kernels = (Kernel("repeat", f"{__name__}:repeat", "copied"),)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped stage leaves the state as it is."""
         return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's type."""
         expect(self, inputs, (self.width,))
         return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the vector's shape."""
         return ((self.width,),)
 
 

@@ -21,7 +21,7 @@ class StartFromNoise(OtherStart):
     noise: Positive = 0.4**0.5
     """Standard deviation; the default is the paper's, where embeddings have the same."""
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Give the standard deviation."""
         return f"starts from noise of {self.noise:.3g}"
 

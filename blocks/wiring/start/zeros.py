@@ -39,12 +39,11 @@ class Zeros(SavesNothing, Operation):
     decoding = LOCAL
     kernels = (Kernel("zeros", f"{__name__}:zeros", "filled"),)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped stage leaves the state as it is."""
         return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's type."""
         expect(self, inputs, self.shape)
         return (inputs[0],)
 

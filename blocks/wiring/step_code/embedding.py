@@ -19,7 +19,7 @@ class StepEmbedding(StepCodeInRecur):
     aliases = "learned bias true"
     weights_per_step = True
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Count the vectors."""
         return f"a vector for each of {site.steps} steps"
 

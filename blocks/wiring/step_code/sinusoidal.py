@@ -25,7 +25,7 @@ class SinusoidalStepCode(StepCodeInRecur):
     name = "sinusoidal"
     aliases = "sine fixed sincos"
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say what is added."""
         return "sines and cosines of the step's number"
 
@@ -46,12 +46,10 @@ class AddStepSine(SavesNothing, Operation):
     kernels = (Kernel("add_step_sine", f"{__name__}:add_step_sine", "one row added to every token"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's type."""
         expect(self, inputs, (self.width,))
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the step's number."""
         return {"index": self.index}
 
 

@@ -41,18 +41,16 @@ class KeepRows(Operation):
 
     kernels = (Kernel("keep_rows", f"{__name__}:keep", "elementwise"),)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped stage leaves the state as it is."""
         return 1
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the type of the state."""
         new, old, _ = inputs
         expect(self, inputs, new.shape, new.shape, TensorType((self.steps,), "bool", "row"))
         return (old,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the step."""
         return {"step": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blocks.depth_attention import reference
+from blocks.depth_attention.backward_method import backward_method
 from blocks.depth_attention.operations import Attend, WriteKV
-from blocks.depth_attention.ways import backward_way
 from blocks.ir.operation import LoopIndex
 from blocks.kernels.slot_memory import slots
 from composer.bench.measuring import floors
@@ -150,7 +150,7 @@ def heads(size: Size, setting: Setting) -> Heads:
 
 
 def _chosen(at: Heads, steps: int) -> Way:
-    return backward_way(at.heads, at.kv_heads, at.head_dim, steps, at.element)
+    return backward_method(at.heads, at.kv_heads, at.head_dim, steps, at.element)
 
 
 class Drawn:
@@ -270,12 +270,12 @@ def forced(way: Way | None) -> Iterator[None]:
         yield
         return
     fused: Any = import_module("blocks.depth_attention.fused")
-    chooses = fused.backward_way
-    fused.backward_way = lambda *sizes: way
+    chooses = fused.backward_method
+    fused.backward_method = lambda *sizes: way
     try:
         yield
     finally:
-        fused.backward_way = chooses
+        fused.backward_method = chooses
 
 
 def looped(drawn: Drawn, fits: Fitting) -> Callable[[], list[Tensor]]:

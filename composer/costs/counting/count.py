@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from math import prod
 from typing import Any
 
+from blocks.ir.cost_wrapper import unwrap
 from blocks.ir.costs import CostContext
-from blocks.ir.counted import plain
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import largest
 from blocks.ir.numbers import total as sum_of
@@ -278,7 +278,7 @@ def _shares(
     blocks = data.blocks
     shares = {block: Share() for block in blocks}
     parts = [1.0]
-    if isinstance(product := plain(operation), Project):
+    if isinstance(product := unwrap(operation), Project):
         parts = [prod(shape) / product.width for shape in product.outputs]
     for block, part in zip(blocks, parts, strict=True):
         shares[block].forward += forward * part

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from blocks.ir.cost_wrapper import unwrap
 from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
-from blocks.ir.counted import plain
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.numbers import total
 from blocks.ir.operation import LoopIndex, Operation, Value
@@ -108,18 +108,18 @@ def needs(
     operation: Operation, flow: IOBytes, copied: float, batch: Batch, at: CostContext, again: bool
 ) -> Needs:
     """Return the bytes that an operation, which may run again, saves and needs at a place."""
-    at = replace(at, again=True) if again else at
+    at = replace(at, recomputed=True) if again else at
     saved = operation.saved(at) or SavedTensors()
     once = saved.once
-    scratch = operation.scratch(at, flow)
+    workspace = operation.workspace(at, flow)
     return Needs(
         batch.tokens * (saved.extra + copied) + once,
         WorkspaceBytes(
-            batch.tokens * scratch.forward + once,
-            batch.tokens * scratch.backward,
-            batch.tokens * scratch.weights,
-            scratch.until_end,
-            batch.tokens * scratch.early if scratch.early else 0.0,
+            batch.tokens * workspace.forward + once,
+            batch.tokens * workspace.backward,
+            batch.tokens * workspace.weights,
+            workspace.until_end,
+            batch.tokens * workspace.early if workspace.early else 0.0,
         ),
     )
 
@@ -259,5 +259,5 @@ def _ready(operation: Operation, data: Node, number: int, at: CostContext, size:
     if casts and compute < weight:
         # cast once for all products; gradients add up as they come, and are widened in the end
         return _Ready(compute, prepared=compute, late=weight - compute)
-    joined = kernel.prepared == 1 or (kernel.prepared and isinstance(plain(operation), Project))
+    joined = kernel.prepared == 1 or (kernel.prepared and isinstance(unwrap(operation), Project))
     return _Ready(weight, prepared=weight if joined else 0)

@@ -34,7 +34,7 @@ def update_of(graph: Graph, train: Train | None, element: int) -> Update:
     found = [*trained_weights(graph)]
     moments = (option.moments(weight, inside) * weight.size * copies for weight, inside, copies in found)
     average = total(weight.size * copies for weight, _, copies in found) if train and train.ema else 0
-    scratch = (option.scratch(weight, inside, element) for weight, inside, _ in found)
+    scratch = (option.workspace(weight, inside, element) for weight, inside, _ in found)
     return Update(element * total(moments), element * average, largest(0, *scratch))
 
 

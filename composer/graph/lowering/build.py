@@ -141,7 +141,7 @@ def _stage(build: Builder, name: str, stage: Stage, spec: Spec, x: Value, collec
     with build.at(""):
         entered = _single(options, build, x) if build.open_streams else x
     # a stage in another has nothing of that one's steps
-    with build.at(f"{name}."), build.own_weights(None):
+    with build.at(f"{name}."), build.step_weights(None):
         return _wrapped("around_loop", options, build, loop, x)
 
 

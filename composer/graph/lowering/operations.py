@@ -42,19 +42,19 @@ class Embed(Operation):
         """Return the scale, if it is not sqrt(width)."""
         return {} if self.scale is None else {"scale": self.scale}
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Read the rows that are looked up, write them scaled."""
-        return 2 * made
+        return 2 * written
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the token ids, int64."""
         return SavedTensors(inputs=(0,))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The rows stand beside what they are scaled to, either way; unscaled they are what is made."""
         if self.scale == 1:
-            return WorkspaceBytes(flow.made, 0, 0)
-        return WorkspaceBytes(2 * flow.made, flow.made, 0)
+            return WorkspaceBytes(flow.outputs, 0, 0)
+        return WorkspaceBytes(2 * flow.outputs, flow.outputs, 0)
 
 
 @dataclass(frozen=True)

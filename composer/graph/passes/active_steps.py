@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from itertools import chain, groupby
 from typing import Any, NamedTuple
 
-from blocks.ir.counted import OfSegments
+from blocks.ir.cost_wrapper import OfSegments
 from blocks.ir.graph import Graph, Loop, Node, Segment
 from blocks.ir.operation import LoopIndex, Operation, Value
 from blocks.ir.walk import graphs, operations
@@ -174,7 +174,7 @@ def _without(body: Graph, skipped: frozenset[str], step: int) -> Graph:
     def moved(value: Value) -> Value:
         while value.node in skipped:
             node = body.node(value.node)
-            position = node.op.passes(value.output)
+            position = node.op.passthrough(value.output)
             if position is None:
                 raise Unskippable(f"{value.node}: skipped at step {step}, where another operation reads it")
             value = node.inputs[position]

@@ -103,7 +103,7 @@ def _takes(graph: Graph, name: str, position: int, target: Target, apart: bool) 
 
 def _pays(operation: Operation, target: Target) -> bool:
     """Return whether a kernel that is worth fusing fits the target."""
-    return not all(unfit(kernel, operation, target) for kernel in operation.kernels[: operation.paying])
+    return not all(unfit(kernel, operation, target) for kernel in operation.kernels[: operation.worth_fusing])
 
 
 def _rewire(graph: Graph, maker: str, name: str, own: int) -> None:

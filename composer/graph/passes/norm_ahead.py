@@ -9,7 +9,7 @@ from blocks.ir.graph import Graph, Loop
 from blocks.ir.kernel import Target
 from blocks.ir.operation import LoopIndex, Value
 from blocks.ir.walk import operations
-from blocks.primitives.fused_operations import NormGiven, SumAhead
+from blocks.primitives.fused_operations import AddBeforeNorm, PrecomputedNorm
 from blocks.primitives.operations import Input, Norm, Sum
 from composer.graph.passes.choose_kernels import Kernels, unfit
 
@@ -60,7 +60,7 @@ def _fuse(loop: Loop, add: str, norm: str, target: Target) -> None:
     shape = body.type_of(Value(add)).shape
     narrow = target.dtype != "float32" and _one_product_reads(body, norm)
     index = LoopIndex(strides=((loop.index, 1),))
-    ahead, given = SumAhead(shape, narrow, index, loop.trips - 1), NormGiven(shape, narrow)
+    ahead, given = AddBeforeNorm(shape, narrow, index, loop.trips - 1), PrecomputedNorm(shape, narrow)
     if any(unfit(each.kernels[0], each, target) for each in (ahead, given)):
         return
     if loop.trips == 1:  # asked last: costs that are traced without a GPU hold for any number of steps

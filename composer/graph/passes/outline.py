@@ -25,12 +25,12 @@ class Part(SavesNothing, Operation):
 
     recomputable = False
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped part passes on the same inputs as its operations."""
         value = self.body.outputs[output]
         while value.node not in self.body.inputs:
             node = self.body.node(value.node)
-            position = node.op.passes(value.output)
+            position = node.op.passthrough(value.output)
             if position is None:
                 return None
             value = node.inputs[position]
@@ -51,7 +51,7 @@ def outline(graph: Graph) -> Graph:
     return outlined
 
 
-def part_of(node: str, steps: bool = False) -> str:
+def slots_read(node: str, steps: bool = False) -> str:
     """Return the part that a node belongs to, or "": the first of its name's parts.
 
     Of the operations of a step (`steps`) only sublayers are parts, which go by their position.
@@ -63,7 +63,7 @@ def part_of(node: str, steps: bool = False) -> str:
 def _grouped(graph: Graph, steps: bool = False) -> Graph:
     groups: dict[str, list[str]] = {}
     for node, operation, _ in operations(graph):
-        if not isinstance(operation, Input) and (part := part_of(node, steps)):
+        if not isinstance(operation, Input) and (part := slots_read(node, steps)):
             groups.setdefault(part, []).append(node)
     # what belongs to a whole stage, such as its start, stands beside it
     loops = {name for name, operation, _ in operations(graph) if isinstance(operation, Loop)}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from blocks.ir.graph import Graph, Loop, Node
 from blocks.ir.operation import Value
-from blocks.ir.some_tokens import ChoosesTokens, OnSome, PutsBack
+from blocks.ir.selected_tokens import OnSelectedTokens, ScattersTokens, SelectsTokens
 from blocks.ir.tensor_type import TensorType
 from blocks.ir.walk import operations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 def chooses(graph: Graph) -> bool:
     """Return whether an operation of a graph, loops in it left out, chooses tokens."""
-    return any(isinstance(operation, ChoosesTokens) for _, operation, _ in operations(graph))
+    return any(isinstance(operation, SelectsTokens) for _, operation, _ in operations(graph))
 
 
-def values_of_some(graph: Graph) -> dict[Value, ChoosesTokens]:
+def values_of_some(graph: Graph) -> dict[Value, SelectsTokens]:
     """Map the values of a graph, loops in it left out, that have some of the tokens to what chooses these."""
     found = _values_of_some(graph)
-    return {value: cast("ChoosesTokens", graph.node(name).op) for value, name in found.items()}
+    return {value: cast("SelectsTokens", graph.node(name).op) for value, name in found.items()}
 
 
 def nodes_of_some(graph: Graph) -> dict[str, str]:
@@ -36,9 +36,9 @@ def nodes_of_some(graph: Graph) -> dict[str, str]:
 def _values_of_some(graph: Graph) -> dict[Value, str]:
     some: dict[Value, str] = {}
     for name, operation, node in operations(graph):
-        if isinstance(operation, ChoosesTokens):
+        if isinstance(operation, SelectsTokens):
             some |= {Value(name, output): name for output in operation.some}
-        elif (found := _chooser(node, some)) and not isinstance(operation, PutsBack):
+        elif (found := _chooser(node, some)) and not isinstance(operation, ScattersTokens):
             tokens = (n for n, type in enumerate(node.types) if type.kind == "token")
             some |= {Value(name, output): found for output in tokens}
     return some
@@ -54,8 +54,8 @@ def counted_by_share(graph: Graph, length: int) -> Graph:
     for name, operation, node in operations(graph):
         if isinstance(operation, Loop):
             operation = replace(operation, body=counted_by_share(operation.body, length))
-        elif (found := _chooser(node, some)) and not isinstance(operation, ChoosesTokens):
-            operation = OnSome(operation, found)
+        elif (found := _chooser(node, some)) and not isinstance(operation, SelectsTokens):
+            operation = OnSelectedTokens(operation, found)
         types = tuple(
             _of_all(type, some[value].most(length)) if (value := Value(name, output)) in some else type
             for output, type in enumerate(node.types)

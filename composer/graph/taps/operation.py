@@ -80,7 +80,7 @@ class Tap(SavesNothing, Operation):
         steps = {f"step_{loop}": LoopIndex(0, ((loop, 1),)) for loop in self.loops}
         return {"taker": self.taker, "names": self.names, **steps}
 
-    def passes(self, output: int) -> int:
+    def passthrough(self, output: int) -> int:
         """A skipped tap passes its value on."""
         return 0
 

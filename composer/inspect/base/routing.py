@@ -8,8 +8,8 @@ from math import comb
 import torch
 from torch import Tensor
 
+from blocks.expert_attention.batched import BatchedExperts
 from blocks.expert_attention.operations import Route
-from blocks.expert_attention.sized import SizedExperts
 from blocks.ir.operation import Value
 from composer.inspect.base.left_out import LeftOut
 from composer.inspect.base.subject import Place, Subject
@@ -59,7 +59,7 @@ def routings(subject: Subject) -> list[Routing]:
     """
     places = subject.places(Route)
     if not places:
-        if subject.places(SizedExperts):
+        if subject.places(BatchedExperts):
             raise LeftOut("Its experts have a capacity or choose tokens; which they run is not recorded.")
         raise LeftOut("The model has no block of type expert_attention.")
     names = [[place.named(Value(place.name, output)) for output in (1, 0)] for place in places]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from blocks.depth_attention.operations import Attend
-from blocks.depth_attention.part import PartAttend
-from blocks.depth_attention.reference import attended, distances, part_of
+from blocks.depth_attention.reference import attended, distances, slots_read
+from blocks.depth_attention.windowed import WindowedAttend
 from blocks.kernels.slot_memory import SlotMemory
 from composer.inspect.base.left_out import LeftOut
 from composer.inspect.base.measure import Found, Measure, Tell
@@ -80,8 +80,8 @@ def _weights(
     if not reads:
         return made.movedim(0, -1)
     part, far = slice(reads), None
-    if isinstance(operation, PartAttend):
-        part = part_of(reads, operation.window, operation.stride)
+    if isinstance(operation, WindowedAttend):
+        part = slots_read(reads, operation.window, operation.stride)
         if operation.biased:
             untied = tuple(at for at, (_, loop) in zip(step, place.loops, strict=True) if not loop.tied)
             name = place.weight(place.graph.node(place.name).weights[0], untied)

@@ -148,7 +148,7 @@ def _running_apart(stage: Stage, blocks: Mapping[str, BlockConfig]) -> Iterator[
 
 def _needing_all_tokens(stage: Stage, blocks: Mapping[str, BlockConfig], around: Site) -> Iterator[Problem]:
     """Refuse an option that gives blocks some of the tokens where one of them needs whole sequences."""
-    option = next((each for each in around.wiring.values() if each.some_tokens), None)
+    option = next((each for each in around.wiring.values() if each.selects_tokens), None)
     names = _blocks_of(stage, blocks)
     for name in names if option else ():
         if option and (why := blocks[name].needs_all_tokens()):
@@ -190,7 +190,7 @@ def _crossing_documents(stage: Stage, blocks: Mapping[str, BlockConfig], around:
     why |= {
         f"{key}: {each.name}": "blocks get some of the tokens"
         for key, each in around.wiring.items()
-        if each.some_tokens
+        if each.selects_tokens
     }
     for place, reason in why.items():
         if reason:

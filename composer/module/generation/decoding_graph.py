@@ -52,9 +52,9 @@ class Next(SavesNothing, Operation):
         own = {"chosen_by": self.chosen_by} if self.chosen_by else {}
         return {**self.operation.decoding_arguments(), "place": self.place, "use": self.use, **own}
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """Return that of the operation."""
-        return self.operation.passes(output)
+        return self.operation.passthrough(output)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, get_args
 import torch
 from torch import Tensor
 
-from blocks.kernels.past import KeysAndValues, Past
+from blocks.kernels.past import KVCache, Past
 from composer.module.capture.recorder import CannotCapture, CudaGraphChoice, CudaGraphs, Recorder
 from composer.module.generation.decoder import Decoder
 from composer.settings.errors import first_line
@@ -137,7 +137,7 @@ class _Kept:
         for each in past.all_held():
             if isinstance(each, Tensor):
                 self._tensors.append((each, each.clone()))
-            elif type(each) is not KeysAndValues:
+            elif type(each) is not KVCache:
                 fields = vars(each)
                 self._fields.append((fields, dict(fields)))
                 self._tensors += [(x, x.clone()) for x in fields.values() if isinstance(x, Tensor)]

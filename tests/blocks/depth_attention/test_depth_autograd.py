@@ -12,7 +12,7 @@ from models import close, compiled, kept, probe, tokens_for
 from torch.utils.checkpoint import checkpoint
 
 from blocks.depth_attention import reference
-from blocks.depth_attention.operations import Attend, RotaryAttend, TurnedAppend, WriteKV
+from blocks.depth_attention.operations import Attend, RotaryAttend, RotaryWriteKV, WriteKV
 from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.slot_memory import slots as slots_of
@@ -42,7 +42,7 @@ def way(request, monkeypatch, where):
         count.pull += 1
         return pull(*args)
 
-    monkeypatch.setattr(fused, "backward_way", lambda *sizes: request.param)
+    monkeypatch.setattr(fused, "backward_method", lambda *sizes: request.param)
     monkeypatch.setattr(kernel, "attend_backward", counted)
     monkeypatch.setattr(kernel, "pull", pulled)
     return count
@@ -209,7 +209,7 @@ def test_queries_are_pulled_from_where_they_lie(way, monkeypatch):
 
 def test_what_was_pushed_and_pulled_is_turned_back_as_one(way, monkeypatch):
     ways = iter(["pull", "push", "pull"])
-    monkeypatch.setattr(fused, "backward_way", lambda *sizes: next(ways))
+    monkeypatch.setattr(fused, "backward_method", lambda *sizes: next(ways))
     leaves = weights(SIZES, device=way.where)
     same(torch.autograd.grad(loss_of(leaves, turned=True), leaves), expected(leaves, turned=True)[1:])
     assert (way.push, way.pull) == (1, 3)
@@ -258,17 +258,17 @@ def test_the_plan_takes_the_kernels_on_a_gpu_and_says_why_elsewhere():
 def test_on_a_gpu_heads_are_turned_by_the_kernels_that_read_them():
     there, here = (chosen(CASES["depth"], target) for target in (Target("cuda", "bfloat16"), None))
     assert {each: found[0].kernel.name for each, found in there.items()} == {
-        TurnedAppend: "triton_append_turned",
-        RotaryAttend: "triton_attend_turned",
+        RotaryWriteKV: "triton_append_rotated",
+        RotaryAttend: "triton_attend_rotated",
     }
     assert {*here} == {WriteKV, Attend}
-    for turned, alone in ((TurnedAppend, WriteKV), (RotaryAttend, Attend)):
+    for turned, alone in ((RotaryWriteKV, WriteKV), (RotaryAttend, Attend)):
         plain = here[alone][1]
         assert getattr(there[turned][1], "slot" if alone is WriteKV else "reads") == getattr(
             plain, "slot" if alone is WriteKV else "reads"
         )
     # queries and keys of a step are turned by one index
-    assert there[TurnedAppend][1].index == there[RotaryAttend][1].index != WriteKV.slot
+    assert there[RotaryWriteKV][1].index == there[RotaryAttend][1].index != WriteKV.slot
 
 
 @pytest.fixture
@@ -331,13 +331,13 @@ def once(functions, leaves, slots, reads, turned=False, before=0):
 def _read(functions, query, token, memory, reads, angle):
     if angle is None:
         return functions.attend(query, token, memory, reads)
-    return functions.attend_turned(query, token, memory, angle, reads, 2)
+    return functions.attend_rotated(query, token, memory, angle, reads, 2)
 
 
 def _write(functions, key, value, token, memory, slot, angle):
     if angle is None:
         return functions.append(key, value, token, memory, slot)
-    return functions.append_turned(key, value, token, memory, angle, slot, slot)
+    return functions.append_rotated(key, value, token, memory, angle, slot, slot)
 
 
 @pytest.mark.parametrize("turned", [False, True])

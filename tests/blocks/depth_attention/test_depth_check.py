@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blocks.depth_attention.operations import Attend, RotaryAttend, TurnedAppend, WriteKV
+from blocks.depth_attention.operations import Attend, RotaryAttend, RotaryWriteKV, WriteKV
 from blocks.ir.kernel import Target
 from composer.graph.passes.self_test import checked_kernels, run_check, self_test
 
@@ -17,7 +17,7 @@ OPERATIONS = [
     WriteKV(2, 40),
     Attend(6, 2, 40, "inclusive"),
     Attend(8, 1, 16, "exclusive"),
-    TurnedAppend(2, 48),
+    RotaryWriteKV(2, 48),
     RotaryAttend(3, 1, 80, "inclusive"),
 ]
 

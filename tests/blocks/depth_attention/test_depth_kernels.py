@@ -4,8 +4,8 @@ import pytest
 import torch
 from depth_kernels import SIZES, check, drawn, exact, far
 
+from blocks.depth_attention.backward_method import backward_method, pull_bytes, push_bytes
 from blocks.depth_attention.tiles import MEASURED, Shape, Tile, tile
-from blocks.depth_attention.ways import backward_way, pull_bytes, push_bytes
 
 kernel = pytest.importorskip("blocks.depth_attention.kernel", exc_type=ImportError)
 
@@ -128,9 +128,9 @@ def test_the_way_is_the_one_that_moves_fewer_bytes():
     # zeroed, then read, written, read in fp32, handed on in bf16
     assert push_bytes(1, 1, 1, 1, 2) == 2 * (4 + 4 + 4 + 4 + 2)
     for slots in (4, 16, 32):
-        ways = [backward_way(heads, 4, 64, slots, 2) for heads in (4, 8, 12, 24, 32)]
+        ways = [backward_method(heads, 4, 64, slots, 2) for heads in (4, 8, 12, 24, 32)]
         assert ways == ["pull", "pull", "pull", "push", "push"]
-    assert backward_way(8, 2, 64, 16, 4) == "push"
+    assert backward_method(8, 2, 64, 16, 4) == "push"
 
 
 def test_tiles_are_as_measured_or_fill_the_registers(monkeypatch):

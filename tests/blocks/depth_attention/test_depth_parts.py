@@ -16,12 +16,12 @@ from samples import samples
 from strategies import make
 
 from blocks.depth_attention import reference
-from blocks.depth_attention.part import PartAttend
+from blocks.depth_attention.windowed import WindowedAttend
 from blocks.ir.kernel import Target
 from blocks.ir.operation import LoopIndex
-from blocks.ir.part_mean import part_mean
 from blocks.ir.steps import OneStep, StepCount, Steps
 from blocks.ir.walk import graphs, operations
+from blocks.ir.windowed_mean import windowed_mean
 from composer.graph.compile import compile_graph
 from composer.module.model import ComposedModel
 
@@ -43,24 +43,24 @@ def test_the_mean_of_what_is_read_is_that_of_all_executions(base, loops, window,
         for at in product(*map(range, trips.values()))
     }
     taken = {at: ceil(min(each, window or each) / stride) for at, each in reads.items()}
-    assert part_mean(index, trips, window, stride) == pytest.approx(sum(taken.values()) / len(taken))
+    assert windowed_mean(index, trips, window, stride) == pytest.approx(sum(taken.values()) / len(taken))
     last = max(taken)
     there = {name: OneStep(step) for name, step in zip(trips, last, strict=True)}
-    assert part_mean(index, there, window, stride) == taken[last]
+    assert windowed_mean(index, there, window, stride) == taken[last]
 
 
 def test_the_mean_of_an_index_that_grows_at_some_steps_only():
     index = LoopIndex(1, (("m", 2),), (StepCount("n", Steps(step=2), 3),))
     grown = [0, 3, 3, 6, 6]
     found = [ceil(min(1 + 2 * m + each, 7) / 2) for each in grown for m in range(3)]
-    assert part_mean(index, {"n": 5, "m": 3}, 7, 2) == pytest.approx(sum(found) / len(found))
+    assert windowed_mean(index, {"n": 5, "m": 3}, 7, 2) == pytest.approx(sum(found) / len(found))
 
 
 def test_a_window_bounds_the_work_on_loops_of_any_length():
     index = LoopIndex(0, (("n", 10**12 + 1), ("m", 1)))
     trips = {"n": 10**12, "m": 10**12}
-    assert part_mean(index, trips, 1000, 1) == pytest.approx(1000)
-    assert part_mean(LoopIndex(1, (("n", 3),)), {"n": 10**12}, None, 64) == pytest.approx(
+    assert windowed_mean(index, trips, 1000, 1) == pytest.approx(1000)
+    assert windowed_mean(LoopIndex(1, (("n", 3),)), {"n": 10**12}, None, 64) == pytest.approx(
         3e12 / 128, rel=1e-6
     )
 
@@ -113,13 +113,13 @@ def test_the_kernel_reads_some_slots_and_steps_aside_for_a_bias(fields, reason):
         data.choice
         for body, _ in graphs(graph)
         for _, op, data in operations(body)
-        if isinstance(op, PartAttend)
+        if isinstance(op, WindowedAttend)
     )
     if reason:
-        assert choice.kernel.name == "slot_attend_part"
-        assert choice.why.endswith(f"not triton_attend_part: {reason}")
+        assert choice.kernel.name == "slot_attend_windowed"
+        assert choice.why.endswith(f"not triton_attend_windowed: {reason}")
     else:
-        assert choice.kernel.name == "triton_attend_part"
+        assert choice.kernel.name == "triton_attend_windowed"
 
 
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (2, 1), (None, 2), (4, 3)])
@@ -128,7 +128,7 @@ def test_the_kernel_over_some_slots_gives_what_the_reference_gives(where, window
     fused = pytest.importorskip("blocks.depth_attention.fused", exc_type=ImportError)
     sizes, found = (1, 3, 4, 2, 8, 5), []
     for module, dtype in ((fused, torch.float32), (reference, torch.float64)):
-        part = partial(module.attend_part, window=window, stride=stride)
+        part = partial(module.attend_windowed, window=window, stride=stride)
         # the last read is of all slots, whose gradients go another way where that is cheaper
         way = SimpleNamespace(
             append=module.append,

@@ -69,7 +69,7 @@ def test_a_wrong_number_is_told(where, monkeypatch, field, told):
 
 def test_the_kernels_have_checks():
     found = {kernel.name for kind, kernel in checked_kernels() if issubclass(kind, RoutedExperts)}
-    names = ("triton_experts", "triton_experts_turned")
+    names = ("triton_experts", "triton_experts_rotated")
     assert found == {f"{name}{end}" for name in names for end in ("", "_summed", "_gathered")}
 
 

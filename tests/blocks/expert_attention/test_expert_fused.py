@@ -12,7 +12,7 @@ from models import close, compiled, gradients, kept_of, tokens_for
 from strategies import make
 
 from blocks.expert_attention import reference
-from blocks.expert_attention.fused_operations import RoutedExperts, TurnedExperts
+from blocks.expert_attention.fused_operations import RotaryExperts, RoutedExperts
 from blocks.expert_attention.operations import Experts, Route
 from blocks.ir.costs import CostContext, IOBytes
 from blocks.ir.kernel import Target
@@ -27,7 +27,7 @@ from composer.module.model import ComposedModel
 
 fused = pytest.importorskip("blocks.expert_attention.fused", exc_type=ImportError)
 rows_kernel = pytest.importorskip("blocks.expert_attention.rows_kernel", exc_type=ImportError)
-from blocks.expert_attention import weight_rows, weights_kernel  # noqa: E402
+from blocks.expert_attention import pending_rows, weights_kernel  # noqa: E402
 
 KINDS = [
     *(pytest.param(name, torch.float32, id=name) for name in SIZES),
@@ -142,7 +142,7 @@ def test_keys_turned_back_give_what_turned_queries_give(kernels, size, dtype):
     active, width = SIZES[size][4], SIZES[size][2]
     angle = torch.linspace(0.1, 1, width // 2, device=kernels)
     leaves = [each.clone().requires_grad_() for each in weighed]
-    y = fused.turned_experts(*leaves[:2], angle, *leaves[2:], balance, None, active, 40)
+    y = fused.rotary_experts(*leaves[:2], angle, *leaves[2:], balance, None, active, 40)
     got = [y.detach(), *torch.autograd.grad(y, leaves, gradient)]
     exactly = [each.detach().double().requires_grad_() for each in weighed]
     query = rotate(exactly[1], torch.polar(torch.ones_like(angle), 40 * angle).to(torch.complex128))
@@ -164,7 +164,7 @@ def test_a_query_that_is_the_input_gets_one_gradient(kernels, monkeypatch, turne
     # what a model normed is no leaf
     given = leaves[0].cos()
     if turned:
-        y = fused.turned_experts(given, given, angle, *leaves[1:], balance, None, size[4], 3)
+        y = fused.rotary_experts(given, given, angle, *leaves[1:], balance, None, size[4], 3)
     else:
         y = fused.routed_experts(given, given, *leaves[1:], balance, None, size[4])
     got = [y.detach(), *torch.autograd.grad(y, leaves, gradient)]
@@ -198,7 +198,7 @@ def waiting(dtype, device, steps, gathered=None):
 @pytest.mark.parametrize("left", [True, False])
 def test_products_of_rows_add_up_over_steps(kernels, steps, gathered, left):
     given = waiting(torch.float16, kernels, steps, gathered)
-    total = weight_rows.Waiting(2, left)
+    total = pending_rows.PendingRows(2, left)
     exact = torch.zeros((3, 40, 24) if left else (3, 24, 40), dtype=torch.float64)
     for rows in given:
         a, b, order, ends = rows if left else (rows.right, rows.left, *rows[2:])
@@ -234,7 +234,7 @@ DREAMER = tree({"e": GROUPED}, {"recur": 2, "step": ["e"]}, width=16)
 @pytest.fixture
 def anywhere(kernels, monkeypatch):
     """Experts absorb their routing on any device that tests run on."""
-    for kind in (RoutedExperts, TurnedExperts):
+    for kind in (RoutedExperts, RotaryExperts):
         first, *others = kind.kernels
         monkeypatch.setattr(kind, "kernels", (replace(first, unfit=lambda *_: ""), *others))
     return kernels
@@ -255,7 +255,7 @@ def test_on_a_gpu_experts_absorb_their_routing_and_the_rotation_of_queries(code)
     graph = compile_graph(spec, Target("cuda", "bfloat16"))
     ((node, data),) = found(graph)
     turned = code == "rotary"
-    kind = TurnedExperts if turned else RoutedExperts
+    kind = RotaryExperts if turned else RoutedExperts
     expected = kind(16, 5, 2, 8, 1e-3, sums=True, gathered=True)
     assert replace(data.op, **({"index": ORIGIN} if turned else {})) == expected
     assert node.endswith("e.experts")
@@ -269,7 +269,7 @@ def test_on_a_gpu_experts_absorb_their_routing_and_the_rotation_of_queries(code)
         "load",
     ]
     assert data.inputs[0] == data.inputs[1]
-    assert data.kernel.name == ("triton_experts_turned_gathered" if turned else "triton_experts_gathered")
+    assert data.kernel.name == ("triton_experts_rotated_gathered" if turned else "triton_experts_gathered")
 
 
 @pytest.mark.parametrize(
@@ -315,15 +315,15 @@ def kept_by_experts(sizes, tokens, device, turned):
     if not turned:
         return kept_of(lambda: fused.routed_experts(x, query, *leaves, balance, None, active), leaves)
     angle = torch.ones(width // 2, device=device)
-    return kept_of(lambda: fused.turned_experts(x, query, angle, *leaves, balance, None, active, 3), leaves)
+    return kept_of(lambda: fused.rotary_experts(x, query, angle, *leaves, balance, None, active, 3), leaves)
 
 
-@pytest.mark.parametrize("kind", [RoutedExperts, TurnedExperts])
+@pytest.mark.parametrize("kind", [RoutedExperts, RotaryExperts])
 @pytest.mark.parametrize("size", ["fewer tokens than a tile", "most experts empty"])
 def test_what_is_kept_is_declared_and_less_than_the_reference_keeps(kernels, size, kind):
     sizes = SIZES[size]
     _, _, width, experts, active, hidden = sizes
-    turned = kind is TurnedExperts
+    turned = kind is RotaryExperts
     more, less = (kept_by_experts(sizes, tokens, kernels, turned) for tokens in (16, 8))
     at = CostContext(8, {})
     saved = kind(width, experts, active, hidden, 0.0).saved(at)
@@ -341,9 +341,9 @@ def test_it_computes_what_its_parts_compute():
     assert whole.flops(at) == sum(part.flops(at) for part in parts)
     assert {*whole.weight_shapes()} == {*parts[0].weight_shapes(), *parts[1].weight_shapes()}
     assert (whole.update, whole.update_arguments()) == (parts[0].update, parts[0].update_arguments())
-    assert whole.scratch(at, flow).forward >= whole.saved(at).extra
+    assert whole.workspace(at, flow).forward >= whole.saved(at).extra
     narrow = CostContext(8, {}, 2, 2, 2)
     assert whole.saved(narrow).inputs == (0,)
-    turned = TurnedExperts(16, 5, 2, 8, 1e-3)
+    turned = RotaryExperts(16, 5, 2, 8, 1e-3)
     assert turned.saved(narrow).inputs == (0, 1)
     assert whole.saved(narrow).extra - turned.saved(narrow).extra == 4 * 16

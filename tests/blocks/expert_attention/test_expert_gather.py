@@ -10,7 +10,7 @@ from depth_kernels import check
 from expert_kernels import SIZES, drawn, exact
 from strategies import make
 
-from blocks.expert_attention.fused_operations import RoutedExperts, TurnedExperts
+from blocks.expert_attention.fused_operations import RotaryExperts, RoutedExperts
 from blocks.expert_attention.tiles import GatherTile
 from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
@@ -77,7 +77,7 @@ def test_experts_give_the_outputs_and_gradients_of_those_with_sorted_rows(kernel
         x, query, *weights = leaves = [each.clone().requires_grad_() for each in weighed]
         rest = (*weights, balance, None, size[4])
         if turned:
-            y = fused.turned_experts(x, query, angle, *rest, 3, gathered)
+            y = fused.rotary_experts(x, query, angle, *rest, 3, gathered)
         else:
             y = fused.routed_experts(x, query, *rest, gathered)
         made.append([y.detach(), *torch.autograd.grad(y, leaves, gradient)])
@@ -99,11 +99,11 @@ def kernel_of(dtype):
 
 def test_the_plan_says_which_product_runs_and_why():
     node, op = kernel_of("bfloat16")
-    assert node.kernel.name == "triton_experts_turned_gathered"
+    assert node.kernel.name == "triton_experts_rotated_gathered"
     assert op.gathered
     assert "the second is torch's" in node.choice.why
     node, op = kernel_of("float32")
-    assert node.kernel.name == "triton_experts_turned_summed"
+    assert node.kernel.name == "triton_experts_rotated_summed"
     assert not op.gathered
     assert "no tensor cores in float32" in node.choice.why
 
@@ -125,7 +125,7 @@ def test_a_self_test_finds_a_product_that_is_wrong(kernels, monkeypatch):
 
 
 def test_both_operations_try_it_first():
-    assert [kind.kernels[0].name for kind in (RoutedExperts, TurnedExperts)] == [
+    assert [kind.kernels[0].name for kind in (RoutedExperts, RotaryExperts)] == [
         "triton_experts_gathered",
-        "triton_experts_turned_gathered",
+        "triton_experts_rotated_gathered",
     ]

@@ -9,7 +9,7 @@ from cases import EXPERT, FFN, tree
 from models import close, compiled, tokens_for
 from strategies import make
 
-from blocks.expert_attention import sized_reference
+from blocks.expert_attention import batched_reference
 from composer.cli.main import main
 from composer.settings.errors import SpecError
 
@@ -82,11 +82,11 @@ def test_outputs_and_gradients_are_those_of_the_equations(capacity, scores, reno
     state = 0.3 * torch.arange(EXPERTS, dtype=torch.float64)
     if capacity is None:
         counted = torch.zeros(EXPERTS + 1, dtype=torch.float64)
-        y = sized_reference.choosing_tokens(*leaves[:2], True, *leaves[2:], state, counted, 2, **options)
+        y = batched_reference.choosing_tokens(*leaves[:2], True, *leaves[2:], state, counted, 2, **options)
         expected = by_hand_choosing(*leaves, 2, scores, renormalize, act)
     else:
         counted = torch.zeros(EXPERTS)
-        y = sized_reference.with_capacity(
+        y = batched_reference.with_capacity(
             *leaves[:2], True, *leaves[2:], state, counted, 2, capacity, balance_loss=False, **options
         )
         expected = by_hand_with_capacity(*leaves, state, 2, capacity, scores, renormalize, act)
@@ -153,9 +153,9 @@ def test_thresholds_follow_the_cutoffs_so_that_inference_runs_as_many_tokens():
         ran.append((scores >= threshold).float().mean((0, 1)))
 
     with pytest.MonkeyPatch.context() as patch:
-        above = sized_reference._above
+        above = batched_reference._above
         patch.setattr(
-            sized_reference, "_above", lambda x, every, *rest: (spied(every), above(x, every, *rest))[1]
+            batched_reference, "_above", lambda x, every, *rest: (spied(every), above(x, every, *rest))[1]
         )
         model.eval()(tokens)
     # an expert's share of the tokens: ceil(8 * 2 / 5) of 8

@@ -76,8 +76,8 @@ def run(functions, sizes, leaves, span="inclusive", detached=(), again=None, tur
             k, v = k.detach(), v.detach()
         reads = t + (span == "inclusive")
         if turned:
-            token = functions.append_turned(k, v, token, memory, angle, t, t + 1)
-            y = functions.attend_turned(q, token, memory, angle, reads, t + 1)
+            token = functions.append_rotated(k, v, token, memory, angle, t, t + 1)
+            y = functions.attend_rotated(q, token, memory, angle, reads, t + 1)
         else:
             token = functions.append(k, v, token, memory, t)
             y = functions.attend(q, token, memory, reads)

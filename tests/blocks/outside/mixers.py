@@ -122,8 +122,10 @@ class Spread(Operation):
     def saved(self, at):
         return SavedTensors(outputs=(0,))
 
-    def scratch(self, at, flow):
-        return WorkspaceBytes(2 * flow.made, flow.made + flow.given, flow.made + flow.given)
+    def workspace(self, at, flow):
+        return WorkspaceBytes(
+            2 * flow.outputs, flow.outputs + flow.grad_inputs, flow.outputs + flow.grad_inputs
+        )
 
 
 class Ranked(BlockConfig):

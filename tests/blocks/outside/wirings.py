@@ -39,7 +39,7 @@ class StepEmbedding(StepCode):
         if site.wiring["inject"].plain() == "concat":
             yield Problem("", "none beside inject: concat", self.name)
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         return f"a vector for each of {site.steps} steps"
 
     def around_step(self, build: Builder, x: Value, run: Run) -> Value:

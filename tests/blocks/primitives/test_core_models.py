@@ -10,7 +10,7 @@ from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.tensors import DTYPES
 from blocks.primitives import fused
-from blocks.primitives.fused_operations import AddNorm, NormGiven, NormRotate, SumAhead
+from blocks.primitives.fused_operations import AddBeforeNorm, AddNorm, NormRotate, PrecomputedNorm
 from blocks.primitives.operations import Norm, Rotate, Sum
 from composer.costs.base.precision import FULL
 from composer.costs.memory.saved_tensors import saved_per_token
@@ -60,11 +60,11 @@ def test_a_plan_for_a_gpu_fuses_and_a_plan_for_a_cpu_does_not(case):
     there, here = (kinds(compile_graph(spec, target)) for target in (Target("cuda", "bfloat16"), None))
     assert not {AddNorm, NormRotate} & {*here}
     assert there.count(AddNorm) >= 1
-    assert there.count(SumAhead) == there.count(NormGiven)
-    fused_norms = sum(map(there.count, (AddNorm, NormRotate, NormGiven)))
+    assert there.count(AddBeforeNorm) == there.count(PrecomputedNorm)
+    fused_norms = sum(map(there.count, (AddNorm, NormRotate, PrecomputedNorm)))
     assert here.count(Norm) == there.count(Norm) + fused_norms
     assert here.count(Rotate) == there.count(Rotate) + there.count(NormRotate)
-    assert here.count(Sum) == there.count(Sum) + there.count(AddNorm) + there.count(SumAhead)
+    assert here.count(Sum) == there.count(Sum) + there.count(AddNorm) + there.count(AddBeforeNorm)
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -120,6 +120,6 @@ def test_replayed_steps_of_kernels_give_the_loss_and_gradients_of_plain_ones(pla
             loss, _ = model._losses(tokens, tokens, run)
             loss.backward()
         found.append({name: each.grad.clone() for name, each in model.named_parameters()})
-    assert {SumAhead, NormGiven} < {*kinds(model.graph)}
+    assert {AddBeforeNorm, PrecomputedNorm} < {*kinds(model.graph)}
     assert graphs.replayed == 3
     close(*found, 1e-6)

@@ -7,7 +7,7 @@ import torch
 from core_kernels import table_for
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blocks.kernels.joined_gradients import place_of
+from blocks.kernels.joined_gradients import gradient_slice
 from blocks.kernels.slot_memory import slots
 from blocks.kernels.tensors import DTYPES
 from blocks.primitives import fused, reference
@@ -57,7 +57,7 @@ class Writes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x):
-        ctx.place = place_of(x)
+        ctx.place = gradient_slice(x)
         return 2 * x
 
     @staticmethod
@@ -87,7 +87,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_gradients_are_those_of_autograd_whoever_writes_them(way):
-    write = {"chained": lambda x: Writes.apply(x) if place_of(x) else twice(x)}.get(way, Writes.apply)
+    write = {"chained": lambda x: Writes.apply(x) if gradient_slice(x) else twice(x)}.get(way, Writes.apply)
     found = []
     for functions, made in ((fused, write), (reference, twice)):
         leaves = drawn()
@@ -156,7 +156,7 @@ def test_heads_are_turned_back_side_by_side(kernels, dtype, normed):
 @pytest.mark.parametrize("way", ["pull", "push"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_gradients_of_queries_and_slots_are_written_side_by_side(kernels, monkeypatch, way, turned):
-    monkeypatch.setattr(depth, "backward_way", lambda *sizes: way)
+    monkeypatch.setattr(depth, "backward_method", lambda *sizes: way)
     angle = torch.tensor([0.3, 0.2, 0.1], device=kernels)
     found = []
     for functions, attention in ((fused, depth), (reference, depth_reference)):
@@ -168,8 +168,8 @@ def test_gradients_of_queries_and_slots_are_written_side_by_side(kernels, monkey
         for step in range(3):
             q, k, v = functions.project_joined(x, joined, SHAPES)
             if turned:
-                token = attention.append_turned(k, v, token, memory, angle, slot=step, index=step)
-                y = attention.attend_turned(q, token, memory, angle, reads=step + 1, index=step)
+                token = attention.append_rotated(k, v, token, memory, angle, slot=step, index=step)
+                y = attention.attend_rotated(q, token, memory, angle, reads=step + 1, index=step)
             else:
                 token = attention.append(k, v, token, memory, slot=step)
                 y = attention.attend(q, token, memory, reads=step + 1)
@@ -189,7 +189,7 @@ def test_columns_between_parts_stay_zero(monkeypatch):
     for functions in (fused, reference):
         leaves = drawn()
         q, k, v = parts_of(leaves, functions)
-        assert place_of(q) is None
+        assert gradient_slice(q) is None
         loss = q.sin().sum() + k.square().sum() + v.exp().sum()
         found.append(torch.autograd.grad(loss, leaves))
     close(*found)

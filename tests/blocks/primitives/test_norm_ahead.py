@@ -13,7 +13,7 @@ from blocks.ir.kernel import Target
 from blocks.ir.walk import graphs, operations
 from blocks.kernels.tensors import DTYPES
 from blocks.primitives import fused, norm_kernel
-from blocks.primitives.fused_operations import NormGiven, SumAhead
+from blocks.primitives.fused_operations import AddBeforeNorm, PrecomputedNorm
 from composer.costs.base.precision import FULL
 from composer.costs.memory.saved_tensors import saved_per_token
 from composer.graph.compile import compile_graph
@@ -33,8 +33,8 @@ def pairs(stages, target=GPU, **options):
     spec = make(tree(blocks, *stages, width=16))
     graph = compile_graph(spec, target, **options)
     kinds = [type(op) for body, _ in graphs(graph) for _, op, _ in operations(body)]
-    assert kinds.count(SumAhead) == kinds.count(NormGiven)
-    return kinds.count(SumAhead)
+    assert kinds.count(AddBeforeNorm) == kinds.count(PrecomputedNorm)
+    return kinds.count(AddBeforeNorm)
 
 
 def test_steps_with_one_gain_and_gradients_are_paired():
@@ -61,7 +61,7 @@ def test_a_gain_keeps_its_gradient_where_that_of_the_state_ends(last, found):
     graph = compile_graph(make(LOOP), GPU, "reference")
     graph.replace("stages.0", op=replace(graph.loop("stages.0"), last=last))
     body = norm_ahead(graph, GPU).loop("stages.0").body
-    assert sum(isinstance(op, SumAhead) for _, op, _ in operations(body)) == found
+    assert sum(isinstance(op, AddBeforeNorm) for _, op, _ in operations(body)) == found
 
 
 def test_nor_are_those_of_a_cpu_of_parts_apart_or_that_run_again():
@@ -74,8 +74,8 @@ def test_nor_are_those_of_a_cpu_of_parts_apart_or_that_run_again():
 def test_the_norm_is_narrow_for_a_product_alone():
     graph = compile_graph(make(LOOP), GPU)
     (body,) = (body for body, place in graphs(graph) if place.loops)
-    (given,) = (op for _, op, _ in operations(body) if isinstance(op, NormGiven))
-    (ahead,) = (op for _, op, _ in operations(body) if isinstance(op, SumAhead))
+    (given,) = (op for _, op, _ in operations(body) if isinstance(op, PrecomputedNorm))
+    (ahead,) = (op for _, op, _ in operations(body) if isinstance(op, AddBeforeNorm))
     assert given.narrow
     assert ahead.narrow
     wide = compile_graph(make(LOOP), replace(GPU, dtype="float32"))
@@ -140,9 +140,9 @@ def test_a_state_of_another_loop_brings_no_norm(planned_for_a_gpu):
     a, b = (torch.randn(1, 3, 8, generator=draw).to(where) for _ in range(2))
     own, other = (torch.full((8,), size, device=where) for size in (1.0, 2.0))
     for gain, share in ((own, 1.0), (other, 2.0)):
-        total = fused.add_ahead(a, b, own, False, index=0, last=2)
-        normed = fused.norm_given(total, gain, False)
-        torch.testing.assert_close(normed, share * fused.norm_given(total, own, False))
+        total = fused.add_before_norm(a, b, own, False, index=0, last=2)
+        normed = fused.precomputed_norm(total, gain, False)
+        torch.testing.assert_close(normed, share * fused.precomputed_norm(total, own, False))
 
 
 def test_it_keeps_what_it_declares(planned_for_a_gpu):

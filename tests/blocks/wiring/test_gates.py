@@ -57,5 +57,5 @@ def test_blocks_of_a_sublayer_share_the_norm_of_their_scores_and_others_have_non
 def test_the_words_of_pictures_name_what_is_learned():
     from blocks.base.wiring import Site
 
-    assert ScaledResidual(scale="learned").words(Site(8)) == "updates times a learned scalar"
-    assert ScaledResidual(scale=0.5).words(Site(8)) == "updates times 0.5"
+    assert ScaledResidual(scale="learned").summary(Site(8)) == "updates times a learned scalar"
+    assert ScaledResidual(scale=0.5).summary(Site(8)) == "updates times 0.5"

@@ -196,7 +196,7 @@ def test_the_tied_gradient_is_the_sum_of_the_gradients_of_untied_copies():
         ),
         (
             {"blocks": {**BLOCKS, "seq": {"type": "depth_attention", "heads": 2}}},
-            "it is not known to do with",
+            "the block does not declare that it can run",
         ),
         ({"route": {"kv": "first"}, "keep": (0.5,)}, "1 as the first share beside kv: first"),
         ({"route": {"kv": "first"}, "per_step": "norm"}, "here beside per_step"),

@@ -50,7 +50,7 @@ class AdaptiveComputationTime(Halt):
             expected = "none beside residual: streams, of which there are several from step to step"
             yield Problem("", expected, self.plain())
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say that tokens halt."""
         return f"tokens halt at {self.threshold:g}, ponder cost x {self.act:g}"
 

@@ -27,7 +27,6 @@ class HaltStart(SavesNothing, Operation):
     kernels = (Kernel("halt_start", f"{_REFERENCE}:halt_start", "filled"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return two numbers per token."""
         expect(self, inputs, (self.width,))
         return (_NUMBER, _NUMBER)
 
@@ -44,22 +43,22 @@ class HaltUpdate(Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the types of what is carried on."""
         expect(self, inputs, (1,), (self.width,), (self.width,), _NUMBER, _NUMBER)
         return (inputs[2], _NUMBER, _NUMBER)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the threshold."""
         return {"threshold": self.threshold}
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep both states, the weight of the step in fp32, and whether a token runs on or halts."""
         return SavedTensors(inputs=(1, 2), extra=4 + 1)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, some numbers per token. Backward, a product of both states' size is summed first."""
         numbers = 4 * 4
-        return WorkspaceBytes(flow.made + 5 + numbers, flow.given + numbers, flow.given + numbers)
+        return WorkspaceBytes(
+            flow.outputs + 5 + numbers, flow.grad_inputs + numbers, flow.grad_inputs + numbers
+        )
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,5 @@ class TokenMean(SavesNothing, Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return a scalar."""
         expect(self, inputs, _NUMBER)
         return (SCALAR,)

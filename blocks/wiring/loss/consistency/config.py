@@ -50,7 +50,7 @@ class ConsistencyLoss(LastStep):
             if self.short >= stage.steps:
                 yield Problem("short", f"a number below that of the stage ({stage.steps})", self.short)
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Name the loss."""
         return f"cross-entropy, drawn to the states in {self.short} steps"
 

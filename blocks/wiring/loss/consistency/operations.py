@@ -29,7 +29,6 @@ class StateDistance(Operation):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return a scalar."""
         expect(self, inputs, (self.width,), (self.width,), IDS)
         return (SCALAR,)
 
@@ -41,8 +40,8 @@ class StateDistance(Operation):
         """Differences are in fp32."""
         return "fp32"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, the square beside the difference; backward, gradients of both factors and their sum."""
         square, row = 4 * self.width, 4
-        forward = self.saved(at).extra + square + flow.copied
+        forward = self.saved(at).extra + square + flow.casts
         return WorkspaceBytes(forward, 3 * square + row, 3 * square + row)

@@ -38,7 +38,6 @@ class ExitCrossEntropy(Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return three scalars."""
         expect(self, inputs, TensorType((self.steps, self.width), kind="steps"), IDS)
         return (SCALAR, SCALAR, SCALAR)
 
@@ -47,7 +46,6 @@ class ExitCrossEntropy(Operation):
         return ((self.vocab, self.width), (1, self.width), (1,))
 
     def arguments(self) -> dict[str, Any]:
-        """Return the weight of the entropy."""
         return {"entropy": self.entropy}
 
     def flops(self, at: CostContext) -> float:
@@ -63,17 +61,17 @@ class ExitCrossEntropy(Operation):
         """Autocast casts what a product reads."""
         return "compute"
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Write the logits of each step and read them."""
-        return self._heads.traffic(at, given, made)
+        return self._heads.traffic(at, read, written)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward the last head or the probabilities need most; backward gates come before heads.
 
         The gradients that gates make of states stand beside what heads need.
         """
-        scratch, losses = self._heads.scratch(at, flow), 4 * self.steps
-        probabilities = self._heads.saved(at).extra + flow.copied + self._numbers + 3 * losses
+        scratch, losses = self._heads.workspace(at, flow), 4 * self.steps
+        probabilities = self._heads.saved(at).extra + flow.casts + self._numbers + 3 * losses
         gates = at.compute_bytes * (self.steps - 1) * self.width + losses - self._numbers
         return WorkspaceBytes(
             largest(scratch.forward + losses, probabilities),

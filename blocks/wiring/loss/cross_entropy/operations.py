@@ -34,7 +34,6 @@ class CrossEntropy(Operation):
     kernels = (Kernel("cross_entropy", f"{_REFERENCE}:cross_entropy", "log-softmax in fp32"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return a scalar."""
         expect(self, inputs, (self.vocab,), IDS)
         return (SCALAR,)
 
@@ -46,9 +45,9 @@ class CrossEntropy(Operation):
         """The log-softmax is in fp32."""
         return "fp32"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the gradients of the log-softmax and of the logits, in fp32."""
-        return WorkspaceBytes(flow.copied + 4 * self.vocab, 8 * self.vocab, 8 * self.vocab)
+        return WorkspaceBytes(flow.casts + 4 * self.vocab, 8 * self.vocab, 8 * self.vocab)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
         """Take over the head where the logits of a micro-batch are larger than those of a chunk."""
@@ -92,7 +91,7 @@ class HeadLoss(Operation):
         ),
     )
     recomputable = False
-    paying = None
+    worth_fusing = None
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Return a scalar and the logits, which training does not make."""
@@ -103,19 +102,19 @@ class HeadLoss(Operation):
         """Return [vocab, width]."""
         return ((self.vocab, self.width),)
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Write the logits and read them."""
-        return given + 2 * at.compute_bytes * self.vocab
+        return read + 2 * at.compute_bytes * self.vocab
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the gradient of the input as products make it, and that of the weight in fp32."""
         return SavedTensors(extra=at.compute_bytes * self.width, once=4 * self.vocab * self.width)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Beside what is kept, a chunk and the cast weight; backward, gradients are scaled."""
         cast = at.compute_bytes * self.vocab * self.width if at.compute_bytes < at.weight_bytes else 0
         forward = self.saved(at).extra + (self._chunk(at) + cast) / at.tokens + (4 if self.fused else 0)
-        return WorkspaceBytes(forward, flow.given, flow.given)
+        return WorkspaceBytes(forward, flow.grad_inputs, flow.grad_inputs)
 
     def _chunk(self, at: CostContext) -> float:
         """Return the bytes of a chunk: the softmax in fp32 beside the logits, or products for gradients.

@@ -82,7 +82,6 @@ class StepsCrossEntropy(Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return two scalars."""
         states = TensorType((self.steps, self.width), kind="steps")
         expect(self, inputs, states, IDS)
         return (SCALAR, SCALAR)
@@ -92,7 +91,6 @@ class StepsCrossEntropy(Operation):
         return ((self.vocab, self.width),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return how steps are weighted."""
         return {"weighting": self.weighting}
 
     def flops(self, at: CostContext) -> float:
@@ -110,22 +108,22 @@ class StepsCrossEntropy(Operation):
         """Autocast casts what a product reads."""
         return "compute"
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Write the logits of each step and read them."""
-        return given + 2 * at.compute_bytes * self.steps * self.vocab
+        return read + 2 * at.compute_bytes * self.steps * self.vocab
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward the last step needs most; backward gradients of states replace what their steps kept."""
         compute, vocab, width, later = at.compute_bytes, self.vocab, self.width, self.steps - 1
         kept = self.saved(at).extra
         if self.by_chunks:
             one = HeadLoss(width, vocab, fused=self.fused)
-            scratch = one.scratch(at, flow)
+            scratch = one.workspace(at, flow)
             forward = kept - one.saved(at).extra + scratch.forward
-            return WorkspaceBytes(forward, flow.given, flow.given)
-        forward = kept + flow.copied + (compute + at.widened) * vocab
+            return WorkspaceBytes(forward, flow.grad_inputs, flow.grad_inputs)
+        forward = kept + flow.casts + (compute + at.widened) * vocab
         # what a step leaves: the gradient of its state, for its log-softmax and its state or the copy of it
-        left = flow.given / self.steps - 4 * vocab - compute * width
+        left = flow.grad_inputs / self.steps - 4 * vocab - compute * width
         softmax = 8 * vocab
         product = (compute - 4) * vocab + compute * width
         grown = largest(0, later * left)

@@ -22,6 +22,6 @@ class AdamW(OptimizerChoice):
         """Return one, the number of updates."""
         return 1
 
-    def scratch(self, weight: Weight, in_stage: bool, element: int) -> float:
+    def workspace(self, weight: Weight, in_stage: bool, element: int) -> float:
         """Return none: it is one fused operation in place."""
         return 0

@@ -54,7 +54,7 @@ class Muon(OptimizerChoice):
         matrices = weight.size / (rows * columns)
         return Products(3 * _ITERATIONS * matrices, _ITERATIONS * matrices * one)
 
-    def scratch(self, weight: Weight, in_stage: bool, element: int) -> float:
+    def workspace(self, weight: Weight, in_stage: bool, element: int) -> float:
         """Return the update, the same in bf16 before and after an iteration, and two products with itself.
 
         One matrix is updated at a time.

@@ -112,7 +112,7 @@ class MixedResidual(Residual):
     def _refused(self, option: WiringConfig, why: str) -> Problem:
         return Problem("", f"another residual beside {option.key}: {option.name}, which {why}", self.name)
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say what is summed."""
         heads = f", {self.heads} heads" if self.heads > 1 else ""
         how = {

@@ -35,7 +35,6 @@ class ValueCache(DepthCache):
         return (TensorType((self.count, self.width), kind="depth_cache"), ORDER)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the sizes."""
         return {"count": self.count, "width": self.width}
 
     def elements(self) -> int:
@@ -55,17 +54,15 @@ class WriteValue(SlotWrite):
     kernels = (Kernel("write_value", f"{_REFERENCE}:write", "written in place once, no list is stacked"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the token."""
         expect(self, inputs, (self.width,), ORDER, values_of(inputs[-1], self.width))
         return (ORDER,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the slot."""
         return {"slot": self.slot}
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Read the output, write it into the slot."""
-        return given + at.compute_bytes * self.width
+        return read + at.compute_bytes * self.width
 
 
 class MixValues(SlotRead):
@@ -84,21 +81,19 @@ class MixValues(SlotRead):
         return 2 if self.partial else 1
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
         expect(self, inputs, *[(self.width,)] * self.own, ORDER, values_of(inputs[-1], self.width))
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of slots that are read and of heads."""
         return {"reads": self.reads, "heads": self.heads}
 
     def values(self, at: CostContext) -> float:
         """Return the number of values, in the mean over all executions."""
         return self.reads.mean(at.trips) + self.own
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Read every value once."""
-        return given + at.compute_bytes * self.width * self.reads.mean(at.trips) + made
+        return read + at.compute_bytes * self.width * self.reads.mean(at.trips) + written
 
 
 @dataclass(frozen=True)
@@ -126,19 +121,19 @@ class SumValues(MixValues):
         """Keep the values that are in no slot."""
         return SavedTensors(inputs=tuple(range(self.own)))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The sum in fp32 and a value; backward, a product and the gradients of values in no slot."""
         full, copy = 4 * self.width, at.widened * self.width
         gradient = full if at.stream_bytes < 4 else 0
-        return WorkspaceBytes(full + copy, (1 + self.own) * full + gradient, flow.given)
+        return WorkspaceBytes(full + copy, (1 + self.own) * full + gradient, flow.grad_inputs)
 
 
 class ScoreValues(MixValues):
     """A sum by w . RMSNorm(value) of each value."""
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Read every value twice, for its score and for the sum."""
-        return 2 * super().traffic(at, given, made) - made
+        return 2 * super().traffic(at, read, written) - written
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the values that are in no slot, and in fp32 each value's scores and scale."""
@@ -160,17 +155,16 @@ class AttendValues(ScoreValues):
     )
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the query's shape."""
         return ((self.width,),)
 
     def flops(self, at: CostContext) -> float:
         """Two products of the width per value."""
         return 4 * self.width * self.values(at)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The weights and the sum in fp32, a value; backward, a product, gradients of values in no slot."""
         scores, full, copy = 4 * self.heads * self.values(at), 4 * self.width, at.widened * self.width
         forward = self.saved(at).extra + scores + full + copy
         gradient = full if at.stream_bytes < 4 else 0
         backward = 2 * scores + largest(2 * scores, (1 + self.own) * full + copy) + gradient
-        return WorkspaceBytes(forward, backward, flow.given)
+        return WorkspaceBytes(forward, backward, flow.grad_inputs)

@@ -38,9 +38,9 @@ class RectifyValues(ScoreValues):
         """Three products of the width per value."""
         return 6 * self.width * self.values(at)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The sum in fp32, a value and its weights; backward, a product, gradients of values in no slot."""
         full, copy, weights = 4 * self.width, at.widened * self.width, 4 * self.heads
         gradient = full if at.stream_bytes < 4 else 0
         backward = (1 + self.own) * full + copy + 2 * weights + 4 + gradient
-        return WorkspaceBytes(self.saved(at).extra + full + copy + weights, backward, flow.given)
+        return WorkspaceBytes(self.saved(at).extra + full + copy + weights, backward, flow.grad_inputs)

@@ -32,26 +32,24 @@ class NormLatest(SlotRead):
     kernels = (Kernel("norm_latest", f"{_REFERENCE}:norm_latest", "one slot, elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
         expect(self, inputs, (self.width,), ORDER, values_of(inputs[-1], self.width))
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return how many slots are written, of which the last is read."""
         return {"reads": LoopIndex(0) if self.partial else self.reads}
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Read one value, write another."""
-        return at.compute_bytes * self.width + made
+        return at.compute_bytes * self.width + written
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the value given, and in fp32 the scale of the latest one."""
         return SavedTensors(inputs=(0,), extra=4)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """A slot in fp32 and the result; backward two tensors in fp32."""
         full, copy = 4 * self.width, 0 if self.partial else at.widened * self.width
-        return WorkspaceBytes(full + copy + 4, 2 * full + copy + 4, flow.given)
+        return WorkspaceBytes(full + copy + 4, 2 * full + copy + 4, flow.grad_inputs)
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,6 @@ class SumByToken(SumValues):
     kernels = (Kernel("sum_by_token", f"{_REFERENCE}:weigh_by_token", "elementwise, value by value"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
         own = [(self.width,)] * self.own
         expect(self, inputs, *own, (self.most, self.heads), ORDER, values_of(inputs[-1], self.width))
         return (inputs[0],)
@@ -73,11 +70,11 @@ class SumByToken(SumValues):
         """Keep the values that are in no slot, and the weights of tokens."""
         return SavedTensors(inputs=tuple(range(self.own + 1)))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """The weights and the sum in fp32, a value; backward, a product, gradients of what is in no slot."""
         read, most = self.heads * self.values(at), 4 * self.heads * self.most
         full, copy = 4 * self.width, at.widened * self.width
         forward = largest(at.widened * read, full + copy)
         gradient = full if at.stream_bytes < 4 else 0
         backward = largest(at.widened * read, most + (1 + self.own) * full + gradient)
-        return WorkspaceBytes(4 * read + forward, 4 * read + backward, flow.given)
+        return WorkspaceBytes(4 * read + forward, 4 * read + backward, flow.grad_inputs)

@@ -71,7 +71,7 @@ class StreamResidual(Residual):
         first = kind.around_loop is not base.around_loop and (outside or option.order > self.order)
         return changed or first or kind.around_step is not base.around_step
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say how they are mixed, and how often."""
         kind = {"none": "", "doubly_stochastic": ", doubly stochastic", "diagonal": ", diagonal"}
         return f"{self.streams} streams, {self.mix} mix{kind[self.constrain]}, per {self.per}"

@@ -33,7 +33,7 @@ class OpenStreams(SavesNothing, Operation):
     decoding = LOCAL
     kernels = (Kernel("open_streams", f"{_REFERENCE}:open_streams", "copied"),)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped stage leaves the state as it is."""
         return 0
 
@@ -43,7 +43,6 @@ class OpenStreams(SavesNothing, Operation):
         return (TensorType((self.streams, self.width), inputs[0].element),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of streams and how they lie."""
         return {"streams": self.streams, "apart": self.apart}
 
 
@@ -58,17 +57,15 @@ class CloseStreams(SavesNothing, Operation):
     decoding = LOCAL
     kernels = (Kernel("close_streams", f"{_REFERENCE}:close_streams", "one reduction"),)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped stage leaves the state as it is."""
         return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
         expect(self, inputs, (self.streams, self.width))
         return (TensorType((self.width,), inputs[0].element),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return how the streams lie."""
         return {"apart": self.apart}
 
 
@@ -127,15 +124,19 @@ class StreamMaps(Operation):
         }
         return SavedTensors(inputs=(0,), extra=kept[self.constraint])
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, all vectors of Sinkhorn's iteration are made again before gradients of streams."""
         n, maps = self.streams, at.stream_bytes * self.elements
         extra = self.saved(at).extra
         if self.constraint != "doubly_stochastic":
-            return WorkspaceBytes(flow.made + extra + maps, flow.given + 2 * maps, flow.given + 2 * maps)
+            return WorkspaceBytes(
+                flow.outputs + extra + maps, flow.grad_inputs + 2 * maps, flow.grad_inputs + 2 * maps
+            )
         matrix, vectors = 4 * n * n, 4 * n * 2 * ITERATIONS
-        backward = largest(flow.given + 2 * maps, vectors + 4 * matrix + 2 * maps)
-        return WorkspaceBytes(flow.made + extra + vectors + 2 * matrix, backward, flow.given + 2 * maps)
+        backward = largest(flow.grad_inputs + 2 * maps, vectors + 4 * matrix + 2 * maps)
+        return WorkspaceBytes(
+            flow.outputs + extra + vectors + 2 * matrix, backward, flow.grad_inputs + 2 * maps
+        )
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,6 @@ class ReadStreams(Operation):
         return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=prepare, prepared=1 if prepare else 0),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width."""
         expect(self, inputs, (self.streams, self.width), *maps_shape(self))
         return (TensorType((self.width,), inputs[0].element),)
 
@@ -171,10 +171,10 @@ class ReadStreams(Operation):
         """Keep the inputs."""
         return SavedTensors(inputs=(0, 1) if self.dynamic else (0,))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Streams times the shares of each token are summed; backward, before there are their gradients."""
         streams = at.stream_bytes * self.streams * self.width if self.dynamic else 0
-        return WorkspaceBytes(flow.made + streams, flow.given, flow.given)
+        return WorkspaceBytes(flow.outputs + streams, flow.grad_inputs, flow.grad_inputs)
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,6 @@ class WriteStreams(Operation):
         return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=prepare, prepared=2 if prepare else 0),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the type of the streams."""
         expect(self, inputs, (self.streams, self.width), (self.width,), *maps_shape(self))
         return (inputs[0],)
 
@@ -211,7 +210,6 @@ class WriteStreams(Operation):
         return () if self.dynamic else ((self.streams,), mix_shape(self.streams, self.constraint))
 
     def arguments(self) -> dict[str, Any]:
-        """Return whether maps leave streams apart."""
         return {"diagonal": self.constraint == "diagonal"} if self.dynamic else {}
 
     def flops(self, at: CostContext) -> float:
@@ -222,14 +220,14 @@ class WriteStreams(Operation):
         """Keep the inputs."""
         return SavedTensors(inputs=(0, 1, 2) if self.dynamic else (0, 1))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Streams are mixed into what is made; backward, sums over the streams of a token need as much."""
         columns = maps_shape(self)[0][1] + self.width if self.dynamic else 0
         sums = at.stream_bytes * (self.streams * columns + self.width)
-        backward = largest(flow.given, sums)
-        return WorkspaceBytes(flow.made, backward, backward)
+        backward = largest(flow.grad_inputs, sums)
+        return WorkspaceBytes(flow.outputs, backward, backward)
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """A skipped write leaves the streams as they are."""
         return 0
 

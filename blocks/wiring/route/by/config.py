@@ -40,7 +40,7 @@ class RoutedBy(Route):
     name = "by"
     weights_per_step = True
     unskippable = "which says itself which tokens run a step"
-    some_tokens = True
+    selects_tokens = True
 
     by: Literal["expert_choice", "token"]
     """Who chooses: each step, as if it were an expert, its tokens, or each token its number of steps."""
@@ -132,7 +132,7 @@ class RoutedBy(Route):
         """Return the share of the tokens that runs each step; of tokens that choose, if they do so evenly."""
         return self.keep or tuple((steps - step) / steps for step in range(steps))
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say how many tokens run the steps."""
         first = ", keys and values of the first step" if self.kv == "first" else ""
         if self.by == "token":

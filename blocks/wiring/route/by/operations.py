@@ -10,7 +10,7 @@ from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, Wo
 from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
-from blocks.ir.some_tokens import ChoosesTokens, PutsBack
+from blocks.ir.selected_tokens import ScattersTokens, SelectsTokens
 from blocks.ir.tensor_type import IDS, SCALAR, TRAINING, Shape, TensorType
 
 _REFERENCE = "blocks.wiring.route.by.reference"
@@ -28,13 +28,12 @@ class AllTokens(SavesNothing, Operation):
     gradients = "none"
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return a flag per token."""
         expect(self, inputs, IDS)
         return (_FLAGS,)
 
 
 @dataclass(frozen=True)
-class ChooseTokens(ChoosesTokens):
+class ChooseTokens(SelectsTokens):
     """Choose tokens for a step: (x, flags before, training) -> places, gates, flags, loss."""
 
     width: int
@@ -55,11 +54,9 @@ class ChooseTokens(ChoosesTokens):
         return (PLACES, TensorType((), "fp32"), _FLAGS, SCALAR)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return a router for each step."""
         return ((self.steps, self.width),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the shares, the step and the scale of the gates."""
         return {"keep": self.keep, "index": self.index, "scale": self.scale}
 
     def flops(self, at: CostContext) -> float:
@@ -75,10 +72,12 @@ class ChooseTokens(ChoosesTokens):
         """Logits are in fp32."""
         return "fp32"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Numbers of each token; backward, the gradients of logits and x."""
         numbers = 4 * 4
-        return WorkspaceBytes(flow.made + flow.copied + 8 + numbers, flow.given + numbers, flow.given)
+        return WorkspaceBytes(
+            flow.outputs + flow.casts + 8 + numbers, flow.grad_inputs + numbers, flow.grad_inputs
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,6 @@ class PickTokens(Operation):
     kernels = (Kernel("pick_tokens", f"{_REFERENCE}:pick_tokens", "rows side by side"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's type."""
         expect(self, inputs, (self.width,), PLACES)
         return (inputs[0],)
 
@@ -101,7 +99,7 @@ class PickTokens(Operation):
 
 
 @dataclass(frozen=True)
-class PutBack(PutsBack):
+class PutBack(ScattersTokens):
     """Add what a step returned, times its gates, to the chosen tokens: (x, places, gates, y) -> x."""
 
     width: int
@@ -110,7 +108,6 @@ class PutBack(PutsBack):
     kernels = (Kernel("put_back", f"{_REFERENCE}:put_back", "rows added where they were taken from"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the type of all tokens."""
         expect(self, inputs, (self.width,), PLACES, (), (self.width,))
         return (inputs[0],)
 
@@ -118,10 +115,10 @@ class PutBack(PutsBack):
         """Keep places, gates and what the step returned."""
         return SavedTensors((1, 2, 3))
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Weighted rows in fp32, and as they are added; backward, their gradients."""
         weighted = 4 * self.width
         narrow = at.stream_bytes * self.width if at.stream_bytes < 4 else 0
-        forward = flow.made + weighted + narrow
+        forward = flow.outputs + weighted + narrow
         backward = 3 * weighted + narrow
         return WorkspaceBytes(forward, backward, backward)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.ir.some_tokens import chosen_of
+from blocks.ir.selected_tokens import selected_count
 from blocks.kernels.past import Past
 from blocks.primitives.reference import wide
 
@@ -46,7 +46,7 @@ def choose_tokens(
     length = x.shape[1]
     if training:
         ranked = logits.detach().masked_fill(~ran_before, float("-inf"))
-        tokens = ranked.topk(chosen_of(length, here), -1).indices.sort(-1).values
+        tokens = ranked.topk(selected_count(length, here), -1).indices.sort(-1).values
         runs = torch.zeros_like(ran_before).scatter(1, tokens, True)
     else:
         # where a step takes as many as the one before it takes all of them

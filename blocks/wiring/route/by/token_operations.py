@@ -10,7 +10,7 @@ from blocks.ir.costs import CostContext, IOBytes, SavedTensors, SavesNothing, Wo
 from blocks.ir.decoding import LOCAL
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import LoopIndex, Operation, expect
-from blocks.ir.some_tokens import ChoosesTokens, PutsBack
+from blocks.ir.selected_tokens import ScattersTokens, SelectsTokens
 from blocks.ir.tensor_type import SCALAR, Shape, TensorType
 from blocks.wiring.route.by.operations import PLACES
 
@@ -38,11 +38,9 @@ class ChooseSteps(Operation):
         return (_NUMBERS, _GATES, SCALAR)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return a router for each number."""
         return ((self.steps, self.width),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the scale of the gates."""
         return {"scale": self.scale}
 
     def saved(self, at: CostContext) -> SavedTensors:
@@ -54,16 +52,18 @@ class ChooseSteps(Operation):
         """Logits are in fp32."""
         return "fp32"
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Logits and chances; backward, the gradients of logits and x."""
         logits = 4 * self.steps
         return WorkspaceBytes(
-            flow.made + flow.copied + 2 * logits + 8, flow.given + 2 * logits, flow.given + logits
+            flow.outputs + flow.casts + 2 * logits + 8,
+            flow.grad_inputs + 2 * logits,
+            flow.grad_inputs + logits,
         )
 
 
 @dataclass(frozen=True)
-class RunningTokens(SavesNothing, ChoosesTokens):
+class RunningTokens(SavesNothing, SelectsTokens):
     """The tokens whose number of steps is not reached yet: (numbers) -> places."""
 
     decides = f"{_REFERENCE}:most_likely"
@@ -79,21 +79,19 @@ class RunningTokens(SavesNothing, ChoosesTokens):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the places of the tokens that run the step."""
         expect(self, inputs, _NUMBERS)
         return (PLACES,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the step."""
         return {"index": self.index}
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Flags and the order of tokens."""
-        return WorkspaceBytes(flow.made + 3 * 8, 0, 0)
+        return WorkspaceBytes(flow.outputs + 3 * 8, 0, 0)
 
 
 @dataclass(frozen=True)
-class PutOn(PutsBack):
+class PutOn(ScattersTokens):
     """Put what a step returned in the place of its tokens' states, or add it to those before the first step.
 
     (x, start, places, numbers, gates, y) -> x. Tokens that run another step get y, those that do not start
@@ -109,21 +107,21 @@ class PutOn(PutsBack):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the type of all tokens."""
         state = (self.width,)
         expect(self, inputs, state, state, PLACES, _NUMBERS, _GATES, state)
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the step."""
         return {"index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep places, what the step returned, its factors, those of all tokens, and two flags of each."""
         return SavedTensors((2, 5), (), 4 + 4 + 2)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Weighted rows in fp32, and as they are added; backward, their gradients."""
         weighted = 4 * self.width
         narrow = at.stream_bytes * self.width if at.stream_bytes < 4 else 0
-        return WorkspaceBytes(2 * flow.made + weighted + narrow, 3 * weighted + narrow, 3 * weighted + narrow)
+        return WorkspaceBytes(
+            2 * flow.outputs + weighted + narrow, 3 * weighted + narrow, 3 * weighted + narrow
+        )

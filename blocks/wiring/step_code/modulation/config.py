@@ -37,7 +37,7 @@ class Modulation(StepCodeInRecur):
             expected = "none, embedding or sinusoidal beside norm: "
             yield Problem("", f"{expected}{norm.name}; modulation scales norm: pre", self.name)
 
-    def words(self, site: Site) -> str:
+    def summary(self, site: Site) -> str:
         """Say what is modulated."""
         return "norms and updates scaled by the step"
 

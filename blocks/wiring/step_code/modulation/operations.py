@@ -40,17 +40,14 @@ class StepPosition(Operation):
     kernels = (Kernel("step_position", f"{_REFERENCE}:step_position", "one vector for all tokens"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the code."""
         expect(self, inputs)
         return (code(self.width),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the perceptrons' shapes."""
         width = self.width
         return ((width, self.size), (width,), (width, width), (width,)) * 2
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of steps and the step's index."""
         return {"steps": self.steps, "index": self.index}
 
     def flops(self, at: CostContext) -> float:
@@ -72,12 +69,10 @@ class Modulate(Operation):
     kernels = (Kernel("modulate", f"{_REFERENCE}:modulate", "elementwise"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the input's type."""
         expect(self, inputs, (self.width,), code(self.width))
         return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the linear function's shapes."""
         return ((self.width, self.width), (self.width,))
 
     def flops(self, at: CostContext) -> float:
@@ -88,6 +83,6 @@ class Modulate(Operation):
         """Keep the input, the activated code and the scale."""
         return SavedTensors(inputs=(0,), once=2 * at.weight_bytes * self.width)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Backward, the product whose sum is the scale's gradient stands beside the input's gradient."""
-        return WorkspaceBytes(flow.made, flow.given + flow.made, flow.given)
+        return WorkspaceBytes(flow.outputs, flow.grad_inputs + flow.outputs, flow.grad_inputs)

@@ -10,7 +10,7 @@ from blocks.expert_attention.weights_kernel import Rows
 from blocks.kernels.weight_sums import WeightSum
 
 
-class Waiting:
+class PendingRows:
     """A sum of products in fp32, and the rows of steps that are not yet in it.
 
     Attributes:
@@ -42,9 +42,9 @@ class Waiting:
 
 def add_rows(total: WeightSum, rows: Rows, active: int, left: bool) -> None:
     """Add the products of a step's rows to the gradient of a weight [experts, n, m]."""
-    waiting = total.so_far() or Waiting(active, left)
+    waiting = total.so_far() or PendingRows(active, left)
     waiting.add(rows)
-    total.put(waiting, Waiting.multiply)
+    total.put(waiting, PendingRows.multiply)
 
 
 def _alike(rows: Rows, other: Rows) -> bool:

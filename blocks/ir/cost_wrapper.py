@@ -1,4 +1,4 @@
-"""Operations as costs count them, where they are not run as they stand in the graph. Torch-free."""
+"""Wrappers that change the costs of an operation, for cost estimates only. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ from blocks.ir.tensor_type import Shape, TensorType
 
 
 @dataclass(frozen=True)
-class Counted(Operation):
-    """An operation with its own costs, which a subclass changes."""
+class CostWrapper(Operation):
+    """Delegates to `inner`; a subclass overrides some of its costs."""
 
     inner: Operation
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Types are inferred before costs are asked."""
         raise NotImplementedError
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return those of the operation."""
         return self.inner.weight_shapes()
 
     def arguments(self) -> dict[str, Any]:
-        """Return those of the operation."""
         return self.inner.arguments()
 
-    def passes(self, output: int) -> int | None:
+    def passthrough(self, output: int) -> int | None:
         """Return that of the operation."""
-        return self.inner.passes(output)
+        return self.inner.passthrough(output)
 
     def describe(self) -> str:
         """Return the operation's name."""
@@ -75,17 +72,17 @@ class Counted(Operation):
         """Return that of the operation."""
         return self.inner.saved(at)
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Return that of the operation."""
-        return self.inner.traffic(at, given, made)
+        return self.inner.traffic(at, read, written)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """Return that of the operation."""
         return self.inner.works_in(at)
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Return that of the operation."""
-        return self.inner.scratch(at, flow)
+        return self.inner.workspace(at, flow)
 
     def sequence_cache(self, at: CostContext) -> int:
         """Return that of the operation."""
@@ -93,22 +90,22 @@ class Counted(Operation):
 
 
 @dataclass(frozen=True)
-class OfSegments(Counted):
-    """An operation one of whose inputs is collected by several loops, one after the other.
+class OfSegments(CostWrapper):
+    """An operation with an input that several segments of a loop collect, each as a value of its own.
 
     Attributes:
-        counts: for each of its inputs, how many values stand for it.
+        counts: for each input of the operation, the number of values that replace it.
     """
 
     counts: tuple[int, ...]
 
     @property
     def constants(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Those of the operation, at their places here."""
+        """The operation's, as positions among the replaced inputs."""
         return self._places(self.inner.constants)
 
     def saved(self, at: CostContext) -> SavedTensors | None:
-        """Return the same values, at their places here."""
+        """Return the operation's, as positions among the replaced inputs."""
         saved = self.inner.saved(at)
         if saved is None:
             return None
@@ -119,8 +116,8 @@ class OfSegments(Counted):
         return tuple(starts[number] + each for number in inputs for each in range(self.counts[number]))
 
 
-def plain(operation: Operation) -> Operation:
-    """Return the operation itself, however it is counted."""
-    while isinstance(operation, Counted):
+def unwrap(operation: Operation) -> Operation:
+    """Return the operation without wrappers."""
+    while isinstance(operation, CostWrapper):
         operation = operation.inner
     return operation

@@ -16,13 +16,13 @@ from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import SCALAR, TRAINING, Shape, TensorType
 
 _ROUTING = "blocks.expert_attention.reference"
-_REFERENCE = "blocks.expert_attention.sized_reference"
+_REFERENCE = "blocks.expert_attention.batched_reference"
 RATE = 0.1
 """How far thresholds move towards the cutoffs of one optimizer step."""
 
 
 @dataclass(frozen=True)
-class SizedExperts(Operation):
+class BatchedExperts(Operation):
     """Choose and run experts of equal numbers of rows: (x, query, training) -> y, losses.
 
     With a `capacity` tokens choose experts, and what is beyond it is dropped; without one experts choose
@@ -81,13 +81,11 @@ class SizedExperts(Operation):
         return (up, (experts, hidden, width), (experts, width), (experts,), (counted,))
 
     def arguments(self) -> dict[str, Any]:
-        """Return how experts are chosen and scored."""
         names = ["active", "scores", "renormalize", "z_loss", "activation"]
         names += ["capacity", "balance_loss"] if self.drops else []
         return {name: getattr(self, name) for name in names}
 
     def update_arguments(self) -> dict[str, Any]:
-        """Return the size of one update."""
         return {"rate": self.balance_rate if self.drops else RATE}
 
     def flops(self, at: CostContext) -> float:
@@ -95,11 +93,11 @@ class SizedExperts(Operation):
         products = 2 * (self._halves + 1) * self.width * self.hidden
         return 2 * self.width * self.experts + products * self._rows(at)
 
-    def traffic(self, at: CostContext, given: float, made: float) -> float:
+    def traffic(self, at: CostContext, read: float, written: float) -> float:
         """Gather rows, write and read again what stands between the products, then add up."""
         hidden = 2 * (self._halves + 1) * self.hidden
         inner = self._rows(at) * (2 * self.width + hidden + 2 * self.width)
-        return given + 8 * self.experts + at.compute_bytes * inner + made
+        return read + 8 * self.experts + at.compute_bytes * inner + written
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Keep the query, all scores, rows with all between the products, and numbers of each row."""
@@ -124,17 +122,17 @@ class SizedExperts(Operation):
             return rows + 12 * self.active + (4 * self.active + 4 if self.renormalize else 0)
         return 8 * rows + 4 if self.renormalize else 0
 
-    def scratch(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, weighted rows in fp32 and their sum; backward, their gradients or those inside."""
         rows, size = self._rows(at), at.compute_bytes
         kept = self.saved(at).extra
         hidden, wide = size * rows * self.hidden, size * rows * self.width
         weighted = 4 * rows * self.width
-        forward = kept + 4 * self.experts + weighted + 4 * self.width + (flow.made if at.widened else 0)
+        forward = kept + 4 * self.experts + weighted + 4 * self.width + (flow.outputs if at.widened else 0)
         between = 4 if self.activation == "swiglu" else 1
-        outer = 3 * weighted + (wide if at.widened else 0) - flow.made
+        outer = 3 * weighted + (wide if at.widened else 0) - flow.outputs
         inner = 2 * hidden - wide + size * self.width
-        weights = largest((self._halves - between) * hidden, flow.given - kept)
+        weights = largest((self._halves - between) * hidden, flow.grad_inputs - kept)
         return WorkspaceBytes(forward, largest(outer, inner), weights)
 
     def _rows(self, at: CostContext) -> float:

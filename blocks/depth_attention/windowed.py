@@ -8,17 +8,17 @@ from typing import Any
 from blocks.depth_attention.operations import Attend, unfit
 from blocks.ir.costs import CostContext
 from blocks.ir.kernel import Kernel, Target
-from blocks.ir.part_mean import part_mean
 from blocks.ir.tensor_type import Shape
+from blocks.ir.windowed_mean import windowed_mean
 from blocks.primitives.fused_operations import as_plain
 
 
-def _unfit(operation: PartAttend, target: Target) -> str:
+def _unfit(operation: WindowedAttend, target: Target) -> str:
     return unfit(operation, target) or ("it knows no bias by distance" if operation.biased else "")
 
 
 @dataclass(frozen=True)
-class PartAttend(Attend):
+class WindowedAttend(Attend):
     """The same over the last slots, or every n-th of them, with a bias by distance.
 
     Of R slots so far it reads R - 1, R - 1 - stride, R - 1 - 2 stride, ... down to R - window, or to 0. With
@@ -32,13 +32,13 @@ class PartAttend(Attend):
     kernels = (
         replace(
             Attend.kernels[0],
-            name="triton_attend_part",
-            function="blocks.depth_attention.fused:attend_part",
+            name="triton_attend_windowed",
+            function="blocks.depth_attention.fused:attend_windowed",
             unfit=_unfit,
         ),
         Kernel(
-            "slot_attend_part",
-            "blocks.depth_attention.reference:attend_part",
+            "slot_attend_windowed",
+            "blocks.depth_attention.reference:attend_windowed",
             "elementwise over the slots that are read; bound by bytes",
             specialize=as_plain,
         ),
@@ -49,9 +49,8 @@ class PartAttend(Attend):
         return ((self.heads,),) if self.biased else ()
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of slots so far, and which of them are read."""
         return {**super().arguments(), "window": self.window, "stride": self.stride}
 
     def slots(self, at: CostContext) -> float:
         """Return how many slots an execution reads, in the mean."""
-        return part_mean(self.reads, at.trips, self.window, self.stride)
+        return windowed_mean(self.reads, at.trips, self.window, self.stride)

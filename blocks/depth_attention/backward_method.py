@@ -31,7 +31,7 @@ def push_bytes(heads: int, kv_heads: int, head_dim: int, slots: int, element_byt
     return pairs * 16 * slot + slots * (16 + 2 * element_bytes) * slot
 
 
-def backward_way(heads: int, kv_heads: int, head_dim: int, slots: int, element_bytes: int) -> Way:
+def backward_method(heads: int, kv_heads: int, head_dim: int, slots: int, element_bytes: int) -> Way:
     """Return the way that moves fewer bytes; `pull` where they are equal, for it rounds once.
 
     In bf16 that is pull for groups of up to 4 query heads to a kv head (2 in fp32), push above; a group of 4

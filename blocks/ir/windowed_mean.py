@@ -1,4 +1,4 @@
-"""How many slots a read that leaves some out takes in the mean, without unrolling loops. Torch-free."""
+"""The mean number of slots that a windowed or strided read takes, without unrolling loops. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from blocks.ir.operation import LoopIndex
 from blocks.ir.steps import OneStep
 
 _Loops = Sequence[tuple[int, int]]
-"""(stride, trips) of the loops by which an index grows."""
+"""(stride, trips) of each loop that an index depends on."""
 
 
-def part_mean(index: LoopIndex, trips: Mapping[str, int | OneStep], window: int | None, stride: int) -> float:
-    """Return the mean of ceil(min(index, window) / stride) over all executions, exactly.
+def windowed_mean(
+    index: LoopIndex, trips: Mapping[str, int | OneStep], window: int | None, stride: int
+) -> float:
+    """Return the exact mean of ceil(min(index, window) / stride) over all executions.
 
-    Work is bounded by the window times the stride, not by the trips.
+    The time to compute it is bounded by window * stride, not by the number of trips.
     """
     if window is None and stride == 1:
         return index.mean(trips)
@@ -25,7 +27,7 @@ def part_mean(index: LoopIndex, trips: Mapping[str, int | OneStep], window: int 
         steps = trips[count.loop]
         assert not isinstance(steps, OneStep), "costs of one step are asked of loops that skip nothing"
         parts = [index.from_step(count.loop, step, step + 1, steps) for step in range(steps)]
-        return total(part_mean(part, trips, window, stride) for part in parts) / steps
+        return total(windowed_mean(part, trips, window, stride) for part in parts) / steps
     base, loops = index.base, []
     for name, grown in index.strides:
         steps = trips[name]
@@ -38,7 +40,7 @@ def part_mean(index: LoopIndex, trips: Mapping[str, int | OneStep], window: int 
 
 
 def _merged(loops: _Loops) -> _Loops:
-    """Return the loops from the fastest on; two that count through one range are one."""
+    """Return the loops, innermost first; two that count through one range are merged."""
     found: list[tuple[int, int]] = []
     for grown, steps in sorted(loops, key=lambda loop: loop[0]):
         if found and found[-1][0] * found[-1][1] == grown:
@@ -55,7 +57,7 @@ def _sum(base: int, loops: _Loops, window: int | None, stride: int) -> float:
     if not loops:
         return smallest(-(-base // stride), most)
     *inner, (grown, steps) = loops
-    # from here on the window is full
+    # the steps before the window is full
     short = smallest(steps, largest(0, -((base - window) // grown)))
     full = (steps - short) * prod(each for _, each in inner) * most
     if not inner:
@@ -64,7 +66,7 @@ def _sum(base: int, loops: _Loops, window: int | None, stride: int) -> float:
 
 
 def _ceilings(base: int, loops: _Loops, stride: int) -> float:
-    """Return the sum of ceil(index / stride), by how many executions have which remainder."""
+    """Return the sum of ceil(index / stride), by counting the executions with each remainder."""
     runs = prod(steps for _, steps in loops)
     plain = runs * (base + total(grown * (steps - 1) / 2 for grown, steps in loops))
     if stride == 1:

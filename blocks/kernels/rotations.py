@@ -13,7 +13,7 @@ _MADE: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """What was made of each tensor of angles, for as long as it is there: a forward pass makes new ones."""
 
 
-def turn(angle: Tensor, index: int) -> Tensor:
+def step_rotation(angle: Tensor, index: int) -> Tensor:
     """Return cosine and sine of `index` times each angle [pairs], pair by pair: [2 * pairs], fp32."""
     made: Tensor | None = _MADE.get(angle)  # type: ignore[no-untyped-call]
     if made is None or len(made) <= index:
