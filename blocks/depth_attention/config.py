@@ -16,43 +16,43 @@ from blocks.base.sublayer import View
 from blocks.ir.operation import Init, Value, Weight
 from blocks.kernels.slots import Reach
 
-Far = Annotated[Count, Field(le=1024)]
-"""A number of slots; costs look at each of a window."""
+SlotCount = Annotated[Count, Field(le=1024)]
+"""A number of slots, bounded because cost estimates iterate over a window."""
 
 
 class DepthAttention(AttentionConfig):
     """Softmax attention of each token over its own keys and values of earlier steps (arXiv 2601.21582).
 
-    Slots are shared by the uses of one block name within its scope.
+    All uses of one block within the depth scope share their slots.
     """
 
     type: Literal["depth_attention"] = "depth_attention"
     rotary: bool = True
-    """Whether to rotate queries and keys by the index of their step."""
+    """Whether to rotate queries and keys by the index of their step (RoPE over depth)."""
     span: Literal["inclusive", "exclusive"] = "inclusive"
-    """Whether a step attends to its own slot, or only to those of earlier steps (then 0 at the first)."""
-    window: Far | None = None
-    """How many of the latest slots are read, the own one included (arXiv 2609.03379). Default: all."""
-    stride: Far = 1
-    """Every how many slots one is read, counted back from the latest, which always is."""
+    """`inclusive`: a step attends to its own slot and earlier ones; `exclusive`: only to earlier ones, so
+    that the output is 0 at the first step."""
+    window: SlotCount | None = None
+    """The number of latest slots that are read, its own included (arXiv 2609.03379). Default: all."""
+    stride: SlotCount = 1
+    """Read only every n-th slot, counted back from the latest."""
     bias: Literal["none", "distance"] = "none"
-    """`distance`: a learned number per head times a slot's distance, counted in slots, lowers its score.
+    """`distance`: a learned slope per head times a slot's distance is subtracted from its score.
 
-    It starts as in ALiBi (arXiv 2108.12409; learned: arXiv 2609.03379).
+    Slopes are initialized as in ALiBi (arXiv 2108.12409; learned: arXiv 2609.03379).
     """
     depth_scope: Reach = "recur"
-    """Whose steps are read: `recur` those of the innermost `recur` around it, else of the innermost stage.
-
-    `stage` is the outermost stage around it, `model` all stages.
+    """The steps that are read. `recur`: those of the innermost enclosing `recur`, else of the innermost
+    stage; `stage`: those of the outermost enclosing stage; `model`: those of all stages.
     """
     input: bool = False
-    """Whether the scope's input is a slot too, the first, with a norm and projections of its own."""
+    """Whether the input of the depth scope is an additional first slot, with its own norm and projections."""
 
     kv_from: str | None = None
-    """The name of a sequence attention that runs before it in each step, whose keys and values are read.
+    """The name of a sequence attention, earlier in the same step, whose keys and values are used.
 
-    It then projects queries alone (arXiv 2606.05014); both have as many kv heads of the same size. Default:
-    keys and values of its own.
+    Only queries are projected then (arXiv 2606.05014). Both blocks need equal kv_heads and head_dim. Default:
+    its own keys and values.
     """
 
     def sources(self) -> dict[str, str]:

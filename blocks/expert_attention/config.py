@@ -14,69 +14,77 @@ from blocks.ir.tensor_type import TRAINING
 from blocks.primitives.operations import Sum
 
 if TYPE_CHECKING:
-    from blocks.expert_attention.operations import Route
     from blocks.expert_attention.batched import BatchedExperts
+    from blocks.expert_attention.operations import Route
 
 _STEP_CODES = {"rotary": "rotary over steps", "bias": "bias for each step", "none": "no step code"}
 
 
 class ExpertAttention(BlockConfig):
-    """Each token attends over learned expert keys; the chosen experts are its values (arXiv 2601.21582).
+    """A mixture of experts whose router attends over learned expert keys (arXiv 2601.21582).
 
-    Experts are chosen by logits plus a balancing bias, weighted by the sigmoid of the bare logits,
-    renormalised over the chosen. The bias moves outside the gradient (arXiv 2408.15664).
+    The top-k experts are selected by logits plus a load-balancing bias, and weighted by the sigmoids of the
+    logits, normalised over the selected experts. The bias has no gradient; it is updated after each optimizer
+    step (arXiv 2408.15664).
     """
 
     type: Literal["expert_attention"] = "expert_attention"
     experts: Count
-    """Number of experts."""
+    """The number of experts."""
     active: Count
-    """Experts used by each token (top-k)."""
+    """The number of experts that each token uses (top-k)."""
     hidden: Width
-    """Width of one expert, by default a SwiGLU feed-forward layer (arXiv 2002.05202)."""
+    """The hidden size of one expert, by default a SwiGLU feed-forward layer (arXiv 2002.05202)."""
     depth_code: Literal["none", "rotary", "bias"] = "rotary"
     """How the router's query encodes the step: not at all, by a rotation, or by a learned vector per step."""
     balance_rate: NonNegative = 1e-3
-    """Step size of the load-balancing bias after each optimizer step; 0 disables load balancing."""
+    """The step size of the load-balancing bias, which is updated after each optimizer step; 0 for no bias."""
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
-    """What experts are weighted by: sigmoids of their logits, or a softmax over all (arXiv 2101.03961)."""
+    """The weights of experts: sigmoids of their logits, or a softmax over all logits (arXiv 2101.03961)."""
     renormalize: bool = True
-    """Whether the scores of a token's experts are divided by their sum."""
+    """Whether the weights of a token's selected experts are divided by their sum."""
     activation: Literal["swiglu", "relu"] = "swiglu"
-    """Activation of the experts; with ReLU they have no gate (sigma-MoE, arXiv 2310.10837)."""
+    """The activation of the experts; with `relu` they have no gate (sigma-MoE, arXiv 2310.10837)."""
     shared: Natural = 0
-    """Number of further experts that every token uses, with weight 1 (DeepSeekMoE, arXiv 2401.06066)."""
+    """The number of additional experts that every token uses, with weight 1 (DeepSeekMoE, arXiv
+    2401.06066)."""
     z_loss: NonNegative = 0.0
-    """Weight in the training loss of the mean of logsumexp(logits) ** 2 (router z-loss, arXiv 2202.08906)."""
+    """The weight of the router z-loss in training, the mean of logsumexp(logits) ** 2 (arXiv 2202.08906)."""
     balance_loss: NonNegative = 0.0
-    """Weight of the experts' load times their mean score, summed and times `experts` (arXiv 2101.03961)."""
+    """The weight of the load-balancing loss in training: `experts` times the sum over experts of load times
+    mean score (arXiv 2101.03961)."""
     capacity: Positive | None = None
-    """Choices of an expert in a sequence, as a multiple of its even share; training drops further ones
-    (arXiv 2006.16668). Above one active expert this is not causal in training."""
+    """The capacity factor: in training an expert processes at most this multiple of its even share of a
+    sequence's tokens, others are dropped (arXiv 2006.16668). With `active` above 1 this is not causal in
+    training."""
     routing: Literal["token_choice", "expert_choice"] = "token_choice"
-    """Who chooses: tokens their experts, or experts the tokens that they score highest (arXiv 2202.09368),
-    which is not causal in training; outside of it, learned thresholds on the scores choose."""
+    """`token_choice`: each token selects experts; `expert_choice`: each expert selects the tokens with the
+    highest scores (arXiv 2202.09368). The latter is not causal in training; outside of training experts use
+    learned thresholds on the scores, which are causal."""
 
     def not_causal(self) -> str:
-        """Experts choose among all tokens, and first choices go before second ones of earlier tokens."""
+        """Experts select among all tokens, and first choices take precedence over earlier tokens' second
+        ones."""
         if self.routing == "expert_choice":
-            return "experts choose among all tokens of a sequence (elsewhere by thresholds, token by token)"
+            return (
+                "experts select among all tokens of a sequence (at inference by thresholds, token by token)"
+            )
         if self.capacity is not None and self.active > 1:
-            return "first choices of later tokens take up capacity (elsewhere nothing is dropped)"
+            return "first choices of later tokens use up capacity (at inference no token is dropped)"
         return ""
 
     def crosses_documents(self) -> str:
-        """Tokens share nothing but experts that choose among them, or have room for some."""
+        """Tokens interact only through expert choice and capacity."""
         if self.routing == "expert_choice":
-            return "experts choose among all tokens of a sequence"
-        return "" if self.capacity is None else "tokens of all documents take up capacity"
+            return "experts select among all tokens of a sequence"
+        return "" if self.capacity is None else "tokens of all documents use up capacity"
 
     def needs_all_tokens(self) -> str:
-        """Tokens are routed one by one, or among those that are there."""
+        """Experts run on any set of tokens."""
         return ""
 
     def counts_tokens(self) -> str:
-        """Experts that choose, capacities and balance are about all tokens."""
+        """Expert choice, capacity and balancing depend on all tokens."""
         fields = {
             "routing: expert_choice": self.routing == "expert_choice",
             "capacity": self.capacity is not None,
@@ -91,7 +99,7 @@ class ExpertAttention(BlockConfig):
         return self.depth_code == "bias"
 
     def problems(self, width: int) -> Iterator[Problem]:
-        """Check that experts suffice and that a rotation has pairs to rotate."""
+        """Check the number of experts, the rotation, and options that exclude each other."""
         yield from independent(self._number(), self._code(width), self._chosen())
 
     def _number(self) -> Iterator[Problem]:
@@ -127,7 +135,7 @@ class ExpertAttention(BlockConfig):
         yield _STEP_CODES[fields.pop("depth_code")]
 
     def lower(self, build: Builder, x: Value) -> Value:
-        """Code the query by depth, route it, run the chosen experts."""
+        """Encode the step in the query, route, and run the selected experts."""
         from blocks.expert_attention.operations import Experts
 
         width, experts, hidden = build.width, self.experts, self.hidden
@@ -156,7 +164,7 @@ class ExpertAttention(BlockConfig):
         return build.op("add", Sum((width,)), y, self._shared(build, x)) if self.shared else y
 
     def _routing_weights(self, width: int) -> list[Weight]:
-        """Return the experts' keys, and the states that training moves and counts."""
+        """Return the experts' keys, and the buffers of load balancing."""
         keys = Weight("keys", (self.experts, width), Init("normal"))
         names, counted = ("balance", "load"), self.experts
         if self.routing == "expert_choice":
@@ -196,14 +204,14 @@ class ExpertAttention(BlockConfig):
         )
 
     def _add_losses(self, build: Builder, routed: Value) -> None:
-        """Add the losses among the last outputs of an operation to the training loss."""
+        """Add the last outputs of an operation to the training loss."""
         losses = [name for name in ("z_loss", "balance_loss") if getattr(self, name)]
         first = 2 if self.routing == "token_choice" and self.capacity is None else 1
         for output, name in enumerate(losses, start=first):
             build.auxiliary_loss(name, Value(routed.node, output), getattr(self, name))
 
     def _shared(self, build: Builder, x: Value) -> Value:
-        """Run the shared experts, which side by side are one wide feed-forward layer."""
+        """Run the shared experts as one wide feed-forward layer."""
         from blocks.expert_attention.operations import SharedUnit
 
         hidden = self.shared * self.hidden

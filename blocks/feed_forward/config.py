@@ -28,10 +28,10 @@ class FeedForward(BlockConfig):
 
     type: Literal["feed_forward"] = "feed_forward"
     hidden: Width
-    """Hidden size."""
+    """The hidden size."""
     activation: Literal["swiglu", "gelu", "gelu_tanh", "geglu", "relu", "relu2"] = "swiglu"
-    """Activation; SwiGLU and GeGLU have a third weight matrix, the gate. GELU is exact or, as in GPT-2,
-    approximated by tanh; `relu2` is the square of ReLU (arXiv 2109.08668).
+    """The activation. `swiglu` and `geglu` have a third weight matrix, the gate. `gelu` is exact, `gelu_tanh`
+    the tanh approximation of GPT-2; `relu2` is the square of ReLU (arXiv 2109.08668).
     """
 
     kv_for: str | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
@@ -12,7 +14,7 @@ from blocks.ir.operation import ZEROS, Init, Value, Weight
 from blocks.ir.tensor_type import Shape
 
 _SLOWLY = Init("constant", -4.6)
-"""At the start a token takes off 1 % of the state: softplus(-4.6) is 0.01."""
+"""Initially each token decays the state by 1 %: softplus(-4.6) is 0.01."""
 
 
 class GatedDeltaNet(BlockConfig):
@@ -20,16 +22,16 @@ class GatedDeltaNet(BlockConfig):
 
     type: Literal["gated_delta"] = "gated_delta"
     heads: Count
-    """Heads, each with a state of its own."""
+    """The number of heads, each with its own state."""
     head_dim: Width | None = None
-    """Elements of a key and a query of one head. Default: width / heads."""
+    """The size of keys and queries of one head. Default: width / heads."""
     value_dim: Width | None = None
-    """Elements of a value of one head. Default: head_dim."""
-    convolution: Natural = 4
-    """Tokens, its own the last, that a short convolution of each element of queries, keys and values sees;
-    SiLU follows. 0: neither."""
+    """The size of values of one head. Default: head_dim."""
+    convolution: Annotated[Natural, Field(le=64)] = 4
+    """The kernel size, in tokens, of a causal depthwise convolution of queries, keys and values, followed by
+    SiLU; 0 for none. At most 64: it is meant to be short, and generation caches as many tokens."""
     gate: bool = True
-    """Whether the normed result is multiplied by the SiLU of a projection of the input."""
+    """Whether the normed output is multiplied by SiLU of a projection of the input."""
 
     def geometry(self, width: int) -> tuple[int, int, int]:
         """Return (heads, head_dim, value_dim) with the defaults filled in."""

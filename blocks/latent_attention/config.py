@@ -15,21 +15,23 @@ from blocks.primitives.operations import SequenceTable
 
 
 class LatentAttention(BlockConfig):
-    """Causal attention; keys and values are made of one small vector per token (MLA, arXiv 2405.04434)."""
+    """Causal attention with keys and values projected from one latent per token (MLA, arXiv 2405.04434)."""
 
     type: Literal["latent_attention"] = "latent_attention"
     heads: Count
-    """Heads of queries, keys and values."""
+    """The number of query, key and value heads."""
     head_dim: Width | None = None
-    """Elements of one head, the rotated ones included. Default: width / heads."""
+    """The size of one head, its rotated part included. Default: width / heads."""
     latent: Width
-    """Elements of the vector that keys and values of all heads are made of, and that generation keeps."""
+    """The size of the latent vector that keys and values are projected from, and that the KV cache holds."""
     rope_dim: Width | None = None
-    """Rotated elements of each head, whose keys all heads share. Even. Default: head_dim / 2."""
+    """The size of the rotated part of each head, an even number; all heads share its key. Default: head_dim /
+    2."""
     rope_base: Positive = 10000.0
-    """Base of the RoPE frequencies (arXiv 2104.09864)."""
+    """The base of the RoPE frequencies (arXiv 2104.09864)."""
     query_latent: Width | None = None
-    """Elements of the vector that queries are made of. Default: queries are made of the input itself."""
+    """The size of a latent vector that queries are projected from. Default: no latent, the input is
+    projected."""
 
     def geometry(self, width: int) -> tuple[int, int, int]:
         """Return (heads, head_dim, rope_dim) with the defaults filled in."""

@@ -17,17 +17,18 @@ _root = Squares().rank
 
 
 class ProductKeyExperts(BlockConfig):
-    """A few of very many experts of one neuron, found by two sets of keys (PEER, arXiv 2407.04153)."""
+    """Very many experts of one neuron each, retrieved by product keys (PEER, arXiv 2407.04153)."""
 
     type: Literal["product_key_experts"] = "product_key_experts"
     experts: Annotated[Square, Field(examples=[9])]
-    """Number of experts, a square: each is a pair of one of sqrt(experts) first and as many second keys."""
+    """The number of experts, a square number; each is a pair of keys from two sets of sqrt(experts)."""
     active: Count
-    """Experts that each head of a token uses (top-k)."""
+    """The number of experts that each head of a token uses (top-k)."""
     heads: Count = 1
-    """Queries of a token; all heads choose among the same experts, by the same keys."""
+    """The number of queries per token; all heads share the keys and the experts."""
     key_dim: Width | None = None
-    """Elements of a query, one half for each set of keys. Even. Default: width / heads."""
+    """The size of a query, an even number; each half is compared with one set of keys. Default: width /
+    heads."""
 
     def geometry(self, width: int) -> tuple[int, int]:
         """Return (keys of one set, key_dim) with the default filled in."""

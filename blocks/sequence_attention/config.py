@@ -20,30 +20,31 @@ from blocks.primitives.operations import SequenceTable
 
 
 class Yarn(Config):
-    """Slow pairs turn by 1 / `factor`, fast ones as before, those between by a mix (arXiv 2309.00071).
+    """YaRN: low frequencies are divided by `factor`, high ones kept, others interpolated (arXiv 2309.00071).
 
-    Queries and keys are scaled by 0.1 ln(factor) + 1, where that is above 1.
+    Queries and keys are multiplied by max(1, 0.1 ln(factor) + 1).
     """
 
     factor: Positive
-    """How many times longer the context is than that of the shorter training."""
+    """The new context divided by the original one."""
     context: Count
-    """The context of the shorter training, in tokens."""
+    """The original context in tokens: the length of earlier training."""
     beta_fast: Positive = 32.0
-    """Pairs that turn at least so often within that context are fast."""
+    """Frequencies with at least this many rotations within the original context are kept."""
     beta_slow: Positive = 1.0
-    """Pairs that turn at most so often within it are slow."""
+    """Frequencies with at most this many rotations within the original context are divided by `factor`."""
 
 
 class RopeScaling(Config):
-    """How positions beyond those of a shorter training are brought into its range: one of three ways."""
+    """RoPE scaling for a context longer than that of earlier training; exactly one of three methods."""
 
     linear: Positive | None = None
     """Divide positions by this number (position interpolation, arXiv 2306.15595)."""
     ntk: Positive | None = None
-    """Raise the base so that the slowest pair turns by 1 / this number ("NTK-aware", arXiv 2309.00071)."""
+    """Raise the base so that the lowest frequency is divided by this number ("NTK-aware", arXiv
+    2309.00071)."""
     yarn: Yarn | None = None
-    """Slow down slow pairs alone, and sharpen attention (YaRN, arXiv 2309.00071)."""
+    """Scale low frequencies only, and the scores (YaRN, arXiv 2309.00071)."""
 
 
 class SequenceAttention(AttentionConfig):
@@ -57,28 +58,31 @@ class SequenceAttention(AttentionConfig):
     rope_base: Positive = 10000.0
     """Base of the RoPE frequencies."""
     rope_fraction: Fraction = 1.0
-    """Fraction of each head that is rotated: its first elements, in whole pairs (arXiv 2204.06745)."""
+    """The fraction of each head that is rotated: its first elements, in whole pairs (arXiv 2204.06745)."""
     rope_scaling: RopeScaling | None = None
-    """Scaling of positions for a longer context: `{linear: 4}`, `{ntk: 4}` or `{yarn: ..}`. Default: none."""
+    """RoPE scaling for a longer context: `{linear: 4}`, `{ntk: 4}` or `{yarn: ..}`. Default: none."""
     window: Width | None = None
-    """Size of a sliding attention window, including the token itself. Default: the whole context."""
+    """The size of a sliding attention window, the token itself included. Default: the whole context."""
     sinks: Natural = 0
-    """How many of the first tokens all later ones see beside the window (arXiv 2309.17453)."""
+    """The number of first tokens that remain visible outside the window (attention sinks, arXiv
+    2309.17453)."""
     soft_cap: Positive | None = None
-    """Cap of the scores, by cap * tanh(score / cap) (Gemma 2, arXiv 2408.00118). Default: none."""
+    """Soft-capping of the scores: cap * tanh(score / cap) (Gemma 2, arXiv 2408.00118). Default: none."""
     depth: Literal["none", "joint"] = "none"
-    """`joint`: one softmax over these tokens and the token's own earlier steps (MoDA, arXiv 2603.15619)."""
+    """`joint`: one softmax over earlier tokens and over the token's own earlier steps (MoDA, arXiv
+    2603.15619)."""
     steps: Literal["own", "all"] = "own"
-    """`all`: the same tokens at all earlier steps are seen too (CoTFormer, arXiv 2310.10845)."""
+    """`own`: attend to tokens at the current step; `all`: at all steps so far (CoTFormer, arXiv
+    2310.10845)."""
     qk_norm: bool = False
-    """Whether to apply the norm of the model to queries and keys per head before the rotation."""
+    """Whether to norm the queries and keys of each head before the rotation, by the model's `norm_type`."""
 
     def shares_step(self) -> bool:
-        """Whether it keeps keys and values of earlier steps."""
+        """Whether it attends to earlier steps."""
         return self.depth == "joint" or self.steps == "all"
 
     def needs_all_tokens(self) -> str:
-        """Masks and slots are those of whole sequences; without them the order of tokens is enough."""
+        """Masks and slots cover whole sequences; without them any ordered selection works."""
         fields = {
             "window": self.window is not None,
             "soft_cap": self.soft_cap is not None,
@@ -88,18 +92,20 @@ class SequenceAttention(AttentionConfig):
         return next((f"{name} needs whole sequences" for name, there in fields.items() if there), "")
 
     def makes_kv(self) -> bool:
-        """Of every token."""
+        """Every token has keys and values."""
         return True
 
     def crosses_documents(self) -> str:
-        """Masks of documents are those of torch's attention over the tokens of one step."""
+        """Document masks exist for attention over the tokens of one step only."""
         fields = {
             "sinks": self.sinks > 0,
             "soft_cap": self.soft_cap is not None,
             "depth: joint": self.depth == "joint",
             "steps: all": self.steps == "all",
         }
-        return next((f"{name} has no masks of documents" for name, there in fields.items() if there), "")
+        return next(
+            (f"{name} does not support document masks" for name, there in fields.items() if there), ""
+        )
 
     def rotates(self) -> bool:
         """Return whether heads are rotated."""
@@ -109,7 +115,7 @@ class SequenceAttention(AttentionConfig):
         """Return how many elements of a head are rotated."""
         if self.rope_fraction == 1:
             return head_dim
-        # a fraction that is no binary number must not lose a pair
+        # a fraction without an exact binary form must not lose a pair
         return 2 * floor(head_dim * self.rope_fraction / 2 + 1e-9)
 
     def problems(self, width: int) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""PendingRows for a store that cannot be reached."""
+"""Waiting for a store that cannot be reached."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from blocks.base.wiring import WiringConfig
 
 
 class Backprop(WiringConfig):
-    """Through which steps of a stage gradients go."""
+    """The steps of the stage that gradients go through (truncated backpropagation)."""
 
     key = "backprop"
     default = "all"

@@ -14,17 +14,17 @@ from blocks.wiring.loss import Loss
 
 
 class BackpropLast(Backprop):
-    """Gradients go through the last steps only, as in Huginn (arXiv 2502.05171); earlier steps run without.
+    """Gradients go through the last steps only, as in Huginn (arXiv 2502.05171).
 
-    What the last steps read of earlier ones, the state or depth slots, is a constant in the backward pass.
-    What comes before the stage is trained through `inject` in the last steps.
+    The state and the depth slots of earlier steps are detached. Layers before the stage get gradients through
+    `inject` in the last steps.
     """
 
     name = "last"
     aliases = "truncated"
 
     last: Count
-    """How many steps have gradients; all of them where no more run."""
+    """The number of steps with gradients; all steps if fewer run."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse what would get no gradient, and losses that read every step."""

@@ -12,7 +12,7 @@ from blocks.primitives.operations import Sum
 
 
 class Combine(WiringConfig):
-    """How outputs are combined; `gate` is a learned softmax over the branches per token."""
+    """How the outputs of parallel blocks are combined."""
 
     key = "combine"
     owner = ("parallel",)
@@ -20,7 +20,7 @@ class Combine(WiringConfig):
     key_aliases = "merge reduce aggregation mix mode"
 
     reads_input: ClassVar[bool] = False
-    """Whether it reads what the branches read."""
+    """Whether it reads the input of the branches."""
 
     def lower(self, build: Builder, x: Value, branches: Sequence[Value]) -> Value:
         """Combine the branches, which have read `x`, into one update; all are [width]."""
@@ -52,7 +52,7 @@ class MeanOfBranches(Combine):
 
 
 class GateBranches(Combine):
-    """A softmax over the branches for each token, projected from what they read; it starts uniform."""
+    """A sum weighted per token by a softmax, projected from the input of the branches; initially uniform."""
 
     name = "gate"
     aliases = "gated softmax learned weighted"

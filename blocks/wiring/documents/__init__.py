@@ -6,7 +6,7 @@ from blocks.base.wiring import WiringConfig
 
 
 class Documents(WiringConfig):
-    """What tokens see of other documents in the same sequence."""
+    """Whether tokens attend to other documents of the same sequence."""
 
     key = "documents"
     owner = ("model",)

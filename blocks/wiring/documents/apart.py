@@ -8,18 +8,17 @@ from blocks.wiring.documents import Documents
 
 
 class DocumentsApart(Documents):
-    """Tokens see only those of their own document, in training and generation (arXiv 2402.13991).
+    """Tokens attend only within their own document, in training and generation (arXiv 2402.13991).
 
-    Outputs and gradients are those of the documents one by one: learned positions begin again with each
-    document, and rotations depend on distances alone. Costs count all pairs of a sequence, which is also
-    what runs: the mask saves no FLOPs.
+    Outputs and gradients equal those of each document alone: learned positions restart with each document,
+    and RoPE depends on distances only. The mask saves no FLOPs, so costs count all pairs of a sequence.
     """
 
     name = "apart"
     aliases = "masked mask separate"
 
     apart: Natural
-    """The token that ends a document; where it is read it begins the next one."""
+    """The id of the end-of-document token. As an input it is the first token of the next document."""
 
     def summary(self, site: Site) -> str:
         """Name the token."""

@@ -4,7 +4,7 @@ from blocks.wiring.documents import Documents
 
 
 class JoinedDocuments(Documents):
-    """Tokens see all earlier ones of the sequence, whatever documents these are from."""
+    """Tokens attend to all earlier tokens of the sequence, across documents."""
 
     name = "joined"
     aliases = "none false off all"

@@ -4,7 +4,7 @@ from blocks.base.wiring import WiringConfig
 
 
 class Exit(WiringConfig):
-    """Whether tokens may leave the last stage before its last step, which `loss: {exit: b}` trains."""
+    """Whether tokens may exit the last stage before its last step; trained by `loss: {exit: b}`."""
 
     key = "exit"
     default = "none"

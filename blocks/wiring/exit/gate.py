@@ -11,19 +11,19 @@ from blocks.wiring.exit import Exit
 
 
 class GatedExit(Exit):
-    """A gate reads the normed state after each step and says how probable it is that the token leaves there.
+    """A learned gate on the normed state after each step gives the probability that a token exits there.
 
-    With the gate's sigmoid g_t, a token leaves at step t with probability g_t times the product of all
-    earlier 1 - g_j, and what is left falls to the last step (Ouro, arXiv 2510.25741). By default all steps
-    run; with `exit_threshold` a token's logits are those of the first step at which the sum of these
-    probabilities reaches the threshold, and no step runs after all tokens of the batch have left.
+    With g_t the gate's sigmoid, a token exits at step t with probability g_t times the product of all earlier
+    1 - g_j, and at the last step with the remaining probability (Ouro, arXiv 2510.25741). By default all
+    steps run. With `exit_threshold` at inference, a token's logits are those of the first step at which the
+    cumulative probability reaches the threshold, and the loop ends once all tokens of the batch have exited.
     """
 
     name = "gate"
     aliases = "learned"
 
     gate: Literal["learned"]
-    """A linear map of the state to one number, with a bias; both start at 0."""
+    """`learned`: a linear layer with one output and a bias, both initialized to 0."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Check that the gate has steps to choose from, and a loss that trains it."""

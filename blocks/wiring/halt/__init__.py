@@ -4,7 +4,7 @@ from blocks.base.wiring import WiringConfig
 
 
 class Halt(WiringConfig):
-    """Whether tokens stop being updated before the last step of a stage, as the stage itself decides."""
+    """Whether each token may halt before the last step of the stage, and is not updated after that."""
 
     key = "halt"
     default = "none"

@@ -4,7 +4,7 @@ from blocks.base.wiring import WiringConfig
 
 
 class Inject(WiringConfig):
-    """How the stage's input enters again before each step."""
+    """Input injection: how the stage's input enters each step."""
 
     key = "inject"
     default = "none"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class AddInput(Inject):
-    """The input is added to the state before every step whose state is not the input itself."""
+    """The input is added to the state before each step, except where the state is the input itself."""
 
     name = "add"
     aliases = "sum true plus residual"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ConcatInput(Inject):
-    """A learned projection of [state, input] takes the state's place; it starts as [I, 0]."""
+    """The state is replaced by a learned projection of [state, input], initialized to [I, 0]."""
 
     name = "concat"
     aliases = "cat concatenate linear"

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DECAY = 0.2**0.5
-"""What the state is multiplied by at first, in each channel."""
+"""The initial factor of the state, in each channel."""
 
 
 class DiagonalInput(Inject):
-    """h becomes exp(-delta exp(a)) h + delta B e, where e is the normalised input (Parcae, arXiv 2604.12946).
+    """The state h becomes exp(-delta exp(a)) h + delta B e, where e is the normed input.
 
-    delta = softplus(d). a and d are learned per channel, B is a learned matrix that starts as I. The state's
-    factor is below 1 for any weights, and starts at 0.447. B e is computed once for all steps.
+    This is Parcae's injection (arXiv 2604.12946). delta = softplus(d); a and d are learned per channel, and B
+    is a learned matrix, initialized to I. The factor of h is always below 1, initially 0.447. B e is computed
+    once for all steps.
     """
 
     name = "diagonal"

@@ -6,7 +6,7 @@ from blocks.wiring.inject import Inject
 
 
 class NoInjection(Inject):
-    """The input enters once, as the state of the first step."""
+    """The input is the state that the first step reads, and is not injected again."""
 
     name = "none"
     aliases = "false off null"

@@ -13,18 +13,19 @@ from blocks.ir.operation import Value
 
 @dataclass(frozen=True)
 class ModelEnd:
-    """What the end of a model is made of.
+    """The inputs of a loss.
 
     Attributes:
         state: the state [width] after the last stage.
-        collected: what the last stage collected at each step, by name: `state` if the loss reads it.
+        collected: the values that the last stage collected at each step, by name: `state` if the loss
+            reads it.
         steps: the number of steps of the last stage.
-        norm: adds the last norm to a state.
+        norm: adds the final norm to a state.
         head: adds the head to a normed state and returns its logits [vocab].
-        targets: the ids to predict, -100 where none is scored.
+        targets: the target ids, -100 where there is none.
         vocab: the number of ids.
         tokens: tokens of a micro-batch.
-        handed: what the first pass hands to the second, whose end this is; else nothing.
+        handed: in a second pass, the values from the first pass; else empty.
     """
 
     state: Value
@@ -40,13 +41,13 @@ class ModelEnd:
 
 @dataclass(frozen=True)
 class Lowered:
-    """The end of a model as a loss lowered it.
+    """The outputs of a model with its loss.
 
     Attributes:
-        logits: [vocab], what the model returns.
+        logits: [vocab], the result of the model.
         loss: a scalar.
-        reported: further scalars by name, such as parts of the loss, that training logs.
-        handed: values [width] of the residual stream's precision that a second pass is given, as constants.
+        reported: further scalars that training logs, such as parts of the loss, by name.
+        handed: detached values [width], in the precision of the residual stream, for a second pass.
     """
 
     logits: Value
@@ -56,7 +57,7 @@ class Lowered:
 
 
 class Loss(WiringConfig):
-    """What training minimises."""
+    """The training loss."""
 
     key = "loss"
     owner = ("model",)
@@ -67,9 +68,9 @@ class Loss(WiringConfig):
     """Whether it reads the state after every step of the last stage."""
 
     second_steps: ClassVar[str] = ""
-    """The field with the number of steps of a second pass over the same batch, where there is one.
+    """The field with the number of steps of a second pass over the same batch; "" if there is none.
 
-    Its only recurrent stage runs that many; its loss is added to that of the first pass.
+    The only recurrent stage of the model runs that many steps; the losses of both passes are added.
     """
 
     def lower(self, build: Builder, end: ModelEnd) -> Lowered:

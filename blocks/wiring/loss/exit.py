@@ -14,7 +14,7 @@ from blocks.wiring.loss.read_steps import normed_states, unread_steps
 
 
 class ExitLoss(Loss):
-    """The expected cross-entropy over the exit steps of a token, less `exit` times their entropy.
+    """The expected cross-entropy over the exit steps of a token, minus `exit` times their entropy.
 
     The probabilities are those of `exit: {gate: learned}` in the last stage (Ouro, arXiv 2510.25741).
     """
@@ -24,7 +24,7 @@ class ExitLoss(Loss):
     reads_steps = True
 
     exit: NonNegative
-    """Weight of the entropy of the exit probabilities, which keeps them from falling to one step early."""
+    """The weight of the entropy of the exit probabilities, which prevents an early collapse to one step."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Check that the last stage has steps to read, and a gate."""

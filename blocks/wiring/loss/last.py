@@ -8,7 +8,7 @@ from blocks.wiring.loss import Loss, Lowered, ModelEnd
 
 
 class LastStep(Loss):
-    """The mean cross-entropy of the last step's logits over the scored targets."""
+    """The mean cross-entropy of the logits of the last step."""
 
     name = "last"
     aliases = "cross_entropy ce nll final"

@@ -14,10 +14,10 @@ from blocks.wiring.loss.read_steps import normed_states, unread_steps
 
 
 class StepsLoss(Loss):
-    """A weighted mean over the steps of the last stage of the cross-entropy of each step's logits.
+    """Deep supervision: a weighted mean of the cross-entropies of all steps of the last stage.
 
-    All steps share the last norm and the head (deep supervision, arXiv 1409.5185). Evaluations score the
-    logits of the last step.
+    Each step has logits, through the same final norm and head (arXiv 1409.5185). Evaluations score the logits
+    of the last step.
     """
 
     name = "steps"
@@ -25,7 +25,7 @@ class StepsLoss(Loss):
     reads_steps = True
 
     steps: Literal["uniform", "linear"]
-    """The weights: the same for each step, or growing with its number from 1 on, as 1, 2, 3 and so on."""
+    """The weights of the steps: `uniform`, or `linear`, proportional to 1, 2, 3, ..."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Check that the last stage has steps to read."""

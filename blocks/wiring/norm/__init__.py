@@ -4,7 +4,7 @@ from blocks.base.wiring import WiringConfig
 
 
 class Norm(WiringConfig):
-    """Where each sublayer has its norm."""
+    """The position of the norm of each sublayer."""
 
     key = "norm"
     owner = ("model", "stage", "use", "parallel")

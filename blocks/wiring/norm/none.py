@@ -6,7 +6,7 @@ from blocks.wiring.norm import Norm
 
 
 class NoNorm(Norm):
-    """x + f(x): blocks read the stream as it is."""
+    """x + f(x), without norms."""
 
     name = "none"
     aliases = "off null no"

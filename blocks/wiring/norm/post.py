@@ -16,5 +16,5 @@ class PostNorm(Norm):
     order = -10
 
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
-        """Normalise the sum."""
+        """Norm the sum."""
         return build.norm(run(x), "norm", (build.width,))

@@ -16,5 +16,5 @@ class PreNorm(Norm):
     order = 10
 
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
-        """Normalise what the block reads."""
+        """Norm the input of the block."""
         return run(build.norm_input(x))

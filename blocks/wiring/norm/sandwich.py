@@ -11,8 +11,8 @@ from blocks.wiring.norm import Norm
 class SandwichNorm(Norm):
     """x + norm(f(norm(x))) (arXiv 2105.13290), which is Peri-LN (arXiv 2502.02732).
 
-    The gain of the outer norm starts as small as a projection into the stream otherwise does, and the block's
-    own projections start at full size.
+    The initial gain of the outer norm is scaled down by the depth of the model, instead of the block's
+    projections into the residual stream.
     """
 
     name = "sandwich"
@@ -20,7 +20,7 @@ class SandwichNorm(Norm):
     order = 10
 
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
-        """Normalise what the block reads, and what it returns."""
+        """Norm the input and the output of the block."""
         with build.at(build.prefix, writes_residual=False):
             update = run(build.norm_input(x))
         return build.norm(update, "out_norm", (build.width,), writes_residual=True)

@@ -9,11 +9,12 @@ from blocks.wiring.norm import Norm
 
 
 class ScoresNorm(Norm):
-    """x + f(norm(x) in queries, keys and routers, x elsewhere): peri-layernorm of MoEUT (arXiv 2405.16039).
+    """x + f(x) with norms only in front of queries, keys and routers.
 
-    Blocks without scores, such as `feed_forward`, have no norm. MoEUT's have ReLU, whose output grows as its
-    input does; without a norm that of SwiGLU, GEGLU and ReLU squared grows as the square, so that the state
-    of many layers overflows. Peri-LN (arXiv 2502.02732) is `sandwich`.
+    This is the peri-layernorm of MoEUT (arXiv 2405.16039). Blocks without these, such as `feed_forward`, have
+    no norm. MoEUT uses ReLU, whose output grows linearly with its input. SwiGLU, GeGLU and squared ReLU grow
+    quadratically without a norm, so that the state of deep models overflows. Peri-LN (arXiv 2502.02732) is
+    `sandwich`.
     """
 
     name = "scores"
@@ -21,6 +22,6 @@ class ScoresNorm(Norm):
     order = 10
 
     def around_sublayer(self, build: Builder, x: Value, run: Run) -> Value:
-        """Normalise what queries, keys and routers read."""
+        """Norm the inputs of queries, keys and routers."""
         with build.norm_scores():
             return run(x)

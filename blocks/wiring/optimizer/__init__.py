@@ -21,7 +21,7 @@ class Products(NamedTuple):
 
 
 class OptimizerChoice(WiringConfig):
-    """What updates the weights. All rates are shares of `lr`, under one schedule."""
+    """The optimizer. All learning rates are multiples of `lr` and follow one schedule."""
 
     key = "optimizer"
     owner = ("train",)
@@ -31,7 +31,7 @@ class OptimizerChoice(WiringConfig):
     maker: ClassVar[str] = ""
     """The function that makes it, as `module:name`; `adamw/optimizer.py` has its arguments."""
     takes_shards: ClassVar[bool] = True
-    """Whether it can update a part of a weight without the rest, as FSDP needs."""
+    """Whether it can update a shard of a weight without the rest, as FSDP requires."""
 
     def moments(self, weight: Weight, in_stage: bool) -> int:
         """Return how many tensors of a weight's shape are kept for it; `in_stage` says where it is."""

@@ -14,9 +14,9 @@ from blocks.ir.operation import Init, Value, Weight
 
 
 class PerStep(WiringConfig):
-    """Weights of each step beside those that all steps share; any of `norm`, `scale` and `lora` together.
+    """Weights per step, in addition to the shared ones; `norm`, `scale` and `lora` can be combined.
 
-    The stage then runs for no other number of steps than it was trained with.
+    The stage can then run only with the number of steps it was trained with.
     """
 
     key = "per_step"
@@ -74,40 +74,40 @@ class _OwnWeights(PerStep):
 
 
 class NormPerStep(_OwnWeights):
-    """`norm: true`: each step has gains of its own in all norms of its blocks and sublayers."""
+    """`norm: true`: all norms of blocks and sublayers have one gain per step."""
 
     name = "norm"
     aliases = "gain gains norms"
 
     norm: Literal[True] = True
-    """Whether gains of norms are per step."""
+    """Whether norm gains are per step."""
     scale: bool = False
-    """Whether each sublayer has a factor of its output per step, 1 at the start."""
+    """Whether each sublayer's output has a learned factor per step, initialized to 1."""
 
 
 class ScalePerStep(_OwnWeights):
-    """`scale: true`: each step has a factor of its own for the output of each sublayer."""
+    """`scale: true`: the output of each sublayer has a learned factor per step."""
 
     name = "scale"
     aliases = "scalar factor"
 
     scale: Literal[True] = True
-    """Whether each sublayer has a factor of its output per step, 1 at the start."""
+    """Whether each sublayer's output has a learned factor per step, initialized to 1."""
 
 
 class LoraPerStep(_OwnWeights):
-    """`lora: r`: each step adds B A x to every projection (Relaxed Recursive Transformers, arXiv 2410.20672).
+    """`lora: r`: each step has a LoRA of every projection (Relaxed Recursive Transformers, arXiv 2410.20672).
 
-    A [r, fan-in] starts normal, B [fan-out, r] at 0. Weights of experts are no projections of all tokens, and
-    have none.
+    It adds B A x, with A [r, fan-in] initialized from a normal distribution and B [fan-out, r] to 0. Routed
+    experts have none.
     """
 
     name = "lora"
     aliases = "adapter low_rank rank"
 
     lora: Count
-    """Rank r of the products added to each projection."""
+    """The rank r."""
     norm: bool = False
-    """Whether gains of norms are per step."""
+    """Whether norm gains are per step."""
     scale: bool = False
-    """Whether each sublayer has a factor of its output per step, 1 at the start."""
+    """Whether each sublayer's output has a learned factor per step, initialized to 1."""

@@ -4,7 +4,7 @@ from blocks.base.wiring import WiringConfig
 
 
 class Residual(WiringConfig):
-    """How the output of each sublayer joins the residual stream."""
+    """The residual connection: how the output of a sublayer enters the residual stream."""
 
     key = "residual"
     owner = ("model", "stage", "use", "parallel")

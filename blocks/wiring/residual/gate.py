@@ -13,18 +13,18 @@ from blocks.wiring.residual.gain import Gain, TokenGain
 
 
 class GatedResidual(Residual):
-    """x + g f(x), where g is learned and starts at 0, so that a sublayer at first passes the stream on.
+    """x + g f(x), with a learned gate g, initialized to 0, so that each sublayer starts as the identity.
 
-    Since nothing is added at the start, projections into the stream start at full size.
+    Projections into the residual stream are therefore not scaled down at initialization.
     """
 
     name = "gate"
     aliases = "gated rezero re_zero layer_scale layerscale skip_init"
 
     gate: Literal["scalar", "channel", "token"]
-    """What has a gate: a sublayer (ReZero, arXiv 2003.04887), each channel (as LayerScale, arXiv 2103.17239,
-    which starts at a small number), or each token: a scalar that starts at 0 times the sigmoid of a
-    projection of the stream (arXiv 2609.03379).
+    """`scalar`: one gate per sublayer (ReZero, arXiv 2003.04887); `channel`: one per channel (as LayerScale,
+    arXiv 2103.17239, which starts at a small number instead of 0); `token`: a scalar, initialized to 0, times
+    the sigmoid of a projection of the stream (arXiv 2609.03379).
     """
 
     def summary(self, site: Site) -> str:

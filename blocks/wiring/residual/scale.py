@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 class ScaledResidual(Residual):
-    """x + s f(x); s is a constant, as in SMELT (arXiv 2609.01343), where it is 1 / steps, or learned."""
+    """x + s f(x), with a constant or learned factor s; SMELT (arXiv 2609.01343) uses 1 / steps."""
 
     name = "scale"
     aliases = "scaled multiplier alpha"
 
     scale: Positive | Literal["1/steps", "learned"]
-    """The factor s; `1/steps` is one over the steps of the stage, `learned` a scalar that starts at 1."""
+    """The factor s: a number, `1/steps` (the steps of the stage), or `learned`, a scalar initialized to 1."""
 
     def summary(self, site: Site) -> str:
         """Say by how much."""

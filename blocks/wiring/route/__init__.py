@@ -4,7 +4,7 @@ from blocks.base.wiring import WiringConfig
 
 
 class Route(WiringConfig):
-    """Which tokens run a step."""
+    """The tokens that run each step."""
 
     key = "route"
     default = "none"

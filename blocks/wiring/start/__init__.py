@@ -20,7 +20,7 @@ class Start(WiringConfig):
 
 
 class OtherStart(Start):
-    """A state that is made without the stage's input, which therefore has to be injected."""
+    """A first state that does not depend on the stage's input, which therefore has to be injected."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse a stage that would never read its input."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LearnedStart(OtherStart):
-    """A learned vector, the same for every token; needs an `inject`."""
+    """A learned vector, the same for every token; requires `inject`."""
 
     name = "learned"
     aliases = "parameter trained"

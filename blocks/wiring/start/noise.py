@@ -10,16 +10,16 @@ from blocks.wiring.start import OtherStart
 
 
 class StartFromNoise(OtherStart):
-    """Normal noise, cut off at three standard deviations (Huginn, arXiv 2502.05171); needs an `inject`.
+    """Normal noise, truncated at three standard deviations (Huginn, arXiv 2502.05171); requires `inject`.
 
-    It is drawn anew for each sequence and optimizer step; in evaluation all sequences get the same.
+    In training each sequence gets new noise at each optimizer step; in evaluation all get the same noise.
     """
 
     name = "noise"
     aliases = "random normal gaussian trunc_normal"
 
     noise: Positive = 0.4**0.5
-    """Standard deviation; the default is the paper's, where embeddings have the same."""
+    """The standard deviation. The default is the paper's, which is also that of its embeddings."""
 
     def summary(self, site: Site) -> str:
         """Give the standard deviation."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StartFromZeros(OtherStart):
-    """Zeros; needs an `inject`."""
+    """Zeros; requires `inject`."""
 
     name = "zeros"
     aliases = "zero 0"

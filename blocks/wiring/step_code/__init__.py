@@ -7,7 +7,7 @@ from blocks.base.wiring import Site, WiringConfig
 
 
 class StepCode(WiringConfig):
-    """What a step knows of its number; an added code comes after `inject`."""
+    """How the number of the current step enters the step; added codes come after `inject`."""
 
     key = "step_code"
     default = "none"

@@ -10,9 +10,9 @@ from blocks.wiring.step_code import StepCodeInRecur
 
 
 class StepEmbedding(StepCodeInRecur):
-    """A learned vector for each step, added to the state before it; zero at the start.
+    """A learned vector per step, initialized to 0, is added to the state before the step.
 
-    The stage then runs for no other number of steps than it was trained with.
+    The stage can then run only with the number of steps it was trained with.
     """
 
     name = "embedding"

@@ -6,7 +6,7 @@ from blocks.wiring.step_code import StepCode
 
 
 class NoStepCode(StepCode):
-    """Nothing."""
+    """The step does not depend on its number."""
 
     name = "none"
     aliases = "false off null"

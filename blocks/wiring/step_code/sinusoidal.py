@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class SinusoidalStepCode(StepCodeInRecur):
-    """Sines and cosines of the step's number, from 1, added before it (Universal Transformer, 1807.03819)."""
+    """Sines and cosines of the step's number, added to the state (Universal Transformer, arXiv
+    1807.03819)."""
 
     name = "sinusoidal"
     aliases = "sine fixed sincos"

@@ -8,11 +8,11 @@ from typing import NamedTuple
 from blocks.base.wiring import WiringConfig
 
 MOST_NUMBERS = 256
-"""How many different numbers of steps a distribution may have: costs look at each."""
+"""The most numbers of steps a distribution may have, since costs are computed for each."""
 
 
 class Phase(NamedTuple):
-    """A part of training in which the number of steps has one distribution.
+    """A phase of training with one distribution of the number of steps.
 
     Attributes:
         start: the optimizer step at which it begins.
@@ -26,7 +26,7 @@ class Phase(NamedTuple):
 
 
 class TrainedSteps(WiringConfig):
-    """How many steps run in training. Evaluation and prediction run `steps`."""
+    """The number of steps in training. Evaluation and prediction run `steps`."""
 
     key = "train"
     owner = ("recur",)

@@ -14,15 +14,15 @@ from blocks.wiring.train import Phase, TrainedSteps
 
 
 class LateSteps(TrainedSteps):
-    """Few steps at first, `steps` from a share of training on (late recurrence)."""
+    """Fewer steps at first, then `steps` (late recurrence)."""
 
     name = "at"
     aliases = "late late_recurrence start switch"
 
     at: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), Untraced()]
-    """The share of the optimizer steps after which `steps` run, rounded to whole optimizer steps."""
+    """The share of the optimizer steps that run the smaller number, rounded to whole optimizer steps."""
     from_: Annotated[Count, Untraced(), Field(alias="from")] = 1
-    """The number of steps before."""
+    """The smaller number of steps."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse a number that is not below that of later."""

@@ -21,24 +21,24 @@ class PoissonLogNormal(Config):
     """The parameters of a log-normal Poisson distribution."""
 
     mean: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False, examples=[2.5]), Untraced()]
-    """The expectation before `max` applies: r + 1 in the terms of arXiv 2502.05171."""
+    """The mean before `max` is applied; r + 1 in the notation of arXiv 2502.05171."""
     sigma: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), Untraced()] = 0.5
-    """The standard deviation of the logarithm of the rate; 0 is a Poisson distribution."""
+    """The standard deviation of the logarithm of the rate; 0 gives a Poisson distribution."""
     max: Annotated[Count, Field(le=MOST_NUMBERS, examples=[3]), Untraced()]
-    """The largest number: what is drawn above it runs this many steps."""
+    """The largest number of steps; larger draws are replaced by it."""
 
 
 class PoissonLogNormalSteps(TrainedSteps):
-    """min(1 + Poisson(exp(t)), max) with t ~ Normal(log(mean - 1) - sigma^2 / 2, sigma), as in Huginn.
+    """min(1 + Poisson(exp(t)), max) with t ~ Normal(log(mean - 1) - sigma^2 / 2, sigma).
 
-    Huginn (arXiv 2502.05171) has no maximum.
+    As in Huginn (arXiv 2502.05171), which has no maximum.
     """
 
     name = "poisson_lognormal"
     aliases = "lognormal_poisson log_normal_poisson poisson lognormal"
 
     poisson_lognormal: PoissonLogNormal
-    """The parameters."""
+    """The parameters of the distribution."""
 
     def phases(self, steps: int, optimizer_steps: int) -> Sequence[Phase]:
         """Return one phase with every number up to the largest."""

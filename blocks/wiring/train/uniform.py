@@ -14,13 +14,13 @@ from blocks.wiring.train import MOST_NUMBERS, Phase, TrainedSteps
 
 
 class UniformSteps(TrainedSteps):
-    """Each number from the first to the last with the same probability."""
+    """Uniform over the integers of a range, both ends included."""
 
     name = "uniform"
     aliases = "range randint random"
 
     uniform: Annotated[tuple[Count, Count], Strict(False), Field(examples=[[1, 3], [2, 3]])]
-    """The smallest and the largest number."""
+    """The smallest and the largest number of steps."""
 
     @model_validator(mode="after")
     def _range(self) -> UniformSteps:

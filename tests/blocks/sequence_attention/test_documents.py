@@ -75,12 +75,12 @@ def test_documents_are_decoded_apart(tokens):
 @pytest.mark.parametrize(
     ("block", "why"),
     [
-        ({**SEQ, "window": 2, "sinks": 1}, "sinks has no masks of documents"),
+        ({**SEQ, "window": 2, "sinks": 1}, "sinks does not support document masks"),
         ({**SEQ, "soft_cap": 1.0}, "soft_cap has"),
         ({**SEQ, "depth": "joint"}, "depth: joint has"),
         ({**SEQ, "steps": "all"}, "steps: all has"),
-        ({**EXPERT, "routing": "expert_choice"}, "experts choose among all tokens"),
-        ({**EXPERT, "capacity": 1.0}, "tokens of all documents take up capacity"),
+        ({**EXPERT, "routing": "expert_choice"}, "experts select among all tokens"),
+        ({**EXPERT, "capacity": 1.0}, "tokens of all documents use up capacity"),
     ],
 )
 def test_what_cannot_keep_them_apart_is_refused(block, why):

@@ -20,24 +20,24 @@ _STATE, _PROBABILITY, _PONDER = "halt_state", "halt_probability", "halt_ponder"
 
 
 class AdaptiveComputationTime(Halt):
-    """Each token halts at the step at which its halting probabilities add up to a threshold.
+    """Adaptive computation time: a token halts once its halting probabilities add up to a threshold.
 
-    Before step t a token halts with probability p_t, the sigmoid of a linear map of the state. The weight of
-    step t is p_t, at the step at which the token halts what is left to 1, and 0 after it. What the stage
-    returns is updated by that weight, y_t = w_t s_t + (1 - w_t) y_{t-1} with y_0 = 0, where s_t is the state
-    after step t, as the Universal Transformer has it (arXiv 1807.03819, after arXiv 1603.08983). All steps
-    run for all tokens: others may read the states of a token that has halted.
+    The halting probability p_t of step t is the sigmoid of a linear layer on the state before it. The weight
+    w_t of step t is p_t, the remainder to 1 at the step at which the token halts, and 0 after that. The
+    output of the stage is y_t = w_t s_t + (1 - w_t) y_{t-1} with y_0 = 0, where s_t is the state after step
+    t, as in the Universal Transformer (arXiv 1807.03819, after arXiv 1603.08983). All steps run for all
+    tokens, since other tokens may attend to one that has halted.
     """
 
     name = "act"
     aliases = "adaptive ponder adaptive_computation_time"
 
     act: Annotated[Positive, Field(examples=[0.01]), Untraced()]
-    """Weight in the loss of the ponder cost: the mean over tokens of the steps until a token halts, plus what
-    was left to 1 there. The Universal Transformer has 0.01.
+    """The weight of the ponder cost in the training loss: the mean over tokens of the number of steps plus
+    the remainder. The Universal Transformer uses 0.01.
     """
     threshold: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False, examples=[0.9]), Untraced()] = 0.99
-    """The sum of probabilities above which a token halts."""
+    """The cumulative probability above which a token halts."""
 
     changes_result = True
 

@@ -18,13 +18,12 @@ from blocks.wiring.loss.last import LastStep
 
 
 class ConsistencyLoss(LastStep):
-    """The cross-entropy of two passes, a long one and a short one that is drawn to its states.
+    """A second, shorter pass over the same batch is trained to match the states of the full pass.
 
-    The second pass is made of the whole model, over the same batch. Training minimises the first one's
-    cross-entropy, plus `weight` times that of the second, plus `consistency` times the mean square difference
-    of their states behind the last norm, the first ones taken as constants, over all scored targets
-    (LoopFormer, arXiv 2602.11451). Costs of training are those of both passes; evaluation makes the first
-    alone, as do exported models and calls with no more than `short` steps.
+    The loss is the cross-entropy of the full pass, plus `weight` times that of the short pass, plus
+    `consistency` times the mean squared difference of their states after the final norm, with those of the
+    full pass detached (LoopFormer, arXiv 2602.11451). Training costs include both passes. Evaluation,
+    exported models and calls with at most `short` steps run only one pass.
     """
 
     name = "consistency"
@@ -32,11 +31,11 @@ class ConsistencyLoss(LastStep):
     second_steps = "short"
 
     consistency: NonNegative
-    """Weight of the difference."""
+    """The weight of the difference of states."""
     short: Annotated[Count, Field(examples=[1, 2])]
-    """The steps of the second pass, of the only recurrent stage of the model."""
+    """The number of steps of the short pass; the model must have exactly one recurrent stage."""
     weight: NonNegative = 0.1
-    """Weight of the second pass's cross-entropy."""
+    """The weight of the cross-entropy of the short pass."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Check that there is one recurrent stage, and that it runs more steps."""

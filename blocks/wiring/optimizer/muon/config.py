@@ -19,15 +19,15 @@ _ITERATIONS = 5
 class Muon(OptimizerChoice):
     """Muon (Jordan et al., 2024) for the matrices of stages: momentum, orthogonalised by Newton-Schulz.
 
-    Updates are as large as AdamW's usually are, so that `lr` and `weight_decay` carry over (arXiv
-    2502.16982). Each expert is a matrix of its own, and so are gate and up where they are one weight, and the
-    weights of each step. Embeddings, the head, norms, biases and vectors are updated by AdamW.
+    Updates are scaled to the usual size of AdamW's, so that `lr` and `weight_decay` carry over (arXiv
+    2502.16982). Each expert, each step, and gate and up are treated as separate matrices. Embeddings, the
+    head, norms, biases and vectors are updated by AdamW.
     """
 
     name = "muon"
 
     muon: Annotated[float, Field(ge=0, lt=1), Untraced()] = 0.95
-    """The momentum of what is orthogonalised (Nesterov's)."""
+    """The Nesterov momentum."""
 
     maker = "blocks.wiring.optimizer.muon.optimizer:muon"
     takes_shards = False

@@ -28,18 +28,18 @@ _Apart = Literal["q", "k", "v", "residual"]
 
 
 class MixedResidual(Residual):
-    """A weighted sum of the stage's input and of what earlier sublayers, or blocks of them, made: the values.
+    """Each sublayer reads a weighted sum of values: the stage's input and the outputs of earlier sublayers.
 
-    Each mix has weights of its own, which the steps share in a stage that recurs, and so has what the stage
-    returns. `learned_query` is a softmax over w . RMSNorm(value), as in attention residuals (arXiv
-    2603.15031); at w = 0, where training begins, it is the mean. `static` has a learned number for each
-    value, as DenseFormer has for each state (arXiv 2402.02622); training begins at the plain residual sum.
-    `token` adds to it W2 gelu(W1 RMSNorm(latest value)), as MUDDFormer does (arXiv 2502.12170); W2 starts at
-    0. `relu_query` is b + ReLU(w . RMSNorm(value)), as in DeepCrossAttention (arXiv 2502.06785); b has a
-    number for each value and element, and w starts at 0.
+    Each sublayer, and the result of the stage, has its own weights for the sum; steps of a recurrent stage
+    share them. `learned_query`: a softmax over w . RMSNorm(value), as in attention residuals (arXiv
+    2603.15031), with w initialized to 0, which gives the mean. `static`: a learned number per value, as in
+    DenseFormer (arXiv 2402.02622), initialized to the plain residual sum. `token`: `static` plus
+    W2 gelu(W1 RMSNorm(latest value)), as in MUDDFormer (arXiv 2502.12170), with W2 initialized to 0.
+    `relu_query`: b + ReLU(w . RMSNorm(value)), as in DeepCrossAttention (arXiv 2502.06785), with b per value
+    and channel, and w initialized to 0.
 
-    Numbers go by how many values ago one was made, so that they mean the same at each step; early layers of
-    a stack leave the rest of theirs unused.
+    Weights are indexed by distance, counted back from the latest value, so that they mean the same at each
+    step; early layers of a stack use only some of theirs.
     """
 
     name = "mix"
@@ -48,23 +48,22 @@ class MixedResidual(Residual):
     aliases = "attention_residuals attnres depth_mix dense"
 
     mix: Kind
-    """Where the weights of the sum come from."""
+    """How the weights of the sum are computed."""
     heads: Count = 1
-    """How many parts of the width have weights of their own."""
+    """The number of parts of the width, each with its own weights."""
     over: Literal["sublayers", "blocks"] | Count = "sublayers"
-    """Whether there is a value for each sublayer or for each block: a whole step, or as many sublayers as
-    this says, the last block of a step perhaps of fewer. The value so far of a sublayer's own block is mixed
-    as well.
+    """`sublayers`: one value per sublayer; `blocks`: one per step; a number n: one per n sublayers of a step
+    (the last group may be smaller). The partial value of the current group is part of the sum.
     """
     of: Literal["outputs", "states"] = "outputs"
-    """Whether a value is the output of a sublayer, summed in a block, or the state after it, which is what it
-    read plus its output."""
+    """`outputs`: a value is the output of a sublayer, or the sum of a group's outputs; `states`: it is the
+    state after the sublayer, its input plus its output."""
     period: Count = 1
-    """Before every how many sublayers of a step there is a mix, from the first; the others read the state."""
+    """Only every n-th sublayer of a step, from the first on, reads a mix; the others read the state."""
     views: Annotated[tuple[_Apart, ...], Field(examples=[["k", "v"], ["q", "k", "v"]])] = ()
-    """Which have a mix of their own: what queries, keys and values of attention are projected from, and the
-    state that the output is added to. All others share one. (MUDDFormer has all four; DeepCrossAttention,
-    arXiv 2502.06785, keys and values.)
+    """The inputs with a separate mix: those of queries (`q`), keys (`k`) and values (`v`) of attention, and
+    the state that the output is added to. All others share one mix. MUDDFormer separates all four,
+    DeepCrossAttention (arXiv 2502.06785) keys and values.
     """
 
     @field_validator("over")

@@ -18,12 +18,12 @@ Constraint = Literal["none", "doubly_stochastic", "diagonal"]
 
 
 class StreamResidual(Residual):
-    """Several streams h that each sublayer reads, mixes and writes: A h + b f(a h).
+    """Hyper-connections: n residual streams h, which each sublayer f maps to A h + b f(a h).
 
-    Hyper-connections (arXiv 2409.19606); with `constrain: doubly_stochastic` mHC (arXiv 2512.24880), with
-    `constrain: diagonal` and `per: step` Hyperloop (arXiv 2604.21254). The streams start as copies of one
-    value and end as their mean, where papers have the sum: a norm follows, and the state keeps its size in
-    loops. At the start, sublayers read one stream each, in turn.
+    The paper is arXiv 2409.19606; `constrain: doubly_stochastic` is mHC (arXiv 2512.24880); `constrain:
+    diagonal` with `per: step` is Hyperloop (arXiv 2604.21254). The streams start as copies of the input. The
+    result is their mean, so that the state keeps its scale in loops; the papers use the sum, followed by a
+    norm. Initially each sublayer reads one stream, in turn.
     """
 
     name = "streams"
@@ -31,14 +31,15 @@ class StreamResidual(Residual):
     aliases = "hyper_connections hyper_connection hyperconnections mhc residual_streams num_streams"
 
     streams: Count
-    """The number of streams."""
+    """The number of streams n."""
     mix: Literal["dynamic", "static"] = "dynamic"
-    """Whether a, b and A are learned constants, or functions of the token's streams as well."""
+    """`static`: a, b and A are learned constants; `dynamic`: they also depend on the token's streams."""
     constrain: Constraint = "none"
-    """`none`: any numbers; `doubly_stochastic`: rows and columns of A add up to 1, by Sinkhorn's iteration;
-    `diagonal`: a share in (0, 1) of each stream stays. With either, a is in (0, 1) and b in (0, 2)."""
+    """The constraint on A. `none`; `doubly_stochastic`: rows and columns sum to 1, by Sinkhorn iterations;
+    `diagonal`: A is diagonal with elements in (0, 1). The latter two also keep a in (0, 1) and b in (0,
+    2)."""
     per: Literal["sublayer", "step"] = "sublayer"
-    """What f is: each sublayer, or the whole step, in which there is one stream; f(x) then contains x."""
+    """`sublayer`: f is a sublayer; `step`: f is the whole step, a residual network with a single stream."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Exclude what reads one stream, and a mix that would double the state at each step."""

@@ -23,18 +23,19 @@ _ANY = ("norm", "per_step", "route")
 
 
 class RoutedBy(Route):
-    """A router decides which tokens run each step; the others keep their state (Mixture-of-Recursions,
-    arXiv 2507.10524). Attention of a step sees the tokens that run it too.
+    """A router selects the tokens that run each step; the others keep their state (Mixture-of-Recursions,
+    arXiv 2507.10524). Attention covers only the tokens that run the same step.
 
-    With `expert_choice` each step chooses tokens among those that ran the one before it: in training those
-    with the highest logits, so it is not causal in training. A token that runs step t adds g f(x) to its
-    state x, where f is the step and g = `scale` * sigmoid(router_t x). A loss teaches the router to have
-    positive logits for the tokens it chose and negative ones for the others it could have chosen; outside of
-    training a token runs a step if its logit is positive, which is causal.
+    `expert_choice`: each step selects among the tokens that ran the previous one. In training it takes those
+    with the highest logits, which is not causal; an auxiliary loss pushes the logits of selected tokens above
+    0 and those of the others below. At inference a token runs a step if its logit is above 0, which is
+    causal. A token that runs step t becomes x + g f(x), with f the step and g = `scale` * sigmoid(router_t
+    x).
 
-    With `token` each token chooses its number of steps n before the first one, by the highest of
-    softmax(router x), and has x + g f(.. f(x)) with n times f and g = `scale` * that softmax's value at n. A
-    loss balances the numbers. FLOPs are those of equal shares, memory that of all tokens in all steps.
+    `token`: each token selects its number of steps n before the first step, by the maximum of
+    softmax(router x). Its result is x + g f(.. f(x)), with f applied n times and g = `scale` times the
+    softmax's value at n. A loss balances the numbers. FLOPs assume equal shares of tokens per number; memory
+    is that of all tokens in all steps, the upper bound.
     """
 
     name = "by"
@@ -43,18 +44,17 @@ class RoutedBy(Route):
     selects_tokens = True
 
     by: Literal["expert_choice", "token"]
-    """Who chooses: each step, as if it were an expert, its tokens, or each token its number of steps."""
+    """`expert_choice`: each step selects its tokens; `token`: each token selects its number of steps."""
     keep: Annotated[tuple[Fraction, ...] | None, Field(min_length=1, examples=[[1.0, 0.5]])] = None
-    """The share of all tokens of a sequence that runs each step of expert choice; the last one holds for
-    further steps. Default: shares that fall evenly, such as 1, 2/3, 1/3."""
+    """For `expert_choice`, the share of a sequence's tokens that runs each step; the last share applies to
+    all further steps. Default: shares that decrease evenly, such as 1, 2/3, 1/3."""
     kv: Literal["here", "first"] = "here"
-    """Which keys and values attention reads: of the tokens that run the step, or of all at the first step,
-    the only one that makes any."""
+    """`here`: attention reads keys and values of the tokens that run the step; `first`: those of all tokens
+    at the first step, and later steps compute none."""
     scale: Positive = 0.1
-    """What the sigmoid or softmax of a logit is multiplied by."""
+    """The factor of the gate g."""
     loss: NonNegative = 1e-3
-    """Weight of the router's loss in the training loss; with `token` it balances the numbers of steps, as in
-    arXiv 2101.03961."""
+    """The weight of the router's loss in training; with `token` a load-balancing loss (arXiv 2101.03961)."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Check the shares, and that all other options act on each token alone."""

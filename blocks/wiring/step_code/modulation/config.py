@@ -13,11 +13,12 @@ from blocks.wiring.step_code import StepCodeInRecur
 
 
 class Modulation(StepCodeInRecur):
-    """Scales of each sublayer's norm and output, computed from the step (LoopFormer, arXiv 2602.11451).
+    """Norm and output of each sublayer are scaled by functions of the step (LoopFormer, arXiv 2602.11451).
 
-    With t = step / steps and dt = 1 / steps, a code c is the sum of two perceptrons, of the sines and cosines
-    of t and of dt. Each sublayer is x + (U silu(c) + u) f((V silu(c) + v) norm(x)). U and V start at 0, u and
-    v at 1, so the model starts unmodulated; the paper starts u at 0, where a sublayer adds nothing.
+    With t = step / steps and dt = 1 / steps, the code c is the sum of two MLPs, of sines and cosines of t and
+    of dt. Each sublayer is x + (U silu(c) + u) f((V silu(c) + v) norm(x)). U and V are initialized to 0, u
+    and v to 1, so that the model starts without modulation; the paper initializes u to 0, so that sublayers
+    start as the identity.
     """
 
     name = "modulation"
@@ -26,7 +27,7 @@ class Modulation(StepCodeInRecur):
     order = 15
 
     modulation: Count = 256
-    """How many sines and cosines t and dt are each coded by."""
+    """The number of sines and cosines that encode t, and as many for dt."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse it without a norm in front of each block, which it scales."""
