@@ -300,10 +300,7 @@ class Builder(Operations):
         return self._outer_x
 
     def outside(self, make: Callable[[Builder, Value], Value]) -> Value:
-        """Return a value computed once before the steps.
-
-        `make` is called with the builder around the stage and the stage's input.
-        """
+        """Return a value computed once before the steps, by `make(builder around the stage, its input)`."""
         assert self._outer_x is not None
         assert self._parent is not None
         with self._parent.at(f"{self._name}."):

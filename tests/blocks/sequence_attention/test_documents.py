@@ -76,9 +76,9 @@ def test_documents_are_decoded_apart(tokens):
     ("block", "why"),
     [
         ({**SEQ, "window": 2, "sinks": 1}, "sinks does not support document masks"),
-        ({**SEQ, "soft_cap": 1.0}, "soft_cap has"),
-        ({**SEQ, "depth": "joint"}, "depth: joint has"),
-        ({**SEQ, "steps": "all"}, "steps: all has"),
+        ({**SEQ, "soft_cap": 1.0}, "soft_cap does not"),
+        ({**SEQ, "depth": "joint"}, "depth: joint does not"),
+        ({**SEQ, "steps": "all"}, "steps: all does not"),
         ({**EXPERT, "routing": "expert_choice"}, "experts select among all tokens"),
         ({**EXPERT, "capacity": 1.0}, "tokens of all documents use up capacity"),
     ],
