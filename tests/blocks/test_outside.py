@@ -15,7 +15,7 @@ OUTSIDE = Path(__file__).parent / "outside"
 EXPECTED = {
     "wrong_flops": "FLOPs",
     "wrong_saved": "saved bytes",
-    "wrong_scratch": "peak memory",
+    "wrong_workspace": "peak memory",
     "wrong_precision": "shapes, precisions and inputs",
     "wrong_shape": "parameters",
     "looks_ahead": "causality",

@@ -87,7 +87,7 @@ def running(*functions):
 
 wrong_flops = wrong("wrong_flops", flops=lambda self, at: 2.0 * self.width)
 wrong_saved = wrong("wrong_saved", saved=lambda self, at: SavedTensors(inputs=(0,)))
-wrong_scratch = wrong("wrong_scratch", scratch=lambda self, at, flow: WorkspaceBytes(1e5, 1e5, 1e5))
+wrong_workspace = wrong("wrong_workspace", workspace=lambda self, at, flow: WorkspaceBytes(1e5, 1e5, 1e5))
 wrong_precision = wrong("wrong_precision", types=lambda self, inputs: (TensorType((self.width,)),))
 wrong_shape = wrong("wrong_shape", weight_shapes=lambda self: ((self.width + 1,),))
 looks_ahead = wrong("looks_ahead", kernels=running(later))
