@@ -12,10 +12,10 @@ class OutOfBudget(Exception):
 
 
 class Budget:
-    """How many operations a search may still cost: one candidate costs as many as its graph has.
+    """The number of operations that a search may still cost; a candidate takes as many as its graph has.
 
     Attributes:
-        total: what there was at the start.
+        total: the budget at the start.
     """
 
     def __init__(self, total: int) -> None:
@@ -32,10 +32,10 @@ class Budget:
         return max(self._left, 0)
 
     def spend(self, operations: int) -> None:
-        """Take the work of one candidate, before it is done.
+        """Charge the work of one candidate before it is costed.
 
         Raises:
-            OutOfBudget: there is not as much left.
+            OutOfBudget: less than that is left.
         """
         if operations > self._left:
             self._left = -1

@@ -11,10 +11,10 @@ class Precision(NamedTuple):
     """Bytes per element, and the device that holds them.
 
     Attributes:
-        weight: of parameters, their gradients and AdamW's moments.
-        stream: of the residual stream and of norms.
-        compute: of products and of what blocks keep.
-        device: what runs it, where that decides what kernels keep.
+        weight: bytes per element of parameters, their gradients and AdamW's moments.
+        stream: bytes per element of the residual stream and of norms.
+        compute: bytes per element of products and of tensors saved inside blocks.
+        device: the device, which decides what some kernels save.
     """
 
     weight: int
@@ -27,10 +27,10 @@ FULL = Precision(4, 4, 4)
 MIXED = Precision(4, 4, 2)
 """bf16-mixed: autocast casts the inputs of products."""
 BF16 = Precision(2, 2, 2)
-"""A module cast to bf16 as a whole, which no spec asks for; measurements do."""
+"""A module cast to bf16 as a whole; used in measurements only, no spec asks for it."""
 
 
 def precision(spec: Spec, auto: Precision = FULL) -> Precision:
-    """Return the precision a spec trains in; `auto` is what stands for "auto", fp32 unless told otherwise."""
+    """Return the precision that a spec trains in; `auto` replaces "auto", by default fp32."""
     said = spec.train.precision if spec.train else "auto"
     return {32: FULL, "bf16-mixed": MIXED}.get(said, auto)

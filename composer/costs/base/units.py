@@ -8,7 +8,7 @@ _TIMES = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 
 
 def amount(name: str, value: float) -> str:
-    """Return the value of a measure in its unit; as a count where no measure has that name."""
+    """Return the value of a measure with its unit; for an unknown name, as a count."""
     unit = MEASURES[name].unit if name in MEASURES else "count"
     return {"count": count_text, "bytes": bytes_text, "seconds": seconds_text}[unit](value)
 
@@ -20,7 +20,7 @@ def seconds_text(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as one reads it: 40s, 12min, 3.4h."""
+    """Format a time: 40s, 12min, 3.4h."""
     if seconds < 90:
         return f"{seconds:.0f}s"
     return f"{seconds / 60:.0f}min" if seconds < 5400 else f"{seconds / 3600:.1f}h"

@@ -15,7 +15,7 @@ class Change:
     """One cost of two specs; None where it does not apply to a spec.
 
     Attributes:
-        term: whether it is a part of the measure above it.
+        term: whether it is a term of the measure above it.
     """
 
     name: str

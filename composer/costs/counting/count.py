@@ -35,7 +35,7 @@ from composer.measures.registry import MEASURES
 from composer.settings.errors import SpecError
 
 MODEL = "model"
-"""What belongs to no block: embedding, norms, residuals, head and loss."""
+"""The name of the share outside of blocks: embedding, norms, residuals, head and loss."""
 
 
 @dataclass
@@ -69,24 +69,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a spec costs.
+    """The costs of a spec.
 
     Attributes:
         flops_per_token: forward and backward, at `model.context`.
         train_flops: forward and backward over `train.tokens`; None without a `train` section.
         trained_steps: of each stage that runs other numbers of steps in training, by place, these numbers.
             FLOPs and time of training are expectations over them, its memory is that of the largest.
-        recomputed: the operations that run again in the backward pass, by their places.
-        recompute_flops: per token at the length that is trained, of operations that run again in the backward
-            pass to keep to the cap on memory; no part of the other FLOPs.
+        recomputed: the operations that are recomputed in the backward pass, by their places.
+        recompute_flops: FLOPs per token of recomputed operations, at the training length; not included in
+            the other FLOPs.
         train_memory: bytes at the peak of a training step on one micro-batch.
-        cache_bytes_per_token: what generation keeps for each token of the sequence; states of fixed size are
-            shared out over `model.context`.
-        depth_cache_bytes: depth slots of one token, alive only while its steps run; the most there can be.
+        cache_bytes_per_token: bytes of the KV cache in generation; states of fixed size are divided by
+            `model.context`.
+        depth_cache_bytes: maximum bytes of the depth slots of one token, alive only while its steps run.
         step_time: estimated seconds of an optimizer step on the device of that cap; None without the cap.
-        by_block: shares by block name; `model` is what belongs to no block.
-        by_operation: the same, operation by operation.
-        spec, graph: what was counted; no part of `to_dict`.
+        by_block: shares by block name; `model` is everything outside of blocks.
+        by_operation: shares by operation.
+        spec, graph: the counted spec and graph; not part of `to_dict`.
     """
 
     params: int
@@ -131,7 +131,7 @@ def count_graph(spec: Spec, graph: Graph, memory: Memory | None = None, *, full_
     """Count a spec over one of its compiled graphs.
 
     `memory` is the training memory of that graph, if it was estimated before. `full_mask` counts attention as
-    T * T pairs, as FLOP counters do that see no mask.
+    T * T pairs, like FLOP counters that ignore masks.
     """
     size = precision(spec)
     rows = _rows(costed(graph, spec.model.context), spec.model.context, full_mask)
@@ -185,7 +185,7 @@ def longest_graph(spec: Spec, graph: Graph) -> Graph:
 
 
 def training_flops_per_token(spec: Spec, graph: Graph) -> float:
-    """Return forward and backward FLOPs per token of training, in the mean over all of it."""
+    """Return forward and backward FLOPs per token, averaged over training."""
     mix = training_graphs(spec)
     length = trained_length(spec)
     if not mix:
@@ -194,7 +194,7 @@ def training_flops_per_token(spec: Spec, graph: Graph) -> float:
 
 
 def _train_flops(spec: Spec, graph: Graph) -> int | None:
-    """Return forward and backward FLOPs over all steps, at the length that is trained."""
+    """Return forward and backward FLOPs of all optimizer steps, at the training length."""
     if spec.train is None:
         return None
     per_token = training_flops_per_token(spec, graph)

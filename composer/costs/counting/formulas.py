@@ -1,7 +1,7 @@
 """Costs of each operation of a spec as formulas over its field names.
 
-The formulas are those that costs are counted with: the spec is lowered with traced numbers, and what its
-operations answer is written as a sum of products with the common factors in front.
+The formulas are the ones that costs are counted with: the spec is lowered with traced numbers, and the costs
+of its operations are written as sums of products with common factors in front.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from composer.language.load import resolve_spec
 from composer.language.schema.template import joined, split, traced
 from composer.settings.tree import Place, planted
 
-# names of fields that say in a formula what they are
+# fields whose names are clear in a formula without a prefix
 _NAMES = {"recur": "steps", "stack": "steps"}
 
 Product: TypeAlias = tuple[tuple[str, int], ...]
@@ -41,8 +41,8 @@ class Formula(NamedTuple):
     Attributes:
         block: the block it belongs to, "" for the model's own; of joined projections the first one's.
         operation: its name within its block; of joined projections all their names.
-        quantity: forward or backward (FLOPs), params, active_params, or kept (bytes for the backward pass
-            that no other operation sees).
+        quantity: forward or backward (FLOPs), params, active_params, or kept (bytes saved for the backward
+            pass inside the operation).
     """
 
     block: str
@@ -54,9 +54,9 @@ class Formula(NamedTuple):
 def formulas(tree: Mapping[str, Any]) -> Iterator[Formula]:
     """Yield the nonzero costs of a spec's operations; `tree` is the spec as plain data.
 
-    A field is called by its key, behind those above it where that would not tell two apart; `recur` and
-    `stack` are `steps`. `compute_bytes` and `stream_bytes` are the bytes of an element inside blocks and of
-    the residual stream.
+    A field has the name of its key, prefixed by the keys above it if that is ambiguous; `recur` and `stack`
+    are `steps`. `compute_bytes` and `stream_bytes` are bytes per element inside blocks and of the residual
+    stream.
     """
     spec = resolve_spec(planted(tree, Place("<tree>")))
     trace = Trace()

@@ -1,4 +1,4 @@
-"""The plan of a spec: made once, and read by costs, modules, pictures, training and benchmarks."""
+"""The plan of a spec, made once and used by costs, modules, pictures, training and benchmarks."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from composer.language.schema.steps import most_steps, with_steps
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A spec compiled for one target, with a choice of what is recomputed. Costs are counted on demand.
+    """A spec compiled for one target, with the operations to recompute. Costs are counted on demand.
 
     Attributes:
-        spec: what was compiled.
-        target: what kernels were chosen for.
-        kernels: how they were chosen.
+        spec: the compiled spec.
+        target: the device and dtype that kernels were chosen for.
+        kernels: how kernels were chosen.
         graph: the compiled graph, which must not be modified.
-        recomputed: the places of operations that run again in the backward pass; the same on every target.
-        stopped: after how many operations costed that choice was stopped; 0 where it was not.
+        recomputed: the places of recomputed operations; the same on every target.
+        stopped: the number of costed operations after which that choice was stopped; 0 if it was not.
         apart: whether the parts of each step are outlined, to be called one by one.
     """
 
@@ -54,7 +54,7 @@ class Plan:
     def on(self, target: Target, kernels: Kernels | None = None, apart: bool = False) -> Plan:
         """Return the plan for another target, with the same operations recomputed.
 
-        Returns this plan where nothing would differ.
+        Returns this plan itself if nothing would differ.
 
         Raises:
             SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there.
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def memory(self) -> Memory:
-        """Training memory of one micro-batch, with the most steps that training runs."""
+        """Training memory of one micro-batch, at the largest number of steps in training."""
         return self._memory(self._longest)
 
     @cached_property
@@ -121,11 +121,11 @@ def make_plan(
     kernels: Kernels = "auto",
     recompute: Collection[str] | None = None,
 ) -> Plan:
-    """Compile a spec, for a CPU in fp32 unless told otherwise, and choose what is recomputed.
+    """Compile a spec, by default for a CPU in fp32, and choose the operations to recompute.
 
-    Without `recompute` nothing is, except where the spec would exceed `caps.train_memory`: of a soft and a
-    hard limit the soft one counts; where recomputing cannot keep to it, all that lowers the peak is marked.
-    The choice does not depend on the target, because a model may be moved and its marks stay.
+    By default, operations are recomputed only if the spec would exceed `caps.train_memory` (its soft limit,
+    if it has one). If that is not enough, all operations that lower the peak are recomputed. The choice does
+    not depend on the target, because a model may be moved and keeps its choice.
 
     Raises:
         SpecError: `fused` was asked for, and an operation that has a fused kernel cannot use it there; or

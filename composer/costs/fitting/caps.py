@@ -20,8 +20,8 @@ class Excess:
     """A cap that a spec exceeds: its hard limit, or only its soft limit.
 
     Attributes:
-        heaviest: the term that weighs most, and its size.
-        at: for which number of steps it is stated, where training runs others than evaluation.
+        heaviest: the largest term of the measure, and its size.
+        at: the number of steps it refers to, if training and evaluation differ.
     """
 
     cap: str
@@ -59,8 +59,8 @@ def check_caps(spec: Spec | Plan) -> Costs:
     """Return the costs of a spec under its plan.
 
     Raises:
-        SpecError: it is over a cap (says which, by how much, and what weighs most), or caps what
-            needs a `train` section without one.
+        SpecError: it exceeds a cap (the message says by how much, and names the largest term), or has a cap
+            that needs a `train` section without one.
     """
     plan = as_plan(spec)
     spec, costs = plan.spec, plan.costs

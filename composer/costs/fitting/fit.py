@@ -1,4 +1,4 @@
-"""The nearest spec within its caps: single knobs that suffice, and the smallest change that does."""
+"""Finds the nearest spec within its caps: sufficient single knobs, and the smallest sufficient change."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from composer.settings.errors import Fault, SpecError
 from composer.settings.tree import Place, planted
 
 Measures = Callable[[Tree], Mapping[str, float]]
-"""What gives a tree's costs by measure; SpecError where it is no valid spec."""
+"""Returns the costs of a tree by measure; raises SpecError if it is not a valid spec."""
 
 _MOST_KNOBS = 3
-"""Sets of up to this many knobs are all tried; then only all knobs together."""
+"""All sets of up to this many knobs are tried, then only all knobs together."""
 _HALVINGS = 10
 SUGGESTING = 8_000
-"""Operations costed at most while `check` looks for knobs that help; shipped specs take up to 2,600."""
+"""Maximum number of costed operations for the suggestions of `check`; shipped specs take up to 2,600."""
 _FITTING = 100_000
-"""The same for `fit`, shipped specs take up to 10,000."""
+"""The same for `fit`; shipped specs take up to 10,000."""
 # what defaults of other sizes follow
 _SHAPING = ("model.width",)
 _TRIES = 8
@@ -76,7 +76,7 @@ class Fitting:
     def costs(self, values: Mapping[str, int]) -> Mapping[str, float] | None:
         """Return the costs with other values for some knobs; None if the spec is invalid."""
         if not any(path in _SHAPING or path.startswith("let.") or path.endswith(".heads") for path in values):
-            # defaults written out cost the same, and one structure is costed faster than many
+            # with defaults written out all candidates have one structure, which is costed faster
             values = {**self.knobs.unset, **values}
         key = tuple(sorted(values.items()))
         if key not in self._known:
@@ -113,7 +113,7 @@ class Fitting:
     def nearest(self, knob: Knob, caps: Sequence[str]) -> int | None:
         """Return the nearest value of a knob at which none of `caps` is exceeded.
 
-        Costs are taken to fall along the way, so that halving finds it; the value itself is costed.
+        Costs are assumed to fall with the value, so bisection finds it; the result is costed.
         """
         choices = cheaper(self.spec, knob)
 
@@ -143,10 +143,10 @@ def _outward(middle: int, start: int, stop: int) -> Iterator[int]:
 
 
 def measured_by(plan: Plan) -> Measures:
-    """Return what costs the trees of a plan's spec, with the operations recomputed that its plan recomputes.
+    """Return a function that costs trees of a plan's spec, with the recomputed operations of that plan.
 
-    Other sizes of the spec recompute what it does itself. That may not be the cheapest choice for them, but
-    choosing takes longer than all else.
+    All sizes recompute the same operations. That may not be the cheapest choice for them, but choosing takes
+    longer than everything else.
     """
 
     def counted(other: Spec) -> Costs:
@@ -177,9 +177,9 @@ def divisors(number: int) -> list[int]:
 def suggestions(plan: Plan, over: Sequence[str], budget: Budget | None = None) -> dict[str, list[Move]]:
     """Return for each exceeded cap the knobs that suffice alone, each at its nearest sufficient value.
 
-    A value that fits all caps is preferred to one that fits this cap alone. Nearest ones come first. For
-    memory it is the nearest that fits with what the spec itself recomputes; another choice may do with less.
-    Once the budget is spent, those found so far are all.
+    A value that fits all caps is preferred to one that fits this cap alone; the nearest come first. Memory is
+    that with the operations that the spec itself recomputes; with others a smaller change may suffice. When
+    the budget is spent, the knobs found so far are returned.
     """
     fitting = Fitting(plan, budget or Budget(SUGGESTING))
     found: dict[str, list[Move]] = {}
@@ -200,8 +200,8 @@ def fit(spec: Spec) -> Fitted:
     """Return the nearest spec within its caps: as few knobs as possible, changed as little as possible.
 
     Raises:
-        SpecError: no values of its knobs fit; says which cap cannot be met and the best that was reached. Or
-            none was found before the budget of work was spent, which says so.
+        SpecError: no values of its knobs fit (the message says which cap cannot be met, and the best value
+            found), or none were found before the budget was spent.
     """
     plan, budget = make_plan(spec), Budget(_FITTING)
     try:
@@ -210,7 +210,7 @@ def fit(spec: Spec) -> Fitted:
             return Fitted(spec, ())
         fitted = _fitted(fitting)
         if Fitting(make_plan(fitted.spec), budget).over({}):
-            # what is recomputed was foreseen wrongly: choose it anew for every trial, which is slow
+            # other operations have to be recomputed: choose them for each candidate, which is slow
             return _fitted(Fitting(plan, budget, Coster(spec.caps.limits())))
         return fitted
     except OutOfBudget:
@@ -267,7 +267,7 @@ def _moved(fitting: Fitting, knobs: Sequence[Knob], share: float) -> dict[str, i
     for knob in knobs:
         choices = cheaper(fitting.spec, knob)
         wanted = _reaching(knob, choices, abs(log(choices[-1] / knob.value)) * share)
-        # the value wanted, else the nearest that is valid with the others
+        # the desired value, or the nearest one that is valid with the others
         for i in islice(_outward(wanted - 1, 0, len(choices)), _TRIES) if wanted else ():
             if fitting.costs({**values, knob.path: choices[i]}) is not None:
                 values[knob.path] = choices[i]
@@ -288,7 +288,7 @@ def _given_back(fitting: Fitting, values: dict[str, int], knob: Knob) -> dict[st
     if fitting.fits(rest):
         return rest
     choices = cheaper(fitting.spec, knob)
-    # costs are taken to fall along the way
+    # costs are assumed to fall with the value
     near, far = -1, choices.index(values[knob.path])
     while far - near > 1:
         middle = (near + far) // 2
@@ -305,7 +305,7 @@ def _unreachable(fitting: Fitting) -> Iterator[Fault]:
     least = _moved(fitting, knobs, 1.0)
     costs = fitting.costs(least)
     assert costs is not None
-    # where a set of knobs fits none at a time, each cap alone may still be met
+    # even if no set of knobs meets all caps, each cap alone may be met
     for cap in fitting.over(least) or fitting.over({}):
         told = ", ".join(f"{knob.label} {least[knob.path]}" for knob in knobs if knob.path in least)
         got = f"{amount(cap, costs[cap])} as the best reached" + (f", with {told}" if told else "")

@@ -35,11 +35,11 @@ class Knob:
 
     Attributes:
         path: where `--set` reaches it: `blocks.expert.experts`, `let.w`.
-        label: the same in short, for people: `expert.experts`, `width`, `steps`.
-        value: what it is now, defaults worked out.
-        grain: what sensible values of it are multiples of.
+        label: a short form of the path: `expert.experts`, `width`, `steps`.
+        value: the current value, with defaults resolved.
+        grain: sensible values are multiples of it.
         part: what it belongs to.
-        grid: the numbers that it may be, where these are not all whole numbers.
+        grid: the allowed numbers, if not all integers are.
     """
 
     path: str
@@ -56,7 +56,7 @@ class Knob:
 
 
 class Numbers(Sequence[int]):
-    """Some numbers of a grid, by their ranks; made when they are asked for."""
+    """A lazy sequence of the numbers of a grid."""
 
     def __init__(self, grid: Grid, ranks: range) -> None:
         self._grid, self._ranks = grid, ranks
@@ -69,7 +69,7 @@ class Numbers(Sequence[int]):
         return Numbers(self._grid, ranks) if isinstance(ranks, range) else self._grid.nth(ranks)
 
     def index(self, value: int, *_: int) -> int:
-        """Return where a number is, without going through all."""
+        """Return the index of a number without iterating."""
         return self._ranks.index(self._grid.rank(value))
 
 
@@ -81,7 +81,7 @@ class Knobs:
     Attributes:
         all: the knobs.
         base: the spec's tree.
-        unset: sizes that the spec leaves to their defaults, by path, worked out.
+        unset: the resolved defaults of sizes that the spec does not give, by path.
     """
 
     def __init__(self, spec: Spec, *, apart: bool = False) -> None:
@@ -100,7 +100,7 @@ class Knobs:
         """Return the spec's tree with other values for some knobs, without validation.
 
         Raises:
-            SpecError: an expression cannot be worked out with them.
+            SpecError: an expression cannot be evaluated with them.
         """
         tree = self.base
         named = [f"{path}={value}" for path, value in values.items() if path.startswith("let.")]
@@ -132,7 +132,7 @@ def find(knobs: Sequence[Knob], name: str, spec: str) -> Knob:
     """Return the knob of a path or label; `spec` is the name of their spec, for errors.
 
     Raises:
-        SpecError: there is none; names those most like it.
+        SpecError: there is none; the message suggests similar ones.
     """
     for knob in knobs:
         if name in (knob.path, knob.label):

@@ -43,8 +43,8 @@ class Arm:
     """One arm, matched as well as it can be.
 
     Attributes:
-        about: what it is, in words.
-        optional: whether it is a dense twin, which cannot have all these costs.
+        about: a description.
+        optional: whether it is a dense twin, which cannot match all costs.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Arm:
 
     @property
     def usable(self) -> bool:
-        """Whether it is matched, or is a dense arm that is off only in what a dense arm cannot have."""
+        """Whether it is matched, or is a dense arm that misses only costs that dense layers cannot match."""
         off = {residual.measure for residual in self.match.residuals if not residual.holds}
         return not off or (self.optional and off <= set(_DENSE_GIVES_UP[-1]))
 
@@ -93,8 +93,8 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
       of a spec of one stage, since others have such layers already.
     - `..-dense`: each of these with one feed-forward layer in place of experts, as wide as those active.
 
-    An arm does without the options about recurrence that it cannot have, such as exits in layers, and without
-    a loss that needs them (`left_out`). There are as many layers as evaluation has steps, also where training
+    An arm drops options about recurrence that it cannot have, such as exits in layers, and a loss that needs
+    them (`left_out`). There are as many layers as evaluation has steps, also where training
     draws other numbers.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 from composer.costs.matching.shape import Sizes
 
 Costs: TypeAlias = Sequence[float]
-"""The measures aimed at, in the order of the aims."""
+"""The targeted measures, in the order of the aims."""
 # a ratio for what is 0 on one side only
 _FAR = 5.0
 # residuals that differ by less are alike, so that the nearer shape is better: in tolerances, in logarithms
@@ -21,8 +21,8 @@ class Score(NamedTuple):
     """The score of sizes; lower is better.
 
     Attributes:
-        excess: the worst residual that has to hold, in tolerances; 0 where all hold.
-        left: the residual that only has to be small, in logarithms.
+        excess: the worst required residual, in tolerances; 0 if all hold.
+        left: the residual to minimize, in logarithms.
         distance: how far from the base's shape.
     """
 
@@ -51,8 +51,8 @@ class Aim:
     """The target of one measure, with its tolerance in percent.
 
     Attributes:
-        held: whether it has to be within the tolerance.
-        near: where it is not held, whether it should come as near as the others allow, or is only told.
+        held: whether it must be within the tolerance.
+        near: if not held, whether it is minimized or only reported.
     """
 
     value: float

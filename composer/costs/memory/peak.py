@@ -19,11 +19,11 @@ class Memory:
     """Peak bytes of a training step on a compiled graph and their breakdown, computed on demand.
 
     Attributes:
-        tokens: of the micro-batch they are for.
+        tokens: tokens of the micro-batch.
     """
 
     def __init__(self, graph: Graph, batch: Batch, train: Train | None = None) -> None:
-        """`train` says how the weights are updated, without it AdamW."""
+        """`train` gives the optimizer, by default AdamW."""
         self._graph, self._batch, self._train = graph, batch, train
         self.tokens = batch.tokens
 
@@ -36,10 +36,10 @@ class Memory:
     def terms(self) -> dict[str, int]:
         """Bytes alive at the peak by term, largest first; they add up to the total.
 
-        weights, gradients, optimizer (its moments), average (of the weights, if there is one), prepared
-        (weights joined or cast once per forward pass), activations (kept for the backward pass), recomputed,
-        depth_slots (with their gradients), in_flight (values and gradients on their way), scratch (what one
-        operation needs while it runs).
+        weights, gradients, optimizer (its states), average (the moving average of the weights), prepared
+        (weights joined or cast once per forward pass), activations (saved for the backward pass), recomputed,
+        depth_slots (with their gradients), in_flight (other live values and gradients), scratch (workspace of
+        the running operation).
         """
         terms = {name: round(size) for name, size in self._peak.terms.items()}
         return dict(sorted(((name, size) for name, size in terms.items() if size), key=lambda term: -term[1]))
@@ -51,7 +51,7 @@ class Memory:
 
     @property
     def weights(self) -> int:
-        """Bytes of the weights; gradients take as many."""
+        """Bytes of the weights; gradients take the same."""
         return round(self._peak.terms["weights"])
 
     @property

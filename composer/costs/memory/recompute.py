@@ -23,9 +23,9 @@ from composer.graph.passes.mark_recompute import mark_recompute, recomputable
 Places = frozenset[str]
 _FREE, _COSTLY, _USELESS = range(3)
 _BUDGET = 25_000
-"""Operations costed at most while a set is chosen; shipped specs take up to 8,000."""
+"""Maximum number of costed operations while a set is chosen; shipped specs take up to 8,000."""
 _IMPROVING = 10_000
-"""Of these, operations costed at most to find a set with fewer FLOPs than the first one that suffices."""
+"""Of these, at most this many are spent on sets with fewer FLOPs than the first sufficient one."""
 
 
 class Marked(NamedTuple):
@@ -49,18 +49,18 @@ def choose(
 ) -> Marked:
     """Return the graph with operations marked so that its memory fits a limit; none if it fits already.
 
-    The cheapest bytes go first: those that no product has to run again for, the most of them first, then by
-    bytes freed for each FLOP. A move is one operation, or one with all that it takes to make it from what is
-    kept. Moves that raise the peak are left out. It stops at the first set that suffices and takes back what
-    that does not need. Where none is found that suffices, it is the best one, or all that frees anything.
+    Operations are added greedily: first those without matrix products, largest first, then by bytes freed per
+    FLOP. A move is one operation, with all others needed to recompute it from saved tensors. Moves that raise
+    the peak are skipped. The search stops at the first sufficient set and drops marks that it does not need.
+    If none suffices, the result is the best set found, or all operations that free anything.
 
-    The work is bounded: a large graph may keep more marks than it needs, and then says so (`stopped`).
+    The work is bounded: a large graph may keep more marks than it needs, which `stopped` reports.
 
     Args:
-        measured: gives the bytes that the limit is about.
-        tokens: of the micro-batch they are for.
+        measured: returns the bytes to compare with the limit.
+        tokens: tokens of the micro-batch.
         length: tokens of a sequence.
-        size: the precision that trains.
+        size: the training precision.
     """
     least = measured(graph)
     if least <= limit:
@@ -69,7 +69,7 @@ def choose(
     prices = _Prices(graph, length, size, budget)
     every = prices.reruns(frozenset(prices.nodes))
     if tokens * prices.freed(every) < least - limit:
-        # no peak falls by more than what is freed
+        # the peak falls by at most the bytes freed
         return Marked(mark_recompute(graph, every))
 
     def trial(chosen: Places) -> float:
@@ -141,8 +141,8 @@ class _Prices:
     """Bytes freed and FLOPs added by sets of marks, per token.
 
     Attributes:
-        nodes: the operations that can be recomputed: the path to the graph each stands in, and its node.
-        work: what it takes to price or to measure one set, in operations costed.
+        nodes: the operations that can be recomputed, with the path of their graph and their node.
+        work: costed operations to price or measure one set.
     """
 
     def __init__(self, graph: Graph, length: int, size: Precision, budget: Budget) -> None:
@@ -168,7 +168,7 @@ class _Prices:
         return self._of(chosen)[1]
 
     def reruns(self, chosen: Places) -> Places:
-        """Return the operations that really run again."""
+        """Return the operations that are actually recomputed."""
         bodies = self._of(chosen)[2]
         return frozenset(f"{path}{node}" for path, here in bodies.items() for node in here.reruns)
 
@@ -271,7 +271,7 @@ def _needed(chosen: Places, prices: _Prices, trial: Callable[[Places], float], l
         order = sorted(chosen, key=lambda place: (-alone[place], place))
         before = None
         while chosen != before:
-            # without one mark, others may not be needed any more
+            # without one mark, others may become unnecessary
             before = chosen
             for place in order:
                 fewer = chosen - {place}

@@ -1,10 +1,11 @@
 """The peak of training memory, found by replaying the tensors alive during one training step.
 
 The forward pass is walked in order, then the backward pass in reverse, with every byte that is alive:
-weights and moments, gradients as they appear, what is kept, values and gradients on their way, depth slots,
-and what each operation needs while it runs. Loops are not unrolled: what the trips before a given one keep
-has a closed form, and what is alive at an operation is convex in the trip, so that the first, the last and
-the last but one trip hold the peak. All of it is arithmetic on sizes that compares none of them.
+weights and optimizer states, gradients as they appear, saved tensors, other live values and gradients, depth
+slots, and the workspace of each operation. Loops are not unrolled: the bytes saved by the trips before a
+given one have a closed form, and the bytes alive at an operation are convex in the trip, so the peak is at
+the first, the last or the last but one trip. All of it is arithmetic that does not compare sizes, so it can
+be traced.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Words = tuple[str, ...]
 def peak(graph: Graph, batch: Batch, train: Train | None = None) -> float:
     """Return the peak of bytes alive in a training step on one micro-batch, after the first step.
 
-    `train` says how the weights are updated, without it AdamW.
+    `train` gives the optimizer, by default AdamW.
     """
     ledger = Ledger()
     _Replay(graph, batch, ledger, train).run()
@@ -62,9 +63,9 @@ class _Turn(NamedTuple):
     """The execution of a body that the backward pass has reached.
 
     Attributes:
-        first: 1 where it has done no other with these weights, whose gradients appear instead of adding up.
-        last: 1 where it will do no other, and prepared weights go.
-        slots: bytes of gradients of depth slots that it has not touched yet, by the input they stand at.
+        first: 1 if it is the first with these weights, whose gradients are created instead of accumulated.
+        last: 1 if it is the last with these weights, after which prepared weights are freed.
+        slots: bytes of gradients of depth slots that do not exist yet, by input.
     """
 
     first: int
@@ -95,7 +96,7 @@ class _Replay:
         for body, where in zip(self.roots, words, strict=False):
             self._forward(body, {}, where)
         ledger.add("in_flight", -self._handed(root))
-        # the pass that was made last goes back first; weights go with the first one
+        # the backward pass of the last pass comes first; weights are counted with the first pass
         last = len(self.roots) - 1
         for number in range(last, -1, -1):
             body, turn = self.roots[number], _Turn(int(number == last), int(number == 0), {})
@@ -103,12 +104,12 @@ class _Replay:
         ledger.moment(("update of the weights",), self.update.scratch)
 
     def _handed(self, body: Body) -> float:
-        """Return the bytes that a pass keeps for the next one alone, until that is made."""
+        """Return the bytes that a pass keeps only for the next pass."""
         handed = body.graph.trained[:-1]
         sizes = (bytes_of(body.graph, value, body.sizes) for value in handed if value not in body.kept)
         return self.batch.tokens * total(sizes)
 
-    # what trips keep
+    # bytes saved by trips
 
     def _kept(self, body: Body, trips: Trips) -> float:
         """Return the bytes saved by one execution of a body, averaged over trips."""
@@ -146,7 +147,7 @@ class _Replay:
     def _forward_loop(self, body: Body, step: Step, trips: Trips, where: str) -> None:
         """Replay the last trip, which has the most bytes alive, then add what all trips save."""
         ledger, before, last = self.ledger, self.ledger.state(), body.trips - 1
-        slots = 0 if body.frozen else body.slots  # those of a step without gradients go with it
+        slots = 0 if body.frozen else body.slots  # those of a step without gradients are freed with it
         ledger.add("activations", self._trips(body, last, trips) + body.keeps_state)
         ledger.add("in_flight", smallest(1, last) * body.states_in_flight + last * body.collected_in_flight)
         ledger.add("depth_slots", last * slots)
@@ -184,7 +185,7 @@ class _Replay:
             ledger.add("activations", -body.frees.get(number, 0))
 
     def _early(self, step: Step, trips: Trips, gradients: _Gradients) -> float:
-        """Return by how much gradients grow before a step's backward pass runs it again."""
+        """Return the growth of gradients before a recomputed step runs again."""
         early = step.at(self.batch, trips).scratch.early
         given = (gradients[value] for value in step.outputs if value in gradients)
         return early - total(each.bytes for each in given if each.values == 1) if early else 0.0
@@ -212,7 +213,7 @@ class _Replay:
         ledger.moment(what, scratch.backward + shared)
         if step.weights:
             new = turn.first * total(size for name, size in step.weights if name not in seen)
-            # where gradients are there already, one at a time is added to them
+            # existing gradients are accumulated one at a time
             added = [
                 (1 if name in seen else 1 - turn.first) * size
                 for name, size in step.weights
@@ -321,7 +322,7 @@ class _Replay:
     ) -> _Gradients:
         """Add what the finished trips left; return the gradients with which the next one starts.
 
-        With none done, which is another corner as well, no more is counted than there is.
+        With no finished trip, which can be a corner as well, nothing is added.
         """
         ledger, graph, some = self.ledger, inner.graph, smallest(1, done)
         ledger.add("gradients", turn.first * (some if inner.tied else done) * inner.gradients)

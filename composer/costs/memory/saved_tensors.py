@@ -1,8 +1,8 @@
 """Tensors saved for the backward pass at the end of the forward pass, and those recomputed.
 
-Operations say which values their backward pass needs and what they keep inside (`Operation.saved`). One that
-is marked `recompute` keeps nothing of its own: where its output is needed, or its own backward pass needs
-what it keeps inside, it runs again from its inputs, so that these are needed in its place.
+Operations declare the values that their backward pass needs and the bytes they save internally
+(`Operation.saved`). An operation marked `recompute` saves nothing itself: if its output or its internal
+tensors are needed, it runs again from its inputs, which are needed instead.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Sizes = Mapping[Value, int]
 
 
 class Kept(NamedTuple):
-    """Values that a graph saves at each of its executions.
+    """The tensors that a graph saves at each of its executions.
 
     Attributes:
         values: what is kept, by storage; an input of a body among them is kept by the graph around it at the
             first trip, or where it is the same at every trip.
         inside: what unmarked operations keep that no other sees, copies of values in another precision
             included.
-        reruns: marked operations that run again, and what they keep inside then.
+        reruns: marked operations that run again, and what they then save internally.
         loops: the same for the loops of this graph, by node.
     """
 
@@ -55,7 +55,7 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
     needed: set[Value] = set()  # for the backward pass
     held: set[Value] = set()  # of these, what is kept whether its maker is marked or not
     found = Kept(frozenset(), {}, {}, {})
-    # users come after makers: in reverse, all that need a value have been seen when its maker's turn comes
+    # in reverse order, all readers of a value come before its producer
     for node, operation, data in reversed(list(operations(graph))):
         sources = [storage(graph, value) for value in data.inputs]
         if isinstance(operation, Loop):
@@ -95,7 +95,7 @@ def kept(graph: Graph, place: Place, length: int, size: Precision) -> Kept:
 
 
 def _nothing(graph: Graph) -> Kept:
-    """Return what a graph keeps that runs without gradients."""
+    """Return the saved tensors of a graph that runs without gradients: none."""
     loops = ((node, operation) for node, operation, _ in operations(graph) if isinstance(operation, Loop))
     return Kept(frozenset(), {}, {}, {node: _nothing(loop.body) for node, loop in loops})
 
@@ -212,7 +212,7 @@ def _saved(graph: Graph, place: Place, here: Kept, length: int, size: Precision)
     inputs, carried = graph.inputs, graph.carried
     # a state that a step keeps when it makes it is not counted again when the next step is given it
     again = {name for name in inputs[:carried] if returns_kept(graph, name, here.values)}
-    # in the order of the graph, for a sum of floats must not depend on that of a set
+    # in the order of the graph, so that the sum of floats is deterministic
     for value in sorted(here.values):
         if value.node not in inputs:
             found = found + _with_rows(graph, value, sizes, length) * place.executions

@@ -1,4 +1,4 @@
-"""What the update of the weights keeps between steps, and needs while it runs."""
+"""Memory of the weight update: optimizer states, moving average and workspace."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from composer.language.schema.spec import Train
 
 
 class Update(NamedTuple):
-    """Bytes that the update takes.
+    """Bytes of the update.
 
     Attributes:
-        states: of the optimizer.
-        average: of the averaged weights.
-        scratch: in use while one weight is updated, the most.
+        states: optimizer states.
+        average: moving average of the weights.
+        scratch: maximum workspace while one weight is updated.
     """
 
     states: float
@@ -29,7 +29,7 @@ class Update(NamedTuple):
 
 
 def update_of(graph: Graph, train: Train | None, element: int) -> Update:
-    """Return what the update of a graph's weights takes, `element` bytes each."""
+    """Return the bytes of updating a graph's weights, at `element` bytes per element."""
     option = optimizer_of(train)
     found = [*trained_weights(graph)]
     moments = (option.moments(weight, inside) * weight.size * copies for weight, inside, copies in found)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 SECONDS = 1.5
-"""How long each measurement may take, its warm-up included."""
+"""Maximum seconds of each measurement, including warm-up."""
 
 _PRODUCTS = {"cuda": (4096, 8192, 16384), "cpu": (512, 1024, 2048)}
 _COPIES = {"cuda": (1 << 30, 1 << 32), "cpu": (1 << 26, 1 << 28)}

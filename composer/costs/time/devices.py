@@ -32,9 +32,9 @@ class Device:
         fp32: FLOP/s of large fp32 products.
         bf16: FLOP/s of large bf16 products.
         bandwidth: bytes/s that a copy reads and writes together.
-        overhead: seconds that an operation takes however small it is; 0 where nobody measured it.
+        overhead: minimum seconds of an operation; 0 if not measured.
         source: where the figures come from.
-        kind: as torch calls it, which decides what kernels a plan for it takes.
+        kind: the device type of PyTorch, which decides the kernels of a plan.
     """
 
     fp32: float

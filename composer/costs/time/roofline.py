@@ -2,8 +2,8 @@
 
 An operation takes the longer of its FLOPs at the device's rate and its bytes at the device's bandwidth
 (Williams et al., 2009), and at least the overhead of starting it. Its backward pass moves twice the bytes of
-its forward pass: it reads gradients beside what was kept, and writes gradients. What is recomputed runs
-forward once more. Estimates are floors: they know no cache and no temporary.
+its forward pass: it reads gradients and saved tensors, and writes gradients. Recomputed operations run
+forward twice. Estimates are lower bounds, without cache effects and temporaries.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class TimeRow:
     """One operation with all its executions in an optimizer step.
 
     Attributes:
-        place: where it stands, as in the costs by operation.
-        forward: seconds, what is recomputed included.
+        place: its place, as in the costs by operation.
+        forward: seconds, including recomputation.
         backward: seconds.
-        waits: seconds of one execution forward, had it to wait for one thing alone.
+        waits: seconds of one forward execution by each limit alone.
     """
 
     place: str
@@ -108,7 +108,7 @@ class StepTime:
 def step_time(spec: Spec, graph: Graph, device: Device) -> StepTime:
     """Estimate an optimizer step of a spec, on its compiled graph.
 
-    Precision `auto` is bf16-mixed on a device whose bf16 products are the faster ones.
+    Precision `auto` is bf16-mixed on a device whose bf16 products are faster than fp32.
     """
     tokens = micro_batch_tokens(spec)
     repeats = spec.train.accumulate if spec.train else 1

@@ -1,8 +1,8 @@
 """Costs of many candidates: counted once per structure, then evaluated again with other numbers.
 
-The first tree of a structure is loaded and counted as any spec. With the second, checks and counting run on
-traced numbers and become a plain function, which answers for every later tree that passes its guards; a tree
-that does not is loaded and traced again.
+The first tree of a structure is loaded and counted like any spec. For the second, validation and counting run
+on traced numbers and are compiled to a function, which is used for each later tree that passes its guards;
+other trees are loaded and traced again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def measures(costs: Costs, names: Iterable[str] = MEASURES) -> dict[str, Number]
 class Coster:
     """Counts costs of resolved spec trees, without `let` and `extends`.
 
-    `names` are the measures that are wanted: memory is most of the work. `counted` counts one spec; `count`
-    unless the caller knows more of its graph.
+    `names` are the measures to count; memory is most of the work. `counted` counts one spec, by default
+    `count`.
     """
 
     def __init__(self, names: Iterable[str] = MEASURES, counted: Callable[[Spec], Costs] = count) -> None:
         self._names, self._counted = tuple(names), counted
-        # functions by structure, the latest first; None where none will be made any more
+        # functions by structure, the latest first; None if tracing was given up
         self._known: dict[Structure, list[Compiled] | None] = {}
 
     def __call__(self, tree: Mapping[str, Any]) -> dict[str, Number]:
@@ -111,5 +111,5 @@ def _function(
         assert not semantic(planted(plain, _PLACE), copy)
         return compiled(trace, leaves, measured(copy))
     except Exception:
-        # blocks from elsewhere may do anything with a number that is not quite one
+        # third-party blocks may fail in any way on traced numbers
         return None
