@@ -171,10 +171,11 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_check_imports_nothing_heavy(tiny: str) -> None:
+def test_check_imports_nothing_heavy_and_only_operations_of_the_spec(tiny: str) -> None:
     code = (
         "import sys; from composer.cli.main import main; main(['check', sys.argv[1]]); "
-        "print({'torch', 'numpy', 'lightning', 'optuna', 'rich.console'} & set(sys.modules))"
+        "print({'torch', 'numpy', 'lightning', 'optuna', 'rich.console'} & set(sys.modules)); "
+        "print(*(name for name in sys.modules if name.endswith('.operations')))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -185,7 +186,12 @@ def test_check_imports_nothing_heavy(tiny: str) -> None:
         check=True,
         timeout=120,
     )
-    assert done.stdout.splitlines()[-1] == "set()"
+    *_, heavy, operations = done.stdout.splitlines()
+    assert heavy == "set()"
+    assert not {"blocks.latent_attention.operations", "blocks.wiring.residual.streams.operations"} & {
+        *operations.split()
+    }
+    assert "blocks.sequence_attention.operations" in operations.split()
 
 
 def test_a_process_ends_with_the_code_and_no_traceback(tiny: str) -> None:
