@@ -8,7 +8,7 @@ from torch import Tensor
 from blocks.depth_attention import append_kernel, kernel, reference
 from blocks.depth_attention.operations import Attend, RotaryAttend, RotaryWriteKV, WriteKV
 from blocks.ir.kernel import Target
-from blocks.kernels.self_tests import apart, drawn, off
+from blocks.kernels.self_tests import isolated, mismatch, random_tensors
 from blocks.primitives.reference import rotate
 from blocks.primitives.rotary_kernel import rotate_back
 
@@ -23,7 +23,7 @@ def check(operation: WriteKV | Attend | None, target: Target) -> str:
 
     Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
     """
-    with apart(target):
+    with isolated(target):
         given = _given(_sizes(operation), target)
         return next(filter(None, (_wrong(given, turn) for turn in _turns(operation, given[0]))), "")
 
@@ -38,7 +38,7 @@ def _wrong(given: list[Tensor], turn: Tensor | None) -> str:
         how = way if turn is None else f"{way}, turned"
         names = [f"{name} ({how})" for name in _NAMES]
         dtype = str(query.dtype).removeprefix("torch.")
-        if told := off(names, run(query, *keys, gradient, turn), expected, dtype):
+        if told := mismatch(names, run(query, *keys, gradient, turn), expected, dtype):
             return told
     return ""
 
@@ -68,7 +68,7 @@ def _sizes(operation: WriteKV | Attend | None) -> tuple[int, int, int]:
 def _given(sizes: tuple[int, int, int], target: Target) -> list[Tensor]:
     heads, kv_heads, head_dim = sizes
     query, slots = (1, TOKENS, heads, head_dim), (SLOTS, 1, TOKENS, kv_heads, head_dim)
-    return drawn([query, slots, slots, query], target)
+    return random_tensors([query, slots, slots, query], target)
 
 
 def _exact(

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from blocks.depth_attention import append_kernel, kernel, reference
 from blocks.depth_attention.backward_method import backward_method
 from blocks.depth_attention.kernel import Push, Row
-from blocks.kernels.joined_gradients import Place, gradient_slice
+from blocks.kernels.joined_gradients import GradientSlice, gradient_slice
 from blocks.kernels.rotations import step_rotation
 from blocks.kernels.slot_memory import SlotMemory
 from blocks.kernels.tensors import fits, in_heads
@@ -159,7 +159,7 @@ def _gradient(
     memory: SlotMemory,
     part: slice,
     turn: Tensor | None,
-    at: Place | None,
+    at: GradientSlice | None,
     query: Tensor,
     gradient: Tensor,
     out: Tensor,
@@ -212,7 +212,10 @@ def _pulls(memory: SlotMemory, reads: int, query: Tensor, gradient: Tensor) -> b
 
 
 def _fetched(
-    memory: SlotMemory, slot: int, turn: Tensor | None, places: tuple[Place | None, Place | None]
+    memory: SlotMemory,
+    slot: int,
+    turn: Tensor | None,
+    places: tuple[GradientSlice | None, GradientSlice | None],
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of a slot's key before its turn, and value, from all reads that this pass ran.
 
@@ -236,7 +239,9 @@ def _fetched(
     return (key + _back(pushed[0], turn), value + pushed[1]) if pushed else (key, value)
 
 
-def _taken(places: tuple[Place | None, Place | None], dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+def _taken(
+    places: tuple[GradientSlice | None, GradientSlice | None], dtype: torch.dtype
+) -> tuple[Tensor, Tensor] | None:
     """Return where the gradients of a key and a value are to be written, None where not for both."""
     taken = [place.take(dtype) for place in places if place]
     found = [each for each in taken if each is not None]

@@ -13,7 +13,7 @@ from blocks.expert_attention.pending_rows import PendingRows
 from blocks.expert_attention.tiles import PRODUCT_STEPS
 from blocks.expert_attention.weights_kernel import Rows
 from blocks.ir.kernel import Target
-from blocks.kernels.self_tests import apart, off
+from blocks.kernels.self_tests import isolated, mismatch
 
 TOKENS = 13
 """More than a tile takes, and no multiple of it, so that tiles are added up and masks are at work."""
@@ -26,7 +26,7 @@ def check(operation: RoutedExperts | None, target: Target) -> str:
 
     Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
     """
-    with apart(target):
+    with isolated(target):
         draw = torch.Generator().manual_seed(0)
         operation = operation or _DEFAULT
         return _routing(operation, target, draw) or _experts(operation, target, draw)
@@ -34,7 +34,7 @@ def check(operation: RoutedExperts | None, target: Target) -> str:
 
 def check_sums(operation: RoutedExperts | None, target: Target) -> str:
     """Do the same, and make the gradients of weights from the rows of several steps."""
-    with apart(target):
+    with isolated(target):
         draw = torch.Generator().manual_seed(0)
         return check(operation, target) or _sums(operation or _DEFAULT, target, draw)
 
@@ -71,7 +71,7 @@ def _sums(operation: RoutedExperts, target: Target, draw: torch.Generator) -> st
                 exact[expert] += full[0][first:end].T @ full[1][first:end]
                 first = end
         names = ("gradient of gate and up over steps" if left else "gradient of down over steps",)
-        if told := off(names, (waiting.multiply(),), (exact,), target.dtype):
+        if told := mismatch(names, (waiting.multiply(),), (exact,), target.dtype):
             return told
     return ""
 
@@ -101,7 +101,7 @@ def _routing(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
     kept = (found.weights, found.indices, found.totals)
     made = route_kernel.route_backward(gradient, *kept, 0.5, experts)
     (expected,) = torch.autograd.grad(weights, exact, gradient.double())
-    return off(("weights", "gradient of the logits"), (found.weights, made), (weights, expected))
+    return mismatch(("weights", "gradient of the logits"), (found.weights, made), (weights, expected))
 
 
 def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
@@ -130,7 +130,7 @@ def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
     expected = reference.experts_plain(leaves[0], leaves[1], indices, leaves[2], leaves[3])
     gradients = torch.autograd.grad(expected, leaves, gradient.double())
     found = [got.view(wanted.shape) for got, wanted in zip((y, *made), (expected, *gradients), strict=True)]
-    return off(_NAMES, found, (expected, *gradients), target.dtype)
+    return mismatch(_NAMES, found, (expected, *gradients), target.dtype)
 
 
 _NAMES = (

@@ -1,1 +1,1 @@
-"""What Triton kernels share: where they run, how tensors have to lie, self-tests, memory for depth slots."""
+"""Shared code of custom kernels: targets, tensor layouts, self-tests, tile sizes, depth slots, KV caches."""

@@ -1,4 +1,4 @@
-"""What belongs to one running backward pass: its number, and letting go of what it left behind."""
+"""The id of the running backward pass, and cleanup when it ends."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 
 
 class Holds(Protocol):
-    """Something that keeps tensors for backward passes, by their numbers."""
+    """An object that stores tensors per backward pass."""
 
     def drop(self, number: int) -> None:
-        """Drop what a backward pass left behind."""
+        """Drop the tensors of a backward pass."""
 
 
 def running() -> int:
-    """Return the number of the backward pass that is running, -1 where none is."""
+    """Return the id of the running backward pass, -1 if none is running."""
     return torch._C._current_graph_task_id()
 
 
 def drop_at_end(held: Holds) -> None:
-    """Let something drop what it keeps for the running backward pass when that ends."""
+    """Call `held.drop` for the running backward pass when that ends."""
     drop = partial(_drop, weakref.ref(held), running())
     torch.autograd.Variable._execution_engine.queue_callback(drop)
 

@@ -1,4 +1,4 @@
-"""What kernels for a GPU share: where they can run, and how they are started. Importing it loads no torch."""
+"""Targets and launches of GPU kernels. Importing it does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def off_gpu(target: Target) -> str:
-    """Return why a kernel for GPUs cannot run on a target, or ""."""
+    """Return why a GPU kernel cannot run on a target, or ""."""
     if target.device != "cuda":
         return "needs a GPU"
     known = target.dtype in ("float32", "float16", "bfloat16")
@@ -26,12 +26,12 @@ def off_triton(target: Target) -> str:
 
 
 def padded(size: int) -> int:
-    """Return the next power of two, which sizes of blocks are."""
+    """Return the next power of two, as Triton requires for block sizes."""
     return 1 << (size - 1).bit_length()
 
 
 def architecture(device: torch.device) -> int:
-    """Return the compute capability of a device, such as 90; 0 where it has none."""
+    """Return the compute capability of a device, such as 90; 0 for a CPU."""
     import torch
 
     if device.type != "cuda":
@@ -41,7 +41,7 @@ def architecture(device: torch.device) -> int:
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a device the current one, which kernels start on."""
+    """Make a device the current CUDA device, on which Triton launches kernels."""
     import torch
 
     return torch.cuda.device(device if device.type == "cuda" else -1)

@@ -1,9 +1,8 @@
-"""The gradients of the parts of one product, written side by side where the next product reads them.
+"""One preallocated gradient tensor for a joined projection such as QKV.
 
-A product whose columns are split into parts, such as query, key and value, gets a gradient for each, and
-autograd would copy them into one tensor. Here each part carries its place along: an operation that finds it
-writes its gradient there. The product copies only what was made elsewhere, such as the sum of the gradients
-of several readers.
+The output of a joined projection is split into parts, and autograd would concatenate their gradients. Here
+each part has an attribute that names its slice of one gradient tensor, and operations that know it write
+their gradient there. Only other gradients, such as sums over several readers, are copied.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ from blocks.kernels.backward_passes import drop_at_end, running
 _NAME = "_attention_composer_place"
 
 
-class Place(NamedTuple):
-    """Where the gradient of one part is to be written."""
+class GradientSlice(NamedTuple):
+    """The slice of a joined gradient that belongs to one part."""
 
     joined: JoinedGradient
     number: int
 
     def take(self, dtype: torch.dtype) -> Tensor | None:
-        """Return the part's gradient in the running backward pass, not yet written; None for a second reader.
+        """Return the slice to write to in the running backward pass.
 
-        None too where it has another dtype.
+        None if it was taken before, by another reader of the part, or has another dtype.
         """
         return self.joined.take(self.number) if dtype == self.joined.dtype else None
 
 
 class JoinedGradient:
-    """The gradient of a product that is split into parts, one for each running backward pass."""
+    """The gradient of a product that is split into parts, one tensor per running backward pass."""
 
     def __init__(
         self,
@@ -48,13 +47,13 @@ class JoinedGradient:
         self._shape, self._device = shape, device
         self._begun: dict[int, tuple[Tensor, list[Tensor], set[int]]] = {}
 
-    def put_places(self, parts: Sequence[Tensor]) -> None:
-        """Let each part carry its place along."""
+    def attach(self, parts: Sequence[Tensor]) -> None:
+        """Attach its slice to each part."""
         for number, part in enumerate(parts):
-            setattr(part, _NAME, Place(self, number))
+            setattr(part, _NAME, GradientSlice(self, number))
 
     def take(self, number: int) -> Tensor | None:
-        """Return one part, to be written; None where the running backward pass has handed it out."""
+        """Return the slice of a part; None if the running backward pass has returned it before."""
         if running() not in self._begun:
             whole = self._empty()
             self._begun[running()] = whole, [*self.split(whole)], set()
@@ -66,10 +65,10 @@ class JoinedGradient:
         return parts[number]
 
     def join(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        """Return the whole of the gradients of all parts, None for zeros; those in their places are there."""
+        """Return the joined gradient of all parts, None being zero; those outside their slices are copied."""
         begun = self._begun.pop(running(), None)
         if begun is None or torch.is_grad_enabled():
-            # one launch; of a gradient of gradients autograd has to know
+            # one launch; for double backward autograd has to see the operation
             parts = zip(gradients, self.split(self._empty()), strict=True)
             found = [torch.zeros_like(part) if each is None else each for each, part in parts]
             return torch.cat([each.flatten(len(self._shape) - 1) for each in found], -1)
@@ -85,17 +84,17 @@ class JoinedGradient:
         return torch.empty(self._shape, dtype=self.dtype, device=self._device)
 
     def drop(self, number: int) -> None:
-        """Drop what a backward pass left behind."""
+        """Drop the tensors of a backward pass."""
         self._begun.pop(number, None)
 
 
-def gradient_slice(part: Tensor) -> Place | None:
-    """Return the place that a part carries along, None where it has none."""
+def gradient_slice(part: Tensor) -> GradientSlice | None:
+    """Return the slice attached to a part, or None."""
     return None if torch.compiler.is_compiling() else getattr(part, _NAME, None)
 
 
 def _lies_in(tensor: Tensor, place: Tensor) -> bool:
-    """Return whether a tensor is a place itself."""
+    """Return whether a tensor is the slice itself."""
     same = tensor.untyped_storage()._cdata == place.untyped_storage()._cdata
     at = (tensor.storage_offset(), tensor.stride(), tensor.dtype)
     return same and at == (place.storage_offset(), place.stride(), place.dtype)

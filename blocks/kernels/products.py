@@ -1,4 +1,4 @@
-"""Matrix products that add to a sum in fp32, as tensor cores do within one product."""
+"""Matrix products accumulated in fp32."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """Return total + a @ b in fp32, in the place of `total` [n, m]; the product alone where it is None.
+    """Add a @ b to `total` [n, m], fp32, in place and return it; a new tensor if `total` is None.
 
-    On a GPU nothing is rounded to the dtype of a [n, k] and b [k, m] on the way.
+    On a GPU nothing is rounded to the dtype of a [n, k] and b [k, m].
     """
     if total is None:
         total = torch.empty((a.shape[0], b.shape[1]), dtype=torch.float32, device=a.device)

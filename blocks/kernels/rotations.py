@@ -1,4 +1,4 @@
-"""Rotations of steps as kernels read them: cosine and sine of each pair, made for many steps at once."""
+"""Rotations over depth in the layout of kernels: cosine and sine of each pair, for many steps at once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _FEWEST = 32
-"""Steps that rotations are made for at least."""
+"""The smallest number of steps to compute rotations for."""
 
 _MADE: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""What was made of each tensor of angles, for as long as it is there: a forward pass makes new ones."""
+"""Rotations by tensor of angles, while that is alive: each forward pass has a new one."""
 
 
 def step_rotation(angle: Tensor, index: int) -> Tensor:

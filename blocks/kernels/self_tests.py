@@ -1,4 +1,4 @@
-"""What self-tests of kernels share: drawn inputs, a comparison with fp64, and peace from the caller."""
+"""Helpers for self-tests of kernels: random inputs, comparison with fp64, isolation from the caller."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from torch.autograd.graph import saved_tensors_hooks
 from blocks.ir.kernel import Target
 
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-"""Of the norm of what is expected; a kernel that is wrong is off by far more."""
+"""Largest relative error in norm; the error of a wrong kernel is far larger."""
 
 
 @contextmanager
-def apart(target: Target) -> Iterator[None]:
-    """Leave what the caller does to tensors: whoever runs a model may cast, or watch what is kept."""
+def isolated(target: Target) -> Iterator[None]:
+    """Disable the caller's autocast, saved-tensor hooks and inference mode within the context."""
     unwatched = saved_tensors_hooks(_itself, _itself)
     uncast = torch.autocast(target.device, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), unwatched, uncast:
         yield
 
 
-def drawn(shapes: Sequence[tuple[int, ...]], target: Target) -> list[Tensor]:
-    """Return normal tensors on a target, always the same ones."""
+def random_tensors(shapes: Sequence[tuple[int, ...]], target: Target) -> list[Tensor]:
+    """Return normally distributed tensors on a target, from a fixed seed."""
     draw = torch.Generator().manual_seed(0)
     dtype = getattr(torch, target.dtype)
     return [torch.randn(shape, generator=draw).to(target.device, dtype) for shape in shapes]
 
 
-def off(names: Sequence[str], found: Sequence[Tensor], wanted: Sequence[Tensor], dtype: str = "") -> str:
-    """Return which of some tensors is off from what is wanted in fp64, and by how much, or "".
+def mismatch(names: Sequence[str], found: Sequence[Tensor], wanted: Sequence[Tensor], dtype: str = "") -> str:
+    """Return the first tensor that differs from the expected fp64 one, with its relative error, or "".
 
-    How far it may be follows from its dtype, or from `dtype` where it was worked out in that.
+    The tolerance depends on the tensor's dtype, or on `dtype` if that is the dtype it was computed in.
     """
     for name, got, expected in zip(names, found, wanted, strict=True):
         exact = expected.detach()

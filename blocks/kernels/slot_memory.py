@@ -1,4 +1,4 @@
-"""The memory that depth state lives in: preallocated slots, written and read by explicit index."""
+"""The storage of depth caches: preallocated slots, written and read by index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blocks.kernels.past import Past
 
 
 class DepthMemory:
-    """Slots that steps write and read in one forward pass, and their gradients in a backward pass."""
+    """Slots of one forward pass, and their gradients in a backward pass."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device):
         self._shape = shape
@@ -22,17 +22,17 @@ class DepthMemory:
 
     @staticmethod
     def running() -> int:
-        """Return the number of the backward pass that is running, -1 where none is."""
+        """Return the id of the running backward pass, -1 if none is running."""
         return torch._C._current_graph_task_id()
 
     def check(self, made: int) -> None:
-        """Refuse the backward pass of a step that ran in pass `made`, unless the memory was made there too.
+        """Check that a step ran in the same backward pass, `made`, as the memory was created in.
 
-        Checkpoints by `use_reentrant=True` run steps again in a backward pass and begin another inside it:
-        gradients of slots would be spread over passes that do not know each other.
+        Checkpoints with `use_reentrant=True` run steps again inside a backward pass and start a nested one;
+        gradients of slots would be split between the two.
 
         Raises:
-            RuntimeError: it is such a step.
+            RuntimeError: the step ran in another backward pass.
         """
         if made != self._made:
             raise RuntimeError(
@@ -41,21 +41,21 @@ class DepthMemory:
             )
 
     def begins(self) -> bool:
-        """Return whether this backward pass is a new one; an earlier one may have left gradients behind."""
+        """Return whether the backward pass is a new one, so that gradients of an earlier one are stale."""
         before, self._pass = self._pass, self.running()
         return self._pass != before
 
 
 class SlotMemory(DepthMemory):
-    """Keys and values of every step of one depth scope, for one forward pass.
+    """Keys and values of all steps of one depth scope, for one forward pass.
 
-    `keys` and `values` are [count, batch, sequence, kv_heads, head_dim], allocated at the first write in
-    its dtype. Gradients of slots gather at least in fp32 during the backward pass and are handed out once.
+    `keys` and `values` are [count, batch, sequence, kv_heads, head_dim], allocated at the first write in its
+    dtype. Gradients of slots are accumulated in fp32 or wider.
 
     Attributes:
-        wanted: of slots whose append fetches what reads leave for it, whether it wants gradients at all.
-        reads: how many reads there were.
-        scope: in generation, what tells the scope's slots from others.
+        wanted: for slots whose append pulls gradients, whether it needs any.
+        reads: the number of reads.
+        scope: in generation, the place and use that identify the scope.
     """
 
     scope: tuple[str, int] = ("", 0)
@@ -69,20 +69,20 @@ class SlotMemory(DepthMemory):
         self._left: list[Any] = []
 
     def write(self, slot: int, key: Tensor, value: Tensor) -> None:
-        """Write one slot; writing the same values again changes nothing."""
+        """Write one slot."""
         keys, values = self.slot(slot, key.dtype)
         keys.copy_(key)
         values.copy_(value)
 
     def slot(self, slot: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return where one slot's key and value are written; the first time that, in a dtype, is made."""
+        """Return the key and the value of one slot to write to; the first call allocates all in `dtype`."""
         if not self.keys.numel():
             self.keys = torch.empty(self._shape, dtype=dtype, device=self._device)
             self.values = torch.empty_like(self.keys)
         return self.keys[slot], self.values[slot]
 
     def gradients(self) -> tuple[Tensor, Tensor]:
-        """Return where the running backward pass gathers gradients of keys and values, zero at its start."""
+        """Return the gradients of keys and values that the running backward pass accumulates, from 0 on."""
         self._begin()
         if self._gradients is None:
             dtype = torch.promote_types(self.keys.dtype, torch.float32)
@@ -91,9 +91,9 @@ class SlotMemory(DepthMemory):
         return self._gradients
 
     def only(self, reads: int) -> tuple[Tensor, Tensor]:
-        """Return where the only read of all writes the gradients of its slots; zero for slots it did not see.
+        """Return uninitialized gradients of the first `reads` slots for the only read, zero for the others.
 
-        They need not gather, and have the dtype of the slots.
+        Without accumulation they have the dtype of the slots.
         """
         self._begin()
         keys, values = self._gradients = torch.empty_like(self.keys), torch.empty_like(self.values)
@@ -102,21 +102,21 @@ class SlotMemory(DepthMemory):
         return keys, values
 
     def pushed(self) -> bool:
-        """Return whether the running backward pass has gathered any."""
+        """Return whether the running backward pass has accumulated gradients."""
         self._begin()
         return self._gradients is not None
 
     def left(self) -> list[Any]:
-        """Return the list of what reads of the running backward pass left for appends to fetch."""
+        """Return the records that reads of the running backward pass left for appends to pull."""
         self._begin()
         return self._left
 
     def forget(self) -> None:
-        """Let go of what reads left."""
+        """Drop the records of reads."""
         self._left = []
 
     def gradient(self, slot: int) -> tuple[Tensor, Tensor]:
-        """Return the gradients of one slot's key and value, which nobody changes any more."""
+        """Return the final gradients of one slot's key and value."""
         keys, values = self.gradients()
         if self.reads == 1:
             return keys[slot], values[slot]
@@ -128,7 +128,7 @@ class SlotMemory(DepthMemory):
 
 
 def slots(tokens: Tensor, count: int, kv_heads: int, head_dim: int) -> tuple[SlotMemory, Tensor]:
-    """Return empty slots for tokens [batch, sequence], and the first token of their order."""
+    """Return uninitialized slots for tokens [batch, sequence], and the first order token."""
     memory = SlotMemory((count, *tokens.shape, kv_heads, head_dim), tokens.device)
     return memory, torch.zeros((), device=tokens.device)
 
@@ -136,14 +136,14 @@ def slots(tokens: Tensor, count: int, kv_heads: int, head_dim: int) -> tuple[Slo
 def next_slots(
     tokens: Tensor, past: Past, count: int, kv_heads: int, head_dim: int, *, place: str, use: int
 ) -> tuple[SlotMemory, Tensor]:
-    """Do the same for new tokens: the slots go with them, but what is kept of all tokens finds its scope."""
+    """Return slots for new tokens in generation, with the scope that identifies their caches."""
     memory, token = slots(tokens, count, kv_heads, head_dim)
     memory.scope = (place, use)
     return memory, token
 
 
 def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
-    """Write key and value [batch, sequence, kv_heads, head_dim] into a slot; return the next token."""
+    """Write key and value [batch, sequence, kv_heads, head_dim] into a slot; return the next order token."""
     result: Tensor = _Append.apply(key, value, token, memory, slot)  # type: ignore[no-untyped-call]
     return result
 

@@ -1,4 +1,4 @@
-"""What the passes know of depth state: slots are made, written and read in order. Torch-free."""
+"""Base operations of depth caches: allocation, write and read of slots. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from blocks.ir.operation import ORIGIN, LoopIndex, Operation, expect
 from blocks.ir.tensor_type import ORDER, TensorType
 
 Reach = Literal["recur", "stage", "model"]
-"""Whose steps share depth slots: those of the innermost recurrent stage around a block, else of the innermost
-stage; those of the outermost stage around it; or those of all stages.
+"""The steps that share depth slots. `recur`: those of the innermost enclosing recurrent stage, else of the
+innermost stage; `stage`: those of the outermost enclosing stage; `model`: those of all stages.
 """
 
 
 def slots_of(given: TensorType, kv_heads: int, head_dim: int) -> TensorType:
-    """Return the type of the slots that an operation with keys of these sizes expects, however many."""
+    """Return the expected type of the slots for keys of these sizes, with the number of slots of `given`."""
     return TensorType((*given.shape[:1], 2, kv_heads, head_dim), kind="depth_cache")
 
 
 class DepthCache(SavesNothing, Operation):
-    """Room for what the steps of one depth scope write: (tokens) -> (slots, token).
+    """Allocate the slots of one depth scope: (tokens) -> (slots, token).
 
-    The token is a scalar that every write returns and every read takes, so that the backward pass
-    reaches a write only after all reads of its slot.
+    The token is a scalar that every write returns and every read takes, so that the backward pass reaches a
+    write only after all reads of its slot.
     """
 
     count: int
-    """How many slots there are; a pass fills it in."""
+    """The number of slots, set by a pass."""
 
     recomputable = False
     decoding = LOCAL
@@ -43,7 +43,7 @@ class DepthCache(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class DepthKVCache(DepthCache):
-    """Room for the keys and values that the steps of one depth scope append."""
+    """Allocate the keys and values of the steps of one depth scope."""
 
     kv_heads: int
     head_dim: int
@@ -72,13 +72,13 @@ class SlotWrite(SavesNothing, Operation):
     slot: LoopIndex
 
     counts_steps: ClassVar[bool] = True
-    """Whether it takes a depth index, which those side by side in a step share."""
+    """Whether it advances the slot index; parallel writes of a step share an index."""
 
     recomputable = False
     decoding = LOCAL
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped write passes its order token on."""
+        """Pass on the order token."""
         return -2
 
 
@@ -104,7 +104,7 @@ class WriteSlot(SlotWrite):
         return (ORDER,)
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped write passes its order token on."""
+        """Pass on the order token."""
         return 2
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
@@ -115,14 +115,14 @@ class WriteSlot(SlotWrite):
         return {"slot": self.slot}
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The slot's gradients are copied out in fp32, and again where keys and values are narrower."""
+        """Backward copies the slot's gradients in fp32, and casts them to narrower keys and values."""
         backward = 2 * self.kv_heads * self.head_dim * (4 + (at.compute_bytes if at.widened else 0))
         return WorkspaceBytes(0, backward, backward)
 
 
 @dataclass(frozen=True)
 class WriteExtraSlot(WriteSlot):
-    """Write further keys and values of the same step: (k, v, token, slots) -> token."""
+    """Write additional keys and values of the same step: (k, v, token, slots) -> token."""
 
     counts_steps: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""Tensors as kernels take them: which they can run on, and how they have to lie."""
+"""Dtypes and memory layouts that kernels support."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""What kernels read and write; they work in fp32."""
+"""The dtypes that kernels read and write; they compute in fp32."""
 
 
 def fits(*tensors: Tensor) -> bool:
@@ -15,13 +15,13 @@ def fits(*tensors: Tensor) -> bool:
 
 
 def in_rows(x: Tensor) -> Tensor:
-    """Return x as [rows, width] with each row in one piece; a copy only if it must."""
+    """Return x as [rows, width] with contiguous rows, copied only if necessary."""
     rows = x.flatten(0, -2)
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 def in_heads(x: Tensor) -> Tensor:
-    """Return x as [tokens, heads, head_dim] with each token's heads in one piece; a copy only if it must."""
+    """Return x as [tokens, heads, head_dim] with contiguous heads per token, copied only if necessary."""
     rows = x.flatten(0, 1)
     whole = rows.stride(2) == 1 and (rows.stride(1) == rows.shape[2] or rows.shape[1] == 1)
     return rows if whole else rows.contiguous()

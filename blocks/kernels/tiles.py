@@ -1,4 +1,4 @@
-"""Tile sizes of Triton kernels: as measured on a GPU where they were, otherwise derived. Torch-free."""
+"""Tile sizes of Triton kernels, measured on a GPU or else derived. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ TileT = TypeVar("TileT")
 
 
 class Tiles(Generic[ShapeT, TileT]):
-    """The tiles of a block's kernels, called with what a tile is chosen by.
+    """The tile sizes of a block's kernels; call it with a shape.
 
     Attributes:
-        measured: tiles that were measured to be the best; others are derived.
+        measured: the best measured tiles by shape; others are derived.
     """
 
     def __init__(self, derive: Callable[[ShapeT], TileT], measured: Mapping[ShapeT, TileT]) -> None:
@@ -26,7 +26,7 @@ class Tiles(Generic[ShapeT, TileT]):
 
     @contextmanager
     def using(self, measured: Mapping[ShapeT, TileT]) -> Iterator[None]:
-        """Take tiles from another table within the context."""
+        """Use another table of measured tiles within the context."""
         before, self.measured = self.measured, measured
         try:
             yield

@@ -1,11 +1,11 @@
-"""Gradients of weights that several steps use, added up in fp32 by the products that make them.
+"""fp32 accumulation of the gradients of weights that several steps use.
 
-Autograd would add up the gradients of a cast weight in its narrow dtype, one after the other, and round each
-time. Here a weight made ready once per forward pass carries a sum along. An operation that finds it adds what
-it has to the sum of the running backward pass and returns no gradient of the weight; autograd reaches the
-weight after all operations that used it, and takes the sum then. A pass over a part of the graph leaves a sum
-behind that nobody takes, which is dropped when it ends. Parameters get one gradient per pass, so hooks,
-accumulation over micro-batches and data parallelism see nothing of this.
+Autograd would accumulate the gradients of a cast weight in its narrow dtype and round after each step. Here
+the cast weight, computed once per forward pass, has a `WeightSum` attached. Operations that know it add their
+gradient to the sum of the running backward pass and return none; autograd reaches the cast weight after all
+its users, and takes the sum. A backward pass over a part of the graph may leave a sum, which is dropped when
+the pass ends. Parameters get one gradient per pass, so hooks, gradient accumulation and data parallelism work
+as usual.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ _NAME = "_attention_composer_sum"
 
 
 class WeightSum:
-    """The gradient of one weight, as far as each running backward pass has added it up."""
+    """The partial sums of the gradient of one weight, one per running backward pass."""
 
     def __init__(self) -> None:
         self._totals: dict[int, Any] = {}
         self._finish: Callable[[Any], Tensor] | None = None
 
     def add_product(self, a: Tensor, b: Tensor) -> None:
-        """Add a @ b, in fp32 at least."""
+        """Add a @ b, in fp32 or wider."""
         self.put(add_product(self.so_far(), a, b))
 
     def so_far(self) -> Any:
-        """Return what the running backward pass has put, None at first."""
+        """Return the partial sum of the running backward pass, initially None."""
         return self._totals.get(running())
 
     def put(self, total: Any, finish: Callable[[Any], Tensor] | None = None) -> None:
-        """Put the sum until now, or anything that `finish` turns into the gradient in the end."""
+        """Set the partial sum, or any object that `finish` converts to the gradient."""
         if running() not in self._totals:
             drop_at_end(self)
         self._totals[running()], self._finish = total, finish
 
     def take(self) -> Tensor | None:
-        """Return the gradient that the running backward pass has added up, None where it has not."""
+        """Return and remove the gradient of the running backward pass, or None."""
         total = self._totals.pop(running(), None)
         return total if total is None or self._finish is None else self._finish(total)
 
     def drop(self, number: int) -> None:
-        """Drop what a backward pass left behind."""
+        """Drop the partial sum of a backward pass."""
         self._totals.pop(number, None)
 
 
 def summed(weights: Sequence[Tensor], dtype: torch.dtype, multiple: int = 1) -> Tensor:
-    """Return weights [n_i, ...] cast and stacked, with a sum for their gradient where they want one.
+    """Return weights [n_i, ...] cast and concatenated, with a `WeightSum` if they require gradients.
 
-    After each of several stand rows of zeros up to the next multiple.
+    Each of several weights is padded with zero rows to the next multiple.
     """
     if not (torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)):
         return stacked(weights, dtype, multiple)
@@ -67,7 +67,7 @@ def summed(weights: Sequence[Tensor], dtype: torch.dtype, multiple: int = 1) -> 
 
 
 def sum_of(weight: Tensor) -> WeightSum | None:
-    """Return the sum that a weight carries along, None where autograd adds up its gradients."""
+    """Return the `WeightSum` attached to a weight, or None."""
     return None if torch.compiler.is_compiling() else getattr(weight, _NAME, None)
 
 
@@ -84,7 +84,7 @@ class _Summed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         total = ctx.total.take()
         if gradient is not None:
-            # of operations that know of no sum
+            # from operations that do not know the sum
             total = gradient if total is None else total + gradient
         if total is None:
             return (None,) * (3 + len(ctx.sizes))
@@ -95,7 +95,7 @@ class _Summed(torch.autograd.Function):
 
 
 def stacked(weights: Sequence[Tensor], dtype: torch.dtype, multiple: int) -> Tensor:
-    """Return weights cast to a dtype and stacked, one alone as it is."""
+    """Return weights cast to a dtype and concatenated."""
     if len(weights) == 1:
         return weights[0].to(dtype)
     parts = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blocks.kernels.past import Kept, KVCache, Past, SelectedKVCache
+from blocks.kernels.past import KVCache, Past, SelectedKVCache, VisibleKV
 from blocks.latent_attention.reference import attend
 from blocks.primitives.reference import wide
 
@@ -54,7 +54,7 @@ def attend_chosen(
     return _attend_one(q, kept, up_key, up_value).to(latent.dtype)
 
 
-def _attend_one(q: Tensor, kept: Kept, up_key: Tensor, up_value: Tensor) -> Tensor:
+def _attend_one(q: Tensor, kept: VisibleKV, up_key: Tensor, up_value: Tensor) -> Tensor:
     """Attend from one token, q [batch, 1, heads, head_dim], to the latent vectors that it sees."""
     shared, rows = wide(kept.keys[:, 0]), wide(kept.values[:, 0])
     rope_dim = shared.shape[-1]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from blocks.ir.kernel import Target
 from blocks.ir.operation import Operation
-from blocks.kernels.self_tests import apart, drawn, off
+from blocks.kernels.self_tests import isolated, mismatch, random_tensors
 from blocks.primitives import norm_kernel, reference, rotary_kernel
 from blocks.primitives.fused_operations import AddNorm
 
@@ -21,8 +21,8 @@ def check_add_norm(operation: AddNorm | None, target: Target) -> str:
     Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
     """
     width = operation.shape[-1] if operation else 96
-    with apart(target):
-        a, b, of_norm, of_total, gain = drawn([(1, TOKENS, width)] * 4 + [(width,)], target)
+    with isolated(target):
+        a, b, of_norm, of_total, gain = random_tensors([(1, TOKENS, width)] * 4 + [(width,)], target)
         # as autocast has it, too: the stream in fp32, what is added to it and its norm narrow
         wide = (a.float(), b, of_norm, of_total.float(), gain.float())
         return _add_norm(a, b, of_norm, of_total, gain) or _add_norm(*wide)
@@ -35,7 +35,7 @@ def _add_norm(a: Tensor, b: Tensor, of_norm: Tensor, of_total: Tensor, gain: Ten
     wanted = torch.autograd.grad([normed, total], leaves, [of_norm.double(), of_total.double()])
     forward = norm_kernel.add_norm_forward(a, b, gain, of_norm.dtype)
     backward = norm_kernel.add_norm_backward(of_norm, of_total, forward[1], gain, (a.dtype, b.dtype))
-    return off(_ADD_NORM, [*forward, *backward], [normed, total, *wanted])
+    return mismatch(_ADD_NORM, [*forward, *backward], [normed, total, *wanted])
 
 
 _ADD_NORM = (
@@ -48,9 +48,9 @@ _ADD_NORM = (
 def check_rotary(operation: Operation | None, target: Target) -> str:
     """Run the kernels that turn heads, alone and after a norm, in an operation's sizes (None: 4 of 64)."""
     heads, head_dim = getattr(operation, "shape", (4, 64))
-    with apart(target):
+    with isolated(target):
         shape = (1, TOKENS, heads, head_dim)
-        x, gradient, gain = drawn([shape, shape, (head_dim,)], target)
+        x, gradient, gain = random_tensors([shape, shape, (head_dim,)], target)
         tokens = torch.zeros((1, TOKENS), dtype=torch.int64, device=x.device)
         table = reference.sequence_table(tokens, head_dim, 100.0)
         for name, weight in (("turned", None), ("normed and turned", gain)):
@@ -63,7 +63,7 @@ def check_rotary(operation: Operation | None, target: Target) -> str:
                 *rotary_kernel.rotate_backward(gradient, table, x, weight),
             )
             names = ("output", "gradient of the input", "gradient of the gain")
-            if told := off(
+            if told := mismatch(
                 names[: 1 + len(leaves)], [each for each in found if each is not None], [out, *wanted]
             ):
                 return f"{name}: {told}"

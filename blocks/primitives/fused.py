@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blocks.kernels.joined_gradients import JoinedGradient, Place, gradient_slice
+from blocks.kernels.joined_gradients import GradientSlice, JoinedGradient, gradient_slice
 from blocks.kernels.tensors import fits
 from blocks.kernels.weight_sums import WeightSum, sum_of, summed
 from blocks.primitives import library, norm_kernel, reference, rotary_kernel
@@ -122,12 +122,12 @@ class _Rotate(torch.autograd.Function):
     """`library.rotate` and `library.norm_rotate`, with the gradient of x written in its place."""
 
     @classmethod
-    def run(cls, x: Tensor, table: Tensor, gain: Tensor | None, place: Place) -> Tensor:
+    def run(cls, x: Tensor, table: Tensor, gain: Tensor | None, place: GradientSlice) -> Tensor:
         made: Tensor = cls.apply(x, table, gain, place)  # type: ignore[no-untyped-call]
         return made
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, gain: Tensor | None, place: Place) -> Tensor:
+    def forward(ctx: Any, x: Tensor, table: Tensor, gain: Tensor | None, place: GradientSlice) -> Tensor:
         # what the operators keep, and in their order: run again, an operation may find no place
         ctx.save_for_backward(*((table,) if gain is None else (x, table, gain)))
         ctx.place, ctx.dtype = place, x.dtype
@@ -178,7 +178,7 @@ def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -
         return split(_linear(x, weight, total, None))
     joined = JoinedGradient((*x.shape[:2], len(weight)), weight.dtype, weight.device, split)
     parts: tuple[Tensor, ...] = _linear(x, weight, total, joined)
-    joined.put_places(parts)
+    joined.attach(parts)
     return parts
 
 

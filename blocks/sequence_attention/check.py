@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blocks.ir.kernel import Target
-from blocks.kernels.self_tests import apart, drawn, off
+from blocks.kernels.self_tests import isolated, mismatch, random_tensors
 from blocks.sequence_attention.operations import Attend, WindowAttend
 from blocks.sequence_attention.ordered import attend_ordered
 from blocks.sequence_attention.reference import attend_plain, window_mask
@@ -41,13 +41,15 @@ def check_windowed(operation: WindowAttend | None, target: Target) -> str:
 
 
 def _compared(ours: _Attention, plain: _Attention, sizes: Attend, target: Target) -> str:
-    with apart(target):
+    with isolated(target):
         heads, size = (sizes.heads, sizes.kv_heads, sizes.kv_heads), sizes.head_dim
-        joined, gradient = drawn([(2, TOKENS, each, size) for each in (sum(heads) + 2, sizes.heads)], target)
+        joined, gradient = random_tensors(
+            [(2, TOKENS, each, size) for each in (sum(heads) + 2, sizes.heads)], target
+        )
         # beside each other, as one product makes them
         leaves = [*torch.split(joined[:, :, 2:], [*heads], 2)]
         wanted = _results(plain, [each.double() for each in leaves], gradient.double())
-        return off(_NAMES, _results(ours, leaves, gradient), wanted)
+        return mismatch(_NAMES, _results(ours, leaves, gradient), wanted)
 
 
 _NAMES = ("output", "gradient of queries", "gradient of keys", "gradient of values")

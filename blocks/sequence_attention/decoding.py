@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.kernels.past import Kept, KVCache, Past, SelectedKVCache
+from blocks.kernels.past import KVCache, Past, SelectedKVCache, VisibleKV
 from blocks.kernels.slot_memory import SlotMemory, append
 from blocks.primitives.decoding import next_rows
 from blocks.primitives.reference import wide
@@ -149,7 +149,7 @@ def attend_all_steps(
         for given in ([each.keys for each in seen], [each.values for each in seen])
     )
     masks = [each.mask for each in seen if each.mask is not None]
-    return _attend_one(wide(q), Kept(keys, values, torch.cat(masks, -1) if masks else None)).to(q.dtype)
+    return _attend_one(wide(q), VisibleKV(keys, values, torch.cat(masks, -1) if masks else None)).to(q.dtype)
 
 
 def next_yarn_rows(tokens: Tensor, past: Past, *, place: str, use: int, **sizes: Any) -> Tensor:
@@ -169,7 +169,7 @@ def _held(v: Tensor, past: Past, place: str, use: int, window: int, sinks: int) 
     return past.held(place, use, lambda: KVCache(v, size, min(sinks, size)))
 
 
-def _attend_one(q: Tensor, kept: Kept) -> Tensor:
+def _attend_one(q: Tensor, kept: VisibleKV) -> Tensor:
     """Attend from one token, q [B, 1, heads, head_dim], to what it sees."""
     keys, values, mask = kept
     # heads that share keys are like several queries of one head
@@ -177,7 +177,7 @@ def _attend_one(q: Tensor, kept: Kept) -> Tensor:
     return F.scaled_dot_product_attention(query, keys, values, mask).reshape(q.shape)
 
 
-def _masked(scores: Tensor, kept: Kept) -> Tensor:
+def _masked(scores: Tensor, kept: VisibleKV) -> Tensor:
     """Return scores [B, kv_heads, queries, n] with -inf where a row has nothing."""
     return scores if kept.mask is None else scores.masked_fill(~kept.mask, -torch.inf)
 

@@ -108,3 +108,8 @@ def test_documents_apart_are_refused():
     plain["model"]["documents"] = {"apart": 2}
     with pytest.raises(SpecError, match="earlier documents"):
         make(plain)
+
+
+def test_a_convolution_that_is_not_short_is_refused():
+    with pytest.raises(SpecError, match="convolution: expected a whole number from 0 to 64, got 65"):
+        compiled(one({**DELTA, "convolution": 65}))

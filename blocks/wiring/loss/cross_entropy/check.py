@@ -6,7 +6,7 @@ import torch
 
 from blocks.ir.kernel import Target
 from blocks.ir.operation import Operation
-from blocks.kernels.self_tests import apart, drawn, off
+from blocks.kernels.self_tests import isolated, mismatch, random_tensors
 from blocks.primitives.reference import project
 from blocks.wiring.loss.cross_entropy import fused
 from blocks.wiring.loss.cross_entropy.reference import IGNORED, cross_entropy
@@ -21,8 +21,8 @@ def check(operation: Operation | None, target: Target) -> str:
     Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
     """
     vocab = getattr(operation, "vocab", 1000)
-    with apart(target):
-        rows, weight = drawn([(TOKENS, WIDTH), (vocab, WIDTH)], target)
+    with isolated(target):
+        rows, weight = random_tensors([(TOKENS, WIDTH), (vocab, WIDTH)], target)
         weight *= WIDTH**-0.5
         targets = torch.arange(TOKENS, device=target.device) * 7 % vocab
         targets[3:5] = IGNORED
@@ -34,4 +34,4 @@ def check(operation: Operation | None, target: Target) -> str:
         loss = cross_entropy(logits, targets[None]) * (TOKENS - 2)
         to_rows, to_weight = torch.autograd.grad(loss, leaves)
         made = [each for each in found if each is not None]
-        return off(_NAMES, made, (loss, to_rows, 2 * to_weight), target.dtype)
+        return mismatch(_NAMES, made, (loss, to_rows, 2 * to_weight), target.dtype)
