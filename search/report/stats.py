@@ -95,15 +95,14 @@ def effects(answers: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Ef
     parts = np.split(np.arange(columns.shape[1]), np.cumsum([part.shape[1] for *_, part in coded])[:-1])
     fitted = _fit(columns, result, penalty)
     rng = np.random.default_rng(0)
-    draws = [_resampled(columns, result, penalty, rng) for _ in range(_DRAWS)]
-    shuffled = [(_fit(columns, rng.permutation(result), penalty), columns) for _ in range(_DRAWS)]
+    draws = [_resampled(columns, result, penalty, parts, rng) for _ in range(_DRAWS)]
+    shuffled = [_fit(columns, rng.permutation(result), penalty) for _ in range(_DRAWS)]
     found = []
-    for (name, labels, own), part in zip(coded, parts, strict=True):
+    for i, ((name, labels, own), part) in enumerate(zip(coded, parts, strict=True)):
         share = _share(own, fitted[part], result)
-        shares = [_share(sample[:, part], weights[part], values) for weights, sample, values in draws]
-        chance = [_share(own, weights[part], result) for weights, _ in shuffled]
-        low, high = np.percentile(shares, _INTERVAL)
-        levels = _levels(labels, own, fitted[part], [weights[part] for weights, *_ in draws])
+        chance = [_share(own, weights[part], result) for weights in shuffled]
+        low, high = np.percentile([shares[i] for _, shares in draws], _INTERVAL)
+        levels = _levels(labels, own, fitted[part], [weights[part] for weights, _ in draws])
         found.append(
             Effect(name, share, float(low), float(high), float(np.percentile(chance, 95)), tuple(levels))
         )
@@ -162,18 +161,28 @@ def _penalty(columns: Array, result: Array) -> tuple[float, float]:
     errors = []
     for penalty in _PENALTIES:
         square = centred.T @ centred + penalty * np.eye(columns.shape[1])
-        hat = centred @ np.linalg.solve(square, centred.T) + 1 / count
-        left = (result - hat @ result) / (1 - np.diag(hat))
+        # the whole matrix that maps results to predictions would be quadratic in the trials
+        solved = np.linalg.solve(square, centred.T)
+        predicted = centred @ (solved @ result) + result.mean()
+        diagonal = np.einsum("ij,ji->i", centred, solved) + 1 / count
+        left = (result - predicted) / (1 - diagonal)
         errors.append(float(np.sum(left**2)))
     best = int(np.argmin(errors))
     return _PENALTIES[best], 1 - errors[best] / alone
 
 
 def _resampled(
-    columns: Array, result: Array, penalty: float, rng: np.random.Generator
-) -> tuple[Array, Array, Array]:
+    columns: Array,
+    result: Array,
+    penalty: float,
+    parts: Sequence[NDArray[np.int64]],
+    rng: np.random.Generator,
+) -> tuple[Array, list[float]]:
+    """Return the weights and the share of each part of them, on as many trials drawn with replacement."""
     rows = rng.integers(len(result), size=len(result))
-    return _fit(columns[rows], result[rows], penalty), columns[rows], result[rows]
+    sample, values = columns[rows], result[rows]
+    weights = _fit(sample, values, penalty)
+    return weights, [_share(sample[:, part], weights[part], values) for part in parts]
 
 
 def _share(columns: Array, weights: Array, result: Array) -> float:

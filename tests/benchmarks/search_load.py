@@ -1,0 +1,160 @@
+"""A search with many ended trials, and what one more proposal costs.
+
+    export PYTHONPATH=.:tests/search/helpers OMP_NUM_THREADS=1
+    python tests/benchmarks/search_load.py fill ROOT 10000 [URL]      # write a search with so many trials
+    python tests/benchmarks/search_load.py propose ROOT 50 [URL]      # let one worker add so many
+    python tests/benchmarks/search_load.py report ROOT                # write its report
+
+URL is a database (`postgresql://...`); without it the search is in its folder. Training takes no time. Seconds are
+of CPU of this process, so a machine that does other work too distorts them little.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import optuna
+from fake_training import FakeTraining
+from optuna.trial import TrialState, create_trial
+
+from composer.language.description.show import resolved_yaml
+from composer.language.schema.identity import run_hash
+from composer.language.space import Space, draw, load_space
+from search.compare.rungs import milestones
+from search.objectives import Goals
+from search.progress.state import Event, State
+from search.propose.candidates import Judge, candidate
+from search.propose.draft_counts import DRAWN
+from search.propose.feasible import IDENTITY, sampler
+from search.propose.optuna_adapter import OUTCOME
+from search.propose.proposals import PLAN, distributions
+from search.report.write import write_report
+from search.run.open_store import open_search
+from search.run.study import run_search
+from search.store.ledger import Record, Seen
+from search.testing.spaces import TEXT
+
+_LR = "  batch_tokens: 1Ki\n  lr: {float: [1e-4, 1e-1], log: true}\n"
+_SEARCH = "[{maximize: accuracy}, {minimize: flops_per_token}]\n  sampler: random"
+_KINDS = 60
+"""How many architectures the trials have; they differ in their learning rate."""
+_WARM_UP = 5
+
+
+class Enough(Exception):
+    """Ends a worker."""
+
+
+def space_of(root: Path) -> Space:
+    """Return a space of two objectives and more points than any search has trials."""
+    root.mkdir(parents=True, exist_ok=True)
+    text = TEXT.replace("  batch_tokens: 1Ki\n", _LR).replace("[{maximize: accuracy}]", _SEARCH)
+    (root / "space.yaml").write_text(text.replace("trials: 6", "trials: 1M"))
+    return load_space(root / "space.yaml")
+
+
+def fill(root: Path, count: int, storage: str | None) -> None:
+    """Write a search with so many ended trials; better ones came further."""
+    space, rng = space_of(root), random.Random(0)
+    assert space.search is not None
+    judge, goals, forms = Judge(space), Goals(space.search.objectives), distributions(space)
+    kinds = []
+    while len(kinds) < _KINDS:
+        judged = judge(lambda knob: draw(knob, rng))
+        if judged.feasible:
+            kinds.append(candidate(space, lambda knob, params=judged.params: params[knob.name]))
+    records = []
+    with open_search(space, root / "run", storage) as store:
+        study = store.study(goals, sampler(space))
+        with store.lock():
+            for number in range(count):
+                kind, lr, skill = rng.choice(kinds), 10 ** rng.uniform(-4, -1), rng.random()
+                spec = kind.spec.model_copy(update={"train": kind.spec.train.model_copy(update={"lr": lr})})
+                reached = milestones(space.search.rungs, spec, kind.costs)[: rng.choice([1, 1, 1, 2, 3])]
+                flops, now = kind.costs["flops_per_token"], time.time()
+                seen = [
+                    Seen(tokens, (skill + rng.random() / 10, flops), {"accuracy": skill})
+                    for tokens in reached
+                ]
+                status = "finished" if len(seen) == 3 else "stopped"
+                params = {**kind.params, "train.lr": lr}
+                more = {"seconds": 1.0, "worker": "filled", "started": now, "ended": now, "whole": 8192}
+                folder = f"trials/{number}"
+                record = Record(
+                    str(number),
+                    "trial",
+                    run_hash(spec),
+                    number,
+                    params,
+                    kind.costs,
+                    folder,
+                    status,
+                    seen,
+                    **more,
+                )
+                store.put(record)
+                records.append(record)
+                (root / "run" / folder).mkdir(parents=True)
+                (root / "run" / folder / "spec.yaml").write_text(resolved_yaml(spec))
+        drawn = {"costed": 3, "own": 3, "infeasible": 2, "known": 0, "found": 1}
+        for record in records:
+            attributes = {"run": record.folder, "status": record.status, "tokens": record.tokens}
+            study.add_trial(
+                create_trial(
+                    state=TrialState.COMPLETE,
+                    values=list(record.values),
+                    params=record.params,
+                    distributions={name: forms[name] for name in record.params},
+                    user_attrs={OUTCOME: "feasible", DRAWN: drawn, **attributes},
+                    system_attrs={PLAN: record.params, IDENTITY: record.identity},
+                )
+            )
+
+
+def propose(root: Path, count: int, storage: str | None) -> None:
+    """Let one worker add trials, and print what each took."""
+    space, told = space_of(root), []
+
+    def watch(event: Event, state: State) -> None:
+        if event == "begin":
+            start = time.process_time() - began
+            print(f"{state.ledger.count()} records, {start:.1f} s until the first proposal, {memory()}")
+        if event == "proposed":
+            told.append(time.process_time())
+            if len(told) > count + _WARM_UP:
+                raise Enough
+
+    began = time.process_time()
+    try:
+        run_search(space, root / "run", FakeTraining(), watch, storage)
+    except Enough:
+        each = (told[-1] - told[_WARM_UP]) / (len(told) - 1 - _WARM_UP)
+        print(f"{1000 * each:.0f} ms of CPU for each trial, everything included; {memory()}")
+
+
+def report(root: Path) -> None:
+    """Write the report, and print its size and what it took."""
+    began = time.process_time()
+    path = write_report(root / "run")
+    print(f"{path.stat().st_size / 1e6:.1f} MB in {time.process_time() - began:.1f} s; {memory()}")
+
+
+def memory() -> str:
+    """Return the memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.0f} MB"
+
+
+if __name__ == "__main__":
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    os.fsync = lambda file: None
+    what, root, *more = sys.argv[1:]
+    if what == "report":
+        report(Path(root))
+    else:
+        number, *url = more
+        {"fill": fill, "propose": propose}[what](Path(root), int(number), url[0] if url else None)
