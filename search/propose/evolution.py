@@ -13,7 +13,6 @@ from operator import itemgetter
 from weakref import WeakKeyDictionary
 
 from optuna import Study
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from composer.language.edits import NO_EDIT
@@ -25,7 +24,7 @@ from search.propose.candidates import Judged
 from search.propose.followed import Followed
 from search.propose.moves import Parent, crossed, inherit, mutated
 from search.propose.optuna_adapter import IMPORTED, OUTCOME
-from search.propose.proposals import Draft, Source
+from search.propose.proposals import Draft, Source, ascending
 
 WARMUP = 6
 """Number of trained trials before the first child; until then points are random."""
@@ -97,7 +96,7 @@ class Population:
         return found
 
     def _add(self, study: Study, trial: FrozenTrial) -> None:
-        stage, values = _stage(trial), _ascending(study, trial)
+        stage, values = _stage(trial), ascending(study, trial)
         self._stages.setdefault(stage, Fronts()).add(values)
         peers = self._parents.setdefault(stage, {}).setdefault(values, [])
         peers.append((trial.number, Parent(_name(trial), trial.params)))
@@ -121,11 +120,6 @@ def _stage(trial: FrozenTrial) -> tuple[bool, int]:
     """Return a sort key: trials trained in full first, then by tokens."""
     stopped = trial.user_attrs["status"] == "stopped"
     return stopped, -trial.user_attrs["tokens"] if stopped else 0
-
-
-def _ascending(study: Study, trial: FrozenTrial) -> tuple[float, ...]:
-    signs = (1 if way == StudyDirection.MAXIMIZE else -1 for way in study.directions)
-    return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
 
 
 def _name(trial: FrozenTrial) -> str:

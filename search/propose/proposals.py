@@ -22,10 +22,12 @@ from optuna.distributions import (
 )
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from composer.language.parsing.choice import Knob, Value
 from composer.language.space import Ask, Space
+from search.compare.fronts import fronts
 from search.propose.candidates import Judged
 from search.propose.moves import Parent
 
@@ -34,6 +36,9 @@ PLAN = "plan"
 MISSES = "misses"
 """The system attribute with infeasible drafts made before it: their points, and their excess over caps."""
 
+SHOWN = 1000
+"""Most completed trials that a sampler is shown whose time grows with them: the better half of this, the rest
+the latest."""
 _FAR = 2.0
 """The largest excess over a cap that is recorded, as a share of the cap."""
 _EXCESS = "excess"
@@ -97,11 +102,17 @@ class SurrogateSource(Source):
         self, study: Study, trial: FrozenTrial, seeds: Iterable[int], refused: Sequence[Judged]
     ) -> Iterator[Draft]:
         """Create a new sampler for each draft."""
-        told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        worst = _worst(study, told)
+        trials = study.get_trials(deepcopy=False)
+        told = [each for each in trials if each.state == TrialState.COMPLETE]
+        worst, left_out = _worst(study, told), _left_out(study, told)
         copy = optuna.create_study(directions=study.directions)
         copy.add_trials(
-            [made for each in study.get_trials(deepcopy=False) for made in self._copied(each, trial, worst)]
+            [
+                made
+                for each in trials
+                if each.number not in left_out
+                for made in self._copied(each, trial, worst)
+            ]
         )
         learned = 0
         for seed in seeds:
@@ -169,6 +180,23 @@ def _ask(inner: BaseSampler, study: Study, trial: FrozenTrial) -> Ask:
         return answer
 
     return ask
+
+
+def _left_out(study: Study, told: Sequence[FrozenTrial]) -> set[int]:
+    """Return the completed trials that a sampler is not shown: neither among the best nor the latest."""
+    if len(told) <= SHOWN:
+        return set()
+    points = [ascending(study, each) for each in told]
+    ranks = {each.number: rank for each, rank in zip(told, fronts(points), strict=True)}
+    infeasible = {each.number: max(each.constraints.values(), default=0.0) > 0 for each in told}
+    best_first = sorted(ranks, key=lambda number: (infeasible[number], ranks[number]))
+    return set(sorted(best_first[SHOWN // 2 :])[: -SHOWN // 2])
+
+
+def ascending(study: Study, trial: FrozenTrial) -> tuple[float, ...]:
+    """Return the values of a trial with changed signs, so that larger is better for each."""
+    signs = (1 if way == StudyDirection.MAXIMIZE else -1 for way in study.directions)
+    return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
 
 
 def _worst(study: Study, told: Sequence[FrozenTrial]) -> list[float]:

@@ -5,8 +5,8 @@
     python tests/benchmarks/search_load.py propose ROOT 50 [URL]      # let one worker add so many
     python tests/benchmarks/search_load.py report ROOT                # write its report
 
-URL is a database (`postgresql://...`); without it the search is in its folder. Training takes no time. Seconds are
-of CPU of this process, so a machine that does other work too distorts them little.
+URL is a database (`postgresql://...`); without it the search is in its folder. Training takes no time.
+Seconds are of CPU of this process, so a machine that does other work too distorts them little.
 """
 
 from __future__ import annotations

@@ -11,11 +11,13 @@ from generated_spaces import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from narrow import explore, narrow
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
 from samples import samples
 
 from composer.language.space import draw
 from composer.settings.errors import SpecError
-from search.propose import feasible
+from search.propose import feasible, proposals
 from search.propose.candidates import INVALID, Judge, candidate
 from search.propose.draft_counts import Drawn, total
 from search.propose.evolution import Evolution, Population
@@ -124,6 +126,23 @@ def test_who_came_further_ranks_higher_and_equals_rank_by_fronts():
         (2, "12"),
         (3, "10"),
     ]
+
+
+def test_of_many_trials_a_model_is_shown_the_best_and_the_latest(tmp_path, monkeypatch):
+    monkeypatch.setattr(proposals, "SHOWN", 4)
+    space, seen = toy(tmp_path), []
+
+    class Spy(RandomSampler):
+        def sample_relative(self, study, trial, search_space):
+            seen.append([each.values[0] for each in study.get_trials(states=(TrialState.COMPLETE,))])
+            return {}
+
+    study = optuna.create_study(direction="maximize")
+    for number, value in enumerate([0.1, 0.9, 0.3, 0.8, 0.5, 0.2, 0.4]):
+        study.add_trial(optuna.trial.create_trial(value=value))
+        next(SurrogateSource(space, Spy, 1).drafts(study, study.ask(), [number], []))
+    assert seen[3] == [0.1, 0.9, 0.3, 0.8]
+    assert seen[-1] == [0.9, 0.8, 0.2, 0.4]
 
 
 def test_evolution_prefers_the_better_parents_and_goes_uphill(tmp_path):
