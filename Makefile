@@ -7,8 +7,7 @@ READY := .venv/.ready
 CONSTRAINTS := .ci/constraints.txt
 # the version that the CUDA build of the newest torch allowed requires; its CPU build names none
 TRITON := 3.7.1
-# each worker begins with a contiguous half, so that tests share what their module has made
-PYTEST := -m pytest -q -n $(WORKERS) --dist worksteal
+PYTEST := -m pytest -q -n $(WORKERS)
 # set in many containers; each process that a test starts would compile our modules again
 export PYTHONDONTWRITEBYTECODE :=
 

@@ -58,12 +58,12 @@ PAIRS = [
     ("nsga2", THREE),
     ("evolution", FOUR),
     ("random", THREE),
-    pytest.param("gp", FOUR, marks=no_scipy),
+    pytest.param("gp", THREE, marks=no_scipy),
     pytest.param("tpe", THREE, marks=pytest.mark.slow),
     pytest.param("nsga2", FOUR, marks=pytest.mark.slow),
     pytest.param("evolution", THREE, marks=pytest.mark.slow),
     pytest.param("random", FOUR, marks=pytest.mark.slow),
-    pytest.param("gp", THREE, marks=[no_scipy, pytest.mark.slow]),
+    pytest.param("gp", FOUR, marks=[no_scipy, pytest.mark.slow]),
 ]
 
 
