@@ -45,7 +45,7 @@ class WriteKV(WriteSlot):
     )
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Take over the rotation of the key."""
+        """Fuse the rotation of the key."""
         if position or shared or not isinstance(producer, RotateStep):
             return None
         return RotaryWriteKV(self.kv_heads, self.head_dim, self.slot, producer.index)
@@ -87,7 +87,7 @@ class Attend(SlotRead):
         return (inputs[0],)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Take over the rotation of the query."""
+        """Fuse the rotation of the query."""
         if type(self) is not Attend or position or shared or not isinstance(producer, RotateStep):
             return None
         sizes = self.heads, self.kv_heads, self.head_dim, self.span, self.reads
@@ -110,7 +110,7 @@ class Attend(SlotRead):
         return at.compute_bytes * (2 * self.heads * self.head_dim + slots)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the queries, and the fp32 weights of the slots or the output and a log-sum-exp per head."""
+        """Save the queries, and the fp32 weights of the slots or the output and a log-sum-exp per head."""
         if self.fused:
             return SavedTensors(inputs=(0,), outputs=(0,), extra=4 * self.heads)
         return SavedTensors(inputs=(0,), extra=4 * self.heads * self.slots(at))
@@ -159,7 +159,7 @@ class RotaryWriteKV(WriteKV):
         return {**super().arguments(), "index": self.index}
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Take over nothing more."""
+        """Fuse nothing more."""
         return None
 
 
@@ -194,11 +194,11 @@ class RotaryAttend(Attend):
         return {**super().arguments(), "index": self.index}
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Take over nothing more."""
+        """Fuse nothing more."""
         return None
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the queries as they came; in plain PyTorch those that were turned instead."""
+        """Save the queries as they came; in plain PyTorch those that were turned instead."""
         saved = super().saved(at)
         if self.fused:
             return saved

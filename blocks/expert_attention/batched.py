@@ -100,7 +100,7 @@ class BatchedExperts(Operation):
         return read + 8 * self.experts + at.compute_bytes * inner + written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the query, all scores, rows with all between the products, and numbers of each row."""
+        """Save the query, all scores, rows with all between the products, and numbers of each row."""
         rows, narrow = self._rows(at), at.stream_bytes < 4
         numbers = 4 * self.experts + rows * (8 + 8 + 4) + self._kept_gates(rows)
         if self.z_loss:

@@ -157,7 +157,7 @@ class RoutedExperts(Operation):
         return read + 8 * self.experts + at.compute_bytes * inner + written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep both inputs, both halves, and per choice its weight, expert, row, and what stands in a row.
+        """Save both inputs, both halves, and per choice its weight, expert, row, and what stands in a row.
 
         The query is kept in fp32, keys too; what weights were divided by is one number more.
         """
@@ -190,7 +190,7 @@ class RoutedExperts(Operation):
         return WorkspaceBytes(forward, backward, largest(first, last))
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Take over the rotation of the query, which turns keys instead."""
+        """Fuse the rotation of the query, which turns keys instead."""
         if type(self) is not RoutedExperts or position != 1 or shared or type(producer) is not RotateStep:
             return None
         sizes = self.width, self.experts, self.active, self.hidden, self.balance_rate
@@ -254,7 +254,7 @@ class RotaryExperts(RoutedExperts):
         return {**super().arguments(), "index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep both inputs as they are, both halves, numbers of each choice, and the rotated keys."""
+        """Save both inputs as they are, both halves, numbers of each choice, and the rotated keys."""
         kept = at.compute_bytes * 2 * self.active * self.hidden + self._routed(at)
         return SavedTensors(inputs=(0, 1), extra=kept, once=4 * self.experts * self.width)
 

@@ -95,7 +95,7 @@ class Route(Operation):
         return 2 * self.width * self.experts
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the query, all scores, the indices, keys in fp32, and what losses and sums divide or read.
+        """Save the query, all scores, the indices, keys in fp32, and what losses and sums divide or read.
 
         The logits are kept for `z_loss`, which keeps a number for each token as well.
         """
@@ -215,7 +215,7 @@ class Experts(Operation):
         return read + at.compute_bytes * inner + written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the sorted inputs, what is between the products, the outputs, weights, two index lists.
+        """Save the sorted inputs, what is between the products, the outputs, weights, two index lists.
 
         Between the products are both halves, silu and their product, or what relu returns.
         """
@@ -247,7 +247,7 @@ class Experts(Operation):
         return WorkspaceBytes(forward, largest(weighted, inner), weights, early=early)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Take over the routing, whose weights and indices nobody else reads."""
+        """Fuse the routing, whose weights and indices nobody else reads."""
         if shared or not isinstance(producer, Route) or not producer.is_plain or self.activation != "swiglu":
             return None
         return RoutedExperts(self.width, self.experts, self.active, self.hidden, producer.balance_rate)
@@ -281,7 +281,7 @@ class SharedUnit(Operation):
         return {"activation": self.activation}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep both inputs and silu(gate), or the output."""
+        """Save both inputs and silu(gate), or the output."""
         if self.activation == "relu":
             return SavedTensors(outputs=(0,))
         return SavedTensors(inputs=(0, 1), extra=at.compute_bytes * self.hidden)

@@ -32,7 +32,7 @@ class Relu(Gelu):
     kernels = (Kernel("relu", f"{_REFERENCE}:relu", "elementwise"),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the output."""
+        """Save the output."""
         return SavedTensors(outputs=(0,))
 
 
@@ -43,7 +43,7 @@ class SquaredRelu(Gelu):
     kernels = (Kernel("relu2", f"{_REFERENCE}:relu2", "elementwise"),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep max(x, 0)."""
+        """Save max(x, 0)."""
         return SavedTensors(extra=at.compute_bytes * self.hidden)
 
 

@@ -50,7 +50,7 @@ class ShortConvolution(Operation):
         return 0.0
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input."""
+        """Save the input."""
         return SavedTensors(inputs=(0,))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

@@ -73,7 +73,7 @@ class GatedDelta(Operation):
         return (at.context - 1) % CHUNK + 1
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the inputs alone."""
+        """Save the inputs alone."""
         return SavedTensors(inputs=(0, 1, 2, 3, 4))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

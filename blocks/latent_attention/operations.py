@@ -50,7 +50,7 @@ class LatentAttend(Operation):
         return maps + 4 * self.heads * self.head_dim * pairs
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep queries, latent vectors, keys, values, the output and one fp32 log-sum-exp per head."""
+        """Save queries, latent vectors, keys, values, the output and one fp32 log-sum-exp per head."""
         made = 2 * self.heads * self.head_dim * at.compute_bytes
         return SavedTensors(inputs=(0, 2), outputs=(0,), extra=made + 4 * self.heads)
 

@@ -27,7 +27,7 @@ class Gelu(Operation):
         return (TensorType((self.hidden,)),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input."""
+        """Save the input."""
         return SavedTensors(inputs=(0,))
 
 
@@ -45,5 +45,5 @@ class SwiGLU(Operation):
         return (TensorType(self.shape),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep both inputs and the activated gate."""
+        """Save both inputs and the activated gate."""
         return SavedTensors(inputs=(0, 1), extra=at.compute_bytes * prod(self.shape))

@@ -55,7 +55,7 @@ class EachStep(Operation):
         return self.steps * self.operation.backward_flops(at)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep what the operation keeps, of each step."""
+        """Save what the operation keeps, of each step."""
         one = self.operation.saved(at) or SavedTensors((0,), (0,))
         return one._replace(extra=self.steps * one.extra, once=self.steps * one.once)
 

@@ -128,7 +128,7 @@ class AddNorm(Operation):
         return replace(self, narrow=True)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the sum; in plain PyTorch one scale for each row too, and on a CPU the normalised sum."""
+        """Save the sum; in plain PyTorch one scale for each row too, and on a CPU the normalised sum."""
         total = 0 if self.shared else at.stream_bytes * prod(self.shape)
         normed = 0 if self.fused or at.device == "cuda" else 4 * prod(self.shape)
         scales = 0 if self.fused else 4 * prod(self.shape[:-1])
@@ -189,7 +189,7 @@ class AddBeforeNorm(Operation):
         return 0
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep nothing else: the norm that is given the sum says that it is kept."""
+        """Save nothing else: the norm that is given the sum says that it is kept."""
         return SavedTensors()
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
@@ -237,7 +237,7 @@ class PrecomputedNorm(Operation):
         return 0
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input; scales are made again."""
+        """Save the input; scales are made again."""
         return SavedTensors(inputs=(0,))
 
 
@@ -274,7 +274,7 @@ class NormRotate(Operation):
         return (self.shape[-1:],)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input; in plain PyTorch one scale for each head too, and on a CPU the normalised input."""
+        """Save the input; in plain PyTorch one scale for each head too, and on a CPU the normalised input."""
         normed = 0 if at.device == "cuda" else prod(self.shape)
         return SavedTensors(inputs=(0,), extra=0 if self.fused else 4 * (normed + prod(self.shape[:-1])))
 

@@ -63,7 +63,7 @@ class Norm(Operation):
         return (self.shape[-1:],)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input, one scale for each row, and on a CPU the normalised input."""
+        """Save the input, one scale for each row, and on a CPU the normalised input."""
         normed = 0 if at.device == "cuda" else prod(self.shape)
         return SavedTensors(inputs=(0,), extra=4 * (normed + prod(self.shape[:-1])))
 
@@ -86,7 +86,7 @@ class Norm(Operation):
         return 0
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Take over a sum of two."""
+        """Fuse a sum of two."""
         sums = isinstance(producer, Sum) and producer.terms == 2 and len(self.shape) == 1
         return AddNorm(self.shape, shared) if sums else None
 
@@ -110,7 +110,7 @@ class LayerNorm(Operation):
         return (self.shape[-1:],) * (1 + self.shift)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input, and a mean and a scale for each row in the precision of weights."""
+        """Save the input, and a mean and a scale for each row in the precision of weights."""
         return SavedTensors(inputs=(0,), extra=2 * at.weight_bytes * prod(self.shape[:-1]))
 
     def passthrough(self, output: int) -> int | None:
@@ -158,7 +158,7 @@ class Project(Operation):
         return {"shape": self.outputs[0]} if len(self.outputs) == 1 else {"shapes": self.outputs}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input."""
+        """Save the input."""
         return SavedTensors(inputs=(0,))
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
@@ -200,7 +200,7 @@ class Rotate(SavesNothing, Operation):
     )
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Take over the norm of each head."""
+        """Fuse the norm of each head."""
         norms = type(self) is Rotate and type(producer) is Norm and not shared
         return NormRotate(self.shape) if norms else None
 

@@ -84,7 +84,7 @@ class Dropout(Operation):
         return {"rate": self.rate}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep which elements stay, a byte for each."""
+        """Save which elements stay, a byte for each."""
         return SavedTensors(extra=prod(self.shape))
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:

@@ -39,7 +39,7 @@ class NormStep(Norm):
         return {"index": self.index}
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Take over nothing."""
+        """Fuse nothing."""
         return None
 
 
@@ -102,7 +102,7 @@ class ProjectStep(Operation):
         return {"shape": self.shape, "index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input."""
+        """Save the input."""
         return SavedTensors(inputs=(0,))
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
@@ -137,7 +137,7 @@ class ScaleStep(Operation):
         return {"index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input."""
+        """Save the input."""
         return SavedTensors(inputs=(0,))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

@@ -65,7 +65,7 @@ class ChooseByProductKeys(Operation):
         return 2 * self.heads * self.keys * self.key_dim
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the query, and what is returned."""
+        """Save the query, and what is returned."""
         return SavedTensors(inputs=(0,), outputs=(0, 1))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
@@ -135,7 +135,7 @@ class ReadNeurons(_Neurons):
         return (TensorType((self.heads, self.active), "fp32"),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the inputs."""
+        """Save the inputs."""
         return SavedTensors(inputs=(0, 1))
 
 
@@ -155,7 +155,7 @@ class WriteNeurons(_Neurons):
         return (TensorType((self.width,), "stream"),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the inputs."""
+        """Save the inputs."""
         return SavedTensors(inputs=(0, 1, 2))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

@@ -37,7 +37,7 @@ class CappedAttend(WindowAttend):
         return {**super().decoding_arguments(), "cap": self.cap}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep queries, keys and values, and of every pair of tokens score and weight in fp32."""
+        """Save queries, keys and values, and of every pair of tokens score and weight in fp32."""
         return SavedTensors(inputs=(0, 1, 2), extra=2 * self._square(at))
 
     def _square(self, at: CostContext) -> float:

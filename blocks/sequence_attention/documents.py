@@ -62,7 +62,7 @@ class DocumentAttend(WindowAttend):
         return super(WindowAttend, self).types(inputs[:3])
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the mask as well, which is one for all uses."""
+        """Save the mask as well, which is one for all uses."""
         return SavedTensors(inputs=(0, 1, 2, 3), outputs=(0,), extra=4 * self.heads)
 
     def decoding_arguments(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Attend(Operation):
         return 4 * self.heads * self.head_dim * self.pairs(at)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep queries, keys, values, the output and one fp32 log-sum-exp per head."""
+        """Save queries, keys, values, the output and one fp32 log-sum-exp per head."""
         return SavedTensors(inputs=(0, 1, 2), outputs=(0,), extra=4 * self.heads)
 
     def sequence_cache(self, at: CostContext) -> int:
@@ -171,6 +171,6 @@ class WindowAttend(Attend):
         return near + (sinks * (sinks + 1) / 2 + (beyond - sinks) * sinks) / at.context
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the mask as numbers as well."""
+        """Save the mask as numbers as well."""
         mask = at.compute_bytes * at.context * at.context if self.masked else 0
         return super().saved(at)._replace(once=mask)

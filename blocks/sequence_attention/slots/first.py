@@ -65,7 +65,7 @@ class AttendFirst(SlotRead):
         return 4 * self.heads * self.head_dim * (seen if at.full_mask else (seen + 1) / 2)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep queries, and the weights of all tokens in fp32."""
+        """Save queries, and the weights of all tokens in fp32."""
         return SavedTensors(inputs=(0,), extra=self._weights(at))
 
     def _weights(self, at: CostContext) -> float:

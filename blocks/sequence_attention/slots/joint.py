@@ -47,7 +47,7 @@ class JointAttend(SlotAttend):
         return self.tokens().flops(at) + 4 * self.heads * self.head_dim * self.reads.mean(at.trips)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep queries, keys, values, and the weights of all tokens and slots in fp32."""
+        """Save queries, keys, values, and the weights of all tokens and slots in fp32."""
         return SavedTensors(inputs=(0, 1, 2), extra=self._weights(at))
 
     def _weights(self, at: CostContext) -> float:

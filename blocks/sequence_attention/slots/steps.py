@@ -45,7 +45,7 @@ class StepsAttend(SlotAttend):
         return self.tokens().flops(at) * self.reads.mean(at.trips)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep queries, and the weights of all tokens of all steps read in fp32."""
+        """Save queries, and the weights of all tokens of all steps read in fp32."""
         return SavedTensors(inputs=(0,), extra=self._weights(at))
 
     def _weights(self, at: CostContext) -> float:

@@ -49,7 +49,7 @@ class Gate(Operation):
         return (TensorType((self.width,), widest(*inputs[1:])),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the branches and the softmax, and its copy where the branches are narrower."""
+        """Save the branches and the softmax, and its copy where the branches are narrower."""
         narrow = at.compute_bytes if at.widened else 0
         return SavedTensors(inputs=tuple(range(1, 1 + self.branches)), extra=(4 + narrow) * self.branches)
 

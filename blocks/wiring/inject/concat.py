@@ -55,7 +55,7 @@ class InjectConcat(Operation):
         return ((self.width, 2 * self.width),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep both inputs as one copy."""
+        """Save both inputs as one copy."""
         return SavedTensors(extra=at.compute_bytes * 2 * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

@@ -73,7 +73,7 @@ class InjectDiagonal(Operation):
         return ((self.width,), (self.width,))
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep both inputs; exp(a), delta and the decay."""
+        """Save both inputs; exp(a), delta and the decay."""
         return SavedTensors(inputs=(0, 1), once=3 * at.weight_bytes * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

@@ -34,7 +34,7 @@ class Gain(Operation):
         return (self.shape,)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input, and the factor as it was cast."""
+        """Save the input, and the factor as it was cast."""
         return SavedTensors(inputs=(0,), once=_cast(at, self.shape[0]))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
@@ -59,7 +59,7 @@ class TokenGain(Operation):
         return ((1,),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep x, for each token the sigmoid and the factor, and the scalar as it was cast."""
+        """Save x, for each token the sigmoid and the factor, and the scalar as it was cast."""
         return SavedTensors(inputs=(1,), extra=2 * at.compute_bytes, once=_cast(at, 1))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

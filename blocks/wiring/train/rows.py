@@ -54,7 +54,7 @@ class KeepRows(Operation):
         return {"step": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep which rows run."""
+        """Save which rows run."""
         return SavedTensors(inputs=(2,))
 
 

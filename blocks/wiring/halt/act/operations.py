@@ -50,7 +50,7 @@ class HaltUpdate(Operation):
         return {"threshold": self.threshold}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep both states, the weight of the step in fp32, and whether a token runs on or halts."""
+        """Save both states, the weight of the step in fp32, and whether a token runs on or halts."""
         return SavedTensors(inputs=(1, 2), extra=4 + 1)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

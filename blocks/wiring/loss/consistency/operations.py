@@ -33,7 +33,7 @@ class StateDistance(Operation):
         return (SCALAR,)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the difference in fp32, and which targets are scored."""
+        """Save the difference in fp32, and which targets are scored."""
         return SavedTensors(extra=4 * self.width + 1)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:

@@ -53,7 +53,7 @@ class ExitCrossEntropy(Operation):
         return 2 * self.width * (self.steps * self.vocab + self.steps - 1)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep what the loss of each step keeps, and of each step the gate's logit and probabilities."""
+        """Save what the loss of each step keeps, and of each step the gate's logit and probabilities."""
         saved = self._heads.saved(at)
         return saved._replace(extra=saved.extra + self._numbers)
 

@@ -38,7 +38,7 @@ class CrossEntropy(Operation):
         return (SCALAR,)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the fp32 log-softmax and the targets, int64."""
+        """Save the fp32 log-softmax and the targets, int64."""
         return SavedTensors(inputs=(1,), extra=4 * self.vocab)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
@@ -50,7 +50,7 @@ class CrossEntropy(Operation):
         return WorkspaceBytes(flow.casts + 4 * self.vocab, 8 * self.vocab, 8 * self.vocab)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Take over the head where the logits of a micro-batch are larger than those of a chunk."""
+        """Fuse the head where the logits of a micro-batch are larger than those of a chunk."""
         if position or not isinstance(producer, Project) or producer.outputs != ((self.vocab,),):
             return None
         if producer.bias:
@@ -107,7 +107,7 @@ class HeadLoss(Operation):
         return read + 2 * at.compute_bytes * self.vocab
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the gradient of the input as products make it, and that of the weight in fp32."""
+        """Save the gradient of the input as products make it, and that of the weight in fp32."""
         return SavedTensors(extra=at.compute_bytes * self.width, once=4 * self.vocab * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

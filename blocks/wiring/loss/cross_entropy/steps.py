@@ -98,7 +98,7 @@ class StepsCrossEntropy(Operation):
         return 2 * self.steps * self.width * self.vocab
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the states, the targets and the fp32 log-softmax of each step, or gradients by chunks."""
+        """Save the states, the targets and the fp32 log-softmax of each step, or gradients by chunks."""
         if self.by_chunks:
             kept = at.compute_bytes * self.steps * self.width
             return SavedTensors(extra=kept, once=4 * self.vocab * self.width)

@@ -118,7 +118,7 @@ class SumValues(MixValues):
         return 2 * self.width * self.values(at)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the values that are in no slot."""
+        """Save the values that are in no slot."""
         return SavedTensors(inputs=tuple(range(self.own)))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
@@ -136,7 +136,7 @@ class ScoreValues(MixValues):
         return 2 * super().traffic(at, read, written) - written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the values that are in no slot, and in fp32 each value's scores and scale."""
+        """Save the values that are in no slot, and in fp32 each value's scores and scale."""
         return SavedTensors(inputs=tuple(range(self.own)), extra=4 * (self.heads + 1) * self.values(at))
 
 

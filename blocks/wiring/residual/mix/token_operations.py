@@ -43,7 +43,7 @@ class NormLatest(SlotRead):
         return at.compute_bytes * self.width + written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the value given, and in fp32 the scale of the latest one."""
+        """Save the value given, and in fp32 the scale of the latest one."""
         return SavedTensors(inputs=(0,), extra=4)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
@@ -67,7 +67,7 @@ class SumByToken(SumValues):
         return (inputs[0],)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the values that are in no slot, and the weights of tokens."""
+        """Save the values that are in no slot, and the weights of tokens."""
         return SavedTensors(inputs=tuple(range(self.own + 1)))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

@@ -115,7 +115,7 @@ class StreamMaps(Operation):
         return 2 * self.elements * reads
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the streams, their norms, what was projected and what a function made of it."""
+        """Save the streams, their norms, what was projected and what a function made of it."""
         size, n = at.stream_bytes, self.streams
         kept = {
             "none": size * (2 * self.elements + n),
@@ -168,7 +168,7 @@ class ReadStreams(Operation):
         return () if self.dynamic else ((self.streams,),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the inputs."""
+        """Save the inputs."""
         return SavedTensors(inputs=(0, 1) if self.dynamic else (0,))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
@@ -217,7 +217,7 @@ class WriteStreams(Operation):
         return 0 if self.constraint == "diagonal" else 2 * self.streams**2 * self.width
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the inputs."""
+        """Save the inputs."""
         return SavedTensors(inputs=(0, 1, 2) if self.dynamic else (0, 1))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

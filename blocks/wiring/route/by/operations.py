@@ -64,7 +64,7 @@ class ChooseTokens(SelectsTokens):
         return 2 * self.width
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep x, the flags before, logits, what the loss compares them with, places and sigmoids."""
+        """Save x, the flags before, logits, what the loss compares them with, places and sigmoids."""
         once = 4 * self.width if at.weight_bytes < 4 else 0
         return SavedTensors((0, 1), (0,), 4 + 4 + 4 * self.share(at.context), once)
 
@@ -94,7 +94,7 @@ class PickTokens(Operation):
         return (inputs[0],)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the places."""
+        """Save the places."""
         return SavedTensors((1,))
 
 
@@ -112,7 +112,7 @@ class PutBack(ScattersTokens):
         return (inputs[0],)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep places, gates and what the step returned."""
+        """Save places, gates and what the step returned."""
         return SavedTensors((1, 2, 3))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

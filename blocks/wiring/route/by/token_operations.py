@@ -44,7 +44,7 @@ class ChooseSteps(Operation):
         return {"scale": self.scale}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep x, the chances of all numbers and the chosen one."""
+        """Save x, the chances of all numbers and the chosen one."""
         once = 4 * self.width * self.steps if at.weight_bytes < 4 else 0
         return SavedTensors((0,), (), 4 * self.steps + 8, once)
 
@@ -115,7 +115,7 @@ class PutOn(ScattersTokens):
         return {"index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep places, what the step returned, its factors, those of all tokens, and two flags of each."""
+        """Save places, what the step returned, its factors, those of all tokens, and two flags of each."""
         return SavedTensors((2, 5), (), 4 + 4 + 2)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:

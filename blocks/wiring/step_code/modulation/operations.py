@@ -55,7 +55,7 @@ class StepPosition(Operation):
         return 0.0
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the codes of t and dt, and the hidden layers before and after their activation."""
+        """Save the codes of t and dt, and the hidden layers before and after their activation."""
         return SavedTensors(once=2 * at.weight_bytes * (self.size + 2 * self.width))
 
 
@@ -80,7 +80,7 @@ class Modulate(Operation):
         return 0.0
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Keep the input, the activated code and the scale."""
+        """Save the input, the activated code and the scale."""
         return SavedTensors(inputs=(0,), once=2 * at.weight_bytes * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
