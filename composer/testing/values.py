@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,13 +16,14 @@ from blocks.ir.operation import Value
 from blocks.ir.selected_tokens import SelectsTokens, selected_count
 from blocks.ir.tensor_type import TensorType
 from blocks.ir.walk import Place
-from composer.costs.base.precision import FULL, MIXED, Precision
+from composer.costs.base.precision import FULL, MIXED
 from composer.costs.memory.saved_tensors import Sizes, element_bytes, place_at
 from composer.graph.passes.some_tokens import values_of_some
 from composer.module.emission.code import Code, StepCode
 from composer.module.emission.emit import NODE
 from composer.module.emission.stage import Stage
 from composer.module.model import ComposedModel
+from composer.module.target import target_of
 from composer.testing.choices import deciding_as
 
 
@@ -36,10 +39,15 @@ def check_values(model: ComposedModel, tokens: Tensor, mixed: bool) -> None:
     ):
         # torch says that a norm with fp32 gains is not one kernel in bf16
         warnings.simplefilter("ignore", UserWarning)
-        model.loss(tokens, tokens)  # chooses kernels for the precision
-        for owner, graph, place in _graphs(model):
-            _watch(owner, graph, place, tokens.shape, MIXED if mixed else FULL, {*map(id, model.buffers())})
-        model.loss(tokens, tokens)
+        model.choose(target_of(next(model.parameters())))
+        size, states = MIXED if mixed else FULL, {*map(id, model.buffers())}
+        with ExitStack() as stack:
+            for owner, graph, place in _graphs(model):
+                sizes = element_bytes(graph, place_at(place.trips, tokens.shape[1], size))
+                for code in _codes(owner):
+                    watched = _Watched(code.plain, graph, sizes, tokens.shape, states)
+                    stack.enter_context(patch.object(code, "plain", watched))
+            model.loss(tokens, tokens)
 
 
 def _graphs(model: ComposedModel) -> Iterator[tuple[nn.Module, Graph, Place]]:
@@ -49,15 +57,12 @@ def _graphs(model: ComposedModel) -> Iterator[tuple[nn.Module, Graph, Place]]:
             yield module, module.loop.body, module.place
 
 
-def _watch(
-    owner: nn.Module, graph: Graph, place: Place, tokens: torch.Size, size: Precision, states: set[int]
-) -> None:
-    sizes = element_bytes(graph, place_at(place.trips, tokens[1], size))
-    held = [*vars(owner).values()]
-    codes = [each for each in held if isinstance(each, Code)]
-    codes += [code for each in held if isinstance(each, StepCode) for code in each.codes]
-    for code in codes:
-        code.plain = _Watched(code.plain, graph, sizes, tokens, states)  # type: ignore[assignment]
+def _codes(owner: nn.Module) -> Iterator[Code]:
+    for held in vars(owner).values():
+        if isinstance(held, Code):
+            yield held
+        elif isinstance(held, StepCode):
+            yield from held.codes
 
 
 class _Watched(nn.Module):

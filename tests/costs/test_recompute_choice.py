@@ -90,9 +90,10 @@ def test_the_plan_is_the_same_every_time_and_what_is_counted(name):
     whole, least = range_of(shipped()[name])
     spec = capped(shipped()[name], (whole + 4 * least) // 5)
     graph = make_plan(spec).graph
-    assert again(spec) == [*recomputed(graph)]
-    assert count(spec).train_memory.total == count_graph(spec, graph).train_memory.total <= whole
-    assert count(spec).recompute_flops == round(recompute_flops(graph, spec.train.length, FULL)) > 0
+    plan = make_plan(spec)
+    assert [*plan.recomputed] == [*recomputed(graph)]
+    assert plan.costs.train_memory.total == count_graph(spec, graph).train_memory.total <= whole
+    assert plan.costs.recompute_flops == round(recompute_flops(graph, spec.train.length, FULL)) > 0
 
 
 def test_a_cap_that_cannot_be_kept_says_that_recomputing_was_tried():

@@ -52,7 +52,9 @@ def test_generated_specs_never_take_more_flops_than_the_greedy_choice(spec, shar
     check_improved(*choices(spec, share))
 
 
-@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.05, marks=pytest.mark.slow), 0.2, pytest.param(0.5, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", [*shipped()])
 def test_shipped_specs_never_take_more_flops_than_the_greedy_choice(name, share):
     check_improved(*choices(shipped()[name], share))

@@ -179,10 +179,15 @@ def seen(name, config, tree, path, before, drawn, generate):
     return found | _spec_sees(name, path, tree, other, before)
 
 
-def _schema(name):
+@cache
+def _whole_schema():
     from composer.language.description.json_schema import spec_schema
 
-    schema = spec_schema()
+    return spec_schema()
+
+
+def _schema(name):
+    schema = _whole_schema()
     special = {"Spec": schema, "SearchConfig": schema["properties"]["search"]}
     return (special.get(name) or schema["$defs"][name])["properties"]
 
