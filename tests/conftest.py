@@ -78,7 +78,7 @@ def uncalibrated(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def untimed_guards(monkeypatch):
-    """For its logs torch times the guards of all it traces, with empty caches: half the time of small traces."""
+    """Do not let torch time the guards of what it traces, for its logs: half the time of a small trace."""
     if "torch._dynamo.guards" in sys.modules:
         monkeypatch.setattr("torch._dynamo.guards.profile_guard_manager", lambda *_: 0.0, raising=False)
 
