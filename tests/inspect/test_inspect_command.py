@@ -15,12 +15,7 @@ schema: 1
 name: NAME
 model: {width: 16, vocab: 16, context: 16}
 BLOCKS
-train:
-  data: {task: hop, length: 16, symbols: 4, hops: 2}
-  tokens: 2560
-  batch_tokens: 320
-  lr: 1e-2
-  eval: {tokens: 480}
+train: {data: {task: hop, length: 16, symbols: 4, hops: 2}, tokens: 2560, batch_tokens: 320, lr: 1e-2}
 """
 BLOCKS = {
     "tied": """blocks:
