@@ -13,6 +13,8 @@ from composer.page.chart import Chart, Scale, n, scale, width_of
 _COLOURS = 5
 _ALL = "all"
 _TOP, _LEGEND, _BELOW = 50.0, 20.0, 52.0
+_LEAST_SHARE = 0.05
+"""The share that has the strongest colour at least, so that what shows as 0 is pale."""
 
 
 def lines(view: Lines, width: float, twins: Sequence[Lines] = ()) -> Chart:
@@ -72,7 +74,8 @@ def heat(view: Heat, width: float, twins: Sequence[Heat] = ()) -> Chart:
     """Draw a table of numbers as colours, with the numbers where there is room; `twins` have its colours."""
     rows_of = (row for each in (view, *twins) for row in each.values)
     found = [value for row in rows_of for value in row if value is not None and isfinite(value)]
-    top = view.top or max((abs(value) for value in found), default=0.0) or 1.0
+    least = _LEAST_SHARE if view.share else 0.0
+    top = view.top or max([least, *map(abs, found)]) or 1.0
     left = max(30.0, *map(width_of, view.row_names)) + 26
     columns, rows = len(view.column_names), len(view.row_names)
     size = min((width - left - 12) / columns, 74.0)
