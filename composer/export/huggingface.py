@@ -208,8 +208,14 @@ def write_huggingface(model: ComposedModel, folder: Path) -> list[Path]:
     texts["generation_config.json"] = _json({"use_cache": not made.uncached, **ends})
     if (tokenizer := codec.tokenizer()) is not None:
         texts["tokenizer.json"] = _json(tokenizer)
-        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": sizes.context}
-        texts["tokenizer_config.json"] = _json({**kind, "clean_up_tokenization_spaces": False})
+        told = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": sizes.context,
+            "clean_up_tokenization_spaces": False,
+            # transformers 4 adds token_type_ids otherwise, which the model does not take
+            "model_input_names": ["input_ids", "attention_mask"],
+        }
+        texts["tokenizer_config.json"] = _json(told)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -96,7 +96,7 @@ SHIPPED = (
         short="cache",
         aliases="kv_cache kv_cache_bytes cache kv_cache_size",
         tolerance=1,
-        parts=lambda costs: {"keys and values": costs.cache_bytes_per_token},
+        parts=lambda costs: {"what generation keeps": costs.cache_bytes_per_token},
         at="evaluation",
     ),
     Measure(

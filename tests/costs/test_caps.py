@@ -30,7 +30,7 @@ HEAVIEST = {
     "flops_per_token": "seq",
     "train_flops": "seq",
     "train_memory": "recomputed",
-    "cache_bytes_per_token": "keys and values",
+    "cache_bytes_per_token": "what generation keeps",
     "depth_cache_bytes": "keys and values",
     "step_time": "the step",
 }

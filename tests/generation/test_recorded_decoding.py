@@ -12,6 +12,7 @@ from composer.module.capture.recorder import CannotCapture
 from composer.module.generates import decoder
 from composer.module.generation import recorded
 from composer.module.generation.recorded import RecordedDecoder
+from composer.training.capture.cuda_graph import CudaGraph
 
 SPECS = Path(__file__).parents[2] / "specs"
 FAST = ["dreamer-tiny", "family/gpt2", "family/mla", "family/recurrent-hybrid"]
@@ -50,6 +51,8 @@ def test_generate_replays_where_it_is_told_to(monkeypatch):
         model.generate(prompts, 8, cuda_graph="on")
     with pytest.raises(ValueError, match="cuda_graph: expected auto, on, off, got 'always'"):
         model.generate(prompts, 8, cuda_graph="always")
+    with pytest.raises(ValueError, match="cuda_graph: expected auto, on, off, got 'always'"):
+        CudaGraph("always")
     made = []
 
     class Noted(Replaying):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,12 @@ _WARM_UPS = 3
 
 class CannotCapture(UserError):
     """A step cannot be recorded as a CUDA graph, or its replay gives other results."""
+
+
+def check_choice(choice: object) -> None:
+    """Raise ValueError where something is no `CudaGraphChoice`."""
+    if choice not in get_args(CudaGraphChoice):
+        raise ValueError(f"cuda_graph: expected {', '.join(get_args(CudaGraphChoice))}, got {choice!r}")
 
 
 class Recorder(Protocol):

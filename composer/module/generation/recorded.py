@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from blocks.kernels.past import KVCache, Past
-from composer.module.capture.recorder import CannotCapture, CudaGraphChoice, CudaGraphs, Recorder
+from composer.module.capture.recorder import (
+    CannotCapture,
+    CudaGraphChoice,
+    CudaGraphs,
+    Recorder,
+    check_choice,
+)
 from composer.module.generation.decoder import Decoder
 from composer.settings.errors import first_line
 
@@ -29,8 +35,7 @@ def recorded(
         CannotCapture: `choice` is "on", and the device does not support it.
         ValueError: `choice` is unknown.
     """
-    if choice not in get_args(CudaGraphChoice):
-        raise ValueError(f"cuda_graph: expected {', '.join(get_args(CudaGraphChoice))}, got {choice!r}")
+    check_choice(choice)
     if choice == "off":
         return decoder
     recorder: Recorder = CudaGraphs()

@@ -12,7 +12,7 @@ from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec
 from composer.launches.fake_gpu import Precision
 from composer.launches.step import DependsOnData, step_launches
-from composer.module.capture.recorder import CudaGraphChoice, CudaGraphs
+from composer.module.capture.recorder import CudaGraphChoice, CudaGraphs, check_choice
 from composer.module.model import ComposedModel
 from composer.module.passes import losses
 from composer.settings.errors import first_line
@@ -62,6 +62,8 @@ class CudaGraph(lightning.Callback):
     """
 
     def __init__(self, choice: CudaGraphChoice = "auto") -> None:
+        """Raise ValueError where there is no such choice."""
+        check_choice(choice)
         self.choice = choice
         self.graphs: StepGraphs | None = None
 
