@@ -72,14 +72,16 @@ def rungs(source: Source) -> str:
     intro = (
         "<p>A rung is useful if those ahead there are ahead at the end. Kendall's tau is 1 for the same "
         "order and 0 for unrelated orders. Only runs that continued can be compared; they are better "
-        "and more alike, so tau tends to be lower than it would be over all trials.</p>"
+        "and more alike, so tau tends to be lower than it would be over all trials."
     )
+    if any(pair.trials == facts.LATEST for pair in found):
+        intro += f" Of more than {facts.LATEST} runs, the latest {facts.LATEST} are compared."
     state = source.state
     spared = "".join(
         warn(f"{text[0].upper()}{text[1:]}.")
         for text in (moved_text(state, rung) for rung in sorted(state.ledger.digest.spared))
     )
-    return intro + spared + figure(figures.rungs(found)) + doubts
+    return f"{intro}</p>{spared}" + figure(figures.rungs(found)) + doubts
 
 
 _OUTCOMES = {

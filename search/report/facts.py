@@ -16,7 +16,7 @@ from search.store.ledger import Record
 
 SURE = 0.5
 """Kendall's tau below which the ranking at one rung says little about that at another."""
-_LATEST = 400
+LATEST = 400
 """Most trials whose ranking at two milestones is compared: the latest of them."""
 _FINE = 100
 """Most points of a curve; a page cannot show more."""
@@ -171,7 +171,7 @@ class Pair:
 
 
 def pairs(source: Source) -> Iterator[Pair]:
-    """Yield every pair of milestones for each measured objective; baselines count too."""
+    """Yield every pair of milestones for each measured objective, baselines included; of the latest runs."""
     names = stages(source)
     for metric in measured(source):
         for first in range(len(names)):
@@ -183,6 +183,6 @@ def pairs(source: Source) -> Iterator[Pair]:
                     and (other := at_milestone(record, second, metric)) is not None
                 ]
                 # of more, the intervals take minutes; the latest are those that later runs are ranked among
-                both = both[-_LATEST:]
+                both = both[-LATEST:]
                 found = agreement([one for one, _ in both], [other for _, other in both]) if both else None
                 yield Pair(metric, names[first], names[second], len(both), found)

@@ -16,6 +16,7 @@ __all__ = [
     "gradients",
     "kept",
     "kept_of",
+    "moved",
     "probe",
     "shake",
     "shipped",
@@ -43,6 +44,15 @@ def check_other_steps(trained, built, steps):
     assert all(torch.equal(found, expected[name]) for name, found in gradients(model, tokens).items())
     assert model.plan.costs.to_dict() == count(built).to_dict()
     return model
+
+
+@torch.no_grad()
+def moved(model, at):
+    """Whether the logits of each token [2][8] change with one token of the first row."""
+    tokens = tokens_for(model.spec, 2, 8)
+    other = tokens.clone()
+    other[0, at] = (other[0, at] + 1) % model.spec.model.vocab
+    return ((model(tokens) - model(other)).abs().amax(-1) > 1e-6).tolist()
 
 
 def shipped():

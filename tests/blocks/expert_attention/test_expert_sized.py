@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import EXPERT, FFN, tree
-from models import close, compiled, tokens_for
+from models import close, compiled, moved, tokens_for
 from strategies import make
 
 from blocks.expert_attention import batched_reference
@@ -95,14 +95,6 @@ def test_outputs_and_gradients_are_those_of_the_equations(capacity, scores, reno
     got, wanted = (torch.autograd.grad((each * weigh).sum(), leaves) for each in (y, expected))
     close(dict(enumerate(got)), dict(enumerate(wanted)), 1e-10)
     assert counted.sum() > 0
-
-
-@torch.no_grad()
-def moved(model, at):
-    tokens = tokens_for(model.spec, 2, 8)
-    other = tokens.clone()
-    other[0, at] = (other[0, at] + 1) % model.spec.model.vocab
-    return ((model(tokens) - model(other)).abs().amax(-1) > 1e-6).tolist()
 
 
 LIMITED = {"capacity": 0.75}

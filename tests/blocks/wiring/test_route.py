@@ -6,7 +6,7 @@ import torch
 from cases import FFN, SEQ, tree
 from hypothesis import given
 from hypothesis import strategies as st
-from models import close, compiled, probe, tokens_for
+from models import close, compiled, moved, probe, tokens_for
 from samples import samples
 from strategies import make
 
@@ -83,14 +83,6 @@ def test_outputs_losses_and_gradients_are_those_of_the_equations(case, trains):
         for each, leaves in ((got, named.values()), (wanted, [weights[name] for name in named]))
     ]
     close(*(dict(zip(named, each, strict=True)) for each in grads), 1e-5)
-
-
-@torch.no_grad()
-def moved(model, at):
-    tokens = tokens_for(model.spec, 2, 8)
-    other = tokens.clone()
-    other[0, at] = (other[0, at] + 1) % model.spec.model.vocab
-    return ((model(tokens) - model(other)).abs().amax(-1) > 1e-6).tolist()
 
 
 @pytest.mark.parametrize("kv", ["here", "first"])

@@ -16,7 +16,7 @@ from pages import NOW, Checked, points
 from composer.cli.main import main
 from composer.language.load import load
 from search.errors import Crash
-from search.report import facts, figures, lineage
+from search.report import evidence, facts, figures, lineage
 from search.report.page import page
 from search.report.read import Source, read
 from search.report.stats import agreement
@@ -273,7 +273,7 @@ def test_the_way_to_the_winner_is_its_ancestors_or_else_who_led(source):
     assert told == [("2", "as proposed"), ("9", "from 2: seq: kv_heads 1 -> 2")]
 
 
-def test_rungs_that_few_reached_or_that_rank_otherwise_are_warned_about(source):
+def test_rungs_that_few_reached_or_that_rank_otherwise_are_warned_about(source, monkeypatch):
     pairs = list(facts.pairs(source))
     assert [(pair.first, pair.second) for pair in pairs] == [
         ("2.05k", "4.1k"),
@@ -282,6 +282,9 @@ def test_rungs_that_few_reached_or_that_rank_otherwise_are_warned_about(source):
     ]
     # the fake training ranks the same at every rung
     assert all(pair.agreement.tau == pytest.approx(1) for pair in pairs)
+    assert "the latest" not in evidence.rungs(source)
+    monkeypatch.setattr(facts, "LATEST", max(pair.trials for pair in pairs))
+    assert f"the latest {facts.LATEST} are compared" in evidence.rungs(source)
     few = facts.Pair("accuracy", "a", "b", 3, agreement([1, 2, 3], [1, 2, 3]))
     assert "too few" in few.doubt
     other = facts.Pair("accuracy", "a", "b", 9, agreement(range(9), [1, 0, 3, 2, 8, 7, 6, 5, 4]))

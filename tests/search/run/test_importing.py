@@ -17,7 +17,7 @@ from worker import kills
 from composer import load
 from composer.language.schema.identity import run_hash
 from search.errors import Crash
-from search.propose.evolution import ranked
+from search.propose.evolution import Population
 from search.propose.same_spec import SameSpec
 from search.report.read import read
 from search.run import study
@@ -129,7 +129,7 @@ def test_every_sampler_takes_what_came_in_for_its_own(tmp_path, sampler):
     assert ended.state.winner().imported
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "new" / "study.journal"))
     found = optuna.load_study(study_name="toy", storage=optuna.storages.JournalStorage(backend))
-    assert {parent.name for _, parent in ranked(found)} == set("01234567")
+    assert {parent.name for _, parent in Population().ranked(found)} == set("01234567")
     if sampler == "nsga2":
         assert len(optuna.samplers.NSGAIISampler().get_population(found, 0)) >= 8
 
@@ -361,16 +361,21 @@ def test_an_import_killed_at_any_moment_leaves_nothing_half_done(tmp_path, strid
     assert kills(kill_import.main, tmp_path, stride) > 20
 
 
-def test_of_answers_that_may_be_many_no_more_than_some_hundred_are_tried(tmp_path):
-    space = toy(tmp_path, "let={a: {int: [1, 1000]}, b: {int: [1, 1000]}}", "train.lr='${a * b}'")
-    asked = []
-    point = space.point
+def counted(space):
+    """A list that grows with each point that the space is asked for from now on."""
+    asked, point = [], space.point
 
     def counting(ask):
         asked.append(1)
         return point(ask)
 
     space.point = counting
+    return asked
+
+
+def test_of_answers_that_may_be_many_no_more_than_some_hundred_are_tried(tmp_path):
+    space = toy(tmp_path, "let={a: {int: [1, 1000]}, b: {int: [1, 1000]}}", "train.lr='${a * b}'")
+    asked = counted(space)
     spec = toy(tmp_path).example().spec
     assert isinstance(SameSpec(space).find("nowhere", {}, spec), str)
     assert len(asked) == 500
@@ -380,14 +385,7 @@ def test_what_answered_the_last_run_is_tried_first_for_the_next(tmp_path):
     let = ["let={w: {choice: [16, 24, 32, 48, 64]}}", "model.width='${w}'"]
     space = toy(tmp_path, *let)
     finder, spec = SameSpec(space), toy(tmp_path, "model.width=64").example().spec
-    asked = []
-    point = space.point
-
-    def counting(ask):
-        asked.append(1)
-        return point(ask)
-
-    space.point = counting
+    asked = counted(space)
     assert finder.find(run_hash(spec), {}, spec).spec.model.width == 64
     first = len(asked)
     assert finder.find(run_hash(spec), {}, spec).spec.model.width == 64
