@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blocks.depth_attention import ways
+from blocks.depth_attention import backward_method
 from composer.bench.measuring import floors
 from composer.bench.measuring.floors import Heads
 
@@ -55,9 +55,11 @@ def test_the_ways_are_told_apart_as_the_kernels_tell_them():
     """The plan leaves out what both ways move, and counts what zeroes and casts the sums."""
     at, steps = Heads(16, 4, 64), 16
     both = sum(floors.depth_to_query(at, reads) for reads in range(1, steps + 1))
-    assert floors.depth_loop(at, steps, "pull") - both == ways.pull_bytes(16, 4, 64, steps, 2)
+    assert floors.depth_loop(at, steps, "pull") - both == backward_method.pull_bytes(16, 4, 64, steps, 2)
     slots = steps * (16 + 2 * 2) * 4 * 64
-    assert floors.depth_loop(at, steps, "push") - both == ways.push_bytes(16, 4, 64, steps, 2) - slots
+    assert (
+        floors.depth_loop(at, steps, "push") - both == backward_method.push_bytes(16, 4, 64, steps, 2) - slots
+    )
 
 
 def test_routing_reads_logits_and_writes_weights_indices_and_places():

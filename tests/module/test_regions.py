@@ -27,7 +27,7 @@ def spec(**stage):
 
 def forget():
     """Forget what blocks have compiled."""
-    for each in (depth._ways, experts._choose, experts._parts):
+    for each in (depth._compiled, experts._choose, experts._parts):
         each.cache_clear()
 
 
