@@ -15,17 +15,22 @@ def linear(w, name, x):
 
 
 def turned(x, positions, fraction=1):
-    """Rotate the pairs (2i, 2i + 1) of x [batch, sequence, heads, size] by positions [sequence] or [1]."""
+    """Rotate the pairs (2i, 2i + 1) of x [batch, sequence, heads, size].
+
+    Positions are [sequence], [batch, sequence] or [1].
+    """
     if fraction < 1:
         x, rest = x.split([int(x.shape[-1] * fraction), x.shape[-1] - int(x.shape[-1] * fraction)], -1)
         return torch.cat([turned(x, positions), rest], -1)
     size = x.shape[-1]
-    angles = positions[:, None, None] * 10000.0 ** (-torch.arange(0, size, 2) / size)
+    angles = positions[..., None, None] * 10000.0 ** (-torch.arange(0, size, 2) / size)
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
 
 
 def _attention(config, w, at, x, memory, n):
+    if "first" in memory:
+        return _attention_to_first(config, w, at, x, memory)
     views = x if isinstance(x, tuple) else (x, x, x)
     size, roles = views[0].shape[-1] // config.heads, ("query", "key", "value")
     q, k, v = (
@@ -38,7 +43,7 @@ def _attention(config, w, at, x, memory, n):
             for each, role in ((q, "query"), (k, "key"))
         )
     if config.rope:
-        positions = torch.arange(q.shape[1], dtype=q.dtype)
+        positions = memory.get("places", torch.arange(q.shape[1], dtype=q.dtype))
         q, k = turned(q, positions, config.rope_fraction), turned(k, positions, config.rope_fraction)
     memory[at.rpartition(".")[-1], "read"] = k, v
     if config.steps == "all":
@@ -47,7 +52,9 @@ def _attention(config, w, at, x, memory, n):
         k, v = (torch.cat(each, 1) for each in zip(*past, strict=True))
     q, k, v = (each.transpose(1, 2) for each in (q, k, v))
     grouped = k.shape[1] != q.shape[1]
-    if config.soft_cap:
+    if config.depth == "joint":
+        y = _joint(q, k, v, memory.setdefault((at.rpartition(".")[-1], "depth"), []))
+    elif config.soft_cap:
         k, v = (each.repeat_interleave(q.shape[1] // each.shape[1], 1) for each in (k, v))
         scores = config.soft_cap * torch.tanh(q @ k.mT * size**-0.5 / config.soft_cap)
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
@@ -59,6 +66,46 @@ def _attention(config, w, at, x, memory, n):
     else:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     return linear(w, f"{at}.out", y.transpose(1, 2).flatten(2))
+
+
+def _attention_to_first(config, w, at, x, memory):
+    """Attention of some of the tokens to the keys and values that all had at the first step."""
+    places, size = memory["places"], x.shape[-1] // config.heads
+
+    def heads(role):
+        return linear(w, f"{at}.{role}", x).unflatten(-1, (-1, size))
+
+    q, mask = turned(heads("query"), places).transpose(1, 2), None
+    if at in memory["first"]:
+        k, v = memory["first"][at]
+        mask = (torch.arange(k.shape[2]) <= places[..., None]).unsqueeze(1)
+    else:
+        k, v = turned(heads("key"), places).transpose(1, 2), heads("value").transpose(1, 2)
+        memory["first"][at] = k, v
+    y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True)
+    return linear(w, f"{at}.out", y.transpose(1, 2).flatten(2))
+
+
+def _joint(q, k, v, past):
+    """One softmax over the tokens and over what the same token kept before.
+
+    Queries, keys and values, also those in the list `past`, are [batch, heads, sequence, size].
+    """
+    shared, length = q.shape[1] // k.shape[1], q.shape[2]
+    keys, values = (each.repeat_interleave(shared, 1) for each in (k, v))
+    seen = torch.ones(length, length, dtype=torch.bool).tril()
+    scores = (q @ keys.mT).masked_fill(~seen, -math.inf)
+    if past:
+        earlier, theirs = (
+            torch.stack(each, 3).repeat_interleave(shared, 1) for each in zip(*past, strict=True)
+        )
+        scores = torch.cat([scores, torch.einsum("bhsd,bhsnd->bhsn", q, earlier)], -1)
+    shares = (scores * q.shape[-1] ** -0.5).softmax(-1)
+    y = shares[..., :length] @ values
+    if past:
+        y = y + torch.einsum("bhsn,bhsnd->bhsd", shares[..., length:], theirs)
+    past.append((k, v))
+    return y
 
 
 def _depth(config, w, at, x, memory, n):
@@ -114,6 +161,11 @@ def _experts(config, w, at, x, memory, n):
 
 
 def _feed_forward(config, w, at, x, memory, n):
+    if f"{at}.key" in w:
+        size = memory[config.kv_for, "read"][0].shape[-1]
+        k, v = (linear(w, f"{at}.{role}", x).unflatten(-1, (-1, size)) for role in ("key", "value"))
+        k = turned(k, torch.arange(x.shape[1], dtype=x.dtype))
+        memory[config.kv_for, "depth"].append((k.transpose(1, 2), v.transpose(1, 2)))
     up = linear(w, f"{at}.up", x)
     match config.activation:
         case "swiglu":

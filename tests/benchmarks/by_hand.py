@@ -1,14 +1,16 @@
 """Models of the family as one would write them by hand: plain PyTorch on batches, no compiler, no kernels.
 
 They share nothing with the code under test but the names of weights. `loss` is the cross-entropy of the last
-step; options that no spec of SPECS has are not written here.
+step, plus the losses of routers, of halting and of a second pass; options that no spec of SPECS has are not
+written here.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
-from blocks_by_hand import BLOCKS
+from blocks_by_hand import BLOCKS, linear
+from routes_by_hand import routing
 from streams_by_hand import Connection, closed, opened
 
 SPECS = {
@@ -31,6 +33,10 @@ SPECS = {
     "neox": [],
     "relaxed-recursion": [],
     "cotformer": [],
+    "loopformer": [],
+    "mixture-of-recursions": [],
+    "mixture-of-recursions-token": [],
+    "moda": [],
     "lumia-depth-attention": [],
     "recurtrace": [],
     "local-global": [],
@@ -44,18 +50,36 @@ SPECS = {
 
 
 def loss(spec, w, tokens, targets):
+    losses = []
+    state = _state(spec, spec.stages, w, tokens, losses)
+    long, option = _cross_entropy(spec, w, state, targets), spec.model.loss
+    if option.name != "consistency":
+        return long + sum(losses)
+    stages = [
+        stage.model_copy(update={"recur": option.short}) if stage.tied else stage for stage in spec.stages
+    ]
+    near = _state(spec, stages, w, tokens, losses)
+    short, far = _cross_entropy(spec, w, near, targets), F.mse_loss(near, state.detach())
+    return long + option.weight * short + option.consistency * far
+
+
+def _cross_entropy(spec, w, state, targets):
+    logits = F.linear(state, w["embedding" if spec.model.tie_embeddings else "head"])
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def _state(spec, stages, w, tokens, losses):
+    """Return the state after all stages and the last norm; add what is lost within them to a list."""
     model = spec.model
     x = F.embedding(tokens, w["embedding"])
     x = x * (math.sqrt(model.width) if model.embedding_scale == "sqrt_width" else model.embedding_scale)
     if model.positions == "learned":
         x = x + w["positions"][: tokens.shape[1]]
-    ponder, spanning = [], model.residual.name == "streams"
+    spanning = model.residual.name == "streams"
     x = opened(x, model.residual.streams) if spanning else x
-    for number, stage in enumerate(spec.stages):
-        x = _stage(spec, stage, w, f"stages.{number}", x, ponder)
-    x = closed(x) if spanning else x
-    logits = F.linear(_norm(spec, w, "norm", x), w["embedding" if model.tie_embeddings else "head"])
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten()) + sum(ponder)
+    for number, stage in enumerate(stages):
+        x = _stage(spec, stage, w, f"stages.{number}", x, losses)
+    return _norm(spec, w, "norm", closed(x) if spanning else x)
 
 
 def _norm(spec, w, name, x):
@@ -64,7 +88,7 @@ def _norm(spec, w, name, x):
     return F.rms_norm(x, x.shape[-1:], w[name], 1e-6)
 
 
-def _stage(spec, stage, all_weights, path, x, ponder):
+def _stage(spec, stage, all_weights, path, x, losses):
     norm, residual = (getattr(stage, key) or getattr(spec.model, key) for key in ("norm", "residual"))
     values, partial, memory, start = [x], [], {}, x
     over = getattr(residual, "over", None)
@@ -74,21 +98,27 @@ def _stage(spec, stage, all_weights, path, x, ponder):
     x = opened(x, streams.streams) if opens else x
     x = torch.zeros_like(x) if stage.start.name == "zeros" else x
     halting = _Halting(x, stage.halt) if stage.halt.name == "act" else None
+    routes = routing(stage, all_weights, path, losses)
+    if routes and stage.route.kv == "first":
+        memory["first"] = {}
     for n in range(stage.trips):
         at = f"{path}.step" if stage.tied else f"{path}.layers.{n}"
         whole = Connection(streams, all_weights, at, x) if opens else None
         x = whole.input() if whole else x
+        if routes:
+            everyone, (x, memory["places"]) = x, routes.take(x, n)
         w = _of_step(all_weights, at, stage.per_step, n)
         x = _injected(stage.inject, w, path, at, x, start, n)
         if stage.step_code.name == "sinusoidal":
             x = x + _code(n, spec.model.width)
         if stage.step_code.name == "embedding":
             x = x + w[f"{at}.step_code"][n]
+        code = _modulation(stage, w, at, n) if stage.step_code.name == "modulation" else None
         share = halting and halting.share(F.linear(x, w[f"{at}.halt"], w[f"{at}.halt_bias"]).sigmoid())
         for number, entry in enumerate(stage.step):
             here = f"{at}.{number}"
             if hasattr(entry, "step"):
-                x = _stage(spec, entry, w, here, x, ponder)
+                x = _stage(spec, entry, w, here, x, losses)
                 continue
             if n not in range(stage.trips)[_slice(getattr(entry, "at", None))]:
                 continue
@@ -108,12 +138,14 @@ def _stage(spec, stage, all_weights, path, x, ponder):
                 read = (normed, normed, x) if attends else (normed, x)
             elif norm.name != "post":
                 read = _norm(spec, w, f"{here}.norm", read)
+            read = read if code is None else read * linear(w, f"{here}.norm_modulation", code)
             parallel = {f"{i}.{each}": each for i, each in enumerate(getattr(entry, "parallel", ()))}
             blocks = parallel or {name: name}
             y = sum(
                 BLOCKS[spec.blocks[name].type](spec.blocks[name], w, f"{here}.{place}", read, memory, n)
                 for place, name in blocks.items()
             )
+            y = y if code is None else y * linear(w, f"{here}.update_modulation", code)
             y = _norm(spec, w, f"{here}.out_norm", y) if norm.name == "sandwich" else y
             if getattr(getattr(entry, "residual", None), "name", "") == "gate":
                 y = w[f"{here}.residual_gate"] * F.linear(x, w[f"{here}.residual_token_gate"]).sigmoid() * y
@@ -123,11 +155,12 @@ def _stage(spec, stage, all_weights, path, x, ponder):
                 partial = [x if residual.of == "states" else sum(partial) + y]
                 if (number + 1) % size == 0:
                     values, partial = values + partial, []
+        x = routes.put(everyone, x) if routes else x
         x = whole.output(x) if whole else x
         if halting:
             halting.state = share * x + (1 - share) * halting.state
     if halting:
-        ponder.append(stage.halt.act * (halting.updates + halting.remainders).mean())
+        losses.append(stage.halt.act * (halting.updates + halting.remainders).mean())
         return halting.state
     x = closed(x) if opens else x
     return _mixes(residual, all_weights, path, ["mix"], values)[0] if residual.name == "mix" else x
@@ -218,3 +251,13 @@ def _mix(residual, w, name, stacked, size):
 def _code(n, width):
     angles = (n + 1) / 10000 ** (torch.arange(0, width, 2) / width)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten()
+
+
+def _modulation(stage, w, at, n):
+    """Return the code of time and step size that scales norms and updates, activated."""
+    code, half = 0, stage.step_code.modulation // 2
+    for name, value in (("t", n / stage.trips), ("dt", 1 / stage.trips)):
+        angles = value * 10000.0 ** (-torch.arange(half) / half)
+        hidden = linear(w, f"{at}.step_code_{name}_in", torch.cat([angles.cos(), angles.sin()]))
+        code = code + linear(w, f"{at}.step_code_{name}_out", F.silu(hidden))
+    return F.silu(code)
