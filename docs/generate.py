@@ -150,7 +150,7 @@ def wiring_table(owners: str) -> str:
         for number, option in enumerate(each for each in options.values() if " ".join(each.owner) == owners):
             docs, hints = field_docs(option), fields(option)
             named = {name: field.alias or name for name, field in option.model_fields.items()}
-            inside = ", ".join(f"{key}: {words(hints[key])}" for key in named.values())
+            inside = ", ".join(f"{key}: {_without_examples(hints[key])}" for key in named.values())
             meanings = [docstring(option), *(docs[name] for name in named)]
             key = "" if number else f"`{option.key}`"
             value = f"`{{{inside}}}`" if inside else f"`{option.name}`"
@@ -328,6 +328,10 @@ KINDS = {
     "wiring": wiring_table,
     "wiring-examples": wiring_examples,
 }
+
+
+def _without_examples(hint: Any) -> str:
+    return words(hint).replace(", such as 64 or 4Ki", "")
 
 
 def _value(hint: Any) -> str:

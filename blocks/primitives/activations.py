@@ -1,4 +1,4 @@
-"""The activations that options and blocks use as well as the feed-forward layer. Torch-free."""
+"""Activations used by several blocks and options. Torch-free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The self-tests of the kernels of `blocks.primitives`: one tile against fp64."""
+"""Self-tests of the kernels in `blocks.primitives`: one tile, compared with fp64."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from blocks.primitives import norm_kernel, reference, rotary_kernel
 from blocks.primitives.fused_operations import AddNorm
 
 TOKENS = 5
-"""Fewer than a tile takes, so that its masks are at work."""
+"""Fewer than a tile has, so that masks are tested."""
 
 
 def check_add_norm(operation: AddNorm | None, target: Target) -> str:
-    """Run the kernels of a sum and its norm at an operation's width (None: 96) on a target's device.
+    """Test the kernels of the sum with norm at an operation's width (None: 96) on the target's device.
 
-    Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
+    Returns a description of the largest error, or "" on success. Random state and autocast are unaffected.
     """
     width = operation.shape[-1] if operation else 96
     with isolated(target):
         a, b, of_norm, of_total, gain = random_tensors([(1, TOKENS, width)] * 4 + [(width,)], target)
-        # as autocast has it, too: the stream in fp32, what is added to it and its norm narrow
+        # also as under autocast: the stream in fp32, the update and the norm in the compute dtype
         wide = (a.float(), b, of_norm, of_total.float(), gain.float())
         return _add_norm(a, b, of_norm, of_total, gain) or _add_norm(*wide)
 
@@ -46,7 +46,7 @@ _ADD_NORM = (
 
 
 def check_rotary(operation: Operation | None, target: Target) -> str:
-    """Run the kernels that turn heads, alone and after a norm, in an operation's sizes (None: 4 of 64)."""
+    """Test the rotary kernels, with and without a norm, in an operation's sizes (None: 4 heads of 64)."""
     heads, head_dim = getattr(operation, "shape", (4, 64))
     with isolated(target):
         shape = (1, TOKENS, heads, head_dim)

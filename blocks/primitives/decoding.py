@@ -1,4 +1,4 @@
-"""What depends on a token's position, for tokens that come after others."""
+"""Generation: operations that depend on the position of new tokens."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from blocks.primitives.reference import sequence_table
 
 
 def next_sequence_rows(tokens: Tensor, past: Past, *, place: str, use: int, **sizes: Any) -> Tensor:
-    """Return the rows of new tokens [batch, sequence] of a table of positions."""
+    """Return the rows of the position table for new tokens [batch, sequence]."""
     return next_rows(tokens, past, sequence_table, place, use, **sizes)
 
 
 def next_rows(
     tokens: Tensor, past: Past, make: Callable[..., Tensor], place: str, use: int, **sizes: Any
 ) -> Tensor:
-    """Return the rows of new tokens [batch, sequence] of the table that a function makes of all positions.
+    """Return the rows for new tokens [batch, sequence] of the table that `make` returns for all positions.
 
-    Where rows of the batch are at positions of their own, each has its own rows: [batch, 1, ...].
+    If sequences of the batch are at different positions, the result is [batch, 1, ...].
     """
 
     def table() -> Tensor:
@@ -34,5 +34,5 @@ def next_rows(
 
 
 def next_noise(x: Tensor, key: Tensor, past: Past, std: float, *, place: str, use: int) -> Tensor:
-    """Return the noise of new tokens x [batch, sequence, ...]."""
+    """Return the noise for new tokens x [batch, sequence, ...]."""
     return noise(x, key, std, past.positions * prod(x.shape[2:]))

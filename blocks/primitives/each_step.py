@@ -1,4 +1,4 @@
-"""An operation that runs once for each step of a loop, on the values that the loop collected. Torch-free."""
+"""An operation that runs once per step of a loop, on the values the loop collected. Torch-free."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EachStep(Operation):
-    """Run an operation of one input on the value of each step, with the same weights: (steps) -> steps."""
+    """Apply an operation with one input to the value of each step, with shared weights: (steps) -> steps."""
 
     operation: Operation
     steps: int
@@ -29,7 +29,6 @@ class EachStep(Operation):
     kernels = (Kernel("each_step", f"{__name__}:each_step", "the reference, step by step", traceable=False),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return what the operation makes of one step, for all steps."""
         if len(inputs) != 1 or inputs[0].kind != "steps":
             raise ValueError(f"{self.describe()}: expected the values of all steps, got {inputs}")
         (made,) = self.operation.types([replace(inputs[0], shape=inputs[0].shape[1:], kind="token")])
@@ -37,7 +36,7 @@ class EachStep(Operation):
 
     @property
     def decoding(self) -> str:  # type: ignore[override]
-        """Local where the operation is."""
+        """LOCAL if the operation is."""
         return LOCAL if self.operation.decoding == LOCAL else ""
 
     def weight_shapes(self) -> tuple[Shape, ...]:
@@ -47,31 +46,30 @@ class EachStep(Operation):
         return {"function": self.operation.kernels[-1].function, **self.operation.arguments()}
 
     def flops(self, at: CostContext) -> float:
-        """Return those of all steps."""
+        """Return the FLOPs of all steps."""
         return self.steps * self.operation.flops(at)
 
     def backward_flops(self, at: CostContext) -> float:
-        """Return those of all steps."""
+        """Return the FLOPs of all steps."""
         return self.steps * self.operation.backward_flops(at)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save what the operation keeps, of each step."""
+        """Save the operation's tensors for each step."""
         one = self.operation.saved(at) or SavedTensors((0,), (0,))
         return one._replace(extra=self.steps * one.extra, once=self.steps * one.once)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Return that of the operation."""
         return self.operation.works_in(at)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward the last step needs most, backward the first of them that runs, or what all have made."""
+        """The peak is at the last step; in the backward pass at the first step that runs, or after all."""
         steps = self.steps
         one = IOBytes(flow.grad_inputs / steps, flow.outputs / steps, flow.casts / steps)
         each = self.operation.workspace(at, one)
         saved = self.operation.saved(at) or SavedTensors((0,), (0,))
         copied = one.casts if saved.inputs else 0
         forward = (steps - 1) * (one.outputs + saved.extra + copied) + each.forward
-        # step by step gradients of inputs stand where those of outputs and what was kept have gone
+        # at each step the input's gradient replaces the output's gradient and the saved tensors
         grown = (steps - 1) * (one.grad_inputs - one.outputs - saved.extra - copied)
         return WorkspaceBytes(forward, each.backward + largest(0, grown), each.weights + largest(0, grown))
 
@@ -79,7 +77,7 @@ class EachStep(Operation):
 def each_step(
     values: Sequence[Tensor], *weights: Tensor, function: str, **arguments: Any
 ) -> tuple[Tensor, ...]:
-    """Return what a function makes of each of the values [batch, sequence, ...]."""
+    """Apply a function to each of the values [batch, sequence, ...]."""
     run = imported(function)
     return tuple(run(value, *weights, **arguments) for value in values)
 

@@ -1,6 +1,6 @@
-"""What many blocks share by Triton kernels: the same functions as in `reference.py`, with the same gradients.
+"""Functions of `reference.py` with Triton kernels; outputs and gradients are the same.
 
-Off a GPU, where a model that was planned for one may be moved, the references run.
+On a CPU, to which a model planned for a GPU may be moved, the references run.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from blocks.primitives import library, norm_kernel, reference, rotary_kernel
 def add_norm(
     a: Tensor, b: Tensor, gain: Tensor, narrow: bool, shared: bool
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return (a + b) / rms(a + b) * gain, and a + b where it is shared; a, b: [batch, sequence, width].
+    """Return (a + b) / rms(a + b) * gain, and a + b if `shared`; a, b: [batch, sequence, width].
 
-    With `narrow` the first is in the precision that products are cast to.
+    With `narrow` the norm is in the autocast dtype.
     """
     if not fits(a, b, gain):
         return reference.add_norm(a, b, gain, narrow, shared)
@@ -45,14 +45,14 @@ _AHEAD = "_attention_composer_ahead"
 
 
 class _Ahead(NamedTuple):
-    """The norm of the tensor that carries it along, by a gain."""
+    """The precomputed norm of a tensor, attached to it, and the gain."""
 
     normed: Tensor
     gain: Tensor
 
 
 def add_before_norm(a: Tensor, b: Tensor, gain: Tensor, narrow: bool, index: int, last: int) -> Tensor:
-    """Return a + b, which carries along what `precomputed_norm` makes of it, but for the last step's."""
+    """Return a + b with its norm attached for `precomputed_norm`; without it at the last step."""
     if index == last or not fits(a, b, gain):
         return reference.add_before_norm(a, b, gain, narrow, index, last)
     normed, total = add_norm(a, b, gain, narrow, shared=True)
@@ -61,7 +61,7 @@ def add_before_norm(a: Tensor, b: Tensor, gain: Tensor, narrow: bool, index: int
 
 
 def precomputed_norm(x: Tensor, gain: Tensor, narrow: bool) -> Tensor:
-    """Return x / rms(x) * gain, which x may carry along; with `narrow` in the precision of products."""
+    """Return x / rms(x) * gain, or the norm attached to x; with `narrow` in the autocast dtype."""
     ahead: _Ahead | None = vars(x).pop(_AHEAD, None)
     if ahead is None or not _is_same(ahead.gain, gain):
         return reference.precomputed_norm(x, gain, narrow)
@@ -69,18 +69,18 @@ def precomputed_norm(x: Tensor, gain: Tensor, narrow: bool) -> Tensor:
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Return whether two views are of one weight."""
+    """Return whether two views are of the same weight."""
     same = one.untyped_storage()._cdata == other.untyped_storage()._cdata
     return same and one.storage_offset() == other.storage_offset()
 
 
 def sum_gain(gain: Tensor) -> tuple[Tensor]:
-    """Make a gain ready, with a sum for its gradient."""
+    """Prepare a gain, with a `WeightSum` for its gradient."""
     return (summed([gain], gain.dtype),)
 
 
 class _AddNorm(torch.autograd.Function):
-    """`library.add_norm`, with the shares of the gain's gradient added up over steps and summed once."""
+    """`library.add_norm` that accumulates partial sums of the gain's gradient over steps."""
 
     @staticmethod
     def forward(
@@ -104,7 +104,7 @@ class _AddNorm(torch.autograd.Function):
 
 
 def _summed_shares(shares: dict[int, Tensor]) -> Tensor:
-    """Return the sum of all programs' shares."""
+    """Return the sum of the partial sums of all programs."""
     return torch.cat([*shares.values()]).sum(0) if len(shares) > 1 else next(iter(shares.values())).sum(0)
 
 
@@ -119,7 +119,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """`library.rotate` and `library.norm_rotate`, with the gradient of x written in its place."""
+    """`library.rotate` and `library.norm_rotate` that write the gradient of x into its `GradientSlice`."""
 
     @classmethod
     def run(cls, x: Tensor, table: Tensor, gain: Tensor | None, place: GradientSlice) -> Tensor:
@@ -128,7 +128,7 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor, gain: Tensor | None, place: GradientSlice) -> Tensor:
-        # what the operators keep, and in their order: run again, an operation may find no place
+        # saved in the operators' order: under recomputation the operator may run instead of this function
         ctx.save_for_backward(*((table,) if gain is None else (x, table, gain)))
         ctx.place, ctx.dtype = place, x.dtype
         return rotary_kernel.rotate_forward(x, table, gain)
@@ -143,7 +143,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
-    """Norm each head of x [batch, sequence, heads, head_dim] by one gain [head_dim], then rotate it."""
+    """Normalize each head of x [batch, sequence, heads, head_dim] with a gain [head_dim], then rotate it."""
     if not (fits(x, gain) and table.dtype == torch.complex64):
         return reference.norm_rotate(x, table, gain)
     place = gradient_slice(x)
@@ -153,28 +153,28 @@ def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
 
 
 def sum_weight(*weights: Tensor) -> tuple[Tensor]:
-    """Make the weights [n_i, fan_in] of a projection ready as `join` does, with a sum for their gradients."""
+    """Join the weights [n_i, fan_in] of a projection like `join`, with a `WeightSum` for their gradients."""
     return (summed(weights, reference.product_dtype(weights[0]), reference.alignment(weights[0])),)
 
 
 def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return x @ weight.T split into `shape`; the gradient of the weight goes to its sum, if it has one."""
+    """Return x @ weight.T split into `shape`; adds the gradient of the weight to its `WeightSum`, if any."""
     total = sum_of(weight)
     y = F.linear(x.flatten(2), weight) if total is None else _linear(x, weight, total, None)
     return y.view(*y.shape[:2], *shape)
 
 
 def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
-    """Return one output for each shape, made by one product with the joined weight.
+    """Return one output per shape, computed by one product with the joined weight.
 
-    Their gradients are written side by side by operations that can, so that one product reads them.
+    Operations that support it write the gradients of the outputs into one tensor, for one backward product.
     """
     total, multiple = sum_of(weight), reference.alignment(weight)
     split = partial(reference.parted, shapes=shapes, multiple=multiple)
     if total is None:
         return split(F.linear(x.flatten(2), weight))
     if any(prod(shape) % multiple for shape in shapes):
-        # columns between the parts have to stay zero
+        # the padding between the outputs must stay zero
         return split(_linear(x, weight, total, None))
     joined = JoinedGradient((*x.shape[:2], len(weight)), weight.dtype, weight.device, split)
     parts: tuple[Tensor, ...] = _linear(x, weight, total, joined)
@@ -183,7 +183,7 @@ def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -
 
 
 def _linear(x: Tensor, weight: Tensor, total: WeightSum, joined: JoinedGradient | None) -> Any:
-    """Return x @ weight.T, its parts where it is `joined`; the gradient of the weight goes to its sum."""
+    """Return x @ weight.T, split if `joined`; the gradient of the weight is added to its `WeightSum`."""
     return _Linear.apply(x.flatten(2).to(weight.dtype), weight, total, joined)  # type: ignore[no-untyped-call]
 
 
@@ -211,7 +211,7 @@ class _Linear(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 rows, given = gradient.flatten(0, -2).t(), x.flatten(0, -2)
                 if torch.is_grad_enabled():
-                    # of a gradient of gradients autograd has to know each product
+                    # second derivatives need a product that autograd records
                     to_weight = rows @ given
                 else:
                     ctx.total.add_product(rows, given)

@@ -1,4 +1,4 @@
-"""The operations that take over others that many blocks share, and kernels of projections. Torch-free."""
+"""Fused operations that many blocks share, and the kernels of projections. Torch-free."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ _CHECK = "blocks.primitives.check"
 
 
 def positions(head_dim: int) -> TensorType:
-    """Return the type of a table of rotations: for each position one complex number per pair."""
+    """Return the type of a table of rotations: one complex number per position and pair."""
     return TensorType((head_dim,), "fp32", "table")
 
 
 def unfit(operation: Any, target: Target) -> str:
-    """Return why the Triton kernels of `blocks.primitives` cannot run an operation with a `shape`, or ""."""
+    """Return why the Triton kernels cannot run an operation, or "" if they can."""
     longer = operation.shape[-1] > LARGEST
     return off_triton(target) or (f"rows are longer than {LARGEST}" if longer else "")
 
 
 def as_fused(operation: Any) -> Any:
-    """Return an operation as its Triton kernel runs it."""
+    """Return the operation specialized for its Triton kernel."""
     return replace(operation, fused=True)
 
 
 def as_plain(operation: Any) -> Any:
-    """Return an operation as its reference runs it."""
+    """Return the operation specialized for its reference."""
     return replace(operation, fused=False)
 
 
 @cache
 def project_kernels(outputs: int, bias: bool) -> tuple[Kernel, ...]:
-    """Return the kernels of a projection into a number of outputs: one product each."""
+    """Return the kernels of a projection with a number of outputs; each runs one product."""
     function = "project_biased" if bias else "project"
     if outputs == 1:
         why = f"one product of the input and the weight{', and a bias' if bias else ''}"
@@ -67,7 +67,7 @@ def _off_gpu(operation: Any, target: Target) -> str:
 
 
 def _with_sum(plain: Kernel, outputs: int) -> Kernel:
-    """Return the kernel that adds up gradients of the weight over all uses, where products can do so."""
+    """Return the kernel that accumulates the gradient of the weight over all uses within the product."""
     return Kernel(
         f"{plain.name}_summed",
         plain.function.replace(_REFERENCE, _FUSED),
@@ -82,12 +82,12 @@ def _with_sum(plain: Kernel, outputs: int) -> Kernel:
 
 @dataclass(frozen=True)
 class AddNorm(Operation):
-    """A residual sum with its RMSNorm: (a, b) -> norm(a + b), and a + b where it is `shared`."""
+    """A residual sum followed by RMSNorm: (a, b) -> norm(a + b), and a + b if `shared`."""
 
     shape: Shape
     shared: bool
     narrow: bool = False
-    """Whether the norm is returned in the precision of products."""
+    """Whether the norm is returned in the autocast dtype."""
     fused: bool = field(default=False, kw_only=True)
 
     decoding = LOCAL
@@ -107,7 +107,6 @@ class AddNorm(Operation):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the common shape, once or twice."""
         expect(self, inputs, self.shape, self.shape)
         total = TensorType(self.shape, widest(*inputs))
         normed = TensorType(self.shape) if self.narrow else total
@@ -120,22 +119,21 @@ class AddNorm(Operation):
         return {"narrow": self.narrow, "shared": self.shared}
 
     def passthrough(self, output: int) -> int | None:
-        """Skipped, it leaves the sum's first term as it is, and does not norm it."""
+        """If skipped, it returns the first term, without a norm."""
         return 0
 
     def cast_output(self) -> Self:
-        """Return it narrow."""
         return replace(self, narrow=True)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the sum; in plain PyTorch one scale for each row too, and on a CPU the normalised sum."""
+        """Save the sum; plain PyTorch also saves one scale per row, and on a CPU the normalized sum."""
         total = 0 if self.shared else at.stream_bytes * prod(self.shape)
         normed = 0 if self.fused or at.device == "cuda" else 4 * prod(self.shape)
         scales = 0 if self.fused else 4 * prod(self.shape[:-1])
         return SavedTensors(outputs=(1,) if self.shared else (), extra=total + normed + scales)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, plain PyTorch on a CPU holds three tensors in fp32."""
+        """In the backward pass, plain PyTorch on a CPU allocates three fp32 tensors."""
         several = 0 if self.fused or at.device == "cuda" else 12 * prod(self.shape)
         backward = flow.grad_inputs + several
         return WorkspaceBytes(flow.outputs + self.saved(at).extra, backward, backward)
@@ -143,16 +141,16 @@ class AddNorm(Operation):
 
 @dataclass(frozen=True)
 class AddBeforeNorm(Operation):
-    """The residual sum that ends a step, with the norm that begins the next one: (a, b) -> a + b.
+    """The last residual sum of a step and the first norm of the next step: (a, b) -> a + b.
 
-    The norm goes along with the sum to `PrecomputedNorm`, which has the same gain. The last step makes none.
+    The norm is attached to the sum for `PrecomputedNorm`, which has the same gain; the last step has none.
     """
 
     shape: Shape
     narrow: bool
     index: LoopIndex
     last: int
-    """The number of the last step."""
+    """The index of the last step."""
 
     decoding = LOCAL
     kernels = (
@@ -181,19 +179,19 @@ class AddBeforeNorm(Operation):
         return {"narrow": self.narrow, "index": self.index, "last": self.last}
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Write the norm, too."""
+        """Also write the norm."""
         return read + written + self._normed(at)
 
     def passthrough(self, output: int) -> int | None:
-        """Skipped, it leaves the sum's first term as it is."""
+        """If skipped, it returns the first term."""
         return 0
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save nothing else: the norm that is given the sum says that it is kept."""
+        """Save nothing itself: `PrecomputedNorm` counts the sum."""
         return SavedTensors()
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The norm stands beside the sum."""
+        """The norm and the sum are allocated at the same time."""
         return WorkspaceBytes(flow.outputs + self._normed(at), flow.grad_inputs, flow.grad_inputs)
 
     def _normed(self, at: CostContext) -> float:
@@ -202,9 +200,9 @@ class AddBeforeNorm(Operation):
 
 @dataclass(frozen=True)
 class PrecomputedNorm(Operation):
-    """The RMSNorm that begins a step, as the `AddBeforeNorm` of the step before made it: (x) -> x.
+    """The first RMSNorm of a step, precomputed by `AddBeforeNorm` of the previous step: (x) -> x.
 
-    The first step, and any that finds none, makes it.
+    It is computed here if x has none attached, as at the first step.
     """
 
     shape: Shape
@@ -233,17 +231,17 @@ class PrecomputedNorm(Operation):
         return {"narrow": self.narrow}
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped norm leaves its input as it is."""
+        """A skipped norm returns its input unchanged."""
         return 0
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the input; scales are made again."""
+        """Save the input; scales are recomputed."""
         return SavedTensors(inputs=(0,))
 
 
 @dataclass(frozen=True)
 class NormRotate(Operation):
-    """RMSNorm of each head and its rotation over the sequence: (x, table) -> x."""
+    """RMSNorm of each head followed by rotary embedding: (x, table) -> x."""
 
     shape: Shape
     fused: bool = field(default=False, kw_only=True)
@@ -274,16 +272,16 @@ class NormRotate(Operation):
         return (self.shape[-1:],)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the input; in plain PyTorch one scale for each head too, and on a CPU the normalised input."""
+        """Save the input; plain PyTorch also saves one scale per head, and on a CPU the normalized input."""
         normed = 0 if at.device == "cuda" else prod(self.shape)
         return SavedTensors(inputs=(0,), extra=0 if self.fused else 4 * (normed + prod(self.shape[:-1])))
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """One kernel, or complex numbers, which are pairs in fp32."""
+        """The kernel takes any dtype; the reference rotates complex numbers, in fp32."""
         return "any" if self.fused else "fp32"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """In plain PyTorch the product is in fp32, and backward three tensors."""
+        """Plain PyTorch allocates an fp32 product, and three fp32 tensors in the backward pass."""
         if self.fused:
             return super().workspace(at, flow)
         product = 4 * prod(self.shape)

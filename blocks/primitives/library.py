@@ -17,7 +17,7 @@ _NAME = "attention_composer"
 
 @torch.library.custom_op(f"{_NAME}::add_norm", mutates_args=())
 def add_norm(a: Tensor, b: Tensor, gain: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return (a + b) / rms(a + b) * gain in a dtype, and a + b; a, b: [batch, sequence, width]."""
+    """Return (a + b) / rms(a + b) * gain in `dtype`, and a + b; a, b: [batch, sequence, width]."""
     return norm_kernel.add_norm_forward(a, b, gain, dtype)
 
 
@@ -30,9 +30,9 @@ def add_norm_backward(
     first: torch.dtype,
     second: torch.dtype,
 ) -> list[Tensor]:
-    """Return the gradient of the gain, then those of the terms: one for both if their dtypes are equal.
+    """Return the gradients of the gain and of both terms, one tensor for both if their dtypes are equal.
 
-    `of_norm` and `of_total` are the gradients of the outputs, None where there is none.
+    `of_norm` and `of_total` are the gradients of the outputs; either may be None.
     """
     to_a, to_b, to_gain = norm_kernel.add_norm_backward(of_norm, of_total, total, gain, (first, second))
     return [to_gain, to_a] if to_b is to_a else [to_gain, to_a, to_b]
@@ -40,19 +40,19 @@ def add_norm_backward(
 
 @torch.library.custom_op(f"{_NAME}::rotate", mutates_args=())
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate the pairs (2i, 2i + 1) of x [batch, sequence, heads, head_dim] by each token's rotation."""
+    """Rotate the pairs (2i, 2i + 1) of x [batch, sequence, heads, head_dim] by each token's table row."""
     return rotary_kernel.rotate_forward(x, table, None)
 
 
 @torch.library.custom_op(f"{_NAME}::rotate_backward", mutates_args=())
 def rotate_backward(gradient: Tensor, table: Tensor) -> Tensor:
-    """Return the gradient of x: that of the result, rotated back."""
+    """Return the gradient of x: the gradient of the output, rotated back."""
     return rotary_kernel.rotate_backward(gradient, table, None, None)[0]
 
 
 @torch.library.custom_op(f"{_NAME}::norm_rotate", mutates_args=())
 def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
-    """Norm each head of x [batch, sequence, heads, head_dim] by one gain, then turn it by its token's row."""
+    """Normalize each head of x [batch, sequence, heads, head_dim] with a gain [head_dim], then rotate it."""
     return rotary_kernel.rotate_forward(x, table, gain)
 
 

@@ -1,11 +1,11 @@
-"""Triton kernels for a residual sum with its RMSNorm, and the functions that start them.
+"""Triton kernels for a residual sum followed by RMSNorm, and the functions that launch them.
 
-A program handles whole rows in fp32: the terms are read once, the sum and its norm written once. Backward,
-each program goes through several tiles of rows and leaves its share of the gain's gradient in a row of its
-own; these are summed afterwards, so that results do not depend on the order of programs. The scale of a row
-is made again from the sum, which is read anyway.
+A program processes whole rows in fp32: it reads the terms once and writes the sum and its norm once. In the
+backward pass each program iterates over several tiles of rows and writes its partial sum of the gain's
+gradient to a separate row. The rows are summed afterwards, so that results do not depend on the order of
+programs. The scale of a row is recomputed from the sum.
 
-Tensors are [..., width], their rows dense.
+Tensors are [..., width] with dense rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from blocks.primitives.tiles import PROGRAMS, Shape, tile
 
 
 def add_norm_forward(a: Tensor, b: Tensor, gain: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return (a + b) / rms(a + b) * gain in a dtype, and a + b in the wider of both precisions."""
+    """Return (a + b) / rms(a + b) * gain in `dtype`, and a + b in the wider dtype of both."""
     first, second, width = in_rows(a), in_rows(b), a.shape[-1]
     total = torch.empty(a.shape, dtype=torch.promote_types(a.dtype, b.dtype), device=a.device)
     normed = torch.empty(a.shape, dtype=dtype, device=a.device)
@@ -55,9 +55,9 @@ def add_norm_backward(
     gain: Tensor,
     dtypes: tuple[torch.dtype, torch.dtype],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of a and b, each in its dtype, and of the gain; those of equal dtypes are one.
+    """Return the gradients of a, b and the gain; a and b share one tensor if their dtypes are equal.
 
-    `gradient` is that of the norm, `to_total` that of the sum; None where there is none.
+    `gradient` is the gradient of the norm, `to_total` that of the sum; either may be None.
     """
     to_a, to_b, shares = add_norm_backward_shares(gradient, to_total, total, gain, dtypes, {})
     return to_a, to_b, shares.sum(0).to(gain.dtype)
@@ -71,9 +71,9 @@ def add_norm_backward_shares(
     dtypes: tuple[torch.dtype, torch.dtype],
     given: dict[int, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same, and of the gain the shares of each program [programs, width], in fp32.
+    """Return the same, but the gain's gradient as fp32 partial sums of each program [programs, width].
 
-    They are added to those that are `given`, by the number of programs, or put there.
+    They are added to the entry of `given` for this number of programs, or stored there.
     """
     width = total.shape[-1]
     flat = total.reshape(-1, width)
@@ -135,7 +135,7 @@ def _add_norm(
     there = (row < rows) & (element < WIDTH)
     x = tl.load(a + row * a_stride + element, mask=there, other=0.0).to(tl.float32)
     x += tl.load(b + row * b_stride + element, mask=there, other=0.0).to(tl.float32)
-    # what is normed is the sum as it is stored
+    # normalize the sum as it is stored
     rounded = x.to(total.dtype.element_ty)
     tl.store(total + row * WIDTH + element, rounded, mask=there)
     x = rounded.to(tl.float32)

@@ -1,4 +1,4 @@
-"""Operations that many blocks share: norm, projections, rotation, sums. Torch-free."""
+"""Operations that many blocks share: norms, projections, rotary embedding, sums. Torch-free."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _REFERENCE = "blocks.primitives.reference"
 
 
 def step_angles(head_dim: int) -> TensorType:
-    """Return the type of the angles by which one step rotates each pair."""
+    """Return the type of the rotation angles of one step, one per pair."""
     return TensorType((head_dim // 2,), "fp32", "constant")
 
 
 @dataclass(frozen=True)
 class Input(SavesNothing, Operation):
-    """A value that comes from outside its graph."""
+    """An input of a graph."""
 
     type: TensorType
 
@@ -63,16 +63,16 @@ class Norm(Operation):
         return (self.shape[-1:],)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the input, one scale for each row, and on a CPU the normalised input."""
+        """Save the input, one scale per row, and on a CPU the normalized input."""
         normed = 0 if at.device == "cuda" else prod(self.shape)
         return SavedTensors(inputs=(0,), extra=4 * (normed + prod(self.shape[:-1])))
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """One kernel on a GPU, several on a CPU."""
+        """One kernel on a GPU; several on a CPU, in fp32."""
         return "any" if at.device == "cuda" else "fp32"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, three tensors in fp32 stand beside what is kept; a narrow result is copied last."""
+        """Backward, three fp32 tensors besides the saved ones; a result in a narrower dtype is cast last."""
         if at.device == "cuda":
             return super().workspace(at, flow)
         forward = flow.outputs + self.saved(at).extra + 2 * flow.casts
@@ -82,7 +82,7 @@ class Norm(Operation):
         return WorkspaceBytes(forward, backward, backward)
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped norm leaves its input as it is."""
+        """A skipped norm returns its input unchanged."""
         return 0
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
@@ -106,24 +106,24 @@ class LayerNorm(Operation):
         return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the gain's shape, and the shift's."""
+        """Return the shape of the gain, and of the shift if there is one."""
         return (self.shape[-1:],) * (1 + self.shift)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the input, and a mean and a scale for each row in the precision of weights."""
+        """Save the input, and a mean and a scale per row in the dtype of weights."""
         return SavedTensors(inputs=(0,), extra=2 * at.weight_bytes * prod(self.shape[:-1]))
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped norm leaves its input as it is."""
+        """A skipped norm returns its input unchanged."""
         return 0
 
 
 @dataclass(frozen=True)
 class Project(Operation):
-    """One matrix product of the input [fan_in] into one or several outputs, each with a weight of its own.
+    """One matrix product of the input [fan_in] with the weights of one or several outputs.
 
-    Weights are [elements of the output, fan_in], with `bias` followed by as many biases [elements]. With
-    several outputs the weights are joined once per forward pass, and one product makes all outputs.
+    There is one weight [elements, fan_in] per output, with `bias` followed by one bias [elements] per output.
+    The weights of several outputs are joined once per forward pass.
     """
 
     fan_in: int
@@ -135,22 +135,22 @@ class Project(Operation):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
-        """One product either way."""
+        """Each runs one product."""
         return project_kernels(len(self.outputs), self.bias)
 
     @property
     def width(self) -> int:
-        """Elements of all outputs together."""
+        """The total number of elements of all outputs."""
         return sum(prod(shape) for shape in self.outputs)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the outputs; the input may be split into heads, its elements count."""
+        """Return the outputs; the input may be split into heads."""
         if len(inputs) != 1 or not inputs[0].is_float or inputs[0].size != self.fan_in:
             expect(self, inputs, (self.fan_in,))
         return tuple(map(TensorType, self.outputs))
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return [elements, fan_in] for each output, then the biases' [elements]."""
+        """Return [elements, fan_in] per output, then [elements] per bias."""
         sizes = tuple(map(prod, self.outputs))
         return tuple((size, self.fan_in) for size in sizes) + tuple((size,) for size in sizes if self.bias)
 
@@ -162,11 +162,11 @@ class Project(Operation):
         return SavedTensors(inputs=(0,))
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Autocast casts what a product reads."""
+        """Autocast casts the inputs of products."""
         return "compute"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, the gradients of several outputs are joined first."""
+        """Backward, the gradients of several outputs are concatenated first."""
         product = at.compute_bytes * self.fan_in
         forward = flow.outputs + flow.casts
         if len(self.outputs) > 1:
@@ -212,11 +212,11 @@ class Rotate(SavesNothing, Operation):
         return positions(self.shape[-1])
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """One kernel, or complex numbers, which are pairs in fp32."""
+        """The kernel takes any dtype; the reference rotates complex numbers, in fp32."""
         return "any" if self.fused else "fp32"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The product is in fp32; a narrow one is copied. One kernel has neither."""
+        """The reference computes an fp32 product and casts it; the kernel needs no workspace."""
         if self.fused:
             return super().workspace(at, flow)
         product = 4 * prod(self.shape)
@@ -227,7 +227,7 @@ class Rotate(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class RotatePart(Rotate):
-    """The same over the first `rotated` elements of each head; the others pass as they are."""
+    """Rotary position embedding of the first `rotated` elements of each head: (x, table) -> x."""
 
     rotated: int
 
@@ -246,11 +246,11 @@ class RotatePart(Rotate):
         return {"rotated": self.rotated}
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """It widens the part that it turns by itself."""
+        """It casts the rotated elements to fp32 itself."""
         return "any"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The part is turned in fp32, then joined with the rest."""
+        """The first elements are rotated in fp32, then concatenated with the rest."""
         elements = prod(self.shape[:-1]) * self.rotated
         turned, wide = at.compute_bytes * elements, 2 * at.widened * elements
         forward = largest(wide + (turned if wide else 0), turned + flow.outputs)
@@ -260,7 +260,7 @@ class RotatePart(Rotate):
 
 @dataclass(frozen=True)
 class RotateStep(Rotate):
-    """The same over depth: every token is rotated by the angles of the current step."""
+    """Rotary position embedding over depth, by the angles of the current step: (x, angles) -> x."""
 
     index: LoopIndex = ORIGIN
 
@@ -275,7 +275,7 @@ class RotateStep(Rotate):
 
 @dataclass(frozen=True)
 class SequenceTable(SavesNothing, Operation):
-    """The rotation of every position of the sequence; reads the token ids for their number.
+    """The rotations of all positions of the sequence: (tokens) -> table.
 
     Positions are divided by `scale`.
     """
@@ -292,14 +292,13 @@ class SequenceTable(SavesNothing, Operation):
         return (positions(self.head_dim),)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the size, the base and the scale, where there is one."""
         scale = {"scale": self.scale} if self.scale != 1 else {}
         return {"head_dim": self.head_dim, "base": self.base, **scale}
 
 
 @dataclass(frozen=True)
 class StepTable(SavesNothing, Operation):
-    """The angle by which one step rotates each pair; reads the token ids for their device."""
+    """The rotation angle of each pair per step: (tokens) -> angles. Tokens only determine the device."""
 
     head_dim: int
     base: float
@@ -317,7 +316,7 @@ class StepTable(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class AddStepBias(SavesNothing, Operation):
-    """Add the current step's row of a learned bias [steps, width]."""
+    """Add the row of the current step of a learned bias [steps, width]: (x) -> y."""
 
     width: int
     steps: int
@@ -335,7 +334,7 @@ class AddStepBias(SavesNothing, Operation):
         return ((self.steps, self.width),)
 
     def flops(self, at: CostContext) -> float:
-        """No product."""
+        """There is no matrix product."""
         return 0.0
 
     def arguments(self) -> dict[str, Any]:
@@ -344,7 +343,7 @@ class AddStepBias(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class Sum(SavesNothing, Operation):
-    """Add values of one shape: residuals, and the branches of a parallel mix."""
+    """Add values of equal shape, such as residuals or the branches of a parallel mix."""
 
     shape: Shape
     terms: int = 2
@@ -358,9 +357,9 @@ class Sum(SavesNothing, Operation):
         return (TensorType(self.shape, widest(*inputs)),)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Of more than two terms, the sum so far stands beside the next."""
+        """With more than two terms, two partial sums are allocated."""
         return WorkspaceBytes((2 if self.terms > 2 else 1) * flow.outputs, flow.grad_inputs, flow.grad_inputs)
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped residual sum leaves the first term, the residual stream, as it is."""
+        """A skipped residual sum returns the first term, the residual stream."""
         return 0

@@ -1,7 +1,7 @@
-"""Random numbers as functions of a key [batch], int64, and the position within the row.
+"""Counter-based random numbers: functions of a key [batch], int64, and the position within the row.
 
-They are hashes, computed in 32-bit integers: the same on every device, in every partition of a batch, and
-when an operation is recomputed. The global state of torch's generators is neither read nor changed.
+They are hashes, computed in 32-bit integers, and equal on every device, in every partition of a batch and
+under recomputation. The global state of torch's generators is neither read nor changed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 CUT = 3.0
-"""Standard deviations at which normal noise is cut off."""
+"""The number of standard deviations at which normal noise is truncated."""
 
 
 def digest(text: str) -> int:
-    """Return a text's hash, a signed 64-bit number."""
+    """Return the hash of a text, a signed 64-bit integer."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
@@ -29,14 +29,14 @@ def _of_place(place: str, index: int) -> int:
 
 
 def derive_key(key: Tensor, place: str, index: int) -> Tensor:
-    """Return the key [batch] of a place of use at a step, from that of the forward pass [batch]."""
+    """Return the key [batch] of a place of use at a step, derived from the forward pass's key [batch]."""
     return key ^ _of_place(place, index)
 
 
 def bits(key: Tensor, shape: Sequence[int], start: int | Tensor = 0) -> Tensor:
-    """Return uniform int32 numbers [batch, *shape], those of the positions in a row from `start` on.
+    """Return uniform int32 numbers [batch, *shape] for the positions of a row from `start` on.
 
-    `start` may be one for each row, [batch].
+    `start` is a number, or a tensor [batch] with one per row.
     """
     low, high = key.unsqueeze(-1).view(torch.int32).unsqueeze(-1).unbind(1)
     # a multiplicative hash; constants from https://github.com/skeeto/hash-prospector
@@ -52,19 +52,19 @@ def bits(key: Tensor, shape: Sequence[int], start: int | Tensor = 0) -> Tensor:
 
 
 def _shifted(x: Tensor, by: int) -> Tensor:
-    """Return the bits of x moved down, zeros after them."""
+    """Return x shifted right by `by` bits, filled with zeros (a logical shift)."""
     return (x >> by).bitwise_and_((1 << (32 - by)) - 1)
 
 
 def uniform(key: Tensor, shape: Sequence[int], start: int | Tensor = 0) -> Tensor:
-    """Return numbers [batch, *shape], fp32, that are uniform between 0 and 1, both excluded."""
+    """Return fp32 numbers [batch, *shape], uniform between 0 and 1, both excluded."""
     return (bits(key, shape, start) >> 9).float().add_(0.5).mul_(2.0**-23).add_(0.5)
 
 
 def noise(x: Tensor, key: Tensor, std: float, start: int | Tensor = 0) -> Tensor:
-    """Return normal noise like x [batch, ...], cut off at `CUT` standard deviations before it is scaled.
+    """Return normal noise like x [batch, ...], truncated at `CUT` standard deviations and scaled by `std`.
 
-    `start` numbers of each row come before x.
+    x starts at position `start` of its row.
     """
     bound = erf(CUT / sqrt(2))
     drawn = uniform(key, x.shape[1:], start).to(torch.promote_types(x.dtype, torch.float32))
@@ -72,12 +72,12 @@ def noise(x: Tensor, key: Tensor, std: float, start: int | Tensor = 0) -> Tensor
 
 
 def dropout(x: Tensor, key: Tensor, training: bool, rate: float) -> Tensor:
-    """Return x [batch, ...] with elements at 0 with a probability, the others divided by what is left of 1.
+    """Set elements of x [batch, ...] to 0 with probability `rate` and divide the others by 1 - `rate`.
 
-    key: [batch]. Outside of training x is returned as it is.
+    key: [batch]. Outside of training x is returned unchanged.
     """
     if not training:
         return x
-    # of the 2 ** 32 values of the bits, the lowest share of them drops an element
+    # an element is dropped if its bits are among the lowest `rate` of the 2 ** 32 values
     kept = bits(key, x.shape[1:]) >= min(round(rate * 2**32), 2**32 - 1) - 2**31
     return (x * kept).mul_(1 / (1 - rate))

@@ -1,4 +1,4 @@
-"""Operations that draw random numbers, and the keys that they draw from. Torch-free."""
+"""Operations that draw random numbers or derive keys. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REFERENCE = "blocks.primitives.random"
 
 @dataclass(frozen=True)
 class DeriveKey(SavesNothing, Operation):
-    """The key of one place of use at one step: (key) -> key."""
+    """Derive the key of one place of use at one step: (key) -> key."""
 
     place: str
     index: LoopIndex
@@ -38,7 +38,7 @@ class DeriveKey(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class Noise(SavesNothing, Operation):
-    """Normal noise like the input, cut off at three standard deviations: (x, key) -> y."""
+    """Normal noise like the input, truncated at three standard deviations: (x, key) -> y."""
 
     shape: Shape
     std: float
@@ -48,7 +48,7 @@ class Noise(SavesNothing, Operation):
     kernels = (Kernel("noise", f"{_REFERENCE}:noise", "a hash of key and position, elementwise"),)
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped stage leaves the state as it is."""
+        """A skipped stage returns the state unchanged."""
         return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -59,15 +59,15 @@ class Noise(SavesNothing, Operation):
         return {"std": self.std}
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The numbers and one step of their making stand side by side in 4 bytes each."""
+        """Two 4-byte numbers per element: the random numbers and one intermediate result."""
         return WorkspaceBytes(8 * prod(self.shape), 0, 0)
 
 
 @dataclass(frozen=True)
 class Dropout(Operation):
-    """In training, set elements to 0 with a probability and scale the others (arXiv 1207.0580).
+    """Dropout (arXiv 1207.0580): (x, key, training) -> y.
 
-    (x, key, training) -> y, which has the same expectation.
+    In training, elements are set to 0 with a probability and the others scaled, so that the mean is kept.
     """
 
     shape: Shape
@@ -84,15 +84,15 @@ class Dropout(Operation):
         return {"rate": self.rate}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save which elements stay, a byte for each."""
+        """Save the mask, one byte per element."""
         return SavedTensors(extra=prod(self.shape))
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Read x, write y and which elements stay."""
+        """Read x, write y and the mask."""
         return 2 * written + prod(self.shape)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The numbers and one step of their making stand side by side in 4 bytes each."""
+        """Two 4-byte numbers per element: the random numbers and one intermediate result."""
         kept = prod(self.shape)
         return WorkspaceBytes(
             largest(8 * kept, kept + flow.outputs), 2 * flow.grad_inputs, 2 * flow.grad_inputs

@@ -1,6 +1,6 @@
-"""Plain PyTorch for the operations that many blocks share.
+"""Plain PyTorch for operations that many blocks share.
 
-Tensors are [batch, sequence, ...]; `x` ends in the model width, heads are split as [..., heads, head_dim].
+Tensors are [batch, sequence, ...]; the last dimension of `x` is the width, or it is [..., heads, head_dim].
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LAYER_NORM_EPS = 1e-5
 
 
 def wide(x: Tensor) -> Tensor:
-    """Return x in fp32, or as it is where it is wider."""
+    """Return x in fp32, or unchanged if its dtype is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -29,23 +29,23 @@ def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
 
 
 def rms_norm_plain(x: Tensor, gain: Tensor) -> Tensor:
-    """Return the same, spelled out."""
+    """Return the same, without torch's fused function."""
     full = wide(x)
     normed = full * torch.rsqrt(full.square().mean(-1, keepdim=True) + EPS)
     return (normed * gain).to(x.dtype)
 
 
 def layer_norm(x: Tensor, gain: Tensor, shift: Tensor | None = None) -> Tensor:
-    """Return (x - mean(x)) / std(x) * gain + shift over the last dimension; no shift where there is none."""
+    """Return (x - mean(x)) / std(x) * gain, plus `shift` if given, over the last dimension."""
     return F.layer_norm(x, gain.shape, gain, shift, LAYER_NORM_EPS).to(x.dtype)
 
 
 def add_norm(
     a: Tensor, b: Tensor, gain: Tensor, narrow: bool, shared: bool
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return (a + b) / rms(a + b) * gain, and a + b where it is shared; a, b: [batch, sequence, width].
+    """Return (a + b) / rms(a + b) * gain, and a + b if `shared`; a, b: [batch, sequence, width].
 
-    With `narrow` the first is in the precision that products are cast to.
+    With `narrow` the norm is in the autocast dtype.
     """
     total = a + b
     normed = precomputed_norm(total, gain, narrow)
@@ -53,18 +53,18 @@ def add_norm(
 
 
 def add_before_norm(a: Tensor, b: Tensor, gain: Tensor, narrow: bool, index: int, last: int) -> Tensor:
-    """Return a + b; the next step makes its norm."""
+    """Return a + b; `precomputed_norm` computes the norm."""
     return a + b
 
 
 def precomputed_norm(x: Tensor, gain: Tensor, narrow: bool) -> Tensor:
-    """Return x / rms(x) * gain, with `narrow` in the precision that products are cast to."""
+    """Return x / rms(x) * gain, with `narrow` in the autocast dtype."""
     normed = rms_norm(x, gain)
     return normed.to(product_dtype(normed)) if narrow else normed
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Return x times the normal distribution function of x."""
+    """Return x times the standard normal CDF of x."""
     return F.gelu(x)
 
 
@@ -74,14 +74,14 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """Return what autocast casts x to for a product, its own dtype where it does not."""
+    """Return the dtype of x in a product: the autocast dtype, or its own if autocast is disabled."""
     kind = x.device.type
     casts = x.dtype != torch.float64 and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if casts else x.dtype
 
 
 def project(x: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return x @ weight.T split into `shape`; x may come split into heads. weight: [prod(shape), fan_in]."""
+    """Return x @ weight.T split into `shape`; x may be split into heads. weight: [prod(shape), fan_in]."""
     y: Tensor = F.linear(x.flatten(2), weight)
     return y.view(*y.shape[:2], *shape)
 
@@ -93,29 +93,29 @@ def project_biased(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int]
 
 
 def alignment(weight: Tensor) -> int:
-    """Return what the columns of a joined product begin at multiples of, where its weights are.
+    """Return the multiple of columns at which each output of a joined product starts, on this device.
 
-    Attention on a GPU copies 16 bytes at a time, and Triton tells strides by multiples of 16.
+    Attention on a GPU copies 16 bytes at a time, and Triton specializes on strides that are multiples of 16.
     """
     return 16 if weight.is_cuda else 1
 
 
 def join(*weights: Tensor) -> tuple[Tensor]:
-    """Stack the weights [n_i, fan_in] to one [sum n_i, fan_in], cast as autocast would at each product.
+    """Concatenate the weights [n_i, fan_in] to [sum n_i, fan_in], cast to the autocast dtype.
 
-    After each stand rows of zeros up to the next multiple of its `alignment`. Biases [n_i] likewise.
+    Each is padded with zero rows to a multiple of `alignment`. Biases [n_i] are treated alike.
     """
     return (stacked(weights, product_dtype(weights[0]), alignment(weights[0])),)
 
 
 def join_biased(*weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Stack weights, the first half, and their biases, the second half, each as `join` does."""
+    """Apply `join` to the weights, the first half, and to their biases, the second half."""
     count = len(weights) // 2
     return (*join(*weights[:count]), *join(*weights[count:]))
 
 
 def project_joined(x: Tensor, weight: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
-    """Return one output for each shape, made by one product with the joined weight."""
+    """Return one output per shape, computed by one product with the joined weight."""
     return parted(F.linear(x.flatten(2), weight), shapes, alignment(weight))
 
 
@@ -127,7 +127,7 @@ def project_biased_joined(
 
 
 def parted(y: Tensor, shapes: Sequence[Sequence[int]], multiple: int) -> tuple[Tensor, ...]:
-    """Return the parts of a joined product, which begin at multiples, each split into its shape."""
+    """Return the outputs of a joined product, which start at multiples of `multiple`, each in its shape."""
     sizes = [prod(shape) for shape in shapes]
     parts = torch.split(y, [size + -size % multiple for size in sizes], -1)
     return tuple(
@@ -153,10 +153,10 @@ def _turn(angle: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate the pairs (2i, 2i + 1) of x [..., sequence, heads, head_dim] by each token's rotation."""
-    # one complex product instead of four real ones, two sums and a copy
+    """Rotate the pairs (2i, 2i + 1) of x [..., sequence, heads, head_dim] by the token's row of the table."""
+    # one complex product replaces four real ones, two sums and a copy
     full = wide(x)
-    # a slice of a joined product need not lie as complex numbers must; a compiler cannot ask where it begins
+    # complex views need even strides and offsets; a compiler cannot read the offset
     if torch.compiler.is_compiling() or any(
         step % 2 for step in (*full.stride()[:-1], full.storage_offset())
     ):
@@ -166,28 +166,28 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 def rotate_part(x: Tensor, table: Tensor, rotated: int) -> Tensor:
-    """Rotate the first `rotated` elements of each head of x [..., sequence, heads, head_dim] alone."""
+    """Rotate only the first `rotated` elements of each head of x [..., sequence, heads, head_dim]."""
     part, rest = torch.split(x, [rotated, x.shape[-1] - rotated], -1)
     return torch.cat((rotate(part, table), rest), -1)
 
 
 def rotate_at(x: Tensor, table: Tensor, places: Tensor, rotated: int) -> Tensor:
-    """Rotate x [batch, chosen, heads, head_dim] as `rotate_part` does, by the rows of its tokens.
+    """Apply `rotate_part` to selected tokens x [batch, chosen, heads, head_dim].
 
-    places: [batch, chosen], counted through sequences as long as the table, which may have rows for each row
-    of the batch.
+    places: the tokens' indices [batch, chosen] in the flattened batch of sequences as long as the table. The
+    table may have a batch dimension.
     """
     rows = table.flatten(0, 1)[places] if table.ndim > 3 else table[places % len(table)]
     return rotate_part(x, rows, rotated)
 
 
 def norm_rotate(x: Tensor, table: Tensor, gain: Tensor) -> Tensor:
-    """Norm each head of x [..., heads, head_dim] by one gain [head_dim], then rotate it."""
+    """Normalize each head of x [..., heads, head_dim] with a gain [head_dim], then rotate it."""
     return rotate(rms_norm(x, gain), table)
 
 
 def rotate_step(x: Tensor, angle: Tensor, index: int) -> Tensor:
-    """Rotate every token of x [..., head_dim] by `index` steps of the angle [head_dim / 2]."""
+    """Rotate every token of x [..., head_dim] by `index` times the angle [head_dim / 2]."""
     return rotate(x, _turn(index * angle))
 
 
@@ -210,7 +210,7 @@ def zero(tokens: Tensor) -> Tensor:
 
 
 def add_weighted(total: Tensor, *scalars: Tensor, weights: Sequence[float]) -> Tensor:
-    """Return a scalar plus others, each times its weight."""
+    """Return a scalar plus the weighted sum of others."""
     for scalar, weight in zip(scalars, weights, strict=True):
         total = total + scalar * weight
     return total

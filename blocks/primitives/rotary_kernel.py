@@ -1,10 +1,10 @@
-"""Triton kernels that norm heads and turn their pairs in one pass, and the functions that start them.
+"""Triton kernels that normalize and rotate heads in one pass, and the functions that launch them.
 
-A row is one head of one token. Each is read once where it lies, such as in a joined projection, and written
-once; backward its scale is made again from it. The gradient of the gain is left in shares, one for each
-program, and summed afterwards, so that results do not depend on the order of programs.
+A row is one head of one token. It is read once from a strided tensor, such as a joined projection, and
+written once; the backward pass recomputes its scale. Each program writes a partial sum of the gain's
+gradient. These are summed afterwards, so that results do not depend on the order of programs.
 
-Tensors are [batch, sequence, heads, head_dim]; a table is [sequence, 1, head_dim / 2] complex numbers.
+Tensors are [batch, sequence, heads, head_dim]; a table is complex [sequence, 1, head_dim / 2].
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from blocks.primitives.tiles import PROGRAMS, Shape, tile
 
 
 def rotate_forward(x: Tensor, table: Tensor, gain: Tensor | None) -> Tensor:
-    """Return the heads of x turned by the table, normed by a gain [head_dim] before if there is one."""
+    """Return the heads of x, normalized with a gain [head_dim] if it is given, then rotated by the table."""
     return _turned(x, table, gain, None)[0]
 
 
 def rotate_backward(
     gradient: Tensor, table: Tensor, x: Tensor | None, gain: Tensor | None, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of x, and of the gain where there is one; without it, x is not read.
+    """Return the gradients of x and of the gain, or None without a gain; x is then not read.
 
-    That of x is written to `out`, each token's heads in one piece, where that is given.
+    The gradient of x is written to `out` if given, whose heads of a token must be contiguous.
     """
     if gain is None:
         return _turned(gradient, table, None, None, back=True, out=out)[0], None
@@ -39,7 +39,7 @@ def rotate_backward(
 
 
 def rotate_back(x: Tensor, turn: Tensor) -> Tensor:
-    """Return x turned back by one turn for all tokens: [head_dim], cosine and sine of each pair."""
+    """Return x rotated back by one rotation for all tokens: [head_dim], cosine and sine of each pair."""
     table = torch.view_as_complex(turn.view(1, 1, -1, 2))
     return _turned(x, table, None, None, back=True)[0]
 
@@ -52,7 +52,7 @@ def _turned(
     back: bool = False,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Start a kernel on x: forward, turned back, or with a gradient backward."""
+    """Launch a kernel on x: forward, inverse (`back`), or backward if a gradient is given."""
     length, heads, head_dim = table.shape[0], *x.shape[2:]
     given, turns = in_heads(x), torch.view_as_real(table)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
@@ -113,17 +113,17 @@ def _turned(
 
 @triton.jit
 def _places(row, rows, length, HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the tokens of rows, offsets within a token and in a table, and what is there."""
+    """Return tokens of rows, offsets within a token and within the table, and the mask."""
     element = tl.arange(0, BLOCK)[None, :]
     token = row // HEADS
     there = (row < rows) & (element < DIM)
-    # 64-bit remainders take a call; tokens are fewer than 2^31
+    # a 64-bit remainder is a function call; there are fewer than 2^31 tokens
     return token, (row % HEADS) * DIM + element, (token.to(tl.int32) % length) * DIM + element, there
 
 
 @triton.jit
 def _halves(x, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the first and the second of each pair."""
+    """Return the first and the second elements of the pairs."""
     return tl.split(tl.reshape(x, [ROWS, BLOCK // 2, 2]))
 
 

@@ -1,4 +1,4 @@
-"""Scalars of a micro-batch: sums of losses. Torch-free."""
+"""Operations on scalars, such as sums of losses. Torch-free."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REFERENCE = "blocks.primitives.reference"
 
 @dataclass(frozen=True)
 class Zero(SavesNothing, Operation):
-    """The scalar 0, where the tokens are: (tokens) -> scalar."""
+    """The scalar 0 on the device of the tokens: (tokens) -> scalar."""
 
     decoding = LOCAL
     kernels = (Kernel("zero", f"{_REFERENCE}:zero", "a constant"),)
@@ -30,7 +30,7 @@ class Zero(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class AddWeighted(SavesNothing, Operation):
-    """Add weighted scalars to the first: (total, scalars) -> total. A step that skips it adds nothing."""
+    """Add weighted scalars to the first: (total, scalars) -> total."""
 
     weights: tuple[float, ...]
 
@@ -46,5 +46,5 @@ class AddWeighted(SavesNothing, Operation):
         return {"weights": self.weights}
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped sum leaves the total as it is."""
+        """A skipped sum returns the total unchanged."""
         return 0

@@ -1,4 +1,4 @@
-"""Operations of a tied stage that have weights of each step. Torch-free."""
+"""Operations of a tied stage with separate weights per step. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REFERENCE = "blocks.primitives.step_reference"
 
 @dataclass(frozen=True)
 class NormStep(Norm):
-    """RMSNorm with a gain for each step."""
+    """RMSNorm with a separate gain per step."""
 
     steps: int
     index: LoopIndex
@@ -32,20 +32,20 @@ class NormStep(Norm):
         return ((self.steps, *self.shape[-1:]),)
 
     def flops(self, at: CostContext) -> float:
-        """No product."""
+        """There is no matrix product."""
         return 0.0
 
     def arguments(self) -> dict[str, Any]:
         return {"index": self.index}
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Fuse nothing."""
+        """There is no fused version."""
         return None
 
 
 @dataclass(frozen=True)
 class LayerNormStep(LayerNorm):
-    """LayerNorm with a gain, and with `shift` a bias, for each step."""
+    """LayerNorm with a separate gain, and with `shift` a separate bias, per step."""
 
     steps: int
     index: LoopIndex
@@ -53,11 +53,11 @@ class LayerNormStep(LayerNorm):
     kernels = (Kernel("layer_norm_step", f"{_REFERENCE}:layer_norm_step", "torch's own LayerNorm"),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return gains for each step, then biases."""
+        """Return the shape of the gains, and of the biases if there are any."""
         return tuple((self.steps, *shape) for shape in super().weight_shapes())
 
     def flops(self, at: CostContext) -> float:
-        """No product."""
+        """There is no matrix product."""
         return 0.0
 
     def arguments(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class LayerNormStep(LayerNorm):
 
 @dataclass(frozen=True)
 class ProjectStep(Operation):
-    """A projection of the input [fan_in] by a matrix of the current step: (x) -> y."""
+    """A projection of the input [fan_in] with a separate matrix per step: (x) -> y."""
 
     fan_in: int
     shape: Shape
@@ -86,7 +86,7 @@ class ProjectStep(Operation):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the output; the input may be split into heads, its elements count."""
+        """Return the output; the input may be split into heads."""
         if len(inputs) != 1 or not inputs[0].is_float or inputs[0].size != self.fan_in:
             expect(self, inputs, (self.fan_in,))
         return (TensorType(self.shape),)
@@ -95,7 +95,7 @@ class ProjectStep(Operation):
         return ((self.steps * prod(self.shape), self.fan_in),)
 
     def flops(self, at: CostContext) -> float:
-        """Use one of the matrices."""
+        """Each step uses one of the matrices."""
         return 2 * prod(self.shape) * self.fan_in
 
     def arguments(self) -> dict[str, Any]:
@@ -106,18 +106,18 @@ class ProjectStep(Operation):
         return SavedTensors(inputs=(0,))
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Autocast casts what a product reads."""
+        """Autocast casts the inputs of products."""
         return "compute"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The output; backward, the gradient of the input."""
+        """Forward, the output; backward, the gradient of the input."""
         product = at.compute_bytes * self.fan_in
         return WorkspaceBytes(flow.outputs + flow.casts, product, product, until_end=True)
 
 
 @dataclass(frozen=True)
 class ScaleStep(Operation):
-    """Multiply by a factor of the current step: (x) -> y."""
+    """Multiply by a separate learned factor per step: (x) -> y."""
 
     shape: Shape
     steps: int
@@ -141,5 +141,5 @@ class ScaleStep(Operation):
         return SavedTensors(inputs=(0,))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, the product whose sum is the factor's gradient stands beside the input's gradient."""
+        """Backward, the summands of the factor's gradient are allocated beside the input's gradient."""
         return WorkspaceBytes(flow.outputs, flow.grad_inputs + flow.outputs, flow.grad_inputs)

@@ -1,4 +1,4 @@
-"""Plain PyTorch for operations with weights of each step. x: [batch, sequence, ...]."""
+"""Plain PyTorch for operations with separate weights per step. x: [batch, sequence, ...]."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def rms_norm_step(x: Tensor, gains: Tensor, index: int) -> Tensor:
 
 
 def layer_norm_step(x: Tensor, gains: Tensor, shifts: Tensor | None = None, *, index: int) -> Tensor:
-    """Return the LayerNorm of x with gains[index] and shifts[index]; both are as the gains above."""
+    """Return LayerNorm(x) with gains[index] and shifts[index]; both: [steps, last dimension of x]."""
     return layer_norm(x, gains[index], None if shifts is None else shifts[index])
 
 
 def project_step(x: Tensor, weights: Tensor, shape: Sequence[int], index: int) -> Tensor:
-    """Return x times the step's matrix, split into `shape`; weights: [steps * prod(shape), fan_in]."""
+    """Return x times the matrix of step `index`, in `shape`; weights: [steps * prod(shape), fan_in]."""
     size = prod(shape)
     y: Tensor = F.linear(x.flatten(2), weights[index * size : (index + 1) * size])
     return y.view(*y.shape[:2], *shape)

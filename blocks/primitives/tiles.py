@@ -1,6 +1,6 @@
-"""How large a tile each kernel of `blocks.primitives` takes: one table, keyed by what decides it. Torch-free.
+"""Tile sizes of the kernels in `blocks.primitives`. Torch-free.
 
-A program handles some rows at once, each padded to a power of two, in fp32 registers.
+A program processes several rows at once, each padded to a power of two, in fp32 registers.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from blocks.kernels.tiles import Tiles
 Pass = Literal["add_norm", "add_norm_backward", "rotate", "rotate_backward"]
 
 PROGRAMS = 1024
-"""Programs of a backward kernel at most: each leaves one row of the gain's gradient to be summed."""
+"""The most programs of a backward kernel; each writes one row of partial sums of the gain's gradient."""
 
 LARGEST = 8192
-"""Elements of a row at most."""
+"""The most elements of a row."""
 
 
 class Tile(NamedTuple):
-    """Sizes of one program: rows at once (a power of two), and warps of 32 threads."""
+    """Sizes of one program: rows (a power of two) and warps of 32 threads."""
 
     rows: int
     warps: int
 
 
 class Shape(NamedTuple):
-    """What a tile is chosen by; `architecture` is the compute capability, such as 90, 0 without a GPU."""
+    """The key of the tile table; `architecture` is the compute capability, such as 90; 0 without a GPU."""
 
     kernel: Pass
     architecture: int
@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
 
 MEASURED: dict[Shape, Tile] = {}
-"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others are derived."""
+"""The fastest tiles as measured on a GPU; other shapes get a derived tile."""
 
 _ELEMENTS: dict[Pass, int] = {
     "add_norm": 2048,
@@ -44,7 +44,7 @@ _ELEMENTS: dict[Pass, int] = {
     "rotate_backward": 2048,
 }
 _PER_THREAD = 16
-"""Elements of one block that a thread holds: the backward pass holds four to six blocks."""
+"""Elements of one block per thread; the backward pass holds four to six blocks."""
 
 
 def _derived(shape: Shape) -> Tile:
