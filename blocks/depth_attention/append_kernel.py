@@ -1,4 +1,4 @@
-"""A Triton kernel that writes a step's key and value into their slot, the key turned on its way."""
+"""A Triton kernel that writes a step's key and value into their slot and can rotate the key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blocks.kernels.tensors import in_heads
 
 
 def append(key: Tensor, value: Tensor, key_slot: Tensor, value_slot: Tensor, turn: Tensor | None) -> None:
-    """Write key and value [batch, sequence, kv_heads, head_dim], strided as they may be, into dense slots.
+    """Write key and value [batch, sequence, kv_heads, head_dim], possibly strided, into dense slots.
 
     A `turn` [head_dim], cosine and sine of each pair in fp32, rotates the key.
     """

@@ -1,4 +1,4 @@
-"""The self-test of the kernels of depth attention: one tile, both ways backward, against fp64."""
+"""Self-test of the depth attention kernels: one tile, both backward methods, compared with fp64."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from blocks.primitives.reference import rotate
 from blocks.primitives.rotary_kernel import rotate_back
 
 SLOTS, TOKENS = 3, 5
-"""Fewer tokens than a tile takes, so that its masks are at work."""
+"""Fewer tokens than a tile has, so that masks are tested."""
 
 
 def check(operation: WriteKV | Attend | None, target: Target) -> str:
-    """Run the kernels in the sizes of an operation (None: 8 heads of 64 on 2 kv heads) on a target's device.
+    """Test the kernels in an operation's sizes (None: 8 heads of 64, 2 kv heads) on the target's device.
 
-    What a turned operation does is turned, and without an operation both are tried.
+    Heads are rotated if the operation rotates them; without an operation both cases are tested.
 
-    Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
+    Returns a description of the largest error, or "" on success. Random state and autocast are unaffected.
     """
     with isolated(target):
         given = _given(_sizes(operation), target)
@@ -44,7 +44,7 @@ def _wrong(given: list[Tensor], turn: Tensor | None) -> str:
 
 
 def _turns(operation: WriteKV | Attend | None, query: Tensor) -> list[Tensor | None]:
-    """Return what heads are to be turned by, None to leave them as they are."""
+    """Return the rotations to test; None for no rotation."""
     if not isinstance(operation, RotaryWriteKV | RotaryAttend | None):
         return [None]
     if query.shape[-1] % 2:
@@ -58,7 +58,7 @@ _NAMES = ("output", "gradient of the query", "gradient of keys", "gradient of va
 
 
 def _sizes(operation: WriteKV | Attend | None) -> tuple[int, int, int]:
-    """Return heads, kv heads, and their size."""
+    """Return (heads, kv_heads, head_dim)."""
     if operation is None:
         return 8, 2, 64
     heads = operation.heads if isinstance(operation, Attend) else operation.kv_heads
@@ -102,7 +102,7 @@ def _pulled(
     out, log_sum = kernel.attend_forward(query, keys, values, SLOTS, turn)
     table = torch.empty((1, kernel.COLUMNS), dtype=torch.int64, device=keys.device)
     row = kernel.Row(table, 0)
-    # delta stays alive, for the table holds its address
+    # keep delta alive: the table holds its address
     made, delta = kernel.attend_backward(
         query, keys, values, out, log_sum, gradient, SLOTS, row=row, turn=turn
     )

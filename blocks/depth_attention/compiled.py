@@ -1,4 +1,4 @@
-"""Depth attention whose arithmetic torch.compile fuses: for a CPU, where it has no kernel of its own."""
+"""Depth attention with torch.compile, for CPUs, which the Triton kernels do not support."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blocks.kernels.slot_memory import SlotMemory
 
 
 def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
-    """Return the same as the reference, from functions that are compiled for one slot and for any number."""
+    """Return `reference.attend` with functions compiled for one slot and for any number of slots."""
     return reference.attend(query, token, memory, reads, _compiled())
 
 

@@ -1,4 +1,4 @@
-"""Depth attention by Triton kernels: the same functions as in `reference.py`, with the same gradients.
+"""Depth attention with Triton kernels: the functions of `reference.py`, with the same gradients.
 
 There are two methods for the gradients of slots (see `backward_method.py`). With push, each read adds to
 them, as in the reference. With pull, each read of the running backward pass records its tensors; the append
@@ -33,7 +33,7 @@ from blocks.primitives.rotary_kernel import rotate_back
 def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
     """Write key and value [batch, sequence, kv_heads, head_dim] into a slot; return the next token.
 
-    Off a GPU, where a model that was planned for one may be moved, the reference runs.
+    On a CPU, to which a model planned for a GPU may be moved, the reference runs.
     """
     if not fits(key):
         return reference.append(key, value, token, memory, slot)
@@ -44,7 +44,7 @@ def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: 
 def append_rotated(
     key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, slot: int, index: int
 ) -> Tensor:
-    """Append a key that is rotated on its way, by `index` times the angle [head_dim / 2]."""
+    """Do the same and rotate the key by `index` times the angle [head_dim / 2]."""
     if not fits(key):
         return reference.append_rotated(key, value, token, memory, angle, slot, index)
     by = step_rotation(angle, index)
@@ -55,7 +55,7 @@ def append_rotated(
 def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
     """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
 
-    With no slot to read the output is exactly 0. Off a GPU the reference runs.
+    With `reads` = 0 the output is exactly 0. On a CPU the reference runs.
     """
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
@@ -67,7 +67,7 @@ def attend(query: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tens
 def attend_windowed(
     query: Tensor, token: Tensor, memory: SlotMemory, *, reads: int, window: int | None, stride: int
 ) -> Tensor:
-    """Attend over every `stride`-th of the last `window` of the first `reads` slots, from the latest on."""
+    """Attend over every `stride`-th of the last `window` of the first `reads` slots, from the last on."""
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
         return reference.attend_windowed(query, token, memory, reads=reads, window=window, stride=stride)
@@ -79,7 +79,7 @@ def attend_windowed(
 def attend_rotated(
     query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, reads: int, index: int
 ) -> Tensor:
-    """Attend with a query that is rotated on its way, by `index` times the angle [head_dim / 2]."""
+    """Do the same with a query that is rotated by `index` times the angle [head_dim / 2]."""
     memory.reads += 1
     if not (fits(query) and fits(memory.keys)):
         return reference.attend_rotated(query, token, memory, angle, reads, index)
@@ -105,7 +105,7 @@ class _Append(torch.autograd.Function):
         ctx.places = gradient_slice(key), gradient_slice(value)
         ctx.made = memory.running()
         ctx.set_materialize_grads(False)
-        # no view, of which FSDP warns
+        # not a view, about which FSDP warns
         return torch.empty_like(token)
 
     @staticmethod
@@ -145,7 +145,7 @@ class _Attend(torch.autograd.Function):
 
 
 class _Read(NamedTuple):
-    """A read of the running backward pass: the tensors that its row of the table points to."""
+    """A read of the current backward pass: the tensors that its row of the table points to."""
 
     table: Tensor
     query: Tensor
@@ -165,7 +165,7 @@ def _gradient(
     out: Tensor,
     log_sum: Tensor,
 ) -> Tensor:
-    """Return the gradient of the query, in its place if it has one; see to those of the slots."""
+    """Return the gradient of the query, in its `GradientSlice` if any; push or record those of the slots."""
     slots = _slots(part)
     reads, all_before = len(slots), len(slots) == part.stop
     given = {"out": out, "log_sum": log_sum, "turn": turn, "made": at.take(query.dtype) if at else None}
@@ -186,7 +186,7 @@ def _gradient(
         return run(query, gradient=gradient, reads=reads, push=push)[0]
     left = memory.left()
     if not left:
-        # a pass may end without reaching the append that lets them go
+        # a pass may end without reaching the append that releases the records
         torch.autograd.Variable._execution_engine.queue_callback(partial(_forget, weakref.ref(memory)))
     table = left[0].table if left else _table(memory)
     query, gradient = kernel.placed(query), kernel.readable(gradient)
@@ -196,12 +196,12 @@ def _gradient(
 
 
 def _slots(part: slice) -> range:
-    """Return the slots of a part."""
+    """Return the indices of the slots in a slice."""
     return range(part.start or 0, part.stop, part.step or 1)
 
 
 def _pulls(memory: SlotMemory, reads: int, query: Tensor, gradient: Tensor) -> bool:
-    """Return whether a read may leave its share: all appends it saw will fetch it, and it saves bytes."""
+    """Return whether a read may use pull: all appends that it saw will pull, and it moves fewer bytes."""
     slots, kv_heads, head_dim = len(memory.keys), *memory.keys.shape[3:]
     return (
         all(slot in memory.wanted for slot in range(reads))
@@ -217,9 +217,9 @@ def _fetched(
     turn: Tensor | None,
     places: tuple[GradientSlice | None, GradientSlice | None],
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a slot's key before its turn, and value, from all reads that this pass ran.
+    """Return the gradients of a slot's key, before rotation, and value, from all reads of this pass.
 
-    They are in their places if they have some.
+    They are written to their `GradientSlice`s if there are any.
     """
     left = memory.left()
     if not left:
@@ -228,13 +228,13 @@ def _fetched(
     pushed = memory.gradient(slot) if memory.pushed() else None
     dtype = pushed[0].dtype if pushed else memory.keys.dtype
     heads = left[0].query.shape[2]
-    # one block reads its slots in one way
+    # the uses of a block either all rotate or none does
     assert len({each.turn is None for each in left}) == 1
     queries = kernel.Queries(left[0].turn is not None, min(_apart(each.query) for each in left))
     given = memory.keys[slot], memory.values[slot], left[0].table, len(left), slot, heads, dtype
     key, value = kernel.pull(*given, turn, queries, _taken(places, dtype))
     if slot == min(each for each, wants in memory.wanted.items() if wants):
-        # autograd reaches the appends of other slots before this one
+        # autograd runs the appends of all other slots before this one
         memory.forget()
     return (key + _back(pushed[0], turn), value + pushed[1]) if pushed else (key, value)
 
@@ -242,19 +242,19 @@ def _fetched(
 def _taken(
     places: tuple[GradientSlice | None, GradientSlice | None], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor] | None:
-    """Return where the gradients of a key and a value are to be written, None where not for both."""
+    """Return where to write the gradients of a key and a value, or None unless both have a place."""
     taken = [place.take(dtype) for place in places if place]
     found = [each for each in taken if each is not None]
     return (found[0], found[1]) if len(found) == 2 else None
 
 
 def _back(key: Tensor, turn: Tensor | None) -> Tensor:
-    """Return the gradient of a key from that of its turned self."""
+    """Return the gradient of a key from the gradient of the rotated key."""
     return key if turn is None else rotate_back(key, turn)
 
 
 def _apart(query: Tensor) -> int:
-    """Return the power of two, at most 8, that divides the elements from token to token."""
+    """Return the largest power of two, at most 8, that divides the stride between tokens."""
     return math.gcd(8, in_heads(query).stride(0))
 
 

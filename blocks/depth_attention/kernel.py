@@ -1,18 +1,17 @@
-"""Triton kernels for depth attention, and the functions that start them.
+"""Triton kernels for depth attention, and the functions that launch them.
 
-Each program handles a tile of tokens of one kv head, with all query heads of its group: keys and values are
-read once per kv head, and no two programs write to the same place, so results do not depend on their order.
-Blocks are [tokens, group, head_dim], padded to powers of two under masks; keys and values have a group of 1.
-All arithmetic is in fp32, by multiply-adds and sums: one query against one slot is no matrix product.
+Each program processes a tile of tokens of one kv head with all query heads of its group: keys and values are
+read once per kv head. No two programs write to the same place, so results do not depend on their order.
+Blocks are [tokens, group, head_dim], padded to powers of two; keys and values have a group of 1. All
+arithmetic is in fp32, without matrix products, since each query meets one slot at a time.
 
-Forward is the online softmax (arXiv 1805.02867) over a number of slots that is known only at run time; only
-the log-sum-exp of the scores is kept, from which the backward kernels make the weights again (arXiv
-2205.14135). `pull` and `Push` are the two ways to the gradients of slots: see `backward_method.py`.
+The forward pass is an online softmax (arXiv 1805.02867) over a number of slots known at run time. Only the
+log-sum-exp of the scores is saved, from which the backward kernels recompute the weights (arXiv 2205.14135).
+`pull` and `Push` are the two methods for the gradients of slots: see `backward_method.py`.
 
-Queries may come as they were projected, with a `turn` of the step: they are rotated as they are loaded, and
-their gradients turned back as they are stored. `pull` turns the queries of each read again, by that read's
-turn: rotated copies would have to be written, `H d e` bytes per token and step, and turning takes none. A
-turn is [head_dim] in fp32, cosine and sine of each pair (2i, 2i + 1).
+With a `turn`, a rotation of the step, queries are rotated as they are loaded and their gradients rotated back
+as they are stored. `pull` rotates the queries of each read again, which saves writing a rotated copy of
+`H d e` bytes per token and step. A turn is [head_dim] in fp32, cosine and sine of each pair (2i, 2i + 1).
 
 Tensors are [batch, sequence, heads, head_dim]; slots [slots, batch, sequence, kv_heads, head_dim] are dense.
 """
@@ -30,14 +29,14 @@ from blocks.depth_attention.tile_kernel import Start, load, load_heads, place, t
 from blocks.kernels.tensors import in_heads
 
 COLUMNS = 8
-"""Of a table of reads: addresses of queries, gradients, log-sum-exps and deltas, the slots read, the elements
-from token to token of the queries, the address of their turn, and one for rows of a multiple of 16 bytes."""
+"""Columns of a table of reads: addresses of queries, gradients, log-sum-exps and deltas, the number of slots
+read, the stride between tokens of the queries, the address of their turn, and padding to 16 bytes."""
 
 
 class Push(NamedTuple):
-    """Where a backward step adds gradients, shaped like the slots in fp32, of slots `first` and later.
+    """Tensors, shaped like the slots, to which a backward step adds fp32 gradients of slots from `first` on.
 
-    The `only` one writes them instead, in any dtype.
+    The `only` step writes them instead, in any dtype.
     """
 
     keys: Tensor
@@ -47,18 +46,18 @@ class Push(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Where a backward step notes itself for `pull`: row `number` of `table`, int64 [rows, COLUMNS]."""
+    """The row in which a backward step is recorded for `pull`: `number` of `table`, int64 [rows, COLUMNS]."""
 
     table: Tensor
     number: int
 
 
 class Queries(NamedTuple):
-    """What is common to the queries of a table.
+    """Properties that all queries of a table share.
 
     Attributes:
-        turned: whether they are to be turned, each as its row says.
-        apart: a power of two, at most 8, that divides the elements from token to token.
+        turned: whether they are rotated, each by the turn in its row.
+        apart: a power of two, at most 8, that divides the strides between tokens.
     """
 
     turned: bool = False
@@ -68,9 +67,10 @@ class Queries(NamedTuple):
 def attend_forward(
     query: Tensor, keys: Tensor, values: Tensor, reads: int, turn: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attend over the first `reads` slots, at least one.
+    """Attend over the first `reads` slots, which is at least 1.
 
-    Returns the output, shaped and typed like the query, and the log-sum-exp [batch, sequence, heads] in fp32.
+    Returns the output, in the shape and dtype of the query, and the fp32 log-sum-exp [batch, sequence,
+    heads].
     """
     rows = in_heads(query)
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -97,9 +97,9 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of the query, and delta = sum(gradient * out) [batch, sequence, heads] in fp32.
 
-    The first is written to `made`, each token's heads in one piece, where that is given. With `push` the
-    gradients of the slots are added there. With `row` the step is noted for `pull`, which reads query,
-    gradient, log_sum and delta from where they are: `placed`, the gradient `readable`, and kept until then.
+    The first is written to `made` if given, whose heads of a token must be contiguous. With `push`, the
+    gradients of the slots are added to it. With `row`, the step is recorded for `pull`, which reads the
+    tensors by address: the query must be `placed`, the gradient `readable`, and all of them kept alive.
     """
     rows, gradients = in_heads(query), in_heads(gradient)
     assert row is None or (rows.data_ptr() == query.data_ptr() and gradient.is_contiguous())
@@ -132,9 +132,9 @@ def pull(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of one slot's key and value from the first `rows` reads of a table.
 
-    Reads that did not see the slot give nothing. What the table points to has the dtype of the slots. With a
-    `turn`, the gradient is that of the key before it was turned. They are written to `made`, each token's
-    heads in one piece, where that is given.
+    Reads that did not see the slot add nothing. The tensors in the table have the dtype of the slots. With a
+    `turn`, the gradient is that of the key before rotation. Gradients are written to `made` if given, whose
+    heads of a token must be contiguous.
     """
     to_key, to_value = made or (torch.empty(key.shape, dtype=dtype, device=key.device) for _ in range(2))
     keys, values = _in_place(to_key), _in_place(to_value)
@@ -148,21 +148,21 @@ def pull(
 
 
 def _in_place(x: Tensor) -> Tensor:
-    """Return x as [tokens, heads, head_dim], to be written."""
+    """Return a view of x as [tokens, heads, head_dim], for writing."""
     rows = in_heads(x)
     assert rows.data_ptr() == x.data_ptr(), "a copy would be written in its place"
     return rows
 
 
 def placed(x: Tensor) -> Tensor:
-    """Return x as `pull` reads queries from their address: in pieces of 16 bytes; a copy if it must."""
+    """Return x, or a copy, with strides and an address that are multiples of 16 bytes, as `pull` requires."""
     rows = in_heads(x)
     there = rows.data_ptr() == x.data_ptr() and not rows.data_ptr() % 16
     return x if there else readable(x)
 
 
 def readable(x: Tensor) -> Tensor:
-    """Return x as `pull` reads it from its address alone: dense, in pieces of 16 bytes; a copy if it must."""
+    """Return x, or a copy, that is dense and aligned to 16 bytes, as `pull` requires."""
     dense = x.contiguous()
     return dense.clone() if dense.data_ptr() % 16 else dense
 
@@ -192,14 +192,14 @@ def _forward(
     token, head, at, kv_at, wide, per_head, narrow = place(
         tokens, KV_HEADS, GROUP, DIM, BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM
     )
-    # powers of 2, which are one instruction
+    # scores for exp2, which is one instruction
     q = load(query + token * query_stride + at, wide) * (scale * 1.4426950408889634)
     if TURN:
         q = turned(q, turn, DIM, False)
     most = tl.full([BLOCK_TOKENS, BLOCK_GROUP, 1], float("-inf"), tl.float32)
     total = tl.full([BLOCK_TOKENS, BLOCK_GROUP, 1], 0.0, tl.float32)
     mixed = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
-    # two slots at once: twice the loads in flight, half the rescaling
+    # two slots per iteration: twice the loads in flight, half the rescaling
     for slot in tl.range(0, reads, 2, num_stages=STAGES):
         both = tl.where(slot + 1 < reads, narrow, False)
         k, other_k = tl.load(keys + kv_at, narrow, 0.0), tl.load(keys + slot_stride + kv_at, both, 0.0)
@@ -266,7 +266,7 @@ def _backward(
     tl.store(delta + row + head, outward, mask=per_head)
     to_query = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
     if GROUP > 1 and not PUSH:
-        # two slots at once: shared by several heads, one alone would leave too few loads in flight
+        # two slots per iteration: with shared slots, one would leave too few loads in flight
         for slot in tl.range(0, reads, 2, num_stages=STAGES):
             both = tl.where(slot + 1 < reads, narrow, False)
             k, other_k = tl.load(keys + kv_at, narrow, 0.0), tl.load(keys + slot_stride + kv_at, both, 0.0)
@@ -308,7 +308,7 @@ def _backward(
     to_query = (to_query * scale).to(query_gradient.dtype.element_ty)
     tl.store(query_gradient + token * query_gradient_stride + at, to_query, mask=wide)
     if NOTE:  # noqa: SIM102
-        # written on the device, for a copy from the host would wait for it
+        # written on the device: a copy from the host would synchronize
         if tl.program_id(0) == 0:
             tl.store(note, query.to(tl.int64))
             tl.store(note + 1, gradient.to(tl.int64))
@@ -350,7 +350,7 @@ def _pull(
     stats = token * (KV_HEADS * GROUP) + head
     gradient_at = token * (KV_HEADS * GROUP * DIM) + at
     k, v = load(key + kv_at, narrow) * scale, load(value + kv_at, narrow)
-    # summed over the group once, at the end
+    # summed over the group once at the end
     to_key = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
     to_value = tl.full([BLOCK_TOKENS, BLOCK_GROUP, BLOCK_DIM], 0.0, tl.float32)
     for _ in tl.range(0, rows):
@@ -358,14 +358,14 @@ def _pull(
         gradient = tl.load(table + 1).to(tl.pointer_type(key.dtype.element_ty))
         log_sum = tl.load(table + 2).to(tl.pointer_type(tl.float32))
         delta = tl.load(table + 3).to(tl.pointer_type(tl.float32))
-        # a read that did not see the slot loads nothing, and its gradient of 0 adds nothing
+        # a read that did not see the slot is masked out and adds 0
         seen = token < tl.where(tl.load(table + 4) > slot, tokens, 0)
         stride = tl.multiple_of(tl.load(table + 5), APART)
         q = load(tl.multiple_of(query, 16) + token * stride + at, wide & seen)
         if QUERIES:
             by = tl.load(table + 6).to(tl.pointer_type(tl.float32))
             if DIM % 4 == 0:
-                # a row of a table: told here, it is read by 16 bytes
+                # the hint allows 16-byte loads of the table's row
                 by = tl.multiple_of(by, 16)
             q = turned(q, by, DIM, False)
         g = load(tl.multiple_of(gradient, 16) + gradient_at, wide & seen)

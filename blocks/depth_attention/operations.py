@@ -1,4 +1,4 @@
-"""The operations of depth attention. Torch-free. A later pass fills in which slot is which."""
+"""The operations of depth attention. Torch-free. A later pass assigns the slot numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LARGEST = 128
 
 
 def unfit(operation: WriteKV | Attend, target: Target) -> str:
-    """Return why the Triton kernels cannot run, or ""."""
+    """Return why the Triton kernels cannot run an operation, or "" if they can."""
     larger = operation.head_dim > _LARGEST
     return off_triton(target) or (f"heads are larger than {_LARGEST}" if larger else "")
 
@@ -45,7 +45,7 @@ class WriteKV(WriteSlot):
     )
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Fuse the rotation of the key."""
+        """Fuse the rotary embedding of the key."""
         if position or shared or not isinstance(producer, RotateStep):
             return None
         return RotaryWriteKV(self.kv_heads, self.head_dim, self.slot, producer.index)
@@ -53,7 +53,7 @@ class WriteKV(WriteSlot):
 
 @dataclass(frozen=True)
 class Attend(SlotRead):
-    """softmax(q k^T / sqrt(head_dim)) v over each token's first slots: (q, token, slots) -> y."""
+    """softmax(q k^T / sqrt(head_dim)) v over the token's own first slots: (q, token, slots) -> y."""
 
     heads: int
     kv_heads: int
@@ -61,7 +61,7 @@ class Attend(SlotRead):
     span: Literal["inclusive", "exclusive"]
     reads: LoopIndex = ORIGIN
     fused: bool = False
-    """Whether one kernel runs it, which keeps no weights of the slots."""
+    """Whether a Triton kernel runs it, which does not save the attention weights."""
 
     kernels: ClassVar[tuple[Kernel, ...]] = (
         Kernel(
@@ -87,7 +87,7 @@ class Attend(SlotRead):
         return (inputs[0],)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Fuse the rotation of the query."""
+        """Fuse the rotary embedding of the query."""
         if type(self) is not Attend or position or shared or not isinstance(producer, RotateStep):
             return None
         sizes = self.heads, self.kv_heads, self.head_dim, self.span, self.reads
@@ -97,28 +97,28 @@ class Attend(SlotRead):
         return {"reads": self.reads}
 
     def slots(self, at: CostContext) -> float:
-        """Return how many slots an execution reads, in the mean."""
+        """Return the number of slots that an execution reads on average."""
         return self.reads.mean(at.trips)
 
     def flops(self, at: CostContext) -> float:
-        """Two products of head_dim per slot read and head."""
+        """Two dot products of head_dim per head and slot read."""
         return 4 * self.heads * self.head_dim * self.slots(at)
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Read the queries and every slot up to its own, write one vector for each query head."""
+        """Read the queries and all slots up to the current one, write one vector per query head."""
         slots = self.slots(at) * 2 * self.kv_heads * self.head_dim
         return at.compute_bytes * (2 * self.heads * self.head_dim + slots)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the queries, and the fp32 weights of the slots or the output and a log-sum-exp per head."""
+        """Save the queries and the fp32 weights; the kernel saves the output and log-sum-exps instead."""
         if self.fused:
             return SavedTensors(inputs=(0,), outputs=(0,), extra=4 * self.heads)
         return SavedTensors(inputs=(0,), extra=4 * self.heads * self.slots(at))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Queries and slots in fp32, and one product of every query element with every slot.
+        """Queries and slots in fp32, and the elementwise product of queries with every slot.
 
-        Fused it is the output and one fp32 number per head: the log-sum-exp, backward gradient times output.
+        The kernel needs the output and one fp32 number per head: the log-sum-exp, backward gradient . output.
         """
         if self.fused:
             return WorkspaceBytes(
@@ -134,7 +134,7 @@ class Attend(SlotRead):
 
 @dataclass(frozen=True)
 class RotaryWriteKV(WriteKV):
-    """The same with a key that is rotated on its way: (k, v, token, slots, angles) -> token."""
+    """`WriteKV` that rotates the key: (k, v, token, slots, angles) -> token."""
 
     index: LoopIndex = ORIGIN
 
@@ -159,13 +159,13 @@ class RotaryWriteKV(WriteKV):
         return {**super().arguments(), "index": self.index}
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Fuse nothing more."""
+        """Nothing else is fused."""
         return None
 
 
 @dataclass(frozen=True)
 class RotaryAttend(Attend):
-    """The same with queries that are rotated as they are read: (q, token, slots, angles) -> y."""
+    """`Attend` that rotates the queries: (q, token, slots, angles) -> y."""
 
     index: LoopIndex = ORIGIN
 
@@ -194,11 +194,11 @@ class RotaryAttend(Attend):
         return {**super().arguments(), "index": self.index}
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Fuse nothing more."""
+        """Nothing else is fused."""
         return None
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the queries as they came; in plain PyTorch those that were turned instead."""
+        """Save the queries before rotation; plain PyTorch saves the rotated ones instead."""
         saved = super().saved(at)
         if self.fused:
             return saved

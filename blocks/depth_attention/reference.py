@@ -1,8 +1,8 @@
-"""Plain PyTorch for depth attention: an append into a slot and an attention over the slots so far.
+"""Plain PyTorch for depth attention: append to the slots, attend over the slots so far.
 
-The slots are written in place, so both are autograd functions of their own: a read adds the gradients of the
-keys and values it saw to the slots' gradients, and the append of a slot hands them on. The scalar token that
-goes from append to read and to the next append makes autograd reach an append after all reads of its slot.
+The slots are written in place, so both are custom autograd functions: a read adds the gradients of keys and
+values to the gradients of the slots, and the append of a slot returns them. A scalar order token passes from
+append to read to the next append, so that autograd runs an append after all reads of its slot.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from blocks.primitives.reference import rotate_step, wide
 def append_rotated(
     key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, slot: int, index: int
 ) -> Tensor:
-    """Append a key that is rotated before, by `index` times the angle [head_dim / 2]."""
+    """Append a key that is first rotated by `index` times the angle [head_dim / 2]."""
     return append(rotate_step(key, angle, index), value, token, memory, slot)
 
 
@@ -31,7 +31,7 @@ def attend(
 ) -> Tensor:
     """Attend each token's query [batch, sequence, heads, head_dim] over its first `reads` slots.
 
-    With no slot to read the output is exactly 0.
+    With `reads` = 0 the output is exactly 0.
     """
     part = slice(reads)
     result: Tensor = _Attend.apply(query, token, None, memory, part, functions or EAGER)  # type: ignore[no-untyped-call]
@@ -48,9 +48,9 @@ def attend_windowed(
     window: int | None,
     stride: int,
 ) -> Tensor:
-    """Attend over every `stride`-th of the last `window` of the first `reads` slots, the latest among them.
+    """Attend over every `stride`-th of the last `window` of the first `reads` slots, counted from the last.
 
-    `bias` [heads] times the number of slots that a slot lies behind the latest is taken from its scores.
+    `bias` [heads] times the slot's distance from the latest slot is subtracted from its scores.
     """
     part = slots_read(reads, window, stride)
     result: Tensor = _Attend.apply(query, token, bias, memory, part, EAGER)  # type: ignore[no-untyped-call]
@@ -58,7 +58,7 @@ def attend_windowed(
 
 
 def slots_read(reads: int, window: int | None, stride: int) -> slice:
-    """Return which of the first `reads` slots are read, as `attend_windowed` says."""
+    """Return the slice of slots that `attend_windowed` reads."""
     first = 0 if window is None else max(0, reads - window)
     return slice(first + (reads - 1 - first) % stride if reads else 0, reads, stride)
 
@@ -66,12 +66,12 @@ def slots_read(reads: int, window: int | None, stride: int) -> slice:
 def attend_rotated(
     query: Tensor, token: Tensor, memory: SlotMemory, angle: Tensor, reads: int, index: int
 ) -> Tensor:
-    """Attend with a query that is rotated before, by `index` times the angle [head_dim / 2]."""
+    """Attend with a query that is first rotated by `index` times the angle [head_dim / 2]."""
     return attend(rotate_step(query, angle, index), token, memory, reads)
 
 
 def attend_stacked(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return the same in autograd, from keys and values [slots, batch, sequence, kv_heads, head_dim]."""
+    """Return `attend` by autograd, from keys and values [slots, batch, sequence, kv_heads, head_dim]."""
     grouped, keys, values = _grouped(query, keys, values)
     weights = _weights(grouped, keys, None)
     y: Tensor = (weights.unsqueeze(-1) * values).sum(0).reshape(query.shape)
@@ -79,7 +79,7 @@ def attend_stacked(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def _grouped(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the query [.., kv_heads, group, head_dim] and the slots [.., kv_heads, 1, head_dim], in fp32."""
+    """Return queries [.., kv_heads, group, head_dim] and slots [.., kv_heads, 1, head_dim], in fp32."""
     batch, length, heads, head_dim = query.shape
     kv_heads = keys.shape[3]
     grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
@@ -92,16 +92,16 @@ def _weights(grouped: Tensor, keys: Tensor, far: Tensor | None) -> Tensor:
 
 
 class AttendFunctions(NamedTuple):
-    """The two functions that `attend` runs: `attended` and `attended_backward`, or what does the same."""
+    """The two functions that `attend` runs: `attended` and `attended_backward`, or compiled versions."""
 
     forward: Callable[..., tuple[Tensor, Tensor]]
     backward: Callable[..., Tensor]
 
 
 def attended(query: Tensor, keys: Tensor, values: Tensor, far: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return what queries read from the given slots, and the weights [slots, B, S, kv_heads, group].
+    """Return the attention output over the given slots, and the weights [slots, B, S, kv_heads, group].
 
-    `far`, which broadcasts to the weights, is taken from the scores.
+    `far`, which broadcasts to the weights, is subtracted from the scores.
     """
     grouped, keys, values = _grouped(query, keys, values)
     weights = _weights(grouped, keys, far)
@@ -118,7 +118,7 @@ def attended_backward(
     value_gradients: Tensor,
     far_gradients: Tensor | None = None,
 ) -> Tensor:
-    """Return the gradient of the query; add those of keys, values and `far` to what is there, in place."""
+    """Return the gradient of the query; add those of keys, values and `far` in place."""
     grouped, keys, values = _grouped(query, keys, values)
     gradient = gradient.reshape(grouped.shape).to(grouped.dtype)
     value_gradients += (weights.unsqueeze(-1) * gradient).sum(4)
@@ -179,12 +179,12 @@ class _Attend(torch.autograd.Function):
 
 
 def _behind(part: slice, like: Tensor) -> Tensor:
-    """Return how many slots behind the latest each slot of a part lies: [slots]."""
+    """Return the distance of each slot of a slice from the latest slot: [slots]."""
     count = len(range(part.start or 0, part.stop, part.step or 1))
     return torch.arange(count - 1, -1, -1, device=like.device, dtype=like.dtype) * (part.step or 1)
 
 
 def distances(bias: Tensor, part: slice, group: int) -> Tensor:
-    """Return what a bias [heads] takes from the scores of each slot: [slots, 1, 1, kv_heads, group]."""
+    """Return the subtrahend of the scores for a bias [heads]: [slots, 1, 1, kv_heads, group]."""
     bias = wide(bias)
     return (_behind(part, bias)[:, None] * bias).view(-1, 1, 1, len(bias) // group, group)

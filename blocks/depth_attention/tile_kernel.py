@@ -1,4 +1,4 @@
-"""What the Triton kernels of depth attention share: how they start, and a program's tile of tokens."""
+"""Helpers of the Triton kernels of depth attention: launching, and a program's tile of tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blocks.kernels.gpu import architecture, on, padded
 
 
 class Start:
-    """Starts one kernel on queries [batch, sequence, heads, head_dim] over a number of kv heads."""
+    """Launches one kernel on queries [batch, sequence, heads, head_dim] with a number of kv heads."""
 
     def __init__(self, kernel: Pass, shape: torch.Size, kv_heads: int, device: torch.device) -> None:
         batch, length, heads, head_dim = shape
@@ -23,10 +23,10 @@ class Start:
         self.tile = tile(Shape(kernel, architecture(device), head_dim, self.group))
 
     def __call__(self, kernel: Any, *arguments: Any, **flags: Any) -> None:
-        """Start it with the arguments between its tensors and sizes; nothing at all without tokens."""
+        """Launch it with the arguments between its tensors and sizes; do nothing without tokens."""
         if not self.tokens:
             return
-        # kv heads of a tile side by side: together they read whole rows of a slot
+        # the kv heads of a tile are neighbors in the grid: together they read whole rows of a slot
         grid = (triton.cdiv(self.tokens, self.tile.tokens) * self.kv_heads,)
         with on(self.device):
             kernel[grid](
@@ -54,9 +54,9 @@ def place(
     BLOCK_GROUP: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
-    """Return this program's tokens, offsets within a token's heads and within its kv heads, and which exist.
+    """Return this program's tokens, offsets within query heads and within kv heads, and their masks.
 
-    Offsets grow past 2^31, so tokens are int64.
+    Tokens are int64, since offsets may exceed 2^31.
     """
     program = tl.program_id(0)
     kv_head = program % KV_HEADS
@@ -78,14 +78,14 @@ def place(
 
 @triton.jit
 def load(pointers, mask):
-    """Load as fp32, 0 where masked."""
+    """Load as fp32, with 0 where masked."""
     return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def load_heads(pointers, mask):
-    """Load one number for each head, [tokens, group, 1], as fp32."""
-    # in two dimensions: Triton 3.6 loads a last one of 1 as often as a thread holds elements of other blocks
+    """Load one number per head, [tokens, group, 1], as fp32."""
+    # two-dimensional: Triton 3.6 repeats loads of a last dimension of 1 for each element per thread
     shape: tl.constexpr = [mask.shape[0], mask.shape[1]]
     flat = tl.load(tl.reshape(pointers, shape), mask=tl.reshape(mask, shape), other=0.0)
     return tl.expand_dims(flat.to(tl.float32), 2)
@@ -93,7 +93,7 @@ def load_heads(pointers, mask):
 
 @triton.jit
 def turned(x, turn, DIM: tl.constexpr, BACK: tl.constexpr):
-    """Turn the pairs of a block [tokens, group, head_dim], forward or back."""
+    """Rotate the pairs of a block [tokens, group, head_dim], forward or back."""
     first, second = tl.split(tl.reshape(x, [x.shape[0], x.shape[1], x.shape[2] // 2, 2]))
     at = tl.arange(0, x.shape[2])[None, None, :]
     cos, sin = tl.split(tl.reshape(tl.load(turn + at, mask=at < DIM, other=0.0), [1, 1, x.shape[2] // 2, 2]))

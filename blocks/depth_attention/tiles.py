@@ -1,6 +1,6 @@
-"""How large a tile each kernel of depth attention takes: one table, keyed by what decides it. Torch-free.
+"""Tile sizes of the depth attention kernels. Torch-free.
 
-A program handles some tokens of one kv head with all query heads of its group, as a block of
+A program processes several tokens of one kv head with all query heads of its group, as a block
 [tokens, group, head_dim] in fp32 registers.
 """
 
@@ -18,8 +18,8 @@ class Tile(NamedTuple):
     """Sizes of one program; `tokens` is a power of two.
 
     Attributes:
-        warps: of 32 threads each.
-        stages: loads of slots in flight at once; 1 leaves that to the warps beside.
+        warps: warps of 32 threads.
+        stages: loads of slots in flight (pipelining); with 1 only other warps hide the latency.
     """
 
     tokens: int
@@ -28,7 +28,7 @@ class Tile(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What a tile is chosen by; `architecture` is the compute capability, such as 90, 0 without a GPU."""
+    """The key of the tile table; `architecture` is the compute capability, such as 90; 0 without a GPU."""
 
     kernel: Pass
     architecture: int
@@ -37,20 +37,20 @@ class Shape(NamedTuple):
 
 
 MEASURED: dict[Shape, Tile] = {}
-"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others are derived."""
+"""Tiles tuned by measurement on a GPU; other shapes get a derived tile."""
 
 _ELEMENTS: dict[Pass, int] = {"append": 4096, "forward": 4096, "backward": 2048, "pull": 2048}
-"""Elements of a block. Forward holds two blocks (queries, sums), backward three to four."""
+"""Elements of a block. The forward pass holds two blocks (queries, sums), the backward pass three to four."""
 
 _WIDE = 4096
-"""The same of the backward pass where heads share slots: at 2048 a thread would load 8 bytes of a slot."""
+"""The same for the backward pass with shared slots; with 2048 a thread would load only 8 bytes of a slot."""
 
 _PER_THREAD = 32
-"""Elements of one block that a thread holds at most: four blocks in fp32 fit into 255 registers."""
+"""The most elements of one block per thread: four fp32 blocks fit into 255 registers."""
 
 
 def _derived(shape: Shape) -> Tile:
-    # bound by bytes: enough programs in flight count for more than large ones
+    # memory-bound: many programs in flight matter more than large tiles
     token = padded(shape.group) * padded(shape.head_dim)
     elements = _WIDE if shape.kernel == "backward" and shape.group > 2 else _ELEMENTS[shape.kernel]
     tokens = max(1, elements // token)

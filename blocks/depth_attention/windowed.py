@@ -1,4 +1,4 @@
-"""Depth attention that reads some slots only, or prefers near ones. Torch-free."""
+"""Depth attention with a window, a stride or a bias by distance. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def _unfit(operation: WindowedAttend, target: Target) -> str:
 
 @dataclass(frozen=True)
 class WindowedAttend(Attend):
-    """The same over the last slots, or every n-th of them, with a bias by distance.
+    """`Attend` over the last slots, or every n-th of them, optionally with a bias by distance.
 
     Of R slots so far it reads R - 1, R - 1 - stride, R - 1 - 2 stride, ... down to R - window, or to 0. With
-    `biased` a learned number for each head, times how many slots a slot lies back, is taken from its score.
+    `biased`, a learned number per head times the slot's distance is subtracted from the score.
     """
 
     window: int | None = None
@@ -45,7 +45,7 @@ class WindowedAttend(Attend):
     )
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return one number for each head, where there is a bias."""
+        """Return [heads] if there is a bias."""
         return ((self.heads,),) if self.biased else ()
 
     def arguments(self) -> dict[str, Any]:

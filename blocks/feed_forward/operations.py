@@ -48,6 +48,6 @@ class SquaredRelu(Gelu):
 
 
 ACTIVATIONS = {"gelu": Gelu, "gelu_tanh": GeluTanh, "relu": Relu, "relu2": SquaredRelu}
-"""Activations of one projection, by their names in specs."""
+"""Activations without a gate, by their names in specs."""
 GATED = {"swiglu": SwiGLU, "geglu": GeGLU}
-"""Activations with a gate."""
+"""Activations with a gate, by their names in specs."""

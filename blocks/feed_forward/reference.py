@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """Return x times the normal distribution function of x, approximated by tanh."""
+    """Return the tanh approximation of GELU."""
     return F.gelu(x, approximate="tanh")
 
 

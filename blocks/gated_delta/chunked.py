@@ -1,7 +1,7 @@
-"""The gated delta rule by chunks, with a backward pass that goes through them from the last to the first.
+"""The gated delta rule by chunks, with a backward pass from the last chunk to the first.
 
-Only the inputs are kept. The backward pass makes the state before each chunk again, then holds what one chunk
-needs at a time.
+Only the inputs are saved. The backward pass recomputes the state before each chunk, then holds the tensors of
+one chunk at a time.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from blocks.gated_delta.chunks import (
 def mix(
     q: Tensor, k: Tensor, v: Tensor, write: Tensor, forget: Tensor, rate: Tensor, shift: Tensor
 ) -> Tensor:
-    """Return what the state of all tokens up to each token holds for its query.
+    """Return the values that each query reads from the state after its token: [B, S, heads, value_dim].
 
-    Shapes as in `reference`; all of it in fp32, the result in the dtype of v.
+    Shapes are those in `reference`. Computed in fp32; the result has the dtype of v.
     """
     made: Tensor = _Mix.apply(q, k, v, write, forget, rate, shift)  # type: ignore[no-untyped-call]
     return made
@@ -53,7 +53,7 @@ class _Mix(torch.autograd.Function):
 
 
 class _Gradients(NamedTuple):
-    """Of what a chunk reads: [N, C, ...] each, and of the state before it."""
+    """The gradients of the inputs of a chunk, [N, C, ...] each, and of the state before it."""
 
     query: Tensor
     key: Tensor
@@ -101,9 +101,9 @@ def _backward(
 
 
 def _of_chunk(gradient: Tensor, query: Tensor, chunk: Chunk, state: Tensor, last: Tensor) -> _Gradients:
-    """Return the gradients of a chunk, given that of its outputs and of the state after it.
+    """Return the gradients of a chunk from those of its outputs and of the state after it.
 
-    All that is made is held until the end, so that the most memory is the sum of it.
+    All intermediates are held until the end; the peak is their sum.
     """
     key, since, until, written = chunk.key, chunk.since, chunk.until, chunk.written
     strength = chunk.gates.strength
@@ -115,13 +115,13 @@ def _of_chunk(gradient: Tensor, query: Tensor, chunk: Chunk, state: Tensor, last
     of_strength = (solved * chunk.error).sum(-1, keepdim=True)
     of_strength += (of_system * chunk.alike).mul_(chunk.kept).sum(-1, keepdim=True)
     of_value = solved * strength
-    # through what tokens keep of each other
+    # gradients of the decay between tokens
     moved = scores.mul_(of_scores).add_(of_system * chunk.system)
     of_decay = moved.sum(-1, keepdim=True).sub_(moved.sum(-2).unsqueeze(-1))
     of_scores.mul_(chunk.kept)
     of_system.mul_(chunk.kept).mul_(strength)
     either_way = of_system + of_system.mT
-    # through the state before and after
+    # gradients through the states before and after the chunk
     from_before = torch.bmm(gradient, state.mT).mul_(since)
     of_query = torch.baddbmm(from_before, of_scores, key)
     of_decay += from_before.mul_(query).sum(-1, keepdim=True)
@@ -142,7 +142,7 @@ def _of_chunk(gradient: Tensor, query: Tensor, chunk: Chunk, state: Tensor, last
 
 
 def _through_unit(gradient: Tensor, found: Tensor, scale: Tensor, size: float) -> Tensor:
-    """Return the gradient of what was brought to length `size`."""
+    """Return the gradient of a vector that was normalized to length `size`."""
     along = (gradient * found).sum(-1, keepdim=True).div_(size**2)
     return gradient.sub_(found * along).mul_(scale)
 

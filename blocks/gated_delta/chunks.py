@@ -19,7 +19,7 @@ EPS = 1e-6
 
 
 class Gates(NamedTuple):
-    """How strongly a token writes, the logarithm of what the state keeps at it, and what that is made of."""
+    """The write strength of a token, the logarithm of its decay, and the inputs of both."""
 
     strength: Tensor
     rate: Tensor
@@ -28,16 +28,16 @@ class Gates(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What is made of the tokens of a chunk and the state before them.
+    """Intermediates of the tokens of a chunk and the state before them.
 
     Attributes:
-        key, key_scale: keys at length 1, and what they were multiplied by.
-        since, until: how much of the state before a token sees, and how much of it the state after holds.
-        kept: how much of token j is there at token i [N, C, C], 0 where j is later.
-        alike: products of keys [N, C, C].
-        system: how much of what j writes is taken off what i writes, below the diagonal [N, C, C].
-        error: values less what the state before held for their keys.
-        written: what tokens write, with their keys.
+        key, key_scale: keys normalized to length 1, and the factors of the normalization.
+        since, until: decay from the state before the chunk to a token, and from a token to the state after.
+        kept: decay from token j to token i [N, C, C], 0 for later j.
+        alike: dot products of keys [N, C, C].
+        system: the strictly lower triangular system: the share of j's write that i subtracts [N, C, C].
+        error: values minus the values that the state before holds for their keys.
+        written: the vectors that tokens write at their keys.
     """
 
     key: Tensor
@@ -53,31 +53,31 @@ class Chunk(NamedTuple):
 
 
 def parts(length: int) -> Iterator[slice]:
-    """Yield the tokens of each chunk."""
+    """Yield the slice of tokens of each chunk."""
     return (slice(start, start + CHUNK) for start in range(0, length, CHUNK))
 
 
 def rows(x: Tensor, part: slice) -> Tensor:
-    """Return some tokens of x [B, S, heads, ...] as [N, C, ...], at least in fp32."""
+    """Return the tokens `part` of x [B, S, heads, ...] as [N, C, ...], at least in fp32."""
     found = x[:, part].transpose(1, 2)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return torch.empty(found.shape, dtype=dtype, device=x.device).copy_(found).flatten(0, 1)
 
 
 def put(x: Tensor, part: slice, found: Tensor) -> None:
-    """Write [N, C, ...] to the same tokens of x."""
+    """Write `found` [N, C, ...] to the tokens `part` of x."""
     batch, _, heads = x.shape[:3]
     x[:, part].copy_(torch.unflatten(found, 0, (batch, heads)).transpose(1, 2))
 
 
 def unit(x: Tensor, size: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return x at length `size` over the last dimension, and what each row was multiplied by."""
+    """Return x normalized to length `size` over the last dimension, and the factor of each row."""
     scale = x.square().sum(-1, keepdim=True).add_(EPS).rsqrt_().mul_(size)
     return x.mul_(scale), scale
 
 
 def gates(write: Tensor, forget: Tensor, rate: Tensor, shift: Tensor, part: slice) -> Gates:
-    """Return the gates of some tokens; write, forget: [B, S, heads]; rate, shift: [heads]."""
+    """Return the gates of the tokens `part`; write, forget: [B, S, heads]; rate, shift: [heads]."""
     batch = len(write)
     each = (wide(x).repeat(batch)[:, None, None] for x in (rate.exp(), shift))
     rates, shifts = each
@@ -86,10 +86,10 @@ def gates(write: Tensor, forget: Tensor, rate: Tensor, shift: Tensor, part: slic
 
 
 def solve(key: Tensor, value: Tensor, gates: Gates, state: Tensor) -> Chunk:
-    """Return what a chunk writes: one triangular system for all of its tokens."""
+    """Compute the writes of a chunk by one triangular system over its tokens."""
     key, key_scale = unit(key)
     total = gates.log_decay.cumsum(1)
-    # what overflows lies above the diagonal
+    # only elements above the diagonal can overflow
     kept = torch.sub(total, total.mT).exp_().tril_()
     until = (total[:, -1:] - total).exp_()
     since = total.exp_()
@@ -101,18 +101,18 @@ def solve(key: Tensor, value: Tensor, gates: Gates, state: Tensor) -> Chunk:
 
 
 def read(query: Tensor, chunk: Chunk, state: Tensor) -> Tensor:
-    """Return what queries [N, C, key_dim], at their length, find: [N, C, value_dim]."""
+    """Return the values [N, C, value_dim] that normalized queries [N, C, key_dim] read."""
     scores = torch.bmm(query, chunk.key.mT).mul_(chunk.kept)
     return torch.baddbmm(torch.bmm(scores, chunk.written), chunk.since * query, state)
 
 
 def after(chunk: Chunk, state: Tensor) -> Tensor:
-    """Return the state after a chunk."""
+    """Return the state after a chunk [N, key_dim, value_dim]."""
     return torch.baddbmm(chunk.since[:, -1:] * state, (chunk.until * chunk.key).mT, chunk.written)
 
 
 def empty_state(key: Tensor, value: Tensor) -> Tensor:
-    """Return the state before the first token; key, value: [B, S, heads, ...]."""
+    """Return the zero state before the first token; key, value: [B, S, heads, ...]."""
     batch, _, heads, key_dim = key.shape
     dtype = torch.promote_types(key.dtype, torch.float32)
     return torch.zeros(batch * heads, key_dim, value.shape[-1], dtype=dtype, device=key.device)
@@ -128,7 +128,7 @@ def mixed(
     shift: Tensor,
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return what all tokens find [B, S, heads, value_dim], in the dtype of v, and the last state."""
+    """Return the values that tokens read [B, S, heads, value_dim], in the dtype of v, and the last state."""
     y = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     state = empty_state(k, v) if state is None else state
     for part in parts(k.shape[1]):
@@ -137,6 +137,6 @@ def mixed(
         found = read(query, chunk, state)
         put(y, part, found)
         state = after(chunk, state)
-        # the next chunk has their place
+        # free the memory for the next chunk
         del chunk, query, found
     return y, state

@@ -1,4 +1,4 @@
-"""A short causal convolution of each channel, as an operation. Torch-free."""
+"""The operation of a short causal depthwise convolution. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from blocks.ir.tensor_type import Shape, TensorType
 
 @dataclass(frozen=True)
 class ShortConvolution(Operation):
-    """silu of a weighted sum of a token's channel and that of `size - 1` tokens before: (x) -> y.
+    """silu of a causal depthwise convolution over `size` tokens: (x) -> y.
 
-    The last column of the weight [channels, size] is that of the token itself, as torch has it.
+    The last column of the weight [channels, size] is multiplied with the token itself, as in torch.
     """
 
     shape: Shape
@@ -35,7 +35,7 @@ class ShortConvolution(Operation):
 
     @property
     def channels(self) -> int:
-        """Elements of a token."""
+        """The number of channels."""
         return prod(self.shape)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -54,11 +54,11 @@ class ShortConvolution(Operation):
         return SavedTensors(inputs=(0,))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The sums stand in fp32, backward two tensors as wide; narrow values are cast last."""
+        """The fp32 sums; two such tensors in the backward pass; narrower results are cast last."""
         wide, narrow = 4 * self.channels, at.compute_bytes < 4
         backward = 2 * wide + (flow.grad_inputs if narrow else 0)
         return WorkspaceBytes(flow.outputs + (wide if narrow else 0), backward, backward, until_end=True)
 
     def sequence_cache(self, at: CostContext) -> int:
-        """The tokens that the next one sees, shared out over those of the context."""
+        """The last `size` - 1 tokens, averaged over the tokens of the context."""
         return -(-(self.size - 1) * self.channels // at.context)

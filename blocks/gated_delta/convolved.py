@@ -1,4 +1,4 @@
-"""The short convolution with a backward pass that makes its sums again, so that the input alone is kept."""
+"""The short convolution with a backward pass that recomputes the sums, so that only the input is saved."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from blocks.primitives.reference import wide
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """Return silu(sum over j of weight[:, -1 - j] * x of j tokens before), in the dtype of x.
+    """Return silu(sum over j of weight[:, -1 - j] * x[t - j]) in the dtype of x.
 
-    x: [B, S, ...]; weight: [channels, size]. Sums are at least in fp32.
+    x: [B, S, ...]; weight: [channels, size]. Sums are computed at least in fp32.
     """
     made: Tensor = _Convolve.apply(x, weight)  # type: ignore[no-untyped-call]
     return made

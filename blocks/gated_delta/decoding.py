@@ -1,4 +1,4 @@
-"""Gated DeltaNet for tokens that come after others: a state is kept, and what convolutions see again."""
+"""Generation with Gated DeltaNet: caches the state and the last inputs of the convolutions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def mix_next(
     place: str,
     use: int,
 ) -> Tensor:
-    """Write new tokens into the state, and read it after each."""
+    """Write new tokens into the state and read it after each token."""
     past.refuse_padding("a state that each token changes")
     batch, heads = q.shape[0], q.shape[2]
     kept = past.held(place, use, lambda: State(torch.unflatten(empty_state(k, v), 0, (batch, heads))))
@@ -34,7 +34,7 @@ def mix_next(
 
 
 def convolve_next(x: Tensor, past: Past, weight: Tensor, *, place: str, use: int) -> Tensor:
-    """Convolve new tokens with the last ones before, which are kept in the place of older ones."""
+    """Convolve new tokens with the cached previous tokens, and update the cache."""
     past.refuse_padding("convolutions of the latest tokens")
     before = weight.shape[1] - 1
     kept = past.held(place, use, lambda: State(x.new_zeros(len(x), before, *x.shape[2:])))

@@ -13,12 +13,12 @@ from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
 
 CHUNK = 64
-"""Tokens that are mixed at a time."""
+"""The number of tokens in a chunk."""
 
 
 @dataclass(frozen=True)
 class GatedDelta(Operation):
-    """What a state of fixed size, written by the gated delta rule, gives: (q, k, v, write, forget) -> y."""
+    """The gated delta rule (arXiv 2412.06464): (q, k, v, write, forget) -> y."""
 
     heads: int
     key_dim: int
@@ -42,42 +42,41 @@ class GatedDelta(Operation):
         return (TensorType(values),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the logarithm of each head's rate of forgetting, and the shift of its gate."""
+        """Return [heads] for the logarithm of the decay rate, and [heads] for the shift of its gate."""
         return (self.heads,), (self.heads,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return nothing: sizes are those of the tensors."""
         return {}
 
     def flops(self, at: CostContext) -> float:
-        """Three products of keys by values per token, and three with the tokens of its chunk."""
+        """Three products of key_dim x value_dim per token, and three with the tokens of its chunk."""
         pairs, state = self._pairs(at), self.key_dim * self.value_dim
         return 2 * self.heads * (pairs * (2 * self.key_dim + self.value_dim) + 3 * state)
 
     def backward_flops(self, at: CostContext) -> float:
-        """The products that lead to the states again, and for each its gradients."""
+        """The products that recompute the states, and the gradients of all products."""
         pairs, state = self._pairs(at), self.key_dim * self.value_dim
         own = pairs * (5 * self.key_dim + 3 * self.value_dim) + 7 * state
-        # states are made from all chunks but the last
+        # states are computed from all chunks but the last
         after = at.context - self._last(at)
         again = (after * CHUNK * self.key_dim + 2 * after * state) / at.context
         return 2 * self.heads * (own + again)
 
     def _pairs(self, at: CostContext) -> float:
-        """Return the tokens of the chunk of a token, in the mean."""
+        """Return the size of a token's chunk, averaged over tokens."""
         last = self._last(at)
         return ((at.context - last) * CHUNK + last * last) / at.context
 
     def _last(self, at: CostContext) -> int:
-        """Return the tokens of the last chunk."""
+        """Return the size of the last chunk."""
         return (at.context - 1) % CHUNK + 1
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the inputs alone."""
+        """Save only the inputs."""
         return SavedTensors(inputs=(0, 1, 2, 3, 4))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, a state and what one chunk makes of it; backward, the state before each chunk as well."""
+        """Forward, a state and the intermediates of one chunk; backward, also the state before each chunk."""
         chunk, chunks = smallest(CHUNK, at.context), -(-at.context // CHUNK)
         keys, values, state = chunk * self.key_dim, chunk * self.value_dim, self.key_dim * self.value_dim
         solved = keys + 2 * values + 3 * chunk * chunk + 6 * chunk
@@ -89,6 +88,6 @@ class GatedDelta(Operation):
         return WorkspaceBytes(flow.outputs + share * forward, of_inputs, of_inputs, until_end=True)
 
     def sequence_cache(self, at: CostContext) -> int:
-        """One state in fp32, shared out over the tokens of the context."""
+        """One fp32 state, averaged over the tokens of the context."""
         state = self.heads * self.key_dim * self.value_dim * 4 // at.compute_bytes
         return -(-state // at.context)

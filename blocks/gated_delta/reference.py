@@ -1,4 +1,4 @@
-"""Plain PyTorch for Gated DeltaNet (arXiv 2412.06464), the delta rule token by token.
+"""Plain PyTorch for Gated DeltaNet (arXiv 2412.06464), token by token.
 
 q, k: [B, S, heads, key_dim]; v: [B, S, heads, value_dim]; write, forget: [B, S, heads], before their
 nonlinearities; rate, shift: [heads].
@@ -18,10 +18,10 @@ _EPS = 1e-6
 def mix_plain(
     q: Tensor, k: Tensor, v: Tensor, write: Tensor, forget: Tensor, rate: Tensor, shift: Tensor
 ) -> Tensor:
-    """Return what the state of all tokens up to each token holds for its query [B, S, heads, value_dim].
+    """Return the values that each query reads from the state after its token: [B, S, heads, value_dim].
 
-    At each token the state [B, heads, key_dim, value_dim] decays, then holds for the token's key more of its
-    value in the place of what it held. All of it at least in fp32.
+    At each token the state [B, heads, key_dim, value_dim] decays, then the value stored at the token's key
+    moves towards the token's value. Computed at least in fp32.
     """
     query, key, value = _unit(wide(q)) * q.shape[-1] ** -0.5, _unit(wide(k)), wide(v)
     strength = wide(write).sigmoid()
@@ -41,7 +41,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def convolve_plain(x: Tensor, weight: Tensor) -> Tensor:
-    """Return silu(sum over j of weight[:, -1 - j] * x of j tokens before); weight: [channels, size]."""
+    """Return silu(sum over j of weight[:, -1 - j] * x[t - j]); weight: [channels, size]."""
     flat, size = wide(x.flatten(2)), weight.shape[1]
     padded = F.pad(flat, (0, 0, size - 1, 0))
     each = [padded[:, j : j + x.shape[1]] * weight[:, j] for j in range(size)]

@@ -1,6 +1,6 @@
-"""Latent attention for tokens that come after others: only latent vectors and shared keys are kept.
+"""Generation with latent attention: caches only latent vectors and shared keys.
 
-The maps to keys and values are applied to the query and the sum, not to every token (arXiv 2405.04434).
+The projections to keys and values are absorbed into the query and the output (arXiv 2405.04434).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def attend_next(
     place: str,
     use: int,
 ) -> Tensor:
-    """Attend to all tokens up to each token; after the first tokens one at a time."""
+    """Causal attention to cached and new tokens; after the prompt one token at a time."""
     values, rope_dim = latent.unsqueeze(2), rope_key.shape[-1]
     held = past.held(place, use, lambda: KVCache(values, past.capacity, key_dim=rope_dim))
     kept = past.keep(held, rope_key, values)
@@ -45,7 +45,7 @@ def attend_chosen(
     use: int,
     chosen_by: str,
 ) -> Tensor:
-    """Attend to the tokens up to each token that run the same step."""
+    """Causal attention among the tokens that run the same step."""
     values, rope_dim = latent.unsqueeze(2), rope_key.shape[-1]
     held = past.held(place, use, lambda: SelectedKVCache(values, past.capacity, rope_dim))
     kept = held.keep(rope_key, values, past.runs[chosen_by], first=not past.position)
@@ -55,7 +55,7 @@ def attend_chosen(
 
 
 def _attend_one(q: Tensor, kept: VisibleKV, up_key: Tensor, up_value: Tensor) -> Tensor:
-    """Attend from one token, q [batch, 1, heads, head_dim], to the latent vectors that it sees."""
+    """Attend from one token, q [batch, 1, heads, head_dim], to the cached latent vectors."""
     shared, rows = wide(kept.keys[:, 0]), wide(kept.values[:, 0])
     rope_dim = shared.shape[-1]
     to_key, to_value = (wide(each).view(q.shape[2], -1, each.shape[1]) for each in (up_key, up_value))

@@ -16,9 +16,10 @@ _REFERENCE = "blocks.latent_attention.reference"
 
 @dataclass(frozen=True)
 class LatentAttend(Operation):
-    """Causal attention to keys and values made of latent vectors: (q, rope_key, latent) -> y.
+    """Causal attention with keys and values projected from latent vectors (MLA, arXiv 2405.04434).
 
-    The first `rope_dim` elements of a head meet the key that all heads share, the others keys of their own.
+    (q, rope_key, latent) -> y. All heads share the key of their first `rope_dim` elements; the other elements
+    have keys per head.
     """
 
     heads: int
@@ -39,12 +40,12 @@ class LatentAttend(Operation):
         return (TensorType(y),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return the maps from latent vectors to keys and to values of all heads."""
+        """Return the shapes of the projections from latent vectors to keys and to values of all heads."""
         bare = self.head_dim - self.rope_dim
         return (self.heads * bare, self.latent), (self.heads * self.head_dim, self.latent)
 
     def flops(self, at: CostContext) -> float:
-        """Both maps, and two products of head_dim per pair of tokens and head."""
+        """Both projections, and two dot products of head_dim per head and pair of tokens."""
         pairs = at.context if at.full_mask else (at.context + 1) / 2
         maps = 2 * self.latent * self.heads * (2 * self.head_dim - self.rope_dim)
         return maps + 4 * self.heads * self.head_dim * pairs
@@ -55,7 +56,7 @@ class LatentAttend(Operation):
         return SavedTensors(inputs=(0, 2), outputs=(0,), extra=made + 4 * self.heads)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Autocast casts what a product reads."""
+        """Autocast casts the inputs of products."""
         return "compute"
 
     def sequence_cache(self, at: CostContext) -> int:

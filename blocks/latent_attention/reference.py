@@ -14,14 +14,14 @@ from blocks.primitives.reference import wide
 
 
 def attend(q: Tensor, rope_key: Tensor, latent: Tensor, up_key: Tensor, up_value: Tensor) -> Tensor:
-    """Make keys and values, and attend to all tokens up to each token by torch's fused attention."""
+    """Causal attention with torch's `scaled_dot_product_attention`: [B, S, heads, head_dim]."""
     k, v = keys_and_values(rope_key, latent, up_key, up_value, q.shape[2])
     first, second, third = (x.to(v.dtype).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(first, second, third, is_causal=True).transpose(1, 2)
 
 
 def attend_plain(q: Tensor, rope_key: Tensor, latent: Tensor, up_key: Tensor, up_value: Tensor) -> Tensor:
-    """Do the same as the equations say, the softmax at least in fp32."""
+    """Return the same, computed as in the equations; the softmax is at least in fp32."""
     k, v = keys_and_values(rope_key, latent, up_key, up_value, q.shape[2])
     scores = torch.einsum("bqhd,bkhd->bhqk", wide(q), wide(k)) * q.shape[-1] ** -0.5
     unseen = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
@@ -32,7 +32,7 @@ def attend_plain(q: Tensor, rope_key: Tensor, latent: Tensor, up_key: Tensor, up
 def keys_and_values(
     rope_key: Tensor, latent: Tensor, up_key: Tensor, up_value: Tensor, heads: int
 ) -> tuple[Tensor, Tensor]:
-    """Return keys, the shared rotated part first, and values: [B, S, heads, head_dim] each."""
+    """Return keys, with the shared rotated part first, and values: [B, S, heads, head_dim] each."""
     bare = F.linear(latent, up_key).view(*latent.shape[:2], heads, -1)
     shared = rope_key.to(bare.dtype).expand(-1, -1, heads, -1)
     values = F.linear(latent, up_value).view(*latent.shape[:2], heads, -1)

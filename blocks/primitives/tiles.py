@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
 
 MEASURED: dict[Shape, Tile] = {}
-"""The fastest tiles as measured on a GPU; other shapes get a derived tile."""
+"""Tiles tuned by measurement on a GPU; other shapes get a derived tile."""
 
 _ELEMENTS: dict[Pass, int] = {
     "add_norm": 2048,

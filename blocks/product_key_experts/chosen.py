@@ -1,4 +1,4 @@
-"""Experts chosen by the scores of two sets of keys; of these the backward pass keeps none."""
+"""Chooses experts by product keys; the scores are not saved for the backward pass."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from blocks.primitives.reference import wide
 
 
 def choose(query: Tensor, first: Tensor, second: Tensor, active: int) -> tuple[Tensor, Tensor]:
-    """Return softmax weights [B, S, heads, active] of the best experts, and these, best first.
+    """Return softmax weights and indices of the best experts, best first: [B, S, heads, active] each.
 
-    query: [B, S, heads, key_dim]; first, second: [keys, key_dim / 2]. Scores are in fp32 or wider.
+    query: [B, S, heads, key_dim]; first, second: [keys, key_dim / 2]. Scores are at least in fp32.
     """
     made: tuple[Tensor, Tensor] = _Choose.apply(query, first, second, active)  # type: ignore[no-untyped-call]
     return made

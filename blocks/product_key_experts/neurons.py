@@ -1,4 +1,4 @@
-"""Experts of one neuron, their weights gathered for some tokens at a time, forward and backward.
+"""Single-neuron experts; weights are gathered for some tokens at a time, forward and backward.
 
 x: [B, S, width]; indices, weights, sums: [B, S, heads, active]; up, down: [experts, width].
 """
@@ -18,13 +18,13 @@ from blocks.product_key_experts.operations import TOKENS
 
 
 def read(x: Tensor, indices: Tensor, up: Tensor) -> Tensor:
-    """Return up[expert] . x of each token's experts, at least in fp32."""
+    """Return up[expert] . x for each token's experts [B, S, heads, active], at least in fp32."""
     made: Tensor = _Read.apply(x, indices, up)  # type: ignore[no-untyped-call]
     return made
 
 
 def write(sums: Tensor, weights: Tensor, indices: Tensor, down: Tensor) -> Tensor:
-    """Return the sum over a token's experts of weight * gelu(sum) * down[expert], in the dtype of down."""
+    """Return the sum over experts of weight * gelu(sum) * down[expert], in the dtype of down."""
     made: Tensor = _Write.apply(sums, weights, indices, down)  # type: ignore[no-untyped-call]
     return made
 
@@ -98,7 +98,7 @@ class _Write(torch.autograd.Function):
 
 
 def _add(gradient: Tensor, chosen: Tensor, rows: Tensor) -> None:
-    """Add rows [tokens, used, width] to those of the experts [tokens, used]."""
+    """Add rows [tokens, used, width] to the rows of the chosen experts [tokens, used]."""
     gradient.index_add_(0, chosen.flatten(), rows.flatten(0, 1).to(gradient.dtype))
 
 

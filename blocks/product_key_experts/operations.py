@@ -1,4 +1,4 @@
-"""The operations of experts found by product keys. Torch-free."""
+"""The operations of product-key experts. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
 
 TOKENS = 64
-"""Tokens whose experts' weights are gathered at a time."""
+"""The number of tokens for which expert weights are gathered at a time."""
 _REFERENCE = "blocks.product_key_experts.reference"
 _NEURONS = "blocks.product_key_experts.neurons"
 
 
 @dataclass(frozen=True)
 class ChooseByProductKeys(Operation):
-    """Choose experts: (query) -> weights [heads, active], indices [heads, active].
+    """Choose experts by product keys: (query) -> weights [heads, active], indices [heads, active].
 
-    An expert's score is that of its first key for the first half of the query plus that of its second key for
-    the second half, so that the best `active` are among the pairs of the best `active` keys of each set.
+    An expert's score is the sum of two dot products, of its first key with the first half of the query and of
+    its second key with the second half. The best `active` experts are therefore among the pairs of the best
+    `active` keys of each set.
     """
 
     heads: int
@@ -61,15 +62,15 @@ class ChooseByProductKeys(Operation):
         return {"active": self.active}
 
     def flops(self, at: CostContext) -> float:
-        """One score per key and head, of half a query."""
+        """One dot product of key_dim / 2 per key and head."""
         return 2 * self.heads * self.keys * self.key_dim
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the query, and what is returned."""
+        """Save the query and the outputs."""
         return SavedTensors(inputs=(0,), outputs=(0, 1))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, all scores and pairs of the best; backward, gradients of one set at a time."""
+        """Forward, all scores and the candidate pairs; backward, the gradients of one key set at a time."""
         query, scores = self.heads * self.key_dim, 4 * self.heads * self.keys
         copied = 4 * query if at.compute_bytes < 4 else 0
         best = self.heads * self.active
@@ -81,7 +82,7 @@ class ChooseByProductKeys(Operation):
 
 @dataclass(frozen=True)
 class _Neurons(Operation):
-    """What reading and writing experts share: one row of the width for each expert of a token."""
+    """Base class of reading and writing experts, with one row [width] per expert of a token."""
 
     width: int
     experts: int
@@ -93,27 +94,27 @@ class _Neurons(Operation):
 
     @property
     def chosen(self) -> TensorType:
-        """The type of the chosen experts."""
+        """The type of the indices of the chosen experts."""
         return TensorType((self.heads, self.active), "int")
 
     @property
     def used(self) -> int:
-        """Experts of a token, in all heads."""
+        """The number of experts of a token, over all heads."""
         return self.heads * self.active
 
     def weight_shapes(self) -> tuple[Shape, ...]:
         return ((self.experts, self.width),)
 
     def flops(self, at: CostContext) -> float:
-        """One product of the width for each expert of a token."""
+        """One dot product of the width per expert of a token."""
         return 2 * self.width * self.used
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Gather a row for each expert of a token."""
+        """Gather one row per expert of a token."""
         return read + at.weight_bytes * self.width * self.used + written
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The rows of some tokens, backward their gradients."""
+        """The gathered rows of some tokens; backward, their gradients."""
         share, narrow = smallest(TOKENS, at.tokens) / at.tokens, at.weight_bytes < 4
         rows = share * self.width * self.used * (6 if narrow else 4)
         return WorkspaceBytes(
@@ -123,7 +124,7 @@ class _Neurons(Operation):
 
 @dataclass(frozen=True)
 class ReadNeurons(_Neurons):
-    """The product of a token and each of its experts: (x, indices) -> sums [heads, active]."""
+    """The dot product of a token with each of its experts: (x, indices) -> sums [heads, active]."""
 
     kernels = (
         Kernel("read_neurons", f"{_NEURONS}:read", f"rows of {TOKENS} tokens gathered at a time"),
@@ -141,7 +142,7 @@ class ReadNeurons(_Neurons):
 
 @dataclass(frozen=True)
 class WriteNeurons(_Neurons):
-    """What the experts of a token write: (sums, weights, indices) -> y."""
+    """The weighted sum of the outputs of a token's experts: (sums, weights, indices) -> y."""
 
     kernels = (
         Kernel("write_neurons", f"{_NEURONS}:write", f"rows of {TOKENS} tokens gathered at a time"),
@@ -149,7 +150,7 @@ class WriteNeurons(_Neurons):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width, in the precision of weights."""
+        """Return [width] in the dtype of weights."""
         chosen = (self.heads, self.active)
         expect(self, inputs, chosen, chosen, self.chosen)
         return (TensorType((self.width,), "stream"),)
@@ -159,7 +160,7 @@ class WriteNeurons(_Neurons):
         return SavedTensors(inputs=(0, 1, 2))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """As well two numbers for each expert of these tokens, and a wide copy of narrow tokens."""
+        """Also two numbers per expert of these tokens, and an fp32 copy of tokens in a narrower dtype."""
         share, narrow = smallest(TOKENS, at.tokens) / at.tokens, at.weight_bytes < 4
         more = share * (8 * self.used + (4 * self.width if narrow else 0))
         rows = super().workspace(at, flow)
