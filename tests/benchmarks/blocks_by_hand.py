@@ -140,6 +140,8 @@ def _experts(config, w, at, x, memory, n):
     flat, query = x.flatten(0, 1), scored.flatten(0, 1)
     if config.depth_code == "rotary":
         query = turned(query[None, :, None], torch.tensor([float(n)]))[0, :, 0]
+    if config.routing == "expert_choice":
+        return _choosing_experts(config, w, at, x, scored)
     logits = F.linear(query, w[f"{at}.keys"]) / math.sqrt(x.shape[-1])
     chosen = (logits + w[f"{at}.balance"]).topk(config.active, -1).indices
     given = (logits.softmax(-1) if config.scores == "softmax" else logits.sigmoid()).gather(1, chosen)
@@ -158,6 +160,18 @@ def _experts(config, w, at, x, memory, n):
         hidden = F.silu(linear(w, f"{at}.shared_gate", x)) * linear(w, f"{at}.shared_up", x)
         y = y + linear(w, f"{at}.shared_down", hidden)
     return y
+
+
+def _choosing_experts(config, w, at, x, query):
+    """Each expert takes the tokens of a sequence that it scores highest; all experts run in one product."""
+    batch, length, width = x.shape
+    scores = (F.linear(query, w[f"{at}.keys"]) / math.sqrt(width)).softmax(-1)
+    given, tokens = scores.mT.topk(math.ceil(length * config.active / config.experts), -1)
+    places = tokens.flatten(1).unsqueeze(-1).expand(-1, -1, width)
+    taken = x.gather(1, places).view(batch, config.experts, -1, width)
+    gate, up = torch.einsum("becd,edh->bech", taken, w[f"{at}.gate_up"]).chunk(2, -1)
+    y = torch.einsum("bech,ehd->becd", F.silu(gate) * up, w[f"{at}.down"]) * given.unsqueeze(-1)
+    return torch.zeros_like(x).scatter_add(1, places, y.flatten(1, 2))
 
 
 def _feed_forward(config, w, at, x, memory, n):

@@ -44,6 +44,7 @@ SPECS = {
     "parcae": ["stages.1.recur=4", "stages.1.start=zeros", "stages.1.backprop=all"],
     "moeut": ["blocks.moe.balance_loss=0"],
     "deepseek-like": ["blocks.moe.balance_loss=0"],
+    "expert-choice": [],
     "sparse-looped": ["blocks.moe.balance_loss=0", "blocks.moe.z_loss=0"],
 }
 """The specs that are written here, with what is left out of each."""
