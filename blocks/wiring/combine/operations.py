@@ -30,13 +30,13 @@ class Mean(SavesNothing, Operation):
         return (TensorType((self.width,), widest(*inputs)),)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The branches are stacked."""
+        """The stacked branches."""
         return WorkspaceBytes((self.branches + 1) * flow.outputs, flow.grad_inputs, flow.grad_inputs)
 
 
 @dataclass(frozen=True)
 class Gate(Operation):
-    """Weight the branches by a softmax over one logit each, per token: (logits, branches...) -> y."""
+    """The sum of branches weighted by a softmax over one logit per branch: (logits, branches...) -> y."""
 
     width: int
     branches: int
@@ -49,11 +49,11 @@ class Gate(Operation):
         return (TensorType((self.width,), widest(*inputs[1:])),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the branches and the softmax, and its copy where the branches are narrower."""
+        """Save the branches and the softmax, and its cast copy if the branches are in a narrower dtype."""
         narrow = at.compute_bytes if at.widened else 0
         return SavedTensors(inputs=tuple(range(1, 1 + self.branches)), extra=(4 + narrow) * self.branches)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The sum so far, the next product and their sum; backward, one product beside all gradients."""
+        """Partial sum, next product and their sum; backward, one product besides all gradients."""
         backward = (self.branches + 1) * (flow.outputs + at.compute_bytes)
         return WorkspaceBytes(3 * flow.outputs + self.saved(at).extra, backward, backward)

@@ -14,7 +14,7 @@ def mean(*branches: Tensor) -> Tensor:
 
 
 def gate(logits: Tensor, *branches: Tensor) -> Tensor:
-    """Return the branches weighted by the softmax of logits [batch, sequence, branches]."""
+    """Return the sum of the branches, weighted by the softmax of logits [batch, sequence, branches]."""
     weights = wide(logits).softmax(-1).to(branches[0].dtype)
     total = weights[..., :1] * branches[0]
     for n, branch in enumerate(branches[1:], start=1):

@@ -10,5 +10,5 @@ class Halt(WiringConfig):
     default = "none"
     key_aliases = "halting adaptive_computation adaptive_computation_time act ponder"
     recurrent = True
-    # inside input injection and step codes, so that what decides is the state that a step reads
+    # inside input injection and step codes, so that halting depends on the state that a step reads
     order = 6

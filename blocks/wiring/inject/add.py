@@ -41,7 +41,7 @@ class AddInput(Inject):
 
 @dataclass(frozen=True)
 class InjectAdd(SavesNothing, Operation):
-    """Add the stage's input at every step but the first: (x, start) -> x."""
+    """Add the stage's input at all steps but the first: (x, start) -> x."""
 
     width: int
     index: LoopIndex
@@ -59,5 +59,5 @@ class InjectAdd(SavesNothing, Operation):
 
 
 def inject_add(x: Tensor, start: Tensor, index: int) -> Tensor:
-    """Return x at step 0, later x + start; both are [batch, sequence, width]."""
+    """Return x at step 0, else x + start; both are [batch, sequence, width]."""
     return x + start if index else x

@@ -38,7 +38,7 @@ class ConcatInput(Inject):
 
 @dataclass(frozen=True)
 class InjectConcat(Operation):
-    """Project the state and the stage's input side by side back to the width: (x, start) -> x."""
+    """Project the concatenated state and stage input to the width: (x, start) -> x."""
 
     width: int
 
@@ -55,18 +55,18 @@ class InjectConcat(Operation):
         return ((self.width, 2 * self.width),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save both inputs as one copy."""
+        """Save the concatenated inputs."""
         return SavedTensors(extra=at.compute_bytes * 2 * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The copy is cast where products are narrower than the stream."""
+        """The concatenated inputs, and their cast under autocast."""
         cast = at.stream_bytes if at.compute_bytes < at.stream_bytes else 0
         backward = at.compute_bytes * 2 * self.width
         return WorkspaceBytes((at.compute_bytes + 2 * cast) * self.width + backward, backward, backward)
 
 
 def inject_concat(x: Tensor, start: Tensor, weight: Tensor) -> Tensor:
-    """Return [x, start] times weight, in the precision of x.
+    """Return [x, start] @ weight.T in the dtype of x.
 
     x, start: [batch, sequence, width]; weight: [width, 2 * width].
     """

@@ -50,14 +50,14 @@ class DiagonalInput(Inject):
 
 
 def _projected(build: Builder, x: Value) -> Value:
-    """Add B e to the graph around the stage."""
+    """Add B e to the graph around the stage, so that it is computed once."""
     e = build.norm(x, "inject_norm", (build.width,))
     return build.project(e, "inject_input", (build.width,), init=Init("eye"), bias=False)
 
 
 @dataclass(frozen=True)
 class InjectDiagonal(Operation):
-    """Decay the state by channel and add the prepared input: (x, entry) -> x; weights a and d."""
+    """Decay the state per channel and add the projected input: (x, entry) -> x; weights a and d."""
 
     width: int
 
@@ -69,15 +69,15 @@ class InjectDiagonal(Operation):
         return (TensorType((self.width,), widest(*inputs, "stream")),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return one a and one d for each channel."""
+        """Return [width] for a and [width] for d."""
         return ((self.width,), (self.width,))
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save both inputs; exp(a), delta and the decay."""
+        """Save both inputs, exp(a), delta and the decay."""
         return SavedTensors(inputs=(0, 1), once=3 * at.weight_bytes * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Two products stand beside their sum; backward, one beside the gradients."""
+        """Two products and their sum; backward, one product besides the gradients."""
         backward = flow.grad_inputs + flow.outputs
         return WorkspaceBytes(3 * flow.outputs, backward, backward)
 

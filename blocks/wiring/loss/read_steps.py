@@ -1,4 +1,4 @@
-"""What losses that read the state after each step of the last stage share. Torch-free."""
+"""Helpers of losses that read the state after each step of the last stage. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blocks.wiring.loss import Loss, ModelEnd
 
 
 def unread_steps(site: Site, loss: Loss) -> Iterator[Problem]:
-    """Yield why the states of the last stage cannot be read one by one."""
+    """Yield why a loss cannot read the state of each step of the last stage."""
     stage = site.last_stage
     if stage is None:
         return
@@ -27,7 +27,7 @@ def unread_steps(site: Site, loss: Loss) -> Iterator[Problem]:
 
 
 def normed_states(build: Builder, end: ModelEnd, normed: Value) -> Value:
-    """Norm the state of each step as `normed` norms that of the last."""
+    """Apply the final norm of `normed` to the state of each step."""
     from blocks.primitives.each_step import EachStep
 
     norm = build.graph.node(normed.node).op

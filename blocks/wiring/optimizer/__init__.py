@@ -9,11 +9,11 @@ from blocks.ir.operation import Weight
 
 
 class Products(NamedTuple):
-    """Matrix products, one after another.
+    """A sequence of matrix products.
 
     Attributes:
-        number: how many.
-        flops: of all.
+        number: the number of products.
+        flops: the FLOPs of all products.
     """
 
     number: float
@@ -29,16 +29,16 @@ class OptimizerChoice(WiringConfig):
     key_aliases = "optim optimiser"
 
     maker: ClassVar[str] = ""
-    """The function that makes it, as `module:name`; `adamw/optimizer.py` has its arguments."""
+    """The function that creates it, as `module:name`, with the arguments of `adamw/optimizer.py`."""
     takes_shards: ClassVar[bool] = True
-    """Whether it can update a shard of a weight without the rest, as FSDP requires."""
+    """Whether it can update a shard of a weight on its own, as FSDP requires."""
 
     def moments(self, weight: Weight, in_stage: bool) -> int:
-        """Return how many tensors of a weight's shape are kept for it; `in_stage` says where it is."""
+        """Return the number of state tensors of a weight's shape; `in_stage`: the weight is in a stage."""
         raise NotImplementedError
 
     def scalars(self, weight: Weight, in_stage: bool) -> int:
-        """Return how many fp32 numbers are kept for a weight besides."""
+        """Return the number of further fp32 state numbers of a weight."""
         raise NotImplementedError
 
     def products(self, weight: Weight, in_stage: bool) -> Products:
@@ -46,5 +46,5 @@ class OptimizerChoice(WiringConfig):
         return Products(0, 0)
 
     def workspace(self, weight: Weight, in_stage: bool, element: int) -> float:
-        """Return the bytes in use while a weight, of so many bytes per element, is updated."""
+        """Return the peak workspace in bytes while a weight, of `element` bytes per element, is updated."""
         raise NotImplementedError

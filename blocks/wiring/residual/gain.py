@@ -1,4 +1,4 @@
-"""Learned factors of updates: one for all channels, one for each, or one for each token. Torch-free."""
+"""Learned factors of sublayer outputs: a scalar, one per channel, or one per token. Torch-free."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Gain(Operation):
         return (self.shape,)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the input, and the factor as it was cast."""
+        """Save the input and the cast factor."""
         return SavedTensors(inputs=(0,), once=_cast(at, self.shape[0]))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, both factors have a product of the input's size; that of the learned one is summed."""
+        """Backward, the gradients of input and factor, the latter before it is summed."""
         return WorkspaceBytes(flow.outputs, 2 * flow.outputs, 2 * flow.outputs)
 
 
@@ -59,11 +59,11 @@ class TokenGain(Operation):
         return ((1,),)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save x, for each token the sigmoid and the factor, and the scalar as it was cast."""
+        """Save x, the sigmoid and the factor per token, and the cast scalar."""
         return SavedTensors(inputs=(1,), extra=2 * at.compute_bytes, once=_cast(at, 1))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, both factors have a product of the size of x; that of the tokens' is summed."""
+        """Backward, the gradients of x and of the factors, the latter before they are summed."""
         return WorkspaceBytes(flow.outputs + 2 * at.compute_bytes, 2 * flow.outputs, 2 * flow.outputs)
 
 
@@ -77,5 +77,5 @@ def gain(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def token_gain(logit: Tensor, x: Tensor, scalar: Tensor) -> Tensor:
-    """Return x [batch, sequence, width] times scalar [1] times the sigmoid of logit [batch, sequence, 1]."""
+    """Return scalar * sigmoid(logit) * x; x: [batch, sequence, width]; logit: [.., 1]; scalar: [1]."""
     return scalar.to(x.dtype) * logit.to(x.dtype).sigmoid() * x

@@ -15,12 +15,12 @@ class Start(WiringConfig):
     default = "input"
     key_aliases = "initial_state state_init init_state h0 s0"
     recurrent = True
-    # outside of what widens the state, such as residual streams
+    # outside of options that widen the state, such as residual streams
     order = -20
 
 
 class OtherStart(Start):
-    """A first state that does not depend on the stage's input, which therefore has to be injected."""
+    """Base class of first states that do not depend on the stage's input, which must then be injected."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
         """Refuse a stage that would never read its input."""

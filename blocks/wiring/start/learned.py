@@ -32,7 +32,7 @@ class LearnedStart(OtherStart):
 
 @dataclass(frozen=True)
 class Repeat(SavesNothing, Operation):
-    """A learned vector for every token of the input: (x) -> y."""
+    """Repeat a learned vector for every token of the input: (x) -> y."""
 
     width: int
 
@@ -41,7 +41,7 @@ class Repeat(SavesNothing, Operation):
     kernels = (Kernel("repeat", f"{__name__}:repeat", "copied"),)
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped stage leaves the state as it is."""
+        """A skipped stage returns the state unchanged."""
         return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

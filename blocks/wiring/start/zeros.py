@@ -31,7 +31,7 @@ class StartFromZeros(OtherStart):
 
 @dataclass(frozen=True)
 class Zeros(SavesNothing, Operation):
-    """Zeros like the input: (x) -> y."""
+    """Zeros of the shape of the input: (x) -> y."""
 
     shape: Shape
 
@@ -40,7 +40,7 @@ class Zeros(SavesNothing, Operation):
     kernels = (Kernel("zeros", f"{__name__}:zeros", "filled"),)
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped stage leaves the state as it is."""
+        """A skipped stage returns the state unchanged."""
         return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

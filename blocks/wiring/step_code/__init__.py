@@ -13,14 +13,14 @@ class StepCode(WiringConfig):
     default = "none"
     key_aliases = "step_embedding timestep_embedding time_embedding loop_embedding step_encoding"
     recurrent = True
-    # within what `inject` adds
+    # inside of `inject`
     order = 5
 
 
 class StepCodeInRecur(StepCode):
-    """A code of the step, for steps that share their weights."""
+    """Base class of step codes for steps that share weights."""
 
     def problems(self, site: Site) -> Iterator[Problem]:
-        """Refuse it where each step has weights of its own."""
+        """Refuse it if each step has separate weights."""
         if not site.tied:
             yield Problem("", "none in a stack, whose layers need no number to tell them apart", self.name)

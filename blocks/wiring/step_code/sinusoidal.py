@@ -37,7 +37,7 @@ class SinusoidalStepCode(StepCodeInRecur):
 
 @dataclass(frozen=True)
 class AddStepSine(SavesNothing, Operation):
-    """Add sines (even channels) and cosines (odd ones) of a step's number: (x) -> x."""
+    """Add sines (even channels) and cosines (odd channels) of the index of the step: (x) -> x."""
 
     width: int
     index: LoopIndex
@@ -55,7 +55,7 @@ class AddStepSine(SavesNothing, Operation):
 
 
 def add_step_sine(x: Tensor, index: int) -> Tensor:
-    """Return x plus sin and cos of index / 10000 ** (2j / width) in channels 2j and 2j + 1."""
+    """Return x plus sin and cos of index / 10000^(2j / width) in channels 2j and 2j + 1."""
     import torch
 
     width = x.shape[-1]

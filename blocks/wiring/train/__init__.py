@@ -8,7 +8,7 @@ from typing import NamedTuple
 from blocks.base.wiring import WiringConfig
 
 MOST_NUMBERS = 256
-"""The most numbers of steps a distribution may have, since costs are computed for each."""
+"""The maximum number of values of a distribution; costs are computed for each value."""
 
 
 class Phase(NamedTuple):
@@ -34,8 +34,8 @@ class TrainedSteps(WiringConfig):
     key_aliases = "training sampling sampled distribution schedule train_steps"
 
     def phases(self, steps: int, optimizer_steps: int) -> Sequence[Phase]:
-        """Return the phases of a training of so many optimizer steps; the first starts at 0.
+        """Return the phases of a training run of `optimizer_steps`; the first starts at 0.
 
-        `steps` is what evaluation runs.
+        `steps` is the number of steps in evaluation.
         """
         raise NotImplementedError

@@ -14,7 +14,7 @@ from blocks.base.fields import Count, Untraced
 from blocks.wiring.train import MOST_NUMBERS, Phase, TrainedSteps
 
 _REACH = 9.0
-"""Standard deviations that the integral over the rate covers on each side."""
+"""The range of the integral over the rate on each side, in standard deviations."""
 
 
 class PoissonLogNormal(Config):
@@ -56,7 +56,7 @@ def _shares(mean: float, sigma: float, most: int) -> tuple[float, ...]:
     if mean == 1:
         return (1.0, *(0.0,) * (most - 1))
     center = log(mean - 1) - sigma**2 / 2
-    # in units of sigma; half the width of the narrowest integrand
+    # in units of sigma; half of the width of the narrowest integrand
     spacing = 0.5 / sqrt(1 + sigma**2 * most)
     count = ceil(_REACH / spacing) if sigma else 0
     weights = [exp(-((n * spacing) ** 2) / 2) for n in range(-count, count + 1)]

@@ -1,4 +1,4 @@
-"""Rows of a batch that run different numbers of steps: a row keeps its state at steps that are not its own.
+"""Batches whose sequences run different numbers of steps; a sequence skips the other steps.
 
 Torch-free.
 """
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RUNS = "runs_"
-"""What an input of the model with the steps that each row runs begins with; the index of the loop follows."""
+"""Prefix of the model input with the steps that each sequence runs, followed by the index of the loop."""
 
 
 def keep_rows(build: Builder, new: Value, old: Value) -> Value:
-    """Return the state after a step: `new` in rows that run it, `old` in the others."""
+    """Return the state after a step: `new` in sequences that run it, `old` in the others."""
     if new == old:
         return new
     index = build.trip()
@@ -34,7 +34,7 @@ def keep_rows(build: Builder, new: Value, old: Value) -> Value:
 
 @dataclass(frozen=True)
 class KeepRows(Operation):
-    """(new, old, which of all steps each row runs) -> new in rows that run this step, old in the others."""
+    """Select `new` in sequences that run this step, `old` in the others: (new, old, flags) -> y."""
 
     index: LoopIndex
     steps: int = field(compare=False)
@@ -42,7 +42,7 @@ class KeepRows(Operation):
     kernels = (Kernel("keep_rows", f"{__name__}:keep", "elementwise"),)
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped stage leaves the state as it is."""
+        """A skipped stage returns the state unchanged."""
         return 1
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -54,12 +54,12 @@ class KeepRows(Operation):
         return {"step": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save which rows run."""
+        """Save the flags of the sequences that run."""
         return SavedTensors(inputs=(2,))
 
 
 def keep(new: Tensor, old: Tensor, runs: Tensor, step: int) -> Tensor:
-    """Return `new` in rows that run a step and `old` in the others.
+    """Return `new` in sequences that run a step and `old` in the others.
 
     new, old: [batch, sequence, ...]; runs: [batch, steps], bool.
     """

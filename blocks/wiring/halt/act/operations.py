@@ -18,7 +18,7 @@ _NUMBER = TensorType((1,), "fp32")
 
 @dataclass(frozen=True)
 class HaltStart(SavesNothing, Operation):
-    """The probability of having halted and the ponder cost before all steps: (x) -> 0, 0."""
+    """The initial halting probability and ponder cost: (x) -> 0, 0."""
 
     width: int
 
@@ -33,7 +33,7 @@ class HaltStart(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class HaltUpdate(Operation):
-    """One step of halting: (logit, new, state, probability, ponder) -> state, probability, ponder."""
+    """One step of ACT: (logit, new, state, probability, ponder) -> state, probability, ponder."""
 
     width: int
     threshold: float
@@ -50,11 +50,11 @@ class HaltUpdate(Operation):
         return {"threshold": self.threshold}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save both states, the weight of the step in fp32, and whether a token runs on or halts."""
+        """Save both states, the fp32 weight of the step, and flags of the running and halting tokens."""
         return SavedTensors(inputs=(1, 2), extra=4 + 1)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, some numbers per token. Backward, a product of both states' size is summed first."""
+        """Forward, a few numbers per token; backward, the products that are summed over the width."""
         numbers = 4 * 4
         return WorkspaceBytes(
             flow.outputs + 5 + numbers, flow.grad_inputs + numbers, flow.grad_inputs + numbers
@@ -63,7 +63,7 @@ class HaltUpdate(Operation):
 
 @dataclass(frozen=True)
 class TokenMean(SavesNothing, Operation):
-    """The mean over all tokens: (x) -> scalar. A stage that skips it has none."""
+    """The mean over all tokens: (x) -> scalar."""
 
     decoding = LOCAL
     kernels = (Kernel("token_mean", f"{_REFERENCE}:token_mean", "one reduction"),)

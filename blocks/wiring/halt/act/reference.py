@@ -15,7 +15,7 @@ _HALTS = 2
 
 
 def halt_start(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return zeros for the probability and the ponder cost, in fp32 or wider, for states x."""
+    """Return zeros for the halting probability and ponder cost of states x, at least in fp32."""
     wide = torch.promote_types(x.dtype, torch.float32)
     shape = (*x.shape[:-1], 1)
     return x.new_zeros(shape, dtype=wide), x.new_zeros(shape, dtype=wide)
@@ -24,9 +24,9 @@ def halt_start(x: Tensor) -> tuple[Tensor, Tensor]:
 def halt_update(
     logit: Tensor, new: Tensor, state: Tensor, probability: Tensor, ponder: Tensor, *, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weighted state, the probability of having halted, and the ponder cost after a step.
+    """Return the weighted state, the halting probability, and the ponder cost after a step.
 
-    `new` is the state after the step; a token that has halted has the probability 1.
+    `new` is the state that the step returned. Halted tokens have probability 1.
     """
     made: tuple[Tensor, Tensor, Tensor] = _Update.apply(logit, new, state, probability, ponder, threshold)  # type: ignore[no-untyped-call]
     return made
@@ -48,7 +48,7 @@ class _Update(torch.autograd.Function):
         halts = running & (total > threshold)
         stays = running & ~halts
         weight = torch.where(halts, 1 - probability, p * stays)
-        # in place: costs count one value of the width
+        # in place: costs assume a single tensor of the width
         mixed = (new - state).mul_(weight.to(new.dtype)).add_(state).to(state.dtype)
         kind = (stays * _STAYS + halts * _HALTS).to(torch.uint8)
         ctx.save_for_backward(new, state, weight, kind)

@@ -1,4 +1,4 @@
-"""The operation of consistency. Torch-free."""
+"""The operation of the consistency loss. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blocks.ir.tensor_type import IDS, SCALAR, TensorType
 
 @dataclass(frozen=True)
 class StateDistance(Operation):
-    """The mean square difference of two states over scored targets: (x, constant, targets) -> scalar."""
+    """The mean squared difference of two states at scored targets: (x, constant, targets) -> scalar."""
 
     width: int
 
@@ -33,15 +33,15 @@ class StateDistance(Operation):
         return (SCALAR,)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the difference in fp32, and which targets are scored."""
+        """Save the fp32 difference and the mask of scored targets."""
         return SavedTensors(extra=4 * self.width + 1)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Differences are in fp32."""
+        """Differences are computed in fp32."""
         return "fp32"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, the square beside the difference; backward, gradients of both factors and their sum."""
+        """Forward, the square and the difference; backward, gradients of both factors and their sum."""
         square, row = 4 * self.width, 4
         forward = self.saved(at).extra + square + flow.casts
         return WorkspaceBytes(forward, 3 * square + row, 3 * square + row)

@@ -1,4 +1,4 @@
-"""Plain PyTorch for consistency."""
+"""Plain PyTorch for the consistency loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from blocks.wiring.loss.cross_entropy.reference import IGNORED
 
 
 def state_distance(x: Tensor, constant: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of (x - constant)^2 over all channels where targets are not -100; 0 where none is.
+    """Return the mean of (x - constant)^2 over channels and targets that are not -100; 0 if all are.
 
     x, constant: [batch, sequence, width]; targets: [batch, sequence].
     """

@@ -1,7 +1,7 @@
-"""The head and its cross-entropy as one, chunk by chunk of tokens: the logits are never there as a whole.
+"""The head and the cross-entropy by chunks of tokens, without materializing all logits.
 
-Where gradients are wanted the forward pass makes them at once, chunk by chunk too (after arXiv 2410.10989),
-so that no logits are kept or made again; the backward pass only scales them.
+If gradients are required, the forward pass computes them for each chunk (arXiv 2410.10989), so that no logits
+are saved or recomputed. The backward pass only scales the gradients.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from blocks.wiring.loss.cross_entropy.chunks import chunk_tokens
 from blocks.wiring.loss.cross_entropy.reference import IGNORED
 
 Sums = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]
-"""`sums`, or what does the same."""
+"""The type of `sums`."""
 
 
 def head_loss(
     x: Tensor, targets: Tensor | None, weight: Tensor, way: Sums | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the mean loss in fp32 over the targets [batch, sequence] that are not -100; 0 where none is.
+    """Return the mean fp32 loss over the targets [batch, sequence] that are not -100; 0 if all are.
 
-    x is [batch, sequence, width], weight [vocab, width]. The second result is None; without targets, which
-    ask for no loss, it is the logits [batch, sequence, vocab], and the first None. Under autocast products
-    are in its dtype; the softmax and the sum of the weight's gradient are in fp32 at least.
+    x: [batch, sequence, width]; weight: [vocab, width]. The second result is None. Without targets, the first
+    is None and the second the logits [batch, sequence, vocab]. Products are in the autocast dtype; the
+    softmax and the accumulated gradient of the weight are at least in fp32.
     """
     if targets is None:
         return None, project(x, weight, weight.shape[:1])
@@ -55,7 +55,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         refuse_gradients()
         to_rows, to_weight, number = ctx.saved_tensors
-        # of the sum until now: in fp16 the mean's could be too small, which a scaled loss is to prevent
+        # gradients so far are those of the sum: in fp16 gradients of the mean could underflow
         scale = gradient / number
         return (
             scaled(to_rows, scale, ctx.dtypes[0]),
@@ -67,9 +67,9 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def refuse_gradients() -> None:
-    """Raise RuntimeError where gradients of gradients are asked for."""
+    """Raise RuntimeError if second derivatives are requested (`create_graph=True`)."""
     if torch.is_grad_enabled():
-        # a gradient of its own the incoming one may not have, so that nothing else would refuse
+        # the incoming gradient may not require grad, so that autograd would not raise an error itself
         raise RuntimeError("gradients of gradients (create_graph=True): the loss by chunks has none")
 
 
@@ -82,9 +82,9 @@ def sums(
     share: float = 1.0,
     to_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the sum of the losses of rows [tokens, width], and its gradients as far as they are wanted.
+    """Return the sum of the losses of rows [tokens, width], and the gradients that are `wanted`.
 
-    Gradients are those of `share` times the sum; that of the weight is added to `to_weight` if it is given.
+    Gradients are those of `share` times the sum. The gradient of the weight is added to `to_weight` if given.
     """
     wide = torch.promote_types(dtype, torch.float32)
     total = torch.zeros((), dtype=wide, device=rows.device)
@@ -92,7 +92,7 @@ def sums(
     if to_weight is None and wanted[1]:
         to_weight = torch.zeros_like(weight, dtype=wide)
     size = chunk_tokens(weight.shape[0])
-    # a cast that autocast made here would be remembered without its history
+    # autocast would cache a cast made here without its autograd history
     with torch.autocast(rows.device.type, enabled=False):
         cast = weight.to(dtype)
         for start in range(0, len(rows), size):
@@ -110,7 +110,7 @@ def _chunk(
     to_weight: Tensor | None,
     share: float,
 ) -> Tensor:
-    """Return the sum of the losses of some rows; fill in their gradient, and add to that of the weight."""
+    """Return the sum of the losses of a chunk; write the rows' gradient, add to the weight's gradient."""
     ignored = (targets == IGNORED).unsqueeze(1)
     picks = targets.unsqueeze(1).masked_fill(ignored, 0)
     logits = rows @ weight.T
@@ -119,7 +119,7 @@ def _chunk(
     total = -picked.masked_fill(ignored, 0).sum()
     if to_rows is None and to_weight is None:
         return total
-    # softmax less the target's 1, in the place of the logits
+    # softmax minus the one-hot target, in place of the logits
     by_logits = torch.exp(logs, out=logits)
     del logs
     by_logits.scatter_(1, picks, picked.expm1().to(by_logits.dtype))
@@ -140,12 +140,12 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def scaled(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return a gradient times a number, a new tensor: what is kept may be asked for again."""
+    """Return a gradient times a number as a new tensor, since backward may run again."""
     if gradient is None:
         return None
     return gradient * scale if gradient.dtype == dtype else gradient.to(dtype).mul_(scale)
 
 
 def counted(targets: Tensor) -> Tensor:
-    """Return how many targets are scored, at least 1."""
+    """Return the number of scored targets, at least 1."""
     return (targets != IGNORED).sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""The self-test of the kernel of the loss: two chunks of a head and its loss against fp64."""
+"""Self-test of the loss kernel: two chunks of head and loss, compared with fp64."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NAMES = ("loss", "gradient of the rows", "gradient of the weight")
 
 
 def check(operation: Operation | None, target: Target) -> str:
-    """Run the kernel at an operation's vocabulary (None: 1000) on a target's device, two tokens unscored.
+    """Test the kernel with an operation's vocabulary (None: 1000) on the target's device.
 
-    Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
+    Returns a description of the largest error, or "" on success. Random state and autocast are unaffected.
     """
     vocab = getattr(operation, "vocab", 1000)
     with isolated(target):

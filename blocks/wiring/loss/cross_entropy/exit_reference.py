@@ -1,4 +1,4 @@
-"""Plain PyTorch for exits: probabilities, the expected loss, and the state at which each token leaves."""
+"""Plain PyTorch for early exit: exit probabilities, the expected loss, and each token's exit state."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from blocks.wiring.loss.cross_entropy.reference import IGNORED
 def exit_cross_entropy(
     states: Sequence[Tensor], targets: Tensor, weight: Tensor, gate: Tensor, bias: Tensor, entropy: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the expected loss less `entropy` times that of the exits, the last step's loss, the entropy.
+    """Return the expected loss minus `entropy` times the entropy of exits, the last step's loss, the entropy.
 
-    All are means over the targets [batch, sequence] that are not -100. states: [batch, sequence, width] of
-    each step, normed; weight: [vocab, width]; gate: [1, width]; bias: [1].
+    All are means over the targets [batch, sequence] that are not -100. states: the normed state [batch,
+    sequence, width] of each step; weight: [vocab, width]; gate: [1, width]; bias: [1].
     """
     # cast once for both products
     states = [state.to(product_dtype(state)) for state in states]
@@ -34,34 +34,34 @@ def exit_cross_entropy(
 
 
 def log_exits(states: Sequence[Tensor], gate: Tensor, bias: Tensor) -> Tensor:
-    """Return the logarithms of the exit probabilities [batch, sequence, steps]."""
+    """Return the log-probabilities of exits [batch, sequence, steps]."""
     return _log_shares(torch.cat([F.linear(state, gate, bias) for state in states[:-1]], -1))
 
 
 def _log_shares(logits: Tensor) -> Tensor:
-    """Return the logarithms of the exit probabilities [.., steps]; logits of gates: [.., steps - 1]."""
+    """Return the log-probabilities of exits [.., steps] from the gates' logits [.., steps - 1]."""
     logits = wide(logits)
     leaves, stays = F.logsigmoid(logits), F.logsigmoid(-logits).cumsum(-1)
     return torch.cat([leaves[..., :1], leaves[..., 1:] + stays[..., :-1], stays[..., -1:]], -1)
 
 
 class Leaving:
-    """Collects each token's state at the first step at which its exit probabilities reach a threshold.
+    """Collects each token's state at the first step where its total exit probability reaches a threshold.
 
     Attributes:
-        state: [batch, sequence, width], of tokens that have not left that of the latest step.
+        state: [batch, sequence, width]; that of the latest step for tokens that have not exited.
     """
 
     state: Tensor
 
     def __init__(self, gate: Tensor, bias: Tensor, threshold: float, steps: int) -> None:
-        """gate: [1, width]; bias: [1]. At the last of the `steps` all tokens leave."""
+        """gate: [1, width]; bias: [1]. All tokens exit at the last of the `steps`."""
         self.gate, self.bias, self.threshold, self.steps = gate, bias, threshold, steps
         self._logits: list[Tensor] = []
         self._left: Tensor | None = None  # [batch, sequence, 1]
 
     def add(self, state: Tensor) -> bool:
-        """Take the normed state [batch, sequence, width] of the next step; return whether all have left."""
+        """Add the normed state [batch, sequence, width] of the next step; return whether all have exited."""
         self.state = state if self._left is None else torch.where(self._left, self.state, state)
         if len(self._logits) == self.steps - 1:
             return True
@@ -73,7 +73,7 @@ class Leaving:
 
 
 def exit_state(states: Sequence[Tensor], gate: Tensor, bias: Tensor, threshold: float) -> Tensor:
-    """Return each token's state at the first step at which its exit probabilities add up to the threshold."""
+    """Return each token's state at the first step where its total exit probability reaches `threshold`."""
     leaving = Leaving(gate, bias, threshold, len(states))
     for state in states:
         if leaving.add(state):

@@ -1,4 +1,4 @@
-"""The expected cross-entropy over the steps at which tokens may exit. Torch-free."""
+"""The operation of the expected cross-entropy over exit steps. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blocks.wiring.loss.cross_entropy.steps import StepsCrossEntropy
 
 @dataclass(frozen=True)
 class ExitCrossEntropy(Operation):
-    """The head and the gate on the state of each step, and the expected loss less the weighted entropy.
+    """The head and the gate at each step, and the expected loss minus the weighted entropy.
 
     (normed states, targets) -> loss, loss of the last step, entropy.
     """
@@ -49,26 +49,26 @@ class ExitCrossEntropy(Operation):
         return {"entropy": self.entropy}
 
     def flops(self, at: CostContext) -> float:
-        """The head for each step, the gate for each but the last."""
+        """The head at each step, the gate at each step but the last."""
         return 2 * self.width * (self.steps * self.vocab + self.steps - 1)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save what the loss of each step keeps, and of each step the gate's logit and probabilities."""
+        """Save the tensors of each step's loss, and each step's gate logit and probabilities."""
         saved = self._heads.saved(at)
         return saved._replace(extra=saved.extra + self._numbers)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Autocast casts what a product reads."""
+        """Autocast casts the inputs of products."""
         return "compute"
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Write the logits of each step and read them."""
+        """Write and read the logits of each step."""
         return self._heads.traffic(at, read, written)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward the last head or the probabilities need most; backward gates come before heads.
+        """Forward, the peak is at the last head or the probabilities; backward, gates run before heads.
 
-        The gradients that gates make of states stand beside what heads need.
+        The gates' gradients of states are allocated while heads run.
         """
         scratch, losses = self._heads.workspace(at, flow), 4 * self.steps
         probabilities = self._heads.saved(at).extra + flow.casts + self._numbers + 3 * losses

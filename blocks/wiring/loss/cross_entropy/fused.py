@@ -1,8 +1,7 @@
-"""The head and its cross-entropy by chunks, as in `by_chunks.py`, with a Triton kernel for the softmax.
+"""The head and the cross-entropy by chunks, as in `by_chunks.py`, with a Triton kernel for the softmax.
 
-The kernel turns the logits of a chunk into their gradient in place, and the product that makes the gradient
-of the weight adds to it in fp32. Off a GPU, where a model that was planned for one may be moved, plain
-PyTorch runs.
+The kernel replaces the logits of a chunk by their gradient in place. The product for the gradient of the
+weight accumulates in fp32. On a CPU, to which a model planned for a GPU may be moved, plain PyTorch runs.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from blocks.wiring.loss.cross_entropy.chunks import chunk_tokens
 
 
 def head_loss(x: Tensor, targets: Tensor | None, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return what `by_chunks.head_loss` does; x: [batch, sequence, width], weight: [vocab, width]."""
+    """Do the same as `by_chunks.head_loss`; x: [batch, sequence, width], weight: [vocab, width]."""
     return by_chunks.head_loss(x, targets, weight, sums if fits(x, weight) else by_chunks.sums)
 
 
 def steps_head_loss(
     states: Sequence[Tensor], targets: Tensor, weight: Tensor, weighting: str
 ) -> tuple[Tensor, Tensor]:
-    """Return what `steps_by_chunks.steps_head_loss` does."""
+    """Do the same as `steps_by_chunks.steps_head_loss`."""
     way = sums if fits(*states, weight) else by_chunks.sums
     return steps_by_chunks.steps_head_loss(states, targets, weight, weighting, way)
 
@@ -40,12 +39,12 @@ def sums(
     share: float = 1.0,
     to_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return what `by_chunks.sums` does. The gradient of a chunk's rows takes the place of their cast."""
+    """Do the same as `by_chunks.sums`. The gradient of a chunk's rows overwrites their cast copy."""
     tokens, (vocab, width) = len(rows), weight.shape
     losses = torch.empty(tokens, dtype=torch.float32, device=rows.device)
     size = chunk_tokens(vocab, dtype.itemsize)
     targets = targets.contiguous()
-    # a cast that autocast made here would be remembered without its history
+    # autocast would cache a cast made here without its autograd history
     with torch.autocast(rows.device.type, enabled=False):
         cast = weight.to(dtype)
         given = torch.empty((tokens, width), dtype=dtype, device=rows.device).copy_(rows)

@@ -1,7 +1,7 @@
-"""A Triton kernel for the cross-entropy of some rows of logits, and the function that starts it.
+"""A Triton kernel for the cross-entropy of rows of logits, and the function that launches it.
 
-A program takes one row: it reads the logits twice, the second time from the cache, and writes their gradient
-in their place. Nothing as large as the logits is made beside them. All arithmetic is in fp32.
+A program processes one row: it reads the logits twice, the second time from the cache, and overwrites them
+with their gradient. No other tensor of that size is allocated. All arithmetic is in fp32.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from blocks.wiring.loss.cross_entropy.tiles import Shape, tile
 def cross_entropy(
     logits: Tensor, targets: Tensor, losses: Tensor, rows: Tensor | None = None, share: float = 1.0
 ) -> None:
-    """Write the losses [tokens] in fp32 of logits [tokens, vocab]; that of the target -100 is 0.
+    """Write the fp32 losses [tokens] of logits [tokens, vocab]; the loss of target -100 is 0.
 
-    With the `rows` [tokens, width] that logits were made of, the logits become `share` times their gradient,
-    0 where the target is -100; such rows become 0 as well, so that they add nothing to a product with it,
-    whatever they held. A target outside of the vocabulary makes its loss NaN. All tensors are dense.
+    If `rows` [tokens, width], the inputs of the head, are given, the logits are overwritten by `share` times
+    their gradient. At target -100 it is 0, and the row is set to 0 too, so that it adds nothing to a product
+    even if it holds NaN. A target outside of the vocabulary has loss NaN. All tensors must be dense.
     """
     tokens, vocab = logits.shape
     if not tokens:
@@ -72,7 +72,7 @@ def _cross_entropy(
             for first in range(0, WIDTH, BLOCK):
                 tl.store(rows + row * WIDTH + first + at, nothing, mask=first + at < WIDTH)
     else:
-        # read before other threads write its gradient there: sums over the program lie between
+        # read before other threads overwrite it: reductions over the program synchronize
         known = (target >= 0) & (target < VOCAB)
         picked = tl.load(logits + target, mask=known, other=float("nan")).to(tl.float32)
         most = tl.full([BLOCK], -1e30, tl.float32)

@@ -1,4 +1,4 @@
-"""The operations of the loss. Torch-free."""
+"""The operations of the cross-entropy loss. Torch-free."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECK = "blocks.wiring.loss.cross_entropy.check:check"
 class CrossEntropy(Operation):
     """Mean cross-entropy over the targets that are not -100: (logits, targets) -> loss.
 
-    `tokens` are those of a micro-batch, by which it decides whether it takes over the head.
+    `tokens` is the number of tokens of a micro-batch, which decides whether the head is fused.
     """
 
     vocab: int
@@ -38,7 +38,7 @@ class CrossEntropy(Operation):
         return (SCALAR,)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the fp32 log-softmax and the targets, int64."""
+        """Save the fp32 log-softmax and the int64 targets."""
         return SavedTensors(inputs=(1,), extra=4 * self.vocab)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
@@ -50,7 +50,7 @@ class CrossEntropy(Operation):
         return WorkspaceBytes(flow.casts + 4 * self.vocab, 8 * self.vocab, 8 * self.vocab)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Fuse the head where the logits of a micro-batch are larger than those of a chunk."""
+        """Fuse the head if the logits of a micro-batch take more than one chunk."""
         if position or not isinstance(producer, Project) or producer.outputs != ((self.vocab,),):
             return None
         if producer.bias:
@@ -64,15 +64,15 @@ def _off_triton(operation: Operation, target: Target) -> str:
 
 @dataclass(frozen=True)
 class HeadLoss(Operation):
-    """The head and its mean cross-entropy, by chunks of tokens: (x, targets) -> loss, logits.
+    """The head and the mean cross-entropy by chunks of tokens: (x, targets) -> loss, logits.
 
-    It makes the loss where there are targets, which all that trains has, and else the logits.
+    Returns the loss if there are targets, as in training, else the logits; the other output is None.
     """
 
     width: int
     vocab: int
     fused: bool = field(default=False, kw_only=True)
-    """Whether a kernel turns logits into their gradients in place."""
+    """Whether the Triton kernel replaces logits by their gradients in place."""
 
     kernels = (
         Kernel(
@@ -94,7 +94,7 @@ class HeadLoss(Operation):
     worth_fusing = None
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return a scalar and the logits, which training does not make."""
+        """Return a scalar and the logits, which are not computed in training."""
         expect(self, inputs, (self.width,), IDS)
         return (SCALAR, TensorType((self.vocab,), "none"))
 
@@ -103,23 +103,23 @@ class HeadLoss(Operation):
         return ((self.vocab, self.width),)
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Write the logits and read them."""
+        """Write and read the logits."""
         return read + 2 * at.compute_bytes * self.vocab
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the gradient of the input as products make it, and that of the weight in fp32."""
+        """Save the gradient of the input in the dtype of products, and that of the weight in fp32."""
         return SavedTensors(extra=at.compute_bytes * self.width, once=4 * self.vocab * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Beside what is kept, a chunk and the cast weight; backward, gradients are scaled."""
+        """Besides the saved tensors, a chunk and the cast weight; backward, the scaled gradients."""
         cast = at.compute_bytes * self.vocab * self.width if at.compute_bytes < at.weight_bytes else 0
         forward = self.saved(at).extra + (self._chunk(at) + cast) / at.tokens + (4 if self.fused else 0)
         return WorkspaceBytes(forward, flow.grad_inputs, flow.grad_inputs)
 
     def _chunk(self, at: CostContext) -> float:
-        """Return the bytes of a chunk: the softmax in fp32 beside the logits, or products for gradients.
+        """Return the bytes of a chunk: the fp32 softmax and the logits, or the products for gradients.
 
-        Fused, it is the logits alone.
+        With the kernel, only the logits.
         """
         if self.fused:
             tokens = smallest(chunk_tokens(self.vocab, at.compute_bytes), at.tokens)

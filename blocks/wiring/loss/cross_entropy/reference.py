@@ -1,4 +1,4 @@
-"""Plain PyTorch for the loss."""
+"""Plain PyTorch for the cross-entropy losses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from blocks.primitives.reference import project, wide
 
 IGNORED = -100
-"""The target that is not scored."""
+"""The target id of tokens that are not scored."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean loss over the targets [batch, sequence] that are not -100, in fp32; 0 where none is."""
+    """Return the mean fp32 loss over the targets [batch, sequence] that are not -100; 0 if all are."""
     total = F.cross_entropy(
         wide(logits).flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
     )
@@ -24,7 +24,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def steps_cross_entropy(
     states: Sequence[Tensor], targets: Tensor, weight: Tensor, weighting: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean of the losses of all steps, and the loss of the last, without gradient.
+    """Return the weighted mean of the losses of all steps, and the last step's loss, detached.
 
     states: [batch, sequence, width] of each step, normed; targets: [batch, sequence]; weight: [vocab, width].
     """
@@ -36,6 +36,6 @@ def steps_cross_entropy(
 
 
 def step_weights(steps: int, weighting: str) -> list[float]:
-    """Return the weight of each step in the mean: all the same (`uniform`), or as 1, 2, 3 (`linear`)."""
+    """Return the weights of the steps: equal (`uniform`) or proportional to 1, 2, 3 (`linear`)."""
     each = [step + 1 if weighting == "linear" else 1 for step in range(steps)]
     return [weight / sum(each) for weight in each]

@@ -1,4 +1,4 @@
-"""The head and the cross-entropy of every step. Torch-free."""
+"""The operation of the head and the cross-entropy at every step. Torch-free."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def _plain(operation: StepsCrossEntropy) -> StepsCrossEntropy:
 
 @dataclass(frozen=True)
 class StepsCrossEntropy(Operation):
-    """The head on the state of each step, and the weighted mean of their losses.
+    """The head at each step, and the weighted mean of the steps' losses.
 
-    (normed states, targets) -> loss, loss of the last step. `tokens` are those of a micro-batch.
+    (normed states, targets) -> loss, loss of the last step. `tokens` is the size of a micro-batch in tokens.
     """
 
     width: int
@@ -94,26 +94,26 @@ class StepsCrossEntropy(Operation):
         return {"weighting": self.weighting}
 
     def flops(self, at: CostContext) -> float:
-        """The head, once for each step."""
+        """The head, once per step."""
         return 2 * self.steps * self.width * self.vocab
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the states, the targets and the fp32 log-softmax of each step, or gradients by chunks."""
+        """Save states, targets and the fp32 log-softmax of each step; by chunks, the gradients instead."""
         if self.by_chunks:
             kept = at.compute_bytes * self.steps * self.width
             return SavedTensors(extra=kept, once=4 * self.vocab * self.width)
         return SavedTensors(inputs=(0, 1), extra=4 * self.steps * self.vocab)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Autocast casts what a product reads."""
+        """Autocast casts the inputs of products."""
         return "compute"
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Write the logits of each step and read them."""
+        """Write and read the logits of each step."""
         return read + 2 * at.compute_bytes * self.steps * self.vocab
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward the last step needs most; backward gradients of states replace what their steps kept."""
+        """Forward, the peak is at the last step; backward, gradients of states replace saved tensors."""
         compute, vocab, width, later = at.compute_bytes, self.vocab, self.width, self.steps - 1
         kept = self.saved(at).extra
         if self.by_chunks:
@@ -122,12 +122,12 @@ class StepsCrossEntropy(Operation):
             forward = kept - one.saved(at).extra + scratch.forward
             return WorkspaceBytes(forward, flow.grad_inputs, flow.grad_inputs)
         forward = kept + flow.casts + (compute + at.widened) * vocab
-        # what a step leaves: the gradient of its state, for its log-softmax and its state or the copy of it
+        # each step replaces its log-softmax and its state, or the state's cast copy, by a gradient
         left = flow.grad_inputs / self.steps - 4 * vocab - compute * width
         softmax = 8 * vocab
         product = (compute - 4) * vocab + compute * width
         grown = largest(0, later * left)
         backward = largest(softmax, product) + grown
-        # of a second step on, the gradient of the weight is made beside the sum
+        # from the second step on, the gradient of the weight is allocated besides the sum
         second = compute * vocab * width / at.tokens if self.steps > 1 else 0
         return WorkspaceBytes(forward, backward, product + second + grown)

@@ -1,4 +1,4 @@
-"""The head and the cross-entropy of every step, chunk by chunk of tokens, as in `by_chunks.py`."""
+"""The head and the cross-entropy at every step by chunks of tokens, as in `by_chunks.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blocks.wiring.loss.cross_entropy.reference import step_weights
 def steps_head_loss(
     states: Sequence[Tensor], targets: Tensor, weight: Tensor, weighting: str, way: Sums = sums
 ) -> tuple[Tensor, Tensor]:
-    """Return what `steps_cross_entropy` does; the gradient of the weight is one tensor for all steps."""
+    """Do the same as `steps_cross_entropy`, with one gradient of the weight for all steps."""
     rows = [state.flatten(0, 1) for state in states]
     shares = step_weights(len(rows), weighting)
     loss, last = _StepsHeadLoss.apply(  # type: ignore[no-untyped-call]

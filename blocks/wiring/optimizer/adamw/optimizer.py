@@ -1,4 +1,4 @@
-"""AdamW of torch, in groups with and without weight decay."""
+"""torch.optim.AdamW with groups with and without weight decay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blocks.wiring.optimizer import OptimizerChoice
 
 
 class Trained(NamedTuple):
-    """A weight of a model: what it is, whether it is in a stage, and the parameter itself."""
+    """A weight of a model, whether it is in a stage, and its parameter."""
 
     weight: Weight
     in_stage: bool
@@ -31,9 +31,9 @@ class Rates(NamedTuple):
 
 def adamw(option: OptimizerChoice, trained: Sequence[Trained], rates: Rates) -> Optimizer:
     """Return AdamW, without decay on norms and biases."""
-    # fused, so that a step needs no memory of its own
+    # fused needs no workspace
     optimizer = torch.optim.AdamW(groups(trained, rates), lr=rates.lr, betas=rates.betas, fused=True)
-    # Lightning takes this for a gradient scaler, and would refuse to clip; there is none in bf16
+    # Lightning takes this for a gradient scaler and would refuse to clip; bf16 has none
     optimizer._step_supports_amp_scaling = False
     return optimizer
 

@@ -1,4 +1,4 @@
-"""Muon of torch over single matrices, and AdamW of torch for the rest, as one optimizer."""
+"""torch.optim.Muon for matrices and torch.optim.AdamW for other weights, as one optimizer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from blocks.wiring.optimizer.muon.config import Muon
 
 
 def muon(option: Muon, trained: Sequence[Trained], rates: Rates) -> Optimizer:
-    """Return the optimizer; matrices come first, in one group for each way that weights are divided.
+    """Return the optimizer; matrices come first, in one group per `grid`.
 
     Raises:
-        ValueError: weights are sharded, so that no rank has a whole matrix.
+        ValueError: weights are sharded, so that no rank has a complete matrix.
     """
     if any(isinstance(each.parameter, DTensor) for each in trained):
         raise ValueError("optimizer: muon updates whole matrices, expected weights that are not sharded")
@@ -33,10 +33,10 @@ def muon(option: Muon, trained: Sequence[Trained], rates: Rates) -> Optimizer:
 
 
 class MuonAndAdamW(Optimizer):
-    """torch.optim.Muon for matrices, torch.optim.AdamW for other weights.
+    """torch.optim.Muon (Jordan et al., 2024) for matrices, torch.optim.AdamW for other weights.
 
-    A weight [.., rows, columns] is a batch of matrices, each of which may be divided into a `grid` of smaller
-    ones. Its momentum has its shape, so that checkpoints name states by weights.
+    A weight [.., rows, columns] is a batch of matrices, each of which may be split into a `grid` of smaller
+    ones. The momentum has the shape of the weight, so that checkpoints have one state per weight.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class MuonAndAdamW(Optimizer):
         rates: Rates,
         momentum: float,
     ) -> None:
-        """`matrices` are weights by their `grid`, `rest` the groups of AdamW."""
+        """`matrices` are the weights for Muon by `grid`, `rest` the parameter groups of AdamW."""
         self._adamw = torch.optim.AdamW(rest, lr=rates.lr, betas=rates.betas, fused=True)
         own = [
             {
@@ -62,7 +62,7 @@ class MuonAndAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update all weights that have a gradient; the result is that of the closure."""
+        """Update all weights that have a gradient; return the result of the closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

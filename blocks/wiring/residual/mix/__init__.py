@@ -1,4 +1,4 @@
-"""Residual mixes: each sublayer reads a weighted sum of the outputs of all earlier ones."""
+"""Residual mixes: each sublayer reads a weighted sum of the outputs of earlier sublayers."""
 
 from blocks.wiring.residual.mix.config import MixedResidual
 

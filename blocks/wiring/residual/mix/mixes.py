@@ -1,4 +1,4 @@
-"""Adds the operations of residual mixes at one place. Torch-free."""
+"""Adds the operations of residual mixes at one place of use. Torch-free."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mixes:
-    """How the values so far are mixed, several times at one place.
+    """Builds one or several mixes of the values so far.
 
     Attributes:
-        heads: how many parts of the width have weights of their own.
-        start: how learned numbers for each value start.
-        most: how many values there are at most.
-        own: the values that are in no slot: the start, and the value so far of a block.
-        token: the latest token of the slots.
+        heads: the number of parts of the width with separate weights.
+        start: the initial learned weight of each value.
+        most: the maximum number of values.
+        own: the values outside of slots: the stage's input and the partial value of a group.
+        token: the latest order token of the slots.
     """
 
     build: Builder
@@ -41,7 +41,7 @@ class Mixes:
     slots: Value
 
     def add(self, *names: str) -> list[Value]:
-        """Add one mix [width] for each name, with weights that begin with it."""
+        """Add one mix [width] per name; the name is the prefix of its weights."""
         hidden = self._hidden(self.most * self.heads * len(names)) if self.kind == "token" else None
         return [self._add(name, hidden, len(names)) for name in names]
 
@@ -70,7 +70,7 @@ class Mixes:
         return self.build.op(name, operation, *self.own, *dynamic, self.token, self.slots, weights=weights)
 
     def _hidden(self, size: int) -> Value:
-        """Return gelu(W1 RMSNorm(latest value)), from which the weights of all mixes are projected."""
+        """Return gelu(W1 RMSNorm(latest value)), which all mixes project to weights per token."""
         norm = NormLatest(self.build.width, len(self.own) > 1)
         latest = self.build.op("mix_norm", norm, self.own[-1], self.token, self.slots)
         return self.build.op(
@@ -79,11 +79,11 @@ class Mixes:
 
 
 def written(build: Builder, token: Value) -> int:
-    """Return how many values the stage that left a token has written."""
+    """Return the number of values written by the stage that returned an order token."""
     loop = build.graph.node(token.node).op
     return loop.trips * writes(loop.body) if isinstance(loop, Loop) else 0
 
 
 def writes(graph: Graph) -> int:
-    """Return how many values one run of a graph writes."""
+    """Return the number of values that one execution of a graph writes."""
     return sum(isinstance(operation, WriteValue) for _, operation, _ in operations(graph))

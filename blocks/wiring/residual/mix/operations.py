@@ -1,4 +1,4 @@
-"""The operations of residual mixes. Torch-free. A later pass fills in which slot is which."""
+"""The operations of residual mixes. Torch-free. A later pass assigns the slot numbers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _REFERENCE = "blocks.wiring.residual.mix.reference"
 
 
 def values_of(given: TensorType, width: int) -> TensorType:
-    """Return the type of the slots that an operation on values of this width expects, however many."""
+    """Return the type of any number of slots for values of this width."""
     return TensorType((*given.shape[:1], width), kind="depth_cache")
 
 
 @dataclass(frozen=True)
 class ValueCache(DepthCache):
-    """Room for the outputs of the sublayers of one stage."""
+    """Slots for the outputs of the sublayers of one stage: (tokens) -> slots, token."""
 
     width: int
     count: int = 0
@@ -31,14 +31,14 @@ class ValueCache(DepthCache):
     kernels = (Kernel("values", f"{_REFERENCE}:values", "allocated once per forward, indexed explicitly"),)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the slots [count, width] and the token."""
+        """Return the slots [count, width] and the order token."""
         return (TensorType((self.count, self.width), kind="depth_cache"), ORDER)
 
     def arguments(self) -> dict[str, Any]:
         return {"count": self.count, "width": self.width}
 
     def elements(self) -> int:
-        """Return the elements per token of all slots."""
+        """Return the number of elements per token of all slots."""
         return self.count * self.width
 
 
@@ -61,14 +61,14 @@ class WriteValue(SlotWrite):
         return {"slot": self.slot}
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Read the output, write it into the slot."""
+        """Read the value, write it to the slot."""
         return read + at.compute_bytes * self.width
 
 
 class MixValues(SlotRead):
-    """Sum the values of earlier sublayers: (start, [partial], token, slots) -> y, as precise as the start.
+    """Sum the values of earlier sublayers: (start, [partial], token, slots) -> y, in the dtype of the start.
 
-    The values are the start, the first slots and, with `partial`, one that is not in a slot.
+    The values are the start, the first slots and, with `partial`, one outside of the slots.
     """
 
     width: int
@@ -77,7 +77,7 @@ class MixValues(SlotRead):
 
     @property
     def own(self) -> int:
-        """How many values are not in slots."""
+        """The number of values outside of slots."""
         return 2 if self.partial else 1
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -88,17 +88,17 @@ class MixValues(SlotRead):
         return {"reads": self.reads, "heads": self.heads}
 
     def values(self, at: CostContext) -> float:
-        """Return the number of values, in the mean over all executions."""
+        """Return the number of values, averaged over all executions."""
         return self.reads.mean(at.trips) + self.own
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Read every value once."""
+        """Every value is read once."""
         return read + at.compute_bytes * self.width * self.reads.mean(at.trips) + written
 
 
 @dataclass(frozen=True)
 class SumValues(MixValues):
-    """The sum with a learned weight for each distance and head: `most` is the number of values at most."""
+    """The sum with a learned weight per distance and head; `most` is the maximum number of values."""
 
     width: int
     heads: int
@@ -110,39 +110,39 @@ class SumValues(MixValues):
     kernels = (Kernel("sum_values", f"{_REFERENCE}:weigh", "elementwise, value by value; bound by bytes"),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return [most, heads], the latest value's first."""
+        """Return [most, heads], from the latest value back."""
         return ((self.most, self.heads),)
 
     def flops(self, at: CostContext) -> float:
-        """One product of the width per value."""
+        """One multiplication of the width per value."""
         return 2 * self.width * self.values(at)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the values that are in no slot."""
+        """Save the values outside of slots."""
         return SavedTensors(inputs=tuple(range(self.own)))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The sum in fp32 and a value; backward, a product and the gradients of values in no slot."""
+        """The fp32 sum and a value; backward, a product and the gradients of values outside of slots."""
         full, copy = 4 * self.width, at.widened * self.width
         gradient = full if at.stream_bytes < 4 else 0
         return WorkspaceBytes(full + copy, (1 + self.own) * full + gradient, flow.grad_inputs)
 
 
 class ScoreValues(MixValues):
-    """A sum by w . RMSNorm(value) of each value."""
+    """Base class of sums weighted by functions of w . RMSNorm(value)."""
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Read every value twice, for its score and for the sum."""
+        """Every value is read twice, for its score and for the sum."""
         return 2 * super().traffic(at, read, written) - written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the values that are in no slot, and in fp32 each value's scores and scale."""
+        """Save the values outside of slots, and each value's fp32 scores and scale."""
         return SavedTensors(inputs=tuple(range(self.own)), extra=4 * (self.heads + 1) * self.values(at))
 
 
 @dataclass(frozen=True)
 class AttendValues(ScoreValues):
-    """The sum by a softmax of w . RMSNorm(value)."""
+    """The sum weighted by a softmax over w . RMSNorm(value) (arXiv 2603.15031)."""
 
     width: int
     heads: int
@@ -158,11 +158,11 @@ class AttendValues(ScoreValues):
         return ((self.width,),)
 
     def flops(self, at: CostContext) -> float:
-        """Two products of the width per value."""
+        """Two multiplications of the width per value."""
         return 4 * self.width * self.values(at)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The weights and the sum in fp32, a value; backward, a product, gradients of values in no slot."""
+        """fp32 weights and sum, a value; backward, a product, gradients of values outside of slots."""
         scores, full, copy = 4 * self.heads * self.values(at), 4 * self.width, at.widened * self.width
         forward = self.saved(at).extra + scores + full + copy
         gradient = full if at.stream_bytes < 4 else 0

@@ -1,8 +1,8 @@
-"""Plain PyTorch for residual mixes: a write into a slot, and a sum over the slots so far.
+"""Plain PyTorch for residual mixes: write to a slot, sum over the slots so far.
 
-Values are [batch, sequence, width]. The slots are written in place, so both are autograd functions of their
-own, as in depth attention: a read adds to the slots' gradients, and the write of a slot hands them on. Values
-are read one by one: each then stays in the processor's cache, while a stack of all would be written and read.
+Values are [batch, sequence, width]. The slots are written in place, so both are custom autograd functions, as
+in depth attention: a read adds to the gradients of the slots, and the write of a slot returns them. Values
+are read one by one, so that each stays in the processor's cache; stacking them would copy all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from blocks.primitives.reference import EPS, product_dtype, wide
 class ValueMemory(DepthMemory):
     """The outputs of the sublayers of one stage, [count, batch, sequence, width].
 
-    They are in the precision of products. Gradients gather at least in fp32.
+    They are in the compute dtype. Gradients are accumulated at least in fp32.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
@@ -30,13 +30,13 @@ class ValueMemory(DepthMemory):
         self._gradients: Tensor | None = None
 
     def write(self, slot: int, value: Tensor) -> None:
-        """Write one slot; the first write makes room for all."""
+        """Write one slot; the first write allocates all."""
         if not self.values.numel():
             self.values = torch.empty(self._shape, dtype=product_dtype(value), device=self._device)
         self.values[slot].copy_(value)
 
     def gradients(self) -> Tensor:
-        """Return where the running backward pass gathers gradients, zero at its start."""
+        """Return the gradients of the current backward pass, initially zero."""
         if self.begins() or self._gradients is None:
             dtype = torch.promote_types(self.values.dtype, torch.float32)
             self._gradients = torch.zeros(self._shape, dtype=dtype, device=self._device)
@@ -44,20 +44,21 @@ class ValueMemory(DepthMemory):
 
 
 def values(tokens: Tensor, count: int, width: int) -> tuple[ValueMemory, Tensor]:
-    """Return empty slots for tokens [batch, sequence], and the first token of their order."""
+    """Return empty slots for tokens [batch, sequence], and the first order token."""
     return ValueMemory((count, *tokens.shape, width), tokens.device), torch.zeros((), device=tokens.device)
 
 
 def write(value: Tensor, token: Tensor, memory: ValueMemory, slot: int) -> Tensor:
-    """Write a value into a slot; return the next token."""
+    """Write a value to a slot; return the next order token."""
     result: Tensor = _Write.apply(value, token, memory, slot)  # type: ignore[no-untyped-call]
     return result
 
 
 def attend(*given: Any, reads: int, heads: int) -> Tensor:
-    """Return the start, the first `reads` slots and the partial, summed by a softmax of query . RMSNorm.
+    """Return the sum of values weighted by a softmax over query . RMSNorm(value).
 
-    Given are the start, the partial if there is one, the token, the memory and the query [width].
+    The values are the start, the first `reads` slots and the partial. `given` are the start, the partial if
+    there is one, the order token, the memory and the query [width].
     """
     *own, token, memory, query = given
     result: Tensor = _Attend.apply(token, memory, query, reads, heads, *own)  # type: ignore[no-untyped-call]
@@ -65,14 +66,14 @@ def attend(*given: Any, reads: int, heads: int) -> Tensor:
 
 
 def weigh(*given: Any, reads: int, heads: int) -> Tensor:
-    """Return the same with weights [most, heads] by how long ago a value was made, the latest first."""
+    """Return the same with weights [most, heads] by distance, from the latest value back."""
     *own, token, memory, weights = given
     result: Tensor = _Weigh.apply(token, memory, weights, reads, *own)  # type: ignore[no-untyped-call]
     return result
 
 
 def attend_stacked(stacked: Tensor, query: Tensor, heads: int) -> Tensor:
-    """Return the same in autograd, from all values [values, batch, sequence, width]."""
+    """Return `attend` by autograd, from all values [values, batch, sequence, width]."""
     full = wide(stacked)
     normed = full * torch.rsqrt(full.square().mean(-1, keepdim=True) + EPS)
     scores = split_heads(normed * query, heads).sum(-1, keepdim=True)
@@ -90,7 +91,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def weighted_sum(read: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Return the sum of values by weights that broadcast to [values, batch, sequence, heads]."""
+    """Return the sum of values with weights that broadcast to [values, batch, sequence, heads]."""
     total = torch.zeros(read[0].shape, dtype=weights.dtype, device=weights.device)
     for value, weight in zip(read, weights, strict=True):
         split_heads(total, weight.shape[-1]).addcmul_(
@@ -100,7 +101,7 @@ def weighted_sum(read: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 def value_scores(read: Sequence[Tensor], query: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Return scores [values, batch, sequence, heads] and one over each RMS [.., 1], in fp32."""
+    """Return scores [values, batch, sequence, heads] and 1 / RMS of each value [.., 1], in fp32."""
     shape, query = read[0].shape[:2], wide(query)
     scores = torch.empty(len(read), *shape, heads, dtype=query.dtype, device=query.device)
     scales = torch.empty(len(read), *shape, 1, dtype=query.dtype, device=query.device)

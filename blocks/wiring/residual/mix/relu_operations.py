@@ -1,4 +1,4 @@
-"""The operation of residual mixes that weigh each value by itself. Torch-free."""
+"""The operation of residual mixes with ReLU weights. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _REFERENCE = "blocks.wiring.residual.mix.relu_reference"
 
 @dataclass(frozen=True)
 class RectifyValues(ScoreValues):
-    """The sum by b + ReLU(w . RMSNorm(value)): b for each distance and element, w for each head.
+    """The sum weighted by b + ReLU(w . RMSNorm(value)): b per distance and channel, w per head.
 
-    `most` is the number of values at most.
+    `most` is the maximum number of values (DeepCrossAttention, arXiv 2502.06785).
     """
 
     width: int
@@ -31,15 +31,15 @@ class RectifyValues(ScoreValues):
     kernels = (Kernel("rectify_values", f"{_REFERENCE}:rectify", "elementwise, value by value"),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return b [most, width], the latest value's first, and w [width]."""
+        """Return b [most, width], from the latest value back, and w [width]."""
         return (self.most, self.width), (self.width,)
 
     def flops(self, at: CostContext) -> float:
-        """Three products of the width per value."""
+        """Three multiplications of the width per value."""
         return 6 * self.width * self.values(at)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The sum in fp32, a value and its weights; backward, a product, gradients of values in no slot."""
+        """The fp32 sum, a value, its weights; backward, a product, gradients of values outside of slots."""
         full, copy, weights = 4 * self.width, at.widened * self.width, 4 * self.heads
         gradient = full if at.stream_bytes < 4 else 0
         backward = (1 + self.own) * full + copy + 2 * weights + 4 + gradient

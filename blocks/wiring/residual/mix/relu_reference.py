@@ -1,4 +1,4 @@
-"""Plain PyTorch for residual mixes that weigh each value by itself; values are [batch, sequence, width]."""
+"""Plain PyTorch for residual mixes with ReLU weights; values are [batch, sequence, width]."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from blocks.wiring.residual.mix.reference import ValueMemory, split_heads, value
 
 
 def rectify(*given: Any, reads: int, heads: int) -> Tensor:
-    """Return the sum of the start, the first `reads` slots and the partial, by b + ReLU(w . RMSNorm(value)).
+    """Return the sum of values weighted by b + ReLU(w . RMSNorm(value)).
 
-    Given are the start, the partial if there is one, the token, the memory, b [most, width] by how long ago a
-    value was made, the latest first, and w [width]. The gradient of ReLU is 1 at 0, where w begins: it would
-    stay there otherwise.
+    The values are the start, the first `reads` slots and the partial. `given` are the start, the partial if
+    there is one, the order token, the memory, b [most, width] by distance, from the latest value back, and w
+    [width]. The gradient of ReLU at 0 is 1 here: w is initialized to 0 and would stay there otherwise.
     """
     *own, token, memory, static, query = given
     result: Tensor = _Rectify.apply(token, memory, static, query, reads, heads, *own)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The operations of residual mixes whose weights are those of each token. Torch-free."""
+"""The operations of residual mixes with weights per token. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _REFERENCE = "blocks.wiring.residual.mix.token_reference"
 
 @dataclass(frozen=True)
 class NormLatest(SlotRead):
-    """RMSNorm, without a gain, of the latest value: (value, token, slots) -> y.
+    """RMSNorm without a gain of the latest value: (value, token, slots) -> y.
 
-    That is the value of the last slot; with `partial`, or where no slot is written yet, the one given.
+    This is the last slot, or the input `value` with `partial` or if no slot is written yet.
     """
 
     width: int
@@ -39,24 +39,24 @@ class NormLatest(SlotRead):
         return {"reads": LoopIndex(0) if self.partial else self.reads}
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Read one value, write another."""
+        """Read and write one value."""
         return at.compute_bytes * self.width + written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the value given, and in fp32 the scale of the latest one."""
+        """Save the input and the fp32 scale of the latest value."""
         return SavedTensors(inputs=(0,), extra=4)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """A slot in fp32 and the result; backward two tensors in fp32."""
+        """A slot in fp32 and the result; backward, two fp32 tensors."""
         full, copy = 4 * self.width, 0 if self.partial else at.widened * self.width
         return WorkspaceBytes(full + copy + 4, 2 * full + copy + 4, flow.grad_inputs)
 
 
 @dataclass(frozen=True)
 class SumByToken(SumValues):
-    """The sum with weights of each token beside learned ones: (start, [partial], weights, token, slots) -> y.
+    """The sum with weights per token plus learned ones: (start, [partial], weights, token, slots) -> y.
 
-    Both go by the distance and the head: `most` is the number of values at most.
+    Both are indexed by distance and head; `most` is the maximum number of values (arXiv 2502.12170).
     """
 
     kernels = (Kernel("sum_by_token", f"{_REFERENCE}:weigh_by_token", "elementwise, value by value"),)
@@ -67,11 +67,11 @@ class SumByToken(SumValues):
         return (inputs[0],)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the values that are in no slot, and the weights of tokens."""
+        """Save the values outside of slots, and the weights per token."""
         return SavedTensors(inputs=tuple(range(self.own + 1)))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """The weights and the sum in fp32, a value; backward, a product, gradients of what is in no slot."""
+        """fp32 weights and sum, a value; backward, a product, gradients of values outside of slots."""
         read, most = self.heads * self.values(at), 4 * self.heads * self.most
         full, copy = 4 * self.width, at.widened * self.width
         forward = largest(at.widened * read, full + copy)

@@ -1,4 +1,4 @@
-"""Plain PyTorch for residual mixes by weights of each token; values are [batch, sequence, width]."""
+"""Plain PyTorch for residual mixes with weights per token; values are [batch, sequence, width]."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from blocks.wiring.residual.mix.reference import ValueMemory, split_heads, value
 
 
 def norm_latest(value: Tensor, token: Tensor, memory: ValueMemory, reads: int) -> Tensor:
-    """Return v / rms(v) of the last of the first `reads` slots, where there is none of `value`."""
+    """Return v / rms(v) of slot `reads` - 1, or of `value` if `reads` is 0."""
     result: Tensor = _NormLatest.apply(value, token, memory, reads)  # type: ignore[no-untyped-call]
     return result
 
 
 def weigh_by_token(*given: Any, reads: int, heads: int) -> Tensor:
-    """Return the sum of the start, the first `reads` slots and the partial, by weights of each token.
+    """Return the sum of values with weights per token.
 
-    Given are the start, the partial if there is one, weights [batch, sequence, most, heads] by how long ago a
-    value was made, the latest first, the token, the memory and weights [most, heads] that are added to these.
+    The values are the start, the first `reads` slots and the partial. `given` are the start, the partial if
+    there is one, weights [batch, sequence, most, heads] by distance, from the latest value back, the order
+    token, the memory and weights [most, heads] that are added to these.
     """
     *own, dynamic, token, memory, static = given
     result: Tensor = _WeighByToken.apply(token, memory, static, dynamic, reads, *own)  # type: ignore[no-untyped-call]
@@ -94,5 +95,5 @@ class _WeighByToken(torch.autograd.Function):
 
 
 def _shares(dynamic: Tensor, static: Tensor, count: int) -> Tensor:
-    """Return the weights of that many values [values, batch, sequence, heads], the latest's first."""
+    """Return the weights [count, batch, sequence, heads] of `count` values."""
     return (wide(dynamic[:, :, :count]) + wide(static[:count])).movedim(2, 0)

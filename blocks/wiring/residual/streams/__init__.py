@@ -1,4 +1,4 @@
-"""Several residual streams: hyper-connections and what is made of them."""
+"""Several residual streams: hyper-connections and their variants."""
 
 from blocks.wiring.residual.streams.config import StreamResidual
 

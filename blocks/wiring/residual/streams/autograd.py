@@ -1,7 +1,7 @@
-"""Reading, writing and mapping residual streams with backward passes that hold one copy of the streams.
+"""Autograd functions on residual streams whose backward passes hold one copy of the streams.
 
-Left to autograd, gradients of what is spread over streams would be there for each stream before they are
-summed. Shapes are those of `blocks.wiring.residual.streams.reference`.
+Plain autograd would materialize gradients of broadcast tensors per stream before it sums them. Shapes are
+those of `blocks.wiring.residual.streams.reference`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blocks.primitives.reference import EPS
 
 
 class Project(Function):
-    """Divides after the product, so that no normalised copy of the streams is ever there."""
+    """Projection of normalized streams; divides after the product, so there is no normalized copy."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, projection: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Project(Function):
 
 
 class ReadStatic(Function):
-    """A vector times the streams as rows."""
+    """Sum over streams with static weights: a vector-matrix product."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, read: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class ReadStatic(Function):
 
 
 class ReadDynamic(Function):
-    """A sum over the streams of each token."""
+    """Sum over streams with weights per token."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, maps: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class ReadDynamic(Function):
 
 
 class WriteStatic(Function):
-    """One product over all tokens, or a scale for each stream."""
+    """Static mix and update: one product over all tokens, or a factor per stream."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, y: Tensor, write: Tensor, mix: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class WriteStatic(Function):
 
 
 class WriteDynamic(Function):
-    """A product for each token, or a scale for each of its streams."""
+    """Mix and update per token: a product per token, or a factor per stream."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, y: Tensor, maps: Tensor, diagonal: bool) -> Tensor:
@@ -136,5 +136,5 @@ def _rows(h: Tensor) -> Tensor:
 
 
 def _streams(rows: Tensor, like: Tensor) -> Tensor:
-    """Return rows as streams of tokens like [batch, sequence, width]."""
+    """Return rows as streams, for tokens shaped like `like` [batch, sequence, width]."""
     return rows.view(-1, *like.shape).movedim(0, -2)

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from blocks.wiring.residual.streams.config import Constraint
 
 ITERATIONS = 20
-"""How often rows and columns of a mix are divided by their sums, as in mHC (arXiv 2512.24880)."""
+"""The number of Sinkhorn iterations, as in mHC (arXiv 2512.24880)."""
 
 _REFERENCE = "blocks.wiring.residual.streams.reference"
 
 
 @dataclass(frozen=True)
 class OpenStreams(SavesNothing, Operation):
-    """Copy a value into streams: (x) -> h. With `apart` they lie in memory one after the other."""
+    """Copy a value to all streams: (x) -> h. With `apart`, streams are the outermost dimension in memory."""
 
     width: int
     streams: int
@@ -34,7 +34,7 @@ class OpenStreams(SavesNothing, Operation):
     kernels = (Kernel("open_streams", f"{_REFERENCE}:open_streams", "copied"),)
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped stage leaves the state as it is."""
+        """A skipped stage returns the state unchanged."""
         return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -48,7 +48,7 @@ class OpenStreams(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class CloseStreams(SavesNothing, Operation):
-    """The mean of the streams: (h) -> x. With `apart` they lie in memory one after the other."""
+    """The mean of the streams: (h) -> x. With `apart`, streams are the outermost dimension in memory."""
 
     width: int
     streams: int
@@ -58,7 +58,7 @@ class CloseStreams(SavesNothing, Operation):
     kernels = (Kernel("close_streams", f"{_REFERENCE}:close_streams", "one reduction"),)
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped stage leaves the state as it is."""
+        """A skipped stage returns the state unchanged."""
         return 0
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -71,7 +71,7 @@ class CloseStreams(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class StreamMaps(Operation):
-    """By how much each stream of a token is read, written to and mixed: (h) -> maps."""
+    """The factors per token by which each stream is read, written and mixed: (h) -> maps."""
 
     width: int
     streams: int
@@ -81,19 +81,19 @@ class StreamMaps(Operation):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
-        """One product of the streams as they are; the norm is divided out behind it."""
+        """One product with the streams, divided by their norm afterwards."""
         name = "maps_free" if self.constraint == "none" else f"maps_{self.constraint}"
         why = "one product, divided by the norm behind it"
         return (Kernel(name, f"{_REFERENCE}:{name}", why, prepare=f"{_REFERENCE}:pack", prepared=3),)
 
     @property
     def columns(self) -> int:
-        """How many numbers a stream has: for reading, writing, and each target."""
+        """The number of factors per stream: reading, writing, and one per target."""
         return 3 if self.constraint == "diagonal" else 2 + self.streams
 
     @property
     def elements(self) -> int:
-        """How many numbers a token has."""
+        """The number of factors per token."""
         return self.streams * self.columns
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -110,12 +110,12 @@ class StreamMaps(Operation):
         return (projection, (3,), (n,), (n,), mix_shape(n, self.constraint))
 
     def flops(self, at: CostContext) -> float:
-        """A row of the projection reads its stream, or where maps are constrained all streams."""
+        """A row of the projection reads its own stream, or all streams if maps are constrained."""
         reads = self.width if self.constraint == "none" else self.streams * self.width
         return 2 * self.elements * reads
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the streams, their norms, what was projected and what a function made of it."""
+        """Save the streams, their norms, the projection and its activation."""
         size, n = at.stream_bytes, self.streams
         kept = {
             "none": size * (2 * self.elements + n),
@@ -125,7 +125,7 @@ class StreamMaps(Operation):
         return SavedTensors(inputs=(0,), extra=kept[self.constraint])
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, all vectors of Sinkhorn's iteration are made again before gradients of streams."""
+        """Backward, the vectors of all Sinkhorn iterations are recomputed before gradients of streams."""
         n, maps = self.streams, at.stream_bytes * self.elements
         extra = self.saved(at).extra
         if self.constraint != "doubly_stochastic":
@@ -141,7 +141,7 @@ class StreamMaps(Operation):
 
 @dataclass(frozen=True)
 class ReadStreams(Operation):
-    """The sum of the streams, weighted by maps, (h, maps) -> x, or by a weight, (h) -> x."""
+    """The sum of the streams, weighted by maps, (h, maps) -> x, or by a learned weight, (h) -> x."""
 
     width: int
     streams: int
@@ -152,7 +152,7 @@ class ReadStreams(Operation):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
-        """A weighted sum; static shares that have to be in (0, 1) are made once per forward pass."""
+        """A weighted sum; constrained static weights are computed once per forward pass."""
         if self.dynamic:
             return (Kernel("read_dynamic", f"{_REFERENCE}:read_dynamic", "weighted by each token's maps"),)
         prepare = "" if self.constraint == "none" else f"{_REFERENCE}:share"
@@ -164,7 +164,7 @@ class ReadStreams(Operation):
         return (TensorType((self.width,), inputs[0].element),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return one share for each stream, where there are no maps."""
+        """Return [streams] if the weights are static."""
         return () if self.dynamic else ((self.streams,),)
 
     def saved(self, at: CostContext) -> SavedTensors:
@@ -172,14 +172,14 @@ class ReadStreams(Operation):
         return SavedTensors(inputs=(0, 1) if self.dynamic else (0,))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Streams times the shares of each token are summed; backward, before there are their gradients."""
+        """The weighted streams before they are summed; backward, before the gradients are allocated."""
         streams = at.stream_bytes * self.streams * self.width if self.dynamic else 0
         return WorkspaceBytes(flow.outputs + streams, flow.grad_inputs, flow.grad_inputs)
 
 
 @dataclass(frozen=True)
 class WriteStreams(Operation):
-    """Mix the streams and add an update to each: (h, y, maps) -> h, or with weights, (h, y) -> h."""
+    """Mix the streams and add an update to each: (h, y, maps) -> h, or with learned weights, (h, y) -> h."""
 
     width: int
     streams: int
@@ -190,7 +190,7 @@ class WriteStreams(Operation):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
-        """One product, or where streams stay apart a scale for each; then the update is added in place."""
+        """One product, or one factor per stream if the mix is diagonal; the update is added in place."""
         apart = self.constraint == "diagonal"
         why = (
             "streams scaled, the update added" if apart else "streams mixed by one product, the update added"
@@ -206,14 +206,14 @@ class WriteStreams(Operation):
         return (inputs[0],)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return shares of writing, and the mix, where there are no maps."""
+        """Return [streams] for the writing weights and the shape of the mix if they are static."""
         return () if self.dynamic else ((self.streams,), mix_shape(self.streams, self.constraint))
 
     def arguments(self) -> dict[str, Any]:
         return {"diagonal": self.constraint == "diagonal"} if self.dynamic else {}
 
     def flops(self, at: CostContext) -> float:
-        """The mix is a product for each token; scales of streams that stay apart are elementwise."""
+        """The mix is one product per token; a diagonal mix is elementwise."""
         return 0 if self.constraint == "diagonal" else 2 * self.streams**2 * self.width
 
     def saved(self, at: CostContext) -> SavedTensors:
@@ -221,23 +221,23 @@ class WriteStreams(Operation):
         return SavedTensors(inputs=(0, 1, 2) if self.dynamic else (0, 1))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Streams are mixed into what is made; backward, sums over the streams of a token need as much."""
+        """The mixed streams; backward, sums over streams need as much."""
         columns = maps_shape(self)[0][1] + self.width if self.dynamic else 0
         sums = at.stream_bytes * (self.streams * columns + self.width)
         backward = largest(flow.grad_inputs, sums)
         return WorkspaceBytes(flow.outputs, backward, backward)
 
     def passthrough(self, output: int) -> int | None:
-        """A skipped write leaves the streams as they are."""
+        """A skipped write returns the streams unchanged."""
         return 0
 
 
 def mix_shape(streams: int, constraint: Constraint) -> Shape:
-    """Return the shape of a static mix: from column to row, or by how much each stream stays."""
+    """Return the shape of a static mix: [rows, columns], from column to row, or [streams] if diagonal."""
     return (streams,) if constraint == "diagonal" else (streams, streams)
 
 
 def maps_shape(operation: ReadStreams | WriteStreams) -> tuple[Shape, ...]:
-    """Return the shape of the maps that an operation reads, if it does."""
+    """Return the shape of the maps that an operation reads, or nothing if its weights are static."""
     n = operation.streams
     return ((n, 3 if operation.constraint == "diagonal" else 2 + n),) if operation.dynamic else ()

@@ -1,12 +1,12 @@
 """Plain PyTorch for residual streams.
 
-`h` are the streams [batch, sequence, streams, width], `x` and `y` are [batch, sequence, width]. Streams with
-static maps lie in memory one after the other, so that one product over all tokens mixes them.
+`h`, the streams, is [batch, sequence, streams, width]; `x` and `y` are [batch, sequence, width]. With static
+maps, streams are the outermost dimension in memory, so that one product over all tokens mixes them.
 
-`maps` [batch, sequence, streams, 2 + targets] say for each stream by how much it is read, by how much it is
-written to, and by how much it goes into each target: every stream, or itself alone.
+`maps` [batch, sequence, streams, 2 + targets] are, for each stream, the factors of reading, of writing, and
+of each target in the mix: all streams, or only itself.
 
-All of it is in the precision of the streams, also under autocast.
+Everything is computed in the dtype of the streams, also under autocast.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from blocks.wiring.residual.streams.sinkhorn import doubly_stochastic
 
 
 def open_streams(x: Tensor, streams: int, apart: bool) -> Tensor:
-    """Return copies of x as streams, one after the other in memory if `apart`."""
+    """Return copies of x as streams, which are the outermost dimension in memory if `apart`."""
     if apart:
         return x.expand(streams, *x.shape).contiguous().movedim(0, -2)
     return x.unsqueeze(-2).expand(*x.shape[:-1], streams, x.shape[-1]).contiguous()
@@ -51,13 +51,13 @@ def read_dynamic(h: Tensor, maps: Tensor) -> Tensor:
 def write_static(h: Tensor, y: Tensor, write: Tensor, mix: Tensor) -> Tensor:
     """Return the mixed streams plus y times write [streams].
 
-    mix is [streams, streams], from column to row, or [streams], by how much each stream stays.
+    mix: [streams, streams], from column to row, or [streams], the factor of each stream.
     """
     return _exact(WriteStatic, h, y, write, mix)
 
 
 def write_dynamic(h: Tensor, y: Tensor, maps: Tensor, diagonal: bool) -> Tensor:
-    """Return the same by maps, where `diagonal` says that streams stay apart."""
+    """Return the same with maps per token; `diagonal`: each stream only keeps a factor of itself."""
     return _exact(WriteDynamic, h, y, maps, diagonal)
 
 
@@ -66,7 +66,7 @@ def pack(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the projection, a scale for each column of maps, and the static part of maps.
 
-    scales are those of reading, writing and mixing; read, write and mix are as in the static functions.
+    scales: [3], for reading, writing and mixing; read, write and mix as in the static functions.
     """
     targets = mix.unsqueeze(-1) if mix.ndim == 1 else mix.T
     columns = torch.cat((scales[:2], scales[2:].expand(targets.shape[1])))
@@ -81,7 +81,7 @@ def maps_free(h: Tensor, projection: Tensor, scale: Tensor, base: Tensor) -> Ten
 def maps_doubly_stochastic(h: Tensor, projection: Tensor, scale: Tensor, base: Tensor) -> Tensor:
     """Return maps projected from all streams together, made doubly stochastic.
 
-    projection: [elements of maps, streams * width]. Shares of reading are in (0, 1), of writing in (0, 2).
+    projection: [elements of maps, streams * width]. Reading factors are in (0, 1), writing factors in (0, 2).
     """
     logits = torch.addcmul(base, scale, _projected(h, projection))
     shares = logits[..., :2].sigmoid()
@@ -89,30 +89,30 @@ def maps_doubly_stochastic(h: Tensor, projection: Tensor, scale: Tensor, base: T
 
 
 def maps_diagonal(h: Tensor, projection: Tensor, scale: Tensor, base: Tensor) -> Tensor:
-    """Return the same where each stream stays by a share in (0, 1)."""
+    """Return the same with a diagonal mix with factors in (0, 1)."""
     logits = torch.addcmul(base, scale, _projected(h, projection))
     return logits.sigmoid() * logits.new_tensor((1.0, 2.0, 1.0))
 
 
 def share(read: Tensor) -> tuple[Tensor]:
-    """Return static shares of reading in (0, 1)."""
+    """Return static reading factors in (0, 1)."""
     return (read.sigmoid(),)
 
 
 def static_doubly_stochastic(write: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return static shares of writing in (0, 2), and a doubly stochastic mix."""
+    """Return static writing factors in (0, 2), and a doubly stochastic mix."""
     return 2 * write.sigmoid(), doubly_stochastic(mix.T[None, None])[0, 0].T
 
 
 def static_diagonal(write: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return static shares of writing in (0, 2), and by how much each stream stays, in (0, 1)."""
+    """Return static writing factors in (0, 2), and a diagonal mix with factors in (0, 1)."""
     return 2 * write.sigmoid(), mix.sigmoid()
 
 
 def _projected(h: Tensor, projection: Tensor) -> Tensor:
     """Return the projection of h divided by its root mean square, in the shape of maps.
 
-    Read are as many of the last elements of h as the projection has columns: of a stream, or of all.
+    The projection has as many columns as one stream, or all streams, have elements.
     """
     return _exact(Project, h, projection)
 

@@ -1,7 +1,7 @@
-"""Doubly stochastic matrices by the iteration of Sinkhorn and Knopp, as in mHC (arXiv 2512.24880).
+"""Doubly stochastic matrices by Sinkhorn-Knopp iterations, as in mHC (arXiv 2512.24880).
 
-Rows and columns are divided by their sums in turn. Both only ever rescale the same matrix, so that two
-vectors for each matrix hold the state; the backward pass makes these again.
+Rows and columns are alternately divided by their sums. This only rescales the matrix, so the state is two
+vectors per matrix, which the backward pass recomputes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from blocks.wiring.residual.streams.operations import ITERATIONS
 
 
 def doubly_stochastic(logits: Tensor) -> Tensor:
-    """Return exp(logits), its rows and then its columns divided by their sums, `ITERATIONS` times each.
+    """Return exp(logits) after `ITERATIONS` normalizations of its rows, then columns, to sums of 1.
 
-    logits: [batch, sequence, rows, columns], as many columns as rows. The columns add up to 1, the rows
-    nearly. It is in fp32 at least; the result has the precision of the logits.
+    logits: [batch, sequence, n, n]. Columns sum to 1, rows nearly. Computed at least in fp32; the result has
+    the dtype of the logits.
     """
     made: Tensor = _Sinkhorn.apply(logits)  # type: ignore[no-untyped-call]
     return made
@@ -29,7 +29,7 @@ def doubly_stochastic(logits: Tensor) -> Tensor:
 class _Sinkhorn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
-        # tokens last, so that the sum of a few elements for each token is a sum of long vectors
+        # tokens last, so that sums over a few elements are sums of long vectors
         powers = _tokens_last(wide(logits))
         powers = (powers - powers.amax(1, keepdim=True)).exp_()
         ctx.save_for_backward(powers)
@@ -58,7 +58,7 @@ class _Sinkhorn(torch.autograd.Function):
 
 
 def _iterate(powers: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what rows [rows, tokens] are multiplied by after each iteration, and columns, from ones on."""
+    """Return the factors of rows and of columns, [n, tokens] each, after each iteration, from ones on."""
     rows, columns = [], [torch.ones_like(powers[0])]
     for _ in range(ITERATIONS):
         rows.append((powers * columns[-1]).sum(1).reciprocal_())

@@ -1,4 +1,4 @@
-"""Steps that run on some of the tokens, chosen by a router."""
+"""Steps that run on a subset of the tokens, chosen by a router."""
 
 from blocks.wiring.route.by.config import RoutedBy
 

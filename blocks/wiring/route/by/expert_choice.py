@@ -1,4 +1,4 @@
-"""Steps that choose their tokens. Torch-free."""
+"""Expert choice: each step chooses its tokens. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RAN = "ran_before"
 
 
 def around_loop(build: Builder, x: Value, run: Run) -> Value:
-    """Carry which tokens ran the step before."""
+    """Carry the flags of the tokens that ran the previous step."""
     build.next.carried = {_RAN: build.op("all_tokens", AllTokens(), build.tokens())}
     last = run(x)
     build.next.carried = {}
@@ -22,7 +22,7 @@ def around_loop(build: Builder, x: Value, run: Run) -> Value:
 def around_step(
     build: Builder, x: Value, run: Run, keep: tuple[float, ...], scale: float, loss_weight: float
 ) -> Value:
-    """Choose tokens, run the step on them, and add what it returns to theirs."""
+    """Choose tokens, run the step on them, and add the result to their states."""
     steps, width = build.trips(), build.width
     choose = ChooseTokens(keep, build.trip(), width, steps, scale)
     router = Weight("router", (steps, width), Init("normal", width**-0.5))

@@ -1,4 +1,4 @@
-"""The operations of routing tokens through steps. Torch-free."""
+"""The operations of expert-choice routing of tokens through steps. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from blocks.ir.tensor_type import IDS, SCALAR, TRAINING, Shape, TensorType
 _REFERENCE = "blocks.wiring.route.by.reference"
 _FLAGS = TensorType((), "bool")
 PLACES = TensorType((), "int")
-"""Where chosen tokens are, counted through the rows of the batch."""
+"""The type of indices of chosen tokens in the flattened batch."""
 
 
 @dataclass(frozen=True)
 class AllTokens(SavesNothing, Operation):
-    """Every token, as those among which the first step chooses: (tokens) -> flags."""
+    """Flags of all tokens, the candidates of the first step: (tokens) -> flags."""
 
     decoding = LOCAL
     kernels = (Kernel("all_tokens", f"{_REFERENCE}:all_tokens", "a flag for each token"),)
@@ -34,7 +34,7 @@ class AllTokens(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class ChooseTokens(SelectsTokens):
-    """Choose tokens for a step: (x, flags before, training) -> places, gates, flags, loss."""
+    """Choose tokens for a step: (x, previous flags, training) -> places, gates, flags, loss."""
 
     width: int
     steps: int
@@ -49,7 +49,7 @@ class ChooseTokens(SelectsTokens):
     )
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the places and gates of the chosen tokens, a flag of each token, and the router's loss."""
+        """Return the places and gates of chosen tokens, the flags of all tokens, and the router's loss."""
         expect(self, inputs, (self.width,), _FLAGS, TRAINING)
         return (PLACES, TensorType((), "fp32"), _FLAGS, SCALAR)
 
@@ -60,20 +60,20 @@ class ChooseTokens(SelectsTokens):
         return {"keep": self.keep, "index": self.index, "scale": self.scale}
 
     def flops(self, at: CostContext) -> float:
-        """One logit for every token."""
+        """One logit per token."""
         return 2 * self.width
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save x, the flags before, logits, what the loss compares them with, places and sigmoids."""
+        """Save x, the previous flags, logits, the targets of the loss, places and sigmoids."""
         once = 4 * self.width if at.weight_bytes < 4 else 0
         return SavedTensors((0, 1), (0,), 4 + 4 + 4 * self.share(at.context), once)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Logits are in fp32."""
+        """Logits are computed in fp32."""
         return "fp32"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Numbers of each token; backward, the gradients of logits and x."""
+        """A few numbers per token; backward, the gradients of logits and x."""
         numbers = 4 * 4
         return WorkspaceBytes(
             flow.outputs + flow.casts + 8 + numbers, flow.grad_inputs + numbers, flow.grad_inputs
@@ -82,7 +82,7 @@ class ChooseTokens(SelectsTokens):
 
 @dataclass(frozen=True)
 class PickTokens(Operation):
-    """Take the chosen tokens alone: (x, places) -> x."""
+    """Gather the chosen tokens: (x, places) -> x."""
 
     width: int
 
@@ -100,7 +100,7 @@ class PickTokens(Operation):
 
 @dataclass(frozen=True)
 class PutBack(ScattersTokens):
-    """Add what a step returned, times its gates, to the chosen tokens: (x, places, gates, y) -> x."""
+    """Add the step's output times the gates to the chosen tokens: (x, places, gates, y) -> x."""
 
     width: int
 
@@ -112,11 +112,11 @@ class PutBack(ScattersTokens):
         return (inputs[0],)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save places, gates and what the step returned."""
+        """Save places, gates and the step's output."""
         return SavedTensors((1, 2, 3))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Weighted rows in fp32, and as they are added; backward, their gradients."""
+        """The weighted rows in fp32 and in the dtype of x; backward, their gradients."""
         weighted = 4 * self.width
         narrow = at.stream_bytes * self.width if at.stream_bytes < 4 else 0
         forward = flow.outputs + weighted + narrow

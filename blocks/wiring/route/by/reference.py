@@ -1,6 +1,6 @@
-"""Plain PyTorch for routing tokens through steps.
+"""Plain PyTorch for expert-choice routing of tokens through steps.
 
-x: [batch, sequence, width]; places of chosen tokens: [batch, chosen], counted through the rows of the batch.
+x: [batch, sequence, width]; places: [batch, chosen], indices of the chosen tokens in the flattened batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blocks.primitives.reference import wide
 
 
 def all_tokens(tokens: Tensor) -> Tensor:
-    """Return a flag [batch, sequence] for each token, which is set."""
+    """Return flags [batch, sequence], all set."""
     return torch.ones_like(tokens, dtype=torch.bool)
 
 
@@ -30,16 +30,16 @@ def choose_tokens(
     index: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Choose the tokens that run step `index`, in their order, among those that ran the one before.
+    """Choose the tokens that run step `index`, in order, among those that ran the previous step.
 
-    ran_before: flags [batch, sequence]; router: [steps, width]. Outside of training tokens with positive
-    logits are chosen. Rows that have fewer of them than others are filled up by tokens
-    whose gate is 0, behind all that are chosen.
+    ran_before: flags [batch, sequence]; router: [steps, width]. Outside of training, tokens with positive
+    logits are chosen. Sequences with fewer of them than others are padded at the end with tokens whose gate
+    is 0.
 
-    Returns places, gates [batch, chosen], the flags of the tokens that run, and the mean over `ran_before` of
-    the cross-entropy between them and the sigmoids of the logits.
+    Returns places, gates [batch, chosen], the flags of the tokens that run, and the binary cross-entropy
+    between these and the logits, averaged over `ran_before`.
     """
-    # fp32 whatever the autocast dtype: a rounded logit can swap tokens
+    # fp32 under any autocast dtype: a rounded logit can swap tokens
     with torch.autocast(x.device.type, enabled=False):
         logits = F.linear(wide(x), wide(router[index])[None]).squeeze(-1)
     here, before = (keep[min(step, len(keep) - 1)] for step in (index, max(index - 1, 0)))
@@ -49,7 +49,7 @@ def choose_tokens(
         tokens = ranked.topk(selected_count(length, here), -1).indices.sort(-1).values
         runs = torch.zeros_like(ran_before).scatter(1, tokens, True)
     else:
-        # where a step takes as many as the one before it takes all of them
+        # a step with as many tokens as the previous one takes all of them
         everyone = here == 1 if index == 0 else here == before
         runs = ran_before if everyone else ran_before & (logits > 0)
         tokens = running_first(runs)
@@ -63,11 +63,11 @@ def choose_tokens(
 
 
 def running_first(runs: Tensor) -> Tensor:
-    """Return the tokens of each row that run, in their order, then others: as many as the longest row has.
+    """Return the places of the tokens that run, in order, padded to the longest sequence with other tokens.
 
-    runs: flags [batch, sequence]. At least one token of each row is returned.
+    runs: flags [batch, sequence]. At least one token per sequence is returned.
     """
-    # one token alone needs no answer from the device
+    # a single token needs no synchronization with the device
     most = 1 if runs.shape[1] == 1 else max(int(runs.sum(-1).max()), 1)
     return (~runs).long().argsort(dim=-1, stable=True)[:, :most]
 
@@ -85,7 +85,7 @@ def choose_next(
     place: str,
     use: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Choose among new tokens; tell those that keep keys and values which of them run."""
+    """Choose among new tokens, and record in the KV caches which of them run."""
     places, gates, runs, loss = choose_tokens(x, ran_before, training, router, keep, index, scale)
     past.chosen(place, runs, places)
     return places, gates, runs, loss
@@ -99,6 +99,6 @@ def pick_tokens(x: Tensor, places: Tensor) -> Tensor:
 def put_back(x: Tensor, places: Tensor, gates: Tensor, y: Tensor) -> Tensor:
     """Add y [batch, chosen, width] times its gates to the tokens of x at the places."""
     weighted = (y * gates.unsqueeze(-1)).to(x.dtype).flatten(0, 1)
-    # unlike index_add it keeps no rows for the backward pass
+    # unlike index_add, it saves no rows for the backward pass
     rows = places.flatten().unsqueeze(1).expand(-1, x.shape[-1])
     return x.flatten(0, 1).scatter_add(0, rows, weighted).view(x.shape)

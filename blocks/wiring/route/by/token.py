@@ -1,4 +1,4 @@
-"""Tokens that choose their number of steps. Torch-free."""
+"""Token choice: each token chooses its number of steps. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blocks.wiring.route.by.token_operations import ChooseSteps, PutOn, RunningT
 def around_step(
     build: Builder, x: Value, run: Run, shares: tuple[float, ...], scale: float, loss_weight: float
 ) -> Value:
-    """Let tokens choose before the first step, then run this one on those that chose as many."""
+    """Let tokens choose before the first step, then run each step on the tokens that chose it."""
     steps, width = build.trips(), build.width
 
     def choose(outer: Builder, x: Value) -> Value:

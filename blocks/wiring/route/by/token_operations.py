@@ -1,4 +1,4 @@
-"""The operations of tokens that choose their number of steps. Torch-free."""
+"""The operations of token-choice routing. Torch-free."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GATES = TensorType((), "fp32")
 
 @dataclass(frozen=True)
 class ChooseSteps(Operation):
-    """Choose a number of steps for each token: (x) -> numbers, gates, balance loss."""
+    """Choose the number of steps of each token: (x) -> numbers, gates, balance loss."""
 
     width: int
     steps: int
@@ -44,16 +44,16 @@ class ChooseSteps(Operation):
         return {"scale": self.scale}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save x, the chances of all numbers and the chosen one."""
+        """Save x, the probabilities of all numbers and the chosen number."""
         once = 4 * self.width * self.steps if at.weight_bytes < 4 else 0
         return SavedTensors((0,), (), 4 * self.steps + 8, once)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Logits are in fp32."""
+        """Logits are computed in fp32."""
         return "fp32"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Logits and chances; backward, the gradients of logits and x."""
+        """Logits and probabilities; backward, the gradients of logits and x."""
         logits = 4 * self.steps
         return WorkspaceBytes(
             flow.outputs + flow.casts + 2 * logits + 8,
@@ -64,7 +64,7 @@ class ChooseSteps(Operation):
 
 @dataclass(frozen=True)
 class RunningTokens(SavesNothing, SelectsTokens):
-    """The tokens whose number of steps is not reached yet: (numbers) -> places."""
+    """The places of the tokens that run a step: (numbers) -> places."""
 
     decides = f"{_REFERENCE}:most_likely"
     decoding = f"{_REFERENCE}:next_running_tokens"
@@ -92,10 +92,9 @@ class RunningTokens(SavesNothing, SelectsTokens):
 
 @dataclass(frozen=True)
 class PutOn(ScattersTokens):
-    """Put what a step returned in the place of its tokens' states, or add it to those before the first step.
+    """Update the states of the tokens that ran a step: (x, start, places, numbers, gates, y) -> x.
 
-    (x, start, places, numbers, gates, y) -> x. Tokens that run another step get y, those that do not start
-    plus y times their gates.
+    Tokens that run the next step get y, tokens that ran their last step get start plus y times their gate.
     """
 
     width: int
@@ -115,11 +114,11 @@ class PutOn(ScattersTokens):
         return {"index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save places, what the step returned, its factors, those of all tokens, and two flags of each."""
+        """Save places, the step's output, its factors, those of all tokens, and two flags per token."""
         return SavedTensors((2, 5), (), 4 + 4 + 2)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Weighted rows in fp32, and as they are added; backward, their gradients."""
+        """The weighted rows in fp32 and in the dtype of x; backward, their gradients."""
         weighted = 4 * self.width
         narrow = at.stream_bytes * self.width if at.stream_bytes < 4 else 0
         return WorkspaceBytes(

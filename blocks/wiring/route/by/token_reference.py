@@ -1,7 +1,7 @@
-"""Plain PyTorch for tokens that choose their number of steps.
+"""Plain PyTorch for token-choice routing.
 
-x: [batch, sequence, width]; numbers of steps and gates of tokens: [batch, sequence]; places of the tokens
-that run a step: [batch, chosen], counted through the rows of the batch.
+x: [batch, sequence, width]; numbers of steps and gates: [batch, sequence]; places: [batch, chosen], indices
+in the flattened batch of the tokens that run a step.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from blocks.wiring.route.by.reference import running_first
 
 
 def choose_steps(x: Tensor, router: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose for each token the number of steps with the highest logit; router: [steps, width].
+    """Choose the number of steps with the highest logit for each token; router: [steps, width].
 
-    Returns numbers from 1, `scale` times the chance of the chosen number in a softmax of the logits, and the
-    number of steps times the sum over numbers of the share of tokens that chose it times its mean chance.
+    Returns numbers from 1; gates, `scale` times the softmax probability of the chosen number; and the balance
+    loss: steps * sum over numbers of the share of tokens that chose it * its mean probability.
     """
-    # fp32 whatever the autocast dtype: a rounded logit can change the number
+    # fp32 under any autocast dtype: a rounded logit can change the number
     with torch.autocast(x.device.type, enabled=False):
         chances = F.linear(wide(x), wide(router)).softmax(-1)
     numbers = most_likely(chances.detach())
@@ -33,14 +33,14 @@ def choose_steps(x: Tensor, router: Tensor, scale: float) -> tuple[Tensor, Tenso
 
 
 def most_likely(chances: Tensor) -> Tensor:
-    """Return the number from 1 with the highest of the chances [.., steps]."""
+    """Return the number, from 1, with the highest probability of [.., steps]."""
     return chances.argmax(-1) + 1
 
 
 def running_tokens(numbers: Tensor, index: int) -> Tensor:
-    """Return the places of the tokens that run step `index`, in their order.
+    """Return the places of the tokens that run step `index`, in order.
 
-    Rows with fewer of them than others are filled up by tokens that do not, behind all that do.
+    Sequences with fewer of them than others are padded at the end with other tokens.
     """
     length = numbers.shape[1]
     rows = torch.arange(0, numbers.numel(), length, device=numbers.device)
@@ -48,7 +48,7 @@ def running_tokens(numbers: Tensor, index: int) -> Tensor:
 
 
 def next_running_tokens(numbers: Tensor, past: Past, *, index: int, place: str, use: int) -> Tensor:
-    """Do the same with new tokens; tell those that keep keys and values which of them run."""
+    """Do the same with new tokens, and record in the KV caches which of them run."""
     places = running_tokens(numbers, index)
     past.chosen(place, numbers > index, places)
     return places
@@ -57,9 +57,9 @@ def next_running_tokens(numbers: Tensor, past: Past, *, index: int, place: str, 
 def put_on(
     x: Tensor, start: Tensor, places: Tensor, numbers: Tensor, gates: Tensor, y: Tensor, index: int
 ) -> Tensor:
-    """Return the state of all tokens after step `index`, which returned y [batch, chosen, width].
+    """Return the states of all tokens after step `index`, which returned y [batch, chosen, width].
 
-    It is y for tokens that run the next step, start plus the gate times y for those whose last step it was,
+    The state is y for tokens that run the next step, start + gate * y for tokens that ran their last step,
     and x for others.
     """
     runs, ends = (numbers > index).unsqueeze(-1), (numbers == index + 1).unsqueeze(-1)
@@ -67,5 +67,5 @@ def put_on(
     factors = torch.where(ends, gates.unsqueeze(-1), runs.to(gates.dtype))
     chosen = places.flatten().unsqueeze(1)
     weighted = (y.flatten(0, 1) * factors.flatten(0, 1).gather(0, chosen)).to(x.dtype)
-    # unlike index_add it keeps no rows for the backward pass
+    # unlike index_add, it saves no rows for the backward pass
     return base.flatten(0, 1).scatter_add(0, chosen.expand_as(weighted), weighted).view(x.shape)

@@ -1,6 +1,6 @@
 """The operations of modulation by the step. Torch-free.
 
-Their products are of one vector for all tokens, so per token they have no FLOPs.
+Their products have one vector for all tokens, so they have no FLOPs per token.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _REFERENCE = "blocks.wiring.step_code.modulation.reference"
 
 
 def code(width: int) -> TensorType:
-    """Return the type of a step's code."""
+    """Return the type of the code of a step."""
     return TensorType((width,), "stream", "constant")
 
 
 @dataclass(frozen=True)
 class StepPosition(Operation):
-    """The code of a step: two perceptrons, of t = index / steps and of dt = 1 / steps, added: () -> c.
+    """The code of a step, the sum of MLPs of t = index / steps and of dt = 1 / steps: () -> c.
 
-    Weights of each: [width, size], its bias, [width, width], its bias.
+    Weights of each MLP: [width, size], bias, [width, width], bias (LoopFormer, arXiv 2602.11451).
     """
 
     width: int
@@ -55,13 +55,13 @@ class StepPosition(Operation):
         return 0.0
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the codes of t and dt, and the hidden layers before and after their activation."""
+        """Save the sinusoidal codes of t and dt, and the hidden layers before and after the activation."""
         return SavedTensors(once=2 * at.weight_bytes * (self.size + 2 * self.width))
 
 
 @dataclass(frozen=True)
 class Modulate(Operation):
-    """Scale each channel by a linear function of the step's code: (x, c) -> y."""
+    """Scale each channel by an affine function of silu(c), c the code of the step: (x, c) -> y."""
 
     width: int
 
@@ -84,5 +84,5 @@ class Modulate(Operation):
         return SavedTensors(inputs=(0,), once=2 * at.weight_bytes * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Backward, the product whose sum is the scale's gradient stands beside the input's gradient."""
+        """Backward, the summands of the scale's gradient are allocated besides the input's gradient."""
         return WorkspaceBytes(flow.outputs, flow.grad_inputs + flow.outputs, flow.grad_inputs)

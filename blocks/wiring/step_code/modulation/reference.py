@@ -30,9 +30,9 @@ def _perceptron(x: Tensor, first: Tensor, bias: Tensor, last: Tensor, last_bias:
 
 
 def _sines(value: float, weight: Tensor) -> Tensor:
-    """Return cosines, then sines, of a number at frequencies from 1 to 1/10000, and a 0 if their size is odd.
+    """Return cosines, then sines, of a number at frequencies from 1 to 1/10000, padded with 0 if odd.
 
-    The size is that of a weight [width, size].
+    `weight` [width, size] determines the size.
     """
     size = weight.shape[1]
     exact = torch.promote_types(weight.dtype, torch.float32)
@@ -42,7 +42,7 @@ def _sines(value: float, weight: Tensor) -> Tensor:
 
 
 def modulate(x: Tensor, code: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return x [batch, sequence, width] times (weight silu(code) + bias), in the precision of x."""
+    """Return x [batch, sequence, width] times (weight silu(code) + bias), in the dtype of x."""
     with torch.autocast(x.device.type, enabled=False):
         scale = weight @ F.silu(code) + bias
     return x * scale.to(x.dtype)
