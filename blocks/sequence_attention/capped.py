@@ -1,4 +1,4 @@
-"""Sequence attention with capped scores: not fused, the weights of all pairs are in memory. Torch-free."""
+"""Sequence attention with capped scores, not fused: all pairs' weights are in memory. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blocks.sequence_attention.operations import WindowAttend
 class CappedAttend(WindowAttend):
     """softmax(cap tanh(q k^T / (cap sqrt(head_dim)))) v under a mask (Gemma 2, arXiv 2408.00118).
 
-    (q, k, v, mask) -> y. Without a window `window` is the context or more.
+    (q, k, v, mask) -> y. Without a window, `window` is at least the context.
     """
 
     cap: float = 0.0
@@ -37,14 +37,14 @@ class CappedAttend(WindowAttend):
         return {**super().decoding_arguments(), "cap": self.cap}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save queries, keys and values, and of every pair of tokens score and weight in fp32."""
+        """Save queries, keys and values, and the fp32 score and weight of every pair of tokens."""
         return SavedTensors(inputs=(0, 1, 2), extra=2 * self._square(at))
 
     def _square(self, at: CostContext) -> float:
         return 4 * self.heads * at.context
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """One more tensor of all pairs in fp32, or fp32 copies of what goes in and comes out, by heads."""
+        """One more fp32 tensor of all pairs, or fp32 copies of inputs and outputs by heads."""
         query, slot = 4 * self.heads * self.head_dim, 4 * self.kv_heads * self.head_dim
         square, e = self._square(at), at.compute_bytes
         narrow = e * self.kv_heads * self.head_dim

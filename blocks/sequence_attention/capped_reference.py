@@ -1,4 +1,4 @@
-"""Capped scores in plain PyTorch. q: [B, S, heads, head_dim]; k, v: [B, S, kv_heads, head_dim]."""
+"""Plain PyTorch for capped scores. q: [B, S, heads, head_dim]; k, v: [B, S, kv_heads, head_dim]."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from blocks.primitives.reference import wide
 
 
 def attend_capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cap: float) -> Tensor:
-    """Attend where the mask [S, S] is True, by cap * tanh(score / cap); at least in fp32."""
+    """Attend where the mask [S, S] is True with scores cap * tanh(score / cap), at least in fp32."""
     y: Tensor = _Capped.apply(q, k, v, mask, cap)  # type: ignore[no-untyped-call]
     return y
 
 
 class _Capped(torch.autograd.Function):
-    """Keeps two tensors of all pairs, which autograd alone would keep four of."""
+    """Saves two tensors of all pairs; plain autograd would save four."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cap: float) -> Tensor:
@@ -53,12 +53,12 @@ def by_heads(x: Tensor, groups: int) -> Tensor:
 
 
 def by_tokens(x: Tensor, like: Tensor) -> Tensor:
-    """Return what `by_heads` made in the shape of `like` [B, S, heads, head_dim]."""
+    """Invert `by_heads`; the result has the shape of `like` [B, S, heads, head_dim]."""
     batch, length, heads, size = like.shape
     return x.view(batch, heads, length, size).transpose(1, 2).contiguous()
 
 
 def masked(scores: Tensor, mask: Tensor) -> Tensor:
-    """Fill scores [.., n * S, S] where the mask [S, S] is False with -inf, in place; return them."""
+    """Set scores [.., n * S, S] to -inf where the mask [S, S] is False, in place; return them."""
     scores.view(len(scores), -1, *mask.shape).masked_fill_(~mask, -torch.inf)
     return scores

@@ -1,4 +1,4 @@
-"""Self-tests of the kernels for a GPU, on one tile, against the equation in fp64."""
+"""Self-tests of the GPU kernels on one tile, compared with the equation in fp64."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from blocks.sequence_attention.reference import attend_plain, window_mask
 from blocks.sequence_attention.windowed import attend_windowed
 
 TOKENS = 97
-"""An odd number, and more than a tile of keys."""
+"""Tokens: an odd number, and more than one tile of keys."""
 _WINDOW = 45
-"""At most: it must end within those tokens."""
+"""The largest window, smaller than the number of tokens."""
 _OWN = Attend(8, 2, 64)
 
 _Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def check_ordered(operation: Attend | None, target: Target) -> str:
-    """Compare output and gradients in the sizes of an operation (None: 8 heads of 64 on 2) with fp64.
+    """Test output and gradients in an operation's sizes (None: 8 heads of 64, 2 kv heads).
 
-    Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
+    Returns a description of the largest error, or "" on success. Random state and autocast are unaffected.
     """
     return _compared(attend_ordered, attend_plain, operation or _OWN, target)
 
 
 def check_windowed(operation: WindowAttend | None, target: Target) -> str:
-    """Do the same through a window."""
+    """Do the same with a window."""
     window = min(operation.window, _WINDOW) if operation else _WINDOW
     mask = window_mask(torch.empty(1, TOKENS, device=target.device), window)
     ours, plain = partial(attend_windowed, window=window), partial(attend_plain, mask=mask)
@@ -46,7 +46,7 @@ def _compared(ours: _Attention, plain: _Attention, sizes: Attend, target: Target
         joined, gradient = random_tensors(
             [(2, TOKENS, each, size) for each in (sum(heads) + 2, sizes.heads)], target
         )
-        # beside each other, as one product makes them
+        # slices of one tensor, as a joined product returns them
         leaves = [*torch.split(joined[:, :, 2:], [*heads], 2)]
         wanted = _results(plain, [each.double() for each in leaves], gradient.double())
         return mismatch(_NAMES, _results(ours, leaves, gradient), wanted)

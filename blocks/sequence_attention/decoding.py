@@ -1,7 +1,7 @@
-"""Sequence attention for tokens that come after others: a row of the softmax, from kept keys and values.
+"""Generation with sequence attention: a row of the softmax, from cached keys and values.
 
-q: [B, S, heads, head_dim]; k, v: [B, S, kv_heads, head_dim]. The first tokens, any number at once, are
-computed as in training; after them one token at a time.
+q: [B, S, heads, head_dim]; k, v: [B, S, kv_heads, head_dim]. The prompt is computed at once, as in training;
+then one token at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from blocks.sequence_attention.windowed import attend_windowed
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, past: Past, *, place: str, use: int) -> Tensor:
-    """Attend to all tokens up to each token."""
+    """Causal attention to cached and new tokens."""
     kept = past.keep(_held(v, past, place, use, past.capacity, 0), k, v)
     return reference.attend_causal(q, k, v) if kept is None else _attend_one(q, kept)
 
@@ -33,7 +33,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, past: Past, *, place: str, use: int)
 def attend_chosen(
     q: Tensor, k: Tensor, v: Tensor, past: Past, *, place: str, use: int, chosen_by: str
 ) -> Tensor:
-    """Attend to the tokens up to each token that run the same step; [B, chosen, ...] each."""
+    """Causal attention among the tokens that run the same step; inputs are [B, chosen, ...]."""
     held = past.held(place, use, lambda: SelectedKVCache(v, past.capacity))
     kept = held.keep(k, v, past.runs[chosen_by], first=not past.position)
     return reference.attend_causal(q, k, v) if kept is None else _attend_one(q, kept)
@@ -42,7 +42,7 @@ def attend_chosen(
 def keep_first(
     k: Tensor, v: Tensor, token: Tensor, memory: SlotMemory, past: Past, *, slot: int, **_: Any
 ) -> Tensor:
-    """Write the keys and values of the first step, which all tokens run, and keep them."""
+    """Write the keys and values of the first step, which all tokens run, to the slot and the cache."""
     past.keep(past.held(*memory.scope, lambda: KVCache(v, past.capacity)), k, v)
     return append(k, v, token, memory, slot)
 
@@ -50,7 +50,7 @@ def keep_first(
 def attend_first(
     q: Tensor, places: Tensor, token: Tensor, memory: SlotMemory, past: Past, **_: Any
 ) -> Tensor:
-    """Attend to all tokens as they were at the first step."""
+    """Causal attention to the keys and values of the first step of all tokens."""
     if not past.position:
         return reference_of_first(q, places, token, memory)
     kept = past.held(*memory.scope, lambda: KVCache(memory.values[0], past.capacity))
@@ -60,7 +60,7 @@ def attend_first(
 def attend_window(
     q: Tensor, k: Tensor, v: Tensor, *mask_and_past: Any, window: int, sinks: int, place: str, use: int
 ) -> Tensor:
-    """Attend to the last `window` tokens and the first `sinks`; without a mask there are no sinks."""
+    """Attend to the last `window` tokens and the first `sinks` tokens; without a mask there are no sinks."""
     *mask, past = mask_and_past
     kept = past.keep(_held(v, past, place, use, window, sinks), k, v)
     if kept is not None:
@@ -105,7 +105,7 @@ def attend_with_slots(
     place: str,
     use: int,
 ) -> Tensor:
-    """Attend to tokens and to the token's own first `reads` slots, at once."""
+    """Attend to tokens and to the token's own first `reads` slots with one softmax."""
     kept = past.keep(_held(v, past, place, use, window, sinks), k, v)
     if kept is None:
         return attend_joint(q, k, v, mask, token, memory, reads)
@@ -136,7 +136,7 @@ def attend_all_steps(
     place: str,
     use: int,
 ) -> Tensor:
-    """Attend to the tokens of each of the first `reads` slots; those of the last are kept now."""
+    """Attend to the tokens in each of the first `reads` slots; the last slot is cached now."""
     of_steps: list[KVCache] = past.held(*memory.scope, list)
     key, value = memory.keys[reads - 1], memory.values[reads - 1]
     if len(of_steps) < reads:
@@ -160,7 +160,7 @@ def next_yarn_rows(tokens: Tensor, past: Past, *, place: str, use: int, **sizes:
 def next_mask(
     tokens: Tensor, past: Past, window: int | None, sinks: int = 0, *, place: str, use: int
 ) -> Tensor | None:
-    """Return which of the first tokens sees which; a single token later sees all that is kept."""
+    """Return the mask of the prompt, or None for a single later token, which sees all cached tokens."""
     return None if past.position else reference.window_mask(tokens, window, sinks)
 
 
@@ -170,15 +170,15 @@ def _held(v: Tensor, past: Past, place: str, use: int, window: int, sinks: int) 
 
 
 def _attend_one(q: Tensor, kept: VisibleKV) -> Tensor:
-    """Attend from one token, q [B, 1, heads, head_dim], to what it sees."""
+    """Attend from one token, q [B, 1, heads, head_dim], to the visible cache."""
     keys, values, mask = kept
-    # heads that share keys are like several queries of one head
+    # heads that share keys become several queries of one head
     query = q.to(values.dtype).reshape(len(q), keys.shape[1], -1, q.shape[-1])
     return F.scaled_dot_product_attention(query, keys, values, mask).reshape(q.shape)
 
 
 def _masked(scores: Tensor, kept: VisibleKV) -> Tensor:
-    """Return scores [B, kv_heads, queries, n] with -inf where a row has nothing."""
+    """Return scores [B, kv_heads, queries, n] with -inf at empty cache entries."""
     return scores if kept.mask is None else scores.masked_fill(~kept.mask, -torch.inf)
 
 

@@ -1,4 +1,4 @@
-"""Attention within documents: a mask for each row, made once for all uses. Torch-free."""
+"""Attention within documents: a mask per sequence, computed once for all uses. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PAIRS = TensorType((), "fp32", "pairs")
 
 @dataclass(frozen=True)
 class DocumentMask(SavesNothing, Operation):
-    """What is added to scores: 0 where a token sees another of its document, else -inf; (tokens) -> mask.
+    """The additive mask: 0 for visible tokens of the same document, else -inf; (tokens) -> mask.
 
     Attributes:
-        start: the token that begins a document.
-        window: how far back a token sees; None for all of its document.
+        start: the id of the token that begins a document.
+        window: the number of visible tokens; None for all of the document.
     """
 
     start: int
@@ -42,9 +42,9 @@ class DocumentMask(SavesNothing, Operation):
 
 @dataclass(frozen=True)
 class DocumentAttend(WindowAttend):
-    """Attention under a mask of each row: (q, k, v, mask) -> y.
+    """Attention with a mask per sequence: (q, k, v, mask) -> y.
 
-    Costs are those of one document as long as the sequence.
+    Costs assume one document of the length of the sequence.
     """
 
     decoding = f"{_REFERENCE}:attend_next"
@@ -62,7 +62,7 @@ class DocumentAttend(WindowAttend):
         return super(WindowAttend, self).types(inputs[:3])
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the mask as well, which is one for all uses."""
+        """Also save the mask, which all uses share."""
         return SavedTensors(inputs=(0, 1, 2, 3), outputs=(0,), extra=4 * self.heads)
 
     def decoding_arguments(self) -> dict[str, Any]:

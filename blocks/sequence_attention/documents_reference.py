@@ -1,7 +1,7 @@
-"""Attention within documents in plain PyTorch.
+"""Plain PyTorch for attention within documents.
 
 tokens: [B, S]; q: [B, S, heads, head_dim]; k, v: [B, S, kv_heads, head_dim].
-mask: [B, S, S], added to scores.
+mask: [B, S, S], is added to scores.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from blocks.sequence_attention import reference
 
 
 def document_mask(tokens: Tensor, start: int, window: int | None) -> Tensor:
-    """Return 0 where a token (row) sees another (column), else -inf: [B, S, S].
+    """Return the additive mask [B, S, S]: 0 if the token of the row sees that of the column, else -inf.
 
-    Each `start` is the first token of a document; what precedes the first of them is one too.
+    Each `start` is the first token of a document; tokens before the first `start` form a document too.
     """
     document = (tokens == start).cumsum(1)
     same = document[:, :, None] == document[:, None]
@@ -24,8 +24,8 @@ def document_mask(tokens: Tensor, start: int, window: int | None) -> Tensor:
 
 
 def attend_documents(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attend under a mask of each row, through torch's attention."""
-    # autocast would make a copy of the mask for each use, which torch takes in fp32 beside any precision
+    """Attend with an additive mask with torch's `scaled_dot_product_attention`."""
+    # autocast would copy the mask at each use; torch accepts an fp32 mask with any dtype
     with torch.autocast(q.device.type, enabled=False):
         return reference.attend_masked(
             q, k, v, (mask.double() if v.dtype == torch.float64 else mask)[:, None]
@@ -33,23 +33,23 @@ def attend_documents(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attend as the equation says."""
+    """Attend as in the equation."""
     return reference.attend_plain(q, k, v, mask[:, None, None] == 0)
 
 
 class _Documents:
-    """To which document the tokens belong that attention keeps, in its order."""
+    """The documents of the cached tokens, in the order of the cache."""
 
     def __init__(self, like: Tensor, size: int) -> None:
         self.size, self.last = size, torch.zeros_like(like[:, :1])
         self.kept = like.new_zeros(len(like), size)
 
     def take_rows(self, rows: Tensor) -> None:
-        """Go on with rows of the batch, by their numbers [batch]."""
+        """Select rows of the batch by their indices [batch]."""
         self.kept, self.last = self.kept[rows], self.last[rows]
 
     def add(self, starts: Tensor, position: int) -> Tensor:
-        """Take new tokens [B, S], True where one begins a document; return their documents [B, S]."""
+        """Add new tokens by `starts` [B, S], True at starts of documents; return their documents [B, S]."""
         documents = self.last + starts.cumsum(1)
         self.last = documents[:, -1:]
         end = position + starts.shape[1]
@@ -60,7 +60,7 @@ class _Documents:
 
 
 def next_mask(tokens: Tensor, past: Past, start: int, window: int | None, *, place: str, use: int) -> Tensor:
-    """Return the mask of the first tokens, or that of a single later one over what is kept: [B, 1, kept]."""
+    """Return the mask of the prompt, or of a single later token over the cache: [B, 1, cached]."""
     past.refuse_padding("documents that do not see each other")
     size = min(window or past.capacity, past.capacity)
     documents = past.held(place, use, lambda: _Documents(tokens, size))
@@ -74,7 +74,7 @@ def next_mask(tokens: Tensor, past: Past, start: int, window: int | None, *, pla
 def attend_next(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, past: Past, *, window: int, place: str, use: int
 ) -> Tensor:
-    """Attend to the tokens of the same document among those that are kept."""
+    """Attend to the cached tokens of the same document."""
     size = min(window, past.capacity)
     kept = past.keep(past.held(place, use, lambda: KVCache(v, size)), k, v)
     if kept is None:

@@ -37,9 +37,9 @@ def _unmasked(operation: WindowAttend) -> WindowAttend:
 
 @dataclass(frozen=True)
 class WindowMask(SavesNothing, Operation):
-    """Which token sees which: True where 0 <= i - j < window; reads the token ids for their number.
+    """The mask of visible tokens, True where 0 <= i - j < window: (tokens) -> mask.
 
-    The first `sinks` tokens are seen by all later ones. Without a window all earlier tokens are.
+    All later tokens see the first `sinks` tokens. Without a window, they see all earlier tokens.
     """
 
     window: int | None
@@ -50,17 +50,16 @@ class WindowMask(SavesNothing, Operation):
     recomputable = False
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the mask, which has no token axis of its own."""
+        """Return the mask, a constant without a batch dimension."""
         return (MASK,)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the window, and its sinks where it has some."""
         return {"window": self.window, **({"sinks": self.sinks} if self.sinks else {})}
 
 
 @dataclass(frozen=True)
 class Attend(Operation):
-    """softmax(q k^T / sqrt(head_dim)) v over the tokens up to each token: (q, k, v) -> y."""
+    """Causal attention, softmax(q k^T / sqrt(head_dim)) v: (q, k, v) -> y."""
 
     heads: int
     kv_heads: int
@@ -87,37 +86,37 @@ class Attend(Operation):
         return (TensorType(q, inputs[2].element),)
 
     def seen(self, at: CostContext) -> int:
-        """Return the tokens that the last token sees."""
+        """Return the number of tokens that the last token sees."""
         return at.context
 
     def pairs(self, at: CostContext) -> float:
-        """Return the (query, key) pairs per token: T (T + 1) / 2 in all, clipped by a window."""
+        """Return the (query, key) pairs per token; without a window T (T + 1) / 2 in total."""
         if at.full_mask:
             return at.context
         seen = self.seen(at)
         return seen - seen * (seen - 1) / (2 * at.context)
 
     def flops(self, at: CostContext) -> float:
-        """Two products of head_dim per pair and head."""
+        """Two dot products of head_dim per head and pair."""
         return 4 * self.heads * self.head_dim * self.pairs(at)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save queries, keys, values, the output and one fp32 log-sum-exp per head."""
+        """Save queries, keys, values, the output and an fp32 log-sum-exp per head."""
         return SavedTensors(inputs=(0, 1, 2), outputs=(0,), extra=4 * self.heads)
 
     def sequence_cache(self, at: CostContext) -> int:
-        """Keys and values, those that later tokens see shared out among all of the context."""
+        """Keys and values that later tokens see, averaged over the tokens of the context."""
         whole = 2 * self.kv_heads * self.head_dim
         return -(-whole * self.seen(at) // at.context)
 
 
 @dataclass(frozen=True)
 class WindowAttend(Attend):
-    """The same over the last `window` tokens up to each token: (q, k, v, mask) -> y.
+    """`Attend` over the last `window` tokens, the token itself included: (q, k, v, mask) -> y.
 
     Attributes:
-        sinks: how many of the first tokens every later one sees too (StreamingLLM, arXiv 2309.17453).
-        masked: whether it reads the mask, which a kernel that knows of windows does without.
+        sinks: the number of first tokens that all later tokens see (StreamingLLM, arXiv 2309.17453).
+        masked: whether it reads the mask; kernels with a window parameter do not.
     """
 
     window: int
@@ -148,18 +147,18 @@ class WindowAttend(Attend):
         return super().types(inputs[:3])
 
     def arguments(self) -> dict[str, Any]:
-        """Return the window, where no mask tells of it."""
+        """Return the window for kernels without a mask."""
         return {} if self.masked else {"window": self.window}
 
     def decoding_arguments(self) -> dict[str, Any]:
         return {"window": self.window, "sinks": self.sinks}
 
     def seen(self, at: CostContext) -> int:
-        """Return the tokens that the last token sees."""
+        """Return the number of tokens that the last token sees."""
         return smallest(self.window + self.sinks, at.context)
 
     def pairs(self, at: CostContext) -> float:
-        """Return the pairs per token: those in the window, and those with sinks that lie before it."""
+        """Return the pairs per token: within the window, and with sinks before it."""
         if at.full_mask:
             return at.context
         window = smallest(self.window, at.context)
@@ -171,6 +170,6 @@ class WindowAttend(Attend):
         return near + (sinks * (sinks + 1) / 2 + (beyond - sinks) * sinks) / at.context
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the mask as numbers as well."""
+        """Also save the mask, cast to the compute dtype."""
         mask = at.compute_bytes * at.context * at.context if self.masked else 0
         return super().saved(at)._replace(once=mask)

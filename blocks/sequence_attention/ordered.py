@@ -1,6 +1,6 @@
-"""Causal attention on a GPU with torch's backends tried in an order of our own.
+"""Causal attention on a GPU with a custom order of torch's backends.
 
-cuDNN comes first, the fastest on Hopper, which not every version of torch and cuDNN has there.
+cuDNN, the fastest on Hopper, comes first; not all versions of torch do so.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ ORDER: tuple[Any, ...] = (
 
 
 def attend_ordered(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend to all tokens up to each token; of the backends that are enabled, by the first that fits.
+    """Causal attention with the first enabled backend that supports the inputs.
 
-    A torch.compile around it takes torch's own order.
+    Under torch.compile, torch's own order is used.
     """
     if torch.compiler.is_compiling():
         return attend_causal(q, k, v)
     if q.is_cuda:
         _let_torch_order()
-    # `sdpa_kernel` takes 50 microseconds, and would enable what a caller disabled
+    # `sdpa_kernel` takes 50 microseconds, and would enable backends that a caller disabled
     before = _priority()
     ours = [int(each) for each in ORDER]
     _set_priority([*ours, *(each for each in before if each not in ours)])
@@ -43,7 +43,7 @@ def attend_ordered(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @cache
 def _let_torch_order() -> None:
-    """Have torch make its own order now: at its first choice on a GPU, which would else be under ours."""
+    """Make torch initialize its own order, which it does at the first use, before changing the order."""
     x = torch.empty(1, 1, 8, 64, device="cuda", dtype=torch.float16)
     torch._fused_sdp_choice(x, x, x)
 

@@ -12,7 +12,7 @@ from blocks.primitives.reference import step_table, wide
 
 
 def window_mask(tokens: Tensor, window: int | None, sinks: int = 0) -> Tensor:
-    """Return [S, S], True where token i (row) sees token j: 0 <= i - j < window, or j < sinks and j <= i."""
+    """Return the mask [S, S], True where 0 <= i - j < window, or j < sinks and j <= i (row i, column j)."""
     position = torch.arange(tokens.shape[1], device=tokens.device)
     distance = position[:, None] - position
     near = distance < (tokens.shape[1] if window is None else window)
@@ -20,7 +20,7 @@ def window_mask(tokens: Tensor, window: int | None, sinks: int = 0) -> Tensor:
 
 
 def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend to all tokens up to each token, through torch's fused attention."""
+    """Causal attention with torch's `scaled_dot_product_attention`."""
     return _sdpa(q, k, v, None)
 
 
@@ -30,7 +30,7 @@ def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    # rotation leaves q and k in the autocast dtype only where its input was; attention wants one dtype
+    # rotated q and k may not be in the autocast dtype, but attention needs equal dtypes
     q, k = q.to(v.dtype), k.to(v.dtype)
     first, second, third = (x.transpose(1, 2) for x in (q, k, v))
     grouped = q.shape[2] != k.shape[2]
@@ -41,7 +41,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend as the equation says: scores of every pair, softmax at least in fp32, weighted sum of values."""
+    """Attend as in the equation; the softmax is at least in fp32."""
     batch, length, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     if mask is None:
@@ -62,11 +62,11 @@ def yarn_table(
     beta_fast: float,
     beta_slow: float,
 ) -> Tensor:
-    """Return complex factors [sequence, 1, head_dim / 2] for the positions of tokens [batch, sequence].
+    """Return YaRN's complex factors [sequence, 1, head_dim / 2] for the positions of tokens [batch, sequence].
 
-    A pair that turns `beta_fast` times or more within `context` tokens keeps its frequency, one that turns
-    `beta_slow` times or fewer has it divided by `scale`; between them lies a ramp over the pairs. The length
-    of the factors, in queries as in keys, is 0.1 ln(scale) + 1, but at least 1.
+    Pairs with at least `beta_fast` rotations within `context` tokens keep their frequency. The frequency of
+    pairs with at most `beta_slow` rotations is divided by `scale`, with a linear ramp over the pairs in
+    between. The absolute value of the factors, in queries and keys, is max(1, 0.1 ln(scale) + 1).
     """
 
     def pair(turns: float) -> float:

@@ -1,4 +1,4 @@
-"""The table of positions that YaRN rotates by. Torch-free."""
+"""The position table of YaRN. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from blocks.primitives.operations import SequenceTable
 
 @dataclass(frozen=True)
 class YarnTable(SequenceTable):
-    """The rotation of every position, slow pairs slowed down `scale` times (YaRN, arXiv 2309.00071).
+    """The rotations of all positions, with low frequencies divided by `scale` (YaRN, arXiv 2309.00071).
 
     Attributes:
-        context: the context of the shorter training, in tokens.
-        beta_fast: how often a pair turns within it that is not slowed down.
-        beta_slow: how often one turns that is slowed down in full.
+        context: the context of the original training, in tokens.
+        beta_fast: rotations within `context` from which on frequencies are unchanged.
+        beta_slow: rotations within `context` up to which frequencies are divided by `scale`.
     """
 
     context: int = 1

@@ -1,1 +1,1 @@
-"""Attention that reads keys and values of several steps, which are in depth slots."""
+"""Attention over keys and values of several steps, stored in depth slots."""

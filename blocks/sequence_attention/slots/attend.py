@@ -1,4 +1,4 @@
-"""What attention over both tokens and slots shares. Torch-free."""
+"""Base class of attention over tokens and slots. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from blocks.sequence_attention.operations import WindowAttend
 
 @dataclass(frozen=True)
 class SlotAttend(SlotRead):
-    """The sizes of attention that reads slots of steps beside tokens.
+    """Base class of attention over both tokens and slots of steps.
 
-    Without a window `window` is the context or more.
+    Without a window, `window` is at least the context.
     """
 
     heads: int
@@ -32,14 +32,14 @@ class SlotAttend(SlotRead):
         return {"reads": self.reads, "window": self.window, "sinks": self.sinks}
 
     def tokens(self) -> WindowAttend:
-        """Return attention over the tokens of one step alone."""
+        """Return the attention over the tokens of a single step."""
         return WindowAttend(self.heads, self.kv_heads, self.head_dim, self.window, sinks=self.sinks)
 
     def sequence_cache(self, at: CostContext) -> int:
-        """Keys and values of this step's tokens."""
+        """Keys and values of the tokens of this step."""
         return self.tokens().sequence_cache(at)
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """What comes and goes, and every slot that is read."""
+        """Inputs, outputs and every slot that is read."""
         slots = self.reads.mean(at.trips) * 2 * self.kv_heads * self.head_dim
         return read + written + at.compute_bytes * slots

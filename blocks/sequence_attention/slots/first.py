@@ -18,19 +18,19 @@ _DECODING = "blocks.sequence_attention.decoding"
 
 @dataclass(frozen=True)
 class KeepFirst(WriteSlot):
-    """Write the keys and values that all steps read into the only slot: (k, v, token, slots) -> token."""
+    """Write the keys and values that all steps read to the only slot: (k, v, token, slots) -> token."""
 
     decoding = ""
     decoding_of_some = f"{_DECODING}:keep_first"
 
     def sequence_cache(self, at: CostContext) -> int:
-        """Later tokens read them."""
+        """Keys and values, which later tokens read."""
         return 2 * self.kv_heads * self.head_dim
 
 
 @dataclass(frozen=True)
 class AttendFirst(SlotRead):
-    """Let some tokens attend to all tokens up to each of them, as these were at the first step.
+    """Causal attention of selected tokens to the first step's keys and values of all tokens.
 
     (q, places, token, slots) -> y: recursive key-value sharing (Mixture-of-Recursions, arXiv 2507.10524).
     """
@@ -60,19 +60,19 @@ class AttendFirst(SlotRead):
         return {}
 
     def flops(self, at: CostContext) -> float:
-        """Two products of head_dim per head and pair; some of the tokens see half of them in the mean."""
+        """Two dot products of head_dim per head and pair; tokens see half of the sequence on average."""
         seen = at.sequence or at.context
         return 4 * self.heads * self.head_dim * (seen if at.full_mask else (seen + 1) / 2)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save queries, and the weights of all tokens in fp32."""
+        """Save queries and the fp32 weights of all tokens."""
         return SavedTensors(inputs=(0,), extra=self._weights(at))
 
     def _weights(self, at: CostContext) -> float:
         return 4 * self.heads * (at.sequence or at.context)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Scores twice, or beside fp32 copies of queries and of the slot."""
+        """Scores twice, or scores and fp32 copies of queries and the slot."""
         query, weights = 4 * self.heads * self.head_dim, self._weights(at)
         slot = 4 * self.kv_heads * self.head_dim * (at.sequence or at.context) / at.context
         copies = (2 if at.widened else 1) * slot
@@ -81,6 +81,6 @@ class AttendFirst(SlotRead):
         return WorkspaceBytes(forward, backward, backward)
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """What comes and goes, and the slot."""
+        """Inputs, outputs and the slot."""
         slot = 2 * self.kv_heads * self.head_dim * (at.sequence or at.context) / at.context
         return read + written + at.compute_bytes * slot

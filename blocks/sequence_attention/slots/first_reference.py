@@ -1,6 +1,6 @@
-"""Attention to the keys and values of the first step in plain PyTorch. q: [B, chosen, heads, head_dim].
+"""Plain PyTorch for attention to keys and values of the first step. q: [B, chosen, heads, head_dim].
 
-The slot is written in place (`blocks.kernels.slot_memory`), so a read is an autograd function of its own.
+The slot is written in place (`blocks.kernels.slot_memory`), so a read is a custom autograd function.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from blocks.sequence_attention.capped_reference import by_heads, by_tokens
 
 
 def attend_first(q: Tensor, places: Tensor, token: Tensor, memory: SlotMemory) -> Tensor:
-    """Attend to the first slot's tokens up to each query's own; at least in fp32.
+    """Causal attention to the tokens in the first slot, at least in fp32.
 
-    places: of the queries' tokens [B, chosen], counted through the rows of the batch.
+    places: indices of the queries' tokens [B, chosen] in the flattened batch.
     """
     y: Tensor = _First.apply(q, places, token, memory)  # type: ignore[no-untyped-call]
     return y

@@ -1,4 +1,4 @@
-"""One softmax over the tokens of a step and over the same token's earlier steps. Torch-free."""
+"""One softmax over the tokens of a step and the token's own earlier steps. Torch-free."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ _REFERENCE = "blocks.sequence_attention.slots.joint_reference"
 class JointAttend(SlotAttend):
     """softmax over [tokens up to each token ; its own earlier steps] (MoDA, arXiv 2603.15619).
 
-    (q, k, v, mask, token, slots) -> y. The queries are shared, the scores and weights of both are normalised
-    together.
+    (q, k, v, mask, token, slots) -> y. Both share the queries and are normalized together.
     """
 
     span: Literal["inclusive", "exclusive"] = "exclusive"
@@ -43,22 +42,22 @@ class JointAttend(SlotAttend):
         return (TensorType(q, inputs[2].element),)
 
     def flops(self, at: CostContext) -> float:
-        """Two products of head_dim per head, and per pair of tokens or slot read."""
+        """Two dot products of head_dim per head and pair of tokens or slot read."""
         return self.tokens().flops(at) + 4 * self.heads * self.head_dim * self.reads.mean(at.trips)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save queries, keys, values, and the weights of all tokens and slots in fp32."""
+        """Save queries, keys, values and the fp32 weights of all tokens and slots."""
         return SavedTensors(inputs=(0, 1, 2), extra=self._weights(at))
 
     def _weights(self, at: CostContext) -> float:
         return 4 * self.heads * (at.context + self.reads.mean(at.trips))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Scores twice, beside fp32 copies of what is read by heads, and of slots token by token."""
+        """Scores twice, and fp32 copies of the inputs by heads and of the slots by tokens."""
         query, slot = 4 * self.heads * self.head_dim, 4 * self.kv_heads * self.head_dim
         reads, weights = self.reads.mean(at.trips), self._weights(at)
         own, narrow = 4 * self.heads * reads, at.compute_bytes * self.kv_heads * self.head_dim
-        # a read in fp32 is a view
+        # in fp32 a read is a view
         wide, asked = (slot * reads, query) if at.widened else (0, 0)
         forward = largest(
             2 * weights + own, weights + query + largest(slot, query), weights + own + wide + 2 * query

@@ -1,7 +1,7 @@
-"""Joint attention over tokens and depth in plain PyTorch.
+"""Plain PyTorch for joint attention over tokens and depth.
 
 q: [B, S, heads, head_dim]; k, v: [B, S, kv_heads, head_dim]. Slots are written in place, as in
-`blocks.kernels.slot_memory`, so reads and writes are autograd functions of their own.
+`blocks.kernels.slot_memory`, so reads and writes are custom autograd functions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from blocks.sequence_attention.capped_reference import by_heads, by_tokens, mask
 def attend_joint(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, token: Tensor, memory: SlotMemory, reads: int
 ) -> Tensor:
-    """Attend to tokens where the mask [S, S] is True and to the token's own first `reads` slots, at once."""
+    """Attend, with one softmax, to tokens where the mask [S, S] is True and to the first `reads` slots."""
     y: Tensor = _Joint.apply(q, k, v, mask, token, memory, reads)  # type: ignore[no-untyped-call]
     return y
 
@@ -95,7 +95,7 @@ def _slots(x: Tensor, reads: int) -> Tensor:
 
 
 def _as_slots(x: Tensor, like: Tensor) -> Tensor:
-    """Return what `_slots` made as slots again."""
+    """Invert `_slots`; the result has the shape of `like`."""
     return x.view(*like.shape[1:4], -1, like.shape[4]).permute(3, 0, 1, 2, 4)
 
 
@@ -106,7 +106,7 @@ def _among_heads(x: Tensor, q: Tensor, groups: int) -> Tensor:
 
 
 def _among_tokens(x: Tensor, q: Tensor, groups: int) -> Tensor:
-    """Return the reverse of `_among_heads`."""
+    """Invert `_among_heads`."""
     batch, length, heads, _ = q.shape
     by_head = x.reshape(batch, heads, length, -1).transpose(1, 2)
     return by_head.reshape(batch * length * groups, heads // groups, -1)

@@ -18,7 +18,7 @@ from blocks.sequence_attention.slots.attend import SlotAttend
 
 @dataclass(frozen=True)
 class StepsAttend(SlotAttend):
-    """softmax over the tokens up to each token, at this step and all earlier ones (arXiv 2310.10845).
+    """Causal attention over the tokens of this step and all earlier steps (arXiv 2310.10845).
 
     (q, mask, token, slots) -> y.
     """
@@ -41,18 +41,18 @@ class StepsAttend(SlotAttend):
         return (inputs[0],)
 
     def flops(self, at: CostContext) -> float:
-        """Two products of head_dim per head, pair of tokens and step read."""
+        """Two dot products of head_dim per head, pair of tokens and step read."""
         return self.tokens().flops(at) * self.reads.mean(at.trips)
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save queries, and the weights of all tokens of all steps read in fp32."""
+        """Save queries and the fp32 weights of all tokens of all steps read."""
         return SavedTensors(inputs=(0,), extra=self._weights(at))
 
     def _weights(self, at: CostContext) -> float:
         return 4 * self.heads * at.context * self.reads.mean(at.trips)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Scores twice, or beside fp32 copies of queries and of the slots that are read."""
+        """Scores twice, or scores and fp32 copies of queries and the slots read."""
         query, weights = 4 * self.heads * self.head_dim, self._weights(at)
         slots = 4 * self.kv_heads * self.head_dim * self.reads.mean(at.trips)
         copies = (2 if at.widened else 1) * slots

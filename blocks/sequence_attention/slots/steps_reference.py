@@ -1,6 +1,6 @@
-"""Attention over the tokens of all steps so far in plain PyTorch. q: [B, S, heads, head_dim].
+"""Plain PyTorch for attention over the tokens of all steps so far. q: [B, S, heads, head_dim].
 
-Slots are written in place, as in `blocks.kernels.slot_memory`, so a read is an autograd function of its own.
+Slots are written in place, as in `blocks.kernels.slot_memory`, so a read is a custom autograd function.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blocks.sequence_attention.capped_reference import by_heads, by_tokens
 
 
 def attend_steps(q: Tensor, mask: Tensor, token: Tensor, memory: SlotMemory, reads: int) -> Tensor:
-    """Attend to the tokens where the mask [S, S] is True, in each of the first `reads` slots."""
+    """Attend where the mask [S, S] is True to the tokens in each of the first `reads` slots."""
     y: Tensor = _Steps.apply(q, mask, token, memory, reads)  # type: ignore[no-untyped-call]
     return y
 
@@ -63,6 +63,6 @@ def _side_by_side(x: Tensor, reads: int) -> Tensor:
 
 
 def _as_slots(x: Tensor, like: Tensor) -> Tensor:
-    """Return what `_side_by_side` made as slots again."""
+    """Invert `_side_by_side`; the result has the shape of `like`."""
     _, batch, length, groups, size = like.shape
     return x.view(batch, groups, -1, length, size).permute(2, 0, 3, 1, 4)
