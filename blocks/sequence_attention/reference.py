@@ -62,7 +62,7 @@ def yarn_table(
     beta_fast: float,
     beta_slow: float,
 ) -> Tensor:
-    """Return YaRN's complex factors [sequence, 1, head_dim / 2] for the positions of tokens [batch, sequence].
+    """Return YaRN's complex factors [sequence, 1, head_dim / 2] for tokens [batch, sequence].
 
     Pairs with at least `beta_fast` rotations within `context` tokens keep their frequency. The frequency of
     pairs with at most `beta_slow` rotations is divided by `scale`, with a linear ramp over the pairs in
