@@ -1,4 +1,4 @@
-"""Experts that run the same number of rows each, routing included. Torch-free."""
+"""Routing and experts with the same number of rows per expert. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from blocks.ir.tensor_type import SCALAR, TRAINING, Shape, TensorType
 _ROUTING = "blocks.expert_attention.reference"
 _REFERENCE = "blocks.expert_attention.batched_reference"
 RATE = 0.1
-"""How far thresholds move towards the cutoffs of one optimizer step."""
+"""The rate at which thresholds move towards the cutoffs of an optimizer step."""
 
 
 @dataclass(frozen=True)
 class BatchedExperts(Operation):
-    """Choose and run experts of equal numbers of rows: (x, query, training) -> y, losses.
+    """Choose and run experts with equal numbers of rows: (x, query, training) -> y, losses.
 
-    With a `capacity` tokens choose experts, and what is beyond it is dropped; without one experts choose
-    tokens. Costs are those of training: outside of it rows are as many as there are choices.
+    With a `capacity`, tokens choose experts and choices beyond it are dropped; without one, experts choose
+    tokens. Costs are those of training; outside of it there is one row per choice.
     """
 
     width: int
@@ -45,7 +45,7 @@ class BatchedExperts(Operation):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
-        """The reference; the fused kernel has to say why it is not there."""
+        """The reference, and the fused kernel with the reason why it does not fit."""
         name = "with_capacity" if self.drops else "choosing_tokens"
         reference = Kernel(
             name,
@@ -60,21 +60,21 @@ class BatchedExperts(Operation):
 
     @property
     def update(self) -> str:  # type: ignore[override]
-        """Balancing biases move by loads, thresholds by cutoffs."""
+        """Balancing biases are updated by loads, thresholds by cutoffs."""
         return f"{_ROUTING}:update_balance" if self.drops else f"{_REFERENCE}:update_threshold"
 
     @property
     def drops(self) -> bool:
-        """Whether tokens choose, and what is over a capacity is dropped."""
+        """Whether tokens choose, and choices beyond the capacity are dropped."""
         return self.capacity is not None
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return the width of the model, then the losses."""
+        """Return [width], then a scalar per loss."""
         expect(self, inputs, (self.width,), (self.width,), TRAINING)
         return (TensorType((self.width,)), *[SCALAR] * (self.z_loss + self.balance_loss))
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return gate and up side by side, or up alone, down, keys, then the states of routing."""
+        """Return joined gate and up, or only up; down; keys; then the state of routing."""
         experts, width, hidden = self.experts, self.width, self.hidden
         up = (experts, width, self._halves * hidden)
         counted = experts if self.drops else experts + 1
@@ -89,18 +89,18 @@ class BatchedExperts(Operation):
         return {"rate": self.balance_rate if self.drops else RATE}
 
     def flops(self, at: CostContext) -> float:
-        """One score per expert, and the products of its rows, whether filled or not."""
+        """One score per expert, and the products of all rows, filled or not."""
         products = 2 * (self._halves + 1) * self.width * self.hidden
         return 2 * self.width * self.experts + products * self._rows(at)
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Gather rows, write and read again what stands between the products, then add up."""
+        """Gather rows, write and read the intermediates between the products, then sum."""
         hidden = 2 * (self._halves + 1) * self.hidden
         inner = self._rows(at) * (2 * self.width + hidden + 2 * self.width)
         return read + 8 * self.experts + at.compute_bytes * inner + written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the query, all scores, rows with all between the products, and numbers of each row."""
+        """Save the query, all scores, the rows, the intermediates between products, and numbers per row."""
         rows, narrow = self._rows(at), at.stream_bytes < 4
         numbers = 4 * self.experts + rows * (8 + 8 + 4) + self._kept_gates(rows)
         if self.z_loss:
@@ -117,13 +117,13 @@ class BatchedExperts(Operation):
         )
 
     def _kept_gates(self, rows: float) -> float:
-        """Return the bytes per token that choosing keeps: which choices, and what was renormalised."""
+        """Return the bytes per token that the choice saves: indices, and sums of the renormalization."""
         if self.drops:
             return rows + 12 * self.active + (4 * self.active + 4 if self.renormalize else 0)
         return 8 * rows + 4 if self.renormalize else 0
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, weighted rows in fp32 and their sum; backward, their gradients or those inside."""
+        """Forward, weighted fp32 rows and their sum; backward, their gradients or those between products."""
         rows, size = self._rows(at), at.compute_bytes
         kept = self.saved(at).extra
         hidden, wide = size * rows * self.hidden, size * rows * self.width
@@ -136,12 +136,12 @@ class BatchedExperts(Operation):
         return WorkspaceBytes(forward, largest(outer, inner), weights)
 
     def _rows(self, at: CostContext) -> float:
-        """Return the rows per token of all experts."""
+        """Return the rows of all experts per token."""
         capacity = 1 if self.capacity is None else self.capacity
         size = rows_per_expert(at.context, self.experts, self.active, capacity)
         return self.experts * size / at.context
 
     @property
     def _halves(self) -> int:
-        """How many products are made of the input."""
+        """The number of projections of the input: 2 with a gate, else 1."""
         return 2 if self.activation == "swiglu" else 1

@@ -1,6 +1,6 @@
-"""Plain PyTorch for experts that run the same number of rows each: with a capacity, or choosing tokens.
+"""Plain PyTorch for experts with equal numbers of rows: with a capacity, or expert choice.
 
-x, query: [batch, sequence, width]; what an expert runs: token numbers and gates [batch, experts, size].
+x, query: [batch, sequence, width]; token indices and gates of the rows: [batch, experts, size].
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def with_capacity(
     activation: str,
     **options: Any,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Route as `reference.route` does; in training an expert drops the choices of it beyond its capacity.
+    """Route like `reference.route`; in training, choices beyond an expert's capacity are dropped.
 
-    First choices of all tokens of a sequence go before second ones, and these in the order of tokens
-    (GShard, arXiv 2006.16668). Outside of training nothing is dropped.
-    `options` are those of `reference.choose`, whose losses are returned after y.
+    First choices of all tokens of a sequence precede second choices, each in the order of tokens (GShard,
+    arXiv 2006.16668). Outside of training nothing is dropped. `options` are those of `reference.choose`,
+    whose losses are returned after y.
     """
     weights, indices, *losses = reference.route(query, keys, balance, load, active, **options)
     if not training:
@@ -45,9 +45,9 @@ def with_capacity(
 
 
 def kept(weights: Tensor, indices: Tensor, experts: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return the tokens that each expert runs, and their gates: the first `size` choices of it.
+    """Return the tokens and gates of the first `size` choices of each expert.
 
-    A row that no choice fills has the gate 0.
+    Unfilled rows have gate 0.
     """
     length, active = indices.shape[1:]
     chosen = indices.transpose(1, 2).flatten(1)
@@ -75,12 +75,11 @@ def choosing_tokens(
     z_loss: bool,
     activation: str,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Let each expert run the tokens of a sequence that it scores highest (arXiv 2202.09368).
+    """Run each expert on the tokens of a sequence that it scores highest (expert choice, arXiv 2202.09368).
 
-    It runs as many as make `active` experts for each token in the mean. threshold: [experts]; cutoffs:
-    [experts + 1], to which the lowest score that each expert ran is added, and last the number of sequences.
-    It is None where they are not counted. Outside of training an expert runs the tokens whose score reaches
-    its threshold.
+    The number of tokens is such that a token has `active` experts on average. threshold: [experts]; cutoffs:
+    [experts + 1], to which the lowest score of each expert's tokens and, last, the number of sequences are
+    added, or None. Outside of training, an expert runs the tokens whose scores reach its threshold.
     """
     logits, every = reference.scored(query, keys, scores)
     losses = [reference.z_of(logits)] if z_loss else []
@@ -109,7 +108,7 @@ def _above(
     renormalize: bool,
     activation: str,
 ) -> Tensor:
-    """Run each expert on the tokens whose scores [batch, sequence, experts] reach its threshold."""
+    """Run each expert on tokens whose scores, `every` [batch, sequence, experts], reach its threshold."""
     gates = every * (every >= threshold)
     if renormalize:
         gates = gates / gates.sum(-1, keepdim=True).clamp(min=1e-30)
@@ -128,7 +127,7 @@ def _beside(y: Tensor, losses: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
 
 @torch.no_grad()
 def update_threshold(threshold: Tensor, cutoffs: Tensor, rate: float) -> None:
-    """Move thresholds towards the mean cutoff of this optimizer step by `rate`, and clear the sums."""
+    """Move thresholds towards the mean cutoffs of this optimizer step by `rate`, and reset the sums."""
     *_, sequences = cutoffs
     mean = cutoffs[:-1] / sequences.clamp(min=1)
     threshold += rate * (sequences > 0) * (mean - threshold)
@@ -138,9 +137,9 @@ def update_threshold(threshold: Tensor, cutoffs: Tensor, rate: float) -> None:
 def in_equal_parts(
     x: Tensor, tokens: Tensor, gates: Tensor, up: Tensor, down: Tensor, activation: str
 ) -> Tensor:
-    """Run each expert on its tokens, all in two batched products, and sum each token's outputs by gate.
+    """Run all experts in two batched products, and return each token's sum of outputs weighted by gates.
 
-    up: [experts, width, 2 * hidden], without a gate (`relu`) [experts, width, hidden];
+    up: [experts, width, 2 * hidden], or [experts, width, hidden] without a gate (`relu`);
     down: [experts, hidden, width].
     """
     batch, length, width = x.shape
@@ -150,7 +149,7 @@ def in_equal_parts(
     hidden = reference.PLAIN.activations[activation](torch.bmm(given, up))
     out = torch.bmm(hidden, down).flatten(0, 1)
     weighted = out * gates.transpose(0, 1).reshape(-1, 1)
-    # unlike index_add it keeps no rows for the backward pass
+    # unlike index_add, it saves no rows for the backward pass
     y = weighted.new_zeros(batch * length, width)
     y = y.scatter_add_(0, rows.unsqueeze(1).expand(-1, width), weighted)
     return y.view(x.shape).to(out.dtype)

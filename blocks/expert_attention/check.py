@@ -1,4 +1,4 @@
-"""The self-test of the kernels of expert attention: routing, and a few experts, against fp64."""
+"""Self-test of the expert attention kernels: routing and a few experts, compared with fp64."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from blocks.ir.kernel import Target
 from blocks.kernels.self_tests import isolated, mismatch
 
 TOKENS = 13
-"""More than a tile takes, and no multiple of it, so that tiles are added up and masks are at work."""
+"""More than a tile has, and not a multiple, so that sums over tiles and masks are tested."""
 
 _DEFAULT = RoutedExperts(width=64, experts=24, active=4, hidden=40, balance_rate=0.0)
 
 
 def check(operation: RoutedExperts | None, target: Target) -> str:
-    """Run the kernels in the sizes of an operation (None: 24 experts of 40, 4 active) on a target's device.
+    """Test the kernels in an operation's sizes (None: 24 experts of 40, 4 active) on the target's device.
 
-    Returns what is off and by how much, or "". Leaves random state and the caller's autocast alone.
+    Returns a description of the largest error, or "" on success. Random state and autocast are unaffected.
     """
     with isolated(target):
         draw = torch.Generator().manual_seed(0)
@@ -33,7 +33,7 @@ def check(operation: RoutedExperts | None, target: Target) -> str:
 
 
 def check_sums(operation: RoutedExperts | None, target: Target) -> str:
-    """Do the same, and make the gradients of weights from the rows of several steps."""
+    """Do the same with gradients of weights from rows of several steps."""
     with isolated(target):
         draw = torch.Generator().manual_seed(0)
         return check(operation, target) or _sums(operation or _DEFAULT, target, draw)
@@ -45,10 +45,10 @@ def check_gathered(operation: RoutedExperts | None, target: Target) -> str:
 
 
 def _sums(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
-    """Add up products of drawn rows, more steps than one launch takes; one expert gets no row, one all."""
+    """Test sums of products of random rows over several launches; one expert has no rows, one has all."""
     width, active, hidden = operation.width, operation.active, operation.hidden
     dtype, experts = getattr(torch, target.dtype), 5
-    # under autocast what is gathered may be in fp32
+    # under autocast the gathered factor may be in fp32
     kinds = dict.fromkeys((dtype, torch.float32))
     shapes = ((True, width, 2 * hidden), (False, hidden, width))
     for gathered, (left, n, m) in product(kinds, shapes):
@@ -77,7 +77,7 @@ def _sums(operation: RoutedExperts, target: Target, draw: torch.Generator) -> st
 
 
 def _routing(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
-    """Route by drawn products; what is an integer has to be equal."""
+    """Test routing with random products; integers must be equal."""
     experts, active = operation.experts, operation.active
     products, balance, gradient = (
         torch.randn(shape, generator=draw).to(target.device)
@@ -105,7 +105,7 @@ def _routing(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
 
 
 def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) -> str:
-    """Run a few experts of the sizes: two that get no token, and one more than are active."""
+    """Test two experts without tokens and `active` + 1 others."""
     width, active, hidden = operation.width, operation.active, operation.hidden
     experts = active + 3
     shapes = ((1, TOKENS, width), (experts, width, 2 * hidden), (experts, hidden, width), (1, TOKENS, width))
@@ -120,7 +120,7 @@ def _experts(operation: RoutedExperts, target: Target, draw: torch.Generator) ->
     logits = logits.to(target.device)
     routed = route_kernel.route(logits, torch.zeros_like(logits[0]), 1.0, active)
     rows = (routed.order, routed.place, routed.ends)
-    # what a product leaves unwritten shows
+    # elements that a product does not write become visible
     poison = [torch.full_like(each, torch.nan) for each in (gate_up, down, x, x)]
     del poison
     y, both = library.experts(x[0], routed.weights, *rows, gate_up, down, operation.gathered)

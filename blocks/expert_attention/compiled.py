@@ -1,4 +1,4 @@
-"""Experts and their routing, with elementwise parts that torch.compile fuses around grouped products."""
+"""Routing and experts with torch.compile for the elementwise parts around grouped products."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blocks.expert_attention import reference
 def route(
     query: Tensor, keys: Tensor, balance: Tensor, load: Tensor | None, active: int, **options: Any
 ) -> tuple[Tensor, ...]:
-    """Return the same as the reference."""
+    """Do the same as the reference."""
     weights, indices, *losses = _choose()(query, keys, balance, active, **options)
     if load is not None:
         reference.count_load(indices, load)
@@ -25,7 +25,7 @@ def route(
 def experts_grouped(
     x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor, activation: str = "swiglu"
 ) -> Tensor:
-    """Return the same as the reference."""
+    """Do the same as the reference."""
     return reference.experts_grouped(x, weights, indices, gate_up, down, _parts(), activation)
 
 

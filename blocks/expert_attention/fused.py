@@ -1,9 +1,9 @@
-"""Routing and experts by Triton kernels: `routed_experts` as in `reference.py`, with the same gradients.
+"""Routing and experts with Triton kernels: `reference.routed_experts` with the same gradients.
 
-Logits are a product in fp32, which is torch's, and so are the grouped products of the experts; kernels do
-what lies between them. Kept for the backward pass are the inputs as they came, gate and up, and per choice
-its weight, its expert and two places. Sorted rows are copied again, and what the second product read is
-computed again by the kernel that makes the gradients of gate and up.
+The fp32 product of the logits and the grouped products of the experts are torch's; kernels do the rest.
+Saved for the backward pass are the inputs, gate and up, and per choice its weight, its expert and two places.
+The backward pass copies sorted rows again, and the kernel for the gradients of gate and up recomputes the
+input of the second product.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def routed_experts(
     active: int,
     gathered: bool = False,
 ) -> Tensor:
-    """Choose experts for each token by its query, run them on x, sum what they return by weight.
+    """Choose experts for each token by its query, run them on x, return the weighted sum of outputs.
 
-    x and query: [batch, sequence, width]; gate_up: [experts, width, 2 * hidden]; down: [experts, hidden,
-    width], in one dtype; keys: [experts, width]; balance: [experts]; load: [experts], counted up in place,
-    None outside training. With `gathered` the first product reads its rows from x. Off a GPU, where a model
-    that was planned for one may be moved, the reference runs.
+    x, query: [batch, sequence, width]; gate_up: [experts, width, 2 * hidden]; down: [experts, hidden, width],
+    of the same dtype; keys: [experts, width]; balance: [experts]; load: [experts], incremented in place, None
+    outside of training. With `gathered`, the first product reads its rows from x. On a CPU, to which a model
+    planned for a GPU may be moved, the reference runs.
     """
     if not (fits(x) and fits(gate_up)):
         return reference.routed_experts(x, query, gate_up, down, keys, balance, load, active)
@@ -61,7 +61,7 @@ def _routed(
     active: int,
     gathered: bool,
 ) -> Tensor:
-    """Route by the products of queries with keys [tokens, experts], and run the experts."""
+    """Route by the products of queries and keys [tokens, experts], and run the experts."""
     routed = _route(made, balance, load, keys.shape[-1] ** -0.5, active)
     sums = sum_of(gate_up), sum_of(down)
     rows = (routed.order, routed.place, routed.ends)
@@ -74,7 +74,7 @@ def _route(made: Tensor, balance: Tensor, load: Tensor | None, scale: float, act
     """Route, and count the load."""
     if not torch.compiler.is_compiling():
         return Routed(*_Route.apply(made, balance, load, scale, active))  # type: ignore[no-untyped-call]
-    # an operator that writes to what it is given could have no gradient
+    # an operator that mutates its inputs cannot have a gradient
     routed = Routed(*library.expert_route(made, balance, scale, active))
     if load is not None:
         load += routed.counts
@@ -82,7 +82,7 @@ def _route(made: Tensor, balance: Tensor, load: Tensor | None, scale: float, act
 
 
 class _Route(torch.autograd.Function):
-    """`library.expert_route`, which counts the load as well."""
+    """`library.expert_route` that also counts the load."""
 
     @staticmethod
     def forward(
@@ -106,7 +106,7 @@ class _Route(torch.autograd.Function):
 
 
 class _Experts(torch.autograd.Function):
-    """`library.experts`, with the gradients of gate_up and down added up over steps."""
+    """`library.experts` that accumulates the gradients of gate_up and down over steps."""
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
@@ -132,7 +132,7 @@ class _Experts(torch.autograd.Function):
 
 
 def products(query: Tensor, keys: Tensor) -> Tensor:
-    """Return the products of queries with keys [tokens, experts], in fp32 whatever the autocast dtype."""
+    """Return the products of queries and keys [tokens, experts] in fp32, also under autocast."""
     with torch.autocast(query.device.type, enabled=False):
         return F.linear(wide(query.flatten(0, 1)), wide(keys))
 
@@ -150,7 +150,7 @@ def rotary_experts(
     index: int,
     gathered: bool = False,
 ) -> Tensor:
-    """Do the same with queries that are rotated by `index` times the angle [width / 2]: keys are, back."""
+    """Do the same with queries rotated by `index` times the angle [width / 2]; rotates keys back instead."""
     weights = (gate_up, down, keys, balance, load)
     if not (fits(x) and fits(gate_up)):
         return reference.rotary_experts(x, query, angle, *weights, active=active, index=index)
@@ -159,18 +159,18 @@ def rotary_experts(
 
 
 def sum_experts(gate_up: Tensor, down: Tensor, *routing: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Cast the weights of experts as `reference.cast_experts` does, with sums for their gradients."""
+    """Cast the weights of experts like `reference.cast_experts`, with `WeightSum`s for their gradients."""
     dtype = product_dtype(gate_up)
     return (summed([gate_up], dtype), summed([down], dtype), *routing)
 
 
 def _queried(x: Tensor, query: Tensor, keys: Tensor, by: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the products of queries with keys [tokens, experts], and x as experts are to read it.
+    """Return the products of queries and keys [tokens, experts], and x for the experts.
 
-    Where x is the query as well, the product that makes the query's gradient adds that of x.
+    If x is also the query, the product for the query's gradient adds the gradient of x.
     """
     flat = query.flatten(0, 1)
-    # a compiler traces neither where tensors lie nor functions of autograd
+    # a compiler traces neither storage addresses nor these autograd functions
     eager = not torch.compiler.is_compiling()
     if eager and query.dtype == torch.float32 and _are_one(x, query):
         both: tuple[Tensor, Tensor] = _Products.apply(flat, keys, by, True)  # type: ignore[no-untyped-call]
@@ -181,7 +181,7 @@ def _queried(x: Tensor, query: Tensor, keys: Tensor, by: Tensor | None) -> tuple
 
 
 def _are_one(x: Tensor, query: Tensor) -> bool:
-    """Return whether two tensors are one; those of an operation that runs again are two on one storage."""
+    """Return whether two tensors are the same; under recomputation they may be two on one storage."""
     if x is query:
         return True
     alike = (x.shape, x.stride(), x.storage_offset(), x.requires_grad) == (
@@ -195,9 +195,9 @@ def _are_one(x: Tensor, query: Tensor) -> bool:
 
 
 class _Products(torch.autograd.Function):
-    """Products of queries, rotated where there is a turn, with keys, which are rotated back instead.
+    """Products of queries and keys; with a turn, keys are rotated back instead of the queries.
 
-    With `passed` the queries are returned as well, for others to read.
+    With `passed`, the queries are returned too.
     """
 
     @staticmethod
@@ -232,5 +232,5 @@ class _Products(torch.autograd.Function):
 
 
 def _heads(keys: Tensor) -> Tensor:
-    """Return keys [experts, width] as kernels of rotations read them: each a token of one head."""
+    """Return keys [experts, width] as tokens with one head, for the rotary kernels."""
     return keys[None, :, None]

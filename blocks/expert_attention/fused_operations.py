@@ -1,4 +1,4 @@
-"""Routing and experts as one operation, where kernels run both. Torch-free."""
+"""Routing and experts fused into one operation. Torch-free."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SUMS = "gradients of experts made of the rows of several steps, which they gath
 
 
 def _unfit(operation: RoutedExperts, target: Target) -> str:
-    """Return why the Triton kernels cannot run, or ""."""
+    """Return why the Triton kernels cannot run an operation, or "" if they can."""
     if off := off_triton(target):
         return off
     if operation.width % 8 or operation.hidden % 8:
@@ -35,7 +35,7 @@ def _unfit(operation: RoutedExperts, target: Target) -> str:
 
 
 def _unfit_gathered(operation: RoutedExperts, target: Target) -> str:
-    """Return why the first product cannot be our own, or ""."""
+    """Return why the gathering kernel cannot run the first product, or "" if it can."""
     wide = "its own grouped product has no tensor cores in float32" if target.dtype == "float32" else ""
     return _unfit(operation, target) or wide
 
@@ -51,7 +51,7 @@ def _with_sums(operation: RoutedExperts) -> RoutedExperts:
 def _kernel(
     name: str, function: str, why: str, unfit: Callable[[Any, Target], str], summed: bool = False
 ) -> Kernel:
-    """Return a kernel of experts; `summed`, gradients of their weights are made of several steps' rows."""
+    """Return a kernel of experts; `summed`: gradients of weights are computed for several steps at once."""
     made = Kernel(
         name,
         f"{_FUSED}:{function}",
@@ -69,7 +69,7 @@ def _kernel(
 
 
 def _gathered(name: str, function: str, unfit: Callable[[Any, Target], str]) -> Kernel:
-    """Return the kernel of experts whose first product is our own, with gradients of several steps' rows."""
+    """Return a kernel with the gathering first product and weight gradients of several steps at once."""
     why = "the first grouped product gathers its rows and gates them in one launch; the second is torch's"
     made = _kernel(name, function, f"{why}; {_SUMS}", unfit, summed=True)
     return replace(made, specialize=_with_gathered, check=f"{_CHECK}:check_gathered")
@@ -77,9 +77,9 @@ def _gathered(name: str, function: str, unfit: Callable[[Any, Target], str]) -> 
 
 @dataclass(frozen=True)
 class RoutedExperts(Operation):
-    """Choose experts by the query, run them on x, sum them by weight: (x, query) -> y.
+    """Choose experts by the query, run them on x, sum their weighted outputs: (x, query) -> y.
 
-    What `Experts` makes of itself and its `Route`, only where its kernels fit: costs are those under kernels.
+    The fusion of `Experts` and `Route`, used only if a kernel fits; costs are those of the kernels.
     """
 
     width: int
@@ -89,9 +89,9 @@ class RoutedExperts(Operation):
     balance_rate: float
 
     sums: bool = field(default=False, kw_only=True)
-    """Whether the rows of a step stay until those of several make the gradients of weights."""
+    """Whether rows are kept over several steps to compute gradients of weights at once."""
     gathered: bool = field(default=False, kw_only=True)
-    """Whether the first product reads its rows from tokens, and gates what it makes."""
+    """Whether the first product gathers its rows from tokens and applies the gate."""
 
     decoding = LOCAL
     worth_fusing = 3  # all but the reference
@@ -127,7 +127,7 @@ class RoutedExperts(Operation):
         return (TensorType((self.width,)),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return gate and up side by side, down, keys, balancing bias and load."""
+        """Return joined gate and up, down, keys, balancing bias and load."""
         experts, width, hidden = self.experts, self.width, self.hidden
         return (
             (experts, width, 2 * hidden),
@@ -144,22 +144,22 @@ class RoutedExperts(Operation):
         return {"rate": self.balance_rate}
 
     def flops(self, at: CostContext) -> float:
-        """One score per expert, and three products of width x hidden for each chosen one."""
+        """One score per expert, and three products of width x hidden per chosen expert."""
         return 2 * self.width * self.experts + 6 * self.active * self.width * self.hidden
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Write and read the logits, sorted rows, both halves, their product and the outputs.
+        """Write and read logits, sorted rows, gate and up, their product and the outputs.
 
-        Gathered rows are read alone, and both halves written alone.
+        With the gathering kernel, rows are only read, and gate and up only written.
         """
         first = self.width + 2 * self.hidden if self.gathered else 2 * self.width + 4 * self.hidden
         inner = self.active * (first + 2 * self.hidden + 2 * self.width)
         return read + 8 * self.experts + at.compute_bytes * inner + written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save both inputs, both halves, and per choice its weight, expert, row, and what stands in a row.
+        """Save both inputs, gate and up, and per choice its weight, expert, row and the inverse of rows.
 
-        The query is kept in fp32, keys too; what weights were divided by is one number more.
+        The query and the keys are saved in fp32, and the divisor of the weights as one more number.
         """
         keys = 4 * self.experts * self.width if at.weight_bytes < 4 else 0
         return SavedTensors(
@@ -169,13 +169,13 @@ class RoutedExperts(Operation):
         )
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, logits while they are sorted, or what stands around the second product.
+        """Forward, the peak is at sorting the logits or around the second product.
 
-        Backward, the gradients around the second product, then around the first; logits' come last.
+        Backward, it is at the gradients around the second or the first product, or of the logits.
         """
         size, active = at.compute_bytes, self.active
         rows, hidden = size * active * self.width, size * active * self.hidden
-        # a byte and an integer of each tile and expert
+        # a byte and an integer per tile and expert
         sorting = 4 * self.experts + 5 * self.experts / BITS
         second = largest(3 * hidden + rows, 2 * hidden + rows + flow.outputs)
         forward = self._routed(at) + largest(sorting, second)
@@ -184,20 +184,20 @@ class RoutedExperts(Operation):
         query = 4 * self.width if _narrow(at) else 0
         last = flow.grad_inputs + query + 4 * self.experts - 2 * hidden
         if self.sums:
-            # what the gradients of weights are made of stays
+            # the factors of the gradients of weights are kept
             first, last = 3 * hidden + rows + weights + to_x, last + 3 * hidden
         backward = largest(3 * hidden + rows + weights, first, last)
         return WorkspaceBytes(forward, backward, largest(first, last))
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Fuse the rotation of the query, which turns keys instead."""
+        """Fuse the rotary embedding of the query; keys are rotated back instead."""
         if type(self) is not RoutedExperts or position != 1 or shared or type(producer) is not RotateStep:
             return None
         sizes = self.width, self.experts, self.active, self.hidden, self.balance_rate
         return RotaryExperts(*sizes, index=producer.index)
 
     def _routed(self, at: CostContext) -> float:
-        """Return the bytes per token that routing keeps: numbers of its choices, and the query if copied."""
+        """Return the bytes per token that routing saves: per choice, and the query if it is copied."""
         return 16 * self.active + 4 + (4 * self.width if _narrow(at) else 0)
 
 
@@ -212,10 +212,10 @@ def _unfit_rotated_gathered(operation: RotaryExperts, target: Target) -> str:
 
 @dataclass(frozen=True)
 class RotaryExperts(RoutedExperts):
-    """The same with queries that are rotated over depth: (x, query, angles) -> y.
+    """`RoutedExperts` with queries rotated over depth: (x, query, angles) -> y.
 
-    Keys are rotated back in their place, a few rows instead of one for each token: the product of a rotated
-    query with a key is that of the query with the key rotated back.
+    The keys are rotated back instead, which are fewer rows: the product of a rotated query with a key equals
+    that of the query with the key rotated back.
     """
 
     index: LoopIndex = ORIGIN
@@ -254,12 +254,12 @@ class RotaryExperts(RoutedExperts):
         return {**super().arguments(), "index": self.index}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save both inputs as they are, both halves, numbers of each choice, and the rotated keys."""
+        """Save both inputs, gate and up, numbers per choice, and the rotated keys."""
         kept = at.compute_bytes * 2 * self.active * self.hidden + self._routed(at)
         return SavedTensors(inputs=(0, 1), extra=kept, once=4 * self.experts * self.width)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, a copy of the query in fp32 stands beside the logits too."""
+        """Forward, there is also an fp32 copy of the query besides the logits."""
         scratch = super().workspace(at, flow)
         copy = 4 * self.width if _narrow(at) else 0
         logits = self._routed(at) + 4 * self.experts + copy
@@ -270,5 +270,5 @@ class RotaryExperts(RoutedExperts):
 
 
 def _narrow(at: CostContext) -> bool:
-    """Return whether queries are copied in fp32."""
+    """Return whether queries are copied to fp32."""
     return at.stream_bytes < 4

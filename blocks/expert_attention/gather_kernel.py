@@ -1,9 +1,8 @@
-"""A Triton kernel for the first product of experts, which gathers its rows and gates what it makes.
+"""A Triton kernel for the first product of experts that gathers its rows and applies the gate.
 
-A program makes one tile of one expert's rows: it reads each row from the token that stands there, multiplies
-by gate and up side by side, and writes both, which the backward pass reads, and silu(gate) * up * weight,
-which the second product reads. Nothing is copied to rows first. Which expert a program works for it finds
-from the ends of all experts' rows, on the device; programs that are left over end at once.
+A program computes one tile of an expert's rows: it reads the token of each row, multiplies it by gate and up,
+and writes both for the backward pass and silu(gate) * up * weight for the second product. Rows are not copied
+first. A program finds its expert from the ends of the experts' rows on the device; surplus programs return.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ def gate_up(
 ) -> tuple[Tensor, Tensor]:
     """Return gate and up of each row [rows, 2 * hidden], and silu(gate) * up * weight [rows, hidden].
 
-    x: [tokens, width]; weights: [tokens, active]; order: the choice that stands in each row [rows]; ends: the
-    row after the last of each expert [experts]; matrices: [experts, width, 2 * hidden], in the dtype of what
-    is returned.
+    x: [tokens, width]; weights: [tokens, active]; order: the choice of each row [rows]; ends: the row after
+    the last of each expert [experts]; matrices: [experts, width, 2 * hidden], in the dtype of the results.
     """
     experts, width, hidden = matrices.shape[0], matrices.shape[1], matrices.shape[2] // 2
     rows = len(order)
@@ -32,7 +30,7 @@ def gate_up(
     both = torch.empty((rows, 2 * hidden), dtype=matrices.dtype, device=x.device)
     inner = torch.empty((rows, hidden), dtype=matrices.dtype, device=x.device)
     sizes = gather_tile(ProductShape(architecture(x.device), width, hidden, matrices.element_size()))
-    # each expert may begin a tile that its rows do not fill
+    # each expert may have one partly filled tile
     tiles = triton.cdiv(rows, sizes.rows) + experts
     if rows:
         with on(x.device):
@@ -78,7 +76,7 @@ def _gate_up(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
-    # a tile's columns side by side: they read the same rows
+    # tiles of the same rows are neighbors in the grid
     across: tl.constexpr = (HIDDEN + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
     tile, column = tl.program_id(0) // across, tl.program_id(0) % across
     each = tl.arange(0, BLOCK_EXPERTS)
@@ -101,7 +99,7 @@ def _gate_up(
         matrix += k[:, None] * (2 * HIDDEN) + j[None, :]
         inside = (j < HIDDEN)[None, :]
         kind = matrices.dtype.element_ty
-        # a factor that is cast on its way is the second one, as in the gradients of weights
+        # a factor that is cast must be the second one, as in the gradients of weights
         SWAP: tl.constexpr = x.dtype.element_ty != matrices.dtype.element_ty
         if SWAP:
             gate = tl.full([BLOCK_COLUMNS, BLOCK_ROWS], 0.0, tl.float32)
@@ -125,7 +123,7 @@ def _gate_up(
             matrix += BLOCK_WIDTH * 2 * HIDDEN
         if SWAP:
             gate, up = tl.trans(gate), tl.trans(up)
-        # what is gated is what the backward pass will read
+        # apply the gate to the rounded values that the backward pass reads
         gate, up = gate.to(kind), up.to(kind)
         some = there[:, None] & inside
         at = both + row[:, None] * (2 * HIDDEN) + j[None, :]

@@ -1,6 +1,6 @@
-"""Routing and experts as torch operators, with fake kernels, gradients and FLOPs.
+"""The Triton kernels of routing and experts as torch operators, with fake kernels, gradients and FLOPs.
 
-FLOPs are those of the products of experts, forward, and twice that backward; what is computed again has none.
+FLOPs are those of the experts' products, and twice as many backward; recomputation is not counted.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @torch.library.custom_op(f"{_NAME}::expert_route", mutates_args=())
 def expert_route(products: Tensor, balance: Tensor, scale: float, active: int) -> _Routed:
-    """Choose `active` experts of each token by products [tokens, experts] * scale + balance [experts].
+    """Choose `active` experts per token by products [tokens, experts] * scale + balance [experts].
 
-    Returns what `Routed` holds, in its order; only the weights have a gradient, and only for the products.
+    Returns the fields of `Routed` in order. Only the weights have a gradient, and only for the products.
     """
     return tuple(route_kernel.route(products, balance, scale, active))  # type: ignore[return-value]
 
@@ -34,7 +34,7 @@ def expert_route(products: Tensor, balance: Tensor, scale: float, active: int) -
 def expert_route_backward(
     gradient: Tensor, weights: Tensor, indices: Tensor, totals: Tensor, scale: float, experts: int
 ) -> Tensor:
-    """Return the gradient of the products [tokens, experts] from that of the weights [tokens, active]."""
+    """Return the gradient of the products [tokens, experts] from the gradient of the weights."""
     return route_kernel.route_backward(gradient, weights, indices, totals, scale, experts)
 
 
@@ -49,11 +49,11 @@ def experts(
     down: Tensor,
     gathered: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run the chosen experts on x [tokens, width] and sum them by weight, as routing sorted them.
+    """Run the chosen experts on x [tokens, width] and return the weighted sum of outputs.
 
-    Returns that [tokens, width], and gate and up of each row [tokens * active, 2 * hidden], which has no
-    gradient; both in the dtype of gate_up [experts, width, 2 * hidden] and down [experts, hidden, width].
-    With `gathered` the first product is our own, else torch's.
+    Also returns gate and up of each row [tokens * active, 2 * hidden], without a gradient. Both are in the
+    dtype of gate_up [experts, width, 2 * hidden] and down [experts, hidden, width]. With `gathered`, the
+    gathering kernel runs the first product, else torch.
     """
     if gathered:
         both, inner = gather_kernel.gate_up(x, weights, order, ends, gate_up)
@@ -107,7 +107,7 @@ def _add_weights(
 def expert_weights(
     total: Tensor | None, steps: Sequence[weights_kernel.Rows], active: int, gather_left: bool
 ) -> Tensor:
-    """Return `weights_kernel.add_products` as a new sum, or in the place of `total`."""
+    """Return the sum of `weights_kernel.add_products` as a new tensor, or add it to `total` in place."""
     made = total
     if made is None:
         first = steps[0]
@@ -169,7 +169,7 @@ def _differentiate_route(ctx: Any, gradient: Tensor, *others: Tensor) -> tuple[T
 def _keep_experts(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:7], output[1])
     ctx.mark_non_differentiable(output[1])
-    # gate and up have no gradient; zeros of their size would take memory
+    # gate and up have no gradient; do not materialize zeros
     ctx.set_materialize_grads(False)
 
 
@@ -183,7 +183,7 @@ experts.register_autograd(_differentiate_experts, setup_context=_keep_experts)
 
 
 def _flops(weights: Sequence[int], down: Sequence[int]) -> int:
-    """Return the FLOPs of three products of width x hidden for each choice."""
+    """Return the FLOPs of three products of width x hidden per choice."""
     return 6 * prod(weights) * prod(down[1:])
 
 
@@ -215,10 +215,10 @@ def experts_backward_rows(
     both: Tensor,
     dtype: torch.dtype,
 ) -> _Four:
-    """Return the gradients of x in a dtype and of the weights, and two factors of the experts' gradients.
+    """Return the gradients of x, in `dtype`, and of the weights, and factors of the experts' gradients.
 
-    These are the gradient of gate and up [rows, 2 * hidden], whose other factor is x, and what the second
-    product read [rows, hidden], whose other factor is the gradient of the sum.
+    These are the gradient of gate and up [rows, 2 * hidden], whose other factor is x, and the input of the
+    second product [rows, hidden], whose other factor is the gradient of the sum.
     """
     inward = F.grouped_mm(rows_kernel.spread(gradient, place, both.dtype), down.transpose(-2, -1), offs=ends)
     to_both, to_weights, inner = rows_kernel.swiglu_backward(inward, both, weights, order)

@@ -24,9 +24,9 @@ Activation = Literal["swiglu", "relu"]
 
 @dataclass(frozen=True)
 class Route(Operation):
-    """Choose experts: (query) -> weights [active], indices [active], and a scalar for each loss.
+    """Choose experts: (query) -> weights [active], indices [active], and a scalar per loss.
 
-    After each optimizer step `update` moves the balancing bias and clears the counted load.
+    After each optimizer step, `update` moves the balancing bias and resets the load.
     """
 
     width: int
@@ -43,7 +43,7 @@ class Route(Operation):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
-        """The reference; the fused kernel, which `Experts` asks for, has to say why it is not there."""
+        """The reference, and the fused kernel of `Experts` with the reason why it does not fit."""
         reference = Kernel(
             "route",
             f"{_REFERENCE}:route",
@@ -57,11 +57,11 @@ class Route(Operation):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is what the fused kernels compute."""
+        """Whether the fused kernels support it."""
         return not self._beyond()
 
     def _beyond(self) -> list[str]:
-        """Return what it does that the fused kernels do not."""
+        """Return the fields that the fused kernels do not support."""
         found = {
             f"{self.scores} scores": self.scores != "sigmoid",
             "scores that are not renormalised": not self.renormalize,
@@ -71,7 +71,7 @@ class Route(Operation):
         return [name for name, there in found.items() if there]
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Return weights and indices of the chosen experts, then the losses."""
+        """Return weights and indices of the chosen experts, then a scalar per loss."""
         expect(self, inputs, (self.width,))
         losses = (SCALAR,) * (self.z_loss + self.balance_loss)
         return (TensorType((self.active,), "fp32"), TensorType((self.active,), "int"), *losses)
@@ -81,7 +81,6 @@ class Route(Operation):
         return ((self.experts, self.width), (self.experts,), (self.experts,))
 
     def arguments(self) -> dict[str, Any]:
-        """Return the number of experts to choose, and how they are scored where that is not the default."""
         if self.is_plain:
             return {"active": self.active}
         names = ("active", "scores", "renormalize", "z_loss", "balance_loss")
@@ -91,13 +90,13 @@ class Route(Operation):
         return {"rate": self.balance_rate}
 
     def flops(self, at: CostContext) -> float:
-        """One score per expert."""
+        """One dot product of the width per expert."""
         return 2 * self.width * self.experts
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the query, all scores, the indices, keys in fp32, and what losses and sums divide or read.
+        """Save the query, all scores, the indices, fp32 keys, and the inputs of losses and renormalization.
 
-        The logits are kept for `z_loss`, which keeps a number for each token as well.
+        `z_loss` also saves the logits and one number per token.
         """
         keys = 4 * self.experts * self.width if at.weight_bytes < 4 else 0
         return SavedTensors(
@@ -108,22 +107,22 @@ class Route(Operation):
         )
 
     def _sums(self) -> int:
-        """Return the bytes per token of what the renormalisation divides."""
+        """Return the bytes per token that the renormalization saves."""
         return 4 * self.active + 4 if self.renormalize else 0
 
     def _losses(self) -> int:
-        """Return the bytes per token that losses keep."""
+        """Return the bytes per token that losses save."""
         shares = 4 if self.balance_loss and self.scores == "sigmoid" else 0
         return shares + (4 * self.experts + 4 if self.z_loss else 0)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
-        """Scores are in fp32."""
+        """Scores are computed in fp32."""
         return "fp32"
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Forward, logits stand beside the scores; backward, gradients of the scores or of the query do.
+        """Forward, logits and scores; backward, also the gradients of the scores or of the query.
 
-        Losses have gradients of the scores of their own; where shares are made of sigmoids, these too.
+        Losses have separate gradients of the scores, and of normalized sigmoids if there are any.
         """
         shares = self.balance_loss and self.scores == "sigmoid"
         numbers = 16 * self.active + (4 if self.is_plain else 8)
@@ -135,7 +134,7 @@ class Route(Operation):
 
 
 def no_fused(what: str, beyond: Sequence[str]) -> Kernel:
-    """Return the fused kernel as one that does not fit, and says why."""
+    """Return the fused kernel as unfit, with the reason."""
     why = f"{what} with {', '.join(beyond)}"
     return Kernel(
         "triton_experts",
@@ -153,7 +152,7 @@ def _ungrouped(operation: Experts, target: Target) -> str:
 
 @dataclass(frozen=True)
 class Experts(Operation):
-    """Run the chosen experts and sum them by weight: (x, weights, indices) -> y."""
+    """Run the chosen experts and sum their weighted outputs: (x, weights, indices) -> y."""
 
     width: int
     experts: int
@@ -185,50 +184,49 @@ class Experts(Operation):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:  # type: ignore[override]
-        """One grouped product where it can be; the fused kernel, routing included, knows one activation."""
+        """Grouped products if possible; the fused kernel, which includes routing, supports only SwiGLU."""
         plain = self.activation == "swiglu"
         return self._kernels if plain else (no_fused("experts", [self.activation]), *self._kernels)
 
     def types(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         expect(self, inputs, (self.width,), (self.active,), TensorType((self.active,), "int"))
-        # one grouped product returns what its weights were cast to, one expert after the other its input
+        # grouped products return the dtype of the cast weights, the plain reference that of its input
         return (inputs[0] if self._one_by_one else TensorType((self.width,)),)
 
     def weight_shapes(self) -> tuple[Shape, ...]:
-        """Return gate and up side by side, or up alone, then down."""
+        """Return joined gate and up, or only up, then down."""
         up = (self.experts, self.width, self._halves * self.hidden)
         return (up, (self.experts, self.hidden, self.width))
 
     def arguments(self) -> dict[str, Any]:
-        """Return the activation where it is not the default."""
         return {} if self.activation == "swiglu" else {"activation": self.activation}
 
     def flops(self, at: CostContext) -> float:
-        """Products of width x hidden for each chosen expert: gate, up and down, or up and down."""
+        """Products of width x hidden per chosen expert: gate, up and down, or up and down."""
         return 2 * (self._halves + 1) * self.active * self.width * self.hidden
 
     def traffic(self, at: CostContext, read: float, written: float) -> float:
-        """Gather rows, and write and read again what stands between the products, then scatter."""
-        # rows, both halves, their product and the outputs: each written once and read once
+        """Gather rows, write and read the intermediates between the products, then scatter."""
+        # rows, gate and up, their product and the outputs are each written and read once
         hidden = 2 * (self._halves + 1) * self.hidden
         inner = self.active * (2 * self.width + hidden + 2 * self.width)
         return read + at.compute_bytes * inner + written
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save the sorted inputs, what is between the products, the outputs, weights, two index lists.
+        """Save sorted inputs, intermediates between products, outputs, weights and two index lists.
 
-        Between the products are both halves, silu and their product, or what relu returns.
+        The intermediates are gate and up, silu and the product, or the output of relu.
         """
         between = 4 if self.activation == "swiglu" else 1
         rows = between * self.active * self.hidden + 2 * self.active * self.width
         if self._one_by_one:
-            # the weighted outputs are kept too, and weights as copies
+            # the weighted outputs are saved too, and copies of weights
             rows += self.active * self.width
             return SavedTensors(extra=at.compute_bytes * rows + (16 + 4) * self.active)
         return SavedTensors(inputs=(1,), extra=at.compute_bytes * rows + 16 * self.active)
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Weighted outputs stand in fp32, backward their gradients, unless those of hidden rows are more."""
+        """Weighted fp32 outputs; backward, their gradients or those of hidden rows, whichever are larger."""
         kept, size, active = self.saved(at).extra, at.compute_bytes, self.active
         rows, hidden = active * self.width, active * self.hidden
         if self._one_by_one:
@@ -242,19 +240,19 @@ class Experts(Operation):
         freed = size * self.width + 4 * active
         inner = 2 * size * hidden - size * rows - freed
         weights = -self._halves * size * hidden - freed
-        # the sum over experts is in fp32, and its gradient is there first
+        # the sum over experts is in fp32, and its gradient is allocated first
         early = 4 * self.width if size < 4 else 0
         return WorkspaceBytes(forward, largest(weighted, inner), weights, early=early)
 
     def absorb(self, position: int, producer: Operation, shared: bool) -> Operation | None:
-        """Fuse the routing, whose weights and indices nobody else reads."""
+        """Fuse the routing if nothing else reads its weights and indices."""
         if shared or not isinstance(producer, Route) or not producer.is_plain or self.activation != "swiglu":
             return None
         return RoutedExperts(self.width, self.experts, self.active, self.hidden, producer.balance_rate)
 
     @property
     def _halves(self) -> int:
-        """How many products are made of the input."""
+        """The number of projections of the input: 2 with a gate, else 1."""
         return 2 if self.activation == "swiglu" else 1
 
     @property
@@ -264,7 +262,7 @@ class Experts(Operation):
 
 @dataclass(frozen=True)
 class SharedUnit(Operation):
-    """What shared experts have between their products: (gate, up) -> y, without a gate (up) -> y."""
+    """The activation of shared experts: (gate, up) -> y, or (up) -> y without a gate."""
 
     hidden: int
     activation: Activation
@@ -281,7 +279,7 @@ class SharedUnit(Operation):
         return {"activation": self.activation}
 
     def saved(self, at: CostContext) -> SavedTensors:
-        """Save both inputs and silu(gate), or the output."""
+        """Save both inputs and silu(gate), or the output of relu."""
         if self.activation == "relu":
             return SavedTensors(outputs=(0,))
         return SavedTensors(inputs=(0, 1), extra=at.compute_bytes * self.hidden)

@@ -1,4 +1,4 @@
-"""The rows that gradients of experts' weights are made of, kept until several steps' are multiplied."""
+"""Accumulates rows of several steps to compute gradients of experts' weights at once."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from blocks.kernels.weight_sums import WeightSum
 
 
 class PendingRows:
-    """A sum of products in fp32, and the rows of steps that are not yet in it.
+    """An fp32 sum of products, and the rows of steps that are not yet added.
 
     Attributes:
         total: [experts, n, m], None before the first product.
     """
 
     def __init__(self, active: int, left: bool) -> None:
-        """`left` says which factor is gathered, as in `add_products`."""
+        """`left`: the left factor is gathered, as in `add_products`."""
         self.active, self.left = active, left
         self._steps: list[Rows] = []
         self.total: Tensor | None = None
 
     def add(self, rows: Rows) -> None:
-        """Add the rows of one step; those of `PRODUCT_STEPS` are multiplied at once."""
+        """Add the rows of one step; multiply when there are `PRODUCT_STEPS` steps."""
         if self._steps and not _alike(rows, self._steps[0]):
             self.multiply()
         self._steps.append(rows)
@@ -32,7 +32,7 @@ class PendingRows:
             self.multiply()
 
     def multiply(self) -> Tensor:
-        """Multiply all rows that wait; return the sum."""
+        """Multiply all pending rows and return the sum."""
         if self._steps:
             self.total = library.expert_weights(self.total, self._steps, self.active, self.left)
             self._steps = []
@@ -48,5 +48,5 @@ def add_rows(total: WeightSum, rows: Rows, active: int, left: bool) -> None:
 
 
 def _alike(rows: Rows, other: Rows) -> bool:
-    """Return whether two steps' factors lie alike, so that one launch takes both."""
+    """Return whether two steps have factors of equal layout, so that one launch can process both."""
     return all(a.stride() == b.stride() and a.dtype == b.dtype for a, b in zip(rows, other, strict=True))

@@ -18,10 +18,10 @@ from blocks.primitives.reference import rotate_step, wide
 def route(
     query: Tensor, keys: Tensor, balance: Tensor, load: Tensor | None, active: int, **options: Any
 ) -> tuple[Tensor, ...]:
-    """Choose `active` experts by biased logits, weight them by scores of the bare logits.
+    """Choose `active` experts by biased logits, and weight them by scores of the unbiased logits.
 
-    keys: [experts, width]; balance: [experts]; load: [experts], counted up in place, None outside training.
-    `options` are those of `choose`, which may add scalar losses to what is returned.
+    keys: [experts, width]; balance: [experts]; load: [experts], incremented in place, None outside of
+    training. `options` are those of `choose`, whose losses are returned last.
     """
     weights, indices, *losses = choose(query, keys, balance, active, **options)
     if load is not None:
@@ -39,12 +39,11 @@ def choose(
     z_loss: bool = False,
     balance_loss: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Choose as `route` does, and count nothing.
+    """Choose like `route`, without counting the load.
 
-    Scores are sigmoids, or a softmax over all experts; `renormalize` divides those of a token's experts by
-    their sum. Further outputs are scalars: the mean of the squared log of the sum of exponentials
-    (arXiv 2202.08906), and the sum over experts of load times mean share of the scores, which is 1 where
-    both are even (arXiv 2101.03961).
+    Scores are sigmoids, or a softmax over all experts; `renormalize` divides the scores of a token's experts
+    by their sum. Further outputs are scalars: the z-loss (arXiv 2202.08906), and the balance loss, which is 1
+    if loads and scores are even (arXiv 2101.03961).
     """
     logits, every = scored(query, keys, scores)
     indices = (logits.detach() + balance).topk(active, -1).indices
@@ -60,21 +59,21 @@ def choose(
 
 def scored(query: Tensor, keys: Tensor, scores: str) -> tuple[Tensor, Tensor]:
     """Return the logits of all experts, and their scores: [batch, sequence, experts]."""
-    # fp32 whatever the autocast dtype: a rounded score can swap experts
+    # fp32 under any autocast dtype: a rounded score can swap experts
     with torch.autocast(query.device.type, enabled=False):
         logits = F.linear(wide(query), wide(keys)) * query.shape[-1] ** -0.5
     return logits, logits.softmax(-1) if scores == "softmax" else logits.sigmoid()
 
 
 def z_of(logits: Tensor) -> Tensor:
-    """Return the mean over tokens of the squared log of the sum of exponentials."""
+    """Return the mean over tokens of logsumexp(logits)^2."""
     return logits.logsumexp(-1).square().mean()
 
 
 def balance_of(indices: Tensor, shares: Tensor) -> Tensor:
-    """Return experts * sum over experts of their load, a share of all choices, times their mean score.
+    """Return experts * sum over experts of their share of all choices * their mean score.
 
-    indices: [batch, sequence, active]; shares: [batch, sequence, experts], of each token adding up to 1.
+    indices: [batch, sequence, active]; shares: scores [batch, sequence, experts] that sum to 1 per token.
     """
     chosen, experts = indices.flatten(), shares.shape[-1]
     load = shares.new_zeros(experts).index_add_(0, chosen, shares.new_ones(len(chosen)))
@@ -82,25 +81,25 @@ def balance_of(indices: Tensor, shares: Tensor) -> Tensor:
 
 
 def count_load(indices: Tensor, load: Tensor) -> None:
-    """Add to load [experts] how often each expert was chosen."""
+    """Add the number of times that each expert was chosen to load [experts]."""
     load += choices(indices.flatten(), len(load))
 
 
 def choices(chosen: Tensor, experts: int) -> Tensor:
-    """Return how often each expert is among the chosen ones [n]: [experts], int64."""
-    # bincount would have the host wait for a GPU
+    """Return the counts of experts among the indices chosen [n]: [experts], int64."""
+    # bincount would synchronize with the GPU
     return chosen.new_zeros(experts).index_add_(0, chosen, chosen.new_ones(1).expand(len(chosen)))
 
 
 @torch.no_grad()
 def update_balance(balance: Tensor, load: Tensor, rate: float) -> None:
-    """Raise the bias of experts below the mean load by `rate`, lower the others', and clear the load."""
+    """Raise the bias of experts below the mean load by `rate`, lower the others, and reset the load."""
     balance += rate * (load.mean() - load).sign()
     load.zero_()
 
 
 def cast(*weights: Tensor) -> tuple[Tensor, ...]:
-    """Cast the weights to the autocast dtype, once per forward: autocast does not reach grouped products."""
+    """Cast the weights to the autocast dtype, since autocast does not apply to grouped products."""
     device = weights[0].device.type
     if not torch.is_autocast_enabled(device):
         return weights
@@ -108,7 +107,7 @@ def cast(*weights: Tensor) -> tuple[Tensor, ...]:
 
 
 def cast_experts(gate_up: Tensor, down: Tensor, *routing: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Cast the weights of experts likewise, and not those of routing."""
+    """Cast the weights of experts like `cast`; the weights of routing are returned unchanged."""
     return (*cast(gate_up, down), *routing)
 
 
@@ -122,7 +121,7 @@ def routed_experts(
     load: Tensor | None,
     active: int,
 ) -> Tensor:
-    """Route tokens by their query and run the chosen experts on x: `route`, then `experts_grouped`."""
+    """Route tokens by their query and run the chosen experts on x: `route` and `experts_grouped`."""
     weights, indices = route(query, keys, balance, load, active)
     return experts_grouped(x, weights, indices, gate_up, down)
 
@@ -139,26 +138,26 @@ def rotary_experts(
     active: int,
     index: int,
 ) -> Tensor:
-    """Run `routed_experts` with a query that is rotated before, by `index` times the angle [width / 2]."""
+    """Run `routed_experts` with a query that is first rotated by `index` times the angle [width / 2]."""
     turned = rotate_step(query, angle, index)
     return routed_experts(x, turned, gate_up, down, keys, balance, load, active)
 
 
 class Parts(NamedTuple):
-    """What `experts_grouped` runs between its products, by activation, and after: `summed`, or the like."""
+    """The functions that `experts_grouped` runs between products, by activation, and after (`summed`)."""
 
     activations: Mapping[str, Callable[[Tensor], Tensor]]
     summed: Callable[[Tensor, Tensor], Tensor]
 
 
 def swiglu(both: Tensor) -> Tensor:
-    """Return silu(gate) * up [rows, hidden] of both side by side."""
+    """Return silu(gate) * up [rows, hidden]; both: joined gate and up [rows, 2 * hidden]."""
     gate, up = both.chunk(2, -1)
     return F.silu(gate) * up
 
 
 def summed(each: Tensor, weights: Tensor) -> Tensor:
-    """Return the sum of each token's outputs [batch, sequence, active, width] by weight."""
+    """Return the weighted sum of each token's outputs [batch, sequence, active, width]."""
     y: Tensor = (each * weights.unsqueeze(-1)).sum(-2)
     return y.to(each.dtype)
 
@@ -175,12 +174,12 @@ def experts_grouped(
     parts: Parts = PLAIN,
     activation: str = "swiglu",
 ) -> Tensor:
-    """Sort the tokens by expert, run all experts in two grouped products, sum each token's by weight.
+    """Sort tokens by expert, run all experts in two grouped products, return weighted sums of outputs.
 
-    gate_up: [experts, width, 2 * hidden], without a gate (`relu`) [experts, width, hidden];
+    gate_up: [experts, width, 2 * hidden], or [experts, width, hidden] without a gate (`relu`);
     down: [experts, hidden, width].
     """
-    # grouped_mm has no float64, and its fake kernel, which tracers call, nothing but bfloat16
+    # grouped_mm does not support float64, and its fake kernel for tracing only bfloat16
     traced = torch.compiler.is_compiling() and gate_up.dtype != torch.bfloat16
     if traced or gate_up.dtype == torch.float64:
         return experts_plain(x, weights, indices, gate_up, down, activation)
@@ -198,7 +197,7 @@ def experts_grouped(
 def experts_plain(
     x: Tensor, weights: Tensor, indices: Tensor, gate_up: Tensor, down: Tensor, activation: str = "swiglu"
 ) -> Tensor:
-    """Run one expert after the other on the tokens that chose it."""
+    """Do the same, running one expert after the other on the tokens that chose it."""
     flat, y = x.flatten(0, 1), torch.zeros_like(x.flatten(0, 1))
     chosen, share = indices.flatten(0, 1), weights.flatten(0, 1)
     for expert in range(len(gate_up)):
@@ -210,7 +209,7 @@ def experts_plain(
 
 
 def shared_unit(*halves: Tensor, activation: str) -> Tensor:
-    """Return what shared experts have between their products: silu(gate) * up, or relu(up)."""
+    """Return the activation of shared experts: silu(gate) * up, or relu(up)."""
     if activation == "relu":
         return F.relu(halves[0])
     gate, up = halves

@@ -1,15 +1,14 @@
-"""Triton kernels for routing, from logits to sorted rows, and the functions that start them.
+"""Triton kernels for routing, from logits to sorted rows, and the functions that launch them.
 
-Three launches, none of which waits for the host. `_choose` takes a tile of at most 8 tokens: top-k of biased
-logits, their scores, and for each expert the tokens that chose it, as bits of a byte. `_scan` adds the
-numbers of bits up over the tiles, which makes each tile's first row of each expert. `_place` puts every
-choice into its row, by expert and then by token, which is after the bits below its own, and divides its score
-by the sum of its token's. No two programs write to the same place, so the order is that of a stable sort, and
-the same at every run. In two launches, each program that places would add up the bits of all tiles again,
-which grows with the square of the tokens.
+There are three launches without synchronization. `_choose` processes a tile of at most 8 tokens: top-k of
+biased logits, their scores, and for each expert the tokens that chose it, as bits of a byte. `_scan` computes
+prefix sums of bit counts over the tiles, which give the first row of each expert in each tile. `_place`
+assigns a row to every choice, sorted by expert, then token, and divides its score by the sum of the token's
+scores. No two programs write to the same place, so the order is that of a stable sort and deterministic. With
+two launches, each `_place` program would sum the bits of all tiles, which is quadratic in the tokens.
 
-A token has `active` choices, the best first; number `token * active + n` is its choice n. Of equal biased
-logits the expert with the lower number is chosen; NaN counts as the largest, as it does in torch.
+A token has `active` choices, best first; `token * active + n` is the index of its choice n. Among equal
+biased logits the expert with the lower index is chosen; NaN is the largest value, as in torch.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from blocks.kernels.gpu import architecture, on
 
 
 class Routed(NamedTuple):
-    """What routing makes for `tokens` tokens.
+    """The results of routing.
 
     Attributes:
-        weights: renormalised sigmoids of the chosen experts [tokens, active], fp32.
+        weights: renormalized sigmoids of the chosen experts [tokens, active], fp32.
         indices: the chosen experts [tokens, active], int32.
-        totals: what the weights were divided by [tokens], fp32.
-        order: the choice that stands in each row [tokens * active], int32.
-        place: the row that each choice stands in [tokens, active], int32: the inverse of `order`.
+        totals: the divisors of the weights [tokens], fp32.
+        order: the choice of each row [tokens * active], int32.
+        place: the row of each choice [tokens, active], int32; the inverse of `order`.
         ends: the row after the last of each expert [experts], int32.
-        counts: how often each expert was chosen [experts], int32.
+        counts: the number of tokens that chose each expert [experts], int32.
     """
 
     weights: Tensor
@@ -48,9 +47,9 @@ class Routed(NamedTuple):
 
 
 def route(products: Tensor, balance: Tensor, scale: float, active: int, load: Tensor | None = None) -> Routed:
-    """Choose `active` experts of each token by products * scale + balance; sort the choices by expert.
+    """Choose `active` experts per token by products * scale + balance; sort the choices by expert.
 
-    products: [tokens, experts], fp32; balance: [experts]; load: [experts], counted up in place.
+    products: [tokens, experts], fp32; balance: [experts]; load: [experts], incremented in place.
     """
     tokens, experts = products.shape
     products, balance = products.contiguous(), balance.contiguous()
@@ -71,7 +70,7 @@ def route(products: Tensor, balance: Tensor, scale: float, active: int, load: Te
                 BLOCK_TOKENS=choose.rows,
                 BLOCK_EXPERTS=choose.columns,
                 num_warps=choose.warps,
-                # a product that is not rounded before its bias is added may rank as the reference does not
+                # without rounding before the bias is added, ranks could differ from the reference
                 enable_fp_fusion=False,
             )
         scan = _tile("scan", products)
@@ -146,13 +145,13 @@ def _choose(
     there, real = token < tokens, expert < EXPERTS
     logit = tl.load(products + token * EXPERTS + expert, mask=there & real, other=0.0) * scale
     biased = logit + tl.load(balance + expert, mask=real, other=0.0).to(tl.float32)
-    # integers in the order of the floats: what was taken is below -inf, and NaN cannot stop a search
+    # integers in the order of the floats: taken experts are below -inf, and NaN is comparable
     key = biased.to(tl.int32, bitcast=True)
     key = tl.where(biased != biased, 2147483647, key ^ ((key >> 31) & 2147483647))
     key = tl.where(real, key, LEAST)
     total = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
     for number in range(ACTIVE):
-        # each is one instruction of a warp, which a search for value and number together is not
+        # each reduction is one warp instruction; a combined argmax is not
         most = tl.max(key, 1, keep_dims=True)
         best = tl.min(tl.where(key == most, expert, BLOCK_EXPERTS), 1, keep_dims=True)
         key = tl.where(expert == best, LEAST, key)
@@ -169,7 +168,7 @@ def _choose(
 
 @triton.jit
 def _number_of(bits):
-    """Return how many of 8 bits are set."""
+    """Return the number of set bits of 8."""
     bits -= (bits >> 1) & 0x55
     bits = (bits & 0x33) + ((bits >> 2) & 0x33)
     return (bits + (bits >> 4)) & 15
@@ -229,7 +228,7 @@ def _place(
     there = choice < choices
     token = choice // ACTIVE
     score = tl.load(weights + choice, mask=there, other=0.0)
-    # rounded as it should be: the weight of one expert alone is 1
+    # correctly rounded division: the weight of a single expert is exactly 1
     share = tl.div_rn(score, tl.load(totals + token, mask=there, other=1.0))
     tl.store(weights + choice, share, mask=there)
     chosen = tl.load(indices + choice, mask=there, other=0)

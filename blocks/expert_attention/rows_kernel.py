@@ -1,10 +1,10 @@
-"""Triton kernels for the rows that experts run on, and the functions that start them.
+"""Triton kernels for the rows of experts, and the functions that launch them.
 
-Rows stand sorted by expert; `order` and `place` are those of `Routed`. A token is copied to its rows
-(`spread`), and they are summed (`total`), each of which is the gradient of the other. Both go token by token,
-so that a token is read or written once and a sum is that of one program, in one order. Every row is some
-token's, so none is read that nobody wrote. `swiglu` weights its rows, so that what the second product makes
-need only be summed. All arithmetic is in fp32; bound by bytes.
+Rows are sorted by expert; `order` and `place` are those of `Routed`. `spread` copies a token to its rows and
+`total` sums them; each is the gradient of the other. Both iterate over tokens, so that a token is read or
+written once and sums have a fixed order. Every row belongs to a token, so all rows are initialized. `swiglu`
+weights its rows, so that the outputs of the second product only need to be summed. All arithmetic is in fp32;
+the kernels are memory-bound.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from blocks.kernels.gpu import architecture, on
 
 
 def spread(x: Tensor, place: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return for each row the token that stands there: [rows, width] in `dtype`; x is [tokens, width]."""
+    """Return the token of each row [rows, width] in `dtype`; x: [tokens, width]."""
     (tokens, active), width = place.shape, x.shape[1]
     rows = torch.empty((tokens * active, width), dtype=dtype, device=x.device)
     x = x if x.stride(1) == 1 else x.contiguous()
@@ -30,7 +30,7 @@ def spread(x: Tensor, place: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def total(rows: Tensor, place: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return for each token the sum of its rows: [tokens, width] in `dtype`; rows is [rows, width]."""
+    """Return the sum of each token's rows [tokens, width] in `dtype`; rows: [rows, width]."""
     (tokens, active), width = place.shape, rows.shape[1]
     summed = torch.empty((tokens, width), dtype=dtype, device=rows.device)
     _start("sum", _total, tokens, width, rows, place, summed, tokens, ACTIVE=active)
@@ -38,7 +38,7 @@ def total(rows: Tensor, place: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def swiglu(both: Tensor, weights: Tensor, order: Tensor) -> Tensor:
-    """Return silu(gate) * up * weight [rows, hidden]; both is gate and up side by side [rows, 2 * hidden]."""
+    """Return silu(gate) * up * weight [rows, hidden]; both: joined gate and up [rows, 2 * hidden]."""
     rows, hidden = both.shape[0], both.shape[1] // 2
     inner = torch.empty((rows, hidden), dtype=both.dtype, device=both.device)
     _start("swiglu", _swiglu, rows, hidden, both, weights, order, inner, rows)
@@ -48,9 +48,9 @@ def swiglu(both: Tensor, weights: Tensor, order: Tensor) -> Tensor:
 def swiglu_backward(
     gradient: Tensor, both: Tensor, weights: Tensor, order: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of `both` and of the weights, and what `swiglu` returned.
+    """Return the gradients of `both` and of the weights, and the output of `swiglu`.
 
-    The last of them takes the memory of `gradient` [rows, hidden].
+    The last overwrites `gradient` [rows, hidden].
     """
     rows, hidden = gradient.shape
     to_both, to_weights = torch.empty_like(both), torch.empty_like(weights)
@@ -60,7 +60,7 @@ def swiglu_backward(
 
 
 def _start(kernel: Pass, function: Any, rows: int, width: int, *arguments: Any, **flags: Any) -> None:
-    """Start a kernel on rows of a width; nothing at all without rows."""
+    """Launch a kernel on rows of a width; do nothing without rows."""
     if not rows:
         return
     device = arguments[0].device
@@ -81,9 +81,9 @@ def _start(kernel: Pass, function: Any, rows: int, width: int, *arguments: Any, 
 
 @triton.jit
 def _block(rows, WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
-    """Return this program's rows, its columns, which rows exist, and which elements.
+    """Return this program's rows, its columns, and the masks of rows and elements.
 
-    Offsets grow past 2^31, so rows are int64.
+    Rows are int64, since offsets may exceed 2^31.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)[None, :]
@@ -92,7 +92,7 @@ def _block(rows, WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: t
 
 @triton.jit
 def _load(pointers, mask):
-    """Load as fp32, 0 where masked."""
+    """Load as fp32, with 0 where masked."""
     return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
 
 
@@ -172,7 +172,7 @@ def _swiglu_backward(
     choice = tl.load(order + row, mask=there, other=0)
     weight = _load(weights + choice, there)
     to_weight = tl.full([BLOCK_ROWS, 1], 0.0, tl.float32)
-    # a program takes whole rows, so that nobody else adds to the gradient of their weights
+    # a program processes whole rows, so that it alone computes the gradient of their weights
     for first in range(0, WIDTH, BLOCK_COLUMNS):
         column = first + tl.arange(0, BLOCK_COLUMNS)[None, :]
         inside = there & (column < WIDTH)

@@ -1,4 +1,4 @@
-"""How many rows an expert runs where all run the same number. Torch-free."""
+"""The number of rows of experts with equal numbers of rows. Torch-free."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from blocks.ir.numbers import smallest
 
 
 def rows_per_expert(tokens: int, experts: int, active: int, capacity: float = 1) -> float:
-    """Return the rows of each expert for a sequence: `capacity` times its share, and at most all tokens."""
+    """Return the rows per expert and sequence: `capacity` times an equal share, at most all tokens."""
     return smallest(-(-(capacity * tokens * active) // experts), tokens)

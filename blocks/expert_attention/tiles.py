@@ -1,7 +1,6 @@
-"""How large a tile each kernel of expert attention takes: one table, keyed by what decides it. Torch-free.
+"""Tile sizes of the expert attention kernels. Torch-free.
 
-Kernels of routing hold blocks of [tokens, experts], those of rows blocks of [rows, columns], padded to powers
-of two.
+Routing kernels hold blocks [tokens, experts], row kernels blocks [rows, columns], padded to powers of two.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Tile(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What a tile is chosen by; `architecture` is the compute capability, such as 90, 0 without a GPU.
+    """The key of the tile table; `architecture` is the compute capability, such as 90; 0 without a GPU.
 
     `width` is the number of experts in routing, else the elements of a row.
     """
@@ -41,22 +40,22 @@ class Shape(NamedTuple):
 
 
 MEASURED: dict[Shape, Tile] = {}
-"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others are derived."""
+"""Tiles tuned by measurement on a GPU; other shapes get a derived tile."""
 
 LARGEST = 1024
-"""Experts at most: a token's logits are one row of a block."""
+"""The most experts: the logits of a token are one row of a block."""
 
 MOST_ACTIVE = 16
-"""Experts of one token at most: their rows are read at once."""
+"""The most active experts of a token: their rows are read at once."""
 
 _CHOICES = 256
-"""Choices that one program of `place` puts into their rows."""
+"""The number of choices per program of `place`."""
 
 _SCAN = Tile(1024, 8, 8)
-"""One program adds up 8 experts over all tiles: many programs, and few rounds of each."""
+"""A program of `scan` sums 8 experts over all tiles: many programs with few iterations."""
 
 BITS = 8
-"""Tokens of a tile of routing: bits of one byte."""
+"""Tokens of a routing tile: the bits of one byte."""
 
 
 def _derived(shape: Shape) -> Tile:
@@ -65,16 +64,16 @@ def _derived(shape: Shape) -> Tile:
     if shape.kernel == "place":
         return Tile(_CHOICES, padded(shape.width), 2)
     if shape.kernel in ("choose", "unchoose"):
-        # 64 logits for each thread; one warp searches alone where it can, for warps would have to wait
+        # 64 logits per thread; a single warp if possible, since warps would have to synchronize
         experts = padded(shape.width)
         return Tile(BITS, experts, max(1, BITS * experts // 2048))
-    # bound by bytes: 16 elements for each thread, of two to four blocks
+    # memory-bound: 16 elements per thread, of two to four blocks
     columns = _columns(shape.width)
     return Tile(max(1, 2048 // columns), columns, 4)
 
 
 def _columns(width: int) -> int:
-    """Return the columns of a block: those that fill rows best, more where that is equal."""
+    """Return the columns of a block that waste the least of a row; the larger number if equal."""
     sizes = [1 << power for power in range(7, 11)]
     fitting = [size for size in sizes if size <= padded(width)] or [padded(width)]
     return min(fitting, key=lambda size: (-(-width // size) * size, -size))
@@ -103,7 +102,7 @@ class ProductTile(NamedTuple):
 
 
 class ProductShape(NamedTuple):
-    """What such a tile is chosen by: the columns of both factors, and the bytes of an element of products."""
+    """The key of the tile table: the columns of both factors, and the bytes per element of products."""
 
     architecture: int
     left: int
@@ -112,10 +111,10 @@ class ProductShape(NamedTuple):
 
 
 MEASURED_PRODUCTS: dict[ProductShape, ProductTile] = {}
-"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others are derived."""
+"""Tiles tuned by measurement on a GPU; other shapes get a derived tile."""
 
 PRODUCT_STEPS = 4
-"""Steps whose rows are multiplied at once: sums are read and written once for so many."""
+"""The number of steps whose rows are multiplied at once; sums are read and written once for them."""
 
 
 def _derived_products(shape: ProductShape) -> ProductTile:
@@ -149,7 +148,7 @@ class GatherTile(NamedTuple):
 
 
 MEASURED_GATHERED: dict[ProductShape, GatherTile] = {}
-"""Tiles that were measured to be the best on a GPU: the one place to refresh. Others are derived."""
+"""Tiles tuned by measurement on a GPU; other shapes get a derived tile."""
 
 
 def _derived_gathered(shape: ProductShape) -> GatherTile:

@@ -1,8 +1,8 @@
-"""A Triton kernel for the gradients of experts' weights, from the rows of several steps at once.
+"""A Triton kernel for the gradients of experts' weights from the rows of several steps at once.
 
-A program makes one tile of one expert's gradient: it goes through that expert's rows of each step, gathers
-them from the tokens they are copies of where they are, and adds what it has to the sum so far once, in fp32.
-Nothing is copied to rows first or rounded between steps, and no two programs write to the same place.
+A program computes one tile of an expert's gradient: it iterates over the expert's rows of each step, gathers
+one factor from tokens, and adds the result once to the fp32 sum. Rows are not copied first, sums are not
+rounded between steps, and no two programs write to the same place.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from blocks.kernels.gpu import architecture, on
 
 
 class Rows(NamedTuple):
-    """The two factors of one step's products, and where each expert's rows are.
+    """The two factors of the products of a step, and the rows of each expert.
 
     Attributes:
-        left: [rows, n], or [tokens, n] where it is gathered.
-        right: [rows, m], or [tokens, m] where it is gathered.
-        order: the choice that stands in each row [rows], int32.
+        left: [rows, n], or [tokens, n] if gathered.
+        right: [rows, m], or [tokens, m] if gathered.
+        order: the choice of each row [rows], int32.
         ends: the row after the last of each expert [experts], int32.
     """
 
@@ -37,12 +37,12 @@ class Rows(NamedTuple):
 def add_products(total: Tensor, steps: Sequence[Rows], active: int, left: bool, add: bool) -> None:
     """Write the sum of left.T @ right over each expert's rows of the steps to total [experts, n, m], fp32.
 
-    With `add` it is added to what is there. There are at most `PRODUCT_STEPS` steps, which lie alike. The
-    left factor is gathered, a token for `active` rows, or else the right one.
+    With `add` it is added to `total`. There are at most `PRODUCT_STEPS` steps, of equal layout. With `left`
+    the left factor is gathered, one token for `active` rows, else the right factor.
     """
     experts, n, m = total.shape
     dense = [Rows(_in_rows(left), _in_rows(right), order, ends) for left, right, order, ends in steps]
-    # the dtype of products is that of what stands in rows already
+    # products are in the dtype of the factor that is not gathered
     narrow = dense[0].right if left else dense[0].left
     sizes = product_tile(ProductShape(architecture(total.device), n, m, narrow.element_size()))
     missing: list[Any] = [None] * (4 * (PRODUCT_STEPS - len(dense)))
@@ -91,7 +91,7 @@ def _one(
     BLOCK_ROWS: tl.constexpr,
     SWAP: tl.constexpr,
 ):
-    """Add the products of one step's rows; with SWAP, to the transposed sum."""
+    """Add the products of the rows of one step; with SWAP, to the transposed sum."""
     first = tl.load(ends + expert - 1, mask=expert > 0, other=0)
     end = tl.load(ends + expert)
     for start in tl.range(first, end, BLOCK_ROWS):
@@ -155,14 +155,14 @@ def _add_products(
     BLOCK_RIGHT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ):
-    # an expert's tiles side by side: they read the same rows
+    # an expert's tiles are neighbors in the grid: they read the same rows
     across: tl.constexpr = (RIGHT + BLOCK_RIGHT - 1) // BLOCK_RIGHT
     tiles: tl.constexpr = across * ((LEFT + BLOCK_LEFT - 1) // BLOCK_LEFT)
     expert, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     i = (tile // across) * BLOCK_LEFT + tl.arange(0, BLOCK_LEFT)
     j = (tile % across) * BLOCK_RIGHT + tl.arange(0, BLOCK_RIGHT)
-    # what is cast on its way to tensor cores comes to them as the second factor: the first would be loaded
-    # element by element, straight to where registers have to hold it
+    # a factor that is cast must be the second of a tensor core product: the first would be loaded element by
+    # element, directly into its register layout
     SWAP: tl.constexpr = GATHER_LEFT and left_0.dtype.element_ty != right_0.dtype.element_ty
     if SWAP:
         made = tl.full([BLOCK_RIGHT, BLOCK_LEFT], 0.0, tl.float32)
