@@ -260,10 +260,10 @@ class RotaryExperts(RoutedExperts):
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
         """Forward, there is also an fp32 copy of the query besides the logits."""
-        scratch = super().workspace(at, flow)
+        workspace = super().workspace(at, flow)
         copy = 4 * self.width if _narrow(at) else 0
         logits = self._routed(at) + 4 * self.experts + copy
-        return scratch._replace(forward=largest(scratch.forward, logits))
+        return workspace._replace(forward=largest(workspace.forward, logits))
 
     def _routed(self, at: CostContext) -> float:
         return 16 * self.active + 4

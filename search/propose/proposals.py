@@ -195,13 +195,14 @@ def _left_out(study: Study, told: Sequence[FrozenTrial]) -> set[int]:
 
 def ascending(study: Study, trial: FrozenTrial) -> tuple[float, ...]:
     """Return the values of a trial with changed signs, so that larger is better for each."""
-    signs = (1 if way == StudyDirection.MAXIMIZE else -1 for way in study.directions)
-    return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
+    return tuple(sign * value for sign, value in zip(_signs(study), trial.values, strict=True))
+
+
+def _signs(study: Study) -> list[int]:
+    return [1 if way == StudyDirection.MAXIMIZE else -1 for way in study.directions]
 
 
 def _worst(study: Study, told: Sequence[FrozenTrial]) -> list[float]:
     """Return the worst value of each objective so far, 0 without any."""
-    signs = [1 if way == optuna.study.StudyDirection.MAXIMIZE else -1 for way in study.directions]
-    return [
-        sign * min((sign * trial.values[i] for trial in told), default=0.0) for i, sign in enumerate(signs)
-    ]
+    points = [ascending(study, trial) for trial in told]
+    return [sign * min((point[i] for point in points), default=0.0) for i, sign in enumerate(_signs(study))]

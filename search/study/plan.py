@@ -56,15 +56,13 @@ class Plan:
         Raises:
             DataError: the data are missing, and the rows are of none or of several.
         """
-        plan = cls(study)
         try:
-            plan.data  # noqa: B018
+            return cls(study, cls(study).data)
         except DataError:
             found = {row.data for row in rows}
             if len(found) != 1:
                 raise
             return cls(study, found.pop())
-        return plan
 
     @cached_property
     def data(self) -> str:

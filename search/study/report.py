@@ -56,6 +56,7 @@ def markdown(study: Study, rows: Path) -> str:
 
     Raises:
         SearchError: the rows cannot be read.
+        DataError: the data are missing, and the rows are of none or of several.
     """
     results = _results(study, rows)
     return _markdown(results, tables(results))

@@ -38,6 +38,14 @@ def run_all(*calls, seconds=120):
     return [process.exitcode for process in processes]
 
 
+def wait_for(what, seconds=240):
+    """Wait until `what()`; generous, for a machine that does much else."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.02)
+
+
 class Forked:
     """`call(*arguments)` in a process and session of its own, with the methods of `subprocess.Popen`.
 

@@ -45,7 +45,7 @@ class Needs(NamedTuple):
     """Bytes that an operation saves internally and needs as workspace."""
 
     inside: float
-    scratch: WorkspaceBytes
+    workspace: WorkspaceBytes
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class _Replay:
         for number in range(last, -1, -1):
             body, turn = self.roots[number], _Turn(int(number == last), int(number == 0), {})
             self._backward(body, {}, words[number], turn, {body.graph.outputs[-1]: _Gradient(0)})
-        ledger.moment(("update of the weights",), self.update.scratch)
+        ledger.moment(("update of the weights",), self.update.workspace)
 
     def _handed(self, body: Body) -> float:
         """Return the bytes that a pass keeps only for the next pass."""
@@ -137,7 +137,7 @@ class _Replay:
                 ledger.add("depth_slots", self._slots(operation, self.batch.size.compute))
             else:
                 needs = step.at(self.batch, trips)
-                ledger.moment(("forward of ", where, step.node), needs.scratch.forward)
+                ledger.moment(("forward of ", where, step.node), needs.workspace.forward)
                 if step.inside:
                     ledger.add("activations", needs.inside)
             kept, in_flight = step.made
@@ -186,7 +186,7 @@ class _Replay:
 
     def _early(self, step: Step, trips: Trips, gradients: _Gradients) -> float:
         """Return the growth of gradients before a recomputed step runs again."""
-        early = step.at(self.batch, trips).scratch.early
+        early = step.at(self.batch, trips).workspace.early
         given = (gradients[value] for value in step.outputs if value in gradients)
         return early - total(each.bytes for each in given if each.values == 1) if early else 0.0
 
@@ -200,17 +200,17 @@ class _Replay:
         gradients: _Gradients,
         seen: set[str],
     ) -> None:
-        ledger, what, scratch = (
+        ledger, what, workspace = (
             self.ledger,
             ("backward of ", where, step.node),
-            step.at(self.batch, trips).scratch,
+            step.at(self.batch, trips).workspace,
         )
         for name in step.slots:
             ledger.add("depth_slots", turn.slots.pop(name, 0))
         given = [gradients.pop(value) for value in step.outputs if value in gradients]
-        # what scratch counts as gone in the end stays where the gradients of other values lie there too
-        shared = 0 if scratch.until_end else total(each.bytes for each in given if each.values > 1)
-        ledger.moment(what, scratch.backward + shared)
+        # what the workspace counts as gone in the end stays where the gradients of other values lie there too
+        shared = 0 if workspace.until_end else total(each.bytes for each in given if each.values > 1)
+        ledger.moment(what, workspace.backward + shared)
         if step.weights:
             new = turn.first * total(size for name, size in step.weights if name not in seen)
             # existing gradients are accumulated one at a time
@@ -220,7 +220,7 @@ class _Replay:
                 if name not in step.in_place
             ]
             seen.update(name for name, _ in step.weights)
-            ledger.moment((*what, ", weights"), scratch.weights + shared + new + largest(0, *added))
+            ledger.moment((*what, ", weights"), workspace.weights + shared + new + largest(0, *added))
             ledger.add("gradients", new)
         made = list(self._made(body, step, given))
         for each in given:

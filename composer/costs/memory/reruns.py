@@ -44,7 +44,7 @@ class Reruns:
 
     def _run(self, step: Step) -> None:
         needs = step.at(self._batch, self._trips)
-        self._ledger.moment(("recomputing ", self._where, step.node), needs.scratch.forward)
+        self._ledger.moment(("recomputing ", self._where, step.node), needs.workspace.forward)
         self._inside[step.node] = needs.inside
         made = {value: self._body.remade[value] for value in step.made_again if self._takers[value]}
         self._values.update(made)

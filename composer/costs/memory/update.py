@@ -20,12 +20,12 @@ class Update(NamedTuple):
     Attributes:
         states: optimizer states.
         average: moving average of the weights.
-        scratch: maximum workspace while one weight is updated.
+        workspace: maximum workspace while one weight is updated.
     """
 
     states: float
     average: float
-    scratch: float
+    workspace: float
 
 
 def update_of(graph: Graph, train: Train | None, element: int) -> Update:
@@ -34,8 +34,8 @@ def update_of(graph: Graph, train: Train | None, element: int) -> Update:
     found = [*trained_weights(graph)]
     moments = (option.moments(weight, inside) * weight.size * copies for weight, inside, copies in found)
     average = total(weight.size * copies for weight, _, copies in found) if train and train.ema else 0
-    scratch = (option.workspace(weight, inside, element) for weight, inside, _ in found)
-    return Update(element * total(moments), element * average, largest(0, *scratch))
+    workspace = (option.workspace(weight, inside, element) for weight, inside, _ in found)
+    return Update(element * total(moments), element * average, largest(0, *workspace))
 
 
 def optimizer_of(train: Train | None) -> OptimizerChoice:

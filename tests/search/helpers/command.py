@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import local_command
 import optuna
 import pytest
 from fake_training import SlowTraining, toy
-from processes import Forked
+from processes import Forked, wait_for
 from worker import records
 
 WAIT = 240
@@ -103,10 +102,3 @@ def is_running(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT
-    while not what():
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.02)

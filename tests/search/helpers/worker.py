@@ -11,7 +11,7 @@ from pathlib import Path
 
 import optuna
 from fake_training import FakeTraining, accuracy, toy
-from processes import Forked
+from processes import Forked, wait_for
 
 from composer import load
 from composer.language.schema.identity import run_hash
@@ -40,9 +40,10 @@ def start(
         Forked(work, root, seconds, storage, ahead * number, *overrides, environment={"OMP_NUM_THREADS": "1"})
         for number in range(count)
     ]
-    while len(list(root.glob("ready-*"))) < count:
-        assert all(worker.poll() is None for worker in workers), join(workers)
-        time.sleep(0.005)
+    # of one that has ended, `join` says why
+    wait_for(
+        lambda: len([*root.glob("ready-*")]) >= count or any(each.poll() is not None for each in workers)
+    )
     (root / "go").touch()
     return workers
 
@@ -119,6 +120,5 @@ def work(root: Path, seconds: float, storage: str, ahead: float, *overrides: str
 
     space = load_space(root / "space.yaml", overrides)
     (root / f"ready-{os.getpid()}").touch()
-    while not (root / "go").exists():
-        time.sleep(0.005)
+    wait_for((root / "go").exists)
     run_search(space, root / "run", training, storage=storage or None)

@@ -70,13 +70,13 @@ class ExitCrossEntropy(Operation):
 
         The gates' gradients of states are allocated while heads run.
         """
-        scratch, losses = self._heads.workspace(at, flow), 4 * self.steps
+        workspace, losses = self._heads.workspace(at, flow), 4 * self.steps
         probabilities = self._heads.saved(at).extra + flow.casts + self._numbers + 3 * losses
         gates = at.compute_bytes * (self.steps - 1) * self.width + losses - self._numbers
         return WorkspaceBytes(
-            largest(scratch.forward + losses, probabilities),
-            scratch.backward + gates,
-            scratch.weights + gates,
+            largest(workspace.forward + losses, probabilities),
+            workspace.backward + gates,
+            workspace.weights + gates,
         )
 
     @property

@@ -118,8 +118,8 @@ class StepsCrossEntropy(Operation):
         kept = self.saved(at).extra
         if self.by_chunks:
             one = HeadLoss(width, vocab, fused=self.fused)
-            scratch = one.workspace(at, flow)
-            forward = kept - one.saved(at).extra + scratch.forward
+            workspace = one.workspace(at, flow)
+            forward = kept - one.saved(at).extra + workspace.forward
             return WorkspaceBytes(forward, flow.grad_inputs, flow.grad_inputs)
         forward = kept + flow.casts + (compute + at.widened) * vocab
         # each step replaces its log-softmax and its state, or the state's cast copy, by a gradient
