@@ -49,6 +49,7 @@ from composer.language.validation.describe_types import fields, words
 from composer.measures.registry import MEASURES
 from composer.module.emission.stage import source
 from composer.settings.errors import listed
+from composer.settings.types import DefaultsTo
 from composer.testing.modes import EQUAL, EXCEPTIONS
 from composer.training.folder.files import write_text
 from search.propose.sampler import find_sampler
@@ -342,7 +343,7 @@ def _value(hint: Any) -> str:
 
 def _default(info: Any) -> str:
     if info.is_required():
-        return "required"
+        return next((f"`{item}`" for item in info.metadata if isinstance(item, DefaultsTo)), "required")
     if isinstance(info.default, WiringConfig):
         return f"`{info.default.name}`"
     if isinstance(info.default, Config):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from composer.language.parsing.files import LONGEST, NoFile, read_bytes
 from composer.language.parsing.merge import merge, override
+from composer.language.parsing.missing import fill_in
 from composer.language.parsing.resolve import Resolver
 from composer.language.parsing.yaml12 import read
 from composer.language.schema.provenance import Provenance
@@ -187,7 +188,9 @@ def resolve_spec(tree: Node) -> Spec:
     let, wrong = read_let(top.pop("let", None))
     resolver = Resolver(let)
     resolver.broken += flaws.unknown
-    resolved = Node({name: resolver.resolve(node, name) for name, node in top.items()}, tree.place)
+    resolved = fill_in(
+        Node({name: resolver.resolve(node, name) for name, node in top.items()}, tree.place), resolver
+    )
     faults += [*wrong, *unused_let(let, resolver.names)]
     spec = finish(resolved, resolver, faults)
     spec._provenance = Provenance(resolved, tree)

@@ -17,6 +17,7 @@ from composer.language.baselines import entries
 from composer.language.edits import EDITS, NO_EDIT, PLACES, as_lists, edited
 from composer.language.load import finish, in_order, read_let, read_tree, unused_let
 from composer.language.parsing.choice import Choice, Knob, Value
+from composer.language.parsing.missing import fill_in
 from composer.language.parsing.resolve import Resolver
 from composer.language.schema.identity import plain
 from composer.language.schema.search import SearchConfig
@@ -186,7 +187,7 @@ class Space:
         for name in ("model", "train"):
             if name in top:
                 found[name] = resolver.resolve(top[name], name)
-        return Node(found, self._tree.place), resolver
+        return fill_in(Node(found, self._tree.place), resolver), resolver
 
     def _edited(self, ask: Ask) -> tuple[Node, Resolver, list[str]]:
         """Resolve a point and make its edits; also return these in words."""

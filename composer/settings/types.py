@@ -18,6 +18,12 @@ class Description(str):
     __slots__ = ()
 
 
+class DefaultsTo(str):
+    """The path of the value that a spec takes where it leaves a field out; stands in the field's metadata."""
+
+    __slots__ = ()
+
+
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(us|ms|s|min|h|d)\s*")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400}
 

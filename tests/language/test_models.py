@@ -6,8 +6,20 @@ import pytest
 from pydantic import ValidationError
 from spec_texts import TINY
 
-from composer.language.load import loads
+from composer.language.load import loads, read_text
+from composer.language.schema.identity import run_hash
 from composer.language.schema.spec import Parallel, Stage
+from composer.language.space import Space
+from composer.settings.errors import SpecError
+
+TEXT = """
+schema: 1
+name: t
+model: {width: 8, vocab: 256, context: 1Ki}
+blocks: {mlp: {type: feed_forward, hidden: 8}}
+stages: [{stack: 1, step: [mlp]}]
+train: {data: {task: text, path: corpus}, tokens: 8k}
+"""
 
 
 def test_human_units_and_defaults() -> None:
@@ -53,3 +65,43 @@ def test_precision_may_be_quoted() -> None:
     quoted = loads(TINY, overrides=["train.precision='32'"]).train
     assert quoted is not None
     assert quoted.precision == 32
+
+
+def test_sequences_are_as_long_as_the_context() -> None:
+    spec, told = loads(TEXT), loads(TEXT, overrides=["train.data.length=1024"])
+    assert spec == told
+    assert run_hash(spec) == run_hash(told)
+    assert spec.train
+    assert spec.train.length == 1024
+    assert spec.origin("train", "data", "length").endswith(":4 = model.context")
+
+
+@pytest.mark.parametrize("override", ["train.data.length=null", "model.context=32"])
+def test_null_counts_as_left_out_and_an_override_of_the_context_counts(override: str) -> None:
+    spec = loads(TEXT, overrides=[override])
+    assert spec.train
+    assert spec.train.length == spec.model.context
+
+
+def test_a_task_with_a_length_of_its_own_keeps_it() -> None:
+    spec = loads(TEXT.replace("task: text, path: corpus", "task: hop"))
+    assert spec.train
+    assert spec.train.length == 48
+
+
+@pytest.mark.parametrize("context", ["context: x", ""])
+def test_a_wrong_context_is_one_fault(context: str) -> None:
+    with pytest.raises(SpecError) as error:
+        loads(TEXT.replace("context: 1Ki", context))
+    assert [fault.path for fault in error.value.faults] == ["model.context"]
+
+
+def test_each_point_of_a_space_takes_its_own() -> None:
+    space = Space(
+        read_text(
+            TEXT.replace("1Ki", "{choice: [16, 64]}")
+            + "search: {trials: 2, objectives: [{minimize: loss}], baselines: []}"
+        )
+    )
+    lengths = [space.point(lambda knob, n=n: knob.choices[n]).spec.train.length for n in range(2)]
+    assert lengths == [16, 64]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from blocks.base.config import Config, Problem
 from blocks.base.fields import Count
 from blocks.base.invalid import independent
 from composer.data.base.split import Split
+from composer.settings.types import DefaultsTo
 
 if TYPE_CHECKING:
     from composer.data.base.codec import Codec
@@ -35,7 +36,7 @@ class DataConfig(Config):
     """
 
     task: str
-    length: Count
+    length: Annotated[Count, DefaultsTo("model.context")]
     """Tokens per sequence."""
 
     @property
