@@ -23,8 +23,11 @@ def mix_next(
     place: str,
     use: int,
 ) -> Tensor:
-    """Write new tokens into the state and read it after each token."""
-    past.refuse_padding("a state that each token changes")
+    """Write new tokens into the state and read it after each token; padding leaves the state as it is."""
+    padded = past.padded(write)
+    if padded is not None:
+        # a write strength of 0 and a decay of 1
+        write, forget = (x.masked_fill(padded[:, :, None], -torch.inf) for x in (write, forget))
     batch, heads = q.shape[0], q.shape[2]
     kept = past.held(place, use, lambda: State(torch.unflatten(empty_state(k, v), 0, (batch, heads))))
     with torch.autocast(q.device.type, enabled=False):
@@ -35,9 +38,8 @@ def mix_next(
 
 def convolve_next(x: Tensor, past: Past, weight: Tensor, *, place: str, use: int) -> Tensor:
     """Convolve new tokens with the cached previous tokens, and update the cache."""
-    past.refuse_padding("convolutions of the latest tokens")
     before = weight.shape[1] - 1
     kept = past.held(place, use, lambda: State(x.new_zeros(len(x), before, *x.shape[2:])))
     seen = torch.cat((kept.tensor, x), 1)
-    kept.put(seen[:, x.shape[1] :])
+    kept.put(past.latest(seen, before))
     return convolve_plain(seen, weight)[:, before:]

@@ -169,15 +169,23 @@ class Past:
             runs: flags of the new tokens, [batch, tokens].
             places: indices of the selected tokens in the flattened batch, [batch, selected].
         """
-        if self.padding is not None and not self.position:
-            tokens = runs.shape[1]
-            runs = runs & (torch.arange(tokens, device=runs.device) < tokens - self.padding[:, None])
-        self.runs[place] = runs.flatten().take(places)
+        padded = self.padded(runs)
+        self.runs[place] = (runs if padded is None else runs & ~padded).flatten().take(places)
 
-    def refuse_padding(self, what: str) -> None:
-        """Raise ValueError if rows are padded, which `what` does not support."""
-        if self.padding is not None:
-            raise ValueError(f"{what}: expected rows without padding")
+    def padded(self, x: Tensor) -> Tensor | None:
+        """Return flags [batch, tokens] of the new tokens x that are padding; None if there are none."""
+        if self.padding is None or self.position:
+            return None
+        tokens = x.shape[1]
+        return torch.arange(tokens, device=x.device) >= tokens - self.padding[:, None]
+
+    def latest(self, x: Tensor, count: int) -> Tensor:
+        """Return the last `count` tokens of x [batch, tokens, ...] before the padding of each row."""
+        first = x.shape[1] - count
+        if self.padding is None or self.position:
+            return x[:, first:]
+        places = first - self.padding[:, None] + torch.arange(count, device=x.device)
+        return x[torch.arange(len(x), device=x.device)[:, None], places]
 
     def take_rows(self, rows: Tensor) -> None:
         """Select rows of the batch by index [batch], as in beam search."""

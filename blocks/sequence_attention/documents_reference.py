@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blocks.kernels.past import KVCache, Past
+from blocks.kernels.past import KVCache, Past, VisibleKV
 from blocks.sequence_attention import reference
 
 
@@ -38,37 +38,38 @@ def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 class _Documents:
-    """The documents of the cached tokens, in the order of the cache."""
+    """The numbers of the documents of the cached tokens, in the order of the cache."""
 
     def __init__(self, like: Tensor, size: int) -> None:
-        self.size, self.last = size, torch.zeros_like(like[:, :1])
-        self.kept = like.new_zeros(len(like), size)
+        self.last = torch.zeros_like(like[:, :1])
+        self.kept = KVCache(like[:, :, None, None], size, key_dim=0)
 
     def take_rows(self, rows: Tensor) -> None:
         """Select rows of the batch by their indices [batch]."""
-        self.kept, self.last = self.kept[rows], self.last[rows]
+        self.last = self.last[rows]
+        self.kept.take_rows(rows)
 
-    def add(self, starts: Tensor, position: int) -> Tensor:
-        """Add new tokens by `starts` [B, S], True at starts of documents; return their documents [B, S]."""
+    def add(self, starts: Tensor, past: Past) -> VisibleKV | None:
+        """Add new tokens by `starts` [B, S], True at starts of documents.
+
+        Returns None for the prompt, else the documents [B, 1, n, 1] of the tokens that may be seen.
+        """
         documents = self.last + starts.cumsum(1)
-        self.last = documents[:, -1:]
-        end = position + starts.shape[1]
-        first = max(position, end - self.size)
-        places = torch.arange(first, end, device=starts.device) % self.size
-        self.kept[:, places] = documents[:, first - position :]
-        return documents
+        # in place, since CUDA graphs read it at a fixed address
+        self.last.copy_(past.latest(documents, 1))
+        number = documents[:, :, None, None]
+        return past.keep(self.kept, number[..., :0], number)
 
 
 def next_mask(tokens: Tensor, past: Past, start: int, window: int | None, *, place: str, use: int) -> Tensor:
     """Return the mask of the prompt, or of a single later token over the cache: [B, 1, cached]."""
-    past.refuse_padding("documents that do not see each other")
     size = min(window or past.capacity, past.capacity)
     documents = past.held(place, use, lambda: _Documents(tokens, size))
-    document = documents.add(tokens == start, past.position)
-    if not past.position:
+    cached = documents.add(tokens == start, past)
+    if cached is None:
         return document_mask(tokens, start, window)
-    there = min(past.position + 1, size)
-    return _added(documents.kept[:, None, :there] == document[:, :, None])
+    same = cached.values[:, 0, None, :, 0] == documents.last[:, :, None]
+    return _added(same if cached.mask is None else same & cached.mask[:, 0])
 
 
 def attend_next(

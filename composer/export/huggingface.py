@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from composer.data.base.codec import Numbers
+from composer.export.model_card import OLDEST, model_card
 from composer.export.pytorch import export
 from composer.module.model import ComposedModel
 
@@ -14,10 +15,15 @@ _MODELING = '''"""The model of `model.py` as `transformers` wants it."""
 
 import torch
 import torch.nn.functional as F
+import transformers
+from packaging.version import Version
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .model import {names}
+
+if Version(transformers.__version__) < Version("{oldest}"):
+    raise ImportError(f"this model needs transformers {oldest} or later, got {transformers.__version__}")
 
 # before transformers 5.24 a cache is called `past_key_values`
 _CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -34,6 +40,8 @@ class ExportedForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = ExportedConfig
     supports_cache = {supports}
+    # the loss is a mean over the tokens of a call: a Trainer divides it by the calls of an optimizer step
+    accepts_loss_kwargs = False
 
     def __init__(self, config):
         super().__init__(config)
@@ -49,6 +57,13 @@ class ExportedForCausalLM(PreTrainedModel, GenerationMixin):
     def _supports_default_dynamic_cache(cls):
         return False
 {forward}
+
+def _refuse(others):
+    """Raise ValueError for arguments of other models that would change what is returned."""
+    for name in ("inputs_embeds", "position_ids", "output_attentions", "output_hidden_states"):
+        if others.get(name) is not None and others[name] is not False:
+            raise ValueError(f"{name}: expected none, since this model does not take it")
+
 
 def _padding(mask):
     """Return how many tokens at the beginning, and at the end, of each row [batch] a mask leaves out.
@@ -104,6 +119,7 @@ _FORWARD = '''
         at their beginning, or where nothing comes after them at their end; positions count from a row's first
         token.
         """
+        _refuse(others)
         past = self._past(use_cache, cache, past_key_values)
         if past is not None and past.position + input_ids.shape[1] > past.capacity:
             raise ValueError(f"cache: expected at most {past.capacity} tokens")
@@ -142,14 +158,16 @@ _FORWARD = '''
     ):
         """Return the tokens that the cache has not seen."""
         past = self._past(use_cache, cache, past_key_values)
-        done = 0 if past is None else past.position
-        new = input_ids[:, done:] if input_ids.shape[1] > done else input_ids
-        return {"input_ids": new, "attention_mask": attention_mask, _CACHE: past}
+        done, given = 0 if past is None else past.position, input_ids.shape[1]
+        if given <= done:
+            raise ValueError(f"cache: expected fewer than the {given} tokens of input_ids, got {done}")
+        return {"input_ids": input_ids[:, done:], "attention_mask": attention_mask, _CACHE: past}
 '''
 
 _UNCACHED = '''
     def forward(self, input_ids, attention_mask=None, labels=None, **others):
         """Return logits, and with labels [batch, sequence] at the places of their tokens the loss."""
+        _refuse(others)
         left, _ = _padding(attention_mask)
         if left is not None:
             input_ids = _turned(input_ids, left)
@@ -171,6 +189,7 @@ _UNCACHED = '''
 def modeling(uncached: str) -> str:
     """Return the modelling code, without a cache where `uncached` says why."""
     pieces = {
+        "oldest": OLDEST,
         "names": "Model" if uncached else "Model, Past",
         "cache": "" if uncached else _CACHE,
         "supports": f"False  # {uncached}" if uncached else "True",
@@ -205,6 +224,7 @@ def write_huggingface(model: ComposedModel, folder: Path) -> list[Path]:
         "max_position_embeddings": sizes.context,
     }
     texts = {"model.py": made.source, "modeling.py": modeling(made.uncached), "config.json": _json(config)}
+    texts["README.md"] = model_card(model.spec, made.uncached, codec.tokenizer() is not None)
     texts["generation_config.json"] = _json({"use_cache": not made.uncached, **ends})
     if (tokenizer := codec.tokenizer()) is not None:
         texts["tokenizer.json"] = _json(tokenizer)

@@ -111,6 +111,23 @@ def check_decoding(model: ComposedModel, tokens: Tensor, tolerance: float = 1e-9
         logits = torch.stack([decode(part) for part in parts], 1)
         close({"logits": logits}, {"logits": whole[:, prompt - 1 :]}, tolerance)
         check_kept(model, decode, tokens)
+    check_padding(model, tokens, tolerance)
+
+
+@torch.no_grad()
+def check_padding(model: ComposedModel, tokens: Tensor, tolerance: float = 1e-9) -> None:
+    """Continue rows whose prompts have different padding at their end, and compare with rows without."""
+    batch, length = tokens.shape
+    prompt, rows = (length + 1) // 2, torch.arange(batch)
+    padding = rows % prompt
+    padded = torch.arange(prompt) >= prompt - padding[:, None]
+    others = (tokens[:, :prompt] + 1) % model.spec.model.vocab
+    decode, whole = decoder(model, length), model(tokens)
+    decode.past.padding = padding
+    decode(tokens[:, :prompt].where(~padded, others))
+    for place in range(prompt, length):
+        logits = decode(tokens[rows, place - padding][:, None])
+        close({"logits": logits}, {"logits": whole[rows, place - padding]}, tolerance)
 
 
 def check_kept(model: ComposedModel, decode: Decoder, tokens: Tensor) -> None:

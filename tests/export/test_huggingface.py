@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import SEQ, tree
+from cases import DELTA, LATENT, SEQ, tree
 from models import shortened, tokens_for
 from strategies import make
 
@@ -106,14 +106,18 @@ PADDED = {
     "caps": {"seq": {**SEQ, "window": 3, "soft_cap": 0.5}},
     "joint": {"seq": {**SEQ, "depth": "joint", "window": 2}},
     "positions": {"seq": {**SEQ, "rope": False}},
+    "latent": {"seq": LATENT},
+    "delta": {"seq": DELTA},
+    "documents": {"seq": {**SEQ, "window": 3}},
 }
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", PADDED)
 def test_rows_padded_at_their_beginning_are_continued_as_each_alone(name, tmp_path, transformers):
-    spec = tree(PADDED[name], {"recur": 3, "step": ["seq"]}, positions="learned") if PADDED[name] else None
-    spec = make(spec) if spec else composer.load(ROOT / f"specs/family/{name}.yaml")
+    others = {"documents": {"apart": 1}} if name == "documents" else {}
+    spec = tree(PADDED[name] or {}, {"recur": 3, "step": ["seq"]}, positions="learned", **others)
+    spec = make(spec) if PADDED[name] else composer.load(ROOT / f"specs/family/{name}.yaml")
     model, loaded = exported(spec, tmp_path / name, transformers)
     tokens, lengths = tokens_for(model.spec, 3, 5), (5, 2, 3)
     new = min(model.spec.model.context - 5, 6)
@@ -157,24 +161,35 @@ def test_beams_and_a_cache_that_is_given_go_on_where_they_were(name, tmp_path, t
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("block", "model"),
-    [
-        ({"type": "gated_delta", "heads": 2}, {}),
-        (SEQ, {"documents": {"apart": 1}}),
-        ({**SEQ, "rope": False}, None),
-    ],
-)
-def test_what_does_not_go_with_padding_is_refused_beside_a_cache(block, model, tmp_path, transformers):
-    options = {"documents": {"apart": 1}, "positions": "learned"} if model is None else model
-    spec = make(tree({"b": block}, {"recur": 2, "step": ["b"]}, **options))
-    # transformers 4 imports the code of a folder once for its name
-    folder = "-".join(("refused", block["type"], *options, *(key for key in block if key == "rope")))
-    model, loaded = exported(spec, tmp_path / folder, transformers)
-    tokens, how = tokens_for(model.spec, 2, 4), {"max_new_tokens": 3, "do_sample": False}
-    assert torch.equal(loaded.generate(tokens, **how), model.generate(tokens, 3, temperature=0))
-    with pytest.raises(ValueError, match="expected rows without padding"):
-        loaded.generate(tokens, attention_mask=torch.tensor([[0, 1, 1, 1]] * 2), **how)
+def test_what_the_model_does_not_take_is_refused(tmp_path, transformers):
+    model, loaded = exported(
+        make(tree({"seq": SEQ}, {"recur": 2, "step": ["seq"]})), tmp_path / "asked", transformers
+    )
+    tokens = tokens_for(model.spec, 2, 4)
+    for asked in ({"output_attentions": True}, {"position_ids": tokens}):
+        with pytest.raises(ValueError, match=f"{next(iter(asked))}: expected none"):
+            loaded(tokens, **asked)
+    # a forward pass appends, as that of any model of transformers; generate takes what the cache has not seen
+    full = cache_of(loaded(tokens, use_cache=True))
+    for given in (tokens, tokens[:, :2]):
+        with pytest.raises((ValueError, IndexError), match=r"expected fewer than|out of bounds"):
+            loaded.generate(given, past_key_values=full, max_new_tokens=2, do_sample=False)
+    assert full.get_seq_length() == 4
+    with torch.no_grad():
+        twice = loaded(tokens, past_key_values=full)
+        assert cache_of(twice).get_seq_length() == 8
+        wanted = model(torch.cat((tokens, tokens), 1))[:, 4:]
+    assert (twice.logits - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert not loaded.accepts_loss_kwargs
+
+
+def test_releases_that_are_too_old_are_refused_when_the_model_is_loaded(tmp_path, monkeypatch, transformers):
+    model = composer.compile(make(tree({"seq": SEQ}, {"recur": 2, "step": ["seq"]})))
+    write_huggingface(model, tmp_path / "old")
+    monkeypatch.setattr(transformers, "__version__", "4.51.3")
+    with pytest.raises(ImportError, match=r"needs transformers 4\.55 or later, got 4\.51\.3"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "old", trust_remote_code=True)
+    assert "transformers 4.55 or later" in (tmp_path / "old" / "README.md").read_text()
 
 
 def test_what_does_not_run_token_by_token_is_exported_without_a_cache(tmp_path, monkeypatch, transformers):

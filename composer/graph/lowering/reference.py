@@ -37,16 +37,19 @@ def add_next_document_positions(
     x: Tensor, tokens: Tensor, past: Past, weight: Tensor, start: int, *, place: str, use: int
 ) -> Tensor:
     """Return new tokens x [batch, sequence, width] plus the rows of their positions."""
-    past.refuse_padding("positions in documents")
-    began = past.held(place, use, lambda: _Began(tokens.new_zeros(len(tokens))))
-    position = past.position + torch.arange(tokens.shape[1], device=x.device)
+    began = past.held(place, use, lambda: _Began(tokens.new_zeros(len(tokens), 1)))
+    first = past.positions
+    if not isinstance(first, int):
+        first = first[:, None]
+    position = (first + torch.arange(tokens.shape[1], device=x.device)).expand(tokens.shape)
     within = _since(tokens == start, position, began.at)
-    began.at = position[-1] - within[:, -1]
+    # in place, since CUDA graphs read it at a fixed address
+    began.at.copy_(past.latest(position - within, 1))
     return x + F.embedding(within, weight)
 
 
 class _Began:
-    """Where the latest document of each row began, [batch]."""
+    """Where the latest document of each row began, [batch, 1]."""
 
     def __init__(self, at: Tensor) -> None:
         self.at = at
@@ -59,4 +62,4 @@ class _Began:
 def _since(starts: Tensor, position: Tensor, before: Tensor | None = None) -> Tensor:
     """Return how many positions ago [batch, sequence] the last start was, or what began `before` them."""
     began = (starts * position).cummax(1).values
-    return position - (began if before is None else began.maximum(before[:, None]))
+    return position - (began if before is None else began.maximum(before))
