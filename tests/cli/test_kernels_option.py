@@ -48,8 +48,8 @@ def test_compile_plans_for_another_device(capsys):
 @pytest.mark.usefixtures("tiny")
 def test_compile_prints_the_code_of_that_device(capsys):
     pytest.importorskip("triton")
-    assert "fused_attend" not in printed(capsys, "--code")
-    assert "fused_attend" in printed(capsys, "--code", "--device", "cuda")
+    assert "depth_attention.fused" not in printed(capsys, "--code")
+    assert "depth_attention.fused" in printed(capsys, "--code", "--device", "cuda")
 
 
 @pytest.mark.usefixtures("tiny")

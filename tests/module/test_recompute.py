@@ -254,7 +254,7 @@ def test_the_code_says_what_is_recomputed():
     spec = make(DREAMER)
     code = dict(source(model_of(spec, ["stages.0.0.norm"])))["stages.0"]
     assert "norm_0 = self.recomputed_rms_norm(x, norm_0_weight)" in code
-    assert "seq_query_and_more = self.reading_project_joined(norm_0, seq_query_joined," in code
+    assert "seq_query, seq_key, seq_value = self.reading_project_joined(norm_0, seq_query_joined," in code
     assert code.count("self.") == 2
 
 

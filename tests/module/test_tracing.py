@@ -1,9 +1,13 @@
 """torch.compile and torch.export of whole models on a CPU in fp32, experts among them."""
 
+from functools import partial
+
 import pytest
 import torch
 from cases import DEPTH, GROUPED, SEQ, one, tree
-from models import close, compiled, gradients, probe, tokens_for
+from models import close, compiled, gradients, probe, shipped, tokens_for
+
+from composer.module.emission.stage import Stage
 
 FEW = {**GROUPED, "experts": 3}
 DREAMER = tree(
@@ -35,3 +39,18 @@ def test_an_exported_model_gives_the_same_logits_for_any_batch():
         tokens = tokens_for(model.spec, batch, seed=batch)
         close({"logits": program.module()(tokens)}, {"logits": model(tokens)})
     assert program.state_dict.keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["dreamer-tiny", "looped", "nested"])
+def test_the_code_that_is_printed_computes_what_the_model_does(name):
+    model = compiled(shipped()[name]).eval()
+    tokens = tokens_for(model.spec)
+    expected = model(tokens)
+    stages = [module for module in model.modules() if isinstance(module, Stage)]
+    for code in [model.code, *(stage.code for stage in stages)]:
+        for each in getattr(code, "codes", [code]):
+            ((_, text),) = each.sources("any")
+            found = {}
+            exec(text, found)
+            each.plain = partial(found["forward"], each.plain)
+    assert torch.equal(model(tokens), expected)

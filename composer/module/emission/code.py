@@ -13,6 +13,7 @@ from blocks.ir.operation import Value
 from blocks.ir.walk import Place
 from composer.graph.passes.active_steps import Variant, variants
 from composer.module.emission.emit import emit
+from composer.module.emission.printed import printed
 from composer.module.emission.regions import with_regions
 
 TorchCompile = Literal["auto", "on", "off"]
@@ -47,8 +48,7 @@ class Code:
 
     def sources(self, name: str) -> Iterator[tuple[str, str]]:
         """Yield (name, source) of the code, as readable source."""
-        lines = (line.split(";  ")[0].rstrip() for line in self.plain.code.strip().splitlines())
-        yield name, "".join(f"{line}\n" for line in lines)
+        yield name, printed(self.plain)
 
 
 class StepCode:

@@ -28,6 +28,8 @@ from composer.module.emission.regions import COMPILED, TRACEABLE
 
 NODE = "node"
 """The key under which the metadata of an fx call name the node of our graph."""
+ITEMS = "items"
+"""The key of the number of values that an fx call returns."""
 
 
 def resolve(path: str) -> Any:
@@ -128,14 +130,14 @@ class _Emitter:
     def _bind(self, node: str, made: fx.Node, data: Node) -> None:
         self.values[Value(node)] = made
         made.meta[NODE] = node
-        made.meta["tuple"] = len(data.types) > 1
-        joined = made.meta["tuple"] and isinstance(data.op, Project)
+        made.meta[ITEMS] = len(data.types)
+        joined = len(data.types) > 1 and isinstance(data.op, Project)
         # names of the graph are more readable than those of the functions
         made._rename(f"{readable(node)}_and_more" if joined else readable(node))
 
     def _value(self, value: Value) -> fx.Node:
         whole = self.values[Value(value.node)]
-        if not whole.meta.get("tuple"):
+        if whole.meta.get(ITEMS, 1) == 1:
             return whole
         key = Value(value.node, -1 - value.output)
         if key not in self.values:
