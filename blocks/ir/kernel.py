@@ -26,6 +26,10 @@ def _fits(operation: Any, target: Target) -> str:
     return ""
 
 
+def _installed() -> str:
+    return ""
+
+
 def _as_it_is(operation: Any) -> Any:
     return operation
 
@@ -50,6 +54,7 @@ class Kernel:
         check: `package.module:name` of the self-test of a custom kernel, or "". Called with an operation
             (None: a default one) and a target, it compares one tile with the reference and returns what is
             wrong, or "".
+        missing: returns why a package that it is part of cannot be used, with the extra to install, or "".
         traceable: whether torch.compile can trace it, which needs shapes that do not depend on data. Assumed
             false for operations that cannot be recomputed or take a loop index.
         compiled: `package.module:name` of the function to use under torch.compile if that cannot trace this
@@ -68,6 +73,7 @@ class Kernel:
     dtypes: tuple[str, ...] = ()
     unused_inputs: tuple[int, ...] = ()
     check: str = ""
+    missing: Callable[[], str] = _installed
     traceable: bool = True
     compiled: str = ""
 

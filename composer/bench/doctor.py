@@ -70,6 +70,9 @@ def kernels() -> Iterator[Finding]:
         if not torch.cuda.is_available():
             yield Finding(kernel.name, f"not here: needs a GPU; {_instead(kind, kernel)} is used")
             continue
+        if missing := kernel.missing():
+            yield Finding(kernel.name, f"not here: {missing}; {_instead(kind, kernel)} is used")
+            continue
         for dtype in DTYPES:
             if kernel.dtypes and dtype not in kernel.dtypes:
                 yield Finding(f"{kernel.name} {dtype}", f"has none; {_instead(kind, kernel)} is used")

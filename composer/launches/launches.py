@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from composer.launches.fla_products import PRODUCTS
+
 aten = torch.ops.aten
 
 Phase = Literal["forward", "backward"]
@@ -74,6 +76,7 @@ def counted(watch: Callable[[TritonLaunch], None] | None = None) -> Iterator[Lau
     def run(kernel: Any, *arguments: Any, grid: Any = None, warmup: bool = False, **flags: Any) -> None:
         given = dict(zip(kernel.arg_names, arguments, strict=False)) | flags
         name = f"{kernel.fn.__module__.split('.')[-2]}.{kernel.fn.__name__.lstrip('_')}"
+        grid = grid(given) if callable(grid) else grid
         size = _READS.get(name, _all)(given)
         found.add(name, size, _PRODUCTS[name](given) if name in _PRODUCTS else 0.0)
         if found.watch is not None:
@@ -81,7 +84,8 @@ def counted(watch: Callable[[TritonLaunch], None] | None = None) -> Iterator[Lau
             found.watch(TritonLaunch(compile, name, given, prod(grid), size))
 
     norm = patch.object(F, "rms_norm", _norm(found))
-    with patch.object(_kernel_class(), "run", run), norm, _Counter(found):
+    untuned = patch.object(_tuned_class(), "run", _first_configuration)
+    with patch.object(_kernel_class(), "run", run), untuned, norm, _Counter(found):
         yield found
 
 
@@ -163,6 +167,18 @@ def _kernel_class() -> type:
     return InterpretedFunction if knobs.runtime.interpret else JITFunction  # type: ignore[no-any-return]
 
 
+def _tuned_class() -> type:
+    """Return the class of Triton's kernels that are tuned when they are first launched."""
+    from triton.runtime.autotuner import Autotuner
+
+    return Autotuner  # type: ignore[no-any-return]
+
+
+def _first_configuration(tuned: Any, *arguments: Any, **named: Any) -> Any:
+    """Launch a tuned kernel without measuring its configurations."""
+    return tuned.fn.run(*arguments, **named, **tuned.configs[0].all_kwargs())
+
+
 def _all(given: Mapping[str, Any]) -> float:
     return nbytes([*given.values()])
 
@@ -209,6 +225,7 @@ def _gate_up_flops(given: Mapping[str, Any]) -> float:
 _PRODUCTS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "expert_attention.add_products": _sum_flops,
     "expert_attention.gate_up": _gate_up_flops,
+    **PRODUCTS,
 }
 """Kernels of matrix products, and their FLOPs."""
 

@@ -39,7 +39,7 @@ def gpu(monkeypatch):
 
     def here(kernel, operation, target):
         assert operation is None
-        if kernel.name == "flash_window":  # torch's own, of which a CPU has none
+        if kernel.name in ("flash_window", "fla_delta"):  # not our own, of which a CPU has none
             assert target.dtype == "bfloat16"
             return ""
         return real(kernel, None, Target("cpu", "float16" if target.dtype == "bfloat16" else target.dtype))
@@ -51,12 +51,15 @@ def gpu(monkeypatch):
     return check
 
 
-def test_right_kernels_equal_their_references(gpu, capsys):
+def test_right_kernels_equal_their_references(gpu, capsys, monkeypatch):
+    monkeypatch.setattr("blocks.gated_delta.operations.version", lambda name: "0.5.0")
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     said = {tuple(line.split(maxsplit=2)) for line in lines}
     assert ("flash_window", "float32", "has none; sdpa_masked is used") in said
     assert ("flash_window", "bfloat16", "equals its reference") in said
+    old = "fla-core 0.5.0 is older than 0.5.1: pip install 'attention-composer[fla]'"
+    assert ("fla_delta", "not", f"here: {old}; delta_chunked is used") in said
     tested = [line for line in lines if line.startswith("triton_")]
     assert {"triton_append", "triton_attend", "triton_add_norm", "triton_rotate"} < {
         line.split()[0] for line in tested

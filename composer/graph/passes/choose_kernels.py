@@ -59,7 +59,8 @@ def unfit(kernel: Kernel, operation: Operation, target: Target) -> str:
     """Return why a kernel cannot run an operation on a target, or ""."""
     lacking = kernel.dtypes and target.dtype not in kernel.dtypes
     unlike = f"it has no {target.dtype}" if lacking else ""
-    return kernel.unfit(operation, target) or unlike or self_test(kernel, operation, target)
+    reasons = kernel.unfit(operation, target) or unlike or kernel.missing()
+    return reasons or self_test(kernel, operation, target)
 
 
 def first_fit(operation: Operation, target: Target) -> Kernel:
