@@ -15,7 +15,6 @@ from uuid import uuid4
 import optuna
 import sqlalchemy as sql
 from optuna.samplers import BaseSampler
-from optuna.storages import RDBStorage
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
@@ -23,43 +22,14 @@ from composer.settings.errors import first_line
 from composer.training.folder.files import write_text
 from search.errors import SearchError
 from search.objectives import Goals
+from search.store import tables
+from search.store.database_study import OpenedStorage, has_journal, open_storage
 from search.store.folder import DATABASE, JOURNAL, LOCK, RECORDS, WORKERS
 from search.store.journal import named_study
 from search.store.lease import SUFFIX, Lease, is_alive, this_worker
 from search.store.ledger import Record, RecordFiles, record_of, record_text
 from search.store.locks import exclusive
 from search.store.shared import Shared
-
-_tables = sql.MetaData()
-_searches = sql.Table(
-    "composer_searches",
-    _tables,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("name", sql.Text, unique=True, nullable=False),
-    sql.Column("token", sql.Text, nullable=False),
-    sql.Column("space", sql.Text, nullable=False),
-    sql.Column("version", sql.BigInteger, nullable=False),
-)
-_records = sql.Table(
-    "composer_records",
-    _tables,
-    sql.Column("search", sql.ForeignKey(_searches.c.id, ondelete="CASCADE"), primary_key=True),
-    sql.Column("key", sql.Text, primary_key=True),
-    sql.Column("identity", sql.Text, nullable=False),
-    sql.Column("body", sql.Text, nullable=False),
-    sql.Column("version", sql.BigInteger, nullable=False),
-    sql.UniqueConstraint("search", "identity"),
-)
-_workers = sql.Table(
-    "composer_workers",
-    _tables,
-    sql.Column("search", sql.ForeignKey(_searches.c.id, ondelete="CASCADE"), primary_key=True),
-    sql.Column("name", sql.Text, primary_key=True),
-    sql.Column("host", sql.Text, nullable=False),
-    sql.Column("pid", sql.Integer, nullable=False),
-    sql.Column("machine", sql.Text, nullable=False),
-    sql.Column("touched", sql.DateTime(timezone=True), nullable=False),
-)
 
 _MAKING = 7_228_401_973
 """The advisory lock under which tables are created; an arbitrary number."""
@@ -82,7 +52,7 @@ class DatabaseStore:
         self._name = f"{space.name}-{space.identity()}"
         self._place = url.render_as_string(hide_password=True)
         self._connection: sql.Connection | None = None
-        self._optuna: RDBStorage | None = None
+        self._storage: OpenedStorage | None = None
         self._version = -1
         self._engine = self._new_engine()
         try:
@@ -103,7 +73,7 @@ class DatabaseStore:
     def lock(self) -> Iterator[None]:
         """Hold the row of the search; what is put meanwhile becomes visible to others at once."""
         with self._engine.begin() as connection:
-            row = sql.select(_searches.c.version).where(_searches.c.id == self._search)
+            row = sql.select(tables.searches.c.version).where(tables.searches.c.id == self._search)
             connection.execute(row.with_for_update())
             self._connection = connection
             try:
@@ -113,11 +83,11 @@ class DatabaseStore:
 
     def changed(self) -> list[Record]:
         """Read the records of later versions than the last one read."""
-        query = sql.select(_records.c.body, _records.c.version).where(
-            _records.c.search == self._search, _records.c.version > self._version
+        query = sql.select(tables.records.c.body, tables.records.c.version).where(
+            tables.records.c.search == self._search, tables.records.c.version > self._version
         )
         with self._reading() as connection:
-            rows = connection.execute(query.order_by(_records.c.version)).all()
+            rows = connection.execute(query.order_by(tables.records.c.version)).all()
         if rows:
             self._version = rows[-1].version
         return [record_of(row.body) for row in rows]
@@ -125,21 +95,21 @@ class DatabaseStore:
     def put(self, record: Record) -> None:
         """Write a record, under the next version."""
         assert self._connection is not None
-        this = _searches.c.id == self._search
-        update = sql.update(_searches).where(this).values(version=_searches.c.version + 1)
-        version = self._connection.execute(update.returning(_searches.c.version)).scalar_one()
+        this = tables.searches.c.id == self._search
+        update = sql.update(tables.searches).where(this).values(version=tables.searches.c.version + 1)
+        version = self._connection.execute(update.returning(tables.searches.c.version)).scalar_one()
         fields = {"identity": record.identity, "body": record_text(record), "version": version}
-        new = insert(_records).values(search=self._search, key=record.key, **fields)
+        new = insert(tables.records).values(search=self._search, key=record.key, **fields)
         self._connection.execute(new.on_conflict_do_update(index_elements=["search", "key"], set_=fields))
         self._version = version
 
     def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
-        """Open Optuna's study in the same database; its tables are created if missing."""
-        self._forget_optuna()
-        url = self._url.render_as_string(hide_password=False)
-        with self._making():
-            self._optuna = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": _OPTIONS})
-            return named_study(self._optuna, self._name, goals, sampler)
+        """Open Optuna's study in the same database, created if missing."""
+        self._close_storage()
+        with self._making() as connection:
+            journal = has_journal(connection, self._search, self._name)
+        self._storage = open_storage(journal, self._url, _OPTIONS, self._search)
+        return named_study(self._storage.storage, self._name, goals, sampler)
 
     def touch(self) -> None:
         """Write the time, by the server's clock, into the row of this worker."""
@@ -149,7 +119,7 @@ class DatabaseStore:
     def _write_time(self) -> None:
         own = {"search": self._search, "name": self.worker.name, "host": self.worker.host}
         own |= {"pid": self.worker.pid, "machine": self.worker.machine}
-        new = insert(_workers).values(**own, touched=sql.func.clock_timestamp())
+        new = insert(tables.workers).values(**own, touched=sql.func.clock_timestamp())
         touched = {"touched": sql.func.clock_timestamp()}
         with self._engine.begin() as connection:
             connection.execute(new.on_conflict_do_update(index_elements=["search", "name"], set_=touched))
@@ -157,14 +127,14 @@ class DatabaseStore:
     def others(self) -> set[str]:
         """Judge other workers by the server's clock, and those on this machine by their locks."""
         # no worker could write while the server was down
-        since = sql.func.greatest(_workers.c.touched, sql.func.pg_postmaster_start_time())
+        since = sql.func.greatest(tables.workers.c.touched, sql.func.pg_postmaster_start_time())
         age = sql.extract("epoch", sql.func.clock_timestamp() - since).label("age")
-        others = (_workers.c.search == self._search) & (_workers.c.name != self.worker.name)
+        workers = tables.workers.c
+        others = (workers.search == self._search) & (workers.name != self.worker.name)
+        query = sql.select(workers.name, workers.machine, workers.pid, age).where(others)
         dead, found = [], set()
         with self._reading() as connection:
-            rows = connection.execute(
-                sql.select(_workers.c.name, _workers.c.machine, _workers.c.pid, age).where(others)
-            ).all()
+            rows = connection.execute(query).all()
         for row in rows:
             path = self._folder / WORKERS / f"{row.name}{SUFFIX}"
             if is_alive(path, row.machine, row.pid, float(row.age)):
@@ -173,7 +143,7 @@ class DatabaseStore:
                 path.unlink(missing_ok=True)
                 dead.append(row.name)
         if dead and self._connection is not None:
-            self._connection.execute(sql.delete(_workers).where(others & _workers.c.name.in_(dead)))
+            self._connection.execute(sql.delete(tables.workers).where(others & workers.name.in_(dead)))
         return found
 
     def is_lost(self, error: Exception) -> bool:
@@ -215,16 +185,15 @@ class DatabaseStore:
     def close(self) -> None:
         """Remove the row and the lease."""
         self._lease.close()
-        row = (_workers.c.search == self._search) & (_workers.c.name == self.worker.name)
+        row = (tables.workers.c.search == self._search) & (tables.workers.c.name == self.worker.name)
         with suppress(DBAPIError), self._engine.begin() as connection:
-            connection.execute(sql.delete(_workers).where(row))
-        self._forget_optuna()
+            connection.execute(sql.delete(tables.workers).where(row))
+        self._close_storage()
         self._engine.dispose()
 
-    def _forget_optuna(self) -> None:
-        if self._optuna is not None:
-            self._optuna.remove_session()
-            self._optuna.engine.dispose()
+    def _close_storage(self) -> None:
+        if self._storage is not None:
+            self._storage.close()
 
     def _new_engine(self) -> sql.Engine:
         return sql.create_engine(self._url, pool_pre_ping=True, connect_args=_OPTIONS)
@@ -246,10 +215,11 @@ class DatabaseStore:
 
     def _enter(self, space: str) -> tuple[int, str]:
         with self._making() as connection:
-            _tables.create_all(connection)
+            tables.metadata.create_all(connection)
             fields: dict[str, Any] = {"name": self._name, "token": uuid4().hex, "space": space, "version": 0}
-            connection.execute(insert(_searches).values(**fields).on_conflict_do_nothing())
-            query = sql.select(_searches.c.id, _searches.c.token).where(_searches.c.name == self._name)
+            connection.execute(insert(tables.searches).values(**fields).on_conflict_do_nothing())
+            searches = tables.searches.c
+            query = sql.select(searches.id, searches.token).where(searches.name == self._name)
             row = connection.execute(query).one()
             return row.id, row.token
 

@@ -11,30 +11,34 @@ Seconds are of CPU of this process, so a machine that does other work too distor
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 from fake_training import FakeTraining
-from optuna.trial import TrialState, create_trial
 
 from composer.language.description.show import resolved_yaml
 from composer.language.schema.identity import run_hash
 from composer.language.space import Space, draw, load_space
+from search import optuna_private
 from search.compare.rungs import milestones
 from search.objectives import Goals
 from search.progress.state import Event, State
-from search.propose.candidates import Judge, candidate
+from search.propose.candidates import Candidate, Judge, candidate
 from search.propose.draft_counts import DRAWN
 from search.propose.feasible import IDENTITY, sampler
-from search.propose.optuna_adapter import OUTCOME
-from search.propose.proposals import PLAN, distributions
+from search.propose.optuna_adapter import suggest, tell
+from search.propose.proposals import PLAN
 from search.report.write import write_report
 from search.run.open_store import open_search
 from search.run.study import run_search
+from search.store.folder import JOURNAL
+from search.store.journal import open_study
 from search.store.ledger import Record, Seen
 from search.testing.spaces import TEXT
 
@@ -61,58 +65,84 @@ def fill(root: Path, count: int, storage: str | None) -> None:
     """Write a search with so many ended trials; better ones came further."""
     space, rng = space_of(root), random.Random(0)
     assert space.search is not None
-    judge, goals, forms = Judge(space), Goals(space.search.objectives), distributions(space)
+    judge, goals = Judge(space), Goals(space.search.objectives)
     kinds = []
     while len(kinds) < _KINDS:
         judged = judge(lambda knob: draw(knob, rng))
         if judged.feasible:
             kinds.append(candidate(space, lambda knob, params=judged.params: params[knob.name]))
-    records = []
-    with open_search(space, root / "run", storage) as store:
-        study = store.study(goals, sampler(space))
-        with store.lock():
-            for number in range(count):
-                kind, lr, skill = rng.choice(kinds), 10 ** rng.uniform(-4, -1), rng.random()
-                spec = kind.spec.model_copy(update={"train": kind.spec.train.model_copy(update={"lr": lr})})
-                reached = milestones(space.search.rungs, spec, kind.costs)[: rng.choice([1, 1, 1, 2, 3])]
-                flops, now = kind.costs["flops_per_token"], time.time()
-                seen = [
-                    Seen(tokens, (skill + rng.random() / 10, flops), {"accuracy": skill})
-                    for tokens in reached
-                ]
-                status = "finished" if len(seen) == 3 else "stopped"
-                params = {**kind.params, "train.lr": lr}
-                more = {"seconds": 1.0, "worker": "filled", "started": now, "ended": now, "whole": 8192}
-                folder = f"trials/{number}"
-                record = Record(
-                    str(number),
-                    "trial",
-                    run_hash(spec),
-                    number,
-                    params,
-                    kind.costs,
-                    folder,
-                    status,
-                    seen,
-                    **more,
-                )
-                store.put(record)
-                records.append(record)
-                (root / "run" / folder).mkdir(parents=True)
-                (root / "run" / folder / "spec.yaml").write_text(resolved_yaml(spec))
-        drawn = {"costed": 3, "own": 3, "infeasible": 2, "known": 0, "found": 1}
-        for record in records:
-            attributes = {"run": record.folder, "status": record.status, "tokens": record.tokens}
-            study.add_trial(
-                create_trial(
-                    state=TrialState.COMPLETE,
-                    values=list(record.values),
-                    params=record.params,
-                    distributions={name: forms[name] for name in record.params},
-                    user_attrs={OUTCOME: "feasible", DRAWN: drawn, **attributes},
-                    system_attrs={PLAN: record.params, IDENTITY: record.identity},
-                )
+    records, chosen = [], []
+    with open_search(space, root / "run", storage) as store, store.lock():
+        for number in range(count):
+            kind, lr, skill = rng.choice(kinds), 10 ** rng.uniform(-4, -1), rng.random()
+            spec = kind.spec.model_copy(update={"train": kind.spec.train.model_copy(update={"lr": lr})})
+            reached = milestones(space.search.rungs, spec, kind.costs)[: rng.choice([1, 1, 1, 2, 3])]
+            flops, now = kind.costs["flops_per_token"], time.time()
+            seen = [
+                Seen(tokens, (skill + rng.random() / 10, flops), {"accuracy": skill}) for tokens in reached
+            ]
+            status = "finished" if len(seen) == 3 else "stopped"
+            params = {**kind.params, "train.lr": lr}
+            more = {"seconds": 1.0, "worker": "filled", "started": now, "ended": now, "whole": 8192}
+            folder = f"trials/{number}"
+            record = Record(
+                str(number),
+                "trial",
+                run_hash(spec),
+                number,
+                params,
+                kind.costs,
+                folder,
+                status,
+                seen,
+                **more,
             )
+            store.put(record)
+            records.append(record)
+            chosen.append(kind)
+            (root / "run" / folder).mkdir(parents=True)
+            (root / "run" / folder / "spec.yaml").write_text(resolved_yaml(spec))
+    journal = root / "study.journal" if storage else root / "run" / JOURNAL
+    study = open_study(
+        journal, f"{space.name}-{space.identity()}" if storage else space.name, goals, sampler(space)
+    )
+    for record, kind in zip(records, chosen, strict=True):
+        _tell_study(study, space, record, kind)
+    if storage:
+        _copy_study(space, root, journal, storage)
+
+
+def _copy_study(space: Space, root: Path, journal: Path, storage: str) -> None:
+    """Write the records of a journal into that of a search in a database of its own."""
+    from sqlalchemy import make_url
+
+    from search.store.database_journal import DatabaseJournal
+
+    with open_search(space, root / "run", storage) as store:
+        store.study(Goals(space.search.objectives), sampler(space))
+    backend = DatabaseJournal(make_url(storage).set(drivername="postgresql+psycopg"), {}, 1)
+    for batch in _batches(journal, 1000):
+        backend.append_logs(batch)
+    backend.close()
+
+
+def _batches(journal: Path, size: int) -> Iterator[list[dict]]:
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    return (records[at : at + size] for at in range(0, len(records), size))
+
+
+def _tell_study(study: optuna.Study, space: Space, record: Record, kind: Candidate) -> None:
+    """Write a trial of the study, with as many writes as a search makes."""
+    plan = {PLAN: record.params, IDENTITY: record.identity}
+    # with its point it is proposed at no cost
+    trial = optuna_private.ask(study, {"held": {"by": "filled", "until": ""}, **plan})
+    trial.set_user_attr(DRAWN, {"costed": 3, "own": 3, "infeasible": 2, "known": 0, "found": 1})
+    for name, value in plan.items():
+        optuna_private.set_system_attr(study, trial, name, value)
+    for knob in space.knobs:
+        if knob.name in record.params:
+            suggest(trial, knob)
+    tell(study, trial, "feasible", kind, record, [], Goals(space.search.objectives))
 
 
 def propose(root: Path, count: int, storage: str | None) -> None:

@@ -81,3 +81,19 @@ class Server:
             told.seek(0)
             assert done.returncode == 0, told.read()
         os.unlink(told.name)
+
+
+def execute(url: str, statement: str) -> None:
+    """Run a statement, and commit."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        connection.execute(statement)
+
+
+def query(url: str, statement: str) -> list[tuple]:
+    """Return the rows of a query."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        return connection.execute(statement).fetchall()

@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 from fake_training import FakeTraining, board, toy
-from postgresql import Server, missing
+from postgresql import Server, execute, missing, query
 from studies import toy_study
 from worker import EIGHT, check, join, start
 
@@ -25,6 +25,7 @@ from search.run import study
 from search.run.study import run_search
 from search.store import lease
 from search.store.database import DatabaseStore
+from search.store.database_study import storage_of
 from search.study.rows import read_rows
 from search.study.run import run_study
 
@@ -49,27 +50,16 @@ def server():
 
 
 def check_all(root: Path, url: str, space, killed: int = 0) -> None:
-    storage = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
     name = f"{space.name}-{space.identity()}"
+    opened = storage_of(url, name)
     try:
-        check(root, 6, optuna.load_study(study_name=name, storage=storage), rows(url), killed)
+        check(root, 6, optuna.load_study(study_name=name, storage=opened.storage), rows(url), killed)
     finally:
-        storage.remove_session()
-        storage.engine.dispose()
-
-
-def execute(url: str, statement: str) -> None:
-    import psycopg
-
-    with psycopg.connect(url) as connection:
-        connection.execute(statement)
+        opened.close()
 
 
 def rows(url: str) -> list[dict]:
-    import psycopg
-
-    with psycopg.connect(url) as connection:
-        return [json.loads(body) for (body,) in connection.execute("select body from composer_records")]
+    return [json.loads(body) for (body,) in query(url, "select body from composer_records")]
 
 
 @needs_server

@@ -1,0 +1,92 @@
+"""Optuna's journal in a database: one row for each record, in the order in which they were committed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sql
+from optuna.storages.journal import BaseJournalBackend
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+# the row of the length stays locked until the records are committed, so their numbers have no gaps and no
+# reader sees a record before an earlier one; in one statement all of it happens or nothing
+_APPEND = """
+with grown as (
+    update composer_journals set length = length + %(count)s where search = %(search)s returning length
+)
+insert into composer_journal_records (search, number, body)
+select %(search)s, grown.length - %(count)s + new.place - 1, new.body
+from grown, unnest(%(bodies)s::text[]) with ordinality as new (body, place)
+returning number
+"""
+_READ = """
+select body from composer_journal_records
+where search = %(search)s and number >= %(start)s order by number limit %(most)s
+"""
+_PAGE = 10_000
+"""Most records that are read at once."""
+
+
+class DatabaseJournal(BaseJournalBackend):
+    """The journal of one search, over a connection of its own.
+
+    An append does not wait for the server's disk. If the server crashes, its last appends may be lost, but
+    never one before anything that was committed with waiting, such as a trial's record in the ledger.
+    """
+
+    def __init__(self, url: sql.URL, options: dict[str, Any], search: int) -> None:
+        """Connect at the first use.
+
+        Args:
+            options: of the connection, as psycopg knows them.
+            search: its number in the table of searches, which has a row in the table of journals.
+        """
+        waiting = {**options, "options": f"{options.get('options', '')} -c synchronous_commit=off"}
+        self._engine = sql.create_engine(
+            url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=waiting
+        )
+        self._search = search
+        self._connection: sql.Connection | None = None
+        self._own: tuple[int, list[str]] = 0, []
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records, all or none."""
+        bodies = [json.dumps(log, separators=(",", ":")) for log in logs]
+        told = {"search": self._search, "count": len(bodies), "bodies": bodies}
+        numbers = [number for (number,) in self._execute(_APPEND, told)]
+        assert len(numbers) == len(bodies), f"search {self._search} has no journal"
+        self._own = min(numbers, default=0), bodies
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Yield records from a number on: all, or after an append perhaps no more than what was appended."""
+        first, bodies = self._own
+        self._own = 0, []
+        if bodies and first == log_number_from:
+            # no other worker wrote since the last reading
+            yield from map(json.loads, bodies)
+            return
+        while True:
+            told = {"search": self._search, "start": log_number_from, "most": _PAGE}
+            bodies = [body for (body,) in self._execute(_READ, told)]
+            yield from map(json.loads, bodies)
+            if len(bodies) < _PAGE:
+                return
+            log_number_from += len(bodies)
+
+    def close(self) -> None:
+        """Disconnect; the next use connects again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _execute(self, statement: str, told: dict[str, Any]) -> list[sql.Row[Any]]:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            return list(self._connection.exec_driver_sql(statement, told).all())
+        except DBAPIError:
+            self.close()
+            raise
