@@ -46,6 +46,11 @@ class KVCache:
         """Select rows of the batch by index [batch], as in beam search."""
         self.keys, self.values = self.keys[rows], self.values[rows]
 
+    def reset(self) -> None:
+        """Forget all tokens, in place."""
+        self.keys.zero_()
+        self.values.zero_()
+
     def begin(self, key: Tensor, value: Tensor, lengths: int | Tensor) -> None:
         """Cache the prompt [batch, tokens, kv_heads, head_dim], of each row the first `lengths` tokens."""
         tokens = key.shape[1]
@@ -93,7 +98,7 @@ class State:
     """A recurrent state of fixed size, updated by each new token."""
 
     def __init__(self, tensor: Tensor) -> None:
-        """`tensor` is the state before the first token, [batch, ...]."""
+        """`tensor` is the state before the first token, zeros [batch, ...]."""
         self.tensor = tensor
 
     def put(self, tensor: Tensor) -> None:
@@ -102,6 +107,10 @@ class State:
             self.tensor.copy_(tensor)
         else:
             self.tensor = tensor
+
+    def reset(self) -> None:
+        """Return to the state before the first token, in place."""
+        self.tensor.zero_()
 
     @property
     def nbytes(self) -> int:
@@ -192,6 +201,12 @@ class Past:
         self.padding = None if self.padding is None else self.padding[rows]
         for each in self._kept():
             each.take_rows(rows)
+
+    def reset(self) -> None:
+        """Forget all tokens; tensors stay where they are, for CUDA graphs that read them."""
+        self.position, self.padding, self.at, self.runs = 0, None, None, {}
+        for each in self._kept():
+            each.reset()
 
     def all_held(self) -> list[Any]:
         """Return all caches."""

@@ -49,6 +49,10 @@ class _Documents:
         self.last = self.last[rows]
         self.kept.take_rows(rows)
 
+    def reset(self) -> None:
+        """Forget all tokens, in place."""
+        self.last.zero_()
+
     def add(self, starts: Tensor, past: Past) -> VisibleKV | None:
         """Add new tokens by `starts` [B, S], True at starts of documents.
 

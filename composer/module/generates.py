@@ -19,13 +19,17 @@ from composer.module.exits import check_exits
 from composer.module.generation.cache_policy import Cache, as_policy
 from composer.module.generation.decoder import Decoder
 from composer.module.generation.decoding_graph import decoding_graph
-from composer.module.generation.recorded import recorded
+from composer.module.generation.kept_recordings import replaying
+from composer.module.generation.recorded import recorder_for
 from composer.module.generation.sampling import Sampler
 from composer.module.record import refuse_recording
 
 T = TypeVar("T")
 Stop = int | Collection[int | Sequence[int]] | None
 """Stop tokens, or stop sequences: a row ends after any of them."""
+
+_RECORDED_SIZES = 64
+"""Caches of recorded steps have room for a multiple of this, so that recordings fit other prompts too."""
 
 
 class Generates(ModelCore):
@@ -62,7 +66,8 @@ class Generates(ModelCore):
         {"budget": k} has k entries, where step i writes entry i modulo k and reads what earlier tokens wrote
         there last; "last_step" has one. Without "full", tokens of prompts are processed one by one too. With
         `cuda_graph` the step after the prompt is recorded as a CUDA graph and replayed for each new token;
-        "auto" does so on a GPU for at least 32 new tokens where it works.
+        "auto" does so on a GPU for at least 32 new tokens where it works. The last two recordings are kept
+        with the model, for later calls with as many rows and about as many tokens.
 
         Raises:
             ValueError: prompts are empty or not of integers below `model.vocab`, prompt and new tokens exceed
@@ -142,7 +147,20 @@ class Generation:
         """
         if not self.lengths:
             return
-        decode = recorded(self._decoder(steps, exit_threshold, cache), cuda_graph, self.made.device, self.new)
+        recorder = recorder_for(cuda_graph, self.made.device, self.new, as_policy(cache).budget)
+        capacity = self.made.shape[1]
+        if recorder is not None:
+            capacity = min(-(-capacity // _RECORDED_SIZES) * _RECORDED_SIZES, self.model.spec.model.context)
+        plain = self._decoder(steps, exit_threshold, cache, capacity)
+        if recorder is None:
+            yield from self._with(plain)
+            return
+        rows, required = len(self.lengths), cuda_graph == "on"
+        with replaying(self.model, plain, rows, recorder, required) as decode:
+            yield from self._with(decode)
+
+    def _with(self, decode: Callable[[Tensor], Tensor]) -> Iterator[list[int]]:
+        """Yield the same, with the logits of a decoder."""
         position, chunk = min(self.lengths), self.made[:, : min(self.lengths)]
         while not all(self.ends):
             logits = decode(chunk)
@@ -158,8 +176,10 @@ class Generation:
                 yield running
             chunk = self.made[:, position - 1 : position]
 
-    def _decoder(self, steps: Steps | None, exit_threshold: float | None, cache: Cache) -> Decoder:
-        model, capacity = self.model, self.made.shape[1]
+    def _decoder(
+        self, steps: Steps | None, exit_threshold: float | None, cache: Cache, capacity: int
+    ) -> Decoder:
+        model = self.model
         model._choose_for_now()
         return _with_steps(model, steps, lambda: decoder(model, capacity, exit_threshold, cache))
 

@@ -58,6 +58,10 @@ class _Began:
         """Go on with rows of the batch, by their numbers [batch]."""
         self.at = self.at[rows]
 
+    def reset(self) -> None:
+        """Go on before the first token."""
+        self.at.zero_()
+
 
 def _since(starts: Tensor, position: Tensor, before: Tensor | None = None) -> Tensor:
     """Return how many positions ago [batch, sequence] the last start was, or what began `before` them."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +52,32 @@ class LoopProgram:
     def ready(self, stage: Stage) -> Prepared:
         """Return an object that runs the loop with the weights of a stage."""
         weights = (body.weights(layer) for body, layer in zip(self.bodies, stage.sets(), strict=True))
-        return Prepared(self.loop, [_step(self.code, each) for each in weights])
+        return Prepared(self.loop, [_Step(self.code, each) for each in weights])
 
 
-def _step(code: Callable[..., Any], weights: list[Any]) -> Callable[..., Any]:
-    return lambda *values: code(*values, *weights)
+class _Step:
+    """The code of one step with its weights."""
+
+    def __init__(self, code: Callable[..., Any], weights: list[Any]) -> None:
+        self.code, self.weights = code, weights
+
+    def __call__(self, *values: Any) -> Any:
+        return self.code(*values, *self.weights)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _leaves(weights: list[Any]) -> Iterator[Any]:
+    """Yield weights one by one, those of loops too."""
+    for each in weights:
+        if isinstance(each, Prepared):
+            for step in each.steps:
+                assert isinstance(step, _Step)
+                yield from _leaves(step.weights)
+        else:
+            yield each
 
 
 @lru_cache(maxsize=4)
@@ -69,6 +91,7 @@ class Decoder:
 
     Attributes:
         past: the cache.
+        threshold: the cumulative exit probability at which a token leaves; None for no exits.
         budget: the number of entries that steps share; None for one per step.
     """
 
@@ -94,11 +117,20 @@ class Decoder:
                 support this cache.
         """
         loss = graph.node("loss")
-        program, self._code = _emitted(graph, graph.outputs[0] if exit_threshold is None else loss.inputs[0])
+        program, self.code = _emitted(graph, graph.outputs[0] if exit_threshold is None else loss.inputs[0])
         self._head = [held_tensor(model, name) for name in loss.weights]
-        self._weights, self._keys = program.weights(model), keys
-        self._threshold, self.budget = exit_threshold, policy.budget
+        # weakly, since recordings are kept for as long as the model is there
+        self._model, self._weights, self._keys = ref(model), program.weights(model), keys
+        self.threshold, self.budget = exit_threshold, policy.budget
         self.past = Past(capacity, use_of=policy.sharing(program.graph))
+
+    def weights(self) -> list[tuple[Any, bool]]:
+        """Return all that the code reads of the model, each with whether it was prepared from weights."""
+        model = self._model()
+        assert model is not None
+        own = {_storage(each) for each in (*model.parameters(), *model.buffers())}
+        read = [*_leaves(self._weights), *self._head]
+        return [(each, isinstance(each, Tensor) and _storage(each) not in own) for each in read]
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -117,10 +149,10 @@ class Decoder:
 
     def following(self, tokens: Tensor) -> Tensor:
         """Return logits [batch, vocab] after the last of new tokens, cached at the current position."""
-        made = self._code(tokens, None, *self._keys(tokens), self.past, *self._weights)
-        if self._threshold is None:
+        made = self.code(tokens, None, *self._keys(tokens), self.past, *self._weights)
+        if self.threshold is None:
             logits: Tensor = made[:, -1]
             return logits
         head, gate, bias = self._head
-        state = exit_state([each[:, -1:] for each in made], gate, bias, self._threshold)
+        state = exit_state([each[:, -1:] for each in made], gate, bias, self.threshold)
         return project(state, head, head.shape[:1])[:, -1]

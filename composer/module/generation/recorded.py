@@ -17,6 +17,7 @@ from composer.module.capture.recorder import (
     check_choice,
 )
 from composer.module.generation.decoder import Decoder
+from composer.module.generation.recorded_weights import RecordedWeights
 from composer.settings.errors import first_line
 
 _WORTH_CAPTURING = 32
@@ -26,10 +27,12 @@ _OFF = 5e-2
 """Tolerance of replayed logits against those of a plain step, relative to the largest."""
 
 
-def recorded(
-    decoder: Decoder, choice: CudaGraphChoice, device: torch.device, new: int
-) -> Decoder | RecordedDecoder:
-    """Return a decoder that replays steps if `choice` asks for it; it generates at most `new` tokens.
+def recorder_for(
+    choice: CudaGraphChoice, device: torch.device, new: int, budget: int | None
+) -> Recorder | None:
+    """Return what records decoding steps if `choice` asks for it, for at most `new` tokens; else None.
+
+    `budget` is the number of cache entries that steps share.
 
     Raises:
         CannotCapture: `choice` is "on", and the device does not support it.
@@ -37,23 +40,23 @@ def recorded(
     """
     check_choice(choice)
     if choice == "off":
-        return decoder
+        return None
     recorder: Recorder = CudaGraphs()
     if reason := recorder.refusal(device):
         if choice == "on":
             raise CannotCapture(f"cuda_graph on: {reason}")
-        return decoder
-    if choice == "auto" and (new < _WORTH_CAPTURING or decoder.budget is not None):
-        return decoder
-    return RecordedDecoder(decoder, recorder, required=choice == "on")
+        return None
+    if choice == "auto" and (new < _WORTH_CAPTURING or budget is not None):
+        return None
+    return recorder
 
 
 class RecordedDecoder:
     """A `Decoder` that records one step after the prompt and replays it for each token.
 
-    Attention covers the whole capacity, masked. The first two replays are compared with plain steps. If they
-    differ, or a step cannot be recorded, generation continues with plain steps and warns, or raises an error
-    if replays are required.
+    Attention covers the whole capacity, masked. The first two replays are compared with plain steps, and the
+    first one of each later generation. If they differ, or a step cannot be recorded, generation continues
+    with plain steps and warns, or raises an error if replays are required.
 
     Attributes:
         replayed: the number of replayed steps.
@@ -61,9 +64,33 @@ class RecordedDecoder:
 
     def __init__(self, decoder: Decoder, recorder: Recorder, required: bool) -> None:
         self._decoder, self._recorder, self._required = decoder, recorder, required
+        self._precision = _precision()
         self._replay: Any = None
         self._off = False
+        self._unproved = 2
         self.replayed = 0
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it has a recording."""
+        return self._replay is not None
+
+    def begin(self, decoder: Decoder, rows: int, required: bool) -> bool:
+        """Begin another generation in place of a new decoder if the recording computes the same.
+
+        Returns False if it does not: other code, sizes, precision, or weights at other addresses.
+        """
+        own = self._decoder
+        same = (
+            own.code is decoder.code and own.threshold == decoder.threshold and self._tokens.shape[0] == rows
+        )
+        if not same or own.past.capacity != decoder.past.capacity or self._precision != _precision():
+            return False
+        if not self._weights.refresh(decoder.weights()):
+            return False
+        own.past.reset()
+        self._required, self._unproved = required, 1
+        return True
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -71,7 +98,7 @@ class RecordedDecoder:
         past = self._decoder.past
         if not past.position or self._off:
             return self._decoder(tokens)
-        if self.replayed >= 2:
+        if not self._unproved:
             logits = self._replayed(tokens)
         else:
             kept = _Kept(past)
@@ -81,6 +108,7 @@ class RecordedDecoder:
                 kept.put_back()
                 self._give_up(error)
                 return self._decoder(tokens)
+            self._unproved -= 1
         self.replayed += 1
         past.position += 1
         return logits
@@ -108,6 +136,7 @@ class RecordedDecoder:
         try:
             self._recorder.warm_up(self._work)
             (self._logits,), self._replay = self._recorder.record(self._work)
+            self._weights = RecordedWeights(self._decoder.weights())
         finally:
             past.position, past.at = position, None
 
@@ -153,6 +182,12 @@ class _Kept:
             fields.update(before)
         for tensor, values in self._tensors:
             tensor.copy_(values)
+
+
+def _precision() -> tuple[Any, ...]:
+    """Return what a recording depends on besides its tensors: autocast on a GPU and on a CPU."""
+    kinds = ("cuda", "cpu")
+    return tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
 
 
 class _NoNumber(int):
