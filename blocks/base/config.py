@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +23,9 @@ class Config(BaseModel):
 
     unhashed: ClassVar[frozenset[str]] = frozenset()
     """Fields that are not part of a spec's hashes; all others are."""
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """What other frameworks and papers call its fields, by field, as words; under `type` or `task` a block or
+    a task itself. Error messages suggest the field."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,12 @@ class DepthAttention(AttentionConfig):
 
     All uses of one block within the depth scope share their slots.
     """
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "rotary": "rope depth_rope",
+        "span": "inclusive exclusive include_current",
+        "type": "depth depthwise_attention da layer_attention cross_layer_attention attention_over_depth",
+    }
 
     type: Literal["depth_attention"] = "depth_attention"
     rotary: bool = True

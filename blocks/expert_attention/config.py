@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from blocks.base.builder import Builder
 from blocks.base.config import BlockConfig, Problem
@@ -27,6 +27,19 @@ class ExpertAttention(BlockConfig):
     logits, normalised over the selected experts. The bias has no gradient; it is updated after each optimizer
     step (arXiv 2408.15664).
     """
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "experts": "num_experts n_experts n_routed_experts num_local_experts num_moe_experts expert_count",
+        "active": "top_k topk k num_experts_per_tok num_experts_per_token experts_per_token n_active "
+        "active_experts num_active_experts moe_top_k router_topk",
+        "hidden": "moe_intermediate_size expert_dim expert_hidden expert_size d_expert",
+        "balance_rate": "load_balancing load_balance balancing bias_update_speed gamma",
+        "balance_loss": "aux_loss aux_loss_coef router_aux_loss_coef load_balancing_loss",
+        "z_loss": "router_z_loss router_z_loss_coef",
+        "shared": "shared_experts n_shared_experts num_shared_experts",
+        "capacity": "capacity_factor expert_capacity",
+        "type": "moe mixture_of_experts expert experts smoe sparse_moe mixture ea router",
+    }
 
     type: Literal["expert_attention"] = "expert_attention"
     experts: Count

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 from blocks.base.attention import AttentionConfig, SharedKV
 from blocks.base.builder import Builder
@@ -25,6 +25,13 @@ _WORDS = {
 
 class FeedForward(BlockConfig):
     """Two layers with an activation between them, gated (arXiv 2002.05202) or not."""
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "hidden": "d_ff ff_dim ffn_dim dim_ff dim_feedforward intermediate_size ffn_hidden_size mlp_dim "
+        "d_mlp inner_dim n_inner mlp_hidden ffn_size",
+        "activation": "act act_fn activation_function hidden_act nonlinearity act_func",
+        "type": "mlp ffn ff feedforward dense swiglu glu feed_forward_network fc position_wise",
+    }
 
     type: Literal["feed_forward"] = "feed_forward"
     hidden: Width

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,13 @@ _SLOWLY = Init("constant", -4.6)
 
 class GatedDeltaNet(BlockConfig):
     """Linear attention by the gated delta rule: a state of fixed size per head (arXiv 2412.06464)."""
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "type": "deltanet delta_net gated_deltanet gated_delta_net gdn linear_attention",
+        "value_dim": "head_v_dim v_head_dim",
+        "convolution": "conv_size conv_kernel short_conv",
+        "gate": "use_gate output_gate",
+    }
 
     type: Literal["gated_delta"] = "gated_delta"
     heads: Count

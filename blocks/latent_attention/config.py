@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 from blocks.base.attention import heads_text, undivided
 from blocks.base.builder import Builder
@@ -16,6 +16,13 @@ from blocks.primitives.operations import SequenceTable
 
 class LatentAttention(BlockConfig):
     """Causal attention with keys and values projected from one latent per token (MLA, arXiv 2405.04434)."""
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "type": "mla multi_head_latent_attention multihead_latent_attention",
+        "latent": "kv_lora_rank kv_latent latent_dim d_c",
+        "rope_dim": "qk_rope_head_dim rope_head_dim",
+        "query_latent": "q_lora_rank",
+    }
 
     type: Literal["latent_attention"] = "latent_attention"
     heads: Count

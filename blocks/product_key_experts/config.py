@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,11 @@ _root = Squares().rank
 
 class ProductKeyExperts(BlockConfig):
     """Very many experts of one neuron each, retrieved by product keys (PEER, arXiv 2407.04153)."""
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "type": "peer product_keys product_key product_key_memory pkm",
+        "key_dim": "dim_key d_key query_dim",
+    }
 
     type: Literal["product_key_experts"] = "product_key_experts"
     experts: Annotated[Square, Field(examples=[9])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import floor
 from typing import Any, ClassVar, Literal
 
@@ -51,6 +51,25 @@ class SequenceAttention(AttentionConfig):
     """Causal softmax attention over the tokens of the same step, with grouped heads and RoPE."""
 
     shares_kv: ClassVar[bool] = True
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "heads": "n_heads n_head num_heads num_attention_heads attention_heads nheads n_query_heads "
+        "num_query_heads query_heads",
+        "kv_heads": "n_kv_heads n_kv_head num_kv_heads num_key_value_heads key_value_heads n_query_groups "
+        "num_query_groups groups num_groups kv",
+        "head_dim": "d_head dim_head head_size d_k d_v kv_channels dh",
+        "rope": "rotary pos_embedding positional_embedding position_embedding pos_emb positional_encoding "
+        "position_encoding pos_enc pe positions rotary_embedding use_rope rope_enabled",
+        "rope_base": "rope_theta theta rotary_base rotary_emb_base base",
+        "rope_fraction": "rotary_pct partial_rotary_factor rotary_percent partial_rotary",
+        "sinks": "attention_sinks sink_tokens num_sink_tokens start_size",
+        "soft_cap": "attn_logit_softcapping logit_cap softcap attn_logits_soft_cap",
+        "window": "sliding_window window_size local_window attention_window swa local",
+        "qk_norm": "qk_layernorm qknorm query_key_norm use_qk_norm qk_rmsnorm",
+        "type": "attention self_attention selfattention attn mha gqa mqa causal_attention "
+        "causal_self_attention multi_head_attention multihead_attention seq_attention sequence "
+        "sdpa softmax_attention token_attention sa",
+    }
 
     type: Literal["sequence_attention"] = "sequence_attention"
     rope: bool = True

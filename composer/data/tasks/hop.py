@@ -11,7 +11,7 @@ Token ids: the symbols are 0 .. symbols - 1, and k is written as symbols + k.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,12 @@ _FEWEST_SEQUENCES = 4096
 
 class Hop(DataConfig):
     """k-hop induction over a small alphabet, with endless fresh sequences; accuracy is reported per k."""
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "hops": "k max_hops max_k n_hops difficulty",
+        "symbols": "alphabet alphabet_size n_symbols num_symbols",
+        "task": "induction khop k_hop hops multi_hop induction_heads synthetic",
+    }
 
     task: Literal["hop"] = "hop"
     length: Count = 48

@@ -6,7 +6,8 @@ The last `eval_fraction` of the bytes belongs to eval and the rest to train; no 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 class Text(DataConfig):
     """Next-byte prediction; the loss is also logged in bits per byte."""
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "path": "file files dir directory folder root data_dir data_path",
+        "glob": "pattern include",
+        "eval_fraction": "val_fraction val_split validation_split test_split eval_split",
+        "field": "text_column column text_field content_key",
+        "task": "lm language_modeling language_modelling language_model bytes char chars files jsonl",
+    }
 
     task: Literal["text"] = "text"
     path: Annotated[str, Field(min_length=1)]

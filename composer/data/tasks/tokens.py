@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 class Tokens(DataConfig):
     """Next-token prediction on a folder of tokenized data; held-out sets are scored by name."""
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "task": "tokenized tokenised shards memmap bin packed",
+    }
 
     task: Literal["tokens"] = "tokens"
     path: Annotated[str, Field(min_length=1)]

@@ -7,8 +7,20 @@ A target is `section.key`, where a section is a part of a spec, a block type or 
 from __future__ import annotations
 
 from blocks.base.wiring import kind_of
-from blocks.find import all_wiring
+from blocks.find import all_wiring, block_types
+from composer.data.find import data_tasks
 from composer.measures.registry import MEASURES
+
+
+def _of_blocks_and_tasks() -> dict[str, str]:
+    """Return the aliases that configs of blocks and tasks give themselves and their fields."""
+    return {
+        f"{tag}.{name}" if key == tag else f"{name}.{key}": words
+        for tag, configs in (("type", block_types()), ("task", data_tasks()))
+        for name, config in configs.items()
+        for key, words in config.other_names.items()
+    }
+
 
 TARGETS: dict[str, str] = {
     # the model
@@ -34,42 +46,7 @@ TARGETS: dict[str, str] = {
     "n_hidden_layers num_decoder_layers decoder_layers count untied",
     "stage.step": "block blocks body layer layers layout sublayers modules mixers sequence steps",
     "use.use": "block module",
-    # blocks
-    "sequence_attention.heads": "n_heads n_head num_heads num_attention_heads attention_heads nheads "
-    "n_query_heads num_query_heads query_heads",
-    "sequence_attention.kv_heads": "n_kv_heads n_kv_head num_kv_heads num_key_value_heads key_value_heads "
-    "n_query_groups num_query_groups groups num_groups kv",
-    "sequence_attention.head_dim": "d_head dim_head head_size d_k d_v kv_channels dh",
-    "sequence_attention.rope": "rotary pos_embedding positional_embedding position_embedding pos_emb "
-    "positional_encoding position_encoding pos_enc pe positions rotary_embedding use_rope rope_enabled",
-    "sequence_attention.rope_base": "rope_theta theta rotary_base rotary_emb_base base",
-    "sequence_attention.rope_fraction": "rotary_pct partial_rotary_factor rotary_percent partial_rotary",
-    "sequence_attention.sinks": "attention_sinks sink_tokens num_sink_tokens start_size",
-    "sequence_attention.soft_cap": "attn_logit_softcapping logit_cap softcap attn_logits_soft_cap",
-    "sequence_attention.window": "sliding_window window_size local_window attention_window swa local",
-    "sequence_attention.qk_norm": "qk_layernorm qknorm query_key_norm use_qk_norm qk_rmsnorm",
-    "depth_attention.rotary": "rope depth_rope",
-    "depth_attention.span": "inclusive exclusive include_current",
-    "expert_attention.experts": "num_experts n_experts n_routed_experts num_local_experts num_moe_experts "
-    "expert_count",
-    "expert_attention.active": "top_k topk k num_experts_per_tok num_experts_per_token experts_per_token "
-    "n_active active_experts num_active_experts moe_top_k router_topk",
-    "expert_attention.hidden": "moe_intermediate_size expert_dim expert_hidden expert_size d_expert",
-    "expert_attention.balance_rate": "load_balancing load_balance balancing bias_update_speed gamma",
-    "expert_attention.balance_loss": "aux_loss aux_loss_coef router_aux_loss_coef load_balancing_loss",
-    "expert_attention.z_loss": "router_z_loss router_z_loss_coef",
-    "expert_attention.shared": "shared_experts n_shared_experts num_shared_experts",
-    "expert_attention.capacity": "capacity_factor expert_capacity",
-    "feed_forward.hidden": "d_ff ff_dim ffn_dim dim_ff dim_feedforward intermediate_size ffn_hidden_size "
-    "mlp_dim d_mlp inner_dim n_inner mlp_hidden ffn_size",
-    "feed_forward.activation": "act act_fn activation_function hidden_act nonlinearity act_func",
-    "type.sequence_attention": "attention self_attention selfattention attn mha gqa mqa causal_attention "
-    "causal_self_attention multi_head_attention multihead_attention seq_attention sequence sdpa "
-    "softmax_attention token_attention sa",
-    "type.depth_attention": "depth depthwise_attention da layer_attention cross_layer_attention "
-    "attention_over_depth",
-    "type.expert_attention": "moe mixture_of_experts expert experts smoe sparse_moe mixture ea router",
-    "type.feed_forward": "mlp ffn ff feedforward dense swiglu glu feed_forward_network fc position_wise",
+    **_of_blocks_and_tasks(),
     # training
     "train.tokens": "max_tokens total_tokens num_train_tokens train_tokens n_tokens training_tokens",
     "train.batch_tokens": "tokens_per_batch batch_size_tokens tokens_per_step global_batch_tokens",
@@ -93,14 +70,6 @@ TARGETS: dict[str, str] = {
     "eval.tokens": "eval_iters eval_batches eval_tokens val_tokens limit_val_batches",
     "checkpoint.every": "save_every save_interval checkpoint_interval save_steps",
     "train.eval": "evaluation validation val",
-    "text.path": "file files dir directory folder root data_dir data_path",
-    "text.glob": "pattern include",
-    "text.eval_fraction": "val_fraction val_split validation_split test_split eval_split",
-    "text.field": "text_column column text_field content_key",
-    "hop.hops": "k max_hops max_k n_hops difficulty",
-    "hop.symbols": "alphabet alphabet_size n_symbols num_symbols",
-    "task.text": "lm language_modeling language_modelling language_model bytes char chars files jsonl",
-    "task.hop": "induction khop k_hop hops multi_hop induction_heads synthetic",
     # caps, search
     "spec.caps": "budget budgets limits limit constraints max",
     **{f"caps.{name}": measure.aliases for name, measure in MEASURES.items() if measure.aliases},
