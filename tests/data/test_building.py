@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from composer.cli.main import main
@@ -265,82 +264,3 @@ def test_a_content_that_changed_is_found_by_verify(tmp_path, notes):
     path.write_bytes(path.read_bytes()[::-1])
     with pytest.raises(DataError, match="train-00000: its content is not what the manifest says"):
         verify_hashes(manifest)
-
-
-END = 7
-RAW = [[*range(10 + i, 14 + i + i % 3), END] for i in range(300)]
-FLAT = np.concatenate([np.array(document) for document in RAW])
-
-
-def packed_litgpt(path):
-    header = b"LITPKDS" + (1).to_bytes(8, "little") + bytes([8]) + (len(FLAT)).to_bytes(8, "little")
-    path.write_bytes(header + FLAT.astype("<u2").tobytes())
-    return path
-
-
-def litdata(folder):
-    folder.mkdir()
-    chunks = []
-    for number, low in enumerate(range(0, 300, 100)):
-        items = [np.array(document, "<i4").tobytes() for document in RAW[low : low + 100]]
-        places = np.cumsum([0, *map(len, items)]) + 4 + 4 * (len(items) + 1)
-        content = np.uint32(len(items)).tobytes() + places.astype("<u4").tobytes() + b"".join(items)
-        (folder / f"chunk-0-{number}.bin").write_bytes(content)
-        chunks.append({"chunk_bytes": len(content), "chunk_size": 100, "filename": f"chunk-0-{number}.bin"})
-    config = {"compression": None, "data_format": ["no_header_tensor:16"], "encryption": None}
-    (folder / "index.json").write_text(json.dumps({"chunks": chunks, "config": config}, sort_keys=True))
-    return folder
-
-
-def llm_c(path):
-    header = np.zeros(256, "<i4")
-    header[:3] = 20240520, 1, len(FLAT)
-    path.write_bytes(header.tobytes() + FLAT.astype("<u2").tobytes())
-    return path
-
-
-def raw(path, dtype):
-    path.write_bytes(FLAT.astype(dtype).tobytes())
-    return path
-
-
-def saved(path):
-    np.save(path, FLAT.astype(np.int32))
-    return path
-
-
-IMPORTS = {
-    "nanoGPT": (lambda d: raw(d / "train.bin", "<u2"), "nanogpt", {}),
-    "llm.c": (lambda d: llm_c(d / "fineweb_train.bin"), "nanogpt", {}),
-    "litgpt, packed": (lambda d: packed_litgpt(d / "train.bin"), "litgpt", {}),
-    "litgpt, litdata": (lambda d: litdata(d / "optimized"), "litgpt", {}),
-    "OLMo-core": (lambda d: raw(d / "part-0.npy", "<u4"), "olmo", {"dtype": "uint32"}),
-    "numpy": (lambda d: saved(d / "part-0.npy"), "olmo", {}),
-}
-
-
-@pytest.mark.parametrize("kind", IMPORTS)
-def test_tokens_of_other_programs_are_imported_document_by_document(tmp_path, kind):
-    make, name, options = IMPORTS[kind]
-    source = make(tmp_path)
-    manifest = made(tmp_path, str(source), end_of_document=str(END), eval_fraction=0.2, **options)
-    assert manifest.report["formats"] == [name]
-    assert (manifest.vocab, manifest.end_of_document, manifest.tokenizer) == (max(FLAT) + 1, END, "")
-    found = []
-    for split in ("train", "eval"):
-        for shard in open_split(manifest, split):
-            found += [part.tolist() for part in np.split(shard.tokens, shard.ends[:-1])]
-    assert sorted(found) == sorted(RAW)
-    assert "bits_per_byte" not in Tokens(path=str(tmp_path / "out"), length=8).metrics
-
-
-def test_damaged_chunks_of_litgpt_are_refused(tmp_path):
-    folder = litdata(tmp_path / "optimized")
-    os.truncate(folder / "chunk-0-1.bin", 900)
-    with pytest.raises(DataError, match=r"chunk-0-1\.bin: \d+ bytes of tokens are not whole tokens"):
-        made(tmp_path, str(folder))
-    index = json.loads((folder / "index.json").read_text())
-    index["config"]["data_format"] = ["jpeg"]
-    (folder / "index.json").write_text(json.dumps(index))
-    with pytest.raises(DataError, match=r"expected plain tokens, .* got items of \['jpeg'\]"):
-        made(tmp_path, str(folder))

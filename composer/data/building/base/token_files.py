@@ -37,15 +37,24 @@ def mapped(path: str, dtype: np.dtype[Any] | type, offset: int = 0, count: int |
 
 
 def documents(tokens: NDArray[Any], options: Options) -> Iterator[Document]:
-    """Yield the documents of `tokens`, each with the token that ends it; without one, equal pieces."""
+    """Yield the documents of `tokens`, each with the token that ends it; without one, equal pieces.
+
+    Documents of nothing but their end are left out, as empty ones of text are.
+
+    Raises:
+        DataError: the token that ends documents does not fit the type of tokens.
+    """
     if not options.end_of_document:
         for start in range(0, len(tokens), _PIECE):
             yield Document(tokens=tokens[start : start + _PIECE])
         return
     end, begin = int(options.end_of_document), 0
+    if end > (most := np.iinfo(tokens.dtype).max):
+        raise DataError(f"--end-of-document: expected a token of {tokens.dtype}, 0 .. {most}, got {end}")
     for low in range(0, len(tokens), _BLOCK):
         for place in (np.flatnonzero(tokens[low : low + _BLOCK] == end) + low + 1).tolist():
-            yield Document(tokens=tokens[begin:place])
+            if place - begin > 1:
+                yield Document(tokens=tokens[begin:place])
             begin = place
     if begin < len(tokens):
         yield Document(tokens=np.append(tokens[begin:], np.asarray(end, tokens.dtype)))
