@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import composer.data.building.build as build_module
 from composer.cli.main import main
 from composer.data.base.errors import DataError
 from composer.data.building.base.source import Fields, Options
@@ -205,11 +207,18 @@ def test_data_that_are_there_are_replaced_by_force_only(tmp_path, notes):
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("a.txt", b"abc\xff", {}, r"a\.txt: not UTF-8: byte 0xff at offset 3 of the document that begins"),
+        ("a.txt", b"abc\xff", {}, r"a\.txt, line 1, byte 3: not UTF-8: 0xff; convert the file, or leave"),
+        ("a.txt", b"abc\xe9", {}, r"a\.txt, line 1, byte 3: not UTF-8: 0xe9"),
+        ("a.txt", "é\n\n".encode() * 3 + b"\xff", {"documents": "line"}, r"line 7, byte 12: not UTF-8: 0xff"),
+        ("a.txt.gz", gzip.compress(b"abc\n\xff"), {}, r"a\.txt\.gz, line 2, byte 4: not UTF-8: 0xff"),
+        ("a.txt.gz", gzip.compress(b"whole\n" * 99)[:-9], {}, r"named \.gz, but not a whole file"),
         ("a.gz", "plain", {}, r"a\.gz: named \.gz, but not a whole file"),
-        ("a.jsonl", '{"text": "x"}\n{"text": }', {}, r"a\.jsonl, line at byte 14: not a line of JSON"),
+        ("a.jsonl", '{"text": "x"}\n{"text": }', {}, r"l, line 2, byte 14: not a line of JSON: .* column 10"),
+        ("a.jsonl", b'{"text": "\xff"}', {}, r"l, line 1, byte 0: not UTF-8: 0xff at column 11"),
+        ("a.jsonl", "[1]", {}, "expected an object with the field 'text', got a list"),
         ("a.jsonl", '{"body": "x"}', {}, "the field 'text', got an object with body; name others"),
-        ("a.jsonl", '{"text": 3}', {}, "expected a string in the field 'text', got int"),
+        ("a.jsonl", '{"text": 3}', {}, "expected a string in the field 'text', got a number"),
+        ("a.jsonl", '{"text": null}', {}, "expected a string in the field 'text', got null"),
         ("a.jsonl", '{"text": "\\ud800"}', {}, "the field 'text' is no Unicode text"),
         ("a.txt", "", {}, "no document is left to train on"),
         ("a.txt", "short", {}, r"none of the 1 documents fell into eval, .* raise --eval-fraction"),
@@ -224,7 +233,8 @@ def test_bad_sources_are_refused_by_place_and_reason(tmp_path, name, content, op
     source = write(tmp_path / name, content)
     with pytest.raises(DataError, match=message):
         made(tmp_path, source, **options)
-    assert not (tmp_path / "out/manifest.json").exists()
+    # an empty part may be kept
+    assert not [path for path in tmp_path.glob("out/*") if path.name != WORK]
 
 
 def test_a_missing_source_is_refused_and_a_name_of_the_hub_hinted_at(tmp_path):
@@ -232,6 +242,59 @@ def test_a_missing_source_is_refused_and_a_name_of_the_hub_hinted_at(tmp_path):
         made(tmp_path, "nobody/nothing")
     with pytest.raises(DataError, match="file not found"):
         made(tmp_path, str(tmp_path / "none.txt"))
+
+
+def test_what_is_no_file_or_folder_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: expected a file or folder, got a pipe, device or socket"):
+        made(tmp_path, str(tmp_path / "pipe"))
+    # a variable of the shell that is not set is not the current directory
+    with pytest.raises(DataError, match="expected the name of a file or folder, got ''"):
+        made(tmp_path, "")
+
+
+def test_a_build_that_fails_before_its_first_part_leaves_nothing(tmp_path, notes, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("composer.data.building.parts._write", full)
+        with pytest.raises(DataError, match=r"out: No space left on device, while writing part 1; give the"):
+            made(tmp_path, notes)
+    assert not (tmp_path / "out").exists()
+    assert made(tmp_path, notes, documents="line").split("train").documents
+
+
+def test_a_source_that_changed_is_read_again_when_a_build_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("composer.data.building.base.files.UNIT_BYTES", 2000)
+    good, bad = write(tmp_path / "a.txt", "\n".join(NOTES)), write(tmp_path / "b.txt", b"\xff")
+    sources, options = Sources([good, bad]), Options(documents="line", eval_fraction=0.0)
+    with pytest.raises(DataError, match=r"b\.txt, line 1"):
+        build(sources, tmp_path / "out", options)
+    assert len([*(tmp_path / "out").glob(".build/part-*")]) > 3
+    write(tmp_path / "a.txt", "\n".join(NOTES[:30]))
+    write(tmp_path / "b.txt", "repaired")
+    found = build(sources, tmp_path / "out", options)
+    assert documents(found, "train")[0] == [*NOTES[:30], "repaired"]
+    with pytest.raises(DataError, match="has data already"):
+        build(sources, tmp_path / "out", options)
+
+
+def test_a_build_that_waited_for_another_does_not_replace_its_data(tmp_path, notes, monkeypatch):
+    out = tmp_path / "out"
+
+    def late(path, busy):
+        monkeypatch.undo()
+        made(tmp_path, notes, documents="line")
+        return build_module.locked(path, busy)
+
+    monkeypatch.setattr(build_module, "locked", late)
+    path = out / "manifest.json"
+    with pytest.raises(DataError, match="has data already, of a build that ended meanwhile"):
+        made(tmp_path, notes)
+    assert read_manifest(str(out)).split("train").documents > 100
+    assert path.exists()
+    assert not (out / WORK).exists()
 
 
 def test_text_and_tokens_do_not_mix(tmp_path, notes):

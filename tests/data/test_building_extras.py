@@ -58,6 +58,18 @@ def test_a_tokenizer_is_trained_kept_with_the_data_and_reversible(tmp_path, caps
         config.fingerprint()
 
 
+def test_a_tokenizer_of_little_text_says_so_and_of_none_is_not_made(tmp_path, capsys):
+    extra("tokenizers")
+    (tmp_path / "few.txt").write_text("few words")
+    (tmp_path / "none.txt").write_text("")
+    few, none, file = (str(tmp_path / name) for name in ("few.txt", "none.txt", "tok.json"))
+    assert main(["data", "tokenizer", none, "--out", file]) == 1
+    assert "none.txt: no text to train a tokenizer on" in capsys.readouterr().err
+    assert not (tmp_path / "tok.json").exists()
+    assert main(["data", "tokenizer", few, "--vocab", "4096", "--out", file]) == 0
+    assert "the text has no pairs left for the 4,096 asked for" in capsys.readouterr().out
+
+
 def test_a_tokenizer_without_a_usual_end_needs_one_by_name(tmp_path):
     tokenizers = extra("tokenizers")
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "STOP": 2}, unk_token="b"))
@@ -84,6 +96,16 @@ def test_zst_is_unpacked(tmp_path):
     (tmp_path / "notes.txt.zst").write_bytes(zstandard.compress(content))
     found = build(Sources([str(tmp_path / "notes.txt.zst")]), tmp_path / "out", Options(documents="line"))
     assert texts(found) == sorted(NOTES)
+    # as tools that work in parallel leave it, and appended files
+    half = len(content) // 2
+    frames = zstandard.compress(content[:half]) + zstandard.compress(b"") + zstandard.compress(content[half:])
+    (tmp_path / "frames.txt.zst").write_bytes(frames)
+    found = build(Sources([str(tmp_path / "frames.txt.zst")]), tmp_path / "frames", Options(documents="line"))
+    assert texts(found) == sorted(NOTES)
+    for missing in (1, len(frames) // 3, len(frames) - 5):
+        (tmp_path / "cut.txt.zst").write_bytes(frames[:-missing])
+        with pytest.raises(DataError, match=r"cut\.txt\.zst: .* the file ends within a frame"):
+            build(Sources([str(tmp_path / "cut.txt.zst")]), tmp_path / "cut", Options(documents="line"))
     (tmp_path / "notes.txt.zst").write_bytes(b"no zst")
     with pytest.raises(DataError, match=r"named \.zst, but not a whole file"):
         build(Sources([str(tmp_path / "notes.txt.zst")]), tmp_path / "out2", Options(documents="line"))
@@ -106,8 +128,14 @@ def test_rows_of_parquet_are_documents(tmp_path, monkeypatch):
     assert sum(split.scored_tokens for split in found.splits.values()) == sum(
         len(str(i)) + 1 for i in range(300)
     )
-    with pytest.raises(DataError, match=r"a\.parquet, row 0 .* expected an object with the field 'text'"):
+    with pytest.raises(DataError, match=r"a\.parquet: expected a column 'text', got number, body, answer"):
         build(source, tmp_path / "out3", Options())
+    with pytest.raises(DataError, match=r"row 0 \(from 0\): expected a string in .*, got a number"):
+        build(source, tmp_path / "out3", Options(fields=Fields("number")))
+    rows = [*NOTES[:120], None, *NOTES[120:]]
+    parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "null.parquet", row_group_size=50)
+    with pytest.raises(DataError, match=r"row 120 \(from 0\): .* field 'text', got null"):
+        build(Sources([str(tmp_path / "null.parquet")]), tmp_path / "out3", Options())
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match="not a whole Parquet file"):
         build(source, tmp_path / "out4", Options())

@@ -38,6 +38,8 @@ def find_sources(path: str, glob: str | None) -> tuple[Source, ...]:
     Raises:
         DataError: nothing is there, it cannot be read, or nothing matches.
     """
+    if not path:
+        raise DataError("expected the name of a file or folder, got ''")
     root = Path(path)
     try:
         if root.is_dir():
@@ -48,6 +50,8 @@ def find_sources(path: str, glob: str | None) -> tuple[Source, ...]:
             raise DataError(
                 f"{path}: is a file, but `glob` ({glob!r}) chooses files of a folder; leave it out"
             )
+        if not root.is_file():
+            raise DataError(f"{path}: expected a file or folder, got a pipe, device or socket")
         return (_source(root),)
     except OSError as error:
         raise DataError(os_message(error, error.filename or path)) from error

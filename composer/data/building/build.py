@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +90,60 @@ def build(
             f"sources are either text or tokens, got {named}; choose files with --glob or --format"
         )
     known = describe(options, tokens=kinds == {True})
-    work = out / WORK
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with locked(work / "lock", lambda pid: DataError(f"{out}: process {pid} is building data there")):
+        with _alone(out) as work:
+            if not force and (out / MANIFEST).exists():  # another build may have ended meanwhile
+                raise DataError(f"{out} has data already, of a build that ended meanwhile")
             _keep_plan(work, units, options, known, force)
-            for old in (out / MANIFEST, *out.glob("*.tokens"), *out.glob("*.documents")):
-                old.unlink(missing_ok=True)
+            _remove_data(out)
             _make_parts(work, units, options, known, workers, report)
-            manifest = _finish(out, work, units, options, known)
-        shutil.rmtree(work)
+            try:
+                manifest = _finish(out, work, units, options, known)
+            except BaseException:
+                _remove_data(out)
+                raise
+            shutil.rmtree(work)
     except OSError as error:
         raise DataError(os_message(error, error.filename or out, writing=True)) from error
     return manifest
+
+
+@contextmanager
+def _locked(lock: Path, out: Path) -> Iterator[None]:
+    """Hold the lock of a build, where one that ends may remove the folder at any time."""
+    with ExitStack() as stack:
+        while True:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                stack.enter_context(
+                    locked(lock, lambda pid: DataError(f"{out}: process {pid} is building data there"))
+                )
+                if lock.exists():
+                    break
+            stack.close()
+        yield
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[Path]:
+    """Make the folder of parts and hold it; where no part was finished, nothing is left of it."""
+    work, new = out / WORK, not out.exists()
+    with _locked(work / "lock", out):
+        try:
+            yield work
+        except BaseException:
+            if not any(work.glob("part-??????")):
+                shutil.rmtree(work, ignore_errors=True)
+                if new:
+                    with suppress(OSError):
+                        out.rmdir()
+            raise
+
+
+def _remove_data(out: Path) -> None:
+    """Remove the manifest and all shards, which count for nothing without it."""
+    for file in (out / MANIFEST, *out.glob("*.tokens"), *out.glob("*.documents")):
+        file.unlink(missing_ok=True)
 
 
 def _units(sources: Sources, options: Options) -> Iterator[Unit]:
@@ -114,19 +156,33 @@ def _units(sources: Sources, options: Options) -> Iterator[Unit]:
 
 
 def _keep_plan(work: Path, units: Sequence[Unit], options: Options, known: Tokenizer, force: bool) -> None:
-    """Write down what is built, and refuse to go on with parts of something else."""
-    states = [(unit, os.stat(unit.path).st_mtime_ns) for unit in units]
-    text = json.dumps({"units": states, "options": asdict(options), "tokenizer": asdict(known)}, indent=1)
+    """Write down what is built, and refuse to go on with parts of something else.
+
+    Parts of files that were changed since are made again.
+    """
+    states = [[*unit, os.stat(unit.path).st_mtime_ns] for unit in units]
+    plan = {"units": states, "options": asdict(options), "tokenizer": asdict(known)}
     path = work / _PLAN
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        if not force:
+    if path.exists():
+        begun = json.loads(path.read_bytes())
+        if begun | {"units": _paths(begun["units"])} == plan | {"units": _paths(states)}:
+            changed = [i for i, (old, new) in enumerate(zip_longest(begun["units"], states)) if old != new]
+            stale = [part_folder(work, i) for i in changed]
+        elif force:
+            stale = [*work.glob("part-*")]
+        else:
             raise DataError(
                 f"{work.parent} has an unfinished build of other sources or options; give those again "
                 "to go on, choose another --out, or start afresh with --force"
             )
-        for part in work.glob("part-*"):
-            shutil.rmtree(part)
-    write_text(path, text)
+        for part in stale:
+            shutil.rmtree(part, ignore_errors=True)
+    write_text(path, json.dumps(plan, indent=1))
+
+
+def _paths(units: Sequence[Sequence[Any]]) -> list[str]:
+    """Return the files of units as a plan has them, each once."""
+    return [*dict.fromkeys(unit[1] for unit in units)]
 
 
 def _make_parts(

@@ -64,7 +64,11 @@ def make_part(work: Path, number: int, unit: Unit, options: Options, known: Toke
         os.rename(aside, folder)
     except OSError as error:
         if not folder.exists():
-            raise DataError(f"{aside}: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise DataError(
+                f"{work.parent}: {reason}, while writing part {number + 1}; give the command again to go on "
+                "from the parts that are there"
+            ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from composer.data.building.base.extras import needed
 from composer.data.building.base.source import Options
 from composer.data.building.find import find_units, formats
 from composer.data.building.tokenizing import USUAL_ENDS
+from composer.settings.errors import listed, os_message
 
 BYTE_TOKENS = 256
 
@@ -24,7 +26,8 @@ def train_tokenizer(
     Token 0 ends documents; the 256 bytes are tokens, so that any text can be written.
 
     Raises:
-        DataError: a source cannot be read, or is not text; or `vocab` is too small.
+        DataError: a source cannot be read, or is not text; there is no text, `vocab` is too small, or `out`
+            cannot be written.
     """
     if vocab <= BYTE_TOKENS:
         raise DataError(
@@ -40,11 +43,17 @@ def train_tokenizer(
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(_texts(sources, options, glob), trainer)
+    texts = _texts(sources, options, glob)
+    first = next(texts, None)
+    if first is None:
+        raise DataError(f"{listed(sources, 'and')}: no text to train a tokenizer on, only empty documents")
+    made.train_from_iterator(chain([first], texts), trainer)
     aside = Path(f"{out}.{os.getpid()}.tmp")
     try:
         aside.write_text(made.to_str(pretty=True), encoding="utf-8")
         os.replace(aside, out)
+    except OSError as error:
+        raise DataError(os_message(error, out, writing=True)) from error
     finally:
         aside.unlink(missing_ok=True)
     return made

@@ -37,4 +37,6 @@ def tokenizer(
     make_folder(Path(out).parent)
     options = Options(fields=read_fields(fields), documents=documents)
     made = train_tokenizer(sources, Path(out), vocab, options, glob)
-    print(f"{made.get_vocab_size():,} tokens, written to {out}")
+    size = made.get_vocab_size()
+    fewer = f" (the text has no pairs left for the {vocab:,} asked for)" if size < vocab else ""
+    print(f"{size:,} tokens, written to {out}{fewer}")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from composer.data.base.errors import DataError
 from composer.data.building.base.extras import needed
 from composer.data.building.base.source import UNIT_BYTES
+from composer.data.building.base.zst import Unpacked
 from composer.settings.errors import os_message
 
 COMPRESSED = (".gz", ".zst")
 _LONGEST_LINE = 1 << 16
+_READ = 1 << 20
 
 
 def plain_name(path: Path) -> str:
@@ -38,9 +42,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         elif path.suffix == ".zst":
             zstandard = needed("zstandard", f"{path}: reading .zst files")
             failures = (*failures, zstandard.ZstdError)
-            import io
-
-            with zstandard.open(path, "rb") as raw, io.BufferedReader(cast("Any", raw), 1 << 20) as file:
+            with io.BufferedReader(Unpacked(path, zstandard), 1 << 20) as file:
                 yield file
         else:
             with path.open("rb") as file:
@@ -109,16 +111,41 @@ def _with_whole_character(file: IO[bytes], line: bytes) -> bytes:
     return line
 
 
-def decoded(content: bytes, path: str, place: str) -> str:
-    """Decode UTF-8.
+def line_at(path: str, place: int) -> str:
+    """Say where a byte of the unpacked content is, by its line and its own number."""
+    number, left = 1, place
+    with opened(Path(path)) as file:
+        while left and (content := file.read(min(left, _READ))):
+            number += content.count(b"\n")
+            left -= len(content)
+    return f"line {number:,}, byte {place:,}"
+
+
+def decoded(content: bytes, path: str) -> str:
+    """Decode UTF-8 of a file.
 
     Raises:
-        DataError: it is none; `place` says where in the file the content is.
+        DataError: it is none; says where the first such byte of the file is.
     """
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8: byte {content[error.start]:#04x} at offset {error.start} of {place}; "
-            "convert the file, or leave it out"
-        ) from None
+        raise not_utf8(path, content[error.start]) from None
+
+
+def not_utf8(path: str, byte: int) -> DataError:
+    """Make the error of a file that is not UTF-8, with the place of its first byte that is not."""
+    decoder, place = codecs.getincrementaldecoder("utf-8")(), 0
+    with opened(Path(path)) as file:
+        content = b" "
+        while content:
+            content, kept = file.read(_READ), len(decoder.getstate()[0])
+            try:
+                decoder.decode(content, final=not content)
+            except UnicodeDecodeError as error:
+                place, byte = place - kept + error.start, error.object[error.start]
+                break
+            place += len(content)
+    return DataError(
+        f"{path}, {line_at(path, place)}: not UTF-8: {byte:#04x}; convert the file, or leave it out"
+    )

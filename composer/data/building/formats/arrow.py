@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from composer.data.base.errors import DataError
 from composer.data.building.base.extras import needed
-from composer.data.building.base.records import document
+from composer.data.building.base.records import check_columns, documents_of
 from composer.data.building.base.source import Document, Format, Options, Unit
 
 
@@ -15,11 +15,11 @@ def _documents(unit: Unit, options: Options) -> Iterator[Document]:
     row = 0
     try:
         with arrow.memory_map(unit.path) as source, arrow.ipc.open_stream(source) as batches:
+            check_columns(unit.path, batches.schema.names, options)
             for batch in batches:
-                wanted = [name for name in options.fields.names if name in batch.schema.names]
-                for record in (batch.select(wanted) if wanted else batch).to_pylist():
-                    yield document(record, options, f"{unit.path}, row {row:,}")
-                    row += 1
+                rows = batch.select(options.fields.names).to_pylist()
+                yield from documents_of(rows, options, unit.path, row)
+                row += len(batch)
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{unit.path}: not a whole file of Arrow's stream format: {error}") from None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from composer.data.base.errors import DataError
-from composer.data.building.base.files import cuts, lines, opened
+from composer.data.building.base.files import cuts, line_at, lines, opened
 from composer.data.building.base.records import document
 from composer.data.building.base.source import Document, Format, Options, Unit
 
@@ -19,14 +20,22 @@ def _documents(unit: Unit, options: Options) -> Iterator[Document]:
         place = unit.start
         for line in lines(file, unit.start, unit.end):
             if line.strip():
-                # a line number would take reading the file from its beginning
-                where = f"{unit.path}, line at byte {place:,}"
                 try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{where}: not a line of JSON: {error}") from None
-                yield document(record, options, where)
+                    yield document(_parsed(line), options)
+                except DataError as error:
+                    raise DataError(f"{unit.path}, {line_at(unit.path, place)}: {error}") from None
             place += len(line)
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: {error.object[error.start]:#04x} at column {error.start + 1}") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"not a line of JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not a line of JSON: {error}") from None
 
 
 FORMAT = Format(

@@ -8,7 +8,7 @@ from typing import Any
 
 from composer.data.base.errors import DataError
 from composer.data.building.base.extras import needed
-from composer.data.building.base.records import document
+from composer.data.building.base.records import check_columns, documents_of
 from composer.data.building.base.source import UNIT_BYTES, Document, Format, Options, Unit
 
 _ROWS = 1024
@@ -25,6 +25,7 @@ def _open(path: str) -> Any:
 
 def _units(path: Path, options: Options) -> Iterator[tuple[int, int, int]]:
     with _open(str(path)) as file:
+        check_columns(str(path), file.schema_arrow.names, options)
         sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
     start, size = 0, 0
     for i, each in enumerate(sizes, start=1):
@@ -36,14 +37,11 @@ def _units(path: Path, options: Options) -> Iterator[tuple[int, int, int]]:
 
 def _documents(unit: Unit, options: Options) -> Iterator[Document]:
     with _open(unit.path) as file:
-        known = file.schema_arrow.names
-        wanted = [name for name in options.fields.names if name in known]
-        row = 0
-        batches = file.iter_batches(_ROWS, row_groups=[*range(unit.start, unit.end)], columns=wanted or None)
-        for batch in batches:
-            for record in batch.to_pylist():
-                yield document(record, options, f"{unit.path}, row {row:,} of row groups from {unit.start}")
-                row += 1
+        row = sum(file.metadata.row_group(i).num_rows for i in range(unit.start))
+        groups = [*range(unit.start, unit.end)]
+        for batch in file.iter_batches(_ROWS, row_groups=groups, columns=options.fields.names):
+            yield from documents_of(batch.to_pylist(), options, unit.path, row)
+            row += len(batch)
 
 
 FORMAT = Format("parquet", lambda name, path, head: head.startswith(b"PAR1"), _units, _documents)

@@ -35,7 +35,7 @@ def _documents(unit: Unit, options: Options) -> Iterator[Document]:
         else:
             contents = _paragraphs(found)
         for content in contents:
-            yield Document(decoded(content, unit.path, f"the document that begins {content[:20]!r}"))
+            yield Document(decoded(content, unit.path))
 
 
 def _paragraphs(found: Iterable[bytes]) -> Iterator[bytes]:
