@@ -12,6 +12,7 @@ import torch
 
 from composer.data.base.errors import DataError
 from composer.graph.passes.choose_kernels import Kernels
+from composer.module.capture.recorder import CudaGraphChoice
 from composer.module.emission.code import TorchCompile
 from composer.training.data.datamodule import datamodule
 from composer.training.folder.errors import TrainingError
@@ -34,6 +35,7 @@ def _main(
     kernels: Kernels,
     torch_compile: TorchCompile,
     loggers: str,
+    cuda_graph: CudaGraphChoice,
     until_tokens: str | None = None,
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -46,7 +48,8 @@ def _main(
             spec = read_spec(Path(folder))
             plan = plan_here(spec, kernels)
             names = loggers.split(",") if loggers else []
-            fit(plan, Path(folder), until, environment, datamodule(spec), None, torch_compile, stop, names)
+            data = datamodule(spec)
+            fit(plan, Path(folder), until, environment, data, None, torch_compile, stop, names, cuda_graph)
     except (TrainingError, DataError, OSError, RuntimeError) as error:
         sys.exit(f"rank {rank}: {error}")
     except KeyboardInterrupt:

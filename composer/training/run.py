@@ -122,7 +122,7 @@ def run_training(
     taken = None if start is None else compare(plan, start)
     data = datamodule(spec)  # faults of the data are reported before the folder is created
     ranks = outside.world_size() if (outside := launched()) is not None else device_count(train)
-    refuse(cuda_graph, device_kind(), ranks)
+    refuse(cuda_graph, device_kind(), train.strategy)
     here, events = plan_here(plan, kernels), Events(train, until_tokens)
     stop = Stop()
 
@@ -159,7 +159,9 @@ def run_training(
                 return stored
             with (
                 stop.listening(),
-                started(folder, until_tokens, ranks, kernels, torch_compile, loggers) as environment,
+                started(
+                    folder, until_tokens, ranks, kernels, torch_compile, loggers, cuda_graph
+                ) as environment,
             ):
                 return work(environment)
 

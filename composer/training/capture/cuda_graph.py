@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 from composer.graph.passes.choose_kernels import Kernels
 from composer.language.schema.spec import Spec
@@ -22,21 +23,32 @@ from composer.training.folder.errors import TrainingError
 WORTH_CAPTURING = 1000
 """The number of training steps from which recording pays off."""
 
+SHARDED = "expected whole weights on each device (strategy ddp), got sharded ones (fsdp)"
 
-def refuse(choice: CudaGraphChoice, kind: str, ranks: int) -> None:
-    """Refuse "on" for runs on several devices, or on a device without CUDA graphs.
+
+def refuse(choice: CudaGraphChoice, kind: str, strategy: str) -> None:
+    """Refuse "on" for runs with sharded weights, or on a device without CUDA graphs, before they begin.
+
+    `kind` is the device's, `strategy` that of `train`.
 
     Raises:
         TrainingError: `choice` is "on", and such a run cannot be recorded.
     """
-    reason = CudaGraphs().refusal(torch.device(kind)) or several_devices(ranks)
+    sharded = SHARDED if strategy == "fsdp" else ""
+    reason = CudaGraphs().refusal(torch.device(kind)) or sharded
     if choice == "on" and reason:
         raise TrainingError(f"cuda_graph on: {reason}")
 
 
-def several_devices(ranks: int) -> str:
-    """Return why a run on several devices is not recorded; "" for one device."""
-    return "" if ranks == 1 else f"expected one device, got {ranks}"
+def strategy_refusal(strategy: Strategy) -> str:
+    """Return why steps under a Trainer's strategy are not recorded; "" if they can be.
+
+    A recording holds one rank's own forward and backward pass and no communication: it hands gradients to
+    autograd, whose hooks average them over ranks under DDP, after the whole backward pass.
+    """
+    if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+        return ""
+    return f"expected one device or DDP, got {type(strategy).__name__}"
 
 
 def what_depends_on_data(spec: Spec, precision: Precision, kernels: Kernels) -> str:
@@ -53,9 +65,9 @@ def what_depends_on_data(spec: Spec, precision: Precision, kernels: Kernels) -> 
 class CudaGraph(lightning.Callback):
     """Replays the forward and backward pass of each micro-batch from a CUDA graph.
 
-    The optimizer, clipping and accumulation stay outside. "auto" is on for runs of at least 1000 steps on one
-    GPU, whose steps do not depend on data that only the device has; otherwise it warns why not, but not on a
-    CPU or for short runs. With "on" what stands against it is an error.
+    The optimizer, clipping, accumulation and the averaging of DDP stay outside. "auto" is on for runs of at
+    least 1000 steps on GPUs, whose steps do not depend on data that only the device has; otherwise it warns
+    why not, but not on a CPU or for short runs. With "on" what stands against it is an error.
 
     Attributes:
         graphs: the recordings of the running fit; None if there are none.
@@ -90,10 +102,10 @@ class CudaGraph(lightning.Callback):
         pl_module.step_losses = self.graphs.losses
 
     def _reason(self, trainer: lightning.Trainer, model: ComposedModel) -> str:
-        if reason := several_devices(trainer.world_size):
-            return reason
         if model.device_mesh is not None:
-            return "expected weights that are whole, got sharded ones"
+            return SHARDED
+        if reason := strategy_refusal(trainer.strategy):
+            return reason
         if torch.is_anomaly_enabled() or getattr(trainer, "_detect_anomaly", False):
             return "detect_anomaly reads what each operation makes"
         precision: Precision = "bfloat16" if trainer.precision == "bf16-mixed" else "float32"

@@ -19,6 +19,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
 from composer.graph.passes.choose_kernels import Kernels
+from composer.module.capture.recorder import CudaGraphChoice
 from composer.module.emission.code import TorchCompile
 from composer.training.folder.errors import TrainingError
 from composer.training.processes.interrupt import Stop, held_back
@@ -120,6 +121,7 @@ def started(
     kernels: Kernels,
     torch_compile: TorchCompile,
     loggers: Sequence[str] = (),
+    cuda_graph: CudaGraphChoice = "off",
 ) -> Iterator[OneMachine]:
     """Start the other ranks for the run in `folder`, and end them with the context.
 
@@ -142,7 +144,7 @@ def started(
             subprocess.Popen(
                 [
                     *(sys.executable, "-m", "composer.training.rank", str(folder), *place),
-                    *(kernels, torch_compile, ",".join(loggers), *until),
+                    *(kernels, torch_compile, ",".join(loggers), cuda_graph, *until),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,

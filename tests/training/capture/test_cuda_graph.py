@@ -1,11 +1,14 @@
 """Training steps that are recorded and replayed: the same protocol on a CPU, and CUDA graphs on a GPU."""
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
+from processes import run_all
 from replaying import Replaying
 
 import composer
@@ -14,7 +17,12 @@ from composer.module.capture.recorded_step import RecordedStep
 from composer.module.capture.recorder import CannotCapture
 from composer.testing.models import make
 from composer.training.capture import cuda_graph, step_graphs
-from composer.training.capture.cuda_graph import CudaGraph, refuse, what_depends_on_data
+from composer.training.capture.cuda_graph import (
+    CudaGraph,
+    refuse,
+    strategy_refusal,
+    what_depends_on_data,
+)
 from composer.training.capture.step_graphs import StepGraphs
 from composer.training.folder.errors import TrainingError
 from composer.training.trainer import quiet
@@ -236,16 +244,19 @@ def test_gradients_add_up_over_passes_without_zeroing_and_there_is_one_backward_
     second.backward()
 
 
-def test_on_is_refused_in_words_on_a_cpu_on_several_devices_and_for_steps_that_depend_on_data(
+def test_on_is_refused_in_words_on_a_cpu_for_sharded_weights_and_for_steps_that_depend_on_data(
     tmp_path, capsys, monkeypatch
 ):
     arguments = [str(FAMILY / "gpt2.yaml"), "--out", str(tmp_path / "run"), "--cuda-graph", "on"]
     assert main(["train", *arguments]) == 1
     assert "cuda_graph on: expected a GPU, got the device cpu" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    with pytest.raises(TrainingError, match="expected one device, got 2"):
-        refuse("on", "cuda", 2)
-    refuse("auto", "cpu", 2)
+    with pytest.raises(TrainingError, match=r"cuda_graph on: expected whole weights .*got sharded ones"):
+        refuse("on", "cuda", "fsdp")
+    refuse("on", "cuda", "ddp")
+    refuse("auto", "cpu", "fsdp")
+    assert strategy_refusal(SingleDeviceStrategy("cpu")) == strategy_refusal(DDPStrategy()) == ""
+    assert strategy_refusal(FSDPStrategy()) == "expected one device or DDP, got FSDPStrategy"
     with pytest.raises(TrainingError, match="cuda_graph on: expected a GPU"):
         fitted(spec(), "on")
     monkeypatch.setattr(cuda_graph, "CudaGraphs", Replaying)
@@ -280,6 +291,42 @@ def test_a_step_that_does_not_run_on_fake_tensors_is_trained_without_a_graph(mon
         UserWarning, match="without a CUDA graph: the step does not run .*: mine::op has no fake kernel$"
     ):
         assert fitted(spec(), "auto")[2] is None
+
+
+def ranked(rank, ranks, folder):
+    """Train 6 optimizer steps of two micro-batches under DDP, as they are and replayed; keep the weights."""
+    store = torch.distributed.FileStore(str(folder / "store"), ranks)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    draw = torch.Generator().manual_seed(rank)
+    batches = torch.randint(16, (12, 2, 4, 12), generator=draw)
+    graphs = StepGraphs(Replaying, required=True)
+    found = []
+    for losses in (step_graphs.losses, graphs.losses):
+        model = composer.compile(spec(), torch_compile="off").train()
+        model.step_losses = losses
+        model.forward = lambda *given, model=model: model._losses(*given, model.step_losses)[0]
+        averaged = torch.nn.parallel.DistributedDataParallel(model)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for number, (tokens, targets) in enumerate(batches):
+            with nullcontext() if number % 2 else averaged.no_sync():
+                averaged(tokens, targets).backward()
+            if number % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+        found.append([each.detach().clone() for each in model.parameters()])
+    assert graphs.replayed == len(batches)
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_replayed_steps_train_to_the_same_bits_under_ddp(ranks, tmp_path):
+    assert run_all(*((ranked, rank, ranks, tmp_path) for rank in range(ranks))) == [0] * ranks
+    plain, _ = torch.load(tmp_path / "0.pt")
+    assert len(plain) > 4
+    for rank in range(ranks):
+        for one, *others in zip(plain, *torch.load(tmp_path / f"{rank}.pt"), strict=True):
+            assert all(torch.equal(one, other) for other in others)
 
 
 @pytest.mark.gpu
