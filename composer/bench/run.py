@@ -17,6 +17,7 @@ PARTS: Mapping[str, Measure] = {
     "depth": depth.parts,
     "routing": routing.parts,
     "step": step.parts,
+    "graph": step.replays,
     "attention": operations.attention,
     "loss": operations.loss,
     "kernels": operations.own_kernels,

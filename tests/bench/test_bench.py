@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from replaying import Replaying
 
 from composer.bench import run
 from composer.bench.measuring import clocks, pairs, setting
@@ -18,11 +19,14 @@ from composer.bench.measuring.machine import Rates
 from composer.bench.measuring.pairs import Timing, ratio, side_by_side
 from composer.bench.measuring.records import Goal, Part, Row, as_json
 from composer.bench.measuring.setting import Case, Setting, measured
+from composer.bench.parts import step
 from composer.bench.report import cases, ending, goals
 from composer.cli.main import main
+from composer.language.load import load
 
 TINY = str(Path(__file__).parents[2] / "specs" / "dreamer-tiny.yaml")
 SMALL = ["--set", "train.batch_tokens=96", "--set", "stages.0.recur=2"]
+NO_GRAPHS = "expected a GPU, got the device cpu"
 HERE = Setting(
     torch.device("cpu"), torch.float32, False, 2, wall, Rates(1e10, 1e11), compiles=False, warmup=1
 )
@@ -147,7 +151,7 @@ def test_the_command_runs_every_part_and_writes_what_it_tells(tmp_path, capsys):
         assert {*row} == {*Row.__dataclass_fields__, "share"}
         # what a CPU has no kernel for, and nothing else
         assert (row["seconds"] is None) == bool(row["note"])
-        assert row["note"] in ("", "needs a GPU", "torch.compile does not work here"), row
+        assert row["note"] in ("", "needs a GPU", "torch.compile does not work here", NO_GRAPHS), row
         if row["floor"] and row["seconds"]:
             assert row["share"] == pytest.approx(row["floor"] / row["seconds"])
     assert drawn_rows(picture) == len(rows)
@@ -163,7 +167,7 @@ def drawn_rows(picture: Path) -> int:
         if each.get("x"):
             assert 0 <= float(each.get("x")) < width
             assert 0 <= float(each.get("y")) < height
-    notes = [text for text in texts if text.startswith(("needs a GPU", "torch.compile"))]
+    notes = [text for text in texts if text.startswith(("needs a GPU", "expected a GPU", "torch.compile"))]
     return len(frames) + len(notes)
 
 
@@ -216,8 +220,9 @@ def test_a_spec_is_timed_by_its_own_step(tmp_path, capsys):
     ours = ["composer", "composer, pointwise recomputed", "composer, all recomputed"]
     theirs = ["by hand, einsum", "by hand, elementwise", "by hand, slots"]
     uncompiled = ["composer, regions compiled", "by hand, compiled"]
-    assert sorted(rows) == sorted(ours + theirs + uncompiled)
+    assert sorted(rows) == sorted([*ours, *theirs, *uncompiled, step.GRAPH])
     assert {rows.pop(name)["note"] for name in uncompiled} == {"torch.compile does not work here"}
+    assert rows.pop(step.GRAPH)["note"] == NO_GRAPHS
     assert rows["composer"]["against"] == [1, 1, 1]
     for row in rows.values():
         assert row["tokens"] == pytest.approx(96 / row["seconds"])
@@ -225,6 +230,25 @@ def test_a_spec_is_timed_by_its_own_step(tmp_path, capsys):
         assert row["task"] == "forward + backward + AdamW"
     shown = capsys.readouterr().out
     assert all(name in shown for name in rows)
+
+
+def test_a_step_is_timed_as_training_replays_it_where_graphs_can_be_recorded(monkeypatch):
+    made = []
+
+    class Recorder(Replaying):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(step, "RECORDER", Recorder)
+    spec = load(TINY, [each for each in SMALL if each != "--set"])
+    rows = {row.name: row for row in step.bench_step(spec, replace(HERE, rounds=1))}
+    graph = rows[step.GRAPH]
+    assert (graph.ours, graph.note, graph.seconds is None) == (True, "", False)
+    # a forward and a backward pass for each run, and once to compare
+    (recorder,) = [each for each in made if each.recorded]
+    assert recorder.recorded == 2
+    assert recorder.replays == 2 * (1 + 2 + HERE.warmup + 1)
 
 
 def test_a_spec_of_another_form_is_refused_with_its_place(capsys):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,11 +26,14 @@ from composer.graph.compile import compile_graph
 from composer.graph.lowering.build import micro_batch_tokens
 from composer.graph.passes.mark_recompute import recomputable
 from composer.language.schema.spec import Spec
+from composer.module.capture.recorder import CudaGraphs
 from composer.module.model import ComposedModel
 from composer.settings.errors import SpecError
+from composer.training.capture.step_graphs import StepGraphs
 
 COMPOSED = "composer"
 REGIONS = "composer, regions compiled"
+GRAPH = "composer, CUDA graph"
 POINTWISE = "composer, pointwise recomputed"
 EVERYTHING = "composer, all recomputed"
 BY_HAND: dict[Way, str] = {
@@ -38,17 +42,33 @@ BY_HAND: dict[Way, str] = {
     "slots": "by hand, slots",
 }
 COMPILED = "by hand, compiled"
+RECORDER = CudaGraphs
+"""Makes what records training steps."""
 STEPS = {True: (16, 32), False: (2,)}
 """Steps of the model, at full size and small."""
 
-_FASTER, _HALF, _THIRD = 2.2, 1 / 2, 1 / 3
+NOT_REPLAYED = (COMPOSED, POINTWISE, EVERYTHING, *BY_HAND.values(), REGIONS, COMPILED)
+"""Contestants that launch their kernels at each step."""
+
+_FASTER, _HALF, _THIRD, _REPLAYED = 2.2, 1 / 2, 1 / 3, 3.0
 
 
 def parts(setting: Setting) -> Iterator[list[Row]]:
     """Measure the model of 173M parameters: forward and backward, no optimizer, as in the floors' figures."""
     for steps in STEPS[setting.full]:
         spec = bench_spec(setting.full, steps)
-        yield bench_step(spec, setting, optimizer=False, recompute=())
+        yield bench_step(spec, setting, optimizer=False, recompute=(), only=NOT_REPLAYED)
+
+
+def replays(setting: Setting) -> Iterator[list[Row]]:
+    """Measure steps that are replayed from CUDA graphs: of a small model, then of the one of 173M parameters.
+
+    They are apart from `parts`, since a recording that fails may leave the GPU in an unusable state.
+    """
+    for full in (False, True) if setting.full else (False,):
+        spec = bench_spec(full, STEPS[setting.full][0])
+        rows = bench_step(spec, setting, optimizer=False, recompute=(), only=(COMPOSED, GRAPH))
+        yield [replace(row, goals=row.goals + _many_times(row, rows, full)) for row in rows]
 
 
 def checked(spec: Spec) -> Spec:
@@ -69,25 +89,33 @@ def of_spec(spec: Spec, setting: Setting) -> Iterator[list[Row]]:
 
 
 def bench_step(
-    spec: Spec, setting: Setting, optimizer: bool = True, recompute: Collection[str] | None = None
+    spec: Spec,
+    setting: Setting,
+    optimizer: bool = True,
+    recompute: Collection[str] | None = None,
+    only: Collection[str] = (*NOT_REPLAYED, GRAPH),
 ) -> list[Row]:
     """Time training steps of one micro-batch.
 
     Args:
         optimizer: whether AdamW is part of a step.
         recompute: what `composer` runs again in the backward pass; None is what the plan says.
+        only: the names of the contestants.
 
     Raises:
         SpecError: the spec is of another form than what is written by hand.
     """
     race = _Race(spec, setting, optimizer)
-    contestants = race.contestants(recompute)
+    contestants = {name: make for name, make in race.contestants(recompute).items() if name in only}
     skipped = {} if setting.compiles else dict.fromkeys((REGIONS, COMPILED), NO_COMPILER)
+    if refused := RECORDER().refusal(setting.device):
+        skipped[GRAPH] = refused
+    skipped = {name: why for name, why in skipped.items() if name in only}
     case = Case(
         f"{spec.name}, {spec.stages[0].trips} steps, {race.batch} x {race.length} tokens",
         "forward + backward + AdamW" if optimizer else "forward + backward",
         {name: partial(race.made, name, make) for name, make in contestants.items()},
-        [COMPOSED, POINTWISE, EVERYTHING, REGIONS],
+        [COMPOSED, GRAPH, POINTWISE, EVERYTHING, REGIONS],
         COMPOSED,
         flops=3 * count(spec).flops_per_token.forward * race.batch * race.length,
         skipped=skipped,
@@ -116,51 +144,64 @@ class _Race:
         drawn = torch.randint(self.spec.model.vocab, shape, device=self.setting.device)
         self.tokens, self.targets = drawn
 
-    def contestants(self, recompute: Collection[str] | None) -> dict[str, Callable[[], _Model]]:
+    def contestants(self, recompute: Collection[str] | None) -> dict[str, Callable[[], _Contestant]]:
         """Return who takes part, by name."""
         spec, at, weights = self.spec, sizes(self.spec), _weights(self.spec)
         # "auto" would compile regions of long runs on a GPU, which is what REGIONS is there for
         plain = partial(ComposedModel, spec, torch_compile="off")
-        found: dict[str, Callable[[], _Model]] = {
-            COMPOSED: lambda: plain(recompute=recompute),
-            POINTWISE: lambda: plain(recompute=pointwise(spec)),
-            EVERYTHING: lambda: plain(recompute=[*recomputable(compile_graph(spec))]),
+        ours = _by(ComposedModel.loss)
+        found: dict[str, Callable[[], _Contestant]] = {
+            COMPOSED: lambda: ours(plain(recompute=recompute)),
+            POINTWISE: lambda: ours(plain(recompute=pointwise(spec))),
+            EVERYTHING: lambda: ours(plain(recompute=[*recomputable(compile_graph(spec))])),
         }
+        if not RECORDER().refusal(self.setting.device):
+            found[GRAPH] = lambda: _Contestant(plain(recompute=recompute), replayed())
 
         def by_hand(way: Way) -> HandWritten:
             model = HandWritten(at, way)
             model.load(weights)
             return model
 
-        found |= {name: partial(by_hand, way) for way, name in BY_HAND.items()}
+        theirs = _by(HandWritten.__call__)
+        found |= {name: lambda way=way: theirs(by_hand(way)) for way, name in BY_HAND.items()}  # type: ignore[misc]
         if self.setting.compiles:
-            found[REGIONS] = lambda: ComposedModel(spec, recompute=recompute, torch_compile="on")
-            found[COMPILED] = lambda: compiled(by_hand("compiled slots"))
+            found[REGIONS] = lambda: ours(ComposedModel(spec, recompute=recompute, torch_compile="on"))
+            found[COMPILED] = lambda: theirs(compiled(by_hand("compiled slots")))
         return found
 
-    def made(self, name: str, make: Callable[[], _Model]) -> Run:
-        """Make a contestant and one step of it; note its peak, without what others hold."""
+    def made(self, name: str, make: Callable[[], _Contestant]) -> Run:
+        """Make a contestant and one step of it; note its peak, without what others hold.
+
+        What a CUDA graph keeps is allocated while its first steps are recorded and compared, so these count.
+        """
         cuda = self.setting.device.type == "cuda"
         let_go()
         before = torch.cuda.memory_allocated() if cuda else 0
-        run = self._step(make().to(self.setting.device).train())
+        run = self._step(make())
+        if cuda and name == GRAPH:
+            torch.cuda.reset_peak_memory_stats()
         run()
+        if name == GRAPH:
+            # the second step compares the recording
+            run()
         if cuda:
             torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
+            if name != GRAPH:
+                torch.cuda.reset_peak_memory_stats()
             run()
             self.peaks[name] = torch.cuda.max_memory_allocated() - before
         return run
 
-    def _step(self, model: _Model) -> Run:
+    def _step(self, contestant: _Contestant) -> Run:
+        model, loss = contestant.model.to(self.setting.device).train(), contestant.loss
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True) if self.optimizer else None
         cuda = self.setting.device.type == "cuda"
-        loss = model.loss if isinstance(model, ComposedModel) else model
 
         def run() -> None:
             model.zero_grad()
             with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
-                found = loss(self.tokens, self.targets)
+                found = loss(model, self.tokens, self.targets)
             found.backward()
             if optimizer is not None:
                 optimizer.step()
@@ -170,7 +211,24 @@ class _Race:
         return run
 
 
-_Model = ComposedModel | HandWritten
+class _Contestant(NamedTuple):
+    """A model, and what computes its loss from the model, tokens and targets."""
+
+    model: Any
+    loss: Callable[..., Any]
+
+
+def _by(loss: Callable[..., Any]) -> Callable[[Any], _Contestant]:
+    return lambda model: _Contestant(model, loss)
+
+
+def replayed() -> Callable[[ComposedModel, Tensor, Tensor], Tensor]:
+    """Return what computes losses by replaying recordings, as `composer train --cuda-graph on` does.
+
+    It raises CannotCapture where a step cannot be recorded, or its replay is off.
+    """
+    graphs = StepGraphs(RECORDER, required=True)
+    return lambda model, tokens, targets: model._losses(tokens, targets, graphs.losses)[0]
 
 
 def pointwise(spec: Spec) -> list[str]:
@@ -219,10 +277,19 @@ def _judged(row: Row, rows: list[Row]) -> Row:
     goals = _goals(row, rows)
     if not goals:
         return row
-    rival = next(each for each in rows if each.name == COMPILED)
-    if not rival.tokens:
+    rival = next((each for each in rows if each.name == COMPILED), None)
+    if rival is not None and not rival.tokens:
         return replace(row, note=f"not judged without {COMPILED!r}: {rival.note}")
     return replace(row, goals=goals)
+
+
+def _many_times(row: Row, rows: list[Row], full: bool) -> tuple[Goal, ...]:
+    """Return the goal of a small model's replayed steps."""
+    plain = next(each.tokens for each in rows if each.name == COMPOSED)
+    if full or row.name != GRAPH or not (plain and row.tokens):
+        return ()
+    text = f"at least {_REPLAYED:.0f}x the tokens/s of steps that launch each kernel"
+    return (Goal(text, _REPLAYED, row.tokens / plain),)
 
 
 def _goals(row: Row, rows: list[Row]) -> tuple[Goal, ...]:

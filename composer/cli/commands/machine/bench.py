@@ -33,7 +33,7 @@ def bench(
         str,
         typer.Option(
             metavar="PARTS",
-            help="Only these, such as depth,step: depth, routing, attention, loss, kernels, step.",
+            help="Only these, such as depth,step: depth, routing, step, graph, attention, loss, kernels.",
             show_default=False,
         ),
     ] = "",
