@@ -7,7 +7,8 @@ READY := .venv/.ready
 CONSTRAINTS := .ci/constraints.txt
 # the version that the CUDA build of the newest torch allowed requires; its CPU build names none
 TRITON := 3.7.1
-PYTEST := -m pytest -q -n $(WORKERS)
+# each worker has one half of the files, then takes from the other: most fixtures of modules are made once
+PYTEST := -m pytest -q -n $(WORKERS) --dist worksteal
 # set in many containers; each process that a test starts would compile our modules again
 export PYTHONDONTWRITEBYTECODE :=
 

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 
 # read by torch when it is imported, which torch-free tests never do
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# read by inductor: processes that compile, each of which imports torch, cost more than our few regions
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # read by cuBLAS, which torch asks for it where only deterministic algorithms may run
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 if not Path("/dev/nvidiactl").exists():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -87,8 +88,13 @@ def _unless_given(owner: Owner, given: Plain) -> Iterator[tuple[str, Any]]:
 
 def stands(plain: Plain) -> bool:
     """Return whether a spec as plain data is accepted."""
+    return _loads(json.dumps(plain))
+
+
+@cache
+def _loads(text: str) -> bool:
     try:
-        loads(json.dumps(plain))
+        loads(text)
     except SpecError:
         return False
     return True

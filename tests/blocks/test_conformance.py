@@ -4,6 +4,7 @@ import pytest
 from cases import EXPERT
 from flops import TWINS
 from models import compiled, tokens_for
+from samples import pairs
 
 from blocks.depth_attention import reference
 from blocks.find import block_types
@@ -19,8 +20,9 @@ def test_every_block_has_examples_for_all_of_its_choices():
     assert len(EXAMPLES) >= 15
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize(
+    ("example", "check"), [*pairs(EXAMPLES, CHECKS, group=lambda name: EXAMPLES[name]["type"])]
+)
 def test_every_block_conforms(example, check, monkeypatch):
     if check == "FLOPs":
         # products that are elementwise are not seen by torch's counter

@@ -1,6 +1,6 @@
 """Every block, option and mix equals the model written from its equations, in outputs and gradients."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from cases import CASES, DREAMER
 from hypothesis import given
 from models import compiled, tokens_for
 from references import hold, of_equations
-from samples import samples
+from samples import pairs, samples
 from strategies import specs
 
 from blocks.primitives import reference
@@ -39,14 +39,14 @@ def test_dreamer_equals_the_equations_at_odd_sizes(batch, length):
     compare(model, tokens_for(model.spec, batch, length), 1e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_each_option_equals_the_equations_by_references_and_by_chosen_kernels(case):
-    chosen = compiled(CASES[case])
-    tokens = tokens_for(chosen.spec, 2, 5)
-    expected = of_equations(chosen, tokens)
-    hold(chosen, tokens, expected, 2e-4)
-    with exact():
-        hold(compiled(CASES[case], "reference").double(), tokens, expected, 1e-10)
+@pytest.mark.parametrize(("case", "kernels"), [*pairs(CASES, ("auto", "reference"), share=2)])
+def test_each_option_equals_the_equations_by_chosen_kernels_and_by_references(case, kernels):
+    with exact() if kernels == "reference" else nullcontext():
+        model = compiled(CASES[case], kernels)
+        if kernels == "reference":
+            model = model.double()
+        tokens = tokens_for(model.spec, 2, 5)
+        hold(model, tokens, of_equations(model, tokens), 2e-4 if kernels == "auto" else 1e-10)
 
 
 @samples(25)

@@ -70,10 +70,10 @@ def test_the_peak_is_the_predicted_one(spec, again):
     assert predicted == pytest.approx(found, rel=0.02 if again else 1e-4)
 
 
-def regions_compute_the_same(compiled, tokens, expected):
+def regions_compute_the_same(spec, tokens, expected):
     """Hold the gradients of a model whose regions are compiled, here by a compiler that changes nothing."""
     torch._dynamo.reset()
     eager = partial(torch.compile, backend="eager")
     with patch.object(regions.torch, "compile", eager), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dynamo warns of its own ways
-        close(gradients(compiled, tokens), expected)
+        close(gradients(shaken(spec, torch_compile="on"), tokens), expected)

@@ -57,8 +57,14 @@ class Forked:
             self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
         else:
             self._files = [path.open("w+") for path in files]
-        files = [multiprocessing.reduction.DupFd(each.fileno()) for each in self._files]
-        place = os.environ | (environment or {}), cwd or os.getcwd()
+        with open(os.devnull) as nothing:
+            files = [each.fileno() for each in (nothing, *self._files)]
+            self._start(files, environment or {}, cwd, call, arguments)
+
+    def _start(self, files, environment, cwd, call, arguments):
+        """Start it with the standard input, output and error of `files`, which are numbers."""
+        files = [multiprocessing.reduction.DupFd(each) for each in files]
+        place = os.environ | environment, cwd or os.getcwd()
         self._process = FORKS.Process(target=_forked, args=(place, files, call, *arguments))
         self._process.start()
         self.pid, self._told = self._process.pid, None
@@ -85,6 +91,22 @@ class Forked:
         return self._told
 
 
+class ForkedRank(Forked):
+    """Another rank of a run, in the place of `subprocess.Popen`: of the command its arguments are used."""
+
+    def __init__(self, command, stdin, stdout, env):
+        ours, self.stdin = (os.fdopen(*each) for each in zip(os.pipe(), ("rb", "wb"), strict=True))
+        with ours, open(os.devnull, "w") as nowhere:
+            self._start([ours.fileno(), nowhere.fileno(), 2], env, None, _rank, command[3:])
+
+
+def _rank(*arguments):
+    from composer.training.rank import _main
+
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    _main(*arguments)
+
+
 def composer(*arguments):
     """`composer ARGUMENTS`, for a process of its own."""
     from composer.cli.main import main
@@ -98,9 +120,8 @@ def _forked(place, files, call, *arguments):
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    for number, file in enumerate(files, start=1):
+    for number, file in enumerate(files):
         os.dup2(file.detach(), number)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
         call(*arguments)
     finally:

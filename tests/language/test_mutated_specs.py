@@ -19,7 +19,7 @@ from composer.language.schema.spec import Spec
 from composer.settings.errors import SpecError
 from composer.testing.models import tokens_for
 
-MUTANTS = 20_000 if FULL else 2_000
+MUTANTS = 20_000 if FULL else 1_000
 PARTS = 20 if FULL else 2
 TRAINED = 20
 """Of so many accepted specs one is trained for a step."""

@@ -35,7 +35,7 @@ def test_shipped_specs_build_what_they_declare(name):
     assert costs.active_params == active(model, spec)
 
 
-@samples(200)
+@samples(100)
 @given(specs(room=5))
 def test_generated_specs_build_what_they_declare(spec):
     model, costs = composer.compile(spec), composer.cost(spec)

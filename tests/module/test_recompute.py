@@ -11,7 +11,7 @@ from cases import CASES, DREAMER, EXPERT, one
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from models import probe, shake, shipped, shortened, tokens_for
-from samples import samples
+from samples import samples, some
 from storages import Storages, alive, counted
 from strategies import make, specs
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -86,7 +86,7 @@ def test_loss_gradients_and_loads_are_the_same_bit_for_bit(example):
     same(expected, trained(model_of(spec, some), tokens))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*some(CASES, 2)])
 def test_every_option_gives_the_same_when_all_is_recomputed(case):
     plain, again = everything(case)
     tokens = tokens_for(plain.spec, 3, 7)

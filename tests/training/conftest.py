@@ -1,4 +1,8 @@
+import subprocess
+from types import SimpleNamespace
+
 import pytest
+from processes import ForkedRank
 from runs import spec
 
 
@@ -19,3 +23,12 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recorder, "_ROWS", 8)
         return run_training(spec(), folder)
+
+
+@pytest.fixture
+def forked_ranks(monkeypatch):
+    """Other ranks are forked, for tests of what they compute and not of how they start and end."""
+    from composer.training.processes import ranks
+
+    names = SimpleNamespace(Popen=ForkedRank, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(ranks, "subprocess", names)

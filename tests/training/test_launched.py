@@ -74,7 +74,7 @@ def variables_of(launcher, rank, port):
     ("launcher", "strategy"),
     [("torchrun", "auto"), pytest.param("SLURM", "fsdp", marks=pytest.mark.slow)],
 )
-def test_two_ranks_started_from_outside_train_as_two_of_our_own(launcher, strategy, tmp_path):
+def test_two_ranks_started_from_outside_train_as_two_of_our_own(launcher, strategy, tmp_path, forked_ranks):
     (tmp_path / "tiny.yaml").write_text(SPEC)
     settings = [*TWO, f"train.strategy={strategy}"]
     options = [word for setting in settings for word in ("--set", setting)]

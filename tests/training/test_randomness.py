@@ -64,7 +64,7 @@ def test_a_paused_run_goes_on_with_the_noise_it_would_have_drawn(tmp_path):
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
-def test_two_ranks_draw_what_one_does(tmp_path):
+def test_two_ranks_draw_what_one_does(tmp_path, forked_ranks):
     losses = []
     for devices in (1, 2):
         settings = (*NOISY, "train.tokens=512", f"train.devices={devices}")

@@ -39,7 +39,9 @@ def first_step(folder, *settings):
         pytest.param(2, 4, "fsdp", marks=pytest.mark.slow),
     ],
 )
-def test_the_gradient_is_the_same_however_a_step_is_split(devices, accumulate, strategy, tmp_path):
+def test_the_gradient_is_the_same_however_a_step_is_split(
+    devices, accumulate, strategy, tmp_path, forked_ranks
+):
     wanted, loss = first_step(tmp_path / "whole")
     split = (f"train.devices={devices}", f"train.accumulate={accumulate}", f"train.strategy={strategy}")
     found, other = first_step(tmp_path / "split", *split)

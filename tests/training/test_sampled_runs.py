@@ -25,7 +25,7 @@ def test_a_paused_run_goes_on_with_the_numbers_it_would_have_drawn(tmp_path):
     assert other.metrics != whole.metrics
 
 
-def test_two_ranks_draw_the_same_number(tmp_path):
+def test_two_ranks_draw_the_same_number(tmp_path, forked_ranks):
     seed = next(n for n in range(20) if drawn_steps(spec(SAMPLED, f"train.seed={n}"), 0, 0)["stages.0"] == 4)
 
     def first(name, *settings):

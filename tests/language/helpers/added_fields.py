@@ -301,7 +301,7 @@ def draw(wanted):
     def collect(part, number):
         @seed(number)
         @settings(
-            max_examples=100,
+            max_examples=20,
             database=None,
             deadline=None,
             phases=[Phase.generate],
@@ -313,13 +313,13 @@ def draw(wanted):
 
         drawing()
 
-    for number in range(100):
+    for number in range(500):
         for section, parts in sections.items():
             for part in parts:
                 if section in missing(wanted, found):
                     collect(part, number)
         # entries of steps are in whole specs alone
-        if missing(wanted, found) - {"blocks"} and number < 5:
+        if missing(wanted, found) - {"blocks"} and number < 25:
             collect(specs(trained=True), number)
     return found
 
