@@ -78,7 +78,10 @@ class Finals:
 
     def __init__(self, config: SearchConfig, goals: Goals, ledger: Ledger) -> None:
         self.config, self.goals, self.ledger = config, goals, ledger
-        self._known = {record.key: record for record in ledger.every()}
+
+    @cached_property
+    def _known(self) -> set[str]:
+        return {record.key for record in self.ledger.finals()}
 
     def finalists(self) -> list[Record]:
         """Return the trials to retrain, as of now."""
@@ -115,8 +118,11 @@ class Finals:
 
     def count(self) -> int:
         """Return the total number of runs of the finals, given as many finalists as requested."""
-        trials = sum(record.status in ("finished", "running") for record in self.ledger.trials())
-        bases = min(self.config.finalists, trials) + len(_baselines(self.ledger))
+        if not self.config.retrains:
+            return 0
+        digest = self.ledger.digest
+        trials = digest.count("trial", "finished", "running")
+        bases = min(self.config.finalists, trials) + digest.count("baseline", "finished")
         return bases * self.config.retrains
 
     def settled(self) -> list[Standing]:

@@ -6,13 +6,12 @@ never more than half of a budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from composer.costs.base.units import count_text, duration
 from composer.language.schema.search import SearchConfig
-from search.store.ledger import Record
+from search.progress.spending import Now, Spending
 
 
 @dataclass(frozen=True)
@@ -52,65 +51,29 @@ class Account:
         return _TEXT[self.name](value)
 
 
-Span: TypeAlias = tuple[float, float]
-Now: TypeAlias = tuple[Record, float, float]
-_Measure: TypeAlias = Callable[[Record], float]
-
-
 def accounts(
-    config: SearchConfig, records: Iterable[Record], finals: int, left: int, now: Sequence[Now] = ()
+    config: SearchConfig, spending: Spending, finals: int, left: int, now: Sequence[Now] = ()
 ) -> Iterator[Account]:
     """Yield the budgets on tokens, FLOPs and time that a search has.
 
     Args:
-        records: all of them, finals included.
+        spending: of all its runs, finals included.
         finals: how many there will be in all.
         left: how many of them are still to come.
-        now: the runs in training, as far as known: when each began, and the current time.
+        now: the runs in training, as far as known.
     """
-    own = [record for record in records if not record.imported]
-    full = [record for record in own if record.status == "finished"]
-    search = [record for record in own if record.kind != "final"]
-    by_clock = clock(own, now)
-    searched = clock(search, [each for each in now if each[0].kind != "final"])
+    every, search, most = spending.every(now), spending.searched(now), spending.most()
     # workers side by side take less wall-clock time than their runs in sequence
-    side_by_side = max(1.0, sum(record.seconds for record in search) / searched) if searched else 1.0
-    limits: list[tuple[str, float | None, _Measure, float, float]] = [
-        ("tokens", config.tokens, _tokens, sum(map(_tokens, own)), sum(map(_tokens, search))),
-        ("FLOPs", config.flops, flops, sum(map(flops, own)), sum(map(flops, search))),
-        ("by the clock", config.time_limit, lambda each: each.seconds / side_by_side, by_clock, searched),
+    side_by_side = max(1.0, search.seconds / search.clock) if search.clock else 1.0
+    limits: list[tuple[str, float | None, float, float, float]] = [
+        ("tokens", config.tokens, most.tokens, every.tokens, search.tokens),
+        ("FLOPs", config.flops, most.flops, every.flops, search.flops),
+        ("by the clock", config.time_limit, most.seconds / side_by_side, every.clock, search.clock),
     ]
-    for name, limit, measure, spent, by_search in limits:
+    for name, limit, each, spent, by_search in limits:
         if limit is not None:
-            each = max(map(measure, full), default=0.0)
             kept, aside = (min(runs * each, limit / 2) for runs in (finals, left))
             yield Account(name, spent, aside, limit, by_search, limit - kept)
-
-
-def _tokens(record: Record) -> float:
-    return record.read
-
-
-def flops(record: Record) -> float:
-    """Return the training FLOPs of a record up to its last milestone, or to where it crashed."""
-    share = record.read / record.whole if record.whole else float(record.status == "finished")
-    return record.costs.get("train_flops", 0.0) * share
-
-
-def clock(records: Iterable[Record], now: Iterable[Now] = ()) -> float:
-    """Return the wall-clock seconds during which any worker trained; overlapping spans count once."""
-    spent, reached = 0.0, 0.0
-    for begun, ended in sorted(
-        [*(span for each in records for span in _spans(each)), *(each[1:] for each in now)]
-    ):
-        spent += max(0.0, ended - max(begun, reached))
-        reached = max(reached, ended)
-    return spent
-
-
-def _spans(record: Record) -> list[Span]:
-    # searches of older versions have no spans, only the duration and an approximate time
-    return record.spans or [(record.started, record.started + record.seconds)]
 
 
 _TEXT: dict[str, Callable[[float], str]] = {

@@ -15,8 +15,9 @@ from search.compare.choosing import Basis, Choice, choose, knee
 from search.compare.finals import Finals
 from search.objectives import Goals, Values
 from search.progress.budget import Account, accounts
+from search.progress.spending import Spending
 from search.propose.draft_counts import Drawn
-from search.store.ledger import Ledger, Record
+from search.store.ledger import ENDED, Ledger, Record
 from search.trainer import Step
 
 Event: TypeAlias = Literal[
@@ -70,6 +71,7 @@ class State:
     left_by: str = ""
     note: str = ""
     local: dict[int, Activity] = field(default_factory=dict)
+    _spending: tuple[Ledger, Spending] | None = field(default=None, init=False, repr=False)
 
     def is_baseline(self, record: Record) -> bool:
         """Whether a record, or the one that a final retrains, is a baseline: now, or when it began."""
@@ -148,9 +150,16 @@ class State:
         best = at.at_rate or winner
         return max(at.runs, key=lambda run: self.goals.ascending(run.seen[-1].values)[i], default=best)
 
+    def spending(self) -> Spending:
+        """Return what has been spent, kept up to date as records change."""
+        if self._spending is None or self._spending[0] is not self.ledger:
+            self._spending = self.ledger, Spending(self.ledger.every())
+            self.ledger.digest.follow(self._spending[1].update)
+        return self._spending[1]
+
     def spent(self) -> float:
         """Return the seconds spent training so far, over all starts and workers."""
-        return sum(record.seconds for record in self.ledger.every() if not record.imported)
+        return self.spending().every().seconds
 
     def accounts(self) -> list[Account]:
         """Return the budgets other than the number of trials."""
@@ -161,7 +170,7 @@ class State:
         # a run in training is not counted before it ends
         ended = sum(record.status != "running" for record in self.ledger.finals())
         count = self.finals().count()
-        return list(accounts(self.config, self.ledger.every(), count, max(0, count - ended), now))
+        return list(accounts(self.config, self.spending(), count, max(0, count - ended), now))
 
     def runs_left(self) -> float:
         """Return the most runs that are still to begin or end: trials, baselines and finals."""
@@ -179,8 +188,8 @@ class State:
 
     def counted(self) -> str:
         """Count what has ended: `7 of 24 trials`, and finals where there are any."""
-        came = sum(bool(record.imported) for record in self.done())
-        done, finals = len(self.done()) - came, self.finals().count()
+        digest, finals = self.ledger.digest, self.finals().count()
+        came, done = (digest.count("trial", *ENDED, imported=each) for each in (True, False))
         told = f"{done} trials" if self.config.trials is None else f"{done} of {self.config.trials} trials"
         told += f" and {came} imported" if came else ""
         ended = sum(record.status != "running" for record in self.ledger.finals())
@@ -197,7 +206,7 @@ class State:
         trials = [record.seconds for record in ended if record.role == "trial"] or full
         if not trials:
             return None
-        running = sum(record.status == "running" for record in self.ledger.trials())
+        running = self.ledger.digest.count("trial", "running")
         again = max(0, self.finals().count() - sum(record.kind == "final" for record in ended))
         least = [(self.trials_left() + running) * fmean(trials)]
         for account in self.accounts():

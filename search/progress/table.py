@@ -36,9 +36,11 @@ from search.progress.words import (
     values_text,
 )
 from search.store.folder import BEST, LEADERBOARD
-from search.store.ledger import Record
+from search.store.ledger import ENDED, Record
 
 _REFRESH = 0.25
+_PAUSE = 10.0
+"""The pause after drawing a large search, as a multiple of the time that it took."""
 _ROWS = 10
 _WIDE = 100
 _OTHER_LINES = 12
@@ -74,7 +76,7 @@ class LiveTable:
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._drawn = 0.0
+        self._drawn = self._took = 0.0
 
     def __enter__(self) -> LiveTable:
         self._live.start()
@@ -86,15 +88,17 @@ class LiveTable:
         self._live.stop()
 
     def __call__(self, event: Event, state: State) -> None:
-        """Draw, at most a few times per second while a run is in progress."""
-        now = time.monotonic()
-        if event in ("progress", "proposed") and now - self._drawn < _REFRESH:
+        """Draw, at most a few times per second while runs are in progress, less often if it takes long."""
+        began = time.monotonic()
+        least = _REFRESH if event in ("progress", "proposed") else 0.0
+        if event not in ("begin", "note", "end") and began - self._drawn < max(least, _PAUSE * self._took):
             return
-        self._drawn = now
         # a table taller than the terminal would lose its end
         height, width = self._live.console.height, self._live.console.width
         rows = max(1, min(_ROWS, height - len(state.local) - _OTHER_LINES))
         self._live.update(picture(state, rows, width), refresh=True)
+        self._drawn = time.monotonic()
+        self._took = self._drawn - began
 
 
 def picture(state: State, rows: int = _ROWS, width: int = _WIDE) -> Group:
@@ -171,12 +175,11 @@ def _finals(state: State) -> Table:
 
 def counts(state: State) -> str:
     """Return the outcomes of the trials, and how many candidates were costed to find them, as text."""
-    done = state.done()
-    ends = {status: sum(record.status == status for record in done) for status in ("finished", "stopped")}
-    crashed = sum(record.status == "crashed" for record in done)
-    told = f", {crashed} crashed" if crashed else ""
+    ends = {status: state.ledger.digest.count("trial", status) for status in ENDED}
+    told = f", {ends['crashed']} crashed" if ends["crashed"] else ""
+    trials = plural(sum(ends.values()), "trial")
     return (
-        f"{plural(len(done), 'trial')}: {ends['finished']} trained in full, {ends['stopped']} stopped at a "
+        f"{trials}: {ends['finished']} trained in full, {ends['stopped']} stopped at a "
         f"rung{told}; {plural(state.drawn.costed, 'candidate')} costed, "
         f"{100 * state.drawn.share:.0f} % refused (over a cap or invalid); "
         f"{plural(state.outcomes['repeat'], 'proposal')} repeated"
@@ -296,7 +299,7 @@ def _elsewhere(state: State) -> list[Record]:
     """Return what workers elsewhere are training, as far as is known."""
     at_work = [state.running, *(doing.record for doing in state.local.values())]
     own = {record.identity for record in at_work if record is not None}
-    return [each for each in state.ledger.every() if each.status == "running" and each.identity not in own]
+    return [each for each in state.ledger.running() if each.identity not in own]
 
 
 def _progress(state: State, now: datetime | None = None) -> str:

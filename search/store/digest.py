@@ -5,11 +5,14 @@ With thousands of trials, counting all records for each proposal would take long
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from search.store.ledger import Record
+
+Count: TypeAlias = tuple[str, str, bool]
 
 
 class Digest:
@@ -19,6 +22,8 @@ class Digest:
         records: by key.
         running: those that have not ended, by key.
         claimed: the keys of those that count as trials, without imported ones.
+        finals: the records of finals, by key.
+        counts: how many there are by role, status and whether they were imported.
         last_asked: the largest number of an Optuna trial with a record; -1 without any.
         last_number: the largest number of a trial; -1 without any.
         spared: by rung, the first trial that the retired rung let pass.
@@ -28,6 +33,9 @@ class Digest:
         self.records: dict[str, Record] = {}
         self.running: dict[str, Record] = {}
         self.claimed: set[str] = set()
+        self.finals: dict[str, Record] = {}
+        self.counts: Counter[Count] = Counter()
+        self._counted: dict[str, Count] = {}
         self.last_asked = self.last_number = -1
         self.spared: dict[int, Record] = {}
         self._followers: list[Callable[[Record], None]] = []
@@ -50,6 +58,9 @@ class Digest:
             self.claimed.add(key)
         else:
             self.claimed.discard(key)
+        if record.kind == "final":
+            self.finals[key] = record
+        self._count(record)
         if record.asked is not None:
             self.last_asked = max(self.last_asked, record.asked)
         if record.kind == "trial":
@@ -57,6 +68,19 @@ class Digest:
         self._spare(record)
         for follower in self._followers:
             follower(record)
+
+    def count(self, role: str, *statuses: str, imported: bool | None = None) -> int:
+        """Return how many records have a role and one of these statuses; imported ones too, only, or not."""
+        whether = (False, True) if imported is None else (imported,)
+        return sum(self.counts[role, status, each] for status in statuses for each in whether)
+
+    def _count(self, record: Record) -> None:
+        # a record changes in place, so what it was is kept apart
+        if record.key in self._counted:
+            self.counts[self._counted[record.key]] -= 1
+        now = record.role, record.status, bool(record.imported)
+        self._counted[record.key] = now
+        self.counts[now] += 1
 
     def _spare(self, record: Record) -> None:
         for rung, seen in enumerate(record.seen):

@@ -20,6 +20,7 @@ from search.objectives import Values
 from search.store.digest import Digest
 
 Status: TypeAlias = Literal["running", "finished", "stopped", "crashed"]
+ENDED: tuple[Status, ...] = ("finished", "stopped", "crashed")
 
 
 @dataclass
@@ -195,8 +196,8 @@ class Ledger:
         return (record for record in self._records.values() if record.kind != "final")
 
     def finals(self) -> list[Record]:
-        """Return the records of finals."""
-        return [record for record in self._records.values() if record.kind == "final"]
+        """Return the records of finals, in order."""
+        return self._standing(self.digest.finals.values())
 
     def every(self) -> list[Record]:
         """Return all records."""
@@ -204,8 +205,7 @@ class Ledger:
 
     def running(self) -> list[Record]:
         """Return the records that have not ended."""
-        found = (each for each in self.digest.running.values() if self.find(each.identity) is each)
-        return sorted(found, key=in_order)
+        return self._standing(self.digest.running.values())
 
     def count(self) -> int:
         """Return the number of records."""
@@ -302,6 +302,10 @@ class Ledger:
             self._records[record.identity] = record
             return True
         return False
+
+    def _standing(self, records: Iterable[Record]) -> list[Record]:
+        """Return those of some records that are the record of their spec, in order."""
+        return sorted((each for each in records if self.find(each.identity) is each), key=in_order)
 
     def _orphaned(self, record: Record) -> bool:
         """Whether it is a final of a deleted record, whose name another record may have."""

@@ -4,6 +4,10 @@
     python tests/benchmarks/search_load.py fill ROOT 10000 [URL]      # write a search with so many trials
     python tests/benchmarks/search_load.py propose ROOT 50 [URL]      # let one worker add so many
     python tests/benchmarks/search_load.py report ROOT                # write its report
+    python tests/benchmarks/search_load.py crowd ROOT 64 10000 600 [URL]
+
+The last lets 64 workers train new trials side by side until there are 10000, or for 600 s; there training
+sleeps for 0.1 s between two rungs.
 
 URL is a database (`postgresql://...`); without it the search is in its folder. Training takes no time.
 Seconds are of CPU of this process, so a machine that does other work too distorts them little.
@@ -16,8 +20,13 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 from fake_training import FakeTraining
@@ -39,8 +48,9 @@ from search.run.open_store import open_search
 from search.run.study import run_search
 from search.store.folder import JOURNAL
 from search.store.journal import open_study
-from search.store.ledger import Record, Seen
+from search.store.ledger import Ledger, Record, Seen
 from search.testing.spaces import TEXT
+from search.trainer import Trained
 
 _LR = "  batch_tokens: 1Ki\n  lr: {float: [1e-4, 1e-1], log: true}\n"
 _SEARCH = "[{maximize: accuracy}, {minimize: flops_per_token}]\n  sampler: random"
@@ -53,11 +63,11 @@ class Enough(Exception):
     """Ends a worker."""
 
 
-def space_of(root: Path) -> Space:
+def space_of(root: Path, trials: int = 1_000_000) -> Space:
     """Return a space of two objectives and more points than any search has trials."""
     root.mkdir(parents=True, exist_ok=True)
     text = TEXT.replace("  batch_tokens: 1Ki\n", _LR).replace("[{maximize: accuracy}]", _SEARCH)
-    (root / "space.yaml").write_text(text.replace("trials: 6", "trials: 1M"))
+    (root / "space.yaml").write_text(text.replace("trials: 6", f"trials: {trials}"))
     return load_space(root / "space.yaml")
 
 
@@ -173,6 +183,61 @@ def report(root: Path) -> None:
     print(f"{path.stat().st_size / 1e6:.1f} MB in {time.process_time() - began:.1f} s; {memory()}")
 
 
+def crowd(root: Path, workers: int, trials: int, seconds: float, storage: str | None) -> None:
+    """Let many workers search side by side, and print what each trial took; none may be trained twice."""
+    space, until = space_of(root, trials), time.monotonic() + seconds
+    began = time.monotonic()
+    children = [_forked(partial(_join, space, root / "run", until, storage)) for _ in range(workers)]
+    ends = [os.wait4(child, 0) for child in children]
+    took = time.monotonic() - began
+    cpu = sum(used.ru_utime + used.ru_stime for _, _, used in ends)
+    most = max(used.ru_maxrss for _, _, used in ends) / 1e3
+    with open_search(space, root / "run", storage) as store:
+        records = list(Ledger(store))
+        study = store.study(Goals(space.search.objectives), sampler(space))
+        told = Counter(trial.user_attrs.get("outcome", "open") for trial in study.get_trials(deepcopy=False))
+    ended = sum(record.status != "running" for record in records)
+    work = Counter((root / "run" / "work.log").read_text().splitlines())
+    print(f"{workers} workers: {ended} trials in {took:.0f} s, {ended / took:.1f} a second")
+    print(
+        f"{1000 * cpu / ended:.0f} ms of CPU for each trial, start-up included; up to {most:.0f} MB a worker"
+    )
+    print(f"{sum(status != 0 for _, status, _ in ends)} workers failed; proposals: {dict(told)}")
+    specs = len({record.identity for record in records})
+    again = sum(work.values()) - len(work)
+    print(f"{len(records) - specs} specs with two records, {again} pieces of training done twice")
+
+
+def _forked(work: Callable[[], None]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _join(space: Space, folder: Path, until: float, storage: str | None) -> None:
+    """Search as one worker until a time."""
+    training = FakeTraining()
+
+    def train(*asked: Any) -> Trained:
+        time.sleep(0.1)
+        return training(*asked)
+
+    def watch(event: Event, state: State) -> None:
+        if event == "proposed" and time.monotonic() > until:
+            raise Enough
+
+    with suppress(Enough):
+        run_search(space, folder, train, watch, storage)
+
+
 def memory() -> str:
     """Return the memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -185,6 +250,9 @@ if __name__ == "__main__":
     what, root, *more = sys.argv[1:]
     if what == "report":
         report(Path(root))
+    elif what == "crowd":
+        workers, trials, seconds, *url = more
+        crowd(Path(root), int(workers), int(trials), float(seconds), url[0] if url else None)
     else:
         number, *url = more
         {"fill": fill, "propose": propose}[what](Path(root), int(number), url[0] if url else None)

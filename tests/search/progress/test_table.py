@@ -36,9 +36,16 @@ def shown(state, draw=picture) -> str:
     return text.get()
 
 
+def change(state, record, **fields):
+    """Change a record as a search does."""
+    for name, value in fields.items():
+        setattr(record, name, value)
+    state.ledger.digest.update(record)
+
+
 def test_runs_of_other_workers_are_shown(state):
     other = state.ledger.trials()[-1]
-    other.status = "running"
+    change(state, other, status="running")
     assert f"trial {other.name} with another worker: " in shown(state)
     assert "tokens at its last rung" in shown(state)
     state.running = other
@@ -48,7 +55,7 @@ def test_runs_of_other_workers_are_shown(state):
 @pytest.mark.parametrize("width", [80, 140])
 def test_each_local_worker_has_a_row_and_narrow_terminals_keep_the_figures(state, width):
     record = state.ledger.trials()[-1]
-    record.status = "running"
+    change(state, record, status="running")
     state.local = {
         1: Activity(record, Step(1500, 0.25), 2048),
         2: Activity(note="waiting for 1 other worker"),
@@ -72,11 +79,11 @@ def test_each_local_worker_has_a_row_and_narrow_terminals_keep_the_figures(state
 def test_the_end_is_foretold_by_the_clock_sooner_with_more_workers(state):
     noon = datetime(2026, 1, 2, 12, 0)
     for number, record in enumerate(state.ledger):
-        record.seconds, record.spans = 600, [(600.0 * number, 600.0 * number + 600)]
+        change(state, record, seconds=600, spans=[(600.0 * number, 600.0 * number + 600)])
     state.config = state.config.model_copy(update={"trials": 11})
     # six trials left at ten minutes
     assert _progress(state, noon) == "5 of 11 trials, about 60min left, until 13:00"
-    state.ledger.trials()[0].status = "running"
+    change(state, state.ledger.trials()[0], status="running")
     # now seven are left, for two
     assert _progress(state, noon) == "4 of 11 trials, about 35min left, until 12:35"
     state.config = state.config.model_copy(update={"time_limit": 5000.0})
@@ -95,7 +102,8 @@ def test_a_final_in_progress_is_called_by_what_it_trains_again(with_finals):
         for each in with_finals.ledger.finals()
         if each.again == {"of": "baseline-rival", "lr": 2, "seed": 3}
     )
-    record.status, with_finals.running, with_finals.target = "running", record, 8192
+    change(with_finals, record, status="running")
+    with_finals.running, with_finals.target = record, 8192
     told = shown(with_finals)
     assert told.startswith("baseline rival again, lr x2, seed +3: 8.19k of 8.19k tokens, train loss 0.500\n")
     assert "6 of 6 trials, 14 of 15 finals" in told

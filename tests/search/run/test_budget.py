@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from fake_training import FakeTraining, board, toy
@@ -11,16 +12,37 @@ from hypothesis import strategies as st
 
 from composer.language.schema.search import SearchConfig
 from search.errors import Crash
-from search.progress.budget import accounts, clock, flops
+from search.progress.budget import Account, accounts
+from search.progress.spending import Spending, flops
 from search.run.study import run_search
 from search.store.ledger import Record, Seen
 
 FULL = 8192
+NUMBERS = count()
 
 
 def record(*spans: tuple[float, float], tokens: int = 0, **more) -> Record:
     seen = [Seen(tokens, (0.5,), {})] if tokens else []
-    return Record("0", "trial", "a", 0, {}, {"train_flops": 800.0}, "", seen=seen, spans=list(spans), **more)
+    return Record(
+        str(next(NUMBERS)),
+        "trial",
+        "a",
+        0,
+        {},
+        {"train_flops": 800.0},
+        "",
+        seen=seen,
+        spans=list(spans),
+        **more,
+    )
+
+
+def accounts_of(config: SearchConfig, records: list[Record], finals: int, left: int) -> list[Account]:
+    return list(accounts(config, Spending(records), finals, left))
+
+
+def clock(records: list[Record], now=()) -> float:
+    return Spending(records).every(now).clock
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9)), max_size=8), st.randoms())
@@ -111,13 +133,14 @@ def test_flops_are_those_of_the_tokens_read():
 def test_runs_of_finals_are_kept_aside_at_the_cost_of_the_dearest():
     config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "tokens": 1000})
     done = [record(tokens=100, status="finished"), record(tokens=120, status="stopped")]
-    (account,) = accounts(config, done, 3, 3)
+    (account,) = accounts_of(config, done, 3, 3)
     assert (account.spent, account.aside, account.limit) == (220, 300, 1000)
     assert not account.used_up
-    (account,) = accounts(config, done, 8, 8)
+    (account,) = accounts_of(config, done, 8, 8)
     assert account.aside == 500
     assert not account.used_up
-    (account,) = accounts(config, [*done, *done, *done], 8, 8)
+    many = [replace(each, name=f"{n}") for n, each in enumerate([*done, *done, *done])]
+    (account,) = accounts_of(config, many, 8, 8)
     assert account.used_up
     assert not account.gone
     assert str(account) == "660 of 1k tokens (500 kept for finals)"
@@ -129,7 +152,7 @@ def test_finals_that_take_less_than_was_kept_leave_nothing_for_further_trials():
     trials = [record(tokens=100, status="finished") for _ in range(6)]
     finals = [replace(record(tokens=20, status="finished"), kind="final") for _ in range(4)]
     for ended in range(5):
-        (account,) = accounts(config, [*trials, *finals[:ended]], 4, 4 - ended)
+        (account,) = accounts_of(config, [*trials, *finals[:ended]], 4, 4 - ended)
         assert account.used_up
         assert account.spent + account.aside == 600 + 20 * ended + 100 * (4 - ended)
         assert not account.gone
@@ -139,13 +162,13 @@ def test_workers_side_by_side_keep_less_of_the_clock_aside():
     config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "time_limit": 100})
     one = [record((0, 10), seconds=10, status="finished"), record((10, 20), seconds=10, status="finished")]
     two = [record((0, 10), seconds=10, status="finished"), record((0, 10), seconds=10, status="finished")]
-    assert next(accounts(config, one, 4, 4)).aside == 40
-    assert next(accounts(config, two, 4, 4)).aside == 20
+    assert accounts_of(config, one, 4, 4)[0].aside == 40
+    assert accounts_of(config, two, 4, 4)[0].aside == 20
 
 
 def test_what_was_imported_is_not_charged():
     config = SearchConfig.model_validate({"objectives": [{"maximize": "accuracy"}], "tokens": 1000})
-    assert next(accounts(config, [record(tokens=100, imported="runs/old")], 0, 0)).spent == 0
+    assert accounts_of(config, [record(tokens=100, imported="runs/old")], 0, 0)[0].spent == 0
 
 
 @pytest.mark.parametrize("trials", ["search.trials=null", "search.trials=50"])
