@@ -45,7 +45,11 @@ def _with_gathered(operation: RoutedExperts) -> RoutedExperts:
 
 
 def _with_sums(operation: RoutedExperts) -> RoutedExperts:
-    return replace(operation, sums=True)
+    return replace(operation, sums=True, gathered=False)
+
+
+def _without_sums(operation: RoutedExperts) -> RoutedExperts:
+    return replace(operation, sums=False, gathered=False)
 
 
 def _kernel(
@@ -60,6 +64,7 @@ def _kernel(
         prepare=f"{_REFERENCE}:cast_experts",
         prepared=5,
         casts=2,
+        specialize=_without_sums,
         check=f"{_CHECK}:check",
     )
     if not summed:
@@ -117,6 +122,7 @@ class RoutedExperts(Operation):
             prepare=f"{_REFERENCE}:cast_experts",
             prepared=5,
             casts=2,
+            specialize=_without_sums,
             traceable=False,
         ),
     )
@@ -242,6 +248,7 @@ class RotaryExperts(RoutedExperts):
             prepare=f"{_REFERENCE}:cast_experts",
             prepared=5,
             casts=2,
+            specialize=_without_sums,
             traceable=False,
         ),
     )

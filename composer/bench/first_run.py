@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -25,23 +25,35 @@ _TESTS = ("tests/blocks", "tests/module", "tests/costs/test_peak.py", "tests/ben
 _TAIL = 4000
 _STARTS = 20
 """Seconds that have to be left for a job to start at all."""
+_HALF = 0.5
+"""The share of its time limit from which a job that does not fit into a call starts nevertheless."""
 _DIES = 20
 
 
 @dataclass(frozen=True)
 class Job:
-    """A process: its name, its command line after Python's, and the seconds it may take."""
+    """A process: its name, its command line after Python's, and the seconds it may take.
+
+    Attributes:
+        file: the JSON file that it writes after each result, if any.
+        resumes: whether it goes on from its file.
+    """
 
     name: str
     arguments: tuple[str, ...]
     seconds: int
+    file: Path | None = None
+    resumes: bool = False
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended (exit code 0, another one, or its time limit), and the end of its output."""
+    """How a job ended, and the end of its output.
 
-    how: Literal["done", "failed", "out of time"]
+    Exit code 0, another one, its time limit, or that of the call, in which case it starts again.
+    """
+
+    how: Literal["done", "failed", "out of time", "cut short"]
     seconds: float
     output: str
 
@@ -50,50 +62,86 @@ def jobs(folder: Path, root: Path) -> list[Job]:
     """Return the jobs in order of importance; tests are among them where `root` has them."""
 
     def bench(part: str, seconds: int) -> Job:
-        out = str(folder / f"{part}.json")
-        return Job(part, ("-m", "composer", "bench", "--only", part, "--json", out), seconds)
+        out = folder / f"{part}.json"
+        return Job(part, ("-m", "composer", "bench", "--only", part, "--json", str(out)), seconds, out)
 
+    tiles = folder / "tiles.json"
+    tune = ("-m", "composer", "bench", "--tune", "--json", str(tiles))
     found = [
-        Job("doctor", ("-m", "composer", "doctor"), 180),
-        bench("depth", 180),
-        bench("step", 300),
-        bench("routing", 120),
+        Job("doctor", ("-m", "composer", "doctor"), 120),
+        # whether our own grouped product is faster than torch's, and then what a whole step takes
+        bench("routing", 90),
+        bench("step", 240),
+        bench("depth", 150),
+        Job("tiles", tune, 300, tiles, resumes=True),
+        bench("graph", 120),
     ]
     if all((root / each).exists() for each in _TESTS) and find_spec("pytest"):
         spread = ("-n", "8") if find_spec("xdist") else ()
         line = ("-m", "pytest", *_TESTS, "-m", "gpu", "-q", "-p", "no:cacheprovider", *spread)
-        found.append(Job("tests", line, 480))
-    found += [bench("attention", 90), bench("loss", 90), bench("kernels", 180)]
-    return [*found, Job("tiles", ("-m", "composer", "bench", "--tune"), 480)]
+        found.append(Job("tests", line, 420))
+    return [*found, bench("attention", 90), bench("loss", 90), bench("kernels", 180)]
 
 
 def run_jobs(
-    asked: Sequence[Job], folder: Path, seconds: float, report: Callable[[str], None], root: Path
+    asked: Sequence[Job],
+    folder: Path,
+    seconds: float,
+    report: Callable[[str], None],
+    root: Path,
+    done: Callable[[], None] = lambda: None,
 ) -> bool:
     """Run the jobs that have not ended yet, within a number of seconds; return whether none is left.
 
-    A job that the end of this call interrupts starts again in the next one. The record is written after each
-    job.
+    Next is the first job whose time limit fits into what is left of the call. A job that the end of the call
+    cuts short starts again in a later one; what it wrote is kept. The record is written, and `done` called,
+    after each job.
 
     Raises:
         UserError: the folder's record cannot be read or written.
     """
-    ended, until = read(folder), time.monotonic() + seconds
-    for job in asked:
-        if job.name in ended:
-            continue
+    until, begun = time.monotonic() + seconds, False
+    while pending := _pending(asked, read(folder)):
         left = until - time.monotonic()
-        if left < _STARTS:
+        job = _next(pending, left, begun)
+        if job is None:
             return False
         report(f"{job.name}: up to {min(job.seconds, left):.0f} s")
-        result = _run(job, min(job.seconds, left), root)
+        _set_aside(job)
+        begun, result = True, _run(job, min(job.seconds, left), root)
         if result.how == "out of time" and left < job.seconds:
-            report(f"{job.name}: no time left in this call")
-            return False
-        ended[job.name] = result
+            result = replace(result, how="cut short")
         report(f"{job.name}: {result.how} after {result.seconds:.0f} s")
-        _write(folder, ended)
+        _write(folder, {**read(folder), job.name: result})
+        done()
+        if result.how == "cut short":
+            return False
     return True
+
+
+def _pending(asked: Sequence[Job], known: Mapping[str, Ended]) -> list[Job]:
+    ended = {name for name, each in known.items() if each.how != "cut short"}
+    return [job for job in asked if job.name not in ended]
+
+
+def _next(pending: Sequence[Job], left: float, begun: bool) -> Job | None:
+    """Return the job to run in the seconds left, or None; the first job of a call need not fit."""
+    if left < _STARTS:
+        return None
+    fits = next((job for job in pending if job.seconds <= left), None)
+    first = pending[0]
+    worth = not begun or first.resumes or left >= _HALF * first.seconds
+    return fits or (first if worth else None)
+
+
+def _set_aside(job: Job) -> None:
+    """Keep what a job wrote before it was cut short, until it has written more."""
+    if job.file is not None and job.file.exists() and not job.resumes:
+        job.file.replace(_cut(job.file))
+
+
+def _cut(file: Path) -> Path:
+    return file.with_stem(f"{file.stem}-cut")
 
 
 def read(folder: Path) -> dict[str, Ended]:
@@ -124,9 +172,31 @@ def tables(folder: Path, asked: Sequence[Job]) -> Iterator[str]:
         cells = f"{known.how} | {known.seconds:.0f}" if known else "not yet | "
         yield f"| {job.name} | {cells} |"
     for job in asked:
-        path = folder / f"{job.name}.json"
-        if path.exists():
-            yield from _part(json.loads(path.read_text("utf-8")))
+        if job.file is None:
+            continue
+        if job.resumes:
+            yield from _tiles(job.file)
+            continue
+        measured = [_read(path) for path in (job.file, _cut(job.file)) if path.exists()]
+        for each in measured[:1] if measured and measured[0]["finished"] else measured:
+            yield from _part(each)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def _tiles(path: Path) -> Iterator[str]:
+    if not path.exists():
+        return
+    yield ""
+    yield f"Tiles; `git apply {path.with_suffix('.patch').name}` puts the faster ones into their tables."
+    yield ""
+    yield "| table | shape | tile | times as fast | right |"
+    yield "| --- | --- | --- | --- | --- |"
+    for row in _read(path):
+        right = f"{row['right']} of {row['tried']}" if row["right"] else "**wrong as it is**"
+        yield f"| {row['table']} | {row['shape']} | {row['tile']} | {row['faster']:.2f} | {right} |"
 
 
 def _part(measured: Mapping[str, Any]) -> Iterator[str]:

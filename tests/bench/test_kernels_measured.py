@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,13 +15,17 @@ import torch
 from blocks.depth_attention import tiles
 from blocks.depth_attention.operations import Attend, WriteKV
 from blocks.expert_attention import reference
+from blocks.expert_attention.fused_operations import RoutedExperts
 from blocks.ir.kernel import Kernel
-from composer.bench import tune
+from blocks.kernels.tiles import Tiles
+from composer.bench import tile_tables, tune
+from composer.bench.measuring import setting
 from composer.bench.measuring.clocks import wall
 from composer.bench.measuring.machine import Rates
 from composer.bench.measuring.setting import Setting
-from composer.bench.parts import depth, operations, routing
+from composer.bench.parts import depth, operations, routing, weight_gradients
 from composer.bench.parts.step import pointwise
+from composer.cli.main import main
 
 pytest.importorskip("blocks.depth_attention.kernel", exc_type=ImportError)
 
@@ -67,24 +76,64 @@ def test_what_is_timed_is_the_gradient(interpreted, way):
         torch.testing.assert_close(got, expected)
 
 
-def test_tiles_are_tried_held_to_the_reference_and_printed_as_code(interpreted, monkeypatch):
+def depth_table():
+    return next(each for each in tile_tables.tables() if each.module is tiles)
+
+
+def test_all_tables_are_found_by_what_they_hold():
+    names = {each.key.removeprefix("blocks.") for each in tile_tables.tables()}
+    experts = {f"expert_attention.tiles.MEASURED{kind}" for kind in ("", "_PRODUCTS", "_GATHERED")}
+    assert names >= {"depth_attention.tiles.MEASURED", "wiring.loss.cross_entropy.tiles.MEASURED"} | experts
+
+
+def test_tiles_are_tried_held_to_the_reference_and_written_as_a_patch_that_applies(
+    interpreted, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setattr(depth, "SMALL", (SIZE,))
-    before = dict(tiles.MEASURED)
-    found = [*tune.tuned(HERE, candidates=2)]
-    assert {each.module for each in found} == {tiles}
-    assert {each.shape.kernel for each in found} >= {"forward", "backward"}
-    assert all((each.tried, each.right) == (2, 2) and each.faster >= 1 for each in found)
+    monkeypatch.setattr(tune, "tuned", partial(tune.tuned, candidates=2))
+    monkeypatch.setattr(tile_tables, "_SAME", 0)
+    monkeypatch.setattr(setting, "here", lambda *given, **named: HERE)
+    before, out = dict(tiles.MEASURED), tmp_path / "tiles.json"
+    assert main(["bench", "--tune", "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())
+    assert {row["table"] for row in rows} == {depth_table().key}
+    assert all((row["tried"], row["right"]) == (2, 2) and row["faster"] >= 1 for row in rows)
     assert before == tiles.MEASURED
-    code = "\n".join(tune.as_code(tiles, found, "a machine"))
-    named = {"Shape": tiles.Shape, "Tile": tiles.Tile}
-    exec(code.replace(": dict[Shape, Tile]", ""), named)
-    assert named["MEASURED"] == {each.shape: each.tile for each in found}
+    (tmp_path / "blocks" / "depth_attention").mkdir(parents=True)
+    copy = tmp_path / "blocks" / "depth_attention" / "tiles.py"
+    copy.write_text(Path(tiles.__file__).read_text())
+    subprocess.run(["git", "apply", "tiles.patch"], cwd=tmp_path, check=True, timeout=60)
+    named = {"__name__": "applied"}
+    exec(copy.read_text(), named)
+    found = {repr(shape): repr(tile) for shape, tile in named["MEASURED"].items()}
+    assert found == {row["shape"]: row["tile"] for row in rows}
+    # another call begins where it ended
+    shown = capsys.readouterr().out
+    assert main(["bench", "--tune", "--json", str(out)]) == 0
+    assert json.loads(out.read_text()) == rows
+    assert capsys.readouterr().out in shown
+
+
+def test_a_patch_adds_to_a_table_and_leaves_out_tiles_that_are_wrong_or_no_faster(monkeypatch, tmp_path):
+    source = tmp_path / "some.py"
+    source.write_text("MEASURED: dict[int, int] = {\n    1: 2,\n}\nX = {}\n")
+    module = SimpleNamespace(__name__="some", __file__=str(source))
+    table = tile_tables.Table(module, "MEASURED", Tiles(lambda shape: 0, {1: 2}))
+    monkeypatch.setattr(tile_tables, "tables", lambda: [table])
+    found = [
+        tile_tables.Found(table, shape, 10 * shape, right, 4, faster)
+        for shape, right, faster in ((3, 4, 1.5), (4, 0, 1.0), (5, 4, 1.0))
+    ]
+    patch = "".join(tile_tables.patch(tile_tables.as_rows(found), "a device"))
+    added = [line for line in patch.splitlines() if line.startswith(("+ ", "- "))]
+    assert added == ["+    # measured on a device", "+    3: 30,"]
+    assert str(found[1]).endswith("in use and WRONG")
 
 
 def test_a_tile_that_makes_something_else_is_not_taken(interpreted, monkeypatch):
     monkeypatch.setattr(depth, "SMALL", (SIZE,))
-    work = next(tune.works(HERE))
-    shape = tune.asked(work, [tiles])[0][1]
+    table, work = depth_table(), next(each for each in tune.works(HERE) if each.name == "depth attention")
+    shape = tune.asked(work, [table])[0][1]
     now = tiles.tile(shape)
     wrong = now._replace(tokens=2 * now.tokens)
 
@@ -93,12 +142,41 @@ def test_a_tile_that_makes_something_else_is_not_taken(interpreted, monkeypatch)
         return [2 * each for each in made] if tiles.tile.measured.get(shape) == wrong else made
 
     monkeypatch.setattr(tune, "around", lambda tile, kernel: [now, wrong])
-    found = tune.best(work._replace(run=run), tiles, shape, HERE, None)
+    found = tune.best(work._replace(run=run), table, shape, HERE, None)
     assert (found.tile, found.right, found.tried) == (now, 1, 2)
     # none is timed where what is in use is wrong, or does not run
     for expected in ([0 * each for each in work.expected], []):
-        bad = tune.best(work._replace(run=run, expected=expected), tiles, shape, HERE, None)
-        assert str(bad) == f"    # {shape}: {now}, is in use and WRONG"
+        bad = tune.best(work._replace(run=run, expected=expected), table, shape, HERE, None)
+        assert (bad.tile, bad.right) == (now, 0)
+
+
+def test_the_gradients_of_experts_are_tuned_by_the_kernel_that_gathers(monkeypatch):
+    if not pytest.importorskip("triton").knobs.runtime.interpret:
+        pytest.skip("kernels are compiled here")
+    table = next(each for each in tile_tables.tables() if each.name == "MEASURED_PRODUCTS")
+    works = [*weight_gradients.works(routing.Size(20, 16, 3, 2, 8), HERE)]
+    shapes = [shape for work in works for _, shape in tune.asked(work, [table])]
+    assert [(each.left, each.right) for each in shapes] == [(16, 16), (8, 16)]
+    for work in works:
+        for got, expected in zip(work.run(), work.expected, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_experts_with_torchs_first_product_are_another_contestant():
+    operation = RoutedExperts(32, 4, 2, 8, 0.1)
+    gathering, summed = operation.kernels[:2]
+    made = gathering.specialize(operation)
+    assert "gathered" in made.arguments()
+    for kernel in operation.kernels[1:]:
+        assert kernel.specialize(made) == kernel.specialize(operation)
+        assert "gathered" not in kernel.specialize(made).arguments()
+    call = operations.Call("experts", made, gathering, (), (), made.arguments())
+    on_gpu = replace(HERE, device=torch.device("cuda"), dtype=torch.bfloat16)
+    with_check = replace(summed, check="", unfit=lambda operation, target: "")
+    operation_kernels = (gathering, with_check, operation.kernels[-1])
+    object.__setattr__(made, "kernels", operation_kernels)
+    assert [each.kernel for each in routing._with_torch([call], on_gpu)] == [with_check]
+    assert routing._with_torch([replace(call, operation=operation)], on_gpu) == []
 
 
 def test_every_field_of_a_tile_is_varied_within_bounds():

@@ -212,7 +212,8 @@ def running(call: Call, kernel: Kernel, backward: bool, setting: Setting) -> Cal
     """Return a function that runs a call with a kernel and returns outputs, then gradients of all inputs."""
     read = [each for position, each in enumerate(call.inputs) if position not in kernel.unused_inputs]
     constants = kernel.specialize(call.operation).arguments().items()
-    named = {**call.arguments, **{key: each for key, each in constants if not isinstance(each, LoopIndex)}}
+    # those of this kernel: others may take arguments that it has not
+    named = {key: call.arguments[key] if isinstance(each, LoopIndex) else each for key, each in constants}
     function = partial(resolve(kernel.function), **named)
     with torch.no_grad(), cast(setting):
         given = (*read, *prepared(kernel, call.weights))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,18 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blocks.expert_attention import reference
+from blocks.ir.operation import Operation
 from blocks.kernels.gpu import off_triton
 from composer.bench.measuring import floors
 from composer.bench.measuring.clocks import Run, without_gradients
 from composer.bench.measuring.records import Goal, Row
 from composer.bench.measuring.setting import NO_COMPILER, Case, Setting, measured
-from composer.bench.parts.operations import Call, captured, cast, prepared
+from composer.bench.parts.operations import Call, captured, cast, running
+from composer.graph.passes.choose_kernels import unfit
 from composer.language.load import loads
-from composer.module.emission.emit import resolve
 from composer.module.model import ComposedModel
 
-OURS, EAGER, COMPILED, ALONE = (
+OURS, BY_TORCH, EAGER, COMPILED, ALONE = (
     "composer",
+    "composer, first product by torch",
     "eager torch",
     "compiled by torch",
     "its two grouped products alone",
@@ -119,6 +120,8 @@ def block(size: Size, setting: Setting, judged: bool) -> Case:
         EAGER: lambda: without_gradients(run_eagerly, *given),
         ALONE: lambda: _alone(*given),
     }
+    if plain := _with_torch(calls, setting):
+        contestants[BY_TORCH] = lambda: _chain(plain, setting)
     if setting.compiles and setting.device.type == "cuda":
         # fake tensors know grouped products in bf16 alone
         contestants[COMPILED] = lambda: without_gradients(_compiled(run_eagerly), *given)
@@ -126,7 +129,7 @@ def block(size: Size, setting: Setting, judged: bool) -> Case:
         str(size),
         "block forward",
         contestants,
-        [OURS],
+        [OURS, BY_TORCH],
         ALONE,
         flops=6 * size.tokens * size.active * size.width * size.hidden,
         goals=_fast if judged else lambda row: (),
@@ -175,15 +178,22 @@ def calls_of(size: Size, setting: Setting) -> list[Call]:
 
 def _chain(calls: Sequence[Call], setting: Setting) -> Run:
     """Run the operations one after the other, each on what it was given in the model."""
-    with torch.no_grad(), cast(setting):
-        ready = [(*call.inputs, *prepared(call.kernel, call.weights)) for call in calls]
-    functions = [partial(resolve(call.kernel.function), **call.arguments) for call in calls]
+    runs = [running(call, call.kernel, False, setting) for call in calls]
+    return lambda: [run() for run in runs]
 
-    def run() -> object:
-        with torch.no_grad(), cast(setting):
-            return [function(*given) for function, given in zip(functions, ready, strict=True)]
 
-    return run
+def _with_torch(calls: Sequence[Call], setting: Setting) -> list[Call]:
+    """Return calls whose first product is torch's; none if it is so already."""
+    found = []
+    for call in calls:
+        kernels = [each for each in call.operation.kernels if not _gathers(each.specialize(call.operation))]
+        fits = (each for each in kernels if not unfit(each, call.operation, setting.target))
+        found.append(replace(call, kernel=next(fits)) if _gathers(call.operation) else call)
+    return found if any(_gathers(call.operation) for call in calls) else []
+
+
+def _gathers(operation: Operation) -> bool:
+    return bool(getattr(operation, "gathered", False))
 
 
 def _alone(

@@ -47,7 +47,11 @@ def bench(
     ] = None,
     tune: Annotated[
         bool,
-        typer.Option("--tune", help="Try tiles for the kernels on this GPU instead, print the best as code."),
+        typer.Option(
+            "--tune",
+            help="Try tiles for the kernels on this GPU instead, and print the best. With --json FILE "
+            "the same call resumes, and a patch next to FILE (.patch) puts them into their tables.",
+        ),
     ] = False,
 ) -> None:
     """Time kernels and training steps side by side with ordinary PyTorch, and with what the hardware allows.
@@ -58,8 +62,8 @@ def bench(
     against the same model by hand; SPEC has to be of the form that is written there: one `recur` stage of
     sequence, depth and expert attention. What is measured, and how, stands in `docs/performance.md`.
     """
-    if tune and (file or only or picture or out):
-        raise typer.BadParameter("--tune goes with --rounds alone")
+    if tune and (file or only or picture):
+        raise typer.BadParameter("--tune goes with --rounds and --json alone")
     if file and only:
         raise typer.BadParameter("a SPEC has one part, its step; leave --only away")
     if settings and not file:
@@ -69,7 +73,7 @@ def bench(
     measures, title = _measures(file, settings, only)
     setting = _setting(rounds)
     if tune:
-        _tune(setting)
+        _tune(setting, out)
         return
     _bench(measures, title, setting, out, picture)
 
@@ -158,21 +162,28 @@ def _bench(
         write(picture, draw(parts, about))
 
 
-def _tune(setting: Setting) -> None:
+def _tune(setting: Setting, out: str | None) -> None:
+    from pathlib import Path
+
     from composer.bench.measuring.machine import machine
     from composer.bench.measuring.pairs import DeviceLost
-    from composer.bench.tune import as_code, tables, tuned
+    from composer.bench.tile_tables import Found, as_json, as_rows, patch, read_json
+    from composer.bench.tune import tuned
+    from composer.cli.terminal.files import write
 
     about = machine()
     device = ", ".join(f"{name} {about[name]}" for name in ("device", "torch", "triton"))
-    found = []
+    before = [] if out is None else read_json(Path(out))
+    rows, found = before, list[Found]()
     try:
-        for each in tuned(setting):
+        for each in tuned(setting, known={(row["table"], row["shape"]) for row in before}):
             found.append(each)
-            # at once, so that an interrupted benchmark has results
-            print(str(each).strip(), flush=True)
+            print(each, flush=True)
+            rows = as_rows(found, before)
+            if out is not None:
+                # at once, so that an interrupted call has results
+                write(out, as_json(rows))
+                write(str(Path(out).with_suffix(".patch")), "".join(patch(rows, device)))
     except DeviceLost as error:
         print(f"# ended early, the GPU takes no more work in this process, after: {error}")
-    print()
-    for module in (each for each in tables() if any(one.module is each for one in found)):
-        print("\n".join(as_code(module, found, device)), flush=True)
+    print("".join(patch(rows, device)))

@@ -22,7 +22,7 @@ def first_run(
         str,
         typer.Option(
             metavar="JOBS",
-            help="Only these: doctor, depth, step, routing, tests, attention, loss, kernels, tiles.",
+            help="Only these: doctor, routing, step, depth, tiles, graph, tests, attention, loss, kernels.",
             show_default=False,
         ),
     ] = "",
@@ -32,24 +32,28 @@ def first_run(
 ) -> None:
     """Check and measure a new GPU in calls of a few minutes, the most important things first.
 
-    Runs the kernel self-tests, the parts of `composer bench`, the tests marked `gpu` (in a checkout) and the
-    tuning of tiles, each with a time limit. Run again with the same folder it resumes, and then writes all
-    results as tables (first-run.md). Needs no packages besides torch, triton, lightning, networkx, pyyaml,
-    typer, rich and pydantic.
+    Runs the kernel self-tests, the parts of `composer bench`, the tuning of tiles and the tests marked `gpu`
+    (in a checkout), each with a time limit. Run again with the same folder it resumes. After each job it
+    writes all results as tables (first-run.md); tiles.patch puts the tiles found into their tables. Needs no
+    packages besides torch, triton, lightning, networkx, pyyaml, typer, rich and pydantic.
     """
     from composer.bench.first_run import STATE, TABLES, jobs, run_jobs, tables
     from composer.cli.terminal.files import make_folder, write
 
     folder, root = Path(out).absolute(), Path(__file__).parents[4]
-    asked = jobs(folder, root)
+    asked = every = jobs(folder, root)
     if wanted := {name.strip() for name in only.split(",") if name.strip()}:
         if unknown := wanted - {job.name for job in asked}:
             expected = ", ".join(job.name for job in asked)
             raise typer.BadParameter(f"expected jobs of {expected}, got {', '.join(sorted(unknown))}")
         asked = [job for job in asked if job.name in wanted]
     make_folder(folder)
-    whole = run_jobs(asked, folder, 60 * minutes, lambda text: print(text, flush=True), root)
-    write(str(folder / TABLES), "\n".join(tables(folder, asked)) + "\n")
+
+    def written() -> None:
+        write(str(folder / TABLES), "\n".join(tables(folder, every)) + "\n")
+
+    whole = run_jobs(asked, folder, 60 * minutes, lambda text: print(text, flush=True), root, written)
+    written()
     print(f"tables: {folder / TABLES}\noutput of each job: {folder / STATE}")
     if not whole:
         print("not finished: run the same command again")
