@@ -8,7 +8,7 @@ from functools import cache
 import blocks
 import blocks.wiring
 from blocks.base.config import BlockConfig
-from blocks.base.discover import discover, offered
+from blocks.base.discover import discover, find_named, offered
 from blocks.base.wiring import WiringConfig, kind_of
 
 Wiring = dict[str, dict[str, type[WiringConfig]]]
@@ -18,6 +18,12 @@ Wiring = dict[str, dict[str, type[WiringConfig]]]
 def block_types() -> dict[str, type[BlockConfig]]:
     """Map each block's `type` to its config class."""
     return discover(blocks, BlockConfig, "type", "composer.blocks")
+
+
+@cache
+def block_type(name: str) -> type[BlockConfig] | None:
+    """Return the config class of a block or None, importing no other if its folder has its name."""
+    return find_named(blocks, BlockConfig, "type", name) or block_types().get(name)
 
 
 @cache

@@ -39,14 +39,26 @@ def offered(
 def _in_modules(package: ModuleType, base: type[C], nested: bool) -> Iterator[tuple[type[C], str]]:
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
-        found = [
-            value
-            for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, base) and value is not base
-        ]
+        found = _configs(module, base)
         yield from ((value, module.__name__) for value in found)
         if nested and info.ispkg and any(value.__module__ == module.__name__ for value in found):
             yield from _in_modules(module, base, nested)
+
+
+def _configs(module: ModuleType, base: type[C]) -> list[type[C]]:
+    values = vars(module).values()
+    return [v for v in values if isinstance(v, type) and issubclass(v, base) and v is not base]
+
+
+def find_named(package: ModuleType, base: type[C], tag: str, name: str) -> type[C] | None:
+    """Return the config called `name` if it is in the module of `package` of the same name, else None.
+
+    No other module is imported. `tag` is the field that holds the name.
+    """
+    if name not in {info.name for info in pkgutil.iter_modules(package.__path__)}:
+        return None
+    module = importlib.import_module(f"{package.__name__}.{name}")
+    return next((each for each in _configs(module, base) if each.model_fields[tag].default == name), None)
 
 
 def discover(package: ModuleType, base: type[C], tag: str, group: str) -> dict[str, type[C]]:

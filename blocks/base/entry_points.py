@@ -24,9 +24,13 @@ def entry_points(group: str) -> list[EntryPoint]:
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
     """Map each group that begins with `composer.` to its entry points; cached per `sys.path`."""
-    found = importlib.metadata.entry_points()
-    groups = [group for group in found.groups if group.startswith("composer.")]
-    return {group: tuple(found.select(group=group)) for group in groups}
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for distribution in importlib.metadata.distributions():
+        # entry points of all other packages are read, but not parsed
+        if "[composer." in (distribution.read_text("entry_points.txt") or ""):
+            for point in distribution.entry_points:
+                found[point.group] = (*found.get(point.group, ()), point)
+    return found
 
 
 def _of_checkout(group: str) -> list[EntryPoint]:

@@ -8,7 +8,7 @@ from blocks.base.wiring import Site, WiringConfig
 from composer.costs.base.units import count_text
 from composer.draw.card import card_width, flops_words, params_words
 from composer.draw.parts import Joint
-from composer.draw.shapes import text_width
+from composer.draw.shapes import text_width, wrapped
 from composer.draw.theme import BODY, SMALL, TIMES
 from composer.draw.view import Entry, Held, Mix, StageView, Use, View
 from composer.language.description.format_spec import trips_words, value_words
@@ -20,6 +20,8 @@ CARD_GAP = 22.0
 SHEET = 6.0
 """How far each sheet of a stack lies behind the one before."""
 
+_HEAD = 260.0
+"""The narrowest width to which headings are broken into lines."""
 _EDGE = 30.0
 _NEST = 16.0
 _LADDER = 68.0
@@ -33,6 +35,7 @@ class Room:
         left, right: to the edges of the stage, without the sheets behind it.
         loop: to the line that leads back to the first step; 0 where there is none.
         content: to the right edge of the cards and inner stages.
+        head: the lines of the heading.
         ladders: to the middles of the ladders of slots.
         inner: rooms of the stages within, by their position in the step.
     """
@@ -41,6 +44,7 @@ class Room:
     right: float
     loop: float
     content: float
+    head: tuple[str, ...]
     ladders: tuple[float, ...]
     inner: dict[int, Room]
 
@@ -176,10 +180,11 @@ def room(stage: StageView, view: View, card: float) -> Room:
         ladders.append(right + 8 + wide / 2)
         right += wide + 8
     # the head has the whole width, above the ladders
-    right = max(right, CARDS + text_width(head_words(stage), BODY, bold=True))
+    head = wrapped(head_words(stage), max(right - CARDS, _HEAD), BODY, bold=True)
+    right = max(right, *(CARDS + text_width(line, BODY, bold=True) for line in head))
     left = max([_EDGE, *(each.left + _NEST for each in inner.values())])
     loop = 0.0
     if loops(stage):
         loop = left + 4 + badge_width(stage) / 2
         left = loop + badge_width(stage) / 2 + 10
-    return Room(left, right + (10 if stage.held else _NEST), loop, content, tuple(ladders), inner)
+    return Room(left, right + (10 if stage.held else _NEST), loop, content, head, tuple(ladders), inner)

@@ -24,6 +24,18 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
     return em * size * (_BOLD if bold else 1.0)
 
 
+def wrapped(text: str, width: float, size: float, bold: bool = False) -> tuple[str, ...]:
+    """Break a text between words into lines of at most `width`; a longer word has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size, bold) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return tuple(lines)
+
+
 @dataclass(frozen=True)
 class Text:
     """One line of text; `y` is its baseline."""

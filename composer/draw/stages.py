@@ -30,6 +30,7 @@ from composer.language.schema.spec import used
 from composer.settings.errors import listed
 
 _HEAD = 46.0
+_LINE = 20.0
 _INJECT = 52.0
 _ROW_GAP = 24.0
 _IN, _OUT = 38.0, CARD - 38.0
@@ -128,8 +129,9 @@ class Drawing:
         if any(joint.added.reads_input for joint in stage.step.before):
             self._dot(source)
         self.spine_to(y + 20)
-        self.items.append(self._head(stage, spine + CARDS, y + 28))
-        row = self._joints(stage, stage.step.before, y + _HEAD, source)
+        self.items.append(self._head(stage, room, spine + CARDS, y + 28))
+        row = y + _HEAD + (len(room.head) - 1) * _LINE
+        row = self._joints(stage, stage.step.before, row, source)
         held = self._enter(stage)
         bottom = self._step(stage, room, row, depth)
         bottom = self._joints(stage, stage.step.after, bottom + 10, source) - 10
@@ -146,10 +148,11 @@ class Drawing:
             end = self.pill(joint.full_label, end + _ROW_GAP - 6, joint.part)
         return end
 
-    def _head(self, stage: StageView, x: float, y: float) -> Group:
+    def _head(self, stage: StageView, room: Room, x: float, y: float) -> Group:
         blocks = listed(dict.fromkeys(used(stage.stage)), "and")
-        lines = (f"{head_words(stage)}: {blocks}",)
-        return Group(Detail(stage.place, lines), [Text(x, y, head_words(stage), BODY, INK, bold=True)])
+        said = Detail(stage.place, (f"{head_words(stage)}: {blocks}",))
+        lines = enumerate(room.head)
+        return Group(said, [Text(x, y + n * _LINE, line, BODY, INK, bold=True) for n, line in lines])
 
     def _container(self, stage: StageView, room: Room, y: float, end: float, depth: int) -> None:
         x, width = self.spine - room.left, room.left + room.right

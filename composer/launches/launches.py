@@ -30,7 +30,7 @@ Phase = Literal["forward", "backward"]
 class Launch:
     """One kernel launch: name, bytes read and written, FLOPs, and whether products are in fp32.
 
-    The name of our own Triton kernels begins with their folder.
+    `kernel` is the name of PyTorch's operator; that of our own Triton kernels begins with their folder.
     """
 
     phase: Phase
@@ -111,12 +111,27 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # PyTorch's fallback loops over the groups and reads their ends on the host
             raise DynamicOutputShapeException(func)
         out = func(*args, **kwargs)
-        name = packet.__name__
-        if func.namespace == "aten" and not func.is_view and name not in _NO_LAUNCH:
+        if func.namespace == "aten" and not func.is_view and packet.__name__ not in _NO_LAUNCH:
+            name = shown_name(packet.__name__)
             flops = _FLOPS.get(packet, lambda *args, **kwargs: 0.0)(*args, **kwargs, out_val=out)
             fp32 = flops > 0 and _in_fp32(args)
             self.found.add(f"{name}, fp32" if fp32 else name, nbytes((args, kwargs, out)), flops, fp32)
         return out
+
+
+_SHOWN = {
+    "_scaled_dot_product_flash_attention_for_cpu": "scaled_dot_product_attention",
+    "_to_copy": "to",
+    "__rshift__": "bitwise_right_shift",
+    "nll_loss_forward": "nll_loss",
+    "embedding_dense": "embedding",
+}
+
+
+def shown_name(operator: str) -> str:
+    """Return the name under which users of PyTorch know an ATen operator, or its backward pass."""
+    name, backward, _ = operator.partition("_backward")
+    return _SHOWN.get(name, name.removeprefix("_")) + (" backward" if backward else "")
 
 
 _NO_LAUNCH = ("empty", "empty_like", "new_empty", "empty_strided", "_unsafe_view", "promote_types")

@@ -14,8 +14,8 @@ LEAST = 2e-6
 """Minimum time of a launch, in seconds."""
 
 _SHARES = {
-    **dict.fromkeys(("_grouped_mm", "expert_attention.add_products", "expert_attention.gate_up"), 0.54),
-    "_scaled_dot_product": 0.48,
+    **dict.fromkeys(("grouped_mm", "expert_attention.add_products", "expert_attention.gate_up"), 0.54),
+    "scaled_dot_product_attention": 0.48,
 }
 """Assumed efficiency of grouped products and attention relative to large matrix products."""
 

@@ -40,6 +40,12 @@ def test_the_benchmarks_step_stays_within_its_budget(steps):
     assert sum(each.bytes for each in found) <= gigabytes * 1e9
 
 
+def test_operators_have_the_names_that_users_call_them_by():
+    found = {each.kernel for each in step_launches(load(SPECS / "dreamer-tiny.yaml"))}
+    assert {"scaled_dot_product_attention", "scaled_dot_product_attention backward", "grouped_mm"} <= found
+    assert not [name for name in found if name.startswith("_") or "for_cpu" in name]
+
+
 def test_it_multiplies_as_much_as_the_model_written_by_hand():
     spec = bench_spec(True, 4)
     composed, by_hand = step_launches(spec), step_launches(spec, lambda: HandWritten(sizes(spec), "einsum"))

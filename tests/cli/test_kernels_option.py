@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from composer.cli.main import main
 from composer.training import run
@@ -77,3 +78,19 @@ def test_train_runs_the_kernels_that_it_says(monkeypatch):
     # they are no part of what a run is
     assert main(["train", "tiny.yaml", "--out", "run"]) == 0
     assert "rms_norm_plain" not in Path("run/plan.txt").read_text()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(capsys):
+    assert main(["train", "tiny.yaml", "--cuda-graph", "maybe"]) == 2
+    told = " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert "Invalid value for '--cuda-graph': 'maybe' is not one of 'auto', 'on', 'off'." in told
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has CUDA graphs")
+@pytest.mark.usefixtures("tiny")
+def test_cuda_graphs_are_refused_without_a_gpu_before_anything_is_printed(capsys):
+    assert main(["train", "tiny.yaml", "--cuda-graph", "on"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "cuda_graph on: expected a GPU, got the device cpu\n"

@@ -19,6 +19,7 @@ from composer.costs.base.units import count_text
 from composer.costs.counting.plan import count
 from composer.draw.html import html
 from composer.draw.layout import picture
+from composer.draw.room import head_words
 from composer.draw.shapes import Box, Line, Picture, Text, text_width
 from composer.draw.svg import svg
 from composer.draw.theme import HUES, PLAIN, hue
@@ -105,6 +106,17 @@ def test_every_shipped_spec_is_drawn(path: Path) -> None:
     assert root.tag == f"{SVG}svg"
     written = [each.text for each in root.iter(f"{SVG}text")]
     assert written == [text.text for text in texts(drawn)]
+
+
+def test_a_long_heading_is_broken_into_lines_no_wider_than_the_stage() -> None:
+    """Its own words would make the picture twice as wide."""
+    spec = load(SPECS / "family" / "huginn.yaml")
+    stage = view(spec).stages[1]
+    drawn = sound(spec)
+    lines = [text for text in texts(drawn) if text.bold and text.text in head_words(stage)]
+    assert " ".join(text.text for text in lines) == head_words(stage)
+    assert len(lines) > 1
+    assert drawn.width < text_width(head_words(stage), lines[0].size, bold=True)
 
 
 @pytest.mark.parametrize("name", CASES)

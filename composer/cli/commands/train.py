@@ -94,7 +94,13 @@ def train(
         from composer.training.start import started_folder
 
         folder = folder or started_folder(spec, saved)
-    print(told(plan, folder), flush=True)
+    header = told(plan, folder)
+    if cuda_graph == "on" and spec.train is not None:
+        from composer.training.capture.cuda_graph import refuse
+        from composer.training.trainer import device_kind
+
+        refuse(cuda_graph, device_kind(), spec.train.strategy)
+    print(header, flush=True)
     folder = folder or default_folder(spec)
     kept = _with_kept_warmup(spec, folder)
     plan = plan if kept is spec else make_plan(kept)

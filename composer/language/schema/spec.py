@@ -24,7 +24,9 @@ from pydantic_core import PydanticCustomError
 from blocks.base.config import BlockConfig, Config
 from blocks.base.fields import Count, Natural, NonNegative, Positive, Width
 from blocks.base.operations import NormType
+from blocks.find import block_type, block_types
 from composer.data.base.config import DataConfig
+from composer.data.find import data_task, data_tasks
 from composer.language.schema.at import At
 from composer.language.schema.caps import Caps
 from composer.language.schema.provenance import Provenance
@@ -35,17 +37,8 @@ from composer.settings.errors import Fault
 from composer.settings.tree import fault_at, join
 from composer.settings.types import Description, Many
 
-
-def _block_types() -> Mapping[str, type[Config]]:
-    from blocks.find import block_types
-
-    return block_types()
-
-
-def _data_tasks() -> Mapping[str, type[Config]]:
-    from composer.data.find import data_tasks
-
-    return data_tasks()
+_BLOCKS: DiscoveredUnion[BlockConfig] = DiscoveredUnion("type", block_types, block_type)
+_TASKS: DiscoveredUnion[DataConfig] = DiscoveredUnion("task", data_tasks, data_task)
 
 
 @wired("model")
@@ -257,7 +250,7 @@ class Train(Wired):
 
     unhashed: ClassVar[frozenset[str]] = frozenset({"seed"})
 
-    data: Annotated[SerializeAsAny[DataConfig], DiscoveredUnion("task", _data_tasks)]
+    data: Annotated[SerializeAsAny[DataConfig], _TASKS]
     """The data, selected by `task`."""
     tokens: Count
     """Training tokens of the whole run."""
@@ -335,7 +328,7 @@ class Spec(Config):
     """The name of the run folder: letters, digits, `.`, `_` and `-`."""
     model: Model
     """Settings shared by all stages."""
-    blocks: dict[BlockName, Annotated[SerializeAsAny[BlockConfig], DiscoveredUnion("type", _block_types)]]
+    blocks: dict[BlockName, Annotated[SerializeAsAny[BlockConfig], _BLOCKS]]
     """The blocks by name; each use of a block has weights of its own."""
     stages: Annotated[Many[Stage], Field(min_length=1)]
     """The stages of the model, in order."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
 from blocks.base.config import Config
 from blocks.base.wiring import WiringConfig, kind_of, selected
@@ -17,22 +18,47 @@ T = TypeVar("T")
 
 
 class DiscoveredUnion(Generic[T]):
-    """A union over the configs that discovery finds, told apart by a tag field; made when first used."""
+    """A union over the configs that discovery finds, told apart by a tag field.
 
-    def __init__(self, tag: str, find: Callable[[], Mapping[str, type[Config]]]) -> None:
-        self.tag, self.find = tag, find
+    A valid value costs the import of its own config only; all of them are imported to say what is wrong.
+    """
+
+    def __init__(
+        self,
+        tag: str,
+        find: Callable[[], Mapping[str, type[Config]]],
+        find_one: Callable[[str], type[Config] | None],
+    ) -> None:
+        """Make a union.
+
+        Args:
+            tag: the field whose value selects the config.
+            find: returns all configs by their tags.
+            find_one: returns the config of a tag, or None.
+        """
+        self.tag, self.find, self.find_one = tag, find, find_one
+        self._validator: SchemaValidator | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices: dict[Any, CoreSchema] = {name: _deferred(config) for name, config in self.find().items()}
-        return core_schema.tagged_union_schema(choices, self.tag)
+        return core_schema.no_info_plain_validator_function(self._validate)
+
+    def _validate(self, value: Any) -> Any:
+        if isinstance(value, Mapping) and (config := self.select(value)):
+            with suppress(ValidationError):
+                return config.model_validate(value)
+        if self._validator is None:
+            choices: dict[Any, CoreSchema] = {name: _deferred(each) for name, each in self.find().items()}
+            self._validator = SchemaValidator(core_schema.tagged_union_schema(choices, self.tag))
+        return self._validator.validate_python(value)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return handler({**schema, "choices": {n: _schema(config) for n, config in self.find().items()}})
+        choices: dict[Any, CoreSchema] = {name: _schema(config) for name, config in self.find().items()}
+        return handler(core_schema.tagged_union_schema(choices, self.tag))
 
     def select(self, plain: Mapping[str, Any]) -> type[Config] | None:
         """Return the config that a mapping is validated against, if it says so."""
         tag = plain.get(self.tag)
-        return self.find().get(tag) if isinstance(tag, str) else None
+        return self.find_one(tag) if isinstance(tag, str) else None
 
     def describe(self) -> str:
         """Say what is expected."""
@@ -44,8 +70,8 @@ class WiringUnion(DiscoveredUnion[WiringConfig]):
 
     def __init__(self, key: str, optional: bool = False) -> None:
         """With `optional`, null takes the option of what is around it."""
-        super().__init__(key, lambda: wiring_options()[key])
         self.options, self.optional = wiring_options()[key], optional
+        super().__init__(key, lambda: self.options, self.options.get)
         self.kind = kind_of(next(iter(self.options.values())))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

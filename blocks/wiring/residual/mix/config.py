@@ -122,8 +122,8 @@ class MixedResidual(Residual):
         how = how or "a sum, weighted by token, of"
         one, more = ("output", "sums") if self.of == "outputs" else ("state", "states")
         what = f"{one}s" if self.over == "sublayers" else f"blocks' {more}"
-        who = "each reads" if self.period == 1 else f"every {self.period}. sublayer reads"
-        apart = f", apart for {', '.join(self.views)}" if self.views else ""
+        who = "each reads" if self.period == 1 else f"one in {self.period} sublayers reads"
+        apart = f", separately for {', '.join(self.views)}" if self.views else ""
         return f"{who} {how} all earlier {what}{heads}{apart}"
 
     def makes_views(self, place: SublayerPlace) -> list[View]:
