@@ -31,12 +31,18 @@ class Publisher:
         self._took = 0.0
 
     def __call__(self, at_last: bool = False) -> None:
-        """Write everything; of a large search only now and then, unless this is the last time."""
+        """Write everything; of a large search only now and then, unless this is the last time.
+
+        Of workers that wait for each other, one writes what all of them know.
+        """
         if not at_last and self._is_early():
             return
-        with exclusive(self._folder / PUBLISH):
-            # another worker may have written meanwhile
-            if not at_last and self._is_early():
+        path = self._folder / PUBLISH
+        before = _written(path)
+        with exclusive(path):
+            written = _written(path)
+            # the first that ended meanwhile may have begun before; the second knew all that is known here
+            if written > before + 1 or (not at_last and self._is_early()):
                 return
             began = time.monotonic()
             ledger = self._state.ledger
@@ -44,6 +50,7 @@ class Publisher:
             self._store.export(ledger.every())
             bring_specs(self._folder, ledger.every(), self._spec_of)
             publish(self._folder, self._state)
+            path.write_text(f"{written + 1}\n", encoding="utf-8")
             self._took = time.monotonic() - began
 
     def _is_early(self) -> bool:
@@ -52,3 +59,11 @@ class Publisher:
             return False
         # where the clocks of this machine and of the file system differ, it is not early
         return 0 <= time.time() - path.stat().st_mtime < _PAUSE * self._took
+
+
+def _written(path: Path) -> int:
+    """Return how often everything was written, as the lock file says."""
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0

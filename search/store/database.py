@@ -54,6 +54,7 @@ class DatabaseStore:
         self._connection: sql.Connection | None = None
         self._storage: OpenedStorage | None = None
         self._version = -1
+        self._versions: dict[str, int] = {}
         self._engine = self._new_engine()
         try:
             self._search, token = self._enter("\n".join(space.lines()))
@@ -67,7 +68,7 @@ class DatabaseStore:
             self._engine.dispose()
         self._lease = Lease(folder / WORKERS, self.worker)
         self._copies = RecordFiles(folder / RECORDS)
-        self._copied: dict[str, str] = {}
+        self._copied: dict[str, int] = {}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -90,7 +91,9 @@ class DatabaseStore:
             rows = connection.execute(query.order_by(tables.records.c.version)).all()
         if rows:
             self._version = rows[-1].version
-        return [record_of(row.body) for row in rows]
+        found = [record_of(row.body) for row in rows]
+        self._versions |= {record.key: row.version for record, row in zip(found, rows, strict=True)}
+        return found
 
     def put(self, record: Record) -> None:
         """Write a record, under the next version."""
@@ -101,7 +104,7 @@ class DatabaseStore:
         fields = {"identity": record.identity, "body": record_text(record), "version": version}
         new = insert(tables.records).values(search=self._search, key=record.key, **fields)
         self._connection.execute(new.on_conflict_do_update(index_elements=["search", "key"], set_=fields))
-        self._version = version
+        self._version = self._versions[record.key] = version
 
     def study(self, goals: Goals, sampler: BaseSampler) -> optuna.Study:
         """Open Optuna's study in the same database, created if missing."""
@@ -177,10 +180,10 @@ class DatabaseStore:
     def export(self, records: Iterable[Record]) -> None:
         """Copy the records into the folder."""
         for record in records:
-            text = record_text(record)
-            if self._copied.get(record.key) != text:
-                self._copies.put(record)
-                self._copied[record.key] = text
+            version = self._versions.get(record.key, 0)
+            if self._copied.get(record.key) != version:
+                self._copies.put_changed(record)
+                self._copied[record.key] = version
 
     def close(self) -> None:
         """Remove the row and the lease."""

@@ -163,6 +163,14 @@ class RecordFiles:
         write_text(path, record_text(record))
         self._known[path.name] = _mark(path.stat())
 
+    def put_changed(self, record: Record) -> None:
+        """Write a record's file, unless it has the same content already."""
+        text = record_text(record)
+        with suppress(OSError, UnicodeDecodeError):
+            if (self._folder / f"{record.key}.json").read_text(encoding="utf-8") == text:
+                return
+        self.put(record)
+
     def _new(self, marks: dict[str, _Mark]) -> list[Record]:
         found = []
         for name, mark in marks.items():

@@ -15,6 +15,7 @@ import optuna
 from fake_training import TWO, FakeTraining, toy
 from optuna.storages.journal import JournalFileBackend
 
+from composer.language.space import Space
 from search.run.study import run_search
 from search.store.journal import Journal
 
@@ -30,6 +31,15 @@ class Killer:
         os.fsync = lambda file: None  # a kill does not lose what the system holds
         os.replace = self.replace
         Journal.append_logs = lambda backend, logs: self.append(backend, logs)
+
+    def in_database(self) -> None:
+        """Count the steps in a database too: what is put is not yet committed, and lost with its writer."""
+        from search.store.database import DatabaseStore
+        from search.store.database_journal import DatabaseJournal
+
+        append, put = DatabaseJournal.append_logs, DatabaseStore.put
+        DatabaseJournal.append_logs = lambda backend, logs: self.step(lambda: append(backend, logs))
+        DatabaseStore.put = lambda store, record: self.step(lambda: put(store, record))
 
     def due(self) -> bool:
         self.left -= 1
@@ -55,28 +65,32 @@ class Killer:
         self.step(lambda: _append(backend, logs), tear)
 
 
-def search(root: Path, at: int) -> int:
+def search(root: Path, at: int, storage: str | None) -> int:
     """Search in a child that dies at step `at` (0: never); give its wait status."""
     child = os.fork()
     if child == 0:
         status = 1
         with contextlib.suppress(KeyboardInterrupt):
-            Killer(at)
-            space = toy(
-                root, TWO, "search.trials=4", "search.seeds=1", "search.finalists=1", baseline="rival.yaml"
-            )
-            run_search(space, root / "run", FakeTraining())
+            killer = Killer(at)
+            if storage is not None:
+                killer.in_database()
+            run_search(space_of(root), root / "run", FakeTraining(), storage=storage)
             status = 0
         os._exit(status)
     return os.waitpid(child, 0)[1]
 
 
-def left_behind(root: Path) -> dict[str, object]:
+def space_of(root: Path) -> Space:
+    """A search of four trials, a baseline and two finals, whose space is named after its folder."""
+    asked = ("search.trials=4", "search.seeds=1", "search.finalists=1")
+    return toy(root, TWO, f"name={root.name}", *asked, baseline="rival.yaml")
+
+
+def left_behind(root: Path, storage: str | None) -> dict[str, object]:
     """All that decides: the table without its clock, the study, the winner, and the work done."""
     rows = [line.split(",") for line in (root / "run" / "leaderboard.csv").read_text().splitlines()]
     clock = rows[0].index("seconds")
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(root / "run" / "study.journal")))
-    study = optuna.load_study(study_name="toy", storage=storage)
+    study = study_of(root, storage)
     return {
         "table": [row[:clock] + row[clock + 1 :] for row in rows],
         "study": [(t.state, t.params, t.values, t.constraints, t.user_attrs) for t in study.get_trials()],
@@ -87,24 +101,36 @@ def left_behind(root: Path) -> dict[str, object]:
     }
 
 
-def main(root: Path, stride: int) -> None:
+def study_of(root: Path, storage: str | None) -> optuna.Study:
+    """The study of a search in its folder, or in a database."""
+    if storage is None:
+        journal = JournalFileBackend(str(root / "run" / "study.journal"))
+        return optuna.load_study(study_name=root.name, storage=optuna.storages.JournalStorage(journal))
+    from search.store.database_study import storage_of
+
+    name = f"{root.name}-{space_of(root).identity()}"
+    return optuna.load_study(study_name=name, storage=storage_of(storage, name).storage)
+
+
+def main(root: Path, stride: int, storage: str | None = None) -> None:
     """Kill at every `stride`-th step until a search gets through unharmed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    alone, killed = root / "alone", root / "killed"
+    alone = root / "alone"
     alone.mkdir()
-    assert search(alone, 0) == 0
-    expected = left_behind(alone)
+    assert search(alone, 0, storage) == 0
+    expected = left_behind(alone, storage)
     for at in range(1, 10_000, stride):
-        shutil.rmtree(killed, ignore_errors=True)
+        killed = root / f"killed{at}"
         killed.mkdir()
-        first = search(killed, at)
+        first = search(killed, at, storage)
         if first == 0:
             print(at - stride, "steps")
             return
         assert first == signal.SIGKILL, f"step {at}: ended with {first}"
-        again = search(killed, 0)
+        again = search(killed, 0, storage)
         assert again == 0, f"step {at}: the second start ended with {again}"
-        found = left_behind(killed)
+        found = left_behind(killed, storage)
+        shutil.rmtree(killed)
         # a run killed between two checkpoints repeats that piece and no other
         assert len(found["work"]) - len(expected["work"]) in (0, 1), f"step {at}: {found['work']}"
         found["work"] = list(dict.fromkeys(found["work"]))

@@ -59,9 +59,9 @@ def join(workers: list[Forked]) -> None:
             worker.kill()  # nothing, if it has ended
 
 
-def kills(kill: Callable[[Path, int], None], root: Path, stride: int) -> int:
+def kills(kill: Callable[..., None], root: Path, stride: int, *where: str) -> int:
     """Kill searches below `root` at every `stride`-th step, in a process of its own; return at how many."""
-    process = Forked(kill, root, stride)
+    process = Forked(kill, root, stride, *where)
     try:
         out, error = process.communicate(timeout=1200)
     finally:

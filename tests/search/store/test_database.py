@@ -9,12 +9,13 @@ import threading
 import time
 from pathlib import Path
 
+import kill_everywhere
 import optuna
 import pytest
 from fake_training import FakeTraining, board, toy
 from postgresql import Server, execute, missing, query
 from studies import toy_study
-from worker import EIGHT, check, join, start
+from worker import EIGHT, check, join, kills, start
 
 from composer import load
 from composer.cli.main import main
@@ -160,6 +161,12 @@ def test_a_database_that_is_away_for_long_stops_no_worker(tmp_path, server):
     server.start()
     join(workers)
     check_all(tmp_path, url, space)
+
+
+@needs_server
+@pytest.mark.slow
+def test_a_search_killed_at_any_step_in_a_database_ends_as_one_left_alone(tmp_path, server):
+    assert kills(kill_everywhere.main, tmp_path, 7, server.url("kills")) > 100
 
 
 @needs_server
