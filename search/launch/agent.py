@@ -20,7 +20,7 @@ from typing import Any
 
 from search.errors import SearchError
 from search.run.local_workers import LocalWorker
-from search.run.worker_process import GRACE, STOP, Ended, Job
+from search.run.worker_process import GRACE, Ended, Job
 from search.store.folder import LOGS, SPACE
 from search.store.locks import is_free
 
@@ -67,6 +67,10 @@ class Start:
     held: str
 
 
+class WorkerKilled(SearchError):
+    """A worker was killed, perhaps with its node; the launcher decides whether it is started again."""
+
+
 class Agent:
     """Starts a worker and passes its messages on, until it has ended."""
 
@@ -79,6 +83,7 @@ class Agent:
 
         Raises:
             SearchError: it cannot be reached.
+            WorkerKilled: its worker was killed.
         """
         machine = socket.gethostname()
         # a command that is gone needs no worker
@@ -114,13 +119,16 @@ class Agent:
                 self._worker.close(time.monotonic() + GRACE)
 
     def _relay(self, worker: LocalWorker, command: Connection[Any, Any], machine: str) -> None:
+        killing = False
         while worker.ended is None:
             ready = wait([worker.fileno(), command.fileno()], _TICK)
             if command.fileno() in ready:
-                order = command.recv()
-                worker.stop() if order == STOP else worker.kill()
+                killing = command.recv() == KILL
+                worker.kill() if killing else worker.stop()
             if worker.fileno() in ready or worker.is_gone:
                 message = worker.receive()
+                if worker.killed and not killing:
+                    raise WorkerKilled(f"{message.text} (on {machine})")
                 if isinstance(message, Ended) and message.how == "failed":
                     message = Ended("failed", f"{message.text} (on {machine})")
                 command.send(message)

@@ -39,6 +39,9 @@ class Tasks(Protocol):
     def over(self) -> Mapping[int, str]:
         """Return which tasks are over and are not started again, by number, with the reason or ""."""
 
+    def trouble(self) -> str:
+        """Return why `over` may be out of date, or ""."""
+
     def cancel(self, numbers: Sequence[int]) -> None:
         """End tasks, and do not start them again."""
 
@@ -92,6 +95,7 @@ class RemoteCrew:
         self._stopping = False
         self._killed_at: float | None = None
         self._asked_at = 0.0
+        self._trouble = ""
         self._over = threading.Event()
         self._held = f"{secrets.token_hex(8)}.held"
         self._stack = ExitStack()
@@ -227,12 +231,20 @@ class RemoteCrew:
             return
         self._asked_at = now
         over = self._tasks.over()
+        self._tell_trouble()
         for worker in self.each:
             if worker.ended is None and worker.connection is None and worker.number in over:
                 worker.over_since = worker.over_since or now
                 if now - worker.over_since > _SILENCE:
                     told = over[worker.number] or "its task is over, and nothing was heard from it"
                     self._end(worker, Ended("failed", told))
+
+    def _tell_trouble(self) -> None:
+        """Tell it once, at the workers that wait for the cluster."""
+        told, self._trouble = self._trouble, self._tasks.trouble()
+        if self._trouble and not told:
+            waiting = [worker for worker in self.each if worker.ended is None and worker.connection is None]
+            self._due += [(worker, Note(self._trouble)) for worker in waiting]
 
     def _accept(self, server: socket.socket, key: bytes) -> None:
         server.settimeout(_TICK)

@@ -34,6 +34,7 @@ class LocalWorker:
         number: from 1.
         log: the file that takes what it prints.
         ended: how it ended; None while it is running.
+        killed: whether a signal ended it.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LocalWorker:
     ) -> None:
         self.number, self.log = number, log
         self.ended: Ended | None = None
+        self.killed = False
         self._connection: Connection[Any, Any]
         self._connection, theirs = Pipe()
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -118,6 +120,7 @@ class LocalWorker:
         self.kill()
         code = self._process.wait()
         if code < 0:
+            self.killed = True
             return Ended("failed", f"killed by {signal.Signals(-code).name}")
         return Ended("failed", f"ended with exit code {code} {self._last_line()}".strip())
 

@@ -15,7 +15,7 @@ from composer.language.schema.spec import Spec
 from composer.settings.errors import first_line
 from composer.training.processes.interrupt import SIGNALS
 from search.errors import SearchError
-from search.launch.agent import Agent, Call
+from search.launch.agent import Agent, Call, WorkerKilled
 from search.launch.launcher import Launcher, Need, Options
 from search.launch.remote import RemoteCrew
 from search.run.worker_plan import devices_of, threads_of
@@ -38,7 +38,7 @@ class RayOptions(Options):
     placement: Literal["spread", "pack"] = "spread"
     """Whether workers are spread over the nodes, or fill one after the other."""
     retries: int = Field(default=3, ge=-1)
-    """How often a worker is started again after its node or its task was lost; -1 for always."""
+    """How often a worker is started again after it, its task or its node was lost; -1 for always."""
     host: str | None = None
     """The name or address of this machine as the nodes reach it; by default that by which Ray knows it."""
 
@@ -63,6 +63,7 @@ class RayTasks:
             "accelerator_type": options.accelerator,
             "scheduling_strategy": "SPREAD" if options.placement == "spread" else "DEFAULT",
             "max_retries": options.retries,
+            "retry_exceptions": [WorkerKilled],
         }
         for call in calls:
             named = task.options(name=f"composer-{call.number}", **place)
@@ -77,6 +78,10 @@ class RayTasks:
             return {}
         ready, _ = ray.wait(list(numbers), num_returns=len(numbers), timeout=0)
         return {numbers[task]: _failure(task) for task in ready}
+
+    def trouble(self) -> str:
+        """Return "": the cluster's own processes say what is wrong."""
+        return ""
 
     def cancel(self, numbers: Sequence[int]) -> None:
         """End tasks."""

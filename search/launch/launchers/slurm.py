@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +18,16 @@ from composer.settings.types import Duration
 from search.errors import SearchError
 from search.launch.agent import Agent, Call
 from search.launch.launcher import Launcher, Need, Options
+from search.launch.patience import Question, within
 from search.launch.remote import RemoteCrew
 from search.run.worker_plan import devices_of, threads_of
 from search.run.worker_process import GRACE, Job
 from search.store.folder import LOGS
+
+_LIMIT = 120.0
+"""Seconds for which an answer of SLURM is awaited."""
+_ANSWER = 0.2
+"""Seconds for which a question about jobs may hold up the command."""
 
 
 class SlurmOptions(Options):
@@ -71,6 +78,8 @@ class SlurmTasks:
     def __init__(self, options: SlurmOptions, gpus: int, cpus: int, logs: Path) -> None:
         self._options, self._gpus, self._cpus, self._logs = options, gpus, cpus, logs
         self._jobs: dict[int, Any] = {}
+        self._question: Question[Mapping[int, str]] = Question(self._ended, {})
+        self._silent = False
 
     def start(self, calls: Sequence[Call]) -> None:
         """Submit an array with one job for each call.
@@ -87,25 +96,51 @@ class SlurmTasks:
                 folder, cluster=self._options.cluster, slurm_max_num_timeout=self._options.restarts
             )
             executor.update_parameters(**self._parameters())
-            jobs = executor.map_array(SlurmAgent(), calls)
+            jobs = within(_LIMIT, lambda: executor.map_array(SlurmAgent(), calls))
+        except TimeoutError:
+            raise SearchError(
+                f"--launcher slurm: sbatch has not answered for {_LIMIT:.0f} s; jobs that it still submits "
+                "end at once"
+            ) from None
         except (RuntimeError, ValueError, submitit.core.utils.FailedJobError, OSError) as error:
             raise SearchError(f"--launcher slurm: the jobs could not be submitted: {error}") from None
         self._jobs = {call.number: job for call, job in zip(calls, jobs, strict=True)}
 
     def over(self) -> Mapping[int, str]:
-        """Return which jobs are over."""
-        return {number: self._failure(job) for number, job in self._jobs.items() if job.done()}
+        """Return which jobs were over when SLURM last answered."""
+        return self._question.latest(_ANSWER)
+
+    def trouble(self) -> str:
+        """Say that SLURM does not answer."""
+        return f"SLURM has not answered for {_LIMIT:.0f} s" if self._question.silence > _LIMIT else ""
 
     def cancel(self, numbers: Sequence[int]) -> None:
         """End jobs."""
+        if not numbers or self._silent:
+            return
+        try:
+            within(_LIMIT, lambda: self._cancel(numbers))
+        except TimeoutError:
+            self._silent = True
+            ids = " ".join(str(self._jobs[number].job_id) for number in numbers)
+            warnings.warn(
+                f"SLURM has not answered for {_LIMIT:.0f} s; jobs that are left end by themselves once they "
+                f"run, or now by: scancel {ids}",
+                stacklevel=2,
+            )
+
+    def close(self) -> None:
+        """End all."""
+        self.cancel([number for number in self._jobs if number not in self._question.answer])
+
+    def _ended(self) -> Mapping[int, str]:
+        return {number: self._failure(job) for number, job in self._jobs.items() if job.done()}
+
+    def _cancel(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             # one that is over
             with suppress(Exception):
                 self._jobs[number].cancel(check=False)
-
-    def close(self) -> None:
-        """End all."""
-        self.cancel([number for number, job in self._jobs.items() if not job.done()])
 
     def _parameters(self) -> dict[str, Any]:
         options = self._options

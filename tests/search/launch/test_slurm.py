@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from command import WAIT, begin, is_running, opened, wait_for
+from command import TRIALS, WAIT, agent_of, begin, is_running, opened, wait_for
+from database_checks import check_all
+from noted_training import check_two_devices
+from postgresql import Server, missing
 from worker import check
+
+from composer.language.space import load_space
 
 __all__ = ["begin"]
 
@@ -18,11 +23,6 @@ pytestmark = [
     pytest.mark.slow,
 ]
 JOBS = ("--launcher", "slurm", "--launch", "cluster=local", "--launch", "host=127.0.0.1", "--workers", "2")
-
-
-def agent_of(worker: int) -> int:
-    """The process that started a worker."""
-    return int(Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def test_a_preempted_job_saves_its_run_and_is_queued_again(tmp_path, begin):
@@ -63,11 +63,34 @@ def test_two_commands_at_once_share_the_trials_and_train_none_twice(tmp_path, be
     check(tmp_path, 6, opened(one.run), one.records())
 
 
-def test_a_killed_job_is_told_and_the_other_goes_on(tmp_path, begin):
+@pytest.mark.parametrize("who", ["job", "worker"])
+def test_a_killed_job_or_worker_is_told_and_the_other_goes_on(tmp_path, begin, who):
     command = begin(0.05, *JOBS, "--json")
     first, _ = command.until_all_train()
-    os.kill(agent_of(first), signal.SIGKILL)
+    os.kill(first if who == "worker" else agent_of(first), signal.SIGKILL)
     wait_for(lambda: not is_running(first))
     assert command.end() == 0
     check(tmp_path, 6, opened(command.run), command.records(), killed=1)
     assert "its task was lost" in command.out.read_text()
+
+
+def test_a_job_trains_a_trial_on_two_devices(tmp_path):
+    check_two_devices(tmp_path, *JOBS[:-1], "1")
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_a_database_that_is_away_for_a_while_is_waited_for_by_all_jobs(tmp_path, begin):
+    server = Server()
+    try:
+        url = server.url("jobs")
+        command = begin(0.1, *JOBS, "--storage", url)
+        command.hold.unlink()
+        work = command.run / "work.log"
+        wait_for(lambda: work.exists() and len(work.read_text().splitlines()) > 2)
+        server.stop()
+        time.sleep(1)
+        server.start()
+        assert command.process.wait(WAIT) == 0, command.err.read_text()
+        check_all(tmp_path, url, load_space(tmp_path / "space.yaml", TRIALS[1::2]))
+    finally:
+        server.remove()

@@ -7,15 +7,15 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 
 import kill_everywhere
 import optuna
 import pytest
+from database_checks import check_all, rows
 from fake_training import FakeTraining, board, toy
-from postgresql import Server, execute, missing, query
+from postgresql import Server, execute, missing
 from studies import toy_study
-from worker import EIGHT, check, join, kills, start
+from worker import EIGHT, join, kills, start
 
 from composer import load
 from composer.cli.main import main
@@ -26,7 +26,6 @@ from search.run import study
 from search.run.study import run_search
 from search.store import lease
 from search.store.database import DatabaseStore
-from search.store.database_study import storage_of
 from search.study.rows import read_rows
 from search.study.run import run_study
 
@@ -50,23 +49,10 @@ def server():
     found.remove()
 
 
-def check_all(root: Path, url: str, space, killed: int = 0) -> None:
-    name = f"{space.name}-{space.identity()}"
-    opened = storage_of(url, name)
-    try:
-        check(root, 6, optuna.load_study(study_name=name, storage=opened.storage), rows(url), killed)
-    finally:
-        opened.close()
-
-
-def rows(url: str) -> list[dict]:
-    return [json.loads(body) for (body,) in query(url, "select body from composer_records")]
-
-
 @needs_server
-def test_four_workers_share_the_trials_and_train_none_twice(tmp_path, server):
+def test_four_workers_with_clocks_two_minutes_apart_share_the_trials_and_train_none_twice(tmp_path, server):
     url, space = server.url("four"), toy(tmp_path, *SIX)
-    join(start(tmp_path, 4, 0.05, *SIX, storage=url))
+    join(start(tmp_path, 4, 0.05, *SIX, storage=url, ahead=120.0))
     check_all(tmp_path, url, space)
     assert len(board(tmp_path / "run")) == 6
     # the folder has copies, for the report

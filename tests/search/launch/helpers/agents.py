@@ -27,6 +27,9 @@ class Threads:
     def over(self) -> Mapping[int, str]:
         return {number: "" for number, thread in self._threads.items() if not thread.is_alive()}
 
+    def trouble(self) -> str:
+        return ""
+
     def cancel(self, numbers: Sequence[int]) -> None:
         pass
 
@@ -45,6 +48,9 @@ class Silent:
 
     def over(self) -> Mapping[int, str]:
         return {}
+
+    def trouble(self) -> str:
+        return ""
 
     def cancel(self, numbers: Sequence[int]) -> None:
         pass

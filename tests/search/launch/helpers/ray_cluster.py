@@ -12,7 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-LIMIT = 120
+LIMIT = 900
+"""Seconds that it may live: as long as a few tests, on a machine that does much else."""
 
 
 class RayCluster:
@@ -21,8 +22,8 @@ class RayCluster:
     def __enter__(self) -> RayCluster:
         # short, since Ray puts sockets below it
         self._home = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
-        here = Path(__file__)
-        paths = {"PYTHONPATH": os.pathsep.join(map(str, (here.parents[3], here.parent)))}
+        # what tasks unpickle is in modules of tests
+        paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         quiet = {
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -50,7 +51,7 @@ class RayCluster:
 
     def __exit__(self, *error: object) -> None:
         self._process.stdin.close()
-        self._process.wait(LIMIT)
+        self._process.wait(120)
         self._process.stdout.close()
         self._log.close()
         self._home.cleanup()

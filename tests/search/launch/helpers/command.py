@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,7 +41,8 @@ class Command:
             local_command.search,
             SlowTraining(seconds, self.hold),
             given,
-            environment={"OMP_NUM_THREADS": "1"},
+            # what jobs of a cluster unpickle is in modules of tests
+            environment={"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             files=(self.out, self.err),
         )
         self.seen: set[int] = set()
@@ -55,7 +57,12 @@ class Command:
 
     def until_all_train(self, count: int = 2) -> list[int]:
         """Wait until workers train; return their process ids."""
-        wait_for(lambda: sum(each["status"] == "running" for each in self.records()) >= count)
+
+        def all_train() -> bool:
+            assert self.process.poll() is None, self.err.read_text()
+            return sum(each["status"] == "running" for each in self.records()) >= count
+
+        wait_for(all_train)
         pids = [int(each["worker"].split("-")[-2]) for each in self.records() if each["status"] == "running"]
         assert os.getpid() not in pids
         assert self.process.pid not in pids
@@ -95,6 +102,11 @@ def begin(tmp_path) -> Iterator[Callable[..., Command]]:
             if is_running(pid):
                 os.killpg(pid, signal.SIGKILL)
         command.process.communicate(10)
+
+
+def agent_of(worker: int) -> int:
+    """The process that started a worker."""
+    return int(Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def is_running(pid: int) -> bool:
