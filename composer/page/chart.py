@@ -123,10 +123,18 @@ class Chart:
         """Add marks that link to a target in the page; if `reachable`, also by the Tab key."""
         self.items.append(Link(target, kind, told, items, reachable))
 
-    def below(self, axis: Scale, y: float, top: float, words: Words, title: str) -> None:
-        """Add an axis below: grid lines up to `top`, values, a title."""
+    def below(
+        self,
+        axis: Scale,
+        y: float,
+        top: float,
+        words: Words,
+        title: str,
+        ticks: Sequence[float] | None = None,
+    ) -> None:
+        """Add an axis below: grid lines up to `top`, values (round ones by default), a title."""
         last = -math.inf
-        for value in axis.ticks():
+        for value in axis.ticks() if ticks is None else ticks:
             x, text = axis(value), words(value)
             self.line([(x, y), (x, top)], "grid")
             if x - last >= _CHAR * len(text) + 8:

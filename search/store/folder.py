@@ -34,6 +34,8 @@ SPACE, JOURNAL, RECORDS, LEADERBOARD = "space.txt", "study.journal", "records", 
 CHANGES = "changes.log"
 BEST, FRONT, IMPORTED_RUNS, WORKERS, LOGS = "best", "front", "imported", "workers", "logs"
 LOCK, PUBLISH, IMPORT, DATABASE = "lock", "publish.lock", "import.lock", "database.txt"
+REPORT = ("report.html", "report.md", "tables", "figures")
+"""What the report of a study leaves, which may be written before anything is trained."""
 
 _SHOWN = 12
 """Number of lines of a difference that a note shows."""
@@ -115,7 +117,8 @@ def _refuse_what_is_none(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise SearchError(f"{folder}: expected a folder for the search, got a file")
     if folder.is_dir():
-        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith((LOCK, SPACE)))
+        ours = (LOCK, SPACE, *REPORT)
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(ours))
         # checked last, since a process that creates the folder writes this file first
         if others and not (folder / SPACE).exists():
             raise SearchError(

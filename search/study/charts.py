@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from statistics import fmean
+from statistics import fmean, median
 
 from composer.costs.base.units import count_text, duration
 from composer.page.chart import Chart, label, n, name_width, path, scale, spread
@@ -43,7 +43,8 @@ def curve(results: Results, metric: str, cost: str) -> Chart | None:
     room = max(name_width(arm.title) for arm, _ in points) + 26
     across = scale((x for _, found in points for x, *_ in found), _LEFT, WIDTH - room, log=True)
     up = scale((y for _, found in points for _, ys, _ in found for y in ys), chart.height - _BELOW, _TOP)
-    chart.below(across, up.start, _TOP, lambda x: _cost_text(cost, x), UNITS[cost])
+    marks = list(results.plan.config.budgets) if cost == "tokens" else None
+    chart.below(across, up.start, _TOP, lambda x: _cost_text(cost, x), UNITS[cost], marks)
     chart.beside(up, _LEFT, across.end, lambda y: f"{y:g}" if y == 0 else f"{y:.3g}", metric)
     for number, (_, found) in enumerate(points):
         line = [(across(x), up(mean)) for x, _, mean in found]
@@ -78,7 +79,13 @@ def claims(judged: list[Verdict]) -> Chart | None:
     near = [min(max(x, 1 / 16), 16) for x in values]
     across = scale(near, _LEFT, WIDTH - 24, log=True)
     bottom = chart.height - _BELOW
-    chart.below(across, bottom, 24, lambda x: f"{x:g}", "how many times less; above 1 the arm is better")
+    chart.below(
+        across,
+        bottom,
+        24,
+        lambda x: f"{x:g}",
+        "factor: how many times less the first arm needs (orange: as claimed; hollow: undecided)",
+    )
     chart.line([(across(1), bottom), (across(1), 24)], "zero")
     for number, (each, (low, high)) in enumerate(zip(shown, spans, strict=True)):
         y = 58 + 46 * number
@@ -102,7 +109,7 @@ def claims(judged: list[Verdict]) -> Chart | None:
 def _points(
     results: Results, arm: StudyArm, metric: str, cost: str
 ) -> list[tuple[float, list[float], float]]:
-    """Return, by budget, the mean cost, the scores and their mean."""
+    """Return, by budget, the median cost, the scores and their mean."""
     found = []
     for budget in results.plan.config.budgets:
         rows: list[Row] = [
@@ -112,7 +119,8 @@ def _points(
         ]
         if rows and all(row.cost(cost) > 0 for row in rows):
             scores = [row.metrics[metric] for row in rows]
-            found.append((fmean(row.cost(cost) for row in rows), scores, fmean(scores)))
+            # a median, since a busy machine makes some times far too long
+            found.append((median(row.cost(cost) for row in rows), scores, fmean(scores)))
     return found
 
 

@@ -20,6 +20,8 @@ from composer.settings.types import Description, Many
 
 COSTS = ("tokens", "flops", "seconds")
 """What a run is charged for, as the measure of a claim and the axis of a figure name it."""
+COST_NAMES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
+"""The same in text."""
 
 Name = Annotated[
     str,
@@ -56,18 +58,23 @@ class Claim(Config):
     """The arm that is claimed to be better."""
     against: str
     """The arm that it is compared with."""
-    measure: Annotated[
-        str,
-        Field(pattern=rf"^(?:{'|'.join(COSTS)})_to_[A-Za-z_][A-Za-z0-9_./-]*$"),
-        Description("tokens_to_, flops_to_ or seconds_to_ with the name of a held-out score"),
-    ] = "tokens_to_accuracy"
-    """The cost and the held-out score, such as tokens_to_accuracy, flops_to_loss, seconds_to_accuracy_k4."""
+    measure: (
+        Annotated[
+            str,
+            Field(pattern=rf"^(?:{'|'.join(COSTS)})_to_[A-Za-z_][A-Za-z0-9_./-]*$"),
+            Description("tokens_to_, flops_to_ or seconds_to_ with the name of a held-out score"),
+        ]
+        | None
+    ) = None
+    """The cost and the held-out score, such as tokens_to_accuracy, flops_to_loss, seconds_to_accuracy_k4; by
+    default tokens_to_ the study's own measure."""
     factor: Positive = 1.0
     """How many times less; 1 claims that it is better at all."""
 
     def __str__(self) -> str:
         better = f"{self.factor:g} times fewer" if self.factor != 1 else "fewer"
-        return f"{self.arm} needs {better} {self.cost} to equal {self.metric} than {self.against}"
+        cost = COST_NAMES[self.cost]
+        return f"{self.arm} needs {better} {cost} than {self.against} for equal {self.metric}"
 
     @property
     def cost(self) -> str:
@@ -81,8 +88,8 @@ class Claim(Config):
 
     @property
     def _parts(self) -> re.Match[str]:
-        found = MEASURE.fullmatch(self.measure)
-        assert found is not None
+        found = MEASURE.fullmatch(self.measure or "")
+        assert found is not None, "a claim of `StudyConfig.measured_claims` has a measure"
         return found
 
 
@@ -123,6 +130,12 @@ class StudyConfig(Config):
     """The arm that all others are tested against; by default the first."""
     claims: Many[Claim] = ()
     """What is claimed, and judged by the results."""
+
+    @property
+    def measured_claims(self) -> list[Claim]:
+        """The claims, each with its measure."""
+        default = f"tokens_to_{self.measure}"
+        return [each.model_copy(update={"measure": each.measure or default}) for each in self.claims]
 
     @model_validator(mode="after")
     def _sound(self) -> StudyConfig:

@@ -145,7 +145,12 @@ class _Reader:
             return
         measured = {"loss", "accuracy", *base.train.data.metrics}
         asked: list[tuple[_Path, str]] = [(("measure",), self.config.measure)]
-        asked += [(("claims", i, "measure"), claim.metric) for i, claim in enumerate(self.config.claims)]
+        # without a measure a claim has the study's
+        asked += [
+            (("claims", i, "measure"), claim.metric)
+            for i, claim in enumerate(self.config.measured_claims)
+            if self.config.claims[i].measure is not None
+        ]
         for place, name in asked:
             if name not in measured:
                 expected = f"a score that the task {base.train.data.task} measures"
@@ -203,7 +208,7 @@ class _Reader:
             return None
         on = self.config.match if arm.match is None else arm.match
         spec = spec.model_copy(update={"train": base.train, "name": f"{base.name[:70]}-{name}"})
-        measures = self.config.match or on
+        measures = tuple(dict.fromkeys([*self.config.match, *on]))
         try:
             # without knobs to change it is only compared
             found = match(
@@ -214,7 +219,9 @@ class _Reader:
                 self._fault(("arms", name), each.expected, each.got, each.hint) for each in error.faults
             ]
             return None
-        made = StudyArm(name, size, found.spec, found.residuals, found.distance, _changes(found.moves))
+        # those that it need not match are shown all the same
+        compared = match(found.spec, base, measures, (), bounds=self.config.bounds, name=spec.name)
+        made = StudyArm(name, size, found.spec, compared.residuals, found.distance, _changes(found.moves))
         if on and not found.holds:
             self._unmatched(name, made, ("arms", name))
         return made

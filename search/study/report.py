@@ -91,7 +91,8 @@ def _header(results: Results, judged: Sequence[Verdict]) -> str:
     config, rows = results.plan.config, results.used()
     counts = Counter(each.judgement for each in judged)
     told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
-    machines = sorted({row.machine for row in rows})
+    # rows of earlier versions say "1 threads"
+    machines = sorted({row.machine.replace(", 1 threads", ", 1 thread") for row in rows})
     spent = f"{duration(sum(row.seconds for row in rows))} of training" if rows else "nothing yet"
     cards = [
         (

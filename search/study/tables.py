@@ -7,12 +7,12 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 from composer.costs.base.units import count_text, duration
 from composer.costs.matching.residuals import percent
 from search.compare.kendall import kendall
-from search.study.config import COSTS
+from search.study.config import COST_NAMES, COSTS
 from search.study.load import StudyArm
 from search.study.plan import Results, score
 from search.study.rows import Row
@@ -30,6 +30,7 @@ class Table:
         name: of its file and its anchor.
         words: the columns of words; the others are numbers.
         note: how it is made, below it.
+        data: its head and rows as CSV has them, plain numbers; None for the text cells.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     words: tuple[int, ...] = (0,)
     note: str = ""
+    data: tuple[Sequence[str], Sequence[Sequence[object]]] | None = None
 
     def markdown(self) -> str:
         """Write it in Markdown."""
@@ -49,7 +51,8 @@ class Table:
     def csv(self) -> str:
         """Write it as CSV."""
         out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([self.head, *self.rows])
+        head, rows = self.data or (self.head, self.rows)
+        csv.writer(out, lineterminator="\n").writerows([head, *rows])
         return out.getvalue()
 
 
@@ -64,7 +67,7 @@ def tables(results: Results) -> Iterator[Table]:
         yield comparison_table(comparisons(results), results.plan.config.measure)
         if stability := list(_stability(results)):
             note = "Kendall's tau-b of the arms' mean scores; 1 if they rank alike, 0 if by chance."
-            yield Table("ranks", "Do rankings last?", ["from", "to", "arms", "tau"], stability, (0, 1), note)
+            yield Table("ranks", "Rank stability", ["from", "to", "arms", "tau"], stability, (0, 1), note)
     if (law := fitted(results)) is not None:
         note = (
             "L = E + A (N_once + r^phi N_rec)^-alpha + B D^-beta (arXiv 2604.21106), over all arms, sizes "
@@ -103,7 +106,8 @@ def verdict_table(judged: Sequence[Verdict]) -> Table:
         for each in judged
     ]
     note = (
-        "A claim is supported if its factor is above the claimed one, not supported if it is below, at an "
+        "The factor says how many times less the first arm needs: at 0.5 it needs twice as much. A claim is "
+        "supported if its factor is above the claimed one, not supported if it is below, at an "
         "error rate of 5 % over all claims together (Holm). The interval is of 95 %, for this claim alone."
     )
     head = ["claim", "verdict", "factor", "95 % interval", "seeds", "p (Holm)", "note"]
@@ -121,7 +125,9 @@ def factor_cells(found: Factor) -> tuple[str, str]:
     if found.estimate is not None and found.estimate.value <= found.least:
         text = f"below {math.exp(found.least):.2f}"
     if low == 0 and high == math.inf:
-        return text, "any"
+        return text, "unbounded"
+    if low == 0:
+        return text, f"below {high:.2f}"
     return text, f"{low:.2f} to {high:.2f}" if high < math.inf else f"above {low:.2f}"
 
 
@@ -129,7 +135,7 @@ def results_table(results: Results) -> Table:
     """Return the scores of every arm at every budget, over fresh seeds."""
     config = results.plan.config
     metrics = list(dict.fromkeys([config.measure, "loss"]))
-    rows = []
+    rows, data = [], []
     for arm in results.plan.study.arms:
         for budget in config.budgets:
             found = list(results.fresh(arm, budget).values())
@@ -139,34 +145,56 @@ def results_table(results: Results) -> Table:
                     for name in metrics
                 ]
                 seconds = [row.seconds for row in found if row.seconds]
-                costs = [count_text(found[0].flops), duration(fmean(seconds)) if seconds else ""]
+                costs = [count_text(found[0].flops), duration(median(seconds)) if seconds else ""]
                 rate = results.rate(arm)
                 rows.append([arm.title, count_text(budget), f"{rate:g}", str(len(found)), *cells, *costs])
+                values = [[row.metrics[name] for row in found if name in row.metrics] for name in metrics]
+                pairs = [number for each in values for number in _mean_and_spread(each)]
+                time = median(seconds) if seconds else ""
+                data.append([arm.title, budget, rate, len(found), *pairs, found[0].flops, time])
     head = ["arm", "tokens", "rate", "seeds", *metrics, "FLOPs", "time"]
-    note = "Means and standard deviations over fresh seeds, at the best rate of each arm."
-    return Table("results", "Results", head, rows, note=note)
+    note = (
+        "Means and standard deviations over fresh seeds, at the best rate of each arm; of times the median. "
+        "They hold for the machines that trained, with whatever else ran there."
+    )
+    numbers = [name for metric in metrics for name in (metric, f"{metric}_sd")]
+    columns = ["arm", "tokens", "rate", "seeds", *numbers, "flops", "seconds"]
+    return Table("results", "Results", head, rows, note=note, data=(columns, data))
 
 
 def factor_table(results: Results) -> Table:
     """Return how many times less every arm costs than the reference at an equal score."""
     study, measure = results.plan.study, results.plan.config.measure
     kinds = [(cost, metric) for metric in dict.fromkeys([measure, "loss"]) for cost in COSTS]
-    rows = []
+    rows, data = [], []
     for size in study.sizes:
         arms = [arm for arm in study.arms if arm.size == size]
         reference = next(arm for arm in arms if arm.name == study.reference)
         for arm in arms:
             if arm is not reference:
-                found = [factor_cells(factor(results, arm, reference, *kind)) for kind in kinds]
+                factors = [factor(results, arm, reference, *kind) for kind in kinds]
+                data += [[arm.title, each.cost, each.metric, *_factor_numbers(each)] for each in factors]
+                found = [factor_cells(each) for each in factors]
                 cells = [f"{value} ({interval})" if value else "" for value, interval in found]
                 rows += [[arm.title, *cells]] if any(cells) else []
-    head = ["arm", *(f"{cost} to {metric}" for cost, metric in kinds)]
+    head = ["arm", *(f"{COST_NAMES[cost]} to {metric}" for cost, metric in kinds)]
     note = (
         f"How many times less each arm needs than {study.reference} for the highest score that both reach, "
-        "with 95 % intervals; above 1 the arm is better. Curves go through the means at the budgets, on a "
-        "logarithmic axis; intervals are from a bootstrap over seeds, with Student's t."
+        "with 95 % intervals; above 1 the arm is better. An interval is open, or unbounded, where the "
+        "budgets or the spread between seeds cannot show its end. Curves go through the means at the "
+        "budgets, on a logarithmic axis; intervals are from a bootstrap over seeds, with Student's t."
     )
-    return Table("factors", f"Cost of an equal score, against {study.reference}", head, rows, note=note)
+    columns = ["arm", "cost", "metric", "factor", "low", "high"]
+    title = f"Cost of an equal score, against {study.reference}"
+    return Table("factors", title, head, rows, note=note, data=(columns, data))
+
+
+def _factor_numbers(found: Factor) -> list[object]:
+    """Return a factor and its interval as numbers; an open end, or no factor, is empty."""
+    if found.value is None:
+        return ["", "", ""]
+    low, high = found.interval()
+    return [found.value, low or "", high if high < math.inf else ""]
 
 
 def comparison_table(found: Sequence[Comparison], metric: str) -> Table:
@@ -206,7 +234,10 @@ def rate_table(results: Results) -> Table:
     best = [results.rate(arm) for arm in plan.study.arms]
     edges = [f"{rate:g}" for rate in dict.fromkeys((config.rates[0], config.rates[-1])) if rate in best]
     if edges:
-        note += f" {' and '.join(edges)} is best for some arms and at the edge of the grid: add rates beyond."
+        verb = "are" if len(edges) > 1 else "is"
+        note += (
+            f" {' and '.join(edges)} {verb} best for some arms and at the edge of the grid: add rates beyond."
+        )
     return Table(
         "rates", "Learning rates", ["arm", *(f"{rate:g}" for rate in config.rates), "best"], rows, note=note
     )
@@ -236,6 +267,10 @@ def spread_text(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f"{values[0]:.4f}" if values else ""
     return f"{fmean(values):.4f} ± {stdev(values):.4f}"
+
+
+def _mean_and_spread(values: Sequence[float]) -> list[object]:
+    return [fmean(values) if values else "", stdev(values) if len(values) > 1 else ""]
 
 
 def _stability(results: Results) -> Iterator[list[str]]:

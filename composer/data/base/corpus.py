@@ -135,12 +135,13 @@ def _documents(source: Source, field: str | None) -> Iterator[bytes]:
 
 
 def _content(source: Source) -> bytes:
-    """Return the unpacked content of a file, and note its hash."""
+    """Return the unpacked content of a file, and note its hash unless it is known."""
     path = source.path
     try:
         content = Path(path).read_bytes()
         content = gzip.decompress(content) if path.endswith(".gz") else content
-        _hashes[source] = len(content), hashlib.sha256(content).hexdigest()
+        if source not in _hashes:
+            _hashes[source] = len(content), hashlib.sha256(content).hexdigest()
         return content
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: named .gz, but not a whole gzip file: {error}") from error

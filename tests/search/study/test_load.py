@@ -85,6 +85,24 @@ def test_a_bad_study_is_refused_with_the_place(tmp_path, text, told):
     assert told in str(error.value)
 
 
+def test_a_claim_without_a_measure_is_about_the_tokens_to_the_measure_of_the_study(tmp_path):
+    text = STUDY + CLAIM.format("}, {arm: untied, against: looped, measure: flops_to_accuracy")
+    study = toy_study(tmp_path, "measure=loss", text=text)
+    assert [each.measure for each in study.config.measured_claims] == ["tokens_to_loss", "flops_to_accuracy"]
+    told = [str(each) for each in study.config.measured_claims]
+    assert told[0] == "looped needs fewer tokens than untied for equal loss"
+    assert told[1] == "untied needs fewer FLOPs than looped for equal accuracy"
+
+
+def test_costs_that_an_arm_need_not_match_are_told_all_the_same(tmp_path):
+    text = STUDY.replace("untied: {set", "untied: {match: [], set").replace(
+        "[flops_per_token]", "[params, flops_per_token]"
+    )
+    found = {each.measure: each.percent for each in toy_study(tmp_path, text=text).arms[1].residuals}
+    assert found.keys() == {"params", "flops_per_token"}
+    assert found["params"] > 1
+
+
 def test_all_faults_are_told_at_once(tmp_path):
     with pytest.raises(SpecError) as error:
         toy_study(tmp_path, "measure=x", "reference=y", "arms.untied.set=['a=1']")

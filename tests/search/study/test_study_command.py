@@ -50,10 +50,20 @@ def test_the_report_is_one_page_with_tables_and_figures(trained, folder):
     assert tags.opened == []
     assert all(target in tags.ids for target in tags.targets)
     markdown = (out / "report.md").read_text()
-    assert "untied needs fewer tokens to equal accuracy than looped" in markdown
+    assert "untied needs fewer tokens than looped for equal accuracy" in markdown
     results = list(csv.DictReader((out / "tables/results.csv").read_text().splitlines()))
     assert [row["seeds"] for row in results] == ["2"] * 6
     assert {path.name for path in (out / "figures").iterdir()} >= {"accuracy-against-training-tokens.svg"}
+
+
+def test_a_folder_with_a_report_alone_is_trained_in_later(trained, folder):
+    rows = folder / "out/rows.jsonl"
+    command(trained.path, SMALL, folder / "judged", rows=rows, report=True)
+    found = list(csv.DictReader((folder / "judged/tables/factors.csv").read_text().splitlines()))
+    assert {row["arm"] for row in found} == {"untied"}
+    assert {(row["cost"], row["metric"]) for row in found} >= {("tokens", "accuracy"), ("seconds", "loss")}
+    command(trained.path, SMALL, folder / "judged", rows=rows)
+    assert (folder / "judged/space.txt").exists()
 
 
 def test_it_prints_verdicts_and_trains_nothing_twice(trained, folder, capsys):
