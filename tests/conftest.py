@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from processes import no_waiting_for_disks
 
 # read by torch when it is imported, which torch-free tests never do
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,12 +32,13 @@ def pytest_configure(config):
     if main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # a shell's background jobs ignore SIGINT, and the processes that tests interrupt would inherit that
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    no_waiting_for_disks()
     full = config.getoption("--full")
     # read by tests/helpers/samples.py when a test module is imported
     os.environ["COMPOSER_FULL_TESTS"] = "1" if full else ""
     settings.register_profile(
         "seeded",  # the same examples on every machine
-        max_examples=100 if full else 25,
+        max_examples=100 if full else 20,
         deadline=None,
         derandomize=True,
         database=None,

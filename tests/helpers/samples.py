@@ -12,8 +12,8 @@ FULL = bool(os.environ.get("COMPOSER_FULL_TESTS"))
 
 
 def samples(full: int, **others: Any) -> settings:
-    """Draw `full` examples under `--full`, a quarter of them otherwise."""
-    return settings(max_examples=full if FULL else max(2, full // 4), **others)
+    """Draw `full` examples under `--full`, a fifth of them otherwise."""
+    return settings(max_examples=full if FULL else max(2, full // 5), **others)
 
 
 def some(names: Iterable[str], share: int) -> Iterator[Any]:

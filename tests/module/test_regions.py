@@ -9,9 +9,10 @@ import pytest
 import torch
 from cases import DEPTH, EXPERT, FFN, SEQ, tree
 from models import tokens_for
-from samples import some
+from samples import FULL, some
 from strategies import make
 from torch._dynamo.testing import CompileCounter
+from torch._inductor import config as inductor_config
 
 from blocks.depth_attention import compiled as depth
 from blocks.expert_attention import compiled as experts
@@ -23,7 +24,9 @@ BLOCKS = {"s": {**SEQ, "qk_norm": True}, "d": DEPTH, "e": EXPERT, "f": FFN}
 
 
 def spec(**stage):
-    return make(tree(BLOCKS, {"recur": 3, "step": ["s", "d", "e", "f"], **stage}))
+    stage = {"recur": 3, "step": ["s", "d", "e", "f"], **stage}
+    used = {name: block for name, block in BLOCKS.items() if name in stage["step"]}
+    return make(tree(used, stage))
 
 
 def forget():
@@ -187,9 +190,13 @@ def test_auto_compiles_long_runs_on_a_gpu(asked, kind, steps, expected):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_torch_compiles_them_for_real():
+@pytest.mark.parametrize("step", [["f"], pytest.param(["s", "d", "e", "f"], marks=pytest.mark.slow)])
+def test_torch_compiles_them_for_real(step):
     torch._dynamo.reset()
-    given = spec()
+    given = spec(step=step)
     plain, model = ComposedModel(given), ComposedModel(given, torch_compile="on")
     tokens = tokens_for(given)
-    close(run(model, tokens), run(plain, tokens))
+    # to try the processor's vector instructions and to prepare headers takes longer than all our regions
+    quick = {"cpp.vec_isa_ok": False, "cpp_cache_precompile_headers": False}
+    with inductor_config.patch({} if FULL else quick):
+        close(run(model, tokens), run(plain, tokens))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from statistics import fmean, stdev
 
 import pytest
@@ -15,11 +14,6 @@ from composer.language.schema.identity import run_hash
 from search.compare.finals import ranked
 from search.report.write import write_report
 from search.run.study import run_search
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 def search(folder, *more, train=None, name="run"):

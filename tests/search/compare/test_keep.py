@@ -1,7 +1,5 @@
 """`search.keep` decides who is stopped at a rung."""
 
-import os
-
 import pytest
 from fake_training import FakeTraining, accuracy, board, toy
 
@@ -10,8 +8,7 @@ from search.run.study import run_search
 
 
 @pytest.mark.parametrize("keep", [0.1, 1.0])
-def test_keep_is_the_share_that_goes_on_from_a_rung(tmp_path, monkeypatch, keep):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+def test_keep_is_the_share_that_goes_on_from_a_rung(tmp_path, keep):
     folder = tmp_path / "run"
     space = toy(tmp_path, f"search.keep={keep}", "search.trials=10", "search.sampler=random")
     run_search(space, folder, FakeTraining())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 
 import pytest
@@ -17,11 +16,6 @@ from search.run.study import run_search
 TIMED = ["search.objectives=[{minimize: step_time}, {maximize: accuracy}]", "caps.step_time={device: a100}"]
 THREE = "search.objectives=[{maximize: accuracy}, {minimize: flops_per_token}, {minimize: params}]"
 FOUR = THREE.replace("]", ", {minimize: loss}]")
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 def test_the_time_of_a_step_is_an_objective_of_candidates_and_baselines(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from datetime import datetime
 from itertools import combinations
 from statistics import fmean
@@ -41,11 +40,6 @@ class Misleading(FakeTraining):
         if found.tokens == 2048:
             found.metrics["accuracy"] = 1 - found.metrics["accuracy"]
         return found
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 def tau_bound(records, rung, goals):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import random
 from statistics import fmean
 
@@ -221,8 +220,7 @@ def test_a_candidate_is_held_against_those_that_ended_with_less():
     # some end before the second; both in one step of the dear ones
     [([500_000_000, 1_000_000_000], {2, 3}), ([100_000_000, 110_000_000], {3})],
 )
-def test_a_search_with_rungs_in_flops_trains_to_exactly_these(tmp_path, monkeypatch, marks, expected):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+def test_a_search_with_rungs_in_flops_trains_to_exactly_these(tmp_path, marks, expected):
     fake = FakeTraining()
     rungs = f"search.rungs={{flops: [{', '.join(map(str, marks))}]}}"
     space = toy(tmp_path, rungs, "search.trials=14", "search.sampler=random", baseline="rival.yaml")

@@ -112,7 +112,6 @@ class Enough(Exception):
 
 def test_a_proposal_looks_at_few_records_however_many_there_are(tmp_path, monkeypatch):
     """Of 300 trials trained before, between one run's start and the next: propose, claim, train, tell."""
-    monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr(Publisher, "__call__", lambda publisher: None)
     # of results at a rung, those of the latest are compared with the end
     monkeypatch.setattr(rung_check, "_LAST", 5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
@@ -21,11 +20,6 @@ from search.propose.requirements import check_search
 from search.run.study import run_search
 
 CAPS = "caps={params: 30k}"
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 def matched(folder, *match, overrides=(CAPS,), text=BASELINE):

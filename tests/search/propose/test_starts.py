@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import optuna
 import pytest
 from fake_training import BASELINE, TWO, FakeTraining, toy
@@ -34,11 +32,6 @@ stages: [{recur: 3, step: [attend, mix]}]
 train: {data: {task: hop, length: 32, symbols: 4, hops: 2}, tokens: 1Ki, batch_tokens: 512, lr: 2e-3}
 """
 OTHER = POINT.replace("recur: 3", "recur: 2")
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import datetime
 
@@ -18,11 +17,6 @@ from search.report.read import read
 from search.run.study import run_search
 
 RANDOM = ("search.sampler=random", "search.trials=10", TWO)
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 @pytest.mark.parametrize("finals", [(), AGAIN], ids=["search", "finals"])

@@ -29,7 +29,6 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(study, "POLL", 0.05)
 
 
@@ -188,7 +187,6 @@ def test_a_disk_that_fills_up_leaves_whole_runs_and_the_same_command_goes_on(tmp
     with pytest.raises(SearchError, match="No space left on device\nruns imported so far are intact"):
         imported(tmp_path, MORE)
     monkeypatch.undo()
-    monkeypatch.setattr(os, "fsync", lambda file: None)
     assert len(records(tmp_path / "new")) == 3
     assert imported(tmp_path, MORE) == "imported 3 of 6 runs; known here already: 3"
 
@@ -219,7 +217,6 @@ def test_a_database_that_vanishes_leaves_whole_runs_and_the_same_command_goes_on
     assert "server closed the connection" in first
     assert "run the same command" in last
     monkeypatch.undo()
-    monkeypatch.setattr(os, "fsync", lambda file: None)
     # the third one was there, and the sampler had not been told
     assert len(records(tmp_path / "new")) == 3
     assert imported(tmp_path, MORE) == "imported 3 of 6 runs; known here already: 3"

@@ -6,7 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
-import pytest
 from fake_training import toy
 
 from search.objectives import Goals
@@ -16,11 +15,6 @@ from search.run.publishing import Publisher
 from search.store.folder import enter
 from search.store.folder_store import FolderStore
 from search.store.ledger import Ledger
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda file: None)
 
 
 def test_of_many_that_wait_one_writes_what_all_know(tmp_path, monkeypatch):

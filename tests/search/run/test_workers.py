@@ -28,7 +28,6 @@ RUNNING = optuna.trial.TrialState.RUNNING
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(study, "POLL", 0.01)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 
 import pytest
@@ -13,11 +12,6 @@ from search.progress.words import titled
 from search.report.read import read
 from search.report.write import write_report
 from search.run.study import run_search
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 def begun(root, *more, pick, train=None):

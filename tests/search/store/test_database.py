@@ -38,7 +38,6 @@ SIX = [*EIGHT, "search.trials=6"]
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(study, "POLL", 0.05)
 
 
