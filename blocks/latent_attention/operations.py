@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from blocks.ir.costs import CostContext, SavedTensors
+from blocks.ir.costs import CostContext, IOBytes, SavedTensors, WorkspaceBytes
 from blocks.ir.kernel import Kernel
 from blocks.ir.operation import Operation, expect
 from blocks.ir.tensor_type import Shape, TensorType
@@ -54,6 +54,11 @@ class LatentAttend(Operation):
         """Save queries, latent vectors, keys, values, the output and one fp32 log-sum-exp per head."""
         made = 2 * self.heads * self.head_dim * at.compute_bytes
         return SavedTensors(inputs=(0, 2), outputs=(0,), extra=made + 4 * self.heads)
+
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Backward, also the gradients of keys and values."""
+        made = 2 * self.heads * self.head_dim * at.compute_bytes
+        return super().workspace(at, flow)._replace(backward=flow.grad_inputs + made)
 
     def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
         """Autocast casts the inputs of products."""

@@ -41,10 +41,10 @@ def bits(key: Tensor, shape: Sequence[int], start: int | Tensor = 0) -> Tensor:
     low, high = key.unsqueeze(-1).view(torch.int32).unsqueeze(-1).unbind(1)
     # a multiplicative hash; constants from https://github.com/skeeto/hash-prospector
     if isinstance(start, int):
-        position = torch.arange(start, start + prod(shape), dtype=torch.int32, device=key.device)
+        x = torch.arange(start, start + prod(shape), dtype=torch.int32, device=key.device)
     else:
-        position = (start[:, None] + torch.arange(prod(shape), device=key.device)).int()
-    x = (position * -1640531527) ^ low
+        x = (start[:, None] + torch.arange(prod(shape), device=key.device)).int()
+    x = x.mul_(-1640531527) ^ low
     for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
         x.bitwise_xor_(_shifted(x, shift)).mul_(factor).add_(high)
     x.bitwise_xor_(_shifted(x, 15))

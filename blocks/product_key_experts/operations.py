@@ -139,6 +139,12 @@ class ReadNeurons(_Neurons):
         """Save the inputs."""
         return SavedTensors(inputs=(0, 1))
 
+    def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
+        """Backward, also the gradients of these tokens, which take less than a cast of the rows."""
+        rows = super().workspace(at, flow)
+        more = 0 if at.weight_bytes < 4 else 4 * self.width * smallest(TOKENS, at.tokens) / at.tokens
+        return rows._replace(backward=rows.backward + more, weights=rows.weights + more)
+
 
 @dataclass(frozen=True)
 class WriteNeurons(_Neurons):
@@ -160,10 +166,13 @@ class WriteNeurons(_Neurons):
         return SavedTensors(inputs=(0, 1, 2))
 
     def workspace(self, at: CostContext, flow: IOBytes) -> WorkspaceBytes:
-        """Also two numbers per expert of these tokens, and an fp32 copy of tokens in a narrower dtype."""
+        """Also two numbers per expert of these tokens, and an fp32 vector for each, backward for a cast."""
         share, narrow = smallest(TOKENS, at.tokens) / at.tokens, at.weight_bytes < 4
-        more = share * (8 * self.used + (4 * self.width if narrow else 0))
+        numbers, vectors = 8 * share * self.used, 4 * share * self.width
+        more = numbers + (vectors if narrow else 0)
         rows = super().workspace(at, flow)
         return rows._replace(
-            forward=rows.forward + more, backward=rows.backward + more, weights=rows.weights + more
+            forward=rows.forward + numbers + vectors,
+            backward=rows.backward + more,
+            weights=rows.weights + more,
         )

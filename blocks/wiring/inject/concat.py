@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from blocks.base.builder import Builder
 from blocks.base.wiring import Run, Site
@@ -53,6 +53,10 @@ class InjectConcat(Operation):
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Return [width, 2 * width]."""
         return ((self.width, 2 * self.width),)
+
+    def works_in(self, at: CostContext) -> Literal["any", "compute", "fp32"]:
+        """Return the precision of products."""
+        return "compute"
 
     def saved(self, at: CostContext) -> SavedTensors:
         """Save the concatenated inputs."""

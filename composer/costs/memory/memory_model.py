@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ class Body:
         index: of the loop, with its trips and whether its weights are tied.
         sizes: of an element of each value.
         frees: bytes of kept values, by the number of the step whose backward pass is the last to need them.
+        frees_state: the same of states that are kept as they come in.
         drops: values that are made again, likewise.
         remade: bytes of all that is made again, and `takers` of each value what needs it then: the numbers of
             `drops`, and operations that run again themselves.
@@ -60,6 +62,7 @@ class Body:
     makers: dict[str, Step]
     sizes: Sizes
     frees: dict[int, float]
+    frees_state: dict[int, float]
     drops: dict[int, list[Value]]
     remade: dict[Value, float]
     takers: dict[Value, frozenset[int | str]]
@@ -108,8 +111,9 @@ class _Shared(NamedTuple):
 
 
 class _State(NamedTuple):
-    """A carried output: its bytes, and whether its input or its output is kept."""
+    """A carried value as it comes in and goes out: its bytes, and whether its input or its output is kept."""
 
+    input: Value
     output: Value
     size: float
     keeps_input: bool
@@ -122,7 +126,7 @@ def _states(graph: Graph, sizes: Sizes, found: Kept, batch: Batch) -> list[_Stat
         value = Value(name)
         if graph.type_of(value).kind in ("token", "scalar"):
             kept_there = value in found.values, returns_kept(graph, name, found.values)
-            states.append(_State(output, batch.tokens * bytes_of(graph, value, sizes), *kept_there))
+            states.append(_State(value, output, batch.tokens * bytes_of(graph, value, sizes), *kept_there))
     return states
 
 
@@ -156,10 +160,15 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
     copies = [(1 if each.tied else each.trips, each) for each in inner.values()]
     slots = [batch.tokens * op.elements() for _, op, _ in operations(graph) if isinstance(op, DepthCache)]
     values = frozenset(value for value in found.values if not _is_input(graph, value))
-    first = _needs(steps, values)
+    incoming = {each.input: each.size for each in states if each.keeps_input and not each.keeps_output}
+    first = _needs(steps, values, incoming)
     frees: dict[int, float] = defaultdict(float)
     for value in sorted(values):
         frees[first[value]] = frees[first[value]] + batch.tokens * bytes_of(graph, value, sizes)
+    frees_state: dict[int, float] = defaultdict(float)
+    for value, size in incoming.items():
+        if value in first:
+            frees_state[first[value]] = frees_state[first[value]] + size
     made_again = [value for step in steps for value in step.made_again]
     drops: dict[int, list[Value]] = defaultdict(list)
     for value in made_again:
@@ -174,13 +183,14 @@ def _body(graph: Graph, loop: Loop | None, place: Place, found: Kept, batch: Bat
         {step.node: step for step in steps},
         sizes,
         frees,
+        frees_state,
         drops,
         {value: batch.tokens * bytes_of(graph, value, sizes) for value in made_again},
         _takers(steps, made_again, first),
         values,
         tuple((state.output, state.size) for state in states if graph.type_of(state.output).is_float),
         total(state.size for state in states if not state.keeps_input and not state.keeps_output),
-        total(state.size for state in states if state.keeps_input and not state.keeps_output),
+        total(incoming.values()),
         tuple((value, size) for value, size, _ in collected),
         total(size for _, size, counted in collected if not counted),
         total(step.needs.inside for step in steps if step.inside and not step.varies)
@@ -227,11 +237,13 @@ def _dies(graph: Graph, nodes: list[str], found: Kept) -> dict[str, list[Value]]
     return dies
 
 
-def _needs(steps: tuple[Step, ...], values: frozenset[Value]) -> dict[Value, int]:
+def _needs(
+    steps: tuple[Step, ...], values: frozenset[Value], incoming: Collection[Value]
+) -> dict[Value, int]:
     """Map each storage to the first step that needs it in its backward pass, which is the last to run."""
     first: dict[Value, int] = {}
     for number, step in enumerate(steps):
-        held = (value for value in step.sources if step.again and value in values)
+        held = (value for value in step.sources if step.again and (value in values or value in incoming))
         for value in (*step.reads, *held):
             first.setdefault(value, number)
         if step.inside or step.again:

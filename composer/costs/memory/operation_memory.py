@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -64,8 +64,12 @@ class Step:
         sources: all it reads.
         weights: name of each that is trained, and size of its gradient.
         in_place: those of them whose gradients are added to a sum as they are made.
+        joined: whether all have one gradient as it is made.
         prepared: weights joined or cast for it once per forward pass, which the backward pass needs.
-        late: of what gradients grow by when the backward pass is done with prepared weights.
+        late: of what gradients grow by when the backward pass is done with weights that were cast where they
+            are first used.
+        last: of what gradients grow by at the end of the backward pass, and what they grow from, for each
+            weight, or all joined ones, that were prepared at the start of the forward pass.
         slots: the depth slots that it uses.
         inside: whether it keeps what it needs inside.
         again: whether it runs again in the backward pass; `made_again` is what it makes then.
@@ -87,8 +91,10 @@ class Step:
     sources: tuple[Value, ...]
     weights: tuple[tuple[str, float], ...]
     in_place: frozenset[str]
+    joined: bool
     prepared: float
     late: float
+    last: tuple[tuple[float, float], ...]
     slots: tuple[str, ...]
     inside: bool
     again: bool
@@ -155,6 +161,8 @@ def step_of(
     keeps: tuple[Value, ...] = ()
     weights: tuple[tuple[str, float], ...] = ()
     in_place: frozenset[str] = frozenset()
+    last: tuple[tuple[float, float], ...] = ()
+    joined = False
     if isinstance(operation, Loop):
         names = operation.body.inputs
         kept_there = found.loops[node].values
@@ -162,6 +170,7 @@ def step_of(
         flow, copied, need = IOBytes(0, 0, 0), 0.0, _NONE
         prepared = late = 0.0
     else:
+        joined = bool(data.kernel.prepare) and data.kernel.prepared < len(data.weights)
         copies = [copy_bytes(operation, graph, value, at, sizes) for value in inputs]
         saved = data.saved(at)
         reads = tuple(sources[n] for n in saved.inputs if copies[n] is None)
@@ -183,6 +192,8 @@ def step_of(
         if not ran_before:
             prepared = total(ready.prepared * size for _, size, ready in made_ready)
             late = total(ready.late * size for _, size, ready in made_ready)
+            if data.kernel.prepare:
+                late, last = 0.0, _widened(made_ready, joined)
         need = needs(operation, flow, copied, batch, at, node in found.reruns)
     stored = {value: batch.tokens * _stored(graph, value, sizes, found) for value in (*made, *dies)}
     # tables stay until the step ends
@@ -211,8 +222,10 @@ def step_of(
         sources,
         weights,
         in_place,
+        joined,
         prepared,
         late,
+        last,
         tuple(value.node for value in inputs if graph.type_of(value).kind == "depth_cache"),
         node in found.inside,
         node in found.reruns,
@@ -244,6 +257,12 @@ class _Ready(NamedTuple):
     prepared: float = 0
     late: float = 0
     in_place: bool = False
+
+
+def _widened(weights: Sequence[tuple[str, int, _Ready]], joined: bool) -> tuple[tuple[float, float], ...]:
+    """Return what gradients grow by and what they grow from, all at once if the weights are joined."""
+    each = tuple((ready.late * size, ready.gradient * size) for _, size, ready in weights if ready.late)
+    return ((total(by for by, _ in each), total(before for _, before in each)),) if joined else each
 
 
 def _ready(operation: Operation, data: Node, number: int, at: CostContext, size: Precision) -> _Ready:

@@ -24,6 +24,7 @@ from composer.costs.memory.operation_memory import Batch, Step, Trips, value_byt
 from composer.costs.memory.reruns import Reruns
 from composer.costs.memory.saved_tensors import bytes_of
 from composer.costs.memory.update import update_of
+from composer.costs.memory.widening import widen
 from composer.language.schema.spec import Train
 
 Words = tuple[str, ...]
@@ -65,11 +66,13 @@ class _Turn(NamedTuple):
     Attributes:
         first: 1 if it is the first with these weights, whose gradients are created instead of accumulated.
         last: 1 if it is the last with these weights, after which prepared weights are freed.
+        given: 1 if the states that come in are kept by the trip before, not by the graph around the loop.
         slots: bytes of gradients of depth slots that do not exist yet, by input.
     """
 
     first: int
     last: int
+    given: int
     slots: dict[str, float]
 
 
@@ -99,8 +102,10 @@ class _Replay:
         # the backward pass of the last pass comes first; weights are counted with the first pass
         last = len(self.roots) - 1
         for number in range(last, -1, -1):
-            body, turn = self.roots[number], _Turn(int(number == last), int(number == 0), {})
+            body, turn = self.roots[number], _Turn(int(number == last), int(number == 0), 0, {})
             self._backward(body, {}, words[number], turn, {body.graph.outputs[-1]: _Gradient(0)})
+        if self.batch.size.compute < self.batch.size.weight:
+            widen(root, ledger)
         ledger.moment(("update of the weights",), self.update.workspace)
 
     def _handed(self, body: Body) -> float:
@@ -182,7 +187,8 @@ class _Replay:
             if step.inside:
                 ledger.add("activations", -step.at(self.batch, trips).inside)
             again.done(number)
-            ledger.add("activations", -body.frees.get(number, 0))
+            states = turn.given * body.frees_state.get(number, 0)
+            ledger.add("activations", -body.frees.get(number, 0) - states)
 
     def _early(self, step: Step, trips: Trips, gradients: _Gradients) -> float:
         """Return the growth of gradients before a recomputed step runs again."""
@@ -213,15 +219,18 @@ class _Replay:
         ledger.moment(what, workspace.backward + shared)
         if step.weights:
             new = turn.first * total(size for name, size in step.weights if name not in seen)
-            # existing gradients are accumulated one at a time
+            # existing gradients are accumulated one at a time, those of joined weights together
             added = [
                 (1 if name in seen else 1 - turn.first) * size
                 for name, size in step.weights
                 if name not in step.in_place
             ]
             seen.update(name for name, _ in step.weights)
-            ledger.moment((*what, ", weights"), workspace.weights + shared + new + largest(0, *added))
+            more = total(added) if step.joined else largest(0, *added)
+            ledger.moment((*what, ", weights"), workspace.weights + shared + new + more)
             ledger.add("gradients", new)
+        # autograd frees what an operation saved before it passes gradients on
+        ledger.add("prepared", -turn.last * step.prepared)
         made = list(self._made(body, step, given))
         for each in given:
             self._drop(each)
@@ -230,7 +239,6 @@ class _Replay:
         if self.batch.size.compute < self.batch.size.weight:
             ledger.add("gradients", turn.last * step.late)
             ledger.moment((*what, ", weights widened"), turn.last * step.late)
-        ledger.add("prepared", -turn.last * step.prepared)
 
     def _made(self, body: Body, step: Step, given: list[_Gradient]) -> Iterator[tuple[Value, _Gradient]]:
         """Yield the gradients of a step's inputs while they are alive."""
@@ -289,6 +297,7 @@ class _Replay:
             there = _Turn(
                 turn.first * (1 - smallest(1, done) if inner.tied else 1),
                 turn.last * (1 - smallest(1, trip) if inner.tied else 1),
+                smallest(1, trip),
                 {} if number else dict(slots),
             )
             text = f"{where}{_words(step, trip)}: "

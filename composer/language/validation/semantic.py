@@ -23,6 +23,7 @@ from composer.language.schema.caps import Caps
 from composer.language.schema.levels import Sublayer, stage_options
 from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train, used
 from composer.language.schema.steps import MOST_STEPS, all_stages, combinations, path_of, trained_numbers
+from composer.language.validation.uneven_steps import uneven_steps
 from composer.language.validation.wiring_checks import wiring_problems
 from composer.measures.limits import MemoryLimits
 from composer.measures.registry import MEASURES
@@ -155,6 +156,7 @@ def _steps(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
     yield _all_places(parts.stages, tree)
     yield _all_combinations(parts.stages, tree)
     yield _fixed_numbers(parts, tree)
+    yield uneven_steps(parts.model, parts.stages, tree)
 
 
 def _step(stage: Stage, i: int, tree: Node) -> Iterator[Fault]:

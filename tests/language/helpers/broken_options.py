@@ -293,4 +293,16 @@ OPTIONS = [
         "7:72  blocks.expert.capacity_factor:",
         ["did you mean capacity?"],
     ),
+    (
+        "recur: 4",
+        "recur: 5000\n    route: {by: expert_choice}",
+        "9:5  stages.0:",
+        ["at most 1000 steps that differ by at: or route:", "got 5000"],
+    ),
+    (
+        "recur: 4\n    step: [seq, depth, expert]",
+        'recur: 5000\n    step: [seq, depth, {use: expert, at: "::2"}]',
+        "9:5  stages.0:",
+        ["at most 1000 steps that differ by at: or route:", "got 5000"],
+    ),
 ]
