@@ -33,6 +33,8 @@ from search.store.shared import Shared
 
 _MAKING = 7_228_401_973
 """The advisory lock under which tables are created; an arbitrary number."""
+_RESOURCES = "53"
+"""The class of PostgreSQL's errors about a full disk, memory or too many connections."""
 _OPTIONS = {
     "connect_timeout": 10,
     # a lock ends with its holder, also if its machine is switched off or its process is stopped
@@ -162,14 +164,15 @@ class DatabaseStore:
 
     def lost(self, error: Exception, waited: float | None) -> str:
         """Return a message that the database does not answer."""
+        full = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
         told = f"{self._place}: the database does not answer"
+        if full.startswith(_RESOURCES):
+            told = f"{self._place}: the database lacks resources ({_cause(error)})"
         if waited is None:
             return f"{told}; trying again"
         waiting = f", for {waited / 60:.0f} minutes" if waited else ""
-        return (
-            f"{told}{waiting}: {_cause(error)}\n"
-            "nothing is lost; run the same command to resume once it is back"
-        )
+        cause = "" if full.startswith(_RESOURCES) else f": {_cause(error)}"
+        return f"{told}{waiting}{cause}\nnothing is lost; run the same command to resume once it is back"
 
     def reopen(self) -> None:
         """Connect again, and forget all records."""

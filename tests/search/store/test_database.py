@@ -187,6 +187,38 @@ def test_a_lost_database_is_told_and_given_up_after_a_while(tmp_path, server, mo
     )
 
 
+FULL = """
+create function refuse() returns trigger language plpgsql as
+$$ begin raise exception 'no space left on device' using errcode = 'disk_full'; end $$;
+create trigger full_disk before insert on {} for each row execute function refuse()
+"""
+
+
+@needs_server
+@pytest.mark.parametrize("table", ["composer_journal_records", "composer_records"])
+def test_a_disk_of_the_server_that_is_full_for_a_while_loses_nothing(tmp_path, server, table):
+    url, space, notes = server.url(f"full_{table}"), toy(tmp_path, *SIX), []
+
+    def watch(event, state):
+        if event == "note":
+            notes.append(state.note)
+            threading.Timer(0.2, execute, [url, f"drop trigger if exists full_disk on {table}"]).start()
+        if event == "rung" and len(state.done()) == 2 and not notes:
+            execute(url, FULL.format(table))
+
+    run_search(space, tmp_path / "run", FakeTraining(), watch, url)
+    assert notes[0].endswith("the database lacks resources (no space left on device); trying again")
+    check_all(tmp_path, url, space)
+
+
+@needs_server
+@pytest.mark.slow
+def test_clocks_two_minutes_apart_change_nothing_in_a_database(tmp_path, server):
+    url, space = server.url("clocks"), toy(tmp_path, *SIX)
+    join(start(tmp_path, 3, 0.05, *SIX, storage=url, ahead=120.0))
+    check_all(tmp_path, url, space)
+
+
 @needs_server
 @pytest.mark.parametrize("retry", [60.0, 0.2])
 def test_a_worker_that_starts_while_the_database_goes_away_waits_for_it(tmp_path, server, monkeypatch, retry):
