@@ -66,6 +66,10 @@ def test_a_tokenizer_of_little_text_says_so_and_of_none_is_not_made(tmp_path, ca
     assert main(["data", "tokenizer", none, "--out", file]) == 1
     assert "none.txt: no text to train a tokenizer on" in capsys.readouterr().err
     assert not (tmp_path / "tok.json").exists()
+    # a folder cannot be replaced by a file
+    assert main(["data", "tokenizer", few, "--vocab", "4096", "--out", str(tmp_path), "--force"]) == 1
+    assert "expected a file, got a directory" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"few.txt", "none.txt"}
     assert main(["data", "tokenizer", few, "--vocab", "4096", "--out", file]) == 0
     assert "the text has no pairs left for the 4,096 asked for" in capsys.readouterr().out
 

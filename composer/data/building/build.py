@@ -80,7 +80,7 @@ def build(
         DataError: a source cannot be used; the folder has data, or an unfinished build of others; or there
             are too few documents.
     """
-    if not force and (out / MANIFEST).exists():
+    if not force and os.path.exists(out / MANIFEST):
         raise DataError(f"{out} has data already; choose another --out, or replace them with --force")
     units = [*_units(sources, options)]
     kinds = {formats()[unit.format].tokens for unit in units}
@@ -127,7 +127,7 @@ def _locked(lock: Path, out: Path) -> Iterator[None]:
 @contextmanager
 def _alone(out: Path) -> Iterator[Path]:
     """Make the folder of parts and hold it; where no part was finished, nothing is left of it."""
-    work, new = out / WORK, not out.exists()
+    work, new = out / WORK, not os.path.exists(out)
     with _locked(work / "lock", out):
         try:
             yield work

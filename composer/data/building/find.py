@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def _files(source: str, glob: str | None) -> list[Path]:
     if source.startswith(HUB):
         return _hub_files(source)
     path = Path(source)
-    if not path.exists() and _HUB_NAME.fullmatch(source):
+    if not os.path.exists(source) and _HUB_NAME.fullmatch(source):
         raise DataError(
             f"file not found: {source} (relative to {Path.cwd()}); for a data set of the Hugging Face hub "
             f"give {HUB}{source}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,7 @@ def tokenizer(
     from composer.data.building.train_tokenizer import train_tokenizer
     from composer.settings.errors import UserError
 
-    if Path(out).exists() and not force:
+    if os.path.exists(out) and not force:  # False where a folder cannot be looked into, which is told below
         raise UserError(f"{out} exists; choose another file or replace it with --force")
     make_folder(Path(out).parent)
     options = Options(fields=read_fields(fields), documents=documents)
