@@ -33,9 +33,7 @@ def attend(
 
     With `reads` = 0 the output is exactly 0.
     """
-    part = slice(reads)
-    result: Tensor = _Attend.apply(query, token, None, memory, part, functions or EAGER)  # type: ignore[no-untyped-call]
-    return result
+    return _attended(query, token, None, memory, slice(reads), functions or EAGER)
 
 
 def attend_windowed(
@@ -52,9 +50,7 @@ def attend_windowed(
 
     `bias` [heads] times the slot's distance from the latest slot is subtracted from its scores.
     """
-    part = slots_read(reads, window, stride)
-    result: Tensor = _Attend.apply(query, token, bias, memory, part, EAGER)  # type: ignore[no-untyped-call]
-    return result
+    return _attended(query, token, bias, memory, slots_read(reads, window, stride), EAGER)
 
 
 def slots_read(reads: int, window: int | None, stride: int) -> slice:
@@ -135,6 +131,30 @@ def attended_backward(
 EAGER = AttendFunctions(attended, attended_backward)
 
 
+def _attended(
+    query: Tensor,
+    token: Tensor,
+    bias: Tensor | None,
+    memory: SlotMemory,
+    part: slice,
+    functions: AttendFunctions,
+) -> Tensor:
+    if not torch.is_grad_enabled():
+        return _over_slots(query, bias, memory, part, functions)[0]
+    result: Tensor = _Attend.apply(query, token, bias, memory, part, functions)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _over_slots(
+    query: Tensor, bias: Tensor | None, memory: SlotMemory, part: slice, functions: AttendFunctions
+) -> tuple[Tensor, Tensor | None]:
+    """Return the attention output over a slice of slots, and the weights if there are slots."""
+    if not part.stop:
+        return torch.zeros_like(query), None
+    far = [] if bias is None else [distances(bias, part, query.shape[2] // memory.keys.shape[3])]
+    return functions.forward(query, memory.keys[part], memory.values[part], *far)
+
+
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -148,12 +168,8 @@ class _Attend(torch.autograd.Function):
     ) -> Tensor:
         ctx.memory, ctx.part, ctx.functions = memory, part, functions
         ctx.made = memory.running()
-        if not part.stop:
-            ctx.save_for_backward(query, bias)
-            return torch.zeros_like(query)
-        far = [] if bias is None else [distances(bias, part, query.shape[2] // memory.keys.shape[3])]
-        y, weights = functions.forward(query, memory.keys[part], memory.values[part], *far)
-        ctx.save_for_backward(query, bias, weights)
+        y, weights = _over_slots(query, bias, memory, part, functions)
+        ctx.save_for_backward(query, bias, *([] if weights is None else [weights]))
         return y
 
     @staticmethod

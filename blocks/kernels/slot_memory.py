@@ -144,6 +144,9 @@ def next_slots(
 
 def append(key: Tensor, value: Tensor, token: Tensor, memory: SlotMemory, slot: int) -> Tensor:
     """Write key and value [batch, sequence, kv_heads, head_dim] into a slot; return the next order token."""
+    if not torch.is_grad_enabled():
+        memory.write(slot, key, value)
+        return token
     result: Tensor = _Append.apply(key, value, token, memory, slot)  # type: ignore[no-untyped-call]
     return result
 

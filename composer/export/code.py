@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import keyword
 from collections.abc import Callable, Iterator
 
@@ -25,6 +26,8 @@ Names = dict[str, str]
 """The name in the exported model's `state_dict` of each tensor of ours, by its name there."""
 
 _INDENT = "    "
+_COLUMNS = 100
+"""Longer calls are written on several lines."""
 _WORDS = frozenset({"self", "layer", "each", "step", "past", *keyword.kwlist, *dir(builtins)})
 _HELD = frozenset({"training", "context", "vocab", "generate", "update_expert_balance", *keyword.kwlist})
 """What a module has beside the attributes of its class."""
@@ -42,6 +45,20 @@ class Classes:
         """`taken` are the names that the file has at its top."""
         self.functions, self.taken, self.cached = functions, taken, cached
         self.written: list[str] = []
+        self._indices: dict[str, str] = {}
+
+    def index(self, loop: Loop, place: Place) -> str:
+        """Return the name of a loop's counter, other than those of the loops around it."""
+        around = {self._indices[index] for _, index in place.loops}
+        return self._indices.setdefault(loop.index, fresh("step" if loop.tied else "layer_number", around))
+
+    def counters(self, place: Place) -> list[str]:
+        """Return the names of the counters of the loops around a graph, outermost first."""
+        return [self._indices[index] for _, index in place.loops]
+
+    def counter(self, index: str) -> str:
+        """Return the name of a counter."""
+        return self._indices[index]
 
     def name(self, wanted: str) -> str:
         """Return a name that nothing at the top of the file has yet."""
@@ -58,7 +75,7 @@ class Classes:
         """Write the class of one step, its weights those of `graph`; return its name, and its tensors'."""
         body = Body(self, graph, place)
         found = variants(loop) if loop.tied else []
-        given = ", ".join([*body.parameters(graph), *self.past, *(index for _, index in place.loops)])
+        given = ", ".join([*body.parameters(graph), *self.past, *self.counters(place)])
         lines = [f"class {self.name(wanted)}(nn.Module):", f'{_INDENT}"""{about}."""', ""]
         name = lines[0].split("(")[0].removeprefix("class ")
         methods = []
@@ -66,7 +83,7 @@ class Classes:
             branches = []
             for number, each in enumerate(found):
                 steps = repr(tuple(each.steps))
-                branches += [f"if {place.loops[-1][1]} in {steps}:"]
+                branches += [f"if {self.counters(place)[-1]} in {steps}:"]
                 branches += [f"{_INDENT}return self.variant_{number}({given})"]
                 own = Body(self, each.body, place, body)
                 own.take({Value(name): body.values[Value(name)] for name in graph.inputs})
@@ -100,7 +117,7 @@ class Body:
         self.classes, self.graph, self.place = classes, graph, place
         self._some = nodes_of_some(graph)
         self.values: dict[Value, str] = {}
-        self._locals = {*classes.taken, *_WORDS, *(index for _, index in place.loops)}
+        self._locals = {*classes.taken, *_WORDS, *classes.counters(place)}
         self.attributes: dict[str, str] = {} if of is None else of.attributes
         self.names: Names = {} if of is None else of.names
         self._made: list[str] = [] if of is None else of._made
@@ -131,6 +148,7 @@ class Body:
     def _stage(self, name: str, loop: Loop) -> None:
         """Write the classes of a stage's steps, and hold them."""
         attribute = self.attributes[name] = self._attribute(name)
+        self.classes.index(loop, self.place)
         place = self.place.inside(name, loop)
         wanted, path = "".join(map(str.capitalize, attribute.split("_"))), ".".join(n for n, _ in place.loops)
         if loop.tied:
@@ -185,7 +203,9 @@ class Body:
         return self.values[value]
 
     def _named(self, value: Value, wanted: str = "") -> str:
-        name = fresh(wanted or readable(value.node), self._locals)
+        name = wanted or readable(value.node)
+        if name in self._locals:
+            name = fresh(f"{name}_out", self._locals)
         self._locals.add(name)
         self.values[value] = name
         return name
@@ -204,35 +224,41 @@ class Body:
             del constants["function"]
         told = [f"{key}={self._argument(each)}" for key, each in constants.items()]
         function = self.classes.functions.function(path)
-        if isinstance(operation, EachStep):
-            made = f"tuple({function}({', '.join(['each', *weights, *told])}) for each in {arguments[0]})"
-        else:
-            made = f"{function}({', '.join([*arguments, *weights, *told])})"
+        given = [*weights, *told]
         count = len(node.types)
         names = [
             self._named(Value(name, n), readable(name) + (f"_{n}" if count > 1 else "")) for n in range(count)
         ]
-        line = f"{', '.join(names)} = {made}{_shape(node.types[0])}"
+        chosen = name in self._some or name in self._some.values()
+        bound, shape = ", ".join(names), _shape(node.types[0], "chosen" if chosen else "S")
+        if isinstance(operation, EachStep):
+            line = f"{bound} = tuple({function}({', '.join(['each', *given])}) for each in {arguments[0]})"
+            lines = [f"{line}{shape}"]
+        else:
+            lines = _call(bound, function, [*arguments, *given], shape)
         following = self._next(name, operation, [*arguments, "past", *held])
-        if not following:
-            yield line
+        if following is None:
+            yield from lines
             return
         yield "if past is None:"
-        yield f"{_INDENT}{line}"
+        yield from _in(lines)
         yield "else:"
-        yield f"{_INDENT}{', '.join(names)} = {following}"
+        yield from _in(_call(bound, *following))
 
-    def _next(self, name: str, operation: Operation, arguments: list[str]) -> str:
-        """Return the call for tokens that come after those of a past, "" where it is the same."""
+    def _next(self, name: str, operation: Operation, arguments: list[str]) -> tuple[str, list[str]] | None:
+        """Return the function, and its arguments, for tokens that come after those of a past.
+
+        None stands for the function that runs without a past.
+        """
         decoding = operation.decoding_of_some if name in self._some else operation.decoding
         if not self.classes.cached or operation.decoding == LOCAL or not decoding:
-            return ""
+            return None
         path = path_of(self.place)
         chosen_by = f"{path}{self._some[name]}" if name in self._some else ""
         following = Next(operation, f"{path}{name}", use_of(self.place), chosen_by)
         (kernel,) = following.kernels
         told = [f"{key}={self._argument(each)}" for key, each in following.arguments().items()]
-        return f"{self.classes.functions.function(kernel.function)}({', '.join([*arguments, *told])})"
+        return self.classes.functions.function(kernel.function), [*arguments, *told]
 
     def _weight(self, name: str) -> str:
         held = f"self.{self.attributes[name]}"
@@ -253,41 +279,55 @@ class Body:
             yield f"{state} = {start}"
         for each in lists:
             yield f"{each} = []"
-        index = loop.index
-        around = [outer for _, outer in self.place.loops]
-        given = ", ".join([*states, *inputs[body.carried :], *self.classes.past, *around, index])
+        index, around = self.classes.index(loop, self.place), self.classes.counters(self.place)
+        given = [*states, *inputs[body.carried :], *self.classes.past, *around, index]
         latest = [fresh(f"{each}_now", self._locals) for each in lists]
         made = ", ".join([*states, *latest])
         first = loop.without_gradients
         if first:
             yield f"with torch.no_grad():  # gradients go through the last {loop.last} steps"
             yield f"{_INDENT}for {index} in range({first}):"
-            yield f"{_INDENT * 2}{made} = {held}({given})"
+            yield from _in(_in(_call(made, held, given)))
             yield "torch.clear_autocast_cache()"
         if loop.tied:
             yield f"for {index} in range({f'{first}, ' if first else ''}{loop.trips}):"
         else:
             yield f"for {index}, layer in enumerate({held}):"
             held = "layer"
-        yield f"{_INDENT}{made} = {held}({given})"
+        yield from _in(_call(made, held, given))
         for each, now in zip(lists, latest, strict=True):
             yield f"{_INDENT}{each}.append({now})"
 
     def _argument(self, argument: object) -> str:
+        if isinstance(argument, str):
+            return json.dumps(argument)
         if not isinstance(argument, LoopIndex):
             return repr(argument)
-        terms = [index if stride == 1 else f"{stride} * {index}" for index, stride in argument.strides]
+        counters = [(self.classes.counter(index), stride) for index, stride in argument.strides]
+        terms = [index if stride == 1 else f"{stride} * {index}" for index, stride in counters]
         for count in argument.counts:
             steps = tuple(count.steps.among(self.place.trips[count.loop]))
             sign = "<=" if count.inclusive else "<"
-            term = f"sum(step {sign} {count.loop} for step in {steps})"
+            term = f"sum(each {sign} {self.classes.counter(count.loop)} for each in {steps})"
             terms.append(term if count.stride == 1 else f"{count.stride} * {term}")
         return " + ".join([*terms, str(argument.base)] if argument.base or not terms else terms)
 
 
-def _shape(kind: TensorType) -> str:
-    """Return a comment that tells a value's shape."""
+def _call(bound: str, function: str, arguments: list[str], comment: str = "") -> list[str]:
+    """Return the lines of an assignment of what a function returns."""
+    given = ", ".join(arguments)
+    if len(line := f"{bound} = {function}({given}){comment}") <= _COLUMNS:
+        return [line]
+    inside = [given] if len(given) <= _COLUMNS else [f"{each}," for each in arguments]
+    return [f"{bound} = {function}(", *_in(inside), f"){comment}"]
+
+
+def _shape(kind: TensorType, tokens: str) -> str:
+    """Return a comment that tells a value's shape; `tokens` stands for the number of tokens of a row."""
+    if kind.kind == "table":
+        # rotations of pairs of elements
+        return f"  # [S, 1, {kind.shape[-1] // 2}], complex"
     sizes = [*map(str, kind.shape)]
-    before = {"token": ["B", "S"], "row": ["B"], "table": ["S"], "constant": []}
+    before = {"token": ["B", tokens], "row": ["B"], "constant": []}
     before |= {"mask": ["S", "S"], "pairs": ["B", "S", "S"]}
     return f"  # [{', '.join([*before[kind.kind], *sizes])}]" if kind.kind in before else ""

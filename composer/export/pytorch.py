@@ -18,6 +18,7 @@ from blocks.primitives.operations import Input
 from blocks.primitives.random import digest
 from composer.export.code import Body, Classes, Names
 from composer.export.inline import Inliner
+from composer.export.plain_slots import with_plain_slots
 from composer.graph.lowering.build import build
 from composer.graph.passes.choose_kernels import choose_kernels
 from composer.graph.passes.dead_code import dead_code
@@ -51,7 +52,7 @@ class Exported:
 def export(model: ComposedModel) -> Exported:
     """Return a model, as its spec says, in plain PyTorch."""
     functions = Inliner()
-    graph = plain_graph(model.spec)
+    graph = with_plain_slots(plain_graph(model.spec))
     uncached = undecodable(graph, graph.outputs[0])
     for path in _functions(graph, cached=not uncached):
         functions.function(path)
@@ -232,7 +233,9 @@ def _indented(lines: list[str], levels: int) -> str:
 
 _FILE = '''"""{name} in plain PyTorch, written from its spec, which is at the end of this file.
 
-`load()` returns the model with the weights beside this file. In comments, B is the batch and S the sequence.
+`load()` returns the model with the weights beside this file; those of a `Model()` are not initialised. The
+file has the functions that the model calls, then a class for each kind of step or layer, then `Model`. In
+comments, B is the batch, S the sequence, and `chosen` the tokens of a row that run a step, where not all do.
 """
 
 from __future__ import annotations
@@ -280,5 +283,17 @@ def _file(spec: Spec, functions: Inliner, classes: Classes) -> str:
 def _grouped(imports: set[str]) -> str:
     """Return import statements with those of Python's own library first."""
     own = {line for line in imports if line.split()[1].partition(".")[0] in sys.stdlib_module_names}
-    groups = (sorted(each, key=lambda line: (line.startswith("from"), line)) for each in (own, imports - own))
+    groups = (_merged(each) for each in (own, imports - own))
     return "\n\n".join("\n".join(each) for each in groups)
+
+
+def _merged(imports: set[str]) -> list[str]:
+    """Return import statements in order, one for each module."""
+    names: dict[str, list[str]] = {}
+    for line in sorted(imports):
+        module, _, name = line.partition(" import ")
+        names.setdefault(module, []).append(name)
+    lines = [
+        f"{module} import {', '.join(each)}" if each != [""] else module for module, each in names.items()
+    ]
+    return sorted(lines, key=lambda line: (line.startswith("from"), line))

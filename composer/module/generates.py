@@ -166,7 +166,10 @@ class Generation:
             logits = decode(chunk)
             following = self.sampler(logits, position)
             continued = [row for row, length in enumerate(self.lengths) if length <= position]
-            self.made[continued, position] = following[continued]
+            if len(continued) == len(self.lengths):
+                self.made[:, position] = following
+            else:
+                self.made[continued, position] = following[continued]
             position += 1
             running = [row for row in continued if not self.ends[row]]
             for row in running:
@@ -188,6 +191,8 @@ class Generation:
         return [row[:end].clone() for row, end in zip(self.made, self.ends, strict=True)]
 
     def _stops(self, row: int, position: int) -> bool:
+        if not self._stop:
+            return False
         new = self.made[row, self.lengths[row] : position]
         return any(new[-len(each) :].tolist() == each for each in self._stop)
 
@@ -236,6 +241,13 @@ def as_prompts(tokens: Any, device: torch.device) -> list[Tensor]:
 
 
 def as_stop(stop: Stop) -> list[list[int]]:
-    """Return the sequences of tokens after which a row ends."""
+    """Return the sequences of tokens after which a row ends.
+
+    Raises:
+        ValueError: a sequence is empty.
+    """
     given = [stop] if isinstance(stop, int) else [*(stop or ())]
-    return [[each] if isinstance(each, int) else [*each] for each in given]
+    sequences = [[each] if isinstance(each, int) else [*each] for each in given]
+    if not all(sequences):
+        raise ValueError("stop: expected tokens or sequences of at least one token, got an empty sequence")
+    return sequences

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import torch
 from cases import DEPTH, SEQ, tree
 from hypothesis import example, given
 from models import close, compiled, gradients, probe, shipped, shortened, tokens_for
+from modules import module_of
 from samples import samples
 from strategies import make, specs
 
@@ -50,15 +50,6 @@ ours = {name.partition(".")[0] for name in sys.modules} & {"composer", "blocks",
 assert not ours, ours
 print("done", len(sys.argv) - 1)
 """
-
-
-def module_of(source):
-    """Run an exported file."""
-    module = types.ModuleType("exported_model")
-    # what looks for annotations finds the module by its name
-    sys.modules[module.__name__] = module
-    exec(compile(source, "exported_model.py", "exec"), module.__dict__)
-    return module
 
 
 def test_a_process_without_composer_runs_trains_and_generates_every_spec(tmp_path):

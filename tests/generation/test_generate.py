@@ -1,5 +1,7 @@
 """Continuing prompts: rows of any length, drawing tokens, where rows end."""
 
+import math
+
 import pytest
 import torch
 from models import compiled, tokens_for
@@ -63,6 +65,61 @@ def test_tokens_are_drawn_by_their_probabilities_among_the_likeliest():
     assert Sampler(0)(logits, 3).unique().tolist() == [1]
 
 
+NONE = -float("inf")
+LOGITS = {
+    "ties": [1.0, 3.0, 3.0, 0.5, 3.0, 1.0],
+    "impossible ones": [NONE, 2.0, NONE, 1.5, -4.0, NONE],
+    "one": [NONE, NONE, 0.0, NONE, NONE, NONE],
+    "even": [2.0] * 6,
+    "far apart": [0.0, 400.0, 399.0, -400.0, 398.5, 10.0],
+}
+
+
+def shares_by_hand(logits, temperature, top_k, top_p):
+    """The probability of each token, in plain Python; of equal ones those with lower numbers go first."""
+    largest = max(logits)
+    each = [math.exp((logit - largest) / temperature) for logit in logits]
+    kept = sorted(range(len(each)), key=lambda token: (-each[token], token))[: top_k or len(each)]
+    total, before, chosen = sum(each[token] for token in kept), 0.0, []
+    for token in kept:
+        if top_p is None or before < top_p * total * (1 - 1e-12):
+            chosen.append(token)
+        before += each[token]
+    total = sum(each[token] for token in chosen)
+    return [each[token] / total if token in chosen else 0.0 for token in range(len(each))]
+
+
+@pytest.mark.parametrize("name", LOGITS)
+@pytest.mark.parametrize("temperature", [1e-300, 0.6, 1.0, 50.0])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(None, None), (2, None), (9, 1.0), (None, 1e-9), (3, 0.6), (None, 0.8)]
+)
+def test_probabilities_are_those_by_hand(name, temperature, top_k, top_p):
+    # equal tokens may be taken in any order, so their probabilities are compared sorted
+    logits = torch.tensor([LOGITS[name]])
+    shares, tokens = Sampler(temperature, top_k, top_p)._shares(logits)
+    found = [0.0] * 6
+    for token, share in zip(
+        range(6) if tokens is None else tokens[0].tolist(), shares[0].tolist(), strict=True
+    ):
+        found[token] += share / shares.sum().item()
+    wanted = shares_by_hand(LOGITS[name], temperature, top_k, top_p)
+    assert sorted(found) == pytest.approx(sorted(wanted), abs=1e-12)
+    for logit in {*LOGITS[name]}:
+        alike = [n for n in range(6) if LOGITS[name][n] == logit]
+        assert sum(found[n] for n in alike) == pytest.approx(sum(wanted[n] for n in alike), abs=1e-12)
+
+
+@pytest.mark.parametrize("drawn", [-1e-9, 0.0, 1.0 - 2**-53, 1.0])
+def test_no_rounding_draws_a_token_that_is_left_out(drawn, monkeypatch):
+    monkeypatch.setattr(
+        Sampler, "_uniform", lambda self, _, logits: torch.full((len(logits),), drawn).double()
+    )
+    logits = torch.tensor([LOGITS["impossible ones"]])
+    for options, possible in (({}, {1, 3, 4}), ({"top_k": 2}, {1, 3}), ({"top_p": 0.1}, {1})):
+        assert Sampler(1.0, **options)(logits, 0).item() in possible
+
+
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
@@ -77,6 +134,8 @@ def test_tokens_are_drawn_by_their_probabilities_among_the_likeliest():
             r"at most 48 tokens \(model.context\), got prompts of up to 1 and 48",
         ),
         ([[1]], {"temperature": -1}, "temperature: expected a number from 0"),
+        ([[1]], {"temperature": float("inf")}, "temperature: expected a number from 0"),
+        ([[1]], {"stop": [3, []]}, "stop: expected tokens or sequences of at least one token"),
         ([[1]], {"top_p": 0}, "top_p: expected a number above 0"),
         ([[1]], {"top_k": 0}, "top_k: expected"),
         ([[1]], {"steps": 0}, "expected"),
