@@ -59,6 +59,8 @@ class Continued:
             raise TrainingError(f"{model.spec.name}: {error}") from None
 
     def _pieces(self, model: ComposedModel, codec: Codec, prompt: list[int]) -> Iterator[str]:
+        if not prompt:
+            raise ValueError("expected a prompt of at least one token, got none")
         room = model.spec.model.context - len(prompt)
         new = self.max_new_tokens or max(1, min(NEW, room))
         sampler = Sampler(self.temperature, self.top_k, self.top_p, self.seed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import composer
 from composer.cli.main import main
 from composer.module.model import ComposedModel
 from composer.training.continuing import Continued
+from composer.training.folder.errors import TrainingError
 
 TEXT = """
 schema: 1
@@ -59,7 +62,9 @@ def test_text_is_told_in_whole_characters_up_to_the_end_of_the_document(
     assert "".join(Continued(max_new_tokens=1).pieces(model, "")) == "e"
 
 
-def test_a_trained_model_continues_prompts_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trained_model_continues_prompts_on_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("bytes.yaml").write_text(TEXT)
     assert main(["train", "bytes.yaml", "--out", "run"]) == 0
     capsys.readouterr()
@@ -86,3 +91,25 @@ def test_a_trained_model_continues_prompts_on_the_command_line(capsys: pytest.Ca
     refused = capsys.readouterr()
     assert "at most 32 tokens (model.context)" in refused.err
     assert not refused.out
+    monkeypatch.setattr("sys.stdin", io.StringIO("gr\n"))
+    assert main([*line[:2], "--prompt", "-", *line[4:]]) == 0
+    assert capsys.readouterr().out == plain
+
+    def interrupted(*_: object) -> Iterator[str]:
+        yield "a"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Continued, "pieces", interrupted)
+    assert main([*line[:4]]) == 130
+    assert capsys.readouterr().out == "gra\n"
+    assert main(["generate", "nowhere", "--prompt", "x"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_prompt_without_tokens_is_refused() -> None:
+    spec = TEXT.replace(
+        "{task: text, path: corpus.txt, length: 32}", "{task: hop, length: 32, symbols: 4, hops: 2}"
+    )
+    Path("numbers.yaml").write_text(spec)
+    with pytest.raises(TrainingError, match="expected a prompt of at least one token"):
+        [*Continued().pieces(composer.compile("numbers.yaml"), " ")]

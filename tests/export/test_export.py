@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from cases import DEPTH, SEQ, tree
 from hypothesis import example, given
-from models import close, compiled, gradients, probe, shipped, shortened, tokens_for
-from modules import module_of
+from models import close, compiled, gradients, module_of, probe, shipped, shortened, tokens_for
 from samples import samples
 from strategies import make, specs
 

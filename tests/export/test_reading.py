@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import close, shortened, tokens_for
-from modules import module_of
+from models import close, module_of, shortened, tokens_for
 
 import composer
 from composer.export.pytorch import export

@@ -1,5 +1,7 @@
 """Small helpers for tests that run models."""
 
+import sys
+import types
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ __all__ = [
     "gradients",
     "kept",
     "kept_of",
+    "module_of",
     "moved",
     "probe",
     "shake",
@@ -79,3 +82,12 @@ class Loader:
 
     def __iter__(self):
         return iter(self.batches)
+
+
+def module_of(source):
+    """Run an exported file."""
+    module = types.ModuleType("exported_model")
+    # what looks for annotations finds the module by its name
+    sys.modules[module.__name__] = module
+    exec(compile(source, "exported_model.py", "exec"), module.__dict__)
+    return module

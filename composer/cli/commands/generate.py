@@ -24,7 +24,8 @@ def generate(
         typer.Option(
             "--prompt",
             metavar="TEXT",
-            help="What to continue: text, or for tasks without text tokens as numbers. May be repeated.",
+            help="What to continue: text, or for tasks without text tokens as numbers; - reads standard "
+            "input. May be repeated.",
             show_default=False,
         ),
     ],
@@ -92,23 +93,37 @@ def generate(
     drawn = (max_new_tokens, temperature, top_k, top_p, stop or (), numbers, exit_threshold, seed)
     how = Continued(*drawn, kept, cuda_graph)
     model = read(Path(run), checkpoint.value).model().to(device_kind())
-    made = []
-    for each in prompt:
+    made, prompts = [], [_text(each) for each in prompt]
+    for each in prompts:
         made.append("")
         ahead = each  # with the first piece, since what cannot be continued is refused before it
-        for piece in how.pieces(model, each):
-            made[-1] += piece
-            if not json:
-                print(ahead + piece, end="", flush=True)
-                ahead = ""
+        try:
+            for piece in how.pieces(model, each):
+                made[-1] += piece
+                if not json:
+                    print(ahead + piece, end="", flush=True)
+                    ahead = ""
+        except KeyboardInterrupt:
+            if not ahead:
+                print(flush=True)
+            raise
         if not json:
             print(ahead, flush=True)
     if json:
         from json import dumps
 
         size = {"cache_bytes_per_token": model.cache_bytes_per_token(kept, numbers)}
-        told = [{"prompt": a, "text": b, **size} for a, b in zip(prompt, made, strict=True)]
+        told = [{"prompt": a, "text": b, **size} for a, b in zip(prompts, made, strict=True)]
         print(dumps(told, indent=2))
+
+
+def _text(prompt: str) -> str:
+    """Return a prompt, or standard input without its last line break for "-"."""
+    if prompt != "-":
+        return prompt
+    import sys
+
+    return sys.stdin.read().removesuffix("\n")
 
 
 def _cache(option: str) -> Cache:
