@@ -27,7 +27,7 @@ class Finding(NamedTuple):
     """One result; `wrong` if something does not work that should."""
 
     name: str
-    told: str
+    text: str
     wrong: bool = False
 
 
@@ -58,8 +58,8 @@ def compiler() -> Finding:
     try:
         made = torch.compile(_line)(torch.ones(8, device=kind))
     except Exception as error:  # of many kinds, from a missing compiler on
-        told = f"does not work here: {first_line(error)}; everything runs without it"
-        return Finding("torch.compile", told)
+        text = f"does not work here: {first_line(error)}; everything runs without it"
+        return Finding("torch.compile", text)
     return Finding("torch.compile", f"works on {kind}" if float(made[0]) == 3 else "gives wrong results")
 
 

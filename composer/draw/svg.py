@@ -30,13 +30,13 @@ def svg(picture: Picture, alone: bool = True) -> str:
 def _group(group: Group, number: int, alone: bool) -> Iterator[str]:
     yield f'<g id="part-{number}" class="part"' + (">" if alone else ' tabindex="0">')
     if alone:
-        yield f"<title>{_text(told(group.detail))}</title>"
+        yield f"<title>{_text(detail_text(group.detail))}</title>"
     for item in group.items:
         yield from _shape(item)
     yield "</g>"
 
 
-def told(detail: Detail) -> str:
+def detail_text(detail: Detail) -> str:
     """Write details as plain lines."""
     rows = ("  ".join(filter(None, row)) for row in detail.table[1:])
     return "\n".join([detail.heading, *detail.lines, *rows])

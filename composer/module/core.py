@@ -19,7 +19,7 @@ from composer.module.randomness import Randomness
 T = TypeVar("T")
 
 
-class Tapped(Protocol):
+class TapProvider(Protocol):
     """Provides the graph with taps while values are recorded."""
 
     def graph(self, plan: Plan) -> Graph:
@@ -77,7 +77,7 @@ class ModelCore(lightning.LightningModule):
     code: Code
     _loss: Code
     _switch: Switch
-    _taps: Tapped | None = None
+    _taps: TapProvider | None = None
 
     @property
     def graph(self) -> Graph:

@@ -68,15 +68,15 @@ class Link:
 
     target: str
     kind: str
-    told: str
+    label: str
     items: Sequence[str]
     reachable: bool
 
     def __str__(self) -> str:
         reach = "" if self.reachable else ' tabindex="-1"'
         return (
-            f'<a class="{self.kind}" href="#{self.target}"{reach} aria-label={quoteattr(self.told)}'
-            f" data-tip={quoteattr(self.told)}>{''.join(self.items)}</a>"
+            f'<a class="{self.kind}" href="#{self.target}"{reach} aria-label={quoteattr(self.label)}'
+            f" data-tip={quoteattr(self.label)}>{''.join(self.items)}</a>"
         )
 
     def unlinked(self) -> str:
@@ -119,9 +119,9 @@ class Chart:
         self.line([(wide[0], y[1]), (wide[2], y[1])], kind)
         self.line([(x[1], y[0]), (x[1], y[2])], kind)
 
-    def link(self, target: str, kind: str, told: str, items: Sequence[str], reachable: bool) -> None:
+    def link(self, target: str, kind: str, label: str, items: Sequence[str], reachable: bool) -> None:
         """Add marks that link to a target in the page; if `reachable`, also by the Tab key."""
-        self.items.append(Link(target, kind, told, items, reachable))
+        self.items.append(Link(target, kind, label, items, reachable))
 
     def below(
         self,

@@ -33,7 +33,7 @@ def onward(folder: Path, record: Record) -> str:
     )
 
 
-def told(folder: Path, record: Record, spec: Spec) -> str:
+def command_for(folder: Path, record: Record, spec: Spec) -> str:
     """Return the command that continues a record's training to its end, or trains it anew and longer."""
     if record.status == "stopped":
         return onward(folder, record)

@@ -201,7 +201,7 @@ def summary(folder: Path, state: State, reason: str) -> Iterator[str]:
     if winner is None:
         yield "no trial was trained in full, so there is no winner"
         return
-    told = ", ".join(f"{each.metric} {each.told}" for each in verdicts.results(winner))
+    told = ", ".join(f"{each.metric} {each.text}" for each in verdicts.results(winner))
     yield f"winner: {named(state, winner)} with {told}: {knobs_text(winner)}"
     yield f"chosen by: {verdicts.rule}"
     yield from _against(verdicts)
@@ -228,7 +228,7 @@ def _against(verdicts: Verdicts) -> Iterator[str]:
             yield "no baseline was trained in full, so there is no comparison"
         return
     found = verdicts.final()
-    told = ", ".join(f"{each.other.metric} {each.other.told}" for each in found)
+    told = ", ".join(f"{each.other.metric} {each.other.text}" for each in found)
     yield f"best baseline: {rival.name} with {told}"
     yield f"the winner against it: {'; '.join(map(_difference, found))}"
     if verdicts.uneven:

@@ -43,7 +43,7 @@ class Result:
         return stdev(self.seeds) if len(self.seeds) > 1 else None
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """The value, its spread, and the number of seeds, as text."""
         text = mean_text(self.metric, self.value, self.spread)
         seeds = f" over {len(self.seeds)} fresh seed{'s' * (len(self.seeds) > 1)}" if self.seeds else ""

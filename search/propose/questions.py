@@ -49,7 +49,7 @@ class Tally:
             self.drawn = total([{DRAWN: vars(self.drawn)}, trial.user_attrs])
             insort(self.numbers, trial.number)
 
-    def told_after(self, number: int) -> int:
+    def completed_after(self, number: int) -> int:
         """Return how many completed ones are after a trial number."""
         return len(self.numbers) - bisect_right(self.numbers, number)
 

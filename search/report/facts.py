@@ -39,7 +39,7 @@ def status(record: Record) -> str:
     return STATUS[record.status] + (", imported" if record.imported else "")
 
 
-def told(source: Source, record: Record) -> str:
+def record_line(source: Source, record: Record) -> str:
     """Return a line with a record's name and results."""
     parts = [titled(source.state, record), status(record), values_text(source.state, record)]
     return ": ".join([parts[0], ", ".join(part for part in parts[1:] if part)])

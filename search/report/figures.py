@@ -39,7 +39,7 @@ def front(source: Source, against: str) -> Chart:
         430,
         f"{first} against {against}",
         f"{len(points)} points; the front: "
-        + "; ".join(facts.told(source, record) for record in source.front),
+        + "; ".join(facts.record_line(source, record) for record in source.front),
     )
     bars = [
         (*bar, (x, y)) for record, x, y in points if (bar := _bar(source, record, against, x)) is not None
@@ -67,7 +67,7 @@ def front(source: Source, against: str) -> Chart:
         if record is winner:
             items.append(f'<circle class="halo" cx="{n(across(x))}" cy="{n(up(y))}" r="10.5"/>')
         reachable = record.status != "stopped" or len(points) < _MANY
-        chart.link(record.key, f"dot {kind}", facts.told(source, record), items, reachable)
+        chart.link(record.key, f"dot {kind}", facts.record_line(source, record), items, reachable)
     _names(chart, source, [(record, *place[record.identity]) for record, *_ in points])
     return chart
 
@@ -108,7 +108,7 @@ def curves(source: Source, metric: str) -> Chart:
         ]
         reachable = record.status != "stopped" or len(shown) < _MANY
         faint = " many" if len(shown) > _MANY else ""
-        chart.link(record.key, f"dot {kind}{faint}", facts.told(source, record), items, reachable)
+        chart.link(record.key, f"dot {kind}{faint}", facts.record_line(source, record), items, reachable)
     ends = [(name, up(lines[identity][-1][1])) for identity, name in names.items()]
     places = spread([y for _, y in ends], 15, up.end, up.start)
     for (name, _), y in zip(ends, places, strict=True):

@@ -80,8 +80,8 @@ def said(source: Source) -> Iterator[str]:
             continue
         word = f"{found.size} than" if found.better else "equal to"
         yield (
-            f"In {found.one.metric} the winner, {titled(source.state, winner)} with {found.one.told}, "
-            f"is {word} the best baseline, {rival.name} with {found.other.told}: {found.doubt}."
+            f"In {found.one.metric} the winner, {titled(source.state, winner)} with {found.one.text}, "
+            f"is {word} the best baseline, {rival.name} with {found.other.text}: {found.doubt}."
         )
     if source.verdicts.uneven:
         yield f"Note: {source.verdicts.uneven}."
@@ -120,7 +120,7 @@ def seeds_chart(source: Source, metric: str) -> Chart:
         marks = [mark(f"front {kind}", ends[1], y + 8)]
         if at.base is source.winner:
             marks.append(f'<circle class="halo" cx="{n(ends[1])}" cy="{n(y + 8)}" r="10.5"/>')
-        chart.link(at.base.key, f"dot front {kind}", f"{names[number]}: {mean.told}", marks, True)
+        chart.link(at.base.key, f"dot front {kind}", f"{names[number]}: {mean.text}", marks, True)
         chart.words(left - 14, y + 5, names[number], "name end")
         chart.words(across.end + 16, y + 5, told[number], "tick")
     return chart
@@ -153,7 +153,7 @@ def sweep_chart(source: Source, metric: str) -> Chart:
         items += [mark(kind, x, y, small=True) for x, y in points]
         chosen = [point for point, (lr, _) in zip(points, known, strict=True) if lr == at.lr]
         items += [f'<circle class="chosen-rate" cx="{n(x)}" cy="{n(y)}" r="8"/>' for x, y in chosen]
-        chart.link(at.base.key, f"dot {kind}", facts.told(source, at.base), items, True)
+        chart.link(at.base.key, f"dot {kind}", facts.record_line(source, at.base), items, True)
     places = spread([up(known[-1][1]) for _, known in rows], 15, up.end, up.start)
     for name, y in zip(names, places, strict=True):
         chart.words(across.end + 10, y + 4, name, "name")

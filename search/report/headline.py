@@ -109,10 +109,10 @@ def _against(source: Source, winner: Record, rival: Record) -> tuple[str, str]:
     saved = [each.one.metric for each in found if each.verdict == "cost" and each.better > 0]
     if first.verdict == "not significant" and saved and saved[0] in costs:
         big = f"{_change(winner, rival, saved[0])} {saved[0]}"
-        told = f"{first.one.metric} {first.size} than {rival.name} ({first.other.told})"
+        told = f"{first.one.metric} {first.size} than {rival.name} ({first.other.text})"
         costs.remove(saved[0])
     else:
-        big, told = first.size, f"than {rival.name} in {first.other.metric} ({first.other.told})"
+        big, told = first.size, f"than {rival.name} in {first.other.metric} ({first.other.text})"
     trade = ", ".join(f"{name} {_change(winner, rival, name)}" for name in costs)
     told += f", with {trade}." if trade else "."
     told += f" {first.doubt[:1].upper()}{first.doubt[1:]}." if first.doubt else ""

@@ -68,7 +68,7 @@ def _point(source: Source, record: Record, drawn: bool) -> Iterator[tuple[str, A
     if record.identity in source.specs:
         yaml, spec = source.specs[record.identity]
         yield "yaml", yaml
-        yield "command", continue_command.told(source.folder, record, spec)
+        yield "command", continue_command.command_for(source.folder, record, spec)
         if drawn:
             yield "drawing", svg(picture(spec))
 

@@ -11,8 +11,7 @@ lost its database are handled alike.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,20 +38,14 @@ from search.propose.specs import spec_of
 from search.run.adopting import adopt, claim, lacking
 from search.run.open_store import open_search
 from search.run.publishing import Publisher
-from search.store.ledger import Ledger, Record, Seen, free
-from search.store.reconnect import open_patiently, reach_again
+from search.run.worker import CRASHES, TakenOver, Worker, opened
+from search.store.ledger import Record, Seen, free
 from search.store.same_data import check_data, same_data
 from search.store.store import Store
 from search.trainer import Step, Train, train
 
 PATIENCE = 1000
 """Consecutive proposals without a new feasible spec after which a search ends."""
-CRASHES = 3
-"""Consecutive crashes of one worker after which it stops."""
-POLL = 1.0
-"""Seconds between two checks of other workers' progress, while there is nothing else to do."""
-RETRY = 600.0
-"""Seconds for which an unreachable store is retried."""
 
 _Task: TypeAlias = Callable[[], None]
 
@@ -81,27 +74,22 @@ def run_search(
     """
     with open_search(space, folder, storage) as store:
         opens = partial(_Search, space, folder, store, train, watch)
-        search = open_patiently(store, opens, RETRY, POLL)
+        search = opened(store, opens)
         reason = search.run()
         watch("end", search.state)
         return Outcome(folder, search.state, reason)
 
 
-class _Deposed(Exception):
-    """Another worker considered this one dead and took over its work."""
-
-
-class _Search:
+class _Search(Worker):
     def __init__(self, space: Space, folder: Path, store: Store, train: Train, watch: Watch) -> None:
+        super().__init__(store)
         assert space.search is not None
-        self.space, self.folder, self.store, self.train, self.watch = space, folder, store, train, watch
-        self.config, self.me = space.search, store.worker.name
+        self.space, self.folder, self.train, self.watch = space, folder, train, watch
+        self.config = space.search
         self.goals = Goals(self.config.objectives)
         self.baselines = baselines(space)
         self.fruitless = 0
         self.crashes: list[Record] = []
-        self.lost_since: float | None = None
-        self.ledger = Ledger(store)
         self.arrivals = Arrivals(self.ledger.digest, self.goals)
         self.state = State(self.config, self.goals, self.ledger, set(self.baselines), worker=self.me)
         self._publish = Publisher(folder, self.state, store, self._spec)
@@ -117,29 +105,20 @@ class _Search:
         """Work until there is nothing left to do, and return why."""
         check_data(self.ledger.every(), self._spec, self.folder)
         self.watch("begin", self.state)
-        while True:
-            try:
-                task = self._next()
-                if isinstance(task, str):
-                    self._publish(at_last=True)
-                    return task
-                task()
-                self.lost_since = None
-            except Exception as error:
-                if not self.store.is_lost(error):
-                    raise
-                self._reach_again(error)
+        return self.repeat(self._do_next)
+
+    def _do_next(self) -> str | None:
+        """Do what is next; return why there is nothing left, if so."""
+        task = self._next()
+        if isinstance(task, str):
+            self._publish(at_last=True)
+            return task
+        task()
+        return None
 
     def _spec(self, record: Record) -> Spec | None:
         spec = spec_of(self.space, self.baselines, self.state.base(record))
         return spec if spec is None or record.kind != "final" else respec(spec, record.again)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the store's lock with freshly read records."""
-        with self.store.lock():
-            self.ledger.refresh()
-            yield
 
     def _next(self) -> _Task | str:
         """Choose the next run (abandoned ones, baselines, then new trials), or return why there is none."""
@@ -154,7 +133,7 @@ class _Search:
         return partial(self._answer, self.questions.ask())
 
     def _next_in_turn(self) -> _Task | str:
-        with self._alone():
+        with self.alone():
             others = self.store.others()
             adopt(self.ledger, self.baselines, others)
             for record in self.ledger.running():
@@ -214,8 +193,8 @@ class _Search:
 
     def _wait(self, busy: int) -> None:
         others = f"{busy} other worker{'s' if busy > 1 else ''}"
-        self._note(f"waiting for {others} to end, after {self.state.progress()}")
-        time.sleep(POLL)
+        self.note(f"waiting for {others} to end, after {self.state.progress()}")
+        self.pause()
 
     def _answer(self, trial: Trial) -> None:
         """Complete one proposal of the sampler, from wherever an earlier process left it."""
@@ -231,7 +210,7 @@ class _Search:
 
     def _claim(self, trial: Trial, found: Candidate) -> Record | None:
         """Claim the candidate's spec, unless it has a record already or no trial is left."""
-        with self._alone():
+        with self.alone():
             record = self.ledger.find(found.identity)
             if record is None:
                 if self.state.trials_left() <= 0:
@@ -257,9 +236,9 @@ class _Search:
         self.watch("started", self.state)
         try:
             self._climb(record, spec)
-        except _Deposed:
+        except TakenOver:
             self.state.running = None
-            self._note(f"{record.folder}: another worker has taken it over")
+            self.note(f"{record.folder}: another worker has taken it over")
             return
         self._publish()
         self.watch("ended", self.state)
@@ -271,7 +250,7 @@ class _Search:
         rungs = () if record.kind == "final" else self.config.rungs
         stops = milestones(rungs, spec, record.costs)
         if (data := same_data(spec, self.ledger.every(), self.folder)) != record.data:
-            with self._mine(record):
+            with self.changing(record):
                 record.data = data
         try:
             for i, stop in enumerate(stops):
@@ -280,7 +259,7 @@ class _Search:
             self.crashes.clear()
         except Crash as crash:
             leave_cause(self.folder / record.folder, crash)
-            with self._mine(record):
+            with self.changing(record):
                 record.status, record.reason, record.ended = "crashed", str(crash), time.time()
                 record.lost = max(0, last_read(self.folder / record.folder) - record.tokens)
             # a sweep is expected to find learning rates that are too high
@@ -308,14 +287,14 @@ class _Search:
             record.spans.append((self.state.since, time.time()))
         self.state.step = Step(trained.tokens, self.state.step.train_loss)
         self._say_taken_over(record)
-        with self._mine(record):
+        with self.changing(record):
             record.seen.append(Seen(trained.tokens, values, trained.metrics))
             record.status = self.arrivals.status_after(record, self.config.keep, end)
             if record.status != "running":
                 record.ended = time.time()
         self.watch("rung", self.state)
         if note := moved_note(self.state, record):
-            self._note(note)
+            self.note(note)
 
     def _say_taken_over(self, record: Record) -> None:
         """Report whose run this worker resumes, as soon as its step is known."""
@@ -324,22 +303,9 @@ class _Search:
             self.state.note = taken_over(self.state, record)
             self.watch("taken_over", self.state)
 
-    @contextmanager
-    def _mine(self, record: Record) -> Iterator[None]:
-        """Change and save a record that this worker holds.
-
-        Raises:
-            _Deposed: another worker holds it.
-        """
-        with self._alone():
-            if self.ledger.find(record.identity) is not record:
-                raise _Deposed
-            yield
-            self.ledger.save(record)
-
     def _tell(self, trial: Trial, found: Candidate) -> None:
         """Tell the sampler once, or defer it to the end of the training that determines the outcome."""
-        with self._alone():
+        with self.alone():
             if not self.questions.is_mine(trial):
                 return
             record = self.ledger.find(found.identity) if found.verdict == "feasible" else None
@@ -363,21 +329,22 @@ class _Search:
         self.state.outcomes, self.state.drawn = tally.outcomes.copy(), tally.drawn
         newest = self.ledger.digest.last_asked
         put_off = (trial for trial in tally.opened if awaited(trial))
-        self.fruitless = tally.told_after(newest) + sum(trial.number > newest for trial in put_off)
+        self.fruitless = tally.completed_after(newest) + sum(trial.number > newest for trial in put_off)
         return tally.opened
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Show a message, once."""
         if text != self.state.note:
             self.state.note = text
             self.watch("note", self.state)
 
-    def _reach_again(self, error: Exception) -> None:
-        """Wait until an unreachable store answers again, and discard what may not have been written."""
+    def lost(self) -> None:
+        """Show no run as running while the store is away."""
         self.state.running = None
-        self.lost_since = self.lost_since or time.monotonic()
-        reach_again(self.store, error, self.lost_since, RETRY, POLL, self._note, self._reopened)
 
-    def _reopened(self) -> None:
-        self.ledger = self.state.ledger = Ledger(self.store)
+    def reopened(self) -> None:
+        """Read records, arrivals and the study anew."""
+        super().reopened()
+        self.state.ledger = self.ledger
         self.arrivals = Arrivals(self.ledger.digest, self.goals)
         self._open_study()

@@ -14,10 +14,10 @@ from search.propose.baselines import baselines
 from search.run.crew import Crew, CrewMember, Plan
 from search.run.interruption import STOPPING, Interruption, interruption
 from search.run.open_store import open_search
-from search.run.study import POLL, RETRY, Outcome
-from search.run.worker_process import Ended, Note, SearchJob, Told
+from search.run.study import Outcome
+from search.run.worker import opened
+from search.run.worker_process import Ended, Note, SearchEvent, SearchJob
 from search.store.ledger import Ledger
-from search.store.reconnect import open_patiently
 from search.store.store import Store
 from search.trainer import Train, train
 
@@ -32,7 +32,7 @@ def runs_left(space: Space, folder: Path, storage: str | None) -> float:
         SpecError, SearchError: as `run_search` does.
     """
     with open_search(space, folder, storage) as store:
-        return open_patiently(store, partial(_state, space, store), RETRY, POLL).runs_left()
+        return opened(store, partial(_state, space, store)).runs_left()
 
 
 def run_workers(
@@ -57,7 +57,7 @@ def run_workers(
         interruption() as stop,
         plan.start(SearchJob(space, folder.absolute(), storage, train)) as workers,
     ):
-        state = open_patiently(store, partial(_state, space, store), RETRY, POLL)
+        state = opened(store, partial(_state, space, store))
         return _Supervisor(folder, store, state, watch, workers, stop).run()
 
 
@@ -88,7 +88,7 @@ class _Supervisor:
             if found is None:
                 continue
             worker, message = found
-            if isinstance(message, Told):
+            if isinstance(message, SearchEvent):
                 self._hear(worker, message)
             elif isinstance(message, Note):
                 self.state.local[worker.number] = Activity(note=message.text)
@@ -110,7 +110,7 @@ class _Supervisor:
         self.watch("end", self.state)
         return Outcome(self.folder, self.state, self.reasons[-1], tuple(self.failures.values()))
 
-    def _hear(self, worker: CrewMember, told: Told) -> None:
+    def _hear(self, worker: CrewMember, told: SearchEvent) -> None:
         """Take over the state that a worker sent, and pass its event on."""
         if told.event != "progress":
             self._refresh()

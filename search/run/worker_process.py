@@ -74,14 +74,14 @@ class SearchJob:
     train: Train
 
     def work(self, tell: Tell) -> str:
-        """Search, reporting each event as `Told`."""
+        """Search, reporting each event as `SearchEvent`."""
         import optuna
 
         from search.run.study import run_search
 
         def watch(event: Event, state: State) -> None:
             doing = Activity(state.running, state.step, state.target, state.since, state.note)
-            told = Told(event, state.worker, doing, state.left_by, state.outcomes, state.drawn)
+            told = SearchEvent(event, state.worker, doing, state.left_by, state.outcomes, state.drawn)
             tell(told, droppable=event == "progress", training=event in ("progress", "taken_over"))
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -89,7 +89,7 @@ class SearchJob:
 
 
 @dataclass(frozen=True)
-class Told:
+class SearchEvent:
     """An event of the search as its worker saw it; the fields are those of `State`."""
 
     event: Event

@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -27,9 +26,8 @@ from composer.training.folder.run_folder import SPEC, read_spec
 from search.errors import Crash, SearchError
 from search.run.machine import available_cores
 from search.run.open_store import open_shared
-from search.run.study import CRASHES, POLL, RETRY
-from search.store.ledger import Ledger, Record, Seen, free
-from search.store.reconnect import open_patiently, reach_again
+from search.run.worker import CRASHES, TakenOver, Worker, opened
+from search.store.ledger import Record, Seen, free
 from search.store.store import Store
 from search.study.load import Study, StudyArm
 from search.study.plan import Plan, Unit
@@ -87,56 +85,43 @@ def run_study(
     """
     with open_shared(study, folder, storage) as store:
         opens = partial(_Worker, study, folder, rows, store, train, watch)
-        open_patiently(store, opens, RETRY, POLL).run()
+        opened(store, opens).run()
 
 
-class _Deposed(Exception):
-    """Another worker considered this one dead and took over its run."""
-
-
-class _Worker:
+class _Worker(Worker):
     def __init__(
         self, study: Study, folder: Path, rows: Path, store: Store, train: Train, watch: Watch
     ) -> None:
-        self.study, self.folder, self.store, self.train, self.watch = study, folder, store, train, watch
+        super().__init__(store)
+        self.study, self.folder, self.train, self.watch = study, folder, train, watch
         self.plan, self.rows = Plan(study), Rows(rows, folder / LOCK)
-        self.me, self.ledger = store.worker.name, Ledger(store)
         self.arms = {(arm.name, arm.size): arm for arm in study.arms}
         self.progress = Progress(self.plan.size())
         self.crashes: list[str] = []
-        self.lost_since: float | None = None
 
     def run(self) -> None:
         """Work until no run is due."""
         self._count()
         self.watch("begin", self.progress)
-        while True:
-            try:
-                record = self._next()
-                if record is None:
-                    self._count()
-                    self.watch("end", self.progress)
-                    return
-                if record.worker == self.me:
-                    self._work(record)
-                else:
-                    self._note("waiting for other workers to end")
-                    time.sleep(POLL)
-                self.lost_since = None
-            except Exception as error:
-                if not self.store.is_lost(error):
-                    raise
-                self._reach_again(error)
+        self.repeat(self._do_next)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with self.store.lock():
-            self.ledger.refresh()
-            yield
+    def _do_next(self) -> bool | None:
+        """Train the next run, or wait for others; return True if no run is due."""
+        record = self._next()
+        if record is None:
+            self._count()
+            self.watch("end", self.progress)
+            return True
+        if record.worker == self.me:
+            self._work(record)
+        else:
+            self.note("waiting for other workers to end")
+            self.pause()
+        return None
 
     def _next(self) -> Record | None:
         """Claim the next run, or return one that another worker trains and others may wait for, or None."""
-        with self._alone():
+        with self.alone():
             others = self.store.others()
             known = self.rows.read()
             running = [record for record in self.ledger if record.status == "running"]
@@ -196,11 +181,11 @@ class _Worker:
         try:
             for budget in record.params["budgets"]:
                 self._train(record, arm, rate, seed, budget)
-            with self._mine(record):
+            with self.changing(record):
                 record.status, record.ended = "finished", time.time()
             self.crashes.clear()
-        except _Deposed:
-            self._note(f"{record.folder}: another worker has taken it over")
+        except TakenOver:
+            self.note(f"{record.folder}: another worker has taken it over")
         except Crash as crash:
             self._crash(record, arm, rate, seed, str(crash))
         self.progress.run = ""
@@ -227,7 +212,7 @@ class _Worker:
         row = replace(
             row, tokens=trained.tokens, metrics=trained.metrics, seconds=pace.seconds(trained.tokens)
         )
-        with self._mine(record):
+        with self.changing(record):
             self.rows.add(row)
             record.seen.append(Seen(trained.tokens, (), trained.metrics))
         self.progress.row = row
@@ -257,7 +242,7 @@ class _Worker:
     def _crash(self, record: Record, arm: StudyArm, rate: float, seed: int, reason: str) -> None:
         """Append a row without metrics for each budget that was not reached."""
         known = {row.cell for row in self.rows.read()}
-        with self._mine(record):
+        with self.changing(record):
             for budget in record.params["budgets"]:
                 if self.plan.cell(arm, rate, seed, budget) not in known:
                     spec = self.plan.spec(arm, rate, seed, budget)
@@ -270,29 +255,14 @@ class _Worker:
         if len(self.crashes) >= CRASHES:
             raise SearchError(f"{CRASHES} runs in a row could not be trained:\n" + "\n".join(self.crashes))
 
-    @contextmanager
-    def _mine(self, record: Record) -> Iterator[None]:
-        with self._alone():
-            if self.ledger.find(record.identity) is not record:
-                raise _Deposed
-            yield
-            self.ledger.save(record)
-
     def _count(self) -> None:
         self.progress.done = self.plan.results(self.rows.read()).done()
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Show a message, once."""
         if text != self.progress.note:
             self.progress.note = text
             self.watch("note", self.progress)
-
-    def _reach_again(self, error: Exception) -> None:
-        """Wait until an unreachable store answers again."""
-        self.lost_since = self.lost_since or time.monotonic()
-        reach_again(self.store, error, self.lost_since, RETRY, POLL, self._note, self._reopened)
-
-    def _reopened(self) -> None:
-        self.ledger = Ledger(self.store)
 
 
 class _Pace:

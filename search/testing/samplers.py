@@ -36,7 +36,7 @@ def answered(space: Space, study: Study, trial: Trial | None = None) -> tuple[Ca
     return candidate(space, partial(suggest, trial)), trial
 
 
-def told(study: Study, trial: Trial, *values: float, outcome: str = "feasible") -> None:
+def finish_trial(study: Study, trial: Trial, *values: float, outcome: str = "feasible") -> None:
     """Tell Optuna how a trial ended, as a search does."""
     for key, value in {"status": "finished", "tokens": 1, OUTCOME: outcome}.items():
         trial.set_user_attr(key, value)
@@ -50,7 +50,7 @@ def explored(space: Space, count: int) -> list[tuple[str, dict[str, int]]]:
         point, trial = answered(space, study)
         outcome = "repeat" if point.identity in known else point.verdict
         known |= {point.identity} if point.verdict == "feasible" else set()
-        told(study, trial, *(float(number % 3) for _ in study.directions), outcome=outcome)
+        finish_trial(study, trial, *(float(number % 3) for _ in study.directions), outcome=outcome)
         found.append((outcome, study.trials[-1].user_attrs["drawn"]))
     return found
 
@@ -74,7 +74,7 @@ def check_seeds(name: str) -> None:
             if fresh:
                 study.sampler = sampler(space)
             point, trial = answered(space, study)
-            told(study, trial, float(point.costs["params"] % 97 + number % 2))
+            finish_trial(study, trial, float(point.costs["params"] % 97 + number % 2))
             found.append(point.params)
         return found
 
@@ -90,7 +90,7 @@ def check_resumption(name: str) -> None:
     suggest(study.ask(), space.knobs[0])
     plan = study.trials[0].system_attrs[PLAN]
     for number in range(10):
-        told(study, answered(space, study)[1], float(number))
+        finish_trial(study, answered(space, study)[1], float(number))
     study.sampler = sampler(space)
     point, _ = answered(space, study, optuna_private.running(study, study.trials[0]))
     assert point.params == plan, "a trial taken over is answered otherwise"
@@ -102,7 +102,7 @@ def check_at_once(name: str) -> None:
     study = study_of(space)
     asked = [answered(space, study) for _ in range(8)]
     for number, (_, trial) in enumerate(asked[:7]):
-        told(study, trial, float(number))
+        finish_trial(study, trial, float(number))
     asked += [answered(space, study) for _ in range(4)]
     assert {point.verdict for point, _ in asked} == {"feasible"}
     different = len({point.identity for point, _ in asked})

@@ -14,7 +14,7 @@ from strategies import make, trees
 from composer.costs.counting.plan import count
 from composer.costs.matching.arms import arms, derived, left_out, matched
 from composer.costs.matching.match import match
-from composer.costs.matching.residuals import csv, markdown, notes, table, told
+from composer.costs.matching.residuals import changed_sizes, csv, markdown, notes, table
 from composer.costs.matching.suggest import experts_needed, suggestions
 from composer.language.description.show import document, resolved_yaml
 from composer.language.load import load, loads
@@ -113,7 +113,7 @@ def test_residuals_and_changes_are_told_as_tables_and_as_rows():
     assert verdicts["dr"] == "yes"
     assert verdicts["untied"] == "no: params"
     assert verdicts["dr-dense"] == "except params"
-    lines = told(found)
+    lines = changed_sizes(found)
     assert max(map(len, lines)) <= 100
     for arm in found:
         row = next(line for line in text.splitlines() if line.startswith(f"| `{arm.name}` |"))

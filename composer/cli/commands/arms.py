@@ -91,10 +91,10 @@ def arms(
 
 def _report(spec: Spec, found: Sequence[Arm]) -> list[str]:
     from composer.cli.terminal.result import columns
-    from composer.costs.matching.residuals import notes, paragraphs, table, told
+    from composer.costs.matching.residuals import changed_sizes, notes, paragraphs, table
 
     why = list(paragraphs(notes(spec, found)))
-    return [*columns(table(found)), "", *told(found), *(["", *why] if why else [])]
+    return [*columns(table(found)), "", *changed_sizes(found), *(["", *why] if why else [])]
 
 
 def _advice(spec: Spec, found: Sequence[Suggestion], *, asked: bool) -> list[str]:

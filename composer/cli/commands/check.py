@@ -30,10 +30,10 @@ def check(file: SpecFile, settings: Set = None) -> None:
     from composer.language.load import is_space, read_tree, resolve_spec
 
     tree = read_tree(file, settings or ())
-    print(told_space(tree) if is_space(tree) else told(resolve_spec(tree)))
+    print(space_summary(tree) if is_space(tree) else spec_summary(resolve_spec(tree)))
 
 
-def told(spec: Spec) -> str:
+def spec_summary(spec: Spec) -> str:
     """Check the caps of a spec, and summarize it in a line or two.
 
     Raises:
@@ -46,8 +46,8 @@ def told(spec: Spec) -> str:
     from composer.language.schema.identity import arch_hash
 
     costs = check_caps(spec)
-    told_of = (*not_causal(spec), *expected_costs(spec), *warnings(spec, costs))
-    notes = "".join(f"\nnote: {told}" for told in told_of)
+    remarks = (*not_causal(spec), *expected_costs(spec), *warnings(spec, costs))
+    notes = "".join(f"\nnote: {each}" for each in remarks)
     stages = "; then ".join(map(stage_words, spec.stages))
     flops = costs.flops_per_token.forward
     size = f"{count_text(costs.params)} parameters, {count_text(flops)} FLOPs per token"
@@ -62,7 +62,7 @@ def trained_lines(costs: Costs) -> Iterator[str]:
         yield f"training runs {place} for {numbers}"
 
 
-def told_space(tree: Node) -> str:
+def space_summary(tree: Node) -> str:
     """Summarize a space in a line or two."""
     from blocks.base.entry_points import entry_points
     from composer.language.description.format_spec import stage_words

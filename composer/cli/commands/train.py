@@ -94,7 +94,7 @@ def train(
         from composer.training.start import started_folder
 
         folder = folder or started_folder(spec, saved)
-    header = told(plan, folder)
+    header = run_summary(plan, folder)
     if cuda_graph == "on" and spec.train is not None:
         from composer.training.capture.cuda_graph import refuse
         from composer.training.trainer import device_kind
@@ -149,7 +149,7 @@ def _saved(file: str | None, start: str | None, weights: Which | None) -> SavedM
     return read(Path(start), "best" if weights is None else weights.value)
 
 
-def told(plan: Plan, folder: Path | None) -> str:
+def run_summary(plan: Plan, folder: Path | None) -> str:
     """Summarize what is about to be trained, in a few lines.
 
     Raises:

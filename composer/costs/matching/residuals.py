@@ -59,7 +59,7 @@ def table(arms: Sequence[Arm]) -> list[list[str]]:
     return [head, *rows]
 
 
-def told(arms: Sequence[Arm]) -> list[str]:
+def changed_sizes(arms: Sequence[Arm]) -> list[str]:
     """Return in lines of 100 columns every size that was changed, from the arm as it was derived."""
     width = max(len(arm.name) for arm in arms)
     lines = ["changed sizes, relative to each arm as derived:"]

@@ -56,7 +56,7 @@ def relation(a: Spec, b: Spec) -> str:
 def differences(a: Spec, b: Spec) -> Iterator[Difference]:
     """Yield all differences, from architecture to names; nothing for equal specs."""
     names = block_pairs(a, b)
-    for place, words in _Architecture(a, b, names).told():
+    for place, words in _Architecture(a, b, names).changes():
         yield Difference("architecture", place, words)
     yield from _training(a, b)
     for place, words in _fields(a.caps.model_dump(), b.caps.model_dump(), "caps."):
@@ -108,7 +108,7 @@ class _Architecture:
         # it does not matter on which level an option is given
         self.a, self.b, self.names = shortest(a), shortest(b), names
 
-    def told(self) -> Iterator[tuple[str, str]]:
+    def changes(self) -> Iterator[tuple[str, str]]:
         fields = _fields(self.a.model.model_dump(), self.b.model.model_dump(), "")
         if told := [f"{key} {words}" for key, words in fields]:
             yield "model", ", ".join(told)

@@ -19,7 +19,7 @@ from kill_everywhere import Killer
 from optuna.storages.journal import JournalFileBackend
 from worker import EIGHT, check, records
 
-from search.run import study
+from search.run import worker
 from search.run.study import run_search
 
 
@@ -35,14 +35,14 @@ class TearingKiller(Killer):
         super().append(backend, logs)
 
 
-def worker(root: Path, at: int) -> int:
+def fork_worker(root: Path, at: int) -> int:
     """Fork a worker that dies at step `at` (0: never)."""
     child = os.fork()
     if child:
         return child
     try:
         TearingKiller(at)
-        study.POLL = 0.005
+        worker.POLL = 0.005
         fake = FakeTraining()
 
         def slower(*arguments):
@@ -71,7 +71,7 @@ def main(root: Path, stride: int) -> None:
     killed = root / "run"
     for at in range(1, 10_000, stride):
         shutil.rmtree(killed, ignore_errors=True)
-        children = [worker(root, at), worker(root, 0)]
+        children = [fork_worker(root, at), fork_worker(root, 0)]
         first, second = (os.waitpid(child, 0)[1] for child in children)
         assert second == 0, f"step {at}: the other ended with {second}"
         assert first in (0, signal.SIGKILL), f"step {at}: ended with {first}"

@@ -16,7 +16,7 @@ from processes import Forked, wait_for
 from composer import load
 from composer.language.schema.identity import run_hash
 from composer.language.space import load_space
-from search.run import study
+from search.run import worker
 from search.run.study import run_search
 
 EIGHT = [
@@ -110,7 +110,7 @@ def work(root: Path, seconds: float, storage: str, ahead: float, *overrides: str
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     clock = time.time
     time.time = lambda: clock() + ahead
-    study.POLL = 0.2 if storage else 0.02
+    worker.POLL = 0.2 if storage else 0.02
     fake = FakeTraining()
 
     def training(*arguments):

@@ -68,7 +68,7 @@ def test_a_sweep_alone_compares_each_at_its_best_rate(tmp_path):
     assert (accuracy.one.value, accuracy.other.value) == (trial.sweep[2][0], baseline.sweep[2][0])
     assert accuracy.one.lr == accuracy.other.lr == 2
     assert accuracy.verdict == "one seed each"
-    assert "at lr x2" in accuracy.one.told
+    assert "at lr x2" in accuracy.one.text
 
 
 def test_a_trial_without_finals_is_held_against_a_baseline_as_the_search_measured_both(tmp_path):

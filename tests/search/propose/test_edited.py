@@ -7,7 +7,7 @@ from composer.language.edits import NO_EDIT
 from composer.language.load import loads
 from composer.language.space import InvalidPoint
 from search.propose.feasible import ORIGIN
-from search.testing.samplers import answered, study_of, told
+from search.testing.samplers import answered, finish_trial, study_of
 from search.testing.spaces import toy
 
 EDITED = ("search.sampler=evolution", "search.edits=2")
@@ -19,7 +19,7 @@ def explored(count, *settings):
     study, found = study_of(space), []
     for number in range(count):
         point, trial = answered(space, study)
-        told(study, trial, point.costs["params"] % 97 + number % 2)
+        finish_trial(study, trial, point.costs["params"] % 97 + number % 2)
         found.append((point, study.trials[-1].user_attrs[ORIGIN]))
     return found
 

@@ -21,7 +21,7 @@ from composer import load, load_run
 from composer.cli.main import main
 from search.commands import run_and_report
 from search.errors import SearchError
-from search.run import import_progress, study
+from search.run import import_progress, worker
 from search.run.study import run_search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -29,7 +29,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(study, "POLL", 0.05)
+    monkeypatch.setattr(worker, "POLL", 0.05)
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing())

@@ -19,7 +19,7 @@ from search.errors import Crash
 from search.propose.evolution import Population
 from search.propose.same_spec import SameSpec
 from search.report.read import read
-from search.run import study
+from search.run import study, worker
 from search.run.study import run_search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -27,7 +27,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(study, "POLL", 0.05)
+    monkeypatch.setattr(worker, "POLL", 0.05)
 
 
 def test_more_choices_take_over_every_trial_and_train_none_again(tmp_path):

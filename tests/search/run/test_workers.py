@@ -17,7 +17,7 @@ from worker import EIGHT, check, join, kills, records, start
 
 from search.objectives import Goals
 from search.propose.questions import awaited
-from search.run import study
+from search.run import study, worker
 from search.run.study import run_search
 from search.store.journal import Journal, open_study
 from search.store.lease import Lease, this_worker
@@ -28,7 +28,7 @@ RUNNING = optuna.trial.TrialState.RUNNING
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(study, "POLL", 0.01)
+    monkeypatch.setattr(worker, "POLL", 0.01)
 
 
 def opened(folder: Path) -> optuna.Study:
@@ -149,7 +149,7 @@ def test_a_question_that_came_too_late_waits_for_more_trials(tmp_path, monkeypat
     """A killed worker's open question is no trial beyond the last."""
     space = toy(tmp_path, "search.trials=6", "search.keep=1")
     with monkeypatch.context() as patch:
-        patch.setattr(study.Ledger, "claim", lambda *arguments, **more: (_ for _ in ()).throw(Stop))
+        patch.setattr(worker.Ledger, "claim", lambda *arguments, **more: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             run_search(space, tmp_path / "run", FakeTraining())
     open_before = opened(tmp_path / "run").get_trials(states=(RUNNING,))

@@ -22,7 +22,7 @@ from composer.cli.main import main
 from composer.language.schema.identity import run_hash
 from search.errors import SearchError
 from search.progress.table import summary
-from search.run import study
+from search.run import worker
 from search.run.study import run_search
 from search.store import lease
 from search.store.database import DatabaseStore
@@ -38,7 +38,7 @@ SIX = [*EIGHT, "search.trials=6"]
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(study, "POLL", 0.05)
+    monkeypatch.setattr(worker, "POLL", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_search_killed_at_any_step_in_a_database_ends_as_one_left_alone(tmp_pa
 @needs_server
 @pytest.mark.parametrize("retry", [60.0, 0.2])
 def test_a_lost_database_is_told_and_given_up_after_a_while(tmp_path, server, monkeypatch, retry):
-    monkeypatch.setattr(study, "RETRY", retry)
+    monkeypatch.setattr(worker, "RETRY", retry)
     url, space, notes = server.url(f"lost{retry:.0f}"), toy(tmp_path, *SIX), []
 
     def watch(event, state):
@@ -222,7 +222,7 @@ def test_clocks_two_minutes_apart_change_nothing_in_a_database(tmp_path, server)
 @needs_server
 @pytest.mark.parametrize("retry", [60.0, 0.2])
 def test_a_worker_that_starts_while_the_database_goes_away_waits_for_it(tmp_path, server, monkeypatch, retry):
-    monkeypatch.setattr(study, "RETRY", retry)
+    monkeypatch.setattr(worker, "RETRY", retry)
     url, space = server.url(f"start{retry:.0f}"), toy(tmp_path, *SIX)
     opened, stopped = DatabaseStore.study, []
 

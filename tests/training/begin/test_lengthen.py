@@ -4,7 +4,7 @@ import pytest
 import torch
 from runs import STEPS, TOKENS, contents, spec
 
-from composer.cli.commands.train import told as told_before_training
+from composer.cli.commands.train import run_summary
 from composer.costs.counting.plan import make_plan
 from composer.training import recorder
 from composer.training.folder import checkpoint
@@ -157,12 +157,12 @@ def test_a_shorter_run_in_its_default_folder_is_pointed_out(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     short = run_training(spec(*SHORT)).folder
     told = f"{short} holds the same run with fewer tokens; --out {short} continues it"
-    assert told_before_training(make_plan(spec(*LONG)), None).endswith(told)
+    assert run_summary(make_plan(spec(*LONG)), None).endswith(told)
     for other in (
         spec(*SHORT),
         spec(*LONG, "train.seed=1"),
         spec(*LONG, "train.lr=1"),
         spec("train.tokens=512"),
     ):
-        assert "fewer tokens" not in told_before_training(make_plan(other), None)
-    assert "fewer tokens" not in told_before_training(make_plan(spec(*LONG)), tmp_path / "run")
+        assert "fewer tokens" not in run_summary(make_plan(other), None)
+    assert "fewer tokens" not in run_summary(make_plan(spec(*LONG)), tmp_path / "run")

@@ -19,6 +19,6 @@ def doctor() -> None:
     found = [*versions(), *devices(), compiler(), *kernels()]
     width = max(len(each.name) for each in found)
     for each in found:
-        print(f"{each.name:<{width}}  {each.told}")
+        print(f"{each.name:<{width}}  {each.text}")
     if any(each.wrong for each in found):
         raise typer.Exit(1)
