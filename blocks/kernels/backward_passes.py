@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 
-class Holds(Protocol):
+class PerPassStorage(Protocol):
     """An object that stores tensors per backward pass."""
 
     def drop(self, number: int) -> None:
@@ -21,12 +21,12 @@ def running() -> int:
     return torch._C._current_graph_task_id()
 
 
-def drop_at_end(held: Holds) -> None:
+def drop_at_end(held: PerPassStorage) -> None:
     """Call `held.drop` for the running backward pass when that ends."""
     drop = partial(_drop, weakref.ref(held), running())
     torch.autograd.Variable._execution_engine.queue_callback(drop)
 
 
-def _drop(reference: weakref.ref[Holds], number: int) -> None:
+def _drop(reference: weakref.ref[PerPassStorage], number: int) -> None:
     if (held := reference()) is not None:
         held.drop(number)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blocks.ir.walk import Place
 from blocks.primitives.reference import project
-from blocks.wiring.loss.cross_entropy.exit_reference import Leaving
+from blocks.wiring.loss.cross_entropy.exit_reference import ExitCollector
 from blocks.wiring.loss.cross_entropy.exits import ExitCrossEntropy
 from composer.module.core import ModelCore
 from composer.module.emission.code import Code
@@ -33,11 +33,11 @@ def exit_logits(model: ModelCore, tokens: Tensor, threshold: float, keys: list[T
     norm = model.graph.node(loss.inputs[0].node)
     normed = partial(resolve(norm.kernel.function), **norm.op.arguments())
     gains = [held_tensor(model, name) for name in norm.weights]
-    leaving = Leaving(gate, bias, threshold, loss.op.steps)
+    collector = ExitCollector(gate, bias, threshold, loss.op.steps)
 
     def done(state: Tensor) -> bool:
         (state,) = normed((state,), *gains)
-        return leaving.add(state)
+        return collector.add(state)
 
     stage = model.stages[-1]
     assert isinstance(stage, Stage)
@@ -47,7 +47,7 @@ def exit_logits(model: ModelCore, tokens: Tensor, threshold: float, keys: list[T
         code(tokens, None, *keys, *gather(model, model.graph))
     finally:
         stage.done = None
-    return project(leaving.state, head, head.shape[:1])
+    return project(collector.state, head, head.shape[:1])
 
 
 def check_exits(model: ModelCore, threshold: float | None) -> None:

@@ -21,7 +21,7 @@ from composer.module.optimization.optimizer import make_optimizer
 from composer.testing.choices import deciding, deciding_as
 
 
-class Alive(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all storages that are alive, and the most of them since `peak` was set."""
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ def measured(
         model, optimizer = trainable(spec, dtype, recompute=recompute)
         tokens = torch.zeros(batch, spec.model.context, dtype=torch.int64)
         targets = tokens.clone()
-        alive = stack.enter_context(Alive())
+        alive = stack.enter_context(LiveBytes())
         alive.count(*model.parameters(), *model.buffers(), tokens, targets)
         make_moments(model, optimizer)
         alive.peak = 0

@@ -27,7 +27,7 @@ from composer.graph.compile import compile_graph
 from composer.graph.lowering.build import micro_batch_tokens
 from composer.launches.fla_products import PRODUCTS
 from composer.settings.errors import SpecError
-from composer.testing.memory import Alive
+from composer.testing.memory import LiveBytes
 from composer.testing.models import make
 
 HALF = Target("cuda", "bfloat16")
@@ -220,7 +220,7 @@ def test_costs_are_those_of_the_kernels(place):
     at = CostContext(CHUNK, compute_bytes=2)
     flow = IOBytes(0, outputs=2 * 128, casts=0)
     fla_kernels.mix(*inputs)
-    with Alive() as alive, products() as made:
+    with LiveBytes() as alive, products() as made:
         alive.count(*inputs)
         before = alive.peak = alive.now
         y = fla_kernels.mix(*inputs)

@@ -81,16 +81,16 @@ def matched(
 
 
 def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
-    """Yield (name, what it is, spec) of each arm before it is matched.
+    """Yield the name, a description and the spec of each arm before it is matched.
 
-    - `dr-da`: recurrent, with depth attention. The spec itself, where it has some; else each sequence
+    - `dr-da`: recurrent, with depth attention. The spec itself if it has depth attention; else each sequence
       attention is followed by a depth attention of the same heads.
     - `dr`: the same without depth attention.
     - `untied`: `dr` with weights of their own for each step: `recur` becomes `stack`.
-    - `untied-attnres`: `untied` with attention residuals in the core, the untied answer to depth attention;
-      of a spec whose core can have them: its step holds no stages, and no norm stands behind a residual sum.
+    - `untied-attnres`: `untied` with attention residuals in the core, the counterpart of depth attention
+      without recurrence; only if the core's step has no nested stages and no norm after a residual sum.
     - `prelude-core-coda`: the first and last steps of `dr-da`, one or two each, become layers of their own;
-      of a spec of one stage, since others have such layers already.
+      only for specs of one stage, since others have such layers already.
     - `..-dense`: each of these with one feed-forward layer in place of experts, as wide as those active.
 
     An arm drops options about recurrence that it cannot have, such as exits in layers, and a loss that needs
@@ -126,7 +126,7 @@ def derived(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
 
 
 def left_out(spec: Spec, arm: Spec) -> list[str]:
-    """Return the keys, of options about recurrence and the loss, that a spec has and an arm of it has not."""
+    """Return the keys of the loss and of recurrence options that a spec has and its arm does not."""
     return sorted(_optional_keys(spec) - _optional_keys(arm))
 
 
@@ -175,7 +175,7 @@ def _possible(tree: Tree) -> Spec:
 
 
 def _without(tree: Any, path: Sequence[str]) -> Any:
-    """Return plain data without what stands at a path."""
+    """Return plain data without the value at a path."""
     key, *rest = path
     if isinstance(tree, list):
         return [_without(each, rest) if str(n) == key else each for n, each in enumerate(tree)]

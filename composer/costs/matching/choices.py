@@ -39,7 +39,7 @@ class Option:
     Attributes:
         values: sizes by path.
         distance: how far it is from the base's shape.
-        order: where it stands among the others, from small to large.
+        order: its position among the options of its kind, from small to large.
     """
 
     values: Sizes
@@ -55,7 +55,7 @@ class Axis:
         field: `hidden` or `experts`.
         blocks: the bounds of the blocks; the first one's size is the level.
         base: their sizes, in the same order.
-        grains: what their sizes are multiples of.
+        grains: the number that each size is a multiple of.
     """
 
     field: str
@@ -126,8 +126,8 @@ def dimensions(
     Args:
         free: the knobs that may move.
         limits: the bounds.
-        effects: what another value of a knob sets, by path.
-        apart: whether the heads of each block move by themselves, else together.
+        effects: returns the sizes, by path, that another value of a knob sets.
+        apart: whether the heads of each block change independently of other blocks.
     """
     known = {knob.path: knob for knob in free}
     found: list[Iterable[Mapping[str, int]]] = []

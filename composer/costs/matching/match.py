@@ -54,7 +54,7 @@ class Match:
     Attributes:
         moves: every size that differs from the base's.
         distance: how far the shape is from the base's; see `composer.costs.matching.shape.distance`.
-        widened: in words, which bounds the base itself is outside of, so that its own values are the bounds.
+        widened: a text for each bound that the base itself exceeds; there its own value is the bound.
         reached: the bounds that the shape has reached.
     """
 
@@ -88,18 +88,19 @@ def match(
     The result keeps the architecture of `base` and stays within the bounds of shape; vocabulary, context and
     training are those of the target, so that memory is that of the same micro-batch. Caps are left out on
     both sides: nothing is recomputed. Without `free` the width and the sizes of blocks may change: heads,
-    head sizes, active experts, experts and hidden sizes. The nearest shape that meets all measures is taken;
-    where none is found, the one that misses a single measure by the least, else all of them by the least.
+    head sizes, active experts, experts and hidden sizes. The result is the nearest shape that meets all
+    measures. If there is none, it is the one that misses a single measure by the least, and failing that the
+    one that misses all of them by the least.
 
     Args:
-        on: measures, of `MATCHABLE`.
-        free: labels or paths of knobs. kv_heads follow heads.
-        tolerance: percent by measure, where not the default.
-        bounds: of shape, where not the default.
-        give_up: where not all measures can be met, which ones are no longer solved for, in turn; by default
-            each single one, which is then brought as near as the others allow.
-        name: of the result; by default `BASE-at-TARGET`.
-        measures: what costs trees.
+        on: names of the measures to match, from `MATCHABLE`.
+        free: labels or paths of the knobs that may change. kv_heads follow heads.
+        tolerance: the allowed deviation of a measure in percent, where it is not the default.
+        bounds: bounds of shape; the default ones if None.
+        give_up: sets of measures to drop, tried in this order if not all measures can be met. By default each
+            measure alone, which is still brought as near as the others allow.
+        name: the name of the result; `BASE-at-TARGET` by default.
+        measures: computes the costs of a tree; a `Coster` by default.
 
     Raises:
         SpecError: an unknown measure or knob, a target without `train` where memory or training FLOPs are
@@ -131,15 +132,15 @@ def match_to(
     """Solve the free knobs of `base` for costs given as numbers, as `match` does for those of a spec.
 
     Args:
-        like: whose vocabulary, context and training are taken; without `train`, neither memory nor training
-            FLOPs are to be aimed at.
-        aims: by measure what it is to be, and the tolerance in percent.
-        free: labels or paths of knobs.
-        bounds: of shape, where not the default.
-        give_up: where not all measures can be met, which ones are no longer solved for, in turn; by default
-            each single one, which is then brought as near as the others allow.
-        name: of the result; by default `BASE-at-LIKE`.
-        measures: what costs trees.
+        like: the spec that provides vocabulary, context and training. If it has no `train` section, `aims`
+            must hold neither memory nor training FLOPs.
+        aims: the target value of each measure, and its tolerance in percent.
+        free: labels or paths of the knobs that may change.
+        bounds: bounds of shape; the default ones if None.
+        give_up: sets of measures to drop, tried in this order if not all measures can be met. By default each
+            measure alone, which is still brought as near as the others allow.
+        name: the name of the result; `BASE-at-LIKE` by default.
+        measures: computes the costs of a tree; a `Coster` by default.
 
     Raises:
         SpecError: an unknown knob, or a base that makes no valid spec with the training of `like`.
@@ -208,7 +209,7 @@ class _Matching:
         self._moved: dict[str, int] = {}
         self._known: dict[tuple[tuple[str, int], ...], Costs | None] = {}
         self._sound: dict[tuple[str, int, tuple[Any, ...]], bool] = {}
-        # what is wrong with the base is told before anything is solved
+        # faults of the base are raised before anything is solved
         measures(self._tree)
 
     def tree(self, values: Sizes) -> Tree:
@@ -216,7 +217,7 @@ class _Matching:
         tree: Tree = _copied(self._set(values))
         for path, value in self._apart.unset.items():
             block, _, field = path.rpartition(".")
-            # a default that still says the same stays unwritten
+            # a default that still gives the same value is left out
             if field == "kv_heads" and values.get(path, value) == values.get(
                 f"{block}.heads", self.limits.base[f"{block}.heads"]
             ):
@@ -243,7 +244,7 @@ class _Matching:
         return self._known[key]
 
     def _counted(self, tree: Tree) -> Costs | None:
-        # most sizes that are refused are refused by one block alone, which is known sooner
+        # most invalid sizes are invalid within one block, which is cheaper to check
         if not all(
             self._allows(name, tree["model"]["width"], block) for name, block in tree["blocks"].items()
         ):
@@ -255,7 +256,7 @@ class _Matching:
         return [found[name] for name in self._names]
 
     def _allows(self, name: str, width: int, block: Tree) -> bool:
-        """Whether a block may have these fields at this width, whatever there is beside it."""
+        """Whether a block is valid with these fields at this width, regardless of the rest of the spec."""
         key = name, width, tuple(block[field] for field in self._numbers[name])
         if key not in self._sound:
             try:
@@ -286,7 +287,7 @@ class _Matching:
         return list(dict.fromkeys(find(list(known), name, self._base.name) for name in names))
 
     def effects(self, knob: Knob, value: int) -> Sizes:
-        """Return the sizes set by another value of a knob; a name in `let` sets several."""
+        """Return the sizes, by path, that another value of a knob sets; several for a name in `let`."""
         if not knob.path.startswith("let."):
             return {knob.path: value}
         try:

@@ -27,7 +27,7 @@ _HARD = "\xa0"
 
 
 def percent(value: float) -> str:
-    """Return 1.234 as `+1.23 %`, and what is exact as `0 %`."""
+    """Return a deviation in percent as text: `+1.23 %`, or `0 %` if there is none."""
     return "0 %" if value == 0 else f"{value:+.2f} %"
 
 
@@ -60,7 +60,7 @@ def table(arms: Sequence[Arm]) -> list[list[str]]:
 
 
 def changed_sizes(arms: Sequence[Arm]) -> list[str]:
-    """Return in lines of 100 columns every size that was changed, from the arm as it was derived."""
+    """Return each arm's changed sizes, relative to the arm as derived, in lines of 100 columns."""
     width = max(len(arm.name) for arm in arms)
     lines = ["changed sizes, relative to each arm as derived:"]
     for arm in arms:
@@ -74,7 +74,7 @@ def changed_sizes(arms: Sequence[Arm]) -> list[str]:
 
 
 def notes(spec: Spec, arms: Sequence[Arm]) -> list[str]:
-    """Return what arms do without and why arms are not matched, one paragraph for each."""
+    """Return paragraphs on options that arms leave out, and on arms that are not matched."""
     lacking: dict[str, list[str]] = {}
     for arm in arms:
         *keys, last = left_out(spec, arm.match.spec) or [""]
@@ -111,7 +111,7 @@ def _missed(spec: Spec, arm: Arm) -> str:
 
 
 def markdown(spec: Spec, arms: Sequence[Arm], note: str) -> str:
-    """Return the table of the arms of a spec, with what was changed in each; `note` says how it was made."""
+    """Return the table of a spec's arms and the sizes changed in each; `note` says how it was made."""
     measures = [residual.measure for residual in arms[0].match.residuals]
     head = ["arm", *measures, "distance", "matched", "what it is"]
     limits = ", ".join(f"{r.measure} {r.tolerance:g} %" for r in arms[0].match.residuals)

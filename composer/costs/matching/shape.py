@@ -91,7 +91,7 @@ class Limits:
         width: the least and the largest width.
         attention: blocks with heads.
         hidden: blocks with a hidden size, with or without experts.
-        widened: in words, which bounds the base itself is outside of.
+        widened: a text for each bound that the base itself exceeds; there its own value is the bound.
     """
 
     def __init__(self, base: Spec, bounds: ShapeBounds) -> None:

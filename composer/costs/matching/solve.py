@@ -1,7 +1,7 @@
 """Finds the nearest sizes within bounds at which costs meet their targets.
 
 The width, the heads and the active experts are options that are tried from the nearest on; for each
-combination of them `along` solves for hidden sizes and numbers of experts. Where the nearest combinations
+combination of them `axis_solver` solves for hidden sizes and numbers of experts. If the nearest combinations
 have no solution, a descent over the options looks farther. The search is deterministic and tries a bounded
 number of combinations, so a solution far from the base can be missed.
 """
@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from itertools import product
 from math import ceil
 
-from composer.costs.matching.along import Along
+from composer.costs.matching.axis_solver import AxisSolver
 from composer.costs.matching.choices import Axis, Combination, Option
 from composer.costs.matching.goal import NOWHERE, Costs, Found, Goal, Score
 from composer.costs.matching.shape import Limits, Sizes
@@ -35,7 +35,7 @@ class Search:
         costs: Callable[[Sizes], Costs | None],
     ) -> None:
         self._dimensions, self._limits = dimensions, limits
-        self._along = Along(limits, axes, costs)
+        self._axis_solver = AxisSolver(limits, axes, costs)
         self._solved: dict[tuple[Goal, Combination], Found] = {}
 
     def nearest(self, goal: Goal) -> Found:
@@ -55,7 +55,7 @@ class Search:
                 values |= options[i].values
             found = Found(NOWHERE, values)
             if self._limits.attention_fits(values):
-                found = self._along.solved(goal, combination, values, self._coarse(combination))
+                found = self._axis_solver.solved(goal, combination, values, self._coarse(combination))
             self._solved[key] = found
         return self._solved[key]
 

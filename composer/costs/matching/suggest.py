@@ -30,7 +30,7 @@ class Suggestion:
     """One change of the target after which all its arms except dense ones can be matched.
 
     Attributes:
-        moves: what changes.
+        moves: the changed sizes.
         before: the main measures of the target as it is.
         after: the same with the change.
     """
@@ -47,7 +47,7 @@ def suggestions(
 
     Args:
         spec: the target.
-        found: its arms, of which one at least that is not dense could not be matched.
+        found: its arms; at least one that is not dense could not be matched.
         on: the measures.
         bounds: of shape.
     """

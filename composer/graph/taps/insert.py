@@ -21,12 +21,12 @@ class Taps:
     """What is tapped.
 
     Attributes:
-        taker: what values are handed to, by its number.
+        receiver: the number of the object that gets the values, from `register`.
         names: of the values that are tapped.
         replaced: those of them that are replaced, so operations that make them are not fused away.
     """
 
-    taker: int
+    receiver: int
     names: frozenset[str]
     replaced: frozenset[str] = frozenset()
 
@@ -114,7 +114,7 @@ class _Tapped:
     ) -> None:
         """Add a tap that reads some values; readers of `passed`, by default the first, will read it."""
         passed = passed or read[0]
-        operation = Tap(self.taps.taker, tuple(names), self.loops)
+        operation = Tap(self.taps.receiver, tuple(names), self.loops)
         types = tuple(self.made.type_of(value) for value in read[:1])
         own = fresh(f"{name}_tap", {*self.graph, *self.made})
         self.made.put(
@@ -163,7 +163,7 @@ class _Tapped:
         if name not in self.taps.names or state_input(self.graph) is None:
             return
         state = self.made.outputs[0]
-        operation = Tap(self.taps.taker, (name,), self.loops)
+        operation = Tap(self.taps.receiver, (name,), self.loops)
         own = fresh("state_tap", {*self.graph, *self.made})
         types = (self.made.type_of(state),)
         self.made.put(own, Node(operation, (state,), types=types, choice=operation.choice))

@@ -19,7 +19,7 @@ Step = tuple[int, ...]
 """The numbers of the steps at which a value is made, one for each stage around it, outermost first."""
 
 
-class Taker(Protocol):
+class TapReceiver(Protocol):
     """What taps hand values to."""
 
     def take(self, name: str, step: Step, value: Any) -> Any:
@@ -27,22 +27,22 @@ class Taker(Protocol):
         ...
 
 
-_takers: WeakValueDictionary[int, Taker] = WeakValueDictionary()
+_receivers: WeakValueDictionary[int, TapReceiver] = WeakValueDictionary()
 _numbers = count()
 
 
-def register(taker: Taker) -> int:
-    """Return the number by which taps find a taker, for as long as it lives."""
+def register(receiver: TapReceiver) -> int:
+    """Return the number by which taps find a receiver, for as long as it lives."""
     number = next(_numbers)
-    _takers[number] = taker
+    _receivers[number] = receiver
     return number
 
 
-def tap(*values: Any, taker: int, names: tuple[str, ...], **step: int) -> Any:
-    """Hand each value that has a name to the taker; return what it makes of the first."""
+def tap(*values: Any, receiver: int, names: tuple[str, ...], **step: int) -> Any:
+    """Hand each value that has a name to the receiver; return what it makes of the first."""
     at = tuple(step.values())
     made = [
-        _takers[taker].take(name, at, value) if name else value
+        _receivers[receiver].take(name, at, value) if name else value
         for name, value in zip(names, values, strict=True)
     ]
     return made[0]
@@ -55,15 +55,15 @@ def uncounted(*weights: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Tap(SavesNothing, Operation):
-    """Pass on the first of some values, and hand those with a name to a taker.
+    """Pass on the first of some values, and hand those with a name to a receiver.
 
     Attributes:
-        taker: its number, from `register`.
+        receiver: its number, from `register`.
         names: one for each value, or "".
         loops: index names of the loops around, outermost first.
     """
 
-    taker: int
+    receiver: int
     names: tuple[str, ...]
     loops: tuple[str, ...]
 
@@ -76,9 +76,9 @@ class Tap(SavesNothing, Operation):
         return (inputs[0],)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the taker, the names, and the number of each step."""
+        """Return the receiver, the names, and the number of each step."""
         steps = {f"step_{loop}": LoopIndex(0, ((loop, 1),)) for loop in self.loops}
-        return {"taker": self.taker, "names": self.names, **steps}
+        return {"receiver": self.receiver, "names": self.names, **steps}
 
     def passthrough(self, output: int) -> int:
         """A skipped tap passes its value on."""

@@ -68,7 +68,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Said:
+class LensScore:
     """What the lens says of one state: its scores, and its divergence from that of the state before."""
 
     score: Score
@@ -163,13 +163,13 @@ class Subject:
         yield self.run()
 
     @cached_property
-    def said(self) -> list[Said]:
+    def said(self) -> list[LensScore]:
         """What the lens says, state by state; logits of large vocabularies are not kept."""
-        made: list[Said] = []
+        made: list[LensScore] = []
         before: Tensor | None = None
         for logits in self.lens():
             moved = None if before is None else kl(logits, before)[self.targets.scored].double().mean().item()
-            made.append(Said(score(logits, self.targets), moved))
+            made.append(LensScore(score(logits, self.targets), moved))
             before = logits
         return made
 

@@ -26,7 +26,7 @@ MOST = 24
 
 
 @dataclass(frozen=True)
-class Without:
+class Ablation:
     """What is taken away in turn: names, and what scores the model without each."""
 
     kind: str
@@ -60,7 +60,7 @@ def run(subject: Subject, tell: Tell) -> Found:
     return Found(values, [Choice("Without", views), *map(Note, notes)])
 
 
-def _heat(each: Without, whole: Score, lost: list[Score]) -> View:
+def _heat(each: Ablation, whole: Score, lost: list[Score]) -> View:
     groups = [*whole.accuracy]
     cells = [[whole.accuracy[group] - found.accuracy[group] for group in groups] for found in lost]
     kind = each.kind.removesuffix("s")
@@ -69,7 +69,7 @@ def _heat(each: Without, whole: Score, lost: list[Score]) -> View:
     )
 
 
-def _steps(subject: Subject) -> list[Without]:
+def _steps(subject: Subject) -> list[Ablation]:
     subject.check_state()
     stage, inside = subject.stage, f"{subject.stage}.{STATE_IN}"
 
@@ -79,10 +79,10 @@ def _steps(subject: Subject) -> list[Without]:
         ) as found:
             return subject.model(subject.tokens)  # type: ignore[no-any-return]
 
-    return [Without("steps", [str(step + 1) for step in range(subject.steps)], without)]
+    return [Ablation("steps", [str(step + 1) for step in range(subject.steps)], without)]
 
 
-def _slots(subject: Subject) -> list[Without]:
+def _slots(subject: Subject) -> list[Ablation]:
     places = [place for place in subject.places(WriteKV) if place.loops]
     if not places:
         raise LeftOut("No slots: the model has no depth attention.")
@@ -98,7 +98,7 @@ def _slots(subject: Subject) -> list[Without]:
             with subject.recorded(replace={(name, step): lambda value, at: _mean(value)}):
                 return subject.model(subject.tokens)  # type: ignore[no-any-return]
 
-        made.append(Without(f"slots{own}", [str(n + 1) for n in range(place.loops[0][1].trips)], without))
+        made.append(Ablation(f"slots{own}", [str(n + 1) for n in range(place.loops[0][1].trips)], without))
     return made
 
 
@@ -112,7 +112,7 @@ def _mean(value: Tensor) -> Tensor:
     return value.mean((0, 1), keepdim=True).expand_as(value).contiguous()
 
 
-def _experts(subject: Subject) -> list[Without]:
+def _experts(subject: Subject) -> list[Ablation]:
     try:
         found = {each.place.name: each for each in routings(subject) if each.tied}
     except LeftOut as reason:
@@ -133,7 +133,7 @@ def _experts(subject: Subject) -> list[Without]:
             with silenced(down, busiest[number]):
                 return subject.run()
 
-        made.append(Without(f"experts{own}", [str(expert + 1) for expert in busiest], without))
+        made.append(Ablation(f"experts{own}", [str(expert + 1) for expert in busiest], without))
     return made
 
 

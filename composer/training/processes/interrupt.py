@@ -1,4 +1,4 @@
-"""Signals that ask a training to end: recorded when they come, obeyed at the end of an optimizer step."""
+"""Signals that ask a training to end: recorded when they arrive, handled at the end of an optimizer step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Stop:
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             found = {number: signal.getsignal(number) for number in SIGNALS}
-            # None: a handler that was not installed from Python, and cannot be put back
+            # None: a handler that was not installed from Python, and cannot be restored
             before = {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
 
         def note(number: int, frame: FrameType | None) -> None:

@@ -25,8 +25,8 @@ class Launched:
     """This process as one of several that were started from outside.
 
     Attributes:
-        plugin: what tells Lightning which rank this is.
-        launcher: what started it, in words.
+        plugin: Lightning's environment, which knows this process's rank.
+        launcher: the program that started it, as text.
         nodes: the number of machines.
     """
 

@@ -40,7 +40,7 @@ class OneMachine(LightningEnvironment):
 
     @property
     def plugin(self) -> OneMachine:
-        """What tells Lightning which rank this is: the same object."""
+        """Lightning's environment, which knows this process's rank: this object."""
         return self
 
     def join(self, backend: str, stop: Stop) -> None:

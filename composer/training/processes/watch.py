@@ -60,7 +60,7 @@ class Watch:
         threading.Thread(target=self._look, name="ranks", daemon=True).start()
 
     def failure(self, wait: float = 0.0) -> str | None:
-        """Return which rank failed and how, or ""; wait a few seconds for one that is about to fail."""
+        """Return which rank failed and how, or ""; wait up to `wait` seconds for one to fail."""
         until = time.monotonic() + wait
         while not (told := self._failed()) and time.monotonic() < until:
             time.sleep(0.05)

@@ -45,7 +45,7 @@ def _log_shares(logits: Tensor) -> Tensor:
     return torch.cat([leaves[..., :1], leaves[..., 1:] + stays[..., :-1], stays[..., -1:]], -1)
 
 
-class Leaving:
+class ExitCollector:
     """Collects each token's state at the first step where its total exit probability reaches a threshold.
 
     Attributes:
@@ -74,11 +74,11 @@ class Leaving:
 
 def exit_state(states: Sequence[Tensor], gate: Tensor, bias: Tensor, threshold: float) -> Tensor:
     """Return each token's state at the first step where its total exit probability reaches `threshold`."""
-    leaving = Leaving(gate, bias, threshold, len(states))
+    collector = ExitCollector(gate, bias, threshold, len(states))
     for state in states:
-        if leaving.add(state):
+        if collector.add(state):
             break
-    return leaving.state
+    return collector.state
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:

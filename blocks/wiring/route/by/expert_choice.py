@@ -6,7 +6,7 @@ from blocks.base.builder import Builder
 from blocks.base.wiring import Run
 from blocks.ir.operation import Init, Value, Weight
 from blocks.ir.tensor_type import TRAINING
-from blocks.wiring.route.by.operations import AllTokens, ChooseTokens, PickTokens, PutBack
+from blocks.wiring.route.by.operations import AddToTokens, AllTokens, ChooseTokens, PickTokens
 
 _RAN = "ran_before"
 
@@ -35,4 +35,4 @@ def around_step(
     build.places = places
     y = run(build.op("pick", PickTokens(width), x, places))
     build.places = None
-    return build.op("put_back", PutBack(width), x, places, gates, y)
+    return build.op("put_back", AddToTokens(width), x, places, gates, y)

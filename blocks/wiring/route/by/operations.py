@@ -99,7 +99,7 @@ class PickTokens(Operation):
 
 
 @dataclass(frozen=True)
-class PutBack(ScattersTokens):
+class AddToTokens(ScattersTokens):
     """Add the step's output times the gates to the chosen tokens: (x, places, gates, y) -> x."""
 
     width: int

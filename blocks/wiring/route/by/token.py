@@ -6,7 +6,7 @@ from blocks.base.builder import Builder
 from blocks.base.wiring import Run
 from blocks.ir.operation import Init, Value, Weight
 from blocks.wiring.route.by.operations import PickTokens
-from blocks.wiring.route.by.token_operations import ChooseSteps, PutOn, RunningTokens
+from blocks.wiring.route.by.token_operations import ChooseSteps, RunningTokens, UpdateRunTokens
 
 
 def around_step(
@@ -30,5 +30,5 @@ def around_step(
     build.places = places
     y = run(build.op("pick", PickTokens(width), x, places))
     build.places = None
-    put = PutOn(width, build.trip())
+    put = UpdateRunTokens(width, build.trip())
     return build.op("put_on", put, x, build.stage_input(), places, numbers, gates, y)

@@ -91,7 +91,7 @@ class RunningTokens(SavesNothing, SelectsTokens):
 
 
 @dataclass(frozen=True)
-class PutOn(ScattersTokens):
+class UpdateRunTokens(ScattersTokens):
     """Update the states of the tokens that ran a step: (x, start, places, numbers, gates, y) -> x.
 
     Tokens that run the next step get y, tokens that ran their last step get start plus y times their gate.

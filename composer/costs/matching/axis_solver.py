@@ -1,8 +1,8 @@
 """Solves for hidden sizes and numbers of experts, given all other sizes.
 
-Parameters and FLOPs are affine in each of the two, memory nearly so. A few counted points thus tell the costs
-everywhere, and for a given hidden size the experts at which all costs hold are an interval. What is found is
-counted before it is believed.
+Parameters and FLOPs are affine in each of the two, memory nearly so. A few counted points therefore determine
+the costs everywhere, and for a given hidden size the experts that meet all targets are an interval.
+A solution is accepted only after its costs were counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROUNDS = 3
 Levels = tuple[int, ...]
 
 
-class Along:
+class AxisSolver:
     """Solver for the one or two axes of a base; without axes it only counts costs."""
 
     def __init__(self, limits: Limits, axes: Sequence[Axis], costs: Callable[[Sizes], Costs | None]) -> None:
