@@ -32,26 +32,30 @@ class Body:
     """The model's graph or the body of one of its loops.
 
     Attributes:
-        index: of the loop, with its trips and whether its weights are tied.
-        sizes: of an element of each value.
-        frees: bytes of kept values, by the number of the step whose backward pass is the last to need them.
-        frees_state: the same of states that are kept as they come in.
-        drops: values that are made again, likewise.
-        remade: bytes of all that is made again, and `takers` of each value what needs it then: the numbers of
-            `drops`, and operations that run again themselves.
-        kept: storages that are kept, inputs of the graph left out.
-        states: the outputs that are carried to the next trip and have gradients, with their bytes.
-        states_in_flight: bytes of those that are not kept, and `keeps_state` of those kept as they come in.
-        collected: the outputs that are handed out at every trip, with the bytes of one trip.
-        collected_in_flight: bytes of those of one trip that the body does not keep.
-        constant: bytes that each execution keeps, those left out that vary from trip to trip.
-        weights: bytes of its weights, those of loops in it included.
-        gradients: of their gradients before they grow; `prepared` and `late` likewise.
-        slots: bytes of depth slots that one execution makes, and of their gradients.
-        makes_slots: whether there are any.
-        used_after: weights and slots, by names here, that later segments of the loop use as well.
+        index: the name of the loop's index; "" for the graph. `trips` and `tied` are the loop's as well.
+        steps: its operations in order; `makers` are the same by node.
+        sizes: bytes of an element of each value.
+        frees: bytes of kept values, by the number of the step whose backward pass is the last to read them.
+        frees_state: the same of carried states that are kept as input, but not as output.
+        drops: recomputed values, by the number of that step.
+        remade: bytes of each recomputed value.
+        takers: what reads each recomputed value: numbers of `drops`, and nodes of recomputed operations.
+        kept: the storages kept for the backward pass, without inputs of the graph.
+        states: the outputs carried to the next trip that have gradients, each with its bytes.
+        states_in_flight: bytes of carried states that are kept neither as input nor as output.
+        keeps_state: bytes of carried states that are kept as input, but not as output.
+        collected: the outputs collected at every trip, each with the bytes of one trip.
+        collected_in_flight: bytes per trip of collected outputs that are not counted as kept in the body.
+        constant: bytes that each execution keeps, without those that vary from trip to trip.
+        weights: bytes of its trained weights, including those of inner loops.
+        gradients: bytes of their gradients before they are widened.
+        prepared, late: the sums of those of its steps and inner loops; see `Step`.
+        slots: bytes of the depth slots that one execution makes.
+        slot_gradients: bytes of their gradients.
+        makes_slots: whether it makes any.
+        used_after: the names of weights and slots that later segments of the loop use, and count, as well.
         frozen: whether it runs without gradients.
-        inner: bodies of the loops in it, by node.
+        inner: the bodies of inner loops, by node.
     """
 
     graph: Graph

@@ -53,26 +53,28 @@ class Step:
     """One operation of a body. All sizes are bytes of the micro-batch.
 
     Attributes:
-        flow: bytes per token.
-        copied: bytes per token of copies that are kept.
-        needs: at the mean of all trips.
-        varies: whether that changes from trip to trip.
-        made: of what it makes, what is kept and what is only in flight.
-        dies: of what nobody reads after it, forward.
-        wants: inputs that get gradients, with the sizes of these.
-        reads: inputs that its backward pass needs as they are; `keeps` are outputs.
-        sources: all it reads.
-        weights: name of each that is trained, and size of its gradient.
-        in_place: those of them whose gradients are added to a sum as they are made.
-        joined: whether all have one gradient as it is made.
-        prepared: weights joined or cast for it once per forward pass, which the backward pass needs.
-        late: of what gradients grow by when the backward pass is done with weights that were cast where they
-            are first used.
-        last: of what gradients grow by at the end of the backward pass, and what they grow from, for each
+        flow: the bytes per token that it reads and writes; see `IOBytes`.
+        copied: bytes per token of saved copies of inputs in another precision.
+        needs: what it saves internally and needs as workspace, in the mean over all trips.
+        varies: whether `needs` differs from trip to trip.
+        made: bytes of the storages that it creates: those kept for the backward pass, and the others.
+        dies: bytes of the storages that it is the last to read in the forward pass.
+        wants: the inputs that get gradients, each with the bytes of its gradient.
+        reads: the inputs that its backward pass reads unchanged.
+        keeps: the outputs that its backward pass reads.
+        sources: the storages of all inputs.
+        weights: the names of its trained weights, each with the bytes of its gradient before it is widened.
+        in_place: those weights whose gradients are added to a running sum as they are computed.
+        prepared: bytes of weights joined or cast once per forward pass, which the backward pass reads.
+        joined: whether all its weights share one gradient while it is computed.
+        late: bytes by which gradients grow when they are widened after the backward pass of the operation, if
+            the weights were cast where they are first used.
+        last: bytes by which gradients grow at the end of the backward pass, and what they grow from, for each
             weight, or all joined ones, that were prepared at the start of the forward pass.
-        slots: the depth slots that it uses.
-        inside: whether it keeps what it needs inside.
-        again: whether it runs again in the backward pass; `made_again` is what it makes then.
+        slots: the nodes of the depth caches that it takes.
+        inside: whether it saves tensors internally.
+        again: whether it is recomputed in the backward pass.
+        made_again: the storages that it then creates again.
     """
 
     node: str
