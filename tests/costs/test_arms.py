@@ -15,9 +15,11 @@ from composer.costs.counting.plan import count
 from composer.costs.matching.arms import arms, derived, left_out, matched
 from composer.costs.matching.match import match
 from composer.costs.matching.residuals import changed_sizes, csv, markdown, notes, table
+from composer.costs.matching.shape import Limits
 from composer.costs.matching.suggest import experts_needed, suggestions
 from composer.language.description.show import document, resolved_yaml
 from composer.language.load import load, loads
+from composer.language.schema.shape_bounds import ShapeBounds
 from composer.measures.registry import MAIN, MATCHABLE
 from composer.settings.errors import SpecError
 
@@ -91,6 +93,19 @@ def test_an_untied_arm_without_a_sensible_shape_says_what_it_misses_and_what_wou
             count(changed).params,
             count(changed).flops_per_token.forward,
         )
+
+
+def test_experts_of_one_neuron_are_counted_in_all_heads():
+    spec = load("specs/family/peer.yaml", ["stages=[{recur: 3, step: [seq, mlp, peer]}]"])
+    assert experts_needed(spec) == 4 * (4 * 4) * 3
+    limits = Limits(spec, ShapeBounds())
+    assert limits.outside({}) == []
+    assert limits.widened == ["peer: heads * active 0.25 times the width"]
+    (few,) = limits.outside({"blocks.peer.experts": 49})
+    assert few == "peer: 49 experts for 16 active, fewer than 4 to one"
+    (less,) = limits.outside({"blocks.peer.heads": 2})
+    assert "heads * active 0.125 times the width, not 0.25 to 8" in less
+    assert Limits(spec, ShapeBounds(experts_per_active=3)).outside({"blocks.peer.experts": 49}) == []
 
 
 def load_with(spec, suggestion):

@@ -83,6 +83,19 @@ class Hidden:
         return 1 if self.sparsity is None else now[path(self.name, "active")]
 
 
+@dataclass(frozen=True)
+class Neurons:
+    """The bounds of one block whose experts are neurons that each of its heads finds by product keys."""
+
+    name: str
+    ratio: Span
+    sparsity: float
+
+    def used(self, now: Sizes) -> int:
+        """Return how many neurons a token uses, in all heads."""
+        return now[path(self.name, "heads")] * now[path(self.name, "active")]
+
+
 class Limits:
     """The bounds of shape for all specs matched from one base, widened to include the base itself.
 
@@ -91,6 +104,7 @@ class Limits:
         width: the least and the largest width.
         attention: blocks with heads.
         hidden: blocks with a hidden size, with or without experts.
+        neurons: blocks with experts of one neuron.
         widened: a text for each bound that the base itself exceeds; there its own value is the bound.
     """
 
@@ -100,12 +114,15 @@ class Limits:
         self.width: Span = width / bounds.width_factor, width * bounds.width_factor
         self.attention: list[Attention] = []
         self.hidden: list[Hidden] = []
+        self.neurons: list[Neurons] = []
         self.widened: list[str] = []
         for name in base.blocks:
             if all(path(name, field) in self.base for field in ("heads", "kv_heads", "head_dim")):
                 self.attention.append(self._attention(name, width, bounds))
             if path(name, "hidden") in self.base:
                 self.hidden.append(self._hidden(name, width, bounds))
+            elif all(path(name, field) in self.base for field in ("heads", "active", "experts")):
+                self.neurons.append(self._neurons(name, width, bounds))
 
     def _attention(self, name: str, width: int, bounds: ShapeBounds) -> Attention:
         heads, kv_heads, head_dim = (
@@ -120,13 +137,23 @@ class Limits:
             tuple(sorted({*bounds.groups, heads // kv_heads})),
         )
 
+    def _neurons(self, name: str, width: int, bounds: ShapeBounds) -> Neurons:
+        used = self.base[path(name, "heads")] * self.base[path(name, "active")]
+        ratio = self._wide(f"{name}: heads * active", used / width, _pair(bounds.hidden_ratio))
+        return Neurons(name, ratio, self._sparsity(name, used, bounds))
+
+    def _sparsity(self, name: str, active: int, bounds: ShapeBounds) -> float:
+        experts = self.base[path(name, "experts")]
+        sparsity = min(bounds.experts_per_active, experts / active)
+        if sparsity < bounds.experts_per_active:
+            self.widened.append(f"{name}: {experts} experts for {active} active")
+        return sparsity
+
     def _hidden(self, name: str, width: int, bounds: ShapeBounds) -> Hidden:
         sparsity, active = None, 1
-        if (experts := self.base.get(path(name, "experts"))) is not None:
+        if path(name, "experts") in self.base:
             active = self.base[path(name, "active")]
-            sparsity = min(bounds.experts_per_active, experts / active)
-            if sparsity < bounds.experts_per_active:
-                self.widened.append(f"{name}: {experts} experts for {active} active")
+            sparsity = self._sparsity(name, active, bounds)
         used = active * self.base[path(name, "hidden")]
         what = f"{name}: {'hidden' if sparsity is None else 'active * hidden'}"
         return Hidden(name, self._wide(what, used / width, _pair(bounds.hidden_ratio)), sparsity)
@@ -191,10 +218,17 @@ class Limits:
             if not _within(ratio, one.ratio):
                 yield f"{one.name}: active hidden size {ratio:.3g} times the width, not {_span(one.ratio)}"
             if one.sparsity is not None:
-                experts = now[path(one.name, "experts")]
-                if experts < one.sparsity * active - _SLACK:
-                    told = f"{experts} experts for {active} active"
-                    yield f"{one.name}: {told}, fewer than {one.sparsity:g} to one"
+                yield from _few(one.name, now[path(one.name, "experts")], active, one.sparsity)
+        for few in self.neurons:
+            used = few.used(now)
+            if not _within(used / width, few.ratio):
+                yield f"{few.name}: heads * active {used / width:.3g} times the width, not {_span(few.ratio)}"
+            yield from _few(few.name, now[path(few.name, "experts")], used, few.sparsity)
+
+
+def _few(name: str, experts: int, active: int, sparsity: float) -> Iterator[str]:
+    if experts < sparsity * active - _SLACK:
+        yield f"{name}: {experts} experts for {active} active, fewer than {sparsity:g} to one"
 
 
 def _pair(values: tuple[float, ...]) -> Span:

@@ -61,10 +61,10 @@ def experts_needed(spec: Spec) -> int:
     """Return about how many experts a recurrent target needs if its untied arm is to be a mixture; else 0.
 
     At equal width, FLOPs and parameters a layer of an untied arm has one part in `steps` of the experts, and
-    a mixture has at least four times as many as are active.
+    a mixture has at least four times as many as are active, in all heads where each head has its own.
     """
-    knobs = Knobs(spec, apart=True).all
-    active = max((knob.value for knob in knobs if knob.path.endswith(".active")), default=0)
+    blocks = [block.canonical(spec.model.width) for block in spec.blocks.values()]
+    active = max((each["active"] * each.get("heads", 1) for each in blocks if "active" in each), default=0)
     return 4 * active * max(stage.trips for stage in spec.stages if stage.recurs)
 
 

@@ -33,9 +33,10 @@ class ShapeBounds(Config):
     groups: Many[Count] = ()
     """Allowed numbers of query heads per key and value head, in addition to the base's."""
     hidden_ratio: Range = (1, 8)
-    """Range of the hidden size used by a token (for experts active * hidden) / width."""
+    """Range of the hidden size used by a token (for experts active * hidden, for those of one neuron
+    heads * active) / width."""
     experts_per_active: Factor = 4
-    """Smallest ratio of experts to active experts, in every layer with experts."""
+    """Smallest ratio of experts to active experts, in all heads, in every layer with experts."""
 
     @model_validator(mode="after")
     def _sound(self) -> ShapeBounds:
