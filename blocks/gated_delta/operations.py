@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +29,7 @@ def without_fla() -> str:
     except PackageNotFoundError:
         return f"fla-core is not installed: {install}"
     # earlier releases leave out the gates' nonlinearities without a word
-    old = tuple(map(int, found.split(".")[:3])) < (0, 5, 1)
+    old = [int(each) for each in re.findall(r"\d+", found)[:3]] < [0, 5, 1]
     return f"fla-core {found} is older than 0.5.1: {install}" if old else ""
 
 
