@@ -23,8 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with outliving_readers(), plain_warnings():
         code = _ended(sys.argv[1:] if arguments is None else list(arguments))
-        if sys.stdout is not None:
-            sys.stdout.flush()
     # torch reports what it has left if it is not asked to clean up
     if arguments is None and "torch" not in sys.modules and threading.active_count() == 1:
         _end_process(code)
@@ -48,7 +46,10 @@ def _ended(arguments: list[str]) -> int:
     from composer.settings.errors import UserError
 
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except UserError as error:
         report(error)
         return 1

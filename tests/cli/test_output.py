@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -75,6 +76,19 @@ def test_a_terminal_that_is_closed_is_a_reader_that_has_gone(monkeypatch: pytest
             print("nobody sees this", flush=True)
             print("nor this", flush=True)
         assert sys.stdout is terminal
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_output_to_a_full_disk_ends_in_a_sentence(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main([command, "tiny.yaml"]) == 1
+        assert capsys.readouterr().err == f"/dev/full: {os.strerror(errno.ENOSPC)}\n"
 
 
 def test_a_process_that_loaded_torch_ends_without_a_word() -> None:

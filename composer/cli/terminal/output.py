@@ -1,4 +1,4 @@
-"""Standard output and standard error that outlive their reader."""
+"""Standard output and standard error that outlive their reader, and say so where they cannot be written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
+
+from composer.settings.errors import UserError, os_message
 
 _GONE = (errno.EPIPE, errno.EIO)
 """What writing to a pipe without a reader, and to a closed terminal, fails with."""
@@ -27,7 +29,7 @@ def plain_warnings() -> Iterator[None]:
 
 @contextmanager
 def outliving_readers() -> Iterator[None]:
-    """Within the context, drop what is printed once nobody reads it, instead of raising an error.
+    """Within the context, drop what is printed once nobody reads it; other errors of writing are UserErrors.
 
     `| head` or a pager that is closed must not end hours of training, and a short command ends quietly.
     """
@@ -61,9 +63,11 @@ class _Outliving:
         try:
             act()
         except OSError as error:
-            if error.errno not in _GONE:
-                raise
+            # nothing can be said on a stream that failed, not even that it did
             _discard(self._stream)
+            if error.errno not in _GONE:
+                name = self._stream.name.strip("<>")
+                raise UserError(f"{name}: {os_message(error)}") from None
 
 
 def _discard(stream: TextIO) -> None:
