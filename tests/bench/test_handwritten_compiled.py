@@ -184,7 +184,14 @@ def test_slots_keep_outputs_in_the_dtype_of_values_and_weights_in_fp32():
 
 def test_regions_are_compiled_for_the_contestant_of_that_name_alone(monkeypatch):
     asked = []
-    monkeypatch.setattr(step, "ComposedModel", lambda spec, **how: asked.append(how.get("torch_compile")))
+
+    class Composed:
+        loss = None
+
+        def __init__(self, spec, torch_compile, recompute):
+            asked.append(torch_compile)
+
+    monkeypatch.setattr(step, "ComposedModel", Composed)
     monkeypatch.setattr(step, "_weights", lambda spec: {})
     made = step._Race(spec(), replace(HERE, compiles=True), True).contestants(None)
     assert {*made} >= {step.COMPOSED, step.REGIONS, step.COMPILED}

@@ -213,7 +213,7 @@ def test_stages_say_how_often_they_run_and_whose_weights_they_use() -> None:
     drawn = {"steps": 3, "train": {"uniform": [2, 8]}}
     assert "3 steps (2 to 8 in training), shared weights" in words_of({"recur": drawn, "step": ["ffn"]})
     apart = words_of({"recur": drawn | {"per": "sequence"}, "step": ["ffn"]})
-    assert "3 steps (2 to 8 per sequence in training), shared weights" in apart
+    assert "3 steps (2 to 8 per sequence in training), shared weights" in " ".join(apart)
     nested = words_of({"recur": 2, "step": ["seq", {"stack": 4, "step": ["ffn"]}]})
     assert {"2 steps, shared weights", "4 layers, own weights"} <= set(nested)
 

@@ -44,7 +44,7 @@ def mixed():
 def is_fused(model):
     """Whether plan and code, of the model's stages too, are those with the kernels."""
     planned = any(FUSED in called for _, called, _ in functions(model.graph))
-    written = "fused_attend" in "".join(text for _, text in module_source(model))
+    written = "depth_attention.fused" in "".join(text for _, text in module_source(model))
     assert planned == written
     return planned
 

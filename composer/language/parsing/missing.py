@@ -7,7 +7,7 @@ from functools import cache
 from pydantic import TypeAdapter, ValidationError
 
 from blocks.base.fields import Count
-from composer.data.find import data_tasks
+from composer.data.find import data_task
 from composer.language.parsing.resolve import Resolver
 from composer.settings.tree import Node
 from composer.settings.types import DefaultsTo
@@ -43,7 +43,7 @@ def fill_in(tree: Node, resolver: Resolver) -> Node:
 def _sources(data: Node) -> dict[str, str]:
     """Map the fields of a task that have a default elsewhere to its path."""
     task = data.child("task")
-    config = data_tasks().get(task.value) if task and isinstance(task.value, str) else None
+    config = data_task(task.value) if task and isinstance(task.value, str) else None
     fields = config.model_fields if config else {}
     return {
         name: source

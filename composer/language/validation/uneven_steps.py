@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from blocks.base.invalid import Unknown
 from blocks.base.wiring import WiringConfig
+from blocks.ir.numbers import largest, smallest
 from composer.language.schema.at import runs_at
 from composer.language.schema.levels import stage_options
 from composer.language.schema.spec import Model, Stage
@@ -28,7 +29,7 @@ def _loops(model: Model, stage: Stage) -> int:
     if stage.recur is None and stage.stack is None:
         raise Unknown
     inner = sum(_loops(model, entry) for entry in stage.step if isinstance(entry, Stage))
-    return _stretches(model, stage) * max(1, inner)
+    return _stretches(model, stage) * largest(1, inner)
 
 
 def _stretches(model: Model, stage: Stage) -> int:
@@ -36,6 +37,6 @@ def _stretches(model: Model, stage: Stage) -> int:
     options = stage_options(model, stage).values()
     if any(isinstance(option, WiringConfig) and option.selects_tokens for option in options):
         return stage.trips
-    runs = (runs_at(entry.at, stage.trips) for entry in stage.step if not isinstance(entry, str))
-    changes = sum(2 if run.step == 1 else 2 * len(run) for run in set(runs))
-    return min(stage.trips, 1 + changes)
+    given = (entry.at for entry in stage.step if not isinstance(entry, str) and entry.at is not None)
+    changes = sum(2 if run.step == 1 else 2 * len(run) for run in {runs_at(at, stage.trips) for at in given})
+    return smallest(stage.trips, 1 + changes) if changes else 1

@@ -130,6 +130,7 @@ def test_plain_lines_tell_each_run_once(tmp_path):
 
 def test_the_live_table_shows_the_run_in_progress_the_best_and_the_counts(tmp_path, monkeypatch):
     monkeypatch.setattr("search.progress.table._REFRESH", 0)
+    monkeypatch.setattr("search.progress.table._PAUSE", 0)
     text = io.StringIO()
     with LiveTable(Console(file=text, force_terminal=True, width=160, height=50)) as table:
         ended(tmp_path, TWO, watch=table)

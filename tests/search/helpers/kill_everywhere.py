@@ -104,7 +104,7 @@ def study_of(root: Path, storage: str | None) -> optuna.Study:
     """The study of a search in its folder, or in a database."""
     if storage is None:
         journal = JournalFileBackend(str(root / "run" / "study.journal"))
-        return optuna.load_study(study_name=root.name, storage=optuna.storages.JournalStorage(journal))
+        return optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(journal))
     from search.store.database_study import storage_of
 
     name = f"{root.name}-{space_of(root).identity()}"

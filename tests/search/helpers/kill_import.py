@@ -63,7 +63,7 @@ def main(root: Path, stride: int) -> None:
     alone.mkdir()
     run_search(toy(old, "search.trials=4", baseline="rival.yaml"), old / "run", FakeTraining())
     assert imports(alone, 0) == 0
-    expected = left_behind(alone)
+    expected = left_behind(alone, None)
     folders = sorted(path.name for path in (alone / "run" / "imported").iterdir())
     assert folders == ["0", "1", "2", "3", "rival"]
     for at in range(1, 10_000, stride):
@@ -78,7 +78,7 @@ def main(root: Path, stride: int) -> None:
         shutil.rmtree(without, ignore_errors=True)
         shutil.copytree(killed, without)
         assert imports(killed, 0) == 0, f"step {at}: the second start ended badly"
-        found = left_behind(killed)
+        found = left_behind(killed, None)
         for what, value in expected.items():
             assert found[what] == value, f"step {at}: {what}\n{found[what]}\n{value}"
         assert sorted(path.name for path in (killed / "run" / "imported").iterdir()) == folders
