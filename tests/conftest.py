@@ -48,11 +48,34 @@ def pytest_configure(config):
     settings.load_profile("seeded")
 
 
+# why tests were left out at collection, and how many
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
 def pytest_collection_modifyitems(config, items):
+    """Leave out what does not run here: to skip thousands of tests one by one takes seconds."""
+    reasons = {}
     if not config.getoption("--full"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: run by `make test-full`"))
+        reasons["slow"] = "slow: run by `make test-full`"
+    if not Path("/dev/nvidiactl").exists():
+        reasons["gpu"] = "no CUDA device"
+    found = [
+        next((why for mark, why in reasons.items() if item.get_closest_marker(mark)), None) for item in items
+    ]
+    config.stash[LEFT_OUT] = Counter(filter(None, found))
+    items[:] = [item for item, why in zip(items, found, strict=True) if why is None]
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = dict(session.config.stash.get(LEFT_OUT, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Each worker of pytest-xdist collects all tests."""
+    if told := getattr(node, "workeroutput", None):
+        node.config.stash[LEFT_OUT] = Counter(told["left out"])
 
 
 def pytest_collection_finish():
@@ -64,6 +87,7 @@ def pytest_collection_finish():
 def pytest_terminal_summary(terminalreporter):
     """One line for each reason for which tests did not run."""
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
+    reasons += terminalreporter.config.stash.get(LEFT_OUT, Counter())
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"not run: {count} tests ({reason.removeprefix('Skipped: ')})")
 
