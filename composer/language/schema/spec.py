@@ -207,7 +207,8 @@ class Schedule(Config):
     decay: Share = 0.2
     """Share of the optimizer steps in which the rate falls to 0."""
     shape: Literal["linear", "sqrt", "cosine"] = "linear"
-    """How the rate falls: in a line, as 1 - sqrt(share of the decay) (arXiv 2405.18392), or half a cosine."""
+    """How the rate falls: in a line, as 1 - sqrt(share of the decay) (arXiv 2405.18392), or half a cosine.
+    Linear where `decay` is 0."""
 
     @model_validator(mode="after")
     def _whole(self) -> Schedule:

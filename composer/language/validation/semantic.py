@@ -275,8 +275,7 @@ def _train(parts: Parts, tree: Node) -> Iterator[Iterator[Fault]]:
     if train is not None:
         if isinstance(train.data, DataConfig):
             yield _problems(train.data.problems(parts.model), ("train", "data"), tree)
-        yield _batches(train, tree)
-        yield _optimizer(train, tree)
+        yield from (_batches(train, tree), _optimizer(train, tree), _schedule(train, tree))
 
 
 def _documents(parts: Parts, tree: Node) -> Iterator[Fault]:
@@ -316,6 +315,13 @@ def _optimizer(train: Train, tree: Node) -> Iterator[Fault]:
     if train.strategy == "fsdp" and not option.takes_shards:
         expected = "one that can update parts of a weight, since strategy is fsdp"
         yield fault_at(tree, ("train", option.key), expected, option.name)
+
+
+def _schedule(train: Train, tree: Node) -> Iterator[Fault]:
+    usual, shape = type(train.schedule).model_fields["shape"].default, train.schedule.shape
+    if train.schedule.decay == 0 and shape != usual:
+        expected = f"{usual}, since decay is 0"
+        yield fault_at(tree, ("train", "schedule", "shape"), expected, shape)
 
 
 def _caps(caps: Caps, tree: Node) -> Iterator[Iterator[Fault]]:

@@ -107,6 +107,12 @@ OPTIONS = [
     ("lr: 3e-3", "ema: true", "15:8  train.ema:", ["a number above 0 and below 1, got true"]),
     ("lr: 3e-3", "schedule: {shape: poly}", "15:21  train.schedule.shape:", ["linear, sqrt or cosine"]),
     (
+        "lr: 3e-3",
+        "schedule: {stable: 0.95, decay: 0, shape: sqrt}",
+        "15:45  train.schedule.shape:",
+        ["linear, since decay is 0", "got sqrt"],
+    ),
+    (
         "hidden: 64",
         "hidden: 64, routing: expert",
         "7:81  blocks.expert.routing:",
