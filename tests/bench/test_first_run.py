@@ -118,7 +118,7 @@ def test_it_runs_without_the_packages_of_searches_and_writes_tables(tmp_path):
     for name in ("optuna", "jsonschema", "alembic", "mako", "sqlalchemy", "colorlog", "hypothesis"):
         (missing / f"{name}.py").write_text(f"raise ImportError({name!r})")
     env = {**os.environ, "PYTHONPATH": f"{missing}:{ROOT}", "OMP_NUM_THREADS": "1"}
-    line = ["first-run", "--out", str(tmp_path / "out"), "--only", "attention", "--minutes", "4"]
+    line = ["first-run", "--out", str(tmp_path / "out"), "--only", "loss", "--minutes", "4"]
     done = subprocess.run(
         [sys.executable, "-m", "composer", *line],
         cwd=tmp_path,
@@ -128,10 +128,10 @@ def test_it_runs_without_the_packages_of_searches_and_writes_tables(tmp_path):
         timeout=250,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "attention: done" in done.stdout
+    assert "loss: done" in done.stdout
     told = (tmp_path / "out" / "first-run.md").read_text()
-    assert "| attention | done |" in told
-    rows = json.loads((tmp_path / "out" / "attention.json").read_text())["parts"][0]["rows"]
+    assert "| loss | done |" in told
+    rows = json.loads((tmp_path / "out" / "loss.json").read_text())["parts"][0]["rows"]
     assert all(row["name"] in told for row in rows)
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import samples
+from samples import FULL, samples
 from shapes import TEXT, outside
 from strategies import make, trees
 
@@ -199,7 +199,7 @@ def dreamers(draw):
     )
 
 
-@samples(24)
+@samples(24 if FULL else 10)
 @given(dreamers())
 def test_whatever_the_target_a_matched_arm_is_within_all_bounds_and_budgets(spec):
     aim = count(spec)
@@ -210,7 +210,7 @@ def test_whatever_the_target_a_matched_arm_is_within_all_bounds_and_budgets(spec
         assert name != "dr-da" or "depth" not in spec.blocks or found.holds
 
 
-@samples(40)
+@samples(40 if FULL else 20)
 @given(trees(levels=2), trees(levels=2))
 def test_whatever_base_and_target_a_match_is_within_all_bounds_and_budgets(one, two):
     base, goal = make(one), make(two)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import samples
+from samples import FULL, samples
 from strategies import trees
 
 from composer.costs.counting.plan import count
@@ -59,7 +59,7 @@ def functions(coster):
 
 
 @given(trees(), st.integers(0, 2**32))
-@samples(70)
+@samples(70 if FULL else 35)
 def test_generated_trees_cost_what_they_cost_slowly_whatever_numbers_change(tree, seed):
     rng, coster = random.Random(seed), Coster()
     for _ in range(3):

@@ -46,7 +46,7 @@ def check_improved(greedy, improved):
     assert improved[1:] == greedy[1:]
 
 
-@samples(200 if FULL else 40)
+@samples(200 if FULL else 20)
 @given(specs(room=4), st.sampled_from([0.05, 0.2, 0.5, 0.8]))
 def test_generated_specs_never_take_more_flops_than_the_greedy_choice(spec, share):
     check_improved(*choices(spec, share))

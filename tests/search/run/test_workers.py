@@ -219,7 +219,7 @@ def test_a_disk_that_fills_amid_a_record_loses_nothing(tmp_path, monkeypatch):
     assert params[0] == params[1]
 
 
-@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_of_two_workers_killed_at_any_moment_loses_no_trial(tmp_path, stride):
     """At each of its durable steps once, while the other worker goes on; that one ends the search alone."""
     assert kills(kill_one_of_two.main, tmp_path, stride) > 40
