@@ -35,7 +35,8 @@ class LatentAttention(BlockConfig):
     """The size of the rotated part of each head, an even number; all heads share its key. Default: head_dim /
     2."""
     rope_base: Positive = 10000.0
-    """The base of the RoPE frequencies (arXiv 2104.09864)."""
+    """The base of the RoPE frequencies (arXiv 2104.09864); a single rotated pair has the frequency 1 with any
+    base."""
     query_latent: Width | None = None
     """The size of a latent vector that queries are projected from. Default: no latent, the input is
     projected."""

@@ -75,7 +75,7 @@ class SequenceAttention(AttentionConfig):
     rope: bool = True
     """Whether to rotate queries and keys by position (RoPE, arXiv 2104.09864)."""
     rope_base: Positive = 10000.0
-    """Base of the RoPE frequencies."""
+    """Base of the RoPE frequencies; a single rotated pair has the frequency 1 with any base."""
     rope_fraction: Fraction = 1.0
     """The fraction of each head that is rotated: its first elements, in whole pairs (arXiv 2204.06745)."""
     rope_scaling: RopeScaling | None = None
