@@ -124,14 +124,17 @@ class LoopIndex:
             ValueError: it is not linear between these steps.
         """
         base = self.base + sum(stride * first for name, stride in self.strides if name == loop)
-        strides, last = self.strides, after - 1
+        strides, last = dict(self.strides), after - 1
         for count in self.counts:
             if count.loop == loop:
                 start, grown = count.at(first, trips), count.at(last, trips) - count.at(first, trips)
                 if grown not in (0, count.stride * (last - first)):
                     raise ValueError(f"{self} does not grow evenly from step {first} to {last}")
-                base, strides = base + start, (*strides, (loop, count.stride if grown else 0))
-        return LoopIndex(base, strides, tuple(count for count in self.counts if count.loop != loop))
+                base += start
+                # one stride for each loop: costs take two for two loops
+                strides[loop] = strides.get(loop, 0) + (count.stride if grown else 0)
+        counts = tuple(count for count in self.counts if count.loop != loop)
+        return LoopIndex(base, tuple(strides.items()), counts)
 
     def __str__(self) -> str:
         terms = [loop if stride == 1 else f"{stride}*{loop}" for loop, stride in self.strides]

@@ -56,6 +56,13 @@ def test_the_mean_of_an_index_that_grows_at_some_steps_only():
     assert windowed_mean(index, {"n": 5, "m": 3}, 7, 2) == pytest.approx(sum(found) / len(found))
 
 
+def test_the_mean_within_a_stretch_of_steps_is_that_of_its_steps():
+    # one slot a step, and one more from step 1 on
+    index = LoopIndex(1, (("n", 1),), (StepCount("n", Steps(1), 1),))
+    found = [min(1 + n + index.counts[0].at(n, 4), 3) for n in (1, 2, 3)]
+    assert windowed_mean(index.from_step("n", 1, 4, 4), {"n": 3}, 3, 1) == pytest.approx(sum(found) / 3)
+
+
 def test_a_window_bounds_the_work_on_loops_of_any_length():
     index = LoopIndex(0, (("n", 10**12 + 1), ("m", 1)))
     trips = {"n": 10**12, "m": 10**12}
