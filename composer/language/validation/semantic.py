@@ -21,7 +21,7 @@ from composer.data.base.config import DataConfig
 from composer.data.base.errors import DataError
 from composer.language.schema.caps import Caps
 from composer.language.schema.levels import Sublayer, stage_options
-from composer.language.schema.spec import Model, Parallel, Spec, Stage, Train, used
+from composer.language.schema.spec import Model, Parallel, Schedule, Spec, Stage, Train, used
 from composer.language.schema.steps import MOST_STEPS, all_stages, combinations, path_of, trained_numbers
 from composer.language.validation.uneven_steps import uneven_steps
 from composer.language.validation.wiring_checks import wiring_problems
@@ -318,7 +318,7 @@ def _optimizer(train: Train, tree: Node) -> Iterator[Fault]:
 
 
 def _schedule(train: Train, tree: Node) -> Iterator[Fault]:
-    usual, shape = type(train.schedule).model_fields["shape"].default, train.schedule.shape
+    usual, shape = Schedule.model_fields["shape"].default, train.schedule.shape
     if train.schedule.decay == 0 and shape != usual:
         expected = f"{usual}, since decay is 0"
         yield fault_at(tree, ("train", "schedule", "shape"), expected, shape)
