@@ -38,6 +38,7 @@ for folder in map(Path, sys.argv[1:]):
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
     for _ in range(4):
         optimizer.zero_grad()
+        torch.manual_seed(0)  # losses of the same noise and number of steps
         loss = model(kept["tokens"], kept["tokens"])[1]
         loss.backward()
         optimizer.step()
