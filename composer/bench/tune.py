@@ -37,9 +37,9 @@ def tuned(
 
     `known` are the tables and shapes that are left out, as `Found.key` names them.
     """
-    seen = {*known}
+    seen, every = {*known}, tables()
     for work in works(setting):
-        for table, shape in asked(work, tables()):
+        for table, shape in asked(work, every):
             if (table.key, repr(shape)) not in seen:
                 seen.add((table.key, repr(shape)))
                 yield best(work, table, shape, setting, candidates)

@@ -46,10 +46,12 @@ def _ended(arguments: list[str]) -> int:
     from composer.settings.errors import UserError
 
     try:
-        code = _run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
+        try:
+            return _run(arguments)
+        finally:
+            # here, where a reader that has gone and a full disk are handled
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except UserError as error:
         report(error)
         return 1

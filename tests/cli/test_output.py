@@ -14,6 +14,7 @@ from cases import TINY
 
 from composer.cli.main import main
 from composer.cli.terminal.output import outliving_readers
+from composer.settings.errors import UserError
 
 
 @pytest.fixture
@@ -96,3 +97,17 @@ def test_a_process_that_loaded_torch_ends_without_a_word() -> None:
     code = "import torch, triton, composer.cli.main as cli; raise SystemExit(cli.main(['doctor', '--help']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_a_refused_command_had_printed_is_dropped_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(arguments: list[str]) -> int:
+        print("printed before")
+        raise UserError("refused")
+
+    monkeypatch.setattr("composer.cli.main._run", refused)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        assert main([]) == 1
+        unread.flush()

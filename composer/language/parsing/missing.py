@@ -25,9 +25,11 @@ def fill_in(tree: Node, resolver: Resolver) -> Node:
     assert isinstance(tree.value, dict)
     assert isinstance(train.value, dict)
     found = dict(data.value)
-    for name, source in _sources(data).items():
-        if (written := found.get(name)) and written.value is not None:
-            continue
+    sources = _sources(data).items()
+    missing = {name: source for name, source in sources if name not in found or found[name].value is None}
+    if not missing:
+        return tree
+    for name, source in missing.items():
         node: Node | None = tree
         for step in source.split("."):
             node = node.child(step) if node else None
